@@ -1,0 +1,202 @@
+"""The only place that opens connections, owns transactions and sees errors of psycopg2.
+
+A :class:`Database` belongs to one process: it connects on first use, so nothing is shared across a fork. Work is a
+function of a :class:`Transaction`; it is run again when PostgreSQL says that running it again may help (deadlock,
+serialization failure) or when the connection was lost before COMMIT was sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2.sql import Composable
+
+from nipap import errors
+
+log = logging.getLogger('nipap.db')
+T = TypeVar('T')
+Row = tuple[Any, ...]
+Statement = str | Composable
+
+ATTEMPTS = 20
+RETRY = ('40001', '40P01')  # serialization failure, deadlock
+
+# Errors that our own SQL functions raise carry one of these codes and the text for the client.
+OWN_CODES: dict[str, type[errors.NipapError]] = {
+    'NP100': errors.NipapInputError,
+    'NP200': errors.NipapValueError,
+    'NP300': errors.NipapNonExistentError,
+    'NP400': errors.NipapDuplicateError,
+}
+# Unique constraints: what a duplicate is called in the client's error.
+UNIQUE = {
+    'vrf_rt_key': 'VRF RT',
+    'vrf_name_key': 'VRF name',
+    'pool_name_key': 'pool name',
+    'prefix_vrf_prefix_key': 'prefix',
+    'asn_pkey': None,
+}
+NODE = "Not allowed to set 'node' value for prefixes of type "
+VIOLATIONS: dict[str, tuple[type[errors.NipapError], str]] = {
+    'prefix_node_reservation_check': (errors.NipapValueError, f"{NODE}'reservation'."),
+    'prefix_node_assignment_check': (
+        errors.NipapValueError,
+        f"{NODE}'assignment' which do not have all bits set in netmask.",
+    ),
+    'prefix_host_length_check': (errors.NipapValueError, 'Prefix of type host must have all bits set in netmask'),
+    'vrf_default_check': (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
+    'prefix_vrf_id_fkey': (errors.NipapNonExistentError, 'No matching VRF found.'),
+    'prefix_pool_id_fkey': (errors.NipapInputError, 'non-existing pool specified'),
+}
+
+
+def translate(exc: psycopg2.Error) -> errors.NipapError | None:
+    """Our error for one of PostgreSQL's that the client caused; None when it is not the client's."""
+    code = exc.pgcode or ''
+    if code in OWN_CODES:
+        return OWN_CODES[code](exc.diag.message_primary)
+    constraint = exc.diag.constraint_name or ''
+    if code == '23505' and constraint in UNIQUE:
+        # The detail names the key as (columns)=(values); only its punctuation is relied on, words are translated.
+        found = re.search(r'=\((.*)\)', exc.diag.message_detail or '', re.DOTALL)
+        value = found[1] if found else ''
+        return errors.NipapDuplicateError(
+            f"Duplicate value for '{UNIQUE[constraint]}', the value '{value}' is already in use."
+        )
+    if constraint in VIOLATIONS:
+        kind, text = VIOLATIONS[constraint]
+        return kind(text)
+    if code == '2201B':
+        return errors.NipapValueError('Invalid regular expression in the query')
+    if code == '54001':
+        return errors.NipapValueError('The query is nested too deeply')
+    return None
+
+
+class Transaction:
+    """One open transaction; statements run on it, rows come back as tuples."""
+
+    def __init__(self, cursor: psycopg2.extensions.cursor) -> None:
+        self._cursor = cursor
+
+    def execute(self, statement: Statement, args: Sequence[Any] = ()) -> int:
+        """Run a statement; returns the number of rows it touched."""
+        self._cursor.execute(statement, args or None)
+        return self._cursor.rowcount
+
+    def all(self, statement: Statement, args: Sequence[Any] = ()) -> list[Row]:
+        """Every row of the answer."""
+        self._cursor.execute(statement, args or None)
+        return self._cursor.fetchall()
+
+    def one(self, statement: Statement, args: Sequence[Any] = ()) -> Row | None:
+        """The first row of the answer, if any."""
+        self._cursor.execute(statement, args or None)
+        return self._cursor.fetchone()
+
+    def value(self, statement: Statement, args: Sequence[Any] = ()) -> Any:
+        """The first column of the first row; None without a row."""
+        row = self.one(statement, args)
+        return row[0] if row else None
+
+    def stream(self, statement: Statement, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
+        """The rows of a large answer, fetched in chunks through a server-side cursor."""
+        with self._cursor.connection.cursor('stream') as cursor:
+            cursor.itersize = chunk
+            cursor.execute(statement, args or None)
+            yield from cursor
+
+
+class Database:
+    """The connection of one process to PostgreSQL, named by a libpq connection string."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: psycopg2.extensions.connection | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return 'Database()'  # the connection string may hold a password
+
+    def close(self) -> None:
+        """Close the connection, if open; the next use opens another."""
+        if self._connection is not None and self._pid == os.getpid():
+            with suppress(psycopg2.Error):
+                self._connection.close()
+        self._connection = None
+
+    def connection(self) -> psycopg2.extensions.connection:
+        """The open connection, made now if there is none in this process."""
+        if self._connection is None or self._connection.closed or self._pid != os.getpid():
+            self._connection = psycopg2.connect(self._dsn)
+            self._pid = os.getpid()
+            self._connection.autocommit = True
+            with self._connection.cursor() as cursor:
+                cursor.execute("SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on")
+        return self._connection
+
+    def run(self, work: Callable[[Transaction], T]) -> T:
+        """Run work in one transaction and commit it; all of it or, when it raises, nothing."""
+        return self._attempt(lambda: self._transaction(work))
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run work whose statements only read, each on its own: one round trip a statement."""
+        return self._attempt(lambda: self._statements(work))
+
+    def _transaction(self, work: Callable[[Transaction], T]) -> T:
+        connection = self.connection()
+        with connection.cursor() as cursor:
+            cursor.execute('BEGIN')
+            try:
+                result = work(Transaction(cursor))
+            except BaseException:
+                with suppress(psycopg2.Error):
+                    cursor.execute('ROLLBACK')
+                raise
+            try:
+                cursor.execute('COMMIT')
+            except psycopg2.OperationalError as exc:
+                if exc.pgcode in RETRY:
+                    raise
+                self.close()
+                raise errors.NipapError(
+                    'The connection to the database was lost while the change was being committed; its outcome is unknown.'
+                ) from exc
+            return result
+
+    def _statements(self, work: Callable[[Transaction], T]) -> T:
+        with self.connection().cursor() as cursor:
+            return work(Transaction(cursor))
+
+    def _attempt(self, once: Callable[[], T]) -> T:
+        """Run once, again while the failure is one that running again may cure, and translate what is left."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return once()
+            except psycopg2.Error as exc:
+                error = translate(exc)
+                if error is not None:
+                    raise error from exc
+                if attempt == ATTEMPTS or not self._curable(exc):
+                    raise
+                log.info('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
+                # Whoever was in the way needs a moment; not the same one for everybody.
+                time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
+        raise AssertionError('unreachable')
+
+    def _curable(self, exc: psycopg2.Error) -> bool:
+        if exc.pgcode in RETRY:
+            return True
+        if self._connection is not None and self._connection.closed:
+            self.close()
+            return True
+        return False

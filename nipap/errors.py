@@ -1,0 +1,79 @@
+"""Every error a client can see: a short tree in which each class has a number for ever.
+
+Transports translate these once, at their boundary. The message says what was wrong, the value,
+and what would be accepted; it never carries SQL, class names or other internals.
+"""
+
+from __future__ import annotations
+
+
+class NipapError(Exception):
+    """Anything that goes wrong and is the client's to know."""
+
+    code = 1000
+
+
+class NipapInputError(NipapError):
+    """The arguments have the wrong shape."""
+
+    code = 1100
+
+
+class NipapMissingInputError(NipapInputError):
+    """Something mandatory is not there."""
+
+    code = 1110
+
+
+class NipapExtraneousInputError(NipapInputError):
+    """Something is there that is not accepted."""
+
+    code = 1120
+
+
+class NipapNoSuchOperatorError(NipapInputError):
+    """A query names an operator that does not exist."""
+
+    code = 1130
+
+
+class NipapValueError(NipapError):
+    """A value that is not acceptable, or a change that would break a rule of the tree."""
+
+    code = 1200
+
+
+class NipapNonExistentError(NipapError):
+    """The object that was referred to does not exist."""
+
+    code = 1300
+
+
+class NipapDuplicateError(NipapError):
+    """An object with the same unique values exists already."""
+
+    code = 1400
+
+
+class AuthError(NipapError):
+    """Something about authentication or authorization."""
+
+    code = 1500
+
+
+class AuthenticationMissingError(AuthError):
+    """No credentials were sent."""
+
+    code = 1500
+
+
+class AuthenticationFailedError(AuthError):
+    """The credentials are not valid."""
+
+    code = 1510
+
+
+class AuthorizationFailedError(AuthError):
+    """The user is known but may not do this."""
+
+    code = 1520

@@ -1,0 +1,571 @@
+"""XML-RPC as bytes: values that survive the transport, and requests that cannot hurt the receiver.
+
+Answers are read by the strictest and by the laziest XML-RPC clients alike, so the encoder writes only what every
+client reads: whole-second UTC timestamps, 32-bit integers, decimal strings for everything larger, and no character
+that XML 1.0 forbids. Counters (members named ``*_addresses*`` or ``*_prefixes_*``) are decimal strings whatever their
+size, because clients must not see the type of a member change as a network grows.
+
+The decoder accepts what the specification and the Apache extensions define and refuses everything else with
+``NipapInputError``. Neither direction recurses: a value may nest as deep as ``MAX_DEPTH``.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple, TypeGuard
+from xml.parsers import expat
+
+from nipap.errors import NipapInputError
+
+# What the parser keeps for every open element makes this worth 36 MB.
+MAX_DEPTH = 100_000
+
+_FORBIDDEN = '\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff'
+_forbidden = re.compile(f'[{_FORBIDDEN}]').search
+
+
+def forbidden_character(text: str) -> str | None:
+    """The first character of *text* that XML 1.0 cannot carry, or None."""
+    found = _forbidden(text)
+    return found.group() if found else None
+
+
+# ---------------------------------------------------------------------------------------------------------- encoding
+
+_HEAD = "<?xml version='1.0' encoding='utf-8'?>\n<methodResponse>"
+_ARRAY, _ARRAY_END = '<value><array><data>', '</data></array></value>'
+_STRUCT, _STRUCT_END = '<value><struct>', '</struct></value>'
+_MEMBER_END = '</member>'
+_STRING, _STRING_END = '<value><string>', '</string></value>'
+_INT, _INT_END = '<value><int>', '</int></value>'
+_DATETIME, _DATETIME_END = '<value><dateTime.iso8601>', '</dateTime.iso8601></value>'
+_NIL = '<value><nil/></value>'
+_TRUE, _FALSE = '<value><boolean>1</boolean></value>', '<value><boolean>0</boolean></value>'
+
+_INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
+_ROWS_AT_ONCE = 500  # bounds what a big answer needs besides its bytes, and how far one wide character widens it
+_LONGEST_CACHED_NAME = 64
+
+# A bare carriage return would be read as a line feed: XML parsers normalise line ends, but not character references.
+_ESCAPES = {'&': '&amp;', '<': '&lt;', '>': '&gt;', '\r': '&#13;'}
+_special = re.compile(f'[&<>\r{_FORBIDDEN}]')
+_is_counter = re.compile(r'_addresses|_prefixes_').search
+
+
+def encode_response(value: object) -> bytes:
+    """The XML-RPC answer that carries *value*.
+
+    *value* is built of dict with string keys, list, tuple, str, bytes, int, bool, float, None, datetime (UTC when it
+    has no zone) and Decimal; anything else is a TypeError.
+    """
+    return b''.join(response_parts(value))
+
+
+def response_parts(value: object) -> Iterator[bytes]:
+    """The same answer piece by piece: long lists are encoded a few hundred items at a time."""
+    yield f'{_HEAD}<params><param>'.encode()
+    yield from _parts(value)
+    yield b'</param></params></methodResponse>\n'
+
+
+def encode_fault(code: int, text: str) -> bytes:
+    """The XML-RPC answer that says what went wrong."""
+    fault = _text({'faultCode': code, 'faultString': text})
+    return f'{_HEAD}<fault>{fault}</fault></methodResponse>\n'.encode()
+
+
+def _parts(value: object) -> Iterator[bytes]:
+    """Split a long list, and the long lists directly inside a struct, from what can be encoded at once."""
+    if isinstance(value, dict) and any(map(_is_long, value.values())):
+        yield _STRUCT.encode()
+        for name, item in value.items():
+            yield _member(name)[0].encode()
+            yield from _list_parts(item) if _is_long(item) else (_text(item, _member(name)[1]).encode(),)
+            yield _MEMBER_END.encode()
+        yield _STRUCT_END.encode()
+    elif _is_long(value):
+        yield from _list_parts(value)
+    else:
+        yield _text(value).encode()
+
+
+def _is_long(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list) and len(value) > _ROWS_AT_ONCE
+
+
+def _list_parts(items: list[object]) -> Iterator[bytes]:
+    yield _ARRAY.encode()
+    for start in range(0, len(items), _ROWS_AT_ONCE):
+        yield _text(items[start : start + _ROWS_AT_ONCE])[len(_ARRAY) : -len(_ARRAY_END)].encode()
+    yield _ARRAY_END.encode()
+
+
+def _escape(text: str) -> str:
+    return _special.sub(_replacement, text) if _special.search(text) else text
+
+
+def _replacement(found: re.Match[str]) -> str:
+    return _ESCAPES.get(found.group(), '\ufffd')
+
+
+def _make_member(name: str) -> tuple[str, bool]:
+    if not isinstance(name, str):
+        raise TypeError(f'the name of a member must be text, not {type(name).__name__}')
+    return f'<member><name>{_escape(name)}</name>', _is_counter(name) is not None
+
+
+_cached_member = lru_cache(maxsize=4096)(_make_member)
+
+
+def _member(name: str) -> tuple[str, bool]:
+    """How a member begins, and whether it is a counter. Names can be the users' own, so long ones are not kept."""
+    return _cached_member(name) if len(name) <= _LONGEST_CACHED_NAME else _make_member(name)
+
+
+def _string(value: str) -> str:
+    return f'{_STRING}{_escape(value)}{_STRING_END}'
+
+
+def _int(value: int) -> str:
+    return f'{_INT}{value}{_INT_END}' if _INT_MIN <= value <= _INT_MAX else _counter(value)
+
+
+def _counter(value: object) -> str:
+    return f'{_STRING}{value}{_STRING_END}'
+
+
+def _bool(value: bool) -> str:
+    return _TRUE if value else _FALSE
+
+
+def _nil(_: None) -> str:
+    return _NIL
+
+
+def _double(value: float) -> str:
+    return f'<value><double>{value!r}</double></value>'
+
+
+def _decimal(value: Decimal) -> str:
+    whole = value.is_finite() and value == value.to_integral_value()
+    return f'{_STRING}{int(value) if whole else format(value, "f")}{_STRING_END}'
+
+
+def _datetime(value: datetime) -> str:
+    if value.utcoffset():
+        value = value.astimezone(UTC)
+    iso = value.isoformat()
+    return f'{_DATETIME}{iso[:4]}{iso[5:7]}{iso[8:19]}{_DATETIME_END}'
+
+
+def _base64(value: bytes) -> str:
+    return f'<value><base64>{binascii.b2a_base64(value, newline=False).decode()}</base64></value>'
+
+
+_Leaf = Callable[..., str]
+_LEAVES: dict[type, _Leaf] = {
+    str: _string,
+    int: _int,
+    bool: _bool,
+    type(None): _nil,
+    float: _double,
+    Decimal: _decimal,
+    datetime: _datetime,
+    bytes: _base64,
+    bytearray: _base64,
+}
+
+# An open array or struct: what is left of it as (opening tag, is a counter, item), what follows each item, what
+# closes it.
+_Frame = tuple[Iterator[tuple[str, bool, object]], str, str]
+
+
+def _text(value: object, counter: bool = False) -> str:
+    """*value* as one <value> element. Works on a stack of open containers, since queries nest without limit."""
+    out: list[str] = []
+    frames: list[_Frame] = [(iter((('', counter, value),)), '', '')]
+    while frames:
+        items, after, end = frames[-1]
+        for opening, is_counter, item in items:
+            leaf = _LEAVES.get(type(item))
+            if leaf is None:
+                out.append(opening)
+                if inner := _open(item, out):
+                    frames.append(inner)
+                    break
+                out.append(after)
+            else:
+                out += (opening, (_counter if is_counter and leaf is _int else leaf)(item), after)
+        else:
+            frames.pop()
+            out.append(end)
+            if frames:
+                out.append(frames[-1][1])
+    return ''.join(out)
+
+
+def _open(item: object, out: list[str]) -> _Frame | None:
+    """Begin a container, or write it altogether when it needs no frame."""
+    if isinstance(item, dict):
+        out.append(_STRUCT)
+        return ((*_member(name), member) for name, member in item.items()), _MEMBER_END, _STRUCT_END
+    if isinstance(item, (list, tuple)):
+        rows = _rows(item)
+        if rows is None:
+            out.append(_ARRAY)
+            return (('', False, member) for member in item), '', _ARRAY_END
+        out.append(rows)
+        return None
+    for base in type(item).__mro__:
+        if base in _LEAVES:
+            out.append(_LEAVES[base](item))
+            return None
+    raise TypeError(f'{type(item).__name__} cannot be sent')
+
+
+# Rows of a table: most of every big answer is a list of structs with the same members in the same order. They are
+# encoded by column, which needs one test for special characters a column instead of one a value.
+
+
+class _Column(NamedTuple):
+    """What all rows have before their own text, that text (None: there is none), and what all have behind it."""
+
+    before: str
+    texts: Sequence[str] | None = None
+    after: str = ''
+
+
+_WRITTEN_ALIKE_WHEN_EQUAL = frozenset({str, int, bool, datetime, bytes})  # unlike 0.0 and -0.0
+
+
+def _rows(rows: Sequence[object]) -> str | None:
+    """A list of structs with equal members as an <array>; None when *rows* is something else."""
+    first = rows[0] if len(rows) > 1 else None
+    if type(first) is not dict or not first or set(map(type, rows)) != {dict}:
+        return None
+    structs: Sequence[dict[str, object]] = rows  # type: ignore[assignment]  # each has just been looked at
+    names = tuple(first)
+    if not all(map(names.__eq__, map(tuple, structs))):
+        return None
+    columns = []
+    for name, values in zip(names, zip(*[struct.values() for struct in structs], strict=True), strict=True):
+        opening, is_counter = _member(name)
+        column = _column(values, is_counter)
+        if column is None:
+            return None
+        columns.append((opening, column))
+    return _array_of_rows(columns, len(rows))
+
+
+def _array_of_rows(columns: list[tuple[str, _Column]], count: int) -> str:
+    """Interleave the columns: between two that vary lies one text that is the same in every row."""
+    strands: list[Sequence[str]] = []
+    constant = _STRUCT
+    for opening, column in columns:
+        constant += opening + column.before
+        if column.texts is not None:
+            strands += ((constant,) * count, column.texts)
+            constant = column.after
+        constant += _MEMBER_END
+    strands.append((constant + _STRUCT_END,) * count)
+    woven = [''] * (len(strands) * count)
+    for place, strand in enumerate(strands):
+        woven[place :: len(strands)] = strand
+    return f'{_ARRAY}{"".join(woven)}{_ARRAY_END}'
+
+
+def _column(values: tuple[object, ...], is_counter: bool) -> _Column | None:
+    """One member of every row; None when it holds more than scalars, lists of text and structs of text."""
+    kinds = set(map(type, values))
+    if len(kinds) == 1:
+        kind = next(iter(kinds))
+        if kind is int and is_counter:
+            return _Column(_STRING, list(map(str, values)), _STRING_END)
+        if kind in _COLUMNS:
+            return _COLUMNS[kind](values)
+    kinds.discard(type(None))
+    if len(kinds) != 1 or not kinds <= _WRITTEN_ALIKE_WHEN_EQUAL:
+        return None
+    leaf = _LEAVES[kinds.pop()]
+    return _mixed_column(values, _counter if is_counter and leaf is _int else leaf)
+
+
+def _mixed_column(values: tuple[Hashable, ...], leaf: _Leaf) -> _Column:
+    """Values of one kind and nils, each distinct one encoded once."""
+    encoded = {value: _NIL if value is None else leaf(value) for value in set(values)}
+    if len(encoded) == 1:
+        return _Column(encoded[values[0]])
+    return _Column('', [encoded[value] for value in values])
+
+
+def _nil_column(_: tuple[None, ...]) -> _Column:
+    return _Column(_NIL)
+
+
+def _str_column(values: tuple[str, ...]) -> _Column:
+    if values[0] == values[-1] and len(set(values)) == 1:
+        return _Column(_string(values[0]))
+    texts = list(map(_escape, values)) if _special.search(''.join(values)) else values
+    return _Column(_STRING, texts, _STRING_END)
+
+
+def _int_column(values: tuple[int, ...]) -> _Column:
+    if min(values) >= _INT_MIN and max(values) <= _INT_MAX:
+        return _Column(_INT, list(map(str, values)), _INT_END)
+    return _Column('', list(map(_int, values)))
+
+
+def _datetime_column(values: tuple[datetime, ...]) -> _Column:
+    if not {value.tzinfo for value in values} <= {UTC, None}:
+        return _Column('', list(map(_datetime, values)))
+    isos = ' '.join([value.isoformat() for value in values]).replace('-', '').split(' ')
+    return _Column(_DATETIME, [iso[:17] for iso in isos], _DATETIME_END)
+
+
+def _list_column(values: tuple[list[str], ...]) -> _Column | None:
+    """Lists of strings (tags): neighbours often have equal ones."""
+    if set(map(type, chain.from_iterable(values))) - {str}:
+        return None
+    keys = list(map(tuple, values))
+    encoded = {key: f'{_ARRAY}{"".join(map(_string, key))}{_ARRAY_END}' for key in set(keys)}
+    if len(encoded) == 1:
+        return _Column(encoded[keys[0]])
+    return _Column('', [encoded[key] for key in keys])
+
+
+def _dict_column(values: tuple[dict[str, str], ...]) -> _Column | None:
+    """Structs of strings (avps): mostly empty."""
+    if set(map(type, chain.from_iterable(value.values() for value in values))) - {str}:
+        return None
+    empty = f'{_STRUCT}{_STRUCT_END}'
+    return _Column('', [_text(value) if value else empty for value in values]) if any(values) else _Column(empty)
+
+
+_COLUMNS: dict[type, Callable[..., _Column | None]] = {
+    type(None): _nil_column,
+    str: _str_column,
+    int: _int_column,
+    datetime: _datetime_column,
+    list: _list_column,
+    dict: _dict_column,
+}
+
+# ---------------------------------------------------------------------------------------------------------- decoding
+
+_integer = re.compile(r'[+-]?[0-9]{1,100}').fullmatch
+_decimal_number = re.compile(
+    r'[+-]?(?:[0-9]{1,1100}(?:\.[0-9]{0,1100})?|\.[0-9]{1,1100})(?:[eE][+-]?[0-9]{1,5})?'
+).fullmatch
+_timestamp = re.compile(
+    r'([0-9]{4})-?([0-9]{2})-?([0-9]{2})T([0-9]{2}):?([0-9]{2}):?([0-9]{2})(?:\.([0-9]{1,9}))?'
+    r'(?:Z|([+-])([0-9]{2}):?([0-9]{2}))?'
+).fullmatch
+
+
+# What the parser reads by itself. For any other name it would have Python look for a codec.
+_ENCODINGS = frozenset({'UTF-8', 'UTF-16', 'UTF-16LE', 'UTF-16BE', 'ISO-8859-1', 'US-ASCII'})
+
+
+def decode_request(body: bytes) -> tuple[str, list[object]]:
+    """The method and the parameters of a call.
+
+    Values become dict, list, str, int, bool, None, float, bytes and timezone-aware UTC datetime. Anything that is not
+    a well-formed call without a document type declaration is a NipapInputError.
+    """
+    decoder = _Decoder()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = decoder.start
+    parser.EndElementHandler = decoder.end
+    parser.CharacterDataHandler = decoder.text.append
+    parser.XmlDeclHandler = _check_encoding
+    # Without declarations there are no entities to expand and no external ones to fetch.
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    try:
+        parser.Parse(body, True)
+    except expat.ExpatError as exc:
+        raise _malformed(str(exc)) from None
+    return decoder.method, decoder.values
+
+
+def _malformed(reason: str) -> NipapInputError:
+    return NipapInputError(f'malformed XML-RPC request: {reason}')
+
+
+def _check_encoding(_version: str, encoding: str | None, _standalone: int) -> None:
+    if encoding is not None and encoding.upper() not in _ENCODINGS:
+        raise _malformed(f"the encoding '{_shown(encoding)}' is not supported, send UTF-8")
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise _malformed('a document type declaration is not accepted')
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 40 else f'{text[:40]}…'
+
+
+def _read_int(text: str, limit: int = 2**63) -> int:
+    text = text.strip()
+    value = int(text) if _integer(text) else None
+    if value is None:
+        raise _malformed(f"'{_shown(text)}' is not an integer")
+    if not -limit <= value < limit:
+        raise _malformed(f'the integer {_shown(text)} is out of range, {-limit} to {limit - 1} is accepted')
+    return value
+
+
+def _read_big_int(text: str) -> int:
+    return _read_int(text, 2**255)
+
+
+def _read_bool(text: str) -> bool:
+    text = text.strip()
+    if text not in ('0', '1'):
+        raise _malformed(f"'{_shown(text)}' is not a boolean, 0 or 1 is accepted")
+    return text == '1'
+
+
+def _read_double(text: str) -> float:
+    text = text.strip()
+    if not _decimal_number(text):
+        raise _malformed(f"'{_shown(text)}' is not a number")
+    value = float(text)
+    if value - value != 0:
+        raise _malformed(f'the number {_shown(text)} is out of range')
+    return value
+
+
+def _read_datetime(text: str) -> datetime:
+    text = text.strip()
+    found = _timestamp(text)
+    if found is None:
+        raise _malformed(f"'{_shown(text)}' is not a dateTime.iso8601, 20261122T19:14:49 is accepted")
+    *fields, fraction, sign, hours, minutes = found.groups()
+    year, month, day, hour, minute, second = map(int, fields)
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    try:
+        value = datetime(year, month, day, hour, minute, second, int(f'{fraction or 0:0<6}'[:6]), UTC)
+        return value + offset if sign == '-' else value - offset
+    except (ValueError, OverflowError):
+        raise _malformed(f'the date and time {text} does not exist or is out of range') from None
+
+
+def _read_base64(text: str) -> bytes:
+    try:
+        return binascii.a2b_base64(''.join(text.split()), strict_mode=True)
+    except ValueError:
+        raise _malformed(f"'{_shown(text.strip())}' is not base64") from None
+
+
+def _read_nil(text: str) -> None:
+    if text.strip():
+        raise _malformed('nil has no content')
+
+
+_SCALARS: dict[str, Callable[[str], object]] = {
+    'string': str,
+    'boolean': _read_bool,
+    'double': _read_double,
+    'dateTime.iso8601': _read_datetime,
+    'base64': _read_base64,
+    **dict.fromkeys(('int', 'i1', 'i2', 'i4', 'i8', 'ex:i1', 'ex:i2', 'ex:i8'), _read_int),
+    **dict.fromkeys(('biginteger', 'ex:biginteger'), _read_big_int),
+    **dict.fromkeys(('float', 'ex:float'), _read_double),
+    **dict.fromkeys(('nil', 'ex:nil'), _read_nil),
+}
+
+# Which element may come next inside which, and the state it leaves its parent in. A state is the name of an open
+# element, with a word behind it once some of its content has been seen.
+_GRAMMAR: dict[str, dict[str, str]] = {
+    'the document': {'methodCall': 'the document'},
+    'methodCall': {'methodName': 'methodCall named'},
+    'methodCall named': {'params': 'methodCall done'},
+    'params': {'param': 'params'},
+    'param': {'value': 'param done'},
+    'value': dict.fromkeys((*_SCALARS, 'array', 'struct'), 'value done'),
+    'array': {'data': 'array done'},
+    'data': {'value': 'data'},
+    'struct': {'member': 'struct'},
+    'member': {'name': 'member named'},
+    'member named': {'value': 'member done'},
+}
+_NOTHING: dict[str, str] = {}
+_INCOMPLETE = frozenset({'methodCall', 'param', 'array', 'member', 'member named'})
+
+
+class _Decoder:
+    """Builds the values of one request from parser events, on an explicit stack."""
+
+    __slots__ = ('_containers', '_states', 'method', 'text', 'values')
+
+    def __init__(self) -> None:
+        self.method = ''
+        self.values: list[object] = []
+        self.text: list[str] = []
+        self._states = ['the document']
+        self._containers: list[int] = []  # where in values each open array or struct begins
+
+    def start(self, tag: str, _attributes: object) -> None:
+        states = self._states
+        after = _GRAMMAR.get(states[-1], _NOTHING).get(tag)
+        if after is None:
+            raise _malformed(f'<{_shown(tag)}> is not expected in {_element(states[-1])}')
+        if self.text:
+            self._expect_blank(states[-1])
+        states[-1] = after
+        states.append(tag)
+        if tag in ('array', 'struct'):
+            if len(self._containers) >= MAX_DEPTH:
+                raise _malformed(f'values nest more than {MAX_DEPTH} deep')
+            self._containers.append(len(self.values))
+
+    def end(self, _tag: str) -> None:
+        state = self._states.pop()
+        read = _SCALARS.get(state)
+        if read is not None:
+            self.values.append(read(self._take_text()))
+        elif state in ('value', 'name'):
+            self.values.append(self._take_text())
+        elif state == 'methodName':
+            self.method = self._take_text().strip()
+        else:
+            self._close(state)
+
+    def _close(self, state: str) -> None:
+        """End an element that holds others."""
+        if self.text:
+            self._expect_blank(state)
+        if state == 'struct':
+            items = self._take_items()
+            self.values.append(dict(zip(items[::2], items[1::2], strict=True)))
+        elif state == 'array done':
+            self.values.append(self._take_items())
+        elif state in _INCOMPLETE:
+            raise _malformed(f'{_element(state)} lacks {" or ".join(map(_element, _GRAMMAR[state]))}')
+
+    def _take_items(self) -> list[object]:
+        begin = self._containers.pop()
+        items = self.values[begin:]
+        del self.values[begin:]
+        return items
+
+    def _take_text(self) -> str:
+        text = ''.join(self.text)
+        self.text.clear()
+        return text
+
+    def _expect_blank(self, state: str) -> None:
+        text = self._take_text().strip()
+        if text:
+            raise _malformed(f"the text '{_shown(text)}' is not expected in {_element(state)}")
+
+
+def _element(state: str) -> str:
+    return state if state == 'the document' else f'<{state.split()[0]}>'

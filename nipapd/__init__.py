@@ -1,0 +1,1 @@
+"""The process around nipap: configuration, private PostgreSQL, supervisor and request handlers."""

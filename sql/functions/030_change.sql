@@ -1,0 +1,610 @@
+-- Changes of the tree: add, allocate, edit, remove. Each is one locked section; the caller owns the transaction.
+-- Errors are raised with a code of ours (nipap/db.py translates them) and the text that the client gets:
+-- NP100 input, NP200 value, NP300 not there, NP400 duplicate, NP000 a broken invariant. 40001: run the call again.
+
+CREATE OR REPLACE FUNCTION prefix_facts(p prefix) RETURNS jsonb LANGUAGE sql STABLE
+RETURN jsonb_strip_nulls(to_jsonb(p) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
+COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without what is derived and without nulls.';
+
+CREATE OR REPLACE FUNCTION audit(who actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
+    VALUES ((who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, kind, object_id, action, before, after)
+$$;
+COMMENT ON FUNCTION audit(actor, text, bigint, text, jsonb, jsonb) IS 'Write one entry of the audit log.';
+
+CREATE OR REPLACE FUNCTION add_to_totals(v int, fam int, prefixes bigint, total numeric, used numeric) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO vrf_total AS t VALUES (v, fam, pg_backend_pid() % 16, prefixes, total, used)
+    ON CONFLICT ON CONSTRAINT vrf_total_pkey DO UPDATE SET
+        num_prefixes = t.num_prefixes + excluded.num_prefixes,
+        total_addresses = t.total_addresses + excluded.total_addresses,
+        used_addresses = t.used_addresses + excluded.used_addresses
+$$;
+COMMENT ON FUNCTION add_to_totals(int, int, bigint, numeric, numeric) IS 'Move the totals of a VRF by deltas; the last lock a change takes.';
+
+-- ---------------------------------------------------------------- locks
+
+CREATE OR REPLACE FUNCTION lock_vrf(v int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM vrf WHERE id = v FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'No matching VRF found.' USING ERRCODE = 'NP300';
+    END IF;
+END $$;
+COMMENT ON FUNCTION lock_vrf(int) IS 'Lock the top level of a VRF.';
+
+CREATE OR REPLACE FUNCTION closest_owner(v int, x cidr, self boolean) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    i bigint;
+BEGIN
+    IF self THEN
+        SELECT id INTO i FROM prefix WHERE vrf_id = v AND prefix = x;
+    END IF;
+    RETURN coalesce(i, closest_parent(v, x));
+END $$;
+COMMENT ON FUNCTION closest_owner(int, cidr, boolean) IS 'Id of the closest stored prefix around x, of x itself when self is true and it is stored; NULL at the top level.';
+
+CREATE OR REPLACE FUNCTION lock_owner(v int, x cidr, self boolean) RETURNS prefix LANGUAGE plpgsql AS $$
+DECLARE
+    i bigint := closest_owner(v, x, self);
+    now_closest bigint;
+    p prefix;
+BEGIN
+    -- Looked up again after locking, as a separate statement: a prefix may have come in between, and then its row, which
+    -- sorts after the one already held, is locked too. Any other order deadlocks.
+    LOOP
+        IF i IS NULL THEN
+            PERFORM lock_vrf(v);
+            p := NULL;
+        ELSE
+            SELECT * INTO p FROM prefix WHERE id = i FOR NO KEY UPDATE;
+        END IF;
+        now_closest := closest_owner(v, x, self);
+        EXIT WHEN now_closest IS NOT DISTINCT FROM i;
+        i := now_closest;
+    END LOOP;
+    RETURN p;
+END $$;
+COMMENT ON FUNCTION lock_owner(int, cidr, boolean) IS 'Lock the row whose children change when x does: the closest prefix around x (see closest_owner), or the VRF (then NULL is returned).';
+
+CREATE OR REPLACE FUNCTION lock_pools(ids int[], membership boolean) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    -- Who changes members or default lengths excludes everybody; who only counts blocks excludes those.
+    IF membership THEN
+        PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+    ELSE
+        PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR SHARE;
+    END IF;
+END $$;
+COMMENT ON FUNCTION lock_pools(int[], boolean) IS 'Lock pools in order, after all prefixes.';
+
+CREATE OR REPLACE FUNCTION default_length(pool int, x inet) RETURNS int LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF pool IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN (SELECT CASE family(x) WHEN 4 THEN ipv4_default_prefix_length ELSE ipv6_default_prefix_length END FROM pool p WHERE p.id = default_length.pool);
+END $$;
+COMMENT ON FUNCTION default_length(int, inet) IS 'Default prefix length of a pool in the family of x; read under the pool''s lock.';
+
+-- ---------------------------------------------------------------- rules
+
+CREATE OR REPLACE FUNCTION check_place(p prefix, n prefix) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF n.type = 'host' THEN
+        IF masklen(n.prefix) <> full_length(n.prefix) THEN
+            RAISE EXCEPTION 'Prefix of type host must have all bits set in netmask' USING ERRCODE = 'NP200';
+        ELSIF p.id IS NULL THEN
+            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200';
+        ELSIF p.type <> 'assignment' THEN
+            RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200';
+        END IF;
+    ELSIF p.type <> 'reservation' THEN
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''reservation''', p.prefix, p.type USING ERRCODE = 'NP200';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_place(prefix, prefix) IS 'Refuse n below p when their types do not nest.';
+
+CREATE OR REPLACE FUNCTION check_children(n prefix) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF n.type = 'assignment' THEN
+        IF EXISTS (SELECT FROM prefix WHERE parent_id = n.id AND type <> 'host') THEN
+            RAISE EXCEPTION 'Prefix of type ''assignment'' must not have any subnets other than of type ''host''' USING ERRCODE = 'NP200';
+        END IF;
+    ELSIF EXISTS (SELECT FROM prefix WHERE parent_id = n.id AND type = 'host') THEN
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', n.prefix, n.type USING ERRCODE = 'NP200';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_children(prefix) IS 'Refuse n when the types of its children do not nest in it.';
+
+CREATE OR REPLACE FUNCTION check_pool(n prefix) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pool WHERE id = n.pool_id) THEN
+        RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
+    ELSIF EXISTS (SELECT FROM prefix WHERE pool_id = n.pool_id AND vrf_id <> n.vrf_id AND id <> n.id) THEN
+        RAISE EXCEPTION 'Change not allowed. All member prefixes of a pool must be in a the same VRF.' USING ERRCODE = 'NP200';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_pool(prefix) IS 'Refuse n as a member of its pool when that is not there or lives in another VRF; the pool is locked.';
+
+CREATE OR REPLACE FUNCTION check_unique(v int, x cidr, i bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix = x AND id IS DISTINCT FROM i) THEN
+        RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_unique(int, cidr, bigint) IS 'Refuse x when another prefix than i has that place.';
+
+-- ---------------------------------------------------------------- attach and detach
+
+CREATE OR REPLACE FUNCTION adopt(old_parent bigint, v int, x cidr, new_parent bigint, OUT a adopted) LANGUAGE plpgsql AS $$
+BEGIN
+    -- Two branches: parent_id IS NOT DISTINCT FROM uses no index and would read all descendants.
+    IF old_parent IS NULL THEN
+        WITH moved AS (
+            UPDATE prefix SET parent_id = new_parent
+            WHERE parent_id IS NULL AND vrf_id = v AND prefix > x AND prefix <= addr_last(x) AND id <> new_parent
+            RETURNING prefix_size(prefix) AS size, used_addresses AS used)
+        SELECT count(*), coalesce(sum(size), 0), coalesce(sum(used), 0) INTO a.children, a.size, a.used FROM moved;
+    ELSE
+        WITH moved AS (
+            UPDATE prefix SET parent_id = new_parent
+            WHERE parent_id = old_parent AND vrf_id = v AND prefix > x AND prefix <= addr_last(x) AND id IS DISTINCT FROM new_parent
+            RETURNING prefix_size(prefix) AS size, used_addresses AS used)
+        SELECT count(*), coalesce(sum(size), 0), coalesce(sum(used), 0) INTO a.children, a.size, a.used FROM moved;
+    END IF;
+END $$;
+COMMENT ON FUNCTION adopt(bigint, int, cidr, bigint) IS 'Give the direct children of one parent that lie inside x to another; NULL is the top level. One statement, however many.';
+
+CREATE OR REPLACE FUNCTION attach(p prefix, INOUT n prefix, a adopted) LANGUAGE plpgsql AS $$
+DECLARE
+    owner bigint := range_owner(p, n.vrf_id, n.prefix);
+    p_length int := default_length(p.pool_id, n.prefix);
+    size numeric := prefix_size(n.prefix);
+    delta numeric;
+BEGIN
+    n.parent_id := p.id;
+    n.children := a.children;
+    IF a.children > 0 THEN
+        delta := move_ranges_down(owner, n.id, n.prefix, p_length);
+        n.used_addresses := a.size;
+    ELSE
+        delta := take_range(owner, CASE WHEN p.children = 0 THEN p.prefix END, n.prefix, p_length);
+        n.used_addresses := CASE WHEN size = 1 THEN 1 ELSE 0 END;
+    END IF;
+    n.free_blocks := free_blocks_of(n, default_length(n.pool_id, n.prefix));
+    IF p.id IS NOT NULL THEN
+        UPDATE prefix SET
+            children = children + 1 - a.children,
+            used_addresses = used_addresses + size - a.size,
+            free_blocks = free_blocks + delta
+        WHERE id = p.id;
+    END IF;
+    PERFORM add_to_totals(n.vrf_id, family(n.prefix), 1,
+        CASE WHEN p.id IS NULL THEN size - a.size ELSE 0 END,
+        CASE WHEN p.id IS NULL THEN n.used_addresses - a.used WHEN p.parent_id IS NULL THEN size - a.size ELSE 0 END);
+END $$;
+COMMENT ON FUNCTION attach(prefix, prefix, adopted) IS 'Put n, which has adopted what it covers, below p: ranges, counters, totals. Returns n with its derived columns; the caller stores it.';
+
+CREATE OR REPLACE FUNCTION detach(p prefix, x prefix, a adopted) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    owner bigint := range_owner(p, x.vrf_id, x.prefix);
+    p_length int := default_length(p.pool_id, x.prefix);
+    size numeric := prefix_size(x.prefix);
+    delta numeric;
+BEGIN
+    IF a.children > 0 THEN
+        delta := move_ranges_up(x.id, owner, whole_space(p, x.prefix), x.prefix, p_length);
+    ELSIF p.children = 1 THEN
+        DELETE FROM free_range f WHERE f.owner = p.id;
+        delta := count_blocks(addr_first(p.prefix), addr_last(p.prefix), p_length) - p.free_blocks;
+    ELSE
+        delta := give_range(owner, whole_space(p, x.prefix), x.prefix, p_length);
+    END IF;
+    IF p.id IS NOT NULL THEN
+        UPDATE prefix SET
+            children = children - 1 + a.children,
+            used_addresses = used_addresses - size + a.size,
+            free_blocks = free_blocks + delta
+        WHERE id = p.id;
+    END IF;
+    PERFORM add_to_totals(x.vrf_id, family(x.prefix), -1,
+        CASE WHEN p.id IS NULL THEN a.size - size ELSE 0 END,
+        CASE WHEN p.id IS NULL THEN a.used - x.used_addresses WHEN p.parent_id IS NULL THEN a.size - size ELSE 0 END);
+END $$;
+COMMENT ON FUNCTION detach(prefix, prefix, adopted) IS 'Take x, whose children p has adopted, out from below p: ranges, counters, totals.';
+
+-- ---------------------------------------------------------------- add
+
+CREATE OR REPLACE FUNCTION insert_under(p prefix, v int, x cidr, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n prefix := jsonb_populate_record(NULL::prefix, facts);
+    a adopted := ROW (0, 0, 0);
+BEGIN
+    n.id := nextval('prefix_id_seq');
+    n.vrf_id := v;
+    n.prefix := x;
+    n.added := now();
+    n.last_modified := n.added;
+    PERFORM check_unique(v, x, NULL);
+    PERFORM check_place(p, n);
+    IF EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x)) THEN
+        a := adopt(p.id, v, x, n.id);
+        PERFORM check_children(n);
+    END IF;
+    IF n.pool_id IS NOT NULL OR p.pool_id IS NOT NULL THEN
+        PERFORM lock_pools(ARRAY[n.pool_id, p.pool_id], n.pool_id IS NOT NULL);
+        IF n.pool_id IS NOT NULL THEN
+            PERFORM check_pool(n);
+        END IF;
+    END IF;
+    n := attach(p, n, a);
+    INSERT INTO prefix SELECT n.*;
+    PERFORM audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
+    RETURN n.id;
+END $$;
+COMMENT ON FUNCTION insert_under(prefix, int, cidr, jsonb, actor) IS 'Add x below p, whose lock is held.';
+
+CREATE OR REPLACE FUNCTION prefix_add(v int, x cidr, facts jsonb, who actor) RETURNS bigint LANGUAGE sql AS $$
+    SELECT insert_under(lock_owner(v, x, false), v, x, facts, who)
+$$;
+COMMENT ON FUNCTION prefix_add(int, cidr, jsonb, actor) IS 'Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.';
+
+CREATE OR REPLACE FUNCTION prefix_allocate(v int, from_pool int, sources cidr[], len int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    source cidr;
+    lo inet;
+    hi inet;
+    block cidr;
+    p prefix;
+BEGIN
+    FOREACH source IN ARRAY sources LOOP
+        SELECT b.lo, b.hi INTO lo, hi FROM search_bounds(source, len) b;
+        -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
+        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(v, source, len, lo, hi) IS NULL;
+        p := lock_owner(v, source, true);
+        CONTINUE WHEN from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool);
+        block := probe_source(v, source, len, lo, hi);
+        IF block IS NOT NULL THEN
+            RETURN insert_under(p, v, block, facts, who);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Find the lowest free block of a length in the first source that has one and add it; NULL when none has. from_pool: the sources must still be members of it.';
+
+-- ---------------------------------------------------------------- edit
+
+CREATE OR REPLACE FUNCTION prefix_move(x prefix, n prefix, who actor) RETURNS prefix LANGUAGE plpgsql AS $$
+DECLARE
+    from_id bigint := x.parent_id;
+    to_id bigint;
+    p prefix;
+    a adopted;
+BEGIN
+    SELECT id INTO to_id FROM prefix WHERE vrf_id = x.vrf_id AND prefix = ANY (supernets(n.prefix)) AND id <> x.id
+    ORDER BY masklen(prefix) DESC LIMIT 1;
+    IF from_id IS NULL OR to_id IS NULL THEN
+        PERFORM lock_vrf(x.vrf_id);
+    END IF;
+    PERFORM FROM prefix WHERE id IN (from_id, to_id, x.id) ORDER BY vrf_id, prefix FOR NO KEY UPDATE;
+    -- Everything was chosen before it was locked: when something came in between, start over.
+    IF NOT EXISTS (SELECT FROM prefix q WHERE q.id = x.id AND q.prefix = x.prefix AND q.parent_id IS NOT DISTINCT FROM from_id
+                   AND q.type = x.type AND q.pool_id IS NOT DISTINCT FROM x.pool_id)
+       OR to_id IS DISTINCT FROM (SELECT id FROM prefix WHERE vrf_id = x.vrf_id AND prefix = ANY (supernets(n.prefix)) AND id <> x.id
+                                  ORDER BY masklen(prefix) DESC LIMIT 1) THEN
+        RAISE EXCEPTION 'the tree around % changed', x.prefix USING ERRCODE = '40001';
+    END IF;
+    SELECT * INTO x FROM prefix WHERE id = x.id;
+    PERFORM check_unique(x.vrf_id, n.prefix, x.id);
+    PERFORM lock_pools(ARRAY(SELECT pool_id FROM prefix WHERE id IN (from_id, to_id)) || x.pool_id || n.pool_id, x.pool_id IS DISTINCT FROM n.pool_id);
+    -- Out of the old place: its children go to its former parent.
+    SELECT * INTO p FROM prefix WHERE id = from_id;
+    a := adopt(x.id, x.vrf_id, x.prefix, from_id);
+    PERFORM detach(p, x, a);
+    -- Into the new place: what it covers there becomes its children.
+    SELECT * INTO p FROM prefix WHERE id = to_id;
+    PERFORM check_place(p, n);
+    a := adopt(to_id, x.vrf_id, n.prefix, x.id);
+    PERFORM check_children(n);
+    PERFORM check_left_behind(from_id, x);
+    RETURN attach(p, n, a);
+END $$;
+COMMENT ON FUNCTION prefix_move(prefix, prefix, actor) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
+
+CREATE OR REPLACE FUNCTION check_left_behind(former_parent bigint, x prefix) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    p prefix;
+    orphan boolean;
+BEGIN
+    IF x.type <> 'assignment' OR x.children = 0 THEN
+        RETURN;
+    END IF;
+    IF former_parent IS NULL THEN
+        orphan := EXISTS (SELECT FROM prefix WHERE parent_id IS NULL AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host');
+    ELSE
+        orphan := EXISTS (SELECT FROM prefix WHERE parent_id = former_parent AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host');
+    END IF;
+    IF orphan THEN
+        SELECT * INTO p FROM prefix WHERE id = former_parent;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200';
+        END IF;
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_left_behind(bigint, prefix) IS 'Refuse a move that leaves hosts of x without an assignment around them.';
+
+CREATE OR REPLACE FUNCTION check_type_change(x prefix, n prefix) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF 'host' IN (x.type, n.type) THEN
+        RAISE EXCEPTION 'Changing type is not allowed' USING ERRCODE = 'NP200';
+    ELSIF n.children > 0 THEN
+        RAISE EXCEPTION 'Changing from type ''%'' to ''%'' requires there to be no child prefixes.', x.type, n.type USING ERRCODE = 'NP200';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_type_change(prefix, prefix) IS 'Refuse a change of type but between reservation and assignment without children.';
+
+CREATE OR REPLACE FUNCTION prefix_edit(i bigint, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    x prefix;
+    n prefix;
+    p prefix;
+    moves boolean;
+BEGIN
+    SELECT * INTO x FROM prefix WHERE id = i;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    n := jsonb_populate_record(x, changes);
+    moves := n.prefix <> x.prefix;
+    IF moves THEN
+        n := prefix_move(x, n, who);
+        SELECT * INTO x FROM prefix WHERE id = i;
+        -- Nothing but the place was locked before: take the other columns as they are now.
+        n := jsonb_populate_record(x, changes || jsonb_build_object('parent_id', n.parent_id, 'children', n.children,
+            'used_addresses', n.used_addresses, 'free_blocks', n.free_blocks));
+    ELSE
+        SELECT * INTO x FROM prefix WHERE id = i FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+        n := jsonb_populate_record(x, changes);
+        IF n.prefix <> x.prefix THEN
+            RAISE EXCEPTION '% was moved', x.prefix USING ERRCODE = '40001';
+        END IF;
+    END IF;
+    IF n.type <> x.type THEN
+        IF NOT moves THEN
+            SELECT * INTO p FROM prefix WHERE id = n.parent_id;
+            PERFORM check_place(p, n);
+            PERFORM check_children(n);
+        END IF;
+    END IF;
+    IF n.pool_id IS DISTINCT FROM x.pool_id THEN
+        IF NOT moves THEN
+            PERFORM lock_pools(ARRAY[x.pool_id, n.pool_id], true);
+        END IF;
+        IF n.pool_id IS NOT NULL THEN
+            PERFORM check_pool(n);
+        END IF;
+        n.free_blocks := free_blocks_of(n, default_length(n.pool_id, n.prefix));
+    END IF;
+    n.last_modified := now();
+    UPDATE prefix SET
+        prefix = n.prefix, type = n.type, parent_id = n.parent_id, children = n.children, used_addresses = n.used_addresses,
+        pool_id = n.pool_id, free_blocks = n.free_blocks, status = n.status, description = n.description, comment = n.comment,
+        node = n.node, country = n.country, order_id = n.order_id, customer_id = n.customer_id, external_key = n.external_key,
+        alarm_priority = n.alarm_priority, monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
+        authoritative_source = n.authoritative_source, last_modified = n.last_modified
+    WHERE id = i;
+    IF n.type <> x.type THEN
+        PERFORM check_type_change(x, n);
+    END IF;
+    PERFORM audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION prefix_edit(bigint, jsonb, actor) IS 'Edit one prefix; changes may move it, change its type or its pool. False when it is not there.';
+
+CREATE OR REPLACE FUNCTION prefix_edit_many(ids bigint[], changes jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    edited bigint;
+    logged bigint;
+BEGIN
+    -- Locked in order first, so that two such edits cannot deadlock; then one statement, however many.
+    WITH old AS MATERIALIZED (
+        SELECT p AS row FROM prefix p WHERE id = ANY (ids) ORDER BY vrf_id, prefix FOR NO KEY UPDATE
+    ), changed AS (
+        UPDATE prefix t SET
+            status = n.status, description = n.description, comment = n.comment, node = n.node, country = n.country,
+            order_id = n.order_id, customer_id = n.customer_id, external_key = n.external_key, alarm_priority = n.alarm_priority,
+            monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
+            authoritative_source = n.authoritative_source, last_modified = now()
+        FROM old, LATERAL jsonb_populate_record(old.row, changes) n
+        WHERE t.id = (old.row).id
+        RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after,
+            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id AS in_place
+    ), entry AS (
+        INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
+        SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after
+        FROM changed WHERE in_place
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM changed), (SELECT count(*) FROM entry) INTO edited, logged;
+    IF edited <> logged THEN
+        RAISE EXCEPTION 'prefixes were moved meanwhile' USING ERRCODE = '40001';
+    END IF;
+    RETURN edited;
+END $$;
+COMMENT ON FUNCTION prefix_edit_many(bigint[], jsonb, actor) IS 'Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many are there.';
+
+-- ---------------------------------------------------------------- remove
+
+CREATE OR REPLACE FUNCTION lock_with_parent(i bigint, OUT p prefix, OUT x prefix) LANGUAGE plpgsql AS $$
+DECLARE
+    parent bigint;
+    v int;
+BEGIN
+    LOOP
+        SELECT parent_id, vrf_id INTO parent, v FROM prefix WHERE id = i;
+        EXIT WHEN NOT FOUND;
+        IF parent IS NULL THEN
+            PERFORM FROM vrf WHERE id = v FOR NO KEY UPDATE;
+            p := NULL;
+        ELSE
+            SELECT * INTO p FROM prefix WHERE id = parent FOR NO KEY UPDATE;
+        END IF;
+        -- Asked before locking the child, else a parent would be locked after its child.
+        CONTINUE WHEN NOT EXISTS (SELECT FROM prefix q WHERE q.id = i AND q.parent_id IS NOT DISTINCT FROM parent);
+        SELECT * INTO x FROM prefix q WHERE q.id = i AND q.parent_id IS NOT DISTINCT FROM parent FOR UPDATE;
+        EXIT WHEN FOUND;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION lock_with_parent(bigint) IS 'Lock a prefix after what is above it (a prefix or the VRF); x is NULL when it is not there.';
+
+CREATE OR REPLACE FUNCTION lock_inside(v int, x cidr) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    before bigint;
+    locked bigint := -1;
+BEGIN
+    -- Who holds a row may have added below it: again until no new rows appear. Then all owners are held and none can.
+    LOOP
+        before := locked;
+        SELECT count(*) INTO locked FROM (
+            SELECT FROM prefix WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x) ORDER BY vrf_id, prefix FOR UPDATE) q;
+        EXIT WHEN locked = before OR locked = 0;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION lock_inside(int, cidr) IS 'Lock everything inside x, whose own row is locked.';
+
+CREATE OR REPLACE FUNCTION delete_inside(v int, x cidr, who actor) RETURNS bigint LANGUAGE sql AS $$
+    WITH gone AS (
+        DELETE FROM prefix p WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x) RETURNING p.id, p.vrf_id, p.prefix, prefix_facts(p) AS facts
+    ), ranges AS (
+        DELETE FROM free_range USING gone WHERE owner = gone.id
+    ), logged AS (
+        INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
+        SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', facts
+        FROM gone ORDER BY vrf_id, prefix
+    )
+    SELECT count(*) FROM gone
+$$;
+COMMENT ON FUNCTION delete_inside(int, cidr, actor) IS 'Delete everything inside x with its ranges, with an audit entry each; counters of x and the VRF are the caller''s.';
+
+CREATE OR REPLACE FUNCTION prefix_remove(i bigint, recursive boolean, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    p prefix;
+    x prefix;
+    a adopted := ROW (0, 0, 0);
+    locked record;
+BEGIN
+    SELECT * INTO locked FROM lock_with_parent(i);
+    p := locked.p;
+    x := locked.x;
+    IF x.id IS NULL THEN
+        RETURN false;
+    ELSIF NOT recursive AND x.type = 'assignment' AND x.children > 0 THEN
+        RAISE EXCEPTION 'Prohibited delete, prefix (%) contains hosts.', x.prefix USING ERRCODE = 'NP200';
+    END IF;
+    IF recursive AND x.children > 0 THEN
+        PERFORM lock_inside(x.vrf_id, x.prefix);
+        PERFORM add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
+        DELETE FROM free_range WHERE owner = i;
+    ELSIF x.children > 0 THEN
+        a := adopt(i, x.vrf_id, x.prefix, p.id);
+    END IF;
+    IF p.pool_id IS NOT NULL THEN
+        PERFORM lock_pools(ARRAY[p.pool_id], false);
+    END IF;
+    PERFORM detach(p, x, a);
+    DELETE FROM prefix WHERE id = i;
+    PERFORM audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION prefix_remove(bigint, boolean, actor) IS 'Remove a prefix, its children move up; recursive: with everything inside. False when it is not there.';
+
+CREATE OR REPLACE FUNCTION vrf_remove(v int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    facts jsonb;
+    space cidr;
+BEGIN
+    SELECT jsonb_strip_nulls(to_jsonb(t) - 'rt_rank') INTO facts FROM vrf t WHERE id = v FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- A stored 0.0.0.0/0 is not inside itself: it goes by its own name, first of its family.
+    FOREACH space IN ARRAY ARRAY[cidr '0.0.0.0/0', cidr '::/0'] LOOP
+        PERFORM FROM prefix WHERE vrf_id = v AND prefix = space FOR UPDATE;
+        PERFORM lock_inside(v, space);
+        PERFORM delete_inside(v, space, who);
+        WITH gone AS (DELETE FROM prefix p WHERE vrf_id = v AND prefix = space RETURNING p.id, prefix_facts(p) AS facts),
+             ranges AS (DELETE FROM free_range USING gone WHERE owner = gone.id)
+        INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
+        SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', gone.facts FROM gone;
+    END LOOP;
+    DELETE FROM free_range WHERE owner IN (-1 - 2 * v::bigint, -2 - 2 * v::bigint);
+    DELETE FROM vrf WHERE id = v;
+    PERFORM audit(who, 'vrf', v, 'remove', facts, NULL);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION vrf_remove(int, actor) IS 'Remove a VRF with all its prefixes. False when it is not there.';
+
+-- ---------------------------------------------------------------- pools
+
+CREATE OR REPLACE FUNCTION lock_pool_members(i int) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    members bigint[];
+    facts jsonb;
+BEGIN
+    -- Members first, the pool last, as everybody does. A member that came meanwhile is not locked: start over.
+    members := ARRAY(SELECT id FROM prefix WHERE pool_id = i ORDER BY vrf_id, prefix FOR NO KEY UPDATE);
+    SELECT jsonb_strip_nulls(to_jsonb(t)) INTO facts FROM pool t WHERE id = i FOR NO KEY UPDATE;
+    IF EXISTS (SELECT FROM prefix WHERE pool_id = i AND NOT id = ANY (members)) THEN
+        RAISE EXCEPTION 'pool % got new members', i USING ERRCODE = '40001';
+    END IF;
+    RETURN facts;
+END $$;
+COMMENT ON FUNCTION lock_pool_members(int) IS 'Lock a pool and its members; returns its stored facts, NULL when it is not there.';
+
+CREATE OR REPLACE FUNCTION pool_edit(i int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    facts jsonb := lock_pool_members(i);
+    x pool;
+    n pool;
+BEGIN
+    SELECT * INTO x FROM pool WHERE id = i;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    n := jsonb_populate_record(x, changes);
+    UPDATE pool SET
+        name = n.name, description = n.description, default_type = n.default_type, tags = n.tags, avps = n.avps,
+        ipv4_default_prefix_length = n.ipv4_default_prefix_length, ipv6_default_prefix_length = n.ipv6_default_prefix_length
+    WHERE id = i;
+    IF (n.ipv4_default_prefix_length, n.ipv6_default_prefix_length) IS DISTINCT FROM (x.ipv4_default_prefix_length, x.ipv6_default_prefix_length) THEN
+        UPDATE prefix p SET free_blocks = free_blocks_of(p, default_length(i, p.prefix)) WHERE pool_id = i;
+    END IF;
+    PERFORM audit(who, 'pool', i, 'edit', facts, jsonb_strip_nulls(to_jsonb(n)));
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.';
+
+CREATE OR REPLACE FUNCTION pool_remove(i int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    facts jsonb := lock_pool_members(i);
+BEGIN
+    IF facts IS NULL THEN
+        RETURN false;
+    END IF;
+    WITH old AS MATERIALIZED (
+        SELECT p AS row FROM prefix p WHERE pool_id = i
+    ), changed AS (
+        UPDATE prefix t SET pool_id = NULL, free_blocks = NULL, last_modified = now() FROM old WHERE t.id = (old.row).id
+        RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after
+    )
+    INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
+    SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after FROM changed;
+    DELETE FROM pool WHERE id = i;
+    PERFORM audit(who, 'pool', i, 'remove', facts, NULL);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pool_remove(int, actor) IS 'Remove a pool; its members stay, without a pool. False when it is not there.';

@@ -1,0 +1,1 @@
+"""Functions, put in place after each migration."""

@@ -1,0 +1,116 @@
+"""How fast the XML-RPC codec is beside the standard library's, on the answer that search_prefix gives.
+
+Usage: python tests/bench/codec_bench.py [--rows 1000] [--runs 15]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from nipap import wire
+
+EPOCH = datetime(2026, 11, 22, 19, 14, 49, tzinfo=UTC)
+
+
+def prefix(i: int) -> dict[str, object]:
+    """The 35 members of a prefix as a search shows it, with the variety that real networks have."""
+    network = f'10.{i >> 8 & 255}.{i & 255}.0/24'
+    return {
+        'id': 100_000 + i,
+        'vrf_id': 0,
+        'vrf_rt': None,
+        'vrf_name': 'default',
+        'family': 4,
+        'display': True,
+        'match': i % 9 != 0,
+        'prefix': network,
+        'prefix_length': 24,
+        'display_prefix': network,
+        'description': f'Office {i} & laboratory' if i % 50 == 0 else f'Office LAN {i}, building {i % 7}',
+        'comment': None if i % 3 else f'moved from rack {i % 40}',
+        'inherited_tags': ['se', 'rfc1918', f'site-{i % 20}'],
+        'tags': ['office'] if i % 4 == 0 else [],
+        'node': None,
+        'pool_id': None if i % 5 else 7,
+        'pool_name': None if i % 5 else 'offices',
+        'type': 'assignment',
+        'status': 'assigned',
+        'indent': 2 + i % 3,
+        'country': 'SE' if i % 2 else None,
+        'order_id': f'ORD-{i:06}' if i % 2 else None,
+        'customer_id': f'{i % 300}' if i % 2 else None,
+        'external_key': None,
+        'authoritative_source': 'nipap',
+        'alarm_priority': None,
+        'monitor': i % 6 == 0,
+        'vlan': i % 4096 if i % 2 else None,
+        'added': EPOCH - timedelta(seconds=977 * i),
+        'last_modified': EPOCH - timedelta(seconds=311 * i),
+        'children': i % 11,
+        'total_addresses': 256,
+        'used_addresses': i % 256,
+        'free_addresses': 256 - i % 256,
+        'avps': {'cost': str(i)} if i % 10 == 0 else {},
+        'expires': None if i % 8 else EPOCH + timedelta(days=i),
+    }
+
+
+def for_standard_library(row: dict[str, object]) -> dict[str, object]:
+    """The counters as text, which our encoder does by itself."""
+    return {name: str(value) if name.endswith('_addresses') else value for name, value in row.items()}
+
+
+def median_ms(action: Callable[[], object], runs: int) -> float:
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
+
+
+def report(name: str, ours: float, theirs: float) -> None:
+    print(f'{name:34s} {ours:9.3f} ms   standard library {theirs:9.3f} ms   {theirs / ours:5.1f} times as fast')
+
+
+def standard_encode(value: object) -> bytes:
+    return xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Time our XML-RPC codec beside the standard library.')
+    parser.add_argument('--rows', type=int, default=1000)
+    parser.add_argument('--runs', type=int, default=15)
+    options = parser.parse_args()
+    rows = [prefix(i) for i in range(options.rows)]
+    plain = [for_standard_library(row) for row in rows]
+    standard = standard_encode(plain)
+    same = xmlrpc.client.loads(wire.encode_response(rows), use_builtin_types=True)
+    if same != xmlrpc.client.loads(standard, use_builtin_types=True):
+        raise SystemExit('the two encoders disagree')
+
+    def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], runs: int) -> None:
+        report(name, median_ms(ours, runs), median_ms(theirs, runs))
+
+    compare(
+        f'encode {options.rows} prefixes',
+        lambda: wire.encode_response(rows),
+        lambda: standard_encode(plain),
+        options.runs,
+    )
+    many = options.runs * 100
+    compare('encode 1 prefix', lambda: wire.encode_response(rows[1:2]), lambda: standard_encode(plain[1:2]), many)
+    compare('encode a string', lambda: wire.encode_response('1.0.0'), lambda: standard_encode('1.0.0'), many)
+    attr = {**plain[1], 'added': None, 'last_modified': None}
+    call = {'auth': {'authoritative_source': 'nipap'}, 'prefix': {'id': 100_001}, 'attr': attr}
+    request = xmlrpc.client.dumps((call,), 'edit_prefix', allow_none=True).encode()
+    compare('decode an edit', lambda: wire.decode_request(request), lambda: xmlrpc.client.loads(request), many)
+
+
+if __name__ == '__main__':
+    main()

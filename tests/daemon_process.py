@@ -1,0 +1,244 @@
+"""A real nipapd process for tests: started, spoken to, signalled, and searched for what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote, urlsplit
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MARKER = 'NIPAPD_TEST_PROCESS'
+READY = re.compile(r'^nipapd: serving on (http://\S+)$', re.MULTILINE)
+PASSWORD = re.compile(r"^nipapd: created user '([^']+)' with password '([^']+)'", re.MULTILINE)
+POLL_S = 0.02
+
+
+class DaemonError(AssertionError):
+    """The process did not do what was expected; the message ends with its output."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of this host; the start time tells it from a later one with the same id."""
+
+    pid: int
+    started: int
+    command: str
+
+    def alive(self) -> bool:
+        return _look_up(self.pid) == self
+
+
+class Daemon:
+    """`python -m nipapd` with these arguments, its output in a file and its descendants remembered."""
+
+    def __init__(self, args: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
+        self.args = list(args)
+        self.address = ''
+        self._mark = uuid.uuid4().hex
+        self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the daemon)
+        self._proc: subprocess.Popen[bytes] | None = None
+        self._seen: set[Process] = set()
+
+    def start(self, timeout_s: float = 60) -> Self:
+        """Start the process and wait until it says where it serves."""
+        self.spawn()
+        poll(lambda: self._ready() or self.returncode is not None, timeout_s, lambda: self._say('is not ready'))
+        if not self._ready():
+            raise DaemonError(self._say(f'ended with {self.returncode} before it was ready'))
+        self.children()
+        return self
+
+    def spawn(self) -> Self:
+        """Start the process without waiting for anything."""
+        command = [sys.executable, '-m', 'nipapd', *self.args]
+        output = self._output.fileno()
+        self._proc = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=self._env,
+            cwd='/',
+            start_new_session=True,
+        )
+        return self
+
+    @property
+    def pid(self) -> int:
+        return self._process().pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code (negative: the signal that ended it), or None while it runs."""
+        return self._process().poll()
+
+    def url(self, user: str | None = None, password: str | None = None) -> str:
+        """Where it serves, as pynipap takes it: with credentials when given, without a path."""
+        if user is None:
+            return self.address
+        parts = urlsplit(self.address)
+        return f'{parts.scheme}://{quote(user, safe="")}:{quote(password or "", safe="")}@{parts.netloc}'
+
+    def admin(self) -> tuple[str, str]:
+        """Name and password of the user that a first start creates."""
+        created = PASSWORD.search(self.log())
+        if created is None:
+            raise DaemonError(self._say('created no user'))
+        return created[1], created[2]
+
+    def log(self) -> str:
+        """Everything that was printed so far."""
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode('utf-8', 'replace')
+
+    def send(self, number: signal.Signals) -> None:
+        self.children()
+        self._process().send_signal(number)
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """Wait for the process to end; returns its exit code."""
+        poll(lambda: self.returncode is not None, timeout_s, lambda: self._say('does not end'))
+        return self._process().wait()
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """Ask it to end with SIGTERM; returns the exit code. Harmless when it has ended."""
+        if self.returncode is None:
+            self.send(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End the process, and it alone, with SIGKILL."""
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def children(self) -> list[Process]:
+        """Descendants that are alive, those whose parent has died included (PostgreSQL among them)."""
+        roots = {self.pid, *(process.pid for process in self._alive())}
+        self._seen.update(_descendants(roots))
+        self._seen.update(process for process in processes() if self._marked(process))
+        return sorted(self._alive(), key=lambda process: process.pid)
+
+    def await_no_children(self, timeout_s: float = 15) -> None:
+        """Wait until nothing that it started is alive; what remains at the deadline is killed and reported."""
+        try:
+            poll(lambda: not self.children(), timeout_s, lambda: self._say(f'left behind {self.children()}'))
+        except DaemonError:
+            for process in self.children():
+                os.kill(process.pid, signal.SIGKILL)
+            raise
+
+    def close(self) -> None:
+        """Make sure that nothing remains; raises DaemonError if it had to be forced."""
+        try:
+            if self._proc is not None:
+                self._end()
+                self.await_no_children()
+        finally:
+            self._output.close()
+
+    def _end(self) -> None:
+        try:
+            self.stop()
+        except DaemonError:
+            self.kill()
+            self.await_no_children()
+            raise
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        if self._proc is None:
+            raise DaemonError('nipapd has not been started')
+        return self._proc
+
+    def _ready(self) -> bool:
+        found = READY.search(self.log())
+        if found:
+            self.address = found[1]
+        return found is not None
+
+    def _alive(self) -> set[Process]:
+        return {process for process in self._seen if process.alive()}
+
+    def _marked(self, process: Process) -> bool:
+        if process.pid == self.pid:
+            return False
+        try:
+            environment = Path('/proc', str(process.pid), 'environ').read_bytes()
+        except OSError:
+            return False
+        return f'{MARKER}={self._mark}'.encode() in environment
+
+    def _say(self, what: str) -> str:
+        return f'nipapd {" ".join(self.args)} {what}; its output:\n{self.log()}'
+
+
+def poll(condition: Callable[[], object], timeout_s: float, complaint: Callable[[], str]) -> None:
+    """Return once `condition` holds; raise DaemonError with the complaint when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DaemonError(complaint())
+        time.sleep(POLL_S)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return int(probe.getsockname()[1])
+
+
+def processes() -> Iterator[Process]:
+    """Every process of this host that has not ended; zombies have."""
+    for entry in os.listdir('/proc'):
+        if entry.isdecimal() and (process := _look_up(int(entry))):
+            yield process
+
+
+def descendants_of(pid: int) -> set[Process]:
+    """Every living process below `pid`."""
+    return _descendants({pid})
+
+
+def _descendants(roots: set[int]) -> set[Process]:
+    found = {process.pid: process for process in processes()}
+    parents = {pid: _stat(pid) for pid in found}
+    below: set[int] = set()
+    grown = True
+    while grown:
+        new = {pid for pid, fields in parents.items() if fields and int(fields[1]) in roots | below} - below
+        below |= new
+        grown = bool(new)
+    return {found[pid] for pid in below - roots}
+
+
+def _look_up(pid: int) -> Process | None:
+    fields = _stat(pid)
+    if fields is None or fields[0] in 'ZX':
+        return None
+    try:
+        command = Path('/proc', str(pid), 'comm').read_text(errors='replace').strip()
+    except OSError:
+        return None
+    return Process(pid, int(fields[19]), command)
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat that follow the command: state, parent, …"""
+    try:
+        text = Path('/proc', str(pid), 'stat').read_text(errors='replace')
+    except OSError:
+        return None
+    return text.rpartition(')')[2].split()

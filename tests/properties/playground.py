@@ -1,0 +1,110 @@
+"""What the property tests share: a backend whose database is emptied between examples, and how long they search."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+from hypothesis import HealthCheck, note, settings
+from psycopg2.sql import SQL, Identifier
+
+from nipap import check
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.db import Database
+from nipap.errors import NipapError
+
+PATIENT = settings(
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+SOAK = os.environ.get('HYPOTHESIS_PROFILE') == 'soak'
+
+
+def searching(examples: int, soak: int, steps: int = 25) -> settings:
+    """Settings of a search: so many examples, or with HYPOTHESIS_PROFILE=soak so many more, four times as long."""
+    return settings(
+        PATIENT,
+        max_examples=soak if SOAK else examples,
+        stateful_step_count=4 * steps if SOAK else steps,
+    )
+
+
+class Playground:
+    """A backend on a database that can be put back to how it was installed.
+
+    Every call is noted: Hypothesis prints the notes of a failing example, which makes them its trace.
+    """
+
+    def __init__(self, dsn: str, db: Database, actor: Actor) -> None:
+        self.db = db
+        self.backend = Backend(db)
+        self.actor = actor
+        self._connection = psycopg2.connect(dsn)
+        self._tables = self._keep_pristine_copies()
+
+    def _keep_pristine_copies(self) -> list[str]:
+        with self._cursor() as cursor:
+            cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            names = [row[0] for row in cursor.fetchall()]
+            cursor.execute('CREATE SCHEMA pristine')
+            for name in names:
+                table = Identifier(name)
+                cursor.execute(SQL('CREATE TABLE pristine.{} AS TABLE public.{}').format(table, table))
+        return names
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        with self._connection, self._connection.cursor() as cursor:
+            yield cursor
+
+    def reset(self) -> None:
+        """Empty the database but for what installing it puts there."""
+        with self._cursor() as cursor:
+            cursor.execute('SET LOCAL session_replication_role = replica')
+            for name in map(Identifier, self._tables):
+                cursor.execute(SQL('DELETE FROM public.{}').format(name))
+                cursor.execute(
+                    SQL('INSERT INTO public.{} OVERRIDING SYSTEM VALUE SELECT * FROM pristine.{}').format(name, name)
+                )
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._connection.close()
+
+    def call(self, method: str, *members: Any) -> Any:
+        """Call the backend and note what was called and what came of it."""
+        function: Callable[..., Any] = getattr(self.backend, method)
+        shown = f'{method}({", ".join(map(repr, members))})'
+        try:
+            answer = function(self.actor, *members)
+        except NipapError as error:
+            note(f'    {shown} -> fault {error.code}: {error}')
+            raise
+        note(f'    {shown} -> {brief(answer)}')
+        return answer
+
+    def problems(self) -> list[str]:
+        """What the daemon's own check of its invariants finds."""
+        return check.problems(self.db)
+
+
+def brief(answer: Any) -> str:
+    """An answer in few words: objects by id and what names them."""
+    if isinstance(answer, list):
+        return f'[{", ".join(map(brief, answer))}]'
+    if isinstance(answer, dict) and 'id' in answer:
+        return f'id {answer["id"]} {answer.get("prefix", answer.get("name"))}'
+    return repr(answer)
+
+
+def differences(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
+    """The members of an answer that are not as expected; what is not expected is not looked at."""
+    return [
+        f'{key}: {actual.get(key)!r} instead of {value!r}' for key, value in expected.items() if actual.get(key) != value
+    ]
