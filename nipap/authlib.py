@@ -39,7 +39,7 @@ __all__ = [
 BACKEND_TYPES = ('SqliteAuth', 'JwtAuth')
 
 _TRUE = frozenset({'1', 'true', 'yes', 'on'})
-_FALSE = frozenset({'', '0', 'false', 'no', 'off', 'none'})
+_FALSE = frozenset({'', '0', 'false', 'no', 'off'})
 
 _INCORRECT = 'Incorrect username or password.'
 _INVALID = 'Invalid token.'
@@ -136,7 +136,7 @@ def _storable(name: str, value: str) -> str:
 
 def to_bool(value: object) -> bool | None:
     """Read a boolean the way clients write it (``True``, 1, ``'yes'``, nil for false); None if it is none."""
-    text = str(value).strip().lower()
+    text = '' if value is None else str(value).strip().lower()
     return True if text in _TRUE else False if text in _FALSE else None
 
 

@@ -76,10 +76,14 @@ def translate(exc: psycopg2.Error) -> errors.NipapError | None:
         kind, text = VIOLATIONS[constraint]
         return kind(text)
     if code == '2201B':
-        return errors.NipapValueError('Invalid regular expression in the query')
+        return errors.NipapPatternError('Invalid regular expression in the query')
     if code == '54001':
         return errors.NipapValueError('The query is nested too deeply')
     return None
+
+
+# Every numeric of the schema is a whole number (addresses of IPv6 pass 2^63): read as int, not Decimal.
+_INTEGRAL = psycopg2.extensions.new_type((1700,), 'INTEGRAL', lambda value, _: None if value is None else int(value))
 
 
 class Transaction:
@@ -88,20 +92,27 @@ class Transaction:
     def __init__(self, cursor: psycopg2.extensions.cursor) -> None:
         self._cursor = cursor
 
+    def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
+        try:
+            self._cursor.execute(statement, args or None)
+        except psycopg2.Error as exc:
+            error = translate(exc)
+            if error is None:
+                raise
+            raise error from exc
+        return self._cursor
+
     def execute(self, statement: Statement, args: Sequence[Any] = ()) -> int:
         """Run a statement; returns the number of rows it touched."""
-        self._cursor.execute(statement, args or None)
-        return self._cursor.rowcount
+        return self._run(statement, args).rowcount
 
     def all(self, statement: Statement, args: Sequence[Any] = ()) -> list[Row]:
         """Every row of the answer."""
-        self._cursor.execute(statement, args or None)
-        return self._cursor.fetchall()
+        return self._run(statement, args).fetchall()
 
     def one(self, statement: Statement, args: Sequence[Any] = ()) -> Row | None:
         """The first row of the answer, if any."""
-        self._cursor.execute(statement, args or None)
-        return self._cursor.fetchone()
+        return self._run(statement, args).fetchone()
 
     def value(self, statement: Statement, args: Sequence[Any] = ()) -> Any:
         """The first column of the first row; None without a row."""
@@ -140,6 +151,7 @@ class Database:
             self._connection = psycopg2.connect(self._dsn)
             self._pid = os.getpid()
             self._connection.autocommit = True
+            psycopg2.extensions.register_type(_INTEGRAL, self._connection)
             with self._connection.cursor() as cursor:
                 cursor.execute("SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on")
         return self._connection
@@ -169,7 +181,8 @@ class Database:
                     raise
                 self.close()
                 raise errors.NipapError(
-                    'The connection to the database was lost while the change was being committed; its outcome is unknown.'
+                    'The connection to the database was lost while the change was being committed: '
+                    'its outcome is unknown.'
                 ) from exc
             return result
 

@@ -43,6 +43,12 @@ class NipapValueError(NipapError):
     code = 1200
 
 
+class NipapPatternError(NipapValueError):
+    """A regular expression that PostgreSQL does not understand."""
+
+    code = 1200
+
+
 class NipapNonExistentError(NipapError):
     """The object that was referred to does not exist."""
 

@@ -7,16 +7,17 @@ passwords as salted SHA-1, is replaced by scrypt as users log in.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import logging
 import os
+import pwd
 import re
 import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,18 +96,31 @@ class LocalUsers:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
 
-    def create(self) -> None:
-        """Make the file, for its owner alone, or the table in a file that has none."""
-        try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError:
-            pass
-        except OSError as exc:
-            raise UserFileUnusableError(f'{self.path}: cannot be created: {exc.strerror}') from exc
+    def create(self, owner: str | None = None) -> None:
+        """Make the file, for its owner alone, or the table in a file that has none.
+
+        Made by root it belongs to the account `owner`, else to the owner of its directory.
+        """
+        with contextlib.suppress(FileExistsError):
+            self._create_file(owner)
         with self._change() as connection:
             if _columns(connection):
                 raise UserFileExistsError(f'{self.path}: exists already')
             connection.execute(_CREATE)
+
+    def _create_file(self, owner: str | None) -> None:
+        try:
+            uid, gid = _owner(owner) if owner else _owner_of(os.path.dirname(self.path) or '.')
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            try:
+                if os.geteuid() == 0:
+                    os.fchown(descriptor, uid, gid)
+            finally:
+                os.close(descriptor)
+        except FileExistsError:
+            raise
+        except (OSError, LookupError) as exc:
+            raise UserFileUnusableError(f'{self.path}: cannot be created: {_reason(exc)}') from exc
 
     def upgrade(self) -> bool:
         """Add the columns that an older file lacks; False when there was nothing to do."""
@@ -128,13 +142,24 @@ class LocalUsers:
             rows = connection.execute('SELECT * FROM user ORDER BY username').fetchall()
         return [_user(row) for row in rows]
 
+    def get(self, username: str) -> LocalUser:
+        """The user of that name; raises `NoSuchUserError`."""
+        with self._open() as connection:
+            return _user(self._existing(connection, username))
+
+    def check_new(self, user: LocalUser) -> None:
+        """Raise what `add` would raise, a password aside."""
+        check_username(user.username)
+        _checked_name(user.full_name)
+        with self._open() as connection:
+            self._check_new(connection, user)
+
     def add(self, user: LocalUser, password: str) -> None:
         """Store a new user."""
         check_username(user.username)
         values = (_checked_name(user.full_name), user.trusted, user.readonly, _hash_new(password))
-        with self._change(newest=True) as connection:
-            if self._row(connection, user.username):
-                raise UserExistsError(f'user {user.username!r} exists already')
+        with self._change() as connection:
+            self._check_new(connection, user)
             statement = (
                 'INSERT INTO user (username, full_name, trusted, readonly, pwd_hash, pwd_salt)'
                 " VALUES (?, ?, ?, ?, ?, '')"
@@ -155,7 +180,8 @@ class LocalUsers:
         if full_name is not None:
             changes['full_name'] = _checked_name(full_name)
         changes |= {name: int(on) for name, on in (('trusted', trusted), ('readonly', readonly)) if on is not None}
-        with self._change(newest=True) as connection:
+        with self._change() as connection:
+            self._check_newest(connection)
             self._existing(connection, username)
             for column, value in changes.items():
                 connection.execute(_UPDATES[column], (value, username))
@@ -197,36 +223,59 @@ class LocalUsers:
             raise UserFileLayoutError(f'{self.path}: has no table of users (create it with create-database)')
         return [column for column in _NEWER_COLUMNS if column not in columns]
 
-    def _existing(self, connection: sqlite3.Connection, username: str) -> None:
+    def _check_newest(self, connection: sqlite3.Connection) -> None:
+        if self._missing(connection):
+            raise UserFileLayoutError(f'{self.path}: has an older layout (bring it up to date: upgrade-database)')
+
+    def _check_new(self, connection: sqlite3.Connection, user: LocalUser) -> None:
+        self._check_newest(connection)
+        if self._row(connection, user.username):
+            raise UserExistsError(f'user {user.username!r} exists already')
+
+    def _existing(self, connection: sqlite3.Connection, username: str) -> sqlite3.Row:
         self._missing(connection)
-        if self._row(connection, username) is None:
+        row = self._row(connection, username)
+        if row is None:
             raise NoSuchUserError(f'no user {username!r}')
+        return row
 
     def _row(self, connection: sqlite3.Connection, username: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = connection.execute('SELECT * FROM user WHERE username = ?', (username,)).fetchone()
         return row
 
-    @contextmanager
-    def _change(self, newest: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction that writes; with `newest`, only in a file of the newest layout."""
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that writes."""
         with self._open() as connection:
             connection.execute('BEGIN IMMEDIATE')
-            if newest and self._missing(connection):
-                raise UserFileLayoutError(f'{self.path}: has an older layout (bring it up to date: upgrade-database)')
             yield connection
             connection.execute('COMMIT')
 
-    @contextmanager
+    @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with _sqlite_errors(self.path), closing(_connect(self.path)) as connection:
+        with _sqlite_errors(self.path), contextlib.closing(_connect(self.path)) as connection:
             connection.row_factory = sqlite3.Row
             yield connection
 
 
 _UPDATES = {
-    column: f'UPDATE user SET {column} = ? WHERE username = ?'  # noqa: S608 (the names are these)
+    column: f'UPDATE user SET {column} = ? WHERE username = ?'
     for column in ('pwd_hash', 'pwd_salt', 'full_name', 'trusted', 'readonly')
 }
+
+
+def _owner(account: str) -> tuple[int, int]:
+    found = pwd.getpwuid(int(account)) if account.isdecimal() else pwd.getpwnam(account)
+    return found.pw_uid, found.pw_gid
+
+
+def _owner_of(directory: str) -> tuple[int, int]:
+    status = os.stat(directory)
+    return status.st_uid, status.st_gid
+
+
+def _reason(exc: Exception) -> str:
+    return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
 
 
 def check_username(username: str) -> None:
@@ -272,7 +321,7 @@ def _connect(path: str, check_same_thread: bool = True) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=check_same_thread)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _sqlite_errors(path: str) -> Iterator[None]:
     """Say what is wrong with the file at `path` in place of SQLite's exceptions."""
     try:

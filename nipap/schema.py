@@ -93,7 +93,7 @@ def migrate(db: Database) -> list[int]:
 
     :raises NipapError: when the database is newer than this program.
     """
-    applied = []
+    applied: list[int] = []
     while True:
         step = db.run(_next_step)
         if step is None:
@@ -118,7 +118,8 @@ def _next_step(tx: Transaction) -> int | None:
     known = migrations()
     if current > known[-1].version:
         raise NipapError(
-            f'The schema of the database has version {current}, this program knows {known[-1].version}: upgrade the program.'
+            f'The schema of the database has version {current}, this program knows {known[-1].version}: '
+            'upgrade the program.'
         )
     for step in known:
         if step.version > current:

@@ -79,7 +79,7 @@ _BRACKET_OR_BLANK = re.compile(r'[()]|\s+')
 # Possessive quantifiers: a start that turns out to be none is given up at once.
 _COMPARISON = re.compile(
     r"""
-    (?: avps\.(?: "(?P<double>[^"]*+)" | '(?P<single>[^']*+)' | (?P<key>[^\s()=<>~!]++) )
+    (?: avps\.(?: "(?P<double>[^"]*+)" | '(?P<single>[^']*+)' | (?P<key>[^\s()=<>~!]*+) )
       | (?P<name> (?! (?:and|or|AND|OR) (?![\w.-]) ) [^\W\d] \w*+ (?: [-.]\w++ )*+ )
     )
     \s*+ (?P<sign> !~\*|!~|!=|~\*|~|<<=|<<|<=|<|>>=|>>|>=|>|= ) \s*+
@@ -93,6 +93,8 @@ _IPV4_PREFIX = re.compile(rf'({_OCTET}(?:\.{_OCTET}){{0,3}})/(3[0-2]|[12]?[0-9])
 _IPV6_SHAPE = re.compile(r'([0-9a-fA-F:.]{2,45})(?:/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?')
 _ROUTE_TARGET = re.compile(rf'(?:[0-9]+|{_OCTET}(?:\.{_OCTET}){{3}}):[0-9]+')
 _DIGITS = re.compile('[0-9]+')
+# A word without these is a valid regular expression.
+_DOUBTFUL = re.compile(r'[\\()\[\]{}*+?]')
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,11 @@ def words(query: Query) -> set[str]:
     return found
 
 
+def doubtful_words(query: Query) -> set[str]:
+    """Return those of the words() that PostgreSQL may refuse as regular expressions; it takes all others."""
+    return {word for word in words(query) if _DOUBTFUL.search(word)}
+
+
 def replace_words(query: Query, replacements: Mapping[str, str]) -> Query:
     """Return the query with some of its words() matched by another pattern; interpretations keep what was typed.
 
@@ -203,13 +210,9 @@ class _Dialect:
         for column in others:
             match: Query = {'operator': 'regex_match', 'val1': column, 'val2': word}
             query = {'operator': 'or', 'val1': query, 'val2': match}
-        query['interpretation'] = {
-            'string': word,
-            'interpretation': 'text',
-            'attribute': self.label,
-            'operator': 'regex',
-            **self.fine(),
-        }
+        query['interpretation'] = self.fine(
+            {'string': word, 'interpretation': 'text', 'attribute': self.label, 'operator': 'regex', 'error': False}
+        )
         return query
 
     def join(self, operator: str, left: Query, right: Query) -> Query:
@@ -218,12 +221,14 @@ class _Dialect:
             'operator': operator,
             'val1': left,
             'val2': right,
-            'interpretation': {'interpretation': operator, 'operator': operator, **self.fine()},
+            'interpretation': self.fine({'interpretation': operator, 'operator': operator, 'error': False}),
         }
 
-    def fine(self) -> Query:
-        """Return the members of an interpretation that say that it is fine."""
-        return {'error': False} if self.says_no_error else {}
+    def fine(self, interpretation: Query) -> Query:
+        """Return the interpretation of a part that was understood."""
+        if not self.says_no_error:
+            del interpretation['error']
+        return interpretation
 
 
 def _no_special(_word: str, _value_ok: ValueCheck) -> Query | None:
@@ -232,6 +237,8 @@ def _no_special(_word: str, _value_ok: ValueCheck) -> Query | None:
 
 def _prefix_special(word: str, value_ok: ValueCheck) -> Query | None:
     """Read a word as an address, a prefix or a route target."""
+    if not word[0].isdigit() and ':' not in word:
+        return None
     if _IPV4_ADDRESS.fullmatch(word):
         return _address(word, 'IPv4 address')
     if match := _IPV4_PREFIX.fullmatch(word):
@@ -535,24 +542,26 @@ class _Parser:
 
     def _comparison(self, typed: str, sign: str, value: str) -> Query:
         name = self._dialect.aliases.get(typed, typed)
-        message = None
-        if not self._attribute_ok(name):
-            message = UNKNOWN_ATTRIBUTE
-        elif not self._value_ok(name, sign, value):
-            message = INVALID_VALUE
-        self._failed = self._failed or message is not None
-        return {
-            'operator': 'equals_any' if sign == '=' and name in ARRAYS else sign,
-            'val1': name,
-            'val2': value,
-            'interpretation': {
-                'string': f'{typed}{sign}{value}',
-                'interpretation': 'expression',
-                'attribute': typed,
-                'operator': sign,
-                **(self._dialect.fine() if message is None else {'error': True, 'error_message': message}),
-            },
+        interpretation: Query = {
+            'string': f'{typed}{sign}{value}',
+            'interpretation': 'expression',
+            'attribute': typed,
+            'operator': sign,
+            'error': False,
         }
+        message = self._objection(name, sign, value)
+        if message is None:
+            interpretation = self._dialect.fine(interpretation)
+        else:
+            interpretation |= {'error': True, 'error_message': message}
+            self._failed = True
+        operator = 'equals_any' if sign == '=' and name in ARRAYS else sign
+        return {'operator': operator, 'val1': name, 'val2': value, 'interpretation': interpretation}
+
+    def _objection(self, name: str, sign: str, value: str) -> str | None:
+        if not self._attribute_ok(name):
+            return UNKNOWN_ATTRIBUTE
+        return None if self._value_ok(name, sign, value) else INVALID_VALUE
 
     def _read_word(self) -> None:
         word = self._read_plain()

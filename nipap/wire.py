@@ -16,9 +16,8 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 from xml.parsers import expat
 
 from nipap.errors import NipapInputError
@@ -45,12 +44,13 @@ _MEMBER_END = '</member>'
 _STRING, _STRING_END = '<value><string>', '</string></value>'
 _INT, _INT_END = '<value><int>', '</int></value>'
 _DATETIME, _DATETIME_END = '<value><dateTime.iso8601>', '</dateTime.iso8601></value>'
+_TWO = tuple(f'{number:02}' for number in range(60))
 _NIL = '<value><nil/></value>'
 _TRUE, _FALSE = '<value><boolean>1</boolean></value>', '<value><boolean>0</boolean></value>'
 
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 _ROWS_AT_ONCE = 500  # bounds what a big answer needs besides its bytes, and how far one wide character widens it
-_LONGEST_CACHED_NAME = 64
+_LONGEST_KEPT_NAME, _MOST_KEPT_NAMES = 64, 4096
 
 # A bare carriage return would be read as a line feed: XML parsers normalise line ends, but not character references.
 _ESCAPES = {'&': '&amp;', '<': '&lt;', '>': '&gt;', '\r': '&#13;'}
@@ -85,9 +85,12 @@ def _parts(value: object) -> Iterator[bytes]:
     if isinstance(value, dict) and any(map(_is_long, value.values())):
         yield _STRUCT.encode()
         for name, item in value.items():
-            yield _member(name)[0].encode()
-            yield from _list_parts(item) if _is_long(item) else (_text(item, _member(name)[1]).encode(),)
-            yield _MEMBER_END.encode()
+            if _is_long(item):
+                yield _MEMBERS[name][0].encode()
+                yield from _list_parts(item)
+                yield _MEMBER_END.encode()
+            else:
+                yield _text({name: item})[len(_STRUCT) : -len(_STRUCT_END)].encode()
         yield _STRUCT_END.encode()
     elif _is_long(value):
         yield from _list_parts(value)
@@ -114,22 +117,8 @@ def _replacement(found: re.Match[str]) -> str:
     return _ESCAPES.get(found.group(), '\ufffd')
 
 
-def _make_member(name: str) -> tuple[str, bool]:
-    if not isinstance(name, str):
-        raise TypeError(f'the name of a member must be text, not {type(name).__name__}')
-    return f'<member><name>{_escape(name)}</name>', _is_counter(name) is not None
-
-
-_cached_member = lru_cache(maxsize=4096)(_make_member)
-
-
-def _member(name: str) -> tuple[str, bool]:
-    """How a member begins, and whether it is a counter. Names can be the users' own, so long ones are not kept."""
-    return _cached_member(name) if len(name) <= _LONGEST_CACHED_NAME else _make_member(name)
-
-
 def _string(value: str) -> str:
-    return f'{_STRING}{_escape(value)}{_STRING_END}'
+    return f'{_STRING}{_special.sub(_replacement, value) if _special.search(value) else value}{_STRING_END}'
 
 
 def _int(value: int) -> str:
@@ -157,11 +146,15 @@ def _decimal(value: Decimal) -> str:
     return f'{_STRING}{int(value) if whole else format(value, "f")}{_STRING_END}'
 
 
-def _datetime(value: datetime) -> str:
+def _moment(value: datetime) -> str:
     if value.utcoffset():
         value = value.astimezone(UTC)
-    iso = value.isoformat()
-    return f'{_DATETIME}{iso[:4]}{iso[5:7]}{iso[8:19]}{_DATETIME_END}'
+    date = f'{value.year:04}{_TWO[value.month]}{_TWO[value.day]}'
+    return f'{date}T{_TWO[value.hour]}:{_TWO[value.minute]}:{_TWO[value.second]}'
+
+
+def _datetime(value: datetime) -> str:
+    return f'{_DATETIME}{_moment(value)}{_DATETIME_END}'
 
 
 def _base64(value: bytes) -> str:
@@ -181,50 +174,84 @@ _LEAVES: dict[type, _Leaf] = {
     bytearray: _base64,
 }
 
-# An open array or struct: what is left of it as (opening tag, is a counter, item), what follows each item, what
-# closes it.
-_Frame = tuple[Iterator[tuple[str, bool, object]], str, str]
+_COUNTER_LEAVES = {**_LEAVES, int: _counter}
 
 
-def _text(value: object, counter: bool = False) -> str:
+class _Members(dict[str, tuple[str, dict[type, _Leaf]]]):
+    """How the member of a name begins and how its scalars are written; made when a name is first met.
+
+    Names can be the users' own (avps), so the long ones are not kept and there is an end to how many are.
+    """
+
+    def __missing__(self, name: str) -> tuple[str, dict[type, _Leaf]]:
+        if not isinstance(name, str):
+            raise TypeError(f'the name of a member must be text, not {type(name).__name__}')
+        made = f'<member><name>{_escape(name)}</name>', _COUNTER_LEAVES if _is_counter(name) else _LEAVES
+        if len(name) <= _LONGEST_KEPT_NAME:
+            if len(self) >= _MOST_KEPT_NAMES:
+                self.clear()
+            self[name] = made
+        return made
+
+
+_MEMBERS = _Members()
+
+# An open array or struct: what writes its scalars, what is left of it, what follows each item, what closes it.
+_Frame = tuple[Callable[[Any, list[str]], object], Iterator[Any], str, str]
+
+
+def _text(value: object) -> str:
     """*value* as one <value> element. Works on a stack of open containers, since queries nest without limit."""
     out: list[str] = []
-    frames: list[_Frame] = [(iter((('', counter, value),)), '', '')]
+    frames: list[_Frame] = [(_write_items, iter((value,)), '', '')]
     while frames:
-        items, after, end = frames[-1]
-        for opening, is_counter, item in items:
-            leaf = _LEAVES.get(type(item))
-            if leaf is None:
-                out.append(opening)
-                if inner := _open(item, out):
-                    frames.append(inner)
-                    break
-                out.append(after)
-            else:
-                out += (opening, (_counter if is_counter and leaf is _int else leaf)(item), after)
-        else:
+        write, items, after, end = frames[-1]
+        container = write(items, out)
+        if container is None:
             frames.pop()
             out.append(end)
-            if frames:
-                out.append(frames[-1][1])
+        elif (inner := _open(container, after, out)) is not None:
+            frames.append(inner)
     return ''.join(out)
 
 
-def _open(item: object, out: list[str]) -> _Frame | None:
-    """Begin a container, or write it altogether when it needs no frame."""
+def _write_items(items: Iterator[object], out: list[str]) -> object:
+    """Write scalars up to the next container, and return that; None at the end."""
+    for item in items:
+        leaf = _LEAVES.get(type(item))
+        if leaf is None:
+            return item
+        out.append(leaf(item))
+    return None
+
+
+def _write_members(members: Iterator[tuple[str, object]], out: list[str]) -> object:
+    """The same for the members of a struct; a container's name is written."""
+    for name, item in members:
+        opening, leaves = _MEMBERS[name]
+        leaf = leaves.get(type(item))
+        if leaf is None:
+            out.append(opening)
+            return item
+        out += (opening, leaf(item), _MEMBER_END)
+    return None
+
+
+def _open(item: object, after: str, out: list[str]) -> _Frame | None:
+    """Begin a container, or write it altogether when it needs no frame. *after* has to follow it."""
     if isinstance(item, dict):
         out.append(_STRUCT)
-        return ((*_member(name), member) for name, member in item.items()), _MEMBER_END, _STRUCT_END
+        return _write_members, iter(item.items()), _MEMBER_END, _STRUCT_END + after
     if isinstance(item, (list, tuple)):
         rows = _rows(item)
         if rows is None:
             out.append(_ARRAY)
-            return (('', False, member) for member in item), '', _ARRAY_END
-        out.append(rows)
+            return _write_items, iter(item), '', _ARRAY_END + after
+        out += (rows, after)
         return None
     for base in type(item).__mro__:
         if base in _LEAVES:
-            out.append(_LEAVES[base](item))
+            out += (_LEAVES[base](item), after)
             return None
     raise TypeError(f'{type(item).__name__} cannot be sent')
 
@@ -255,8 +282,8 @@ def _rows(rows: Sequence[object]) -> str | None:
         return None
     columns = []
     for name, values in zip(names, zip(*[struct.values() for struct in structs], strict=True), strict=True):
-        opening, is_counter = _member(name)
-        column = _column(values, is_counter)
+        opening, leaves = _MEMBERS[name]
+        column = _column(values, leaves)
         if column is None:
             return None
         columns.append((opening, column))
@@ -280,20 +307,19 @@ def _array_of_rows(columns: list[tuple[str, _Column]], count: int) -> str:
     return f'{_ARRAY}{"".join(woven)}{_ARRAY_END}'
 
 
-def _column(values: tuple[object, ...], is_counter: bool) -> _Column | None:
+def _column(values: tuple[object, ...], leaves: dict[type, _Leaf]) -> _Column | None:
     """One member of every row; None when it holds more than scalars, lists of text and structs of text."""
     kinds = set(map(type, values))
     if len(kinds) == 1:
         kind = next(iter(kinds))
-        if kind is int and is_counter:
+        if kind is int and leaves is _COUNTER_LEAVES:
             return _Column(_STRING, list(map(str, values)), _STRING_END)
         if kind in _COLUMNS:
             return _COLUMNS[kind](values)
     kinds.discard(type(None))
     if len(kinds) != 1 or not kinds <= _WRITTEN_ALIKE_WHEN_EQUAL:
         return None
-    leaf = _LEAVES[kinds.pop()]
-    return _mixed_column(values, _counter if is_counter and leaf is _int else leaf)
+    return _mixed_column(values, leaves[kinds.pop()])
 
 
 def _mixed_column(values: tuple[Hashable, ...], leaf: _Leaf) -> _Column:
@@ -322,10 +348,7 @@ def _int_column(values: tuple[int, ...]) -> _Column:
 
 
 def _datetime_column(values: tuple[datetime, ...]) -> _Column:
-    if not {value.tzinfo for value in values} <= {UTC, None}:
-        return _Column('', list(map(_datetime, values)))
-    isos = ' '.join([value.isoformat() for value in values]).replace('-', '').split(' ')
-    return _Column(_DATETIME, [iso[:17] for iso in isos], _DATETIME_END)
+    return _Column(_DATETIME, list(map(_moment, values)), _DATETIME_END)
 
 
 def _list_column(values: tuple[list[str], ...]) -> _Column | None:
@@ -391,7 +414,8 @@ def decode_request(body: bytes) -> tuple[str, list[object]]:
         parser.Parse(body, True)
     except expat.ExpatError as exc:
         raise _malformed(str(exc)) from None
-    return decoder.method, decoder.values
+    method, *parameters = decoder.values
+    return str(method), parameters
 
 
 def _malformed(reason: str) -> NipapInputError:
@@ -411,18 +435,18 @@ def _shown(text: str) -> str:
     return text if len(text) <= 40 else f'{text[:40]}…'
 
 
-def _read_int(text: str, limit: int = 2**63) -> int:
+def _read_int(text: str, bits: int = 64) -> int:
     text = text.strip()
-    value = int(text) if _integer(text) else None
-    if value is None:
+    if not _integer(text):
         raise _malformed(f"'{_shown(text)}' is not an integer")
-    if not -limit <= value < limit:
-        raise _malformed(f'the integer {_shown(text)} is out of range, {-limit} to {limit - 1} is accepted')
+    value = int(text)
+    if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+        raise _malformed(f'the integer {_shown(text)} is out of range, {bits} bits are accepted')
     return value
 
 
 def _read_big_int(text: str) -> int:
-    return _read_int(text, 2**255)
+    return _read_int(text, 256)
 
 
 def _read_bool(text: str) -> bool:
@@ -498,19 +522,21 @@ _GRAMMAR: dict[str, dict[str, str]] = {
 }
 _NOTHING: dict[str, str] = {}
 _INCOMPLETE = frozenset({'methodCall', 'param', 'array', 'member', 'member named'})
+_CONTAINERS = frozenset({'array', 'struct'})
+# Elements that are read as text. A value that names no type is a string.
+_READERS: dict[str, Callable[[str], object]] = {**_SCALARS, 'value': str, 'name': str, 'methodName': str.strip}
 
 
 class _Decoder:
-    """Builds the values of one request from parser events, on an explicit stack."""
+    """Builds what one request consists of from parser events, on an explicit stack."""
 
-    __slots__ = ('_containers', '_states', 'method', 'text', 'values')
+    __slots__ = ('_begins', '_states', 'text', 'values')
 
     def __init__(self) -> None:
-        self.method = ''
-        self.values: list[object] = []
+        self.values: list[object] = []  # the method's name, then the parameters
         self.text: list[str] = []
         self._states = ['the document']
-        self._containers: list[int] = []  # where in values each open array or struct begins
+        self._begins: list[int] = []  # where in values each open array or struct begins
 
     def start(self, tag: str, _attributes: object) -> None:
         states = self._states
@@ -518,30 +544,24 @@ class _Decoder:
         if after is None:
             raise _malformed(f'<{_shown(tag)}> is not expected in {_element(states[-1])}')
         if self.text:
-            self._expect_blank(states[-1])
+            self._skip_blanks(states[-1])
         states[-1] = after
         states.append(tag)
-        if tag in ('array', 'struct'):
-            if len(self._containers) >= MAX_DEPTH:
+        if tag in _CONTAINERS:
+            if len(self._begins) >= MAX_DEPTH:
                 raise _malformed(f'values nest more than {MAX_DEPTH} deep')
-            self._containers.append(len(self.values))
+            self._begins.append(len(self.values))
 
     def end(self, _tag: str) -> None:
         state = self._states.pop()
-        read = _SCALARS.get(state)
+        text = self.text
+        read = _READERS.get(state)
         if read is not None:
-            self.values.append(read(self._take_text()))
-        elif state in ('value', 'name'):
-            self.values.append(self._take_text())
-        elif state == 'methodName':
-            self.method = self._take_text().strip()
-        else:
-            self._close(state)
-
-    def _close(self, state: str) -> None:
-        """End an element that holds others."""
-        if self.text:
-            self._expect_blank(state)
+            self.values.append(read(''.join(text)))
+            text.clear()
+            return
+        if text:
+            self._skip_blanks(state)
         if state == 'struct':
             items = self._take_items()
             self.values.append(dict(zip(items[::2], items[1::2], strict=True)))
@@ -551,20 +571,16 @@ class _Decoder:
             raise _malformed(f'{_element(state)} lacks {" or ".join(map(_element, _GRAMMAR[state]))}')
 
     def _take_items(self) -> list[object]:
-        begin = self._containers.pop()
+        begin = self._begins.pop()
         items = self.values[begin:]
         del self.values[begin:]
         return items
 
-    def _take_text(self) -> str:
+    def _skip_blanks(self, state: str) -> None:
         text = ''.join(self.text)
+        if not text.isspace():
+            raise _malformed(f"the text '{_shown(text.strip())}' is not expected in {_element(state)}")
         self.text.clear()
-        return text
-
-    def _expect_blank(self, state: str) -> None:
-        text = self._take_text().strip()
-        if text:
-            raise _malformed(f"the text '{_shown(text)}' is not expected in {_element(state)}")
 
 
 def _element(state: str) -> str:

@@ -218,4 +218,4 @@ def _close_all(daemons: list[Daemon]) -> None:
         except AssertionError as exc:
             problems.append(str(exc))
     if problems:
-        pytest.fail(os.linesep.join(problems), pytrace=False)
+        pytest.fail('\n'.join(problems), pytrace=False)

@@ -55,10 +55,9 @@ class Daemon:
     def start(self, timeout_s: float = 60) -> Self:
         """Start the process and wait until it says where it serves."""
         self.spawn()
-        poll(lambda: self._ready() or self.returncode is not None, timeout_s, lambda: self._say('is not ready'))
+        poll(self._settled, timeout_s, lambda: self._say('is not ready'))
         if not self._ready():
             raise DaemonError(self._say(f'ended with {self.returncode} before it was ready'))
-        self.children()
         return self
 
     def spawn(self) -> Self:
@@ -161,6 +160,11 @@ class Daemon:
         if self._proc is None:
             raise DaemonError('nipapd has not been started')
         return self._proc
+
+    def _settled(self) -> bool:
+        ended = self.returncode is not None
+        self.children()  # looked up while their parent lives, or they could not be told from others' later
+        return ended or self._ready()
 
     def _ready(self) -> bool:
         found = READY.search(self.log())

@@ -34,7 +34,7 @@ MAX_INT = 2**31 - 1
 Post = Callable[[str, bytes, Mapping[str, str]], tuple[int, bytes]]
 
 
-class Fault(Exception):  # noqa: N818 - the word of the wire
+class Fault(Exception):
     """What a client learns of an error: a permanent code and a text."""
 
     def __init__(self, code: int, text: str) -> None:

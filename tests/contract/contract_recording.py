@@ -41,8 +41,8 @@ class Step:
 class Difference:
     """What is expected instead of what was recorded.
 
-    `reason` is the number of the deliberate difference in the contract. With a `code` a fault is expected, whose text is
-    `text`, or else names all of `mentions`; without one, the result `result`.
+    `reason` is the number of the deliberate difference in the contract. With a `code` a fault is expected, whose text
+    is `text`, or else names all of `mentions`; without one, the result `result`.
     """
 
     reason: int

@@ -78,7 +78,9 @@ def test_a_duplicate_is_refused(api: Face) -> None:
     assert api.fault('add_asn', attr={'asn': '4294967295'}).code == 1400
 
 
-@pytest.mark.parametrize('text', ['64512', '99999999999999999999', '0', '-1', '64512 64513', 'AS 1', '(', '*', '#x', '"x'])
+@pytest.mark.parametrize(
+    'text', ['64512', '99999999999999999999', '0', '-1', '64512 64513', 'AS 1', '(', '*', '#x', '"x']
+)
 def test_smart_search_never_faults(api: Face, text: str) -> None:
     add(api, 64512, 'private')
     answer = api.call('smart_search_asn', query_string=text)

@@ -71,6 +71,8 @@ def play(face: Face, step: Step, members: dict[str, Any]) -> Any:
         return face.call(step.method, **members)
     except Fault as fault:
         return fault
+    except Exception as exc:  # what the Backend should have raised as an error of its own; the dialogue goes on
+        return Fault(-1, f'{type(exc).__name__}: {exc}')
 
 
 def call_without_proof(face: XmlRpcFace, step: Step, members: dict[str, Any]) -> Any:

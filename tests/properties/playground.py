@@ -77,17 +77,20 @@ class Playground:
         """Let go of the database."""
         self._connection.close()
 
-    def call(self, method: str, *members: Any) -> Any:
-        """Call the backend and note what was called and what came of it."""
+    def call(self, method: str, *members: Any) -> tuple[Any, NipapError | None]:
+        """Call the backend; returns its answer or its error, and notes both."""
+        answer, error = self.ask(method, *members)
+        outcome = brief(answer) if error is None else f'fault {error.code}: {error}'
+        note(f'    {method}({", ".join(map(repr, members))}) -> {outcome}')
+        return answer, error
+
+    def ask(self, method: str, *members: Any) -> tuple[Any, NipapError | None]:
+        """Call the backend without a note."""
         function: Callable[..., Any] = getattr(self.backend, method)
-        shown = f'{method}({", ".join(map(repr, members))})'
         try:
-            answer = function(self.actor, *members)
+            return function(self.actor, *members), None
         except NipapError as error:
-            note(f'    {shown} -> fault {error.code}: {error}')
-            raise
-        note(f'    {shown} -> {brief(answer)}')
-        return answer
+            return None, error
 
     def problems(self) -> list[str]:
         """What the daemon's own check of its invariants finds."""
@@ -106,5 +109,7 @@ def brief(answer: Any) -> str:
 def differences(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
     """The members of an answer that are not as expected; what is not expected is not looked at."""
     return [
-        f'{key}: {actual.get(key)!r} instead of {value!r}' for key, value in expected.items() if actual.get(key) != value
+        f'{key}: {actual.get(key)!r} instead of {value!r}'
+        for key, value in expected.items()
+        if actual.get(key) != value
     ]

@@ -1,0 +1,94 @@
+"""Reading networks and route targets as people write them. Pure: text in, checked values out."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import IPy
+
+from nipap.errors import NipapValueError
+
+WIDTH = {4: 32, 6: 128}
+
+# IPy reads more than networks ('10', '0x0a000000', '1-2'): only what has one of these shapes is handed to it.
+_V4 = re.compile(r'(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})')
+_V6 = re.compile(r'[0-9a-fA-F:]+(?::[0-9]{1,3}(?:\.[0-9]{1,3}){3})?')
+_LENGTH = re.compile(r'[0-9]{1,3}')
+_RT_NUMBER = re.compile(r'[0-9]{1,20}')
+_RT_HELP = 'Invalid input for column rt, should be ASN:id (123:456) or IP:id (1.3.3.7:456)'
+
+
+class Network(NamedTuple):
+    """A network: its text (`address/length`), family and prefix length."""
+
+    text: str
+    family: int
+    length: int
+
+    @property
+    def full_length(self) -> bool:
+        """Whether it is a single address."""
+        return self.length == WIDTH[self.family]
+
+
+def parse_network(value: object) -> Network:
+    """Read an address or a network in CIDR notation (RFC 4632, RFC 4291).
+
+    An address without length is a full-length network.
+
+    :raises NipapValueError: for anything else, and for host bits to the right of the mask.
+    """
+    text = value.strip() if isinstance(value, str) else ''
+    address, slash, length_text = text.partition('/')
+    if not (_V4.fullmatch(address) or _V6.fullmatch(address)) or (slash and not _LENGTH.fullmatch(length_text)):
+        raise NipapValueError(f'Invalid syntax for prefix ({_shown(value)})')
+    try:
+        ip = IPy.IP(address)
+    except ValueError:
+        raise NipapValueError(f'Invalid syntax for prefix ({text})') from None
+    family, number = ip.version(), ip.int()
+    width = WIDTH[family]
+    length = int(length_text) if slash else width
+    if length > width:
+        raise NipapValueError(f'Invalid syntax for prefix ({text})')
+    network = number >> (width - length) << (width - length)
+    if network != number:
+        fix = f'{IPy.IP(network, ipversion=family).strCompressed()}/{length}'
+        raise NipapValueError(
+            f'Invalid prefix ({text}); bits set to right of mask. Network address for current mask: {fix}'
+        )
+    return Network(f'{ip.strCompressed()}/{length}', family, length)
+
+
+def parse_route_target(value: object) -> tuple[str, int]:
+    """Read a route target, `ASN:n` or `a.b.c.d:n`, each number 0 to 4294967295.
+
+    Returns its text without leading zeros and its rank, administrator * 2^32 + n.
+
+    :raises NipapValueError: for anything else.
+    """
+    administrator, colon, number_text = (value if isinstance(value, str) else '').strip().partition(':')
+    if not colon or not _RT_NUMBER.fullmatch(number_text):
+        raise NipapValueError(_RT_HELP)
+    number = int(number_text)
+    if _V4.fullmatch(administrator):
+        try:
+            first = IPy.IP(administrator).int()
+        except ValueError:
+            raise NipapValueError(_RT_HELP) from None
+        name = administrator
+    elif _RT_NUMBER.fullmatch(administrator):
+        first = int(administrator)
+        name = str(first)
+    else:
+        raise NipapValueError(_RT_HELP)
+    if first > 0xFFFFFFFF or number > 0xFFFFFFFF:
+        raise NipapValueError(_RT_HELP)
+    return f'{name}:{number}', first << 32 | number
+
+
+def _shown(value: object) -> str:
+    """A value of the client's for an error message, cut when it is long."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 100 else text[:100] + '…'

@@ -1,0 +1,97 @@
+"""AS numbers and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nipap import rows
+from nipap.attributes import ASN, MAX_ASN, check_names, read_integer, read_value, shown
+from nipap.audit import Who
+from nipap.db import Transaction
+from nipap.errors import (
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapValueError,
+)
+from nipap.query import EVERYTHING, Condition, Page, equals
+
+_SPEC = ('asn', 'name')
+
+
+def read_number(value: object) -> int:
+    """An AS number, 1 to 4294967295, as integer or text.
+
+    :raises NipapValueError: naming the value.
+    """
+    try:
+        number = read_integer(value)
+    except NipapValueError:
+        number = 0
+    if not 1 <= number <= MAX_ASN:
+        raise NipapValueError(f'Invalid AS number {shown(value)}, must be an integer between 1 and {MAX_ASN}')
+    return number
+
+
+def read_spec(spec: object) -> Condition:
+    """The condition of an AS number spec, ``asn`` or ``name``; EVERYTHING for nil and ``{}``.
+
+    :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
+    """
+    if spec is None:
+        return EVERYTHING
+    if not isinstance(spec, Mapping):
+        raise NipapInputError('asn specification must be a dict')
+    for key in spec:
+        if key not in _SPEC:
+            raise NipapExtraneousInputError(f'extraneous specification key {key}')
+    if len(spec) > 1:
+        raise NipapExtraneousInputError('asn specification contains too many keys, specify asn or name.')
+    if not spec:
+        return EVERYTHING
+    ((key, value),) = spec.items()
+    return equals(ASN[key], read_number(value) if key == 'asn' else value)
+
+
+def require_spec(spec: object) -> Condition:
+    """As `read_spec`, but something must be named.
+
+    :raises NipapMissingInputError: when the spec is empty.
+    """
+    condition = read_spec(spec)
+    if condition is EVERYTHING:
+        raise NipapMissingInputError("asn spec must contain either 'asn' or 'name'")
+    return condition
+
+
+def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
+    """The AS numbers for which a condition holds, in order."""
+    return rows.select(tx, ASN, 'asn a', condition, 'a.asn', page)
+
+
+def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
+    """Add an AS number; returns it."""
+    attr = rows.without_nil(attr, 'asn')
+    # Unlike anywhere else, the number is set on add but never by an edit.
+    check_names(attr, ASN, required=('asn',), extra=('asn',))
+    values = {'asn': read_number(attr['asn']), 'name': read_value(ASN['name'], attr.get('name'))}
+    return int(tx.value('SELECT asn_add(%s, %s::actor)', (rows.facts(values), who)))
+
+
+def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
+    """Edit the AS numbers for which a condition holds; returns them."""
+    check_names(attr, ASN)
+    changes = rows.facts(rows.read_values(attr, ASN))
+    return [i for i in _numbers(tx, condition) if tx.value('SELECT asn_edit(%s, %s, %s::actor)', (i, changes, who))]
+
+
+def remove(tx: Transaction, condition: Condition, who: Who) -> None:
+    """Remove the AS numbers for which a condition holds."""
+    for i in _numbers(tx, condition):
+        tx.execute('SELECT asn_remove(%s, %s::actor)', (i, who))
+
+
+def _numbers(tx: Transaction, condition: Condition) -> list[int]:
+    sql = f'SELECT a.asn FROM asn a WHERE {condition.sql} ORDER BY a.asn'
+    return [int(row[0]) for row in tx.all(sql, condition.params)]

@@ -1,0 +1,427 @@
+"""All logic of VRFs, pools, prefixes and AS numbers, for any transport.
+
+The words:
+
+* A **VRF** is an address space. VRF 0, ``default``, always exists; others are told apart by their route target.
+* A **prefix** is a network in a VRF. Prefixes nest: a *reservation* holds reservations and *assignments*, an
+  assignment holds *hosts*. Parents, indent, inherited tags and used addresses follow from what is stored.
+* A **pool** is a named set of prefixes to allocate from: `add_prefix` with ``args`` finds the lowest free block and
+  adds it in the same transaction.
+* A **spec** selects objects by equality: ``{'name': 'core'}``, ``{'prefix': '10.0.0.0/8', 'vrf_rt': '65000:1'}``.
+* A **query** is ``{operator, val1, val2}``; ``and``/``or`` join two queries. Smart searches read text instead.
+
+Each public method is one call of the API: it authorizes, checks its arguments, does everything in **one**
+transaction (audit included) and returns plain values: dicts, lists, strings, integers and datetimes in UTC. Members
+that a caller did not send are None. What goes wrong is a `nipap.errors.NipapError`.
+
+>>> backend.add_prefix(actor, {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'RFC 1918'})['indent']
+0
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from nipap import __version__, allocate, attributes, rows, schema, smart_parsing
+from nipap import asn as asns
+from nipap import pool as pools
+from nipap import prefix as prefixes
+from nipap import tag as tags
+from nipap import vrf as vrfs
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, parse_delta, read_boolean, shown
+from nipap.audit import Who
+from nipap.authlib import Actor
+from nipap.db import Database, Transaction
+from nipap.errors import (
+    AuthorizationFailedError,
+    NipapError,
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+)
+from nipap.query import (
+    Condition,
+    compile_query,
+    equals,
+    find_attribute,
+    read_options,
+    read_prefix_options,
+)
+
+Object = dict[str, Any]
+P = ParamSpec('P')
+T = TypeVar('T')
+
+# The members of each call beside ``auth``; '?' marks those that may be left out.
+METHODS: dict[str, tuple[str, ...]] = {
+    'version': (),
+    'db_version': (),
+    'echo': ('message?', 'sleep?'),
+    **{
+        name: members
+        for kind in ('vrf', 'pool', 'asn')
+        for name, members in {
+            f'add_{kind}': ('attr',),
+            f'list_{kind}': (f'{kind}?',),
+            f'edit_{kind}': (kind, 'attr'),
+            f'remove_{kind}': (kind,),
+            f'search_{kind}': ('query', 'search_options?'),
+            f'smart_search_{kind}': ('query_string', 'search_options?', 'extra_query?'),
+        }.items()
+    },
+    'add_prefix': ('attr', 'args?'),
+    'list_prefix': ('prefix?',),
+    'edit_prefix': ('prefix', 'attr'),
+    'remove_prefix': ('prefix', 'recursive?'),
+    'search_prefix': ('query', 'search_options?'),
+    'smart_search_prefix': ('query_string', 'search_options?', 'extra_query?'),
+    'find_free_prefix': ('vrf', 'args'),
+    'search_tag': ('query', 'search_options?'),
+}
+
+
+def changing(
+    method: Callable[Concatenate[Backend, Actor, P], T],
+) -> Callable[Concatenate[Backend, Actor, P], T]:
+    """Refuse a method to read-only users, before its arguments are looked at."""
+
+    @functools.wraps(method)
+    def authorized(self: Backend, actor: Actor, *args: P.args, **kwargs: P.kwargs) -> T:
+        if actor.readonly:
+            raise AuthorizationFailedError(
+                f"read-only user '{actor.username}' is not authorized to run function '{method.__name__}'"
+            )
+        return method(self, actor, *args, **kwargs)
+
+    return authorized  # type: ignore[return-value]  # functools.wraps names the parameters, Concatenate cannot
+
+
+class Backend:
+    """The calls of the API over one database."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    # ------------------------------------------------------------ about the daemon
+
+    def version(self, actor: Actor) -> str:
+        """The version of the daemon."""
+        return __version__
+
+    def db_version(self, actor: Actor) -> int:
+        """The version of the database's schema."""
+        return schema.version(self.db)
+
+    def echo(self, actor: Actor, message: object = None, sleep: object = None) -> object:
+        """The message, after ``sleep`` seconds; to try out a connection."""
+        if sleep is not None:
+            time.sleep(parse_delta(sleep).total_seconds())
+        return message
+
+    # ------------------------------------------------------------ VRFs
+
+    @changing
+    def add_vrf(self, actor: Actor, attr: Any = None) -> Object:
+        """Add a VRF with the attributes ``attr``, ``rt`` and ``name`` among them; returns it."""
+        return self._add(_VRFS, actor, attr)
+
+    def list_vrf(self, actor: Actor, vrf: Any = None) -> list[Object]:
+        """The VRFs that the spec ``vrf`` selects, all without one."""
+        return self._list(_VRFS, vrf)
+
+    @changing
+    def edit_vrf(self, actor: Actor, vrf: Any = None, attr: Any = None) -> list[Object]:
+        """Set the attributes ``attr`` of the VRFs that the spec ``vrf`` selects; returns them as they are then."""
+        return self._edit(_VRFS, actor, vrf, attr)
+
+    @changing
+    def remove_vrf(self, actor: Actor, vrf: Any = None) -> None:
+        """Remove the VRFs that the spec ``vrf`` selects, with their prefixes."""
+        self._remove(_VRFS, actor, vrf)
+
+    def search_vrf(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
+        """The VRFs that a query matches, as ``result``, beside the ``search_options``."""
+        return self._search(_VRFS, query, search_options)
+
+    def smart_search_vrf(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> Object:
+        """The VRFs that a text matches, and how the text was understood as ``interpretation``."""
+        return self._smart_search(_VRFS, query_string, search_options, extra_query)
+
+    # ------------------------------------------------------------ pools
+
+    @changing
+    def add_pool(self, actor: Actor, attr: Any = None) -> Object:
+        """Add a pool with the attributes ``attr``; ``name``, ``description`` and ``default_type`` needed; returns it."""
+        return self._add(_POOLS, actor, attr)
+
+    def list_pool(self, actor: Actor, pool: Any = None) -> list[Object]:
+        """The pools that the spec ``pool`` selects, all without one."""
+        return self._list(_POOLS, pool)
+
+    @changing
+    def edit_pool(self, actor: Actor, pool: Any = None, attr: Any = None) -> list[Object]:
+        """Set the attributes ``attr`` of the pools that the spec ``pool`` selects; returns them as they are then."""
+        return self._edit(_POOLS, actor, pool, attr)
+
+    @changing
+    def remove_pool(self, actor: Actor, pool: Any = None) -> None:
+        """Remove the pools that the spec ``pool`` selects; their members stay."""
+        self._remove(_POOLS, actor, pool)
+
+    def search_pool(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
+        """The pools that a query matches, as ``result``, beside the ``search_options``."""
+        return self._search(_POOLS, query, search_options)
+
+    def smart_search_pool(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> Object:
+        """The pools that a text matches, and how the text was understood as ``interpretation``."""
+        return self._smart_search(_POOLS, query_string, search_options, extra_query)
+
+    # ------------------------------------------------------------ AS numbers
+
+    @changing
+    def add_asn(self, actor: Actor, attr: Any = None) -> Object:
+        """Add the AS number ``asn`` of ``attr``, with its ``name``; returns it."""
+        return self._add(_ASNS, actor, attr)
+
+    def list_asn(self, actor: Actor, asn: Any = None) -> list[Object]:
+        """The AS numbers that the spec ``asn`` selects, all without one."""
+        return self._list(_ASNS, asn)
+
+    @changing
+    def edit_asn(self, actor: Actor, asn: Any = None, attr: Any = None) -> list[Object]:
+        """Set the ``name`` of the AS numbers that the spec ``asn`` selects; returns them as they are then."""
+        return self._edit(_ASNS, actor, asn, attr)
+
+    @changing
+    def remove_asn(self, actor: Actor, asn: Any = None) -> None:
+        """Remove the AS numbers that the spec ``asn`` selects."""
+        self._remove(_ASNS, actor, asn)
+
+    def search_asn(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
+        """The AS numbers that a query matches, as ``result``, beside the ``search_options``."""
+        return self._search(_ASNS, query, search_options)
+
+    def smart_search_asn(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> Object:
+        """The AS numbers that a text matches, and how the text was understood as ``interpretation``."""
+        return self._smart_search(_ASNS, query_string, search_options, extra_query)
+
+    # ------------------------------------------------------------ prefixes
+
+    @changing
+    def add_prefix(self, actor: Actor, attr: Any = None, args: Any = None) -> Object:
+        """Add a prefix with the attributes ``attr``: the ``prefix`` named there, or an allocated one; returns it.
+
+        To allocate, ``args`` is ``{'from-pool': pool spec, 'family': 4 or 6, 'prefix_length': n}`` (the length may
+        be left to the pool) or ``{'from-prefix': [network, …], 'prefix_length': n}``: the lowest free block of the
+        first source that has one.
+        """
+        prefixes.check_attr(attr)
+        request = _allocation(attr, args)
+
+        def work(tx: Transaction) -> Object:
+            who = _who(actor)
+            i = allocate.add(tx, attr, request, who) if request else prefixes.add(tx, attr, who)
+            return prefixes.get(tx, i)
+
+        return self.db.run(work)
+
+    def list_prefix(self, actor: Actor, prefix: Any = None) -> list[Object]:
+        """The prefixes that the spec ``prefix`` selects, of every VRF unless it names one; all without a spec."""
+        condition = prefixes.read_spec(prefix)
+        return self.db.read(lambda tx: prefixes.find(tx, condition))
+
+    @changing
+    def edit_prefix(self, actor: Actor, prefix: Any = None, attr: Any = None) -> list[Object]:
+        """Set the attributes ``attr`` of the prefixes that the spec ``prefix`` selects; returns them as they are then.
+
+        A new ``prefix`` moves that row alone: its children go to its former parent, what the new place covers becomes
+        its children.
+        """
+        condition = prefixes.require_spec(prefix)
+        _check_changes(attr)
+        prefixes.check_attr(attr)
+
+        def work(tx: Transaction) -> list[Object]:
+            return prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor)))
+
+        return self.db.run(work)
+
+    @changing
+    def remove_prefix(self, actor: Actor, prefix: Any = None, recursive: Any = None) -> None:
+        """Remove the prefix that the spec ``prefix`` names; its children move up, or go too when ``recursive``."""
+        everything = recursive is not None and read_boolean(recursive)
+        self.db.run(lambda tx: prefixes.remove(tx, prefix, _who(actor), recursive=everything))
+
+    def search_prefix(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
+        """The prefixes that a query matches, as ``result``, beside the ``search_options``.
+
+        Options beside ``max_result`` and ``offset`` add what is around the matches: ``parents_depth``,
+        ``children_depth`` (-1: all), ``include_all_parents``, ``include_all_children``, ``include_neighbors``;
+        ``parent_prefix`` shows one prefix and its children instead.
+        """
+        return self._search(_PREFIXES, query, search_options)
+
+    def smart_search_prefix(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> Object:
+        """The prefixes that a text matches, and how the text was understood as ``interpretation``."""
+        return self._smart_search(_PREFIXES, query_string, search_options, extra_query)
+
+    def find_free_prefix(self, actor: Actor, vrf: Any = None, args: Any = None) -> list[str]:
+        """What `add_prefix` with the same ``args`` would allocate: the ``count`` (1 to 1000) lowest free blocks."""
+        request = allocate.read_args(args)
+        names = _vrf_names(vrf)
+        return self.db.read(lambda tx: allocate.find_free(tx, names, request))
+
+    # ------------------------------------------------------------ tags
+
+    def search_tag(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
+        """The tags in use that a query matches, by name."""
+        return self._search(_TAGS, query, search_options)
+
+    # ------------------------------------------------------------ what they share
+
+    def _add(self, kind: Kind, actor: Actor, attr: Any) -> Object:
+        def work(tx: Transaction) -> Object:
+            return kind.find(tx, equals(kind.key, kind.store.add(tx, attr, _who(actor))), None)[0]
+
+        return self.db.run(work)
+
+    def _list(self, kind: Kind, spec: object) -> list[Object]:
+        condition = kind.store.read_spec(spec)
+        return self.db.read(lambda tx: kind.find(tx, condition, None))
+
+    def _edit(self, kind: Kind, actor: Actor, spec: object, attr: Any) -> list[Object]:
+        condition = kind.store.require_spec(spec)
+        _check_changes(attr)
+
+        def work(tx: Transaction) -> list[Object]:
+            ids = kind.store.edit(tx, condition, attr, _who(actor))
+            return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,)), None)
+
+        return self.db.run(work)
+
+    def _remove(self, kind: Kind, actor: Actor, spec: object) -> None:
+        condition = kind.store.require_spec(spec)
+        self.db.run(lambda tx: kind.store.remove(tx, condition, _who(actor)))
+
+    def _search(self, kind: Kind, query: object, options: object) -> Object:
+        if query is None:
+            raise NipapMissingInputError("'query' must be specified")
+        condition = compile_query(query, kind.table)
+        echo, *page = kind.options(options)
+        result = self.db.read(lambda tx: kind.find(tx, condition, *page))
+        return {'search_options': echo, 'result': result}
+
+    def _smart_search(self, kind: Kind, text: object, options: object, extra_query: object) -> Object:
+        if text is None:
+            raise NipapMissingInputError("'query_string' must be specified")
+        if not isinstance(text, str):
+            raise NipapInputError(f'Invalid query_string ({shown(text)}), must be a string')
+        understood = kind.parse(text, kind.knows, kind.accepts)
+        if understood.error:
+            return {
+                'search_options': {} if options is None else options,
+                'result': [],
+                'interpretation': understood.query,
+                'error': True,
+                'error_message': understood.error_message,
+            }
+        interpretation: Object = understood.query
+        if extra_query:
+            interpretation = {'operator': 'and', 'val1': understood.query, 'val2': extra_query}
+        echo, *page = kind.options(options)
+
+        def work(tx: Transaction) -> list[Object]:
+            # A word that is no regular expression is matched as it is written.
+            bad = rows.bad_patterns(tx, smart_parsing.words(understood.query))
+            literal = {word: smart_parsing.literal_pattern(word) for word in bad}
+            query = smart_parsing.replace_words(understood.query, literal) if bad else understood.query
+            if extra_query:
+                query = {'operator': 'and', 'val1': query, 'val2': extra_query}
+            return kind.find(tx, compile_query(query, kind.table), *page)
+
+        return {
+            'search_options': echo,
+            'result': self.db.read(work),
+            'interpretation': interpretation,
+            'error': False,
+        }
+
+
+# ---------------------------------------------------------------- kinds of object
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the calls that all kinds of object share need to know of one."""
+
+    store: Any
+    table: Table
+    key: attributes.Attribute
+    find: Callable[..., list[Object]]
+    parse: Callable[..., smart_parsing.SmartQuery]
+    options: Callable[[object], tuple[Any, ...]] = read_options
+
+    def knows(self, name: str) -> bool:
+        """Whether a smart search may name an attribute."""
+        try:
+            find_attribute(name, self.table)
+        except NipapError:
+            return False
+        return True
+
+    def accepts(self, name: str, operator: str, value: str) -> bool:
+        """Whether a smart search may compare an attribute with a value."""
+        try:
+            compile_query({'operator': operator, 'val1': name, 'val2': value}, self.table)
+        except NipapError:
+            return False
+        return True
+
+
+_VRFS = Kind(vrfs, VRF, VRF['id'], vrfs.find, smart_parsing.parse_vrf_query)
+_POOLS = Kind(pools, POOL, POOL['id'], pools.find, smart_parsing.parse_pool_query)
+_ASNS = Kind(asns, ASN, ASN['asn'], asns.find, smart_parsing.parse_asn_query)
+_PREFIXES = Kind(prefixes, PREFIX, PREFIX['id'], prefixes.search, smart_parsing.parse_prefix_query, read_prefix_options)
+_TAGS = Kind(None, TAG, TAG['name'], tags.find, smart_parsing.parse_pool_query)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _who(actor: Actor) -> Who:
+    return Who(actor.username, actor.authenticated_as, actor.full_name, actor.authoritative_source)
+
+
+def _check_changes(attr: object) -> None:
+    if not isinstance(attr, Mapping):
+        raise NipapInputError("'attr' must be a dict")
+    if not attr:
+        raise NipapInputError("'attr' must not be empty.")
+
+
+def _allocation(attr: Mapping[str, Any], args: Any) -> allocate.Request | None:
+    """The allocation that the arguments of add_prefix ask for; None when ``attr`` names a prefix."""
+    if args is not None and not isinstance(args, Mapping):
+        raise NipapInputError('invalid input, please provide dict as args')
+    asked = args is not None and any(args.get(name) is not None for name in ('from-pool', 'from-prefix'))
+    if asked == (attr.get('prefix') is not None):
+        raise NipapExtraneousInputError("specify 'prefix' or 'from-prefix' or 'from-pool'")
+    return allocate.read_args(args) if asked else None
+
+
+def _vrf_names(spec: object) -> dict[str, object]:
+    """The members of a VRF spec that are not nil; none of them: VRF 0."""
+    vrfs.read_spec(spec)
+    return {} if not isinstance(spec, Mapping) else {key: value for key, value in spec.items() if value is not None}

@@ -1,0 +1,215 @@
+"""XML-RPC over HTTP: a table of methods, a codec, and one function between the two.
+
+``create_app`` makes the WSGI application that serves a backend at ``/XMLRPC`` and ``/RPC2``. Every answer to a POST is
+HTTP 200 with an XML-RPC value or fault: clients of XML-RPC libraries see faults, but not HTTP status codes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import secrets
+import time
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from nipap.authlib import Authenticator, Credentials, make_actor
+from nipap.backend import METHODS, Backend
+from nipap.errors import NipapError, NipapInputError
+from nipap.http_auth import auth_options, credentials_from_request
+from nipap.wire import decode_request, encode_fault, response_parts
+
+PATHS = ('/XMLRPC', '/RPC2')
+MAX_BODY = 16 * 2**20
+
+_GZIP = 16 + zlib.MAX_WBITS  # what zlib calls the gzip format
+_GZIP_LEVEL = 3  # on our answers as fast as 1, and a fifth smaller
+_WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
+
+_log = logging.getLogger(__name__)
+_request_log = logging.getLogger('nipap.request')
+
+
+def create_app(backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY) -> Flask:
+    """The application that offers *backend* to those whom *authenticator* knows.
+
+    *max_body* limits the bytes of a request, also after decompression.
+    """
+    app = Flask('nipap', static_folder=None, template_folder=None)
+    app.config['MAX_CONTENT_LENGTH'] = max_body
+    handler = _Handler(backend, authenticator, max_body)
+    for path in PATHS:
+        handler.connect(app, path, endpoint_name=path.strip('/'))
+    return app
+
+
+class _Method(NamedTuple):
+    function: Callable[..., object]
+    members: tuple[str, ...]  # of the struct that are passed on; a missing one is passed as None
+
+
+class _Record:
+    """What the log says about a request."""
+
+    __slots__ = ('fault', 'method', 'user')
+
+    def __init__(self) -> None:
+        self.method = '-'
+        self.user = '-'
+        self.fault: int | None = None
+
+
+class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annotations
+    """Routes and parses nothing but our own calls; what the library does beyond routing is replaced."""
+
+    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int) -> None:
+        super().__init__(introspection=False)
+        self._authenticator = authenticator
+        self._max_body = max_body
+        self._calls = {
+            name: _Method(getattr(backend, name), tuple(member.rstrip('?') for member in members))
+            for name, members in METHODS.items()
+        }
+        self._introspection: dict[str, Callable[[list[object]], object]] = {
+            'system.listMethods': self._list_methods,
+            'system.methodHelp': self._method_help,
+            'system.methodSignature': self._method_signature,
+        }
+
+    def handle_request(self) -> Response:
+        """Answer the current request, whatever its content type says."""
+        started = time.perf_counter()
+        request: Request = request_ctx.request
+        record = _Record()
+        response = _respond(request, self._marshaled_dispatch(request, record))
+        if _request_log.isEnabledFor(logging.INFO):
+            elapsed_ms = (time.perf_counter() - started) * 1e3
+            outcome = 'ok' if record.fault is None else f'fault {record.fault}'
+            _request_log.info('%s user=%r %.1f ms %s', record.method, record.user, elapsed_ms, outcome)
+        return response
+
+    def _marshaled_dispatch(self, request: Request, record: _Record) -> list[bytes]:
+        """Authenticate, unpack, call, encode; every exception becomes a fault here."""
+        try:
+            credentials = credentials_from_request(request, self._authenticator)
+            record.user = credentials.username
+            method, parameters = decode_request(_read_body(request, self._max_body))
+            return list(response_parts(self._call(credentials, method, parameters, record)))
+        except NipapError as exc:
+            record.fault = exc.code
+            return [encode_fault(exc.code, str(exc))]
+        except Exception:
+            record.fault = NipapError.code
+            request_id = secrets.token_hex(4)
+            _log.exception('internal error in %s, request id %s', record.method, request_id)
+            return [encode_fault(record.fault, f'Internal error, request id {request_id}')]
+
+    def _call(self, credentials: Credentials, method: str, parameters: list[object], record: _Record) -> object:
+        introspect = self._introspection.get(method)
+        if introspect is not None:
+            record.method = method
+            return introspect(parameters)
+        call = self._known(method)
+        record.method = method
+        arguments = _only_struct(parameters)
+        actor = make_actor(credentials, auth_options(arguments))
+        record.user = actor.username
+        return call.function(actor, **{member: arguments.get(member) for member in call.members})
+
+    def _known(self, method: str) -> _Method:
+        call = self._calls.get(method)
+        if call is None:
+            shown = method if len(method) <= 100 else f'{method[:100]}…'
+            raise NipapInputError(f"Unknown method '{shown}', system.listMethods names those there are")
+        return call
+
+    def _list_methods(self, _: list[object]) -> list[str]:
+        """List the names of all methods."""
+        return sorted((*self._calls, *self._introspection))
+
+    def _method_help(self, parameters: list[object]) -> str:
+        """Describe the method whose name is given."""
+        if len(parameters) != 1 or not isinstance(parameters[0], str):
+            raise NipapInputError('system.methodHelp takes exactly 1 argument, the name of a method')
+        name = parameters[0]
+        if name in self._introspection:
+            return inspect.getdoc(self._introspection[name]) or ''
+        return inspect.getdoc(self._known(name).function) or ''
+
+    def _method_signature(self, _: list[object]) -> str:
+        """Say that there are none: every method takes one struct."""
+        return 'signatures not supported'
+
+
+_KINDS = {
+    list: 'array',
+    str: 'string',
+    bool: 'boolean',
+    int: 'int',
+    type(None): 'nil',
+    float: 'double',
+    bytes: 'base64',
+}
+
+
+def _only_struct(parameters: list[object]) -> dict[str, object]:
+    if len(parameters) != 1:
+        raise NipapError(f'NIPAP API functions take exactly 1 argument ({len(parameters)} given)')
+    (arguments,) = parameters
+    if not isinstance(arguments, dict):
+        kind = _KINDS.get(type(arguments), 'dateTime.iso8601')
+        raise NipapError(f'NIPAP API functions take a struct as their argument ({kind} given)')
+    return arguments
+
+
+def _read_body(request: Request, max_body: int) -> bytes:
+    try:
+        body = request.get_data(cache=False, parse_form_data=False)
+    except RequestEntityTooLarge:
+        raise _too_large(max_body) from None
+    except ClientDisconnected:
+        raise NipapInputError('the body of the request is shorter than its Content-Length') from None
+    encoding = request.headers.get('Content-Encoding', '').strip().lower()
+    if encoding in ('', 'identity'):
+        return body
+    if encoding in ('gzip', 'x-gzip'):
+        return _decompress(body, max_body)
+    raise NipapInputError(f"Content-Encoding '{encoding}' is not supported, gzip is")
+
+
+def _decompress(body: bytes, max_body: int) -> bytes:
+    stream = zlib.decompressobj(_GZIP)
+    try:
+        plain = stream.decompress(body, max_body + 1)
+    except zlib.error:
+        raise NipapInputError('the body of the request is not gzip as its Content-Encoding says') from None
+    if len(plain) > max_body:
+        raise _too_large(max_body)
+    if not stream.eof or stream.unused_data:
+        raise NipapInputError('the body of the request is more or less than one gzip stream')
+    return plain
+
+
+def _too_large(max_body: int) -> NipapInputError:
+    return NipapInputError(f'the request is too large, {max_body} bytes are accepted')
+
+
+def _respond(request: Request, parts: list[bytes]) -> Response:
+    """Parts stay apart so that a big answer is put together only once, by the server."""
+    compress = sum(map(len, parts)) > _WORTH_COMPRESSING and request.accept_encodings['gzip'] > 0
+    response = Response(_compress(parts) if compress else parts, content_type='text/xml')
+    if compress:
+        response.headers['Content-Encoding'] = 'gzip'
+        response.headers['Vary'] = 'Accept-Encoding'
+    return response
+
+
+def _compress(parts: list[bytes]) -> list[bytes]:
+    stream = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
+    return [*map(stream.compress, parts), stream.flush()]

@@ -1,0 +1,68 @@
+"""Credentials as HTTP carries them: the Authorization header of a request and the ``auth`` struct of a call.
+
+Shared by every transport, so that all of them judge a caller alike.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+from flask import Request
+
+from nipap.authlib import Actor, Authenticator, Credentials, authoritative_source, make_actor
+from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError
+
+
+def actor_for_call(request: Request, authenticator: Authenticator, arguments: Mapping[str, object]) -> Actor:
+    """Who makes the call whose one struct is `arguments`; what is wrong with its ``auth`` member is said first."""
+    options = auth_options(arguments)
+    return make_actor(credentials_from_request(request, authenticator), options)
+
+
+def auth_options(arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """The ``auth`` member of a call; raises `NipapError` unless it is a struct with an authoritative source."""
+    options = arguments.get('auth')
+    if not isinstance(options, Mapping):
+        raise NipapError('Missing/invalid authentication options in request.')
+    authoritative_source(options)
+    return options
+
+
+def credentials_from_request(request: Request, authenticator: Authenticator) -> Credentials:
+    """Prove the identity that the Authorization header claims: ``Basic`` (in UTF-8) or ``Bearer``.
+
+    Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing.
+    """
+    scheme, value = _authorization(request)
+    if scheme == 'bearer':
+        return authenticator.login_token(value)
+    return authenticator.login(*_name_and_password(value))
+
+
+def known_credentials(request: Request, authenticator: Authenticator) -> Credentials | None:
+    """The answer of `credentials_from_request` when that takes no time worth mentioning, else None.
+
+    For transports that must not be held up while a password is hashed. Raises the same errors.
+    """
+    scheme, value = _authorization(request)
+    if scheme == 'bearer':
+        return authenticator.login_token(value)
+    return authenticator.known_login(*_name_and_password(value))
+
+
+def _authorization(request: Request) -> tuple[str, str]:
+    scheme, _, value = request.headers.get('Authorization', '').strip().partition(' ')
+    if scheme.lower() not in ('basic', 'bearer'):
+        raise AuthenticationMissingError('Missing authentication method')
+    return scheme.lower(), value.strip()
+
+
+def _name_and_password(value: str) -> tuple[str, str]:
+    try:
+        name, colon, password = base64.b64decode(value, validate=True).decode().partition(':')
+    except ValueError:
+        colon = ''
+    if not colon:
+        raise AuthenticationFailedError('Malformed Authorization header: Basic takes base64 of user:password in UTF-8.')
+    return name, password

@@ -1,0 +1,123 @@
+"""Pools: named sets of prefixes to allocate from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nipap import rows
+from nipap.attributes import POOL, check_names, read_integer, shown
+from nipap.audit import Who
+from nipap.db import Transaction
+from nipap.errors import (
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapValueError,
+)
+from nipap.query import EVERYTHING, Condition, Page, equals
+
+_SPEC = ('id', 'name')
+_MEMBER_SUMS = {
+    'member_prefixes': 'count(*) FILTER (WHERE {})',
+    'used_prefixes': 'coalesce(sum(q.children) FILTER (WHERE {}), 0)',
+    'total_addresses': 'coalesce(sum(prefix_size(q.prefix)) FILTER (WHERE {}), 0)',
+    'used_addresses': 'coalesce(sum(q.used_addresses) FILTER (WHERE {}), 0)',
+    # nil without a member of the family, and members know no number without a default length
+    'free_prefixes': 'sum(q.free_blocks) FILTER (WHERE {})',
+}
+_SOURCE = """pool o LEFT JOIN LATERAL (
+    SELECT min(q.vrf_id) AS vrf_id, coalesce(array_agg(q.prefix::text ORDER BY q.prefix), '{{}}') AS prefixes, {}
+    FROM prefix q WHERE q.pool_id = o.id) m ON true LEFT JOIN vrf v ON v.id = m.vrf_id""".format(
+    ', '.join(
+        f'{figure.format(f"family(q.prefix) = {family}")} AS {name}_v{family}'
+        for name, figure in _MEMBER_SUMS.items()
+        for family in (4, 6)
+    )
+)
+ORDER = 'lower(o.name), o.name'
+
+
+def read_spec(spec: object) -> Condition:
+    """The condition of a pool spec, ``id`` or ``name``; EVERYTHING for nil and ``{}``.
+
+    :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
+    """
+    if spec is None:
+        return EVERYTHING
+    if not isinstance(spec, Mapping):
+        raise NipapInputError('pool specification must be a dict')
+    for key in spec:
+        if key not in _SPEC:
+            raise NipapExtraneousInputError(f'extraneous specification key {key}')
+    if len(spec) > 1:
+        raise NipapExtraneousInputError("pool specification with 'id' should not contain anything else")
+    if not spec:
+        return EVERYTHING
+    ((key, value),) = spec.items()
+    if key == 'id':
+        try:
+            value = read_integer(value)
+        except NipapValueError:
+            raise NipapValueError("pool specification key 'id' must be an integer") from None
+    elif not isinstance(value, str):
+        raise NipapValueError(f"pool specification key 'name' must be a string, not {shown(value)}")
+    return equals(POOL[key], value)
+
+
+def require_spec(spec: object) -> Condition:
+    """As `read_spec`, but something must be named.
+
+    :raises NipapMissingInputError: when the spec is empty.
+    """
+    condition = read_spec(spec)
+    if condition is EVERYTHING:
+        raise NipapMissingInputError("pool spec must contain either 'id' or 'name'")
+    return condition
+
+
+def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
+    """The pools for which a condition holds, by name."""
+    return rows.select(tx, POOL, _SOURCE, condition, ORDER, page)
+
+
+def find_ids(tx: Transaction, condition: Condition) -> list[int]:
+    """The ids of the pools that a spec means."""
+    sql = f'SELECT o.id FROM pool o WHERE {condition.sql} ORDER BY o.id'
+    return [int(row[0]) for row in tx.all(sql, condition.params)]
+
+
+def resolve(tx: Transaction, attr: Mapping[str, object]) -> int | None:
+    """The id of the pool that ``pool_id`` and ``pool_name`` of an attr mean; None when they are nil.
+
+    :raises NipapInputError: there is no such pool.
+    """
+    names = {key: attr[f'pool_{key}'] for key in _SPEC if attr.get(f'pool_{key}') is not None}
+    if not names:
+        return None
+    found = [set(find_ids(tx, read_spec({key: value}))) for key, value in names.items()]
+    common = set.intersection(*found)
+    if not common:
+        raise NipapInputError('non-existing pool specified')
+    return common.pop()
+
+
+def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
+    """Add a pool; returns its id."""
+    attr = rows.without_nil(attr, 'name', 'default_type')
+    check_names(attr, POOL, required=('name', 'description', 'default_type'))
+    values = {'tags': [], 'avps': {}, **rows.read_values(attr, POOL)}
+    return int(tx.value('SELECT pool_add(%s, %s::actor)', (rows.facts(values), who)))
+
+
+def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
+    """Edit the pools for which a condition holds; returns their ids."""
+    check_names(attr, POOL)
+    changes = rows.facts(rows.read_values(rows.without_nil(attr, 'name', 'default_type'), POOL))
+    return [i for i in find_ids(tx, condition) if tx.value('SELECT pool_edit(%s, %s, %s::actor)', (i, changes, who))]
+
+
+def remove(tx: Transaction, condition: Condition, who: Who) -> None:
+    """Remove the pools for which a condition holds; their members stay."""
+    for i in find_ids(tx, condition):
+        tx.execute('SELECT pool_remove(%s, %s::actor)', (i, who))

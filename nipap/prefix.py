@@ -1,0 +1,462 @@
+"""Prefixes: reading, adding, editing, removing. The tree itself is kept by sql/functions.
+
+What is derived from ancestors (indent, inherited tags, the display form of hosts) is computed when a page is read,
+from the ancestors of the page, which come along with it in the same statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from nipap import pool, rows, vrf
+from nipap.addresses import WIDTH
+from nipap.attributes import PREFIX, check_names, read_integer, read_value
+from nipap.audit import Who
+from nipap.db import Row, Transaction
+from nipap.errors import (
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapNonExistentError,
+    NipapValueError,
+)
+from nipap.query import EVERYTHING, Condition, Page, Surroundings, equals
+
+ORDER = 'v.rt_rank, v.id, p.prefix'
+_FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'
+
+# ---------------------------------------------------------------- reading
+
+_PLAIN = [
+    'id',
+    'vrf_id',
+    'vrf_rt',
+    'vrf_name',
+    'description',
+    'comment',
+    'tags',
+    'node',
+    'pool_id',
+    'pool_name',
+    'type',
+    'status',
+    'country',
+    'order_id',
+    'customer_id',
+    'external_key',
+    'authoritative_source',
+    'alarm_priority',
+    'monitor',
+    'vlan',
+    'added',
+    'last_modified',
+    'used_addresses',
+    'avps',
+]
+_READ = (
+    *(PREFIX[name].sql for name in _PLAIN),
+    'family(p.prefix)',
+    'masklen(p.prefix)',
+    'p.prefix::text',
+    'p.parent_id',
+    'p.children',
+    "nullif(p.expires, 'infinity')",
+)
+_COLUMNS = ', '.join(_READ)
+# The ancestors of a page as {id: [parent, length, tags]}, on its first row: one statement sees one state of the tree.
+_ANCESTORS = """above AS (
+        SELECT q.id, q.parent_id FROM prefix q WHERE q.id IN (SELECT parent_id FROM page)
+        UNION SELECT q.id, q.parent_id FROM prefix q JOIN above ON q.id = above.parent_id)"""
+_ANCESTORS_OF_FIRST = """CASE row_number() OVER () WHEN 1 THEN (
+        SELECT jsonb_object_agg(q.id, jsonb_build_array(q.parent_id, masklen(q.prefix), q.tags))
+        FROM above JOIN prefix q USING (id)) END"""
+
+
+def _read(
+    tx: Transaction, page_sql: str, condition: Condition, params: Iterable[Any], shape: Shape
+) -> list[dict[str, Any]]:
+    """The prefixes that a statement names by id, parent and whether they match, in order."""
+    sql = f"""WITH RECURSIVE page (id, parent_id, matches) AS MATERIALIZED ({page_sql}), {_ANCESTORS}
+        SELECT {_COLUMNS}, page.matches, {_ANCESTORS_OF_FIRST}
+        FROM (SELECT page.matches, p.* FROM page JOIN prefix p USING (id)) page
+        JOIN prefix p ON p.id = page.id JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
+        ORDER BY {ORDER}"""
+    return _objects(rows.run_search(tx, sql, condition, params), shape)
+
+
+Ancestors = Mapping[str, tuple[int | None, int, list[str]]]
+Shape = Callable[[dict[str, Any], Row], dict[str, Any]]
+
+
+def _objects(found: list[Row], shape: Shape) -> list[dict[str, Any]]:
+    above: Ancestors = next((row[-1] for row in found if row[-1] is not None), {})
+    lineages: dict[int | None, tuple[int, list[str], int]] = {None: (0, [], 0)}
+    plain = len(_PLAIN)
+    result = []
+    for row in found:
+        item = dict(zip(_PLAIN, row, strict=False))
+        family, length, prefix, parent, children, expires, matches = row[plain:-1]
+        if parent not in lineages:
+            lineages[parent] = _lineage(parent, above)
+        indent, tags, parent_length = lineages[parent]
+        total = 1 << (WIDTH[family] - length)
+        item['family'] = family
+        item['prefix'] = prefix
+        item['display_prefix'] = f'{prefix[: prefix.index("/")]}/{parent_length}' if item['type'] == 'host' else prefix
+        item['inherited_tags'] = tags
+        item['indent'] = indent
+        item['total_addresses'] = total
+        item['free_addresses'] = total - item['used_addresses']
+        item['expires'] = expires
+        result.append(shape(item, (length, children, matches)))
+    return result
+
+
+def _lineage(parent: int | None, above: Ancestors) -> tuple[int, list[str], int]:
+    """Number of ancestors, their tags (each once, the closest first) and the length of the closest."""
+    depth = 0
+    tags: dict[str, None] = {}
+    length = 0
+    while parent is not None and str(parent) in above:
+        grandparent, own_length, own_tags = above[str(parent)]
+        length = length or own_length
+        depth += 1
+        tags.update(dict.fromkeys(own_tags))
+        parent = grandparent
+    return depth, list(tags), length
+
+
+def _as_listed(item: dict[str, Any], _: Row) -> dict[str, Any]:
+    """The shape of list and add: a full-length prefix that is no host is shown as a bare address."""
+    if item['total_addresses'] == 1 and item['type'] != 'host':
+        item['display_prefix'] = item['prefix'].partition('/')[0]
+    return item
+
+
+def _as_found(item: dict[str, Any], extra: Row) -> dict[str, Any]:
+    """The shape of searches and edits."""
+    item['prefix_length'], item['children'], item['match'] = extra
+    item['display'] = True
+    return item
+
+
+def _page_sql(condition: Condition, page: Page | None) -> str:
+    """Ids of matching prefixes in order.
+
+    VRF by VRF along the index on (vrf_id, prefix), so that a page stops early: without the inner LIMIT everything
+    would be sorted. The planner adds an incremental sort on top, of no more than a page a VRF.
+    """
+    source = 'prefix p LEFT JOIN pool o ON o.id = p.pool_id' if 'o.' in condition.sql else 'prefix p'
+    inner = ''
+    if page is not None and page.max_result is not None:
+        inner = f'ORDER BY p.prefix LIMIT {page.max_result + page.offset:d}'
+    return f"""SELECT p.id, p.parent_id, true FROM vrf v CROSS JOIN LATERAL (
+        SELECT p.id, p.parent_id, p.prefix FROM {source} WHERE p.vrf_id = v.id AND {condition.sql} {inner}) p
+        ORDER BY {ORDER} {rows.limit(page)}"""
+
+
+def find(tx: Transaction, condition: Condition) -> list[dict[str, Any]]:
+    """All prefixes for which a condition holds, as list and add show them."""
+    return _read(tx, _page_sql(condition, None), condition, condition.params, _as_listed)
+
+
+def get(tx: Transaction, i: int) -> dict[str, Any]:
+    """One prefix, as add shows it."""
+    return find(tx, equals(PREFIX['id'], i))[0]
+
+
+def get_edited(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
+    """Prefixes by id, as an edit shows them."""
+    sql = 'SELECT id, parent_id, true FROM prefix WHERE id = ANY (%s)'
+    return _read(tx, sql, EVERYTHING, (ids,), _as_found)
+
+
+def search(tx: Transaction, condition: Condition, page: Page, around: Surroundings) -> list[dict[str, Any]]:
+    """A page of the prefixes for which a condition holds and what is asked for around them, in order."""
+    if around.parent_prefix is not None:
+        return _family(tx, condition, page, around.parent_prefix)
+    if not around.wanted:
+        return _read(tx, _page_sql(condition, page), condition, condition.params, _as_found)
+    matches, added = _surroundings(tx, condition, page, around)
+    sql = f"""SELECT p.id, p.parent_id, p.id = ANY (%s) FROM {_FROM} WHERE p.id = ANY (%s)
+        ORDER BY {ORDER} {rows.limit(page)}"""
+    return _read(tx, sql, condition, (matches, matches + added), _as_found)
+
+
+def _family(tx: Transaction, condition: Condition, page: Page, parent: int) -> list[dict[str, Any]]:
+    if tx.value('SELECT 1 FROM prefix WHERE id = %s', (parent,)) is None:
+        raise NipapNonExistentError(f'Parent prefix {parent} can not be found')
+    sql = f"""SELECT p.id, p.parent_id, coalesce({condition.sql}, false) FROM {_FROM}
+        WHERE p.id = %s OR p.parent_id = %s ORDER BY {ORDER} {rows.limit(page)}"""
+    return _read(tx, sql, condition, (*condition.params, parent, parent), _as_found)
+
+
+# ---------------------------------------------------------------- what is around the matches
+
+
+def _surroundings(
+    tx: Transaction, condition: Condition, page: Page, around: Surroundings
+) -> tuple[list[int], list[int]]:
+    """Ids of the matches and of what is added around them, as far as they can appear in the page.
+
+    The merged list is in preorder. Its first N rows never need more than the first N matches: descendants and
+    neighbors sort after a match among these, ancestors contain the last of these. Only an ancestor of the last one
+    that is added for a later match alone, with a limited depth, is looked for separately.
+    """
+    bound = None if page.max_result is None else page.max_result + page.offset
+    found = rows.run_search(
+        tx, _page_sql(condition, None if bound is None else Page(bound, 0)), condition, condition.params
+    )
+    matches = [row[0] for row in found]
+    if not matches:
+        return [], []
+    added: set[int] = set()
+    if around.parents_depth:
+        added |= _ancestors(tx, matches, around.parents_depth)
+        if bound is not None and around.parents_depth > 0:
+            added |= _ancestors_of_later(tx, condition, matches[-1], around.parents_depth)
+    if around.children_depth:
+        added |= _descendants(tx, matches, around.children_depth, bound)
+    if around.neighbors:
+        added |= _neighbors(tx, matches, bound)
+    return matches, list(added.difference(matches))
+
+
+def _ancestors(tx: Transaction, ids: list[int], depth: int) -> set[int]:
+    found: set[int] = set()
+    level = ids
+    while level and depth != 0:
+        sql = 'SELECT DISTINCT parent_id FROM prefix WHERE id = ANY (%s) AND parent_id IS NOT NULL'
+        parents = {row[0] for row in tx.all(sql, (level,))}
+        # With a limited depth a known ancestor may still lead to new ones: go on from all of them.
+        level = list(parents - found if depth < 0 else parents)
+        found |= parents
+        depth -= 1
+    return found
+
+
+def _ancestors_of_later(tx: Transaction, condition: Condition, last: int, depth: int) -> set[int]:
+    """Ancestors of a match that a later match within depth below them brings in."""
+    sql = f"""SELECT up.id FROM prefix m
+        JOIN prefix up ON up.vrf_id = m.vrf_id AND up.prefix = ANY (supernets(m.prefix))
+        WHERE m.id = %s AND EXISTS (
+            SELECT FROM {_FROM} WHERE p.vrf_id = m.vrf_id AND p.prefix > m.prefix
+            AND p.prefix <= addr_last(up.prefix)::cidr AND {condition.sql}
+            AND (SELECT count(*) FROM prefix q WHERE q.vrf_id = p.vrf_id AND q.prefix = ANY (supernets(p.prefix))
+                 AND q.prefix >= up.prefix) <= %s)"""
+    return {row[0] for row in tx.all(sql, (last, *condition.params, depth))}
+
+
+def _descendants(tx: Transaction, ids: list[int], depth: int, bound: int | None) -> set[int]:
+    """Descendants of each id down to a depth; the first ones in order where there is a bound."""
+    cut = '' if bound is None else f'LIMIT {bound:d}'
+    found: set[int] = set()
+    if depth < 0:
+        sql = f"""SELECT d.id FROM prefix m CROSS JOIN LATERAL (
+            SELECT q.id FROM prefix q WHERE q.vrf_id = m.vrf_id AND q.prefix > m.prefix
+            AND q.prefix <= addr_last(m.prefix)::cidr ORDER BY q.prefix {cut}) d WHERE m.id = ANY (%s)"""
+        return {row[0] for row in tx.all(sql, (ids,))}
+    sql = f"""SELECT d.id FROM unnest(%s::bigint[]) m (id) CROSS JOIN LATERAL (
+        SELECT q.id FROM prefix q WHERE q.parent_id = m.id ORDER BY q.vrf_id, q.prefix {cut}) d"""
+    level = ids
+    while level and depth:
+        level = [row[0] for row in tx.all(sql, (level,))]
+        found.update(level)
+        depth -= 1
+    return found
+
+
+def _neighbors(tx: Transaction, ids: list[int], bound: int | None) -> set[int]:
+    """The other hosts of the assignments in which the hosts among the ids are."""
+    cut = '' if bound is None else f'LIMIT {bound:d}'
+    sql = f"""SELECT n.id FROM (SELECT DISTINCT parent_id FROM prefix WHERE id = ANY (%s) AND type = 'host') a
+        CROSS JOIN LATERAL (SELECT q.id FROM prefix q WHERE q.parent_id = a.parent_id AND q.type = 'host'
+        ORDER BY q.vrf_id, q.prefix {cut}) n"""
+    return {row[0] for row in tx.all(sql, (ids,))}
+
+
+# ---------------------------------------------------------------- specs
+
+
+def read_spec(spec: object, *, default_vrf: bool = False) -> Condition:
+    """The condition of a prefix spec: any prefix attributes, ANDed, or ``id`` alone.
+
+    default_vrf: a ``prefix`` without a VRF means the one in VRF 0.
+
+    :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
+    """
+    if spec is None:
+        return EVERYTHING
+    if not isinstance(spec, Mapping):
+        raise NipapInputError('prefix specification must be a dict')
+    for key in spec:
+        if key not in PREFIX:
+            raise NipapExtraneousInputError(f"Key '{key}' not allowed in prefix spec.")
+    if 'id' in spec and len(spec) > 1:
+        raise NipapExtraneousInputError("If 'id' specified, no other keys are allowed.")
+    conditions = [_equals(key, value) for key, value in spec.items()]
+    if (
+        default_vrf
+        and 'prefix' in spec
+        and not any(spec.get(key) is not None for key in ('vrf_id', 'vrf_rt', 'vrf_name'))
+    ):
+        conditions.append(equals(PREFIX['vrf_id'], 0))
+    return _all(conditions)
+
+
+def _equals(key: str, value: object) -> Condition:
+    if key in ('vrf_rt', 'vrf_name') and value is None:
+        return equals(PREFIX['vrf_id'], 0)  # no VRF named: VRF 0
+    return equals(PREFIX[key], value)
+
+
+def _all(conditions: list[Condition]) -> Condition:
+    if not conditions:
+        return EVERYTHING
+    return Condition(
+        ' AND '.join(condition.sql for condition in conditions),
+        tuple(param for condition in conditions for param in condition.params),
+    )
+
+
+def require_spec(spec: object) -> Condition:
+    """As `read_spec` for what is to be changed: something must be named, and VRF 0 is meant unless another is.
+
+    :raises NipapMissingInputError: when the spec is empty.
+    """
+    condition = read_spec(spec, default_vrf=True)
+    if condition is EVERYTHING:
+        raise NipapMissingInputError('missing prefix or id of prefix')
+    return condition
+
+
+# ---------------------------------------------------------------- changing
+
+_ELSEWHERE = frozenset({'vrf_id', 'vrf_rt', 'vrf_name', 'pool_id', 'pool_name', 'prefix'})
+_DEFAULTED = ('type', 'status', 'authoritative_source')  # may not be empty: nil is absent
+
+
+def check_attr(attr: object) -> None:
+    """Refuse an attr with members that cannot be set.
+
+    :raises NipapInputError, NipapExtraneousInputError:
+    """
+    check_names(attr, PREFIX)
+
+
+def read_facts(tx: Transaction, attr: Mapping[str, object]) -> dict[str, Any]:
+    """The members of an attr as columns; place and VRF are not among them.
+
+    :raises NipapValueError: naming the value. NipapInputError: there is no such pool.
+    """
+    values = rows.read_values(
+        {
+            name: value
+            for name, value in attr.items()
+            if name not in _ELSEWHERE and (value is not None or name not in _DEFAULTED)
+        },
+        PREFIX,
+    )
+    if 'country' in values:
+        values['country'] = _country(values['country'])
+    if 'pool_id' in attr or 'pool_name' in attr:
+        values['pool_id'] = pool.resolve(tx, attr)
+    return values
+
+
+def _country(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if len(value) != 2 or not value.isascii() or not value.isalpha():
+        raise NipapValueError(' Please enter a two letter country code according to ISO 3166-1 alpha-2')
+    return value.upper()
+
+
+def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who) -> str:
+    """What is stored for a new prefix, with defaults.
+
+    :raises NipapMissingInputError: neither description nor node. NipapValueError: no type.
+    """
+    if 'description' not in attr and 'node' not in attr:
+        raise NipapMissingInputError('Either description or node must be specified.')
+    values = {
+        'status': 'assigned',
+        'tags': [],
+        'avps': {},
+        'expires': read_value(PREFIX['expires'], None),
+        'authoritative_source': who.authoritative_source,
+        **read_facts(tx, attr),
+    }
+    if values.get('type') is None:
+        raise NipapValueError('Unknown prefix type')
+    return rows.facts(values)
+
+
+def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
+    """Add the prefix that an attr names; returns its id."""
+    network = read_value(PREFIX['prefix'], attr['prefix'])
+    v = vrf.resolve(tx, vrf.named_by(attr))
+    stored = new_facts(tx, attr, who)
+    return int(tx.value('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, network, stored, who)))
+
+
+def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
+    """Edit the prefixes for which a condition holds; returns their ids.
+
+    :raises NipapValueError: a rule of the tree would be broken, or the VRF changed.
+    """
+    changes = read_facts(tx, attr)
+    if attr.get('prefix') is not None:
+        changes['prefix'] = read_value(PREFIX['prefix'], attr['prefix'])
+    names = vrf.named_by(attr)
+    wanted_vrf = vrf.resolve(tx, names) if names else None
+    # What changes place, type or pool is locked top down, one by one; the others in one statement.
+    moving = {name: changes[name] for name in ('prefix', 'type', 'pool_id') if name in changes}
+    differs = ' OR '.join(f'p.{name} IS DISTINCT FROM %s{_CASTS[name]}' for name in moving) or 'false'
+    sql = f'SELECT p.id, p.vrf_id, {differs} FROM {_FROM} WHERE {condition.sql} ORDER BY p.vrf_id, p.prefix'
+    found = tx.all(sql, (*moving.values(), *condition.params))
+    if wanted_vrf is not None and any(row[1] != wanted_vrf for row in found):
+        raise NipapValueError('Changing VRF is not allowed')
+    stored = rows.facts(changes)
+    in_place = [row[0] for row in found if not row[2]]
+    if in_place:
+        tx.execute('SELECT prefix_edit_many(%s, %s, %s::actor)', (in_place, stored, who))
+    for i in (row[0] for row in found if row[2]):
+        tx.execute('SELECT prefix_edit(%s, %s, %s::actor)', (i, stored, who))
+    return [row[0] for row in found]
+
+
+_CASTS = {'prefix': '::cidr', 'type': '', 'pool_id': '::int'}
+
+
+def remove(tx: Transaction, spec: object, who: Who, *, recursive: bool) -> None:
+    """Remove the prefix that a spec names by ``id`` or ``prefix``; recursive: with everything inside.
+
+    :raises NipapMissingInputError: it names none. NipapNonExistentError: there is no prefix with that id.
+    """
+    if spec is not None and not isinstance(spec, Mapping):
+        raise NipapInputError('prefix specification must be a dict')
+    if not spec or (spec.get('id') is None and spec.get('prefix') is None):
+        raise NipapMissingInputError('missing prefix or id of prefix')
+    condition = read_spec(spec, default_vrf=True)
+    sql = f'SELECT p.id FROM {_FROM} WHERE {condition.sql}'
+    ids = [row[0] for row in tx.all(sql, condition.params)]
+    removed = [tx.value('SELECT prefix_remove(%s, %s, %s::actor)', (i, recursive, who)) for i in ids]
+    if 'id' in spec and not any(removed):
+        raise NipapNonExistentError(f'No prefix with id {read_integer(spec["id"])} found.')
+
+
+__all__ = [
+    'add',
+    'check_attr',
+    'edit',
+    'find',
+    'get',
+    'get_edited',
+    'new_facts',
+    'read_spec',
+    'remove',
+    'require_spec',
+    'search',
+]

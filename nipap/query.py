@@ -1,0 +1,429 @@
+"""From the query struct of a search to SQL: one compiler for all objects.
+
+A query is ``{operator, val1, val2}``: ``and`` and ``or`` join two queries, any other operator compares the attribute
+``val1`` with the value ``val2``; ``{}`` matches everything. The SQL is put together from constants of the attribute
+tables and of this module only; whatever a client sends travels as a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nipap.addresses import parse_network
+from nipap.attributes import (
+    NEVER,
+    Attribute,
+    Table,
+    check_text,
+    read_boolean,
+    read_integer,
+    read_value,
+    shown,
+)
+from nipap.errors import (
+    NipapInputError,
+    NipapMissingInputError,
+    NipapNoSuchOperatorError,
+    NipapValueError,
+)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A boolean SQL expression with its parameters; patterns are the regular expressions among them."""
+
+    sql: str
+    params: tuple[Any, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+
+EVERYTHING = Condition('true')
+
+_NAMES = {
+    'equals': '=',
+    'not_equals': '<>',
+    '!=': '<>',
+    'less': '<',
+    'less_or_equal': '<=',
+    'greater': '>',
+    'greater_or_equal': '>=',
+    'regex_match': '~*',
+    'regex_not_match': '!~*',
+    'contains': '>>',
+    'contains_equals': '>>=',
+    'contained_within': '<<',
+    'contained_within_equals': '<<=',
+}
+_COMPARISONS = frozenset({'=', '<>', '<', '<=', '>', '>='})
+_EQUALITIES = frozenset({'=', '<>', 'is', 'is_not'})
+_PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
+_NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
+_OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
+# Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
+_MAX_DEPTH = 100
+
+
+def compile_query(query: object, table: Table) -> Condition:
+    """The condition that a query struct means for the objects of a table.
+
+    :raises NipapInputError: not a struct, unknown attribute or operator, something missing.
+    :raises NipapValueError: a value that its attribute cannot have.
+    """
+    if query == {}:
+        return EVERYTHING
+    leaves: list[Condition] = []
+    program: list[int] = []  # postfix: the number of a leaf, or _AND or _OR of the two before it
+    depth, deepest = 0, 0
+    todo: list[tuple[object, int]] = [(query, 1)]
+    while todo:
+        node, depth = todo.pop()
+        deepest = max(deepest, depth)
+        if isinstance(node, int):
+            program.append(node)
+            continue
+        joined = _parts(node)
+        if joined is None:
+            program.append(len(leaves))
+            leaves.append(_leaf(node, table))
+        else:
+            operator, left, right = joined
+            todo += [(operator, depth), (right, depth + 1), (left, depth + 1)]
+    return _assemble(leaves, program) if deepest <= _MAX_DEPTH else _assemble_program(leaves, program)
+
+
+_AND, _OR = -1, -2
+
+
+def _parts(node: object) -> tuple[int, object, object] | None:
+    """Operator and operands of a node that joins two queries; None for a comparison."""
+    if not isinstance(node, Mapping):
+        raise NipapInputError(f'Invalid query ({shown(node)}), must be a struct')
+    for member in ('operator', 'val1', 'val2'):
+        if member not in node and (member != 'val2' or not isinstance(node.get('val1'), str)):
+            raise NipapMissingInputError(f"'{member}' must be specified")
+    operator = node['operator']
+    if operator not in ('and', 'or'):
+        return None
+    return _AND if operator == 'and' else _OR, node['val1'], node['val2']
+
+
+def _assemble(leaves: list[Condition], program: list[int]) -> Condition:
+    stack: list[str] = []
+    for step in program:
+        if step >= 0:
+            stack.append(leaves[step].sql)
+        else:
+            right, left = stack.pop(), stack.pop()
+            stack.append(f'({left} {"AND" if step == _AND else "OR"} {right})')
+    return _condition(stack[0], leaves)
+
+
+def _assemble_program(leaves: list[Condition], program: list[int]) -> Condition:
+    values = ', '.join(leaf.sql for leaf in leaves)
+    steps = ','.join(map(str, program))
+    return _condition(f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])", leaves)
+
+
+def _condition(sql: str, leaves: list[Condition]) -> Condition:
+    return Condition(
+        sql,
+        tuple(param for leaf in leaves for param in leaf.params),
+        tuple(pattern for leaf in leaves for pattern in leaf.patterns),
+    )
+
+
+def equals(attribute: Attribute, value: object) -> Condition:
+    """The condition that an attribute has a value, as a spec means it."""
+    return _compare(attribute, '=', value)
+
+
+def find_attribute(name: object, table: Table) -> Attribute:
+    """The attribute that a query names; ``avps.KEY`` is the value of one pair.
+
+    :raises NipapInputError: there is none.
+    """
+    if isinstance(name, str):
+        if name in table:
+            return table[name]
+        if name.startswith('avps.') and 'avps' in table and len(name) > 5:
+            return Attribute(check_text(name), 'avp', table['avps'].sql, '')
+    raise NipapInputError(f"Search variable '{name if isinstance(name, str) else shown(name)}' unknown")
+
+
+def _leaf(node: Any, table: Table) -> Condition:
+    operator = node['operator']
+    if not isinstance(operator, str) or _NAMES.get(operator, operator) not in _OPERATORS:
+        raise NipapNoSuchOperatorError(f'No such operator {operator if isinstance(operator, str) else shown(operator)}')
+    attribute = find_attribute(node['val1'], table)
+    if 'val2' not in node:
+        raise NipapMissingInputError(f"Value (val2 in API) for '{attribute.name}' must be specified")
+    return _compare(attribute, _NAMES.get(operator, operator), node['val2'])
+
+
+def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
+    sql = attribute.sql
+    params: tuple[Any, ...] = ()
+    if attribute.kind == 'avp':
+        sql, params = f'({sql} ->> %s)', (attribute.name[5:],)
+    if operator in _NETWORKS:
+        return _network(attribute, operator, value)
+    if value is None:
+        return _null(attribute, sql, params, operator)
+    if operator in _PATTERNS:
+        return _pattern(attribute, sql, params, operator, value)
+    if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
+        return _equals_any(attribute, sql, params, operator, value)
+    return _scalar(attribute, sql, params, operator, value)
+
+
+_ARRAYS = frozenset({'tags', 'networks'})
+
+
+def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str) -> Condition:
+    if operator not in _EQUALITIES:
+        raise NipapValueError(f"Operator '{operator}' for '{attribute.name}' needs a value, not nil")
+    there = operator in ('<>', 'is_not')
+    if attribute.kind == 'expires':
+        return Condition(f"{sql} {'<>' if there else '='} 'infinity'", params)
+    if attribute.name == 'vrf_id':
+        return Condition(f'{sql} {"<>" if there else "="} 0', params)
+    if attribute.name == 'inherited_tags':
+        return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
+    if attribute.kind == 'tags':
+        return Condition(f"{sql} {'<>' if there else '='} '{{}}'", params)
+    return Condition(f'{sql} IS {"NOT " if there else ""}NULL', params)
+
+
+def _as_text(attribute: Attribute, sql: str) -> str:
+    """The attribute as the text that clients see, '' for nil."""
+    if attribute.kind == 'expires':
+        sql = f"nullif({sql}, 'infinity')"
+    if attribute.name == 'inherited_tags':
+        sql = f'(SELECT array_agg(DISTINCT u) FROM prefix q, unnest(q.tags) u WHERE {_ABOVE})'
+    if attribute.kind in _ARRAYS:
+        sql = f"array_to_string({sql}, ' ')"
+    return f"coalesce({sql}::text, '')"
+
+
+def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
+    text = check_text(value) if isinstance(value, str) else shown(value)
+    if operator == 'like':
+        if (len(text) - len(text.rstrip('\\'))) % 2:
+            raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
+        return Condition(f'{_as_text(attribute, sql)} LIKE %s', (*params, text))
+    return Condition(f'{_as_text(attribute, sql)} {operator} %s', (*params, text), (text,))
+
+
+# The ancestors of p that are tagged; inherited_tags is not stored anywhere.
+_ABOVE = 'q.vrf_id = p.vrf_id AND q.prefix = ANY (supernets(p.prefix))'
+_INHERITED = f'EXISTS (SELECT FROM prefix q WHERE {_ABOVE} AND %s)'
+
+
+def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
+    text = check_text(value) if isinstance(value, str) else shown(value)
+    if attribute.name == 'inherited_tags':
+        found = _INHERITED % 'lower_each(q.tags) @> ARRAY[lower(%s)]'
+    elif attribute.kind in _ARRAYS:
+        found = f'lower_each({sql}) @> ARRAY[lower(%s)]'
+    else:
+        found = f'lower(%s) = lower({sql}::text)'
+    if operator in ('<>', 'is_not'):
+        found = f'NOT {found}'
+    elif operator not in ('=', 'is', 'equals_any'):
+        raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}'")
+    return Condition(found, (text, *params))
+
+
+def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
+    read, cast = _COMPARABLE.get(attribute.kind, (None, ''))
+    if read is None:
+        raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}' with {shown(value)}")
+    parsed = read(attribute, value)
+    if operator in ('is', 'is_not'):
+        word = 'IS DISTINCT FROM' if operator == 'is_not' else 'IS NOT DISTINCT FROM'
+        # The plain comparison beside it is what an index can serve.
+        return Condition(f'{sql} = %s{cast}' if operator == 'is' else f'{sql} {word} %s{cast}', (*params, parsed))
+    return Condition(f'{sql} {operator} %s{cast}', (*params, parsed))
+
+
+def _enum(attribute: Attribute, value: object) -> Any:
+    return read_value(attribute, value)
+
+
+def _moment(attribute: Attribute, value: object) -> Any:
+    parsed: datetime = read_value(attribute, value)
+    return 'infinity' if parsed == NEVER else parsed
+
+
+def _route_target(attribute: Attribute, value: object) -> str:
+    try:
+        return str(read_value(attribute, value))
+    except NipapValueError:
+        return check_text(str(value))  # equal to none, but no reason for a fault
+
+
+def _tags(attribute: Attribute, value: object) -> Any:
+    if not isinstance(value, list | tuple):
+        raise NipapValueError(f'Invalid value {shown(value)} for {attribute.name}, must be a list of strings')
+    return [check_text(str(item)) for item in value]
+
+
+# How the value of a kind is read for comparison, and the cast that its parameter needs.
+_COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = {
+    'text': (lambda a, value: check_text(value) if isinstance(value, str) else read_value(a, value), ''),
+    'avp': (lambda _, value: check_text(value) if isinstance(value, str) else shown(value), ''),
+    'rt': (_route_target, ''),
+    'enum': (_enum, ''),
+    'integer': (lambda _, value: read_integer(value), ''),
+    'number': (lambda _, value: read_integer(value), ''),
+    'boolean': (lambda _, value: read_boolean(value), ''),
+    'network': (lambda _, value: parse_network(value).text, '::cidr'),
+    'time': (_moment, '::timestamptz'),
+    'expires': (_moment, '::timestamptz'),
+    'tags': (_tags, '::text[]'),
+}
+
+
+def _network(attribute: Attribute, operator: str, value: object) -> Condition:
+    """Containment written out as what the index on (vrf_id, prefix) can serve.
+
+    ``p << $1`` is a sequential scan under a generic plan; the descendants of a network are one range of the index,
+    and what covers it is among its at most 128 supernets.
+    """
+    if attribute.kind != 'network':
+        raise NipapValueError(f"Operator '{operator}' works on 'prefix' only, not on '{attribute.name}'")
+    network = parse_network(value)
+    sql = attribute.sql
+    if operator in ('<<', '<<='):
+        sign = '>' if operator == '<<' else '>='
+        return Condition(
+            f'({sql} {sign} %s::cidr AND {sql} <= addr_last(%s::inet)::cidr)', (network.text, network.text)
+        )
+    lengths = 'masklen(%s::inet)' if operator == '>>=' else 'masklen(%s::inet) - 1'
+    return Condition(
+        f'({sql} = ANY (ARRAY(SELECT network(set_masklen(%s::inet, g)) FROM generate_series(0, {lengths}) g)))',
+        (network.text, network.text),
+    )
+
+
+# ---------------------------------------------------------------- search options
+
+DEFAULT_MAX_RESULT = 50
+_OPTIONS_HELP = "Invalid value for option '{}'. Only integer values{} allowed."
+
+
+@dataclass(frozen=True)
+class Page:
+    """The part of an answer that is asked for; max_result None: all of it."""
+
+    max_result: int | None
+    offset: int
+
+
+def read_options(options: object, *, unlimited: bool = False) -> tuple[dict[str, Any], Page]:
+    """``search_options`` with defaults filled in, as they are echoed, and the page they mean.
+
+    unlimited: nil or false as ``max_result`` ask for everything.
+
+    :raises NipapValueError: naming the option.
+    """
+    given = _options_struct(options)
+    echo: dict[str, Any] = {'max_result': DEFAULT_MAX_RESULT, 'offset': 0}
+    max_result: int | None = DEFAULT_MAX_RESULT
+    if 'max_result' in given:
+        value = given['max_result']
+        if unlimited and (value is None or value is False):
+            echo['max_result'], max_result = value, None
+        else:
+            echo['max_result'] = max_result = _count('max_result', value)
+    if 'offset' in given:
+        echo['offset'] = _count('offset', given['offset'])
+    return echo, Page(max_result, echo['offset'])
+
+
+def _options_struct(options: object) -> Mapping[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise NipapInputError(f'Invalid search_options ({shown(options)}), must be a struct')
+    return options
+
+
+def _count(name: str, value: object, low: int = 0, help_text: str = '') -> int:
+    try:
+        number = read_integer(value) if not isinstance(value, bool) else -2
+    except NipapValueError:
+        raise NipapValueError(_OPTIONS_HELP.format(name, help_text)) from None
+    if number < low or number > 2**62:
+        raise NipapValueError(_OPTIONS_HELP.format(name, help_text))
+    return number
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Which rows around the matching ones are asked for too; depth -1: all."""
+
+    parents_depth: int = 0
+    children_depth: int = 0
+    neighbors: bool = False
+    parent_prefix: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any are."""
+        return bool(self.parents_depth or self.children_depth or self.neighbors)
+
+
+def read_prefix_options(options: object) -> tuple[dict[str, Any], Page, Surroundings]:
+    """``search_options`` of prefix searches: as `read_options`, and the surroundings.
+
+    :raises NipapValueError: naming the option.
+    """
+    echo, page = read_options(options, unlimited=True)
+    given = _options_struct(options)
+    for name in ('include_all_parents', 'include_all_children', 'include_neighbors'):
+        echo[name] = _flag(name, given.get(name, False))
+    for name in ('parents_depth', 'children_depth'):
+        echo[name] = _count(name, given.get(name, 0), -1, ' > -1')
+    parent = given.get('parent_prefix')
+    echo['parent_prefix'] = None if parent is None else _count('parent_prefix', parent)
+    return (
+        echo,
+        page,
+        Surroundings(
+            -1 if echo['include_all_parents'] else echo['parents_depth'],
+            -1 if echo['include_all_children'] else echo['children_depth'],
+            echo['include_neighbors'],
+            echo['parent_prefix'],
+        ),
+    )
+
+
+def _flag(name: str, value: object) -> bool:
+    try:
+        return read_boolean(value)
+    except NipapValueError:
+        raise NipapValueError(
+            f"Invalid value for option '{name}'. Only true and false valid. Supplied value :'{shown_plain(value)}'"
+        ) from None
+
+
+def shown_plain(value: object) -> str:
+    """A value for an error text that quotes it itself."""
+    return value[:100] if isinstance(value, str) else shown(value)
+
+
+__all__ = [
+    'EVERYTHING',
+    'Condition',
+    'Page',
+    'Surroundings',
+    'compile_query',
+    'equals',
+    'find_attribute',
+    'read_options',
+    'read_prefix_options',
+]

@@ -1,0 +1,92 @@
+"""Objects as rows: the parts that VRFs, pools, prefixes and AS numbers share.
+
+Every function takes an open transaction; none commits or asks who may.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from nipap.attributes import NEVER, Table, read_value
+from nipap.db import Transaction
+from nipap.errors import NipapPatternError, NipapValueError
+from nipap.query import Condition, Page
+
+
+def select(
+    tx: Transaction, table: Table, source: str, condition: Condition, order: str, page: Page | None
+) -> list[dict[str, Any]]:
+    """The objects of a table for which a condition holds, in order; page None: all of them."""
+    columns = ', '.join(attribute.sql for attribute in table.values())
+    sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order}'
+    rows = run_search(tx, sql + limit(page), condition, condition.params)
+    names = tuple(table)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def limit(page: Page | None) -> str:
+    """The LIMIT and OFFSET of a page."""
+    if page is None:
+        return ''
+    return (f' LIMIT {page.max_result:d}' if page.max_result is not None else '') + f' OFFSET {page.offset:d}'
+
+
+def run_search(tx: Transaction, sql: str, condition: Condition, params: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Run a search; a regular expression that is none is named in the error.
+
+    :raises NipapValueError: naming the first bad regular expression of the condition.
+    """
+    try:
+        return tx.all(sql, tuple(params))
+    except Exception as exc:
+        from_us = pattern_error(tx, exc, condition)
+        if from_us is None:
+            raise
+        raise from_us from exc
+
+
+def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> NipapValueError | None:
+    """The error that names the bad regular expression, if that is what went wrong."""
+    if not isinstance(exc, NipapPatternError):
+        return None
+    for pattern in condition.patterns:
+        if not tx.value('SELECT is_pattern(%s)', (pattern,)):
+            return NipapValueError(f'Invalid regular expression ({pattern[:200]}), see POSIX regular expressions')
+    return exc
+
+
+def bad_patterns(tx: Transaction, patterns: Iterable[str]) -> list[str]:
+    """Those of the texts that PostgreSQL does not take as regular expressions."""
+    suspects = [pattern for pattern in patterns if any(sign in pattern for sign in '\\[](){}*+?^$|.')]
+    if not suspects:
+        return []
+    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (suspects,))]
+
+
+def without_nil(attr: Any, *names: str) -> Any:
+    """An attr without those of the named members that are nil: where an attribute may not be empty, nil is absent."""
+    if not isinstance(attr, Mapping):
+        return attr
+    return {name: value for name, value in attr.items() if value is not None or name not in names}
+
+
+def read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
+    """The members of an attr as they are stored.
+
+    :raises NipapValueError: naming the value.
+    """
+    return {name: read_value(table[name], value) for name, value in attr.items()}
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """Column values as the JSON that the SQL functions take."""
+    return json.dumps(values, default=_moment)
+
+
+def _moment(value: object) -> str:
+    if not isinstance(value, datetime):
+        raise TypeError(f'cannot store {type(value)}')
+    return 'infinity' if value == NEVER else value.isoformat()

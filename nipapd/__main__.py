@@ -1,0 +1,439 @@
+"""The command `nipapd`: puts everything in place, then supervises the handlers.
+
+The order is: configuration, background, log, certificate, sockets, pid file, PostgreSQL, schema, accounts,
+privileges, handlers. What was started is undone in the opposite order, however the daemon ends.
+
+Exit codes:
+
+    0   it was asked to stop and every request was finished; with --background, it serves
+    1   it could not start, or not go on; a line on stderr says why
+    2   the command line or the configuration cannot be used; nothing was started
+    3   it was asked to stop, and requests were cut off by the deadline or by a second signal
+
+With `user` or `group`, and started by root, nothing that reads from the network runs as root. With a configured
+database the whole daemon drops its privileges once the sockets are bound. With a database of its own the handlers
+drop theirs, and the parent, which serves nothing, stays able to restart PostgreSQL and to stop it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import logging
+import os
+import pwd
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from tornado.netutil import bind_sockets
+
+from nipap import __version__, schema
+from nipap.authlib import LocalUsers
+from nipap.db import Database
+from nipap.errors import NipapError
+from nipap.local_users import LocalUser, UserFileError
+from nipapd import logs
+from nipapd.config import Config, ConfigError, DaemonSettings, load
+from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from nipapd.launch import Launch, in_background, say
+from nipapd.prefork import EXIT_FAILED, EXIT_OK, Supervisor
+from nipapd.server import Shares
+from nipapd.worker import Listeners, Service
+
+log = logging.getLogger('nipapd')
+
+EXIT_USAGE = 2
+BACKLOG = 1024
+SUPERVISOR_GRACE_S = 1.0
+PASSWORD_BYTES = 15
+FIRST_USER = 'admin'
+OTHERS_INSTALL_S = 10.0
+RESTART_TIMEOUT_S = 10.0
+SHARED_CHECK_S = 5.0
+LONGEST_PAUSE_S = 30.0
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why, in one line where that is enough."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code."""
+    try:
+        config = load(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        say(str(error))
+        return EXIT_USAGE
+    if config.version:
+        print(f'nipapd {__version__}')
+        return EXIT_OK
+    if config.db_version:
+        return reporting_errors(lambda: print_db_version(config))
+    if config.nipapd.foreground:
+        return reporting_errors(lambda: run(config, Launch()))
+    return in_background(lambda launch: reporting_errors(lambda: run(config, launch)))
+
+
+def reporting_errors(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except (StartError, EmbeddedPostgresError, UserFileError, logs.LogError) as error:
+        say(str(error))
+        return EXIT_FAILED
+
+
+def run(config: Config, launch: Launch) -> int:
+    """Be the daemon until it is told to stop; returns the exit code."""
+    settings = config.nipapd
+    handle_stop_signals(leave)
+    with contextlib.ExitStack() as stack:
+        logs.configure(debug=settings.debug, use_syslog=settings.syslog)
+        for warning in config.warnings:
+            log.warning('%s', warning)
+        listeners = stack.enter_context(bound(settings))
+        identity = Identity.configured(settings)
+        make_data_dir(config)
+        if settings.pid_file is not None:
+            stack.enter_context(pid_file(Path(settings.pid_file)))
+        postgres = stack.enter_context(Keeper(config, identity)) if config.embedded else None
+        dsn = postgres.dsn() if postgres else config.dsn
+        prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
+        create_first_user(config, identity)
+        if identity and not postgres:
+            identity.assume()
+        shares = Shares(handlers(settings))
+        service = Service(dsn, config.auth, listeners, shares, settings.max_body, settings.drain_timeout)
+        launch.detach(None if settings.syslog else config.data_dir / 'nipapd.log')
+        stack.callback(handle_stop_signals, signal.SIG_IGN)
+        return serve(service, settings, launch, postgres, identity if postgres else None)
+
+
+def serve(
+    service: Service,
+    settings: DaemonSettings,
+    launch: Launch,
+    postgres: Keeper | None,
+    identity: Identity | None,
+) -> int:
+    """Run the handlers, or with `forks = -1` be the only one."""
+
+    def ready() -> None:
+        urls = [url(listener, 'http') for listener in service.listeners.plain]
+        urls += [url(listener, 'https') for listener in service.listeners.tls]
+        launch.ready([f'serving on {address}' for address in urls])
+
+    def in_child() -> None:
+        launch.in_child()
+        if identity:
+            identity.assume()
+
+    watch = postgres.watch if postgres else None
+    if settings.forks < 0:
+        return service.run_alone(ready, watch)
+    supervisor = Supervisor(
+        handlers(settings),
+        service.run_supervised,
+        drain_timeout_s=settings.drain_timeout + SUPERVISOR_GRACE_S,
+        on_ready=ready,
+        watch=watch,
+        in_child=in_child,
+    )
+    return supervisor.run()
+
+
+def handlers(settings: DaemonSettings) -> int:
+    """How many processes serve. One for each core that this process may use, unless configured."""
+    if settings.forks:
+        return abs(settings.forks)
+    if sys.platform == 'linux':
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def url(listener: socket.socket, scheme: str) -> str:
+    host, port = listener.getsockname()[:2]
+    return f'{scheme}://[{host}]:{port}' if ':' in host else f'{scheme}://{host}:{port}'
+
+
+# signals before and after the supervisor has them
+
+
+def handle_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def leave(_number: int, _frame: FrameType | None) -> None:
+    """Told to stop while starting: undo what was done, undisturbed."""
+    handle_stop_signals(signal.SIG_IGN)
+    raise SystemExit(EXIT_OK)
+
+
+# what is bound and written before anything runs
+
+
+@contextlib.contextmanager
+def bound(settings: DaemonSettings) -> Iterator[Listeners]:
+    """The listening sockets of every configured address and port."""
+    context = tls_context(settings)
+    with contextlib.ExitStack() as stack:
+
+        def bind(port: int | None) -> list[socket.socket]:
+            if port is None:
+                return []
+            sockets = [found for address in settings.listen for found in bind_address(address, port)]
+            for each in sockets:
+                stack.enter_context(each)
+            return sockets
+
+        yield Listeners(bind(settings.port), bind(settings.ssl_port), context)
+
+
+def bind_address(address: str, port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, address, backlog=BACKLOG)
+    except OSError as error:
+        raise StartError(f'cannot listen on {address} port {port}: {error.strerror}') from error
+
+
+def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:
+    """The certificate and its key, read while this process still may; None when only HTTP is served."""
+    if settings.ssl_port is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(str(settings.ssl_cert_file), settings.ssl_key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f'cannot use the certificate {settings.ssl_cert_file}: {error.strerror}') from error
+    return context
+
+
+@contextlib.contextmanager
+def pid_file(path: Path) -> Iterator[None]:
+    """Our process id in a file while the daemon runs."""
+    text = f'{os.getpid()}\n'
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        with open(descriptor, 'w', encoding='ascii') as file:
+            file.write(text)
+    except OSError as error:
+        raise StartError(f'cannot write the pid file {path}: {error.strerror}') from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if path.read_text() == text:
+                path.unlink()
+
+
+def make_data_dir(config: Config) -> None:
+    """As root the accounts of PostgreSQL and of the handlers have to enter it, otherwise nobody else has."""
+    try:
+        config.data_dir.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f'cannot create the data directory {config.data_dir}: {error.strerror}') from error
+
+
+# accounts of the host
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The account that serves, when root starts the daemon."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def configured(cls, settings: DaemonSettings) -> Identity | None:
+        """The account to become; None when none is configured or this process may not change."""
+        if settings.user is None and settings.group is None:
+            return None
+        if os.geteuid() != 0:
+            log.warning('not started by root: user and group stay as they are')
+            return None
+        account = find_user(settings.user) if settings.user else pwd.getpwuid(0)
+        gid = find_group(settings.group) if settings.group else account.pw_gid
+        return cls(account.pw_name, account.pw_uid, gid)
+
+    def assume(self) -> None:
+        """Become this account, for good."""
+        os.initgroups(self.name, self.gid)
+        os.setgid(self.gid)
+        os.setuid(self.uid)
+
+
+def find_user(text: str) -> pwd.struct_passwd:
+    return pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
+
+
+def find_group(text: str) -> int:
+    return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+
+
+# the database
+
+
+class Keeper:
+    """Keeps a PostgreSQL in the data directory running while the daemon does."""
+
+    def __init__(self, config: Config, identity: Identity | None) -> None:
+        settings = config.nipapd
+        self._postgres = EmbeddedPostgres(
+            config.data_dir, bindir=settings.postgres_bindir, user=database_account(settings, identity)
+        )
+        self._next_look = 0.0
+        self._failures = 0
+
+    def __enter__(self) -> Keeper:
+        try:
+            self._postgres.start()
+        except BaseException:
+            self._postgres.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._postgres.stop()
+
+    def dsn(self) -> str:
+        return self._postgres.dsn()
+
+    def watch(self) -> None:
+        """Start PostgreSQL again if it has died, with pauses that grow while that fails.
+
+        One that another daemon started on the same directory is looked at every few seconds.
+        """
+        process = self._postgres.proc
+        if (process and process.poll() is None) or time.monotonic() < self._next_look:
+            return
+        if process:
+            log.error('PostgreSQL has ended (status %d), starting it again', process.returncode)
+        try:
+            self._postgres.start(RESTART_TIMEOUT_S)
+        except EmbeddedPostgresError as error:
+            self._failures += 1
+            pause_s = min(LONGEST_PAUSE_S, 2.0**self._failures)
+            log.error('PostgreSQL cannot be started, trying again in %g s: %s', pause_s, error)
+            self._next_look = time.monotonic() + pause_s
+            return
+        self._failures = 0
+        self._next_look = time.monotonic() + SHARED_CHECK_S if self._postgres.proc is None else 0.0
+
+
+def database_account(settings: DaemonSettings, identity: Identity | None) -> str | None:
+    """The account that PostgreSQL runs as: that of the handlers, who alone may reach its socket."""
+    configured = find_user(settings.postgres_user).pw_name if settings.postgres_user else None
+    if identity is None or identity.uid == 0:
+        return configured
+    if configured not in (None, identity.name):
+        raise StartError(
+            f'handlers that run as {identity.name} cannot reach a PostgreSQL that runs as {configured}: '
+            'give user and postgres_user the same name, or leave out postgres_user'
+        )
+    return identity.name
+
+
+def prepare_schema(dsn: str, install: bool, config: Config) -> None:
+    """Have the schema that this program works with, creating or upgrading it where that is allowed."""
+    upgrade = config.embedded or config.auto_upgrade_db
+    with database(dsn) as db:
+        found = schema.version(db)
+        if found == 0 and not install:
+            raise StartError('the database has no schema: create it with --auto-install-db or with nipap-admin migrate')
+        if found and not upgrade and found <= schema.latest():
+            await_current_schema(db, OTHERS_INSTALL_S if install else 0.0)
+        else:
+            schema.migrate(db)
+
+
+def await_current_schema(db: Database, patience_s: float) -> None:
+    """Raise unless the schema is up to date, or will soon be because somebody else is installing it."""
+    deadline = time.monotonic() + patience_s
+    while schema.due(db):
+        if time.monotonic() >= deadline:
+            raise StartError(
+                f'the schema of the database has version {schema.version(db)}, this program needs {schema.latest()}: '
+                'upgrade it with --auto-upgrade-db or with nipap-admin migrate'
+            )
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def database(dsn: str) -> Iterator[Database]:
+    """A connection for the start, closed before anything forks; what goes wrong is a StartError."""
+    db = Database(dsn)
+    try:
+        yield db
+    except StartError:
+        raise
+    except NipapError as error:
+        raise StartError(str(error)) from error
+    except Exception as error:
+        log.debug('the database cannot be used', exc_info=True)
+        raise StartError(f'the database cannot be used: {" ".join(str(error).split())}') from error
+    finally:
+        db.close()
+
+
+def print_db_version(config: Config) -> int:
+    """Print the version of the schema in the database, 0 when it has none."""
+    with contextlib.ExitStack() as stack:
+        if config.embedded:
+            if not (config.data_dir / 'data' / 'PG_VERSION').exists():
+                raise StartError(f'there is no database in {config.data_dir} yet')
+            dsn = stack.enter_context(Keeper(config, Identity.configured(config.nipapd))).dsn()
+        else:
+            dsn = config.dsn
+        print(schema.version(stack.enter_context(database(dsn))))
+    return EXIT_OK
+
+
+# accounts of the daemon
+
+
+def create_first_user(config: Config, identity: Identity | None) -> None:
+    """Create the file of local accounts with one user, and say the password, unless there is such a file."""
+    backend = config.auth.backends[config.auth.default_backend]
+    if backend.type != 'SqliteAuth':
+        return
+    path = Path(backend.options['db_path'])
+    if os.path.lexists(path):
+        return
+    password = secrets.token_urlsafe(PASSWORD_BYTES)
+    if create_accounts(path, password, identity):
+        say(f"created user '{FIRST_USER}' with password '{password}' (shown only this once)")
+
+
+def create_accounts(path: Path, password: str, identity: Identity | None) -> bool:
+    """Put a complete file in place at once; False when somebody else was faster."""
+    partial = path.with_name(f'{path.name}.{os.getpid()}.new')
+    partial.unlink(missing_ok=True)
+    users = LocalUsers(partial)
+    try:
+        users.create()
+        users.add(LocalUser(FIRST_USER, trusted=True), password)
+        if identity:
+            os.chown(partial, identity.uid, identity.gid)
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StartError(f'cannot create {path}: {error.strerror}') from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,534 @@
+"""The configuration: an INI file, the command line, and a default for everything.
+
+`load` turns them into frozen values once, before anything starts. The command line wins over the file, the file over
+the defaults. A value that cannot be used is a `ConfigError` that names file, section, key and value; what is not
+known is a warning, so that a file written for an older daemon is read as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import dataclasses
+import grp
+import ipaddress
+import os
+import pwd
+import re
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from nipap.authlib import BACKEND_TYPES, AuthSettings, BackendSettings, check_backend
+
+DEFAULT_FILE = Path('/etc/nipap/nipap.conf')
+ROOT_DATA_DIR = Path('/var/lib/nipap')
+LOCAL_BACKEND = 'local'
+LOCAL_FILE = 'local_auth.db'
+BACKEND_PREFIX = 'auth.backends.'
+SSLMODES = ('disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full')
+SHORTEST_SIGNING_KEY = 32
+SECRET_KEYS = frozenset({'db_pass', 'signing_key'})
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used: one line that says where, what, and what would do."""
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+def _boolean(text: str) -> bool:
+    value = configparser.RawConfigParser.BOOLEAN_STATES.get(text.lower())
+    if value is None:
+        raise ValueError('not a boolean (true or false)')
+    return value
+
+
+def _integer(text: str, least: int, most: int, what: str) -> int:
+    if not re.fullmatch('-?[0-9]{1,18}', text) or not least <= int(text) <= most:
+        raise ValueError(f'not {what} ({least} to {most})')
+    return int(text)
+
+
+def _port(text: str) -> int:
+    return _integer(text, 0, 65535, 'a port')
+
+
+def _ports(text: str) -> str:
+    """What libpq takes: one port, or one for each of several hosts."""
+    return ','.join(str(_integer(port.strip(), 1, 65535, 'a port')) for port in text.split(','))
+
+
+def _forks(text: str) -> int:
+    return _integer(text, -1, 1000, 'a number of handlers; 0: one per core, -1: none')
+
+
+def _timeout(text: str) -> int:
+    return _integer(text, 0, 10**9, 'a number of seconds')
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch('([0-9]{1,12})([kKmM]?)', text)
+    size = int(found[1]) * {'': 1, 'k': 2**10, 'm': 2**20}[found[2].lower()] if found else 0
+    if not size:
+        raise ValueError('not a size in bytes, k or M (such as 10M)')
+    return size
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r'[0-9]{1,9}(\.[0-9]{1,9})?', text):
+        raise ValueError('not a number of seconds')
+    return float(text)
+
+
+_HOST_NAME = re.compile('[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?')
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    """IP addresses, with or without brackets, and host names; each once."""
+    addresses = [address for address in re.split(r'[,\s]+', text) if address]
+    if not addresses:
+        raise ValueError('no address')
+    return tuple(dict.fromkeys(map(_address, addresses)))
+
+
+def _address(text: str) -> str:
+    bare = text[1:-1] if text.startswith('[') and text.endswith(']') else text
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(bare) or re.fullmatch('[0-9.]+', bare):
+            raise ValueError(f'{text!r} is no address (every interface: 0.0.0.0 and ::)') from None
+    return bare
+
+
+def _sslmode(text: str) -> str:
+    if text not in SSLMODES:
+        raise ValueError(f'not one of {", ".join(SSLMODES)}')
+    return text
+
+
+def _account(text: str) -> str:
+    return _known(text, pwd.getpwnam, pwd.getpwuid, 'user')
+
+
+def _group(text: str) -> str:
+    return _known(text, grp.getgrnam, grp.getgrgid, 'group')
+
+
+def _known(text: str, by_name: Callable[[str], object], by_id: Callable[[int], object], what: str) -> str:
+    try:
+        if text.isdecimal():
+            by_id(int(text))
+        else:
+            by_name(text)
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f'there is no such {what}') from None
+    return text
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise ValueError('not a file name')
+    return os.path.abspath(text)
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+def _key(default: object, read: Callable[[str], object] = str, secret: bool = False) -> Any:
+    """A key of [nipapd]: what it is when not given or empty, and how its text is read."""
+    return field(default=default, repr=not secret, metadata={'read': read})
+
+
+@dataclass(frozen=True)
+class DaemonSettings:
+    """``[nipapd]``, a field for every key, in the order of etc/nipap.conf.dist.
+
+    None means not given; without `port`, only `ssl_port` is served.
+    """
+
+    user: str | None = _key(None, _account)
+    group: str | None = _key(None, _group)
+    listen: tuple[str, ...] = _key(('127.0.0.1',), _addresses)
+    port: int | None = _key(1337, _port)
+    ssl_port: int | None = _key(None, _port)
+    ssl_cert_file: str | None = _key(None, _path)
+    ssl_key_file: str | None = _key(None, _path)
+    foreground: bool = _key(True, _boolean)
+    debug: bool = _key(False, _boolean)
+    forks: int = _key(0, _forks)
+    syslog: bool = _key(False, _boolean)
+    pid_file: str | None = _key(None, _path)
+    max_body: int = _key(10 * 2**20, _size)
+    drain_timeout: float = _key(30.0, _seconds)
+    db_host: str | None = _key(None)
+    db_port: str | None = _key(None, _ports)
+    db_name: str | None = _key(None)
+    db_user: str | None = _key(None)
+    db_pass: str | None = _key(None, secret=True)
+    db_sslmode: str | None = _key(None, _sslmode)
+    postgres_bindir: str | None = _key(None, _path)
+    postgres_user: str | None = _key(None, _account)
+
+
+_KEYS = {key.name: key for key in dataclasses.fields(DaemonSettings)}
+_AUTH_KEYS = ('default_backend', 'auth_cache_timeout')
+_BACKEND_KEYS = {
+    'SqliteAuth': ('type', 'db_path'),
+    'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer'),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything the daemon is told from outside."""
+
+    nipapd: DaemonSettings
+    auth: AuthSettings
+    data_dir: Path
+    path: Path | None = None
+    warnings: tuple[str, ...] = ()
+    auto_install_db: bool = False
+    auto_upgrade_db: bool = False
+    version: bool = False
+    db_version: bool = False
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the daemon runs a PostgreSQL of its own: nothing says which other one to use."""
+        daemon = self.nipapd
+        return not (daemon.db_host or daemon.db_port or daemon.db_name or daemon.db_user)
+
+    @property
+    def dsn(self) -> str:
+        """The libpq connection string of the configured database; it holds the password.
+
+        Without ``db_host`` that is the UNIX socket of the system's PostgreSQL. Of several hosts, the one that takes
+        writes is used. Raises ValueError when the database is the daemon's own.
+        """
+        if self.embedded:
+            raise ValueError('the embedded database has a connection string only while it runs')
+        daemon = self.nipapd
+        parts = {
+            'host': daemon.db_host,
+            'port': daemon.db_port,
+            'dbname': daemon.db_name or 'nipap',
+            'user': daemon.db_user,
+            'password': daemon.db_pass,
+            'sslmode': daemon.db_sslmode,
+            'target_session_attrs': 'read-write' if ',' in (daemon.db_host or '') else None,
+        }
+        return ' '.join(f'{name}={_quoted(value)}' for name, value in parts.items() if value)
+
+
+def _quoted(value: str) -> str:
+    """A value of a libpq connection string."""
+    return "'{}'".format(value.replace('\\', '\\\\').replace("'", "\\'"))
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Config:
+    """Read the command line `argv` (without the program's name) and the file that it names.
+
+    Raises `ConfigError`; a command line that cannot be understood, and ``--help``, end the process as argparse does.
+    With ``--version`` no file is read.
+    """
+    environ = os.environ if environ is None else environ
+    options = vars(_parser().parse_args(argv))
+    given = options.pop('config')
+    data_dir = _data_dir(options.pop('data_dir'), environ)
+    flags = {name: options.pop(name) for name in ('auto_install_db', 'auto_upgrade_db', 'version', 'db_version')}
+    file = _File(None, None) if flags['version'] else _find(given)
+    daemon = _daemon_settings(file, options)
+    auth = _auth_settings(file, data_dir)
+    file.warn_of_the_rest()
+    return Config(daemon, auth, data_dir, file.path, tuple(file.warnings), **flags)
+
+
+def load_accounts(
+    path: str | None, data_dir: str | None, environ: Mapping[str, str] | None = None
+) -> tuple[AuthSettings, str | None]:
+    """Where the accounts are and the user that the daemon runs as, whatever the rest of the file holds."""
+    file = _find(path)
+    auth = _auth_settings(file, _data_dir(data_dir, os.environ if environ is None else environ))
+    return auth, _read_key(file, 'user')
+
+
+def _data_dir(given: str | None, environ: Mapping[str, str]) -> Path:
+    if given is not None:
+        return Path(given).absolute()
+    if os.geteuid() == 0:
+        return ROOT_DATA_DIR
+    base = environ.get('XDG_DATA_HOME', '')
+    if os.path.isabs(base):
+        return Path(base, 'nipap')
+    return Path(environ.get('HOME') or _home(), '.local', 'share', 'nipap').absolute()
+
+
+def _home() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError as exc:
+        raise ConfigError('there is no HOME to keep the data in: say where with --data-dir') from exc
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
+    """The same reader for argparse, which shows the text of this exception only."""
+
+    def convert(text: str) -> object:
+        try:
+            return read(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(f'{text!r}: {exc}') from None
+
+    return convert
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='nipapd',
+        description='IP address management daemon. Without a configuration it keeps its data in a PostgreSQL of its '
+        'own and serves this host only.',
+        epilog='The command line wins over the file; etc/nipap.conf.dist explains every key of the file.',
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add, defaults = parser.add_argument, DaemonSettings()
+    add('-c', '--config', metavar='FILE', default=None, help=f'configuration (default: {DEFAULT_FILE} if it is there)')
+    add(
+        '-l',
+        '--listen',
+        metavar='ADDRESS',
+        type=_argument(_addresses),
+        help=f'address to serve, or several with commas (default: {", ".join(defaults.listen)})',
+    )
+    add('-p', '--port', type=_argument(_port), help=f'port for HTTP; 0: any (default: {defaults.port})')
+    add('-s', '--ssl-port', metavar='PORT', type=_argument(_port), help='port for HTTPS (default: no HTTPS)')
+    add('-d', '--debug', action='store_true', help='log more (default: off)')
+    add('-f', '--foreground', action='store_true', help='stay in the foreground (default)')
+    add('--background', action='store_false', dest='foreground', help='go to the background (default: foreground)')
+    add(
+        '-P',
+        '--pid-file',
+        metavar='FILE',
+        type=_argument(_path),
+        help='write the process id to FILE (default: to no file)',
+    )
+    add('--no-pid-file', action='store_const', const=None, dest='pid_file', help='write no process id, whatever is set')
+    add('--data-dir', metavar='DIR', default=None, help=f'where data is kept (default: {_default_data_dir()})')
+    for flag, text in _FLAGS.items():
+        add(flag, action='store_true', default=False, help=text)
+    return parser
+
+
+_FLAGS = {
+    '--auto-install-db': 'create the schema when the configured database has none (default: off)',
+    '--auto-upgrade-db': 'bring an older schema up to date (default: off)',
+    '--version': 'print the version and exit',
+    '--db-version': 'print the version of the schema in the database and exit',
+}
+
+
+def _default_data_dir() -> str:
+    return f'{ROOT_DATA_DIR} for root, else $XDG_DATA_HOME/nipap or ~/.local/share/nipap'
+
+
+# --------------------------------------------------------------------------------------------------------------- file
+
+
+class _File:
+    """The text of every section and key, which of them were asked for, and what is strange about them."""
+
+    def __init__(self, path: Path | None, parser: configparser.RawConfigParser | None) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+        self._sections = {name: dict(parser[name]) for name in parser.sections()} if parser else {}
+        self._asked: set[tuple[str, str]] = set()
+
+    def sections(self) -> list[str]:
+        return list(self._sections)
+
+    def has(self, section: str, key: str) -> bool:
+        return key in self._sections.get(section, {})
+
+    def text(self, section: str, key: str) -> str:
+        """The value without blanks around it; empty when it is not there."""
+        self._asked.add((section, key))
+        value = self._sections.get(section, {}).get(key, '').strip()
+        if '\0' in value:
+            raise self.error(section, key, 'has a NUL character')
+        return value
+
+    def error(self, section: str, key: str, problem: str) -> ConfigError:
+        """The exception that names file, section, key and value, the value unless it is a secret."""
+        value = self._sections.get(section, {}).get(key, '').strip()
+        shown = f' = {_on_one_line(value)}' if value and key not in SECRET_KEYS else ''
+        return ConfigError(f'{self.path}: [{section}] {key}{shown}: {problem}')
+
+    def warn(self, section: str, key: str, problem: str) -> None:
+        self.warnings.append(f'{self.path}: [{section}] {key}: {problem}')
+
+    def warn_of_the_rest(self) -> None:
+        """Warn of every section and key that nobody asked for."""
+        sections = {section for section, _ in self._asked}
+        for section, values in self._sections.items():
+            if section not in sections:
+                self.warnings.append(f'{self.path}: [{_on_one_line(section)}]: unknown section, ignored')
+                continue
+            for key, value in values.items():
+                if (section, key) not in self._asked:
+                    self.warn(section, _on_one_line(key), 'unknown key, ignored')
+                elif '%%' in value:
+                    self.warn(section, key, 'two percent signs are read as two')
+
+
+def _on_one_line(text: str) -> str:
+    return text if text.isprintable() else repr(text)
+
+
+def _find(given: str | None) -> _File:
+    """The file that was asked for, which must be there, or the default one, which may be."""
+    if given is not None:
+        return _read(Path(os.path.abspath(given)))
+    if os.access(DEFAULT_FILE, os.R_OK):
+        return _read(DEFAULT_FILE)
+    file = _File(None, None)
+    if DEFAULT_FILE.exists():
+        file.warnings.append(f'{DEFAULT_FILE}: cannot be read, so defaults are used')
+    return file
+
+
+def _read(path: Path) -> _File:
+    # Blank and '#' or ';' begin a comment also behind a value, and '%' is nothing special.
+    parser = configparser.RawConfigParser(inline_comment_prefixes=('#', ';'))
+    try:
+        parser.read_string(path.read_text('utf-8-sig'), str(path))
+    except OSError as exc:
+        raise ConfigError(f'{path}: {exc.strerror}') from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f'{path}: is not a text in UTF-8 (byte {exc.start})') from exc
+    except ValueError as exc:
+        raise ConfigError(f'{str(path)!r}: is no file name') from exc
+    except configparser.Error as exc:
+        raise ConfigError(f'{path}: {_syntax_problem(exc)}') from exc
+    return _File(path, parser)
+
+
+def _syntax_problem(exc: configparser.Error) -> str:
+    """The problem on one line, without the text of the line concerned: it may hold a password."""
+    if isinstance(exc, configparser.DuplicateOptionError):
+        return f'line {exc.lineno}: [{_on_one_line(exc.section)}] {_on_one_line(exc.option)} is there twice'
+    if isinstance(exc, configparser.DuplicateSectionError):
+        return f'line {exc.lineno}: section [{_on_one_line(exc.section)}] is there twice'
+    if isinstance(exc, configparser.MissingSectionHeaderError):
+        return f'line {exc.lineno}: not in a section such as [nipapd]'
+    lines = [number for number, _ in getattr(exc, 'errors', [])]
+    return f'line {lines[0]}: neither [section] nor key = value' if lines else 'is not in INI format'
+
+
+# ----------------------------------------------------------------------------------------------------------- sections
+
+
+def _daemon_settings(file: _File, options: Mapping[str, object]) -> DaemonSettings:
+    """[nipapd] with the command line on top; every value of the file is checked, also one that loses."""
+    values: dict[str, Any] = {}
+    for name in _KEYS:
+        if (value := _read_key(file, name)) is not None:
+            values[name] = value
+    if file.has('nipapd', 'port') and 'port' not in values and ('ssl_port' in values or 'ssl_port' in options):
+        values['port'] = None
+    daemon = DaemonSettings(**{**values, **options})
+    if daemon.ssl_port is not None:
+        daemon = dataclasses.replace(daemon, ssl_key_file=daemon.ssl_key_file or daemon.ssl_cert_file)
+        _check_certificate(file, daemon)
+    return daemon
+
+
+def _read_key(file: _File, name: str) -> Any:
+    """The value of a key of [nipapd], None when it is empty or not there."""
+    text = file.text('nipapd', name)
+    try:
+        return _KEYS[name].metadata['read'](text) if text else None
+    except ValueError as exc:
+        raise file.error('nipapd', name, str(exc)) from exc
+
+
+def _check_certificate(file: _File, daemon: DaemonSettings) -> None:
+    """What ssl_port needs is there, can be read and fits together."""
+    for name in ('ssl_cert_file', 'ssl_key_file'):
+        path = getattr(daemon, name)
+        if path is None:
+            raise ConfigError(f'{file.path or "nipapd"}: [nipapd] {name}: is needed for ssl_port {daemon.ssl_port}')
+        try:
+            Path(path).read_bytes()
+        except OSError as exc:
+            raise file.error('nipapd', name, str(exc.strerror)) from exc
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            str(daemon.ssl_cert_file), daemon.ssl_key_file, password=_no_password
+        )
+    except (ssl.SSLError, ValueError, OSError) as exc:
+        problem = f'no certificate with its key ({daemon.ssl_key_file}) in PEM format, without password'
+        raise file.error('nipapd', 'ssl_cert_file', problem) from exc
+
+
+def _no_password() -> str:
+    # Otherwise OpenSSL asks at the terminal.
+    raise ValueError('the key has a password')
+
+
+def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
+    """[auth] and its backends; the default backend 'local' needs no section."""
+    default, timeout = (file.text('auth', key) for key in _AUTH_KEYS)
+    default = default or LOCAL_BACKEND
+    backends = {
+        name: _backend(file, section, name, data_dir)
+        for section in file.sections()
+        if (name := section.removeprefix(BACKEND_PREFIX)) != section
+    }
+    if default == LOCAL_BACKEND and default not in backends:
+        backends[default] = _backend(file, BACKEND_PREFIX + default, default, data_dir)
+    if default not in backends:
+        problem = f'there is no section [{BACKEND_PREFIX}{_on_one_line(default)}]'
+        raise file.error('auth', 'default_backend', problem)
+    try:
+        return AuthSettings(default, _timeout(timeout or '3600'), MappingProxyType(backends))
+    except ValueError as exc:
+        raise file.error('auth', 'auth_cache_timeout', str(exc)) from exc
+
+
+def _backend(file: _File, section: str, name: str, data_dir: Path) -> BackendSettings:
+    kind = file.text(section, 'type') or ('SqliteAuth' if name == LOCAL_BACKEND else '')
+    if kind not in BACKEND_TYPES:
+        raise file.error(section, 'type', f'the types of backend are {" and ".join(BACKEND_TYPES)}')
+    given = {key: text for key in _BACKEND_KEYS[kind] if (text := file.text(section, key)) and key != 'type'}
+    if kind == 'SqliteAuth':
+        # An absolute path stays as it is.
+        given['db_path'] = str(data_dir / given.get('db_path', LOCAL_FILE))
+    elif 'public_key_file' in given:
+        given['public_key'] = _public_key(file, section, given.pop('public_key_file'))
+    settings = BackendSettings(name, kind, MappingProxyType(given))
+    try:
+        check_backend(settings)
+    except ValueError as exc:
+        raise ConfigError(f'{file.path}: [{section}] {exc}') from exc
+    if 0 < len(given.get('signing_key', '').encode()) < SHORTEST_SIGNING_KEY:
+        file.warn(section, 'signing_key', f'has fewer than {SHORTEST_SIGNING_KEY} bytes, which can be guessed')
+    return settings
+
+
+def _public_key(file: _File, section: str, path: str) -> str:
+    """The key itself: the daemon may not be able to read the file once it runs as another user."""
+    try:
+        return Path(path).read_text('ascii')
+    except OSError as exc:
+        raise file.error(section, 'public_key_file', str(exc.strerror)) from exc
+    except ValueError as exc:
+        raise file.error(section, 'public_key_file', 'holds no public key in PEM format') from exc

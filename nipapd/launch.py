@@ -1,0 +1,126 @@
+"""How the daemon reports its start: to the terminal, or from the background to the process that waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+log = logging.getLogger('nipapd')
+
+
+def say(text: str) -> None:
+    """Write to whoever started the daemon."""
+    print(f'nipapd: {text}', file=sys.stderr, flush=True)
+
+
+class Launch:
+    """A daemon in the foreground."""
+
+    def detach(self, log_file: Path | None) -> None:
+        """Let go of the terminal, before the handlers are forked; stderr then goes to `log_file`, if given."""
+
+    def ready(self, lines: Sequence[str]) -> None:
+        """The daemon serves: say so."""
+        for line in lines:
+            say(line)
+
+    def in_child(self) -> None:
+        """A handler was forked: let go of what is the parent's."""
+
+
+class BackgroundLaunch(Launch):
+    """A daemon whose caller waits at the other end of a pipe.
+
+    What goes through the pipe is the exit code for the caller, one byte, and then the text that it shows.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._log_file: Path | None = None
+        redirect('/dev/null', os.O_RDWR, (0, 1))
+
+    def detach(self, log_file: Path | None) -> None:
+        self._log_file = log_file
+        sys.stderr.flush()
+        if log_file is None:
+            redirect('/dev/null', os.O_RDWR, (2,))
+        else:
+            redirect(str(log_file), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, (2,))
+
+    def ready(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            log.info('%s', line)
+        self._answer(0, lines)
+
+    def end(self, code: int) -> None:
+        """The daemon ends. Its caller still waits if it never served; what was said before is on the terminal."""
+        seen = [f'it could not start, see {self._log_file}'] if self._log_file else []
+        self._answer(code, seen)
+
+    def in_child(self) -> None:
+        self._close()
+
+    def _answer(self, code: int, lines: Sequence[str]) -> None:
+        if self._pipe >= 0:
+            text = ''.join(f'nipapd: {line}\n' for line in lines)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._pipe, bytes([code]) + text.encode())
+            self._close()
+
+    def _close(self) -> None:
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+
+def in_background(daemon: Callable[[Launch], int]) -> int:
+    """Run `daemon` as a process of its own, in a session without terminal.
+
+    Returns, to the caller, when the daemon serves or has failed; the result is the caller's exit code.
+    """
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(receiving)
+        _become_daemon(daemon, sending)
+    os.close(sending)
+    os.waitpid(child, 0)
+    with open(receiving, 'rb') as pipe:
+        answer = pipe.read()
+    sys.stderr.write(answer[1:].decode())
+    return answer[0] if answer else 1
+
+
+def _become_daemon(daemon: Callable[[Launch], int], pipe: int) -> NoReturn:
+    code = 1
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)  # the daemon leads no session, so it never gets a terminal again
+        os.chdir('/')
+        launch = BackgroundLaunch(pipe)
+        code = daemon(launch)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            launch.end(code)
+            logging.shutdown()
+        os._exit(code)
+
+
+def redirect(path: str, flags: int, descriptors: Sequence[int]) -> None:
+    """Make the descriptors refer to the file at `path`."""
+    opened = os.open(path, flags, 0o640)
+    for descriptor in descriptors:
+        os.dup2(opened, descriptor)
+    if opened not in descriptors:
+        os.close(opened)

@@ -1,0 +1,33 @@
+-- What searches need beside plain SQL.
+
+CREATE OR REPLACE FUNCTION holds(leaves boolean[], program int[]) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    stack boolean[] := '{}';
+    top int := 0;
+    step int;
+BEGIN
+    FOREACH step IN ARRAY program LOOP
+        IF step >= 0 THEN
+            top := top + 1;
+            stack[top] := leaves[step + 1];
+        ELSE
+            top := top - 1;
+            stack[top] := CASE step WHEN -1 THEN stack[top] AND stack[top + 1] ELSE stack[top] OR stack[top + 1] END;
+        END IF;
+    END LOOP;
+    RETURN stack[1];
+END $$;
+COMMENT ON FUNCTION holds(boolean[], int[]) IS 'Value of a boolean expression given in postfix: n >= 0 is leaf n, -1 is AND, -2 is OR. For queries too deep for the parser.';
+
+CREATE OR REPLACE FUNCTION is_pattern(pattern text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    PERFORM '' ~ pattern;
+    RETURN true;
+EXCEPTION WHEN invalid_regular_expression THEN
+    RETURN false;
+END $$;
+COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
+
+CREATE OR REPLACE FUNCTION lower_each(words text[]) RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (SELECT coalesce(array_agg(lower(word)), '{}') FROM unnest(words) word);
+COMMENT ON FUNCTION lower_each(text[]) IS 'The words in lower case, for comparisons that ignore case.';

@@ -1,0 +1,144 @@
+"""Setting the scene for clients that act at once, and what must hold when they are done.
+
+The facts that are left (which prefixes there are, their types and pools) must be a tree that the rules allow, and all
+that is derived from them (children, totals, counters of pools and VRFs, what is free) must be exact: the oracle of the
+property tests works it out from the facts alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg2
+
+# By this name in every import mode: pytest puts tests/ in the path.
+from properties.oracle import FULL, Model, Pool, Prefix, Vrf, net, sound
+
+from nipap import check
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.db import Database
+
+from .clients import Job, run_together
+
+
+@dataclasses.dataclass
+class Scene:
+    """A database and its daemon's logic, for the process of the test itself."""
+
+    dsn: str
+    db: Database
+    backend: Backend
+    actor: Actor
+
+    def call(self, method: str, *members: Any) -> Any:
+        """Call the backend."""
+        return getattr(self.backend, method)(self.actor, *members)
+
+    def add(self, text: str, type_: str = 'reservation', **attributes: Any) -> dict[str, Any]:
+        """Add a prefix."""
+        answer: dict[str, Any] = self.call(
+            'add_prefix', {'prefix': text, 'type': type_, 'description': 'd'} | attributes
+        )
+        return answer
+
+    def add_pool(self, name: str, v4: int | None = None, v6: int | None = None) -> int:
+        """Add a pool for assignments; its id."""
+        lengths = {'ipv4_default_prefix_length': v4, 'ipv6_default_prefix_length': v6}
+        attr = {'name': name, 'description': 'd', 'default_type': 'assignment'}
+        return int(self.call('add_pool', attr | lengths)['id'])
+
+    def run(self, *jobs: Job) -> list[Any]:
+        """Let clients act at once; what their scripts return."""
+        return run_together(self.dsn, jobs)
+
+    def stored(self) -> dict[int, str]:
+        """All prefixes, by id."""
+        return {row['id']: row['prefix'] for row in self.call('list_prefix', {})}
+
+    def removed(self) -> set[int]:
+        """The ids of all prefixes that the audit log says were removed."""
+        connection = psycopg2.connect(self.dsn)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SELECT object_id FROM audit_log WHERE object_type = 'prefix' AND action = 'remove'")
+                return {row[0] for row in cursor.fetchall()}
+        finally:
+            connection.close()
+
+    def check(self) -> None:
+        """Nothing is wrong: the daemon's own check, and the oracle's view of the same facts."""
+        assert check.problems(self.db) == []
+        model = self._model()
+        assert sound(list(model.prefixes.values())), 'the rules forbid this tree'
+        self._compare(model)
+
+    def _model(self) -> Model:
+        """The facts as the oracle's model, with the daemon's ids as handles."""
+        model = Model()
+        for row in self.call('list_vrf', {}):
+            model.vrfs[row['id']] = Vrf(row['id'], row['rt'], row['name'])
+        for row in self.call('list_pool', {}):
+            lengths = {family: row[f'ipv{family}_default_prefix_length'] for family in FULL}
+            model.pools[row['id']] = Pool(row['id'], row['name'], row['default_type'], lengths)
+        for row in self.call('list_prefix', {}):
+            model.prefixes[row['id']] = _as_prefix(row)
+        return model
+
+    def _compare(self, model: Model) -> None:
+        answers, wrong = model.answers(), []
+        for row in self.call('search_prefix', {}, {'max_result': False})['result']:
+            wrong += _differences(answers.search_view(model.prefixes[row['id']]), row)
+        for row in self.call('list_pool', {}):
+            wrong += _differences(answers.pool_view(model.pools[row['id']]), row)
+        for row in self.call('list_vrf', {}):
+            wrong += _differences(answers.vrf_view(model.vrfs[row['id']]), row)
+        assert not wrong, '\n'.join(wrong[:20])
+
+
+def _as_prefix(row: dict[str, Any]) -> Prefix:
+    return Prefix(
+        handle=row['id'],
+        vrf=row['vrf_id'],
+        network=net(row['prefix']),
+        type=row['type'],
+        tags=tuple(row['tags']),
+        description=row['description'],
+        node=row['node'],
+        pool=row['pool_id'],
+    )
+
+
+def _differences(expected: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    name = row.get('prefix', row.get('name'))
+    pairs = [(key, value, row[key]) for key, value in expected.items()]
+    unordered = ('inherited_tags', 'prefixes')
+    return [
+        f'{name} {key}: {got!r} instead of {value!r}'
+        for key, value, got in pairs
+        if (sorted(got) != sorted(value) if key in unordered else got != value)
+    ]
+
+
+def disjoint(texts: Iterable[str]) -> bool:
+    """Whether no two networks share an address."""
+    networks = sorted((ipaddress.ip_network(text) for text in texts), key=lambda n: (n.version, n.network_address))
+    return not any(
+        one.version == other.version and one.overlaps(other)  # type: ignore[arg-type]
+        for one, other in itertools.pairwise(networks)
+    )
+
+
+def assert_nothing_is_lost(scene: Scene, added: Sequence[tuple[int, str]], removed: Iterable[int]) -> None:
+    """Every prefix whose addition was acknowledged is there unless its removal was, and nobody else removed any."""
+    stored, gone = scene.stored(), set(removed)
+    ids = [number for number, _ in added]
+    assert len(set(ids)) == len(ids), 'an id was given twice'
+    assert scene.removed() == gone, 'what was removed is not what was acknowledged'
+    missing = [(number, text) for number, text in added if number not in stored and number not in gone]
+    assert not missing, f'acknowledged and not there: {missing}'
+    assert not gone & set(stored), f'removed and still there: {gone & set(stored)}'

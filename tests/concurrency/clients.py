@@ -1,0 +1,152 @@
+"""Client processes that act on one database at once, each with a Database of its own.
+
+A script is a function that gets a `Client` and does what one client does. `run_together` starts a process for each
+job, lets them begin at the same moment and collects what they return. What a script did not expect fails the test
+with the last calls of every client.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import random
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
+
+# Every process is forked from a server that has these loaded and neither connection nor thread: real processes, quick
+# to start.
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(['pytest', 'nipap.backend'])
+PATIENCE_S = 60.0
+SHOWN_CALLS = 6
+# What may be refused when others change the tree meanwhile: a rule, something gone, a place taken.
+INPUT, MISSING, VALUE, NON_EXISTENT, DUPLICATE = 1100, 1110, 1200, 1300, 1400
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A script and its arguments, for one process."""
+
+    script: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass
+class Client:
+    """One process's access to the daemon's logic, and what it did."""
+
+    number: int
+    backend: Any
+    actor: Any
+    barrier: Barrier
+    calls: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.number)
+
+    def call(self, method: str, *members: Any, refusals: Sequence[int] = ()) -> Any:
+        """The answer, or the code (an int) of a refusal that was to be reckoned with."""
+        from nipap.errors import NipapError
+
+        self.calls.append(f'{method}{members}')
+        try:
+            answer = getattr(self.backend, method)(self.actor, *members)
+        except NipapError as error:
+            self.calls[-1] += f' -> fault {error.code}: {error}'
+            if error.code not in refusals:
+                raise
+            return error.code
+        self.calls[-1] += f' -> {brief(answer)}'
+        return answer
+
+    def meet(self) -> None:
+        """Wait until all clients are here."""
+        self.barrier.wait(PATIENCE_S)
+
+    def try_add(self, text: str, type_: str, *, refusals: Sequence[int] = (), **attributes: Any) -> Any:
+        """Add a prefix; the answer or the code of a refusal."""
+        attr = {'prefix': text, 'type': type_, 'description': f'client {self.number}'} | attributes
+        return self.call('add_prefix', attr, refusals=refusals)
+
+
+def brief(answer: Any) -> str:
+    """An answer in few words."""
+    if isinstance(answer, dict) and 'id' in answer:
+        return f'id {answer["id"]} {answer.get("prefix", answer.get("name"))}'
+    return str(answer)[:120]
+
+
+def run_together(dsn: str, jobs: Sequence[Job]) -> list[Any]:
+    """What each job's script returns; fails when one raises or does not come to an end."""
+    barrier = CONTEXT.Barrier(len(jobs))
+    workers = [_start(dsn, number, job, barrier) for number, job in enumerate(jobs)]
+    deadline = time.monotonic() + PATIENCE_S
+    results, failures, abandoned = [], [], []
+    for number, (process, connection) in enumerate(workers):
+        failed, result, calls = _collect(connection, deadline)
+        _finish(process)
+        results.append(result)
+        if failed:
+            barrier.abort()
+            job = jobs[number]
+            trace = '\n    '.join([f'client {number}, {job.script.__name__}{job.arguments}:', *calls, str(result)])
+            (abandoned if 'BrokenBarrierError' in str(result) else failures).append(trace)
+    found = failures or abandoned
+    assert not found, '\n'.join([f'{len(found)} clients failed', *found])
+    return results
+
+
+def _start(dsn: str, number: int, job: Job, barrier: Barrier) -> tuple[Any, Connection]:
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_work, args=(theirs, dsn, number, job, barrier), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _collect(connection: Connection, deadline: float) -> tuple[bool, Any, list[str]]:
+    try:
+        if connection.poll(max(0.0, deadline - time.monotonic())):
+            failed, result, calls = connection.recv()
+            return failed, result, calls
+        return True, f'no answer within {PATIENCE_S:.0f} s', []
+    except EOFError:
+        return True, 'died', []
+    finally:
+        connection.close()
+
+
+def _finish(process: Any) -> None:
+    process.join(1.0)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    process.close()
+
+
+def _work(connection: Connection, dsn: str, number: int, job: Job, barrier: Barrier) -> None:
+    """What runs in the process of one client."""
+    from nipap.authlib import Actor
+    from nipap.backend import Backend
+    from nipap.db import Database
+
+    db = Database(dsn)
+    actor = Actor(f'client{number}', None, f'client{number}', 'test', readonly=False)
+    client = Client(number, Backend(db), actor, barrier)
+    try:
+        client.call('version')
+        client.call('list_vrf', {})
+        client.meet()
+        connection.send((False, job.script(client, *job.arguments), []))
+    except BaseException:
+        barrier.abort()
+        connection.send((True, traceback.format_exc(limit=-3), client.calls[-SHOWN_CALLS:]))
+    finally:
+        db.close()
+        connection.close()

@@ -1,0 +1,25 @@
+"""Fixtures of the concurrency tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from nipap.authlib import Actor
+    from nipap.backend import Backend
+    from nipap.db import Database
+
+    from .aftermath import Scene
+
+
+@pytest.fixture
+def scene(dsn: str, db: Database, backend: Backend, actor: Actor) -> Iterator[Scene]:
+    """A database to act on; what the clients leave behind must be in order."""
+    from .aftermath import Scene
+
+    made = Scene(dsn, db, backend, actor)
+    yield made
+    made.check()

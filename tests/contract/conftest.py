@@ -1,0 +1,79 @@
+"""The daemon's faces as fixtures; `api` plays a scenario over the Backend and over XML-RPC."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from contract_faces import USERS, BackendFace, Face, Post, XmlRpcFace
+
+from nipap.authlib import Authenticator, AuthSettings, BackendSettings
+from nipap.backend import Backend
+from nipap.flask_xmlrpc import create_app
+from nipap.local_users import LocalUser, LocalUsers
+
+
+@pytest.fixture(scope='session')
+def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The accounts of `USERS`. Hashing passwords takes its time, so they are made once."""
+    path = tmp_path_factory.mktemp('accounts') / 'users.db'
+    users = LocalUsers(path)
+    users.create()
+    for name, (password, full_name, readonly, trusted) in USERS.items():
+        users.add(LocalUser(name, full_name, trusted, readonly), password)
+    return path
+
+
+@pytest.fixture(scope='session')
+def authenticator(users_file: Path) -> Iterator[Authenticator]:
+    """One for the run: it remembers passwords that it has checked."""
+    local = BackendSettings('local', 'SqliteAuth', {'db_path': str(users_file)})
+    made = Authenticator(AuthSettings('local', 3600, {'local': local}))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def backend_face(backend: Backend) -> BackendFace:
+    return BackendFace(backend)
+
+
+@pytest.fixture
+def xmlrpc_face(backend: Backend, authenticator: Authenticator) -> XmlRpcFace:
+    """The XML-RPC application in this process: everything but the sockets."""
+    client = create_app(backend, authenticator).test_client()
+
+    def post(path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        response = client.post(path, data=body, headers=dict(headers))
+        return response.status_code, response.data
+
+    return XmlRpcFace(post)
+
+
+@pytest.fixture
+def daemon_face(daemon: Callable[..., Any], database_options: dict[str, str], users_file: Path) -> Iterator[XmlRpcFace]:
+    """A running daemon on a database of the test's own."""
+    accounts = {'type': 'SqliteAuth', 'db_path': str(users_file)}
+    running = daemon(config={'nipapd': {**database_options, 'forks': '2'}, 'auth.backends.local': accounts})
+    connection = http.client.HTTPConnection(urlsplit(running.url()).netloc, timeout=60)
+    yield XmlRpcFace(poster(connection))
+    connection.close()
+
+
+def poster(connection: http.client.HTTPConnection) -> Post:
+    def post(path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        connection.request('POST', path, body, dict(headers))
+        response = connection.getresponse()
+        return response.status, response.read()
+
+    return post
+
+
+@pytest.fixture(params=['backend_face', 'xmlrpc_face'])
+def api(request: pytest.FixtureRequest) -> Face:
+    """Each face in turn, on a database that holds nothing but VRF 0."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,358 @@
+"""Smart search: text is read as a query, the answer says how, and no text is ever a fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contract_faces import Face
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+NET, OFFICE, HOST, LAB, V6, CUSTOMER = (
+    '10.0.0.0/8',
+    '10.1.1.0/24',
+    '10.1.1.1/32',
+    '10.2.0.0/16',
+    '2001:db8::/32',
+    '192.0.2.0/24',
+)
+ALL = [NET, OFFICE, HOST, LAB, V6, CUSTOMER]
+
+
+@pytest.fixture
+def plan(api: Face) -> Face:
+    """Six prefixes; `ALL` is their order."""
+    api.add_vrf('65000:1', 'customer')
+    api.add_pool('loopbacks', ipv4_default_prefix_length=32)
+    api.add_prefix(NET, description='Private Space', tags=['rfc1918'], comment='10 for ever')
+    api.add_prefix(OFFICE, 'assignment', description='Office LAN', tags=['office'], country='se', vlan=100)
+    api.add_prefix(HOST, 'host', description='printer (old)', node='sw1', avps={'site': 'Stockholm'})
+    api.add_prefix(LAB, description='oracle *lab*', pool_name='loopbacks', vlan=7, comment='android')
+    api.add_prefix(V6, description="office v6 isn't", customer_id='c-1')
+    api.add_prefix(CUSTOMER, 'assignment', description='Or else', vrf_rt='65000:1', order_id='o-1')
+    return api
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        # words, in any of the five text attributes, without regard to case
+        ('office', [OFFICE, V6]),
+        ('OFFICE lan', [OFFICE]),
+        ('sw1', [HOST]),
+        ('c-1', [V6]),
+        ('o-1', [CUSTOMER]),
+        ('10', [NET]),
+        ('10.1.1', []),
+        ('1.2.3', []),
+        ('', ALL),
+        ('   ', ALL),
+        # joined
+        ('office or printer', [OFFICE, HOST, V6]),
+        ('office OR printer', [OFFICE, HOST, V6]),
+        ('office and lan', [OFFICE]),
+        ('office AND lan', [OFFICE]),
+        ('Or else', [CUSTOMER]),
+        ('And else', []),
+        ('printer or office and lan', [OFFICE]),  # (printer or office) and lan
+        ('office and lan or printer', [OFFICE, HOST]),
+        ('printer or office lan', [OFFICE]),
+        ('office and', [OFFICE, V6]),
+        ('office or', [OFFICE, V6]),
+        # grouped
+        ('(office)', [OFFICE, V6]),
+        ('(office or printer) and type=host', [HOST]),
+        ('printer or (office and lan)', [OFFICE, HOST]),
+        ('((office) (lan))', [OFFICE]),
+        ('type=host and (office or printer)', [HOST]),
+        # quoted
+        ('"Office LAN"', [OFFICE]),
+        ("'office lan'", [OFFICE]),
+        ('"LAN Office"', []),
+        ('"else"', [CUSTOMER]),
+        ('"office v6"', [V6]),
+        # words that begin like operators
+        ('oracle', [LAB]),
+        ('android', [LAB]),
+        ('oracle android', [LAB]),
+        # addresses and prefixes
+        ('10.1.1.1', [NET, OFFICE, HOST]),
+        ('2001:db8::1', [V6]),
+        ('192.0.2.77', [CUSTOMER]),
+        ('10/8', [NET, OFFICE, HOST, LAB]),
+        ('10.1/16', [OFFICE, HOST]),
+        ('10.1.1.1/24', [OFFICE, HOST]),
+        ('2001:DB8::/32', [V6]),
+        ('2001:db8::1/32', [V6]),
+        ('10.1.1.1 printer', [HOST]),
+        ('10/8 or 192.0.2.0/24', [NET, OFFICE, HOST, LAB, CUSTOMER]),
+        # tags and route targets
+        ('#office', [OFFICE, HOST]),
+        ('#OFFICE', [OFFICE, HOST]),
+        ('#rfc1918 #office', [OFFICE, HOST]),
+        ('#rfc1918 printer', [HOST]),
+        ('#none', []),
+        ('65000:1', [CUSTOMER]),
+        ('65000:2', []),
+        # comparisons
+        ('vlan=100', [OFFICE]),
+        ('vlan = 100', [OFFICE]),
+        ('vlan>7', [OFFICE]),
+        ('vlan >= 7', [OFFICE, LAB]),
+        ('vlan<100', [LAB]),
+        ('vlan<=7', [LAB]),
+        ('vlan!=7', [OFFICE]),
+        ('type=host', [HOST]),
+        ('type!=reservation and family=4', [OFFICE, HOST, CUSTOMER]),
+        ('prefix_length>=24', [OFFICE, HOST, V6, CUSTOMER]),
+        ('description~^Off', [OFFICE]),
+        ('description~*^off', [OFFICE, V6]),
+        ('node="sw1"', [HOST]),
+        ('description="Office LAN"', [OFFICE]),
+        ('country=SE', [OFFICE]),
+        ('pool=loopbacks', [LAB]),
+        ('vrf=65000:1', [CUSTOMER]),
+        ('tags=office', [OFFICE]),
+        ('tags=OFFICE', [OFFICE]),
+        ('inherited_tags=office', [HOST]),
+        ('prefix<<10.0.0.0/8', [OFFICE, HOST, LAB]),
+        ('prefix <<= 10.0.0.0/8', [NET, OFFICE, HOST, LAB]),
+        ('prefix>>10.1.1.1', [NET, OFFICE]),
+        ('prefix>>=10.1.1.1', [NET, OFFICE, HOST]),
+        ('avps.site=Stockholm', [HOST]),
+        ('avps.site~*stock', [HOST]),
+        ('indent=2', [HOST]),
+        ('children>1', [NET]),
+        ('used_addresses>0', [NET, OFFICE, HOST]),
+        ('customer_id=c-1 or order_id=o-1', [V6, CUSTOMER]),
+    ],
+)
+def test_what_a_text_finds(plan: Face, text: str, expected: list[str]) -> None:
+    assert plan.smart(text) == expected
+
+
+@pytest.mark.parametrize(
+    'text', ['used_addreses>0', 'free_addreses=255', 'used_addresses>0', 'free_addresses=255', 'total_addresses=256']
+)
+def test_misspelt_names_of_the_old_grammar(plan: Face, text: str) -> None:
+    """Deliberate difference 12."""
+    assert OFFICE in plan.smart(text)
+
+
+@pytest.mark.parametrize(
+    'word',
+    [
+        '*',
+        '*lab*',
+        '+',
+        '[',
+        ']',
+        '[a',
+        '{',
+        '}',
+        '{2',
+        '\\',
+        '^',
+        '$',
+        '?',
+        '.',
+        '|',
+        '+46',
+        'a**',
+        '%',
+        '_',
+        '&',
+        ';',
+        '--',
+    ],
+)
+def test_a_word_that_is_no_regular_expression_is_literal(plan: Face, word: str) -> None:
+    """Deliberate difference 6."""
+    found = plan.smart(word)
+    if word in ('*', '*lab*'):
+        assert found == [LAB]
+
+
+@pytest.mark.parametrize(
+    'sign', ['=', '!=', '<', '>', '<=', '>=', '~', '!~', '~*', '!~*', '<<', '>>', '<<=', '>>=', '!', '==']
+)
+@pytest.mark.parametrize('method', ['smart_search_prefix', 'smart_search_vrf', 'smart_search_pool', 'smart_search_asn'])
+def test_an_unpaired_sign_never_faults(api: Face, method: str, sign: str) -> None:
+    """Deliberate difference 6."""
+    for text in (
+        sign,
+        f'a {sign}',
+        f'{sign} a',
+        f'a{sign}',
+        f'{sign}a',
+        f'name{sign}',
+        f'{sign}{sign}',
+        f'name {sign} {sign}',
+    ):
+        answer = api.call(method, query_string=text)
+        assert isinstance(answer['error'], bool)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('bogus=1', 'unknown attribute'),
+        ('vlan=abc', 'invalid value'),
+        ('vlan>x', 'invalid value'),
+        ('type=bogus', 'invalid value'),
+        ('status=bogus', 'invalid value'),
+        ('alarm_priority=bogus', 'invalid value'),
+        ('"unclosed', 'unclosed quote'),
+        ('(unclosed', 'unclosed parentheses'),
+        ('((a)', 'unclosed parentheses'),
+    ],
+)
+def test_what_cannot_be_understood(plan: Face, text: str, message: str) -> None:
+    options = {'max_result': 3, 'whatever': 'x'}
+    answer = plan.call('smart_search_prefix', query_string=text, search_options=options)
+    assert answer['error'] is True
+    assert answer['error_message'] == 'query interpretation failed'
+    assert answer['result'] == []
+    assert answer['search_options'] == options
+    part = answer['interpretation']['interpretation']
+    assert (part['error'], part['error_message']) == (True, message)
+
+
+def test_the_part_concerned_is_marked(plan: Face) -> None:
+    answer = plan.call('smart_search_prefix', query_string='office and bogus=1')
+    assert answer['error'] is True
+    whole = answer['interpretation']
+    assert whole['operator'] == 'and'
+    assert whole['val1']['interpretation']['error'] is False
+    assert whole['val2']['interpretation']['error_message'] == 'unknown attribute'
+
+
+def test_interpretation_of_a_comparison_keeps_sign_and_text(plan: Face) -> None:
+    answer = plan.call('smart_search_prefix', query_string='vlan >= 07')
+    assert answer['interpretation'] == {
+        'operator': '>=',
+        'val1': 'vlan',
+        'val2': '07',
+        'interpretation': {
+            'string': 'vlan>=07',
+            'interpretation': 'expression',
+            'attribute': 'vlan',
+            'operator': '>=',
+            'error': False,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ('text', 'network', 'member'),
+    [('10.1/16', '10.1.0.0/16', 'expanded'), ('10.1.1.9/24', '10.1.1.0/24', 'strict_prefix')],
+)
+def test_the_network_that_is_used_is_named(plan: Face, text: str, network: str, member: str) -> None:
+    answer = plan.call('smart_search_prefix', query_string=text)
+    assert answer['interpretation']['val2'] == network
+    assert answer['interpretation']['interpretation'][member] == network
+
+
+def test_a_further_query(plan: Face) -> None:
+    extra = {'operator': 'equals', 'val1': 'type', 'val2': 'assignment'}
+    answer = plan.call('smart_search_prefix', query_string='office', extra_query=extra)
+    assert [row['prefix'] for row in answer['result']] == [OFFICE]
+    alone = plan.call('smart_search_prefix', query_string='office')
+    assert answer['interpretation'] == {'operator': 'and', 'val1': alone['interpretation'], 'val2': extra}
+    assert plan.call('smart_search_prefix', query_string='office', extra_query=None) == alone
+    assert (
+        plan.fault(
+            'smart_search_prefix', query_string='office', extra_query={'operator': 'bogus', 'val1': 'type', 'val2': 'x'}
+        ).code
+        == 1130
+    )
+
+
+def test_a_missing_text(api: Face) -> None:
+    """Deliberate difference 2."""
+    for kind in ('vrf', 'pool', 'prefix', 'asn'):
+        assert api.fault(f'smart_search_{kind}').code == 1110
+        assert api.fault(f'smart_search_{kind}', query_string=None).code == 1110
+
+
+def test_options_are_checked_when_the_text_is_understood(api: Face) -> None:
+    fault = api.fault('smart_search_prefix', query_string='x', search_options={'max_result': 'many'})
+    assert (fault.code, fault.text) == (1200, "Invalid value for option 'max_result'. Only integer values allowed.")
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('customer', ['customer-a', 'Customer B']),
+        ('customer b', ['Customer B']),
+        ('65000', ['customer-a', 'Customer B']),
+        ('65000:2', ['Customer B']),
+        ('#vpn', ['customer-a']),
+        ('name=customer-a', ['customer-a']),
+        ('rt=65000:2', ['Customer B']),
+        ('tags=VPN', ['customer-a']),
+        ('avps.k=v', ['Customer B']),
+        ('num_prefixes_v4>0', ['customer-a']),
+        ('default or customer-a', ['default', 'customer-a']),
+        ('10.0.0.0/8', []),
+    ],
+)
+def test_vrfs(api: Face, text: str, expected: list[str]) -> None:
+    api.add_vrf('65000:1', 'customer-a', tags=['vpn'])
+    api.add_vrf('65000:2', 'Customer B', avps={'k': 'v'})
+    api.add_prefix('10.0.0.0/8', vrf_rt='65000:1')
+    answer = api.call('smart_search_vrf', query_string=text)
+    assert (answer['error'], [vrf['name'] for vrf in answer['result']]) == (False, expected)
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('loop', ['loopbacks']),
+        ('nets', ['linknets']),
+        ('POOL', ['linknets', 'loopbacks']),
+        ('#core', ['loopbacks']),
+        ('default_type=host', ['linknets']),
+        ('ipv4_default_prefix_length=31', ['linknets']),
+        ('ipv4_default_prefix_length>=31', ['linknets', 'loopbacks']),
+        ('member_prefixes_v4>0', ['loopbacks']),
+        ('vrf=65000:1', ['loopbacks']),
+        ('avps.site=sto', ['loopbacks']),
+    ],
+)
+def test_pools(api: Face, text: str, expected: list[str]) -> None:
+    api.add_vrf('65000:1', 'v')
+    api.add_pool('loopbacks', tags=['core'], ipv4_default_prefix_length=32, avps={'site': 'sto'})
+    api.add_pool('linknets', 'host', ipv4_default_prefix_length=31)
+    api.add_prefix('10.0.0.0/8', vrf_rt='65000:1', pool_name='loopbacks')
+    answer = api.call('smart_search_pool', query_string=text)
+    assert (answer['error'], [pool['name'] for pool in answer['result']]) == (False, expected)
+
+
+PIECES = st.sampled_from(
+    [
+        *'()"\'#=<>!~*[]{}\\|&%$.:;,/+-? ',
+        *('and', 'or', 'AND', 'Or', 'vlan', 'prefix', 'type', 'tags', 'avps.', 'vrf', 'pool', 'name', 'rt', 'asn'),
+        *('10', '10/8', '10.1.1.1', '1.2.3.4/33', '::', '::1/129', '1:2', '65000:', ':1', '99999999999999999999'),
+        *('expires', 'added', 'monitor', 'tomorrow', 'true', 'host', 'office', 'é', '🙂', '\t', '\n'),
+    ]
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(PIECES, max_size=12), glue=st.sampled_from(['', ' ']))
+def test_no_text_is_ever_a_fault(backend_face: Face, pieces: list[str], glue: str) -> None:
+    text = glue.join(pieces)
+    for kind in ('vrf', 'pool', 'prefix', 'asn'):
+        answer: dict[str, Any] = backend_face.call(f'smart_search_{kind}', query_string=text)
+        assert {'search_options', 'result', 'interpretation', 'error'} <= answer.keys()
+        assert ('error_message' in answer) is answer['error']
+
+
+def test_a_very_long_text(api: Face) -> None:
+    """Deliberate difference 10."""
+    words = ' or '.join(f'word{number}' for number in range(1500))
+    assert api.call('smart_search_prefix', query_string=words)['error'] is False
+    nested = '(' * 1500 + 'word' + ')' * 1500
+    assert api.call('smart_search_prefix', query_string=nested)['error'] is False

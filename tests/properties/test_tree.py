@@ -1,0 +1,543 @@
+"""The daemon plays any sequence of changes as the oracle does: same answers, same refusals, same state after each.
+
+A failure prints the calls that led to it. `HYPOTHESIS_PROFILE=soak` searches for much longer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+
+from .oracle import FULL, TYPES, Model, Network, Pool, Prefix, Vrf, attempt, covers, net
+from .playground import Playground, differences, searching
+
+# Few addresses at many lengths, so that prefixes nest, collide and touch both ends of the address space.
+ADDRESSES = {
+    4: (
+        *('10.0.0.0', '10.0.0.1', '10.0.0.2', '10.0.0.3', '10.0.0.5', '10.0.0.8', '10.0.0.16', '10.0.0.64'),
+        *('10.0.0.128', '10.0.1.0', '10.1.0.0', '0.0.0.0', '0.0.0.1', '128.0.0.0', '255.255.255.0'),
+        *('255.255.255.128', '255.255.255.252', '255.255.255.254', '255.255.255.255'),
+    ),
+    6: (
+        *('2001:db8::', '2001:db8::1', '2001:db8::2', '2001:db8::3', '2001:db8:0:1::', '2001:db8:1::', '::', '::1'),
+        *('8000::', 'ffff:ffff:ffff:ffff::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe'),
+        'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff',
+    ),
+}
+LENGTHS = {
+    4: (24, 32, 16, 8, 30, 31, 28, 25, 29, 26, 23, 7, 1, 0),
+    6: (64, 128, 48, 32, 127, 126, 124, 112, 63, 65, 47, 1, 0),
+}
+
+
+def universe(family: int) -> list[str]:
+    """Every network that the machine may name."""
+    wide = [
+        str(ipaddress.ip_network(f'{address}/{length}', strict=False))
+        for length in LENGTHS[family]
+        for address in ADDRESSES[family]
+    ]
+    return list(dict.fromkeys(wide))
+
+
+UNIVERSE = {family: universe(family) for family in FULL}
+NETWORKS = st.one_of(st.sampled_from(UNIVERSE[4]), st.sampled_from(UNIVERSE[4]), st.sampled_from(UNIVERSE[6]))
+RTS = ('9:10', '10:1', '1.3.3.7:456', '16974599:456')
+POOL_NAMES = ('alpha', 'beta', 'gamma')
+TAGS = st.lists(st.sampled_from(['a', 'b', 'c']), max_size=3)
+# What the first prefixes of an example are; the rest grows on them.
+SKELETONS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (),
+    (('10.0.0.0/8', 'reservation'), ('10.0.0.0/16', 'reservation'), ('10.0.0.0/24', 'assignment')),
+    (('2001:db8::/32', 'reservation'), ('2001:db8::/48', 'reservation'), ('2001:db8::/64', 'assignment')),
+    (('0.0.0.0/0', 'reservation'), ('255.255.255.0/24', 'reservation'), ('::/0', 'reservation')),
+    (('255.255.255.0/24', 'assignment'), ('ffff:ffff:ffff:ffff::/64', 'assignment')),
+    (('10.0.0.0/24', 'reservation'), ('10.0.0.0/31', 'assignment'), ('10.0.0.8/29', 'assignment')),
+)
+# Asked after every step, a few at a time: what would be handed out next.
+PROBES = [
+    ('10.0.0.0/8', 16),
+    ('10.0.0.0/24', 30),
+    ('10.0.0.0/24', 32),
+    ('10.0.0.0/31', 32),
+    ('10.0.0.0/30', 32),
+    ('0.0.0.0/0', 1),
+    ('0.0.0.0/0', 32),
+    ('255.255.255.0/24', 32),
+    ('255.255.255.0/24', 25),
+    ('255.255.255.255/32', 32),
+    ('2001:db8::/32', 48),
+    ('2001:db8::/64', 128),
+    ('2001:db8::/127', 128),
+    ('::/0', 128),
+    ('8000::/1', 2),
+    ('ffff:ffff:ffff:ffff::/64', 66),
+]
+
+
+def one_of_the(collection: Callable[[Any], Sequence[Any]]) -> st.SearchStrategy[Any]:
+    """Chooses among what the machine has when the rule runs."""
+    return st.runner().flatmap(lambda machine: st.sampled_from(collection(machine)))
+
+
+def stored_networks(machine: TreeMachine) -> list[str]:
+    """The networks that are stored somewhere, or any when there are none."""
+    return sorted({str(p.network) for p in machine.model.prefixes.values()}) or UNIVERSE[4]
+
+
+def pools_with_members(machine: TreeMachine) -> list[int]:
+    """The pools that have members."""
+    return sorted({p.pool for p in machine.model.prefixes.values() if p.pool is not None})
+
+
+A_VRF = one_of_the(lambda machine: sorted(machine.model.vrfs))
+A_POOL = one_of_the(lambda machine: sorted(machine.model.pools))
+A_POOL_OR_NONE = one_of_the(lambda machine: [None, *sorted(machine.model.pools)])
+A_PREFIX = one_of_the(lambda machine: sorted(machine.model.prefixes))
+A_SOURCE = st.one_of(one_of_the(stored_networks), NETWORKS)
+# How much longer than its source a block is; 'full' is a single address.
+LONGER = st.sampled_from([1, 2, 0, 4, 8, -1, 'full', 'full'])
+# 'fit…' is whatever the tree allows there, as far as possible a reservation or an assignment.
+KINDS = st.sampled_from(['fit reservation', 'fit assignment', 'fit assignment', *TYPES])
+WITH_PREFIXES = precondition(lambda machine: machine.model.prefixes)
+WITH_POOLS = precondition(lambda machine: machine.model.pools)
+WITH_MEMBERS = precondition(pools_with_members)
+
+
+class TreeMachine(RuleBasedStateMachine):
+    """Plays each step to the oracle and to the daemon and compares all that can be seen."""
+
+    def __init__(self, playground: Playground) -> None:
+        super().__init__()
+        self.playground = playground
+        self.model = Model()
+        self.ids = {0: 0}  # handle of the model: id in the daemon
+        self.steps = 0
+        self.agreed = True  # what the last step did has been compared, and was the same
+        playground.reset()
+
+    # ----------------------------------------------------------------------------------------------------- playing
+
+    def play(self, operation: Callable[[], Any], method: str, *members: Any) -> tuple[Any, Any]:
+        """Let the model and the daemon do the same; returns the answers of both, None when both refuse."""
+        self.agreed = False
+        expected, codes = attempt(operation)
+        answer, error = self.playground.call(method, *members)
+        call = f'{method}{members}'
+        if error is None:
+            assert not codes, f'{call} must be refused with {sorted(codes)}, but the answer is {answer!r}'
+            return expected, answer
+        assert codes, f'{call} must succeed, but was refused with {error.code}: {error}'
+        assert error.code in codes, f'{call} was refused with {error.code} ({error}) instead of {sorted(codes)}'
+        return None, None
+
+    def same(self, what: str, expected: dict[str, Any], actual: dict[str, Any]) -> None:
+        """Fail with what differs."""
+        found = differences(expected, shown(actual))
+        assert not found, f'{what} {expected.get("prefix", expected.get("name"))}: {"; ".join(found)}'
+
+    def expected_prefix(self, prefix: Prefix, search: bool = False) -> dict[str, Any]:
+        """A prefix as the daemon must show it, with its own ids."""
+        answers = self.model.answers()
+        view = answers.search_view(prefix) if search else answers.prefix_view(prefix)
+        pool = None if view['pool_id'] is None else self.ids[view['pool_id']]
+        return view | {'id': self.ids[prefix.handle], 'vrf_id': self.ids[view['vrf_id']], 'pool_id': pool}
+
+    def expected_pool(self, pool: Pool) -> dict[str, Any]:
+        """A pool as the daemon must show it, with its own ids."""
+        view = self.model.answers().pool_view(pool)
+        vrf = None if view['vrf_id'] is None else self.ids[view['vrf_id']]
+        return view | {'id': self.ids[pool.handle], 'vrf_id': vrf, 'prefixes': set(view['prefixes'])}
+
+    def expected_vrf(self, vrf: Vrf) -> dict[str, Any]:
+        """A VRF as the daemon must show it, with its own ids."""
+        return self.model.answers().vrf_view(vrf) | {'id': self.ids[vrf.handle]}
+
+    def fitting(self, vrf: int, network: Network, kind: str) -> str:
+        """The type that a kind stands for in that place."""
+        if not kind.startswith('fit '):
+            return kind
+        candidate = Prefix(0, vrf, network, 'host')
+        around = [p for p in self.model.prefixes.values() if p.vrf == vrf and covers(p.network, network)]
+        if any(p.type == 'assignment' for p in around) and network.prefixlen == FULL[network.version]:
+            return 'host'
+        if any(p.type != 'host' for p in self.model.descendants(candidate)):
+            return 'reservation'
+        return kind.removeprefix('fit ')
+
+    def place(self, vrf: int, form: int) -> dict[str, Any]:
+        """One of the ways to name a VRF in a spec or an attribute."""
+        found = self.model.vrfs[vrf]
+        return (
+            {'vrf_id': self.ids[vrf]},
+            {'vrf_rt': found.rt},
+            {'vrf_name': found.name},
+            {} if vrf == 0 else {'vrf_id': str(self.ids[vrf])},
+        )[form]
+
+    def spec(self, prefix: Prefix, form: int) -> dict[str, Any]:
+        """One of the ways to name a stored prefix."""
+        if form == 4:
+            return {'id': self.ids[prefix.handle]}
+        return {'prefix': str(prefix.network)} | self.place(prefix.vrf, form)
+
+    def everything(self, prefix: Prefix) -> dict[str, Any]:
+        """All that an edit may say, unchanged: today's client sends it with every save."""
+        view = self.expected_prefix(prefix)
+        keys = ('prefix', 'vrf_id', 'type', 'description', 'node', 'tags', 'pool_id')
+        return {key: view[key] for key in keys} | {'comment': None, 'vlan': None, 'status': 'assigned'}
+
+    def pool_id(self, pool: int | None) -> int | None:
+        """The daemon's id of a pool."""
+        return None if pool is None else self.ids[pool]
+
+    # ------------------------------------------------------------------------------------------------- the beginning
+
+    @initialize(choice=st.sampled_from(range(len(SKELETONS))), rt=st.sampled_from(RTS))
+    def begin(self, choice: int, rt: str) -> None:
+        self.grow_vrf(rt)
+        self.grow_pool('alpha', 'assignment', 30, 64)
+        for text, type_ in SKELETONS[choice]:
+            self.add(0, text, type_, ['a'], None, False, 0)
+
+    # --------------------------------------------------------------------------------------------------------- VRFs
+
+    @precondition(lambda machine: len(machine.model.vrfs) < 4)
+    @rule(rt=st.sampled_from(RTS))
+    def grow_vrf(self, rt: str) -> None:
+        name = f'vrf {rt}'
+        vrf, answer = self.play(lambda: self.model.add_vrf(rt, name), 'add_vrf', {'rt': rt, 'name': name})
+        if vrf is not None:
+            self.ids[vrf.handle] = answer['id']
+            self.same('add_vrf', self.expected_vrf(vrf), answer)
+
+    @rule(vrf=A_VRF, rt=st.sampled_from(RTS))
+    def edit_vrf(self, vrf: int, rt: str) -> None:
+        spec = {'id': self.ids[vrf]}
+        found, answer = self.play(lambda: self.model.edit_vrf(vrf, rt=rt), 'edit_vrf', spec, {'rt': rt})
+        if found is not None:
+            assert len(answer) == 1, f'edit_vrf answered {answer!r}'
+            self.same('edit_vrf', self.expected_vrf(found), answer[0])
+
+    @rule(vrf=A_VRF)
+    def remove_vrf(self, vrf: int) -> None:
+        self.play(lambda: self.model.remove_vrf(vrf), 'remove_vrf', {'id': self.ids[vrf]})
+
+    # -------------------------------------------------------------------------------------------------------- pools
+
+    @rule(
+        name=st.sampled_from(POOL_NAMES),
+        default_type=st.sampled_from(TYPES),
+        v4=st.sampled_from([30, 32, 24, None]),
+        v6=st.sampled_from([64, 128, None]),
+    )
+    def grow_pool(self, name: str, default_type: str, v4: int | None, v6: int | None) -> None:
+        attr = {'name': name, 'description': 'd', 'default_type': default_type} | default_lengths(v4, v6)
+        pool, answer = self.play(lambda: self.model.add_pool(name, default_type, {4: v4, 6: v6}), 'add_pool', attr)
+        if pool is not None:
+            self.ids[pool.handle] = answer['id']
+            self.same('add_pool', self.expected_pool(pool), answer)
+
+    @WITH_POOLS
+    @rule(pool=A_POOL, family=st.sampled_from([4, 6]), length=st.sampled_from([31, 32, 25, 16, 1, 128, 0, None]))
+    def edit_pool(self, pool: int, family: int, length: int | None) -> None:
+        spec, attr = {'id': self.ids[pool]}, {f'ipv{family}_default_prefix_length': length}
+        found, answer = self.play(lambda: self.model.edit_pool(pool, lengths={family: length}), 'edit_pool', spec, attr)
+        if found is not None:
+            assert len(answer) == 1, f'edit_pool answered {answer!r}'
+            self.same('edit_pool', self.expected_pool(found), answer[0])
+
+    @WITH_POOLS
+    @rule(pool=A_POOL, by_name=st.booleans())
+    def remove_pool(self, pool: int, by_name: bool) -> None:
+        spec = {'name': self.model.pools[pool].name} if by_name else {'id': self.ids[pool]}
+        self.play(lambda: self.model.remove_pool(pool), 'remove_pool', spec)
+
+    # ------------------------------------------------------------------------------------------------- adding prefixes
+
+    @rule(
+        vrf=A_VRF,
+        text=NETWORKS,
+        kind=KINDS,
+        tags=TAGS,
+        pool=A_POOL_OR_NONE,
+        on_node=st.sampled_from([False, False, True]),
+        form=st.integers(0, 3),
+    )
+    def add(self, vrf: int, text: str, kind: str, tags: list[str], pool: int | None, on_node: bool, form: int) -> None:
+        type_ = self.fitting(vrf, net(text), kind)
+        named = {'node': 'n'} if on_node else {'description': 'd'}
+        attr = {'prefix': text, 'type': type_, 'tags': tags, 'pool_id': self.pool_id(pool)} | named
+        prefix, answer = self.play(
+            lambda: self.model.add_prefix(vrf, net(text), type_, tags=tuple(tags), pool=pool, **named),
+            'add_prefix',
+            attr | self.place(vrf, form),
+        )
+        self.added(prefix, answer)
+
+    @rule(vrf=A_VRF, text=NETWORKS, kind=KINDS)
+    def add_plainly(self, vrf: int, text: str, kind: str) -> None:
+        self.add(vrf, text, kind, [], None, False, 0)
+
+    @rule(vrf=A_VRF, sources=st.lists(A_SOURCE, max_size=3), longer=LONGER, kind=KINDS, tags=TAGS)
+    def add_from_prefix(self, vrf: int, sources: list[str], longer: int | str, kind: str, tags: list[str]) -> None:
+        length = self.length_below(sources, longer)
+        networks = [net(text) for text in sources]
+        type_ = self.allocated_type(vrf, networks, length, kind)
+        prefix, answer = self.play(
+            lambda: self.model.add_from_prefix(vrf, networks, length, type_, tags=tuple(tags), description='d'),
+            'add_prefix',
+            {'type': type_, 'tags': tags, 'description': 'd'} | self.place(vrf, 0),
+            {'from-prefix': sources, 'prefix_length': length},
+        )
+        self.added(prefix, answer)
+
+    @WITH_MEMBERS
+    @rule(
+        pool=one_of_the(pools_with_members),
+        family=st.sampled_from([4, 4, 6]),
+        length=st.sampled_from([None, None, 25, 31, 32, 64, 127, 128, 0, 33, -1]),
+        kind=st.sampled_from([None, None, *TYPES]),
+        believed=st.one_of(st.none(), st.none(), A_VRF),
+    )
+    def add_from_pool(self, pool: int, family: int, length: int | None, kind: str | None, believed: int | None) -> None:
+        args = {'from-pool': {'id': self.ids[pool]}, 'family': family}
+        prefix, answer = self.play(
+            lambda: self.model.add_from_pool(pool, family, length, kind, vrf=believed, description='d'),
+            'add_prefix',
+            {'description': 'd', 'type': kind} | ({} if believed is None else {'vrf_id': self.ids[believed]}),
+            args if length is None else args | {'prefix_length': length},
+        )
+        self.added(prefix, answer)
+
+    def added(self, prefix: Prefix | None, answer: Any) -> None:
+        """Compare what add_prefix answered."""
+        if prefix is not None:
+            assert str(prefix.network) == answer['prefix'], f'{answer["prefix"]} was added, not {prefix.network}'
+            self.ids[prefix.handle] = answer['id']
+            self.same('add_prefix', self.expected_prefix(prefix), answer)
+
+    def length_below(self, sources: Sequence[str], longer: int | str) -> int:
+        """A length for blocks in the sources."""
+        if not sources or longer == 'full':
+            return FULL[net(sources[0]).version] if sources else 24
+        return net(sources[0]).prefixlen + int(longer)
+
+    def allocated_type(self, vrf: int, sources: list[Network], length: int, kind: str) -> str:
+        """The type that a kind stands for where the first free block is."""
+        same_family = len({s.version for s in sources}) == 1
+        if same_family and 0 <= length <= FULL[sources[0].version]:
+            block = next(self.model.free_blocks(vrf, sources, length), None)
+            if block is not None:
+                return self.fitting(vrf, block, kind)
+        return kind.removeprefix('fit ')
+
+    # ----------------------------------------------------------------------------------------------- editing prefixes
+
+    def edit(self, prefix: int, form: int, saved: bool, changes: dict[str, Any], attr: dict[str, Any]) -> None:
+        """Edit one prefix; `saved`: all other attributes are sent as well, unchanged."""
+        old = self.model.prefixes[prefix]
+        new, answer = self.play(
+            lambda: self.model.edit_prefix(prefix, **changes),
+            'edit_prefix',
+            self.spec(old, form),
+            (self.everything(old) if saved else {}) | attr,
+        )
+        if new is not None:
+            assert len(answer) == 1, f'edit_prefix answered {answer!r}'
+            self.same('edit_prefix', self.expected_prefix(new, search=True), answer[0])
+
+    @WITH_PREFIXES
+    @rule(
+        prefix=A_PREFIX,
+        text=st.one_of(NETWORKS, one_of_the(stored_networks)),
+        form=st.integers(0, 4),
+        saved=st.booleans(),
+    )
+    def move(self, prefix: int, text: str, form: int, saved: bool) -> None:
+        self.edit(prefix, form, saved, {'network': net(text)}, {'prefix': text})
+
+    @WITH_PREFIXES
+    @rule(prefix=A_PREFIX, by=st.integers(-4, 4), form=st.integers(0, 4), saved=st.booleans())
+    def resize(self, prefix: int, by: int, form: int, saved: bool) -> None:
+        """Move to a longer or shorter network at the same address: most of what was inside stays inside."""
+        old = self.model.prefixes[prefix].network
+        length = min(max(old.prefixlen + by, 0), FULL[old.version])
+        new = ipaddress.ip_network((old.network_address, length), strict=False)
+        self.edit(prefix, form, saved, {'network': new}, {'prefix': str(new)})
+
+    @WITH_PREFIXES
+    @rule(prefix=A_PREFIX, type_=st.sampled_from(TYPES), form=st.integers(0, 4), saved=st.booleans())
+    def change_type(self, prefix: int, type_: str, form: int, saved: bool) -> None:
+        self.edit(prefix, form, saved, {'type': type_}, {'type': type_})
+
+    @WITH_PREFIXES
+    @rule(prefix=A_PREFIX, pool=A_POOL_OR_NONE, form=st.integers(0, 4), saved=st.booleans())
+    def change_pool(self, prefix: int, pool: int | None, form: int, saved: bool) -> None:
+        self.edit(prefix, form, saved, {'pool': pool}, {'pool_id': self.pool_id(pool)})
+
+    @WITH_PREFIXES
+    @WITH_POOLS
+    @rule(prefix=A_PREFIX, pool=A_POOL, text=NETWORKS)
+    def move_into_pool(self, prefix: int, pool: int, text: str) -> None:
+        attr = {'prefix': text, 'pool_name': self.model.pools[pool].name}
+        self.edit(prefix, 4, False, {'network': net(text), 'pool': pool}, attr)
+
+    @WITH_PREFIXES
+    @rule(prefix=A_PREFIX, tags=TAGS, form=st.integers(0, 4), saved=st.booleans())
+    def change_tags(self, prefix: int, tags: list[str], form: int, saved: bool) -> None:
+        self.edit(prefix, form, saved, {'tags': tuple(tags), 'description': 'e'}, {'tags': tags, 'description': 'e'})
+
+    @WITH_PREFIXES
+    @rule(type_=st.sampled_from(TYPES), vrf=st.one_of(st.none(), A_VRF), tags=TAGS)
+    def tag_all_of_a_type(self, type_: str, vrf: int | None, tags: list[str]) -> None:
+        self.edit_all(type_, vrf, {'tags': tuple(tags)}, {'tags': tags})
+
+    @WITH_PREFIXES
+    @rule(type_=st.sampled_from(TYPES), vrf=st.one_of(st.none(), A_VRF), pool=A_POOL_OR_NONE)
+    def pool_all_of_a_type(self, type_: str, vrf: int | None, pool: int | None) -> None:
+        self.edit_all(type_, vrf, {'pool': pool}, {'pool_id': self.pool_id(pool)})
+
+    def edit_all(self, type_: str, vrf: int | None, changes: dict[str, Any], attr: dict[str, Any]) -> None:
+        """Edit everything of a type, in one VRF or all: every one or none."""
+        chosen = [p.handle for p in self.model.ordered() if p.type == type_ and vrf in (None, p.vrf)]
+        spec = {'type': type_} | ({} if vrf is None else {'vrf_id': self.ids[vrf]})
+        edited, answer = self.play(lambda: self.model.edit_prefixes(chosen, **changes), 'edit_prefix', spec, attr)
+        if edited is not None:
+            self.same_list('edit_prefix', [self.expected_prefix(p, search=True) for p in edited], answer)
+
+    # ---------------------------------------------------------------------------------------------- removing prefixes
+
+    @WITH_PREFIXES
+    @rule(prefix=A_PREFIX, recursive=st.booleans(), form=st.integers(0, 4))
+    def remove(self, prefix: int, recursive: bool, form: int) -> None:
+        spec = self.spec(self.model.prefixes[prefix], form)
+        self.play(lambda: self.model.remove_prefix(prefix, recursive), 'remove_prefix', spec, recursive)
+
+    @rule(vrf=A_VRF, text=NETWORKS, recursive=st.booleans())
+    def remove_what_may_not_be_there(self, vrf: int, text: str, recursive: bool) -> None:
+        found = self.model.at(vrf, net(text))
+        self.play(
+            lambda: None if found is None else self.model.remove_prefix(found.handle, recursive),
+            'remove_prefix',
+            {'prefix': text} | self.place(vrf, 0),
+            recursive,
+        )
+
+    # ---------------------------------------------------------------------------------------------- looking for space
+
+    @rule(vrf=A_VRF, sources=st.lists(A_SOURCE, max_size=3), longer=LONGER, count=st.sampled_from([1, 3, 20]))
+    def find(self, vrf: int, sources: list[str], longer: int | str, count: int) -> None:
+        self.compare_find(vrf, sources, self.length_below(sources, longer), count)
+
+    def compare_find(self, vrf: int, sources: list[str], length: int, count: int) -> None:
+        """Ask both what is free in some networks."""
+        expected, answer = self.play(
+            lambda: self.model.find_free(vrf, [net(text) for text in sources], length=length, count=count),
+            'find_free_prefix',
+            {'id': self.ids[vrf]},
+            {'from-prefix': sources, 'prefix_length': length, 'count': count},
+        )
+        self.same_free(sources, length, expected, answer)
+
+    def compare_pool_find(self, pool: int, family: int) -> None:
+        """Ask both what is free in a pool, from a VRF that does not matter."""
+        expected, answer = self.play(
+            lambda: self.model.find_free(0, pool=pool, family=family, count=2),
+            'find_free_prefix',
+            {},
+            {'from-pool': {'id': self.ids[pool]}, 'family': family, 'count': 2},
+        )
+        self.same_free(pool, None, expected, answer)
+
+    def same_free(self, where: Any, length: int | None, expected: Any, answer: Any) -> None:
+        """Compare answers of find_free_prefix."""
+        assert answer == expected, f'free /{length} in {where}: {answer} instead of {expected}'
+
+    # ------------------------------------------------------------------------------------- after every step, everything
+
+    @invariant()
+    def everything_is_the_same(self) -> None:
+        self.steps += 1
+        self.compare_prefixes()
+        self.compare_pools_and_vrfs()
+        self.compare_what_is_next()
+        self.agreed = True
+
+    def compare_prefixes(self) -> None:
+        """All prefixes, as listed and as found."""
+        ordered = self.model.ordered()
+        listed = self.quietly('list_prefix', {})
+        self.same_list('list_prefix', [self.expected_prefix(p) for p in ordered], listed)
+        found = self.quietly('search_prefix', {}, {'max_result': False})['result']
+        self.same_list('search_prefix', [self.expected_prefix(p, search=True) for p in ordered], found)
+
+    def compare_pools_and_vrfs(self) -> None:
+        """All pools and VRFs."""
+        pools = sorted(self.model.pools.values(), key=lambda p: p.name)
+        self.same_list('list_pool', [self.expected_pool(p) for p in pools], self.quietly('list_pool', {}))
+        vrfs = [self.expected_vrf(v) for v in self.model.ordered_vrfs()]
+        self.same_list('list_vrf', vrfs, self.quietly('list_vrf', {}))
+
+    def compare_what_is_next(self) -> None:
+        """What would be handed out next: in each pool, in some fixed places, in one stored prefix."""
+        for pool in self.model.pools:
+            self.compare_pool_find(pool, (4, 6)[self.steps % 2])
+        vrf = sorted(self.model.vrfs)[self.steps % len(self.model.vrfs)]
+        for source, length in (PROBES[self.steps % len(PROBES)], PROBES[(3 * self.steps + 5) % len(PROBES)]):
+            self.compare_find(vrf, [source], length, 2)
+        there = self.model.ordered()
+        if there:
+            chosen = there[self.steps % len(there)]
+            whole = FULL[chosen.network.version]
+            for length in {min(chosen.network.prefixlen + 1 + self.steps % 3, whole), whole}:
+                self.compare_find(chosen.vrf, [str(chosen.network)], length, 2)
+
+    def quietly(self, method: str, *members: Any) -> Any:
+        """What the daemon answers to a question that is always allowed; not noted."""
+        answer, error = self.playground.ask(method, *members)
+        assert error is None, f'{method}{members} was refused with {error.code}: {error}' if error else ''
+        return answer
+
+    def same_list(self, what: str, expected: list[dict[str, Any]], actual: list[dict[str, Any]]) -> None:
+        """Compare a list of objects in order."""
+        wanted, got = ([(row.get('prefix', row.get('name')), row['id']) for row in rows] for rows in (expected, actual))
+        assert wanted == got, f'{what}: {got} instead of {wanted}'
+        for one, other in zip(expected, actual, strict=True):
+            self.same(what, one, other)
+
+    def teardown(self) -> None:
+        if self.agreed:
+            found = self.playground.problems()
+            assert found == [], f'problems({len(self.model.prefixes)} prefixes): {found}'
+
+
+def default_lengths(v4: int | None, v6: int | None) -> dict[str, int | None]:
+    """The default lengths of a pool as attributes."""
+    return {'ipv4_default_prefix_length': v4, 'ipv6_default_prefix_length': v6}
+
+
+def shown(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer in the form that comparisons use: what has no order as a set, once it is seen to have no doubles."""
+    made = dict(answer)
+    for key in ('inherited_tags', 'prefixes'):
+        if key in made:
+            assert len(set(made[key])) == len(made[key]), f'{key} names something twice: {made[key]}'
+            made[key] = set(made[key])
+    return made
+
+
+def test_the_tree_is_as_the_oracle_says(playground: Playground) -> None:
+    run_state_machine_as_test(lambda: TreeMachine(playground), settings=searching(60, soak=5000))

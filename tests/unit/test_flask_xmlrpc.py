@@ -1,0 +1,367 @@
+"""The XML-RPC transport: who may call, what is passed on, and that every outcome is an answer clients can read."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import logging
+import re
+import xmlrpc.client
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from nipap import errors, flask_xmlrpc
+from nipap.authlib import Actor, Credentials
+from nipap.backend import METHODS
+from nipap.errors import AuthenticationFailedError, NipapError
+
+AUTH = {'authoritative_source': 'nipap'}
+PASSWORD = 'correct horse'
+BASIC = {'Authorization': 'Basic ' + base64.b64encode(f'ann:{PASSWORD}'.encode()).decode()}
+BEARER = {'Authorization': 'Bearer good.token'}
+MAX_BODY = 200_000
+
+# A number for ever for each error that a client can see.
+CODES = {
+    'NipapError': 1000,
+    'NipapInputError': 1100,
+    'NipapMissingInputError': 1110,
+    'NipapExtraneousInputError': 1120,
+    'NipapNoSuchOperatorError': 1130,
+    'NipapValueError': 1200,
+    'NipapPatternError': 1200,
+    'NipapNonExistentError': 1300,
+    'NipapDuplicateError': 1400,
+    'AuthError': 1500,
+    'AuthenticationMissingError': 1500,
+    'AuthenticationFailedError': 1510,
+    'AuthorizationFailedError': 1520,
+}
+
+
+class Knower:
+    """Stands in for the authenticator: ann is trusted, bob is not, and so are those who bring the token."""
+
+    def login(self, username: str, password: str) -> Credentials:
+        if username not in ('ann', 'bob') or password != PASSWORD:
+            raise AuthenticationFailedError('Incorrect username or password.')
+        return Credentials(username, full_name=username.title(), trusted=username == 'ann')
+
+    def login_token(self, token: str) -> Credentials:
+        if token != 'good.token':
+            raise AuthenticationFailedError('Invalid token.')
+        return Credentials('token')
+
+
+class Recorder:
+    """Stands in for the backend: notes each call, and answers or raises what the test has put into `answer`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Actor, dict[str, Any]]] = []
+        self.answer: Any = 'done'
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(actor: Actor, **members: Any) -> Any:
+            self.calls.append((name, actor, members))
+            if isinstance(self.answer, BaseException):
+                raise self.answer
+            return self.answer
+
+        method.__doc__ = f'What {name} does.'
+        return method
+
+
+@pytest.fixture
+def backend() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def client(backend: Recorder) -> FlaskClient:
+    return flask_xmlrpc.create_app(backend, Knower(), max_body=MAX_BODY).test_client()
+
+
+def body_of(method: str, *parameters: Any) -> bytes:
+    return xmlrpc.client.dumps(parameters, method, allow_none=True).encode()
+
+
+def post(client: FlaskClient, body: bytes, headers: dict[str, str] = BASIC, path: str = '/XMLRPC', **more: Any) -> Any:
+    """The value that came back; a fault is raised."""
+    response = client.post(path, data=body, headers=headers, **more)
+    assert response.status_code == 200
+    assert response.headers['Content-Type'] == 'text/xml'
+    assert int(response.headers['Content-Length']) == len(response.data)
+    (value,), _ = xmlrpc.client.loads(response.data, use_builtin_types=True)
+    return value
+
+
+def call(client: FlaskClient, method: str, headers: dict[str, str] = BASIC, **members: Any) -> Any:
+    return post(client, body_of(method, {'auth': AUTH, **members}), headers)
+
+
+def fault_of(client: FlaskClient, body: bytes, headers: dict[str, str] = BASIC, **more: Any) -> tuple[int, str]:
+    with pytest.raises(xmlrpc.client.Fault) as caught:
+        post(client, body, headers, **more)
+    return caught.value.faultCode, caught.value.faultString
+
+
+# ---- calls
+
+
+@pytest.mark.parametrize('path', ['/XMLRPC', '/RPC2'])
+def test_a_call_and_its_answer(client: FlaskClient, backend: Recorder, path: str) -> None:
+    backend.answer = {'id': 1, 'used_addresses': 2, 'added': datetime(2026, 11, 22, tzinfo=UTC), 'node': None}
+    value = post(client, body_of('add_prefix', {'auth': AUTH, 'attr': {'prefix': '10.0.0.0/8'}}), path=path)
+    assert value == {'id': 1, 'used_addresses': '2', 'added': datetime(2026, 11, 22), 'node': None}
+    ((name, actor, members),) = backend.calls
+    assert (name, members) == ('add_prefix', {'attr': {'prefix': '10.0.0.0/8'}, 'args': None})
+    assert actor == Actor('ann', 'Ann', 'ann', 'nipap', readonly=False, trusted=True)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_gets_its_members_and_no_others(client: FlaskClient, backend: Recorder, method: str) -> None:
+    members = [member.rstrip('?') for member in METHODS[method]]
+    call(client, method, **dict.fromkeys(members, 'x'), unknown=1)
+    call(client, method)
+    assert [(name, passed) for name, _, passed in backend.calls] == [
+        (method, dict.fromkeys(members, 'x')),
+        (method, dict.fromkeys(members)),
+    ]
+
+
+@pytest.mark.parametrize('content_type', ['text/xml', 'application/x-www-form-urlencoded', 'multipart/form-data', ''])
+def test_any_content_type_is_read(client: FlaskClient, content_type: str) -> None:
+    headers = {**BASIC, 'Content-Type': content_type}
+    assert post(client, body_of('version', {'auth': AUTH}), headers) == 'done'
+
+
+@pytest.mark.parametrize('method', ['GET', 'HEAD', 'PUT', 'DELETE'])
+def test_only_post_is_answered(client: FlaskClient, method: str) -> None:
+    assert client.open('/XMLRPC', method=method, headers=BASIC).status_code == 405
+    assert client.open('/elsewhere', method=method, headers=BASIC).status_code == 404
+
+
+def test_nothing_is_kept_for_the_next_request(client: FlaskClient) -> None:
+    response = client.post('/XMLRPC', data=body_of('version', {'auth': AUTH}), headers=BASIC)
+    assert 'Set-Cookie' not in response.headers
+
+
+# ---- who may call
+
+
+@pytest.mark.parametrize(
+    ('headers', 'fault'),
+    [
+        ({}, (1500, 'Missing authentication method')),
+        ({'Authorization': 'Digest username="ann"'}, (1500, 'Missing authentication method')),
+        (
+            {'Authorization': 'Basic ' + base64.b64encode(b'ann:wrong').decode()},
+            (1510, 'Incorrect username or password.'),
+        ),
+        ({'Authorization': 'Bearer bad'}, (1510, 'Invalid token.')),
+    ],
+)
+@pytest.mark.parametrize(
+    'body',
+    [body_of('version', {'auth': AUTH}), body_of('version'), body_of('nope'), body_of('system.listMethods'), b'<noise'],
+)
+def test_credentials_are_looked_at_first(
+    client: FlaskClient, backend: Recorder, headers: dict[str, str], fault: tuple[int, str], body: bytes
+) -> None:
+    assert fault_of(client, body, headers) == fault
+    assert not backend.calls
+
+
+def test_a_bearer_token(client: FlaskClient, backend: Recorder) -> None:
+    call(client, 'version', BEARER)
+    assert backend.calls[0][1].username == 'token'
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'text'),
+    [
+        ((), 'NIPAP API functions take exactly 1 argument (0 given)'),
+        (({'auth': AUTH}, {}), 'NIPAP API functions take exactly 1 argument (2 given)'),
+        (('x',), 'NIPAP API functions take a struct as their argument (string given)'),
+        ((None,), 'NIPAP API functions take a struct as their argument (nil given)'),
+        (([{'auth': AUTH}],), 'NIPAP API functions take a struct as their argument (array given)'),
+        ((datetime(2026, 1, 1),), 'NIPAP API functions take a struct as their argument (dateTime.iso8601 given)'),
+        (({},), 'Missing/invalid authentication options in request.'),
+        (({'auth': None},), 'Missing/invalid authentication options in request.'),
+        (({'auth': 'nipap'},), 'Missing/invalid authentication options in request.'),
+        (({'auth': {}},), 'Missing authoritative source in auth options.'),
+        (({'auth': {'username': 'ann'}},), 'Missing authoritative source in auth options.'),
+    ],
+)
+def test_arguments_of_the_wrong_shape(
+    client: FlaskClient, backend: Recorder, parameters: tuple[Any, ...], text: str
+) -> None:
+    assert fault_of(client, body_of('list_vrf', *parameters)) == (1000, text)
+    assert not backend.calls
+
+
+def test_a_trusted_user_acts_for_somebody_else(client: FlaskClient, backend: Recorder) -> None:
+    auth = {**AUTH, 'username': 'carol', 'full_name': 'Carol', 'readonly': True}
+    bob = {'Authorization': 'Basic ' + base64.b64encode(f'bob:{PASSWORD}'.encode()).decode()}
+    for headers in (BASIC, bob):
+        post(client, body_of('version', {'auth': auth}), headers)
+    for_carol, for_bob = (actor for _, actor, _ in backend.calls)
+    assert for_carol == Actor('carol', 'Carol', 'ann', 'nipap', readonly=True, trusted=True)
+    assert (for_bob.username, for_bob.readonly) == ('bob', False)
+
+
+# ---- faults
+
+
+def known_errors(base: type[NipapError] = NipapError) -> set[type[NipapError]]:
+    found = {base}.union(*map(known_errors, base.__subclasses__()))
+    return {error for error in found if error.__module__.startswith('nipap')}
+
+
+def test_every_error_has_a_number() -> None:
+    assert {error.__name__: error.code for error in known_errors()} == CODES
+
+
+@pytest.mark.parametrize('name', CODES)
+def test_errors_arrive_as_faults(client: FlaskClient, backend: Recorder, name: str) -> None:
+    backend.answer = getattr(errors, name)('no room <here>')
+    assert fault_of(client, body_of('version', {'auth': AUTH})) == (CODES[name], 'no room <here>')
+
+
+def test_an_unknown_method(client: FlaskClient) -> None:
+    code, text = fault_of(client, body_of('drop_vrf', {'auth': AUTH}))
+    assert code == 1100
+    assert "'drop_vrf'" in text
+    assert len(fault_of(client, body_of('x' * 10_000, {'auth': AUTH}))[1]) < 200
+
+
+@pytest.mark.parametrize('name', ['__init__', 'answer', 'calls', 'system.multicall', '_call', 'funcs', ''])
+def test_what_is_no_method_cannot_be_called(client: FlaskClient, name: str) -> None:
+    assert fault_of(client, body_of(name, {'auth': AUTH}))[0] == 1100
+
+
+@pytest.mark.parametrize('body', [b'', b'<noise', b'<!DOCTYPE m><methodCall/>', b'a=b&c=d'])
+def test_malformed_requests(client: FlaskClient, body: bytes) -> None:
+    code, text = fault_of(client, body)
+    assert (code, text[:26]) == (1100, 'malformed XML-RPC request:')
+
+
+@pytest.mark.parametrize(
+    'exception', [KeyError('secret'), RecursionError('secret'), MemoryError('secret'), AssertionError('secret')]
+)
+def test_an_unexpected_exception_shows_nothing_but_a_number(
+    client: FlaskClient, backend: Recorder, caplog: pytest.LogCaptureFixture, exception: Exception
+) -> None:
+    backend.answer = exception
+    code, text = fault_of(client, body_of('version', {'auth': AUTH}))
+    found = re.fullmatch('Internal error, request id ([0-9a-f]{8})', text)
+    assert code == 1000
+    assert found is not None
+    (logged,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert found[1] in logged.getMessage()
+    assert logged.exc_info is not None
+    assert logged.exc_info[1] is exception
+    assert PASSWORD not in caplog.text
+    assert BASIC['Authorization'] not in caplog.text
+
+
+def test_what_cannot_be_encoded_is_an_internal_error(client: FlaskClient, backend: Recorder) -> None:
+    backend.answer = {'a': object()}
+    code, text = fault_of(client, body_of('version', {'auth': AUTH}))
+    assert (code, text[:15]) == (1000, 'Internal error,')
+    backend.answer = 'fine again'
+    assert call(client, 'version') == 'fine again'
+
+
+# ---- introspection
+
+
+def test_list_methods(client: FlaskClient) -> None:
+    names = post(client, body_of('system.listMethods'))
+    assert names == sorted(names)
+    assert set(names) == {*METHODS, 'system.listMethods', 'system.methodHelp', 'system.methodSignature'}
+
+
+def test_method_help(client: FlaskClient) -> None:
+    assert post(client, body_of('system.methodHelp', 'version')) == 'What version does.'
+    assert post(client, body_of('system.methodHelp', 'system.listMethods')) == 'List the names of all methods.'
+    assert post(client, body_of('system.methodSignature', 'version')) == 'signatures not supported'
+    assert fault_of(client, body_of('system.methodHelp', 'nope'))[0] == 1100
+    for parameters in ((), (1,), ({'auth': AUTH},), ('version', 'version')):
+        assert fault_of(client, body_of('system.methodHelp', *parameters))[0] == 1100
+
+
+# ---- compression and size
+
+
+def test_big_answers_are_compressed_when_asked_for(client: FlaskClient, backend: Recorder) -> None:
+    backend.answer = [{'id': i, 'prefix': f'10.0.{i}.0/24'} for i in range(2000)]
+    body = body_of('search_prefix', {'auth': AUTH})
+    plain = client.post('/XMLRPC', data=body, headers={**BASIC, 'Accept-Encoding': 'gzip;q=0, identity'})
+    packed = client.post('/XMLRPC', data=body, headers={**BASIC, 'Accept-Encoding': 'deflate, gzip'})
+    assert 'Content-Encoding' not in plain.headers
+    assert packed.headers['Content-Encoding'] == 'gzip'
+    assert packed.headers['Vary'] == 'Accept-Encoding'
+    assert gzip.decompress(packed.data) == plain.data
+    assert len(packed.data) == int(packed.headers['Content-Length']) < len(plain.data) / 5
+    assert xmlrpc.client.loads(plain.data)[0] == (backend.answer,)
+
+
+def test_small_answers_are_not_compressed(client: FlaskClient) -> None:
+    response = client.post(
+        '/XMLRPC', data=body_of('version', {'auth': AUTH}), headers={**BASIC, 'Accept-Encoding': 'gzip'}
+    )
+    assert 'Content-Encoding' not in response.headers
+
+
+@pytest.mark.parametrize('encoding', ['gzip', 'x-gzip', 'GZIP'])
+def test_compressed_requests(client: FlaskClient, encoding: str) -> None:
+    body = gzip.compress(body_of('version', {'auth': AUTH}))
+    assert post(client, body, {**BASIC, 'Content-Encoding': encoding}) == 'done'
+    assert post(client, body_of('version', {'auth': AUTH}), {**BASIC, 'Content-Encoding': 'identity'}) == 'done'
+
+
+@pytest.mark.parametrize(
+    ('body', 'encoding', 'complaint'),
+    [
+        (b'plain', 'gzip', 'is not gzip'),
+        (gzip.compress(b'<methodCall/>')[:-4], 'gzip', 'more or less than one gzip stream'),
+        (gzip.compress(b'<methodCall/>') + b'x', 'gzip', 'more or less than one gzip stream'),
+        (gzip.compress(b' ' * 100_000_000), 'gzip', f'too large, {MAX_BODY} bytes are accepted'),
+        (b'x', 'br', "'br' is not supported"),
+        (b' ' * (MAX_BODY + 1), 'identity', f'too large, {MAX_BODY} bytes are accepted'),
+    ],
+)
+def test_bodies_that_are_not_read(client: FlaskClient, body: bytes, encoding: str, complaint: str) -> None:
+    code, text = fault_of(client, body, {**BASIC, 'Content-Encoding': encoding})
+    assert code == 1100
+    assert complaint in text
+
+
+def test_a_body_of_the_largest_size(client: FlaskClient) -> None:
+    body = body_of('version', {'auth': AUTH})
+    assert post(client, body + b' ' * (MAX_BODY - len(body))) == 'done'
+
+
+# ---- the log
+
+
+def test_one_line_a_request(client: FlaskClient, backend: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, 'nipap.request')
+    call(client, 'version')
+    backend.answer = NipapError('no')
+    fault_of(client, body_of('echo', {'auth': {**AUTH, 'username': 'eve\nfake'}}))
+    fault_of(client, body_of('no\nsuch', {'auth': AUTH}))
+    fault_of(client, body_of('version'), {})
+    lines = [re.sub(r'[0-9]+\.[0-9] ms', 'N ms', r.getMessage()) for r in caplog.records if r.name == 'nipap.request']
+    assert lines == [
+        "version user='ann' N ms ok",
+        r"echo user='eve\nfake' N ms fault 1000",
+        "- user='ann' N ms fault 1100",
+        "- user='-' N ms fault 1500",
+    ]
+    assert PASSWORD not in caplog.text
