@@ -55,7 +55,7 @@ setup(
         'console_scripts': [
             'nipapd=nipapd.__main__:main',
             'nipap-passwd=nipapd.passwd:main',
-            'nipap-admin=nipapd.admin:main',
+            'nipap-admin=nipapd.maintenance:main',
         ],
     },
 )

@@ -157,7 +157,7 @@ class Backend:
 
     @changing
     def add_pool(self, actor: Actor, attr: Any = None) -> Object:
-        """Add a pool with the attributes ``attr``; ``name``, ``description`` and ``default_type`` needed; returns it."""
+        """Add a pool with the attributes ``attr``; ``name``, ``description``, ``default_type`` needed; returns it."""
         return self._add(_POOLS, actor, attr)
 
     def list_pool(self, actor: Actor, pool: Any = None) -> list[Object]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
-from psycopg2.sql import Composable
+from psycopg2.sql import SQL, Composable
 
 from nipap import errors
 
@@ -120,11 +120,17 @@ class Transaction:
         return row[0] if row else None
 
     def stream(self, statement: Statement, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
-        """The rows of a large answer, fetched in chunks through a server-side cursor."""
-        with self._cursor.connection.cursor('stream') as cursor:
-            cursor.itersize = chunk
-            cursor.execute(statement, args or None)
-            yield from cursor
+        """The rows of a large answer, fetched in chunks; inside a transaction (`Database.run`) only, one at a time."""
+        self._run(SQL('DECLARE stream NO SCROLL CURSOR FOR ') + _composable(statement), args)
+        try:
+            while rows := self.all(f'FETCH {chunk:d} FROM stream'):
+                yield from rows
+        finally:
+            self.execute('CLOSE stream')
+
+
+def _composable(statement: Statement) -> Composable:
+    return SQL(statement) if isinstance(statement, str) else statement
 
 
 class Database:

@@ -93,8 +93,6 @@ _IPV4_PREFIX = re.compile(rf'({_OCTET}(?:\.{_OCTET}){{0,3}})/(3[0-2]|[12]?[0-9])
 _IPV6_SHAPE = re.compile(r'([0-9a-fA-F:.]{2,45})(?:/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?')
 _ROUTE_TARGET = re.compile(rf'(?:[0-9]+|{_OCTET}(?:\.{_OCTET}){{3}}):[0-9]+')
 _DIGITS = re.compile('[0-9]+')
-# A word without these is a valid regular expression.
-_DOUBTFUL = re.compile(r'[\\()\[\]{}*+?]')
 
 
 @dataclass(frozen=True)
@@ -151,11 +149,6 @@ def words(query: Query) -> set[str]:
         else:
             pending += (node['val1'], node['val2'])
     return found
-
-
-def doubtful_words(query: Query) -> set[str]:
-    """Return those of the words() that PostgreSQL may refuse as regular expressions; it takes all others."""
-    return {word for word in words(query) if _DOUBTFUL.search(word)}
 
 
 def replace_words(query: Query, replacements: Mapping[str, str]) -> Query:

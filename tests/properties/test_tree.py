@@ -19,7 +19,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-
 from .oracle import FULL, TYPES, Model, Network, Pool, Prefix, Vrf, attempt, covers, net
 from .playground import Playground, differences, searching
 

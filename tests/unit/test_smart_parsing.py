@@ -20,7 +20,6 @@ from nipap import smart_parsing
 from nipap.smart_parsing import (
     MISSPELT,
     SmartQuery,
-    doubtful_words,
     literal_pattern,
     parse_asn_query,
     parse_pool_query,
@@ -549,12 +548,6 @@ def test_words_are_the_texts_only() -> None:
     assert words(parse('a "b c" node~x #d 10.0.0.1 1:2 (e or f)').query) == {'a', 'b c', 'e', 'f'}
     assert words(parse('64512 or a', 'asn').query) == {'a'}
     assert words(parse('"unclosed').query) == set()
-
-
-def test_doubtful_words() -> None:
-    assert doubtful_words(parse(r'a a.b ^a$ a|b [a a* \ "(" ")" { ? + #* node~[').query) == {
-        *('[a', 'a*', '\\', '(', ')', '{', '?', '+')
-    }
 
 
 @pytest.mark.parametrize('make', [parse_prefix_query, parse_vrf_query, parse_pool_query, parse_asn_query])

@@ -1,0 +1,95 @@
+"""``nipap-admin``: look after the database of the daemon, also while it runs.
+
+Exit codes: 0 all is well, 1 problems were found or the work failed, 2 wrong command line or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from nipap import check, schema
+from nipap.db import Database
+from nipap.errors import NipapError
+from nipapd.__main__ import Keeper, StartError, database
+from nipapd.config import Config, ConfigError, load
+from nipapd.embedded import EmbeddedPostgresError
+
+MOST_SHOWN = 100
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        with opened(_config(options)) as db:
+            return int(options.work(db))
+    except ConfigError as error:
+        print(f'nipap-admin: {error}', file=sys.stderr)
+        return 2
+    except (StartError, EmbeddedPostgresError, NipapError) as error:
+        print(f'nipap-admin: {error}', file=sys.stderr)
+        return 1
+
+
+@contextlib.contextmanager
+def opened(config: Config) -> Iterator[Database]:
+    """The configured database; the private PostgreSQL is shared with a daemon that runs, else started for the while."""
+    with contextlib.ExitStack() as stack:
+        if config.embedded:
+            if not (config.data_dir / 'data' / 'PG_VERSION').exists():
+                raise StartError(f'there is no database in {config.data_dir} yet')
+            dsn = stack.enter_context(Keeper(config, None)).dsn()
+        else:
+            dsn = config.dsn
+        yield stack.enter_context(database(dsn))
+
+
+def run_check(db: Database) -> int:
+    """Recompute everything derived from the facts and report each difference."""
+    found = check.problems(db)
+    for problem in found[:MOST_SHOWN]:
+        print(problem)
+    if len(found) > MOST_SHOWN:
+        print(f'… and {len(found) - MOST_SHOWN} more')
+    print(f'{len(found)} problems found' if found else 'no problems found')
+    return 1 if found else 0
+
+
+def run_migrate(db: Database) -> int:
+    """Install the schema, or bring it to the version of this program."""
+    before = schema.version(db)
+    applied = schema.migrate(db)
+    print(f'the schema has version {schema.version(db)}' + (f', it had {before}' if applied else ''))
+    return 0
+
+
+def _config(options: argparse.Namespace) -> Config:
+    arguments = []
+    if options.config is not None:
+        arguments += ['--config', options.config]
+    if options.data_dir is not None:
+        arguments += ['--data-dir', options.data_dir]
+    return load(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    places = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    places.add_argument('-c', '--config', metavar='FILE', help='the configuration of the daemon')
+    places.add_argument('--data-dir', metavar='DIR', help='the data directory of the daemon')
+    parser = argparse.ArgumentParser(
+        prog='nipap-admin', description='Look after the database of nipapd, also while it runs.', parents=[places]
+    )
+    parser.set_defaults(config=None, data_dir=None)
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    for name, work in (('check', run_check), ('migrate', run_migrate)):
+        text = (work.__doc__ or '').strip()
+        command = commands.add_parser(name, help=text, description=text, parents=[places])
+        command.set_defaults(work=work)
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

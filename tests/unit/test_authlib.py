@@ -1,0 +1,523 @@
+"""Who is calling: actors, logins, tokens, and what is remembered of them and for how long."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jwt
+import pytest
+from flask import Request
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.test import EnvironBuilder
+
+from nipap.authlib import (
+    Actor,
+    Authenticator,
+    AuthSettings,
+    BackendSettings,
+    Credentials,
+    LocalUsers,
+    make_actor,
+    to_bool,
+)
+from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapValueError
+from nipap.http_auth import actor_for_call, credentials_from_request, known_credentials
+from nipap.local_users import LocalUser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SECRET = 'k3y-of-thirty-two-bytes-or-more!!'
+SOURCE = {'authoritative_source': 'tests'}
+INCORRECT = r'^Incorrect username or password\.$'
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> LocalUsers:
+    """A file with joe (password 'right'), who has no rights beyond the usual."""
+    local = LocalUsers(tmp_path / 'local_auth.db')
+    local.create()
+    local.add(LocalUser('joe', 'Joe Doe'), 'right')
+    return local
+
+
+@pytest.fixture
+def make(users: LocalUsers) -> Iterator[Callable[..., Authenticator]]:
+    """Makes authenticators for that file, and for tokens when options are given."""
+    made: list[Authenticator] = []
+
+    def maker(cache_timeout_s: int = 3600, **token_options: str) -> Authenticator:
+        backends = {'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path})}
+        if token_options:
+            backends['sso'] = BackendSettings('sso', 'JwtAuth', token_options)
+        made.append(Authenticator(AuthSettings('local', cache_timeout_s, backends)))
+        return made[-1]
+
+    yield maker
+    for authenticator in made:
+        authenticator.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- actors
+
+
+def test_the_actor_of_an_ordinary_user() -> None:
+    options = {**SOURCE, 'username': 'boss', 'full_name': 7, 'readonly': 'gibberish'}
+    actor = make_actor(Credentials('joe', 'Joe Doe'), options)
+    assert actor == Actor('joe', 'Joe Doe', 'joe', 'tests', readonly=False, trusted=False)
+
+
+def test_a_trusted_user_acts_for_others() -> None:
+    trusted = Credentials('web', 'Web UI', trusted=True)
+    assert make_actor(trusted, SOURCE) == Actor('web', 'Web UI', 'web', 'tests', False, True)
+    options = {**SOURCE, 'username': 'ann', 'full_name': 'Ann B'}
+    assert make_actor(trusted, options) == Actor('ann', 'Ann B', 'web', 'tests', False, True)
+    assert make_actor(trusted, {**SOURCE, 'username': 'ann'}).full_name is None
+    assert make_actor(trusted, {**SOURCE, 'username': None, 'full_name': None}).full_name == 'Web UI'
+
+
+@pytest.mark.parametrize('value', [True, 1, 'true', 'yes', 'True', 'YES', '1'])
+def test_a_trusted_user_may_give_up_writing(value: object) -> None:
+    assert make_actor(Credentials('web', trusted=True), {**SOURCE, 'readonly': value}).readonly
+
+
+@pytest.mark.parametrize('value', [False, 0, 'false', 'no', '', None, '0'])
+@pytest.mark.parametrize('trusted', [False, True])
+def test_nobody_gains_the_right_to_write(value: object, trusted: bool) -> None:
+    options = {**SOURCE, 'readonly': value, 'username': 'ann'}
+    assert make_actor(Credentials('web', readonly=True, trusted=trusted), options).readonly
+    assert not make_actor(Credentials('web', trusted=trusted), options).readonly
+
+
+@pytest.mark.parametrize('options', [{}, {'authoritative_source': None}, {'authoritative_source': 7}])
+def test_the_authoritative_source_is_mandatory(options: dict[str, object]) -> None:
+    with pytest.raises(NipapError, match=r'^Missing authoritative source in auth options\.$') as error:
+        make_actor(Credentials('joe'), options)
+    assert error.value.code == 1000
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'code'),
+    [('username', 7, 1100), ('full_name', ['x'], 1100), ('username', 'a\0b', 1200), ('readonly', 'perhaps', 1200)],
+)
+def test_options_of_the_wrong_type(option: str, value: object, code: int) -> None:
+    with pytest.raises(NipapError, match=f"'{option}' in auth options") as error:
+        make_actor(Credentials('web', trusted=True), {**SOURCE, option: value})
+    assert error.value.code == code
+
+
+def test_nothing_is_stored_that_xml_cannot_carry() -> None:
+    with pytest.raises(NipapValueError):
+        make_actor(Credentials('joe'), {'authoritative_source': 'x\x08'})
+
+
+@given(value=st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.integers())))
+def test_any_value_is_true_or_false_or_neither(value: object) -> None:
+    assert to_bool(value) in (True, False, None)
+    assert to_bool(value) == to_bool(str(value)) or value is None
+
+
+# -------------------------------------------------------------------------------------------------------------- logins
+
+
+def test_login(make: Callable[..., Authenticator]) -> None:
+    authenticator = make()
+    assert authenticator.login('joe', 'right') == Credentials('joe', 'Joe Doe', False, False)
+    assert authenticator.login('joe@local', 'right') == Credentials('joe', 'Joe Doe', False, False)
+
+
+@pytest.mark.parametrize(
+    ('username', 'password'),
+    [
+        ('joe', 'wrong'),
+        ('joe', ''),
+        ('Joe', 'right'),
+        ('', ''),
+        ('nobody', 'right'),
+        ('joe\0', 'right'),
+        ('joe', '\ud800'),
+        ('\ud800', 'right'),
+    ],
+)
+def test_wrong_logins(make: Callable[..., Authenticator], username: str, password: str) -> None:
+    authenticator = make()
+    for _ in range(2):
+        with pytest.raises(AuthenticationFailedError, match=INCORRECT):
+            authenticator.login(username, password)
+        assert authenticator.known_login(username, password) is None
+
+
+@pytest.mark.parametrize(
+    ('username', 'shown'), [('joe@nosuch', "'nosuch'"), ('joe@', "''"), ('a@local@x\n', r"'x\\n'")]
+)
+def test_unknown_backends(make: Callable[..., Authenticator], username: str, shown: str) -> None:
+    with pytest.raises(AuthenticationFailedError, match=f'^Invalid auth backend {shown} specified$'):
+        make().login(username, 'right')
+
+
+def test_a_token_backend_takes_no_passwords(make: Callable[..., Authenticator]) -> None:
+    with pytest.raises(AuthenticationFailedError, match=INCORRECT):
+        make(signing_key=SECRET).login('joe@sso', 'right')
+
+
+def test_a_missing_file_is_a_fault_without_its_path(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    authenticator = make()
+    authenticator.login('joe', 'right')
+    os.rename(users.path, f'{users.path}.away')
+    with pytest.raises(NipapError, match=r"^Auth backend 'local' is not available\.$") as error:
+        authenticator.login('joe', 'right')
+    assert error.value.code == 1000
+    os.rename(f'{users.path}.away', users.path)
+    assert authenticator.login('joe', 'right')
+
+
+def test_a_damaged_file_is_a_fault(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    authenticator = make()
+    authenticator.login('joe', 'right')
+    Path(users.path).write_bytes(b'nonsense' * 1000)
+    with pytest.raises(NipapError, match='is not available'):
+        authenticator.login('joe', 'right')
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_right_answers_are_remembered_and_wrong_ones_are_not(make: Callable[..., Authenticator]) -> None:
+    authenticator = make()
+    assert authenticator.known_login('joe', 'right') is None
+    credentials = authenticator.login('joe', 'right')
+    assert authenticator.known_login('joe', 'right') is credentials
+    assert authenticator.login('joe', 'right') is credentials
+    assert authenticator.known_login('joe', 'righ') is None
+    assert authenticator.known_login('joer', 'ight') is None
+
+
+def test_no_password_is_kept(make: Callable[..., Authenticator]) -> None:
+    authenticator = make()
+    authenticator.login('joe', 'right')
+    digest, *others = authenticator._local['local']._cache._entries
+    assert others == []
+    assert b'right' not in digest
+    assert len(digest) == 32
+
+
+def test_answers_are_forgotten_after_a_while(
+    make: Callable[..., Authenticator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authenticator, never = make(60), make(0)
+    authenticator.login('joe', 'right')
+    never.login('joe', 'right')
+    assert never.known_login('joe', 'right') is None
+    later = time.monotonic() + 59
+    monkeypatch.setattr(time, 'monotonic', lambda: later)
+    assert authenticator.known_login('joe', 'right')
+    monkeypatch.setattr(time, 'monotonic', lambda: later + 1)
+    assert authenticator.known_login('joe', 'right') is None
+
+
+def test_a_change_holds_at_once(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    authenticator = make()
+    assert not authenticator.login('joe', 'right').readonly
+    users.modify('joe', readonly=True)
+    assert authenticator.known_login('joe', 'right') is None
+    assert authenticator.login('joe', 'right').readonly
+    users.modify('joe', password='other')
+    with pytest.raises(AuthenticationFailedError):
+        authenticator.login('joe', 'right')
+    assert authenticator.login('joe', 'other')
+    users.delete('joe')
+    with pytest.raises(AuthenticationFailedError):
+        authenticator.login('joe', 'other')
+
+
+def test_a_change_that_leaves_the_times_alone_holds_at_once(
+    make: Callable[..., Authenticator], users: LocalUsers
+) -> None:
+    authenticator = make()
+    authenticator.login('joe', 'right')
+    before = os.stat(users.path)
+    users.modify('joe', readonly=True)
+    os.utime(users.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert authenticator.login('joe', 'right').readonly
+
+
+@pytest.mark.parametrize('put', [os.replace, shutil.copyfile])
+def test_a_file_put_in_its_place_holds_at_once(
+    make: Callable[..., Authenticator], users: LocalUsers, put: Callable[[str, str], object]
+) -> None:
+    other = LocalUsers(f'{users.path}.other')
+    other.create()
+    other.add(LocalUser('joe', 'Another', trusted=True), 'right')
+    authenticator = make()
+    assert not authenticator.login('joe', 'right').trusted
+    put(other.path, users.path)
+    assert authenticator.login('joe', 'right').trusted
+
+
+def test_a_file_in_wal_mode_works_too(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    connection = sqlite3.connect(users.path)
+    assert connection.execute('PRAGMA journal_mode = wal').fetchone() == ('wal',)
+    connection.close()
+    authenticator = make()
+    authenticator.login('joe', 'right')
+    assert authenticator.known_login('joe', 'right')
+    users.modify('joe', readonly=True)
+    assert authenticator.login('joe', 'right').readonly
+
+
+def test_an_answer_from_before_a_change_is_not_kept(
+    make: Callable[..., Authenticator], users: LocalUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authenticator = make()
+    authenticate = LocalUsers.authenticate
+
+    def slow(self: LocalUsers, username: str, password: str) -> LocalUser | None:
+        found = authenticate(self, username, password)
+        users.modify('joe', password='other')
+        with pytest.raises(AuthenticationFailedError):
+            make().login('joe', 'nonsense')
+        assert authenticator.known_login('joe', 'right') is None
+        return found
+
+    monkeypatch.setattr(LocalUsers, 'authenticate', slow)
+    assert authenticator.login('joe', 'right')
+    monkeypatch.setattr(LocalUsers, 'authenticate', authenticate)
+    with pytest.raises(AuthenticationFailedError):
+        authenticator.login('joe', 'right')
+
+
+def test_a_remembered_login_is_cheap(make: Callable[..., Authenticator]) -> None:
+    authenticator = make()
+    authenticator.login('joe', 'right')
+    best_s = min(timed(lambda: authenticator.login('joe', 'right'), 100) for _ in range(50))
+    assert best_s < 30e-6
+
+
+def timed(call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def test_unknown_users_and_old_hashes_cost_the_same_time(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    with sqlite3.connect(users.path) as connection:
+        digest = hashlib.sha1(b'saltright').hexdigest()
+        connection.execute("INSERT INTO user VALUES ('old', 'salt', ?, NULL, 0, 0)", (digest,))
+    connection.close()
+    authenticator = make()
+
+    def wrong(username: str) -> float:
+        with pytest.raises(AuthenticationFailedError):
+            authenticator.login(username, 'wrong')
+        return time.process_time()
+
+    def cost(username: str) -> float:
+        return min(-time.process_time() + wrong(username) for _ in range(5))
+
+    known = cost('joe')
+    assert known / 2 < cost('nobody') < known * 2
+    assert known / 2 < cost('old') < known * 2
+
+
+def test_a_child_process_opens_the_file_anew(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    code = f"""
+import os, sys
+from nipap.authlib import Authenticator, AuthSettings, BackendSettings
+settings = AuthSettings('local', 60, {{'local': BackendSettings('local', 'SqliteAuth', {{'db_path': {users.path!r}}})}})
+authenticator = Authenticator(settings)
+authenticator.login('joe', 'right')
+watch = authenticator._local['local']._watch
+connection = watch._connection
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert authenticator.known_login('joe', 'right') is None
+assert authenticator.login('joe', 'right').username == 'joe'
+assert watch._connection is not connection
+os._exit(0)
+"""
+    subprocess.run([sys.executable, '-W', 'error', '-c', code], cwd=REPOSITORY, check=True, timeout=60)
+
+
+def test_threads_may_log_in_together(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    authenticator = make()
+    seen: list[bool] = []
+
+    def log_in() -> None:
+        seen.extend(authenticator.login('joe', 'right').readonly for _ in range(200))
+
+    threads = [threading.Thread(target=log_in) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    users.modify('joe', readonly=True)
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 800
+    assert authenticator.login('joe', 'right').readonly
+
+
+# -------------------------------------------------------------------------------------------------------------- tokens
+
+
+def token(key: str = SECRET, algorithm: str = 'HS256', **claims: object) -> str:
+    return jwt.encode({'sub': 'ann', 'exp': time.time() + 60, **claims}, key, algorithm)
+
+
+def test_tokens(make: Callable[..., Authenticator]) -> None:
+    authenticator = make(signing_key=SECRET)
+    assert authenticator.login_token(token()) == Credentials('ann')
+    claims = {'username': 'bob', 'full_name': 'Bob C', 'readonly': True, 'trusted': 'yes'}
+    assert authenticator.login_token(token(**claims)) == Credentials('bob', 'Bob C', True, True)
+
+
+def claims_that_are_refused() -> list[dict[str, object]]:
+    return [
+        {'exp': None},
+        {'exp': 'tomorrow'},
+        {'sub': None},
+        {'sub': ''},
+        {'sub': 7},
+        {'username': ['x']},
+        {'full_name': 7},
+        {'readonly': 'perhaps'},
+        {'trusted': [1]},
+        {'username': 'a\0'},
+        {'aud': 'elsewhere'},
+        {'nbf': time.time() + 60},
+    ]
+
+
+@pytest.mark.parametrize('number', range(len(claims_that_are_refused())))
+def test_tokens_that_claim_nonsense(make: Callable[..., Authenticator], number: int) -> None:
+    claims = {'sub': 'ann', 'exp': time.time() + 60, **claims_that_are_refused()[number]}
+    # As text: jwt.encode refuses some of these itself.
+    parts = [jwt.utils.base64url_encode(text.encode()) for text in ('{"alg":"HS256"}', jwt.api_jwt.json.dumps(claims))]
+    signature = jwt.get_algorithm_by_name('HS256').sign(b'.'.join(parts), SECRET.encode())
+    forged = b'.'.join([*parts, jwt.utils.base64url_encode(signature)]).decode()
+    with pytest.raises(AuthenticationFailedError, match=r'^Invalid token\.$'):
+        make(signing_key=SECRET).login_token(forged)
+
+
+def test_expired_and_forged_tokens(make: Callable[..., Authenticator]) -> None:
+    authenticator = make(signing_key=SECRET)
+    with pytest.raises(AuthenticationFailedError, match=r'^The token has expired\.$'):
+        authenticator.login_token(token(exp=time.time() - 1))
+    unsigned = jwt.encode({'sub': 'ann', 'exp': time.time() + 60}, '', 'none')
+    other_key = token('another key of thirty-two bytes or more')
+    other_algorithm = token(SECRET * 2, 'HS512')
+    expired_and_forged = token('another key of thirty-two bytes or more', exp=time.time() - 1)
+    deep = base64.urlsafe_b64encode(b'[' * 20000).decode().rstrip('=')
+    for wrong in (unsigned, other_key, other_algorithm, expired_and_forged, '', 'x', 'a.b.c', '\ud800', f'{deep}.e30.'):
+        with pytest.raises(AuthenticationFailedError, match=r'^Invalid token\.$'):
+            authenticator.login_token(wrong)
+
+
+@given(st.text())
+def test_any_text_is_no_token(text: str) -> None:
+    settings = BackendSettings('sso', 'JwtAuth', {'signing_key': SECRET})
+    with pytest.raises(AuthenticationFailedError):
+        Authenticator(AuthSettings('sso', 0, {'sso': settings})).login_token(text)
+
+
+def test_audience_and_issuer(make: Callable[..., Authenticator]) -> None:
+    authenticator = make(signing_key=SECRET, audience='nipap', issuer='sso')
+    assert authenticator.login_token(token(aud='nipap', iss='sso'))
+    assert authenticator.login_token(token(aud=['x', 'nipap'], iss='sso'))
+    for claims in ({}, {'aud': 'nipap'}, {'iss': 'sso'}, {'aud': 'x', 'iss': 'sso'}, {'aud': 'nipap', 'iss': 'x'}):
+        with pytest.raises(AuthenticationFailedError):
+            authenticator.login_token(token(**claims))
+
+
+def test_tokens_without_a_backend_for_them(make: Callable[..., Authenticator]) -> None:
+    with pytest.raises(AuthenticationFailedError, match='no auth backend of type JwtAuth is configured'):
+        make().login_token(token())
+
+
+@pytest.mark.parametrize(('algorithm', 'kind'), [('RS256', 'rsa'), ('ES256', 'EC')])
+def test_tokens_signed_with_a_private_key(make: Callable[..., Authenticator], algorithm: str, kind: str) -> None:
+    pytest.importorskip('cryptography')
+    option = 'rsa_keygen_bits:2048' if kind == 'rsa' else 'ec_paramgen_curve:P-256'
+    private = openssl('genpkey', '-algorithm', kind, '-pkeyopt', option)
+    public = openssl('pkey', '-pubout', stdin=private)
+    authenticator = make(public_key=public)
+    assert authenticator.login_token(token(private, algorithm)) == Credentials('ann')
+    # Signed with the public key as if it were a shared secret.
+    parts = token().rpartition('.')[0]
+    signature = jwt.get_algorithm_by_name('HS256').sign(parts.encode(), public.encode())
+    forged = f'{parts}.{jwt.utils.base64url_encode(signature).decode()}'
+    with pytest.raises(AuthenticationFailedError):
+        authenticator.login_token(forged)
+    with pytest.raises(ValueError, match='P-256'):
+        make(public_key=openssl('pkey', '-pubout', stdin=openssl('genpkey', '-algorithm', 'ed25519')))
+
+
+def openssl(*args: str, stdin: str = '') -> str:
+    return subprocess.run(['openssl', *args], input=stdin, capture_output=True, text=True, check=True).stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------- HTTP
+
+
+def request(authorization: str | None = None) -> Request:
+    headers = {} if authorization is None else {'Authorization': authorization}
+    return Request(EnvironBuilder(headers=headers).get_environ())
+
+
+def basic(text: str, encoding: str = 'utf-8') -> str:
+    return f'Basic {base64.b64encode(text.encode(encoding)).decode()}'
+
+
+def test_basic_authentication(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    users.add(LocalUser('åsa'), 'a:b ö:')
+    authenticator = make()
+    assert known_credentials(request(basic('åsa:a:b ö:')), authenticator) is None
+    assert credentials_from_request(request(basic('åsa:a:b ö:')), authenticator).username == 'åsa'
+    assert known_credentials(request(basic('åsa:a:b ö:')), authenticator) == Credentials('åsa')
+    assert credentials_from_request(request(basic('joe@local:right').replace('Basic', 'bASIC ')), authenticator)
+    with pytest.raises(AuthenticationFailedError, match=INCORRECT):
+        credentials_from_request(request(basic('joe:')), authenticator)
+
+
+@pytest.mark.parametrize(
+    'header',
+    ['Basic', 'Basic x', 'Basic ====', basic('joe'), basic('å:x', 'latin-1'), 'Basic j\u00f6', 'Bearer', 'Bearer x'],
+)
+def test_malformed_credentials(make: Callable[..., Authenticator], header: str) -> None:
+    with pytest.raises(AuthenticationFailedError) as error:
+        credentials_from_request(request(header), make(signing_key=SECRET))
+    assert error.value.code == 1510
+
+
+@pytest.mark.parametrize('header', [None, '', 'Digest username="joe"', 'joe:right'])
+def test_missing_credentials(make: Callable[..., Authenticator], header: str | None) -> None:
+    for ask in (credentials_from_request, known_credentials):
+        with pytest.raises(AuthenticationMissingError, match='^Missing authentication method$') as error:
+            ask(request(header), make())
+        assert error.value.code == 1500
+
+
+def test_bearer_tokens(make: Callable[..., Authenticator]) -> None:
+    header = f'Bearer {token(readonly=True)}'
+    assert credentials_from_request(request(header), make(signing_key=SECRET)) == Credentials('ann', readonly=True)
+    assert known_credentials(request(header), make(signing_key=SECRET)) == Credentials('ann', readonly=True)
+
+
+def test_the_actor_of_a_call(make: Callable[..., Authenticator]) -> None:
+    call = request(basic('joe:right'))
+    assert actor_for_call(call, make(), {'auth': SOURCE}) == Actor('joe', 'Joe Doe', 'joe', 'tests', False, False)
+    for arguments in ({}, {'auth': None}, {'auth': 'x'}, {'auth': [SOURCE]}):
+        with pytest.raises(NipapError, match=r'^Missing/invalid authentication options in request\.$') as error:
+            actor_for_call(call, make(), arguments)
+        assert error.value.code == 1000
+    with pytest.raises(NipapError, match=r'^Missing authoritative source in auth options\.$') as error:
+        actor_for_call(call, make(), {'auth': {}})
+    assert error.value.code == 1000

@@ -1,0 +1,443 @@
+"""nipap-passwd and its file: real files, the real command, and what an older daemon left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pty
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from nipap import local_users
+from nipap.authlib import Authenticator, AuthSettings, BackendSettings
+from nipap.local_users import LocalUser, LocalUsers, UserFileError
+from nipapd import passwd
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OLD_LAYOUT = (
+    'CREATE TABLE user (username NOT NULL PRIMARY KEY, pwd_salt NOT NULL, pwd_hash NOT NULL, full_name, trusted)'
+)
+NOBODY = 65534
+AS_NOBODY = f"""
+import os, sys
+from nipapd import passwd
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+sys.exit(passwd.main(sys.argv[1:]))
+"""
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / 'local_auth.db'
+
+
+@pytest.fixture
+def users(path: Path) -> LocalUsers:
+    local = LocalUsers(path)
+    local.create()
+    return local
+
+
+@pytest.fixture
+def run(path: Path) -> Command:
+    """Run nipap-passwd with -f of the test's file, unless the arguments name another."""
+
+    def runner(*args: str, stdin: str = '', code: int = 0) -> subprocess.CompletedProcess[str]:
+        where = [] if {'-f', '-c', '--data-dir'} & set(args) else ['-f', str(path)]
+        done = run_python(['-m', 'nipapd.passwd', *args, *where], stdin)
+        assert (done.returncode, bool(done.stderr)) == (code, code != 0), done
+        return done
+
+    return runner
+
+
+def run_python(args: Sequence[str], stdin: str = '', cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), 'PYTHONWARNINGS': 'error'}
+    command = [sys.executable, *args]
+    return subprocess.run(command, input=stdin, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+
+
+def old_file(path: Path, layout: str = OLD_LAYOUT) -> None:
+    """A file as an older daemon wrote it, with joe whose password is 'right'."""
+    digest = hashlib.sha1(b'12345678right').hexdigest()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(layout)
+        connection.execute(
+            'INSERT INTO user (username, pwd_salt, pwd_hash, full_name, trusted) VALUES (?, ?, ?, ?, ?)',
+            ('joe', '12345678', digest, 'Joe Doe', True),
+        )
+        connection.commit()
+
+
+def stored(path: Path, username: str = 'joe') -> tuple[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        found: tuple[str, str] = connection.execute(
+            'SELECT pwd_salt, pwd_hash FROM user WHERE username = ?', (username,)
+        ).fetchone()
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_a_life(run: Command, path: Path) -> None:
+    run('create-database')
+    run('add', '-u', 'joe', '-p', 'secret', '-n', 'Joe Doe', '-t')
+    run('add', '-u', 'åsa', '-p', 'hemligt', '--readonly')
+    assert run('list').stdout.splitlines() == [
+        'username  name     trusted  readonly',
+        'joe       Joe Doe  yes      no',
+        'åsa                no       yes',
+    ]
+    run('test-user', '-u', 'joe', '-p', 'secret')
+    run('modify', '-u', 'joe', '-p', 'other', '-n', '', '--no-trusted', '-r')
+    run('test-user', '-u', 'joe', '-p', 'other')
+    assert LocalUsers(path).get('joe') == LocalUser('joe', None, trusted=False, readonly=True)
+    run('modify', '-u', 'joe', '--no-readonly')
+    assert run('list', '-u', 'joe').stdout.splitlines()[1:] == ['joe             no       no']
+    run('delete', '-u', 'joe')
+    assert run('list').stdout.splitlines()[1:] == ['åsa             no       yes']
+    run('latest-version')
+    assert 'has the newest layout' in run('upgrade-database').stdout
+
+
+def test_options_may_come_first(run: Command) -> None:
+    run('create-database')
+    run('-u', 'joe', '-p', 'secret', 'add')
+    run('-u', 'joe', '-p', 'secret', 'test-user')
+
+
+def says(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of the error."""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('nipap-passwd: ')
+    return line.removeprefix('nipap-passwd: ')
+
+
+def test_errors_have_codes_of_their_own(run: Command, users: LocalUsers, path: Path) -> None:
+    users.add(LocalUser('joe'), 'secret')
+    assert says(run('test-user', '-u', 'joe', '-p', 'x', code=1)) == 'wrong user name or password'
+    assert says(run('test-user', '-u', 'nobody', '-p', 'x', code=1)) == 'wrong user name or password'
+    assert says(run('add', '-p', 'x', code=2)) == 'add needs a user: -u USER'
+    assert says(run('add', '-u', 'x', '-p', '', code=2)) == 'the password must not be empty'
+    assert says(run('add', '-u', 'joe', '-p', 'x', code=3)) == "user 'joe' exists already"
+    for action in ('modify', 'delete', 'list'):
+        assert says(run(action, '-u', 'nobody', code=4)) == "no user 'nobody'"
+    assert says(run('create-database', code=8)) == f'{path}: exists already'
+
+
+@pytest.mark.parametrize(
+    'action', ['list', 'add', 'delete', 'modify', 'test-user', 'upgrade-database', 'latest-version']
+)
+def test_a_file_that_is_not_there(run: Command, path: Path, action: str) -> None:
+    assert says(run(action, '-u', 'joe', '-p', 'x', code=5)) == f'{path}: no such file'
+    assert not path.exists()
+
+
+def test_a_file_that_is_something_else(run: Command, path: Path) -> None:
+    path.write_text('username:password\n' * 100)
+    assert says(run('list', code=6)) == f'{path}: is not a SQLite file'
+    path.unlink()
+    path.mkdir()
+    assert 'cannot be opened' in says(run('list', code=6))
+    assert 'cannot be opened' in says(run('create-database', code=6))
+    with closing(sqlite3.connect(path.parent / 'other.db')) as connection:
+        connection.execute('CREATE TABLE user (id)')
+    done = run('list', '-f', str(path.parent / 'other.db'), code=7)
+    assert 'has no table of users (create it with create-database)' in says(done)
+    assert 'cannot be created' in says(run('create-database', '-f', '/nowhere/at/all.db', code=6))
+
+
+@pytest.mark.parametrize('name', ['', ' ', 'a:b', 'a@b', 'a\nb', 'a\x7fb', 'a\x85b'])
+def test_names_that_could_not_log_in(run: Command, users: LocalUsers, name: str) -> None:
+    assert 'the name of a user must not' in says(run('add', '-u', name, '-p', 'x', code=2))
+    assert users.users() == []
+
+
+def test_text_that_is_no_utf8(run: Command, users: LocalUsers) -> None:
+    users.add(LocalUser('joe'), 'secret')
+    broken = os.fsdecode(b'\xff')
+    for args in (['add', '-u', broken], ['delete', '-u', broken], ['modify', '-u', 'joe', '-p', broken]):
+        run(*args, code=2)
+    run('test-user', '-u', 'joe', '-p', broken, code=2)
+    run('modify', '-u', 'joe', '-n', broken, code=2)
+    run('modify', '-u', 'joe', '-n', 'two\nlines', code=2)
+
+
+def test_the_wrong_usage(run: Command) -> None:
+    run(code=2)
+    run('rename', code=2)
+    run('list', '-f', 'x', '-c', 'y', code=2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can become somebody else')
+def test_a_file_of_somebody_else() -> None:
+    with tempfile.TemporaryDirectory(prefix='nipap-test-', dir='/tmp') as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        users = LocalUsers(directory / 'local_auth.db')
+        users.create()
+        users.add(LocalUser('joe'), 'secret')
+        as_nobody = ['-c', AS_NOBODY, '-f', users.path]
+        done = run_python([*as_nobody, 'list'])
+        assert (done.returncode, 'cannot be opened' in says(done)) == (6, True)
+        os.chmod(users.path, 0o644)
+        assert run_python([*as_nobody, 'test-user', '-u', 'joe', '-p', 'secret']).returncode == 0
+        done = run_python([*as_nobody, 'delete', '-u', 'joe'])
+        assert (done.returncode, says(done)) == (6, f'{users.path}: cannot be written')
+        done = run_python(['-c', AS_NOBODY, '-f', str(directory / 'new.db'), 'create-database'])
+        assert (done.returncode, 'cannot be created' in says(done)) == (6, True)
+        os.chmod(users.path, 0o666)
+        done = run_python([*as_nobody, 'delete', '-u', 'joe'])
+        assert (done.returncode, 'its directory cannot be written' in says(done)) == (6, True)
+        assert users.get('joe')
+
+
+# ------------------------------------------------------------------------------------------------- which file, and whose
+
+
+def test_the_file_of_the_configuration(run: Command, tmp_path: Path) -> None:
+    conf = tmp_path / 'nipap.conf'
+    conf.write_text('[nipapd]\nport = nonsense\n[auth.backends.local]\ntype = SqliteAuth\ndb_path = users.db\n')
+    run('create-database', '-c', str(conf), '--data-dir', str(tmp_path))
+    assert (tmp_path / 'users.db').is_file()
+    run('create-database', '--data-dir', str(tmp_path))
+    assert (tmp_path / 'local_auth.db').is_file()
+    assert 'No such file' in says(run('list', '-c', '/nowhere/at/all.conf', code=2))
+    conf.write_text('[auth]\ndefault_backend = x\n[auth.backends.x]\ntype = JwtAuth\nsigning_key = x\n')
+    assert 'no auth backend of type SqliteAuth' in says(run('list', '-c', str(conf), code=2))
+    conf.write_text('[auth]\ndefault_backend = b\n[auth.backends.a]\ntype = SqliteAuth\n[auth.backends.b]\ntype=SqliteAuth\ndb_path=b.db\n')  # fmt: skip
+    run('create-database', '-c', str(conf), '--data-dir', str(tmp_path))
+    assert (tmp_path / 'b.db').is_file()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_only_the_owner_may_read_the_file(users: LocalUsers, path: Path) -> None:
+    assert mode(path) == 0o600
+    with users._change() as connection:
+        connection.execute("INSERT INTO user (username, pwd_salt, pwd_hash) VALUES ('x', '', '')")
+        assert mode(Path(f'{path}-journal')) == 0o600
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute('PRAGMA journal_mode = wal')
+        connection.execute('DELETE FROM user')
+        connection.commit()
+        assert [mode(Path(f'{path}-{kind}')) for kind in ('wal', 'shm')] == [0o600, 0o600]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a file away')
+def test_what_root_makes_belongs_to_who_will_use_it(run: Command, tmp_path: Path) -> None:
+    home = tmp_path / 'home'
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    run('create-database', '-f', str(home / 'a.db'))
+    assert (home / 'a.db').stat().st_uid == NOBODY
+    conf = tmp_path / 'nipap.conf'
+    conf.write_text(f'[nipapd]\nuser = {NOBODY}\n')
+    run('create-database', '-c', str(conf), '--data-dir', str(tmp_path))
+    assert (tmp_path / 'local_auth.db').stat().st_uid == NOBODY
+    with pytest.raises(UserFileError, match='cannot be created'):
+        LocalUsers(tmp_path / 'c.db').create(owner='nobody-of-that-name')
+
+
+def test_an_empty_file_gets_its_table(run: Command, path: Path) -> None:
+    path.touch(0o640)
+    run('create-database')
+    run('latest-version')
+    assert mode(path) == 0o640
+
+
+# ----------------------------------------------------------------------------------------------------------- passwords
+
+
+def test_passwords_from_a_pipe(run: Command, users: LocalUsers) -> None:
+    run('add', '-u', 'joe', stdin='secret\n')
+    run('test-user', '-u', 'joe', stdin='secret')
+    run('modify', '-u', 'joe', stdin='other\nother\n')
+    run('test-user', '-u', 'joe', stdin='other\n')
+    run('test-user', '-u', 'joe', stdin='secret\n', code=1)
+    assert says(run('modify', '-u', 'joe', stdin='one\ntwo\n', code=2)) == 'the two passwords differ'
+    assert says(run('modify', '-u', 'joe', stdin='\n', code=2)) == 'the password must not be empty'
+    assert says(run('modify', '-u', 'joe', code=130)) == 'interrupted'
+    run('modify', '-u', 'joe', '-n', 'Joe')
+    assert users.authenticate('joe', 'other') == LocalUser('joe', 'Joe')
+
+
+def at_terminal(path: Path, *args: str, answers: Sequence[str]) -> tuple[int, str]:
+    """Run nipap-passwd at a terminal of its own, answer each prompt, and return exit code and screen."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(REPOSITORY)
+        os.execv(sys.executable, [sys.executable, '-m', 'nipapd.passwd', *args, '-f', str(path)])
+    screen, left = '', list(answers)
+    for text in read_terminal(terminal):
+        screen += text
+        if left and screen.endswith(': '):
+            os.write(terminal, f'{left.pop(0)}\n'.encode())
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), screen
+
+
+def read_terminal(terminal: int) -> Iterator[str]:
+    while True:
+        try:
+            data = os.read(terminal, 1000)
+        except OSError:
+            return
+        yield data.decode()
+
+
+@pytest.mark.filterwarnings('ignore:This process .* is multi-threaded:DeprecationWarning')
+def test_passwords_at_a_terminal(users: LocalUsers, path: Path) -> None:
+    code, screen = at_terminal(path, 'add', '-u', 'joe', answers=['secret', 'secret'])
+    assert code == 0
+    assert 'New password: ' in screen
+    assert 'secret' not in screen
+    assert at_terminal(path, 'test-user', '-u', 'joe', answers=['secret'])[0] == 0
+    assert at_terminal(path, 'modify', '-u', 'joe', answers=['one', 'two'])[0] == 2
+    assert at_terminal(path, 'test-user', '-u', 'joe', answers=['one'])[0] == 1
+    assert 'exists already' in at_terminal(path, 'add', '-u', 'joe', answers=[])[1]
+
+
+def test_passwords_are_stored_with_scrypt(users: LocalUsers, path: Path) -> None:
+    users.add(LocalUser('joe'), 'secret')
+    users.add(LocalUser('ann'), 'secret')
+    assert re.fullmatch(r'\$scrypt\$ln=15,r=8,p=1\$[\w+/]{22}\$[\w+/]{43}', stored(path)[1])
+    assert stored(path)[1] != stored(path, 'ann')[1]
+    assert b'secret' not in path.read_bytes()
+
+
+def test_other_parameters_are_brought_up_to_date(users: LocalUsers, path: Path) -> None:
+    users.add(LocalUser('joe'), 'secret')
+    digest = hashlib.scrypt(b'secret', salt=b'salt', n=1024, r=4, p=2, dklen=16)
+    weaker = f'$scrypt$ln=10,r=4,p=2$c2FsdA${local_users._to_base64(digest)}'
+    with users._change() as connection:
+        connection.execute('UPDATE user SET pwd_hash = ?', (weaker,))
+    assert users.authenticate('joe', 'wrong') is None
+    assert stored(path)[1] == weaker
+    assert users.authenticate('joe', 'secret')
+    assert stored(path)[1].startswith('$scrypt$ln=15,r=8,p=1$')
+    assert users.authenticate('joe', 'secret')
+
+
+@pytest.mark.parametrize(
+    'damaged',
+    ['', 'x', 'secret', '$2b$12$xyz', '$scrypt$ln=99,r=8,p=1$c2FsdA$c2FsdA', '$scrypt$ln=15,r=8,p=1$c$c',
+     '$scrypt$ln=0,r=8,p=1$c2FsdA$c2FsdA', '$scrypt$ln=10,r=0,p=0$c2FsdA$c2FsdA', '$scrypt$ln=29,r=999,p=999$c2FsdA$c2FsdA'],
+)  # fmt: skip
+def test_damaged_hashes_let_nobody_in(users: LocalUsers, damaged: str) -> None:
+    users.add(LocalUser('joe'), 'secret')
+    with users._change() as connection:
+        connection.execute('UPDATE user SET pwd_hash = ?', (damaged,))
+    assert users.authenticate('joe', 'secret') is None
+    assert users.authenticate('joe', '') is None
+
+
+# --------------------------------------------------------------------------------------------------------- older files
+
+
+def test_older_hashes_are_replaced_at_login(path: Path) -> None:
+    old_file(path)
+    users = LocalUsers(path)
+    assert users.authenticate('joe', 'wrong') is None
+    assert users.authenticate('joe', 'right', rehash=False)
+    assert stored(path)[0] == '12345678'
+    assert users.authenticate('joe', 'right') == LocalUser('joe', 'Joe Doe', trusted=True)
+    assert stored(path)[1].startswith('$scrypt$')
+    assert users.authenticate('joe', 'right') == LocalUser('joe', 'Joe Doe', trusted=True)
+    assert users.authenticate('joe', 'wrong') is None
+
+
+def test_older_hashes_work_where_nothing_can_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old_file(path)
+    with closing(sqlite3.connect(path)) as lock:
+        monkeypatch.setattr(sqlite3, 'connect', short_of_patience(sqlite3.connect))
+        lock.execute('BEGIN IMMEDIATE')
+        assert LocalUsers(path).authenticate('joe', 'right')
+    assert 'stays stored in the older way' in caplog.text
+    assert 'is locked by another process' in caplog.text
+    assert stored(path)[0] == '12345678'
+
+
+def short_of_patience(connect: Callable[..., sqlite3.Connection]) -> Callable[..., sqlite3.Connection]:
+    return lambda *args, **options: connect(*args, **{**options, 'timeout': 0})
+
+
+def test_a_password_changed_meanwhile_is_not_overwritten(path: Path, users: LocalUsers) -> None:
+    users.add(LocalUser('joe'), 'new')
+    before = stored(path)
+    users._replace_hash('joe', 'what it was', '$scrypt$newer')
+    assert stored(path) == before
+
+
+def test_older_layouts(run: Command, path: Path) -> None:
+    old_file(path)
+    assert 'older layout' in says(run('latest-version', code=1))
+    assert run('list').stdout.splitlines()[1] == 'joe       Joe Doe  yes      no'
+    for args in (['add', '-u', 'ann', '-p', 'x'], ['modify', '-u', 'joe', '-r']):
+        assert 'older layout (bring it up to date: upgrade-database)' in says(run(*args, code=7))
+    run('test-user', '-u', 'joe', '-p', 'right')
+    assert 'upgraded' in run('upgrade-database').stdout
+    run('latest-version')
+    run('modify', '-u', 'joe', '-r')
+    assert LocalUsers(path).get('joe') == LocalUser('joe', 'Joe Doe', trusted=True, readonly=True)
+
+
+def test_the_oldest_layout(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute('CREATE TABLE user (username NOT NULL PRIMARY KEY, pwd_salt NOT NULL, pwd_hash NOT NULL)')
+        connection.execute(
+            "INSERT INTO user VALUES ('joe', 12345678, ?)", (hashlib.sha1(b'12345678right').hexdigest(),)
+        )
+        connection.commit()
+    users = LocalUsers(path)
+    assert users.authenticate('joe', 'right') == LocalUser('joe')
+    assert users.upgrade()
+    assert not users.upgrade()
+    assert users.is_latest()
+
+
+def test_a_file_made_by_a_newer_daemon(users: LocalUsers, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute('ALTER TABLE user ADD COLUMN color')
+    assert users.is_latest()
+    users.add(LocalUser('joe'), 'secret')
+    assert users.get('joe') == LocalUser('joe')
+
+
+# ------------------------------------------------------------------------------------------------------- while running
+
+
+def test_a_running_authenticator_sees_the_command_at_once(run: Command, users: LocalUsers) -> None:
+    settings = AuthSettings('local', 3600, {'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path})})
+    authenticator = Authenticator(settings)
+    run('add', '-u', 'joe', '-p', 'secret')
+    assert not authenticator.login('joe', 'secret').readonly
+    run('modify', '-u', 'joe', '-r')
+    assert authenticator.login('joe', 'secret').readonly
+    assert authenticator.known_login('joe', 'secret')
+    run('delete', '-u', 'joe')
+    assert authenticator.known_login('joe', 'secret') is None
+    authenticator.close()
+
+
+def test_every_error_has_an_exit_code() -> None:
+    assert set(UserFileError.__subclasses__()) <= set(passwd.EXIT_CODES)
+    assert 0 not in passwd.EXIT_CODES.values()
