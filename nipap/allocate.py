@@ -46,7 +46,7 @@ def read_args(args: object) -> Request:
     if from_pool == from_prefix:
         raise NipapInputError("specify 'from-pool' OR 'from-prefix'")
     if from_pool:
-        family = _family(args.get('family'))
+        family = _family(args)
         networks: tuple[str, ...] = ()
     else:
         family, networks = _networks(args)
@@ -65,11 +65,11 @@ def _count(value: object) -> int:
     return number
 
 
-def _family(value: object) -> int:
-    if value is None:
+def _family(args: Mapping[str, Any]) -> int:
+    if 'family' not in args:
         raise NipapMissingInputError("'family' must be specified with 'from-pool' mode")
     try:
-        family = read_integer(value)
+        family = read_integer(args['family'])
     except NipapValueError:
         family = 0
     if family not in WIDTH:

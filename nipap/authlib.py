@@ -244,8 +244,10 @@ class _Tokens:
 def _claimed(claims: Mapping[str, object]) -> Credentials:
     username, full_name = claims.get('username') or claims.get('sub'), claims.get('full_name') or None
     readonly, trusted = to_bool(claims.get('readonly')), to_bool(claims.get('trusted'))
-    if not isinstance(username, str) or not isinstance(full_name, str | None) or readonly is None or trusted is None:
-        raise ValueError('a claim about the user is missing or has the wrong type')
+    if not isinstance(username, str) or not username or not isinstance(full_name, str | None):
+        raise ValueError('the name of the user is missing or has the wrong type')
+    if readonly is None or trusted is None:
+        raise ValueError('readonly or trusted is no boolean')
     if forbidden_character(username + (full_name or '')):
         raise ValueError('a claim about the user has a control character')
     return Credentials(username, full_name, readonly, trusted)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -328,7 +328,12 @@ class Backend:
             raise NipapMissingInputError("'query_string' must be specified")
         if not isinstance(text, str):
             raise NipapInputError(f'Invalid query_string ({shown(text)}), must be a string')
-        understood = kind.parse(text, kind.knows, kind.accepts)
+
+        def accepts(name: str, operator: str, value: str) -> bool:
+            condition = kind.compare(name, operator, value)
+            return condition is not None and not self._bad_patterns(condition.patterns)
+
+        understood = kind.parse(text, kind.knows, accepts)
         if understood.error:
             return {
                 'search_options': {} if options is None else options,
@@ -342,21 +347,23 @@ class Backend:
             interpretation = {'operator': 'and', 'val1': understood.query, 'val2': extra_query}
         echo, *page = kind.options(options)
 
-        def work(tx: Transaction) -> list[Object]:
-            # A word that is no regular expression is matched as it is written.
-            bad = rows.bad_patterns(tx, smart_parsing.words(understood.query))
-            literal = {word: smart_parsing.literal_pattern(word) for word in bad}
-            query = smart_parsing.replace_words(understood.query, literal) if bad else understood.query
-            if extra_query:
-                query = {'operator': 'and', 'val1': query, 'val2': extra_query}
-            return kind.find(tx, compile_query(query, kind.table), *page)
-
+        # A word that is no regular expression is matched as it is written.
+        bad = self._bad_patterns(smart_parsing.words(understood.query))
+        literal = {word: smart_parsing.literal_pattern(word) for word in bad}
+        query = smart_parsing.replace_words(understood.query, literal) if bad else understood.query
+        if extra_query:
+            query = {'operator': 'and', 'val1': query, 'val2': extra_query}
         return {
             'search_options': echo,
-            'result': self.db.read(work),
+            'result': self.db.read(lambda tx: kind.find(tx, compile_query(query, kind.table), *page)),
             'interpretation': interpretation,
             'error': False,
         }
+
+    def _bad_patterns(self, patterns: Collection[str]) -> list[str]:
+        """Those of the texts that PostgreSQL does not take as regular expressions."""
+        suspects = rows.suspect_patterns(patterns)
+        return self.db.read(lambda tx: rows.bad_patterns(tx, suspects)) if suspects else []
 
 
 # ---------------------------------------------------------------- kinds of object
@@ -381,13 +388,12 @@ class Kind:
             return False
         return True
 
-    def accepts(self, name: str, operator: str, value: str) -> bool:
-        """Whether a smart search may compare an attribute with a value."""
+    def compare(self, name: str, operator: str, value: str) -> Condition | None:
+        """The condition of a comparison in a smart search; None when it makes no sense."""
         try:
-            compile_query({'operator': operator, 'val1': name, 'val2': value}, self.table)
+            return compile_query({'operator': operator, 'val1': name, 'val2': value}, self.table)
         except NipapError:
-            return False
-        return True
+            return None
 
 
 _VRFS = Kind(vrfs, VRF, VRF['id'], vrfs.find, smart_parsing.parse_vrf_query)

@@ -36,8 +36,8 @@ class Stored(NamedTuple):
     default_length: int | None
 
 
-_PREFIXES = """SELECT p.id, p.vrf_id, family(p.prefix), host(p.prefix), masklen(p.prefix), p.type, p.parent_id, p.children,
-    p.used_addresses, p.pool_id, p.free_blocks, p.node,
+_PREFIXES = """SELECT p.id, p.vrf_id, family(p.prefix), host(p.prefix), masklen(p.prefix), p.type, p.parent_id,
+    p.children, p.used_addresses, p.pool_id, p.free_blocks, p.node,
     CASE family(p.prefix) WHEN 4 THEN o.ipv4_default_prefix_length ELSE o.ipv6_default_prefix_length END
     FROM prefix p LEFT JOIN pool o ON o.id = p.pool_id ORDER BY p.vrf_id, p.prefix"""
 

@@ -42,7 +42,7 @@ def create_app(backend: Backend, authenticator: Authenticator, *, max_body: int 
     *max_body* limits the bytes of a request, also after decompression.
     """
     app = Flask('nipap', static_folder=None, template_folder=None)
-    app.config['MAX_CONTENT_LENGTH'] = max_body
+    app.config['MAX_CONTENT_LENGTH'] = max_body + 1  # a body of unknown length is cut off there, and told by that
     handler = _Handler(backend, authenticator, max_body)
     for path in PATHS:
         handler.connect(app, path, endpoint_name=path.strip('/'))
@@ -169,12 +169,17 @@ def _only_struct(parameters: list[object]) -> dict[str, object]:
 
 
 def _read_body(request: Request, max_body: int) -> bytes:
+    if request.environ.get('HTTP_TRANSFER_ENCODING', '').lower() == 'chunked':
+        # No Content-Length says where such a body ends; servers give it out whole, but few declare that they do.
+        request.environ['wsgi.input_terminated'] = True
     try:
         body = request.get_data(cache=False, parse_form_data=False)
     except RequestEntityTooLarge:
         raise _too_large(max_body) from None
     except ClientDisconnected:
         raise NipapInputError('the body of the request is shorter than its Content-Length') from None
+    if len(body) > max_body:
+        raise _too_large(max_body)
     encoding = request.headers.get('Content-Encoding', '').strip().lower()
     if encoding in ('', 'identity'):
         return body

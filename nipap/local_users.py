@@ -201,7 +201,7 @@ class LocalUsers:
             self._missing(connection)
             row = self._row(connection, username)
         stored = str(row['pwd_hash']) if row else ''
-        right, newer = _check_password(password, stored, str(row['pwd_salt']) if row else '')
+        right, newer = _check_password(password.encode(), stored, str(row['pwd_salt']) if row else '')
         if row is None or not right:
             return None
         if newer and rehash:
@@ -339,8 +339,9 @@ def _sqlite_errors(path: str) -> Iterator[None]:
 
 
 _SQLITE_ERRORS = {
+    'SQLITE_READONLY_DIRECTORY': 'cannot be written, because its directory cannot',
     'SQLITE_READONLY': 'cannot be written',
-    'SQLITE_CANTOPEN': 'cannot be opened, or its directory cannot be written',
+    'SQLITE_CANTOPEN': 'cannot be opened',
     'SQLITE_PERM': 'cannot be opened',
     'SQLITE_NOTADB': 'is not a SQLite file',
     'SQLITE_BUSY': 'is locked by another process',
@@ -422,14 +423,14 @@ _SHA1 = re.compile('[0-9a-fA-F]{40}')
 _MOST_MEMORY = 2**30
 
 
-def hash_password(password: str) -> str:
+def hash_password(password: bytes) -> str:
     """The password as it is stored: ``$scrypt$ln=LOG2_N,r=R,p=P$SALT$HASH``, the last two in unpadded base64."""
     salt = secrets.token_bytes(_SALT_BYTES)
     digest = _scrypt(password, salt, _LOG2_N, _R, _P, _HASH_BYTES)
     return f'$scrypt$ln={_LOG2_N},r={_R},p={_P}${_to_base64(salt)}${_to_base64(digest)}'
 
 
-def _check_password(password: str, stored: str, salt: str) -> tuple[bool, str | None]:
+def _check_password(password: bytes, stored: str, salt: str) -> tuple[bool, str | None]:
     """Whether the password is the one that is stored, and how to store it better if it is but in an older way.
 
     Hashes with scrypt in every case, so that the time does not tell whether a user exists or has an older hash.
@@ -441,11 +442,11 @@ def _check_password(password: str, stored: str, salt: str) -> tuple[bool, str | 
         if stored:
             log.warning('a stored password hash has an unknown format')
         return False, None
-    digest = hashlib.sha1(f'{salt}{password}'.encode(), usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(salt.encode() + password, usedforsecurity=False).hexdigest()
     return hmac.compare_digest(digest, stored.lower()), newer
 
 
-def _check_scrypt(password: str, found: re.Match[str]) -> tuple[bool, str | None]:
+def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | None]:
     log2_n, r, p = (int(found[number]) for number in (1, 2, 3))
     if 128 * r * 2**log2_n > _MOST_MEMORY:
         log.warning('a stored password hash asks for too much memory')
@@ -464,16 +465,13 @@ def _check_scrypt(password: str, found: re.Match[str]) -> tuple[bool, str | None
 def _hash_new(password: str) -> str:
     if not password:
         raise UserInputError('the password must not be empty')
-    try:
-        return hash_password(password)
-    except UnicodeEncodeError as exc:
-        raise UserInputError('the password is not valid UTF-8') from exc
+    return hash_password(password.encode())
 
 
-def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int, size: int) -> bytes:
+def _scrypt(password: bytes, salt: bytes, log2_n: int, r: int, p: int, size: int) -> bytes:
     n = 2**log2_n
     needed = 128 * r * (n + p + 2) + 2**16
-    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=needed, dklen=size)
+    return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=needed, dklen=size)
 
 
 def _to_base64(data: bytes) -> str:

@@ -6,6 +6,7 @@ Every function takes an open transaction; none commits or asks who may.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -58,12 +59,17 @@ def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> Nipa
     return exc
 
 
-def bad_patterns(tx: Transaction, patterns: Iterable[str]) -> list[str]:
+_SIGNS = re.compile(r'[\\\[\](){}*+?^$|]')
+
+
+def suspect_patterns(patterns: Iterable[str]) -> list[str]:
+    """Those of the texts that may not be regular expressions: most words of searches are plain."""
+    return [pattern for pattern in patterns if _SIGNS.search(pattern)]
+
+
+def bad_patterns(tx: Transaction, patterns: list[str]) -> list[str]:
     """Those of the texts that PostgreSQL does not take as regular expressions."""
-    suspects = [pattern for pattern in patterns if any(sign in pattern for sign in '\\[](){}*+?^$|.')]
-    if not suspects:
-        return []
-    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (suspects,))]
+    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (patterns,))]
 
 
 def without_nil(attr: Any, *names: str) -> Any:

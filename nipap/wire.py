@@ -105,7 +105,8 @@ def _is_long(value: object) -> TypeGuard[list[object]]:
 def _list_parts(items: list[object]) -> Iterator[bytes]:
     yield _ARRAY.encode()
     for start in range(0, len(items), _ROWS_AT_ONCE):
-        yield _text(items[start : start + _ROWS_AT_ONCE])[len(_ARRAY) : -len(_ARRAY_END)].encode()
+        some = items[start : start + _ROWS_AT_ONCE]
+        yield (_rows(some) or _text(some)[len(_ARRAY) : -len(_ARRAY_END)]).encode()
     yield _ARRAY_END.encode()
 
 
@@ -247,7 +248,7 @@ def _open(item: object, after: str, out: list[str]) -> _Frame | None:
         if rows is None:
             out.append(_ARRAY)
             return _write_items, iter(item), '', _ARRAY_END + after
-        out += (rows, after)
+        out += (_ARRAY, rows, _ARRAY_END + after)
         return None
     for base in type(item).__mro__:
         if base in _LEAVES:
@@ -272,7 +273,7 @@ _WRITTEN_ALIKE_WHEN_EQUAL = frozenset({str, int, bool, datetime, bytes})  # unli
 
 
 def _rows(rows: Sequence[object]) -> str | None:
-    """A list of structs with equal members as an <array>; None when *rows* is something else."""
+    """The items of a list of structs with equal members; None when *rows* is something else."""
     first = rows[0] if len(rows) > 1 else None
     if type(first) is not dict or not first or set(map(type, rows)) != {dict}:
         return None
@@ -287,10 +288,10 @@ def _rows(rows: Sequence[object]) -> str | None:
         if column is None:
             return None
         columns.append((opening, column))
-    return _array_of_rows(columns, len(rows))
+    return _weave(columns, len(rows))
 
 
-def _array_of_rows(columns: list[tuple[str, _Column]], count: int) -> str:
+def _weave(columns: list[tuple[str, _Column]], count: int) -> str:
     """Interleave the columns: between two that vary lies one text that is the same in every row."""
     strands: list[Sequence[str]] = []
     constant = _STRUCT
@@ -304,7 +305,7 @@ def _array_of_rows(columns: list[tuple[str, _Column]], count: int) -> str:
     woven = [''] * (len(strands) * count)
     for place, strand in enumerate(strands):
         woven[place :: len(strands)] = strand
-    return f'{_ARRAY}{"".join(woven)}{_ARRAY_END}'
+    return ''.join(woven)
 
 
 def _column(values: tuple[object, ...], leaves: dict[type, _Leaf]) -> _Column | None:

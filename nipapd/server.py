@@ -1,4 +1,4 @@
-"""The HTTP server of a handler: it shares connections fairly with its siblings and stops without cutting off answers."""
+"""The HTTP server of a handler: shares connections fairly with its siblings, stops without cutting off an answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tornado.netutil import ssl_wrap_socket
 log = logging.getLogger(__name__)
 
 ERROR_PAUSE_S = 0.1
-COURTESY_S = 0.001
+COURTESY_S = 0.002
 
 
 class Shares:
@@ -67,9 +67,9 @@ class Server(HTTPServer):
     work while the others idle.
     """
 
-    def initialize(self, *args: Any, share: Share, **kwargs: Any) -> None:
+    def initialize(self, *args: Any, share: Share | None = None, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
-        self._share = share
+        self._share = share or Shares(1).of(0)
         self._listening: list[socket.socket] = []
         self._waiting: set[ServerConnection] = set()
         self._draining = False

@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Range = tuple[int, int]
 T = TypeVar('T')
 
-INPUT, MISSING, EXTRANEOUS, VALUE, NON_EXISTENT, DUPLICATE = 1100, 1110, 1120, 1200, 1300, 1400
+GENERAL, INPUT, MISSING, VALUE, NON_EXISTENT, DUPLICATE = 1000, 1100, 1110, 1200, 1300, 1400
 
 FULL = {4: 32, 6: 128}
 TYPES = ('reservation', 'assignment', 'host')
@@ -238,7 +238,7 @@ class Model:
         """Change the route target or the name of a VRF; the route target of VRF 0 cannot be changed."""
         found = self.vrfs[vrf]
         if vrf == 0 and rt is not None:
-            raise Refused({VALUE})
+            raise Refused({GENERAL})
         self._judge_vrf(vrf, rt, name)
         found.rt, found.name = rt or found.rt, name or found.name
         return found

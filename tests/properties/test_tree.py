@@ -131,15 +131,19 @@ class TreeMachine(RuleBasedStateMachine):
 
     def play(self, operation: Callable[[], Any], method: str, *members: Any) -> tuple[Any, Any]:
         """Let the model and the daemon do the same; returns the answers of both, None when both refuse."""
+        return self.compare(operation, self.playground.call, method, *members)
+
+    def compare(self, operation: Callable[[], Any], call: Any, method: str, *members: Any) -> tuple[Any, Any]:
+        """As play, with another way to call the daemon."""
         self.agreed = False
         expected, codes = attempt(operation)
-        answer, error = self.playground.call(method, *members)
-        call = f'{method}{members}'
+        answer, error = call(method, *members)
+        asked = f'{method}{members}'
         if error is None:
-            assert not codes, f'{call} must be refused with {sorted(codes)}, but the answer is {answer!r}'
+            assert not codes, f'{asked} must be refused with {sorted(codes)}, but the answer is {answer!r}'
             return expected, answer
-        assert codes, f'{call} must succeed, but was refused with {error.code}: {error}'
-        assert error.code in codes, f'{call} was refused with {error.code} ({error}) instead of {sorted(codes)}'
+        assert codes, f'{asked} must succeed, but was refused with {error.code}: {error}'
+        assert error.code in codes, f'{asked} was refused with {error.code} ({error}) instead of {sorted(codes)}'
         return None, None
 
     def same(self, what: str, expected: dict[str, Any], actual: dict[str, Any]) -> None:
@@ -443,27 +447,27 @@ class TreeMachine(RuleBasedStateMachine):
 
     def compare_find(self, vrf: int, sources: list[str], length: int, count: int) -> None:
         """Ask both what is free in some networks."""
-        expected, answer = self.play(
+        args = {'from-prefix': sources, 'prefix_length': length, 'count': count}
+        expected, answer = self.compare(
             lambda: self.model.find_free(vrf, [net(text) for text in sources], length=length, count=count),
+            self.playground.ask,
             'find_free_prefix',
             {'id': self.ids[vrf]},
-            {'from-prefix': sources, 'prefix_length': length, 'count': count},
+            args,
         )
-        self.same_free(sources, length, expected, answer)
+        assert answer == expected, f'{args} in VRF {vrf}: {answer} instead of {expected}'
 
     def compare_pool_find(self, pool: int, family: int) -> None:
         """Ask both what is free in a pool, from a VRF that does not matter."""
-        expected, answer = self.play(
+        args = {'from-pool': {'id': self.ids[pool]}, 'family': family, 'count': 2}
+        expected, answer = self.compare(
             lambda: self.model.find_free(0, pool=pool, family=family, count=2),
+            self.playground.ask,
             'find_free_prefix',
             {},
-            {'from-pool': {'id': self.ids[pool]}, 'family': family, 'count': 2},
+            args,
         )
-        self.same_free(pool, None, expected, answer)
-
-    def same_free(self, where: Any, length: int | None, expected: Any, answer: Any) -> None:
-        """Compare answers of find_free_prefix."""
-        assert answer == expected, f'free /{length} in {where}: {answer} instead of {expected}'
+        assert answer == expected, f'{args}: {answer} instead of {expected}'
 
     # ------------------------------------------------------------------------------------- after every step, everything
 

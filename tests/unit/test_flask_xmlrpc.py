@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import logging
 import re
 import xmlrpc.client
@@ -340,6 +341,23 @@ def test_bodies_that_are_not_read(client: FlaskClient, body: bytes, encoding: st
     code, text = fault_of(client, body, {**BASIC, 'Content-Encoding': encoding})
     assert code == 1100
     assert complaint in text
+
+
+def test_chunked_bodies(client: FlaskClient) -> None:
+    headers = {**BASIC, 'Transfer-Encoding': 'chunked'}
+    body = body_of('version', {'auth': AUTH})
+    for size in (len(body), MAX_BODY + 1):
+        stream = io.BytesIO(body.ljust(size))
+        environ = {'wsgi.input': stream, 'wsgi.input_terminated': False, 'CONTENT_LENGTH': ''}
+        response = client.post('/XMLRPC', headers=headers, environ_overrides=environ)
+        assert (b'done' in response.data) == (size <= MAX_BODY)
+        assert (b'too large' in response.data) == (size > MAX_BODY)
+
+
+def test_a_body_that_ends_early(client: FlaskClient) -> None:
+    environ = {'wsgi.input': io.BytesIO(b'<methodCall>'), 'CONTENT_LENGTH': '1000'}
+    response = client.post('/XMLRPC', headers=BASIC, environ_overrides=environ)
+    assert b'shorter than its Content-Length' in response.data
 
 
 def test_a_body_of_the_largest_size(client: FlaskClient) -> None:

@@ -1,0 +1,86 @@
+"""Writes sql/schema.sql: what the migrations and functions amount to, as pg_dump tells it.
+
+    python tests/dump_schema.py           write the file
+    python tests/dump_schema.py --check   exit 1 when it is not what would be written
+
+What differs from one version of PostgreSQL to the next (headers, settings, keys against injection) is left out, so
+that every supported one writes the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+if str(REPOSITORY) not in sys.path:
+    sys.path.insert(0, str(REPOSITORY))
+
+from nipap import schema  # noqa: E402
+from nipapd.embedded import EmbeddedPostgres, Installation, find_installations  # noqa: E402
+
+SCHEMA = REPOSITORY / 'sql' / 'schema.sql'
+HEADER = """\
+-- The schema that the migrations and functions make, for readers: nothing is installed from this file, and what the
+-- migrations put into the tables is not in it. Written by tests/dump_schema.py; do not edit.
+
+SET check_function_bodies = false;
+
+"""
+# Comments that name what follows; settings; psql's keys against injection.
+NOISE = re.compile(
+    r'^(?:--\n-- (?:Name: .*|PostgreSQL database dump.*)\n--\n'
+    r'|-- Dumped (?:from|by) .*\n'
+    r'|\\(?:un)?restrict .*\n'
+    r'|SET \w+ = .*;\n'
+    r"|SELECT pg_catalog\.set_config\('search_path', .*\n)",
+    re.MULTILINE,
+)
+
+
+def dump(bindir: Path, dsn: str) -> str:
+    """The schema of a database as the text of sql/schema.sql."""
+    command = [str(bindir / 'pg_dump'), '--schema-only', '--no-owner', '--no-privileges', '--dbname', dsn]
+    raw = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return HEADER + re.sub(r'\n{3,}', '\n\n', NOISE.sub('', raw)).strip() + '\n'
+
+
+def dump_fresh(installation: Installation) -> str:
+    """The schema as it is installed by a PostgreSQL, which is started for the purpose."""
+    with tempfile.TemporaryDirectory(prefix='nipap-schema-', dir='/tmp') as directory:
+        Path(directory).chmod(0o755)  # the server runs under another account when we are root
+        fast = {'fsync': 'off', 'full_page_writes': 'off'}
+        server = EmbeddedPostgres(Path(directory) / 'postgres', bindir=str(installation.bindir), settings=fast)
+        try:
+            dsn = server.start().dsn()
+            schema.install(dsn)
+            return dump(installation.bindir, dsn)
+        finally:
+            server.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write or check the file; returns the exit code."""
+    parser = argparse.ArgumentParser(description='Write sql/schema.sql from the migrations and functions.')
+    parser.add_argument('--check', action='store_true', help='write nothing, exit 1 when the file is out of date')
+    options = parser.parse_args(argv)
+    found = find_installations()
+    if not found:
+        print('dump_schema: there is no PostgreSQL on this host', file=sys.stderr)
+        return 2
+    text = dump_fresh(found[0])
+    if not options.check:
+        SCHEMA.write_text(text, encoding='utf-8')
+    elif not SCHEMA.exists() or SCHEMA.read_text(encoding='utf-8') != text:
+        print(f'{SCHEMA} is out of date: run python tests/dump_schema.py', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
