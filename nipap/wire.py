@@ -343,7 +343,10 @@ def _str_column(values: tuple[str, ...]) -> _Column:
 
 
 def _int_column(values: tuple[int, ...]) -> _Column:
-    if min(values) >= _INT_MIN and max(values) <= _INT_MAX:
+    least, most = min(values), max(values)
+    if least == most:
+        return _Column(_int(least))
+    if least >= _INT_MIN and most <= _INT_MAX:
         return _Column(_INT, list(map(str, values)), _INT_END)
     return _Column('', list(map(_int, values)))
 

@@ -103,6 +103,12 @@ def main() -> None:
         lambda: standard_encode(plain),
         options.runs,
     )
+    compare(
+        'the same in parts, unjoined',
+        lambda: list(wire.response_parts(rows)),
+        lambda: standard_encode(plain),
+        options.runs,
+    )
     many = options.runs * 100
     compare('encode 1 prefix', lambda: wire.encode_response(rows[1:2]), lambda: standard_encode(plain[1:2]), many)
     compare('encode a string', lambda: wire.encode_response('1.0.0'), lambda: standard_encode('1.0.0'), many)

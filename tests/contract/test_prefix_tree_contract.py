@@ -17,13 +17,13 @@ def tree(api: Face, **spec: Any) -> dict[str, int]:
     return {row['prefix']: row['indent'] for row in api.call('list_prefix', prefix=spec)}
 
 
-def edit(api: Face, prefix: str, **attr: Any) -> dict[str, Any]:
-    (row,) = api.call('edit_prefix', prefix={'prefix': prefix}, attr=attr)
+def edit(api: Face, target: str, /, **attr: Any) -> dict[str, Any]:
+    (row,) = api.call('edit_prefix', prefix={'prefix': target}, attr=attr)
     return row
 
 
-def edit_fault(api: Face, prefix: str, **attr: Any) -> tuple[int, str]:
-    fault = api.fault('edit_prefix', prefix={'prefix': prefix}, attr=attr)
+def edit_fault(api: Face, target: str, /, **attr: Any) -> tuple[int, str]:
+    fault = api.fault('edit_prefix', prefix={'prefix': target}, attr=attr)
     return fault.code, fault.text
 
 

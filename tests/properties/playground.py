@@ -74,7 +74,10 @@ class Playground:
                 )
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database, as it was found."""
+        self.reset()
+        with self._cursor() as cursor:
+            cursor.execute('SET LOCAL client_min_messages = warning; DROP SCHEMA pristine CASCADE')
         self._connection.close()
 
     def call(self, method: str, *members: Any) -> tuple[Any, NipapError | None]:
