@@ -1,6 +1,6 @@
 """XML-RPC over HTTP: a table of methods, a codec, and one function between the two.
 
-``create_app`` makes the WSGI application that serves a backend at ``/XMLRPC`` and ``/RPC2``. Every answer to a POST is
+`create_app` makes the WSGI application that serves a backend at ``/XMLRPC`` and ``/RPC2``. Every answer to a POST is
 HTTP 200 with an XML-RPC value or fault: clients of XML-RPC libraries see faults, but not HTTP status codes.
 """
 
@@ -37,9 +37,9 @@ _request_log = logging.getLogger('nipap.request')
 
 
 def create_app(backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY) -> Flask:
-    """The application that offers *backend* to those whom *authenticator* knows.
+    """The application that offers `backend` to those whom `authenticator` knows.
 
-    *max_body* limits the bytes of a request, also after decompression.
+    `max_body` limits the bytes of a request, also after decompression.
     """
     app = Flask('nipap', static_folder=None, template_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max_body + 1  # a body of unknown length is cut off there, and told by that

@@ -6,7 +6,7 @@ that XML 1.0 forbids. Counters (members named ``*_addresses*`` or ``*_prefixes_*
 size, because clients must not see the type of a member change as a network grows.
 
 The decoder accepts what the specification and the Apache extensions define and refuses everything else with
-``NipapInputError``. Neither direction recurses: a value may nest as deep as ``MAX_DEPTH``.
+`NipapInputError`. Neither direction recurses: a value may nest as deep as `MAX_DEPTH`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _forbidden = re.compile(f'[{_FORBIDDEN}]').search
 
 
 def forbidden_character(text: str) -> str | None:
-    """The first character of *text* that XML 1.0 cannot carry, or None."""
+    """The first character of `text` that XML 1.0 cannot carry, or None."""
     found = _forbidden(text)
     return found.group() if found else None
 
@@ -59,9 +59,9 @@ _is_counter = re.compile(r'_addresses|_prefixes_').search
 
 
 def encode_response(value: object) -> bytes:
-    """The XML-RPC answer that carries *value*.
+    """The XML-RPC answer that carries `value`.
 
-    *value* is built of dict with string keys, list, tuple, str, bytes, int, bool, float, None, datetime (UTC when it
+    `value` is built of dict with string keys, list, tuple, str, bytes, int, bool, float, None, datetime (UTC when it
     has no zone) and Decimal; anything else is a TypeError.
     """
     return b''.join(response_parts(value))
@@ -202,7 +202,7 @@ _Frame = tuple[Callable[[Any, list[str]], object], Iterator[Any], str, str]
 
 
 def _text(value: object) -> str:
-    """*value* as one <value> element. Works on a stack of open containers, since queries nest without limit."""
+    """`value` as one <value> element. Works on a stack of open containers, since queries nest without limit."""
     out: list[str] = []
     frames: list[_Frame] = [(_write_items, iter((value,)), '', '')]
     while frames:
@@ -239,7 +239,7 @@ def _write_members(members: Iterator[tuple[str, object]], out: list[str]) -> obj
 
 
 def _open(item: object, after: str, out: list[str]) -> _Frame | None:
-    """Begin a container, or write it altogether when it needs no frame. *after* has to follow it."""
+    """Begin a container, or write it altogether when it needs no frame. `after` has to follow it."""
     if isinstance(item, dict):
         out.append(_STRUCT)
         return _write_members, iter(item.items()), _MEMBER_END, _STRUCT_END + after
@@ -273,7 +273,7 @@ _WRITTEN_ALIKE_WHEN_EQUAL = frozenset({str, int, bool, datetime, bytes})  # unli
 
 
 def _rows(rows: Sequence[object]) -> str | None:
-    """The items of a list of structs with equal members; None when *rows* is something else."""
+    """The items of a list of structs with equal members; None when `rows` is something else."""
     first = rows[0] if len(rows) > 1 else None
     if type(first) is not dict or not first or set(map(type, rows)) != {dict}:
         return None

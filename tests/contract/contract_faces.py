@@ -62,6 +62,13 @@ class Face:
             self.call(method, **members)
         return caught.value
 
+    def outcome(self, method: str, /, **members: Any) -> Any:
+        """Make one call and return its result, or code and text of its fault; for tables of many calls."""
+        try:
+            return self.call(method, **members)
+        except Fault as fault:
+            return fault.code, fault.text
+
     # The handful of calls that every scenario begins with.
 
     def add_vrf(self, rt: str, name: str, **attr: Any) -> dict[str, Any]:

