@@ -28,6 +28,11 @@ setup(
         'nipap.sql.migrations': ['*.sql'],
         'nipap.sql.functions': ['*.sql'],
     },
+    data_files=[
+        ('share/man/man8', ['docs/man/nipapd.8']),
+        ('share/man/man1', ['docs/man/nipap-passwd.1', 'docs/man/nipap-admin.1']),
+        ('share/doc/nipapd', ['etc/nipap.conf.dist']),
+    ],
     install_requires=[
         'Flask>=3.1,<4',
         'Flask-XML-RPC-Re>=0.2,<0.3',
@@ -47,6 +52,7 @@ setup(
             'pytest>=8',
             'pytest-randomly>=3.15',
             'pytest-timeout>=2.3',
+            'pytest-xdist>=3.5',
             'ruff>=0.9',
             'types-psycopg2',
         ],

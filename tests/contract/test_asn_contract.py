@@ -78,13 +78,11 @@ def test_a_duplicate_is_refused(api: Face) -> None:
     assert api.fault('add_asn', attr={'asn': '4294967295'}).code == 1400
 
 
-@pytest.mark.parametrize(
-    'text', ['64512', '99999999999999999999', '0', '-1', '64512 64513', 'AS 1', '(', '*', '#x', '"x']
-)
-def test_smart_search_never_faults(api: Face, text: str) -> None:
+def test_smart_search_never_faults(api: Face) -> None:
     add(api, 64512, 'private')
-    answer = api.call('smart_search_asn', query_string=text)
-    assert answer['result'] == ([{'asn': 64512, 'name': 'private'}] if text == '64512' else [])
+    for text in ('64512', '9' * 20, '0', '-1', '64512 64513', 'AS 1', '(', '*', '#x', '"x'):
+        answer = api.call('smart_search_asn', query_string=text)
+        assert answer['result'] == ([{'asn': 64512, 'name': 'private'}] if text == '64512' else []), text
 
 
 def test_smart_search_with_a_further_query(api: Face) -> None:

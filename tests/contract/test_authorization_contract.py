@@ -23,13 +23,13 @@ def last_audit(dsn: str) -> dict[str, Any]:
         connection.close()
 
 
-@pytest.mark.parametrize('method', CHANGING)
 @pytest.mark.parametrize('members', [{}, {'attr': 'junk', 'prefix': 7, 'vrf': [], 'pool': 'x', 'asn': None, 'args': 3}])
-def test_a_read_only_user_changes_nothing(api: Face, method: str, members: dict[str, Any]) -> None:
+def test_a_read_only_user_changes_nothing(api: Face, members: dict[str, Any]) -> None:
     """The refusal comes before the arguments are looked at."""
-    fault = api.as_user('readonly').fault(method, **members)
-    text = f"read-only user 'readonly' is not authorized to run function '{method}'"
-    assert (fault.code, fault.text) == (1520, text)
+    for method in CHANGING:
+        fault = api.as_user('readonly').fault(method, **members)
+        text = f"read-only user 'readonly' is not authorized to run function '{method}'"
+        assert (fault.code, fault.text) == (1520, text)
 
 
 def test_a_read_only_user_reads_everything(api: Face) -> None:

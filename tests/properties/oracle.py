@@ -154,6 +154,12 @@ def bare(network: Network) -> str:
     return str(network.network_address) if full(network) else str(network)
 
 
+def spelled(text: str) -> str:
+    """The text of an address or network as `ipaddress` writes it: PostgreSQL says ::0.1.0.0 for ::1:0."""
+    address, slash, length = text.partition('/')
+    return f'{ipaddress.ip_address(address)}{slash}{length}'
+
+
 # ------------------------------------------------------------------------------------------------------------ the rules
 
 

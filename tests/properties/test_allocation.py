@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .oracle import FULL, Model, Network, Prefix, attempt, bare, block_at, first, net, overlap
+from .oracle import FULL, Model, Network, Prefix, attempt, bare, block_at, first, net, overlap, spelled
 from .playground import Playground, searching
 
 PARENTS = (
@@ -59,7 +59,9 @@ class Board:
             assert error.code in codes, f'{attr} {args}: {error.code} ({error}) instead of {sorted(codes)}'
         else:
             assert error is None, f'{attr} {args} must add {prefix.network}, but was refused with {error}'
-            assert answer['prefix'] == str(prefix.network), f'{attr} {args}: {answer["prefix"]}, not {prefix.network}'
+            assert spelled(answer['prefix']) == str(prefix.network), (
+                f'{attr} {args}: {answer["prefix"]}, not {prefix.network}'
+            )
             self.ids[prefix.handle] = answer['id']
         return prefix
 
@@ -74,8 +76,9 @@ class Board:
         args = {'from-prefix': list(map(str, networks)), 'prefix_length': length, 'count': count}
         answer, error = self.playground.call('find_free_prefix', {}, args)
         assert error is None, f'{args}: {error}'
-        assert answer == self.model.find_free(0, networks, length=length, count=count), args
-        return list(answer)
+        found = list(map(spelled, answer))
+        assert found == self.model.find_free(0, networks, length=length, count=count), args
+        return found
 
     def close(self) -> None:
         """The daemon's own check finds nothing wrong."""

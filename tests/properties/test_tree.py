@@ -14,105 +14,35 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from .oracle import FULL, TYPES, Model, Network, Pool, Prefix, Vrf, attempt, covers, net
-from .playground import Playground, differences, searching
-
-# Few addresses at many lengths, so that prefixes nest, collide and touch both ends of the address space.
-ADDRESSES = {
-    4: (
-        *('10.0.0.0', '10.0.0.1', '10.0.0.2', '10.0.0.3', '10.0.0.5', '10.0.0.8', '10.0.0.16', '10.0.0.64'),
-        *('10.0.0.128', '10.0.1.0', '10.1.0.0', '0.0.0.0', '0.0.0.1', '128.0.0.0', '255.255.255.0'),
-        *('255.255.255.128', '255.255.255.252', '255.255.255.254', '255.255.255.255'),
-    ),
-    6: (
-        *('2001:db8::', '2001:db8::1', '2001:db8::2', '2001:db8::3', '2001:db8:0:1::', '2001:db8:1::', '::', '::1'),
-        *('8000::', 'ffff:ffff:ffff:ffff::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe'),
-        'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff',
-    ),
-}
-LENGTHS = {
-    4: (24, 32, 16, 8, 30, 31, 28, 25, 29, 26, 23, 7, 1, 0),
-    6: (64, 128, 48, 32, 127, 126, 124, 112, 63, 65, 47, 1, 0),
-}
-
-
-def universe(family: int) -> list[str]:
-    """Every network that the machine may name."""
-    wide = [
-        str(ipaddress.ip_network(f'{address}/{length}', strict=False))
-        for length in LENGTHS[family]
-        for address in ADDRESSES[family]
-    ]
-    return list(dict.fromkeys(wide))
-
-
-UNIVERSE = {family: universe(family) for family in FULL}
-NETWORKS = st.one_of(st.sampled_from(UNIVERSE[4]), st.sampled_from(UNIVERSE[4]), st.sampled_from(UNIVERSE[6]))
-RTS = ('9:10', '10:1', '1.3.3.7:456', '16974599:456')
-POOL_NAMES = ('alpha', 'beta', 'gamma')
-TAGS = st.lists(st.sampled_from(['a', 'b', 'c']), max_size=3)
-# What the first prefixes of an example are; the rest grows on them.
-SKELETONS: tuple[tuple[tuple[str, str], ...], ...] = (
-    (),
-    (('10.0.0.0/8', 'reservation'), ('10.0.0.0/16', 'reservation'), ('10.0.0.0/24', 'assignment')),
-    (('2001:db8::/32', 'reservation'), ('2001:db8::/48', 'reservation'), ('2001:db8::/64', 'assignment')),
-    (('0.0.0.0/0', 'reservation'), ('255.255.255.0/24', 'reservation'), ('::/0', 'reservation')),
-    (('255.255.255.0/24', 'assignment'), ('ffff:ffff:ffff:ffff::/64', 'assignment')),
-    (('10.0.0.0/24', 'reservation'), ('10.0.0.0/31', 'assignment'), ('10.0.0.8/29', 'assignment')),
+from .choices import (
+    A_POOL,
+    A_POOL_OR_NONE,
+    A_PREFIX,
+    A_VRF,
+    FORMS,
+    KINDS,
+    LONGER,
+    NETWORKS,
+    POOL_NAMES,
+    PROBES,
+    RTS,
+    SKELETONS,
+    SOURCES,
+    TAGS,
+    WITH_MEMBERS,
+    WITH_POOLS,
+    WITH_PREFIXES,
+    one_of_the,
+    pools_with_members,
+    relatives,
+    stored_networks,
 )
-# Asked after every step, a few at a time: what would be handed out next.
-PROBES = [
-    ('10.0.0.0/8', 16),
-    ('10.0.0.0/24', 30),
-    ('10.0.0.0/24', 32),
-    ('10.0.0.0/31', 32),
-    ('10.0.0.0/30', 32),
-    ('0.0.0.0/0', 1),
-    ('0.0.0.0/0', 32),
-    ('255.255.255.0/24', 32),
-    ('255.255.255.0/24', 25),
-    ('255.255.255.255/32', 32),
-    ('2001:db8::/32', 48),
-    ('2001:db8::/64', 128),
-    ('2001:db8::/127', 128),
-    ('::/0', 128),
-    ('8000::/1', 2),
-    ('ffff:ffff:ffff:ffff::/64', 66),
-]
-
-
-def one_of_the(collection: Callable[[Any], Sequence[Any]]) -> st.SearchStrategy[Any]:
-    """Chooses among what the machine has when the rule runs."""
-    return st.runner().flatmap(lambda machine: st.sampled_from(collection(machine)))
-
-
-def stored_networks(machine: TreeMachine) -> list[str]:
-    """The networks that are stored somewhere, or any when there are none."""
-    return sorted({str(p.network) for p in machine.model.prefixes.values()}) or UNIVERSE[4]
-
-
-def pools_with_members(machine: TreeMachine) -> list[int]:
-    """The pools that have members."""
-    return sorted({p.pool for p in machine.model.prefixes.values() if p.pool is not None})
-
-
-A_VRF = one_of_the(lambda machine: sorted(machine.model.vrfs))
-A_POOL = one_of_the(lambda machine: sorted(machine.model.pools))
-A_POOL_OR_NONE = one_of_the(lambda machine: [None, *sorted(machine.model.pools)])
-A_PREFIX = one_of_the(lambda machine: sorted(machine.model.prefixes))
-A_SOURCE = st.one_of(one_of_the(stored_networks), NETWORKS)
-# How much longer than its source a block is; 'full' is a single address.
-LONGER = st.sampled_from([1, 2, 0, 4, 8, -1, 'full', 'full'])
-# 'fit…' is whatever the tree allows there, as far as possible a reservation or an assignment.
-KINDS = st.sampled_from(['fit reservation', 'fit assignment', 'fit assignment', *TYPES])
-WITH_PREFIXES = precondition(lambda machine: machine.model.prefixes)
-WITH_POOLS = precondition(lambda machine: machine.model.pools)
-WITH_MEMBERS = precondition(pools_with_members)
+from .oracle import FULL, TYPES, Model, Network, Pool, Prefix, Vrf, attempt, covers, net, spelled
+from .playground import Playground, differences, searching
 
 
 class TreeMachine(RuleBasedStateMachine):
@@ -208,41 +138,53 @@ class TreeMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------------------------- the beginning
 
-    @initialize(choice=st.sampled_from(range(len(SKELETONS))), rt=st.sampled_from(RTS))
-    def begin(self, choice: int, rt: str) -> None:
+    @initialize(
+        chosen=st.lists(st.sampled_from(range(len(SKELETONS))), min_size=1, max_size=3, unique=True),
+        rt=st.sampled_from(RTS),
+        elsewhere=st.booleans(),
+    )
+    def begin(self, chosen: list[int], rt: str, elsewhere: bool) -> None:
         self.grow_vrf(rt)
         self.grow_pool('alpha', 'assignment', 30, 64)
-        for text, type_ in SKELETONS[choice]:
-            self.add(0, text, type_, ['a'], None, False, 0)
+        vrf, pool = (max(self.model.vrfs) if elsewhere else 0), max(self.model.pools)
+        for choice in chosen:
+            for text, type_, member in SKELETONS[choice]:
+                self.add(vrf, text, type_, ['a'], pool if member else None, False, 0)
 
-    # --------------------------------------------------------------------------------------------------------- VRFs
+    # ------------------------------------------------------------------------------------------------ VRFs and pools
 
-    @precondition(lambda machine: len(machine.model.vrfs) < 4)
-    @rule(rt=st.sampled_from(RTS))
+    @rule(
+        action=st.sampled_from(['add', 'edit', 'edit', 'remove']),
+        vrf=one_of_the(lambda model: sorted(model.vrfs)),
+        rt=st.sampled_from(RTS),
+    )
+    def change_vrfs(self, action: str, vrf: int, rt: str) -> None:
+        if action == 'add':
+            self.grow_vrf(rt)
+        elif action == 'edit':
+            self.edit_vrf(vrf, rt)
+        else:
+            self.play(lambda: self.model.remove_vrf(vrf), 'remove_vrf', {'id': self.ids[vrf]})
+
     def grow_vrf(self, rt: str) -> None:
+        """Add a VRF."""
         name = f'vrf {rt}'
         vrf, answer = self.play(lambda: self.model.add_vrf(rt, name), 'add_vrf', {'rt': rt, 'name': name})
         if vrf is not None:
             self.ids[vrf.handle] = answer['id']
             self.same('add_vrf', self.expected_vrf(vrf), answer)
 
-    @rule(vrf=A_VRF, rt=st.sampled_from(RTS))
     def edit_vrf(self, vrf: int, rt: str) -> None:
+        """Change the route target of a VRF, and with it the order of answers."""
         spec = {'id': self.ids[vrf]}
         found, answer = self.play(lambda: self.model.edit_vrf(vrf, rt=rt), 'edit_vrf', spec, {'rt': rt})
         if found is not None:
             assert len(answer) == 1, f'edit_vrf answered {answer!r}'
             self.same('edit_vrf', self.expected_vrf(found), answer[0])
 
-    @rule(vrf=A_VRF)
-    def remove_vrf(self, vrf: int) -> None:
-        self.play(lambda: self.model.remove_vrf(vrf), 'remove_vrf', {'id': self.ids[vrf]})
-
-    # -------------------------------------------------------------------------------------------------------- pools
-
     @rule(
         name=st.sampled_from(POOL_NAMES),
-        default_type=st.sampled_from(TYPES),
+        default_type=st.sampled_from(['assignment', 'assignment', 'reservation', 'host']),
         v4=st.sampled_from([30, 32, 24, None]),
         v6=st.sampled_from([64, 128, None]),
     )
@@ -254,19 +196,19 @@ class TreeMachine(RuleBasedStateMachine):
             self.same('add_pool', self.expected_pool(pool), answer)
 
     @WITH_POOLS
-    @rule(pool=A_POOL, family=st.sampled_from([4, 6]), length=st.sampled_from([31, 32, 25, 16, 1, 128, 0, None]))
-    def edit_pool(self, pool: int, family: int, length: int | None) -> None:
+    @rule(
+        pool=A_POOL, family=st.sampled_from([4, 6]), length=st.sampled_from([31, 32, 25, 16, 1, 128, 0, None, 'remove'])
+    )
+    def change_pool_itself(self, pool: int, family: int, length: Any) -> None:
+        if length == 'remove':
+            spec = {'name': self.model.pools[pool].name} if family == 4 else {'id': self.ids[pool]}
+            self.play(lambda: self.model.remove_pool(pool), 'remove_pool', spec)
+            return
         spec, attr = {'id': self.ids[pool]}, {f'ipv{family}_default_prefix_length': length}
         found, answer = self.play(lambda: self.model.edit_pool(pool, lengths={family: length}), 'edit_pool', spec, attr)
         if found is not None:
             assert len(answer) == 1, f'edit_pool answered {answer!r}'
             self.same('edit_pool', self.expected_pool(found), answer[0])
-
-    @WITH_POOLS
-    @rule(pool=A_POOL, by_name=st.booleans())
-    def remove_pool(self, pool: int, by_name: bool) -> None:
-        spec = {'name': self.model.pools[pool].name} if by_name else {'id': self.ids[pool]}
-        self.play(lambda: self.model.remove_pool(pool), 'remove_pool', spec)
 
     # ------------------------------------------------------------------------------------------------- adding prefixes
 
@@ -294,7 +236,11 @@ class TreeMachine(RuleBasedStateMachine):
     def add_plainly(self, vrf: int, text: str, kind: str) -> None:
         self.add(vrf, text, kind, [], None, False, 0)
 
-    @rule(vrf=A_VRF, sources=st.lists(A_SOURCE, max_size=3), longer=LONGER, kind=KINDS, tags=TAGS)
+    @rule(vrf=A_VRF, text=one_of_the(relatives), kind=KINDS)
+    def add_relative(self, vrf: int, text: str, kind: str) -> None:
+        self.add(vrf, text, kind, [], None, False, 0)
+
+    @rule(vrf=A_VRF, sources=SOURCES, longer=LONGER, kind=KINDS, tags=TAGS)
     def add_from_prefix(self, vrf: int, sources: list[str], longer: int | str, kind: str, tags: list[str]) -> None:
         length = self.length_below(sources, longer)
         networks = [net(text) for text in sources]
@@ -311,9 +257,9 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(
         pool=one_of_the(pools_with_members),
         family=st.sampled_from([4, 4, 6]),
-        length=st.sampled_from([None, None, 25, 31, 32, 64, 127, 128, 0, 33, -1]),
-        kind=st.sampled_from([None, None, *TYPES]),
-        believed=st.one_of(st.none(), st.none(), A_VRF),
+        length=st.sampled_from([None, None, None, 26, 31, 32, 64, 127, 128, 0, 33, -1]),
+        kind=st.sampled_from([None, None, None, *TYPES]),
+        believed=st.one_of(st.none(), st.none(), st.none(), A_VRF),
     )
     def add_from_pool(self, pool: int, family: int, length: int | None, kind: str | None, believed: int | None) -> None:
         args = {'from-pool': {'id': self.ids[pool]}, 'family': family}
@@ -328,15 +274,15 @@ class TreeMachine(RuleBasedStateMachine):
     def added(self, prefix: Prefix | None, answer: Any) -> None:
         """Compare what add_prefix answered."""
         if prefix is not None:
-            assert str(prefix.network) == answer['prefix'], f'{answer["prefix"]} was added, not {prefix.network}'
             self.ids[prefix.handle] = answer['id']
             self.same('add_prefix', self.expected_prefix(prefix), answer)
 
     def length_below(self, sources: Sequence[str], longer: int | str) -> int:
         """A length for blocks in the sources."""
-        if not sources or longer == 'full':
-            return FULL[net(sources[0]).version] if sources else 24
-        return net(sources[0]).prefixlen + int(longer)
+        source = net(sources[0]) if sources else net('10.0.0.0/24')
+        whole = FULL[source.version]
+        lengths = {'full': whole, 'over': whole + 1}
+        return lengths[longer] if isinstance(longer, str) else min(source.prefixlen + longer, whole)
 
     def allocated_type(self, vrf: int, sources: list[Network], length: int, kind: str) -> str:
         """The type that a kind stands for where the first free block is."""
@@ -363,17 +309,12 @@ class TreeMachine(RuleBasedStateMachine):
             self.same('edit_prefix', self.expected_prefix(new, search=True), answer[0])
 
     @WITH_PREFIXES
-    @rule(
-        prefix=A_PREFIX,
-        text=st.one_of(NETWORKS, one_of_the(stored_networks)),
-        form=st.integers(0, 4),
-        saved=st.booleans(),
-    )
+    @rule(prefix=A_PREFIX, text=st.one_of(NETWORKS, one_of_the(stored_networks)), form=FORMS, saved=st.booleans())
     def move(self, prefix: int, text: str, form: int, saved: bool) -> None:
         self.edit(prefix, form, saved, {'network': net(text)}, {'prefix': text})
 
     @WITH_PREFIXES
-    @rule(prefix=A_PREFIX, by=st.integers(-4, 4), form=st.integers(0, 4), saved=st.booleans())
+    @rule(prefix=A_PREFIX, by=st.integers(-4, 4), form=FORMS, saved=st.booleans())
     def resize(self, prefix: int, by: int, form: int, saved: bool) -> None:
         """Move to a longer or shorter network at the same address: most of what was inside stays inside."""
         old = self.model.prefixes[prefix].network
@@ -382,14 +323,30 @@ class TreeMachine(RuleBasedStateMachine):
         self.edit(prefix, form, saved, {'network': new}, {'prefix': str(new)})
 
     @WITH_PREFIXES
-    @rule(prefix=A_PREFIX, type_=st.sampled_from(TYPES), form=st.integers(0, 4), saved=st.booleans())
-    def change_type(self, prefix: int, type_: str, form: int, saved: bool) -> None:
-        self.edit(prefix, form, saved, {'type': type_}, {'type': type_})
+    @rule(
+        prefix=A_PREFIX,
+        what=st.sampled_from(['type', 'pool', 'tags']),
+        type_=st.sampled_from(TYPES),
+        pool=A_POOL_OR_NONE,
+        tags=TAGS,
+        form=FORMS,
+        saved=st.booleans(),
+    )
+    def change(
+        self, prefix: int, what: str, type_: str, pool: int | None, tags: list[str], form: int, saved: bool
+    ) -> None:
+        changes, attr = self.changes(what, type_, pool, tags)
+        self.edit(prefix, form, saved, changes, attr)
 
-    @WITH_PREFIXES
-    @rule(prefix=A_PREFIX, pool=A_POOL_OR_NONE, form=st.integers(0, 4), saved=st.booleans())
-    def change_pool(self, prefix: int, pool: int | None, form: int, saved: bool) -> None:
-        self.edit(prefix, form, saved, {'pool': pool}, {'pool_id': self.pool_id(pool)})
+    def changes(
+        self, what: str, type_: str, pool: int | None, tags: list[str]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A change of one attribute, as the model and as the daemon is told."""
+        return {
+            'type': ({'type': type_}, {'type': type_}),
+            'pool': ({'pool': pool}, {'pool_id': self.pool_id(pool)}),
+            'tags': ({'tags': tuple(tags), 'description': 'e'}, {'tags': tags, 'description': 'e'}),
+        }[what]
 
     @WITH_PREFIXES
     @WITH_POOLS
@@ -399,19 +356,16 @@ class TreeMachine(RuleBasedStateMachine):
         self.edit(prefix, 4, False, {'network': net(text), 'pool': pool}, attr)
 
     @WITH_PREFIXES
-    @rule(prefix=A_PREFIX, tags=TAGS, form=st.integers(0, 4), saved=st.booleans())
-    def change_tags(self, prefix: int, tags: list[str], form: int, saved: bool) -> None:
-        self.edit(prefix, form, saved, {'tags': tuple(tags), 'description': 'e'}, {'tags': tags, 'description': 'e'})
-
-    @WITH_PREFIXES
-    @rule(type_=st.sampled_from(TYPES), vrf=st.one_of(st.none(), A_VRF), tags=TAGS)
-    def tag_all_of_a_type(self, type_: str, vrf: int | None, tags: list[str]) -> None:
-        self.edit_all(type_, vrf, {'tags': tuple(tags)}, {'tags': tags})
-
-    @WITH_PREFIXES
-    @rule(type_=st.sampled_from(TYPES), vrf=st.one_of(st.none(), A_VRF), pool=A_POOL_OR_NONE)
-    def pool_all_of_a_type(self, type_: str, vrf: int | None, pool: int | None) -> None:
-        self.edit_all(type_, vrf, {'pool': pool}, {'pool_id': self.pool_id(pool)})
+    @rule(
+        of_type=st.sampled_from(TYPES),
+        vrf=st.one_of(st.none(), A_VRF),
+        what=st.sampled_from(['pool', 'tags']),
+        pool=A_POOL_OR_NONE,
+        tags=TAGS,
+    )
+    def change_all(self, of_type: str, vrf: int | None, what: str, pool: int | None, tags: list[str]) -> None:
+        changes, attr = self.changes(what, '', pool, tags)
+        self.edit_all(of_type, vrf, changes, attr)
 
     def edit_all(self, type_: str, vrf: int | None, changes: dict[str, Any], attr: dict[str, Any]) -> None:
         """Edit everything of a type, in one VRF or all: every one or none."""
@@ -424,7 +378,7 @@ class TreeMachine(RuleBasedStateMachine):
     # ---------------------------------------------------------------------------------------------- removing prefixes
 
     @WITH_PREFIXES
-    @rule(prefix=A_PREFIX, recursive=st.booleans(), form=st.integers(0, 4))
+    @rule(prefix=A_PREFIX, recursive=st.sampled_from([False, False, False, True]), form=FORMS)
     def remove(self, prefix: int, recursive: bool, form: int) -> None:
         spec = self.spec(self.model.prefixes[prefix], form)
         self.play(lambda: self.model.remove_prefix(prefix, recursive), 'remove_prefix', spec, recursive)
@@ -441,7 +395,7 @@ class TreeMachine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------------------- looking for space
 
-    @rule(vrf=A_VRF, sources=st.lists(A_SOURCE, max_size=3), longer=LONGER, count=st.sampled_from([1, 3, 20]))
+    @rule(vrf=A_VRF, sources=SOURCES, longer=LONGER, count=st.sampled_from([1, 3, 20]))
     def find(self, vrf: int, sources: list[str], longer: int | str, count: int) -> None:
         self.compare_find(vrf, sources, self.length_below(sources, longer), count)
 
@@ -455,7 +409,7 @@ class TreeMachine(RuleBasedStateMachine):
             {'id': self.ids[vrf]},
             args,
         )
-        assert answer == expected, f'{args} in VRF {vrf}: {answer} instead of {expected}'
+        self.same_free(f'{args} in VRF {vrf}', expected, answer)
 
     def compare_pool_find(self, pool: int, family: int) -> None:
         """Ask both what is free in a pool, from a VRF that does not matter."""
@@ -467,7 +421,12 @@ class TreeMachine(RuleBasedStateMachine):
             {},
             args,
         )
-        assert answer == expected, f'{args}: {answer} instead of {expected}'
+        self.same_free(str(args), expected, answer)
+
+    def same_free(self, what: str, expected: list[str] | None, answer: list[str] | None) -> None:
+        """Compare blocks."""
+        got = None if answer is None else list(map(spelled, answer))
+        assert got == expected, f'{what}: {got} instead of {expected}'
 
     # ------------------------------------------------------------------------------------- after every step, everything
 
@@ -516,7 +475,8 @@ class TreeMachine(RuleBasedStateMachine):
 
     def same_list(self, what: str, expected: list[dict[str, Any]], actual: list[dict[str, Any]]) -> None:
         """Compare a list of objects in order."""
-        wanted, got = ([(row.get('prefix', row.get('name')), row['id']) for row in rows] for rows in (expected, actual))
+        wanted = [(row.get('prefix', row.get('name')), row['id']) for row in expected]
+        got = [(spelled(row['prefix']) if 'prefix' in row else row['name'], row['id']) for row in actual]
         assert wanted == got, f'{what}: {got} instead of {wanted}'
         for one, other in zip(expected, actual, strict=True):
             self.same(what, one, other)
@@ -535,6 +495,10 @@ def default_lengths(v4: int | None, v6: int | None) -> dict[str, int | None]:
 def shown(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer in the form that comparisons use: what has no order as a set, once it is seen to have no doubles."""
     made = dict(answer)
+    for key in {'prefix', 'display_prefix'} & set(made):
+        made[key] = spelled(made[key])
+    if 'prefixes' in made:
+        made['prefixes'] = list(map(spelled, made['prefixes']))
     for key in ('inherited_tags', 'prefixes'):
         if key in made:
             assert len(set(made[key])) == len(made[key]), f'{key} names something twice: {made[key]}'

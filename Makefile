@@ -1,0 +1,32 @@
+# make check says whether a change is ready. BIN is where the tools are.
+BIN ?= .venv/bin
+
+.PHONY: check format lint types tests soak bench schema
+
+check: lint types tests
+
+format: | $(BIN)/pytest
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lint: | $(BIN)/pytest
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: | $(BIN)/pytest
+	$(BIN)/mypy
+
+tests: | $(BIN)/pytest
+	$(BIN)/pytest -n 2
+
+soak: | $(BIN)/pytest
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency
+
+bench: | $(BIN)/pytest
+	$(BIN)/python tests/bench/codec_bench.py
+
+schema: | $(BIN)/pytest
+	$(BIN)/python tests/dump_schema.py
+
+$(BIN)/pytest:
+	python3 -m venv $(@D:/bin=) && $(BIN)/pip install -e '.[test]'

@@ -1,0 +1,48 @@
+"""The examples of the README, run as they are printed, one after the other, against a daemon."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+DATA = 'tests/data/internet-prefixes-5000.csv'
+ADDRESS = 'http://admin:PASSWORD@127.0.0.1:1337'
+ROWS = 100  # enough for what is looked up; how long the whole file takes is no matter here
+
+
+def examples() -> list[tuple[str, str]]:
+    """The programs, and what they print according to the comment in which each ends."""
+    blocks = re.findall(
+        r'^```python\n(.*?)((?:# .*\n)+)```$', (REPOSITORY / 'README.md').read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [(program, re.sub('^# ', '', comment, flags=re.MULTILINE)) for program, comment in blocks]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where the examples find the beginning of their data."""
+    (tmp_path / DATA).parent.mkdir(parents=True)
+    with open(REPOSITORY / DATA, newline='') as whole, open(tmp_path / DATA, 'w', newline='') as part:
+        csv.writer(part).writerows(itertools.islice(csv.reader(whole), ROWS + 1))
+    return tmp_path
+
+
+def test_the_examples_do_what_the_readme_says(daemon: Callable[..., Any], directory: Path) -> None:
+    running = daemon()
+    url = running.url(*running.admin())
+    found = examples()
+    assert len(found) == 2
+    for program, output in found:
+        assert ADDRESS in program
+        command = [sys.executable, '-c', program.replace(ADDRESS, url)]
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, output), done.stderr

@@ -1,0 +1,519 @@
+"""The storage: transactions that are run again when that helps, connections that come and go, errors translated."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+import pytest
+
+from nipap import db as storage
+from nipap import errors
+from nipap.db import Database, Transaction
+
+PATIENCE_S = 30.0
+PID = 'SELECT pg_backend_pid()'
+SCRATCH = """
+CREATE SCHEMA scratch;
+CREATE TABLE scratch.t (id int PRIMARY KEY, n int);
+INSERT INTO scratch.t VALUES (1, 0), (2, 0);
+"""
+
+
+@pytest.fixture
+def scratch(dsn: str) -> Iterator[str]:
+    """A database in which a schema of the test's own comes first, with one table of two rows."""
+    keeper = Database(dsn)
+    keeper.run(lambda tx: tx.execute(SCRATCH))
+    yield psycopg2.extensions.make_dsn(dsn, options='-csearch_path=scratch')
+    keeper.run(lambda tx: tx.execute('DROP SCHEMA scratch CASCADE'))
+    keeper.close()
+
+
+@pytest.fixture
+def blank(scratch: str) -> Iterator[Database]:
+    """A connection to it."""
+    database = Database(scratch)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def other(scratch: str) -> Iterator[Database]:
+    """A second one."""
+    database = Database(scratch)
+    yield database
+    database.close()
+
+
+def add_one(tx: Transaction, i: int) -> None:
+    """A change that shows how often it was made."""
+    tx.execute('UPDATE t SET n = n + 1 WHERE id = %s', (i,))
+
+
+def numbers(db: Database) -> list[int]:
+    """What is stored."""
+    return [row[0] for row in db.read(lambda tx: tx.all('SELECT n FROM t ORDER BY id'))]
+
+
+def kill(killer: Database, pid: int) -> None:
+    """Have PostgreSQL end a connection, and wait until it has."""
+    assert killer.read(lambda tx: tx.value('SELECT pg_terminate_backend(%s, 10000)', (pid,)))
+
+
+# ---------------------------------------------------------------- all or nothing
+
+
+def test_a_transaction_that_raises_leaves_nothing(blank: Database) -> None:
+    def work(tx: Transaction) -> None:
+        add_one(tx, 1)
+        raise errors.NipapValueError('no')
+
+    with pytest.raises(errors.NipapValueError, match='no'):
+        blank.run(work)
+    assert numbers(blank) == [0, 0]
+
+
+def test_an_interrupted_transaction_leaves_nothing(blank: Database) -> None:
+    def work(tx: Transaction) -> None:
+        add_one(tx, 1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        blank.run(work)
+    assert numbers(blank) == [0, 0]
+
+
+def test_a_failed_statement_leaves_nothing_and_is_not_run_again(blank: Database) -> None:
+    attempts = []
+
+    def work(tx: Transaction) -> None:
+        attempts.append(tx.value(PID))
+        add_one(tx, 1)
+        tx.execute('SELECT 1 / 0')
+
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        blank.run(work)
+    assert len(attempts) == 1
+    assert numbers(blank) == [0, 0]
+
+
+def test_the_result_of_the_work_is_returned(blank: Database) -> None:
+    assert blank.run(lambda tx: tx.value('SELECT 7')) == 7
+    assert blank.read(lambda tx: tx.one('SELECT 1, 2')) == (1, 2)
+    assert blank.read(lambda tx: tx.one('SELECT 1 WHERE false')) is None
+    assert blank.read(lambda tx: tx.value('SELECT 1 WHERE false')) is None
+    assert blank.run(lambda tx: tx.execute('UPDATE t SET n = 5')) == 2
+
+
+# ---------------------------------------------------------------- run again
+
+
+def test_a_deadlock_is_resolved_by_running_again(blank: Database, other: Database) -> None:
+    both_hold_one = threading.Barrier(2)
+    attempts: dict[int, int] = {1: 0, 2: 0}
+    failures: list[BaseException] = []
+
+    def client(db: Database, first: int, second: int) -> None:
+        def work(tx: Transaction) -> None:
+            attempts[first] += 1
+            add_one(tx, first)
+            if attempts[first] == 1:
+                both_hold_one.wait(PATIENCE_S)
+            add_one(tx, second)
+
+        try:
+            db.run(work)
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=client, args=args) for args in ((blank, 1, 2), (other, 2, 1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert failures == []
+    assert sum(attempts.values()) >= 3
+    assert numbers(blank) == [2, 2]
+
+
+def test_a_serialization_failure_is_resolved_by_running_again(blank: Database, other: Database) -> None:
+    seen = []
+
+    def work(tx: Transaction) -> None:
+        tx.execute('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ')
+        seen.append(tx.value('SELECT n FROM t WHERE id = 1'))
+        if len(seen) == 1:
+            other.run(lambda theirs: add_one(theirs, 1))
+        add_one(tx, 1)
+
+    blank.run(work)
+    assert seen == [0, 1]
+    assert numbers(blank) == [2, 0]
+
+
+# Fails each time it runs, until it has run as often as its argument says: sequences are not rolled back.
+FAIL_AT_COMMIT = """
+CREATE SEQUENCE tries;
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('tries') < TG_ARGV[0]::int THEN RAISE EXCEPTION 'not yet' USING ERRCODE = '40001'; END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER fail AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail({})
+"""
+
+
+def test_a_serialization_failure_at_commit_is_resolved_by_running_again(blank: Database) -> None:
+    blank.run(lambda tx: tx.execute(FAIL_AT_COMMIT.format(3)))
+    attempts = []
+
+    def work(tx: Transaction) -> None:
+        attempts.append(tx.value(PID))
+        add_one(tx, 1)
+
+    blank.run(work)
+    assert len(attempts) == 3
+    assert numbers(blank) == [1, 0]
+
+
+def test_running_again_has_an_end(blank: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, 'ATTEMPTS', 4)
+    blank.run(lambda tx: tx.execute(FAIL_AT_COMMIT.format(100)))
+    with pytest.raises(psycopg2.errors.SerializationFailure):
+        blank.run(lambda tx: add_one(tx, 1))
+    assert blank.read(lambda tx: tx.value('SELECT last_value FROM tries')) == 4
+    assert numbers(blank) == [0, 0]
+
+
+def test_a_function_of_ours_can_ask_to_be_run_again(blank: Database) -> None:
+    asked = "DO $$ BEGIN RAISE EXCEPTION 'moved' USING ERRCODE = '40001'; END $$"
+    attempts = []
+
+    def work(tx: Transaction) -> None:
+        attempts.append(1)
+        add_one(tx, 1)
+        if len(attempts) < 3:
+            tx.execute(asked)
+
+    blank.run(work)
+    assert len(attempts) == 3
+    assert numbers(blank) == [1, 0]
+
+
+# ---------------------------------------------------------------- lost connections
+
+
+def test_a_connection_lost_before_commit_is_replaced(blank: Database, other: Database) -> None:
+    pids = []
+
+    def work(tx: Transaction) -> None:
+        pids.append(tx.value(PID))
+        add_one(tx, 1)
+        if len(pids) == 1:
+            kill(other, pids[0])
+        add_one(tx, 2)
+
+    blank.run(work)
+    assert len(set(pids)) == len(pids) == 2
+    assert numbers(blank) == [1, 1]
+
+
+@pytest.mark.parametrize('how', ['run', 'read'])
+def test_a_connection_lost_while_idle_is_replaced(blank: Database, other: Database, how: str) -> None:
+    ask: Callable[[Callable[[Transaction], Any]], Any] = getattr(blank, how)
+    former = ask(lambda tx: tx.value(PID))
+    kill(other, former)
+    assert ask(lambda tx: tx.value(PID)) != former
+
+
+def test_a_read_whose_connection_is_lost_is_read_again_from_the_start(blank: Database, other: Database) -> None:
+    seen = []
+
+    def work(tx: Transaction) -> int:
+        seen.append(tx.value(PID))
+        if len(seen) == 1:
+            kill(other, seen[0])
+        return int(tx.value('SELECT n FROM t WHERE id = 2'))
+
+    assert blank.read(work) == 0
+    assert len(seen) == 2
+
+
+DIE_AT_COMMIT = """
+CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_terminate_backend(pg_backend_pid());
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER die AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()
+"""
+
+
+def test_a_connection_lost_during_commit_has_an_unknown_outcome(blank: Database) -> None:
+    blank.run(lambda tx: tx.execute(DIE_AT_COMMIT))
+    attempts = []
+
+    def work(tx: Transaction) -> None:
+        attempts.append(1)
+        add_one(tx, 1)
+
+    with pytest.raises(errors.NipapError, match='outcome is unknown') as refused:
+        blank.run(work)
+    assert refused.value.code == 1000
+    assert len(attempts) == 1
+    assert numbers(blank) == [0, 0]
+
+
+def test_a_closed_database_opens_again(blank: Database) -> None:
+    former = blank.read(lambda tx: tx.value(PID))
+    blank.close()
+    blank.close()
+    assert blank.read(lambda tx: tx.value(PID)) != former
+
+
+def test_nothing_is_connected_before_it_is_used() -> None:
+    Database('host=/nowhere dbname=nothing').close()
+
+
+def test_a_connection_string_is_not_shown() -> None:
+    assert 'secret' not in repr(Database('host=db password=secret'))
+
+
+# ---------------------------------------------------------------- fork
+
+
+def in_child(work: Callable[[], object]) -> Any:
+    """What work returns in a forked process."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            text = json.dumps(work())
+        except BaseException as exc:
+            text = json.dumps(f'failed: {exc!r}')
+        os.write(writer, text.encode())
+        os._exit(0)  # nothing of the test run's may be cleaned up here
+    os.close(writer)
+    with os.fdopen(reader) as answers:
+        answer = answers.read()
+    os.waitpid(pid, 0)
+    return json.loads(answer)
+
+
+def test_a_fork_has_a_connection_of_its_own(blank: Database) -> None:
+    ours = blank.read(lambda tx: tx.value(PID))
+
+    def work() -> tuple[int, list[int]]:
+        blank.run(lambda tx: add_one(tx, 1))
+        return blank.read(lambda tx: tx.value(PID)), numbers(blank)
+
+    theirs, seen = in_child(work)
+    assert theirs != ours
+    assert seen == [1, 0]
+    assert blank.read(lambda tx: tx.value(PID)) == ours
+
+
+def test_closing_in_a_fork_leaves_the_parent_connected(blank: Database) -> None:
+    ours = blank.read(lambda tx: tx.value(PID))
+    assert in_child(blank.close) is None
+    assert blank.read(lambda tx: tx.value(PID)) == ours
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize('number', [0, 1, -1, 2**31, 2**63, 2**64 - 1, 2**128, -(2**128)])
+def test_numbers_are_integers(blank: Database, number: int) -> None:
+    read = blank.read(lambda tx: tx.value(f'SELECT {number}::numeric'))
+    assert read == number
+    assert type(read) is int
+    assert blank.read(lambda tx: tx.value('SELECT %s::numeric', (number,))) == number
+
+
+def test_sums_and_counts_are_integers(blank: Database) -> None:
+    row = blank.read(lambda tx: tx.one('SELECT count(*), sum(id), sum(id::numeric), sum(id::bigint), max(n) FROM t'))
+    assert row == (2, 3, 3, 3, 0)
+    assert {type(value) for value in row} == {int}
+    assert blank.read(lambda tx: tx.value('SELECT NULL::numeric')) is None
+
+
+def test_a_parameter_is_never_sql(blank: Database) -> None:
+    text = '\'; DROP TABLE t; -- %s \\ " é 🙂'
+    assert blank.read(lambda tx: tx.value('SELECT %s', (text,))) == text
+    assert numbers(blank) == [0, 0]
+
+
+def test_moments_are_in_utc(blank: Database) -> None:
+    moment = blank.read(lambda tx: tx.value("SELECT timestamptz '2020-06-01 12:00+02'"))
+    assert moment.isoformat() == '2020-06-01T10:00:00+00:00'
+
+
+# ---------------------------------------------------------------- streams
+
+SERIES = 'SELECT g FROM generate_series(1, %s) g'
+
+
+@pytest.mark.parametrize('rows', [0, 1, 4, 5, 11])
+def test_a_stream_has_every_row_in_order(blank: Database, rows: int) -> None:
+    streamed = blank.run(lambda tx: list(tx.stream(SERIES, (rows,), chunk=5)))
+    assert streamed == [(n,) for n in range(1, rows + 1)]
+
+
+def test_other_statements_may_run_beside_a_stream(blank: Database) -> None:
+    def work(tx: Transaction) -> int:
+        for (n,) in tx.stream(SERIES, (9,), chunk=2):
+            tx.execute('UPDATE t SET n = n + %s WHERE id = 1', (n,))
+        return int(tx.value('SELECT n FROM t WHERE id = 1'))
+
+    assert blank.run(work) == 45
+
+
+def test_a_stream_that_is_left_early_makes_room_for_the_next(blank: Database) -> None:
+    def work(tx: Transaction) -> list[int]:
+        firsts = []
+        for _ in range(2):
+            stream = tx.stream(SERIES, (100,), chunk=10)
+            firsts.append(next(stream)[0])
+            stream.close()  # type: ignore[attr-defined]  # a generator
+        return firsts
+
+    assert blank.run(work) == [1, 1]
+
+
+def test_a_stream_is_fetched_in_chunks(blank: Database) -> None:
+    blank.run(lambda tx: tx.execute('CREATE SEQUENCE steps'))
+
+    def work(tx: Transaction) -> int:
+        stream = tx.stream("SELECT nextval('steps') FROM generate_series(1, 1000)", chunk=10)
+        next(stream)
+        stepped = int(tx.value('SELECT last_value FROM steps'))
+        stream.close()  # type: ignore[attr-defined]  # a generator
+        return stepped
+
+    assert blank.run(work) == 10
+
+
+def test_a_stream_needs_a_transaction(blank: Database) -> None:
+    with pytest.raises(psycopg2.errors.NoActiveSqlTransaction):
+        blank.read(lambda tx: list(tx.stream(SERIES, (3,))))
+
+
+# ---------------------------------------------------------------- errors
+
+TEN = "INSERT INTO prefix (vrf_id, prefix, type) VALUES (0, '10.0.0.0/8', 'reservation')"
+
+
+def prefix(attributes: str, values: str) -> str:
+    """A statement that inserts one prefix in VRF 0."""
+    return f'INSERT INTO prefix (vrf_id, prefix, type, {attributes}) VALUES (0, {values})'
+
+
+def duplicate(what: object, value: str) -> tuple[type[errors.NipapError], str]:
+    """The error for a value that is there already."""
+    return errors.NipapDuplicateError, f"Duplicate value for '{what}', the value '{value}' is already in use."
+
+
+# Statements that violate each constraint of which clients are told, and what they are told.
+Violation = tuple[str, tuple[type[errors.NipapError], str]]
+UNIQUE: dict[str, Violation] = {
+    'vrf_rt_key': (
+        "INSERT INTO vrf (id, rt, rt_rank, name) VALUES (1, '1:2', 1, 'a'), (2, '1:2', 2, 'b')",
+        duplicate('VRF RT', '1:2'),
+    ),
+    'vrf_name_key': (
+        "INSERT INTO vrf (id, rt, rt_rank, name) VALUES (1, '1:1', 1, 'ö (x)=(y)'), (2, '1:2', 2, 'Ö (X)=(Y)')",
+        duplicate('VRF name', 'ö (x)=(y)'),
+    ),
+    'pool_name_key': (
+        "INSERT INTO pool (name, default_type) VALUES ('p', 'host'), ('P', 'host')",
+        duplicate('pool name', 'p'),
+    ),
+    'prefix_vrf_prefix_key': (f'{TEN}; {TEN}', duplicate('prefix', '0, 10.0.0.0/8')),
+    'asn_pkey': ('INSERT INTO asn (asn) VALUES (77), (77)', duplicate(None, '77')),
+}
+VIOLATIONS: dict[str, Violation] = {
+    'prefix_node_reservation_check': (
+        prefix('node', "'10.0.0.1', 'reservation', 'r1'"),
+        (errors.NipapValueError, "Not allowed to set 'node' value for prefixes of type 'reservation'."),
+    ),
+    'prefix_node_assignment_check': (
+        prefix('node', "'2001:db8::/127', 'assignment', 'r1'"),
+        (
+            errors.NipapValueError,
+            "Not allowed to set 'node' value for prefixes of type 'assignment' "
+            'which do not have all bits set in netmask.',
+        ),
+    ),
+    'prefix_host_length_check': (
+        prefix('comment', "'10.0.0.0/31', 'host', ''"),
+        (errors.NipapValueError, 'Prefix of type host must have all bits set in netmask'),
+    ),
+    'vrf_default_check': (
+        "UPDATE vrf SET rt = '1:2' WHERE id = 0",
+        (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
+    ),
+    'prefix_vrf_id_fkey': (
+        "INSERT INTO prefix (vrf_id, prefix, type) VALUES (99, '10.0.0.0/8', 'reservation')",
+        (errors.NipapNonExistentError, 'No matching VRF found.'),
+    ),
+    'prefix_pool_id_fkey': (
+        prefix('pool_id', "'10.0.0.0/8', 'reservation', 99"),
+        (errors.NipapInputError, 'non-existing pool specified'),
+    ),
+}
+
+
+def test_each_constraint_of_which_clients_are_told_is_tested() -> None:
+    assert set(UNIQUE) == set(storage.UNIQUE)
+    assert set(VIOLATIONS) == set(storage.VIOLATIONS)
+
+
+@pytest.mark.parametrize('constraint', [*UNIQUE, *VIOLATIONS])
+def test_a_violation_is_told_in_words(db: Database, constraint: str) -> None:
+    statement, (kind, text) = {**UNIQUE, **VIOLATIONS}[constraint]
+    with pytest.raises(errors.NipapError) as refused:
+        db.run(lambda tx: tx.execute(statement))
+    assert type(refused.value) is kind
+    assert str(refused.value) == text
+    assert isinstance(refused.value.__cause__, psycopg2.Error)
+    assert refused.value.__cause__.diag.constraint_name == constraint
+
+
+def test_constraints_that_clients_are_told_of_exist(db: Database) -> None:
+    sql = 'SELECT conname FROM pg_constraint UNION SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()'
+    names = {row[0] for row in db.read(lambda tx: tx.all(sql))}
+    assert {*storage.UNIQUE, *storage.VIOLATIONS} <= names
+
+
+@pytest.mark.parametrize('code', storage.OWN_CODES)
+def test_errors_of_our_functions_keep_their_text(blank: Database, code: str) -> None:
+    text = 'what was wrong: % (10.0.0.0/8), «ü»'
+    statement = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{text}'; END $$"
+    with pytest.raises(errors.NipapError) as refused:
+        blank.run(lambda tx: tx.execute(statement))
+    assert type(refused.value) is storage.OWN_CODES[code]
+    assert str(refused.value) == text
+
+
+def test_a_bad_pattern_is_told(blank: Database) -> None:
+    with pytest.raises(errors.NipapPatternError):
+        blank.read(lambda tx: tx.value("SELECT '' ~ '('"))
+
+
+@pytest.mark.parametrize(
+    'statement',
+    [
+        'SELECT 1 / 0',
+        'SELECT nothing',
+        'INSERT INTO t VALUES (1, 1)',
+        "DO $$ BEGIN RAISE EXCEPTION 'free ranges are wrong' USING ERRCODE = 'NP000'; END $$",
+    ],
+)
+def test_what_is_not_the_clients_is_not_translated(blank: Database, statement: str) -> None:
+    with pytest.raises(psycopg2.Error):
+        blank.run(lambda tx: tx.execute(statement))

@@ -1,0 +1,189 @@
+"""What the documentation says is so: commands, options, files, codes and modules are those that there are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_layering import FLOORS, ROOT
+
+from nipap import __version__, errors
+from nipap.backend import METHODS
+from nipapd import __main__, maintenance, passwd
+
+README = ROOT / 'README.md'
+DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('docs/man/*')])
+PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
+    'nipapd': (__main__.main, ROOT / 'docs/man/nipapd.8'),
+    'nipap-passwd': (passwd.main, ROOT / 'docs/man/nipap-passwd.1'),
+    'nipap-admin': (maintenance.main, ROOT / 'docs/man/nipap-admin.1'),
+}
+TOP_LEVEL = {
+    *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'setup.py', 'pyproject.toml'),
+    *('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'Makefile', '.ci', '.gitignore'),
+}
+# What is not done yet, and places that exist on one machine only.
+UNFIT = re.compile(r'\b(?:TODO|FIXME|XXX|TBD)\b|(?<![\w.])/(?:work|root|home)/')
+
+
+def shell_blocks() -> list[str]:
+    return re.findall(r'^```sh\n(.*?)\n```$', README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def man_text(path: Path) -> str:
+    """A manual page without the marks that change no word."""
+    return re.sub(r'\\f[BIRP]|"', '', path.read_text()).replace('\\-', '-')
+
+
+def between(start: str, end: str, text: str) -> str:
+    """What stands between the first match of one pattern and the next of another, line by line."""
+    found = re.search(rf'^{start}(.*?)^{end}', text, re.MULTILINE | re.DOTALL)
+    assert found, start
+    return found[1]
+
+
+def options_in(text: str) -> set[str]:
+    """Words that begin with a hyphen or two, as options do."""
+    return set(re.findall(r'(?<![\w-])--?[A-Za-z][\w-]*', text))
+
+
+def help_of(program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the option --help prints, on lines that are not broken."""
+    monkeypatch.setenv('COLUMNS', '1000')
+    with pytest.raises(SystemExit) as ended:
+        PROGRAMS[program][0](['--help'])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+# ---- commands
+
+
+def test_the_first_two_commands_of_the_readme_are_one_line_each() -> None:
+    serve, test, *_ = shell_blocks()
+    assert serve == 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/nipapd'
+    assert test == "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest -n 2"
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_ci_runs_what_the_readme_prints(number: int) -> None:
+    script = (ROOT / '.ci/run').read_text()
+    assert f'$(printed {number})' in script
+    function = between(r'printed\(\) \{\n', r'\}\n', script)
+    command = ['bash', '-c', f'printed() {{\n{function}}}\nprinted {number}']
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found == shell_blocks()[number - 1] + '\n'
+
+
+def test_make_check_and_ci_run_the_same() -> None:
+    rules = (ROOT / 'Makefile').read_text()
+    checked = {
+        command.strip()
+        for name in between('check: ', '\n', rules).split()
+        for command in between(f'{name}: .*?\n', '\n', rules).splitlines()
+    }
+    script = (ROOT / '.ci/run').read_text()
+    in_ci = {*re.findall(r"^try '(\S+/bin/.*)'$", script, re.MULTILINE), shell_blocks()[1].rpartition(' && ')[2]}
+    assert {command.replace('$(BIN)', '.venv/bin') for command in checked} == in_ci
+
+
+# ---- options, exit codes, names
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_the_manual_has_every_option_and_no_other(
+    program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = man_text(PROGRAMS[program][1])
+    assert options_in(page) == options_in(help_of(program, capsys, monkeypatch))
+    assert page.startswith(f'.TH {program.upper()} ')
+    assert f' nipapd {__version__} ' in page.partition('\n')[0]
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_the_readme_has_every_long_option(
+    program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {option for option in options_in(help_of(program, capsys, monkeypatch)) if option.startswith('--')}
+    assert long - options_in(README.read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ('program', 'codes'),
+    [
+        ('nipapd', {0, 1, 2, 3}),
+        ('nipap-passwd', {passwd.EXIT_OK, passwd.EXIT_NO, *passwd.EXIT_CODES.values(), passwd.EXIT_INTERRUPTED}),
+        ('nipap-admin', {0, 1, 2}),
+    ],
+)
+def test_the_manual_has_every_exit_code(program: str, codes: set[int]) -> None:
+    section = between(r'\.SH EXIT STATUS\n', r'\.SH ', man_text(PROGRAMS[program][1]))
+    assert sorted(map(int, re.findall(r'^\.B (\d+)$', section, re.MULTILINE))) == sorted(codes)
+
+
+def test_the_manual_has_every_action(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    section = between(r'\.SH ACTIONS\n', r'\.SH ', man_text(PROGRAMS['nipap-passwd'][1]))
+    actions = re.findall(r'^\.TP\n\.B (\S+)$', section, re.MULTILINE)
+    assert (
+        sorted(re.findall(r'\S+', between('  ACTION +', '\n', help_of('nipap-passwd', capsys, monkeypatch)))) == actions
+    )
+
+
+def test_the_readme_has_every_fault_code() -> None:
+    def known(base: type[errors.NipapError] = errors.NipapError) -> set[int]:
+        return {base.code}.union(*map(known, base.__subclasses__()))
+
+    row = next(line for line in README.read_text().splitlines() if line.startswith('| 1000 |'))
+    assert {int(code) for code in re.findall(r'\d+', row)} == known()
+
+
+def test_the_readme_has_every_method() -> None:
+    text = README.read_text()
+    for method in METHODS:
+        verb, _, kind = method.rpartition('_')
+        assert f'`{method}`' in text or (f'`{verb}_`' in text and f'`{kind}`' in text), method
+
+
+def test_the_architecture_has_every_module() -> None:
+    rows = re.findall(r'^\| \*\*(\w+)\*\* \|(.*?)\|', (ROOT / 'docs/architecture.md').read_text(), re.MULTILINE)
+    assert {floor: tuple(re.findall(r'`(\w+)`', modules)) for floor, modules in rows} == FLOORS
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert re.search(rf'^## \[{re.escape(__version__)}\] - ', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_document_names_files_that_are_there(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in re.findall(r'\]\(([^)#]+)[^)]*\)', text) if '://' not in link]
+    assert [link for link in links if not (document.parent / link).exists()] == []
+    paths = re.findall(r'`((?:nipap|nipapd|sql|tests|docs|etc|\.ci)/[\w./-]*)`', text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_document_is_fit_to_read(document: Path) -> None:
+    assert UNFIT.findall(document.read_text()) == []
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_a_manual_page_can_be_formatted(program: str) -> None:
+    """Each macro is one that the format has, and fonts that are opened by escapes are closed on their line."""
+    for line in PROGRAMS[program][1].read_text().splitlines():
+        assert re.match(r'\.(?:TH|SH|TP|PP|B|I|BR|IR|nf|fi)\b|[^.\']', line), line
+        assert len(re.findall(r'\\f[BI]', line)) == len(re.findall(r'\\fR', line)), line
+
+
+def test_the_top_level_is_tidy() -> None:
+    if not (ROOT / '.git').exists() or shutil.which('git') is None:
+        pytest.skip('not a checkout')
+    listing = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {path.partition('/')[0] for path in listing.splitlines()} <= TOP_LEVEL
