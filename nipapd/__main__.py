@@ -219,20 +219,24 @@ def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:
 
 @contextlib.contextmanager
 def pid_file(path: Path) -> Iterator[None]:
-    """Our process id in a file while the daemon runs."""
-    text = f'{os.getpid()}\n'
+    """Our process id in a file while the daemon runs.
+
+    Afterwards the file is gone, or empty when its directory is one that the account we dropped to may not write.
+    """
+    text = f'{os.getpid()}\n'.encode()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        with open(descriptor, 'w', encoding='ascii') as file:
-            file.write(text)
+        os.write(descriptor, text)
     except OSError as error:
         raise StartError(f'cannot write the pid file {path}: {error.strerror}') from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if path.read_text() == text:
+            if path.read_bytes() == text:
+                os.ftruncate(descriptor, 0)
                 path.unlink()
+        os.close(descriptor)
 
 
 def make_data_dir(config: Config) -> None:

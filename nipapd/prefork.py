@@ -76,7 +76,7 @@ class Supervisor:
 
     `on_ready` is called once in the parent, when the first handler is ready. `watch` is called in the parent about
     once a second and whenever a child ends; it may start processes of its own: only handlers are ever reaped here.
-    `in_child` is called first thing in each child, to let go of what belongs to the parent.
+    `in_child` is called first thing in each child, to let go of what belongs to the parent, privileges included.
     """
 
     def __init__(
@@ -212,12 +212,11 @@ class Supervisor:
         code = 1
         try:
             reset_signals(unblocked)
-            die_with(parent)
-            os.close(self._wake_r)
-            os.close(self._wake_w)
-            os.close(self._ready_r)
+            for descriptor in (self._wake_r, self._wake_w, self._ready_r):
+                os.close(descriptor)
             if self._in_child is not None:
                 self._in_child()
+            die_with(parent)  # last: a change of account would undo it
             code = self._handler_main(slot.number, self._report_ready) or 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

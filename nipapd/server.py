@@ -9,12 +9,25 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import tornado.platform.asyncio  # noqa: F401  (Tornado imports it late, when our account may not be able to read it)
+from tornado.concurrent import dummy_executor
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import ssl_wrap_socket
+from tornado.wsgi import WSGIContainer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +186,24 @@ class Server(HTTPServer):
     def _note_drained(self) -> None:
         if self._draining and self._share.open == 0:
             self._drained.set()
+
+
+class Container(WSGIContainer):
+    """Runs a WSGI application on the event loop, one request at a time; the client always gets an answer."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        # Named because Tornado 7 changes the default to a thread pool.
+        super().__init__(application, executor=dummy_executor)
+
+    async def handle_request(self, request: HTTPServerRequest) -> None:
+        try:
+            await super().handle_request(request)
+        except Exception:
+            log.exception('a request failed')
+            if request.connection is not None:
+                headers = HTTPHeaders({'Content-Length': '0'})
+                request.connection.write_headers(ResponseStartLine('HTTP/1.1', 500, 'Internal Server Error'), headers)
+                request.connection.finish()
 
 
 class _Request(HTTPMessageDelegate):

@@ -16,15 +16,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from tornado.concurrent import dummy_executor
-from tornado.wsgi import WSGIContainer
-
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
 from nipapd.prefork import EXIT_CUT_OFF
-from nipapd.server import Server, Shares
+from nipapd.server import Container, Server, Shares
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -114,8 +111,7 @@ class Service:
 
     def _server(self, application: WSGIApplication, slot: int) -> Server:
         return Server(
-            # Named because Tornado 7 changes the default to a thread pool.
-            WSGIContainer(application, executor=dummy_executor),
+            Container(application),
             # What is too large by less is read and answered with a fault, beyond that the connection is closed.
             max_body_size=2 * self.max_body,
             max_buffer_size=2 * self.max_body + BUFFER_BESIDE_BODY,

@@ -117,6 +117,17 @@ def test_a_bulk_edit_has_an_entry_for_each(api: Face, audit: Audit) -> None:
     assert sorted(audit.what()) == [('edit', 'prefix', object_id) for object_id in sorted(ids)]
 
 
+def test_a_big_bulk_edit_is_one_change(backend_face: Face, audit: Audit) -> None:
+    """Deliberate difference 10, in a size that a test can afford."""
+    ids = [backend_face.add_prefix(f'10.{n // 250}.{n % 250}.0/24', 'assignment')['id'] for n in range(1000)]
+    audit.new()
+    rows = backend_face.call('edit_prefix', prefix={'type': 'assignment'}, attr={'comment': 'x', 'tags': ['bulk']})
+    assert [row['id'] for row in rows] == ids
+    entries = audit.new()
+    assert sorted(entry['object_id'] for entry in entries) == ids
+    assert all(entry['after']['comment'] == 'x' for entry in entries)
+
+
 def test_a_recursive_removal_has_an_entry_for_each(api: Face, audit: Audit) -> None:
     ids = [
         api.add_prefix(prefix, type_)['id']

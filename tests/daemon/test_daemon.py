@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -28,6 +29,7 @@ from psycopg2.extensions import parse_dsn
 
 from nipap import __version__, schema
 from nipapd import logs
+from nipapd.server import Container, Server
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
 
@@ -44,6 +46,14 @@ def configured(daemon: DaemonFactory, database_options: dict[str, str]) -> Confi
         return daemon(*args, config=config, start=start, data_dir=data_dir)
 
     return make
+
+
+@pytest.fixture
+def data_dir(make_dir: Callable[[], Path]) -> Path:
+    """A data directory whose PostgreSQL does not wait for the disk: a test's data need not survive a power cut."""
+    directory = make_dir()
+    directory.joinpath('postgresql.conf').write_text('fsync = off\nfull_page_writes = off\n')
+    return directory
 
 
 def database_settings(dsn: str) -> dict[str, str]:
@@ -153,7 +163,7 @@ def postgres(daemon: Daemon) -> Process:
     return next(process for process in daemon.children() if process.command == 'postgres')
 
 
-def await_that(condition: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+def await_that(condition: Callable[[], object], what: str, timeout_s: float = 40) -> None:
     poll(condition, timeout_s, lambda: f'in {timeout_s} s not: {what}')
 
 
@@ -164,14 +174,13 @@ def user_id(process: Process) -> int:
 # it starts
 
 
-def test_without_configuration_it_has_a_database_and_a_user_of_its_own(daemon: DaemonFactory) -> None:
-    running = daemon()
+def test_without_configuration_it_has_a_database_and_a_user_of_its_own(daemon: DaemonFactory, data_dir: Path) -> None:
+    running = daemon(data_dir=data_dir)
     user, password = running.admin()
     assert user == 'admin'
     assert len(password) >= 16
     assert call(running, 'version') == __version__
     assert call(running, 'db_version') == schema.latest()
-    data_dir = Path(running.args[running.args.index('--data-dir') + 1])
     call(running, 'add_prefix', attr={'prefix': '192.0.2.0/24', 'type': 'assignment', 'description': 'kept'})
     assert running.stop() == 0
     running.await_no_children()
@@ -321,16 +330,15 @@ def test_the_version() -> None:
     assert run('--version').stdout == f'nipapd {__version__}\n'
 
 
-def test_the_version_of_the_schema(daemon: DaemonFactory, make_dir: Any) -> None:
-    data_dir = str(make_dir())
-    none = run('--db-version', '--data-dir', data_dir)
+def test_the_version_of_the_schema(daemon: DaemonFactory, data_dir: Path) -> None:
+    none = run('--db-version', '--data-dir', str(data_dir))
     assert (none.returncode, none.stdout) == (1, '')
     assert none.stderr == f'nipapd: there is no database in {data_dir} yet\n'
-    running = daemon(data_dir=Path(data_dir))
-    assert run('--db-version', '--data-dir', data_dir).stdout == f'{schema.latest()}\n'
+    running = daemon(data_dir=data_dir)
+    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'{schema.latest()}\n'
     assert running.stop() == 0
     running.await_no_children()
-    assert run('--db-version', '--data-dir', data_dir).stdout == f'{schema.latest()}\n'
+    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'{schema.latest()}\n'
 
 
 # handlers come and go
@@ -489,9 +497,8 @@ def test_the_deadline_ends_what_takes_longer(configured: Configured, forks: str)
 
 
 def test_a_killed_parent_leaves_nothing_and_the_next_start_finds_everything(
-    daemon: DaemonFactory, make_dir: Any
+    daemon: DaemonFactory, data_dir: Path
 ) -> None:
-    data_dir = make_dir()
     config = {'nipapd': {'forks': '2', 'drain_timeout': '0.5'}}
     running = daemon(data_dir=data_dir, config=config)
     assert call(running, 'add_vrf', attr={'rt': '65000:1', 'name': 'kept'})['name'] == 'kept'
@@ -509,8 +516,8 @@ def test_a_killed_parent_leaves_nothing_and_the_next_start_finds_everything(
 
 
 @pytest.mark.parametrize('forks', ['1', '-1'])
-def test_a_postgresql_that_died_is_started_again(daemon: DaemonFactory, forks: str) -> None:
-    running = daemon(config={'nipapd': {'forks': forks}})
+def test_a_postgresql_that_died_is_started_again(daemon: DaemonFactory, data_dir: Path, forks: str) -> None:
+    running = daemon(config={'nipapd': {'forks': forks}}, data_dir=data_dir)
     assert answers(running)
     died = postgres(running)
     os.kill(died.pid, signal.SIGKILL)
@@ -520,8 +527,7 @@ def test_a_postgresql_that_died_is_started_again(daemon: DaemonFactory, forks: s
     assert postgres(running) != died
 
 
-def test_a_daemon_that_shares_a_postgresql_takes_it_over(daemon: DaemonFactory, make_dir: Any) -> None:
-    data_dir = make_dir()
+def test_a_daemon_that_shares_a_postgresql_takes_it_over(daemon: DaemonFactory, data_dir: Path) -> None:
     first = daemon(data_dir=data_dir)
     second = daemon(data_dir=data_dir)
     assert not any(process.command == 'postgres' for process in second.children())
@@ -543,8 +549,8 @@ def test_a_daemon_that_shares_a_postgresql_takes_it_over(daemon: DaemonFactory, 
 
 
 @as_root
-def test_handlers_run_as_the_configured_user_beside_their_own_database(daemon: DaemonFactory) -> None:
-    running = daemon(config={'nipapd': {'forks': '2', 'user': 'nobody'}})
+def test_handlers_run_as_the_configured_user_beside_their_own_database(daemon: DaemonFactory, data_dir: Path) -> None:
+    running = daemon(config={'nipapd': {'forks': '2', 'user': 'nobody'}}, data_dir=data_dir)
     nobody = pwd.getpwnam('nobody').pw_uid
     assert {user_id(process) for process in running.children()} == {nobody}
     assert answers(running)
@@ -602,9 +608,9 @@ def test_tls_beside_plain_http(configured: Configured, certificate: tuple[str, s
         assert ask('echo', message='secret') == 'secret'
         assert ask('version') == __version__
     assert call(running, 'version') == __version__
-    with client(running, ssl.create_default_context(), f'https://127.0.0.1:{port}') as ask:
-        with pytest.raises(ssl.SSLCertVerificationError):
-            ask('version')
+    distrusting = client(running, ssl.create_default_context(), f'https://127.0.0.1:{port}')
+    with distrusting as ask, pytest.raises(ssl.SSLCertVerificationError):
+        ask('version')
     with socket.create_connection(('127.0.0.1', port)) as plain:
         plain.sendall(b'GET / HTTP/1.0\r\n\r\n')
         assert b'200' not in plain.recv(100)
@@ -619,6 +625,33 @@ def test_tls_stops_as_well(configured: Configured, certificate: tuple[str, str])
         assert ask('version') == __version__
         running.send(signal.SIGTERM)
         assert running.wait(15) == 0
+
+
+# its server
+
+
+def raising(_environ: object, _start_response: object) -> list[bytes]:
+    raise RuntimeError('not even an answer')
+
+
+def test_an_application_that_fails_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask() -> bytes:
+        server = Server(Container(raising))
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            listener.setblocking(False)
+            server.listen_on([listener])
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b'GET / HTTP/1.1\r\nHost: test\r\n\r\n')
+            answer = await reader.readuntil(b'\r\n\r\n')
+            server.stop_accepting()
+            assert await reader.read() == b''
+            writer.close()
+            await server.drained()
+        return answer
+
+    answer = asyncio.run(ask())
+    assert answer.startswith(b'HTTP/1.1 500 Internal Server Error\r\n')
+    assert 'not even an answer' in caplog.text
 
 
 # logs
@@ -725,8 +758,8 @@ def test_a_pid_file_that_cannot_be_written_is_one_line(configured: Configured) -
     assert refused.log() == 'nipapd: cannot write the pid file /nowhere/nipapd.pid: No such file or directory\n'
 
 
-def test_the_background(daemon: DaemonFactory, make_dir: Any) -> None:
-    data_dir, path = make_dir(), make_dir() / 'nipapd.pid'
+def test_the_background(daemon: DaemonFactory, data_dir: Path, make_dir: Any) -> None:
+    path = make_dir() / 'nipapd.pid'
     caller = daemon('--background', '-P', str(path), data_dir=data_dir)
     try:
         assert caller.wait() == 0

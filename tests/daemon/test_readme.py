@@ -21,9 +21,8 @@ ROWS = 100  # enough for what is looked up; how long the whole file takes is no 
 
 def examples() -> list[tuple[str, str]]:
     """The programs, and what they print according to the comment in which each ends."""
-    blocks = re.findall(
-        r'^```python\n(.*?)((?:# .*\n)+)```$', (REPOSITORY / 'README.md').read_text(), re.MULTILINE | re.DOTALL
-    )
+    pattern = r'^```python\n((?:(?!```).*\n)*?)((?:# .*\n)+)```$'
+    blocks = re.findall(pattern, (REPOSITORY / 'README.md').read_text(), re.MULTILINE)
     return [(program, re.sub('^# ', '', comment, flags=re.MULTILINE)) for program, comment in blocks]
 
 

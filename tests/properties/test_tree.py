@@ -257,11 +257,14 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(
         pool=one_of_the(pools_with_members),
         family=st.sampled_from([4, 4, 6]),
-        length=st.sampled_from([None, None, None, 26, 31, 32, 64, 127, 128, 0, 33, -1]),
+        longest=st.sampled_from([None, None, None, 6, 2, 1, 0, 0, -1, 40]),
         kind=st.sampled_from([None, None, None, *TYPES]),
         believed=st.one_of(st.none(), st.none(), st.none(), A_VRF),
     )
-    def add_from_pool(self, pool: int, family: int, length: int | None, kind: str | None, believed: int | None) -> None:
+    def add_from_pool(
+        self, pool: int, family: int, longest: int | None, kind: str | None, believed: int | None
+    ) -> None:
+        length = None if longest is None else FULL[family] - longest
         args = {'from-pool': {'id': self.ids[pool]}, 'family': family}
         prefix, answer = self.play(
             lambda: self.model.add_from_pool(pool, family, length, kind, vrf=believed, description='d'),

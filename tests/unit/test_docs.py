@@ -127,10 +127,8 @@ def test_the_manual_has_every_exit_code(program: str, codes: set[int]) -> None:
 
 def test_the_manual_has_every_action(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     section = between(r'\.SH ACTIONS\n', r'\.SH ', man_text(PROGRAMS['nipap-passwd'][1]))
-    actions = re.findall(r'^\.TP\n\.B (\S+)$', section, re.MULTILINE)
-    assert (
-        sorted(re.findall(r'\S+', between('  ACTION +', '\n', help_of('nipap-passwd', capsys, monkeypatch)))) == actions
-    )
+    listed = between('  ACTION +', '\n', help_of('nipap-passwd', capsys, monkeypatch))
+    assert re.findall(r'^\.TP\n\.B (\S+)$', section, re.MULTILINE) == listed.strip().split(', ')
 
 
 def test_the_readme_has_every_fault_code() -> None:
