@@ -51,6 +51,8 @@ def read_spec(spec: object) -> Condition:
     if not spec:
         return EVERYTHING
     ((key, value),) = spec.items()
+    if key == 'name' and not isinstance(value, str):
+        raise NipapValueError(f"asn specification key 'name' must be a string, not {shown(value)}")
     return equals(ASN[key], read_number(value) if key == 'asn' else value)
 
 

@@ -261,10 +261,10 @@ _NEVER_WORDS = frozenset({'never', 'infinity'})
 
 @cache
 def _calendar() -> parsedatetime.Calendar:
-    return parsedatetime.Calendar()
+    return parsedatetime.Calendar(version=parsedatetime.VERSION_CONTEXT_STYLE)
 
 
-def read_expires(value: object) -> datetime:
+def read_moment(value: object) -> datetime:
     """A moment, UTC; NEVER for nil, ``never`` and ``infinity``.
 
     Text is ISO 8601 (without zone: UTC) or English as the parsedatetime library reads it, relative to now.
@@ -280,14 +280,14 @@ def read_expires(value: object) -> datetime:
         value = _read_iso(text) or _read_english(text)
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else _to_utc(value)
-    raise NipapValueError('Invalid date specification for expires')
+    raise NipapValueError('Invalid date specification')
 
 
 def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise NipapValueError('Invalid date specification for expires') from None
+        raise NipapValueError('Invalid date specification') from None
 
 
 def _read_iso(text: str) -> datetime | None:
@@ -306,10 +306,10 @@ def _read_english(text: str) -> datetime | None:
         return None
     now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
     try:
-        moment, understood = _calendar().parseDT(text, sourceTime=now)
+        moment, context = _calendar().parseDT(text, sourceTime=now)
     except (ValueError, OverflowError, TypeError, AttributeError, IndexError, KeyError):
         return None  # the library trips over some odd inputs
-    return moment if understood and isinstance(moment, datetime) else None
+    return moment if context.hasDateOrTime and isinstance(moment, datetime) else None
 
 
 def shown(value: object) -> str:
@@ -332,6 +332,8 @@ def read_value(attribute: Attribute, value: object) -> Any:
 
     :raises NipapValueError: naming the value and what would be accepted.
     """
+    if attribute.kind in _DATES:
+        return _read_date(attribute, value)
     if attribute.kind in _READ_NIL:
         return _READERS[attribute.kind](value)
     if value is None:
@@ -343,9 +345,11 @@ def read_value(attribute: Attribute, value: object) -> Any:
         return value
     try:
         result = _READERS[attribute.kind](value)
-    except NipapValueError:
+    except NipapValueError as exc:
         if attribute.error:
             raise NipapValueError(attribute.error) from None
+        if attribute.kind == 'text':
+            raise NipapValueError(f'{exc} for {attribute.name}') from None
         raise
     if (attribute.low is not None and result < attribute.low) or (
         attribute.high is not None and result > attribute.high
@@ -358,7 +362,15 @@ def read_value(attribute: Attribute, value: object) -> Any:
     return result
 
 
-_READ_NIL = frozenset({'tags', 'avps', 'expires'})
+def _read_date(attribute: Attribute, value: object) -> datetime:
+    try:
+        return read_moment(value)
+    except NipapValueError as exc:
+        raise NipapValueError(f'{exc} for {attribute.name}') from None
+
+
+_DATES = frozenset({'time', 'expires'})
+_READ_NIL = frozenset({'tags', 'avps'})
 _READERS: dict[str, Callable[[object], Any]] = {
     'text': read_text,
     'rt': lambda value: parse_route_target(value)[0],
@@ -366,8 +378,6 @@ _READERS: dict[str, Callable[[object], Any]] = {
     'number': read_integer,
     'boolean': read_boolean,
     'network': lambda value: parse_network(value).text,
-    'time': read_expires,
-    'expires': read_expires,
     'tags': read_tags,
     'avps': read_avps,
 }

@@ -32,7 +32,7 @@ from nipap import pool as pools
 from nipap import prefix as prefixes
 from nipap import tag as tags
 from nipap import vrf as vrfs
-from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, parse_delta, read_boolean, shown
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, check_text, parse_delta, read_boolean, shown
 from nipap.audit import Who
 from nipap.authlib import Actor
 from nipap.db import Database, Transaction
@@ -328,6 +328,7 @@ class Backend:
             raise NipapMissingInputError("'query_string' must be specified")
         if not isinstance(text, str):
             raise NipapInputError(f'Invalid query_string ({shown(text)}), must be a string')
+        check_text(text)
 
         def accepts(name: str, operator: str, value: str) -> bool:
             condition = kind.compare(name, operator, value)

@@ -7,6 +7,7 @@ tables and of this module only; whatever a client sends travels as a parameter.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,25 +73,24 @@ def compile_query(query: object, table: Table) -> Condition:
     :raises NipapInputError: not a struct, unknown attribute or operator, something missing.
     :raises NipapValueError: a value that its attribute cannot have.
     """
-    if query == {}:
-        return EVERYTHING
     leaves: list[Condition] = []
     program: list[int] = []  # postfix: the number of a leaf, or _AND or _OR of the two before it
-    depth, deepest = 0, 0
-    todo: list[tuple[object, int]] = [(query, 1)]
+    deepest = 0
+    todo: list[tuple[object, int] | int] = [(query, 1)]  # nodes with their depth, and operators to come after them
     while todo:
-        node, depth = todo.pop()
-        deepest = max(deepest, depth)
-        if isinstance(node, int):
-            program.append(node)
+        item = todo.pop()
+        if isinstance(item, int):
+            program.append(item)
             continue
+        node, depth = item
+        deepest = max(deepest, depth)
         joined = _parts(node)
         if joined is None:
             program.append(len(leaves))
             leaves.append(_leaf(node, table))
         else:
             operator, left, right = joined
-            todo += [(operator, depth), (right, depth + 1), (left, depth + 1)]
+            todo += [operator, (right, depth + 1), (left, depth + 1)]
     return _assemble(leaves, program) if deepest <= _MAX_DEPTH else _assemble_program(leaves, program)
 
 
@@ -101,6 +101,8 @@ def _parts(node: object) -> tuple[int, object, object] | None:
     """Operator and operands of a node that joins two queries; None for a comparison."""
     if not isinstance(node, Mapping):
         raise NipapInputError(f'Invalid query ({shown(node)}), must be a struct')
+    if not node:
+        return None
     for member in ('operator', 'val1', 'val2'):
         if member not in node and (member != 'val2' or not isinstance(node.get('val1'), str)):
             raise NipapMissingInputError(f"'{member}' must be specified")
@@ -154,6 +156,8 @@ def find_attribute(name: object, table: Table) -> Attribute:
 
 
 def _leaf(node: Any, table: Table) -> Condition:
+    if not node:
+        return EVERYTHING
     operator = node['operator']
     if not isinstance(operator, str) or _NAMES.get(operator, operator) not in _OPERATORS:
         raise NipapNoSuchOperatorError(f'No such operator {operator if isinstance(operator, str) else shown(operator)}')
@@ -192,7 +196,7 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
         return Condition(f'{sql} {"<>" if there else "="} 0', params)
     if attribute.name == 'inherited_tags':
         return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
-    if attribute.kind == 'tags':
+    if attribute.kind in ('tags', 'avps'):
         return Condition(f"{sql} {'<>' if there else '='} '{{}}'", params)
     return Condition(f'{sql} IS {"NOT " if there else ""}NULL', params)
 
@@ -238,6 +242,9 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
 
 
 def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
+    if attribute.name == 'inherited_tags':
+        sql = f'ARRAY(SELECT DISTINCT u FROM prefix q, unnest(q.tags) u WHERE {_ABOVE} ORDER BY u)'
+        value = sorted(set(_tags(attribute, value)))
     read, cast = _COMPARABLE.get(attribute.kind, (None, ''))
     if read is None:
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}' with {shown(value)}")
@@ -284,6 +291,7 @@ _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = 
     'time': (_moment, '::timestamptz'),
     'expires': (_moment, '::timestamptz'),
     'tags': (_tags, '::text[]'),
+    'avps': (lambda a, value: json.dumps(read_value(a, value)), '::jsonb'),
 }
 
 

@@ -57,7 +57,7 @@ PASSWORD_BYTES = 15
 FIRST_USER = 'admin'
 OTHERS_INSTALL_S = 10.0
 RESTART_TIMEOUT_S = 10.0
-SHARED_CHECK_S = 5.0
+SHARED_CHECK_S = 2.0
 LONGEST_PAUSE_S = 30.0
 
 
@@ -94,6 +94,7 @@ def run(config: Config, launch: Launch) -> int:
     """Be the daemon until it is told to stop; returns the exit code."""
     settings = config.nipapd
     handle_stop_signals(leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal, or one who expects it to mean "reload"
     with contextlib.ExitStack() as stack:
         logs.configure(debug=settings.debug, use_syslog=settings.syslog)
         for warning in config.warnings:
@@ -107,13 +108,22 @@ def run(config: Config, launch: Launch) -> int:
         dsn = postgres.dsn() if postgres else config.dsn
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
         create_first_user(config, identity)
+        detach(launch, config)
         if identity and not postgres:
             identity.assume()
         shares = Shares(handlers(settings))
         service = Service(dsn, config.auth, listeners, shares, settings.max_body, settings.drain_timeout)
-        launch.detach(None if settings.syslog else config.data_dir / 'nipapd.log')
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         return serve(service, settings, launch, postgres, identity if postgres else None)
+
+
+def detach(launch: Launch, config: Config) -> None:
+    """In the background what would go to stderr goes to a file, which is opened while this process still may."""
+    path = config.data_dir / 'nipapd.log'
+    try:
+        launch.detach(None if config.nipapd.syslog else path)
+    except OSError as error:
+        raise StartError(f'cannot write {path}: {error.strerror}') from error
 
 
 def serve(

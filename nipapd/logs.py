@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -62,9 +63,23 @@ def _stderr() -> logging.Handler:
 def _syslog() -> logging.Handler:
     if not SYSLOG_SOCKET.is_socket():
         raise LogError(f'syslog is configured, but there is no {SYSLOG_SOCKET} on this host')
-    try:
-        handler = logging.handlers.SysLogHandler(str(SYSLOG_SOCKET), facility=logging.handlers.SysLogHandler.LOG_DAEMON)
-    except OSError as error:
-        raise LogError(f'syslog is configured, but {SYSLOG_SOCKET} does not answer: {error.strerror}') from error
+    if problem := _no_answer(SYSLOG_SOCKET):
+        raise LogError(f'syslog is configured, but {SYSLOG_SOCKET} does not answer: {problem}')
+    facility = logging.handlers.SysLogHandler.LOG_DAEMON
+    handler = logging.handlers.SysLogHandler(str(SYSLOG_SOCKET), facility)
     handler.setFormatter(LineFormatter('nipapd[%(process)d]: %(levelname)s %(name)s: %(message)s'))
     return handler
+
+
+def _no_answer(path: Path) -> str | None:
+    """Why nobody can be reached at a UNIX socket of either kind; the handler of the library keeps that to itself."""
+    problem = None
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            try:
+                probe.connect(str(path))
+            except OSError as error:
+                problem = problem or error.strerror
+            else:
+                return None
+    return problem

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from configparser import RawConfigParser
 from pathlib import Path
@@ -21,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [path for path in (str(REPOSITORY), str(REPOSITORY / 'tests')) if path not in sys.path]
 
 from daemon_process import Daemon, free_port  # noqa: E402
+from support import DATABASE_OPTIONS, FAST, DaemonFactory, open_directories  # noqa: E402
 
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations  # noqa: E402
 
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
-# A test's data need not survive a power cut.
-FAST = {'fsync': 'off', 'full_page_writes': 'off', 'synchronous_commit': 'off'}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,19 +51,6 @@ def installation(kind: str) -> Installation:
         if (found.wheel is not None) == (kind == 'wheel'):
             return found
     pytest.skip(f'no PostgreSQL of the {kind} on this host')
-
-
-@contextlib.contextmanager
-def open_directories() -> Iterator[Callable[[], Path]]:
-    """Makes directories that any account may enter, which pytest's own are not; removes them at the end."""
-    with contextlib.ExitStack() as stack:
-
-        def make() -> Path:
-            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix='nipap-test-', dir='/tmp'))
-            os.chmod(directory, 0o755)
-            return Path(directory)
-
-        yield make
 
 
 @pytest.fixture
@@ -205,11 +188,6 @@ def database_options(dsn: str) -> dict[str, str]:
     """What the section [nipapd] of a configuration says so that the daemon uses the test's database."""
     parts = psycopg2.extensions.parse_dsn(dsn)
     return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
-
-
-DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}
-
-DaemonFactory = Callable[..., Daemon]
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ BEGIN
         delta := delta - count_blocks(left_first, a - 1, len);
     END IF;
     a := coalesce(left_first, a);
-    IF right_first = z + 1 THEN
+    IF right_first - 1 = z THEN -- not z + 1: after the last address there is none
         IF len IS NOT NULL THEN delta := delta - count_blocks(right_first, right_last, len); END IF;
         z := right_last;
         UPDATE free_range SET first_address = a, fit = range_fit(a, z) WHERE owner = o AND last_address = z;

@@ -377,8 +377,11 @@ BEGIN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
             PERFORM check_place(p, n);
-            PERFORM check_children(n);
+            IF n.type = 'assignment' THEN
+                PERFORM check_children(n);
+            END IF;
         END IF;
+        PERFORM check_type_change(x, n);
     END IF;
     IF n.pool_id IS DISTINCT FROM x.pool_id THEN
         IF NOT moves THEN
@@ -397,9 +400,6 @@ BEGIN
         alarm_priority = n.alarm_priority, monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
         authoritative_source = n.authoritative_source, last_modified = n.last_modified
     WHERE id = i;
-    IF n.type <> x.type THEN
-        PERFORM check_type_change(x, n);
-    END IF;
     PERFORM audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
     RETURN true;
 END $$;

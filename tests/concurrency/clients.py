@@ -45,10 +45,8 @@ class Client:
     backend: Any
     actor: Any
     barrier: Barrier
+    random: random.Random
     calls: list[str] = dataclasses.field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.number)
 
     def call(self, method: str, *members: Any, refusals: Sequence[int] = ()) -> Any:
         """The answer, or the code (an int) of a refusal that was to be reckoned with."""
@@ -85,7 +83,8 @@ def brief(answer: Any) -> str:
 def run_together(dsn: str, jobs: Sequence[Job]) -> list[Any]:
     """What each job's script returns; fails when one raises or does not come to an end."""
     barrier = CONTEXT.Barrier(len(jobs))
-    workers = [_start(dsn, number, job, barrier) for number, job in enumerate(jobs)]
+    seed = random.randrange(1 << 32)  # pytest-randomly seeds this, so a run can be repeated
+    workers = [_start(dsn, number, job, barrier, seed) for number, job in enumerate(jobs)]
     deadline = time.monotonic() + PATIENCE_S
     results, failures, abandoned = [], [], []
     for number, (process, connection) in enumerate(workers):
@@ -98,13 +97,13 @@ def run_together(dsn: str, jobs: Sequence[Job]) -> list[Any]:
             trace = '\n    '.join([f'client {number}, {job.script.__name__}{job.arguments}:', *calls, str(result)])
             (abandoned if 'BrokenBarrierError' in str(result) else failures).append(trace)
     found = failures or abandoned
-    assert not found, '\n'.join([f'{len(found)} clients failed', *found])
+    assert not found, '\n'.join([f'{len(found)} clients failed, seed {seed}', *found])
     return results
 
 
-def _start(dsn: str, number: int, job: Job, barrier: Barrier) -> tuple[Any, Connection]:
+def _start(dsn: str, number: int, job: Job, barrier: Barrier, seed: int) -> tuple[Any, Connection]:
     ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_work, args=(theirs, dsn, number, job, barrier), daemon=True)
+    process = CONTEXT.Process(target=_work, args=(theirs, dsn, number, job, barrier, seed), daemon=True)
     process.start()
     theirs.close()
     return process, ours
@@ -130,7 +129,7 @@ def _finish(process: Any) -> None:
     process.close()
 
 
-def _work(connection: Connection, dsn: str, number: int, job: Job, barrier: Barrier) -> None:
+def _work(connection: Connection, dsn: str, number: int, job: Job, barrier: Barrier, seed: int) -> None:
     """What runs in the process of one client."""
     from nipap.authlib import Actor
     from nipap.backend import Backend
@@ -138,7 +137,7 @@ def _work(connection: Connection, dsn: str, number: int, job: Job, barrier: Barr
 
     db = Database(dsn)
     actor = Actor(f'client{number}', None, f'client{number}', 'test', readonly=False)
-    client = Client(number, Backend(db), actor, barrier)
+    client = Client(number, Backend(db), actor, barrier, random.Random(seed + number))
     try:
         client.call('version')
         client.call('list_vrf', {})

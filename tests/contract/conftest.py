@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 from contract_faces import USERS, BackendFace, Face, Post, XmlRpcFace
 
+from nipap import check
 from nipap.authlib import Authenticator, AuthSettings, BackendSettings
 from nipap.backend import Backend
+from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
 from nipap.local_users import LocalUser, LocalUsers
 
@@ -38,12 +40,19 @@ def authenticator(users_file: Path) -> Iterator[Authenticator]:
 
 
 @pytest.fixture
-def backend_face(backend: Backend) -> BackendFace:
+def sound(db: Database) -> Iterator[None]:
+    """However a scenario ends, it must leave every counter, free range and rule of the tree as the facts demand."""
+    yield
+    assert check.problems(db) == []
+
+
+@pytest.fixture
+def backend_face(backend: Backend, sound: None) -> BackendFace:
     return BackendFace(backend)
 
 
 @pytest.fixture
-def xmlrpc_face(backend: Backend, authenticator: Authenticator) -> XmlRpcFace:
+def xmlrpc_face(backend: Backend, sound: None, authenticator: Authenticator) -> XmlRpcFace:
     """The XML-RPC application in this process: everything but the sockets."""
     client = create_app(backend, authenticator).test_client()
 

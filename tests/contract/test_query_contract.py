@@ -212,9 +212,16 @@ def test_a_missing_part(plan: Face, query: Query | None) -> None:
     assert plan.fault('search_prefix', query=query).code == 1110
 
 
-@pytest.mark.parametrize('query', ['prefix', ['a'], 1, q('and', 'x', 'y')])
-def test_a_query_is_a_struct(plan: Face, query: Any) -> None:
-    assert 1100 <= plan.fault('search_prefix', query=query).code < 1200
+NO_QUERIES: list[Any] = ['prefix', ['a'], 1, 0, -1, True, q('and', 'x', 'y'), q('and', q('=', 'family', 4), 0)]
+
+
+def test_a_query_is_a_struct(plan: Face) -> None:
+    answers = [(query, plan.outcome('search_prefix', query=query)) for query in NO_QUERIES]
+    assert [(query, answer) for query, answer in answers if not is_input_fault(answer)] == []
+
+
+def is_input_fault(answer: Any) -> bool:
+    return isinstance(answer, tuple) and 1100 <= answer[0] < 1200
 
 
 @pytest.mark.parametrize('value', ['10.1.1.1/24', '2001:db8::1/64', 'garbage', '10.0.0.0/33', ''])

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from conftest import open_directories
 from daemon_process import MARKER, REPOSITORY, Process, descendants_of, poll, processes
+from support import open_directories
 
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError, Installation, find_installations, inspect
 

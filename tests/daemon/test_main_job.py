@@ -135,6 +135,6 @@ def check_audit(data_dir: Path, loaded: int, allocated: list[str]) -> None:
 
 def check_invariants(data_dir: Path) -> None:
     """Every counter, free range and tree rule, recomputed from the facts, is as stored."""
-    command = [sys.executable, '-m', 'nipapd.admin', 'check', '--data-dir', str(data_dir)]
+    command = [sys.executable, '-m', 'nipapd.maintenance', 'check', '--data-dir', str(data_dir)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from .playground import Playground
 
 
+# Hypothesis makes a failing example shorter for five minutes; most of what it gains, it gains in the first.
+SHRINKING_S = 60
+
+
 @pytest.fixture
-def playground(dsn: str, db: Database, actor: Actor) -> Iterator[Playground]:
+def playground(dsn: str, db: Database, actor: Actor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Playground]:
     """A backend whose database can be emptied between examples."""
     from .playground import Playground
 
+    limit = 'hypothesis.internal.conjecture.engine.MAX_SHRINKING_SECONDS'
+    monkeypatch.setattr(limit, SHRINKING_S, raising=False)
     made = Playground(dsn, db, actor)
     yield made
     made.close()
