@@ -24,12 +24,15 @@ def add_each(client: Client, texts: list[str], type_: str, refusals: list[int]) 
 
 
 def change_each(client: Client, method: str, calls: list[tuple[Any, ...]], refusals: list[int]) -> Answers:
-    """Make one call a round, at the same moment as the others; answers: the code of a refusal or None."""
+    """Make one call a round, at the same moment as the others; answers: the code of a refusal or None.
+
+    An edit that found nothing to edit counts as refused, with code 0.
+    """
     answers: Answers = []
     for members in calls:
         client.meet()
         answer = client.call(method, *members, refusals=refusals)
-        answers.append(answer if isinstance(answer, int) else None)
+        answers.append(0 if answer == [] else answer if isinstance(answer, int) else None)
     return answers
 
 

@@ -261,6 +261,20 @@ def test_nothing_is_taken_from_a_prefix_that_has_left_the_pool(scene: Scene) -> 
     assert not late, f'taken from a prefix that was no member any more: {late}'
 
 
+def test_a_member_that_moves_still_has_room(scene: Scene) -> None:
+    """There is room in the only member before the move and after it: nobody is told that there is none."""
+    pools = [scene.add_pool(f'pool {n}', 28) for n in range(ROUNDS)]
+    members = [scene.add(text, pool_id=p)['id'] for text, p in zip(rounds('10.{}.0.0/22'), pools, strict=True)]
+    moves = [({'id': member}, {'prefix': f'11.{n}.0.0/22'}) for n, member in enumerate(members)]
+    taken, moved = scene.run(
+        Job(allocate_from_each, (pools, 28, [INPUT, NON_EXISTENT])),
+        Job(change_each, ('edit_prefix', moves, [])),
+    )
+    assert moved == [None] * ROUNDS
+    refused = [(number, answer) for number, answer in enumerate(taken) if isinstance(answer, int)]
+    assert not refused, f'rounds in which allocation was refused: {refused}'
+
+
 def test_membership_against_allocations(scene: Scene) -> None:
     one, other = scene.add_pool('one', 28), scene.add_pool('other', 30)
     scene.add('10.0.0.0/8')

@@ -176,6 +176,30 @@ def test_moves_against_allocations(scene: Scene) -> None:
     assert_nothing_is_lost(scene, added, [])
 
 
+def test_what_is_removed_by_its_place_is_removed_there(scene: Scene) -> None:
+    """One that has moved away meanwhile is not at the place that the removal names, and stays."""
+    texts = rounds('10.{}.0.0/16')
+    ids = [scene.add(text)['id'] for text in texts]
+    moves = [({'id': number}, {'prefix': f'11.{n}.0.0/16'}) for n, number in enumerate(ids)]
+    scene.run(
+        Job(change_each, ('remove_prefix', [({'prefix': text},) for text in texts], [])),
+        Job(change_each, ('edit_prefix', moves, [])),
+    )
+    log = scene.audit_log('prefix')
+    moved = {number for _, number, action in log if action == 'edit'}
+    assert not moved & scene.removed(), f'moved away, and removed all the same: {moved & scene.removed()}'
+
+
+def test_what_is_moved_by_its_place_is_moved_once(scene: Scene) -> None:
+    """Of two who name the same place, the second finds nothing there."""
+    texts = rounds('10.{}.0.0/16')
+    for text in texts:
+        scene.add(text)
+    one, two = ([({'prefix': text}, {'prefix': f'{to}.{n}.0.0/16'}) for n, text in enumerate(texts)] for to in (11, 12))
+    outcome = scene.run(Job(change_each, ('edit_prefix', one, [])), Job(change_each, ('edit_prefix', two, [])))
+    assert exactly_one(*outcome)
+
+
 def test_removing_a_parent_against_its_children(scene: Scene) -> None:
     scene.add('10.0.0.0/8')
     sources = rounds('10.{}.0.0/16')
@@ -247,6 +271,38 @@ def test_two_vrfs_do_not_get_into_one_pool(scene: Scene) -> None:
         Job(change_each, ('edit_prefix', there, [VALUE])),
     )
     assert exactly_one(*outcome)
+
+
+def test_edits_of_different_attributes_all_last(scene: Scene) -> None:
+    ids = [scene.add(text)['id'] for text in rounds('10.{}.0.0/16')]
+    pool = scene.add_pool('p', 24)
+    changes: list[dict[str, Any]] = [{'description': 'new'}, {'tags': ['new']}, {'pool_id': pool}, {'comment': 'new'}]
+    edits = [[({'id': number}, change) for number in ids] for change in changes]
+    edits.append([({'id': number}, {'prefix': f'11.{n}.0.0/16'}) for n, number in enumerate(ids)])
+    scene.run(*[Job(change_each, ('edit_prefix', calls, [])) for calls in edits])
+    for number, row in enumerate(scene.call('list_prefix', {})):
+        shown = {key: row[key] for key in ('description', 'tags', 'pool_id', 'comment', 'prefix')}
+        assert shown == {
+            'description': 'new',
+            'tags': ['new'],
+            'pool_id': pool,
+            'comment': 'new',
+            'prefix': f'11.{number}.0.0/16',
+        }
+
+
+@pytest.mark.parametrize('kind', ['pool', 'vrf'])
+def test_edits_of_different_attributes_of_a_pool_or_vrf_all_last(scene: Scene, kind: str) -> None:
+    if kind == 'pool':
+        ids = [scene.add_pool(f'pool {n}', 28) for n in range(ROUNDS)]
+    else:
+        ids = [scene.call('add_vrf', {'rt': f'65000:{n}', 'name': f'vrf {n}'})['id'] for n in range(ROUNDS)]
+    changes: list[dict[str, Any]] = [{'description': 'new'}, {'tags': ['new']}, {'avps': {'k': 'new'}}]
+    edits = [[({'id': number}, change) for number in ids] for change in changes]
+    scene.run(*[Job(change_each, (f'edit_{kind}', calls, [])) for calls in edits])
+    for row in scene.call(f'list_{kind}', {}):
+        if row['id'] in ids:
+            assert (row['description'], row['tags'], row['avps']) == ('new', ['new'], {'k': 'new'})
 
 
 def test_bulk_edits_against_everything_else(scene: Scene) -> None:
