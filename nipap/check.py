@@ -92,6 +92,7 @@ class _Check:
             yield f'free ranges of owner {owner}, which has no children or does not exist: {len(ranges)}'
         yield from self._vrf_totals()
         yield from self._pools()
+        yield from self._words()
 
     def _tree(self, vrfs: list[int]) -> Iterator[str]:
         spaces = {
@@ -194,6 +195,12 @@ class _Check:
         for pool, vrfs in self.tx.all(sql):
             if vrfs != 1:
                 yield f'pool {pool} has members in {vrfs} VRFs'
+
+    def _words(self) -> Iterator[str]:
+        sql = """SELECT coalesce(p.id, w.prefix_id) FROM prefix p FULL JOIN prefix_words w ON w.prefix_id = p.id
+            WHERE p.id IS NULL OR w.words IS DISTINCT FROM words_of(p)"""
+        for (i,) in self.tx.stream(sql):
+            yield f'prefix {i}: its text in prefix_words is not what its attributes say'
 
 
 def _number(address: str) -> int:
