@@ -584,7 +584,7 @@ BEGIN
         delta := delta - count_blocks(left_first, a - 1, len);
     END IF;
     a := coalesce(left_first, a);
-    IF right_first = z + 1 THEN
+    IF right_first - 1 = z THEN -- not z + 1: after the last address there is none
         IF len IS NOT NULL THEN delta := delta - count_blocks(right_first, right_last, len); END IF;
         z := right_last;
         UPDATE free_range SET first_address = a, fit = range_fit(a, z) WHERE owner = o AND last_address = z;
@@ -1038,8 +1038,11 @@ BEGIN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
             PERFORM check_place(p, n);
-            PERFORM check_children(n);
+            IF n.type = 'assignment' THEN
+                PERFORM check_children(n);
+            END IF;
         END IF;
+        PERFORM check_type_change(x, n);
     END IF;
     IF n.pool_id IS DISTINCT FROM x.pool_id THEN
         IF NOT moves THEN
@@ -1058,9 +1061,6 @@ BEGIN
         alarm_priority = n.alarm_priority, monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
         authoritative_source = n.authoritative_source, last_modified = n.last_modified
     WHERE id = i;
-    IF n.type <> x.type THEN
-        PERFORM check_type_change(x, n);
-    END IF;
     PERFORM audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
     RETURN true;
 END $$;

@@ -60,15 +60,21 @@ class Scene:
         """All prefixes, by id."""
         return {row['id']: row['prefix'] for row in self.call('list_prefix', {})}
 
-    def removed(self) -> set[int]:
-        """The ids of all prefixes that the audit log says were removed."""
+    def audit_log(self, object_type: str) -> list[tuple[int, int, str]]:
+        """Number of the entry, id of the object and action of all entries about objects of a type, in order."""
         connection = psycopg2.connect(self.dsn)
         try:
             with connection, connection.cursor() as cursor:
-                cursor.execute("SELECT object_id FROM audit_log WHERE object_type = 'prefix' AND action = 'remove'")
-                return {row[0] for row in cursor.fetchall()}
+                cursor.execute(
+                    'SELECT id, object_id, action FROM audit_log WHERE object_type = %s ORDER BY id', (object_type,)
+                )
+                return list(cursor.fetchall())
         finally:
             connection.close()
+
+    def removed(self) -> set[int]:
+        """The ids of all prefixes that the audit log says were removed."""
+        return {number for _, number, action in self.audit_log('prefix') if action == 'remove'}
 
     def check(self) -> None:
         """Nothing is wrong: the daemon's own check, and the oracle's view of the same facts."""

@@ -9,6 +9,7 @@ import pytest
 
 from .aftermath import Scene, assert_nothing_is_lost, disjoint
 from .clients import DUPLICATE, INPUT, MISSING, NON_EXISTENT, VALUE, Client, Job
+from .rounds import ROUNDS, allocate_from_each, change_each, rounds, succeeded
 
 Added = list[tuple[int, str]]
 Outcome = tuple[Added, list[int]]
@@ -224,6 +225,40 @@ def test_default_length_against_allocations(scene: Scene) -> None:
     assert added
     assert disjoint(text for _, text in added)
     assert_nothing_is_lost(scene, added, [])
+
+
+def test_a_new_default_length_and_an_allocation_at_once(scene: Scene) -> None:
+    """Each recounts or moves the number of free blocks of the same member, of another pool in every round."""
+    pools = [scene.add_pool(f'pool {n}', 28) for n in range(ROUNDS)]
+    for pool, text in zip(pools, rounds('10.{}.0.0/22'), strict=True):
+        scene.add(text, pool_id=pool)
+    edits = [({'id': pool}, {'ipv4_default_prefix_length': 27}) for pool in pools]
+    one, two, edited = scene.run(
+        Job(allocate_from_each, (pools, 26, [])),
+        Job(allocate_from_each, (pools, 29, [])),
+        Job(change_each, ('edit_pool', edits, [])),
+    )
+    assert edited == [None] * ROUNDS
+    assert_nothing_is_lost(scene, succeeded(one) + succeeded(two), [])
+
+
+def test_nothing_is_taken_from_a_prefix_that_has_left_the_pool(scene: Scene) -> None:
+    pools = [scene.add_pool(f'pool {n}', 28) for n in range(ROUNDS)]
+    members = [scene.add(text, pool_id=p)['id'] for text, p in zip(rounds('10.{}.0.0/22'), pools, strict=True)]
+    leaving = [({'id': member}, {'pool_id': None}) for member in members]
+    taken, left = scene.run(
+        Job(allocate_from_each, (pools, 28, [INPUT, NON_EXISTENT])),
+        Job(change_each, ('edit_prefix', leaving, [])),
+    )
+    assert left == [None] * ROUNDS
+    # Both are done, and logged, under the lock of the member: the log has them in the order in which they happened.
+    order = {(number, action): entry for entry, number, action in scene.audit_log('prefix')}
+    late = [
+        answer
+        for member, answer in zip(members, taken, strict=True)
+        if isinstance(answer, tuple) and order[answer[0], 'add'] > order[member, 'edit']
+    ]
+    assert not late, f'taken from a prefix that was no member any more: {late}'
 
 
 def test_membership_against_allocations(scene: Scene) -> None:
