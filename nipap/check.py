@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nipap.addresses import WIDTH
+from nipap.addresses import WIDTH, parse_route_target
 from nipap.db import Database, Row, Transaction
 
 Ranges = list[tuple[int, int, int]]
@@ -81,10 +81,16 @@ class _Check:
         self.free: dict[int, Ranges] = defaultdict(list)
 
     def run(self) -> Iterator[str]:
-        vrfs = [row[0] for row in self.tx.all('SELECT id FROM vrf ORDER BY id')]
+        vrfs = []
+        for i, rt, rank in self.tx.all('SELECT id, rt, rt_rank FROM vrf ORDER BY id'):
+            vrfs.append(i)
+            wanted = parse_route_target(rt)[1] if rt is not None else -1
+            if rank != wanted:
+                yield f'VRF {i}: rt_rank is {rank}, must be {wanted}'
         if 0 not in vrfs:
             yield 'VRF 0 is missing'
-        sql = 'SELECT owner, host(first_address), host(last_address), fit FROM free_range ORDER BY owner, last_address'
+        sql = """SELECT owner, abbrev(first_address), abbrev(last_address), fit FROM free_range
+            ORDER BY owner, last_address"""
         for owner, first, last, fit in self.tx.stream(sql):
             self.free[owner].append((_number(first), _number(last), fit))
         yield from self._tree(vrfs)
@@ -204,6 +210,9 @@ class _Check:
 
 
 def _number(address: str) -> int:
+    """An address as a number; -1 for what has a mask and so is none."""
+    if '/' in address:
+        return -1
     if ':' in address:
         return int.from_bytes(socket.inet_pton(socket.AF_INET6, address), 'big')
     return int.from_bytes(socket.inet_aton(address), 'big')

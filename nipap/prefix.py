@@ -65,12 +65,15 @@ _READ = (
 )
 _COLUMNS = ', '.join(_READ)
 # The ancestors of a page as {id: [parent, length, tags]}, on its first row: one statement sees one state of the tree.
-_ANCESTORS = """above AS (
-        SELECT q.id, q.parent_id FROM prefix q WHERE q.id IN (SELECT parent_id FROM page)
-        UNION SELECT q.id, q.parent_id FROM prefix q JOIN above ON q.id = above.parent_id)"""
-_ANCESTORS_OF_FIRST = """CASE row_number() OVER () WHEN 1 THEN (
+# LATERAL with OFFSET 0 is a look-up by primary key for sure; as a join the planner, who takes the recursion for far too
+# many rows, would read the whole table.
+_BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = {} OFFSET 0)'
+_ANCESTORS = f"""above AS (
+        SELECT q.id, q.parent_id FROM (SELECT DISTINCT parent_id FROM page) f {_BY_ID.format('f.parent_id')} q
+        UNION SELECT q.id, q.parent_id FROM above {_BY_ID.format('above.parent_id')} q)"""
+_ANCESTORS_OF_FIRST = f"""CASE row_number() OVER () WHEN 1 THEN (
         SELECT jsonb_object_agg(q.id, jsonb_build_array(q.parent_id, masklen(q.prefix), q.tags))
-        FROM above JOIN prefix q USING (id)) END"""
+        FROM above {_BY_ID.format('above.id')} q) END"""
 
 
 def _read(
@@ -79,8 +82,8 @@ def _read(
     """The prefixes that a statement names by id, parent and whether they match, in order."""
     sql = f"""WITH RECURSIVE page (id, parent_id, matches) AS MATERIALIZED ({page_sql}), {_ANCESTORS}
         SELECT {_COLUMNS}, page.matches, {_ANCESTORS_OF_FIRST}
-        FROM (SELECT page.matches, p.* FROM page JOIN prefix p USING (id)) page
-        JOIN prefix p ON p.id = page.id JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
+        FROM page {_BY_ID.format('page.id')} p
+        JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
         ORDER BY {ORDER}"""
     return _objects(rows.run_search(tx, sql, condition, params), shape)
 
@@ -472,16 +475,20 @@ def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who:
     # What changes place, type or pool is locked top down, one by one; the others in one statement.
     moving = {name: changes[name] for name in ('prefix', 'type', 'pool_id') if name in changes}
     differs = ' OR '.join(f'p.{name} IS DISTINCT FROM %s{_CASTS[name]}' for name in moving) or 'false'
-    sql = f'SELECT p.id, p.vrf_id, {differs} FROM {_FROM} WHERE {condition.sql} ORDER BY p.vrf_id, p.prefix'
+    sql = f"""SELECT p.id, p.vrf_id, p.prefix::text, {differs} FROM {_FROM} WHERE {condition.sql}
+        ORDER BY p.vrf_id, p.prefix"""
+    if 'prefix' not in moving:
+        # Locked in order before anything else, and only those for which the condition still holds then.
+        sql += ' FOR NO KEY UPDATE OF p'
     found = tx.all(sql, (*moving.values(), *condition.params))
     if wanted_vrf is not None and any(row[1] != wanted_vrf for row in found):
         raise NipapValueError('Changing VRF is not allowed')
     stored = rows.facts(changes)
-    in_place = [row[0] for row in found if not row[2]]
+    in_place = [row[0] for row in found if not row[3]]
     if in_place:
         tx.execute('SELECT prefix_edit_many(%s, %s, %s::actor)', (in_place, stored, who))
-    for i in (row[0] for row in found if row[2]):
-        tx.execute('SELECT prefix_edit(%s, %s, %s::actor)', (i, stored, who))
+    for i, _, place, _ in (row for row in found if row[3]):
+        tx.execute('SELECT prefix_edit(%s, %s::cidr, %s, %s::actor)', (i, place, stored, who))
     return [row[0] for row in found]
 
 
@@ -498,9 +505,8 @@ def remove(tx: Transaction, spec: object, who: Who, *, recursive: bool) -> None:
     if not spec or (spec.get('id') is None and spec.get('prefix') is None):
         raise NipapMissingInputError('missing prefix or id of prefix')
     condition = read_spec(spec, default_vrf=True)
-    sql = f'SELECT p.id FROM {_FROM} WHERE {condition.sql}'
-    ids = [row[0] for row in tx.all(sql, condition.params)]
-    removed = [tx.value('SELECT prefix_remove(%s, %s, %s::actor)', (i, recursive, who)) for i in ids]
+    found = tx.all(f'SELECT p.id, p.prefix::text FROM {_FROM} WHERE {condition.sql}', condition.params)
+    removed = [tx.value('SELECT prefix_remove(%s, %s::cidr, %s, %s::actor)', (*row, recursive, who)) for row in found]
     if 'id' in spec and not any(removed):
         raise NipapNonExistentError(f'No prefix with id {read_integer(spec["id"])} found.')
 

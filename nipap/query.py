@@ -237,6 +237,9 @@ def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
         return _null(attribute, sql, params, operator)
     if operator in _PATTERNS:
         return _pattern(attribute, sql, params, operator, value)
+    if attribute.name == 'pool_name' and operator == '=' and isinstance(value, str):
+        # Joined, the planner would take every prefix for a member.
+        return Condition('p.pool_id = (SELECT id FROM pool WHERE name = %s)', (check_text(value),))
     if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
         return _equals_any(attribute, sql, params, operator, value)
     return _scalar(attribute, sql, params, operator, value)
@@ -468,7 +471,7 @@ def _count(name: str, value: object, low: int = 0, help_text: str = '') -> int:
         number = read_integer(value) if not isinstance(value, bool) else -2
     except NipapValueError:
         raise NipapValueError(_OPTIONS_HELP.format(name, help_text)) from None
-    if number < low or number > 2**62:
+    if number < low or number > 10**15:
         raise NipapValueError(_OPTIONS_HELP.format(name, help_text))
     return number
 

@@ -94,7 +94,7 @@ def empty_dsn(cluster: EmbeddedPostgres, _numbers: Iterator[int]) -> Iterator[st
 
 
 @pytest.fixture(scope='session')
-def _emptied() -> list[str]:
+def _emptied(cluster: EmbeddedPostgres) -> list[str]:
     """Databases that earlier tests have left behind, empty again: emptying costs a tenth of making one."""
     return []
 
