@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nipap.addresses import WIDTH
+from nipap.addresses import WIDTH, parse_route_target
 from nipap.db import Database, Row, Transaction
 
 Ranges = list[tuple[int, int, int]]
@@ -81,10 +81,16 @@ class _Check:
         self.free: dict[int, Ranges] = defaultdict(list)
 
     def run(self) -> Iterator[str]:
-        vrfs = [row[0] for row in self.tx.all('SELECT id FROM vrf ORDER BY id')]
+        vrfs = []
+        for i, rt, rank in self.tx.all('SELECT id, rt, rt_rank FROM vrf ORDER BY id'):
+            vrfs.append(i)
+            wanted = parse_route_target(rt)[1] if rt is not None else -1
+            if rank != wanted:
+                yield f'VRF {i}: rt_rank is {rank}, must be {wanted}'
         if 0 not in vrfs:
             yield 'VRF 0 is missing'
-        sql = 'SELECT owner, host(first_address), host(last_address), fit FROM free_range ORDER BY owner, last_address'
+        sql = """SELECT owner, abbrev(first_address), abbrev(last_address), fit FROM free_range
+            ORDER BY owner, last_address"""
         for owner, first, last, fit in self.tx.stream(sql):
             self.free[owner].append((_number(first), _number(last), fit))
         yield from self._tree(vrfs)
@@ -92,6 +98,7 @@ class _Check:
             yield f'free ranges of owner {owner}, which has no children or does not exist: {len(ranges)}'
         yield from self._vrf_totals()
         yield from self._pools()
+        yield from self._words()
 
     def _tree(self, vrfs: list[int]) -> Iterator[str]:
         spaces = {
@@ -195,8 +202,17 @@ class _Check:
             if vrfs != 1:
                 yield f'pool {pool} has members in {vrfs} VRFs'
 
+    def _words(self) -> Iterator[str]:
+        sql = """SELECT coalesce(p.id, w.prefix_id) FROM prefix p FULL JOIN prefix_words w ON w.prefix_id = p.id
+            WHERE p.id IS NULL OR w.words IS DISTINCT FROM words_of(p)"""
+        for (i,) in self.tx.stream(sql):
+            yield f'prefix {i}: its text in prefix_words is not what its attributes say'
+
 
 def _number(address: str) -> int:
+    """An address as a number; -1 for what has a mask and so is none."""
+    if '/' in address:
+        return -1
     if ':' in address:
         return int.from_bytes(socket.inet_pton(socket.AF_INET6, address), 'big')
     return int.from_bytes(socket.inet_aton(address), 'big')

@@ -125,8 +125,11 @@ class Transaction:
         try:
             while rows := self.all(f'FETCH {chunk:d} FROM stream'):
                 yield from rows
-        finally:
-            self.execute('CLOSE stream')
+        except GeneratorExit:  # left early; perhaps because the transaction has failed, and then it is closed already
+            with suppress(psycopg2.Error):
+                self.execute('CLOSE stream')
+            raise
+        self.execute('CLOSE stream')
 
 
 def _composable(statement: Statement) -> Composable:
@@ -180,17 +183,22 @@ class Database:
                 with suppress(psycopg2.Error):
                     cursor.execute('ROLLBACK')
                 raise
-            try:
-                cursor.execute('COMMIT')
-            except psycopg2.OperationalError as exc:
-                if exc.pgcode in RETRY:
-                    raise
-                self.close()
-                raise errors.NipapError(
-                    'The connection to the database was lost while the change was being committed: '
-                    'its outcome is unknown.'
-                ) from exc
+            self._commit(cursor)
             return result
+
+    def _commit(self, cursor: psycopg2.extensions.cursor) -> None:
+        try:
+            cursor.execute('COMMIT')
+        except psycopg2.Error as exc:
+            if exc.pgcode is not None or self._connection is None or not self._connection.closed:
+                raise
+            self.close()
+            raise errors.NipapError(
+                'The connection to the database was lost while the change was being committed: its outcome is unknown.'
+            ) from exc
+        if cursor.statusmessage != 'COMMIT':
+            # PostgreSQL rolls back, without an error, what a failed statement has spoilt.
+            raise RuntimeError(f'the transaction ended in {cursor.statusmessage}')
 
     def _statements(self, work: Callable[[Transaction], T]) -> T:
         with self.connection().cursor() as cursor:
@@ -215,7 +223,9 @@ class Database:
     def _curable(self, exc: psycopg2.Error) -> bool:
         if exc.pgcode in RETRY:
             return True
-        if self._connection is not None and self._connection.closed:
+        if self._connection is None:  # it could not be opened: the server may be starting
+            return True
+        if self._connection.closed:
             self.close()
             return True
         return False

@@ -7,8 +7,10 @@ tables and of this module only; whatever a client sends travels as a parameter.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,15 +35,43 @@ from nipap.errors import (
 
 
 @dataclass(frozen=True)
+class Guard:
+    """What the text of a prefix must satisfy for a condition to hold; its index serves this."""
+
+    operator: str
+    value: str
+
+    def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        """A condition with this before it. The ids are looked up once, before the rows are."""
+        ids = f'SELECT w.prefix_id FROM prefix_words w WHERE w.words {self.operator} %s'
+        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (self.value, *params)
+
+
+@dataclass(frozen=True)
 class Condition:
-    """A boolean SQL expression with its parameters; patterns are the regular expressions among them."""
+    """A boolean SQL expression with its parameters, and what helps to find the rows for which it holds.
+
+    patterns: the regular expressions among the parameters. within: a condition that the order of the tree serves and
+    that is part of this one. ordered: there is nothing else to it. indexed: the same expression with guards before the
+    parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match.
+    """
 
     sql: str
     params: tuple[Any, ...] = ()
     patterns: tuple[str, ...] = ()
+    within: tuple[str, tuple[Any, ...]] = ('true', ())
+    ordered: bool = False
+    indexed: tuple[str, tuple[Any, ...]] = ('', ())
+    tag: str | None = None
+    guard: Guard | None = None
+
+    def guarded(self) -> tuple[str, tuple[Any, ...]]:
+        """The expression and its parameters, as an index serves it best."""
+        sql, params = self.indexed if self.indexed[0] else (self.sql, self.params)
+        return self.guard.around(sql, params) if self.guard else (sql, params)
 
 
-EVERYTHING = Condition('true')
+EVERYTHING = Condition('true', ordered=True)
 
 _NAMES = {
     'equals': '=',
@@ -113,28 +143,57 @@ def _parts(node: object) -> tuple[int, object, object] | None:
 
 
 def _assemble(leaves: list[Condition], program: list[int]) -> Condition:
-    stack: list[str] = []
+    stack: list[Condition] = []
     for step in program:
         if step >= 0:
-            stack.append(leaves[step].sql)
+            stack.append(leaves[step])
         else:
             right, left = stack.pop(), stack.pop()
-            stack.append(f'({left} {"AND" if step == _AND else "OR"} {right})')
-    return _condition(stack[0], leaves)
+            stack.append(_both(left, right) if step == _AND else _either(left, right))
+    return stack[0]
+
+
+def _both(left: Condition, right: Condition) -> Condition:
+    (near, near_params), (here, here_params) = left.within, right.within
+    (fast, fast_params), (quick, quick_params) = left.guarded(), right.guarded()
+    return Condition(
+        f'({left.sql} AND {right.sql})',
+        left.params + right.params,
+        left.patterns + right.patterns,
+        within=(f'({near} AND {here})', near_params + here_params),
+        ordered=left.ordered and right.ordered,
+        indexed=(f'({fast} AND {quick})', fast_params + quick_params),
+        tag=left.tag or right.tag,
+    )
+
+
+def _either(left: Condition, right: Condition) -> Condition:
+    same = left.guard is not None and left.guard == right.guard
+    (fast, fast_params), (quick, quick_params) = left.guarded(), right.guarded()
+    return Condition(
+        f'({left.sql} OR {right.sql})',
+        left.params + right.params,
+        left.patterns + right.patterns,
+        # A word is looked for in five attributes: one look into the index serves them all.
+        indexed=('', ()) if same else (f'({fast} OR {quick})', fast_params + quick_params),
+        tag=left.tag if left.tag == right.tag else None,
+        guard=left.guard if same else None,
+    )
 
 
 def _assemble_program(leaves: list[Condition], program: list[int]) -> Condition:
     values = ', '.join(leaf.sql for leaf in leaves)
     steps = ','.join(map(str, program))
-    return _condition(f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])", leaves)
-
-
-def _condition(sql: str, leaves: list[Condition]) -> Condition:
     return Condition(
-        sql,
+        f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])",
         tuple(param for leaf in leaves for param in leaf.params),
         tuple(pattern for leaf in leaves for pattern in leaf.patterns),
     )
+
+
+def all_of(conditions: Sequence[Condition]) -> Condition:
+    """The condition that all of them hold."""
+    return functools.reduce(_both, conditions) if conditions else EVERYTHING
 
 
 def equals(attribute: Attribute, value: object) -> Condition:
@@ -178,6 +237,9 @@ def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
         return _null(attribute, sql, params, operator)
     if operator in _PATTERNS:
         return _pattern(attribute, sql, params, operator, value)
+    if attribute.name == 'pool_name' and operator == '=' and isinstance(value, str):
+        # Joined, the planner would take every prefix for a member.
+        return Condition('p.pool_id = (SELECT id FROM pool WHERE name = %s)', (check_text(value),))
     if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
         return _equals_any(attribute, sql, params, operator, value)
     return _scalar(attribute, sql, params, operator, value)
@@ -193,7 +255,7 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
     if attribute.kind == 'expires':
         return Condition(f"{sql} {'<>' if there else '='} 'infinity'", params)
     if attribute.name == 'vrf_id':
-        return Condition(f'{sql} {"<>" if there else "="} 0', params)
+        return Condition(f'{sql} {"<>" if there else "="} 0', params, ordered=not there)
     if attribute.name == 'inherited_tags':
         return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
     if attribute.kind in ('tags', 'avps'):
@@ -217,8 +279,33 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     if operator == 'like':
         if (len(text) - len(text.rstrip('\\'))) % 2:
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
-        return Condition(f'{_as_text(attribute, sql)} LIKE %s', (*params, text))
-    return Condition(f'{_as_text(attribute, sql)} {operator} %s', (*params, text), (text,))
+        guard = _words_guard(attribute, 'LIKE', f'%{text}%')
+        return Condition(f'{_as_text(attribute, sql)} LIKE %s', (*params, text), guard=guard)
+    guard = _words_guard(attribute, operator, _for_lines(text)) if operator[0] != '!' and _is_simple(text) else None
+    return Condition(f'{_as_text(attribute, sql)} {operator} %s', (*params, text), (text,), guard=guard)
+
+
+_WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
+
+
+def _words_guard(attribute: Attribute, operator: str, value: str) -> Guard | None:
+    if attribute.name in _WORDS and attribute.sql.startswith('p.'):
+        return Guard(operator, value)
+    return None
+
+
+def _is_simple(pattern: str) -> bool:
+    """Whether a pattern that matches an attribute also matches its line in the text of all of them.
+
+    Not so when it can look beyond the line or sets options of its own.
+    """
+    return pattern.startswith('***=') or not any(sign in pattern for sign in ('(?', '\\A', '\\Z', '***'))
+
+
+def _for_lines(pattern: str) -> str:
+    """A pattern for text of several lines: ^ and $ mean those of a line."""
+    anchored = '^' in pattern or '$' in pattern
+    return f'(?w){pattern}' if anchored and not pattern.startswith('***') else pattern
 
 
 # The ancestors of p that are tagged; inherited_tags is not stored anywhere.
@@ -228,17 +315,24 @@ _INHERITED = f'EXISTS (SELECT FROM prefix q WHERE {_ABOVE} AND %s)'
 
 def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
     text = check_text(value) if isinstance(value, str) else shown(value)
+    tag = text if attribute.sql == 'p.tags' or attribute.name == 'inherited_tags' else None
     if attribute.name == 'inherited_tags':
-        found = _INHERITED % 'lower_each(q.tags) @> ARRAY[lower(%s)]'
+        found = _INHERITED % TAGGED.replace('p.', 'q.')
+    elif attribute.sql == 'p.tags':
+        found = TAGGED
     elif attribute.kind in _ARRAYS:
         found = f'lower_each({sql}) @> ARRAY[lower(%s)]'
     else:
         found = f'lower(%s) = lower({sql}::text)'
     if operator in ('<>', 'is_not'):
-        found = f'NOT {found}'
+        found, tag = f'NOT {found}', None
     elif operator not in ('=', 'is', 'equals_any'):
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}'")
-    return Condition(found, (text, *params))
+    return Condition(found, (text, *params), tag=tag)
+
+
+# As the partial index on tags has it.
+TAGGED = "(p.tags <> '{}' AND lower_each(p.tags) @> ARRAY[lower(%s)])"
 
 
 def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
@@ -253,7 +347,21 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
         word = 'IS DISTINCT FROM' if operator == 'is_not' else 'IS NOT DISTINCT FROM'
         # The plain comparison beside it is what an index can serve.
         return Condition(f'{sql} = %s{cast}' if operator == 'is' else f'{sql} {word} %s{cast}', (*params, parsed))
-    return Condition(f'{sql} {operator} %s{cast}', (*params, parsed))
+    compared = (f'{sql} {operator} %s{cast}', (*params, parsed))
+    if operator != '=':
+        return Condition(*compared)
+    if attribute.sql in _IN_ORDER:
+        return Condition(*compared, within=compared, ordered=True)
+    return Condition(*compared, guard=_words_guard(attribute, 'LIKE', f'%{_literally(parsed)}%'))
+
+
+# Equality with these is a place in the order of the tree.
+_IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
+
+
+def _literally(value: object) -> str:
+    """A value for LIKE that stands for itself."""
+    return re.sub(r'([\\%_])', r'\\\1', str(value))
 
 
 def _enum(attribute: Attribute, value: object) -> Any:
@@ -307,14 +415,12 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
     sql = attribute.sql
     if operator in ('<<', '<<='):
         sign = '>' if operator == '<<' else '>='
-        return Condition(
-            f'({sql} {sign} %s::cidr AND {sql} <= addr_last(%s::inet)::cidr)', (network.text, network.text)
-        )
-    lengths = 'masklen(%s::inet)' if operator == '>>=' else 'masklen(%s::inet) - 1'
-    return Condition(
-        f'({sql} = ANY (ARRAY(SELECT network(set_masklen(%s::inet, g)) FROM generate_series(0, {lengths}) g)))',
-        (network.text, network.text),
-    )
+        sought = f'({sql} {sign} %s::cidr AND {sql} <= addr_last(%s::inet)::cidr)'
+    else:
+        lengths = 'masklen(%s::inet)' if operator == '>>=' else 'masklen(%s::inet) - 1'
+        sought = f'({sql} = ANY (ARRAY(SELECT network(set_masklen(%s::inet, g)) FROM generate_series(0, {lengths}) g)))'
+    params = (network.text, network.text)
+    return Condition(sought, params, within=(sought, params), ordered=True)
 
 
 # ---------------------------------------------------------------- search options
@@ -365,7 +471,7 @@ def _count(name: str, value: object, low: int = 0, help_text: str = '') -> int:
         number = read_integer(value) if not isinstance(value, bool) else -2
     except NipapValueError:
         raise NipapValueError(_OPTIONS_HELP.format(name, help_text)) from None
-    if number < low or number > 2**62:
+    if number < low or number > 10**15:
         raise NipapValueError(_OPTIONS_HELP.format(name, help_text))
     return number
 
@@ -426,9 +532,11 @@ def shown_plain(value: object) -> str:
 
 __all__ = [
     'EVERYTHING',
+    'TAGGED',
     'Condition',
     'Page',
     'Surroundings',
+    'all_of',
     'compile_query',
     'equals',
     'find_attribute',

@@ -28,9 +28,11 @@ COMMENT ON COLUMN schema_migration.version IS 'Number of the migration; the high
 COMMENT ON COLUMN schema_migration.name IS 'What it is called.';
 COMMENT ON COLUMN schema_migration.applied IS 'When it was applied.';
 CREATE TABLE IF NOT EXISTS schema_functions (
-    fingerprint text NOT NULL
+    fingerprint text NOT NULL,
+    signatures text[] NOT NULL
 );
-COMMENT ON TABLE schema_functions IS 'Which text of the functions is in place; one row.';
+COMMENT ON TABLE schema_functions IS 'Which functions are in place; one row.';
+COMMENT ON COLUMN schema_functions.signatures IS 'Their signatures: they are dropped before others are put in place.';
 COMMENT ON COLUMN schema_functions.fingerprint IS 'Hash of the text.';
 """
 
@@ -132,8 +134,21 @@ def _next_step(tx: Transaction) -> int | None:
 
 
 def _put_functions(tx: Transaction) -> None:
+    """Replace the functions when their text has changed.
+
+    The old ones are dropped first: a parameter that got another name cannot be replaced, one that is gone would stay.
+    """
     wanted = fingerprint()
-    if tx.value('SELECT fingerprint FROM schema_functions') != wanted:
-        tx.execute(functions())
-        tx.execute('DELETE FROM schema_functions')
-        tx.execute('INSERT INTO schema_functions VALUES (%s)', (wanted,))
+    if tx.value('SELECT fingerprint FROM schema_functions') == wanted:
+        return
+    for signature in tx.value('SELECT signatures FROM schema_functions') or []:
+        # CASCADE: they call each other. No table, index or trigger may use one, those use what migrations create.
+        tx.execute(f'DROP FUNCTION IF EXISTS {signature} CASCADE')
+    before = set(tx.all(_SIGNATURES))
+    tx.execute(functions())
+    created = sorted(row[0] for row in set(tx.all(_SIGNATURES)) - before)
+    tx.execute('DELETE FROM schema_functions')
+    tx.execute('INSERT INTO schema_functions VALUES (%s, %s)', (wanted, created))
+
+
+_SIGNATURES = 'SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = current_schema()::regnamespace'

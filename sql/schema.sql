@@ -3,6 +3,10 @@
 
 SET check_function_bodies = false;
 
+CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA public;
+
+COMMENT ON EXTENSION pg_trgm IS 'text similarity measurement and index searching based on trigrams';
+
 CREATE TYPE public.actor AS (
 	username text,
 	authenticated_as text,
@@ -662,6 +666,22 @@ END $$;
 
 COMMENT ON FUNCTION public.is_pattern(pattern text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
 
+CREATE FUNCTION public.keep_words() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM prefix_words WHERE prefix_id = OLD.id;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO prefix_words VALUES (NEW.id, words_of(NEW));
+    ELSE
+        UPDATE prefix_words SET words = words_of(NEW) WHERE prefix_id = NEW.id;
+    END IF;
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION public.keep_words() IS 'Keeps prefix_words as the text of prefixes changes.';
+
 CREATE FUNCTION public.lock_inside(v integer, x cidr) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -1003,7 +1023,7 @@ END $$;
 
 COMMENT ON FUNCTION public.prefix_allocate(v integer, from_pool integer, sources cidr[], len integer, facts jsonb, who public.actor) IS 'Find the lowest free block of a length in the first source that has one and add it; NULL when none has. from_pool: the sources must still be members of it.';
 
-CREATE FUNCTION public.prefix_edit(i bigint, changes jsonb, who public.actor) RETURNS boolean
+CREATE FUNCTION public.prefix_edit(i bigint, place cidr, changes jsonb, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -1018,7 +1038,9 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     moves := n.prefix <> x.prefix;
-    IF moves THEN
+    IF x.prefix <> place THEN
+        RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
+    ELSIF moves THEN
         n := prefix_move(x, n, who);
         SELECT * INTO x FROM prefix WHERE id = i;
         -- Nothing but the place was locked before: take the other columns as they are now.
@@ -1030,8 +1052,8 @@ BEGIN
             RETURN false;
         END IF;
         n := jsonb_populate_record(x, changes);
-        IF n.prefix <> x.prefix THEN
-            RAISE EXCEPTION '% was moved', x.prefix USING ERRCODE = '40001';
+        IF x.prefix <> place THEN
+            RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
     IF n.type <> x.type THEN
@@ -1065,7 +1087,7 @@ BEGIN
     RETURN true;
 END $$;
 
-COMMENT ON FUNCTION public.prefix_edit(i bigint, changes jsonb, who public.actor) IS 'Edit one prefix; changes may move it, change its type or its pool. False when it is not there.';
+COMMENT ON FUNCTION public.prefix_edit(i bigint, place cidr, changes jsonb, who public.actor) IS 'Edit one prefix, found at a place; changes may move it, change its type or its pool. False when it is not there.';
 
 CREATE FUNCTION public.prefix_edit_many(ids bigint[], changes jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
@@ -1115,7 +1137,8 @@ DECLARE
     from_id bigint := x.parent_id;
     to_id bigint;
     p prefix;
-    a adopted;
+    given adopted;
+    taken adopted;
 BEGIN
     SELECT id INTO to_id FROM prefix WHERE vrf_id = x.vrf_id AND prefix = ANY (supernets(n.prefix)) AND id <> x.id
     ORDER BY masklen(prefix) DESC LIMIT 1;
@@ -1132,23 +1155,23 @@ BEGIN
     END IF;
     SELECT * INTO x FROM prefix WHERE id = x.id;
     PERFORM check_unique(x.vrf_id, n.prefix, x.id);
+    -- All rows are locked before the pools, and these before the totals: first both times children change hands, those
+    -- of the old place to its former parent, what the new place covers to x.
+    given := adopt(x.id, x.vrf_id, x.prefix, from_id);
+    taken := adopt(to_id, x.vrf_id, n.prefix, x.id);
     PERFORM lock_pools(ARRAY(SELECT pool_id FROM prefix WHERE id IN (from_id, to_id)) || x.pool_id || n.pool_id, x.pool_id IS DISTINCT FROM n.pool_id);
-    -- Out of the old place: its children go to its former parent.
     SELECT * INTO p FROM prefix WHERE id = from_id;
-    a := adopt(x.id, x.vrf_id, x.prefix, from_id);
-    PERFORM detach(p, x, a);
-    -- Into the new place: what it covers there becomes its children.
+    PERFORM detach(p, x, given);
     SELECT * INTO p FROM prefix WHERE id = to_id;
     PERFORM check_place(p, n);
-    a := adopt(to_id, x.vrf_id, n.prefix, x.id);
     PERFORM check_children(n);
     PERFORM check_left_behind(from_id, x);
-    RETURN attach(p, n, a);
+    RETURN attach(p, n, taken);
 END $$;
 
 COMMENT ON FUNCTION public.prefix_move(x public.prefix, n public.prefix, who public.actor) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
 
-CREATE FUNCTION public.prefix_remove(i bigint, recursive boolean, who public.actor) RETURNS boolean
+CREATE FUNCTION public.prefix_remove(i bigint, place cidr, recursive boolean, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -1162,11 +1185,14 @@ BEGIN
     x := locked.x;
     IF x.id IS NULL THEN
         RETURN false;
+    ELSIF x.prefix <> place THEN
+        RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
     ELSIF NOT recursive AND x.type = 'assignment' AND x.children > 0 THEN
         RAISE EXCEPTION 'Prohibited delete, prefix (%) contains hosts.', x.prefix USING ERRCODE = 'NP200';
     END IF;
     IF recursive AND x.children > 0 THEN
         PERFORM lock_inside(x.vrf_id, x.prefix);
+        PERFORM lock_pools(ARRAY[p.pool_id], false);
         PERFORM add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
         DELETE FROM free_range WHERE owner = i;
     ELSIF x.children > 0 THEN
@@ -1181,7 +1207,7 @@ BEGIN
     RETURN true;
 END $$;
 
-COMMENT ON FUNCTION public.prefix_remove(i bigint, recursive boolean, who public.actor) IS 'Remove a prefix, its children move up; recursive: with everything inside. False when it is not there.';
+COMMENT ON FUNCTION public.prefix_remove(i bigint, place cidr, recursive boolean, who public.actor) IS 'Remove a prefix, found at a place; its children move up; recursive: with everything inside. False when it is not there.';
 
 CREATE FUNCTION public.prefix_size(x inet) RETURNS numeric
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -1412,6 +1438,16 @@ CREATE FUNCTION public.whole_space(p public.prefix, x inet) RETURNS cidr
 
 COMMENT ON FUNCTION public.whole_space(p public.prefix, x inet) IS 'The network of p or, when p is NULL, the whole address space in the family of x.';
 
+CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((((((((COALESCE((p).comment, ''::text) || '
+'::text) || COALESCE((p).description, ''::text)) || '
+'::text) || COALESCE((p).node, ''::text)) || '
+'::text) || COALESCE((p).order_id, ''::text)) || '
+'::text) || COALESCE((p).customer_id, ''::text));
+
+COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix that word searches look at, a line for each attribute.';
+
 CREATE TABLE public.asn (
     asn bigint NOT NULL,
     name text,
@@ -1544,13 +1580,28 @@ ALTER TABLE public.prefix ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.prefix_words (
+    prefix_id bigint NOT NULL,
+    words text NOT NULL
+)
+WITH (fillfactor='90');
+
+COMMENT ON TABLE public.prefix_words IS 'Derived: the text of a prefix, for searches.';
+
+COMMENT ON COLUMN public.prefix_words.prefix_id IS 'The prefix.';
+
+COMMENT ON COLUMN public.prefix_words.words IS 'comment, description, node, order_id and customer_id, a line each.';
+
 CREATE TABLE public.schema_functions (
-    fingerprint text NOT NULL
+    fingerprint text NOT NULL,
+    signatures text[] NOT NULL
 );
 
-COMMENT ON TABLE public.schema_functions IS 'Which text of the functions is in place; one row.';
+COMMENT ON TABLE public.schema_functions IS 'Which functions are in place; one row.';
 
 COMMENT ON COLUMN public.schema_functions.fingerprint IS 'Hash of the text.';
+
+COMMENT ON COLUMN public.schema_functions.signatures IS 'Their signatures: they are dropped before others are put in place.';
 
 CREATE TABLE public.schema_migration (
     version integer NOT NULL,
@@ -1615,6 +1666,9 @@ ALTER TABLE ONLY public.pool
 ALTER TABLE ONLY public.prefix
     ADD CONSTRAINT prefix_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.prefix_words
+    ADD CONSTRAINT prefix_words_pkey PRIMARY KEY (prefix_id);
+
 ALTER TABLE ONLY public.schema_migration
     ADD CONSTRAINT schema_migration_pkey PRIMARY KEY (version);
 
@@ -1639,6 +1693,18 @@ CREATE UNIQUE INDEX pool_name_key ON public.pool USING btree (lower(name));
 
 COMMENT ON INDEX public.pool_name_key IS 'Names are unique without regard to case.';
 
+CREATE INDEX prefix_avps_idx ON public.prefix USING gin (avps jsonb_path_ops) WHERE (avps <> '{}'::jsonb);
+
+COMMENT ON INDEX public.prefix_avps_idx IS 'Prefixes by attribute-value pair.';
+
+CREATE INDEX prefix_expires_idx ON public.prefix USING btree (expires) WHERE (expires < 'infinity'::timestamp with time zone);
+
+COMMENT ON INDEX public.prefix_expires_idx IS 'Prefixes that expire.';
+
+CREATE INDEX prefix_external_key_idx ON public.prefix USING btree (external_key) WHERE (external_key IS NOT NULL);
+
+COMMENT ON INDEX public.prefix_external_key_idx IS 'Prefixes by external key.';
+
 CREATE INDEX prefix_parent_idx ON public.prefix USING btree (parent_id, vrf_id, prefix);
 
 COMMENT ON INDEX public.prefix_parent_idx IS 'Direct children in order, of a prefix or (parent_id IS NULL) of a VRF.';
@@ -1647,9 +1713,21 @@ CREATE INDEX prefix_pool_idx ON public.prefix USING btree (pool_id, vrf_id, pref
 
 COMMENT ON INDEX public.prefix_pool_idx IS 'Members of a pool in order.';
 
+CREATE INDEX prefix_tags_idx ON public.prefix USING gin (public.lower_each(tags)) WHERE (tags <> '{}'::text[]);
+
+COMMENT ON INDEX public.prefix_tags_idx IS 'Prefixes by tag, ignoring case.';
+
+CREATE INDEX prefix_vlan_idx ON public.prefix USING btree (vlan) WHERE (vlan IS NOT NULL);
+
+COMMENT ON INDEX public.prefix_vlan_idx IS 'Prefixes by VLAN.';
+
 CREATE UNIQUE INDEX prefix_vrf_prefix_key ON public.prefix USING btree (vrf_id, prefix);
 
 COMMENT ON INDEX public.prefix_vrf_prefix_key IS 'The tree: closest parents, descendants, order of answers.';
+
+CREATE INDEX prefix_words_idx ON public.prefix_words USING gin (words public.gin_trgm_ops) WITH (gin_pending_list_limit='256');
+
+COMMENT ON INDEX public.prefix_words_idx IS 'Words, patterns and like.';
 
 CREATE UNIQUE INDEX vrf_name_key ON public.vrf USING btree (lower(name));
 
@@ -1658,6 +1736,18 @@ COMMENT ON INDEX public.vrf_name_key IS 'Names are unique without regard to case
 CREATE UNIQUE INDEX vrf_rank_key ON public.vrf USING btree (rt_rank, id);
 
 COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
+
+CREATE TRIGGER prefix_words_delete AFTER DELETE ON public.prefix FOR EACH ROW EXECUTE FUNCTION public.keep_words();
+
+COMMENT ON TRIGGER prefix_words_delete ON public.prefix IS 'Keeps prefix_words.';
+
+CREATE TRIGGER prefix_words_insert AFTER INSERT ON public.prefix FOR EACH ROW EXECUTE FUNCTION public.keep_words();
+
+COMMENT ON TRIGGER prefix_words_insert ON public.prefix IS 'Keeps prefix_words.';
+
+CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
+
+COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words.';
 
 ALTER TABLE ONLY public.prefix
     ADD CONSTRAINT prefix_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES public.pool(id);

@@ -279,7 +279,8 @@ DECLARE
     from_id bigint := x.parent_id;
     to_id bigint;
     p prefix;
-    a adopted;
+    given adopted;
+    taken adopted;
 BEGIN
     SELECT id INTO to_id FROM prefix WHERE vrf_id = x.vrf_id AND prefix = ANY (supernets(n.prefix)) AND id <> x.id
     ORDER BY masklen(prefix) DESC LIMIT 1;
@@ -296,18 +297,18 @@ BEGIN
     END IF;
     SELECT * INTO x FROM prefix WHERE id = x.id;
     PERFORM check_unique(x.vrf_id, n.prefix, x.id);
+    -- All rows are locked before the pools, and these before the totals: first both times children change hands, those
+    -- of the old place to its former parent, what the new place covers to x.
+    given := adopt(x.id, x.vrf_id, x.prefix, from_id);
+    taken := adopt(to_id, x.vrf_id, n.prefix, x.id);
     PERFORM lock_pools(ARRAY(SELECT pool_id FROM prefix WHERE id IN (from_id, to_id)) || x.pool_id || n.pool_id, x.pool_id IS DISTINCT FROM n.pool_id);
-    -- Out of the old place: its children go to its former parent.
     SELECT * INTO p FROM prefix WHERE id = from_id;
-    a := adopt(x.id, x.vrf_id, x.prefix, from_id);
-    PERFORM detach(p, x, a);
-    -- Into the new place: what it covers there becomes its children.
+    PERFORM detach(p, x, given);
     SELECT * INTO p FROM prefix WHERE id = to_id;
     PERFORM check_place(p, n);
-    a := adopt(to_id, x.vrf_id, n.prefix, x.id);
     PERFORM check_children(n);
     PERFORM check_left_behind(from_id, x);
-    RETURN attach(p, n, a);
+    RETURN attach(p, n, taken);
 END $$;
 COMMENT ON FUNCTION prefix_move(prefix, prefix, actor) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
 
@@ -344,7 +345,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION check_type_change(prefix, prefix) IS 'Refuse a change of type but between reservation and assignment without children.';
 
-CREATE OR REPLACE FUNCTION prefix_edit(i bigint, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION prefix_edit(i bigint, place cidr, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     x prefix;
     n prefix;
@@ -357,7 +358,9 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     moves := n.prefix <> x.prefix;
-    IF moves THEN
+    IF x.prefix <> place THEN
+        RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
+    ELSIF moves THEN
         n := prefix_move(x, n, who);
         SELECT * INTO x FROM prefix WHERE id = i;
         -- Nothing but the place was locked before: take the other columns as they are now.
@@ -369,8 +372,8 @@ BEGIN
             RETURN false;
         END IF;
         n := jsonb_populate_record(x, changes);
-        IF n.prefix <> x.prefix THEN
-            RAISE EXCEPTION '% was moved', x.prefix USING ERRCODE = '40001';
+        IF x.prefix <> place THEN
+            RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
     IF n.type <> x.type THEN
@@ -403,7 +406,7 @@ BEGIN
     PERFORM audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION prefix_edit(bigint, jsonb, actor) IS 'Edit one prefix; changes may move it, change its type or its pool. False when it is not there.';
+COMMENT ON FUNCTION prefix_edit(bigint, cidr, jsonb, actor) IS 'Edit one prefix, found at a place; changes may move it, change its type or its pool. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION prefix_edit_many(ids bigint[], changes jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -490,7 +493,7 @@ CREATE OR REPLACE FUNCTION delete_inside(v int, x cidr, who actor) RETURNS bigin
 $$;
 COMMENT ON FUNCTION delete_inside(int, cidr, actor) IS 'Delete everything inside x with its ranges, with an audit entry each; counters of x and the VRF are the caller''s.';
 
-CREATE OR REPLACE FUNCTION prefix_remove(i bigint, recursive boolean, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION prefix_remove(i bigint, place cidr, recursive boolean, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     p prefix;
     x prefix;
@@ -502,11 +505,14 @@ BEGIN
     x := locked.x;
     IF x.id IS NULL THEN
         RETURN false;
+    ELSIF x.prefix <> place THEN
+        RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
     ELSIF NOT recursive AND x.type = 'assignment' AND x.children > 0 THEN
         RAISE EXCEPTION 'Prohibited delete, prefix (%) contains hosts.', x.prefix USING ERRCODE = 'NP200';
     END IF;
     IF recursive AND x.children > 0 THEN
         PERFORM lock_inside(x.vrf_id, x.prefix);
+        PERFORM lock_pools(ARRAY[p.pool_id], false);
         PERFORM add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
         DELETE FROM free_range WHERE owner = i;
     ELSIF x.children > 0 THEN
@@ -520,7 +526,7 @@ BEGIN
     PERFORM audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
     RETURN true;
 END $$;
-COMMENT ON FUNCTION prefix_remove(bigint, boolean, actor) IS 'Remove a prefix, its children move up; recursive: with everything inside. False when it is not there.';
+COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix, found at a place; its children move up; recursive: with everything inside. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION vrf_remove(v int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

@@ -27,7 +27,3 @@ EXCEPTION WHEN invalid_regular_expression THEN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
-
-CREATE OR REPLACE FUNCTION lower_each(words text[]) RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (SELECT coalesce(array_agg(lower(word)), '{}') FROM unnest(words) word);
-COMMENT ON FUNCTION lower_each(text[]) IS 'The words in lower case, for comparisons that ignore case.';

@@ -40,7 +40,8 @@ OBJECTS = {
         WHERE relkind = 'i' AND relnamespace = 'public'::regnamespace
         AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid)""",
     'function': """SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc') FROM pg_proc
-        WHERE pronamespace = 'public'::regnamespace""",
+        WHERE pronamespace = 'public'::regnamespace
+        AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')""",
     'type': """SELECT typname, obj_description(t.oid, 'pg_type') FROM pg_type t LEFT JOIN pg_class c ON c.oid = typrelid
         WHERE typnamespace = 'public'::regnamespace AND (typtype IN ('d', 'e', 'r') OR relkind = 'c')""",
 }
