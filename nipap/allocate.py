@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nipap import pool, prefix, vrf
+from nipap import pool, prefix, rows, vrf
 from nipap.addresses import WIDTH, parse_network
 from nipap.attributes import POOL, read_integer, shown
 from nipap.audit import Who
@@ -178,9 +178,10 @@ def add(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who)
             attr = {**attr, 'type': sources.default_type}
     else:
         sources = Sources(vrf.resolve(tx, names), list(request.networks), _known(request.length))
+    stored = rows.facts(prefix.new_facts(tx, attr, who))
     i = tx.value(
         'SELECT prefix_allocate(%s, %s, %s::cidr[], %s, %s, %s::actor)',
-        (sources.vrf_id, sources.pool_id, sources.networks, sources.length, prefix.new_facts(tx, attr, who), who),
+        (sources.vrf_id, sources.pool_id, sources.networks, sources.length, stored, who),
     )
     if i is None:
         raise NipapNonExistentError('no free prefix found')

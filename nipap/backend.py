@@ -28,6 +28,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nipap import __version__, allocate, attributes, rows, schema, smart_parsing
 from nipap import asn as asns
+from nipap import batch as batches
 from nipap import pool as pools
 from nipap import prefix as prefixes
 from nipap import tag as tags
@@ -35,13 +36,14 @@ from nipap import vrf as vrfs
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, check_text, parse_delta, read_boolean, shown
 from nipap.audit import Who
 from nipap.authlib import Actor
-from nipap.db import Database, Transaction
+from nipap.db import Database, Inside, Transaction
 from nipap.errors import (
     AuthorizationFailedError,
     NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
+    NipapValueError,
 )
 from nipap.query import (
     Condition,
@@ -81,6 +83,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     'smart_search_prefix': ('query_string', 'search_options?', 'extra_query?'),
     'find_free_prefix': ('vrf', 'args'),
     'search_tag': ('query', 'search_options?'),
+    'batch': ('operations', 'return?'),
 }
 
 
@@ -103,7 +106,7 @@ def changing(
 class Backend:
     """The calls of the API over one database."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database | Inside) -> None:
         self.db = db
 
     # ------------------------------------------------------------ about the daemon
@@ -282,6 +285,61 @@ class Backend:
         request = allocate.read_args(args)
         names = _vrf_names(vrf)
         return self.db.read(lambda tx: allocate.find_free(tx, names, request))
+
+    # ------------------------------------------------------------ many calls at once
+
+    def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any]:
+        """Do many calls in one transaction; returns their answers in order, or one fault and nothing is changed.
+
+        ``operations`` is ``[{'method': name, 'args': {…}}, …]``. ``{'$result': [0, 'id']}`` in args stands for the id
+        that operation 0 answered. With ``return`` set to ``ids`` the answers are ids only. The text of a fault begins
+        with the number of the operation.
+        """
+        wanted = options.get('return')
+        if wanted not in (None, 'all', 'ids'):
+            raise NipapValueError(f'Invalid value {shown(wanted)} for return, must be one of: all, ids')
+        todo = batches.read_operations(operations, {name: None for name in METHODS if name != 'batch'})
+        return self.db.run(lambda tx: self._batch(tx, actor, todo, ids=wanted == 'ids'))
+
+    def _batch(self, tx: Transaction, actor: Actor, todo: list[batches.Operation], *, ids: bool) -> list[Any]:
+        inside = Backend(Inside(tx))
+        answers: list[Any] = []
+        for first, number in batches.runs(todo):
+            try:
+                if number > 1:
+                    attrs = [operation.args['attr'] for operation in todo[first : first + number]]
+                    answers += inside.add_prefixes(actor, attrs, ids=ids)
+                else:
+                    answers.append(inside.answer(actor, todo[first], answers))
+            except NipapError as error:
+                position = first + (error.position or 0)
+                raise batches.at(position, todo[position].method, error) from error
+        return [batches.only_ids(answer) for answer in answers] if ids else answers
+
+    @changing
+    def add_prefixes(self, actor: Actor, attrs: list[Any], *, ids: bool = False) -> list[Any]:
+        """Add many prefixes in one transaction; returns them, or no more than their ids.
+
+        An error has the ``position`` of the attr that it is about.
+        """
+        for position, attr in enumerate(attrs):
+            try:
+                prefixes.check_attr(attr)
+            except NipapError as error:
+                error.position = position
+                raise
+
+        def work(tx: Transaction) -> list[Any]:
+            added = prefixes.add_many(tx, attrs, _who(actor))
+            return [{'id': i} for i in added] if ids else prefixes.get_many(tx, added)
+
+        return self.db.run(work)
+
+    def answer(self, actor: Actor, operation: batches.Operation, before: list[Any]) -> Any:
+        """The answer of one operation, whose references are answered by those before."""
+        args = batches.resolved(operation.args, before)
+        members = [name.rstrip('?') for name in METHODS[operation.method]]
+        return getattr(self, operation.method)(actor, **{name: args.get(name) for name in members})
 
     # ------------------------------------------------------------ tags
 

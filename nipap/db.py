@@ -63,7 +63,10 @@ def translate(exc: psycopg2.Error) -> errors.NipapError | None:
     """Our error for one of PostgreSQL's that the client caused; None when it is not the client's."""
     code = exc.pgcode or ''
     if code in OWN_CODES:
-        return OWN_CODES[code](exc.diag.message_primary)
+        error = OWN_CODES[code](exc.diag.message_primary)
+        if exc.diag.column_name:  # of many things to do at once, the number of the one that failed
+            error.position = int(exc.diag.column_name) - 1
+        return error
     constraint = exc.diag.constraint_name or ''
     if code == '23505' and constraint in UNIQUE:
         # The detail names the key as (columns)=(values); only its punctuation is relied on, words are translated.
@@ -130,6 +133,19 @@ class Transaction:
                 self.execute('CLOSE stream')
             raise
         self.execute('CLOSE stream')
+
+
+class Inside:
+    """Runs work inside a transaction that is open already, in place of a `Database`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    def run(self, work: Callable[[Transaction], T]) -> T:
+        """Run work as a part of the transaction."""
+        return work(self._tx)
+
+    read = run
 
 
 def _composable(statement: Statement) -> Composable:
@@ -215,7 +231,7 @@ class Database:
                     raise error from exc
                 if attempt == ATTEMPTS or not self._curable(exc):
                     raise
-                log.info('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
+                log.debug('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
                 # Whoever was in the way needs a moment; not the same one for everybody.
                 time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
         raise AssertionError('unreachable')

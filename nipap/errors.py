@@ -11,6 +11,7 @@ class NipapError(Exception):
     """Anything that goes wrong and is the client's to know."""
 
     code = 1000
+    position: int | None = None  # of many things asked for at once, which one this is about
 
 
 class NipapInputError(NipapError):

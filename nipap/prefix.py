@@ -6,7 +6,7 @@ from the ancestors of the page, which come along with it in the same statement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nipap import pool, rows, vrf
@@ -15,6 +15,7 @@ from nipap.attributes import PREFIX, check_names, read_integer, read_value
 from nipap.audit import Who
 from nipap.db import Row, Transaction
 from nipap.errors import (
+    NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
@@ -434,7 +435,7 @@ def _country(value: str | None) -> str | None:
     return value.upper()
 
 
-def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who) -> str:
+def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who) -> dict[str, Any]:
     """What is stored for a new prefix, with defaults.
 
     :raises NipapMissingInputError: neither description nor node. NipapValueError: no type.
@@ -451,15 +452,41 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who) -> str:
     }
     if values.get('type') is None:
         raise NipapValueError('Unknown prefix type')
-    return rows.facts(values)
+    return values
 
 
 def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
     """Add the prefix that an attr names; returns its id."""
     network = read_value(PREFIX['prefix'], attr['prefix'])
     v = vrf.resolve(tx, vrf.named_by(attr))
-    stored = new_facts(tx, attr, who)
+    stored = rows.facts(new_facts(tx, attr, who))
     return int(tx.value('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, network, stored, who)))
+
+
+def add_many(tx: Transaction, attrs: Sequence[Mapping[str, object]], who: Who) -> list[int]:
+    """Add the prefixes that many attrs name; returns their ids, in the same order.
+
+    :raises NipapError: with the ``position`` of the one that is refused; none is added then.
+    """
+    items = []
+    vrfs: dict[str, int] = {}
+    for position, attr in enumerate(attrs):
+        try:
+            network = read_value(PREFIX['prefix'], attr['prefix'])
+            names = vrf.named_by(attr)
+            if repr(names) not in vrfs:
+                vrfs[repr(names)] = vrf.resolve(tx, names)
+            items.append({**new_facts(tx, attr, who), 'vrf_id': vrfs[repr(names)], 'prefix': network})
+        except NipapError as error:
+            error.position = position
+            raise
+    return list(tx.value('SELECT prefix_add_many(%s, %s::actor)', (rows.facts(items), who)))
+
+
+def get_many(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
+    """Prefixes by id, as add shows them, in the order of the ids."""
+    found = {item['id']: item for item in _read(tx, _IDS, EVERYTHING, (ids,), _as_listed)}
+    return [found[i] for i in ids]
 
 
 def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
@@ -513,11 +540,13 @@ def remove(tx: Transaction, spec: object, who: Who, *, recursive: bool) -> None:
 
 __all__ = [
     'add',
+    'add_many',
     'check_attr',
     'edit',
     'find',
     'get',
     'get_edited',
+    'get_many',
     'new_facts',
     'read_spec',
     'remove',

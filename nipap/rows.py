@@ -87,7 +87,7 @@ def read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
     return {name: read_value(table[name], value) for name, value in attr.items()}
 
 
-def facts(values: Mapping[str, Any]) -> str:
+def facts(values: Mapping[str, Any] | list[dict[str, Any]]) -> str:
     """Column values as the JSON that the SQL functions take."""
     return json.dumps(values, default=_moment)
 

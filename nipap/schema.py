@@ -11,7 +11,7 @@ import importlib.resources
 import logging
 from typing import NamedTuple
 
-from nipap.db import Database, Transaction
+from nipap.db import Database, Inside, Transaction
 from nipap.errors import NipapError
 
 log = logging.getLogger('nipap.schema')
@@ -67,7 +67,7 @@ def latest() -> int:
     return migrations()[-1].version
 
 
-def version(db: Database) -> int:
+def version(db: Database | Inside) -> int:
     """The version of the schema in the database; 0 when there is none."""
 
     def read(tx: Transaction) -> int:

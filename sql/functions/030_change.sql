@@ -262,7 +262,10 @@ BEGIN
         -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
         CONTINUE WHEN cardinality(sources) > 1 AND probe_source(v, source, len, lo, hi) IS NULL;
         p := lock_owner(v, source, true);
-        CONTINUE WHEN from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool);
+        IF from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool) THEN
+            -- It has been moved or has left the pool; wherever it is now there may be room.
+            RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
+        END IF;
         block := probe_source(v, source, len, lo, hi);
         IF block IS NOT NULL THEN
             RETURN insert_under(p, v, block, facts, who);

@@ -1,0 +1,1 @@
+"""The command `nipap`: what operators do with a daemon from a shell."""

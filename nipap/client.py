@@ -1,0 +1,123 @@
+"""Calls of the daemon from another process: XML-RPC over one HTTP connection that is kept.
+
+Knows the wire and nothing of what is behind it.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import xmlrpc.client  # noqa: S411 (reads the answers of the daemon that was asked; requests are not read with it)
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from xml.parsers import expat
+
+from nipap.wire import encode_request
+
+CONNECT_TIMEOUT_S = 10
+ANSWER_TIMEOUT_S = 600
+
+# An answer of nothing but small numbers, as a call for ids has.
+_numbers_only = re.compile(
+    rb'(?:<\?xml[^>]*\?>)?\s*<methodResponse><params><param><value><array><data>'
+    rb'((?:<value><int>-?[0-9]+</int></value>)*)'
+    rb'</data></array></value></param></params></methodResponse>\s*'
+).fullmatch
+_numbers = re.compile(rb'-?[0-9]+').findall
+
+
+class Fault(Exception):
+    """The daemon refused a call: `code` is the permanent number, `text` the reason."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'{self.text} (fault {self.code})'
+
+
+class TransportError(Exception):
+    """No answer: whether the call was carried out is unknown."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a daemon serves, and who calls."""
+
+    host: str
+    port: int
+    username: str
+    password: str = field(repr=False)
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
+
+
+class Client:
+    """A connection to one daemon, made by the first call and again by the first after it was lost."""
+
+    def __init__(self, server: Server, source: str) -> None:
+        self.server = server
+        self._auth = {'authoritative_source': source}
+        self._connection: http.client.HTTPConnection | None = None
+        token = base64.b64encode(f'{server.username}:{server.password}'.encode()).decode()
+        self._headers = {'Authorization': f'Basic {token}', 'Content-Type': 'text/xml'}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def call(self, method: str, members: Mapping[str, object] | None = None) -> object:
+        """The answer of a method to a struct of these members.
+
+        :raises Fault: the daemon refuses. TransportError: it cannot be reached, or does not answer as a daemon does.
+        """
+        answer = self._post(encode_request(method, {'auth': self._auth, **(members or {})}))
+        found = _numbers_only(answer)
+        return list(map(int, _numbers(found[1]))) if found else self._decode(answer)
+
+    def _post(self, body: bytes) -> bytes:
+        try:
+            connection = self._connect()
+            connection.request('POST', '/XMLRPC', body, self._headers)
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as exc:
+            self.close()
+            raise TransportError(f'{self.server}: {exc or type(exc).__name__}') from None
+        except BaseException:
+            self.close()  # interrupted: what comes next on this connection would answer the wrong call
+            raise
+        if response.status != http.client.OK:
+            raise TransportError(f'{self.server}: answered HTTP {response.status} {response.reason}')
+        return answer
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._connection is None:
+            kind = http.client.HTTPSConnection if self.server.tls else http.client.HTTPConnection
+            connection = kind(self.server.host, self.server.port, timeout=CONNECT_TIMEOUT_S)
+            connection.connect()
+            connection.sock.settimeout(ANSWER_TIMEOUT_S)
+            self._connection = connection
+        return self._connection
+
+    def _decode(self, answer: bytes) -> object:
+        try:
+            (value,), _ = xmlrpc.client.loads(answer, use_builtin_types=True)  # type: ignore[arg-type]
+        except xmlrpc.client.Fault as exc:
+            raise Fault(exc.faultCode, exc.faultString) from None
+        except (xmlrpc.client.Error, expat.ExpatError, ValueError, TypeError) as exc:
+            raise TransportError(f'{self.server}: the answer is not XML-RPC: {exc}') from None
+        return value
