@@ -19,7 +19,7 @@ setup(
     long_description_content_type='text/markdown',
     license='MIT',
     python_requires='>=3.11',
-    packages=['nipap', 'nipap.sql', 'nipap.sql.migrations', 'nipap.sql.functions', 'nipapd'],
+    packages=['nipap', 'nipap.cli', 'nipap.sql', 'nipap.sql.migrations', 'nipap.sql.functions', 'nipapd'],
     package_dir={'nipap.sql': 'sql'},
     package_data={
         'nipap': ['py.typed'],
@@ -30,7 +30,7 @@ setup(
     },
     data_files=[
         ('share/man/man8', ['docs/man/nipapd.8']),
-        ('share/man/man1', ['docs/man/nipap-passwd.1', 'docs/man/nipap-admin.1']),
+        ('share/man/man1', ['docs/man/nipap.1', 'docs/man/nipap-passwd.1', 'docs/man/nipap-admin.1']),
         ('share/doc/nipapd', ['etc/nipap.conf.dist']),
     ],
     install_requires=[
@@ -61,6 +61,7 @@ setup(
         'console_scripts': [
             'nipapd=nipapd.__main__:main',
             'nipap-passwd=nipapd.passwd:main',
+            'nipap=nipap.cli.main:main',
             'nipap-admin=nipapd.maintenance:main',
         ],
     },

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import http.client
 import re
-import xmlrpc.client  # noqa: S411 (reads the answers of the daemon that was asked; requests are not read with it)
+import xmlrpc.client
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.parsers import expat
@@ -27,7 +27,7 @@ _numbers_only = re.compile(
 _numbers = re.compile(rb'-?[0-9]+').findall
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 (XML-RPC calls it that)
     """The daemon refused a call: `code` is the permanent number, `text` the reason."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -115,7 +115,7 @@ class Client:
 
     def _decode(self, answer: bytes) -> object:
         try:
-            (value,), _ = xmlrpc.client.loads(answer, use_builtin_types=True)  # type: ignore[arg-type]
+            (value,), _ = xmlrpc.client.loads(answer, use_builtin_types=True)
         except xmlrpc.client.Fault as exc:
             raise Fault(exc.faultCode, exc.faultString) from None
         except (xmlrpc.client.Error, expat.ExpatError, ValueError, TypeError) as exc:

@@ -83,7 +83,7 @@ def encode_fault(code: int, text: str) -> bytes:
 
 def encode_request(method: str, value: object) -> bytes:
     """The XML-RPC call of a method with one parameter, as the methods of nipapd take it; `value` as in an answer."""
-    call = f"{_XML}<methodCall><methodName>{_escape(method)}</methodName><params><param>"
+    call = f'{_XML}<methodCall><methodName>{_escape(method)}</methodName><params><param>'
     return b''.join((call.encode(), *_parts(value), b'</param></params></methodCall>\n'))
 
 

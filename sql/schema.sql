@@ -24,6 +24,29 @@ CREATE TYPE public.adopted AS (
 
 COMMENT ON TYPE public.adopted IS 'Prefixes that changed their parent: how many, their sizes and used addresses summed.';
 
+CREATE FUNCTION public.add_one_by_one(who public.actor) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN SELECT i.* FROM incoming i
+        WHERE i.pool_id IS NOT NULL
+           OR EXISTS (SELECT FROM incoming m WHERE m.pool_id IS NOT NULL AND m.vrf_id = i.vrf_id AND m.prefix << i.prefix)
+           OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix))
+        ORDER BY i.vrf_id, i.prefix
+    LOOP
+        BEGIN
+            UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix, false), r.vrf_id, r.prefix, r.facts, who)
+            WHERE ord = r.ord;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
+        END;
+    END LOOP;
+END $$;
+
+COMMENT ON FUNCTION public.add_one_by_one(who public.actor) IS 'Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.';
+
 CREATE FUNCTION public.add_to_totals(v integer, fam integer, prefixes bigint, total numeric, used numeric) RETURNS void
     LANGUAGE sql
     AS $$
@@ -439,6 +462,26 @@ END $$;
 
 COMMENT ON FUNCTION public.count_blocks(a inet, z inet, len integer) IS 'Number of aligned blocks of a length that lie wholly in a range.';
 
+CREATE FUNCTION public.count_incoming() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN
+        SELECT i.vrf_id, family(i.prefix) AS fam, count(*) AS prefixes,
+            coalesce(sum(prefix_size(i.prefix)) FILTER (WHERE NOT i.inside AND i.owner_id IS NULL), 0) AS total,
+            coalesce(sum(n.used_addresses) FILTER (WHERE NOT i.inside AND i.owner_id IS NULL), 0)
+            + coalesce(sum(prefix_size(i.prefix)) FILTER (WHERE NOT i.inside AND o.id IS NOT NULL AND o.parent_id IS NULL), 0) AS used
+        FROM incoming i JOIN prefix n ON n.id = i.id LEFT JOIN prefix o ON o.id = i.owner_id
+        GROUP BY 1, 2 ORDER BY 1, 2
+    LOOP
+        PERFORM add_to_totals(r.vrf_id, r.fam, r.prefixes, r.total, r.used);
+    END LOOP;
+END $$;
+
+COMMENT ON FUNCTION public.count_incoming() IS 'Move the totals of VRFs by the incoming prefixes.';
+
 CREATE FUNCTION public.default_length(pool integer, x inet) RETURNS integer
     LANGUAGE plpgsql STABLE
     AS $$
@@ -566,6 +609,21 @@ END $$;
 
 COMMENT ON FUNCTION public.free_blocks_of(p public.prefix, len integer) IS 'Free blocks of a length in a prefix, counted from its free ranges; a full-length prefix uses itself.';
 
+CREATE FUNCTION public.gaps_of_taken() RETURNS TABLE(owner bigint, a inet, z inet)
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RETURN QUERY WITH t AS (
+        SELECT taken.*, lag(taken.last_address) OVER w AS before, lead(taken.first_address) OVER w IS NULL AS is_last
+        FROM taken WINDOW w AS (PARTITION BY taken.owner, taken.space_last ORDER BY taken.first_address))
+    SELECT t.owner, CASE WHEN t.before IS NULL THEN t.space_first ELSE t.before + 1 END, t.first_address - 1 FROM t
+    WHERE CASE WHEN t.before IS NULL THEN t.space_first < t.first_address ELSE t.before + 1 < t.first_address END
+    UNION ALL
+    SELECT t.owner, t.last_address + 1, t.space_last FROM t WHERE t.is_last AND t.last_address < t.space_last;
+END $$;
+
+COMMENT ON FUNCTION public.gaps_of_taken() IS 'What is left free of the spaces in taken.';
+
 CREATE FUNCTION public.give_range(o bigint, space cidr, x cidr, len integer) RETURNS numeric
     LANGUAGE plpgsql
     AS $$
@@ -621,6 +679,38 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION public.holds(leaves boolean[], program integer[]) IS 'Value of a boolean expression given in postfix: n >= 0 is leaf n, -1 is AND, -2 is OR. For queries too deep for the parser.';
+
+CREATE FUNCTION public.incoming_parents() RETURNS TABLE(child bigint, parent bigint)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    r record;
+    open_prefixes cidr[] := '{}';
+    open_ids bigint[] := '{}';
+    top int := 0;
+    v int;
+BEGIN
+    -- One pass in tree order with a stack of the incoming prefixes that are still open.
+    FOR r IN SELECT i.id, i.vrf_id, i.prefix FROM incoming i ORDER BY i.vrf_id, i.prefix LOOP
+        IF v IS DISTINCT FROM r.vrf_id THEN
+            v := r.vrf_id;
+            top := 0;
+        END IF;
+        WHILE top > 0 AND NOT open_prefixes[top] >> r.prefix LOOP
+            top := top - 1;
+        END LOOP;
+        IF top > 0 THEN
+            child := r.id;
+            parent := open_ids[top];
+            RETURN NEXT;
+        END IF;
+        top := top + 1;
+        open_prefixes[top] := r.prefix;
+        open_ids[top] := r.id;
+    END LOOP;
+END $$;
+
+COMMENT ON FUNCTION public.incoming_parents() IS 'For those rows of incoming that lie inside another one: the closest such.';
 
 CREATE FUNCTION public.insert_under(p public.prefix, v integer, x cidr, facts jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
@@ -681,6 +771,32 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION public.keep_words() IS 'Keeps prefix_words as the text of prefixes changes.';
+
+CREATE FUNCTION public.lock_incoming_owners() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v int;
+BEGIN
+    UPDATE incoming i SET owner_id = c.id, owner_version = (SELECT p.ctid FROM prefix p WHERE p.id = c.id)
+    FROM (SELECT n.ord, closest_parent(n.vrf_id, n.prefix) AS id FROM incoming n WHERE NOT n.inside OFFSET 0) c
+    WHERE c.ord = i.ord;
+    FOR v IN SELECT DISTINCT vrf_id FROM incoming WHERE NOT inside AND owner_id IS NULL ORDER BY vrf_id LOOP
+        PERFORM lock_vrf(v);
+    END LOOP;
+    PERFORM FROM prefix WHERE id IN (SELECT owner_id FROM incoming) ORDER BY vrf_id, prefix FOR NO KEY UPDATE;
+    -- Chosen before they were locked: when something came in between, start over. An owner whose row is still the same
+    -- version has no other children than then; at the top level it takes a look.
+    IF EXISTS (SELECT FROM incoming i LEFT JOIN prefix o ON o.id = i.owner_id WHERE NOT i.inside AND (
+            CASE WHEN i.owner_id IS NULL THEN closest_parent(i.vrf_id, i.prefix) IS NOT NULL
+                 ELSE o.ctid IS DISTINCT FROM i.owner_version END
+            OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix)))) THEN
+        RAISE EXCEPTION 'the tree changed' USING ERRCODE = '40001';
+    END IF;
+    PERFORM lock_pools(ARRAY(SELECT DISTINCT pool_id FROM prefix WHERE id IN (SELECT owner_id FROM incoming) AND pool_id IS NOT NULL), false);
+END $$;
+
+COMMENT ON FUNCTION public.lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs, right above the incoming ones, then the pools of these.';
 
 CREATE FUNCTION public.lock_inside(v integer, x cidr) RETURNS void
     LANGUAGE plpgsql
@@ -848,6 +964,25 @@ END $$;
 
 COMMENT ON FUNCTION public.lowest_free(o bigint, leaf boolean, lo inet, hi inet, len integer) IS 'Lowest free block of a length within lo..hi directly inside an owner; leaf: the owner has no children and so no rows.';
 
+CREATE FUNCTION public.make_incoming() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF to_regclass('pg_temp.incoming') IS NULL THEN
+        CREATE TEMPORARY TABLE incoming (
+            ord int, id bigint, vrf_id int, prefix cidr, type text, facts jsonb, pool_id int,
+            owner_id bigint, owner_version tid, parent_id bigint, inside boolean NOT NULL DEFAULT false
+        ) ON COMMIT DELETE ROWS;
+        CREATE TEMPORARY TABLE taken (
+            owner bigint, space_first inet, space_last inet, stored boolean, first_address inet, last_address inet
+        ) ON COMMIT DELETE ROWS;
+    ELSE
+        TRUNCATE incoming, taken;
+    END IF;
+END $$;
+
+COMMENT ON FUNCTION public.make_incoming() IS 'The temporary tables of this session, empty.';
+
 CREATE FUNCTION public.move_ranges_down(o bigint, to_owner bigint, x cidr, len integer) RETURNS numeric
     LANGUAGE plpgsql
     AS $$
@@ -997,6 +1132,58 @@ $$;
 
 COMMENT ON FUNCTION public.prefix_add(v integer, x cidr, facts jsonb, who public.actor) IS 'Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.';
 
+CREATE FUNCTION public.prefix_add_many(items jsonb, who public.actor) RETURNS bigint[]
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    ids bigint[];
+BEGIN
+    PERFORM make_incoming();
+    INSERT INTO incoming (ord, id, vrf_id, prefix, type, facts, pool_id)
+    SELECT n::int, nextval('prefix_id_seq'), (item ->> 'vrf_id')::int, (item ->> 'prefix')::cidr, item ->> 'type', item,
+        (item ->> 'pool_id')::int
+    FROM jsonb_array_elements(items) WITH ORDINALITY AS e (item, n);
+    ANALYZE incoming;
+    PERFORM add_one_by_one(who);
+    ids := ARRAY(SELECT coalesce(owner_id, id) FROM incoming ORDER BY ord);
+    DELETE FROM incoming WHERE owner_id IS NOT NULL;
+    UPDATE incoming i SET inside = true, parent_id = p.parent FROM incoming_parents() p WHERE p.child = i.id;
+    PERFORM lock_incoming_owners();
+    UPDATE incoming SET parent_id = owner_id WHERE NOT inside;
+    PERFORM refuse_incoming();
+    PERFORM take_incoming();
+    UPDATE prefix o SET
+        children = o.children + t.children,
+        used_addresses = o.used_addresses + t.size,
+        free_blocks = o.free_blocks + t.free_delta
+    FROM (
+        SELECT i.owner_id, count(*) AS children, sum(prefix_size(i.prefix)) AS size, CASE WHEN d.len IS NOT NULL THEN (
+            SELECT coalesce(sum(count_blocks(g.a, g.z, d.len)), 0) FROM gaps_of_taken() g WHERE g.owner = i.owner_id
+        ) - (
+            SELECT coalesce(sum(count_blocks(s.space_first, s.space_last, d.len)), 0)
+            FROM (SELECT DISTINCT space_first, space_last FROM taken k WHERE k.owner = i.owner_id) s
+        ) END AS free_delta
+        FROM incoming i JOIN prefix q ON q.id = i.owner_id
+        CROSS JOIN LATERAL (SELECT default_length(q.pool_id, q.prefix) AS len) d
+        WHERE NOT i.inside GROUP BY i.owner_id, d.len) t
+    WHERE o.id = t.owner_id;
+    INSERT INTO prefix SELECT (n.row).* FROM (
+        SELECT jsonb_populate_record(NULL::prefix, i.facts || jsonb_build_object(
+            'id', i.id, 'parent_id', i.parent_id, 'children', coalesce(k.children, 0), 'added', now(), 'last_modified', now(),
+            'used_addresses', CASE WHEN masklen(i.prefix) = full_length(i.prefix) THEN 1 ELSE coalesce(k.size, 0) END)) AS row
+        FROM incoming i LEFT JOIN (
+            SELECT parent_id, count(*) AS children, sum(prefix_size(prefix)) AS size FROM incoming WHERE inside GROUP BY parent_id) k
+            ON k.parent_id = i.id
+        OFFSET 0) n;
+    INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, after)
+    SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', i.id, 'add', prefix_facts(p)
+    FROM incoming i JOIN prefix p ON p.id = i.id ORDER BY i.ord;
+    PERFORM count_incoming();
+    RETURN ids;
+END $$;
+
+COMMENT ON FUNCTION public.prefix_add_many(items jsonb, who public.actor) IS 'Add many prefixes; returns their ids in the order given. items: their columns, vrf_id and prefix among them. The column of an error is the number of the item it is about.';
+
 CREATE FUNCTION public.prefix_allocate(v integer, from_pool integer, sources cidr[], len integer, facts jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
     AS $$
@@ -1012,7 +1199,10 @@ BEGIN
         -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
         CONTINUE WHEN cardinality(sources) > 1 AND probe_source(v, source, len, lo, hi) IS NULL;
         p := lock_owner(v, source, true);
-        CONTINUE WHEN from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool);
+        IF from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool) THEN
+            -- It has been moved or has left the pool; wherever it is now there may be room.
+            RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
+        END IF;
         block := probe_source(v, source, len, lo, hi);
         IF block IS NOT NULL THEN
             RETURN insert_under(p, v, block, facts, who);
@@ -1260,6 +1450,48 @@ CREATE FUNCTION public.range_owner(p public.prefix, v integer, x inet) RETURNS b
 
 COMMENT ON FUNCTION public.range_owner(p public.prefix, v integer, x inet) IS 'Owner of the free ranges directly inside p or, when p is NULL, inside the address space of a VRF in the family of x.';
 
+CREATE FUNCTION public.refuse_incoming() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    r record;
+    n prefix;
+    p prefix;
+BEGIN
+    -- The first one, in the order given, that breaks a rule; its number travels as the column of the error.
+    FOR r IN
+        SELECT * FROM (
+            SELECT i.ord, i.vrf_id, i.prefix, i.type, i.parent_id,
+                   coalesce(above.type, stored.type) AS parent_type, coalesce(above.prefix, stored.prefix) AS parent_prefix,
+                   coalesce(i.prefix = lag(i.prefix) OVER w AND i.vrf_id = lag(i.vrf_id) OVER w, false)
+                   OR EXISTS (SELECT FROM prefix d WHERE d.vrf_id = i.vrf_id AND d.prefix = i.prefix) AS duplicate
+            FROM incoming i
+            LEFT JOIN incoming above ON above.id = i.parent_id AND i.inside
+            LEFT JOIN prefix stored ON stored.id = i.owner_id
+            WINDOW w AS (ORDER BY i.vrf_id, i.prefix, i.ord)) c
+        WHERE duplicate OR NOT CASE type
+            WHEN 'host' THEN coalesce(parent_type = 'assignment', false) AND masklen(prefix) = full_length(prefix)
+            ELSE parent_type IS NULL OR parent_type = 'reservation' END
+        ORDER BY ord
+    LOOP
+        BEGIN
+            IF r.duplicate THEN
+                RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', r.vrf_id, r.prefix USING ERRCODE = 'NP400';
+            END IF;
+            n.prefix := r.prefix;
+            n.type := r.type;
+            p.id := r.parent_id;
+            p.prefix := r.parent_prefix;
+            p.type := r.parent_type;
+            PERFORM check_place(p, n);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
+        END;
+    END LOOP;
+END $$;
+
+COMMENT ON FUNCTION public.refuse_incoming() IS 'Refuse incoming prefixes that are there already or whose types do not nest.';
+
 CREATE FUNCTION public.search_bounds(source cidr, len integer, OUT lo inet, OUT hi inet) RETURNS record
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -1296,6 +1528,34 @@ CREATE FUNCTION public.supernets(x inet) RETURNS cidr[]
     RETURN ARRAY(SELECT network(set_masklen(supernets.x, g.g)) AS network FROM generate_series((masklen(supernets.x) - 1), 0, '-1'::integer) g(g));
 
 COMMENT ON FUNCTION public.supernets(x inet) IS 'All networks that cover x, longest first, without x itself.';
+
+CREATE FUNCTION public.take_incoming() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    -- Where each block is taken from: a prefix that had no children is one space, else it is the free range around it.
+    INSERT INTO taken
+    SELECT i.parent_id, addr_first(above.prefix), addr_last(above.prefix), false, addr_first(i.prefix), addr_last(i.prefix)
+    FROM incoming i JOIN incoming above ON above.id = i.parent_id WHERE i.inside
+    UNION ALL
+    SELECT o.id, addr_first(o.prefix), addr_last(o.prefix), false, addr_first(i.prefix), addr_last(i.prefix)
+    FROM incoming i JOIN prefix o ON o.id = i.owner_id AND o.children = 0 WHERE NOT i.inside;
+    INSERT INTO taken
+    SELECT i.owner, f.first_address, f.last_address, true, addr_first(i.prefix), addr_last(i.prefix)
+    FROM (SELECT coalesce(n.owner_id, -1 - 2 * n.vrf_id::bigint - CASE family(n.prefix) WHEN 4 THEN 0 ELSE 1 END) AS owner, n.prefix
+          FROM incoming n LEFT JOIN prefix o ON o.id = n.owner_id WHERE NOT n.inside AND (o.id IS NULL OR o.children > 0)) i
+    CROSS JOIN LATERAL (
+        SELECT r.first_address, r.last_address FROM free_range r
+        WHERE r.owner = i.owner AND r.last_address >= addr_last(i.prefix) ORDER BY r.last_address LIMIT 1) f;
+    IF EXISTS (SELECT FROM taken WHERE space_first > first_address) THEN
+        RAISE EXCEPTION 'free ranges do not hold what is to be added' USING ERRCODE = 'NP000';
+    END IF;
+    DELETE FROM free_range r USING (SELECT DISTINCT owner, space_last FROM taken WHERE stored) t
+    WHERE r.owner = t.owner AND r.last_address = t.space_last;
+    INSERT INTO free_range SELECT g.owner, g.a, g.z, range_fit(g.a, g.z) FROM gaps_of_taken() g;
+END $$;
+
+COMMENT ON FUNCTION public.take_incoming() IS 'Take the incoming prefixes out of the free ranges around them.';
 
 CREATE FUNCTION public.take_range(o bigint, leaf_space cidr, x cidr, len integer) RETURNS numeric
     LANGUAGE plpgsql

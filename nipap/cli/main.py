@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from nipap.attributes import PREFIX_TYPES
 from nipap.cli import importer
+from nipap.cli.sheet import FileError
 from nipap.client import Client, Fault, Server, TransportError
 
 EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_LOST = 0, 1, 2, 3
-AUTH_FAULTS = range(1500, 1600)
 SOURCE = 'nipap'
 DEFAULTS = {'hostname': '127.0.0.1', 'port': '1337'}
 KEYS = {'hostname': 'NIPAP_HOST', 'port': 'NIPAP_PORT', 'username': 'NIPAP_USERNAME', 'password': 'NIPAP_PASSWORD'}
@@ -28,7 +28,7 @@ KEYS = {'hostname': 'NIPAP_HOST', 'port': 'NIPAP_PORT', 'username': 'NIPAP_USERN
 _EPILOG = """
 exit codes:
   0  all prefixes are there        1  some were refused, each with its line and the reason
-  2  wrong usage, configuration or file; nothing was imported
+  2  wrong usage, configuration, file or credentials
   3  cut off: the connection was lost or the import interrupted; the same command goes on where it stopped
 """
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Client(server, SOURCE) as client:
             complete = importer.run(client, _job(options))
         return EXIT_OK if complete else EXIT_REFUSED
-    except (ConfigError, importer.FileError) as exc:
+    except (ConfigError, FileError) as exc:
         return _failed(EXIT_USAGE, str(exc))
     except Fault as exc:
         return _failed(EXIT_LOST if exc.code == 1000 else EXIT_USAGE, str(exc))
@@ -154,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser], servers: argparse.ArgumentParser) -> None:
+def _add_import(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], servers: argparse.ArgumentParser
+) -> None:
     command = commands.add_parser(
         'import',
         help='add the prefixes of a CSV file',

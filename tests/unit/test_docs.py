@@ -13,6 +13,7 @@ from test_layering import FLOORS, ROOT
 
 from nipap import __version__, errors
 from nipap.backend import METHODS
+from nipap.cli import main as cli
 from nipapd import __main__, maintenance, passwd
 
 README = ROOT / 'README.md'
@@ -21,6 +22,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
     'nipapd': (__main__.main, ROOT / 'docs/man/nipapd.8'),
     'nipap-passwd': (passwd.main, ROOT / 'docs/man/nipap-passwd.1'),
     'nipap-admin': (maintenance.main, ROOT / 'docs/man/nipap-admin.1'),
+    'nipap': (lambda argv: cli.main(['import', *argv]), ROOT / 'docs/man/nipap.1'),
 }
 TOP_LEVEL = {
     *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'setup.py', 'pyproject.toml'),
@@ -118,6 +120,7 @@ def test_the_readme_has_every_long_option(
         ('nipapd', {0, 1, 2, 3}),
         ('nipap-passwd', {passwd.EXIT_OK, passwd.EXIT_NO, *passwd.EXIT_CODES.values(), passwd.EXIT_INTERRUPTED}),
         ('nipap-admin', {0, 1, 2}),
+        ('nipap', {cli.EXIT_OK, cli.EXIT_REFUSED, cli.EXIT_USAGE, cli.EXIT_LOST}),
     ],
 )
 def test_the_manual_has_every_exit_code(program: str, codes: set[int]) -> None:
@@ -148,7 +151,7 @@ def test_the_readme_has_every_method() -> None:
 
 def test_the_architecture_has_every_module() -> None:
     rows = re.findall(r'^\| \*\*(\w+)\*\* \|(.*?)\|', (ROOT / 'docs/architecture.md').read_text(), re.MULTILINE)
-    assert {floor: tuple(re.findall(r'`(\w+)`', modules)) for floor, modules in rows} == FLOORS
+    assert {floor: tuple(re.findall(r'`([\w.]+)`', modules)) for floor, modules in rows} == FLOORS
 
 
 def test_the_changelog_has_this_version() -> None:

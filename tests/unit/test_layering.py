@@ -21,6 +21,7 @@ FLOORS = {
     'objects': ('rows', 'vrf', 'pool', 'asn', 'tag', 'prefix', 'allocate', 'check'),
     'logic': ('local_users', 'authlib', 'backend'),
     'transports': ('http_auth', 'flask_xmlrpc'),
+    'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 }
 DAEMON = (
     'logs',
@@ -41,6 +42,7 @@ ORDER = (
     *(f'nipapd.{module}' for module in DAEMON),
 )
 TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
+EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
     'psycopg2': frozenset({'nipap.db', 'nipapd.embedded'}),
     'sqlite3': frozenset({'nipap.local_users'}),
@@ -61,7 +63,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def sources(*packages: str) -> dict[str, Path]:
     """Module names and their files."""
     return {
-        f'{package}.{path.stem}'.removesuffix('.__init__'): path
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
         for package in packages
         for path in sorted((ROOT / package).rglob('*.py'))
     }
@@ -118,6 +120,17 @@ def test_every_module_has_its_place() -> None:
 @pytest.mark.parametrize('module', ORDER)
 def test_imports_point_down(module: str) -> None:
     assert upward(module, MODULES[module].read_text()) == []
+
+
+@pytest.mark.parametrize('module', sorted(EDGES))
+def test_edges_know_the_daemon_by_its_words_alone(module: str) -> None:
+    ours = {name for name in imports_of(MODULES[module].read_text()) if name in ORDER}
+    assert ours <= {'nipap', *EDGES, *(f'nipap.{word}' for word in FLOORS['words'])}
+
+
+def test_nothing_is_built_on_edges() -> None:
+    users = {module for module, path in MODULES.items() if imports_of(path.read_text()) & EDGES}
+    assert users <= EDGES
 
 
 @pytest.mark.parametrize('module', ORDER)

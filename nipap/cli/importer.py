@@ -1,0 +1,275 @@
+"""Adding the prefixes of a file: many in each transaction, what is refused reported by its line, and resumable.
+
+A transaction is all or nothing and its fault names the row, which is reported and left out; the others are sent again,
+fewer at a time while faults go on. How far the import has come is noted after each chunk. What became of the last one
+before an interruption is unknown, so a prefix that turns out to be there with the same type and description counts as
+imported: running the same import again never doubles anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from nipap.cli.sheet import Columns, FileError, Row, Sheet, read
+from nipap.client import Client, Fault, TransportError
+from nipap.wire import Encoded, encode_struct, encode_value
+
+DUPLICATE = 1400
+AUTH_FAULTS = range(1500, 1600)
+
+_names_operation = re.compile(r'operation ([0-9]+)(?: \(\w+\))?: ').match
+_BEFORE, _AFTER = encode_value({'method': 'add_prefix', 'args': {'attr': Encoded('|')}}).split('|')
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line asks for. `vrf` names the VRF of rows that name none; nothing: VRF 0."""
+
+    file: Path
+    vrf: Mapping[str, str]
+    type: str | None
+    chunk: int
+    dry_run: bool
+    skip_bad: bool
+    state: Path
+
+
+def run(client: Client, job: Job) -> bool:
+    """Import a file; returns whether all of it is there now.
+
+    :raises FileError, Fault, TransportError, KeyboardInterrupt: it ended early.
+    """
+    sheet = read(job.file, job.vrf, job.type)
+    for line, reason in sheet.bad:
+        print(f'{job.file}:{line}: {reason}', file=sys.stderr)
+    if sheet.bad and not job.skip_bad:
+        raise FileError(f'{job.file}: {len(sheet.bad)} bad lines, nothing is imported without --skip-bad')
+    vrfs = find_vrfs(client, sheet)
+    if job.dry_run:
+        print(plan(client, job, sheet, vrfs))
+        return not sheet.bad
+    state = State.load(job.state, f'{sheet.digest} {client.server}', len(sheet.rows))
+    Import(client, job, sheet, state).run()
+    return not sheet.bad and not state.refused
+
+
+def find_vrfs(client: Client, sheet: Sheet) -> list[dict[str, Any]]:
+    """The VRFs that the rows name.
+
+    :raises FileError: one is not there.
+    """
+    lines: dict[tuple[tuple[str, str], ...], int] = {}
+    for row in sheet.rows:
+        lines.setdefault(tuple(sheet.columns.vrf_of(row).items()), row.line)
+    specs = [_vrf_spec(dict(names)) for names in lines]
+    operations = [{'method': 'list_vrf', 'args': {'vrf': spec}} for spec in specs]
+    found = _array(client, {'operations': operations}, len(operations))
+    for spec, line, vrfs in zip(specs, lines.values(), found, strict=True):
+        if not vrfs:
+            shown = ', '.join(f'{name} {value}' for name, value in spec.items())
+            raise FileError(f'there is no VRF with {shown} (line {line})')
+    return list({vrf['id']: vrf for vrfs in found for vrf in vrfs}.values())
+
+
+def _vrf_spec(names: Mapping[str, str]) -> dict[str, str | int]:
+    if not names or 'vrf_id' in names:
+        return {'id': int(names.get('vrf_id', 0))}
+    return {name.removeprefix('vrf_'): value for name, value in names.items()}
+
+
+def plan(client: Client, job: Job, sheet: Sheet, vrfs: Sequence[Mapping[str, object]]) -> str:
+    """What an import would do, for people."""
+    version = client.call('version')
+    lines = [f'nipapd {version} at {client.server}']
+    for vrf in vrfs:
+        lines.append(
+            f'VRF {vrf["name"]} holds {vrf["num_prefixes_v4"]} IPv4 and {vrf["num_prefixes_v6"]} IPv6 prefixes'
+        )
+    count = len(sheet.rows)
+    v4 = sum(row.family == 4 for row in sheet.rows)
+    chunks = -(-count // job.chunk)
+    lines.append(f'would add {count} prefixes ({v4} IPv4, {count - v4} IPv6) in {chunks} transactions')
+    return '\n'.join(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------- how far
+
+
+@dataclass
+class State:
+    """How far an import has come, kept in a file until it is complete."""
+
+    path: Path
+    of: str
+    done: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(('added', 'there', 'refused'), 0))
+
+    @property
+    def refused(self) -> int:
+        return self.counts['refused']
+
+    @classmethod
+    def load(cls, path: Path, of: str, total: int) -> State:
+        """What was noted for the same import, else the beginning.
+
+        :raises FileError: the file is something else, or cannot be written.
+        """
+        state = cls(path, of)
+        try:
+            noted = json.loads(path.read_bytes())
+            if noted['of'] == of and 0 <= noted['done'] <= total:
+                state.done = int(noted['done'])
+                state.counts.update({name: int(noted['counts'][name]) for name in state.counts})
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            raise FileError(f'{path}: {exc.strerror}') from None
+        except (ValueError, KeyError, TypeError):
+            raise FileError(f'{path}: not written by an import, name another file with --state') from None
+        state.save()
+        return state
+
+    def save(self) -> None:
+        """Note it, so that a crash leaves the old note or the new one."""
+        new = self.path.with_name(f'{self.path.name}.new')
+        try:
+            new.write_text(json.dumps({'of': self.of, 'done': self.done, 'counts': self.counts}))
+            os.replace(new, self.path)
+        except OSError as exc:
+            raise FileError(f'{self.path}: {exc.strerror}') from None
+
+    def remove(self) -> None:
+        """Forget it."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+class Progress:
+    """How far it is, for people: one line that is written over on a terminal, else a line every 10 %."""
+
+    def __init__(self, total: int, done: int, stream: TextIO) -> None:
+        self._total, self._first, self._shown = total, done, done * 10 // max(total, 1)
+        self._stream, self._terminal = stream, stream.isatty()
+        self._started = time.monotonic()
+
+    def show(self, done: int) -> None:
+        """`done` of all rows are."""
+        rate = (done - self._first) / max(time.monotonic() - self._started, 1e-3)
+        left_s = round((self._total - done) / max(rate, 1e-3))
+        tenths = done * 10 // max(self._total, 1)
+        text = f'{done}/{self._total} rows, {rate:.0f} rows/s, {left_s // 60}:{left_s % 60:02} left'
+        if self._terminal:
+            self.note(f'[{"#" * tenths * 2:.<20}] {text}', end='')
+        elif tenths > self._shown:
+            self.note(text)
+        self._shown = tenths
+
+    def note(self, text: str, end: str = '\n') -> None:
+        """Write a line, in place of the one that is written over."""
+        print(f'\r{text}\x1b[K' if self._terminal else text, end=end, file=self._stream, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- the work
+
+
+class Import:
+    """One import: rows from where the state says to the end."""
+
+    def __init__(self, client: Client, job: Job, sheet: Sheet, state: State) -> None:
+        self._client, self._job, self._state = client, job, state
+        self._rows, self._columns = sheet.rows, sheet.columns
+        self._size = job.chunk  # rows sent at once: fewer while rows are refused
+        self._counts = dict(state.counts)
+        self._progress = Progress(len(self._rows), state.done, sys.stderr)
+
+    def run(self) -> None:
+        """Import everything that is left, and say what became of it."""
+        state, total = self._state, len(self._rows)
+        if state.done:
+            self._progress.note(f'going on after {state.done} of {total} rows')
+        while state.done < total:
+            chunk = self._rows[state.done : state.done + self._job.chunk]
+            self._add(chunk)
+            state.done += len(chunk)
+            state.counts = dict(self._counts)
+            state.save()
+            self._progress.show(state.done)
+        state.remove()
+        self._progress.note(
+            '{added} prefixes added, {there} were there already, {refused} refused'.format(**state.counts)
+        )
+
+    def _add(self, rows: list[Row]) -> None:
+        """Add a chunk: each row is stored, was there already, or is reported as refused."""
+        while rows:
+            some = rows[: self._size]
+            try:
+                self._send(some)
+            except Fault as fault:
+                rows = self._accepted(some, fault) + rows[self._size :]
+                self._size = max(1, self._size // 2)
+            else:
+                rows = rows[self._size :]
+                self._size = min(self._job.chunk, self._size * 2)
+
+    def _send(self, rows: list[Row]) -> None:
+        attr = self._columns.attr
+        operations = [Encoded(f'{_BEFORE}{encode_struct(attr(row))}{_AFTER}') for row in rows]
+        self._counts['added'] += len(_array(self._client, {'operations': operations, 'return': 'ids'}, len(rows)))
+
+    def _accepted(self, rows: list[Row], fault: Fault) -> list[Row]:
+        """Those that are worth sending again after a fault: at least one less."""
+        named = _names_operation(fault.text)
+        position = int(named[1]) if named else len(rows)
+        if fault.code in AUTH_FAULTS or position >= len(rows):
+            raise fault
+        left = self._not_there(rows) if fault.code == DUPLICATE else rows
+        if len(left) == len(rows):
+            self._refuse(rows[position], fault.text[named.end() :] if named else fault.text)
+            left = rows[:position] + rows[position + 1 :]
+        return left
+
+    def _not_there(self, rows: list[Row]) -> list[Row]:
+        """The rows whose prefix is not stored; the others are counted, or refused when they say something else."""
+        attrs = [self._columns.attr(row) for row in rows]
+        stored = _array(self._client, {'operations': [_look_up(self._columns, row) for row in rows]}, len(rows))
+        left = []
+        for row, attr, found in zip(rows, attrs, stored, strict=True):
+            if not found:
+                left.append(row)
+            elif all(found[0][name] == attr.get(name) for name in ('type', 'description')):
+                self._counts['there'] += 1
+            else:
+                self._refuse(row, 'is there already, with another type or description')
+        return left
+
+    def _refuse(self, row: Row, reason: str) -> None:
+        self._counts['refused'] += 1
+        prefix = row.cells[self._columns.prefix]
+        self._progress.note(f'{self._job.file}:{row.line}: {prefix}: {reason}')
+
+
+def _look_up(columns: Columns, row: Row) -> dict[str, object]:
+    """The operation that finds what is stored in the place of a row."""
+    place = {'prefix': row.cells[columns.prefix], **(columns.vrf_of(row) or {'vrf_id': '0'})}
+    return {'method': 'list_prefix', 'args': {'prefix': place}}
+
+
+def _array(client: Client, members: Mapping[str, object], length: int) -> list[Any]:
+    """The answers to a batch, one for each operation.
+
+    :raises Fault, TransportError:
+    """
+    answers = client.call('batch', members)
+    if not isinstance(answers, list) or len(answers) != length:
+        raise TransportError(f'{client.server}: the answer to {length} operations has another shape')
+    return answers
