@@ -1,0 +1,140 @@
+"""`batch`: many calls in one transaction, and runs of additions that come to the same as one by one."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from contract_faces import Face
+
+from nipap import check
+from nipap.db import Database
+
+
+def adding(prefix: str, type_: str = 'reservation', **attr: Any) -> dict[str, Any]:
+    return {'method': 'add_prefix', 'args': {'attr': {'prefix': prefix, 'type': type_, 'description': 'd', **attr}}}
+
+
+def batch(api: Face, *operations: dict[str, Any], **members: Any) -> Any:
+    return api.call('batch', operations=list(operations), **members)
+
+
+def test_answers_come_in_order(api: Face) -> None:
+    vrf, prefix, listed = batch(
+        api,
+        {'method': 'add_vrf', 'args': {'attr': {'rt': '1:1', 'name': 'one'}}},
+        adding('10.0.0.0/8', vrf_rt='1:1'),
+        {'method': 'list_prefix', 'args': {'prefix': {'vrf_rt': '1:1'}}},
+    )
+    assert vrf['rt'] == '1:1'
+    assert prefix['vrf_name'] == 'one'
+    assert [item['id'] for item in listed] == [prefix['id']]
+
+
+def test_an_operation_refers_to_what_another_answered(api: Face) -> None:
+    pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 24}
+    answers = batch(
+        api,
+        {'method': 'add_pool', 'args': {'attr': pool}},
+        adding('10.0.0.0/16', pool_id={'$result': [0, 'id']}),
+        {
+            'method': 'add_prefix',
+            'args': {
+                'attr': {'description': 'allocated'},
+                'args': {'from-pool': {'id': {'$result': [0, 'id']}}, 'family': 4},
+            },
+        },
+    )
+    assert answers[1]['pool_id'] == answers[0]['id']
+    assert answers[2]['prefix'] == '10.0.0.0/24'
+
+
+def test_answers_may_be_ids_only(api: Face) -> None:
+    ids = batch(
+        api, adding('10.0.0.0/8'), adding('10.1.0.0/16'), adding('10.1.1.0/24', 'assignment'), **{'return': 'ids'}
+    )
+    listed = api.call('list_prefix', prefix={})
+    assert ids == [item['id'] for item in listed]
+
+
+def test_one_fault_names_the_operation_and_nothing_is_changed(api: Face) -> None:
+    fault = api.fault(
+        'batch', operations=[adding('10.0.0.0/8'), adding('10.1.0.0/16'), adding('10.1.0.0/16'), adding('10.2.0.0/16')]
+    )
+    assert fault.code == 1400
+    assert (
+        fault.text
+        == "operation 2 (add_prefix): Duplicate value for 'prefix', the value '0, 10.1.0.0/16' is already in use."
+    )
+    assert api.call('list_prefix', prefix={}) == []
+
+
+@pytest.mark.parametrize(
+    ('operations', 'code', 'text'),
+    [
+        (None, 1110, "'operations' must be specified"),
+        ('x', 1100, "Invalid operations ('x'), must be an array"),
+        ([1], 1100, 'operation 0: must be a struct of method and args'),
+        ([{'method': 'no'}], 1100, "operation 0: Unknown method 'no'"),
+        ([{'method': 'batch', 'args': {}}], 1100, "operation 0: Unknown method 'batch'"),
+        ([{'method': 'version', 'args': 1}], 1100, 'operation 0 (version): args must be a struct'),
+        (
+            [adding('10.0.0.0/8'), adding('nonsense')],
+            1200,
+            'operation 1 (add_prefix): Invalid syntax for prefix (nonsense)',
+        ),
+        (
+            [adding('10.0.0.0/8'), adding('10.0.0.1/32', 'host')],
+            1200,
+            'operation 1 (add_prefix): '
+            "Parent prefix (10.0.0.0/8) is of type reservation but must be of type 'assignment'",
+        ),
+        (
+            [{'method': 'list_vrf', 'args': {'vrf': {'id': {'$result': [3]}}}}],
+            1100,
+            'operation 0 (list_vrf): $result [3]: there is no 3 in what was answered',
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_named(api: Face, operations: Any, code: int, text: str) -> None:
+    fault = api.fault('batch', operations=operations)
+    assert (fault.code, fault.text) == (code, text)
+
+
+def some_prefixes(seed: int) -> list[dict[str, Any]]:
+    """A tree in random order, with covers, hosts and both families."""
+    random_ = random.Random(seed)
+    items = {'10.0.0.0/8': 'reservation', '2001:db8::/32': 'reservation', '255.255.255.0/24': 'assignment'}
+    for _ in range(60):
+        second, third = random_.randrange(6), random_.randrange(8)
+        items[f'10.{second}.0.0/16'] = 'reservation'
+        items[f'10.{second}.{third}.0/24'] = 'assignment'
+        items[f'10.{second}.{third}.{random_.randrange(256)}/32'] = 'host'
+        items[f'2001:db8:{third + 1:x}::/48'] = 'reservation'
+        items[f'2001:db8:{third + 1:x}:{second + 1:x}::/64'] = 'assignment'
+    items['255.255.255.255/32'] = 'host'
+    operations = [adding(prefix, type_) for prefix, type_ in items.items()]
+    random_.shuffle(operations)
+    return operations
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_together_comes_to_the_same_as_one_by_one(api: Face, db: Database, seed: int) -> None:
+    api.add_pool('p', ipv4_default_prefix_length=28)
+    operations = some_prefixes(seed)
+    before = [item for item in operations if item['args']['attr']['type'] == 'reservation'][seed % 3 :: 3]
+    for operation in before:
+        api.call('add_prefix', **operation['args'])
+    if seed % 2:
+        api.call('edit_prefix', prefix={'vrf_id': 0, 'family': 4}, attr={'pool_name': 'p'})
+    rest = [operation for operation in operations if operation not in before]
+    rest.sort(key=lambda operation: operation['args']['attr']['type'] == 'host')
+    half = sum(operation['args']['attr']['type'] != 'host' for operation in rest)
+    ids = batch(api, *rest[:half], **{'return': 'ids'}) + [item['id'] for item in batch(api, *rest[half:])]
+    assert check.problems(db) == []
+    stored = {item['id']: item for item in api.call('list_prefix', prefix={})}
+    assert len(stored) == len(operations)
+    assert [stored[i]['prefix'] for i in ids] == [item['args']['attr']['prefix'] for item in rest]
+    count = "SELECT count(*) FROM audit_log WHERE object_type = 'prefix' AND action = 'add'"
+    assert db.read(lambda tx: tx.value(count)) == len(operations)
