@@ -80,7 +80,7 @@ _BRACKET_OR_BLANK = re.compile(r'[()]|\s+')
 _COMPARISON = re.compile(
     r"""
     (?: avps\.(?: "(?P<double>[^"]*+)" | '(?P<single>[^']*+)' | (?P<key>[^\s()=<>~!]*+) )
-      | (?P<name> (?! (?:and|or|AND|OR) (?![\w.-]) ) [^\W\d] \w*+ (?: [-.]\w++ )*+ )
+      | (?P<name> (?! (?:and|or|AND|OR) (?![\w.-]) ) [^\W\d] \w*+ (?: [-.]\w++ )* )
     )
     \s*+ (?P<sign> !~\*|!~|!=|~\*|~|<<=|<<|<=|<|>>=|>>|>=|>|= ) \s*+
     """,

@@ -1208,6 +1208,10 @@ BEGIN
             RETURN insert_under(p, v, block, facts, who);
         END IF;
     END LOOP;
+    IF from_pool IS NOT NULL AND sources IS DISTINCT FROM
+       ARRAY(SELECT prefix FROM prefix WHERE pool_id = from_pool AND family(prefix) = family(sources[1]) ORDER BY vrf_id, prefix) THEN
+        RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
+    END IF;
     RETURN NULL;
 END $$;
 

@@ -216,7 +216,8 @@ class Import:
                 self._send(some)
             except Fault as fault:
                 rows = self._accepted(some, fault) + rows[self._size :]
-                self._size = max(1, self._size // 2)
+                if fault.code != DUPLICATE:  # all of those are found at once
+                    self._size = max(1, self._size // 2)
             else:
                 rows = rows[self._size :]
                 self._size = min(self._job.chunk, self._size * 2)

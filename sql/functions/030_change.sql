@@ -271,6 +271,10 @@ BEGIN
             RETURN insert_under(p, v, block, facts, who);
         END IF;
     END LOOP;
+    IF from_pool IS NOT NULL AND sources IS DISTINCT FROM
+       ARRAY(SELECT prefix FROM prefix WHERE pool_id = from_pool AND family(prefix) = family(sources[1]) ORDER BY vrf_id, prefix) THEN
+        RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
+    END IF;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Find the lowest free block of a length in the first source that has one and add it; NULL when none has. from_pool: the sources must still be members of it.';

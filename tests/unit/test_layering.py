@@ -19,7 +19,7 @@ FLOORS = {
     'words': ('errors', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
     'storage': ('db', 'audit', 'schema'),
     'objects': ('rows', 'vrf', 'pool', 'asn', 'tag', 'prefix', 'allocate', 'check'),
-    'logic': ('local_users', 'authlib', 'backend'),
+    'logic': ('local_users', 'authlib', 'batch', 'backend'),
     'transports': ('http_auth', 'flask_xmlrpc'),
     'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 }
