@@ -28,6 +28,7 @@ Row = tuple[Any, ...]
 Statement = str | Composable
 
 ATTEMPTS = 20
+READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
 
 # Errors that our own SQL functions raise carry one of these codes and the text for the client.
@@ -78,6 +79,8 @@ def translate(exc: psycopg2.Error) -> errors.NipapError | None:
     if constraint in VIOLATIONS:
         kind, text = VIOLATIONS[constraint]
         return kind(text)
+    if code == '57014':
+        return errors.NipapTimeoutError('The search took too long and was stopped, ask for less or more precisely')
     if code == '2201B':
         return errors.NipapPatternError('Invalid regular expression in the query')
     if code == '54001':
@@ -153,10 +156,14 @@ def _composable(statement: Statement) -> Composable:
 
 
 class Database:
-    """The connection of one process to PostgreSQL, named by a libpq connection string."""
+    """The connection of one process to PostgreSQL, named by a libpq connection string.
 
-    def __init__(self, dsn: str) -> None:
+    read_timeout_s: how long a statement of `read` may take.
+    """
+
+    def __init__(self, dsn: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._dsn = dsn
+        self._read_timeout_ms = int(read_timeout_s * 1000)
         self._connection: psycopg2.extensions.connection | None = None
         self._pid = 0
 
@@ -178,7 +185,10 @@ class Database:
             self._connection.autocommit = True
             psycopg2.extensions.register_type(_INTEGRAL, self._connection)
             with self._connection.cursor() as cursor:
-                cursor.execute("SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on")
+                cursor.execute(
+                    "SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on; "
+                    f'SET statement_timeout = {self._read_timeout_ms:d}'
+                )
         return self._connection
 
     def run(self, work: Callable[[Transaction], T]) -> T:
@@ -186,13 +196,16 @@ class Database:
         return self._attempt(lambda: self._transaction(work))
 
     def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run work whose statements only read, each on its own: one round trip a statement."""
+        """Run work whose statements only read, each on its own: one round trip a statement, and no longer than the limit.
+
+        :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
+        """
         return self._attempt(lambda: self._statements(work))
 
     def _transaction(self, work: Callable[[Transaction], T]) -> T:
         connection = self.connection()
         with connection.cursor() as cursor:
-            cursor.execute('BEGIN')
+            cursor.execute('BEGIN; SET LOCAL statement_timeout = 0')
             try:
                 result = work(Transaction(cursor))
             except BaseException:

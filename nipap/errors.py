@@ -50,6 +50,12 @@ class NipapPatternError(NipapValueError):
     code = 1200
 
 
+class NipapTimeoutError(NipapValueError):
+    """A search that would take too long and was stopped."""
+
+    code = 1210
+
+
 class NipapNonExistentError(NipapError):
     """The object that was referred to does not exist."""
 

@@ -110,9 +110,9 @@ def test_a_file_arrives_once_and_whole(importer: Importer, db: Database) -> None
 def test_a_killed_import_goes_on(importer: Importer, db: Database) -> None:
     lines = rows(1500)
     write(importer.file, lines)
-    with importer.start('--chunk', '10') as process:
+    with importer.start('--chunk', '3') as process:
         poll(
-            lambda: process.poll() is not None or importer.call('list_prefix', prefix={'prefix': lines[200]['prefix']}),
+            lambda: process.poll() is not None or importer.call('list_prefix', prefix={'prefix': lines[20]['prefix']}),
             60,
             lambda: 'nothing is imported',
         )

@@ -517,3 +517,16 @@ def test_a_bad_pattern_is_told(blank: Database) -> None:
 def test_what_is_not_the_clients_is_not_translated(blank: Database, statement: str) -> None:
     with pytest.raises(psycopg2.Error):
         blank.run(lambda tx: tx.execute(statement))
+
+
+def test_a_search_that_takes_too_long_is_stopped(dsn: str) -> None:
+    db = Database(dsn, read_timeout_s=0.2)
+    try:
+        with pytest.raises(errors.NipapTimeoutError) as caught:
+            db.read(lambda tx: tx.value('SELECT pg_sleep(60)'))
+        assert caught.value.code == 1210
+        assert db.read(lambda tx: tx.value('SELECT 1')) == 1
+        # Changes are not searches: many rows may take their time.
+        assert db.run(lambda tx: tx.value('SELECT 1 FROM pg_sleep(0.4)')) == 1
+    finally:
+        db.close()

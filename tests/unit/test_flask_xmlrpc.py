@@ -35,6 +35,7 @@ CODES = {
     'NipapNoSuchOperatorError': 1130,
     'NipapValueError': 1200,
     'NipapPatternError': 1200,
+    'NipapTimeoutError': 1210,
     'NipapNonExistentError': 1300,
     'NipapDuplicateError': 1400,
     'AuthError': 1500,
