@@ -28,6 +28,7 @@ Row = tuple[Any, ...]
 Statement = str | Composable
 
 ATTEMPTS = 20
+MOST_PREPARED = 100
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
 
@@ -95,8 +96,9 @@ _INTEGRAL = psycopg2.extensions.new_type((1700,), 'INTEGRAL', lambda value, _: N
 class Transaction:
     """One open transaction; statements run on it, rows come back as tuples."""
 
-    def __init__(self, cursor: psycopg2.extensions.cursor) -> None:
+    def __init__(self, cursor: psycopg2.extensions.cursor, prepared: dict[str, str]) -> None:
         self._cursor = cursor
+        self._prepared = prepared
 
     def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
         try:
@@ -115,6 +117,23 @@ class Transaction:
     def all(self, statement: Statement, args: Sequence[Any] = ()) -> list[Row]:
         """Every row of the answer."""
         return self._run(statement, args).fetchall()
+
+    def all_prepared(self, statement: str, args: Sequence[Any]) -> list[Row]:
+        """As `all`, for a statement that comes again and again: PostgreSQL plans it a few times only.
+
+        Planning takes longer than running what looks up a row by key. Nothing else may be given to this whose best plan
+        depends on its arguments.
+        """
+        name = self._prepared.get(statement)
+        if name is None:
+            if len(self._prepared) >= MOST_PREPARED:
+                return self.all(statement, args)
+            name = f'prepared_{len(self._prepared)}'
+            pieces = statement.split('%s')
+            numbered = ''.join(f'{piece}${n}' for n, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
+            self._run(f'PREPARE {name} AS {numbered}', ())
+            self._prepared[statement] = name
+        return self.all(f'EXECUTE {name} ({", ".join(["%s"] * len(args))})' if args else f'EXECUTE {name}', args)
 
     def one(self, statement: Statement, args: Sequence[Any] = ()) -> Row | None:
         """The first row of the answer, if any."""
@@ -166,6 +185,7 @@ class Database:
         self._read_timeout_ms = int(read_timeout_s * 1000)
         self._connection: psycopg2.extensions.connection | None = None
         self._pid = 0
+        self._prepared: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return 'Database()'  # the connection string may hold a password
@@ -181,6 +201,7 @@ class Database:
         """The open connection, made now if there is none in this process."""
         if self._connection is None or self._connection.closed or self._pid != os.getpid():
             self._connection = psycopg2.connect(self._dsn)
+            self._prepared = {}
             self._pid = os.getpid()
             self._connection.autocommit = True
             psycopg2.extensions.register_type(_INTEGRAL, self._connection)
@@ -196,7 +217,7 @@ class Database:
         return self._attempt(lambda: self._transaction(work))
 
     def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run work whose statements only read, each on its own: one round trip a statement, and no longer than the limit.
+        """Run work whose statements only read, each on its own: one round trip a statement, none longer than the limit.
 
         :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
         """
@@ -207,7 +228,7 @@ class Database:
         with connection.cursor() as cursor:
             cursor.execute('BEGIN; SET LOCAL statement_timeout = 0')
             try:
-                result = work(Transaction(cursor))
+                result = work(Transaction(cursor, self._prepared))
             except BaseException:
                 with suppress(psycopg2.Error):
                     cursor.execute('ROLLBACK')
@@ -231,7 +252,7 @@ class Database:
 
     def _statements(self, work: Callable[[Transaction], T]) -> T:
         with self.connection().cursor() as cursor:
-            return work(Transaction(cursor))
+            return work(Transaction(cursor, self._prepared))
 
     def _attempt(self, once: Callable[[], T]) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""

@@ -386,13 +386,18 @@ def _tags(attribute: Attribute, value: object) -> Any:
     return [check_text(str(item)) for item in value]
 
 
+def _bigint(value: int) -> int:
+    """The nearest that fits in 64 bits: no column has more, so comparisons come out the same."""
+    return max(-(2**63), min(value, 2**63 - 1))
+
+
 # How the value of a kind is read for comparison, and the cast that its parameter needs.
 _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = {
     'text': (lambda a, value: check_text(value) if isinstance(value, str) else read_value(a, value), ''),
     'avp': (lambda _, value: check_text(value) if isinstance(value, str) else shown(value), ''),
     'rt': (_route_target, ''),
     'enum': (_enum, ''),
-    'integer': (lambda _, value: read_integer(value), ''),
+    'integer': (lambda _, value: _bigint(read_integer(value)), '::bigint'),
     'number': (lambda _, value: read_integer(value), ''),
     'boolean': (lambda _, value: read_boolean(value), ''),
     'network': (lambda _, value: parse_network(value).text, '::cidr'),

@@ -35,13 +35,17 @@ def limit(page: Page | None) -> str:
     return (f' LIMIT {page.max_result:d}' if page.max_result is not None else '') + f' OFFSET {page.offset:d}'
 
 
-def run_search(tx: Transaction, sql: str, condition: Condition, params: Iterable[Any]) -> list[tuple[Any, ...]]:
+def run_search(
+    tx: Transaction, sql: str, condition: Condition, params: Iterable[Any], *, by_key: bool = False
+) -> list[tuple[Any, ...]]:
     """Run a search; a regular expression that is none is named in the error.
+
+    by_key: it is a look-up whose plan is the same for all parameters.
 
     :raises NipapValueError: naming the first bad regular expression of the condition.
     """
     try:
-        return tx.all(sql, tuple(params))
+        return tx.all_prepared(sql, tuple(params)) if by_key else tx.all(sql, tuple(params))
     except Exception as exc:
         from_us = pattern_error(tx, exc, condition)
         if from_us is None:
