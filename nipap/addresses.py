@@ -26,11 +26,6 @@ class Network(NamedTuple):
     family: int
     length: int
 
-    @property
-    def full_length(self) -> bool:
-        """Whether it is a single address."""
-        return self.length == WIDTH[self.family]
-
 
 def parse_network(value: object) -> Network:
     """Read an address or a network in CIDR notation (RFC 4632, RFC 4291).

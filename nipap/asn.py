@@ -10,8 +10,6 @@ from nipap.attributes import ASN, MAX_ASN, check_names, read_integer, read_value
 from nipap.audit import Who
 from nipap.db import Transaction
 from nipap.errors import (
-    NipapExtraneousInputError,
-    NipapInputError,
     NipapMissingInputError,
     NipapValueError,
 )
@@ -39,18 +37,10 @@ def read_spec(spec: object) -> Condition:
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
-    if spec is None:
+    found = rows.named(spec, _SPEC, 'asn', 'asn specification contains too many keys, specify asn or name.')
+    if found is None:
         return EVERYTHING
-    if not isinstance(spec, Mapping):
-        raise NipapInputError('asn specification must be a dict')
-    for key in spec:
-        if key not in _SPEC:
-            raise NipapExtraneousInputError(f'extraneous specification key {key}')
-    if len(spec) > 1:
-        raise NipapExtraneousInputError('asn specification contains too many keys, specify asn or name.')
-    if not spec:
-        return EVERYTHING
-    ((key, value),) = spec.items()
+    key, value = found
     if key == 'name' and not isinstance(value, str):
         raise NipapValueError(f"asn specification key 'name' must be a string, not {shown(value)}")
     return equals(ASN[key], read_number(value) if key == 'asn' else value)

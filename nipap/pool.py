@@ -10,7 +10,6 @@ from nipap.attributes import POOL, check_names, read_integer, shown
 from nipap.audit import Who
 from nipap.db import Transaction
 from nipap.errors import (
-    NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
     NipapValueError,
@@ -43,18 +42,10 @@ def read_spec(spec: object) -> Condition:
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
-    if spec is None:
+    found = rows.named(spec, _SPEC, 'pool', "pool specification with 'id' should not contain anything else")
+    if found is None:
         return EVERYTHING
-    if not isinstance(spec, Mapping):
-        raise NipapInputError('pool specification must be a dict')
-    for key in spec:
-        if key not in _SPEC:
-            raise NipapExtraneousInputError(f'extraneous specification key {key}')
-    if len(spec) > 1:
-        raise NipapExtraneousInputError("pool specification with 'id' should not contain anything else")
-    if not spec:
-        return EVERYTHING
-    ((key, value),) = spec.items()
+    key, value = found
     if key == 'id':
         try:
             value = read_integer(value)

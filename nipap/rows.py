@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from nipap.attributes import NEVER, Table, read_value
 from nipap.db import Transaction
-from nipap.errors import NipapPatternError, NipapValueError
+from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
 from nipap.query import Condition, Page
 
 
@@ -74,6 +74,23 @@ def suspect_patterns(patterns: Iterable[str]) -> list[str]:
 def bad_patterns(tx: Transaction, patterns: list[str]) -> list[str]:
     """Those of the texts that PostgreSQL does not take as regular expressions."""
     return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (patterns,))]
+
+
+def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:
+    """The one key and value of a spec that selects by a single key; None for nil and ``{}``.
+
+    :raises NipapInputError, NipapExtraneousInputError: no struct, an unknown key, or more than one.
+    """
+    if spec is None:
+        return None
+    if not isinstance(spec, Mapping):
+        raise NipapInputError(f'{noun} specification must be a dict')
+    for key in spec:
+        if key not in keys:
+            raise NipapExtraneousInputError(f'extraneous specification key {key}')
+    if len(spec) > 1:
+        raise NipapExtraneousInputError(too_many)
+    return next(iter(spec.items()), None)
 
 
 def without_nil(attr: Any, *names: str) -> Any:

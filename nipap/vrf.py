@@ -12,8 +12,6 @@ from nipap.audit import Who
 from nipap.db import Transaction
 from nipap.errors import (
     NipapError,
-    NipapExtraneousInputError,
-    NipapInputError,
     NipapMissingInputError,
     NipapNonExistentError,
     NipapValueError,
@@ -36,18 +34,10 @@ def read_spec(spec: object) -> Condition:
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
-    if spec is None:
+    found = rows.named(spec, _SPEC, 'vrf', 'VRF specification contains too many keys, specify VRF id, vrf or name.')
+    if found is None:
         return EVERYTHING
-    if not isinstance(spec, Mapping):
-        raise NipapInputError('vrf specification must be a dict')
-    for key in spec:
-        if key not in _SPEC:
-            raise NipapExtraneousInputError(f'extraneous specification key {key}')
-    if len(spec) > 1:
-        raise NipapExtraneousInputError('VRF specification contains too many keys, specify VRF id, vrf or name.')
-    if not spec:
-        return EVERYTHING
-    ((key, value),) = spec.items()
+    key, value = found
     if key == 'id':
         try:
             value = read_integer(value)

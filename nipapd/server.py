@@ -212,6 +212,7 @@ class _Request(HTTPMessageDelegate):
     def __init__(self, delegate: HTTPMessageDelegate, begun: Callable[[], None]) -> None:
         self._begun = begun
         self._delegate = delegate
+        # Passed on as they are, without a call in between; mypy knows methods only as written.
         self.data_received = delegate.data_received  # type: ignore[method-assign]
         self.finish = delegate.finish  # type: ignore[method-assign]
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]

@@ -1235,7 +1235,7 @@ BEGIN
     IF x.prefix <> place THEN
         RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
     ELSIF moves THEN
-        n := prefix_move(x, n, who);
+        n := prefix_move(x, n);
         SELECT * INTO x FROM prefix WHERE id = i;
         -- Nothing but the place was locked before: take the other columns as they are now.
         n := jsonb_populate_record(x, changes || jsonb_build_object('parent_id', n.parent_id, 'children', n.children,
@@ -1324,7 +1324,7 @@ CREATE FUNCTION public.prefix_facts(p public.prefix) RETURNS jsonb
 
 COMMENT ON FUNCTION public.prefix_facts(p public.prefix) IS 'The stored facts of a prefix, without what is derived and without nulls.';
 
-CREATE FUNCTION public.prefix_move(x public.prefix, n public.prefix, who public.actor) RETURNS public.prefix
+CREATE FUNCTION public.prefix_move(x public.prefix, n public.prefix) RETURNS public.prefix
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -1363,7 +1363,7 @@ BEGIN
     RETURN attach(p, n, taken);
 END $$;
 
-COMMENT ON FUNCTION public.prefix_move(x public.prefix, n public.prefix, who public.actor) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
+COMMENT ON FUNCTION public.prefix_move(x public.prefix, n public.prefix) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
 
 CREATE FUNCTION public.prefix_remove(i bigint, place cidr, recursive boolean, who public.actor) RETURNS boolean
     LANGUAGE plpgsql

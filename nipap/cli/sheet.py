@@ -145,7 +145,7 @@ def read(path: Path, vrf: Mapping[str, str], default_type: str | None) -> Sheet:
 def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.Error]]:
     """Every line that is not empty, or what is wrong with it, and its number: the first one of several."""
     while True:
-        number = reader.line_num + 1  # type: ignore[attr-defined]
+        number = reader.line_num + 1  # type: ignore[attr-defined]  # csv.reader has no name as a type
         try:
             cells = next(reader)
         except StopIteration:

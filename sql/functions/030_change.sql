@@ -281,7 +281,7 @@ COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Fin
 
 -- ---------------------------------------------------------------- edit
 
-CREATE OR REPLACE FUNCTION prefix_move(x prefix, n prefix, who actor) RETURNS prefix LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION prefix_move(x prefix, n prefix) RETURNS prefix LANGUAGE plpgsql AS $$
 DECLARE
     from_id bigint := x.parent_id;
     to_id bigint;
@@ -317,7 +317,7 @@ BEGIN
     PERFORM check_left_behind(from_id, x);
     RETURN attach(p, n, taken);
 END $$;
-COMMENT ON FUNCTION prefix_move(prefix, prefix, actor) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
+COMMENT ON FUNCTION prefix_move(prefix, prefix) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
 
 CREATE OR REPLACE FUNCTION check_left_behind(former_parent bigint, x prefix) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -368,7 +368,7 @@ BEGIN
     IF x.prefix <> place THEN
         RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
     ELSIF moves THEN
-        n := prefix_move(x, n, who);
+        n := prefix_move(x, n);
         SELECT * INTO x FROM prefix WHERE id = i;
         -- Nothing but the place was locked before: take the other columns as they are now.
         n := jsonb_populate_record(x, changes || jsonb_build_object('parent_id', n.parent_id, 'children', n.children,
