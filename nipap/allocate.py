@@ -125,10 +125,10 @@ def _pool_sources(tx: Transaction, request: Request, vrf_names: Mapping[str, obj
                     AS of_family
             FROM prefix q WHERE q.pool_id = o.id) m
         WHERE {condition.sql}"""
-    row = tx.one(sql, (request.family, *condition.params))
-    if row is None:
+    found = tx.all_prepared(sql, (request.family, *condition.params))
+    if not found:
         raise missing
-    i, default_type, default_length, vrf_id, members, networks = row
+    i, default_type, default_length, vrf_id, members, networks = found[0]
     if not members:
         raise NipapInputError('No prefixes in pool')
     if not networks:
@@ -166,8 +166,8 @@ def _known(length: int | None) -> int:
     return length
 
 
-def add(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who) -> int:
-    """Find the lowest free block and add it as a prefix; returns its id.
+def add(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who) -> None:
+    """Find the lowest free block and add it as a prefix: `prefix.get_added` shows it.
 
     :raises NipapNonExistentError: there is no room.
     """
@@ -179,10 +179,7 @@ def add(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who)
     else:
         sources = Sources(vrf.resolve(tx, names), list(request.networks), _known(request.length))
     stored = rows.facts(prefix.new_facts(tx, attr, who))
-    i = tx.value(
+    tx.ahead(
         'SELECT prefix_allocate(%s, %s, %s::cidr[], %s, %s, %s::actor)',
         (sources.vrf_id, sources.pool_id, sources.networks, sources.length, stored, who),
     )
-    if i is None:
-        raise NipapNonExistentError('no free prefix found')
-    return int(i)

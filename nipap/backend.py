@@ -233,8 +233,11 @@ class Backend:
 
         def work(tx: Transaction) -> Object:
             who = _who(actor)
-            i = allocate.add(tx, attr, request, who) if request else prefixes.add(tx, attr, who)
-            return prefixes.get(tx, i)
+            if request:
+                allocate.add(tx, attr, request, who)
+            else:
+                prefixes.add(tx, attr, who)
+            return prefixes.get_added(tx)
 
         return self.db.run(work)
 

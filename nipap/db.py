@@ -25,7 +25,8 @@ from nipap import errors
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
 Row = tuple[Any, ...]
-Statement = str | Composable
+Statement = str | bytes | Composable
+Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 
 ATTEMPTS = 20
 MOST_PREPARED = 100
@@ -47,14 +48,7 @@ UNIQUE = {
     'prefix_vrf_prefix_key': 'prefix',
     'asn_pkey': None,
 }
-NODE = "Not allowed to set 'node' value for prefixes of type "
 VIOLATIONS: dict[str, tuple[type[errors.NipapError], str]] = {
-    'prefix_node_reservation_check': (errors.NipapValueError, f"{NODE}'reservation'."),
-    'prefix_node_assignment_check': (
-        errors.NipapValueError,
-        f"{NODE}'assignment' which do not have all bits set in netmask.",
-    ),
-    'prefix_host_length_check': (errors.NipapValueError, 'Prefix of type host must have all bits set in netmask'),
     'vrf_default_check': (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
     'prefix_vrf_id_fkey': (errors.NipapNonExistentError, 'No matching VRF found.'),
     'prefix_pool_id_fkey': (errors.NipapInputError, 'non-existing pool specified'),
@@ -99,8 +93,23 @@ class Transaction:
     def __init__(self, cursor: psycopg2.extensions.cursor, prepared: dict[str, str]) -> None:
         self._cursor = cursor
         self._prepared = prepared
+        self._ahead: list[bytes] = []
+
+    def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
+        """Have a statement run just before the next one, in the same round trip; its answer is dropped."""
+        self._ahead.append(self._cursor.mogrify(statement, args or None))
+
+    def flush(self) -> None:
+        """Run now what waits for a next statement."""
+        if self._ahead:
+            last = self._ahead.pop()
+            self._run(last, ())
 
     def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
+        if self._ahead:
+            statement = b';'.join((*self._ahead, self._cursor.mogrify(statement, args or None)))
+            args = ()
+            self._ahead.clear()
         try:
             self._cursor.execute(statement, args or None)
         except psycopg2.Error as exc:
@@ -122,7 +131,8 @@ class Transaction:
         """As `all`, for a statement that comes again and again: PostgreSQL plans it a few times only.
 
         Planning takes longer than running what looks up a row by key. Nothing else may be given to this whose best plan
-        depends on its arguments.
+        depends on its arguments. An argument may be an `Expression`, computed when the
+        statement begins.
         """
         name = self._prepared.get(statement)
         if name is None:
@@ -144,7 +154,7 @@ class Transaction:
         row = self.one(statement, args)
         return row[0] if row else None
 
-    def stream(self, statement: Statement, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
+    def stream(self, statement: str | Composable, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
         """The rows of a large answer, fetched in chunks; inside a transaction (`Database.run`) only, one at a time."""
         self._run(SQL('DECLARE stream NO SCROLL CURSOR FOR ') + _composable(statement), args)
         try:
@@ -170,7 +180,7 @@ class Inside:
     read = run
 
 
-def _composable(statement: Statement) -> Composable:
+def _composable(statement: str | Composable) -> Composable:
     return SQL(statement) if isinstance(statement, str) else statement
 
 
@@ -208,6 +218,9 @@ class Database:
             with self._connection.cursor() as cursor:
                 cursor.execute(
                     "SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on; "
+                    # Whatever is prepared is a look-up by key, here and in our SQL functions: planned once, not again
+                    # and again because a guess with the values at hand looks cheaper.
+                    'SET plan_cache_mode = force_generic_plan; '
                     f'SET statement_timeout = {self._read_timeout_ms:d}'
                 )
         return self._connection
@@ -226,12 +239,15 @@ class Database:
     def _transaction(self, work: Callable[[Transaction], T]) -> T:
         connection = self.connection()
         with connection.cursor() as cursor:
-            cursor.execute('BEGIN; SET LOCAL statement_timeout = 0')
+            tx = Transaction(cursor, self._prepared)
+            tx.ahead('BEGIN; SET LOCAL statement_timeout = 0')
             try:
-                result = work(Transaction(cursor, self._prepared))
+                result = work(tx)
+                tx.flush()
             except BaseException:
-                with suppress(psycopg2.Error):
-                    cursor.execute('ROLLBACK')
+                if connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+                    with suppress(psycopg2.Error):
+                        cursor.execute('ROLLBACK')
                 raise
             self._commit(cursor)
             return result

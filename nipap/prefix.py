@@ -13,7 +13,7 @@ from nipap import pool, rows, vrf
 from nipap.addresses import WIDTH
 from nipap.attributes import PREFIX, check_names, read_integer, read_value
 from nipap.audit import Who
-from nipap.db import Row, Transaction
+from nipap.db import Expression, Row, Transaction
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -225,6 +225,7 @@ def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str
     return _index_sql(condition, page)
 
 
+_ID = 'SELECT p.id, p.parent_id, true FROM prefix p WHERE p.id = %s'
 _IDS = f'SELECT p.id, p.parent_id, true FROM {_FROM} WHERE p.id = ANY (%s) ORDER BY {ORDER}'
 
 
@@ -232,11 +233,6 @@ def find(tx: Transaction, condition: Condition) -> list[dict[str, Any]]:
     """All prefixes for which a condition holds, as list and add show them."""
     sql, params = _page(tx, condition, None)
     return _read(tx, sql, condition, params, _as_listed)
-
-
-def get(tx: Transaction, i: int) -> dict[str, Any]:
-    """One prefix, as add shows it."""
-    return find(tx, equals(PREFIX['id'], i))[0]
 
 
 def get_edited(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
@@ -456,12 +452,17 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who) -> dict[str
     return values
 
 
-def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
-    """Add the prefix that an attr names; returns its id."""
+def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> None:
+    """Add the prefix that an attr names: `get_added` shows it."""
     network = read_value(PREFIX['prefix'], attr['prefix'])
     v = vrf.resolve(tx, vrf.named_by(attr))
     stored = rows.facts(new_facts(tx, attr, who))
-    return int(tx.value('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, network, stored, who)))
+    tx.ahead('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, network, stored, who))
+
+
+def get_added(tx: Transaction) -> dict[str, Any]:
+    """The prefix that was added last, as add shows it."""
+    return _read(tx, _ID, EVERYTHING, (Expression("currval('prefix_id_seq')"),), _as_listed)[0]
 
 
 def add_many(tx: Transaction, attrs: Sequence[Mapping[str, object]], who: Who) -> list[int]:
@@ -514,7 +515,7 @@ def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who:
     stored = rows.facts(changes)
     in_place = [row[0] for row in found if not row[3]]
     if in_place:
-        tx.execute('SELECT prefix_edit_many(%s, %s, %s::actor)', (in_place, stored, who))
+        tx.ahead('SELECT prefix_edit_many(%s, %s, %s::actor)', (in_place, stored, who))
     for i, _, place, _ in (row for row in found if row[3]):
         tx.execute('SELECT prefix_edit(%s, %s::cidr, %s, %s::actor)', (i, place, stored, who))
     return [row[0] for row in found]
@@ -545,7 +546,7 @@ __all__ = [
     'check_attr',
     'edit',
     'find',
-    'get',
+    'get_added',
     'get_edited',
     'get_many',
     'new_facts',

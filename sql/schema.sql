@@ -24,6 +24,36 @@ CREATE TYPE public.adopted AS (
 
 COMMENT ON TYPE public.adopted IS 'Prefixes that changed their parent: how many, their sizes and used addresses summed.';
 
+CREATE DOMAIN public.alarm_priority AS text
+	CONSTRAINT alarm_priority_check CHECK ((VALUE = ANY (ARRAY['warning'::text, 'low'::text, 'medium'::text, 'high'::text, 'critical'::text])));
+
+COMMENT ON DOMAIN public.alarm_priority IS 'How urgent an alarm is.';
+
+CREATE DOMAIN public.country_code AS text
+	CONSTRAINT country_code_check CHECK ((VALUE ~ '^[A-Z]{2}$'::text));
+
+COMMENT ON DOMAIN public.country_code IS 'ISO 3166-1 alpha-2, upper case.';
+
+CREATE DOMAIN public.pairs AS jsonb
+	CONSTRAINT pairs_check CHECK ((jsonb_typeof(VALUE) = 'object'::text));
+
+COMMENT ON DOMAIN public.pairs IS 'Attribute-value pairs, string to string.';
+
+CREATE DOMAIN public.prefix_status AS text
+	CONSTRAINT prefix_status_check CHECK ((VALUE = ANY (ARRAY['assigned'::text, 'reserved'::text, 'quarantine'::text])));
+
+COMMENT ON DOMAIN public.prefix_status IS 'Whether a prefix is in use.';
+
+CREATE DOMAIN public.prefix_type AS text
+	CONSTRAINT prefix_type_check CHECK ((VALUE = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text])));
+
+COMMENT ON DOMAIN public.prefix_type IS 'What a prefix is for.';
+
+CREATE DOMAIN public.vlan_id AS integer
+	CONSTRAINT vlan_id_check CHECK (((VALUE >= 0) AND (VALUE <= 4095)));
+
+COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q).';
+
 CREATE FUNCTION public.add_one_by_one(who public.actor) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -37,7 +67,7 @@ BEGIN
         ORDER BY i.vrf_id, i.prefix
     LOOP
         BEGIN
-            UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix, false), r.vrf_id, r.prefix, r.facts, who)
+            UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix), r.vrf_id, r.prefix, r.facts, who)
             WHERE ord = r.ord;
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
@@ -48,14 +78,15 @@ END $$;
 COMMENT ON FUNCTION public.add_one_by_one(who public.actor) IS 'Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.';
 
 CREATE FUNCTION public.add_to_totals(v integer, fam integer, prefixes bigint, total numeric, used numeric) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     AS $$
+BEGIN
     INSERT INTO vrf_total AS t VALUES (v, fam, pg_backend_pid() % 16, prefixes, total, used)
     ON CONFLICT ON CONSTRAINT vrf_total_pkey DO UPDATE SET
         num_prefixes = t.num_prefixes + excluded.num_prefixes,
         total_addresses = t.total_addresses + excluded.total_addresses,
-        used_addresses = t.used_addresses + excluded.used_addresses
-$$;
+        used_addresses = t.used_addresses + excluded.used_addresses;
+END $$;
 
 COMMENT ON FUNCTION public.add_to_totals(v integer, fam integer, prefixes bigint, total numeric, used numeric) IS 'Move the totals of a VRF by deltas; the last lock a change takes.';
 
@@ -171,46 +202,29 @@ CREATE TABLE public.prefix (
     id bigint NOT NULL,
     vrf_id integer NOT NULL,
     prefix cidr NOT NULL,
-    type text NOT NULL,
+    type public.prefix_type NOT NULL,
     parent_id bigint,
     children integer DEFAULT 0 NOT NULL,
     used_addresses numeric DEFAULT 0 NOT NULL,
     pool_id integer,
     free_blocks numeric,
-    status text DEFAULT 'assigned'::text NOT NULL,
+    status public.prefix_status DEFAULT 'assigned'::text NOT NULL,
     description text,
     comment text,
     node text,
-    country text,
+    country public.country_code,
     order_id text,
     customer_id text,
     external_key text,
-    alarm_priority text,
+    alarm_priority public.alarm_priority,
     monitor boolean,
-    vlan integer,
+    vlan public.vlan_id,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
-    avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    avps public.pairs DEFAULT '{}'::jsonb NOT NULL,
     expires timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
     authoritative_source text DEFAULT 'nipap'::text NOT NULL,
     added timestamp with time zone DEFAULT now() NOT NULL,
-    last_modified timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT prefix_alarm_priority_check CHECK ((alarm_priority = ANY (ARRAY['warning'::text, 'low'::text, 'medium'::text, 'high'::text, 'critical'::text]))),
-    CONSTRAINT prefix_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
-    CONSTRAINT prefix_country_check CHECK ((country ~ '^[A-Z]{2}$'::text)),
-    CONSTRAINT prefix_host_length_check CHECK (((type <> 'host'::text) OR (masklen((prefix)::inet) =
-CASE family((prefix)::inet)
-    WHEN 4 THEN 32
-    ELSE 128
-END))),
-    CONSTRAINT prefix_node_assignment_check CHECK (((node IS NULL) OR (type <> 'assignment'::text) OR (masklen((prefix)::inet) =
-CASE family((prefix)::inet)
-    WHEN 4 THEN 32
-    ELSE 128
-END))),
-    CONSTRAINT prefix_node_reservation_check CHECK (((node IS NULL) OR (type <> 'reservation'::text))),
-    CONSTRAINT prefix_status_check CHECK ((status = ANY (ARRAY['assigned'::text, 'reserved'::text, 'quarantine'::text]))),
-    CONSTRAINT prefix_type_check CHECK ((type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
-    CONSTRAINT prefix_vlan_check CHECK (((vlan >= 0) AND (vlan <= 4095)))
+    last_modified timestamp with time zone DEFAULT now() NOT NULL
 )
 WITH (fillfactor='90');
 
@@ -302,11 +316,12 @@ END $$;
 COMMENT ON FUNCTION public.attach(p public.prefix, INOUT n public.prefix, a public.adopted) IS 'Put n, which has adopted what it covers, below p: ranges, counters, totals. Returns n with its derived columns; the caller stores it.';
 
 CREATE FUNCTION public.audit(who public.actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     AS $$
+BEGIN
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
-    VALUES ((who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, kind, object_id, action, before, after)
-$$;
+    VALUES (who.username, who.authenticated_as, who.full_name, who.authoritative_source, kind, object_id, action, before, after);
+END $$;
 
 COMMENT ON FUNCTION public.audit(who public.actor, kind text, object_id bigint, action text, before jsonb, after jsonb) IS 'Write one entry of the audit log.';
 
@@ -350,6 +365,22 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION public.check_left_behind(former_parent bigint, x public.prefix) IS 'Refuse a move that leaves hosts of x without an assignment around them.';
+
+CREATE FUNCTION public.check_node(x cidr, type text, node text) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF node IS NULL OR type = 'host' THEN
+        RETURN true;
+    ELSIF type = 'reservation' THEN
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''reservation''.' USING ERRCODE = 'NP200';
+    ELSIF masklen(x) <> full_length(x) THEN
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''assignment'' which do not have all bits set in netmask.' USING ERRCODE = 'NP200';
+    END IF;
+    RETURN true;
+END $$;
+
+COMMENT ON FUNCTION public.check_node(x cidr, type text, node text) IS 'Refuse a node for what is not a single address, true else.';
 
 CREATE FUNCTION public.check_place(p public.prefix, n public.prefix) RETURNS void
     LANGUAGE plpgsql
@@ -395,31 +426,6 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION public.check_type_change(x public.prefix, n public.prefix) IS 'Refuse a change of type but between reservation and assignment without children.';
-
-CREATE FUNCTION public.check_unique(v integer, x cidr, i bigint) RETURNS void
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    IF EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix = x AND id IS DISTINCT FROM i) THEN
-        RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400';
-    END IF;
-END $$;
-
-COMMENT ON FUNCTION public.check_unique(v integer, x cidr, i bigint) IS 'Refuse x when another prefix than i has that place.';
-
-CREATE FUNCTION public.closest_owner(v integer, x cidr, self boolean) RETURNS bigint
-    LANGUAGE plpgsql STABLE
-    AS $$
-DECLARE
-    i bigint;
-BEGIN
-    IF self THEN
-        SELECT id INTO i FROM prefix WHERE vrf_id = v AND prefix = x;
-    END IF;
-    RETURN coalesce(i, closest_parent(v, x));
-END $$;
-
-COMMENT ON FUNCTION public.closest_owner(v integer, x cidr, self boolean) IS 'Id of the closest stored prefix around x, of x itself when self is true and it is stored; NULL at the top level.';
 
 CREATE FUNCTION public.closest_parent(v integer, x cidr) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -492,7 +498,7 @@ BEGIN
     RETURN (SELECT CASE family(x) WHEN 4 THEN ipv4_default_prefix_length ELSE ipv6_default_prefix_length END FROM pool p WHERE p.id = default_length.pool);
 END $$;
 
-COMMENT ON FUNCTION public.default_length(pool integer, x inet) IS 'Default prefix length of a pool in the family of x; read under the pool''s lock.';
+COMMENT ON FUNCTION public.default_length(pool integer, x inet) IS 'Default prefix length of a pool in the family of x; read under the lock of the member or of the pool.';
 
 CREATE FUNCTION public.delete_inside(v integer, x cidr, who public.actor) RETURNS bigint
     LANGUAGE sql
@@ -501,6 +507,8 @@ CREATE FUNCTION public.delete_inside(v integer, x cidr, who public.actor) RETURN
         DELETE FROM prefix p WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x) RETURNING p.id, p.vrf_id, p.prefix, prefix_facts(p) AS facts
     ), ranges AS (
         DELETE FROM free_range USING gone WHERE owner = gone.id
+    ), texts AS (
+        DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id
     ), logged AS (
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', facts
@@ -553,23 +561,21 @@ CREATE FUNCTION public.find_free(v integer, sources cidr[], len integer, wanted 
     AS $$
 DECLARE
     source cidr;
-    lo inet;
-    hi inet;
+    p prefix;
     block cidr;
     found_blocks cidr[] := '{}';
 BEGIN
     FOREACH source IN ARRAY sources LOOP
-        SELECT b.lo, b.hi INTO lo, hi FROM search_bounds(source, len) b;
+        p := source_owner(v, source);
+        block := NULL;
         WHILE cardinality(found_blocks) < wanted LOOP
-            block := probe_source(v, source, len, lo, hi);
+            block := probe_source(p, v, source, len, addr_last(block));
             EXIT WHEN block IS NULL;
             -- Sources may overlap: each block is named once.
             IF NOT block = ANY (found_blocks) THEN
                 found_blocks := found_blocks || block;
                 RETURN NEXT block;
             END IF;
-            EXIT WHEN addr_last(block) >= hi;
-            lo := addr_last(block) + 1;
         END LOOP;
     END LOOP;
 END $$;
@@ -718,26 +724,30 @@ CREATE FUNCTION public.insert_under(p public.prefix, v integer, x cidr, facts js
 DECLARE
     n prefix := jsonb_populate_record(NULL::prefix, facts);
     a adopted := ROW (0, 0, 0);
+    first_inside cidr;
 BEGIN
     n.id := nextval('prefix_id_seq');
     n.vrf_id := v;
     n.prefix := x;
     n.added := now();
     n.last_modified := n.added;
-    PERFORM check_unique(v, x, NULL);
+    SELECT prefix INTO first_inside FROM prefix WHERE vrf_id = v AND prefix >= x AND prefix <= addr_last(x) ORDER BY prefix LIMIT 1;
+    IF first_inside = x THEN
+        PERFORM refuse_duplicate(v, x);
+    END IF;
     PERFORM check_place(p, n);
-    IF EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x)) THEN
+    PERFORM check_node(x, n.type, n.node);
+    IF first_inside IS NOT NULL THEN
         a := adopt(p.id, v, x, n.id);
         PERFORM check_children(n);
     END IF;
-    IF n.pool_id IS NOT NULL OR p.pool_id IS NOT NULL THEN
-        PERFORM lock_pools(ARRAY[n.pool_id, p.pool_id], n.pool_id IS NOT NULL);
-        IF n.pool_id IS NOT NULL THEN
-            PERFORM check_pool(n);
-        END IF;
+    IF n.pool_id IS NOT NULL THEN
+        PERFORM lock_pools(ARRAY[n.pool_id]);
+        PERFORM check_pool(n);
     END IF;
     n := attach(p, n, a);
     INSERT INTO prefix SELECT n.*;
+    INSERT INTO prefix_words VALUES (n.id, words_of(n));
     PERFORM audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
     RETURN n.id;
 END $$;
@@ -760,13 +770,7 @@ CREATE FUNCTION public.keep_words() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    IF TG_OP = 'DELETE' THEN
-        DELETE FROM prefix_words WHERE prefix_id = OLD.id;
-    ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO prefix_words VALUES (NEW.id, words_of(NEW));
-    ELSE
-        UPDATE prefix_words SET words = words_of(NEW) WHERE prefix_id = NEW.id;
-    END IF;
+    UPDATE prefix_words SET words = words_of(NEW) WHERE prefix_id = NEW.id;
     RETURN NULL;
 END $$;
 
@@ -793,10 +797,9 @@ BEGIN
             OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix)))) THEN
         RAISE EXCEPTION 'the tree changed' USING ERRCODE = '40001';
     END IF;
-    PERFORM lock_pools(ARRAY(SELECT DISTINCT pool_id FROM prefix WHERE id IN (SELECT owner_id FROM incoming) AND pool_id IS NOT NULL), false);
 END $$;
 
-COMMENT ON FUNCTION public.lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs, right above the incoming ones, then the pools of these.';
+COMMENT ON FUNCTION public.lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs, right above the incoming ones.';
 
 CREATE FUNCTION public.lock_inside(v integer, x cidr) RETURNS void
     LANGUAGE plpgsql
@@ -816,11 +819,11 @@ END $$;
 
 COMMENT ON FUNCTION public.lock_inside(v integer, x cidr) IS 'Lock everything inside x, whose own row is locked.';
 
-CREATE FUNCTION public.lock_owner(v integer, x cidr, self boolean) RETURNS public.prefix
+CREATE FUNCTION public.lock_owner(v integer, x cidr) RETURNS public.prefix
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    i bigint := closest_owner(v, x, self);
+    i bigint := closest_parent(v, x);
     now_closest bigint;
     p prefix;
 BEGIN
@@ -833,14 +836,14 @@ BEGIN
         ELSE
             SELECT * INTO p FROM prefix WHERE id = i FOR NO KEY UPDATE;
         END IF;
-        now_closest := closest_owner(v, x, self);
+        now_closest := closest_parent(v, x);
         EXIT WHEN now_closest IS NOT DISTINCT FROM i;
         i := now_closest;
     END LOOP;
     RETURN p;
 END $$;
 
-COMMENT ON FUNCTION public.lock_owner(v integer, x cidr, self boolean) IS 'Lock the row whose children change when x does: the closest prefix around x (see closest_owner), or the VRF (then NULL is returned).';
+COMMENT ON FUNCTION public.lock_owner(v integer, x cidr) IS 'Lock the row whose children change when x does: the closest prefix around x, or the VRF (then NULL is returned).';
 
 CREATE FUNCTION public.lock_pool_members(i integer) RETURNS jsonb
     LANGUAGE plpgsql
@@ -860,19 +863,33 @@ END $$;
 
 COMMENT ON FUNCTION public.lock_pool_members(i integer) IS 'Lock a pool and its members; returns its stored facts, NULL when it is not there.';
 
-CREATE FUNCTION public.lock_pools(ids integer[], membership boolean) RETURNS void
+CREATE FUNCTION public.lock_pools(ids integer[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    -- Who changes members or default lengths excludes everybody; who only counts blocks excludes those.
-    IF membership THEN
-        PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
-    ELSE
-        PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR SHARE;
-    END IF;
+    PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
 END $$;
 
-COMMENT ON FUNCTION public.lock_pools(ids integer[], membership boolean) IS 'Lock pools in order, after all prefixes.';
+COMMENT ON FUNCTION public.lock_pools(ids integer[]) IS 'Lock pools whose members change, in order, after all prefixes. Who only counts the blocks of a member needs no more than the lock of that member: whoever edits the pool locks all members first.';
+
+CREATE FUNCTION public.lock_source(v integer, source cidr) RETURNS public.prefix
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    p prefix;
+BEGIN
+    LOOP
+        SELECT * INTO p FROM prefix WHERE vrf_id = v AND prefix = source FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            p := lock_owner(v, source);
+            -- It may have been added before what is above it was locked.
+            CONTINUE WHEN EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix = source);
+        END IF;
+        RETURN p;
+    END LOOP;
+END $$;
+
+COMMENT ON FUNCTION public.lock_source(v integer, source cidr) IS 'Lock the row whose children change when a block is taken from a source: its own when it is stored, else the closest prefix around it, or the VRF (then NULL is returned).';
 
 CREATE FUNCTION public.lock_vrf(v integer) RETURNS void
     LANGUAGE plpgsql
@@ -1125,10 +1142,11 @@ END $$;
 COMMENT ON FUNCTION public.pool_remove(i integer, who public.actor) IS 'Remove a pool; its members stay, without a pool. False when it is not there.';
 
 CREATE FUNCTION public.prefix_add(v integer, x cidr, facts jsonb, who public.actor) RETURNS bigint
-    LANGUAGE sql
+    LANGUAGE plpgsql
     AS $$
-    SELECT insert_under(lock_owner(v, x, false), v, x, facts, who)
-$$;
+BEGIN
+    RETURN insert_under(lock_owner(v, x), v, x, facts, who);
+END $$;
 
 COMMENT ON FUNCTION public.prefix_add(v integer, x cidr, facts jsonb, who public.actor) IS 'Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.';
 
@@ -1175,6 +1193,7 @@ BEGIN
             SELECT parent_id, count(*) AS children, sum(prefix_size(prefix)) AS size FROM incoming WHERE inside GROUP BY parent_id) k
             ON k.parent_id = i.id
         OFFSET 0) n;
+    INSERT INTO prefix_words SELECT p.id, words_of(p) FROM incoming i JOIN prefix p ON p.id = i.id;
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, after)
     SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', i.id, 'add', prefix_facts(p)
     FROM incoming i JOIN prefix p ON p.id = i.id ORDER BY i.ord;
@@ -1189,21 +1208,18 @@ CREATE FUNCTION public.prefix_allocate(v integer, from_pool integer, sources cid
     AS $$
 DECLARE
     source cidr;
-    lo inet;
-    hi inet;
     block cidr;
     p prefix;
 BEGIN
     FOREACH source IN ARRAY sources LOOP
-        SELECT b.lo, b.hi INTO lo, hi FROM search_bounds(source, len) b;
         -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
-        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(v, source, len, lo, hi) IS NULL;
-        p := lock_owner(v, source, true);
+        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(source_owner(v, source), v, source, len, NULL) IS NULL;
+        p := lock_source(v, source);
         IF from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool) THEN
             -- It has been moved or has left the pool; wherever it is now there may be room.
             RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
         END IF;
-        block := probe_source(v, source, len, lo, hi);
+        block := probe_source(p, v, source, len, NULL);
         IF block IS NOT NULL THEN
             RETURN insert_under(p, v, block, facts, who);
         END IF;
@@ -1212,10 +1228,10 @@ BEGIN
        ARRAY(SELECT prefix FROM prefix WHERE pool_id = from_pool AND family(prefix) = family(sources[1]) ORDER BY vrf_id, prefix) THEN
         RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
     END IF;
-    RETURN NULL;
+    RAISE EXCEPTION 'no free prefix found' USING ERRCODE = 'NP300';
 END $$;
 
-COMMENT ON FUNCTION public.prefix_allocate(v integer, from_pool integer, sources cidr[], len integer, facts jsonb, who public.actor) IS 'Find the lowest free block of a length in the first source that has one and add it; NULL when none has. from_pool: the sources must still be members of it.';
+COMMENT ON FUNCTION public.prefix_allocate(v integer, from_pool integer, sources cidr[], len integer, facts jsonb, who public.actor) IS 'Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.';
 
 CREATE FUNCTION public.prefix_edit(i bigint, place cidr, changes jsonb, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
@@ -1250,6 +1266,7 @@ BEGIN
             RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
+    PERFORM check_node(n.prefix, n.type, n.node);
     IF n.type <> x.type THEN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
@@ -1262,7 +1279,7 @@ BEGIN
     END IF;
     IF n.pool_id IS DISTINCT FROM x.pool_id THEN
         IF NOT moves THEN
-            PERFORM lock_pools(ARRAY[x.pool_id, n.pool_id], true);
+            PERFORM lock_pools(ARRAY[x.pool_id, n.pool_id]);
         END IF;
         IF n.pool_id IS NOT NULL THEN
             PERFORM check_pool(n);
@@ -1302,7 +1319,7 @@ BEGIN
         FROM old, LATERAL jsonb_populate_record(old.row, changes) n
         WHERE t.id = (old.row).id
         RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after,
-            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id AS in_place
+            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id AND check_node(t.prefix, t.type, t.node) AS in_place
     ), entry AS (
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after
@@ -1348,12 +1365,16 @@ BEGIN
         RAISE EXCEPTION 'the tree around % changed', x.prefix USING ERRCODE = '40001';
     END IF;
     SELECT * INTO x FROM prefix WHERE id = x.id;
-    PERFORM check_unique(x.vrf_id, n.prefix, x.id);
+    IF EXISTS (SELECT FROM prefix WHERE vrf_id = x.vrf_id AND prefix = n.prefix AND id <> x.id) THEN
+        PERFORM refuse_duplicate(x.vrf_id, n.prefix);
+    END IF;
     -- All rows are locked before the pools, and these before the totals: first both times children change hands, those
     -- of the old place to its former parent, what the new place covers to x.
     given := adopt(x.id, x.vrf_id, x.prefix, from_id);
     taken := adopt(to_id, x.vrf_id, n.prefix, x.id);
-    PERFORM lock_pools(ARRAY(SELECT pool_id FROM prefix WHERE id IN (from_id, to_id)) || x.pool_id || n.pool_id, x.pool_id IS DISTINCT FROM n.pool_id);
+    IF x.pool_id IS DISTINCT FROM n.pool_id THEN
+        PERFORM lock_pools(ARRAY[x.pool_id, n.pool_id]);
+    END IF;
     SELECT * INTO p FROM prefix WHERE id = from_id;
     PERFORM detach(p, x, given);
     SELECT * INTO p FROM prefix WHERE id = to_id;
@@ -1386,17 +1407,14 @@ BEGIN
     END IF;
     IF recursive AND x.children > 0 THEN
         PERFORM lock_inside(x.vrf_id, x.prefix);
-        PERFORM lock_pools(ARRAY[p.pool_id], false);
         PERFORM add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
         DELETE FROM free_range WHERE owner = i;
     ELSIF x.children > 0 THEN
         a := adopt(i, x.vrf_id, x.prefix, p.id);
     END IF;
-    IF p.pool_id IS NOT NULL THEN
-        PERFORM lock_pools(ARRAY[p.pool_id], false);
-    END IF;
     PERFORM detach(p, x, a);
     DELETE FROM prefix WHERE id = i;
+    DELETE FROM prefix_words WHERE prefix_id = i;
     PERFORM audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
     RETURN true;
 END $$;
@@ -1409,20 +1427,31 @@ CREATE FUNCTION public.prefix_size(x inet) RETURNS numeric
 
 COMMENT ON FUNCTION public.prefix_size(x inet) IS 'Number of addresses in a network.';
 
-CREATE FUNCTION public.probe_source(v integer, source cidr, len integer, lo inet, hi inet) RETURNS cidr
+CREATE FUNCTION public.probe_source(p public.prefix, v integer, source cidr, len integer, after inet) RETURNS cidr
     LANGUAGE plpgsql STABLE
     AS $$
 DECLARE
-    p prefix := source_owner(v, source);
+    lo inet := addr_first(source);
+    hi inet := addr_last(source);
 BEGIN
     -- A stored source is not free itself: its blocks are longer than it is.
-    IF len <= masklen(source) AND ((p).prefix = source OR len < masklen(source)) THEN
+    IF len <= masklen(source) AND (p.prefix = source OR len < masklen(source)) THEN
         RETURN NULL;
+    END IF;
+    -- The all-zeros and all-ones addresses of a source are not handed out.
+    IF len = full_length(source) AND masklen(source) < len - 1 THEN
+        lo := lo + 1;
+        hi := hi - 1;
+    END IF;
+    IF after >= hi THEN
+        RETURN NULL;
+    ELSIF after >= lo THEN
+        lo := after + 1;
     END IF;
     RETURN lowest_free(range_owner(p, v, source), coalesce(p.children = 0, false), lo, hi, len);
 END $$;
 
-COMMENT ON FUNCTION public.probe_source(v integer, source cidr, len integer, lo inet, hi inet) IS 'Lowest free block of a length in a source, within lo..hi; takes no lock.';
+COMMENT ON FUNCTION public.probe_source(p public.prefix, v integer, source cidr, len integer, after inet) IS 'Lowest free block of a length in a source whose owner (see source_owner) is p, behind an address when one is given; takes no lock.';
 
 CREATE FUNCTION public.range_fit(a inet, z inet) RETURNS integer
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -1454,6 +1483,15 @@ CREATE FUNCTION public.range_owner(p public.prefix, v integer, x inet) RETURNS b
 
 COMMENT ON FUNCTION public.range_owner(p public.prefix, v integer, x inet) IS 'Owner of the free ranges directly inside p or, when p is NULL, inside the address space of a VRF in the family of x.';
 
+CREATE FUNCTION public.refuse_duplicate(v integer, x cidr) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400';
+END $$;
+
+COMMENT ON FUNCTION public.refuse_duplicate(v integer, x cidr) IS 'Say that x is taken.';
+
 CREATE FUNCTION public.refuse_incoming() RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -1465,7 +1503,7 @@ BEGIN
     -- The first one, in the order given, that breaks a rule; its number travels as the column of the error.
     FOR r IN
         SELECT * FROM (
-            SELECT i.ord, i.vrf_id, i.prefix, i.type, i.parent_id,
+            SELECT i.ord, i.vrf_id, i.prefix, i.type, i.facts ->> 'node' AS node, i.parent_id,
                    coalesce(above.type, stored.type) AS parent_type, coalesce(above.prefix, stored.prefix) AS parent_prefix,
                    coalesce(i.prefix = lag(i.prefix) OVER w AND i.vrf_id = lag(i.vrf_id) OVER w, false)
                    OR EXISTS (SELECT FROM prefix d WHERE d.vrf_id = i.vrf_id AND d.prefix = i.prefix) AS duplicate
@@ -1473,7 +1511,7 @@ BEGIN
             LEFT JOIN incoming above ON above.id = i.parent_id AND i.inside
             LEFT JOIN prefix stored ON stored.id = i.owner_id
             WINDOW w AS (ORDER BY i.vrf_id, i.prefix, i.ord)) c
-        WHERE duplicate OR NOT CASE type
+        WHERE duplicate OR node IS NOT NULL OR NOT CASE type
             WHEN 'host' THEN coalesce(parent_type = 'assignment', false) AND masklen(prefix) = full_length(prefix)
             ELSE parent_type IS NULL OR parent_type = 'reservation' END
         ORDER BY ord
@@ -1488,29 +1526,14 @@ BEGIN
             p.prefix := r.parent_prefix;
             p.type := r.parent_type;
             PERFORM check_place(p, n);
+            PERFORM check_node(r.prefix, r.type, r.node);
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
         END;
     END LOOP;
 END $$;
 
-COMMENT ON FUNCTION public.refuse_incoming() IS 'Refuse incoming prefixes that are there already or whose types do not nest.';
-
-CREATE FUNCTION public.search_bounds(source cidr, len integer, OUT lo inet, OUT hi inet) RETURNS record
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-    AS $$
-DECLARE
-    width int := full_length(source);
-BEGIN
-    lo := addr_first(source);
-    hi := addr_last(source);
-    IF len = width AND masklen(source) < width - 1 THEN
-        lo := lo + 1;
-        hi := hi - 1;
-    END IF;
-END $$;
-
-COMMENT ON FUNCTION public.search_bounds(source cidr, len integer, OUT lo inet, OUT hi inet) IS 'Where blocks of a length may lie in a source: its all-zeros and all-ones addresses are not handed out.';
+COMMENT ON FUNCTION public.refuse_incoming() IS 'Refuse incoming prefixes that are there already, whose types do not nest or that must not have a node.';
 
 CREATE FUNCTION public.source_owner(v integer, source cidr) RETURNS public.prefix
     LANGUAGE plpgsql STABLE
@@ -1684,7 +1707,8 @@ BEGIN
         PERFORM lock_inside(v, space);
         PERFORM delete_inside(v, space, who);
         WITH gone AS (DELETE FROM prefix p WHERE vrf_id = v AND prefix = space RETURNING p.id, prefix_facts(p) AS facts),
-             ranges AS (DELETE FROM free_range USING gone WHERE owner = gone.id)
+             ranges AS (DELETE FROM free_range USING gone WHERE owner = gone.id),
+             texts AS (DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id)
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', gone.facts FROM gone;
     END LOOP;
@@ -1735,10 +1759,7 @@ CREATE TABLE public.audit_log (
     object_id bigint NOT NULL,
     action text NOT NULL,
     before jsonb,
-    after jsonb,
-    CONSTRAINT audit_log_action_check CHECK ((action = ANY (ARRAY['add'::text, 'edit'::text, 'remove'::text]))),
-    CONSTRAINT audit_log_object_type_check CHECK ((object_type = ANY (ARRAY['vrf'::text, 'pool'::text, 'prefix'::text, 'asn'::text]))),
-    CONSTRAINT audit_log_values_check CHECK ((((action = 'add'::text) = (before IS NULL)) AND ((action = 'remove'::text) = (after IS NULL))))
+    after jsonb
 );
 
 COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated.';
@@ -1778,8 +1799,7 @@ CREATE TABLE public.free_range (
     owner bigint NOT NULL,
     first_address inet NOT NULL,
     last_address inet NOT NULL,
-    fit smallint NOT NULL,
-    CONSTRAINT free_range_order_check CHECK ((first_address <= last_address))
+    fit smallint NOT NULL
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.05');
 
@@ -1957,7 +1977,7 @@ CREATE UNIQUE INDEX pool_name_key ON public.pool USING btree (lower(name));
 
 COMMENT ON INDEX public.pool_name_key IS 'Names are unique without regard to case.';
 
-CREATE INDEX prefix_avps_idx ON public.prefix USING gin (avps jsonb_path_ops) WHERE (avps <> '{}'::jsonb);
+CREATE INDEX prefix_avps_idx ON public.prefix USING gin (avps jsonb_path_ops) WHERE ((avps)::jsonb <> '{}'::jsonb);
 
 COMMENT ON INDEX public.prefix_avps_idx IS 'Prefixes by attribute-value pair.';
 
@@ -2000,14 +2020,6 @@ COMMENT ON INDEX public.vrf_name_key IS 'Names are unique without regard to case
 CREATE UNIQUE INDEX vrf_rank_key ON public.vrf USING btree (rt_rank, id);
 
 COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
-
-CREATE TRIGGER prefix_words_delete AFTER DELETE ON public.prefix FOR EACH ROW EXECUTE FUNCTION public.keep_words();
-
-COMMENT ON TRIGGER prefix_words_delete ON public.prefix IS 'Keeps prefix_words.';
-
-CREATE TRIGGER prefix_words_insert AFTER INSERT ON public.prefix FOR EACH ROW EXECUTE FUNCTION public.keep_words();
-
-COMMENT ON TRIGGER prefix_words_insert ON public.prefix IS 'Keeps prefix_words.';
 
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
 

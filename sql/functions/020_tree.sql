@@ -81,19 +81,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lowest_free(bigint, boolean, inet, inet, int) IS 'Lowest free block of a length within lo..hi directly inside an owner; leaf: the owner has no children and so no rows.';
 
-CREATE OR REPLACE FUNCTION search_bounds(source cidr, len int, OUT lo inet, OUT hi inet) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
-DECLARE
-    width int := full_length(source);
-BEGIN
-    lo := addr_first(source);
-    hi := addr_last(source);
-    IF len = width AND masklen(source) < width - 1 THEN
-        lo := lo + 1;
-        hi := hi - 1;
-    END IF;
-END $$;
-COMMENT ON FUNCTION search_bounds(cidr, int) IS 'Where blocks of a length may lie in a source: its all-zeros and all-ones addresses are not handed out.';
-
 CREATE OR REPLACE FUNCTION source_owner(v int, source cidr) RETURNS prefix LANGUAGE plpgsql STABLE AS $$
 DECLARE
     p prefix;
@@ -106,38 +93,47 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION source_owner(int, cidr) IS 'The stored prefix whose free ranges a source to allocate from lies in: itself or its closest parent; NULL at the top level.';
 
-CREATE OR REPLACE FUNCTION probe_source(v int, source cidr, len int, lo inet, hi inet) RETURNS cidr LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION probe_source(p prefix, v int, source cidr, len int, after inet) RETURNS cidr LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    p prefix := source_owner(v, source);
+    lo inet := addr_first(source);
+    hi inet := addr_last(source);
 BEGIN
     -- A stored source is not free itself: its blocks are longer than it is.
-    IF len <= masklen(source) AND ((p).prefix = source OR len < masklen(source)) THEN
+    IF len <= masklen(source) AND (p.prefix = source OR len < masklen(source)) THEN
         RETURN NULL;
+    END IF;
+    -- The all-zeros and all-ones addresses of a source are not handed out.
+    IF len = full_length(source) AND masklen(source) < len - 1 THEN
+        lo := lo + 1;
+        hi := hi - 1;
+    END IF;
+    IF after >= hi THEN
+        RETURN NULL;
+    ELSIF after >= lo THEN
+        lo := after + 1;
     END IF;
     RETURN lowest_free(range_owner(p, v, source), coalesce(p.children = 0, false), lo, hi, len);
 END $$;
-COMMENT ON FUNCTION probe_source(int, cidr, int, inet, inet) IS 'Lowest free block of a length in a source, within lo..hi; takes no lock.';
+COMMENT ON FUNCTION probe_source(prefix, int, cidr, int, inet) IS 'Lowest free block of a length in a source whose owner (see source_owner) is p, behind an address when one is given; takes no lock.';
 
 CREATE OR REPLACE FUNCTION find_free(v int, sources cidr[], len int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE AS $$
 DECLARE
     source cidr;
-    lo inet;
-    hi inet;
+    p prefix;
     block cidr;
     found_blocks cidr[] := '{}';
 BEGIN
     FOREACH source IN ARRAY sources LOOP
-        SELECT b.lo, b.hi INTO lo, hi FROM search_bounds(source, len) b;
+        p := source_owner(v, source);
+        block := NULL;
         WHILE cardinality(found_blocks) < wanted LOOP
-            block := probe_source(v, source, len, lo, hi);
+            block := probe_source(p, v, source, len, addr_last(block));
             EXIT WHEN block IS NULL;
             -- Sources may overlap: each block is named once.
             IF NOT block = ANY (found_blocks) THEN
                 found_blocks := found_blocks || block;
                 RETURN NEXT block;
             END IF;
-            EXIT WHEN addr_last(block) >= hi;
-            lo := addr_last(block) + 1;
         END LOOP;
     END LOOP;
 END $$;

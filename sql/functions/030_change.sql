@@ -6,19 +6,22 @@ CREATE OR REPLACE FUNCTION prefix_facts(p prefix) RETURNS jsonb LANGUAGE sql STA
 RETURN jsonb_strip_nulls(to_jsonb(p) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
 COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without what is derived and without nulls.';
 
-CREATE OR REPLACE FUNCTION audit(who actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS void LANGUAGE sql AS $$
+-- In plpgsql for their plans' sake: the body of an SQL function that is not inlined is prepared at every call.
+CREATE OR REPLACE FUNCTION audit(who actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
-    VALUES ((who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, kind, object_id, action, before, after)
-$$;
+    VALUES (who.username, who.authenticated_as, who.full_name, who.authoritative_source, kind, object_id, action, before, after);
+END $$;
 COMMENT ON FUNCTION audit(actor, text, bigint, text, jsonb, jsonb) IS 'Write one entry of the audit log.';
 
-CREATE OR REPLACE FUNCTION add_to_totals(v int, fam int, prefixes bigint, total numeric, used numeric) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION add_to_totals(v int, fam int, prefixes bigint, total numeric, used numeric) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO vrf_total AS t VALUES (v, fam, pg_backend_pid() % 16, prefixes, total, used)
     ON CONFLICT ON CONSTRAINT vrf_total_pkey DO UPDATE SET
         num_prefixes = t.num_prefixes + excluded.num_prefixes,
         total_addresses = t.total_addresses + excluded.total_addresses,
-        used_addresses = t.used_addresses + excluded.used_addresses
-$$;
+        used_addresses = t.used_addresses + excluded.used_addresses;
+END $$;
 COMMENT ON FUNCTION add_to_totals(int, int, bigint, numeric, numeric) IS 'Move the totals of a VRF by deltas; the last lock a change takes.';
 
 -- ---------------------------------------------------------------- locks
@@ -32,20 +35,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lock_vrf(int) IS 'Lock the top level of a VRF.';
 
-CREATE OR REPLACE FUNCTION closest_owner(v int, x cidr, self boolean) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION lock_owner(v int, x cidr) RETURNS prefix LANGUAGE plpgsql AS $$
 DECLARE
-    i bigint;
-BEGIN
-    IF self THEN
-        SELECT id INTO i FROM prefix WHERE vrf_id = v AND prefix = x;
-    END IF;
-    RETURN coalesce(i, closest_parent(v, x));
-END $$;
-COMMENT ON FUNCTION closest_owner(int, cidr, boolean) IS 'Id of the closest stored prefix around x, of x itself when self is true and it is stored; NULL at the top level.';
-
-CREATE OR REPLACE FUNCTION lock_owner(v int, x cidr, self boolean) RETURNS prefix LANGUAGE plpgsql AS $$
-DECLARE
-    i bigint := closest_owner(v, x, self);
+    i bigint := closest_parent(v, x);
     now_closest bigint;
     p prefix;
 BEGIN
@@ -58,24 +50,19 @@ BEGIN
         ELSE
             SELECT * INTO p FROM prefix WHERE id = i FOR NO KEY UPDATE;
         END IF;
-        now_closest := closest_owner(v, x, self);
+        now_closest := closest_parent(v, x);
         EXIT WHEN now_closest IS NOT DISTINCT FROM i;
         i := now_closest;
     END LOOP;
     RETURN p;
 END $$;
-COMMENT ON FUNCTION lock_owner(int, cidr, boolean) IS 'Lock the row whose children change when x does: the closest prefix around x (see closest_owner), or the VRF (then NULL is returned).';
+COMMENT ON FUNCTION lock_owner(int, cidr) IS 'Lock the row whose children change when x does: the closest prefix around x, or the VRF (then NULL is returned).';
 
-CREATE OR REPLACE FUNCTION lock_pools(ids int[], membership boolean) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION lock_pools(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    -- Who changes members or default lengths excludes everybody; who only counts blocks excludes those.
-    IF membership THEN
-        PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
-    ELSE
-        PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR SHARE;
-    END IF;
+    PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
 END $$;
-COMMENT ON FUNCTION lock_pools(int[], boolean) IS 'Lock pools in order, after all prefixes.';
+COMMENT ON FUNCTION lock_pools(int[]) IS 'Lock pools whose members change, in order, after all prefixes. Who only counts the blocks of a member needs no more than the lock of that member: whoever edits the pool locks all members first.';
 
 CREATE OR REPLACE FUNCTION default_length(pool int, x inet) RETURNS int LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -84,7 +71,7 @@ BEGIN
     END IF;
     RETURN (SELECT CASE family(x) WHEN 4 THEN ipv4_default_prefix_length ELSE ipv6_default_prefix_length END FROM pool p WHERE p.id = default_length.pool);
 END $$;
-COMMENT ON FUNCTION default_length(int, inet) IS 'Default prefix length of a pool in the family of x; read under the pool''s lock.';
+COMMENT ON FUNCTION default_length(int, inet) IS 'Default prefix length of a pool in the family of x; read under the lock of the member or of the pool.';
 
 -- ---------------------------------------------------------------- rules
 
@@ -103,6 +90,19 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION check_place(prefix, prefix) IS 'Refuse n below p when their types do not nest.';
+
+CREATE OR REPLACE FUNCTION check_node(x cidr, type text, node text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF node IS NULL OR type = 'host' THEN
+        RETURN true;
+    ELSIF type = 'reservation' THEN
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''reservation''.' USING ERRCODE = 'NP200';
+    ELSIF masklen(x) <> full_length(x) THEN
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''assignment'' which do not have all bits set in netmask.' USING ERRCODE = 'NP200';
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION check_node(cidr, text, text) IS 'Refuse a node for what is not a single address, true else.';
 
 CREATE OR REPLACE FUNCTION check_children(n prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -126,13 +126,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION check_pool(prefix) IS 'Refuse n as a member of its pool when that is not there or lives in another VRF; the pool is locked.';
 
-CREATE OR REPLACE FUNCTION check_unique(v int, x cidr, i bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refuse_duplicate(v int, x cidr) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix = x AND id IS DISTINCT FROM i) THEN
-        RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400';
-    END IF;
+    RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400';
 END $$;
-COMMENT ON FUNCTION check_unique(int, cidr, bigint) IS 'Refuse x when another prefix than i has that place.';
+COMMENT ON FUNCTION refuse_duplicate(int, cidr) IS 'Say that x is taken.';
 
 -- ---------------------------------------------------------------- attach and detach
 
@@ -219,54 +217,72 @@ CREATE OR REPLACE FUNCTION insert_under(p prefix, v int, x cidr, facts jsonb, wh
 DECLARE
     n prefix := jsonb_populate_record(NULL::prefix, facts);
     a adopted := ROW (0, 0, 0);
+    first_inside cidr;
 BEGIN
     n.id := nextval('prefix_id_seq');
     n.vrf_id := v;
     n.prefix := x;
     n.added := now();
     n.last_modified := n.added;
-    PERFORM check_unique(v, x, NULL);
+    SELECT prefix INTO first_inside FROM prefix WHERE vrf_id = v AND prefix >= x AND prefix <= addr_last(x) ORDER BY prefix LIMIT 1;
+    IF first_inside = x THEN
+        PERFORM refuse_duplicate(v, x);
+    END IF;
     PERFORM check_place(p, n);
-    IF EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x)) THEN
+    PERFORM check_node(x, n.type, n.node);
+    IF first_inside IS NOT NULL THEN
         a := adopt(p.id, v, x, n.id);
         PERFORM check_children(n);
     END IF;
-    IF n.pool_id IS NOT NULL OR p.pool_id IS NOT NULL THEN
-        PERFORM lock_pools(ARRAY[n.pool_id, p.pool_id], n.pool_id IS NOT NULL);
-        IF n.pool_id IS NOT NULL THEN
-            PERFORM check_pool(n);
-        END IF;
+    IF n.pool_id IS NOT NULL THEN
+        PERFORM lock_pools(ARRAY[n.pool_id]);
+        PERFORM check_pool(n);
     END IF;
     n := attach(p, n, a);
     INSERT INTO prefix SELECT n.*;
+    INSERT INTO prefix_words VALUES (n.id, words_of(n));
     PERFORM audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
     RETURN n.id;
 END $$;
 COMMENT ON FUNCTION insert_under(prefix, int, cidr, jsonb, actor) IS 'Add x below p, whose lock is held.';
 
-CREATE OR REPLACE FUNCTION prefix_add(v int, x cidr, facts jsonb, who actor) RETURNS bigint LANGUAGE sql AS $$
-    SELECT insert_under(lock_owner(v, x, false), v, x, facts, who)
-$$;
+CREATE OR REPLACE FUNCTION prefix_add(v int, x cidr, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN insert_under(lock_owner(v, x), v, x, facts, who);
+END $$;
 COMMENT ON FUNCTION prefix_add(int, cidr, jsonb, actor) IS 'Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.';
+
+CREATE OR REPLACE FUNCTION lock_source(v int, source cidr) RETURNS prefix LANGUAGE plpgsql AS $$
+DECLARE
+    p prefix;
+BEGIN
+    LOOP
+        SELECT * INTO p FROM prefix WHERE vrf_id = v AND prefix = source FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            p := lock_owner(v, source);
+            -- It may have been added before what is above it was locked.
+            CONTINUE WHEN EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix = source);
+        END IF;
+        RETURN p;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION lock_source(int, cidr) IS 'Lock the row whose children change when a block is taken from a source: its own when it is stored, else the closest prefix around it, or the VRF (then NULL is returned).';
 
 CREATE OR REPLACE FUNCTION prefix_allocate(v int, from_pool int, sources cidr[], len int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     source cidr;
-    lo inet;
-    hi inet;
     block cidr;
     p prefix;
 BEGIN
     FOREACH source IN ARRAY sources LOOP
-        SELECT b.lo, b.hi INTO lo, hi FROM search_bounds(source, len) b;
         -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
-        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(v, source, len, lo, hi) IS NULL;
-        p := lock_owner(v, source, true);
+        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(source_owner(v, source), v, source, len, NULL) IS NULL;
+        p := lock_source(v, source);
         IF from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool) THEN
             -- It has been moved or has left the pool; wherever it is now there may be room.
             RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
         END IF;
-        block := probe_source(v, source, len, lo, hi);
+        block := probe_source(p, v, source, len, NULL);
         IF block IS NOT NULL THEN
             RETURN insert_under(p, v, block, facts, who);
         END IF;
@@ -275,9 +291,9 @@ BEGIN
        ARRAY(SELECT prefix FROM prefix WHERE pool_id = from_pool AND family(prefix) = family(sources[1]) ORDER BY vrf_id, prefix) THEN
         RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
     END IF;
-    RETURN NULL;
+    RAISE EXCEPTION 'no free prefix found' USING ERRCODE = 'NP300';
 END $$;
-COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Find the lowest free block of a length in the first source that has one and add it; NULL when none has. from_pool: the sources must still be members of it.';
+COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.';
 
 -- ---------------------------------------------------------------- edit
 
@@ -303,12 +319,16 @@ BEGIN
         RAISE EXCEPTION 'the tree around % changed', x.prefix USING ERRCODE = '40001';
     END IF;
     SELECT * INTO x FROM prefix WHERE id = x.id;
-    PERFORM check_unique(x.vrf_id, n.prefix, x.id);
+    IF EXISTS (SELECT FROM prefix WHERE vrf_id = x.vrf_id AND prefix = n.prefix AND id <> x.id) THEN
+        PERFORM refuse_duplicate(x.vrf_id, n.prefix);
+    END IF;
     -- All rows are locked before the pools, and these before the totals: first both times children change hands, those
     -- of the old place to its former parent, what the new place covers to x.
     given := adopt(x.id, x.vrf_id, x.prefix, from_id);
     taken := adopt(to_id, x.vrf_id, n.prefix, x.id);
-    PERFORM lock_pools(ARRAY(SELECT pool_id FROM prefix WHERE id IN (from_id, to_id)) || x.pool_id || n.pool_id, x.pool_id IS DISTINCT FROM n.pool_id);
+    IF x.pool_id IS DISTINCT FROM n.pool_id THEN
+        PERFORM lock_pools(ARRAY[x.pool_id, n.pool_id]);
+    END IF;
     SELECT * INTO p FROM prefix WHERE id = from_id;
     PERFORM detach(p, x, given);
     SELECT * INTO p FROM prefix WHERE id = to_id;
@@ -383,6 +403,7 @@ BEGIN
             RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
+    PERFORM check_node(n.prefix, n.type, n.node);
     IF n.type <> x.type THEN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
@@ -395,7 +416,7 @@ BEGIN
     END IF;
     IF n.pool_id IS DISTINCT FROM x.pool_id THEN
         IF NOT moves THEN
-            PERFORM lock_pools(ARRAY[x.pool_id, n.pool_id], true);
+            PERFORM lock_pools(ARRAY[x.pool_id, n.pool_id]);
         END IF;
         IF n.pool_id IS NOT NULL THEN
             PERFORM check_pool(n);
@@ -432,7 +453,7 @@ BEGIN
         FROM old, LATERAL jsonb_populate_record(old.row, changes) n
         WHERE t.id = (old.row).id
         RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after,
-            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id AS in_place
+            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id AND check_node(t.prefix, t.type, t.node) AS in_place
     ), entry AS (
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after
@@ -491,6 +512,8 @@ CREATE OR REPLACE FUNCTION delete_inside(v int, x cidr, who actor) RETURNS bigin
         DELETE FROM prefix p WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x) RETURNING p.id, p.vrf_id, p.prefix, prefix_facts(p) AS facts
     ), ranges AS (
         DELETE FROM free_range USING gone WHERE owner = gone.id
+    ), texts AS (
+        DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id
     ), logged AS (
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', facts
@@ -519,17 +542,14 @@ BEGIN
     END IF;
     IF recursive AND x.children > 0 THEN
         PERFORM lock_inside(x.vrf_id, x.prefix);
-        PERFORM lock_pools(ARRAY[p.pool_id], false);
         PERFORM add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
         DELETE FROM free_range WHERE owner = i;
     ELSIF x.children > 0 THEN
         a := adopt(i, x.vrf_id, x.prefix, p.id);
     END IF;
-    IF p.pool_id IS NOT NULL THEN
-        PERFORM lock_pools(ARRAY[p.pool_id], false);
-    END IF;
     PERFORM detach(p, x, a);
     DELETE FROM prefix WHERE id = i;
+    DELETE FROM prefix_words WHERE prefix_id = i;
     PERFORM audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
     RETURN true;
 END $$;
@@ -550,7 +570,8 @@ BEGIN
         PERFORM lock_inside(v, space);
         PERFORM delete_inside(v, space, who);
         WITH gone AS (DELETE FROM prefix p WHERE vrf_id = v AND prefix = space RETURNING p.id, prefix_facts(p) AS facts),
-             ranges AS (DELETE FROM free_range USING gone WHERE owner = gone.id)
+             ranges AS (DELETE FROM free_range USING gone WHERE owner = gone.id),
+             texts AS (DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id)
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', gone.facts FROM gone;
     END LOOP;

@@ -57,7 +57,7 @@ BEGIN
         ORDER BY i.vrf_id, i.prefix
     LOOP
         BEGIN
-            UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix, false), r.vrf_id, r.prefix, r.facts, who)
+            UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix), r.vrf_id, r.prefix, r.facts, who)
             WHERE ord = r.ord;
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
@@ -85,9 +85,8 @@ BEGIN
             OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix)))) THEN
         RAISE EXCEPTION 'the tree changed' USING ERRCODE = '40001';
     END IF;
-    PERFORM lock_pools(ARRAY(SELECT DISTINCT pool_id FROM prefix WHERE id IN (SELECT owner_id FROM incoming) AND pool_id IS NOT NULL), false);
 END $$;
-COMMENT ON FUNCTION lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs, right above the incoming ones, then the pools of these.';
+COMMENT ON FUNCTION lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs, right above the incoming ones.';
 
 CREATE OR REPLACE FUNCTION refuse_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -98,7 +97,7 @@ BEGIN
     -- The first one, in the order given, that breaks a rule; its number travels as the column of the error.
     FOR r IN
         SELECT * FROM (
-            SELECT i.ord, i.vrf_id, i.prefix, i.type, i.parent_id,
+            SELECT i.ord, i.vrf_id, i.prefix, i.type, i.facts ->> 'node' AS node, i.parent_id,
                    coalesce(above.type, stored.type) AS parent_type, coalesce(above.prefix, stored.prefix) AS parent_prefix,
                    coalesce(i.prefix = lag(i.prefix) OVER w AND i.vrf_id = lag(i.vrf_id) OVER w, false)
                    OR EXISTS (SELECT FROM prefix d WHERE d.vrf_id = i.vrf_id AND d.prefix = i.prefix) AS duplicate
@@ -106,7 +105,7 @@ BEGIN
             LEFT JOIN incoming above ON above.id = i.parent_id AND i.inside
             LEFT JOIN prefix stored ON stored.id = i.owner_id
             WINDOW w AS (ORDER BY i.vrf_id, i.prefix, i.ord)) c
-        WHERE duplicate OR NOT CASE type
+        WHERE duplicate OR node IS NOT NULL OR NOT CASE type
             WHEN 'host' THEN coalesce(parent_type = 'assignment', false) AND masklen(prefix) = full_length(prefix)
             ELSE parent_type IS NULL OR parent_type = 'reservation' END
         ORDER BY ord
@@ -121,12 +120,13 @@ BEGIN
             p.prefix := r.parent_prefix;
             p.type := r.parent_type;
             PERFORM check_place(p, n);
+            PERFORM check_node(r.prefix, r.type, r.node);
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
         END;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION refuse_incoming() IS 'Refuse incoming prefixes that are there already or whose types do not nest.';
+COMMENT ON FUNCTION refuse_incoming() IS 'Refuse incoming prefixes that are there already, whose types do not nest or that must not have a node.';
 
 CREATE OR REPLACE FUNCTION take_incoming() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -223,6 +223,7 @@ BEGIN
             SELECT parent_id, count(*) AS children, sum(prefix_size(prefix)) AS size FROM incoming WHERE inside GROUP BY parent_id) k
             ON k.parent_id = i.id
         OFFSET 0) n;
+    INSERT INTO prefix_words SELECT p.id, words_of(p) FROM incoming i JOIN prefix p ON p.id = i.id;
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, after)
     SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', i.id, 'add', prefix_facts(p)
     FROM incoming i JOIN prefix p ON p.id = i.id ORDER BY i.ord;

@@ -279,6 +279,7 @@ CORRUPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
             r'9\.9\.9\.9/32 .*: a host inside no prefix',
             'VRF 0 IPv4: totals are',
             'VRF 0 IPv4: its free ranges are',
+            r'prefix \d+: its text in prefix_words',
         ),
     ),
     'a prefix that came past the functions': (
@@ -290,6 +291,7 @@ CORRUPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
             r'10\.0\.0\.0/16 .*: free_blocks is',
             r'10\.0\.0\.0/16 .*: its free ranges are',
             'VRF 0 IPv4: totals are',
+            r'prefix \d+: its text in prefix_words',
         ),
     ),
     'a prefix that went past the functions': (
@@ -299,6 +301,7 @@ CORRUPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
             r'10\.0\.0\.0/24 .*: used_addresses is 2, must be 1',
             r'10\.0\.0\.0/24 .*: its free ranges are',
             'VRF 0 IPv4: totals are',
+            r'prefix \d+: its text in prefix_words',
         ),
     ),
     'a pool in two VRFs': (

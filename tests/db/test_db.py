@@ -437,22 +437,6 @@ UNIQUE: dict[str, Violation] = {
     'asn_pkey': ('INSERT INTO asn (asn) VALUES (77), (77)', duplicate(None, '77')),
 }
 VIOLATIONS: dict[str, Violation] = {
-    'prefix_node_reservation_check': (
-        prefix('node', "'10.0.0.1', 'reservation', 'r1'"),
-        (errors.NipapValueError, "Not allowed to set 'node' value for prefixes of type 'reservation'."),
-    ),
-    'prefix_node_assignment_check': (
-        prefix('node', "'2001:db8::/127', 'assignment', 'r1'"),
-        (
-            errors.NipapValueError,
-            "Not allowed to set 'node' value for prefixes of type 'assignment' "
-            'which do not have all bits set in netmask.',
-        ),
-    ),
-    'prefix_host_length_check': (
-        prefix('comment', "'10.0.0.0/31', 'host', ''"),
-        (errors.NipapValueError, 'Prefix of type host must have all bits set in netmask'),
-    ),
     'vrf_default_check': (
         "UPDATE vrf SET rt = '1:2' WHERE id = 0",
         (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
