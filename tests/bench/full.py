@@ -237,19 +237,22 @@ class Bench:
             self.time_operations(big.site, small.site)
             self.time_clients(small.site, 'small')
             self.time_clients(big.site, 'big')
-            self.add([memory(big), time_check(small, 'small'), time_check(big, 'big')])
+            checks = [time_check(small, 'small'), time_check(big, 'big')]
+            self.add([memory(big), *checks])
+            self.refused |= not all(one.ok for one in checks)
 
     def time_operations(self, big: Site, small: Site | None) -> None:
+        """Time one operation after the other, on both sites where that can be compared."""
         for operation in filter(lambda one: self.wanted(one.name), OPERATIONS):
             try:
                 row = time_operation(operation, big, small, self.options.runs)
             except (Failed, xmlrpc.client.Fault) as error:
                 self.refused = True
-                say(f'{operation.name}: {error}')
+                say(str(error))
+                self.add([Measure(operation.name, 0, 'refused', str(operation.limit), False)])
             else:
                 self.rows.append(row)
                 say(' | '.join(row.cells()))
-
         self.add(beside_siblings(self.rows))
 
     def time_clients(self, site: Site, where: str) -> None:
