@@ -268,10 +268,12 @@ class Bench:
     def about(self) -> str:
         """Where and on what this was measured, and what it is compared with."""
         options, commits_ms = self.options, [row.commit_ms for row in self.rows if row.commit_ms is not None]
+        real = 'all' if options.rows is None else f'the first {options.rows:,}'
+        if options.url:
+            real = 'a daemon that ran already with its'
         parts = [
             f'{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}',
-            f'{"all" if options.rows is None else f"the first {options.rows:,}"} of the real prefixes and '
-            f'twice {options.siblings:,} siblings',
+            f'{real} real prefixes and twice {options.siblings:,} siblings',
             f'medians of {options.runs} runs',
         ]
         if self.rows:
