@@ -1,4 +1,4 @@
-# make check says whether a change is ready. BIN is where the tools are.
+# make check says whether a change is ready. BIN is where the tools are, BENCH has options for make bench.
 BIN ?= .venv/bin
 
 .PHONY: check format lint types tests soak bench schema
@@ -24,6 +24,7 @@ soak: | $(BIN)/pytest
 
 bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py
+	$(BIN)/python tests/bench/full.py $(BENCH)
 
 schema: | $(BIN)/pytest
 	$(BIN)/python tests/dump_schema.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import lzma
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from nipap import check
 from nipap.db import Database
 
 REPOSITORY = Path(__file__).parent.parent.parent
-DATA = REPOSITORY / 'tests/data/internet-prefixes-5000.csv'
+DATA = REPOSITORY / 'tests/data/internet-prefixes.csv.xz'
 AUTH = {'authoritative_source': 'test'}
 
 
@@ -76,7 +77,7 @@ def importer(daemon: Callable[..., Daemon], database_options: dict[str, str], tm
 
 
 def rows(count: int) -> list[dict[str, str]]:
-    with open(DATA, newline='') as file:
+    with lzma.open(DATA, 'rt', newline='') as file:
         return list(itertools.islice(csv.DictReader(file), count))
 
 

@@ -1,0 +1,325 @@
+"""The full-size benchmark: what every operation costs on the big data set, beside its limit and beside a small one.
+
+Usage: python tests/bench/full.py [options], see --help and docs/performance.md.
+
+Two daemons are started, each with a private PostgreSQL in a temporary directory: one holds all of the data, the other
+1,000 real prefixes and the same blocks without siblings. Exit code 1: an operation was refused or the check found
+something; a limit that is missed is only reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg2
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / 'tests')]
+
+from bench import dataset, report  # noqa: E402
+from bench.report import MOST_FLAT, Measure, OperationRow  # noqa: E402
+from bench.rpc_bench import (  # noqa: E402
+    ADDRESS,
+    ALLOCATE,
+    BY_NAME,
+    EXACT,
+    FLOOR,
+    OPERATIONS,
+    SHARED_ROWS,
+    Failed,
+    Operation,
+    Site,
+    load,
+    measure,
+)
+from daemon_process import Daemon, descendants_of, free_port  # noqa: E402
+from support import open_directories  # noqa: E402
+
+from nipapd.embedded import EmbeddedPostgres  # noqa: E402
+
+DOCUMENT = REPOSITORY / 'docs' / 'performance.md'
+CLIENTS = 8
+# Calls of many clients in a second, on the small data set: the least share of those of `version`.
+SHARES = {FLOOR: None, EXACT: 0.60, ADDRESS: 0.45, ALLOCATE: None}
+LEAST_ALLOCATIONS_PER_S = 700
+LEAST_ROWS_PER_S = 790_509 / 180  # of an import: the real data in three minutes
+MOST_RESIDENT_MB = 120
+BIG_ANSWER = 10_000
+STOP_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Home:
+    """A daemon of our own and the site that it serves."""
+
+    site: Site
+    data_dir: Path
+    daemon: Daemon
+
+
+# ------------------------------------------------------------------------------------------------ daemons
+
+
+@contextlib.contextmanager
+def started(name: str, siblings: int) -> Iterator[Home]:
+    """A daemon without configuration and without data, on a free port; nothing of it remains."""
+    with open_directories() as make, contextlib.ExitStack() as stack:
+        data_dir = make() / 'data'
+        place = ['--config', '/dev/null', '--data-dir', str(data_dir), '--listen', '127.0.0.1']
+        daemon = Daemon([*place, '--port', str(free_port())])
+        stack.callback(daemon.close)
+        daemon.start()
+        stack.callback(daemon.stop, STOP_TIMEOUT_S)
+        say(f'{name}: {daemon.address}')
+        commit = stack.enter_context(commits(data_dir))
+        yield Home(Site(daemon.url(*daemon.admin()), siblings, commit), data_dir, daemon)
+
+
+@contextlib.contextmanager
+def commits(data_dir: Path) -> Iterator[Callable[[], object]]:
+    """Adds one row, durably, to a table of its own beside the daemon's database."""
+    server = EmbeddedPostgres(data_dir).start()  # shares the daemon's
+    connection = psycopg2.connect(server.dsn('postgres'))
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute('DROP TABLE IF EXISTS bench_commit; CREATE TABLE bench_commit (number integer)')
+            yield lambda: cursor.execute('INSERT INTO bench_commit VALUES (1)')
+            cursor.execute('DROP TABLE bench_commit')
+    finally:
+        connection.close()
+        server.stop()
+
+
+def command(*args: str, **env: str) -> int:
+    """Run one of our programs, its output on our stderr; returns the exit code."""
+    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **env}
+    return subprocess.run([sys.executable, '-m', *args], env=environment, stdout=sys.stderr, check=False).returncode
+
+
+def fill(home: Home, rows: int | None) -> Measure:
+    """Import the data, make the pools, and bring the database to rest."""
+    file = home.data_dir.parent / 'prefixes.csv'
+    with open(file, 'w', encoding='utf-8', newline='') as out:
+        count = dataset.write(out, rows, home.site.siblings)
+    address = urlsplit(home.site.url)
+    login = {'NIPAP_USERNAME': home.site.username, 'NIPAP_PASSWORD': home.site.password}
+    place = {'NIPAP_HOST': str(address.hostname), 'NIPAP_PORT': str(address.port), 'HOME': str(file.parent)}
+    start = time.monotonic()
+    code = command('nipap.cli.main', 'import', str(file), **login, **place)
+    seconds = time.monotonic() - start
+    if code:
+        raise Failed(f'nipap import ended with {code}')
+    home.site.make_pools()
+    settle(home.data_dir)
+    rate = count / seconds
+    shown = f'{count:,} rows in {seconds:.1f} s, {rate:,.0f} rows/s'
+    return Measure('nipap import', rate, shown, f'{LEAST_ROWS_PER_S:,.0f} rows/s', rate >= LEAST_ROWS_PER_S)
+
+
+def settle(data_dir: Path) -> None:
+    """Do now what PostgreSQL would do by itself in the minutes after an import, while others are timed."""
+    with contextlib.closing(psycopg2.connect(EmbeddedPostgres(data_dir).start().dsn())) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute('VACUUM (ANALYZE)')
+            cursor.execute('CHECKPOINT')
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+def time_operation(operation: Operation, big: Site, small: Site | None, runs: int) -> OperationRow:
+    """The medians of one operation; on the small data set too where it finds the same there."""
+    sites = [big, small] if small and operation.single else [big]
+    (ms, floor_ms, commit_ms), *others = [found.medians for found in measure(operation, sites, runs)]
+    allowed = operation.limit.allowed(floor_ms, commit_ms)
+    small_ms = others[0][0] if others else None
+    return OperationRow(operation.name, ms, floor_ms, commit_ms, str(operation.limit), allowed, small_ms)
+
+
+def beside_siblings(rows: Sequence[OperationRow]) -> Iterator[Measure]:
+    """What an operation costs beside siblings, to what the same costs beside none, on the big data set."""
+    ms = {row.name: row.ms for row in rows}
+    for name, other in ((name, BY_NAME[name].beside) for name in ms):
+        if other in ms:
+            ratio = ms[name] / ms[other]
+            yield Measure(f'{name} : {other}', ratio, f'{ratio:.2f}', f'{MOST_FLAT:g}', ratio <= MOST_FLAT)
+
+
+def time_clients(site: Site, where: str, names: Sequence[str], seconds: float, judged: bool) -> Iterator[Measure]:
+    """Calls in a second of many clients; judged only on the small data set."""
+    floor = 0.0
+    for name in names:
+        per_s, failed = load(site, BY_NAME[name], CLIENTS, seconds)
+        floor = per_s if name == FLOOR else floor
+        share = SHARES[name]
+        shown = f'{per_s:,.0f}, {failed} failed' + (f', {per_s / floor:.0%} of version' if share and floor else '')
+        limit, ok = 'no failure', failed == 0
+        if judged and share and floor:
+            limit, ok = f'{share:.0%} of version, no failure', ok and per_s >= share * floor
+        elif judged and name == ALLOCATE:
+            limit, ok = f'{LEAST_ALLOCATIONS_PER_S}, no failure', ok and per_s >= LEAST_ALLOCATIONS_PER_S
+        yield Measure(f'calls/s of {CLIENTS} clients, {where}: {name}', per_s, shown, limit, ok)
+
+
+def time_check(home: Home, where: str) -> Measure:
+    start = time.monotonic()
+    code = command('nipapd.maintenance', 'check', '--config', '/dev/null', '--data-dir', str(home.data_dir))
+    seconds = time.monotonic() - start
+    return Measure(f'nipap-admin check, {where}', seconds, f'{seconds:.1f} s', 'no problems', code == 0)
+
+
+def memory(home: Home) -> Measure:
+    """The resident memory of the handler that has most, after one has answered with many rows."""
+    query = {'operator': 'contained_within_equals', 'val1': 'prefix', 'val2': '0.0.0.0/0'}
+    answer = home.site.ask('search_prefix', {'query': query, 'search_options': {'max_result': BIG_ANSWER}})
+    found = answer.count(b'<name>display_prefix</name>')
+    handlers = [process.pid for process in descendants_of(home.daemon.pid) if process.command != 'postgres']
+    most = max(map(resident_mb, handlers))
+    limit = f'{MOST_RESIDENT_MB} MB'
+    return Measure(
+        f'resident memory of a handler after {found:,} rows', most, f'{most:.0f} MB', limit, most <= MOST_RESIDENT_MB
+    )
+
+
+def resident_mb(pid: int) -> float:
+    pages = int(Path('/proc', str(pid), 'statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
+
+
+# ------------------------------------------------------------------------------------------------ the program
+
+
+class Bench:
+    """One run: what is to be timed, and what has come of it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.rows: list[OperationRow] = []
+        self.measures: list[Measure] = []
+        self.refused = False
+
+    def wanted(self, name: str) -> bool:
+        words = self.options.only
+        return not words or any(word in name.lower() for word in words)
+
+    def run(self) -> None:
+        """Time everything that is wanted."""
+        options = self.options
+        with contextlib.ExitStack() as stack:
+            if options.url:
+                commit = stack.enter_context(commits(options.data_dir)) if options.data_dir else None
+                site = Site(options.url, options.siblings, commit)
+                site.make_pools()
+                self.time_operations(site, None)
+                self.time_clients(site, 'big')
+                return
+            small = stack.enter_context(started('small', 0))
+            fill(small, SHARED_ROWS if options.rows is None else min(SHARED_ROWS, options.rows))
+            big = stack.enter_context(started('big', options.siblings))
+            self.add([fill(big, options.rows)])
+            self.time_operations(big.site, small.site)
+            self.time_clients(small.site, 'small')
+            self.time_clients(big.site, 'big')
+            checks = [time_check(small, 'small'), time_check(big, 'big')]
+            self.add([memory(big), *checks])
+            self.refused |= not all(one.ok for one in checks)
+
+    def time_operations(self, big: Site, small: Site | None) -> None:
+        """Time one operation after the other, on both sites where that can be compared."""
+        for operation in filter(lambda one: self.wanted(one.name), OPERATIONS):
+            try:
+                row = time_operation(operation, big, small, self.options.runs)
+            except (Failed, xmlrpc.client.Fault) as error:
+                self.refused = True
+                say(str(error))
+                self.add([Measure(operation.name, 0, 'refused', str(operation.limit), False)])
+            else:
+                self.rows.append(row)
+                say(' | '.join(row.cells()))
+        self.add(beside_siblings(self.rows))
+
+    def time_clients(self, site: Site, where: str) -> None:
+        if seconds := self.options.load_seconds:
+            names = [name for name in SHARES if self.wanted(name)]
+            self.add(time_clients(site, where, names, seconds, judged=where == 'small'))
+
+    def add(self, measures: Iterable[Measure]) -> None:
+        for one in measures:
+            self.measures.append(one)
+            say(' | '.join(one.cells()))
+
+    def about(self) -> str:
+        """Where and on what this was measured, and what it is compared with."""
+        options, commits_ms = self.options, [row.commit_ms for row in self.rows if row.commit_ms is not None]
+        real = 'all' if options.rows is None else f'the first {options.rows:,}'
+        if options.url:
+            real = 'a daemon that ran already with its'
+        parts = [
+            f'{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}',
+            f'{real} real prefixes and twice {options.siblings:,} siblings',
+            f'medians of {options.runs} runs',
+        ]
+        if self.rows:
+            parts.append(f'`version` takes {statistics.median(row.floor_ms for row in self.rows):.2f} ms')
+        if commits_ms:
+            parts.append(f'a commit {statistics.median(commits_ms):.2f} ms')
+        return '; '.join(parts) + '.'
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Time every operation on the big data set.')
+    add = parser.add_argument
+    add('--rows', type=int, metavar='N', help='only the first N real prefixes (default: all)')
+    add('--siblings', type=int, default=dataset.SIBLINGS, metavar='N', help='in two blocks (default %(default)s)')
+    add('--runs', type=int, default=15, metavar='N', help='of each operation (default %(default)s)')
+    add('--load-seconds', type=float, default=5, metavar='S', help='of many clients, 0: none (default %(default)g)')
+    add('--only', default='', metavar='WORDS', help='only what has one of these in its name, separated by commas')
+    add('--json', type=Path, metavar='FILE', help='write the figures to a file too')
+    add('--url', help='time a daemon that runs and holds the data: http://USER:PASSWORD@HOST:PORT')
+    add('--data-dir', type=Path, metavar='DIR', help='of the daemon at the URL, to time commits of its PostgreSQL')
+    add('--update-docs', action='store_true', help=f'put the tables into {DOCUMENT.relative_to(REPOSITORY)}')
+    options = parser.parse_args(argv)
+    if options.runs < 1 or (options.rows is not None and options.rows < 1) or not 0 <= options.siblings <= 60_000:
+        parser.error('at least 1 run and 1 row, at most 60000 siblings')
+    options.only = [word for word in options.only.lower().split(',') if word]
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its tables; returns the exit code."""
+    bench = Bench(parse(argv))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
+    bench.run()
+    text = report.tables(bench.about(), bench.rows, bench.measures)
+    print(text, end='')
+    if bench.options.json:
+        figures = {'about': bench.about(), 'operations': bench.rows, 'measures': bench.measures}
+        bench.options.json.write_text(json.dumps(figures, default=asdict, indent=1) + '\n')
+    if bench.options.update_docs:
+        report.update(DOCUMENT, text)
+    return 1 if bench.refused else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
