@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import http.client
 import re
+import socket
 import xmlrpc.client
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
@@ -73,11 +75,19 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def another(self) -> Client:
+        """A second connection of the same caller to the same daemon."""
+        return Client(self.server, self._auth['authoritative_source'])
+
     def close(self) -> None:
-        """Give the connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Give the connection back; a call that another thread has made on it ends in a TransportError."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if connection.sock is not None:  # else it was closed after the last answer
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
     def call(self, method: str, members: Mapping[str, object] | None = None) -> object:
         """The answer of a method to a struct of these members.

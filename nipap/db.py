@@ -29,6 +29,9 @@ Statement = str | bytes | Composable
 Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 
 ATTEMPTS = 20
+# Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
+# they are made without scans of whole tables wherever there is an index.
+BEGIN = 'BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
 MOST_PREPARED = 100
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
@@ -143,6 +146,21 @@ class Transaction:
             numbered = ''.join(f'{piece}${n}' for n, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
             self._run(f'PREPARE {name} AS {numbered}', ())
             self._prepared[statement] = name
+            return self._first_execution(name, args)
+        return self._execution(name, args)
+
+    def _first_execution(self, name: str, args: Sequence[Any]) -> list[Row]:
+        """The one that makes the plan."""
+        if self._cursor.connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+            return self._execution(name, args)  # the beginning of the transaction has said how plans are made
+        self._run('SET enable_seqscan = off', ())
+        try:
+            return self._execution(name, args)
+        finally:
+            with suppress(psycopg2.Error):
+                self._run('RESET enable_seqscan', ())
+
+    def _execution(self, name: str, args: Sequence[Any]) -> list[Row]:
         return self.all(f'EXECUTE {name} ({", ".join(["%s"] * len(args))})' if args else f'EXECUTE {name}', args)
 
     def one(self, statement: Statement, args: Sequence[Any] = ()) -> Row | None:
@@ -240,7 +258,7 @@ class Database:
         connection = self.connection()
         with connection.cursor() as cursor:
             tx = Transaction(cursor, self._prepared)
-            tx.ahead('BEGIN; SET LOCAL statement_timeout = 0')
+            tx.ahead(BEGIN)
             try:
                 result = work(tx)
                 tx.flush()

@@ -58,11 +58,12 @@ CREATE FUNCTION public.add_one_by_one(who public.actor) RETURNS void
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    members cidr[] := ARRAY(SELECT i.prefix FROM incoming i WHERE i.pool_id IS NOT NULL);
     r record;
 BEGIN
     FOR r IN SELECT i.* FROM incoming i
         WHERE i.pool_id IS NOT NULL
-           OR EXISTS (SELECT FROM incoming m WHERE m.pool_id IS NOT NULL AND m.vrf_id = i.vrf_id AND m.prefix << i.prefix)
+           OR i.prefix >> ANY (members)
            OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix))
         ORDER BY i.vrf_id, i.prefix
     LOOP
@@ -431,23 +432,17 @@ CREATE FUNCTION public.closest_parent(v integer, x cidr) RETURNS bigint
     LANGUAGE plpgsql STABLE
     AS $$
 DECLARE
+    i bigint;
     candidate cidr;
-    candidate_id bigint;
-    common cidr;
+    above bigint;
 BEGIN
-    -- Walk the predecessors in index order: each probe that is no ancestor cuts the search to the common supernet.
-    SELECT id, prefix INTO candidate_id, candidate FROM prefix
+    -- Whatever covers x covers its predecessor in index order too, or is it: one step in the index, then up from there.
+    SELECT id, prefix, parent_id INTO i, candidate, above FROM prefix
     WHERE vrf_id = v AND prefix < x ORDER BY vrf_id DESC, prefix DESC LIMIT 1;
-    LOOP
-        IF candidate IS NULL OR family(candidate) <> family(x) THEN
-            RETURN NULL;
-        ELSIF candidate >> x THEN
-            RETURN candidate_id;
-        END IF;
-        common := network(inet_merge(candidate, x));
-        SELECT id, prefix INTO candidate_id, candidate FROM prefix
-        WHERE vrf_id = v AND prefix <= common ORDER BY vrf_id DESC, prefix DESC LIMIT 1;
+    WHILE i IS NOT NULL AND NOT candidate >> x LOOP
+        SELECT id, prefix, parent_id INTO i, candidate, above FROM prefix WHERE id = above;
     END LOOP;
+    RETURN i;
 END $$;
 
 COMMENT ON FUNCTION public.closest_parent(v integer, x cidr) IS 'Id of the longest stored prefix that covers x, x itself not counted; NULL at the top level.';
@@ -558,6 +553,7 @@ COMMENT ON FUNCTION public.exp2(n integer) IS '2^n exactly, for n from 0 to 128.
 
 CREATE FUNCTION public.find_free(v integer, sources cidr[], len integer, wanted integer) RETURNS SETOF cidr
     LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     source cidr;
@@ -1157,6 +1153,9 @@ DECLARE
     ids bigint[];
 BEGIN
     PERFORM make_incoming();
+    -- Additions of many to one VRF take turns from the beginning: else the one that waits has chosen its owners in vain.
+    PERFORM pg_advisory_xact_lock(5466128, v) FROM (
+        SELECT DISTINCT (item ->> 'vrf_id')::int AS v FROM jsonb_array_elements(items) item ORDER BY v) q;
     INSERT INTO incoming (ord, id, vrf_id, prefix, type, facts, pool_id)
     SELECT n::int, nextval('prefix_id_seq'), (item ->> 'vrf_id')::int, (item ->> 'prefix')::cidr, item ->> 'type', item,
         (item ->> 'pool_id')::int

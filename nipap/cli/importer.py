@@ -13,9 +13,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +27,7 @@ from nipap.client import Client, Fault, TransportError
 from nipap.wire import Encoded, encode_struct, encode_value
 
 DUPLICATE = 1400
+IN_FLIGHT = 2
 AUTH_FAULTS = range(1500, 1600)
 
 _names_operation = re.compile(r'operation ([0-9]+)(?: \(\w+\))?: ').match
@@ -182,10 +186,15 @@ class Progress:
 
 
 class Import:
-    """One import: rows from where the state says to the end."""
+    """One import: rows from where the state says to the end.
+
+    Two chunks are on their way at once, so that the daemon reads one while it stores the other. Nothing says which is
+    first there: that a chunk is refused counts only once all before it are stored.
+    """
 
     def __init__(self, client: Client, job: Job, sheet: Sheet, state: State) -> None:
-        self._client, self._job, self._state = client, job, state
+        self._client = client  # one on which nothing is on its way
+        self._job, self._state = job, state
         self._rows, self._columns = sheet.rows, sheet.columns
         self._size = job.chunk  # rows sent at once: fewer while rows are refused
         self._counts = dict(state.counts)
@@ -193,27 +202,49 @@ class Import:
 
     def run(self) -> None:
         """Import everything that is left, and say what became of it."""
+        if self._state.done:
+            self._progress.note(f'going on after {self._state.done} of {len(self._rows)} rows')
+        with ThreadPoolExecutor(IN_FLIGHT) as pool, ExitStack() as stack:
+            clients = [self._client, *(stack.enter_context(self._client.another()) for _ in range(1, IN_FLIGHT))]
+            stack.callback(self._client.close)  # interrupted: the pool waits for what was sent, unless it cannot come
+            self._run(pool, cycle(clients))
+        self._state.remove()
+        self._progress.note(
+            '{added} prefixes added, {there} were there already, {refused} refused'.format(**self._state.counts)
+        )
+
+    def _run(self, pool: Executor, clients: Iterator[Client]) -> None:
         state, total = self._state, len(self._rows)
-        if state.done:
-            self._progress.note(f'going on after {state.done} of {total} rows')
+        sent: deque[tuple[Client, list[Row], Future[int] | None]] = deque()
+        ahead = state.done
         while state.done < total:
-            chunk = self._rows[state.done : state.done + self._job.chunk]
-            self._add(chunk)
+            while ahead < total and len(sent) < IN_FLIGHT:
+                chunk = self._rows[ahead : ahead + self._job.chunk]
+                whole = self._size == self._job.chunk
+                client = next(clients)
+                sent.append((client, chunk, pool.submit(self._send, client, chunk) if whole else None))
+                ahead += len(chunk)
+            self._client, chunk, answer = sent.popleft()
+            if not self._is_stored(answer):
+                self._add(chunk)
             state.done += len(chunk)
             state.counts = dict(self._counts)
             state.save()
             self._progress.show(state.done)
-        state.remove()
-        self._progress.note(
-            '{added} prefixes added, {there} were there already, {refused} refused'.format(**state.counts)
-        )
+
+    def _is_stored(self, answer: Future[int] | None) -> bool:
+        try:
+            self._counts['added'] += answer.result() if answer else 0
+        except Fault:
+            return False
+        return answer is not None
 
     def _add(self, rows: list[Row]) -> None:
         """Add a chunk: each row is stored, was there already, or is reported as refused."""
         while rows:
             some = rows[: self._size]
             try:
-                self._send(some)
+                self._counts['added'] += self._send(self._client, some)
             except Fault as fault:
                 rows = self._accepted(some, fault) + rows[self._size :]
                 if fault.code != DUPLICATE:  # all of those are found at once
@@ -222,10 +253,10 @@ class Import:
                 rows = rows[self._size :]
                 self._size = min(self._job.chunk, self._size * 2)
 
-    def _send(self, rows: list[Row]) -> None:
+    def _send(self, client: Client, rows: list[Row]) -> int:
         attr = self._columns.attr
         operations = [Encoded(f'{_BEFORE}{encode_struct(attr(row))}{_AFTER}') for row in rows]
-        self._counts['added'] += len(_array(self._client, {'operations': operations, 'return': 'ids'}, len(rows)))
+        return len(_array(client, {'operations': operations, 'return': 'ids'}, len(rows)))
 
     def _accepted(self, rows: list[Row], fault: Fault) -> list[Row]:
         """Those that are worth sending again after a fault: at least one less."""

@@ -7,23 +7,17 @@
 
 CREATE OR REPLACE FUNCTION closest_parent(v int, x cidr) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE
+    i bigint;
     candidate cidr;
-    candidate_id bigint;
-    common cidr;
+    above bigint;
 BEGIN
-    -- Walk the predecessors in index order: each probe that is no ancestor cuts the search to the common supernet.
-    SELECT id, prefix INTO candidate_id, candidate FROM prefix
+    -- Whatever covers x covers its predecessor in index order too, or is it: one step in the index, then up from there.
+    SELECT id, prefix, parent_id INTO i, candidate, above FROM prefix
     WHERE vrf_id = v AND prefix < x ORDER BY vrf_id DESC, prefix DESC LIMIT 1;
-    LOOP
-        IF candidate IS NULL OR family(candidate) <> family(x) THEN
-            RETURN NULL;
-        ELSIF candidate >> x THEN
-            RETURN candidate_id;
-        END IF;
-        common := network(inet_merge(candidate, x));
-        SELECT id, prefix INTO candidate_id, candidate FROM prefix
-        WHERE vrf_id = v AND prefix <= common ORDER BY vrf_id DESC, prefix DESC LIMIT 1;
+    WHILE i IS NOT NULL AND NOT candidate >> x LOOP
+        SELECT id, prefix, parent_id INTO i, candidate, above FROM prefix WHERE id = above;
     END LOOP;
+    RETURN i;
 END $$;
 COMMENT ON FUNCTION closest_parent(int, cidr) IS 'Id of the longest stored prefix that covers x, x itself not counted; NULL at the top level.';
 
@@ -116,7 +110,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION probe_source(prefix, int, cidr, int, inet) IS 'Lowest free block of a length in a source whose owner (see source_owner) is p, behind an address when one is given; takes no lock.';
 
-CREATE OR REPLACE FUNCTION find_free(v int, sources cidr[], len int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE AS $$
+-- Without scans of whole tables, as all changes (nipap/db.py): the plans of the functions it calls are kept.
+CREATE OR REPLACE FUNCTION find_free(v int, sources cidr[], len int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     source cidr;
     p prefix;

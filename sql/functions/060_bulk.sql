@@ -48,11 +48,12 @@ COMMENT ON FUNCTION incoming_parents() IS 'For those rows of incoming that lie i
 
 CREATE OR REPLACE FUNCTION add_one_by_one(who actor) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    members cidr[] := ARRAY(SELECT i.prefix FROM incoming i WHERE i.pool_id IS NOT NULL);
     r record;
 BEGIN
     FOR r IN SELECT i.* FROM incoming i
         WHERE i.pool_id IS NOT NULL
-           OR EXISTS (SELECT FROM incoming m WHERE m.pool_id IS NOT NULL AND m.vrf_id = i.vrf_id AND m.prefix << i.prefix)
+           OR i.prefix >> ANY (members)
            OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix))
         ORDER BY i.vrf_id, i.prefix
     LOOP
@@ -187,6 +188,9 @@ DECLARE
     ids bigint[];
 BEGIN
     PERFORM make_incoming();
+    -- Additions of many to one VRF take turns from the beginning: else the one that waits has chosen its owners in vain.
+    PERFORM pg_advisory_xact_lock(5466128, v) FROM (
+        SELECT DISTINCT (item ->> 'vrf_id')::int AS v FROM jsonb_array_elements(items) item ORDER BY v) q;
     INSERT INTO incoming (ord, id, vrf_id, prefix, type, facts, pool_id)
     SELECT n::int, nextval('prefix_id_seq'), (item ->> 'vrf_id')::int, (item ->> 'prefix')::cidr, item ->> 'type', item,
         (item ->> 'pool_id')::int
