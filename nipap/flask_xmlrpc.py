@@ -31,7 +31,7 @@ PATHS = ('/XMLRPC', '/RPC2')
 MAX_BODY = 16 * 2**20
 
 _WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
-_WORTH_SPOOLING = 2**20
+_WORTH_SPOOLING = 4 * 2**20  # plain answers below are not compressed only to be kept
 
 _log = logging.getLogger(__name__)
 _request_log = logging.getLogger('nipap.request')
@@ -207,7 +207,7 @@ def _too_large(max_body: int) -> NipapInputError:
 
 
 def _kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
-    """All parts of an answer: whatever reads them has ended then, whoever takes his time with them."""
+    """All parts of an answer; what they are read from has come to its end, however slowly they are taken."""
     kept = []
     size = 0
     for part in parts:

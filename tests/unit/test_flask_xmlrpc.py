@@ -321,7 +321,7 @@ def test_small_answers_are_not_compressed(client: FlaskClient) -> None:
     assert 'Content-Encoding' not in response.headers
 
 
-LONG = [{'id': i, 'prefix': f'10.0.{i}.0/24', 'description': 'long ' * 40} for i in range(6000)]
+LONG = [{'id': i, 'prefix': f'10.0.{i}.0/24', 'description': 'long ' * 160} for i in range(6000)]
 
 
 @pytest.mark.parametrize('encoding', ['gzip', 'identity'])
