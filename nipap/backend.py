@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -47,12 +47,14 @@ from nipap.errors import (
 )
 from nipap.query import (
     Condition,
+    Page,
     compile_query,
     equals,
     find_attribute,
     read_options,
     read_prefix_options,
 )
+from nipap.wire import Chunks
 
 Object = dict[str, Any]
 P = ParamSpec('P')
@@ -104,10 +106,15 @@ def changing(
 
 
 class Backend:
-    """The calls of the API over one database."""
+    """The calls of the API over one database.
 
-    def __init__(self, db: Database | Inside) -> None:
+    longest_list: listing or searching prefixes, what is longer, or may be, is no list but `Chunks`, which read when
+    they are iterated: errors come then. None: it is always a list.
+    """
+
+    def __init__(self, db: Database | Inside, *, longest_list: int | None = None) -> None:
         self.db = db
+        self._longest_list = longest_list
 
     # ------------------------------------------------------------ about the daemon
 
@@ -241,10 +248,14 @@ class Backend:
 
         return self.db.run(work)
 
-    def list_prefix(self, actor: Actor, prefix: Any = None) -> list[Object]:
+    def list_prefix(self, actor: Actor, prefix: Any = None) -> list[Object] | Chunks:
         """The prefixes that the spec ``prefix`` selects, of every VRF unless it names one; all without a spec."""
         condition = prefixes.read_spec(prefix)
-        return self.db.read(lambda tx: prefixes.find(tx, condition))
+        most = self._longest_list
+        if most is None:
+            return self.db.read(lambda tx: prefixes.find(tx, condition))
+        found = self.db.read(lambda tx: prefixes.find_at_most(tx, condition, most))
+        return self._chunks(lambda tx: prefixes.find_all(tx, condition)) if found is None else found
 
     @changing
     def edit_prefix(self, actor: Actor, prefix: Any = None, attr: Any = None) -> list[Object]:
@@ -381,8 +392,23 @@ class Backend:
             raise NipapMissingInputError("'query' must be specified")
         condition = compile_query(query, kind.table)
         echo, *page = kind.options(options)
-        result = self.db.read(lambda tx: kind.find(tx, condition, *page))
-        return {'search_options': echo, 'result': result}
+        return {'search_options': echo, 'result': self._found(kind, condition, *page)}
+
+    def _found(self, kind: Kind, condition: Condition, page: Page, *around: Any) -> list[Object] | Chunks:
+        read_all = kind.find_all
+        most = self._longest_list
+        if read_all is None or most is None or (page.max_result is not None and page.max_result <= most):
+            return self.db.read(lambda tx: kind.find(tx, condition, page, *around))
+        return self._chunks(lambda tx: read_all(tx, condition, page, *around))
+
+    def _chunks(self, read: Callable[[Transaction], Iterator[list[Object]]]) -> Chunks:
+        """What is read in one transaction, from the first item to the last."""
+
+        def chunks() -> Iterator[list[Object]]:
+            with self.db.snapshot() as tx:
+                yield from read(tx)
+
+        return Chunks(chunks)
 
     def _smart_search(self, kind: Kind, text: object, options: object, extra_query: object) -> Object:
         if text is None:
@@ -417,7 +443,7 @@ class Backend:
             query = {'operator': 'and', 'val1': query, 'val2': extra_query}
         return {
             'search_options': echo,
-            'result': self.db.read(lambda tx: kind.find(tx, compile_query(query, kind.table), *page)),
+            'result': self._found(kind, compile_query(query, kind.table), *page),
             'interpretation': interpretation,
             'error': False,
         }
@@ -441,6 +467,7 @@ class Kind:
     find: Callable[..., list[Object]]
     parse: Callable[..., smart_parsing.SmartQuery]
     options: Callable[[object], tuple[Any, ...]] = read_options
+    find_all: Callable[..., Iterator[list[Object]]] | None = None
 
     def knows(self, name: str) -> bool:
         """Whether a smart search may name an attribute."""
@@ -461,7 +488,15 @@ class Kind:
 _VRFS = Kind(vrfs, VRF, VRF['id'], vrfs.find, smart_parsing.parse_vrf_query)
 _POOLS = Kind(pools, POOL, POOL['id'], pools.find, smart_parsing.parse_pool_query)
 _ASNS = Kind(asns, ASN, ASN['asn'], asns.find, smart_parsing.parse_asn_query)
-_PREFIXES = Kind(prefixes, PREFIX, PREFIX['id'], prefixes.search, smart_parsing.parse_prefix_query, read_prefix_options)
+_PREFIXES = Kind(
+    prefixes,
+    PREFIX,
+    PREFIX['id'],
+    prefixes.search,
+    smart_parsing.parse_prefix_query,
+    read_prefix_options,
+    prefixes.search_all,
+)
 _TAGS = Kind(None, TAG, TAG['name'], tags.find, smart_parsing.parse_pool_query)
 
 

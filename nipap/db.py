@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg2
@@ -197,6 +197,11 @@ class Inside:
 
     read = run
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """The transaction, as a `Database` would open one to read."""
+        yield self._tx
+
 
 def _composable(statement: str | Composable) -> Composable:
     return SQL(statement) if isinstance(statement, str) else statement
@@ -253,6 +258,25 @@ class Database:
         :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
         """
         return self._attempt(lambda: self._statements(work))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """A transaction in which several statements see one state of the database, and change nothing.
+
+        Each statement has the time that those of `read` have. Unlike these, what was begun is not begun again when the
+        connection is lost; one that was lost before is replaced.
+        """
+        with self._attempt(self._begin_snapshot) as cursor:
+            try:
+                yield Transaction(cursor, self._prepared)
+            finally:
+                with suppress(psycopg2.Error):
+                    cursor.execute('ROLLBACK')
+
+    def _begin_snapshot(self) -> psycopg2.extensions.cursor:
+        cursor = self.connection().cursor()
+        cursor.execute('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
+        return cursor
 
     def _transaction(self, work: Callable[[Transaction], T]) -> T:
         connection = self.connection()

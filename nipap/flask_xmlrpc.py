@@ -11,7 +11,8 @@ import logging
 import secrets
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from flask import Flask, Request, Response
@@ -23,14 +24,14 @@ from nipap.authlib import Authenticator, Credentials, make_actor
 from nipap.backend import METHODS, Backend
 from nipap.errors import NipapError, NipapInputError
 from nipap.http_auth import auth_options, credentials_from_request
+from nipap.spool import GZIP, GZIP_LEVEL, Spool
 from nipap.wire import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
 MAX_BODY = 16 * 2**20
 
-_GZIP = 16 + zlib.MAX_WBITS  # what zlib calls the gzip format
-_GZIP_LEVEL = 3  # on our answers as fast as 1, and a fifth smaller
 _WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
+_WORTH_SPOOLING = 4 * 2**20  # plain answers below are not compressed only to be kept
 
 _log = logging.getLogger(__name__)
 _request_log = logging.getLogger('nipap.request')
@@ -94,13 +95,13 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             _request_log.info('%s user=%r %.1f ms %s', record.method, record.user, elapsed_ms, outcome)
         return response
 
-    def _marshaled_dispatch(self, request: Request, record: _Record) -> list[bytes]:
+    def _marshaled_dispatch(self, request: Request, record: _Record) -> list[bytes] | Spool:
         """Authenticate, unpack, call, encode; every exception becomes a fault here."""
         try:
             credentials = credentials_from_request(request, self._authenticator)
             record.user = credentials.username
             method, parameters = decode_request(_read_body(request, self._max_body))
-            return list(response_parts(self._call(credentials, method, parameters, record)))
+            return _kept(response_parts(self._call(credentials, method, parameters, record)))
         except NipapError as exc:
             record.fault = exc.code
             return [encode_fault(exc.code, str(exc))]
@@ -189,7 +190,7 @@ def _read_body(request: Request, max_body: int) -> bytes:
 
 
 def _decompress(body: bytes, max_body: int) -> bytes:
-    stream = zlib.decompressobj(_GZIP)
+    stream = zlib.decompressobj(GZIP)
     try:
         plain = stream.decompress(body, max_body + 1)
     except zlib.error:
@@ -205,10 +206,28 @@ def _too_large(max_body: int) -> NipapInputError:
     return NipapInputError(f'the request is too large, {max_body} bytes are accepted')
 
 
-def _respond(request: Request, parts: list[bytes]) -> Response:
+def _kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
+    """All parts of an answer; what they are read from has come to its end, however slowly they are taken."""
+    kept = []
+    size = 0
+    for part in parts:
+        kept.append(part)
+        size += len(part)
+        if size > _WORTH_SPOOLING:
+            return Spool(chain(kept, parts))
+    return kept
+
+
+def _respond(request: Request, answer: list[bytes] | Spool) -> Response:
     """Parts stay apart so that a big answer is put together only once, by the server."""
-    compress = sum(map(len, parts)) > _WORTH_COMPRESSING and request.accept_encodings['gzip'] > 0
-    response = Response(_compress(parts) if compress else parts, content_type='text/xml')
+    size = answer.size if isinstance(answer, Spool) else sum(map(len, answer))
+    compress = size > _WORTH_COMPRESSING and request.accept_encodings['gzip'] > 0
+    if isinstance(answer, Spool):
+        response = Response(answer.packed() if compress else answer.plain(), content_type='text/xml')
+        response.headers['Content-Length'] = str(answer.packed_size if compress else size)
+        response.call_on_close(answer.close)
+    else:
+        response = Response(_compress(answer) if compress else answer, content_type='text/xml')
     if compress:
         response.headers['Content-Encoding'] = 'gzip'
         response.headers['Vary'] = 'Accept-Encoding'
@@ -216,5 +235,5 @@ def _respond(request: Request, parts: list[bytes]) -> Response:
 
 
 def _compress(parts: list[bytes]) -> list[bytes]:
-    stream = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
+    stream = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP)
     return [*map(stream.compress, parts), stream.flush()]

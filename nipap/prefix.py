@@ -6,7 +6,8 @@ from the ancestors of the page, which come along with it in the same statement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from nipap import pool, rows, vrf
@@ -242,23 +243,63 @@ def get_edited(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
 
 def search(tx: Transaction, condition: Condition, page: Page, around: Surroundings) -> list[dict[str, Any]]:
     """A page of the prefixes for which a condition holds and what is asked for around them, in order."""
+    sql, params = _search_sql(tx, condition, page, around)
+    return _read(tx, sql, condition, params, _as_found)
+
+
+def _search_sql(tx: Transaction, condition: Condition, page: Page, around: Surroundings) -> tuple[str, tuple[Any, ...]]:
+    """The statement that names the prefixes of such a page."""
     if around.parent_prefix is not None:
-        return _family(tx, condition, page, around.parent_prefix)
+        return _family_sql(tx, condition, page, around.parent_prefix)
     if not around.wanted:
-        sql, params = _page(tx, condition, page)
-        return _read(tx, sql, condition, params, _as_found)
+        return _page(tx, condition, page)
     matches, added = _surroundings(tx, condition, page, around)
     sql = f"""SELECT p.id, p.parent_id, p.id = ANY (%s) FROM {_FROM} WHERE p.id = ANY (%s)
         ORDER BY {ORDER} {rows.limit(page)}"""
-    return _read(tx, sql, condition, (matches, matches + added), _as_found)
+    return sql, (matches, matches + added)
 
 
-def _family(tx: Transaction, condition: Condition, page: Page, parent: int) -> list[dict[str, Any]]:
+def _family_sql(tx: Transaction, condition: Condition, page: Page, parent: int) -> tuple[str, tuple[Any, ...]]:
     if tx.value('SELECT 1 FROM prefix WHERE id = %s', (parent,)) is None:
         raise NipapNonExistentError(f'Parent prefix {parent} can not be found')
     sql = f"""SELECT p.id, p.parent_id, coalesce({condition.sql}, false) FROM {_FROM}
         WHERE p.id = %s OR p.parent_id = %s ORDER BY {ORDER} {rows.limit(page)}"""
-    return _read(tx, sql, condition, (*condition.params, parent, parent), _as_found)
+    return sql, (*condition.params, parent, parent)
+
+
+# ---------------------------------------------------------------- reading more than should be in memory at once
+
+AT_ONCE = 500
+_NAMED = 'SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::boolean[])'
+
+
+def find_at_most(tx: Transaction, condition: Condition, most: int) -> list[dict[str, Any]] | None:
+    """As `find`; None when there are more."""
+    sql, params = _page(tx, condition, None)
+    found = _read(tx, f'{sql} LIMIT {most + 1:d}', condition, params, _as_listed)
+    return found if len(found) <= most else None
+
+
+def find_all(tx: Transaction, condition: Condition) -> Iterator[list[dict[str, Any]]]:
+    """What `find` returns, some at a time; in a transaction that sees one state of the tree (`Database.snapshot`)."""
+    sql, params = _page(tx, condition, None)
+    yield from _read_named(tx, sql, params, _as_listed)
+
+
+def search_all(
+    tx: Transaction, condition: Condition, page: Page, around: Surroundings
+) -> Iterator[list[dict[str, Any]]]:
+    """What `search` returns, in the same way."""
+    rows.check_patterns(tx, condition)
+    sql, params = _search_sql(tx, condition, page, around)
+    yield from _read_named(tx, sql, params, _as_found)
+
+
+def _read_named(tx: Transaction, page_sql: str, params: Iterable[Any], shape: Shape) -> Iterator[list[dict[str, Any]]]:
+    """As `_read`: the statement only names the prefixes; each few hundred are looked up, with their own ancestors."""
+    named = tx.stream(page_sql, tuple(params), chunk=AT_ONCE)
+    while some := list(islice(named, AT_ONCE)):
+        yield _read(tx, _NAMED, EVERYTHING, [list(column) for column in zip(*some, strict=True)], shape)
 
 
 # ---------------------------------------------------------------- what is around the matches
@@ -546,6 +587,8 @@ __all__ = [
     'check_attr',
     'edit',
     'find',
+    'find_all',
+    'find_at_most',
     'get_added',
     'get_edited',
     'get_many',
@@ -554,4 +597,5 @@ __all__ = [
     'remove',
     'require_spec',
     'search',
+    'search_all',
 ]

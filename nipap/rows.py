@@ -59,8 +59,22 @@ def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> Nipa
         return None
     for pattern in condition.patterns:
         if not tx.value('SELECT is_pattern(%s)', (pattern,)):
-            return NipapValueError(f'Invalid regular expression ({pattern[:200]}), see POSIX regular expressions')
+            return _bad_pattern(pattern)
     return exc
+
+
+def check_patterns(tx: Transaction, condition: Condition) -> None:
+    """Look at the regular expressions of a condition before it is used where a failure spoils the transaction.
+
+    :raises NipapValueError: naming the first bad one.
+    """
+    suspects = suspect_patterns(condition.patterns)
+    if suspects and (bad := bad_patterns(tx, suspects)):
+        raise _bad_pattern(bad[0])
+
+
+def _bad_pattern(pattern: str) -> NipapValueError:
+    return NipapValueError(f'Invalid regular expression ({pattern[:200]}), see POSIX regular expressions')
 
 
 _SIGNS = re.compile(r'[\\\[\](){}*+?^$|]')

@@ -59,11 +59,26 @@ _special = re.compile(f'[&<>\r{_FORBIDDEN}]')
 _is_counter = re.compile(r'_addresses|_prefixes_').search
 
 
+class Chunks:
+    """An array too long for memory: each iteration reads its items anew, a list of them at a time.
+
+    It may be an answer, or a member of the struct that is one.
+    """
+
+    __slots__ = ('_read',)
+
+    def __init__(self, read: Callable[[], Iterator[list[Any]]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return self._read()
+
+
 def encode_response(value: object) -> bytes:
     """The XML-RPC answer that carries `value`.
 
     `value` is built of dict with string keys, list, tuple, str, bytes, int, bool, float, None, datetime (UTC when it
-    has no zone) and Decimal; anything else is a TypeError.
+    has no zone) and Decimal, and of `Chunks` where they may stand; anything else is a TypeError.
     """
     return b''.join(response_parts(value))
 
@@ -125,16 +140,20 @@ def _parts(value: object) -> Iterator[bytes]:
         yield _text(value).encode()
 
 
-def _is_long(value: object) -> TypeGuard[list[object]]:
-    return isinstance(value, list) and len(value) > _ROWS_AT_ONCE
+def _is_long(value: object) -> TypeGuard[list[object] | Chunks]:
+    return isinstance(value, Chunks) or (isinstance(value, list) and len(value) > _ROWS_AT_ONCE)
 
 
-def _list_parts(items: list[object]) -> Iterator[bytes]:
+def _list_parts(items: list[object] | Chunks) -> Iterator[bytes]:
     yield _ARRAY.encode()
-    for start in range(0, len(items), _ROWS_AT_ONCE):
-        some = items[start : start + _ROWS_AT_ONCE]
+    for some in items if isinstance(items, Chunks) else _slices(items):
         yield (_rows(some) or _text(some)[len(_ARRAY) : -len(_ARRAY_END)]).encode()
     yield _ARRAY_END.encode()
+
+
+def _slices(items: list[object]) -> Iterator[list[object]]:
+    for start in range(0, len(items), _ROWS_AT_ONCE):
+        yield items[start : start + _ROWS_AT_ONCE]
 
 
 def _escape(text: str) -> str:

@@ -8,7 +8,8 @@ import mmap
 import select
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tornado.platform.asyncio  # noqa: F401  (Tornado imports it late, when our account may not be able to read it)
@@ -22,7 +23,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 ERROR_PAUSE_S = 0.1
 COURTESY_S = 0.002
+AT_ONCE = 2**20  # what an answer may be to be written in one piece
+STALLED_S = 300  # after which a client that takes nothing of its answer is taken for gone
+WITHOUT_BODY = frozenset({204, 304})
 
 
 class Shares:
@@ -189,21 +193,140 @@ class Server(HTTPServer):
 
 
 class Container(WSGIContainer):
-    """Runs a WSGI application on the event loop, one request at a time; the client always gets an answer."""
+    """Runs a WSGI application on the event loop, one request at a time; the client gets an answer, or sees it broken.
+
+    A short answer is written at once. Of a long one the next part is asked for when the client has taken the last; the
+    loop goes on with other requests meanwhile.
+    """
 
     def __init__(self, application: WSGIApplication) -> None:
         # Named because Tornado 7 changes the default to a thread pool.
         super().__init__(application, executor=dummy_executor)
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __call__(self, request: HTTPServerRequest) -> None:
+        task = asyncio.get_running_loop().create_task(self.handle_request(request))
+        self._running.add(task)  # the loop itself would let it go
+        task.add_done_callback(self._running.discard)
 
     async def handle_request(self, request: HTTPServerRequest) -> None:
+        if request.connection is None:
+            return
+        answer = _Answer(request, request.connection)
         try:
-            await super().handle_request(request)
+            answer.begin(self.wsgi_application, self.environ(request))
+            if answer.rest is not None:
+                await answer.send_rest()
+        except StreamClosedError:
+            log.debug('a client has left before its answer was complete')
+        except asyncio.CancelledError:  # the handler ends
+            answer.fail()
+            raise
         except Exception:
             log.exception('a request failed')
-            if request.connection is not None:
-                headers = HTTPHeaders({'Content-Length': '0'})
-                request.connection.write_headers(ResponseStartLine('HTTP/1.1', 500, 'Internal Server Error'), headers)
-                request.connection.finish()
+            answer.fail()
+        finally:
+            try:
+                answer.close()
+            except Exception:
+                log.exception('the end of a request failed')
+
+
+class _Answer:
+    """One answer on its way from a WSGI application to a client."""
+
+    def __init__(self, request: HTTPServerRequest, connection: HTTPConnection) -> None:
+        self.rest: Iterator[bytes] | None = None  # parts that have not been asked for yet; None: everything is written
+        self._request = request
+        self._connection = connection
+        self._parts: list[bytes] = []  # asked for, and not written yet
+        self._head: tuple[str, list[tuple[str, str]]] | None = None
+        self._begun = False
+        self._ends_with_connection = False
+        self._close: Callable[[], object] | None = None
+
+    def begin(self, application: WSGIApplication, environ: dict[str, Any]) -> None:
+        """Run the application and write its answer, or the beginning of a long one."""
+        body = application(environ, self._start_response)
+        self._close = getattr(body, 'close', None)
+        parts = iter(body)
+        size = 0
+        for part in parts:
+            self._parts.append(part)
+            size += len(part)
+            if size > AT_ONCE:
+                self.rest = parts
+                break
+        self._write()
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        if self._begun and exc_info is not None:
+            raise exc_info[1]
+        self._head = status, headers
+        return self._parts.append
+
+    def _write(self) -> None:
+        if self._head is None:
+            raise RuntimeError('the application has not called start_response')
+        status, given = self._head
+        code, _, reason = status.partition(' ')
+        headers = HTTPHeaders()
+        for name, value in given:
+            headers.add(name, value)
+        body = b''.join(self._parts)
+        self._parts.clear()
+        bare = int(code) in WITHOUT_BODY
+        if 'Content-Length' not in headers and not bare and self.rest is None:
+            headers['Content-Length'] = str(len(body))
+        if bare or self._request.method == 'HEAD':
+            body, self.rest = b'', None
+        elif 'Content-Length' not in headers and self._request.version == 'HTTP/1.0':
+            self._ends_with_connection = True
+            self._request.headers.pop('Connection', None)  # a wish to keep it would be granted
+            headers['Connection'] = 'close'
+        start = ResponseStartLine('HTTP/1.1', int(code), reason)
+        self._written = self._connection.write_headers(start, headers, body)
+        self._begun = True
+        if self.rest is None:
+            self._connection.finish()
+
+    async def send_rest(self) -> None:
+        """Write what is left, each part when the client has taken the last.
+
+        :raises StreamClosedError: the client has left, or taken nothing for a long time.
+        """
+        for part in self.rest or ():
+            await self._flushed()
+            await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
+            if part:
+                self._written = self._connection.write(part)
+        await self._flushed()
+        self._connection.finish()
+        if self._ends_with_connection:
+            stream_of(self._connection).close()
+
+    async def _flushed(self) -> None:
+        try:
+            await asyncio.wait_for(self._written, STALLED_S)
+        except TimeoutError:
+            log.warning('a client has taken nothing of its answer for %d s', STALLED_S)
+            abort(self._connection)
+            raise StreamClosedError from None
+
+    def fail(self) -> None:
+        """Answer that it failed or, when the answer has begun, break it off so that nobody takes it for complete."""
+        if self._begun:
+            abort(self._connection)
+            return
+        headers = HTTPHeaders({'Content-Length': '0'})
+        self._connection.write_headers(ResponseStartLine('HTTP/1.1', 500, 'Internal Server Error'), headers)
+        self._connection.finish()
+
+    def close(self) -> None:
+        """Tell the application that its answer is not needed any more."""
+        close, self._close = self._close, None
+        if close is not None:
+            close()
 
 
 class _Request(HTTPMessageDelegate):
@@ -220,6 +343,19 @@ class _Request(HTTPMessageDelegate):
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         self._begun()
         return self._delegate.headers_received(start_line, headers)
+
+
+def abort(connection: HTTPConnection) -> None:
+    """Reset a connection: an orderly end would tell clients that know no length that they have everything."""
+    stream = stream_of(connection)
+    if not stream.closed():
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        stream.close()
+
+
+def stream_of(connection: HTTPConnection) -> IOStream:
+    stream: IOStream = connection.stream  # type: ignore[attr-defined]  # HTTP/1 has one, the interface does not say so
+    return stream
 
 
 def close_unless_asked(connection: ServerConnection) -> None:

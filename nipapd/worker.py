@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 BUFFER_BESIDE_BODY = 1 << 20  # headers, and what came along with the end of the body
 BODY_TIMEOUT_S = 30
+LONGEST_LIST = 1000  # prefixes that are in memory at once
 IDLE_TIMEOUT_S = 600
 LEAST_DRAIN_S = 0.1  # idle connections need a turn of the loop to close
 ALARM_GRACE_S = 2.0
@@ -79,7 +80,8 @@ class Service:
     ) -> int:
         database, authenticator = Database(self.dsn), Authenticator(self.auth)
         try:
-            application = create_app(Backend(database), authenticator, max_body=self.max_body)
+            backend = Backend(database, longest_list=LONGEST_LIST)
+            application = create_app(backend, authenticator, max_body=self.max_body)
             server = self._server(application, slot)
             return asyncio.run(self._main(server, ready, numbers, limit(), watch))
         finally:

@@ -398,6 +398,59 @@ def test_a_stream_is_fetched_in_chunks(blank: Database) -> None:
     assert blank.run(work) == 10
 
 
+def test_a_snapshot_sees_one_state(blank: Database, other: Database) -> None:
+    def read(tx: Transaction) -> list[int]:
+        return [row[0] for row in tx.all('SELECT n FROM t ORDER BY id')]
+
+    with blank.snapshot() as tx:
+        assert read(tx) == [0, 0]
+        other.run(lambda tx: add_one(tx, 1))
+        assert read(tx) == [0, 0]
+    assert numbers(blank) == [1, 0]
+
+
+def test_a_snapshot_changes_nothing(blank: Database) -> None:
+    with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), blank.snapshot() as tx:
+        add_one(tx, 1)
+    blank.run(lambda tx: add_one(tx, 2))
+    assert numbers(blank) == [0, 1]
+
+
+def test_a_snapshot_that_is_left_early_leaves_no_transaction(blank: Database) -> None:
+    def read() -> Iterator[int]:
+        with blank.snapshot() as tx:
+            for row in tx.stream('SELECT generate_series(1, 100)', chunk=10):
+                yield row[0]
+
+    rows = read()
+    assert [next(rows) for _ in range(15)] == list(range(1, 16))
+    rows.close()
+    assert blank.connection().info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+    assert list(read()) == list(range(1, 101))
+
+
+def test_a_snapshot_replaces_a_connection_lost_while_idle(blank: Database, other: Database) -> None:
+    kill(other, blank.read(lambda tx: tx.value(PID)))
+    with blank.snapshot() as tx:
+        assert tx.value('SELECT 1') == 1
+
+
+def test_a_connection_lost_in_a_snapshot_is_an_error_and_replaced(blank: Database, other: Database) -> None:
+    with blank.snapshot() as tx:
+        kill(other, tx.value(PID))
+        with pytest.raises(psycopg2.OperationalError):
+            tx.value('SELECT 1')
+    assert numbers(blank) == [0, 0]
+
+
+def test_statements_of_a_snapshot_have_the_time_of_reads(dsn: str) -> None:
+    database = Database(dsn, read_timeout_s=0.05)
+    with pytest.raises(errors.NipapTimeoutError), database.snapshot() as tx:
+        list(tx.stream('SELECT pg_sleep(10)'))
+    assert database.read(lambda tx: tx.value('SELECT 1')) == 1
+    database.close()
+
+
 def test_a_stream_needs_a_transaction(blank: Database) -> None:
     with pytest.raises(psycopg2.errors.NoActiveSqlTransaction):
         blank.read(lambda tx: list(tx.stream(SERIES, (3,))))

@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import xmlrpc.client
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from nipap import errors, flask_xmlrpc
 from nipap.authlib import Actor, Credentials
 from nipap.backend import METHODS
 from nipap.errors import AuthenticationFailedError, NipapError
+from nipap.wire import Chunks, encode_response
 
 AUTH = {'authoritative_source': 'nipap'}
 PASSWORD = 'correct horse'
@@ -318,6 +319,58 @@ def test_small_answers_are_not_compressed(client: FlaskClient) -> None:
         '/XMLRPC', data=body_of('version', {'auth': AUTH}), headers={**BASIC, 'Accept-Encoding': 'gzip'}
     )
     assert 'Content-Encoding' not in response.headers
+
+
+LONG = [{'id': i, 'prefix': f'10.0.{i}.0/24', 'description': 'long ' * 160} for i in range(6000)]
+
+
+@pytest.mark.parametrize('encoding', ['gzip', 'identity'])
+def test_long_answers_are_the_same(client: FlaskClient, backend: Recorder, encoding: str) -> None:
+    headers = {**BASIC, 'Accept-Encoding': encoding}
+    for backend.answer in (Chunks(lambda: iter([LONG[:5000], LONG[5000:]])), LONG):
+        with client.post('/XMLRPC', data=body_of('list_prefix', {'auth': AUTH}), headers=headers) as response:
+            assert int(response.headers['Content-Length']) == len(response.data)
+            assert ('Content-Encoding' in response.headers) == (encoding == 'gzip')
+            plain = gzip.decompress(response.data) if encoding == 'gzip' else response.data
+            assert plain == encode_response(LONG)
+
+
+@pytest.mark.parametrize('rows_before', [0, 1, 6000])
+@pytest.mark.parametrize(
+    ('error', 'fault'),
+    [(NipapError('no more'), (1000, 'no more')), (KeyError('no more'), (1000, 'Internal error, request id'))],
+)
+def test_what_fails_in_the_middle_of_a_long_answer_is_a_fault(
+    client: FlaskClient, backend: Recorder, rows_before: int, error: Exception, fault: tuple[int, str]
+) -> None:
+    ended = []
+
+    def chunks() -> Iterator[list[Any]]:
+        try:
+            yield LONG[:rows_before]
+            raise error
+        finally:
+            ended.append(True)
+
+    backend.answer = Chunks(chunks)
+    code, text = fault_of(client, body_of('list_prefix', {'auth': AUTH}))
+    assert (code, text[: len(fault[1])]) == fault
+    assert ended == [True]
+
+
+def test_reading_ends_when_what_was_read_cannot_be_encoded(client: FlaskClient, backend: Recorder) -> None:
+    ended = []
+
+    def chunks() -> Iterator[list[Any]]:
+        try:
+            yield LONG
+            yield [object()]
+        finally:
+            ended.append(True)
+
+    backend.answer = Chunks(chunks)
+    assert fault_of(client, body_of('list_prefix', {'auth': AUTH}))[0] == 1000
+    assert ended == [True]
 
 
 @pytest.mark.parametrize('encoding', ['gzip', 'x-gzip', 'GZIP'])

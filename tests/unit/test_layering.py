@@ -20,7 +20,7 @@ FLOORS = {
     'storage': ('db', 'audit', 'schema'),
     'objects': ('rows', 'vrf', 'pool', 'asn', 'tag', 'prefix', 'allocate', 'check'),
     'logic': ('local_users', 'authlib', 'batch', 'backend'),
-    'transports': ('http_auth', 'flask_xmlrpc'),
+    'transports': ('http_auth', 'spool', 'flask_xmlrpc'),
     'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 }
 DAEMON = (

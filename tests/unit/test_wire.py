@@ -8,6 +8,7 @@ import re
 import tracemalloc
 import xmlrpc.client
 from collections import OrderedDict
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum
@@ -537,3 +538,37 @@ def test_what_is_not_forbidden_arrives_unchanged(text: str) -> None:
         assert received(wire.encode_response(text)) == text
     else:
         assert received(wire.encode_response(text)) != text
+
+
+# chunks
+
+
+@pytest.mark.parametrize('sizes', [(), (1,), (3, 1), (500, 500, 2), (1, 700)])
+def test_chunks_are_written_as_the_list_they_are_parts_of(sizes: tuple[int, ...]) -> None:
+    parts = [[{'id': i, 'tags': ['<a>'], 'node': None} for i in range(size)] for size in sizes]
+    everything = [row for part in parts for row in part]
+    chunks = wire.Chunks(lambda: iter(parts))
+    assert wire.encode_response(chunks) == wire.encode_response(everything)
+    for _ in range(2):  # they are read anew each time
+        struct = {'search_options': {'offset': 0}, 'result': chunks, 'error': False}
+        assert wire.encode_response(struct) == wire.encode_response({**struct, 'result': everything})
+
+
+def test_chunks_are_read_as_they_are_written() -> None:
+    read = []
+
+    def chunks() -> Iterator[list[Any]]:
+        for i in range(3):
+            read.append(i)
+            yield [i]
+
+    parts = wire.response_parts(wire.Chunks(chunks))
+    while b'<int>0</int>' not in next(parts):
+        pass
+    assert read == [0]
+    parts.close()
+
+
+def test_chunks_inside_something_else_are_refused() -> None:
+    with pytest.raises(TypeError, match='Chunks cannot be sent'):
+        wire.encode_response([wire.Chunks(lambda: iter(()))])

@@ -1,0 +1,326 @@
+"""How answers of a WSGI application reach clients: whole, as fast as these take them, or visibly broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from daemon_process import poll
+
+from nipapd import server
+from nipapd.server import Container, Server
+
+PART = b'0123456789abcdef' * 4096  # 64 KB
+LONG = 512  # parts, far more than sockets keep
+Address = tuple[str, int]
+
+
+class Application:
+    """Answers each request with what the test has put into `parts`, and notes how far that was asked for."""
+
+    def __init__(self) -> None:
+        self.parts: Callable[[], Iterator[bytes]] = lambda: iter([b'short'])
+        self.status = '200 OK'
+        self.headers: list[tuple[str, str]] = [('Content-Type', 'text/plain')]
+        self.given = 0
+        self.closed = 0
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Application:
+        if environ['PATH_INFO'] == '/other':
+            start_response('200 OK', [])
+            return [b'other']  # type: ignore[return-value]
+        start_response(self.status, list(self.headers))
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.given = 0
+        for part in self.parts():
+            self.given += 1
+            yield part
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def await_closed(self, times: int = 1) -> None:
+        """Wait until as many answers were closed; no more than that."""
+        poll(lambda: self.closed >= times, 20, lambda: f'{self.closed} answers were closed')
+        assert self.closed == times
+
+
+@pytest.fixture
+def application() -> Application:
+    return Application()
+
+
+@pytest.fixture
+def address(application: Application) -> Iterator[Address]:
+    """Where a server in a thread of its own answers for the application."""
+    ready = threading.Event()
+    stop: list[Callable[[], object]] = []
+
+    async def serve(listener: socket.socket) -> None:
+        made = Server(Container(application))
+        made.listen_on([listener])
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(done.set))
+        ready.set()
+        await done.wait()
+        made.stop_accepting()
+        await asyncio.wait_for(made.drained(), 20)
+
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        listener.setblocking(False)
+        where = listener.getsockname()
+        thread = threading.Thread(target=asyncio.run, args=(serve(listener),))
+        thread.start()
+        assert ready.wait(20)
+        yield where
+        stop[0]()
+        thread.join()
+
+
+@contextlib.contextmanager
+def asking(address: Address, path: str = '/', method: str = 'GET', headers: str = '', version: str = '1.1') -> Any:
+    """A connection that keeps little for its reader, on which a request was sent."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.settimeout(20)
+        client.connect(address)
+        client.sendall(f'{method} {path} HTTP/{version}\r\nHost: test\r\n{headers}\r\n'.encode())
+        yield client
+
+
+def answer_on(client: socket.socket, method: str = 'GET') -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(client, method=method)
+    response.begin()
+    return response
+
+
+def two_answers(client: socket.socket) -> tuple[bytes, bytes]:
+    return answer_on(client).read(), answer_on(client).read()
+
+
+def read_to_the_end(client: socket.socket) -> None:
+    while client.recv(65536):
+        pass
+
+
+def other(address: Address) -> bytes:
+    """The answer of another request."""
+    with asking(address, '/other') as client:
+        return answer_on(client).read()
+
+
+def long() -> Iterator[bytes]:
+    for _ in range(LONG):
+        yield PART
+
+
+def broken() -> Iterator[bytes]:
+    yield from long()
+    raise KeyError('no more')
+
+
+# whole
+
+
+@pytest.mark.parametrize('parts', [[], [b'short'], [b'in ', b'', b'parts'], [PART] * 16])
+def test_a_short_answer_has_a_length(application: Application, address: Address, parts: list[bytes]) -> None:
+    application.parts = lambda: iter(parts)
+    with asking(address) as client:
+        for _ in range(2):  # the connection is kept
+            response = answer_on(client)
+            assert response.status == 200
+            assert int(response.headers['Content-Length']) == len(b''.join(parts))
+            assert response.read() == b''.join(parts)
+            client.sendall(b'GET / HTTP/1.1\r\nHost: test\r\n\r\n')
+        answer_on(client).read()
+    application.await_closed(3)
+
+
+def test_a_long_answer_is_chunked(application: Application, address: Address) -> None:
+    application.parts = long
+    with asking(address) as client:
+        response = answer_on(client)
+        assert response.headers['Transfer-Encoding'] == 'chunked'
+        assert response.headers['Content-Type'] == 'text/plain'
+        assert response.read() == PART * LONG
+        application.await_closed()
+        client.sendall(b'GET /other HTTP/1.1\r\nHost: test\r\n\r\n')
+        assert answer_on(client).read() == b'other'
+
+
+def test_a_long_answer_of_known_length_is_sent_as_it_is(application: Application, address: Address) -> None:
+    application.parts = long
+    application.headers = [('Content-Length', str(LONG * len(PART)))]
+    for version in ('1.0', '1.1'):
+        with asking(address, version=version, headers='Connection: keep-alive\r\n') as client:
+            response = answer_on(client)
+            assert 'Transfer-Encoding' not in response.headers
+            assert response.read() == PART * LONG
+            client.sendall(b'GET /other HTTP/1.1\r\nHost: test\r\n\r\n')
+            assert answer_on(client).read() == b'other'
+
+
+@pytest.mark.parametrize('headers', ['', 'Connection: keep-alive\r\n'])
+def test_an_old_client_reads_a_long_answer_to_its_end(application: Application, address: Address, headers: str) -> None:
+    application.parts = long
+    with asking(address, version='1.0', headers=headers) as client:
+        response = answer_on(client)
+        assert response.headers['Connection'] == 'close'
+        assert 'Transfer-Encoding' not in response.headers
+        assert response.read() == PART * LONG
+    application.await_closed()
+
+
+@pytest.mark.parametrize('parts', [lambda: iter([b'short']), long])
+def test_head_has_no_body(application: Application, address: Address, parts: Any) -> None:
+    application.parts = parts
+    application.status = '404 Not Here'
+    with asking(address, method='HEAD') as client:
+        response = answer_on(client, 'HEAD')
+        assert (response.status, response.reason) == (404, 'Not Here')
+        client.sendall(b'GET /other HTTP/1.1\r\nHost: test\r\n\r\n')
+        assert answer_on(client).read() == b'other'
+    application.await_closed()
+
+
+@pytest.mark.parametrize('status', ['204 No Content', '304 Not Modified'])
+def test_some_answers_have_no_body(application: Application, address: Address, status: str) -> None:
+    application.status = status
+    application.headers = [('X-One', '1'), ('Set-Cookie', 'a'), ('Set-Cookie', 'b')]
+    application.parts = lambda: iter([])
+    with asking(address) as client:
+        response = answer_on(client)
+        assert response.status == int(status[:3])
+        assert response.headers.get_all('Set-Cookie') == ['a', 'b']
+        assert 'Content-Length' not in response.headers
+        client.sendall(b'GET /other HTTP/1.1\r\nHost: test\r\n\r\n')
+        assert answer_on(client).read() == b'other'
+
+
+# as fast as the client
+
+
+def test_who_reads_slowly_holds_up_nobody_and_is_not_read_ahead_for(application: Application, address: Address) -> None:
+    application.parts = long
+    with asking(address) as client:
+        response = answer_on(client)
+        assert response.read(10) == PART[:10]
+        for _ in range(20):
+            assert other(address) == b'other'
+        assert application.given < LONG / 2
+        assert response.read() == (PART * LONG)[10:]
+    application.await_closed()
+
+
+def test_who_reads_fast_holds_up_nobody(application: Application, address: Address) -> None:
+    asked = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        while not asked.is_set():
+            yield PART
+
+    application.parts = endless
+    with asking(address) as client:
+        response = answer_on(client)
+        reader = threading.Thread(target=response.read)
+        reader.start()
+        assert other(address) == b'other'
+        asked.set()
+        reader.join(20)
+    application.await_closed()
+
+
+def test_who_takes_nothing_is_given_up(
+    application: Application, address: Address, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, 'STALLED_S', 0.2)
+    application.parts = long
+    with asking(address) as client:
+        application.await_closed()
+        with pytest.raises(ConnectionResetError):
+            read_to_the_end(client)
+    assert 'has taken nothing of its answer' in caplog.text
+    assert other(address) == b'other'
+
+
+# visibly broken
+
+
+@pytest.mark.parametrize('reset', [True, False])
+def test_who_leaves_early_leaves_nothing_behind(
+    application: Application, address: Address, caplog: pytest.LogCaptureFixture, reset: bool
+) -> None:
+    application.parts = long
+    with asking(address) as client:
+        answer_on(client).read(10)
+        if reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    application.await_closed()
+    assert application.given < LONG
+    assert other(address) == b'other'
+    assert [record for record in caplog.records if record.levelname == 'ERROR'] == []
+
+
+@pytest.mark.parametrize('version', ['1.0', '1.1'])
+@pytest.mark.parametrize('headers', [[], [('Content-Length', str(2 * LONG * len(PART)))]])
+def test_what_fails_in_the_middle_does_not_look_complete(
+    application: Application,
+    address: Address,
+    caplog: pytest.LogCaptureFixture,
+    version: str,
+    headers: list[tuple[str, str]],
+) -> None:
+    application.parts = broken
+    application.headers = headers
+    with asking(address, version=version) as client:
+        response = answer_on(client)
+        assert response.status == 200
+        with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
+            response.read()
+    application.await_closed()
+    assert 'no more' in caplog.text
+    assert other(address) == b'other'
+
+
+@pytest.mark.parametrize('promised', [1, LONG * len(PART) - 1, LONG * len(PART) + 1])
+def test_a_wrong_length_does_not_look_complete(
+    application: Application, address: Address, promised: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    application.parts = long
+    application.headers = [('Content-Length', str(promised))]
+    with asking(address) as client:
+        client.sendall(b'GET /other HTTP/1.1\r\nHost: test\r\n\r\n')
+        with pytest.raises((ConnectionResetError, http.client.HTTPException)):
+            two_answers(client)
+    application.await_closed()
+    assert 'Tried to write' in caplog.text
+
+
+def fail() -> Iterator[bytes]:
+    yield b'a part'
+    raise KeyError('no more')
+
+
+@pytest.mark.parametrize('parts', [fail, lambda: [1], lambda: 1])
+def test_what_fails_before_the_first_byte_is_answered(
+    application: Application, address: Address, parts: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    application.parts = parts
+    with asking(address) as client:
+        for _ in range(2):
+            response = answer_on(client)
+            assert (response.status, response.read()) == (500, b'')
+            client.sendall(b'GET / HTTP/1.1\r\nHost: test\r\n\r\n')
+        answer_on(client).read()
+    application.await_closed(3)
+    assert 'a request failed' in caplog.text

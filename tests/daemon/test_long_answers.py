@@ -1,0 +1,199 @@
+"""Long answers of the whole daemon: a handler stays small, goes on answering others, and says the same."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import http.client
+import os
+import re
+import socket
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from daemon_process import Daemon, poll
+from support import DaemonFactory
+
+from nipap import __version__
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.wire import encode_response
+
+ALL = {'max_result': None}
+SMALL_MB = 120
+LONG = 3000  # several times what is sent at once
+
+
+@pytest.fixture
+def running(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
+    """A daemon with one handler."""
+    return daemon(config={'nipapd': {'forks': '1', **database_options}})
+
+
+def fill(backend: Backend, actor: Actor, hosts: int) -> None:
+    """Add hosts inside assignments inside a reservation, `hosts` of them."""
+    common = {'description': 'one of many', 'customer_id': 'C-1', 'tags': ['tag']}
+    top = [{**common, 'prefix': '10.0.0.0/8', 'type': 'reservation'}]
+    top += [{**common, 'prefix': f'10.{i >> 8}.{i & 255}.0/24', 'type': 'assignment'} for i in range((hosts >> 8) + 1)]
+    backend.add_prefixes(actor, top, ids=True)
+    for first in range(0, hosts, 5000):
+        some = range(first, min(hosts, first + 5000))
+        attrs = [{**common, 'prefix': f'10.{i >> 16}.{i >> 8 & 255}.{i & 255}/32', 'type': 'host'} for i in some]
+        backend.add_prefixes(actor, [{**attr, 'node': f'node {attr["prefix"]}'} for attr in attrs], ids=True)
+
+
+def request(daemon: Daemon, method: str, *headers: str, version: str = '1.1', **members: object) -> bytes:
+    """A call as it is on the wire."""
+    arguments = {'auth': {'authoritative_source': 'test'}, **members}
+    body = xmlrpc.client.dumps((arguments,), method, allow_none=True).encode()
+    credentials = base64.b64encode(':'.join(daemon.admin()).encode()).decode()
+    lines = [f'POST /XMLRPC HTTP/{version}', 'Host: test', f'Authorization: Basic {credentials}', *headers]
+    return '\r\n'.join([*lines, f'Content-Length: {len(body)}', '', '']).encode() + body
+
+
+@contextlib.contextmanager
+def connection(daemon: Daemon) -> Iterator[socket.socket]:
+    """A connection that keeps little for its reader."""
+    parts = urlsplit(daemon.address)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.settimeout(60)
+        client.connect((parts.hostname, parts.port))
+        yield client
+
+
+def begun(client: socket.socket, call: bytes) -> http.client.HTTPResponse:
+    """The answer to a call, of which no more than the headers was read."""
+    client.sendall(call)
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    assert response.status == 200
+    return response
+
+
+def answer(daemon: Daemon, *headers: str, method: str = 'list_prefix', **more: Any) -> tuple[Any, bytes]:
+    """Headers and body of an answer."""
+    with connection(daemon) as client:
+        response = begun(client, request(daemon, method, *headers, **more))
+        return response.headers, response.read()
+
+
+def call(daemon: Daemon, method: str, **members: object) -> Any:
+    return xmlrpc.client.loads(answer(daemon, method=method, **members)[1])[0][0]
+
+
+def handler(daemon: Daemon) -> int:
+    (found,) = (process.pid for process in daemon.children() if process.command.startswith('python'))
+    return found
+
+
+def memory_mb(pid: int) -> dict[str, int]:
+    """What a process has in memory, and the most that it has had since the last call."""
+    status = Path(f'/proc/{pid}/status').read_text()
+    Path(f'/proc/{pid}/clear_refs').write_text('5')
+    return {name: int(kb) >> 10 for name, kb in re.findall(r'^(VmRSS|VmHWM):\s+(\d+) kB', status, re.MULTILINE)}
+
+
+def open_files(pid: int) -> list[str]:
+    return sorted(os.listdir(f'/proc/{pid}/fd'))
+
+
+def test_a_handler_stays_small(running: Daemon, backend: Backend, actor: Actor) -> None:
+    fill(backend, actor, 30_000)
+    pid = handler(running)
+    assert call(running, 'version') == __version__
+    before = memory_mb(pid)
+    searched = {'method': 'search_prefix', 'query': {}}
+    _, body = answer(running, **searched, search_options={'max_result': 10_000})
+    after = [memory_mb(pid)]
+    assert body.count(b'<name>prefix</name>') == 10_000
+    for headers in ([], ['Accept-Encoding: gzip']):
+        _, body = answer(running, *headers)
+        after.append(memory_mb(pid))
+        plain = gzip.decompress(body) if headers else body
+        assert plain.count(b'<name>prefix</name>') == 30_000 + 118 + 1
+    most = max(memory['VmHWM'] for memory in after)
+    assert most < SMALL_MB, (before, after)
+    assert most - before['VmRSS'] < 30, (before, after)
+
+
+@pytest.mark.parametrize('version', ['1.0', '1.1'])
+@pytest.mark.parametrize('encoding', ['gzip', 'identity'])
+def test_it_says_what_the_backend_says(
+    running: Daemon, backend: Backend, actor: Actor, version: str, encoding: str
+) -> None:
+    fill(backend, actor, LONG)
+    expected = encode_response(backend.list_prefix(actor))
+    headers, body = answer(running, f'Accept-Encoding: {encoding}', version=version)
+    assert int(headers['Content-Length']) == len(body)
+    assert (headers['Content-Encoding'] == 'gzip') == (encoding == 'gzip')
+    assert (gzip.decompress(body) if encoding == 'gzip' else body) == expected
+    options = {'max_result': 2000, 'offset': 500, 'include_all_parents': True}
+    found = backend.search_prefix(actor, {}, options)
+    members = {'query': {}, 'search_options': options}
+    assert answer(running, method='search_prefix', **members)[1] == encode_response(found)
+
+
+def test_who_reads_slowly_holds_up_nobody(running: Daemon, backend: Backend, actor: Actor) -> None:
+    fill(backend, actor, LONG)
+    expected = encode_response(backend.list_prefix(actor))
+    with contextlib.ExitStack() as stack:
+        slow = []
+        for _ in range(5):
+            client = stack.enter_context(connection(running))
+            slow.append(begun(client, request(running, 'list_prefix')))
+            slow[-1].fp.read(100)
+        assert call(running, 'version') == __version__
+        # Nor do they keep the connection to the database, nor what they read from changing.
+        added = call(running, 'add_prefix', attr={'prefix': '192.0.2.0/24', 'type': 'assignment', 'description': 'x'})
+        call(running, 'remove_prefix', prefix={'id': added['id']})
+        for response in slow:
+            response.length -= 100
+            assert response.read() == expected[100:]
+
+
+def test_who_leaves_early_leaves_nothing_behind(running: Daemon, backend: Backend, actor: Actor) -> None:
+    fill(backend, actor, LONG)
+    pid = handler(running)
+    assert len(call(running, 'list_prefix')) > LONG
+    poll(lambda: not leaving(running), 20, lambda: 'a connection stays')
+    before = open_files(pid)
+    for _ in range(10):
+        with connection(running) as client:
+            begun(client, request(running, 'list_prefix')).read(1000)
+    poll(lambda: open_files(pid) == before, 20, lambda: f'{open_files(pid)} are open, before it was {before}')
+    assert call(running, 'list_prefix', prefix={'id': 1})[0]['prefix'] == '10.0.0.0/8'
+    assert ' ERROR ' not in running.log()
+
+
+def leaving(daemon: Daemon) -> list[str]:
+    """The connections of clients to the daemon."""
+    port = f':{urlsplit(daemon.address).port:04X}'
+    rows = [line.split() for line in Path('/proc/net/tcp').read_text().splitlines()[1:]]
+    return [row[2] for row in rows if row[1].endswith(port) and row[3] in ('01', '08')]
+
+
+def test_a_long_answer_is_finished_when_the_daemon_stops(running: Daemon, backend: Backend, actor: Actor) -> None:
+    fill(backend, actor, LONG)
+    expected = encode_response(backend.list_prefix(actor))
+    with connection(running) as client:
+        response = begun(client, request(running, 'list_prefix'))
+        head = response.read(100)
+        running.send(15)
+        assert head + response.read() == expected
+    assert running.wait() == 0
+
+
+def test_a_search_that_fails_is_a_fault(running: Daemon, backend: Backend, actor: Actor) -> None:
+    fill(backend, actor, LONG)
+    query = {'operator': 'regex_match', 'val1': 'description', 'val2': '('}
+    with pytest.raises(xmlrpc.client.Fault) as caught:
+        call(running, 'search_prefix', query=query, search_options=ALL)
+    assert caught.value.faultCode == 1200
+    assert 'Invalid regular expression (()' in caught.value.faultString
+    assert len(call(running, 'search_prefix', query={}, search_options=ALL)['result']) > LONG
