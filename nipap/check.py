@@ -197,12 +197,15 @@ class _Examination:
             p = Stored(*row)
             width = WIDTH[p.family]
             bits = width - p.length
-            first = _number(p.text) >> bits << bits
+            address = _number(p.text)
+            first = address >> bits << bits
             last = first + (1 << bits) - 1
             while stack and not _around(stack[-1], p, first, last):
-                yield from self._close(stack)
+                if found := self._close(stack):
+                    yield from found
             parent = stack[-1] if stack else self._space(p)
-            yield from self._rules(parent, p, first)
+            if found := self._rules(parent, p, address):
+                yield from found
             _take(parent, first, last)
             stack.append(_Open(p, p.id, first, last, width, next_free=first))
         while stack:
@@ -216,7 +219,7 @@ class _Examination:
         width = WIDTH[p.family]
         return self.spaces.get((p.vrf_id, p.family)) or _Open(None, 0, 0, 2**width - 1, width)
 
-    def _rules(self, parent: _Open, p: Stored, first: int) -> Sequence[Problem]:
+    def _rules(self, parent: _Open, p: Stored, address: int) -> Sequence[Problem]:
         """What is wrong with the facts of a prefix."""
         above = parent.stored.type if parent.stored else None
         wrong = []
@@ -226,9 +229,9 @@ class _Examination:
             wrong.append('a host that is not full length')
         if p.node is not None and (p.type == 'reservation' or p.length != parent.width):
             wrong.append('has a node')
-        if first != _number(p.text):
+        if address & ((1 << parent.width - p.length) - 1):
             wrong.append('has bits set behind its length')
-        if parent.first == first and parent.stored and parent.stored.length == p.length:
+        if parent.stored and parent.stored.length == p.length:
             wrong.append(f'the same network as id {parent.owner}')
         if (p.vrf_id, p.family) not in self.spaces:
             wrong.append('its VRF does not exist')

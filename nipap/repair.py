@@ -18,9 +18,9 @@ from nipap.errors import NipapError
 
 AT_ONCE = 5000  # rows that are written by one statement, more or less
 
-# Everybody's order: VRFs, then prefixes; who changes a pool or anything derived holds one of these. VRFs are locked row by
-# row: a foreign key looks at the VRF when its prefix is locked already, and does not mind this lock. Their table is locked
-# in a mode that foreign keys do not mind either, so that nobody adds a VRF, which could be seen without its ranges.
+# Everybody's order: VRFs, then prefixes; who changes a pool or anything derived holds one of these. VRFs are locked row
+# by row: a foreign key looks at the VRF when its prefix is locked already, and does not mind this lock. Their table is
+# locked in a mode that foreign keys do not mind either: a VRF that is added meanwhile could be seen without its ranges.
 # Only a transaction of several calls may have taken its locks in another order. PostgreSQL ends such a circle, and
 # whichever side it ends is run again.
 _LOCK = """DO $$

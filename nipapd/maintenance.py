@@ -69,7 +69,7 @@ def run_repair(db: Database) -> int:
     for kind, count in outcome.repaired.items():
         print(f'repaired {kind}: {count}')
     for text in outcome.left[:MOST_SHOWN]:
-        print(f'not repaired, for the facts are wrong: {text}')
+        print(f'not repaired, the facts are wrong: {text}')
     if len(outcome.left) > MOST_SHOWN:
         print(f'… and {len(outcome.left) - MOST_SHOWN} more')
     print(f'{len(outcome.left)} problems left' if outcome.left else 'no problems left')
