@@ -22,7 +22,7 @@ AT_ONCE = 5000  # rows that are written by one statement, more or less
 # by row: a foreign key looks at the VRF when its prefix is locked already, and does not mind this lock. Their table is
 # locked in a mode that foreign keys do not mind either: a VRF that is added meanwhile could be seen without its ranges.
 # Only a transaction of several calls may have taken its locks in another order. PostgreSQL ends such a circle, and
-# whichever side it ends is run again.
+# `db.run` runs whichever side it ends again.
 _LOCK = """DO $$
 DECLARE
     locked int[] := ARRAY(SELECT id FROM vrf ORDER BY id FOR NO KEY UPDATE);

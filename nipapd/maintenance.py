@@ -50,28 +50,18 @@ def opened(config: Config) -> Iterator[Database]:
 def run_check(db: Database) -> int:
     """Recompute everything derived from the facts and report each difference; with --repair, put it right."""
     found = check.problems(db)
-    for problem in found[:MOST_SHOWN]:
-        print(problem)
-    if len(found) > MOST_SHOWN:
-        print(f'… and {len(found) - MOST_SHOWN} more')
+    _print_first(found, len(found))
     print(f'{len(found)} problems found' if found else 'no problems found')
     return 1 if found else 0
 
 
 def run_repair(db: Database) -> int:
-    """Recompute everything derived from the facts and put right what differs."""
+    """Recompute everything derived from the facts, put right what differs and report it."""
     outcome = repair.repair(db, most_found=MOST_SHOWN)
-    for text in outcome.found:
-        print(text)
-    repaired = sum(outcome.repaired.values())
-    if repaired > len(outcome.found):
-        print(f'… and {repaired - len(outcome.found)} more')
+    _print_first(outcome.found, sum(outcome.repaired.values()))
     for kind, count in outcome.repaired.items():
         print(f'repaired {kind}: {count}')
-    for text in outcome.left[:MOST_SHOWN]:
-        print(f'not repaired, the facts are wrong: {text}')
-    if len(outcome.left) > MOST_SHOWN:
-        print(f'… and {len(outcome.left) - MOST_SHOWN} more')
+    _print_first([f'not repaired, the facts are wrong: {text}' for text in outcome.left], len(outcome.left))
     print(f'{len(outcome.left)} problems left' if outcome.left else 'no problems left')
     return 1 if outcome.left else 0
 
@@ -82,6 +72,14 @@ def run_migrate(db: Database) -> int:
     applied = schema.migrate(db)
     print(f'the schema has version {schema.version(db)}' + (f', it had {before}' if applied else ''))
     return 0
+
+
+def _print_first(texts: Sequence[str], count: int) -> None:
+    """The first of so many problems."""
+    for text in texts[:MOST_SHOWN]:
+        print(text)
+    if count > MOST_SHOWN:
+        print(f'… and {count - MOST_SHOWN} more')
 
 
 def _config(options: argparse.Namespace) -> Config:
