@@ -21,17 +21,30 @@ AT_ONCE = 5000  # rows that are written by one statement, more or less
 # Everybody's order: VRFs, then prefixes; who changes a pool or anything derived holds one of these. VRFs are locked row
 # by row: a foreign key looks at the VRF when its prefix is locked already, and does not mind this lock. Their table is
 # locked in a mode that foreign keys do not mind either: a VRF that is added meanwhile could be seen without its ranges.
-# Only a transaction of several calls may have taken its locks in another order. PostgreSQL ends such a circle, and
-# `db.run` runs whichever side it ends again.
+# The lock of a table is coarser than those of its rows: who locked, or only looked for, a prefix before a VRF waits for
+# us while we wait for the table. So we let go of everything, as all these locks are those of a subtransaction, before
+# PostgreSQL would call it a deadlock and end one of us. Who lasts longer than a few such attempts is waited for.
 _LOCK = """DO $$
 DECLARE
-    locked int[] := ARRAY(SELECT id FROM vrf ORDER BY id FOR NO KEY UPDATE);
+    usual text := current_setting('lock_timeout');
+    patience int := (SELECT greatest(setting::int / 2, 1) FROM pg_settings WHERE name = 'deadlock_timeout');
+    attempts int := 0;
+    locked int[];
 BEGIN
-    LOCK TABLE vrf IN SHARE MODE;
-    LOCK TABLE prefix IN EXCLUSIVE MODE;
-    IF EXISTS (SELECT FROM vrf WHERE NOT id = ANY (locked)) THEN
-        RAISE EXCEPTION 'VRFs were added' USING ERRCODE = '40001';
-    END IF;
+    LOOP
+        BEGIN
+            attempts := attempts + 1;
+            PERFORM set_config('lock_timeout', CASE WHEN attempts <= 10 THEN patience ELSE 0 END::text, true);
+            locked := ARRAY(SELECT id FROM vrf ORDER BY id FOR NO KEY UPDATE);
+            LOCK TABLE vrf IN SHARE MODE;
+            LOCK TABLE prefix IN EXCLUSIVE MODE;
+            EXIT WHEN NOT EXISTS (SELECT FROM vrf WHERE NOT id = ANY (locked));
+            RAISE lock_not_available;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            PERFORM pg_sleep(0.05);
+        END;
+    END LOOP;
+    PERFORM set_config('lock_timeout', usual, true);
     -- The daemon never waits for these now; this is for who writes past it.
     LOCK TABLE free_range, vrf_total, prefix_words IN SHARE ROW EXCLUSIVE MODE;
 END $$"""

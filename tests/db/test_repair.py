@@ -212,7 +212,9 @@ def waiting(db: Database) -> bool:
 
 
 @pytest.mark.parametrize('change', CHANGES)
-def test_a_change_under_way_is_waited_for(populated: Database, other: Database, actor: Actor, change: str) -> None:
+def test_a_change_under_way_is_waited_for(
+    populated: Database, other: Database, dsn: str, actor: Actor, change: str
+) -> None:
     do(populated, 'TRUNCATE vrf_total', 'UPDATE prefix_words SET words = words || 1')
     before = facts(populated)
     repairing = threading.Thread(target=repair.repair, args=(populated,))
@@ -222,7 +224,7 @@ def test_a_change_under_way_is_waited_for(populated: Database, other: Database, 
         repairing.start()
         until(lambda: waiting(observer))
 
-    observer = Database(other._dsn)
+    observer = Database(dsn)
     try:
         other.run(work)
         repairing.join(PATIENCE_S)
@@ -233,9 +235,32 @@ def test_a_change_under_way_is_waited_for(populated: Database, other: Database, 
     assert facts(populated) != before, 'the change is there'
 
 
-def test_changes_wait_for_a_repair(populated: Database, other: Database, actor: Actor) -> None:
+def test_who_locks_in_another_order_is_let_through(populated: Database, other: Database, dsn: str) -> None:
+    do(populated, 'UPDATE prefix_words SET words = words || 1')
+    repairing = threading.Thread(target=repair.repair, args=(populated,))
+    observer = Database(dsn)
+    begun = []
+
+    def work(tx: Transaction) -> None:
+        begun.append(True)
+        tx.execute("SELECT FROM prefix WHERE prefix = '8.8.8.8' FOR NO KEY UPDATE")
+        repairing.start()
+        until(lambda: waiting(observer))
+        tx.execute('SELECT lock_vrf(0)')
+
+    try:
+        other.run(work)
+        repairing.join(PATIENCE_S)
+    finally:
+        observer.close()
+    assert begun == [True], 'no deadlock has made it start again'
+    assert not repairing.is_alive()
+    assert check.problems(populated) == []
+
+
+def test_changes_wait_for_a_repair(populated: Database, other: Database, dsn: str, actor: Actor) -> None:
     backend = Backend(other)
-    changes = [threading.Thread(target=backend_call, args=(other._dsn, actor, change)) for change in CHANGES.values()]
+    changes = [threading.Thread(target=backend_call, args=(dsn, actor, change)) for change in CHANGES.values()]
 
     def work(tx: Transaction) -> None:
         tx.execute(repair._LOCK)
