@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from nipap import check, schema
+from nipap import check, repair, schema
 from nipap.db import Database
 from nipap.errors import NipapError
 from nipapd.__main__ import Keeper, StartError, database
@@ -48,14 +48,22 @@ def opened(config: Config) -> Iterator[Database]:
 
 
 def run_check(db: Database) -> int:
-    """Recompute everything derived from the facts and report each difference."""
+    """Recompute everything derived from the facts and report each difference; with --repair, put it right."""
     found = check.problems(db)
-    for problem in found[:MOST_SHOWN]:
-        print(problem)
-    if len(found) > MOST_SHOWN:
-        print(f'… and {len(found) - MOST_SHOWN} more')
+    _print_first(found, len(found))
     print(f'{len(found)} problems found' if found else 'no problems found')
     return 1 if found else 0
+
+
+def run_repair(db: Database) -> int:
+    """Recompute everything derived from the facts, put right what differs and report it."""
+    outcome = repair.repair(db, most_found=MOST_SHOWN)
+    _print_first(outcome.found, sum(outcome.repaired.values()))
+    for kind, count in outcome.repaired.items():
+        print(f'repaired {kind}: {count}')
+    _print_first([f'not repaired, the facts are wrong: {text}' for text in outcome.left], len(outcome.left))
+    print(f'{len(outcome.left)} problems left' if outcome.left else 'no problems left')
+    return 1 if outcome.left else 0
 
 
 def run_migrate(db: Database) -> int:
@@ -64,6 +72,14 @@ def run_migrate(db: Database) -> int:
     applied = schema.migrate(db)
     print(f'the schema has version {schema.version(db)}' + (f', it had {before}' if applied else ''))
     return 0
+
+
+def _print_first(texts: Sequence[str], count: int) -> None:
+    """The first of so many problems."""
+    for text in texts[:MOST_SHOWN]:
+        print(text)
+    if count > MOST_SHOWN:
+        print(f'… and {count - MOST_SHOWN} more')
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -84,10 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(config=None, data_dir=None)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    repair_help = 'put right what differs, in one transaction that changes of the tree wait for'
     for name, work in (('check', run_check), ('migrate', run_migrate)):
         text = (work.__doc__ or '').strip()
         command = commands.add_parser(name, help=text, description=text, parents=[places])
         command.set_defaults(work=work)
+        if work is run_check:
+            command.add_argument('--repair', dest='work', action='store_const', const=run_repair, help=repair_help)
     return parser
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     'words': ('errors', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
     'storage': ('db', 'audit', 'schema'),
-    'objects': ('rows', 'vrf', 'pool', 'asn', 'tag', 'prefix', 'allocate', 'check'),
+    'objects': ('rows', 'vrf', 'pool', 'asn', 'tag', 'prefix', 'allocate', 'check', 'repair'),
     'logic': ('local_users', 'authlib', 'batch', 'backend'),
     'transports': ('http_auth', 'spool', 'flask_xmlrpc'),
     'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
