@@ -275,8 +275,12 @@ _NAMED = 'SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::boolean[])'
 
 def find_at_most(tx: Transaction, condition: Condition, most: int) -> list[dict[str, Any]] | None:
     """As `find`; None when there are more."""
-    sql, params = _page(tx, condition, None)
-    found = _read(tx, f'{sql} LIMIT {most + 1:d}', condition, params, _as_listed)
+    page = Page(most + 1, 0)
+    if condition.ordered:
+        sql, params = _ordered_sql(condition, page), condition.params
+    else:
+        sql, params = _index_sql(condition, page)
+    found = _read(tx, sql, condition, params, _as_listed)
     return found if len(found) <= most else None
 
 
