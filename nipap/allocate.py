@@ -8,15 +8,13 @@ from typing import Any
 
 from nipap import pool, prefix, rows, vrf
 from nipap.addresses import WIDTH, parse_network
-from nipap.attributes import POOL, read_integer, shown
+from nipap.attributes import read_integer, shown
 from nipap.audit import Who
 from nipap.db import Transaction
 from nipap.errors import (
-    NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
-    NipapNonExistentError,
     NipapValueError,
 )
 
@@ -105,65 +103,19 @@ def _length(value: object, family: int) -> int:
     return length
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where to look: networks in order, in one VRF, and how long the block is to be."""
-
-    vrf_id: int
-    networks: list[str]
-    length: int
-    pool_id: int | None = None
-    default_type: str | None = None
-
-
-def _pool_sources(tx: Transaction, request: Request, vrf_names: Mapping[str, object], missing: NipapError) -> Sources:
-    condition = pool.require_spec(request.pool_spec)
-    sql = f"""SELECT o.id, o.default_type, {POOL[f'ipv{request.family}_default_prefix_length'].sql},
-        m.vrf_id, m.members, m.of_family FROM pool o CROSS JOIN LATERAL (
-            SELECT min(q.vrf_id) AS vrf_id, count(*) AS members,
-                coalesce(array_agg(q.prefix::text ORDER BY q.prefix) FILTER (WHERE family(q.prefix) = %s), '{{}}')
-                    AS of_family
-            FROM prefix q WHERE q.pool_id = o.id) m
-        WHERE {condition.sql}"""
-    found = tx.all_prepared(sql, (request.family, *condition.params))
-    if not found:
-        raise missing
-    i, default_type, default_length, vrf_id, members, networks = found[0]
-    if not members:
-        raise NipapInputError('No prefixes in pool')
-    if not networks:
-        raise NipapInputError(f'No prefixes of family {request.family} in pool')
-    if vrf_names and vrf.resolve(tx, vrf_names) != vrf_id:
-        raise NipapInputError('VRF must be the same as the pools implied VRF')
-    length = default_length if request.length is None else request.length
-    if length is None:
-        raise NipapMissingInputError(
-            f"'prefix_length' must be specified, the pool has no default prefix length for IPv{request.family}"
-        )
-    return Sources(vrf_id, networks, length, i, default_type)
-
-
 def find_free(tx: Transaction, vrf_names: Mapping[str, object], request: Request) -> list[str]:
     """The lowest free blocks, as text; full-length ones without length.
 
     :raises NipapNonExistentError: there is no such pool or VRF.
     """
     if request.pool_spec is not None:
-        missing = NipapNonExistentError('Non-existent pool specified')
-        sources = _pool_sources(tx, request, {}, missing)
+        i, name = pool.read_one(request.pool_spec)
+        sql = 'pool_find_free(%s, %s, %s, %s, %s)'
+        args: tuple[Any, ...] = (i, name, request.family, request.length, request.count)
     else:
-        sources = Sources(vrf.resolve(tx, vrf_names), list(request.networks), _known(request.length))
-    found = tx.all(
-        'SELECT abbrev(b::inet) FROM find_free(%s, %s::cidr[], %s, %s) b',
-        (sources.vrf_id, sources.networks, sources.length, request.count),
-    )
-    return [row[0] for row in found]
-
-
-def _known(length: int | None) -> int:
-    if length is None:
-        raise NipapMissingInputError("'prefix_length' must be specified with 'from-prefix'")
-    return length
+        sql = 'find_free(%s, %s::cidr[], %s, %s)'
+        args = (vrf.resolve(tx, vrf_names), list(request.networks), request.length, request.count)
+    return [row[0] for row in tx.all(f'SELECT abbrev(b::inet) FROM {sql} b', args)]
 
 
 def add(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who) -> None:
@@ -173,13 +125,17 @@ def add(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who)
     """
     names = vrf.named_by(attr)
     if request.pool_spec is not None:
-        sources = _pool_sources(tx, request, names, NipapInputError('non-existing pool specified'))
-        if attr.get('type') is None:
-            attr = {**attr, 'type': sources.default_type}
+        i, name = pool.read_one(request.pool_spec)
+        v = vrf.resolve(tx, names) if names else None
+        stored = rows.facts(prefix.new_facts(tx, attr, who, typed=False))
+        tx.ahead(
+            'SELECT pool_allocate(%s, %s, %s, %s, %s, %s, %s::actor)',
+            (i, name, request.family, v, request.length, stored, who),
+        )
     else:
-        sources = Sources(vrf.resolve(tx, names), list(request.networks), _known(request.length))
-    stored = rows.facts(prefix.new_facts(tx, attr, who))
-    tx.ahead(
-        'SELECT prefix_allocate(%s, %s, %s::cidr[], %s, %s, %s::actor)',
-        (sources.vrf_id, sources.pool_id, sources.networks, sources.length, stored, who),
-    )
+        v = vrf.resolve(tx, names)
+        stored = rows.facts(prefix.new_facts(tx, attr, who))
+        tx.ahead(
+            'SELECT prefix_allocate(%s, NULL, %s::cidr[], %s, %s, %s::actor)',
+            (v, list(request.networks), request.length, stored, who),
+        )

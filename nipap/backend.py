@@ -265,11 +265,12 @@ class Backend:
         its children.
         """
         condition = prefixes.require_spec(prefix)
+        i = prefixes.only_id(prefix)
         _check_changes(attr)
         prefixes.check_attr(attr)
 
         def work(tx: Transaction) -> list[Object]:
-            return prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor)))
+            return prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor), i=i))
 
         return self.db.run(work)
 

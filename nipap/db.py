@@ -39,6 +39,7 @@ RETRY = ('40001', '40P01')  # serialization failure, deadlock
 # Errors that our own SQL functions raise carry one of these codes and the text for the client.
 OWN_CODES: dict[str, type[errors.NipapError]] = {
     'NP100': errors.NipapInputError,
+    'NP110': errors.NipapMissingInputError,
     'NP200': errors.NipapValueError,
     'NP300': errors.NipapNonExistentError,
     'NP400': errors.NipapDuplicateError,

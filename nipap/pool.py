@@ -42,9 +42,25 @@ def read_spec(spec: object) -> Condition:
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
+    found = _named(spec)
+    return EVERYTHING if found is None else equals(POOL[found[0]], found[1])
+
+
+def read_one(spec: object) -> tuple[int | None, str | None]:
+    """The id or the name that a pool spec gives.
+
+    :raises NipapMissingInputError: neither. And what `read_spec` raises.
+    """
+    found = _named(spec)
+    if found is None:
+        raise _missing()
+    return (found[1], None) if found[0] == 'id' else (None, found[1])
+
+
+def _named(spec: object) -> tuple[str, Any] | None:
     found = rows.named(spec, _SPEC, 'pool', "pool specification with 'id' should not contain anything else")
     if found is None:
-        return EVERYTHING
+        return None
     key, value = found
     if key == 'id':
         try:
@@ -53,7 +69,11 @@ def read_spec(spec: object) -> Condition:
             raise NipapValueError("pool specification key 'id' must be an integer") from None
     elif not isinstance(value, str):
         raise NipapValueError(f"pool specification key 'name' must be a string, not {shown(value)}")
-    return equals(POOL[key], value)
+    return key, value
+
+
+def _missing() -> NipapMissingInputError:
+    return NipapMissingInputError("pool spec must contain either 'id' or 'name'")
 
 
 def require_spec(spec: object) -> Condition:
@@ -63,7 +83,7 @@ def require_spec(spec: object) -> Condition:
     """
     condition = read_spec(spec)
     if condition is EVERYTHING:
-        raise NipapMissingInputError("pool spec must contain either 'id' or 'name'")
+        raise _missing()
     return condition
 
 

@@ -477,8 +477,8 @@ def _country(value: str | None) -> str | None:
     return value.upper()
 
 
-def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who) -> dict[str, Any]:
-    """What is stored for a new prefix, with defaults.
+def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: bool = True) -> dict[str, Any]:
+    """What is stored for a new prefix, with defaults; unless ``typed``, its type may be left to its pool.
 
     :raises NipapMissingInputError: neither description nor node. NipapValueError: no type.
     """
@@ -492,7 +492,7 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who) -> dict[str
         'authoritative_source': who.authoritative_source,
         **read_facts(tx, attr),
     }
-    if values.get('type') is None:
+    if typed and values.get('type') is None:
         raise NipapValueError('Unknown prefix type')
     return values
 
@@ -536,8 +536,18 @@ def get_many(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
     return [found[i] for i in ids]
 
 
-def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
-    """Edit the prefixes for which a condition holds; returns their ids.
+def only_id(spec: object) -> int | None:
+    """The id that a spec, one that `read_spec` has accepted, selects by; None when it selects otherwise."""
+    if not isinstance(spec, Mapping) or spec.get('id') is None:
+        return None
+    i = read_integer(spec['id'])
+    return i if abs(i) < 2**63 else None
+
+
+def edit(
+    tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who, *, i: int | None = None
+) -> list[int]:
+    """Edit the prefixes for which a condition holds, perhaps no other than that with id i; returns their ids.
 
     :raises NipapValueError: a rule of the tree would be broken, or the VRF changed.
     """
@@ -546,8 +556,12 @@ def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who:
         changes['prefix'] = read_value(PREFIX['prefix'], attr['prefix'])
     names = vrf.named_by(attr)
     wanted_vrf = vrf.resolve(tx, names) if names else None
+    stored = rows.facts(changes)
     # What changes place, type or pool is locked top down, one by one; the others in one statement.
     moving = {name: changes[name] for name in ('prefix', 'type', 'pool_id') if name in changes}
+    if i is not None and not moving and wanted_vrf is None:
+        tx.ahead('SELECT prefix_edit_many(ARRAY[%s]::bigint[], %s, %s::actor)', (i, stored, who))
+        return [i]
     differs = ' OR '.join(f'p.{name} IS DISTINCT FROM %s{_CASTS[name]}' for name in moving) or 'false'
     sql = f"""SELECT p.id, p.vrf_id, p.prefix::text, {differs} FROM {_FROM} WHERE {condition.sql}
         ORDER BY p.vrf_id, p.prefix"""
@@ -579,7 +593,11 @@ def remove(tx: Transaction, spec: object, who: Who, *, recursive: bool) -> None:
     if not spec or (spec.get('id') is None and spec.get('prefix') is None):
         raise NipapMissingInputError('missing prefix or id of prefix')
     condition = read_spec(spec, default_vrf=True)
-    found = tx.all(f'SELECT p.id, p.prefix::text FROM {_FROM} WHERE {condition.sql}', condition.params)
+    i = only_id(spec)
+    if i is not None:
+        found: list[Row] = [(i, None)]
+    else:
+        found = tx.all_prepared(f'SELECT p.id, p.prefix::text FROM {_FROM} WHERE {condition.sql}', condition.params)
     removed = [tx.value('SELECT prefix_remove(%s, %s::cidr, %s, %s::actor)', (*row, recursive, who)) for row in found]
     if 'id' in spec and not any(removed):
         raise NipapNonExistentError(f'No prefix with id {read_integer(spec["id"])} found.')
@@ -597,6 +615,7 @@ __all__ = [
     'get_edited',
     'get_many',
     'new_facts',
+    'only_id',
     'read_spec',
     'remove',
     'require_spec',

@@ -1087,6 +1087,21 @@ END $$;
 
 COMMENT ON FUNCTION public.pool_add(facts jsonb, who public.actor) IS 'Add a pool; returns its id.';
 
+CREATE FUNCTION public.pool_allocate(i integer, named text, fam integer, v integer, len integer, facts jsonb, who public.actor) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    s record;
+BEGIN
+    SELECT * INTO s FROM pool_sources(i, named, fam, v, len);
+    IF s.pool_id IS NULL THEN
+        RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
+    END IF;
+    RETURN prefix_allocate(s.v, s.pool_id, s.networks, s.len, jsonb_build_object('type', s.default_type) || facts, who);
+END $$;
+
+COMMENT ON FUNCTION public.pool_allocate(i integer, named text, fam integer, v integer, len integer, facts jsonb, who public.actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one.';
+
 CREATE FUNCTION public.pool_edit(i integer, changes jsonb, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -1113,6 +1128,22 @@ END $$;
 
 COMMENT ON FUNCTION public.pool_edit(i integer, changes jsonb, who public.actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.';
 
+CREATE FUNCTION public.pool_find_free(i integer, named text, fam integer, len integer, wanted integer) RETURNS SETOF cidr
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    s record;
+BEGIN
+    SELECT * INTO s FROM pool_sources(i, named, fam, NULL, len);
+    IF s.pool_id IS NULL THEN
+        RAISE EXCEPTION 'Non-existent pool specified' USING ERRCODE = 'NP300';
+    END IF;
+    RETURN QUERY SELECT * FROM find_free(s.v, s.networks, s.len, wanted);
+END $$;
+
+COMMENT ON FUNCTION public.pool_find_free(i integer, named text, fam integer, len integer, wanted integer) IS 'The lowest free blocks of a pool, at most as many as wanted.';
+
 CREATE FUNCTION public.pool_remove(i integer, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -1136,6 +1167,41 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION public.pool_remove(i integer, who public.actor) IS 'Remove a pool; its members stay, without a pool. False when it is not there.';
+
+CREATE FUNCTION public.pool_sources(i integer, named text, fam integer, INOUT v integer, INOUT len integer, OUT pool_id integer, OUT default_type text, OUT networks cidr[]) RETURNS record
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    o pool;
+    implied int;
+BEGIN
+    IF named IS NULL THEN
+        SELECT * INTO o FROM pool WHERE id = i;
+    ELSE
+        SELECT * INTO o FROM pool WHERE lower(name) = lower(named) AND name = named;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    pool_id := o.id;
+    default_type := o.default_type;
+    SELECT min(m.vrf_id), array_agg(m.prefix ORDER BY m.prefix) FILTER (WHERE family(m.prefix) = fam) INTO implied, networks
+    FROM prefix m WHERE m.pool_id = o.id;
+    IF implied IS NULL THEN
+        RAISE EXCEPTION 'No prefixes in pool' USING ERRCODE = 'NP100';
+    ELSIF networks IS NULL THEN
+        RAISE EXCEPTION 'No prefixes of family % in pool', fam USING ERRCODE = 'NP100';
+    ELSIF v <> implied THEN
+        RAISE EXCEPTION 'VRF must be the same as the pools implied VRF' USING ERRCODE = 'NP100';
+    END IF;
+    v := implied;
+    len := coalesce(len, CASE fam WHEN 4 THEN o.ipv4_default_prefix_length ELSE o.ipv6_default_prefix_length END);
+    IF len IS NULL THEN
+        RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', fam USING ERRCODE = 'NP110';
+    END IF;
+END $$;
+
+COMMENT ON FUNCTION public.pool_sources(i integer, named text, fam integer, INOUT v integer, INOUT len integer, OUT pool_id integer, OUT default_type text, OUT networks cidr[]) IS 'Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be v unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.';
 
 CREATE FUNCTION public.prefix_add(v integer, x cidr, facts jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
@@ -1399,7 +1465,7 @@ BEGIN
     x := locked.x;
     IF x.id IS NULL THEN
         RETURN false;
-    ELSIF x.prefix <> place THEN
+    ELSIF x.prefix <> place THEN -- never when no place is given
         RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
     ELSIF NOT recursive AND x.type = 'assignment' AND x.children > 0 THEN
         RAISE EXCEPTION 'Prohibited delete, prefix (%) contains hosts.', x.prefix USING ERRCODE = 'NP200';
@@ -1418,7 +1484,7 @@ BEGIN
     RETURN true;
 END $$;
 
-COMMENT ON FUNCTION public.prefix_remove(i bigint, place cidr, recursive boolean, who public.actor) IS 'Remove a prefix, found at a place; its children move up; recursive: with everything inside. False when it is not there.';
+COMMENT ON FUNCTION public.prefix_remove(i bigint, place cidr, recursive boolean, who public.actor) IS 'Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.';
 
 CREATE FUNCTION public.prefix_size(x inet) RETURNS numeric
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

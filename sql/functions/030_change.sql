@@ -1,6 +1,6 @@
 -- Changes of the tree: add, allocate, edit, remove. Each is one locked section; the caller owns the transaction.
 -- Errors are raised with a code of ours (nipap/db.py translates them) and the text that the client gets:
--- NP100 input, NP200 value, NP300 not there, NP400 duplicate, NP000 a broken invariant. 40001: run the call again.
+-- NP100 input, NP110 input missing, NP200 value, NP300 not there, NP400 duplicate, NP000 a broken invariant. 40001: run the call again.
 
 CREATE OR REPLACE FUNCTION prefix_facts(p prefix) RETURNS jsonb LANGUAGE sql STABLE
 RETURN jsonb_strip_nulls(to_jsonb(p) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
@@ -252,49 +252,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION prefix_add(int, cidr, jsonb, actor) IS 'Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.';
 
-CREATE OR REPLACE FUNCTION lock_source(v int, source cidr) RETURNS prefix LANGUAGE plpgsql AS $$
-DECLARE
-    p prefix;
-BEGIN
-    LOOP
-        SELECT * INTO p FROM prefix WHERE vrf_id = v AND prefix = source FOR NO KEY UPDATE;
-        IF NOT FOUND THEN
-            p := lock_owner(v, source);
-            -- It may have been added before what is above it was locked.
-            CONTINUE WHEN EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix = source);
-        END IF;
-        RETURN p;
-    END LOOP;
-END $$;
-COMMENT ON FUNCTION lock_source(int, cidr) IS 'Lock the row whose children change when a block is taken from a source: its own when it is stored, else the closest prefix around it, or the VRF (then NULL is returned).';
-
-CREATE OR REPLACE FUNCTION prefix_allocate(v int, from_pool int, sources cidr[], len int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-    source cidr;
-    block cidr;
-    p prefix;
-BEGIN
-    FOREACH source IN ARRAY sources LOOP
-        -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
-        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(source_owner(v, source), v, source, len, NULL) IS NULL;
-        p := lock_source(v, source);
-        IF from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool) THEN
-            -- It has been moved or has left the pool; wherever it is now there may be room.
-            RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
-        END IF;
-        block := probe_source(p, v, source, len, NULL);
-        IF block IS NOT NULL THEN
-            RETURN insert_under(p, v, block, facts, who);
-        END IF;
-    END LOOP;
-    IF from_pool IS NOT NULL AND sources IS DISTINCT FROM
-       ARRAY(SELECT prefix FROM prefix WHERE pool_id = from_pool AND family(prefix) = family(sources[1]) ORDER BY vrf_id, prefix) THEN
-        RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
-    END IF;
-    RAISE EXCEPTION 'no free prefix found' USING ERRCODE = 'NP300';
-END $$;
-COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.';
-
 -- ---------------------------------------------------------------- edit
 
 CREATE OR REPLACE FUNCTION prefix_move(x prefix, n prefix) RETURNS prefix LANGUAGE plpgsql AS $$
@@ -535,7 +492,7 @@ BEGIN
     x := locked.x;
     IF x.id IS NULL THEN
         RETURN false;
-    ELSIF x.prefix <> place THEN
+    ELSIF x.prefix <> place THEN -- never when no place is given
         RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
     ELSIF NOT recursive AND x.type = 'assignment' AND x.children > 0 THEN
         RAISE EXCEPTION 'Prohibited delete, prefix (%) contains hosts.', x.prefix USING ERRCODE = 'NP200';
@@ -553,7 +510,7 @@ BEGIN
     PERFORM audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
     RETURN true;
 END $$;
-COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix, found at a place; its children move up; recursive: with everything inside. False when it is not there.';
+COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION vrf_remove(v int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

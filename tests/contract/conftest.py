@@ -57,8 +57,8 @@ def xmlrpc_face(backend: Backend, sound: None, authenticator: Authenticator) -> 
     client = create_app(backend, authenticator).test_client()
 
     def post(path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        response = client.post(path, data=body, headers=dict(headers))
-        return response.status_code, response.data
+        with client.post(path, data=body, headers=dict(headers)) as response:
+            return response.status_code, response.data
 
     return XmlRpcFace(post)
 
