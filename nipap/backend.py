@@ -47,6 +47,7 @@ from nipap.errors import (
 )
 from nipap.query import (
     Condition,
+    Cursor,
     Page,
     compile_query,
     equals,
@@ -285,7 +286,8 @@ class Backend:
 
         Options beside ``max_result`` and ``offset`` add what is around the matches: ``parents_depth``,
         ``children_depth`` (-1: all), ``include_all_parents``, ``include_all_children``, ``include_neighbors``;
-        ``parent_prefix`` shows one prefix and its children instead.
+        ``parent_prefix`` shows one prefix and its children instead. With ``after``, '' at first, the answer has an
+        ``after`` to ask for the next page with, nil behind the last one.
         """
         return self._search(_PREFIXES, query, search_options)
 
@@ -393,12 +395,16 @@ class Backend:
             raise NipapMissingInputError("'query' must be specified")
         condition = compile_query(query, kind.table)
         echo, *page = kind.options(options)
-        return {'search_options': echo, 'result': self._found(kind, condition, *page)}
+        result = self._found(kind, echo, condition, *page)
+        return {'search_options': echo, 'result': result, **_next(echo, result)}
 
-    def _found(self, kind: Kind, condition: Condition, page: Page, *around: Any) -> list[Object] | Chunks:
+    def _found(
+        self, kind: Kind, echo: Mapping[str, Any], condition: Condition, page: Page, *around: Any
+    ) -> list[Object] | Chunks:
         read_all = kind.find_all
         most = self._longest_list
-        if read_all is None or most is None or (page.max_result is not None and page.max_result <= most):
+        short = page.max_result is not None and (most is None or page.max_result <= most)
+        if read_all is None or most is None or short or 'after' in echo:
             return self.db.read(lambda tx: kind.find(tx, condition, page, *around))
         return self._chunks(lambda tx: read_all(tx, condition, page, *around))
 
@@ -442,9 +448,11 @@ class Backend:
         query = smart_parsing.replace_words(understood.query, literal) if bad else understood.query
         if extra_query:
             query = {'operator': 'and', 'val1': query, 'val2': extra_query}
+        result = self._found(kind, echo, compile_query(query, kind.table), *page)
         return {
             'search_options': echo,
-            'result': self._found(kind, compile_query(query, kind.table), *page),
+            'result': result,
+            **_next(echo, result),
             'interpretation': interpretation,
             'error': False,
         }
@@ -523,6 +531,14 @@ def _allocation(attr: Mapping[str, Any], args: Any) -> allocate.Request | None:
     if asked == (attr.get('prefix') is not None):
         raise NipapExtraneousInputError("specify 'prefix' or 'from-prefix' or 'from-pool'")
     return allocate.read_args(args) if asked else None
+
+
+def _next(echo: Mapping[str, Any], result: Any) -> Object:
+    """The cursor behind the last of a page, for those who page with one; nil when there is no more."""
+    if 'after' not in echo:
+        return {}
+    full = bool(result) and len(result) == echo['max_result']
+    return {'after': Cursor.of(result[-1]).written() if full else None}
 
 
 def _vrf_names(spec: object) -> dict[str, object]:

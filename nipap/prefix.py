@@ -23,7 +23,7 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapValueError,
 )
-from nipap.query import EVERYTHING, TAGGED, Condition, Page, Surroundings, all_of, equals
+from nipap.query import EVERYTHING, TAGGED, Condition, Cursor, Page, Surroundings, all_of, equals
 
 ORDER = 'v.rt_rank, v.id, p.prefix'
 _FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'
@@ -252,19 +252,50 @@ def _search_sql(tx: Transaction, condition: Condition, page: Page, around: Surro
     if around.parent_prefix is not None:
         return _family_sql(tx, condition, page, around.parent_prefix)
     if not around.wanted:
-        return _page(tx, condition, page)
+        return _page(tx, _behind(condition, page), page)
     matches, added = _surroundings(tx, condition, page, around)
-    sql = f"""SELECT p.id, p.parent_id, p.id = ANY (%s) FROM {_FROM} WHERE p.id = ANY (%s)
+    behind = _behind(EVERYTHING, page)
+    sql = f"""SELECT p.id, p.parent_id, p.id = ANY (%s) FROM {_FROM} WHERE p.id = ANY (%s) AND {behind.sql}
         ORDER BY {ORDER} {rows.limit(page)}"""
-    return sql, (matches, matches + added)
+    return sql, (matches, matches + added, *behind.params)
+
+
+def _behind(condition: Condition, page: Page) -> Condition:
+    return condition if page.after is None else all_of([condition, page.after.behind()])
 
 
 def _family_sql(tx: Transaction, condition: Condition, page: Page, parent: int) -> tuple[str, tuple[Any, ...]]:
+    """A prefix and its children: these along their index, no more of them than the page needs."""
     if tx.value('SELECT 1 FROM prefix WHERE id = %s', (parent,)) is None:
         raise NipapNonExistentError(f'Parent prefix {parent} can not be found')
-    sql = f"""SELECT p.id, p.parent_id, coalesce({condition.sql}, false) FROM {_FROM}
-        WHERE p.id = %s OR p.parent_id = %s ORDER BY {ORDER} {rows.limit(page)}"""
-    return sql, (*condition.params, parent, parent)
+    behind = _behind(EVERYTHING, page)
+    sql = f"""SELECT p.id, p.parent_id, coalesce({condition.sql}, false) FROM (
+        SELECT %s::bigint AS id UNION ALL {_children_sql('m.id = %s', _bound(page))}) q
+        JOIN prefix p ON p.id = q.id JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
+        WHERE {behind.sql} ORDER BY {ORDER} {rows.limit(page)}"""
+    return sql, (*condition.params, parent, *_place(page), parent, *behind.params)
+
+
+def _bound(page: Page) -> int | None:
+    """How many rows in order can be in a page or before it."""
+    return None if page.max_result is None else page.max_result + page.offset
+
+
+def _place(page: Page) -> tuple[int, str]:
+    """The VRF and the prefix behind which a page begins; no VRF has the number -1."""
+    return (-1, '0.0.0.0/0') if page.after is None else (page.after.vrf_id, page.after.prefix)
+
+
+def _children_sql(parents: str, bound: int | None, only: str = 'true') -> str:
+    """Ids of the children of each of the prefixes m that lie behind a place, the first ones where there is a bound.
+
+    Its parameters are the place, then those of parents.
+    """
+    cut = '' if bound is None else f'LIMIT {bound:d}'
+    return f"""SELECT d.id FROM prefix m CROSS JOIN LATERAL (
+        SELECT q.id FROM prefix q WHERE q.parent_id = m.id AND q.vrf_id = m.vrf_id AND {only}
+        AND q.prefix > CASE WHEN m.vrf_id = %s THEN greatest(m.prefix, %s::cidr) ELSE m.prefix END
+        ORDER BY q.vrf_id, q.prefix {cut}) d WHERE {parents}"""
 
 
 # ---------------------------------------------------------------- reading more than should be in memory at once
@@ -316,24 +347,31 @@ def _surroundings(
 
     The merged list is in preorder. Its first N rows never need more than the first N matches: descendants and
     neighbors sort after a match among these, ancestors contain the last of these. Only an ancestor of the last one
-    that is added for a later match alone, with a limited depth, is looked for separately.
+    that is added for a later match alone, with a limited depth, is looked for separately. Of the matches before the
+    place where the page begins only those around it have descendants or neighbors behind it.
     """
-    bound = None if page.max_result is None else page.max_result + page.offset
-    sql, params = _page(tx, condition, None if bound is None else Page(bound, 0))
+    bound = _bound(page)
+    sql, params = _page(tx, _behind(condition, page), None if bound is None else Page(bound, 0))
     found = rows.run_search(tx, sql, condition, params)
     matches = [row[0] for row in found]
-    if not matches:
-        return [], []
+    around_place = [] if page.after is None else _covering(tx, condition, page.after)
     added: set[int] = set()
-    if around.parents_depth:
+    if around.parents_depth and matches:
         added |= _ancestors(tx, matches, around.parents_depth)
         if bound is not None and around.parents_depth > 0:
             added |= _ancestors_of_later(tx, condition, matches[-1], around.parents_depth)
     if around.children_depth:
-        added |= _descendants(tx, matches, around.children_depth, bound)
+        added |= _descendants(tx, matches + around_place, around.children_depth, page)
     if around.neighbors:
-        added |= _neighbors(tx, matches, bound)
+        added |= _neighbors(tx, condition, matches, page)
     return matches, list(added.difference(matches))
+
+
+def _covering(tx: Transaction, condition: Condition, place: Cursor) -> list[int]:
+    """Ids of the matches that a place lies in, or is."""
+    sql = f"""SELECT p.id FROM {_FROM} WHERE p.vrf_id = %s AND p.prefix = ANY (supernets(%s) || %s::cidr)
+        AND {condition.sql}"""
+    return [row[0] for row in tx.all(sql, (place.vrf_id, place.prefix, place.prefix, *condition.params))]
 
 
 def _ancestors(tx: Transaction, ids: list[int], depth: int) -> set[int]:
@@ -361,32 +399,42 @@ def _ancestors_of_later(tx: Transaction, condition: Condition, last: int, depth:
     return {row[0] for row in tx.all(sql, (last, *condition.params, depth))}
 
 
-def _descendants(tx: Transaction, ids: list[int], depth: int, bound: int | None) -> set[int]:
-    """Descendants of each id down to a depth; the first ones in order where there is a bound."""
+def _descendants(tx: Transaction, ids: list[int], depth: int, page: Page) -> set[int]:
+    """Descendants of each id down to a depth that can be in a page: the first ones behind the place where it begins."""
+    place = _place(page)
+    bound = _bound(page)
     cut = '' if bound is None else f'LIMIT {bound:d}'
     found: set[int] = set()
     if depth < 0:
         sql = f"""SELECT d.id FROM prefix m CROSS JOIN LATERAL (
-            SELECT q.id FROM prefix q WHERE q.vrf_id = m.vrf_id AND q.prefix > m.prefix
-            AND q.prefix <= addr_last(m.prefix)::cidr ORDER BY q.prefix {cut}) d WHERE m.id = ANY (%s)"""
-        return {row[0] for row in tx.all(sql, (ids,))}
-    sql = f"""SELECT d.id FROM unnest(%s::bigint[]) m (id) CROSS JOIN LATERAL (
-        SELECT q.id FROM prefix q WHERE q.parent_id = m.id ORDER BY q.vrf_id, q.prefix {cut}) d"""
+            SELECT q.id FROM prefix q WHERE q.vrf_id = m.vrf_id AND q.prefix <= addr_last(m.prefix)::cidr
+            AND q.prefix > CASE WHEN m.vrf_id = %s THEN greatest(m.prefix, %s::cidr) ELSE m.prefix END
+            ORDER BY q.prefix {cut}) d WHERE m.id = ANY (%s)"""
+        return {row[0] for row in tx.all(sql, (*place, ids))}
+    sql = _children_sql('m.id = ANY (%s)', bound)
+    if page.after is not None:
+        # What the place is or lies in does not come behind it, but its children may.
+        around = 'parent_id = ANY (%s) AND vrf_id = %s AND prefix = ANY (supernets(%s) || %s::cidr)'
+        sql += f' UNION SELECT id FROM prefix WHERE {around}'
     level = ids
     while level and depth:
-        level = [row[0] for row in tx.all(sql, (level,))]
+        more = () if page.after is None else (level, *place, page.after.prefix)
+        level = [row[0] for row in tx.all(sql, (*place, level, *more))]
         found.update(level)
         depth -= 1
     return found
 
 
-def _neighbors(tx: Transaction, ids: list[int], bound: int | None) -> set[int]:
-    """The other hosts of the assignments in which the hosts among the ids are."""
-    cut = '' if bound is None else f'LIMIT {bound:d}'
-    sql = f"""SELECT n.id FROM (SELECT DISTINCT parent_id FROM prefix WHERE id = ANY (%s) AND type = 'host') a
-        CROSS JOIN LATERAL (SELECT q.id FROM prefix q WHERE q.parent_id = a.parent_id AND q.type = 'host'
-        ORDER BY q.vrf_id, q.prefix {cut}) n"""
-    return {row[0] for row in tx.all(sql, (ids,))}
+def _neighbors(tx: Transaction, condition: Condition, ids: list[int], page: Page) -> set[int]:
+    """The other hosts of the assignments in which matching hosts are, those among the ids or before the page."""
+    sql = "SELECT DISTINCT parent_id FROM prefix WHERE id = ANY (%s) AND type = 'host'"
+    assignments = [row[0] for row in tx.all(sql, (ids,))]
+    if page.after is not None:
+        sql = f"""SELECT a.id FROM prefix a WHERE a.vrf_id = %s AND a.prefix = ANY (supernets(%s))
+            AND EXISTS (SELECT FROM {_FROM} WHERE p.parent_id = a.id AND p.type = 'host' AND {condition.sql})"""
+        assignments += [row[0] for row in tx.all(sql, (page.after.vrf_id, page.after.prefix, *condition.params))]
+    sql = _children_sql('m.id = ANY (%s)', _bound(page), "q.type = 'host'")
+    return {row[0] for row in tx.all(sql, (*_place(page), assignments))}
 
 
 # ---------------------------------------------------------------- specs

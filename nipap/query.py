@@ -7,6 +7,7 @@ tables and of this module only; whatever a client sends travels as a parameter.
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from nipap.addresses import parse_network
+from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import (
     NEVER,
     Attribute,
@@ -434,12 +435,56 @@ DEFAULT_MAX_RESULT = 50
 _OPTIONS_HELP = "Invalid value for option '{}'. Only integer values{} allowed."
 
 
+MOST_BEHIND = 10_000
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in the order of prefixes: VRFs by the rank of their route target and id, then prefixes."""
+
+    rank: int
+    vrf_id: int
+    prefix: str
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> Cursor:
+        """The place of a prefix, as searches show it."""
+        rank = -1 if item['vrf_rt'] is None else parse_route_target(item['vrf_rt'])[1]
+        return cls(rank, item['vrf_id'], item['prefix'])
+
+    @classmethod
+    def read(cls, text: object) -> Cursor:
+        """The place that `written` stands for.
+
+        :raises NipapValueError: it stands for none.
+        """
+        try:
+            rank, i, prefix = base64.urlsafe_b64decode(text if isinstance(text, str) else '').decode().split()
+            return cls(int(rank), int(i), parse_network(prefix).text)
+        except (ValueError, NipapValueError):
+            raise NipapValueError(
+                f"Invalid value {shown(text)} for option 'after', must be what the answer before gave, or '' to begin"
+            ) from None
+
+    def written(self) -> str:
+        """As clients see it, who need not know what is in it."""
+        return base64.urlsafe_b64encode(f'{self.rank} {self.vrf_id} {self.prefix}'.encode()).decode()
+
+    def behind(self) -> Condition:
+        """The condition that a prefix comes later, written so that the index is entered in the right place."""
+        sql = """((v.rt_rank, v.id) >= (%s, %s) AND (v.id <> %s OR p.prefix <> %s::cidr)
+            AND p.prefix >= CASE WHEN v.id = %s THEN %s::cidr ELSE '0.0.0.0/0' END)"""
+        params = (self.rank, self.vrf_id, self.vrf_id, self.prefix, self.vrf_id, self.prefix)
+        return Condition(sql, params, within=(sql, params), ordered=True)
+
+
 @dataclass(frozen=True)
 class Page:
-    """The part of an answer that is asked for; max_result None: all of it."""
+    """The part of an answer that is asked for; max_result None: all of it; after: what comes later than that."""
 
     max_result: int | None
     offset: int
+    after: Cursor | None = None
 
 
 def read_options(options: object, *, unlimited: bool = False) -> tuple[dict[str, Any], Page]:
@@ -507,6 +552,9 @@ def read_prefix_options(options: object) -> tuple[dict[str, Any], Page, Surround
         echo[name] = _flag(name, given.get(name, False))
     for name in ('parents_depth', 'children_depth'):
         echo[name] = _count(name, given.get(name, 0), -1, ' > -1')
+    if 'after' in given:
+        page = _page_behind(given['after'], page)
+        echo['after'] = given['after']
     parent = given.get('parent_prefix')
     echo['parent_prefix'] = None if parent is None else _count('parent_prefix', parent)
     return (
@@ -519,6 +567,12 @@ def read_prefix_options(options: object) -> tuple[dict[str, Any], Page, Surround
             echo['parent_prefix'],
         ),
     )
+
+
+def _page_behind(after: object, page: Page) -> Page:
+    if page.max_result is None or page.max_result > MOST_BEHIND:
+        raise NipapValueError(f"Option 'after' needs a 'max_result' of at most {MOST_BEHIND}")
+    return page if after in ('', None) else Page(page.max_result, page.offset, Cursor.read(after))
 
 
 def _flag(name: str, value: object) -> bool:
@@ -539,6 +593,7 @@ __all__ = [
     'EVERYTHING',
     'TAGGED',
     'Condition',
+    'Cursor',
     'Page',
     'Surroundings',
     'all_of',

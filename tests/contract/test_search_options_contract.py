@@ -247,3 +247,45 @@ def test_edit_answers_in_the_same_shape_and_order(plan: Face) -> None:
     assert [row['prefix'] for row in rows] == TREE[3:6]
     (found, *_) = plan.call('search_prefix', query=is_prefix('10.1.1.1/32'))['result']
     assert found == rows[0]
+
+
+def test_pages_with_a_cursor(plan: Face) -> None:
+    seen: list[str] = []
+    after: Any = ''
+    for method, members in (('search_prefix', {'query': {}}), ('smart_search_prefix', {'query_string': ''})) * 2:
+        answer = plan.call(method, **members, search_options={'max_result': 3, 'after': after})
+        assert answer['search_options'] == {**DEFAULTS, 'max_result': 3, 'after': after}
+        seen += [row['prefix'] for row in answer['result']]
+        after = answer['after']
+        if after is None:
+            break
+    assert seen == TREE
+    assert 'after' not in plan.call('search_prefix', query={}, search_options={'max_result': 3})
+
+
+def test_a_page_that_ends_the_list_exactly_leads_to_an_empty_one(plan: Face) -> None:
+    first = plan.call('search_prefix', query={}, search_options={'max_result': len(TREE), 'after': None})
+    last = plan.call('search_prefix', query={}, search_options={'max_result': len(TREE), 'after': first['after']})
+    assert (len(first['result']), last['result'], last['after']) == (len(TREE), [], None)
+
+
+def test_what_changes_between_pages_is_neither_doubled_nor_missed(plan: Face) -> None:
+    first = plan.call('search_prefix', query={}, search_options={'max_result': 2, 'after': ''})
+    plan.call('remove_prefix', prefix={'prefix': '10.1.0.0/16'})  # the last of the page
+    plan.add_prefix('10.0.0.0/16', 'reservation')
+    rest = plan.call('search_prefix', query={}, search_options={'max_result': 50, 'after': first['after']})
+    assert [row['prefix'] for row in rest['result']] == TREE[2:]
+
+
+@pytest.mark.parametrize('after', ['x', 'bm90aGluZw==', 'LTEgMA==', 7, ['', ''], 'å'])
+def test_no_cursor(plan: Face, after: Any) -> None:
+    fault = plan.fault('search_prefix', query={}, search_options={'after': after})
+    assert fault.code == 1200
+    assert fault.text.startswith('Invalid value ')
+    assert fault.text.endswith("for option 'after', must be what the answer before gave, or '' to begin")
+
+
+@pytest.mark.parametrize('max_result', [None, False, 10_001])
+def test_a_cursor_needs_a_limit(plan: Face, max_result: Any) -> None:
+    fault = plan.fault('search_prefix', query={}, search_options={'after': '', 'max_result': max_result})
+    assert (fault.code, fault.text) == (1200, "Option 'after' needs a 'max_result' of at most 10000")
