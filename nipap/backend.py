@@ -31,6 +31,7 @@ from nipap import asn as asns
 from nipap import batch as batches
 from nipap import pool as pools
 from nipap import prefix as prefixes
+from nipap import prefix_search as searches
 from nipap import tag as tags
 from nipap import vrf as vrfs
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, check_text, parse_delta, read_boolean, shown
@@ -254,9 +255,9 @@ class Backend:
         condition = prefixes.read_spec(prefix)
         most = self._longest_list
         if most is None:
-            return self.db.read(lambda tx: prefixes.find(tx, condition))
-        found = self.db.read(lambda tx: prefixes.find_at_most(tx, condition, most))
-        return self._chunks(lambda tx: prefixes.find_all(tx, condition)) if found is None else found
+            return self.db.read(lambda tx: searches.find(tx, condition))
+        found = self.db.read(lambda tx: searches.find_at_most(tx, condition, most))
+        return self._chunks(lambda tx: searches.find_all(tx, condition)) if found is None else found
 
     @changing
     def edit_prefix(self, actor: Actor, prefix: Any = None, attr: Any = None) -> list[Object]:
@@ -501,10 +502,10 @@ _PREFIXES = Kind(
     prefixes,
     PREFIX,
     PREFIX['id'],
-    prefixes.search,
+    searches.search,
     smart_parsing.parse_prefix_query,
     read_prefix_options,
-    prefixes.search_all,
+    searches.search_all,
 )
 _TAGS = Kind(None, TAG, TAG['name'], tags.find, smart_parsing.parse_pool_query)
 

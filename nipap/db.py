@@ -33,6 +33,7 @@ ATTEMPTS = 20
 # they are made without scans of whole tables wherever there is an index.
 BEGIN = 'BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
 MOST_PREPARED = 100
+MOST_PARAMETERS = 1000
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
 
@@ -140,8 +141,11 @@ class Transaction:
         """
         name = self._prepared.get(statement)
         if name is None:
-            if len(self._prepared) >= MOST_PREPARED:
+            if len(args) > MOST_PARAMETERS:
                 return self.all(statement, args)
+            if len(self._prepared) >= MOST_PREPARED:  # those that are in use come again
+                self._run('DEALLOCATE ALL', ())
+                self._prepared.clear()
             name = f'prepared_{len(self._prepared)}'
             pieces = statement.split('%s')
             numbered = ''.join(f'{piece}${n}' for n, piece in enumerate(pieces[:-1], 1)) + pieces[-1]

@@ -54,7 +54,8 @@ class Condition:
 
     patterns: the regular expressions among the parameters. within: a condition that the order of the tree serves and
     that is part of this one. ordered: there is nothing else to it. indexed: the same expression with guards before the
-    parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match.
+    parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match. pinned: the
+    columns that must equal a value.
     """
 
     sql: str
@@ -65,6 +66,12 @@ class Condition:
     indexed: tuple[str, tuple[Any, ...]] = ('', ())
     tag: str | None = None
     guard: Guard | None = None
+    pinned: frozenset[str] = frozenset()
+
+    @property
+    def unique(self) -> bool:
+        """Whether a key of prefixes is given, so that it holds for one at most."""
+        return 'p.id' in self.pinned or ('p.prefix' in self.pinned and not self.pinned.isdisjoint(_VRF_KEYS))
 
     def guarded(self) -> tuple[str, tuple[Any, ...]]:
         """The expression and its parameters, as an index serves it best."""
@@ -72,6 +79,7 @@ class Condition:
         return self.guard.around(sql, params) if self.guard else (sql, params)
 
 
+_VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
 EVERYTHING = Condition('true', ordered=True)
 
 _NAMES = {
@@ -165,10 +173,13 @@ def _both(left: Condition, right: Condition) -> Condition:
         ordered=left.ordered and right.ordered,
         indexed=(f'({fast} AND {quick})', fast_params + quick_params),
         tag=left.tag or right.tag,
+        pinned=left.pinned | right.pinned,
     )
 
 
 def _either(left: Condition, right: Condition) -> Condition:
+    if left is EVERYTHING or right is EVERYTHING:
+        return EVERYTHING
     same = left.guard is not None and left.guard == right.guard
     (fast, fast_params), (quick, quick_params) = left.guarded(), right.guarded()
     return Condition(
@@ -282,6 +293,8 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
         guard = _words_guard(attribute, 'LIKE', f'%{text}%')
         return Condition(f'{_as_text(attribute, sql)} LIKE %s', (*params, text), guard=guard)
+    if not text and operator[0] != '!':
+        return EVERYTHING
     guard = _words_guard(attribute, operator, _for_lines(text)) if operator[0] != '!' and _is_simple(text) else None
     return Condition(f'{_as_text(attribute, sql)} {operator} %s', (*params, text), (text,), guard=guard)
 
@@ -352,7 +365,7 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
     if operator != '=':
         return Condition(*compared)
     if attribute.sql in _IN_ORDER:
-        return Condition(*compared, within=compared, ordered=True)
+        return Condition(*compared, within=compared, ordered=True, pinned=frozenset({attribute.sql}))
     return Condition(*compared, guard=_words_guard(attribute, 'LIKE', f'%{_literally(parsed)}%'))
 
 

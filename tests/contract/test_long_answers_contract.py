@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nipap import prefix
+from nipap import prefix_search
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.db import Database
@@ -65,7 +65,7 @@ def filled(backend: Backend, actor: Actor) -> None:
 @pytest.fixture
 def in_chunks(db: Database, filled: None, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """A backend for which three prefixes are many."""
-    monkeypatch.setattr(prefix, 'AT_ONCE', 4)
+    monkeypatch.setattr(prefix_search, 'AT_ONCE', 4)
     return Backend(db, longest_list=3)
 
 

@@ -1,0 +1,147 @@
+"""How prefixes are shown: their columns, and what follows from their ancestors.
+
+What is derived from ancestors (indent, inherited tags, the display form of hosts) is computed when prefixes are read,
+from the ancestors, which come along in the same statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nipap import rows
+from nipap.addresses import WIDTH
+from nipap.attributes import PREFIX
+from nipap.db import Row, Transaction
+from nipap.query import Condition
+
+ORDER = 'v.rt_rank, v.id, p.prefix'
+FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'
+
+_PLAIN = [
+    'id',
+    'vrf_id',
+    'vrf_rt',
+    'vrf_name',
+    'description',
+    'comment',
+    'tags',
+    'node',
+    'pool_id',
+    'pool_name',
+    'type',
+    'status',
+    'country',
+    'order_id',
+    'customer_id',
+    'external_key',
+    'authoritative_source',
+    'alarm_priority',
+    'monitor',
+    'vlan',
+    'added',
+    'last_modified',
+    'used_addresses',
+    'avps',
+]
+_READ = (
+    *(PREFIX[name].sql for name in _PLAIN),
+    'family(p.prefix)',
+    'masklen(p.prefix)',
+    'p.prefix::text',
+    'p.parent_id',
+    'p.children',
+    "nullif(p.expires, 'infinity')",
+)
+_COLUMNS = ', '.join(_READ)
+
+# Ancestors as {id: [parent, length, tags]}, in the same statement: it sees one state of the tree. LATERAL with OFFSET 0
+# is a look-up by primary key for sure; as a join the planner, who takes the recursion for far too many rows, would read
+# the whole table.
+_BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = {} OFFSET 0)'
+_ANCESTOR = 'q.id, jsonb_build_array(q.parent_id, masklen(q.prefix), q.tags)'
+# Of a page they come on its first row, each once.
+_ANCESTORS_OF_PAGE = f"""above AS (
+        SELECT q.id, q.parent_id FROM (SELECT DISTINCT parent_id FROM page) f {_BY_ID.format('f.parent_id')} q
+        UNION SELECT q.id, q.parent_id FROM above {_BY_ID.format('above.parent_id')} q)"""
+_ANCESTORS_OF_FIRST = f"""CASE row_number() OVER () WHEN 1 THEN (
+        SELECT jsonb_object_agg({_ANCESTOR}) FROM above {_BY_ID.format('above.id')} q) END"""
+# Of a few rows each has its own: a third less work than a page of one row.
+_ANCESTORS_OF_ROW = f"""(WITH RECURSIVE above AS (
+        SELECT id, parent_id, prefix, tags FROM prefix WHERE id = p.parent_id
+        UNION ALL SELECT q.id, q.parent_id, q.prefix, q.tags FROM above {_BY_ID.format('above.parent_id')} q)
+        SELECT jsonb_object_agg({_ANCESTOR}) FROM above q)"""
+
+Shape = Callable[[dict[str, Any], Row], dict[str, Any]]
+
+
+def read_page(
+    tx: Transaction, page_sql: str, condition: Condition, params: Iterable[Any], shape: Shape, *, by_key: bool = False
+) -> list[dict[str, Any]]:
+    """The prefixes that a statement names by id, parent and whether they match, in order; by_key: see `run_search`."""
+    sql = f"""WITH RECURSIVE page (id, parent_id, matches) AS MATERIALIZED ({page_sql}), {_ANCESTORS_OF_PAGE}
+        SELECT {_COLUMNS}, page.matches, {_ANCESTORS_OF_FIRST}
+        FROM page {_BY_ID.format('page.id')} p
+        JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
+        ORDER BY {ORDER}"""
+    return _objects(rows.run_search(tx, sql, condition, params, by_key=by_key), shape)
+
+
+def read_few(tx: Transaction, condition: Condition, shape: Shape) -> list[dict[str, Any]]:
+    """The prefixes for which a condition holds that holds for a few at most, known by key; in order."""
+    sql = f'SELECT {_COLUMNS}, true, {_ANCESTORS_OF_ROW} FROM {FROM} WHERE {condition.sql} ORDER BY {ORDER}'
+    return _objects(tx.all_prepared(sql, condition.params), shape)
+
+
+def _objects(found: list[Row], shape: Shape) -> list[dict[str, Any]]:
+    above: dict[str, tuple[int | None, int, list[str]]] = {}
+    for row in found:
+        above.update(row[-1] or {})
+    lineages: dict[int | None, tuple[int, list[str], int]] = {None: (0, [], 0)}
+    plain = len(_PLAIN)
+    result = []
+    for row in found:
+        item = dict(zip(_PLAIN, row, strict=False))
+        family, length, prefix, parent, children, expires, matches = row[plain:-1]
+        if parent not in lineages:
+            lineages[parent] = _lineage(parent, above)
+        indent, tags, parent_length = lineages[parent]
+        total = 1 << (WIDTH[family] - length)
+        item['family'] = family
+        item['prefix'] = prefix
+        item['display_prefix'] = f'{prefix[: prefix.index("/")]}/{parent_length}' if item['type'] == 'host' else prefix
+        item['inherited_tags'] = tags
+        item['indent'] = indent
+        item['total_addresses'] = total
+        item['free_addresses'] = total - item['used_addresses']
+        item['expires'] = expires
+        result.append(shape(item, (length, children, matches)))
+    return result
+
+
+def _lineage(parent: int | None, above: dict[str, tuple[int | None, int, list[str]]]) -> tuple[int, list[str], int]:
+    """Number of ancestors, their tags (each once, the closest first) and the length of the closest."""
+    depth = 0
+    tags: dict[str, None] = {}
+    length = 0
+    while parent is not None and str(parent) in above:
+        grandparent, own_length, own_tags = above[str(parent)]
+        length = length or own_length
+        depth += 1
+        tags.update(dict.fromkeys(own_tags))
+        parent = grandparent
+    return depth, list(tags), length
+
+
+def as_listed(item: dict[str, Any], _: Row) -> dict[str, Any]:
+    """The shape of list and add: a full-length prefix that is no host is shown as a bare address."""
+    if item['total_addresses'] == 1 and item['type'] != 'host':
+        item['display_prefix'] = item['prefix'].partition('/')[0]
+    return item
+
+
+def as_found(item: dict[str, Any], extra: Row) -> dict[str, Any]:
+    """The shape of searches and edits."""
+    item['prefix_length'], item['children'], item['match'] = extra
+    item['display'] = True
+    return item
