@@ -88,7 +88,10 @@ def test_the_long_run_runs_through() -> None:
     done = subprocess.run([sys.executable, health.__file__, *size], capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 1), done.stderr  # 1: so short a run may find itself slower
     assert 'nipap-admin check: 0 problems' in done.stdout
-    assert all(f'| {word} |' in done.stdout for word in ('prefix', 'free_range', 'vrf_total', 'allocation, in floors'))
+    assert all(
+        f'| {word} |' in done.stdout
+        for word in ('prefix', 'free_range', 'vrf_total', 'quickest allocations, in floors')
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,5 +103,5 @@ def test_verdicts(before: float, after: float, allowance: float, ok: bool) -> No
 
 
 def test_what_grows_by_design_is_not_judged() -> None:
-    slices = [health.Slice(1, 2, 3, 2, 0.5, {'prefix': n, 'audit_log': n, 'audit_log_pkey': n}) for n in (1, 2, 3)]
-    assert [one.name for one in health.verdicts(slices)] == ['allocation, in floors', 'prefix, MB']
+    slices = [health.Slice(1, 2, 3, 2, 0.5, 4, {'prefix': n, 'audit_log': n, 'audit_log_pkey': n}) for n in (1, 2, 3)]
+    assert [one.name for one in health.verdicts(slices)] == ['quickest allocations, in floors', 'prefix, MB']
