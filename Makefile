@@ -1,7 +1,8 @@
-# make check says whether a change is ready. BIN is where the tools are, BENCH has options for make bench.
+# make check says whether a change is ready. BIN is where the tools are, BENCH and HEALTH have options for make bench and
+# make health.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests soak bench schema
+.PHONY: check format lint types tests soak health bench schema
 
 check: lint types tests
 
@@ -21,6 +22,10 @@ tests: | $(BIN)/pytest
 
 soak: | $(BIN)/pytest
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency
+	$(MAKE) health
+
+health: | $(BIN)/pytest
+	$(BIN)/python tests/bench/health.py $(HEALTH)
 
 bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py

@@ -35,6 +35,9 @@ BEGIN = 'BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
 MOST_PREPARED = 100
 MOST_PARAMETERS = 1000
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
+# A process that stands still in a transaction (stopped, swapped out) keeps its locks, and keeps every version of a row
+# from being removed that its snapshot might see. What we do between two statements takes moments.
+IDLE_TIMEOUT_S = 60.0
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
 
 # Errors that our own SQL functions raise carry one of these codes and the text for the client.
@@ -216,10 +219,15 @@ class Database:
     """The connection of one process to PostgreSQL, named by a libpq connection string.
 
     read_timeout_s: how long a statement of `read` may take.
+    idle_timeout_s: how long a transaction may wait for its next statement; then PostgreSQL ends it, and what can be run
+    again is.
     """
 
-    def __init__(self, dsn: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self, dsn: str, *, read_timeout_s: float = READ_TIMEOUT_S, idle_timeout_s: float = IDLE_TIMEOUT_S
+    ) -> None:
         self._dsn = dsn
+        self._idle_timeout_ms = int(idle_timeout_s * 1000)
         self._read_timeout_ms = int(read_timeout_s * 1000)
         self._connection: psycopg2.extensions.connection | None = None
         self._pid = 0
@@ -249,7 +257,8 @@ class Database:
                     # Whatever is prepared is a look-up by key, here and in our SQL functions: planned once, not again
                     # and again because a guess with the values at hand looks cheaper.
                     'SET plan_cache_mode = force_generic_plan; '
-                    f'SET statement_timeout = {self._read_timeout_ms:d}'
+                    f'SET statement_timeout = {self._read_timeout_ms:d}; '
+                    f'SET idle_in_transaction_session_timeout = {self._idle_timeout_ms:d}'
                 )
         return self._connection
 

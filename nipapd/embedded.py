@@ -94,6 +94,7 @@ jit = off                               # compiling takes longer than the querie
 
 deadlock_timeout = 100ms                # transactions last milliseconds; a deadlock is run again, so find it soon
 autovacuum = on                         # counters and free ranges are updated in place and rely on it
+autovacuum_naptime = 15s                # what a minute of allocations leaves behind is as big as what they work on
 
 # Text and time are the same on every host.
 timezone = 'UTC'

@@ -227,7 +227,7 @@ CREATE TABLE public.prefix (
     added timestamp with time zone DEFAULT now() NOT NULL,
     last_modified timestamp with time zone DEFAULT now() NOT NULL
 )
-WITH (fillfactor='90');
+WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 
 COMMENT ON TABLE public.prefix IS 'The prefixes of all VRFs; together a tree, of which parent_id is derived.';
 
@@ -1933,7 +1933,7 @@ CREATE TABLE public.prefix_words (
     prefix_id bigint NOT NULL,
     words text NOT NULL
 )
-WITH (fillfactor='90');
+WITH (fillfactor='100', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 
 COMMENT ON TABLE public.prefix_words IS 'Derived: the text of a prefix, for searches.';
 

@@ -61,13 +61,14 @@ def tables(about: str, rows: Sequence[OperationRow], measures: Sequence[Measure]
     parts = [about]
     if rows:
         heads = ('operation', 'median ms', '× floor', 'limit', 'ok', flat)
-        parts.append(_table(heads, '-::--:', (row.cells() for row in rows)))
+        parts.append(table(heads, '-::--:', (row.cells() for row in rows)))
     if measures:
-        parts.append(_table(('beside that', 'figure', 'limit', 'ok'), '-:--', (one.cells() for one in measures)))
+        parts.append(table(('beside that', 'figure', 'limit', 'ok'), '-:--', (one.cells() for one in measures)))
     return '\n\n'.join(parts) + '\n'
 
 
-def _table(heads: Sequence[str], sides: str, lines: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], sides: str, lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; `sides`: for each column - or, right-aligned, a colon."""
     rule = ['--:' if side == ':' else '---' for side in sides]
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in (heads, rule, *lines))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,6 +66,14 @@ def numbers(db: Database) -> list[int]:
 def kill(killer: Database, pid: int) -> None:
     """Have PostgreSQL end a connection, and wait until it has."""
     assert killer.read(lambda tx: tx.value('SELECT pg_terminate_backend(%s, 10000)', (pid,)))
+
+
+def wait_for_end(db: Database, pid: int) -> None:
+    """Wait until a server process has ended by itself."""
+    deadline = time.monotonic() + PATIENCE_S
+    while db.read(lambda tx: tx.value('SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)', (pid,))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # ---------------------------------------------------------------- all or nothing
@@ -222,6 +231,23 @@ def test_a_connection_lost_before_commit_is_replaced(blank: Database, other: Dat
     blank.run(work)
     assert len(set(pids)) == len(pids) == 2
     assert numbers(blank) == [1, 1]
+
+
+def test_a_transaction_that_stands_still_is_ended_and_run_again(scratch: str, other: Database) -> None:
+    pids = []
+    still = Database(scratch, idle_timeout_s=0.05)
+
+    def work(tx: Transaction) -> None:
+        pids.append(tx.value(PID))
+        add_one(tx, 1)
+        if len(pids) == 1:
+            wait_for_end(other, pids[0])
+        add_one(tx, 2)
+
+    still.run(work)
+    still.close()
+    assert len(set(pids)) == len(pids) == 2
+    assert numbers(other) == [1, 1]
 
 
 @pytest.mark.parametrize('how', ['run', 'read'])

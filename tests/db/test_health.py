@@ -1,0 +1,107 @@
+"""The database stays as it is while prefixes come and go. The long run is tests/bench/health.py, tried out here."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import deque
+
+import pytest
+from bench import health
+
+from nipap import check
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.db import Database
+
+ROUNDS, CYCLES, KEPT = 4, 500, 40
+PAGE = 8192
+LEAST_HOT = 0.9
+UPDATES = """SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
+    WHERE relname IN ('prefix', 'vrf_total', 'free_range')"""
+POOL = {'from-pool': {'name': 'churn'}, 'family': 4}
+BLOCK = {'from-prefix': ['2001:db8::/32'], 'prefix_length': 64}
+
+
+@pytest.fixture
+def filled(backend: Backend, actor: Actor) -> Backend:
+    """A pool with one member, and a block."""
+    lengths = {'default_type': 'assignment', 'ipv4_default_prefix_length': 28}
+    backend.add_pool(actor, {'name': 'churn', 'description': 'churn', **lengths})
+    common = {'type': 'reservation', 'description': 'churn'}
+    backend.add_prefix(actor, {'prefix': '10.0.0.0/12', 'pool_name': 'churn', **common})
+    backend.add_prefix(actor, {'prefix': '2001:db8::/32', **common})
+    return backend
+
+
+def allocate(backend: Backend, actor: Actor, args: dict[str, object]) -> int:
+    return int(backend.add_prefix(actor, {'type': 'assignment', 'description': 'customer'}, args)['id'])
+
+
+def updates(backend: Backend) -> dict[str, tuple[int, int]]:
+    """How often rows were updated, and how often within their page."""
+    backend.db.read(lambda tx: tx.execute('SELECT pg_stat_force_next_flush()'))
+    return {name: (every, hot) for name, every, hot in backend.db.read(lambda tx: tx.all(UPDATES))}
+
+
+def test_tables_and_indexes_keep_their_size(filled: Backend, db: Database, actor: Actor) -> None:
+    choose = random.Random(1)
+    kept = deque(allocate(filled, actor, choose.choice((POOL, BLOCK))) for _ in range(KEPT))
+    sizes = []
+    for _ in range(ROUNDS):
+        for _ in range(CYCLES):
+            kept.append(allocate(filled, actor, choose.choice((POOL, BLOCK))))
+            kept.rotate(choose.choice((0, 1, choose.randrange(KEPT))))
+            filled.remove_prefix(actor, {'id': kept.popleft()})
+        filled.db.read(lambda tx: tx.execute('VACUUM'))
+        sizes.append(dict(filled.db.read(lambda tx: tx.all(health.SIZES))))
+    grown = {
+        name: (sizes[1][name], size)
+        for name, size in sizes[-1].items()
+        if not name.startswith(health.GROWS_BY_DESIGN) and size > sizes[1][name] * 1.25 + 4 * PAGE
+    }
+    assert grown == {}
+    assert sizes[-1]['audit_log'] > sizes[1]['audit_log']
+    assert check.problems(db) == []
+
+
+def test_counters_and_ranges_are_updated_within_their_pages(filled: Backend, actor: Actor) -> None:
+    before = updates(filled)
+    for _ in range(200):
+        allocate(filled, actor, POOL)
+        allocate(filled, actor, BLOCK)
+    after = updates(filled)
+    for table, (every, hot) in after.items():
+        made = every - before[table][0]
+        assert made >= 398, table  # the first in each makes a row
+        assert hot - before[table][1] > LEAST_HOT * made, table
+
+
+def test_text_is_never_updated_within_its_page_and_leaves_no_room_for_that(backend: Backend) -> None:
+    sql = "SELECT reloptions FROM pg_class WHERE relname = 'prefix_words'"
+    assert 'fillfactor=100' in backend.db.read(lambda tx: tx.value(sql))
+
+
+def test_the_long_run_runs_through() -> None:
+    size = ['--cycles', '600', '--clients', '2', '--rows', '50', '--kept', '5', '--snapshot', '50']
+    done = subprocess.run([sys.executable, health.__file__, *size], capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 1), done.stderr  # 1: so short a run may find itself slower
+    assert 'nipap-admin check: 0 problems' in done.stdout
+    assert all(
+        f'| {word} |' in done.stdout
+        for word in ('prefix', 'free_range', 'vrf_total', 'quickest allocations, in floors')
+    )
+
+
+@pytest.mark.parametrize(
+    ('before', 'after', 'allowance', 'ok'),
+    [(10, 13, 0, True), (10, 13.1, 0, False), (0, 1, 1, True), (0, 1.1, 1, False)],
+)
+def test_verdicts(before: float, after: float, allowance: float, ok: bool) -> None:
+    assert health.Verdict('size', before, after, 1.3, allowance).ok is ok
+
+
+def test_what_grows_by_design_is_not_judged() -> None:
+    slices = [health.Slice(1, 2, 3, 2, 0.5, 4, {'prefix': n, 'audit_log': n, 'audit_log_pkey': n}) for n in (1, 2, 3)]
+    assert [one.name for one in health.verdicts(slices)] == ['quickest allocations, in floors', 'prefix, MB']
