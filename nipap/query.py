@@ -7,6 +7,7 @@ tables and of this module only; whatever a client sends travels as a parameter.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -355,16 +356,46 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
         return Condition(*compared)
     if sql in _UNIQUE_NAMES:
         compared = (f'({_NAMED.format(sql)})', (parsed, parsed))
+    if attribute.kind in ('avp', 'avps', 'tags'):
+        return _contained(attribute, parsed, compared)
+    if attribute.name == 'display_prefix':
+        return _displayed(parsed, compared)
     by_key = (attribute.name, sql) in _KEYS
     if sql in _IN_ORDER:
         return Condition(*compared, within=compared, ordered=True, by_key=by_key)
     if by_key:
         return Condition(*compared, by_key=True)
-    return Condition(*compared, guard=_words_guard(attribute, 'LIKE', f'%{_literally(parsed)}%'))
+    return Condition(*compared, guard=_words_guard(attribute, 'LIKE', _line(attribute, parsed)))
 
 
 # Equality with these is a place in the order of the tree.
 _IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
+
+
+Compared = tuple[str, tuple[Any, ...]]
+
+
+def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:
+    """Equality of pairs or tags. What an index serves is that they are among those that are stored."""
+    sql, params = compared
+    if attribute.kind == 'avp':
+        value = json.dumps({attribute.name[5:]: value})
+    if value in ([], '{}') or attribute.name == 'inherited_tags':
+        return Condition(sql, params)
+    part = 'lower_each({0}) @> lower_each(%s::text[])' if attribute.kind == 'tags' else '{0} @> %s::jsonb'
+    there = f"{{0}} <> '{{{{}}}}' AND {part}".format(attribute.sql)  # the first as the partial indexes have it
+    return Condition(f'({there} AND {sql})', (value, *params))
+
+
+def _displayed(text: str, compared: Compared) -> Condition:
+    """Equality of what is displayed: a network, or an address with the length of what is around it."""
+    sql, params = compared
+    places = []
+    for place in (text, text.partition('/')[0]):
+        with contextlib.suppress(NipapValueError):
+            places.append(parse_network(place).text)
+    within = ('p.prefix = ANY (%s::cidr[])', (f'{{{",".join(places)}}}',))
+    return Condition(f'({within[0]} AND {sql})', within[1] + params, within=within, ordered=True)
 
 
 # What names a VRF, a pool or an AS number; attributes of other objects read some of these too.
@@ -378,6 +409,13 @@ _KEYS = frozenset(
 _UNIQUE_NAMES = frozenset({'v.name', 'o.name'})
 # Names are unique without regard to case: that is what their index knows, but they are selected with it.
 _NAMED = '{0} = %s AND lower({0}) = lower(%s)'
+
+
+def _line(attribute: Attribute, value: object) -> str:
+    """The pattern of text in which the line of an attribute is a value; its ends help to find short ones."""
+    before = '' if attribute.name == 'comment' else '%\n'
+    after = '' if attribute.name == 'customer_id' else '\n%'
+    return f'{before}{_literally(value)}{after}'
 
 
 def _literally(value: object) -> str:

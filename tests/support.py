@@ -39,7 +39,7 @@ def facts(db: Database) -> list[list[tuple[Any, ...]]]:
 Plan = dict[str, Any]
 
 EXPLAIN = """LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on;
-SET auto_explain.log_nested_statements = on; SET auto_explain.log_format = json; SET auto_explain.log_level = notice"""
+SET auto_explain.log_format = json; SET auto_explain.log_level = notice"""
 MOST_NOTICES = 50  # psycopg2 keeps no more
 
 

@@ -127,3 +127,84 @@ def test_look_ups_by_key_are_prepared_once_for_all_pages(backend: Backend, db: D
 def prepared(db: Database) -> int:
     """How many statements the connection keeps."""
     return int(db.read(lambda tx: tx.value('SELECT count(*) FROM pg_prepared_statements')))
+
+
+ROWS = 100_000
+# A tree of assignments with hosts, some of them with what is looked for; all of the text is different.
+STORED = """
+INSERT INTO prefix (id, vrf_id, prefix, type, parent_id, description, node, order_id, customer_id, external_key, vlan,
+    expires, tags, avps)
+SELECT n, 0, CASE WHEN n % 250 = 0 THEN set_masklen(a, 24) ELSE set_masklen(a, 32) END::cidr,
+    CASE WHEN n % 250 = 0 THEN 'assignment' ELSE 'host' END, nullif(n - n % 250, n),
+    'description ' || n, 'node-' || n, 'order ' || n, 'customer ' || n, 'key-' || n,
+    CASE WHEN n % 100 = 0 THEN n % 4000 END,
+    CASE WHEN n % 1000 = 0 THEN timestamptz '2030-01-01' + n * interval '1 minute' ELSE 'infinity' END,
+    CASE WHEN n % 1000 = 7 THEN ARRAY['Tag-' || n] ELSE '{{}}' END,
+    CASE WHEN n % 100 = 0 THEN jsonb_build_object('serial', 'S' || n, 'quote"d', 'v') ELSE '{{}}' END
+FROM (SELECT n, '10.0.0.0'::inet + n / 250 * 256 + n % 250 AS a FROM generate_series(0, {rows} - 1) n) s;
+INSERT INTO prefix (id, vrf_id, prefix, type, comment, description, node, order_id, customer_id) VALUES
+    (-1, 0, '::1:0/112', 'assignment', 'c1', 'd', 'n%', 'o\\1', E'z\\nz'),
+    (-2, 0, '::2/128', 'assignment', '', '', '', '', '');
+INSERT INTO prefix_words SELECT id, words_of(p) FROM prefix p;
+ANALYZE
+"""
+# A query, and how many prefixes it finds.
+INDEXED: tuple[tuple[str, object, int], ...] = (
+    ('avps.serial', 'S5000', 1),
+    ('avps.serial', 'S1', 0),
+    ('avps.quote"d', 'w', 0),
+    ('avps', {'serial': 'S5000', 'quote"d': 'v'}, 1),
+    ('avps', {'serial': 'S5000'}, 0),
+    ('tags', 'tag-50007', 1),
+    ('tags', ['Tag-50007'], 1),
+    ('tags', ['Tag-50007', 'other'], 0),
+    ('inherited_tags', 'tag-50007', 0),
+    ('display_prefix', '10.0.200.0/24', 1),
+    ('display_prefix', '10.0.200.7/24', 1),
+    ('display_prefix', '10.0.200.7/32', 0),
+    ('display_prefix', '10.0.200.7', 0),
+    ('display_prefix', '::0.1.0.0/112', 1),
+    ('display_prefix', '::2/128', 1),
+    ('display_prefix', '::2%1/128', 0),
+    ('display_prefix', 'nonsense', 0),
+    ('external_key', 'key-77777', 1),
+    ('vlan', 3300, 25),
+    ('expires', '2030-02-04T17:20:00Z', 1),
+    ('customer_id', 'customer 77777', 1),
+    ('order_id', 'order 77777', 1),
+    ('node', 'node-77777', 1),
+    ('node', 'r1', 0),
+    *(
+        (name, text, 1)
+        for name, text in (('comment', 'c1'), ('description', 'd'), ('node', 'n%'), ('order_id', 'o\\1'))
+    ),
+    ('customer_id', 'z\nz', 1),
+    ('description', 'description 77777', 1),
+    ('prefix', '10.0.200.7/32', 1),
+)
+
+
+def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
+    """In searches and in specs, whatever the size of the table."""
+    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
+    wrong = []
+    for name, value, found in INDEXED:
+        with explained(db) as nodes:
+            assert len(backend.search_prefix(actor, equal(name, value))['result']) == found, (name, value)
+        wrong += [f'search {name} {value}: {brief(nodes)}'] * reads_everything(nodes)
+        if name.startswith('avps.') or name == 'inherited_tags':
+            continue
+        with explained(db) as nodes:
+            assert len(backend.list_prefix(actor, {name: value})) == found, (name, value)
+        wrong += [f'list {name} {value}: {brief(nodes)}'] * reads_everything(nodes)
+    with explained(db) as nodes:
+        assert len(backend.search_tag(actor, {}, {'max_result': 1000})['result']) == ROWS // 1000
+    wrong += [f'search_tag: {brief(nodes)}'] * reads_everything(nodes)
+    assert not wrong, '\n'.join(wrong)
+
+
+def reads_everything(nodes: list[Plan]) -> bool:
+    """Whether a table of prefixes is scanned, or most of it is read in some other way."""
+    tables = ('prefix', 'prefix_words')
+    scanned = any(node['Node Type'] == 'Seq Scan' and node.get('Relation Name') in tables for node in nodes)
+    return scanned or rows_read(nodes, *tables) > ROWS / 10
