@@ -20,7 +20,7 @@ tests: | $(BIN)/pytest
 	$(BIN)/pytest -n 2
 
 soak: | $(BIN)/pytest
-	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py
 
 bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py
