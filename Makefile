@@ -21,7 +21,7 @@ tests: | $(BIN)/pytest
 	$(BIN)/pytest -n 2
 
 soak: | $(BIN)/pytest
-	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py
 	$(MAKE) health
 
 health: | $(BIN)/pytest

@@ -85,5 +85,4 @@ def remove(tx: Transaction, condition: Condition, who: Who) -> None:
 
 
 def _numbers(tx: Transaction, condition: Condition) -> list[int]:
-    sql = f'SELECT a.asn FROM asn a WHERE {condition.sql} ORDER BY a.asn'
-    return [int(row[0]) for row in tx.all(sql, condition.params)]
+    return rows.find_keys(tx, f'SELECT a.asn FROM asn a WHERE {condition.sql} ORDER BY a.asn', condition)

@@ -383,7 +383,7 @@ class Backend:
 
         def work(tx: Transaction) -> list[Object]:
             ids = kind.store.edit(tx, condition, attr, _who(actor))
-            return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,)), None)
+            return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,), by_key=True), None)
 
         return self.db.run(work)
 

@@ -94,8 +94,7 @@ def find(tx: Transaction, condition: Condition, page: Page | None = None) -> lis
 
 def find_ids(tx: Transaction, condition: Condition) -> list[int]:
     """The ids of the pools that a spec means."""
-    sql = f'SELECT o.id FROM pool o WHERE {condition.sql} ORDER BY o.id'
-    return [int(row[0]) for row in tx.all(sql, condition.params)]
+    return rows.find_keys(tx, f'SELECT o.id FROM pool o WHERE {condition.sql} ORDER BY o.id', condition)
 
 
 def resolve(tx: Transaction, attr: Mapping[str, object]) -> int | None:

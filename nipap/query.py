@@ -8,6 +8,7 @@ tables and of this module only; whatever a client sends travels as a parameter.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import re
@@ -55,7 +56,8 @@ class Condition:
     patterns: the regular expressions among the parameters. within: a condition that the order of the tree serves and
     that is part of this one. ordered: there is nothing else to it. indexed: the same expression with guards before the
     parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match. pinned: the
-    columns that must equal a value.
+    columns that must equal a value. by_key: the objects are VRFs, pools or AS numbers, and it names those that are
+    meant; one plan serves all parameters.
     """
 
     sql: str
@@ -67,6 +69,7 @@ class Condition:
     tag: str | None = None
     guard: Guard | None = None
     pinned: frozenset[str] = frozenset()
+    by_key: bool = False
 
     @property
     def unique(self) -> bool:
@@ -249,9 +252,12 @@ def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
         return _null(attribute, sql, params, operator)
     if operator in _PATTERNS:
         return _pattern(attribute, sql, params, operator, value)
+    if operator == 'is':
+        operator = '='  # which an index can serve
     if attribute.name == 'pool_name' and operator == '=' and isinstance(value, str):
         # Joined, the planner would take every prefix for a member.
-        return Condition('p.pool_id = (SELECT id FROM pool WHERE name = %s)', (check_text(value),))
+        name = check_text(value)
+        return Condition(f'p.pool_id = (SELECT id FROM pool WHERE {_NAMED.format("name")})', (name, name))
     if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
         return _equals_any(attribute, sql, params, operator, value)
     return _scalar(attribute, sql, params, operator, value)
@@ -340,7 +346,7 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
         found = f'lower(%s) = lower({sql}::text)'
     if operator in ('<>', 'is_not'):
         found, tag = f'NOT {found}', None
-    elif operator not in ('=', 'is', 'equals_any'):
+    elif operator not in ('=', 'equals_any'):
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}'")
     return Condition(found, (text, *params), tag=tag)
 
@@ -357,20 +363,73 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
     if read is None:
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}' with {shown(value)}")
     parsed = read(attribute, value)
-    if operator in ('is', 'is_not'):
-        word = 'IS DISTINCT FROM' if operator == 'is_not' else 'IS NOT DISTINCT FROM'
-        # The plain comparison beside it is what an index can serve.
-        return Condition(f'{sql} = %s{cast}' if operator == 'is' else f'{sql} {word} %s{cast}', (*params, parsed))
+    if operator == 'is_not':
+        return Condition(f'{sql} IS DISTINCT FROM %s{cast}', (*params, parsed))
     compared = (f'{sql} {operator} %s{cast}', (*params, parsed))
     if operator != '=':
         return Condition(*compared)
-    if attribute.sql in _IN_ORDER:
-        return Condition(*compared, within=compared, ordered=True, pinned=frozenset({attribute.sql}))
-    return Condition(*compared, guard=_words_guard(attribute, 'LIKE', f'%{_literally(parsed)}%'))
+    if sql in _UNIQUE_NAMES:
+        compared = (f'({_NAMED.format(sql)})', (parsed, parsed))
+    if attribute.kind in ('avp', 'avps', 'tags'):
+        return _contained(attribute, parsed, compared)
+    if attribute.name == 'display_prefix':
+        return _displayed(parsed, compared)
+    by_key = (attribute.name, sql) in _KEYS
+    if sql in _IN_ORDER:
+        return Condition(*compared, within=compared, ordered=True, pinned=frozenset({sql}), by_key=by_key)
+    if by_key:
+        return Condition(*compared, by_key=True)
+    return Condition(*compared, guard=_words_guard(attribute, 'LIKE', _line(attribute, parsed)))
 
 
 # Equality with these is a place in the order of the tree.
 _IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
+
+
+Compared = tuple[str, tuple[Any, ...]]
+
+
+def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:
+    """Equality of pairs or tags. What an index serves is that they are among those that are stored."""
+    sql, params = compared
+    if attribute.kind == 'avp':
+        value = json.dumps({attribute.name[5:]: value})
+    if value in ([], '{}') or attribute.name == 'inherited_tags':
+        return Condition(sql, params)
+    part = 'lower_each({0}) @> lower_each(%s::text[])' if attribute.kind == 'tags' else '{0} @> %s::jsonb'
+    there = f"{{0}} <> '{{{{}}}}' AND {part}".format(attribute.sql)  # the first as the partial indexes have it
+    return Condition(f'({there} AND {sql})', (value, *params))
+
+
+def _displayed(text: str, compared: Compared) -> Condition:
+    """Equality of what is displayed: a network, or an address with the length of what is around it."""
+    sql, params = compared
+    places = []
+    for place in (text, text.partition('/')[0]):
+        with contextlib.suppress(NipapValueError):
+            places.append(parse_network(place).text)
+    within = ('p.prefix = ANY (%s::cidr[])', (f'{{{",".join(places)}}}',))
+    return Condition(f'({within[0]} AND {sql})', within[1] + params, within=within, ordered=True)
+
+
+# What names a VRF, a pool or an AS number; attributes of other objects read some of these too.
+_KEYS = frozenset(
+    {
+        *(('id', 'v.id'), ('rt', 'v.rt'), ('name', 'v.name')),
+        *(('id', 'o.id'), ('name', 'o.name')),
+        *(('asn', 'a.asn'), ('name', 'a.name')),
+    }
+)
+_UNIQUE_NAMES = frozenset({'v.name', 'o.name'})
+# Names are unique without regard to case: that is what their index knows, but they are selected with it.
+_NAMED = '{0} = %s AND lower({0}) = lower(%s)'
+
+
+def _line(attribute: Attribute, value: object) -> str:
+    """The pattern of text in which the line of an attribute is a value; its ends help to find short ones."""
+    before = '' if attribute.name == 'comment' else '%\n'
+    after = '' if attribute.name == 'customer_id' else '\n%'
+    return f'{before}{_literally(value)}{after}'
 
 
 def _literally(value: object) -> str:

@@ -23,7 +23,12 @@ def select(
     """The objects of a table for which a condition holds, in order; page None: all of them."""
     columns = ', '.join(attribute.sql for attribute in table.values())
     sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order}'
-    rows = run_search(tx, sql + limit(page), condition, condition.params)
+    if not condition.by_key:
+        rows = run_search(tx, sql + limit(page), condition, condition.params)
+    elif page is None:
+        rows = tx.all_prepared(sql, condition.params)
+    else:  # a statement that is kept must not be another one for each page
+        rows = tx.all_prepared(f'{sql} LIMIT %s OFFSET %s', (*condition.params, page.max_result, page.offset))
     names = tuple(table)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -33,6 +38,12 @@ def limit(page: Page | None) -> str:
     if page is None:
         return ''
     return (f' LIMIT {page.max_result:d}' if page.max_result is not None else '') + f' OFFSET {page.offset:d}'
+
+
+def find_keys(tx: Transaction, sql: str, condition: Condition) -> list[int]:
+    """The numbers that a statement with a condition in it selects."""
+    found = tx.all_prepared(sql, condition.params) if condition.by_key else tx.all(sql, condition.params)
+    return [int(row[0]) for row in found]
 
 
 def run_search(

@@ -72,8 +72,7 @@ def _values(attr: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _ids(tx: Transaction, condition: Condition) -> list[int]:
-    sql = f'SELECT v.id FROM vrf v WHERE {condition.sql} ORDER BY v.id'
-    return [int(row[0]) for row in tx.all(sql, condition.params)]
+    return rows.find_keys(tx, f'SELECT v.id FROM vrf v WHERE {condition.sql} ORDER BY v.id', condition)
 
 
 def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
@@ -132,10 +131,10 @@ def resolve(tx: Transaction, names: Mapping[str, object]) -> int:
     conditions = [read_spec({key: value}) for key, value in names.items()]
     sql = ' AND '.join(condition.sql for condition in conditions)
     params = tuple(param for condition in conditions for param in condition.params)
-    found = tx.value(f'SELECT v.id FROM vrf v WHERE {sql}', params)
-    if found is None:
+    found = tx.all_prepared(f'SELECT v.id FROM vrf v WHERE {sql}', params)
+    if not found:
         raise NipapNonExistentError('No matching VRF found.')
-    return int(found)
+    return int(found[0][0])
 
 
 def _vrf_id(value: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +34,39 @@ DaemonFactory = Callable[..., Daemon]
 def facts(db: Database) -> list[list[tuple[Any, ...]]]:
     """Every fact in a database, as text."""
     return db.run(lambda tx: [tx.all(sql) for sql in FACTS])
+
+
+Plan = dict[str, Any]
+
+EXPLAIN = """LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on;
+SET auto_explain.log_format = json; SET auto_explain.log_level = notice"""
+MOST_NOTICES = 50  # psycopg2 keeps no more
+
+
+@contextlib.contextmanager
+def explained(db: Database) -> Iterator[list[Plan]]:
+    """What PostgreSQL does for whatever runs meanwhile: the nodes of its plans, filled in at the end.
+
+    The statements are those that are sent, and the plans those that are run, prepared ones among them.
+    """
+    connection = db.connection()
+    nodes: list[Plan] = []
+    with connection.cursor() as cursor:
+        cursor.execute(EXPLAIN)
+    connection.notices.clear()
+    yield nodes
+    notices = list(connection.notices)
+    with connection.cursor() as cursor:
+        cursor.execute('SET auto_explain.log_min_duration = -1')
+    assert 0 < len(notices) < MOST_NOTICES, f'{len(notices)} plans'
+    for notice in notices:
+        nodes += _nodes(json.loads(notice.partition('plan:')[2])['Plan'])
+
+
+def _nodes(plan: Plan) -> Iterator[Plan]:
+    yield plan
+    for part in plan.get('Plans', ()):
+        yield from _nodes(part)
 
 
 @contextlib.contextmanager

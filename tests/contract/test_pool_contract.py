@@ -255,3 +255,79 @@ def test_an_empty_query_finds_every_pool(api: Face) -> None:
     api.add_pool('p')
     assert [pool['name'] for pool in api.call('search_pool', query={})['result']] == ['p']
     assert api.fault('search_pool').code == 1110
+
+
+def test_a_full_length_member_has_nothing_free(api: Face) -> None:
+    """It uses itself, whatever the default length."""
+    api.add_pool('p', ipv4_default_prefix_length=32, ipv6_default_prefix_length=128)
+    for prefix in ('192.0.2.1/32', '2001:db8::1/128'):
+        api.add_prefix(prefix, pool_name='p')
+    pool = pool_named(api, 'p')
+    for family in (4, 6):
+        figures = ('used_prefixes', 'free_prefixes', 'total_prefixes', 'used_addresses', 'free_addresses')
+        assert [pool[f'{figure}_v{family}'] for figure in figures] == ['0', '0', '0', '1', '0']
+
+
+def test_a_member_that_is_full_and_one_that_was(api: Face) -> None:
+    api.add_pool('p', ipv4_default_prefix_length=31)
+    api.add_prefix('10.0.0.0/30', pool_name='p')
+    halves = [api.add_prefix(prefix, 'assignment') for prefix in ('10.0.0.0/31', '10.0.0.2/31')]
+    pool = pool_named(api, 'p')
+    assert (pool['used_prefixes_v4'], pool['free_prefixes_v4'], pool['total_prefixes_v4']) == ('2', '0', '2')
+    for half, free in zip(halves, ('1', '2'), strict=True):
+        api.call('remove_prefix', prefix={'id': half['id']})
+        assert pool_named(api, 'p')['free_prefixes_v4'] == free
+
+
+def test_counts_beyond_64_bits_are_exact(api: Face) -> None:
+    api.add_pool('p', ipv6_default_prefix_length=128)
+    api.add_prefix('::/0', pool_name='p')
+    assert pool_named(api, 'p')['free_prefixes_v6'] == str(2**128)
+    api.add_prefix('ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128', 'assignment')
+    api.add_prefix('2001:db8::/32', 'assignment')
+    for length, free in ((128, 2**128 - 1 - 2**96), (64, 2**64 - 1 - 2**32), (2, 2), (1, 0)):
+        (pool,) = api.call('edit_pool', pool={'name': 'p'}, attr={'ipv6_default_prefix_length': length})
+        assert (pool['free_prefixes_v6'], pool['total_prefixes_v6']) == (str(free), str(free + 2))
+    assert (pool['total_addresses_v6'], pool['free_addresses_v6']) == (str(2**128), str(2**128 - 1 - 2**96))
+
+
+def test_counts_follow_members_that_come_move_and_go(api: Face) -> None:
+    for name, length in (('p', 26), ('q', 30)):
+        api.add_pool(name, ipv4_default_prefix_length=length)
+    member = api.add_prefix('10.0.0.0/24')
+    inside = api.add_prefix('10.0.0.64/26', 'assignment')
+
+    def free() -> tuple[Any, Any]:
+        return pool_named(api, 'p')['free_prefixes_v4'], pool_named(api, 'q')['free_prefixes_v4']
+
+    def edit(edited: dict[str, Any], **attr: Any) -> None:
+        api.call('edit_prefix', prefix={'id': edited['id']}, attr=attr)
+
+    edit(member, pool_name='p')
+    assert free() == ('3', None)
+    edit(member, pool_name='q')
+    assert free() == (None, '48')
+    edit(member, prefix='10.0.0.0/25', pool_name='p')  # smaller, and the other pool's at once
+    assert free() == ('1', None)
+    edit(inside, prefix='10.0.0.128/26')  # out of the member
+    assert free() == ('2', None)
+    api.add_prefix('10.0.0.0/23', pool_name='q')  # a member around all of it
+    assert free() == ('2', '80')
+    edit(member, pool_id=None)
+    assert free() == (None, '80')
+
+
+def test_counts_follow_a_batch(api: Face) -> None:
+    """A member and what is inside it in one call, in any order, then more into the same member."""
+    api.add_pool('p', ipv4_default_prefix_length=28)
+
+    def add(*prefixes: str, **attr: Any) -> list[dict[str, Any]]:
+        fixed = {'type': 'assignment', 'description': 'd'}
+        return [{'method': 'add_prefix', 'args': {'attr': {'prefix': p, **fixed, **attr}}} for p in prefixes]
+
+    member = add('10.0.0.0/24', type='reservation', pool_name='p')
+    api.call('batch', operations=[*add('10.0.0.16/28', '10.0.0.1/32'), *member, *add('10.0.0.128/25')])
+    assert pool_named(api, 'p')['free_prefixes_v4'] == '6'
+    api.call('batch', operations=add('10.0.0.2/32', '10.0.0.96/27', '10.0.0.33/32'))
+    pool = pool_named(api, 'p')
+    assert (pool['used_prefixes_v4'], pool['free_prefixes_v4'], pool['total_prefixes_v4']) == ('6', '3', '9')

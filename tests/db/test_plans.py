@@ -1,0 +1,210 @@
+"""What is read to answer a question: as much as the answer needs, not as much as there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support import Plan, explained
+
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.db import Database
+
+CHILDREN = 60_000
+# As many as are stored, in the fashion of a big pool; of what is derived no more than these questions look at.
+MEMBER = """
+INSERT INTO prefix (vrf_id, prefix, type, parent_id, used_addresses, description)
+SELECT 0, set_masklen('10.0.0.0'::inet + n, 32), 'assignment', {member}, 1, 'child'
+FROM generate_series(0, {children} - 1) n;
+UPDATE prefix SET children = {children}, used_addresses = {children}, free_blocks = 2 ^ 24 - {children}
+WHERE id = {member};
+ANALYZE
+"""
+
+
+# PostgreSQL tells the mean of several runs of a node, rounded.
+FEW = 10
+
+
+def rows_read(nodes: list[Plan], *tables: str) -> float:
+    """How many rows of some tables were looked at, about."""
+    return sum(
+        (node['Actual Rows'] + sum(node.get(f'Rows Removed by {why}', 0) for why in ('Filter', 'Index Recheck')))
+        * node['Actual Loops']
+        for node in nodes
+        if node.get('Relation Name') in tables
+    )
+
+
+def brief(nodes: list[Plan]) -> str:
+    """How tables were read."""
+    return '; '.join(
+        f'{node["Node Type"]} of {node["Relation Name"]} by {node.get("Index Name")}: {node["Actual Rows"]} rows'
+        for node in nodes
+        if 'Relation Name' in node
+    )
+
+
+def equal(name: str, value: object) -> dict[str, Any]:
+    return {'operator': 'equals', 'val1': name, 'val2': value}
+
+
+@pytest.fixture
+def big_pool(db: Database, backend: Backend, actor: Actor) -> dict[str, Any]:
+    """One of several pools, with a member that has 60,000 children."""
+    attr = {'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 32}
+    for name in ('before', 'big', 'other'):
+        backend.add_pool(actor, {'name': name, **attr})
+    fixed = {'type': 'reservation', 'description': 'd'}
+    member = backend.add_prefix(actor, {'prefix': '10.0.0.0/8', 'pool_name': 'big', **fixed})
+    backend.add_prefix(actor, {'prefix': '192.0.2.0/24', 'pool_name': 'other', **fixed})
+    db.run(lambda tx: tx.execute(MEMBER.format(member=member['id'], children=CHILDREN)))
+    (pool,) = backend.list_pool(actor, {'name': 'big'})
+    return pool
+
+
+def test_figures_of_pools_come_from_counters(
+    db: Database, backend: Backend, actor: Actor, big_pool: dict[str, Any]
+) -> None:
+    assert (big_pool['used_prefixes_v4'], big_pool['free_prefixes_v4']) == (CHILDREN, 2**24 - CHILDREN)
+    asked = {
+        'by id': lambda: backend.list_pool(actor, {'id': big_pool['id']}),
+        'by name': lambda: backend.list_pool(actor, {'name': 'big'}),
+        'all': lambda: backend.list_pool(actor, {}),
+        'search': lambda: backend.search_pool(actor, equal('name', 'big'))['result'],
+        'search all': lambda: backend.search_pool(actor, {})['result'],
+        'smart search': lambda: backend.smart_search_pool(actor, 'big')['result'],
+        'by figure': lambda: backend.search_pool(actor, equal('used_prefixes_v4', CHILDREN))['result'],
+    }
+    for how, ask in asked.items():
+        with explained(db) as nodes:
+            assert big_pool in ask(), how
+        assert rows_read(nodes, 'prefix') <= FEW, f'{how}: {brief(nodes)}'
+        assert rows_read(nodes, 'free_range') == 0, f'{how}: {brief(nodes)}'
+
+
+NUMBER = 400
+LOOKED_UP = """
+INSERT INTO vrf (id, rt, rt_rank, name) SELECT n, '1:' || n, n, 'Name ' || n FROM generate_series(1, {n}) n;
+INSERT INTO pool (name, default_type) SELECT 'Name ' || n, 'host' FROM generate_series(1, {n}) n;
+INSERT INTO asn SELECT n, 'Name ' || n FROM generate_series(1, {n}) n;
+ANALYZE
+"""
+
+
+def test_look_ups_by_key_read_what_they_name(db: Database, backend: Backend, actor: Actor) -> None:
+    """Also in another case: names are told apart by it, their index does not know it."""
+    db.run(lambda tx: tx.execute(LOOKED_UP.format(n=NUMBER)))
+    spelled = [('Name 7', 1), ('name 7', 0), ('Name', 0)]
+    asked = [
+        *(
+            (backend.list_vrf, {'id': 7}, 1),
+            (backend.list_vrf, {'rt': '1:7'}, 1),
+            (backend.list_vrf, {'rt': '2:7'}, 0),
+        ),
+        *((backend.list_vrf, {'name': name}, found) for name, found in spelled),
+        *((backend.list_pool, {'name': name}, found) for name, found in spelled),
+        *((backend.list_pool, {'id': '7'}, 1), (backend.list_pool, {'id': 10**12}, 0)),
+        *((backend.list_asn, {'asn': '7'}, 1), (backend.list_asn, {'asn': 4294967295}, 0)),
+    ]
+    for method, spec, found in asked:
+        with explained(db) as nodes:
+            assert len(method(actor, spec)) == found, spec
+        assert rows_read(nodes, 'vrf', 'pool', 'asn') <= FEW, f'{spec}: {brief(nodes)}'
+
+
+def test_look_ups_by_key_are_prepared_once_for_all_pages(backend: Backend, db: Database, actor: Actor) -> None:
+    backend.add_vrf(actor, {'rt': '1:1', 'name': 'v'})
+    before = prepared(db)
+    for size in range(5):
+        found = backend.search_vrf(actor, equal('name', 'v'), {'max_result': size, 'offset': size // 4})['result']
+        assert len(found) == (1 if 0 < size < 4 else 0)
+    assert prepared(db) == before + 1
+    assert [row['name'] for row in backend.list_vrf(actor, {'name': 'v'})] == ['v']
+
+
+def prepared(db: Database) -> int:
+    """How many statements the connection keeps."""
+    return int(db.read(lambda tx: tx.value('SELECT count(*) FROM pg_prepared_statements')))
+
+
+ROWS = 100_000
+# A tree of assignments with hosts, some of them with what is looked for; all of the text is different.
+STORED = """
+INSERT INTO prefix (id, vrf_id, prefix, type, parent_id, description, node, order_id, customer_id, external_key, vlan,
+    expires, tags, avps)
+SELECT n, 0, CASE WHEN n % 250 = 0 THEN set_masklen(a, 24) ELSE set_masklen(a, 32) END::cidr,
+    CASE WHEN n % 250 = 0 THEN 'assignment' ELSE 'host' END, nullif(n - n % 250, n),
+    'description ' || n, 'node-' || n, 'order ' || n, 'customer ' || n, 'key-' || n,
+    CASE WHEN n % 100 = 0 THEN n % 4000 END,
+    CASE WHEN n % 1000 = 0 THEN timestamptz '2030-01-01' + n * interval '1 minute' ELSE 'infinity' END,
+    CASE WHEN n % 1000 = 7 THEN ARRAY['Tag-' || n] ELSE '{{}}' END,
+    CASE WHEN n % 100 = 0 THEN jsonb_build_object('serial', 'S' || n, 'quote"d', 'v') ELSE '{{}}' END
+FROM (SELECT n, '10.0.0.0'::inet + n / 250 * 256 + n % 250 AS a FROM generate_series(0, {rows} - 1) n) s;
+INSERT INTO prefix (id, vrf_id, prefix, type, comment, description, node, order_id, customer_id) VALUES
+    (-1, 0, '::1:0/112', 'assignment', 'c1', 'd', 'n%', 'o\\1', E'z\\nz'),
+    (-2, 0, '::2/128', 'assignment', '', '', '', '', '');
+INSERT INTO prefix_words SELECT id, words_of(p) FROM prefix p;
+ANALYZE
+"""
+# A query, and how many prefixes it finds.
+INDEXED: tuple[tuple[str, object, int], ...] = (
+    ('avps.serial', 'S5000', 1),
+    ('avps.serial', 'S1', 0),
+    ('avps.quote"d', 'w', 0),
+    ('avps', {'serial': 'S5000', 'quote"d': 'v'}, 1),
+    ('avps', {'serial': 'S5000'}, 0),
+    ('tags', 'tag-50007', 1),
+    ('tags', ['Tag-50007'], 1),
+    ('tags', ['Tag-50007', 'other'], 0),
+    ('inherited_tags', 'tag-50007', 0),
+    ('display_prefix', '10.0.200.0/24', 1),
+    ('display_prefix', '10.0.200.7/24', 1),
+    ('display_prefix', '10.0.200.7/32', 0),
+    ('display_prefix', '10.0.200.7', 0),
+    ('display_prefix', '::0.1.0.0/112', 1),
+    ('display_prefix', '::2/128', 1),
+    ('display_prefix', '::2%1/128', 0),
+    ('display_prefix', 'nonsense', 0),
+    ('external_key', 'key-77777', 1),
+    ('vlan', 3300, 25),
+    ('expires', '2030-02-04T17:20:00Z', 1),
+    ('customer_id', 'customer 77777', 1),
+    ('order_id', 'order 77777', 1),
+    ('node', 'node-77777', 1),
+    ('node', 'r1', 0),
+    *(
+        (name, text, 1)
+        for name, text in (('comment', 'c1'), ('description', 'd'), ('node', 'n%'), ('order_id', 'o\\1'))
+    ),
+    ('customer_id', 'z\nz', 1),
+    ('description', 'description 77777', 1),
+    ('prefix', '10.0.200.7/32', 1),
+)
+
+
+def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
+    """In searches and in specs, whatever the size of the table."""
+    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
+    wrong = []
+    for name, value, found in INDEXED:
+        with explained(db) as nodes:
+            assert len(backend.search_prefix(actor, equal(name, value))['result']) == found, (name, value)
+        wrong += [f'search {name} {value}: {brief(nodes)}'] * reads_everything(nodes)
+        if name.startswith('avps.') or name == 'inherited_tags':
+            continue
+        with explained(db) as nodes:
+            assert len(backend.list_prefix(actor, {name: value})) == found, (name, value)
+        wrong += [f'list {name} {value}: {brief(nodes)}'] * reads_everything(nodes)
+    with explained(db) as nodes:
+        assert len(backend.search_tag(actor, {}, {'max_result': 1000})['result']) == ROWS // 1000
+    wrong += [f'search_tag: {brief(nodes)}'] * reads_everything(nodes)
+    assert not wrong, '\n'.join(wrong)
+
+
+def reads_everything(nodes: list[Plan]) -> bool:
+    """Whether a table of prefixes is scanned, or most of it is read in some other way."""
+    tables = ('prefix', 'prefix_words')
+    scanned = any(node['Node Type'] == 'Seq Scan' and node.get('Relation Name') in tables for node in nodes)
+    return scanned or rows_read(nodes, *tables) > ROWS / 10
