@@ -267,12 +267,15 @@ class Backend:
         its children.
         """
         condition = prefixes.require_spec(prefix)
-        i = prefixes.only_id(prefix)
         _check_changes(attr)
         prefixes.check_attr(attr)
+        i = prefixes.only_id(prefix)
 
         def work(tx: Transaction) -> list[Object]:
-            return prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor), i=i))
+            if i is not None and prefixes.stays(attr):
+                prefixes.edit_one(tx, i, attr, _who(actor))
+                return prefixes.get_edited(tx, [i])
+            return prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor)))
 
         return self.db.run(work)
 
@@ -280,7 +283,16 @@ class Backend:
     def remove_prefix(self, actor: Actor, prefix: Any = None, recursive: Any = None) -> None:
         """Remove the prefix that the spec ``prefix`` names; its children move up, or go too when ``recursive``."""
         everything = recursive is not None and read_boolean(recursive)
-        self.db.run(lambda tx: prefixes.remove(tx, prefix, _who(actor), recursive=everything))
+        condition = prefixes.removal(prefix)
+        i = prefixes.only_id(prefix)
+
+        def work(tx: Transaction) -> None:
+            if i is not None:
+                prefixes.remove_one(tx, i, _who(actor), recursive=everything)
+            else:
+                prefixes.remove(tx, condition, _who(actor), recursive=everything)
+
+        self.db.run(work)
 
     def search_prefix(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
         """The prefixes that a query matches, as ``result``, beside the ``search_options``.

@@ -147,20 +147,21 @@ class Transaction:
             if len(args) > MOST_PARAMETERS:
                 return self.all(statement, args)
             if len(self._prepared) >= MOST_PREPARED:  # those that are in use come again
-                self._run('DEALLOCATE ALL', ())
+                self._cursor.execute('DEALLOCATE ALL')
                 self._prepared.clear()
             name = f'prepared_{len(self._prepared)}'
             pieces = statement.split('%s')
             numbered = ''.join(f'{piece}${n}' for n, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
-            self._run(f'PREPARE {name} AS {numbered}', ())
+            self._cursor.execute(f'PREPARE {name} AS {numbered}')
             self._prepared[statement] = name
             return self._first_execution(name, args)
         return self._execution(name, args)
 
     def _first_execution(self, name: str, args: Sequence[Any]) -> list[Row]:
         """The one that makes the plan."""
-        if self._cursor.connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
-            return self._execution(name, args)  # the beginning of the transaction has said how plans are made
+        idle = self._cursor.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+        if self._ahead or not idle:
+            return self._execution(name, args)  # the beginning of a transaction says how plans are made
         self._run('SET enable_seqscan = off', ())
         try:
             return self._execution(name, args)

@@ -8,13 +8,12 @@ from typing import Any
 from nipap import pool, rows, vrf
 from nipap.attributes import PREFIX, check_names, read_integer, read_value
 from nipap.audit import Who
-from nipap.db import Expression, Row, Transaction
+from nipap.db import Expression, Transaction
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
-    NipapNonExistentError,
     NipapValueError,
 )
 from nipap.prefix_search import IDS
@@ -182,14 +181,25 @@ def only_id(spec: object) -> int | None:
     """The id that a spec, one that `read_spec` has accepted, selects by; None when it selects otherwise."""
     if not isinstance(spec, Mapping) or spec.get('id') is None:
         return None
-    i = read_integer(spec['id'])
-    return i if abs(i) < 2**63 else None
+    return max(-(2**63), min(read_integer(spec['id']), 2**63 - 1))  # whatever is beyond is not there either
 
 
-def edit(
-    tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who, *, i: int | None = None
-) -> list[int]:
-    """Edit the prefixes for which a condition holds, perhaps no other than that with id i; returns their ids.
+_PLACING = frozenset({*_ELSEWHERE, 'type'})
+
+
+def stays(attr: Mapping[str, object]) -> bool:
+    """Whether a change leaves a prefix in its place, pool and type, whatever these are."""
+    return _PLACING.isdisjoint(attr)
+
+
+def edit_one(tx: Transaction, i: int, attr: Mapping[str, object], who: Who) -> None:
+    """Edit a prefix, if it is there, by what leaves it in its place: `get_edited` shows it."""
+    stored = rows.facts(read_facts(tx, attr))
+    tx.ahead('SELECT prefix_edit_many(ARRAY[%s]::bigint[], %s, %s::actor)', (i, stored, who))
+
+
+def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
+    """Edit the prefixes for which a condition holds; returns their ids.
 
     :raises NipapValueError: a rule of the tree would be broken, or the VRF changed.
     """
@@ -198,12 +208,8 @@ def edit(
         changes['prefix'] = read_value(PREFIX['prefix'], attr['prefix'])
     names = vrf.named_by(attr)
     wanted_vrf = vrf.resolve(tx, names) if names else None
-    stored = rows.facts(changes)
     # What changes place, type or pool is locked top down, one by one; the others in one statement.
     moving = {name: changes[name] for name in ('prefix', 'type', 'pool_id') if name in changes}
-    if i is not None and not moving and wanted_vrf is None:
-        tx.ahead('SELECT prefix_edit_many(ARRAY[%s]::bigint[], %s, %s::actor)', (i, stored, who))
-        return [i]
     differs = ' OR '.join(f'p.{name} IS DISTINCT FROM %s{_CASTS[name]}' for name in moving) or 'false'
     sql = f"""SELECT p.id, p.vrf_id, p.prefix::text, {differs} FROM {FROM} WHERE {condition.sql}
         ORDER BY p.vrf_id, p.prefix"""
@@ -225,21 +231,28 @@ def edit(
 _CASTS = {'prefix': '::cidr', 'type': '', 'pool_id': '::int'}
 
 
-def remove(tx: Transaction, spec: object, who: Who, *, recursive: bool) -> None:
-    """Remove the prefix that a spec names by ``id`` or ``prefix``; recursive: with everything inside.
+def removal(spec: object) -> Condition:
+    """The condition of the spec of a removal, which must name a prefix by ``id`` or ``prefix``.
 
-    :raises NipapMissingInputError: it names none. NipapNonExistentError: there is no prefix with that id.
+    :raises NipapMissingInputError: it names none. And what `read_spec` raises.
     """
     if spec is not None and not isinstance(spec, Mapping):
         raise NipapInputError('prefix specification must be a dict')
     if not spec or (spec.get('id') is None and spec.get('prefix') is None):
         raise NipapMissingInputError('missing prefix or id of prefix')
-    condition = read_spec(spec, default_vrf=True)
-    i = only_id(spec)
-    if i is not None:
-        found: list[Row] = [(i, None)]
-    else:
-        found = tx.all_prepared(f'SELECT p.id, p.prefix::text FROM {FROM} WHERE {condition.sql}', condition.params)
-    removed = [tx.value('SELECT prefix_remove(%s, %s::cidr, %s, %s::actor)', (*row, recursive, who)) for row in found]
-    if 'id' in spec and not any(removed):
-        raise NipapNonExistentError(f'No prefix with id {read_integer(spec["id"])} found.')
+    return read_spec(spec, default_vrf=True)
+
+
+def remove_one(tx: Transaction, i: int, who: Who, *, recursive: bool) -> None:
+    """Remove a prefix; recursive: with everything inside.
+
+    :raises NipapNonExistentError: there is none with that id.
+    """
+    tx.ahead('SELECT prefix_remove_one(%s, %s, %s::actor)', (i, recursive, who))
+
+
+def remove(tx: Transaction, condition: Condition, who: Who, *, recursive: bool) -> None:
+    """Remove the prefixes for which a condition holds; recursive: with everything inside."""
+    found = tx.all_prepared(f'SELECT p.id, p.prefix::text FROM {FROM} WHERE {condition.sql}', condition.params)
+    for row in found:
+        tx.execute('SELECT prefix_remove(%s, %s::cidr, %s, %s::actor)', (*row, recursive, who))

@@ -1486,6 +1486,17 @@ END $$;
 
 COMMENT ON FUNCTION public.prefix_remove(i bigint, place cidr, recursive boolean, who public.actor) IS 'Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.';
 
+CREATE FUNCTION public.prefix_remove_one(i bigint, recursive boolean, who public.actor) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF NOT prefix_remove(i, NULL, recursive, who) THEN
+        RAISE EXCEPTION 'No prefix with id % found.', i USING ERRCODE = 'NP300';
+    END IF;
+END $$;
+
+COMMENT ON FUNCTION public.prefix_remove_one(i bigint, recursive boolean, who public.actor) IS 'Remove the prefix that has an id, wherever it is.';
+
 CREATE FUNCTION public.prefix_size(x inet) RETURNS numeric
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN public.exp2((public.full_length(x) - masklen(x)));

@@ -512,6 +512,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.';
 
+CREATE OR REPLACE FUNCTION prefix_remove_one(i bigint, recursive boolean, who actor) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT prefix_remove(i, NULL, recursive, who) THEN
+        RAISE EXCEPTION 'No prefix with id % found.', i USING ERRCODE = 'NP300';
+    END IF;
+END $$;
+COMMENT ON FUNCTION prefix_remove_one(bigint, boolean, actor) IS 'Remove the prefix that has an id, wherever it is.';
+
 CREATE OR REPLACE FUNCTION vrf_remove(v int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     facts jsonb;
