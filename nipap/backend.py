@@ -24,6 +24,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nipap import __version__, allocate, attributes, rows, schema, smart_parsing
@@ -248,7 +249,7 @@ class Backend:
                 prefixes.add(tx, attr, who)
             return prefixes.get_added(tx)
 
-        return self.db.run(work)
+        return self.db.run_at_once(work, prefixes.get_by_id)
 
     def list_prefix(self, actor: Actor, prefix: Any = None) -> list[Object] | Chunks:
         """The prefixes that the spec ``prefix`` selects, of every VRF unless it names one; all without a spec."""
@@ -271,13 +272,13 @@ class Backend:
         prefixes.check_attr(attr)
         i = prefixes.only_id(prefix)
 
-        def work(tx: Transaction) -> list[Object]:
-            if i is not None and prefixes.stays(attr):
-                prefixes.edit_one(tx, i, attr, _who(actor))
-                return prefixes.get_edited(tx, [i])
-            return prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor)))
+        def edit_one(tx: Transaction, i: int) -> list[Object]:
+            prefixes.edit_one(tx, i, attr, _who(actor))
+            return prefixes.get_edited(tx, [i])
 
-        return self.db.run(work)
+        if i is not None and prefixes.stays(attr):
+            return self.db.run_at_once(lambda tx: edit_one(tx, i), lambda tx, i: prefixes.get_edited(tx, [i]))
+        return self.db.run(lambda tx: prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor))))
 
     @changing
     def remove_prefix(self, actor: Actor, prefix: Any = None, recursive: Any = None) -> None:
@@ -286,13 +287,11 @@ class Backend:
         condition = prefixes.removal(prefix)
         i = prefixes.only_id(prefix)
 
-        def work(tx: Transaction) -> None:
-            if i is not None:
-                prefixes.remove_one(tx, i, _who(actor), recursive=everything)
-            else:
-                prefixes.remove(tx, condition, _who(actor), recursive=everything)
-
-        self.db.run(work)
+        if i is not None:
+            remove_one = partial(prefixes.remove_one, i=i, who=_who(actor), recursive=everything)
+            self.db.run_at_once(remove_one, lambda _tx, _i: None)
+        else:
+            self.db.run(lambda tx: prefixes.remove(tx, condition, _who(actor), recursive=everything))
 
     def search_prefix(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
         """The prefixes that a query matches, as ``result``, beside the ``search_options``.

@@ -14,6 +14,7 @@ from nipap.errors import (
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
+    NipapNonExistentError,
     NipapValueError,
 )
 from nipap.prefix_search import IDS
@@ -139,6 +140,17 @@ def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> None:
 def get_added(tx: Transaction) -> dict[str, Any]:
     """The prefix that was added last, as add shows it."""
     return read_few(tx, Condition('p.id = %s', (Expression("currval('prefix_id_seq')"),)), as_listed)[0]
+
+
+def get_by_id(tx: Transaction, i: int) -> dict[str, Any]:
+    """A prefix, as add shows it.
+
+    :raises NipapNonExistentError: it was added, and has been removed since.
+    """
+    found = read_few(tx, Condition('p.id = %s', (i,)), as_listed)
+    if not found:
+        raise NipapNonExistentError(f'Prefix {i} was added, and removed by somebody else.')
+    return found[0]
 
 
 def add_many(tx: Transaction, attrs: Sequence[Mapping[str, object]], who: Who) -> list[int]:

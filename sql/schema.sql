@@ -1835,7 +1835,8 @@ CREATE TABLE public.audit_log (
     object_id bigint NOT NULL,
     action text NOT NULL,
     before jsonb,
-    after jsonb
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint
 );
 
 COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated.';
@@ -1861,6 +1862,8 @@ COMMENT ON COLUMN public.audit_log.action IS 'add, edit or remove.';
 COMMENT ON COLUMN public.audit_log.before IS 'Stored values before, without nulls; NULL for add.';
 
 COMMENT ON COLUMN public.audit_log.after IS 'Stored values after, without nulls; NULL for remove.';
+
+COMMENT ON COLUMN public.audit_log.change IS 'Number of the call that made the change, chosen at random; NULL when nobody needs it.';
 
 ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.audit_log_id_seq

@@ -158,6 +158,15 @@ def allocate_in_a_changing_pool(client: Client, pool: int, times: int) -> Outcom
     return added, []
 
 
+def cut_connections(client: Client, times: int) -> Outcome:
+    """End the sessions of the other clients, whatever they are doing."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = '' AND pid <> %s"
+    mine = client.backend.db.read(lambda tx: tx.value('SELECT pg_backend_pid()'))
+    for _ in range(times):
+        client.backend.db.read(lambda tx: tx.all(f'SELECT pg_terminate_backend(pid), pg_sleep(0.01) {others}', (mine,)))
+    return [], []
+
+
 # --------------------------------------------------------------------------------------------------------------- tests
 
 
@@ -214,6 +223,18 @@ def test_sources_in_opposite_orders(scene: Scene) -> None:
     assert len(added) == 64
     assert disjoint(text for _, text in added)
     assert_nothing_is_lost(scene, added, [])
+
+
+def test_connections_are_cut_again_and_again(scene: Scene) -> None:
+    """Whatever was on its way is done once, and answered as if nothing had happened."""
+    pool = scene.add_pool('p', 28)
+    member = members_of(scene, pool, ['10.0.0.0/18'])[0]
+    jobs = [Job(allocate_from_pool, (pool, [28, None, 30], 40)) for _ in range(3)]
+    outcomes = scene.run(*jobs, Job(edit_members, ([member], 60)), Job(cut_connections, (25,)))
+    added, removed = gathered(outcomes)
+    assert len(added) == 120
+    assert disjoint(text for number, text in added if number not in removed)
+    assert_nothing_is_lost(scene, added, removed)
 
 
 def test_default_length_against_allocations(scene: Scene) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -293,6 +294,108 @@ def test_a_connection_lost_during_commit_has_an_unknown_outcome(blank: Database)
     assert refused.value.code == 1000
     assert len(attempts) == 1
     assert numbers(blank) == [0, 0]
+
+
+# ---------------------------------------------------------------- one message
+
+
+ADD = 'UPDATE t SET n = n + 1 WHERE id = %s'
+LOG = """CREATE TABLE audit_log (id int GENERATED ALWAYS AS IDENTITY, object_id bigint,
+    change bigint DEFAULT nullif(current_setting('nipap.change', true), '')::bigint)"""
+
+
+def no_answer(_tx: Transaction, _i: int) -> Any:
+    raise AssertionError('the answer of the work was there')
+
+
+def test_one_message_is_one_transaction(blank: Database) -> None:
+    def work(tx: Transaction) -> Any:
+        tx.ahead(ADD, (1,))
+        tx.ahead(ADD, (2,))
+        return tx.all('SELECT n FROM t ORDER BY id')
+
+    assert blank.run_at_once(work, no_answer) == [(1,), (1,)]
+    assert numbers(blank) == [1, 1]
+
+    def fails(tx: Transaction) -> None:
+        tx.ahead(ADD, (1,))
+        tx.value('SELECT 1 / 0')
+
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        blank.run_at_once(fails, no_answer)
+    assert numbers(blank) == [1, 1]
+
+
+def test_one_message_needs_no_answer(blank: Database) -> None:
+    blank.run_at_once(lambda tx: tx.ahead(ADD, (1,)), no_answer)
+    assert numbers(blank) == [1, 0]
+
+
+def test_no_change_follows_the_one_message(blank: Database) -> None:
+    def work(tx: Transaction) -> None:
+        assert tx.value('SELECT n FROM t WHERE id = 1') == 0  # before it anything may be read
+        tx.ahead(ADD, (1,))
+        tx.value('SELECT 1')
+        tx.ahead(ADD, (2,))
+
+    with pytest.raises(RuntimeError, match='not part of its transaction'):
+        blank.run_at_once(work, no_answer)
+
+
+def test_what_is_prepared_first_is_not_part_of_the_message(blank: Database) -> None:
+    def work(tx: Transaction) -> Any:
+        tx.ahead(ADD, (1,))
+        return tx.all_prepared('SELECT n FROM t WHERE id = %s', (1,))
+
+    assert [blank.run_at_once(work, no_answer) for _ in range(2)] == [[(1,)], [(2,)]]
+
+
+def test_a_change_has_the_time_it_needs(scratch: str, blank: Database) -> None:
+    hasty = Database(scratch, read_timeout_s=0.05)
+    hasty.run_at_once(lambda tx: tx.ahead(f'{ADD} AND pg_sleep(0.2) IS NOT NULL', (1,)), no_answer)
+    with pytest.raises(errors.NipapTimeoutError):
+        hasty.read(lambda tx: tx.execute('SELECT pg_sleep(0.2)'))
+    hasty.close()
+    assert numbers(blank) == [1, 0]
+
+
+def test_one_message_that_was_not_committed_is_sent_again(blank: Database) -> None:
+    blank.run(lambda tx: tx.execute(f'{LOG}; CREATE SEQUENCE lives'))
+    once = "SELECT CASE WHEN nextval('lives') = 1 THEN pg_terminate_backend(pg_backend_pid()) END"
+
+    def work(tx: Transaction) -> Any:
+        tx.ahead(ADD, (1,))
+        tx.ahead(once)
+        return tx.value('SELECT n FROM t WHERE id = 1')
+
+    assert blank.run_at_once(work, no_answer) == 1
+    assert numbers(blank) == [1, 0]
+
+
+@pytest.mark.parametrize('delay_s', [0, 0.3])
+def test_one_message_that_was_cut_off_is_done_once(blank: Database, other: Database, delay_s: float) -> None:
+    """Whether PostgreSQL is still at it, or has committed when we look: the answer is that it was done, once."""
+    blank.run(lambda tx: tx.execute(LOG))
+    attempts = []
+
+    def work(tx: Transaction) -> Any:
+        attempts.append(1)
+        tx.ahead(ADD, (1,))
+        tx.ahead('INSERT INTO audit_log (object_id) VALUES (77)')
+        if len(attempts) == 1:
+            cut_off(blank.connection(), after_sending=delay_s == 0)
+            tx.ahead('SELECT pg_sleep(%s)', (delay_s,))
+        return tx.value('SELECT 0')
+
+    assert blank.run_at_once(work, lambda _tx, i: i) in (0, 77)
+    assert numbers(other) == [1, 0]
+    assert other.read(lambda tx: tx.value('SELECT count(*) FROM audit_log WHERE change IS NOT NULL')) == 1
+
+
+def cut_off(connection: Any, *, after_sending: bool) -> None:
+    """Cut what is received on a connection, and what is sent too unless that is to arrive."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        copy.shutdown(socket.SHUT_RD if after_sending else socket.SHUT_RDWR)
 
 
 def test_a_closed_database_opens_again(blank: Database) -> None:
