@@ -60,15 +60,16 @@ def _index_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any,
     )
 
 
-def _tagged_sql(condition: Condition, page: Page) -> tuple[str, tuple[Any, ...]]:
+def _tagged_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]]:
     """Ids of matching prefixes in order, of those that carry or inherit a tag: from the tagged ones down."""
-    most = (page.max_result or 0) + page.offset
+    most = None if page is None else _bound(page)
+    cut = '' if most is None else f'ORDER BY p.prefix LIMIT {most:d}'
     return (
         f"""SELECT p.id, p.parent_id, true FROM (
         SELECT DISTINCT p.id, p.parent_id, p.vrf_id, p.prefix FROM (SELECT p.* FROM prefix p WHERE {TAGGED}) q
         CROSS JOIN LATERAL (
             SELECT p.* FROM {FROM} WHERE p.vrf_id = q.vrf_id AND p.prefix >= q.prefix
-            AND p.prefix <= addr_last(q.prefix)::cidr AND {condition.sql} ORDER BY p.prefix LIMIT {most:d}) p) p
+            AND p.prefix <= addr_last(q.prefix)::cidr AND {condition.sql} {cut}) p) p
         JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {rows.limit(page)}""",
         (condition.tag, *condition.params),
     )
@@ -88,8 +89,8 @@ def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str
             found = rows.run_search(tx, sql, condition, params, by_key=True)
             if len(found) == page.max_result:
                 return IDS, ([row[0] for row in found],), True
-        if condition.tag is not None:
-            return *_tagged_sql(condition, page), False
+    if condition.tag is not None:
+        return *_tagged_sql(condition, page), False
     # With an index on text there is one plan, whatever is looked for.
     return *_index_sql(condition, page), condition.guard is not None
 
@@ -178,7 +179,7 @@ def find_at_most(tx: Transaction, condition: Condition, most: int) -> list[dict[
     elif condition.ordered:
         found = read_page(tx, _ordered_sql(condition, page), condition, condition.params, as_listed, by_key=True)
     else:
-        sql, params = _index_sql(condition, page)
+        sql, params = _tagged_sql(condition, page) if condition.tag is not None else _index_sql(condition, page)
         found = read_page(tx, sql, condition, params, as_listed)
     return found if len(found) <= most else None
 

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import psycopg2
 import psycopg2.extensions
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg2.sql import SQL, Identifier
+
+# How long an example takes is the machine's business.
+settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('patient')
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [path for path in (str(REPOSITORY), str(REPOSITORY / 'tests')) if path not in sys.path]
