@@ -61,7 +61,6 @@ UNIQUE = {
 }
 VIOLATIONS: dict[str, tuple[type[errors.NipapError], str]] = {
     'vrf_default_check': (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
-    'prefix_vrf_id_fkey': (errors.NipapNonExistentError, 'No matching VRF found.'),
     'prefix_pool_id_fkey': (errors.NipapInputError, 'non-existing pool specified'),
 }
 

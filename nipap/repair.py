@@ -19,8 +19,8 @@ from nipap.errors import NipapError
 AT_ONCE = 5000  # rows that are written by one statement, more or less
 
 # Everybody's order: VRFs, then prefixes; who changes a pool or anything derived holds one of these. VRFs are locked row
-# by row: a foreign key looks at the VRF when its prefix is locked already, and does not mind this lock. Their table is
-# locked in a mode that foreign keys do not mind either: a VRF that is added meanwhile could be seen without its ranges.
+# by row, as others lock them; their table in a mode that goes with that and keeps new ones out: a VRF that is added
+# meanwhile could be seen without its ranges.
 # The lock of a table is coarser than those of its rows: who locked, or only looked for, a prefix before a VRF waits for
 # us while we wait for the table. So we let go of everything, as all these locks are those of a subtransaction, before
 # PostgreSQL would call it a deadlock and end one of us. Who lasts longer than a few such attempts is waited for.

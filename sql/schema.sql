@@ -2107,8 +2107,5 @@ COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words.'
 ALTER TABLE ONLY public.prefix
     ADD CONSTRAINT prefix_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES public.pool(id);
 
-ALTER TABLE ONLY public.prefix
-    ADD CONSTRAINT prefix_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id);
-
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;

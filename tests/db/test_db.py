@@ -623,10 +623,6 @@ VIOLATIONS: dict[str, Violation] = {
         "UPDATE vrf SET rt = '1:2' WHERE id = 0",
         (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
     ),
-    'prefix_vrf_id_fkey': (
-        "INSERT INTO prefix (vrf_id, prefix, type) VALUES (99, '10.0.0.0/8', 'reservation')",
-        (errors.NipapNonExistentError, 'No matching VRF found.'),
-    ),
     'prefix_pool_id_fkey': (
         prefix('pool_id', "'10.0.0.0/8', 'reservation', 99"),
         (errors.NipapInputError, 'non-existing pool specified'),
