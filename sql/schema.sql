@@ -78,7 +78,7 @@ END $$;
 
 COMMENT ON FUNCTION public.add_one_by_one(who public.actor) IS 'Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.';
 
-CREATE FUNCTION public.add_to_totals(v integer, fam integer, prefixes bigint, total numeric, used numeric) RETURNS void
+CREATE FUNCTION public.add_to_totals(v integer, fam integer, prefixes bigint, total numeric, used numeric) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 BEGIN
@@ -87,6 +87,7 @@ BEGIN
         num_prefixes = t.num_prefixes + excluded.num_prefixes,
         total_addresses = t.total_addresses + excluded.total_addresses,
         used_addresses = t.used_addresses + excluded.used_addresses;
+    RETURN true;
 END $$;
 
 COMMENT ON FUNCTION public.add_to_totals(v integer, fam integer, prefixes bigint, total numeric, used numeric) IS 'Move the totals of a VRF by deltas; the last lock a change takes.';
@@ -155,10 +156,11 @@ CREATE FUNCTION public.asn_add(facts jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     n asn := jsonb_populate_record(NULL::asn, facts);
 BEGIN
     INSERT INTO asn SELECT n.*;
-    PERFORM audit(who, 'asn', n.asn, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'asn', n.asn, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
     RETURN n.asn;
 END $$;
 
@@ -168,6 +170,7 @@ CREATE FUNCTION public.asn_edit(i bigint, changes jsonb, who public.actor) RETUR
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     x asn;
     n asn;
 BEGIN
@@ -177,7 +180,7 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     UPDATE asn SET name = n.name WHERE asn = i;
-    PERFORM audit(who, 'asn', i, 'edit', jsonb_strip_nulls(to_jsonb(x)), jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'asn', i, 'edit', jsonb_strip_nulls(to_jsonb(x)), jsonb_strip_nulls(to_jsonb(n)));
     RETURN true;
 END $$;
 
@@ -187,13 +190,14 @@ CREATE FUNCTION public.asn_remove(i bigint, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     facts jsonb;
 BEGIN
     DELETE FROM asn t WHERE asn = i RETURNING jsonb_strip_nulls(to_jsonb(t)) INTO facts;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM audit(who, 'asn', i, 'remove', facts, NULL);
+    done := audit(who, 'asn', i, 'remove', facts, NULL);
     RETURN true;
 END $$;
 
@@ -287,6 +291,7 @@ CREATE FUNCTION public.attach(p public.prefix, INOUT n public.prefix, a public.a
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     owner bigint := range_owner(p, n.vrf_id, n.prefix);
     p_length int := default_length(p.pool_id, n.prefix);
     size numeric := prefix_size(n.prefix);
@@ -309,19 +314,20 @@ BEGIN
             free_blocks = free_blocks + delta
         WHERE id = p.id;
     END IF;
-    PERFORM add_to_totals(n.vrf_id, family(n.prefix), 1,
+    done := add_to_totals(n.vrf_id, family(n.prefix), 1,
         CASE WHEN p.id IS NULL THEN size - a.size ELSE 0 END,
         CASE WHEN p.id IS NULL THEN n.used_addresses - a.used WHEN p.parent_id IS NULL THEN size - a.size ELSE 0 END);
 END $$;
 
 COMMENT ON FUNCTION public.attach(p public.prefix, INOUT n public.prefix, a public.adopted) IS 'Put n, which has adopted what it covers, below p: ranges, counters, totals. Returns n with its derived columns; the caller stores it.';
 
-CREATE FUNCTION public.audit(who public.actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS void
+CREATE FUNCTION public.audit(who public.actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 BEGIN
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
     VALUES (who.username, who.authenticated_as, who.full_name, who.authoritative_source, kind, object_id, action, before, after);
+    RETURN true;
 END $$;
 
 COMMENT ON FUNCTION public.audit(who public.actor, kind text, object_id bigint, action text, before jsonb, after jsonb) IS 'Write one entry of the audit log.';
@@ -383,7 +389,7 @@ END $$;
 
 COMMENT ON FUNCTION public.check_node(x cidr, type text, node text) IS 'Refuse a node for what is not a single address, true else.';
 
-CREATE FUNCTION public.check_place(p public.prefix, n public.prefix) RETURNS void
+CREATE FUNCTION public.check_place(p public.prefix, n public.prefix) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 BEGIN
@@ -398,9 +404,10 @@ BEGIN
     ELSIF p.type <> 'reservation' THEN
         RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''reservation''', p.prefix, p.type USING ERRCODE = 'NP200';
     END IF;
+    RETURN true;
 END $$;
 
-COMMENT ON FUNCTION public.check_place(p public.prefix, n public.prefix) IS 'Refuse n below p when their types do not nest.';
+COMMENT ON FUNCTION public.check_place(p public.prefix, n public.prefix) IS 'Refuse n below p when their types do not nest, true else.';
 
 CREATE FUNCTION public.check_pool(n public.prefix) RETURNS void
     LANGUAGE plpgsql
@@ -467,6 +474,7 @@ CREATE FUNCTION public.count_incoming() RETURNS void
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     r record;
 BEGIN
     FOR r IN
@@ -477,7 +485,7 @@ BEGIN
         FROM incoming i JOIN prefix n ON n.id = i.id LEFT JOIN prefix o ON o.id = i.owner_id
         GROUP BY 1, 2 ORDER BY 1, 2
     LOOP
-        PERFORM add_to_totals(r.vrf_id, r.fam, r.prefixes, r.total, r.used);
+        done := add_to_totals(r.vrf_id, r.fam, r.prefixes, r.total, r.used);
     END LOOP;
 END $$;
 
@@ -518,6 +526,7 @@ CREATE FUNCTION public.detach(p public.prefix, x public.prefix, a public.adopted
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     owner bigint := range_owner(p, x.vrf_id, x.prefix);
     p_length int := default_length(p.pool_id, x.prefix);
     size numeric := prefix_size(x.prefix);
@@ -538,7 +547,7 @@ BEGIN
             free_blocks = free_blocks + delta
         WHERE id = p.id;
     END IF;
-    PERFORM add_to_totals(x.vrf_id, family(x.prefix), -1,
+    done := add_to_totals(x.vrf_id, family(x.prefix), -1,
         CASE WHEN p.id IS NULL THEN a.size - size ELSE 0 END,
         CASE WHEN p.id IS NULL THEN a.used - x.used_addresses WHEN p.parent_id IS NULL THEN a.size - size ELSE 0 END);
 END $$;
@@ -718,6 +727,7 @@ CREATE FUNCTION public.insert_under(p public.prefix, v integer, x cidr, facts js
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     n prefix := jsonb_populate_record(NULL::prefix, facts);
     a adopted := ROW (0, 0, 0);
     first_inside cidr;
@@ -731,8 +741,8 @@ BEGIN
     IF first_inside = x THEN
         PERFORM refuse_duplicate(v, x);
     END IF;
-    PERFORM check_place(p, n);
-    PERFORM check_node(x, n.type, n.node);
+    done := check_place(p, n);
+    done := check_node(x, n.type, n.node);
     IF first_inside IS NOT NULL THEN
         a := adopt(p.id, v, x, n.id);
         PERFORM check_children(n);
@@ -744,7 +754,7 @@ BEGIN
     n := attach(p, n, a);
     INSERT INTO prefix SELECT n.*;
     INSERT INTO prefix_words VALUES (n.id, words_of(n));
-    PERFORM audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
+    done := audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
     RETURN n.id;
 END $$;
 
@@ -1077,11 +1087,12 @@ CREATE FUNCTION public.pool_add(facts jsonb, who public.actor) RETURNS integer
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     n pool := jsonb_populate_record(NULL::pool, facts);
 BEGIN
     n.id := nextval('pool_id_seq');
     INSERT INTO pool SELECT n.*;
-    PERFORM audit(who, 'pool', n.id, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'pool', n.id, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
     RETURN n.id;
 END $$;
 
@@ -1093,7 +1104,7 @@ CREATE FUNCTION public.pool_allocate(i integer, named text, fam integer, v integ
 DECLARE
     s record;
 BEGIN
-    SELECT * INTO s FROM pool_sources(i, named, fam, v, len);
+    s := pool_sources(i, named, fam, v, len);
     IF s.pool_id IS NULL THEN
         RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
     END IF;
@@ -1106,6 +1117,7 @@ CREATE FUNCTION public.pool_edit(i integer, changes jsonb, who public.actor) RET
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     facts jsonb := lock_pool_members(i);
     x pool;
     n pool;
@@ -1122,7 +1134,7 @@ BEGIN
     IF (n.ipv4_default_prefix_length, n.ipv6_default_prefix_length) IS DISTINCT FROM (x.ipv4_default_prefix_length, x.ipv6_default_prefix_length) THEN
         UPDATE prefix p SET free_blocks = free_blocks_of(p, default_length(i, p.prefix)) WHERE pool_id = i;
     END IF;
-    PERFORM audit(who, 'pool', i, 'edit', facts, jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'pool', i, 'edit', facts, jsonb_strip_nulls(to_jsonb(n)));
     RETURN true;
 END $$;
 
@@ -1135,7 +1147,7 @@ CREATE FUNCTION public.pool_find_free(i integer, named text, fam integer, len in
 DECLARE
     s record;
 BEGIN
-    SELECT * INTO s FROM pool_sources(i, named, fam, NULL, len);
+    s := pool_sources(i, named, fam, NULL, len);
     IF s.pool_id IS NULL THEN
         RAISE EXCEPTION 'Non-existent pool specified' USING ERRCODE = 'NP300';
     END IF;
@@ -1148,6 +1160,7 @@ CREATE FUNCTION public.pool_remove(i integer, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     facts jsonb := lock_pool_members(i);
 BEGIN
     IF facts IS NULL THEN
@@ -1162,7 +1175,7 @@ BEGIN
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
     SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after FROM changed;
     DELETE FROM pool WHERE id = i;
-    PERFORM audit(who, 'pool', i, 'remove', facts, NULL);
+    done := audit(who, 'pool', i, 'remove', facts, NULL);
     RETURN true;
 END $$;
 
@@ -1302,6 +1315,7 @@ CREATE FUNCTION public.prefix_edit(i bigint, place cidr, changes jsonb, who publ
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     x prefix;
     n prefix;
     p prefix;
@@ -1331,11 +1345,11 @@ BEGIN
             RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
-    PERFORM check_node(n.prefix, n.type, n.node);
+    done := check_node(n.prefix, n.type, n.node);
     IF n.type <> x.type THEN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
-            PERFORM check_place(p, n);
+            done := check_place(p, n);
             IF n.type = 'assignment' THEN
                 PERFORM check_children(n);
             END IF;
@@ -1359,7 +1373,7 @@ BEGIN
         alarm_priority = n.alarm_priority, monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
         authoritative_source = n.authoritative_source, last_modified = n.last_modified
     WHERE id = i;
-    PERFORM audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
+    done := audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
     RETURN true;
 END $$;
 
@@ -1410,6 +1424,7 @@ CREATE FUNCTION public.prefix_move(x public.prefix, n public.prefix) RETURNS pub
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     from_id bigint := x.parent_id;
     to_id bigint;
     p prefix;
@@ -1443,7 +1458,7 @@ BEGIN
     SELECT * INTO p FROM prefix WHERE id = from_id;
     PERFORM detach(p, x, given);
     SELECT * INTO p FROM prefix WHERE id = to_id;
-    PERFORM check_place(p, n);
+    done := check_place(p, n);
     PERFORM check_children(n);
     PERFORM check_left_behind(from_id, x);
     RETURN attach(p, n, taken);
@@ -1455,6 +1470,7 @@ CREATE FUNCTION public.prefix_remove(i bigint, place cidr, recursive boolean, wh
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     p prefix;
     x prefix;
     a adopted := ROW (0, 0, 0);
@@ -1472,7 +1488,7 @@ BEGIN
     END IF;
     IF recursive AND x.children > 0 THEN
         PERFORM lock_inside(x.vrf_id, x.prefix);
-        PERFORM add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
+        done := add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
         DELETE FROM free_range WHERE owner = i;
     ELSIF x.children > 0 THEN
         a := adopt(i, x.vrf_id, x.prefix, p.id);
@@ -1480,7 +1496,7 @@ BEGIN
     PERFORM detach(p, x, a);
     DELETE FROM prefix WHERE id = i;
     DELETE FROM prefix_words WHERE prefix_id = i;
-    PERFORM audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
+    done := audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
     RETURN true;
 END $$;
 
@@ -1572,6 +1588,7 @@ CREATE FUNCTION public.refuse_incoming() RETURNS void
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     r record;
     n prefix;
     p prefix;
@@ -1601,8 +1618,8 @@ BEGIN
             p.id := r.parent_id;
             p.prefix := r.parent_prefix;
             p.type := r.parent_type;
-            PERFORM check_place(p, n);
-            PERFORM check_node(r.prefix, r.type, r.node);
+            done := check_place(p, n);
+            done := check_node(r.prefix, r.type, r.node);
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
         END;
@@ -1700,6 +1717,7 @@ CREATE FUNCTION public.vrf_add(facts jsonb, who public.actor) RETURNS integer
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     n vrf := jsonb_populate_record(NULL::vrf, facts);
 BEGIN
     n.id := nextval('vrf_id_seq');
@@ -1707,7 +1725,7 @@ BEGIN
     INSERT INTO free_range VALUES
         (-1 - 2 * n.id::bigint, '0.0.0.0', '255.255.255.255', 0),
         (-2 - 2 * n.id::bigint, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);
-    PERFORM audit(who, 'vrf', n.id, 'add', NULL, vrf_facts(n));
+    done := audit(who, 'vrf', n.id, 'add', NULL, vrf_facts(n));
     RETURN n.id;
 END $$;
 
@@ -1717,6 +1735,7 @@ CREATE FUNCTION public.vrf_edit(i integer, changes jsonb, who public.actor) RETU
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     x vrf;
     n vrf;
 BEGIN
@@ -1726,7 +1745,7 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     UPDATE vrf SET rt = n.rt, rt_rank = n.rt_rank, name = n.name, description = n.description, tags = n.tags, avps = n.avps WHERE id = i;
-    PERFORM audit(who, 'vrf', i, 'edit', vrf_facts(x), vrf_facts(n));
+    done := audit(who, 'vrf', i, 'edit', vrf_facts(x), vrf_facts(n));
     RETURN true;
 END $$;
 
@@ -1770,6 +1789,7 @@ CREATE FUNCTION public.vrf_remove(v integer, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    done boolean;
     facts jsonb;
     space cidr;
 BEGIN
@@ -1790,7 +1810,7 @@ BEGIN
     END LOOP;
     DELETE FROM free_range WHERE owner IN (-1 - 2 * v::bigint, -2 - 2 * v::bigint);
     DELETE FROM vrf WHERE id = v;
-    PERFORM audit(who, 'vrf', v, 'remove', facts, NULL);
+    done := audit(who, 'vrf', v, 'remove', facts, NULL);
     RETURN true;
 END $$;
 

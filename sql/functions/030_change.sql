@@ -6,21 +6,25 @@ CREATE OR REPLACE FUNCTION prefix_facts(p prefix) RETURNS jsonb LANGUAGE sql STA
 RETURN jsonb_strip_nulls(to_jsonb(p) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
 COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without what is derived and without nulls.';
 
--- In plpgsql for their plans' sake: the body of an SQL function that is not inlined is prepared at every call.
-CREATE OR REPLACE FUNCTION audit(who actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS void LANGUAGE plpgsql AS $$
+-- In plpgsql for their plans' sake: the body of an SQL function that is not inlined is prepared at every call. And they
+-- return something, so that it can be assigned: PERFORM would run a statement to call a function, which takes longer than
+-- what most of them do.
+CREATE OR REPLACE FUNCTION audit(who actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
     VALUES (who.username, who.authenticated_as, who.full_name, who.authoritative_source, kind, object_id, action, before, after);
+    RETURN true;
 END $$;
 COMMENT ON FUNCTION audit(actor, text, bigint, text, jsonb, jsonb) IS 'Write one entry of the audit log.';
 
-CREATE OR REPLACE FUNCTION add_to_totals(v int, fam int, prefixes bigint, total numeric, used numeric) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION add_to_totals(v int, fam int, prefixes bigint, total numeric, used numeric) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO vrf_total AS t VALUES (v, fam, pg_backend_pid() % 16, prefixes, total, used)
     ON CONFLICT ON CONSTRAINT vrf_total_pkey DO UPDATE SET
         num_prefixes = t.num_prefixes + excluded.num_prefixes,
         total_addresses = t.total_addresses + excluded.total_addresses,
         used_addresses = t.used_addresses + excluded.used_addresses;
+    RETURN true;
 END $$;
 COMMENT ON FUNCTION add_to_totals(int, int, bigint, numeric, numeric) IS 'Move the totals of a VRF by deltas; the last lock a change takes.';
 
@@ -75,7 +79,7 @@ COMMENT ON FUNCTION default_length(int, inet) IS 'Default prefix length of a poo
 
 -- ---------------------------------------------------------------- rules
 
-CREATE OR REPLACE FUNCTION check_place(p prefix, n prefix) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION check_place(p prefix, n prefix) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF n.type = 'host' THEN
         IF masklen(n.prefix) <> full_length(n.prefix) THEN
@@ -88,8 +92,9 @@ BEGIN
     ELSIF p.type <> 'reservation' THEN
         RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''reservation''', p.prefix, p.type USING ERRCODE = 'NP200';
     END IF;
+    RETURN true;
 END $$;
-COMMENT ON FUNCTION check_place(prefix, prefix) IS 'Refuse n below p when their types do not nest.';
+COMMENT ON FUNCTION check_place(prefix, prefix) IS 'Refuse n below p when their types do not nest, true else.';
 
 CREATE OR REPLACE FUNCTION check_node(x cidr, type text, node text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -155,6 +160,7 @@ COMMENT ON FUNCTION adopt(bigint, int, cidr, bigint) IS 'Give the direct childre
 
 CREATE OR REPLACE FUNCTION attach(p prefix, INOUT n prefix, a adopted) LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     owner bigint := range_owner(p, n.vrf_id, n.prefix);
     p_length int := default_length(p.pool_id, n.prefix);
     size numeric := prefix_size(n.prefix);
@@ -177,7 +183,7 @@ BEGIN
             free_blocks = free_blocks + delta
         WHERE id = p.id;
     END IF;
-    PERFORM add_to_totals(n.vrf_id, family(n.prefix), 1,
+    done := add_to_totals(n.vrf_id, family(n.prefix), 1,
         CASE WHEN p.id IS NULL THEN size - a.size ELSE 0 END,
         CASE WHEN p.id IS NULL THEN n.used_addresses - a.used WHEN p.parent_id IS NULL THEN size - a.size ELSE 0 END);
 END $$;
@@ -185,6 +191,7 @@ COMMENT ON FUNCTION attach(prefix, prefix, adopted) IS 'Put n, which has adopted
 
 CREATE OR REPLACE FUNCTION detach(p prefix, x prefix, a adopted) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     owner bigint := range_owner(p, x.vrf_id, x.prefix);
     p_length int := default_length(p.pool_id, x.prefix);
     size numeric := prefix_size(x.prefix);
@@ -205,7 +212,7 @@ BEGIN
             free_blocks = free_blocks + delta
         WHERE id = p.id;
     END IF;
-    PERFORM add_to_totals(x.vrf_id, family(x.prefix), -1,
+    done := add_to_totals(x.vrf_id, family(x.prefix), -1,
         CASE WHEN p.id IS NULL THEN a.size - size ELSE 0 END,
         CASE WHEN p.id IS NULL THEN a.used - x.used_addresses WHEN p.parent_id IS NULL THEN a.size - size ELSE 0 END);
 END $$;
@@ -215,6 +222,7 @@ COMMENT ON FUNCTION detach(prefix, prefix, adopted) IS 'Take x, whose children p
 
 CREATE OR REPLACE FUNCTION insert_under(p prefix, v int, x cidr, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     n prefix := jsonb_populate_record(NULL::prefix, facts);
     a adopted := ROW (0, 0, 0);
     first_inside cidr;
@@ -228,8 +236,8 @@ BEGIN
     IF first_inside = x THEN
         PERFORM refuse_duplicate(v, x);
     END IF;
-    PERFORM check_place(p, n);
-    PERFORM check_node(x, n.type, n.node);
+    done := check_place(p, n);
+    done := check_node(x, n.type, n.node);
     IF first_inside IS NOT NULL THEN
         a := adopt(p.id, v, x, n.id);
         PERFORM check_children(n);
@@ -241,7 +249,7 @@ BEGIN
     n := attach(p, n, a);
     INSERT INTO prefix SELECT n.*;
     INSERT INTO prefix_words VALUES (n.id, words_of(n));
-    PERFORM audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
+    done := audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
     RETURN n.id;
 END $$;
 COMMENT ON FUNCTION insert_under(prefix, int, cidr, jsonb, actor) IS 'Add x below p, whose lock is held.';
@@ -256,6 +264,7 @@ COMMENT ON FUNCTION prefix_add(int, cidr, jsonb, actor) IS 'Add a prefix; return
 
 CREATE OR REPLACE FUNCTION prefix_move(x prefix, n prefix) RETURNS prefix LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     from_id bigint := x.parent_id;
     to_id bigint;
     p prefix;
@@ -289,7 +298,7 @@ BEGIN
     SELECT * INTO p FROM prefix WHERE id = from_id;
     PERFORM detach(p, x, given);
     SELECT * INTO p FROM prefix WHERE id = to_id;
-    PERFORM check_place(p, n);
+    done := check_place(p, n);
     PERFORM check_children(n);
     PERFORM check_left_behind(from_id, x);
     RETURN attach(p, n, taken);
@@ -331,6 +340,7 @@ COMMENT ON FUNCTION check_type_change(prefix, prefix) IS 'Refuse a change of typ
 
 CREATE OR REPLACE FUNCTION prefix_edit(i bigint, place cidr, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     x prefix;
     n prefix;
     p prefix;
@@ -360,11 +370,11 @@ BEGIN
             RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
-    PERFORM check_node(n.prefix, n.type, n.node);
+    done := check_node(n.prefix, n.type, n.node);
     IF n.type <> x.type THEN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
-            PERFORM check_place(p, n);
+            done := check_place(p, n);
             IF n.type = 'assignment' THEN
                 PERFORM check_children(n);
             END IF;
@@ -388,7 +398,7 @@ BEGIN
         alarm_priority = n.alarm_priority, monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
         authoritative_source = n.authoritative_source, last_modified = n.last_modified
     WHERE id = i;
-    PERFORM audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
+    done := audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION prefix_edit(bigint, cidr, jsonb, actor) IS 'Edit one prefix, found at a place; changes may move it, change its type or its pool. False when it is not there.';
@@ -482,6 +492,7 @@ COMMENT ON FUNCTION delete_inside(int, cidr, actor) IS 'Delete everything inside
 
 CREATE OR REPLACE FUNCTION prefix_remove(i bigint, place cidr, recursive boolean, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     p prefix;
     x prefix;
     a adopted := ROW (0, 0, 0);
@@ -499,7 +510,7 @@ BEGIN
     END IF;
     IF recursive AND x.children > 0 THEN
         PERFORM lock_inside(x.vrf_id, x.prefix);
-        PERFORM add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
+        done := add_to_totals(x.vrf_id, family(x.prefix), - delete_inside(x.vrf_id, x.prefix, who), 0, 0);
         DELETE FROM free_range WHERE owner = i;
     ELSIF x.children > 0 THEN
         a := adopt(i, x.vrf_id, x.prefix, p.id);
@@ -507,7 +518,7 @@ BEGIN
     PERFORM detach(p, x, a);
     DELETE FROM prefix WHERE id = i;
     DELETE FROM prefix_words WHERE prefix_id = i;
-    PERFORM audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
+    done := audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.';
@@ -522,6 +533,7 @@ COMMENT ON FUNCTION prefix_remove_one(bigint, boolean, actor) IS 'Remove the pre
 
 CREATE OR REPLACE FUNCTION vrf_remove(v int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     facts jsonb;
     space cidr;
 BEGIN
@@ -542,7 +554,7 @@ BEGIN
     END LOOP;
     DELETE FROM free_range WHERE owner IN (-1 - 2 * v::bigint, -2 - 2 * v::bigint);
     DELETE FROM vrf WHERE id = v;
-    PERFORM audit(who, 'vrf', v, 'remove', facts, NULL);
+    done := audit(who, 'vrf', v, 'remove', facts, NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION vrf_remove(int, actor) IS 'Remove a VRF with all its prefixes. False when it is not there.';
@@ -566,6 +578,7 @@ COMMENT ON FUNCTION lock_pool_members(int) IS 'Lock a pool and its members; retu
 
 CREATE OR REPLACE FUNCTION pool_edit(i int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     facts jsonb := lock_pool_members(i);
     x pool;
     n pool;
@@ -582,13 +595,14 @@ BEGIN
     IF (n.ipv4_default_prefix_length, n.ipv6_default_prefix_length) IS DISTINCT FROM (x.ipv4_default_prefix_length, x.ipv6_default_prefix_length) THEN
         UPDATE prefix p SET free_blocks = free_blocks_of(p, default_length(i, p.prefix)) WHERE pool_id = i;
     END IF;
-    PERFORM audit(who, 'pool', i, 'edit', facts, jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'pool', i, 'edit', facts, jsonb_strip_nulls(to_jsonb(n)));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION pool_remove(i int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     facts jsonb := lock_pool_members(i);
 BEGIN
     IF facts IS NULL THEN
@@ -603,7 +617,7 @@ BEGIN
     INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
     SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after FROM changed;
     DELETE FROM pool WHERE id = i;
-    PERFORM audit(who, 'pool', i, 'remove', facts, NULL);
+    done := audit(who, 'pool', i, 'remove', facts, NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pool_remove(int, actor) IS 'Remove a pool; its members stay, without a pool. False when it is not there.';

@@ -82,7 +82,7 @@ CREATE OR REPLACE FUNCTION pool_find_free(i int, named text, fam int, len int, w
 DECLARE
     s record;
 BEGIN
-    SELECT * INTO s FROM pool_sources(i, named, fam, NULL, len);
+    s := pool_sources(i, named, fam, NULL, len);
     IF s.pool_id IS NULL THEN
         RAISE EXCEPTION 'Non-existent pool specified' USING ERRCODE = 'NP300';
     END IF;
@@ -94,7 +94,7 @@ CREATE OR REPLACE FUNCTION pool_allocate(i int, named text, fam int, v int, len 
 DECLARE
     s record;
 BEGIN
-    SELECT * INTO s FROM pool_sources(i, named, fam, v, len);
+    s := pool_sources(i, named, fam, v, len);
     IF s.pool_id IS NULL THEN
         RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
     END IF;

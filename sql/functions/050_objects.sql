@@ -6,6 +6,7 @@ COMMENT ON FUNCTION vrf_facts(vrf) IS 'The stored facts of a VRF, without nulls.
 
 CREATE OR REPLACE FUNCTION vrf_add(facts jsonb, who actor) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     n vrf := jsonb_populate_record(NULL::vrf, facts);
 BEGIN
     n.id := nextval('vrf_id_seq');
@@ -13,13 +14,14 @@ BEGIN
     INSERT INTO free_range VALUES
         (-1 - 2 * n.id::bigint, '0.0.0.0', '255.255.255.255', 0),
         (-2 - 2 * n.id::bigint, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);
-    PERFORM audit(who, 'vrf', n.id, 'add', NULL, vrf_facts(n));
+    done := audit(who, 'vrf', n.id, 'add', NULL, vrf_facts(n));
     RETURN n.id;
 END $$;
 COMMENT ON FUNCTION vrf_add(jsonb, actor) IS 'Add a VRF with its two empty address spaces; returns its id.';
 
 CREATE OR REPLACE FUNCTION vrf_edit(i int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     x vrf;
     n vrf;
 BEGIN
@@ -29,34 +31,37 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     UPDATE vrf SET rt = n.rt, rt_rank = n.rt_rank, name = n.name, description = n.description, tags = n.tags, avps = n.avps WHERE id = i;
-    PERFORM audit(who, 'vrf', i, 'edit', vrf_facts(x), vrf_facts(n));
+    done := audit(who, 'vrf', i, 'edit', vrf_facts(x), vrf_facts(n));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION pool_add(facts jsonb, who actor) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     n pool := jsonb_populate_record(NULL::pool, facts);
 BEGIN
     n.id := nextval('pool_id_seq');
     INSERT INTO pool SELECT n.*;
-    PERFORM audit(who, 'pool', n.id, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'pool', n.id, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
     RETURN n.id;
 END $$;
 COMMENT ON FUNCTION pool_add(jsonb, actor) IS 'Add a pool; returns its id.';
 
 CREATE OR REPLACE FUNCTION asn_add(facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     n asn := jsonb_populate_record(NULL::asn, facts);
 BEGIN
     INSERT INTO asn SELECT n.*;
-    PERFORM audit(who, 'asn', n.asn, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'asn', n.asn, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
     RETURN n.asn;
 END $$;
 COMMENT ON FUNCTION asn_add(jsonb, actor) IS 'Add an AS number.';
 
 CREATE OR REPLACE FUNCTION asn_edit(i bigint, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     x asn;
     n asn;
 BEGIN
@@ -66,20 +71,21 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     UPDATE asn SET name = n.name WHERE asn = i;
-    PERFORM audit(who, 'asn', i, 'edit', jsonb_strip_nulls(to_jsonb(x)), jsonb_strip_nulls(to_jsonb(n)));
+    done := audit(who, 'asn', i, 'edit', jsonb_strip_nulls(to_jsonb(x)), jsonb_strip_nulls(to_jsonb(n)));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION asn_remove(i bigint, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     facts jsonb;
 BEGIN
     DELETE FROM asn t WHERE asn = i RETURNING jsonb_strip_nulls(to_jsonb(t)) INTO facts;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM audit(who, 'asn', i, 'remove', facts, NULL);
+    done := audit(who, 'asn', i, 'remove', facts, NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION asn_remove(bigint, actor) IS 'Remove an AS number. False when it is not there.';

@@ -91,6 +91,7 @@ COMMENT ON FUNCTION lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs
 
 CREATE OR REPLACE FUNCTION refuse_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     r record;
     n prefix;
     p prefix;
@@ -120,8 +121,8 @@ BEGIN
             p.id := r.parent_id;
             p.prefix := r.parent_prefix;
             p.type := r.parent_type;
-            PERFORM check_place(p, n);
-            PERFORM check_node(r.prefix, r.type, r.node);
+            done := check_place(p, n);
+            done := check_node(r.prefix, r.type, r.node);
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
         END;
@@ -168,6 +169,7 @@ COMMENT ON FUNCTION gaps_of_taken() IS 'What is left free of the spaces in taken
 
 CREATE OR REPLACE FUNCTION count_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    done boolean;
     r record;
 BEGIN
     FOR r IN
@@ -178,7 +180,7 @@ BEGIN
         FROM incoming i JOIN prefix n ON n.id = i.id LEFT JOIN prefix o ON o.id = i.owner_id
         GROUP BY 1, 2 ORDER BY 1, 2
     LOOP
-        PERFORM add_to_totals(r.vrf_id, r.fam, r.prefixes, r.total, r.used);
+        done := add_to_totals(r.vrf_id, r.fam, r.prefixes, r.total, r.used);
     END LOOP;
 END $$;
 COMMENT ON FUNCTION count_incoming() IS 'Move the totals of VRFs by the incoming prefixes.';
