@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import re
+import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -238,6 +239,14 @@ class Inside:
         yield self._tx
 
 
+def _is_gone(connection: psycopg2.extensions.connection) -> bool:
+    """Whether a connection is closed, or has something to say though nothing was asked: that it ends, as a rule.
+
+    Better to know now than when a change is on its way.
+    """
+    return bool(connection.closed) or bool(select.select((connection,), (), (), 0)[0])
+
+
 def _composable(statement: str | Composable) -> Composable:
     return SQL(statement) if isinstance(statement, str) else statement
 
@@ -273,7 +282,7 @@ class Database:
 
     def connection(self) -> psycopg2.extensions.connection:
         """The open connection, made now if there is none in this process."""
-        if self._connection is None or self._connection.closed or self._pid != os.getpid():
+        if self._connection is None or self._pid != os.getpid() or _is_gone(self._connection):
             self._connection = psycopg2.connect(self._dsn)
             self._prepared = {}
             self._pid = os.getpid()
@@ -307,7 +316,8 @@ class Database:
 
         :raises NipapError: the outcome is unknown, because PostgreSQL does not come back in time.
         """
-        change = random.getrandbits(62)
+        # Chosen so that the index in which it is looked for grows at its end.
+        change = time.time_ns() // 1000 << 11 | random.getrandbits(11)
         return self._attempt(lambda: self._at_once(work, answer, change))
 
     def read(self, work: Callable[[Transaction], T]) -> T:
@@ -374,13 +384,12 @@ class Database:
         self.close()
 
         def look(tx: Transaction) -> int | None:
-            # As long as its session is there it may still be committed. The newest entries are enough.
+            # As long as its session is there it may still be committed.
             session = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
             tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {session}', former)
             if tx.value(f'SELECT 1 {session}', former):
                 raise errors.NipapError(OUTCOME_UNKNOWN)
-            newest = 'SELECT object_id, change FROM audit_log ORDER BY id DESC LIMIT 100000'
-            found: int | None = tx.value(f'SELECT object_id FROM ({newest}) e WHERE change = %s LIMIT 1', (change,))
+            found: int | None = tx.value('SELECT object_id FROM audit_log WHERE change = %s LIMIT 1', (change,))
             return found
 
         try:
@@ -389,7 +398,9 @@ class Database:
             raise errors.NipapError(OUTCOME_UNKNOWN) from lost
 
     def _is_lost(self, exc: psycopg2.Error) -> bool:
-        return exc.pgcode is None and self._connection is not None and bool(self._connection.closed)
+        """Whether the connection ended before the answer; PostgreSQL may have said that it ends it (57P01, 57P02)."""
+        ended = exc.pgcode is None or exc.pgcode.startswith('57P')
+        return ended and self._connection is not None and bool(self._connection.closed)
 
     def _commit(self, cursor: psycopg2.extensions.cursor) -> None:
         try:

@@ -1883,7 +1883,7 @@ COMMENT ON COLUMN public.audit_log.before IS 'Stored values before, without null
 
 COMMENT ON COLUMN public.audit_log.after IS 'Stored values after, without nulls; NULL for remove.';
 
-COMMENT ON COLUMN public.audit_log.change IS 'Number of the call that made the change, chosen at random; NULL when nobody needs it.';
+COMMENT ON COLUMN public.audit_log.change IS 'Number of the call that made the change: time and chance; NULL for what is never looked for.';
 
 ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.audit_log_id_seq
@@ -2063,6 +2063,10 @@ ALTER TABLE ONLY public.vrf
 
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_pkey PRIMARY KEY (vrf_id, family, slot);
+
+CREATE INDEX audit_log_change_idx ON public.audit_log USING btree (change) WHERE (change IS NOT NULL);
+
+COMMENT ON INDEX public.audit_log_change_idx IS 'Whether a call was committed; grows at its end, as numbers begin with the time.';
 
 CREATE INDEX audit_log_object_idx ON public.audit_log USING btree (object_type, object_id, id);
 

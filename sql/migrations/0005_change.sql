@@ -1,4 +1,6 @@
 -- Which call an entry belongs to. When the answer of PostgreSQL to a change never comes, the daemon finds out here whether
 -- the change was committed.
 ALTER TABLE audit_log ADD COLUMN change bigint DEFAULT nullif(current_setting('nipap.change', true), '')::bigint;
-COMMENT ON COLUMN audit_log.change IS 'Number of the call that made the change, chosen at random; NULL when nobody needs it.';
+CREATE INDEX audit_log_change_idx ON audit_log (change) WHERE change IS NOT NULL;
+COMMENT ON INDEX audit_log_change_idx IS 'Whether a call was committed; grows at its end, as numbers begin with the time.';
+COMMENT ON COLUMN audit_log.change IS 'Number of the call that made the change: time and chance; NULL for what is never looked for.';

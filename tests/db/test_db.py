@@ -251,9 +251,11 @@ def test_a_transaction_that_stands_still_is_ended_and_run_again(scratch: str, ot
     assert numbers(other) == [1, 1]
 
 
-@pytest.mark.parametrize('how', ['run', 'read'])
+@pytest.mark.parametrize('how', ['run', 'run_at_once', 'read'])
 def test_a_connection_lost_while_idle_is_replaced(blank: Database, other: Database, how: str) -> None:
-    ask: Callable[[Callable[[Transaction], Any]], Any] = getattr(blank, how)
+    def ask(work: Callable[[Transaction], Any]) -> Any:
+        return blank.run_at_once(work, no_answer) if how == 'run_at_once' else getattr(blank, how)(work)
+
     former = ask(lambda tx: tx.value(PID))
     kill(other, former)
     assert ask(lambda tx: tx.value(PID)) != former
