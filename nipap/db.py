@@ -282,7 +282,9 @@ class Database:
 
     def connection(self) -> psycopg2.extensions.connection:
         """The open connection, made now if there is none in this process."""
-        if self._connection is None or self._pid != os.getpid() or _is_gone(self._connection):
+        if self._connection is not None and (self._pid != os.getpid() or _is_gone(self._connection)):
+            self.close()
+        if self._connection is None:
             self._connection = psycopg2.connect(self._dsn)
             self._prepared = {}
             self._pid = os.getpid()

@@ -261,6 +261,23 @@ def test_a_connection_lost_while_idle_is_replaced(blank: Database, other: Databa
     assert ask(lambda tx: tx.value(PID)) != former
 
 
+def test_a_lost_connection_is_replaced_as_soon_as_that_is_possible(
+    blank: Database, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL that comes up again refuses connections at first."""
+    kill(other, blank.read(lambda tx: tx.value(PID)))
+    refusals = iter(range(3))
+
+    def connect(dsn: str) -> Any:
+        if next(refusals, None) is not None:
+            raise psycopg2.OperationalError('the database system is starting up')
+        return psycopg2.extensions.connection(dsn)
+
+    monkeypatch.setattr(storage.psycopg2, 'connect', connect)
+    assert blank.read(lambda tx: tx.value('SELECT 1')) == 1
+    assert next(refusals, None) is None
+
+
 def test_a_read_whose_connection_is_lost_is_read_again_from_the_start(blank: Database, other: Database) -> None:
     seen = []
 
