@@ -7,6 +7,7 @@ serialization failure) or when the connection was lost before COMMIT was sent.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -30,6 +31,7 @@ Statement = str | bytes | Composable
 Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 
 ATTEMPTS = 20
+PATIENCE_S = 8.0
 OUTCOME_UNKNOWN = (
     'The connection to the database was lost while the change was being committed: its outcome is unknown.'
 )
@@ -422,14 +424,18 @@ class Database:
 
     def _attempt(self, once: Callable[[], T]) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""
-        for attempt in range(1, ATTEMPTS + 1):
+        began = time.monotonic()
+        for attempt in itertools.count(1):
             try:
                 return once()
             except psycopg2.Error as exc:
                 error = translate(exc)
                 if error is not None:
                     raise error from exc
-                if attempt == ATTEMPTS or not self._curable(exc):
+                if not self._curable(exc):
+                    raise
+                # In somebody's way it is tried often, without PostgreSQL for the time in which it starts again.
+                if attempt >= ATTEMPTS and (exc.pgcode in RETRY or time.monotonic() - began > PATIENCE_S):
                     raise
                 log.debug('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
                 # Whoever was in the way needs a moment; not the same one for everybody.
