@@ -25,7 +25,8 @@ _OURS = """{0} = current_schema()::regnamespace AND NOT EXISTS (
     SELECT FROM pg_depend WHERE classid = '{1}'::regclass AND objid = {1}.oid AND deptype = 'e')"""
 _RELATIONS = f"""SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
     WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, oid::regclass::text FROM pg_class
-WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND {_OURS.format('relnamespace', 'pg_class')}"""
+WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND {_OURS.format('relnamespace', 'pg_class')}
+ORDER BY relkind = 'S'"""  # those of columns go with their table
 _ROUTINES = f"""SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc
 WHERE prokind <> 'a' AND {_OURS.format('pronamespace', 'pg_proc')}"""
 _TYPES = f"""SELECT 'TYPE', oid::regtype::text FROM pg_type

@@ -66,7 +66,7 @@ def run_dump(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_restore(config: Config, options: argparse.Namespace) -> int:
-    """Put the database and the accounts of a dump where there are none, and check them; no daemon may run."""
+    """Put back database and accounts where there are none, or with --replace in their place; no daemon may run."""
     return dump.restore_file(config, options.file, options.replace)
 
 
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=run)
         command.add_argument('file', metavar='FILE', help=f'the file; "-" is the standard {where}')
         if run is run_restore:
-            command.add_argument('--replace', action='store_true', help='also where there are some: they are lost')
+            command.add_argument('--replace', action='store_true', help='put the dump in the place of what is there')
     return parser
 
 
