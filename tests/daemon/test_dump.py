@@ -23,7 +23,6 @@ from psycopg2.extensions import parse_dsn
 from support import DATABASE_OPTIONS, DaemonFactory, facts
 
 from nipap import check, schema
-from nipap.addresses import parse_route_target
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.db import Database
@@ -303,8 +302,7 @@ def test_an_older_schema_is_migrated(
     monkeypatch.setattr(schema, 'functions', lambda: 'SELECT 1')
     schema.install(empty.dsn)
     monkeypatch.undo()
-    rt, rank = parse_route_target('65000:7')
-    empty.sql(f"INSERT INTO vrf (name, rt, rt_rank) VALUES ('old', '{rt}', {rank})")
+    empty.sql("INSERT INTO asn (asn, name) VALUES (65000, 'old')")
     path, target = make_dir() / 'old.tar', Site(dsn, make_dir())
     assert 'schema version 3' in done('dump', *empty.where, path)
     said = done('restore', *target.where, path)
@@ -313,7 +311,7 @@ def test_an_older_schema_is_migrated(
     done('check', *target.where)
     database = Database(dsn)
     try:
-        assert database.read(lambda tx: tx.all('SELECT name, rt FROM vrf WHERE id <> 0')) == [('old', '65000:7')]
+        assert database.read(lambda tx: tx.all('SELECT asn, name FROM asn')) == [(65000, 'old')]
     finally:
         database.close()
 
