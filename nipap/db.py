@@ -16,7 +16,7 @@ import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg2
 import psycopg2.extensions
@@ -98,6 +98,14 @@ def translate(exc: psycopg2.Error) -> errors.NipapError | None:
 
 # Every numeric of the schema is a whole number (addresses of IPv6 pass 2^63): read as int, not Decimal.
 _INTEGRAL = psycopg2.extensions.new_type((1700,), 'INTEGRAL', lambda value, _: None if value is None else int(value))
+
+
+class Readable(Protocol):
+    """What rows are read from."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+
+    def readline(self, size: int = ..., /) -> bytes: ...
 
 
 class Transaction:
@@ -184,6 +192,11 @@ class Transaction:
         """The first column of the first row; None without a row."""
         row = self.one(statement, args)
         return row[0] if row else None
+
+    def copy_in(self, statement: str, rows: Readable) -> None:
+        """Run a ``COPY … FROM stdin`` with these rows, in the text format of PostgreSQL."""
+        self.flush()
+        self._cursor.copy_expert(statement, rows)
 
     def stream(self, statement: str | Composable, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
         """The rows of a large answer, fetched in chunks; inside a transaction (`Database.run`) only, one at a time."""

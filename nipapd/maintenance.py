@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from nipap import check, repair, schema
 from nipap.db import Database
 from nipap.errors import NipapError
+from nipap.local_users import UserFileError
+from nipapd import dump
 from nipapd.__main__ import Keeper, StartError, database
 from nipapd.config import Config, ConfigError, load
 from nipapd.embedded import EmbeddedPostgresError
@@ -24,27 +26,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
-        with opened(_config(options)) as db:
-            return int(options.work(db))
+        return int(options.command(_config(options), options))
     except ConfigError as error:
         print(f'nipap-admin: {error}', file=sys.stderr)
         return 2
-    except (StartError, EmbeddedPostgresError, NipapError) as error:
+    except (StartError, EmbeddedPostgresError, NipapError, UserFileError) as error:
         print(f'nipap-admin: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f'nipap-admin: {error.filename or "the file"}: {error.strerror}', file=sys.stderr)
         return 1
 
 
 @contextlib.contextmanager
-def opened(config: Config) -> Iterator[Database]:
-    """The configured database; the private PostgreSQL is shared with a daemon that runs, else started for the while."""
+def served(config: Config) -> Iterator[str]:
+    """The connection string of the configured database.
+
+    The private PostgreSQL is shared with a daemon that runs, else started for the while.
+    """
     with contextlib.ExitStack() as stack:
         if config.embedded:
             if not (config.data_dir / 'data' / 'PG_VERSION').exists():
                 raise StartError(f'there is no database in {config.data_dir} yet')
-            dsn = stack.enter_context(Keeper(config, None)).dsn()
+            yield stack.enter_context(Keeper(config, None)).dsn()
         else:
-            dsn = config.dsn
-        yield stack.enter_context(database(dsn))
+            yield config.dsn
+
+
+def on_database(config: Config, options: argparse.Namespace) -> int:
+    """Run what works on an open database."""
+    with served(config) as dsn, database(dsn) as db:
+        return int(options.work(db))
+
+
+def run_dump(config: Config, options: argparse.Namespace) -> int:
+    """Write the database and the local accounts to one file, while the daemon runs."""
+    with served(config) as dsn:
+        return dump.dump(config, dsn, options.file)
+
+
+def run_restore(config: Config, options: argparse.Namespace) -> int:
+    """Put back database and accounts where there are none, or with --replace in their place; no daemon may run."""
+    return dump.restore_file(config, options.file, options.replace)
 
 
 def run_check(db: Database) -> int:
@@ -91,22 +114,35 @@ def _config(options: argparse.Namespace) -> Config:
     return load(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    places = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+def _places(default: str | None) -> argparse.ArgumentParser:
+    """The options that stand before or after the command: what is not given after it leaves what was given before."""
+    places = argparse.ArgumentParser(add_help=False, argument_default=default)
     places.add_argument('-c', '--config', metavar='FILE', help='the configuration of the daemon')
     places.add_argument('--data-dir', metavar='DIR', help='the data directory of the daemon')
+    return places
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='nipap-admin', description='Look after the database of nipapd, also while it runs.', parents=[places]
+        prog='nipap-admin',
+        description='Look after the database of nipapd, also while it runs.',
+        parents=[_places(None)],
     )
-    parser.set_defaults(config=None, data_dir=None)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     repair_help = 'put right what differs, in one transaction that changes of the tree wait for'
     for name, work in (('check', run_check), ('migrate', run_migrate)):
         text = (work.__doc__ or '').strip()
-        command = commands.add_parser(name, help=text, description=text, parents=[places])
-        command.set_defaults(work=work)
+        command = commands.add_parser(name, help=text, description=text, parents=[_places(argparse.SUPPRESS)])
+        command.set_defaults(command=on_database, work=work)
         if work is run_check:
             command.add_argument('--repair', dest='work', action='store_const', const=run_repair, help=repair_help)
+    for name, run, where in (('dump', run_dump, 'output'), ('restore', run_restore, 'input')):
+        text = (run.__doc__ or '').strip()
+        command = commands.add_parser(name, help=text, description=text, parents=[_places(argparse.SUPPRESS)])
+        command.set_defaults(command=run)
+        command.add_argument('file', metavar='FILE', help=f'the file; "-" is the standard {where}')
+        if run is run_restore:
+            command.add_argument('--replace', action='store_true', help='put the dump in the place of what is there')
     return parser
 
 

