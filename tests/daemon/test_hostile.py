@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import http.client
 import re
 import socket
@@ -202,3 +203,228 @@ def test_the_largest_body_is_read(target: Target, chunked: bool) -> None:
     head = target.head('Transfer-Encoding: chunked', 'Connection: close')
     assert __version__.encode() in target.say(head, *parts, b'0\r\n\r\n')
     assert is_refused(target.say(head, *parts, b'1\r\n \r\n'))
+
+
+# too slow
+
+
+def drip(client: socket.socket, begin: bytes, every: bytes) -> float:
+    """Send the beginning, then the same again and again, slowly; how long it took the other side to close."""
+    began = time.monotonic()
+    client.sendall(begin)
+    client.settimeout(REQUEST_TIMEOUT_S / 10)
+    while time.monotonic() - began < SLOW_MACHINE_S:
+        try:
+            if not client.recv(65536):
+                break
+        except TimeoutError:
+            with contextlib.suppress(OSError):
+                client.sendall(every)
+        except ConnectionResetError:
+            break
+    return time.monotonic() - began
+
+
+def test_who_is_slow_is_given_up(target: Target) -> None:
+    whole = target.request(call_body('version'))
+    slow = {
+        'headers': (b'POST /XMLRPC HT', b'x'),
+        'headers of a second request': (whole + b'POST /XML', b'x'),
+        'header lines': (b'POST /XMLRPC HTTP/1.1\r\n', b'A: b\r\n'),
+        'nothing after the first byte': (b'P', b''),
+        'a body': (target.head('Content-Length: 1000'), b' '),
+        'a body in chunks': (target.head('Transfer-Encoding: chunked'), b'1\r\n \r\n'),
+        'nothing of a body': (target.head('Content-Length: 1000'), b''),
+    }
+    took: dict[str, float] = {}
+
+    def attack(name: str) -> None:
+        with target.connect() as client:
+            took[name] = drip(client, *slow[name])
+
+    with target.connect() as patient:  # who has asked nothing yet may wait
+        attackers = [threading.Thread(target=attack, args=(name,)) for name in slow]
+        for attacker in attackers:
+            attacker.start()
+        target.await_served()
+        for attacker in attackers:
+            attacker.join()
+        patient.sendall(target.request(call_body('version'), 'Connection: close'))
+        assert __version__.encode() in received(patient)
+    assert set(took) == set(slow)
+    assert {name: s for name, s in took.items() if not REQUEST_TIMEOUT_S <= s < 5 * REQUEST_TIMEOUT_S} == {}
+
+
+def test_idle_connections_cost_nobody_anything(target: Target) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(target.connect()) for _ in range(300)]
+        target.await_served()
+        for client in clients[::2]:
+            client.sendall(b'POST /XMLRPC HTTP/1.1\r\n')
+        target.await_served()
+
+
+# not HTTP
+
+
+def last_status(answer: bytes) -> int | None:
+    """The status of the last of several answers; None when there is none."""
+    found = re.findall(rb'^HTTP/1\.1 (\d{3}) ', answer, re.MULTILINE)
+    return int(found[-1]) if found else None
+
+
+def test_what_is_not_http_ends_the_connection(target: Target) -> None:
+    whole = target.request(call_body('version'))
+    head = target.head()[:-2]  # more headers may follow
+    chunked = target.head('Transfer-Encoding: chunked')
+    for said in (
+        b'\x00\xff' * 1000 + b'\r\n\r\n',
+        b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + b'\r\n\r\n',  # the beginning of TLS
+        b'garbage\r\n\r\n',
+        b'POST /XMLRPC\r\n\r\n',
+        b'POST /XMLRPC HTTP/9.9\r\n\r\n',
+        b'POST /XMLRPC HTTP/1.1\r\nno colon\r\n\r\n',
+        b'x' * 100_000,
+        head + b'X: ' + b'x' * 100_000 + b'\r\n\r\n',
+        head + b'X: x\r\n' * 20_000 + b'\r\n',
+        head + b'X: \x00\r\n\r\n',
+        head + b'Content-Length: -1\r\n\r\n',
+        head + b'Content-Length: +5\r\n\r\n12345',
+        head + b'Content-Length: 0x5\r\n\r\n12345',
+        head + b'Content-Length: 5 5\r\n\r\n12345',
+        head + b'Content-Length: \xb2\r\n\r\n12',
+        head + b'Content-Length: ' + b'9' * 5000 + b'\r\n\r\n12',
+        head + b'Content-Length: 5\r\nContent-Length: 6\r\n\r\n123456',
+        head + b'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+        head + b'Transfer-Encoding: gzip\r\n\r\n',
+        head + b'Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n',
+        head + b'Transfer-Encoding: identity\r\n\r\n',
+        chunked + b'-1\r\n',
+        chunked + b'zz\r\n',
+        chunked + b'1\r\nxx\r\n',
+        chunked + b'f' * 1000 + b'\r\n',
+        chunked + b'0\r\nmore',
+        target.head('Content-Length: 1000') + b'less',
+        target.request(b'more', 'Content-Length: 1'),
+        whole + b'\x00\xff garbage\r\n\r\n',
+        whole + b'<methodCall/>\r\n\r\n',
+        target.head('Content-Length: 6') + whole,
+    ):
+        assert last_status(target.say(said)) in (400, None), said[:200]
+        target.await_served()
+
+
+def test_a_length_beyond_all_numbers_is_too_large(target: Target) -> None:
+    for digits in (19, 20, 4000):
+        assert is_refused(target.say(target.head(f'Content-Length: {"9" * digits}')))
+    assert is_refused(target.say(target.head('Transfer-Encoding: chunked'), b'7fffffff\r\n', *[PIECE] * 200))
+
+
+def test_many_headers_are_read(target: Target) -> None:
+    headers = [f'X-{number}: x' for number in range(3000)]
+    assert __version__.encode() in target.say(target.request(call_body('version'), 'Connection: close', *headers))
+
+
+# not XML-RPC
+
+
+def attr(members: bytes, prefix: str = '10.0.0.0/8') -> bytes:
+    """A call of add_prefix, which would succeed without these members."""
+    valid = ''.join(
+        f'<member><name>{name}</name><value>{value}</value></member>'
+        for name, value in {'prefix': prefix, 'type': 'assignment', 'description': 'd'}.items()
+    ).encode()
+    return raw_call(
+        'add_prefix', b'<member><name>attr</name><value><struct>%b</struct></value></member>' % (valid + members)
+    )
+
+
+def attr_value(name: str, value: bytes) -> bytes:
+    return attr(b'<member><name>%b</name><value>%b</value></member>' % (name.encode(), value))
+
+
+def nested(begin: bytes, end: bytes, times: int) -> bytes:
+    return begin * times + b'<value/>' + end * times
+
+
+BOMB = '<!ENTITY a0 "ha">' + ''.join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
+SURPLUS = b''.join(b'<member><name>%x</name><value/></member>' % number for number in range(200_000))
+NEGATIONS = nested(
+    b'<value><struct><member><name>operator</name><value>and</value></member><member><name>val2</name><value>x</value>'
+    b'</member><member><name>val1</name>',
+    b'</member></struct></value>',
+    40_000,
+)
+BODIES = {
+    'as many members as there is room for': attr(SURPLUS),
+    'deep arrays': attr_value('tags', nested(b'<value><array><data>', b'</data></array></value>', 100_000)[7:-8]),
+    'deep structs': attr_value(
+        'avps', nested(b'<value><struct><member><name>a</name>', b'</member></struct></value>', 100_000)[7:-8]
+    ),
+    'deep queries': raw_call('search_prefix', b'<member><name>query</name>%b</member>' % NEGATIONS),
+    'deep elements of no meaning': b'<a>' * 1_000_000,
+    'beginnings': b'<' * MAX_BODY,
+    'ends': b'<methodCall>' + b'>' * (MAX_BODY - 20),
+    'nothing': b'',
+    'bytes that are not UTF-8': attr_value('comment', b'\xff\xfe\xc3\x28'),
+    'a surrogate in UTF-8': attr_value('comment', b'\xed\xa0\x80'),
+    'an overlong slash': attr_value('comment', b'\xc0\xaf'),
+    'a lone surrogate': attr_value('comment', b'&#xD800;'),
+    'a pair of surrogates': attr_value('comment', b'&#xD83D;&#xDE00;'),
+    'a NUL': attr_value('comment', b'a\x00b'),
+    'a NUL by number': attr_value('comment', b'a&#0;b'),
+    'a control character': attr_value('comment', b'a\x01b'),
+    'a control character by number': attr_value('comment', b'a&#1;b'),
+    'a name with a control character': attr(b'<member><name>a\x02</name><value/></member>'),
+    'an int of more than 64 bits': attr_value('vlan', b'<int>9223372036854775808</int>'),
+    'an i8 of more than 64 bits': attr_value('vlan', b'<i8>-9223372036854775809</i8>'),
+    'an int of a million digits': attr_value('vlan', b'<int>%b</int>' % (b'9' * 1_000_000)),
+    'an int that is none': attr_value('vlan', b'<int>1e5</int>'),
+    'an id of more than 64 bits': attr_value('pool_id', b'<i8>9223372036854775808</i8>'),
+    'a double that is none': attr_value('vlan', b'<double>nan</double>'),
+    'a double too large': attr_value('vlan', b'<double>1e999</double>'),
+    'a date out of range': attr_value('expires', b'<dateTime.iso8601>99999999T99:99:99</dateTime.iso8601>'),
+    'the year 0': attr_value('expires', b'<dateTime.iso8601>00000101T00:00:00</dateTime.iso8601>'),
+    'the year 10000 as text': attr_value('expires', b'10000-01-01 00:00:00'),
+    'a date far away': attr_value('expires', b'+99999999999999 years'),
+    'base64 that is none': attr_value('comment', b'<base64>!!!</base64>'),
+    'a bomb of entities': f'<?xml version="1.0"?><!DOCTYPE m [{BOMB}]>'.encode() + attr_value('comment', b'&a9;'),
+    'a bomb in UTF-16': (
+        f'<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE m [{BOMB}]>'
+        + attr_value('comment', b'&a9;').decode()
+    ).encode('utf-16'),
+    'an external entity': b'<!DOCTYPE m [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + attr_value('comment', b'&x;'),
+    'an external DTD': b'<!DOCTYPE m SYSTEM "http://127.0.0.1:1/x.dtd">' + attr(b''),
+    'a parameter entity': b'<!DOCTYPE m [<!ENTITY % x SYSTEM "file:///etc/passwd"> %x;]>' + attr(b''),
+    'an unknown encoding': b'<?xml version="1.0" encoding="EBCDIC-X"?>' + attr(b''),
+    'UTF-7': b'<?xml version="1.0" encoding="UTF-7"?>' + attr(b''),
+}  # fmt: skip
+
+
+def is_our_fault(answer: object) -> bool:
+    return (
+        isinstance(answer, xmlrpc.client.Fault)
+        and answer.faultCode in range(1100, 1500)
+        and len(answer.faultString) < 1000
+        and 'Internal' not in answer.faultString
+    )
+
+
+def test_what_is_not_acceptable_is_a_fault(target: Target) -> None:
+    for name, body in BODIES.items():
+        began = time.monotonic()
+        answer = target.call_body(body)
+        assert time.monotonic() - began < AT_ONCE_S, name
+        assert is_our_fault(answer), (name, answer)
+        target.await_served()
+
+
+def test_a_million_members_in_little_room(target: Target) -> None:
+    member = b'<member><name>a</name><value/></member>'
+    body = attr(member * 1_000_000)
+    assert is_refused(target.say(target.request(body)))
+    packed = gzip.compress(body, 1)
+    assert len(packed) < MB
+    answer = target.say(target.request(packed, 'Content-Encoding: gzip', 'Connection: close'))
+    assert b'<int>1100</int>' in answer
+    assert b'too large' in answer
