@@ -7,9 +7,10 @@ VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from typing import Any
 
@@ -301,8 +302,23 @@ def _read_iso(text: str) -> datetime | None:
         return None
 
 
+_DAY = re.compile(r'[+-]?([0-9]{4,})-([0-9]{1,2})-([0-9]{1,2})(?![0-9])')
+
+
+def _names_no_day(text: str) -> bool:
+    """Whether text begins like year, month and day, but there is no such day: English would make another of it."""
+    found = _DAY.match(text)
+    if found is None:
+        return False
+    try:
+        date(*map(int, found.groups()))
+    except (ValueError, OverflowError):
+        return True
+    return False
+
+
 def _read_english(text: str) -> datetime | None:
-    if len(text) > 100:
+    if len(text) > 100 or _names_no_day(text):
         return None
     now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
     try:

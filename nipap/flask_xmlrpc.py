@@ -28,7 +28,7 @@ from nipap.spool import GZIP, GZIP_LEVEL, Spool
 from nipap.wire import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
-MAX_BODY = 16 * 2**20
+MAX_BODY = 10 * 2**20
 
 _WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
 _WORTH_SPOOLING = 4 * 2**20  # plain answers below are not compressed only to be kept

@@ -85,6 +85,12 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _some_seconds(text: str) -> float:
+    if not _seconds(text):
+        raise ValueError('not a number of seconds above 0')
+    return _seconds(text)
+
+
 _HOST_NAME = re.compile('[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?')
 
 
@@ -165,6 +171,7 @@ class DaemonSettings:
     syslog: bool = _key(False, _boolean)
     pid_file: str | None = _key(None, _path)
     max_body: int = _key(10 * 2**20, _size)
+    request_timeout: float = _key(30.0, _some_seconds)
     drain_timeout: float = _key(30.0, _seconds)
     db_host: str | None = _key(None)
     db_port: str | None = _key(None, _ports)

@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tornado.platform.asyncio  # noqa: F401  (Tornado imports it late, when our account may not be able to read it)
@@ -37,6 +37,12 @@ COURTESY_S = 0.002
 AT_ONCE = 2**20  # what an answer may be to be written in one piece
 STALLED_S = 300  # after which a client that takes nothing of its answer is taken for gone
 WITHOUT_BODY = frozenset({204, 304})
+MAX_BODY = 10 * 2**20
+REQUEST_TIMEOUT_S = 30.0
+BUFFER = 2**20  # bodies are read in pieces, so this need only be more than headers are
+UNLIMITED = 2**62  # for Tornado, which would refuse without an answer what we refuse with one
+LOOKS = 8  # at connections that are slow, within the time they are given
+LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
 class Shares:
@@ -82,15 +88,30 @@ class Server(HTTPServer):
     It accepts one connection per turn of the loop, and gives way for a moment to siblings who have fewer: clients
     keep their connections, so one that takes all that wait, as Tornado's own accept handler does, would do all the
     work while the others idle.
+
+    A body of more than `max_body` bytes is refused with HTTP 413, and not kept. Who takes longer than
+    `request_timeout_s` for the headers of a request, or then for its body, loses the connection.
     """
 
-    def initialize(self, *args: Any, share: Share | None = None, **kwargs: Any) -> None:
+    def initialize(
+        self,
+        *args: Any,
+        share: Share | None = None,
+        max_body: int = MAX_BODY,
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
+        **kwargs: Any,
+    ) -> None:
+        kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER, 'body_timeout': request_timeout_s}
         super().initialize(*args, **kwargs)
+        self._max_body = max_body
+        self._request_timeout_s = request_timeout_s
+        self._slow: dict[ServerConnection, float] = {}  # since when part of a request's headers was there
         self._share = share or Shares(1).of(0)
         self._listening: list[socket.socket] = []
         self._waiting: set[ServerConnection] = set()
         self._draining = False
         self._drained = asyncio.Event()
+        self._clock: asyncio.TimerHandle | None = None
 
     # accepting
 
@@ -99,6 +120,8 @@ class Server(HTTPServer):
         for listener in sockets:
             self._listening.append(listener)
             self._resume(listener, tls)
+        if self._clock is None:
+            self._look_for_slow()
 
     def _resume(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
         if listener in self._listening:
@@ -153,11 +176,28 @@ class Server(HTTPServer):
         if self._draining:
             close_unless_asked(server_conn)
         delegate = super().start_request(server_conn, request_conn)
-        return _Request(delegate, lambda: self._waiting.discard(server_conn))
+        return _Request(delegate, request_conn, lambda: self._note_begun(server_conn), self._max_body)
+
+    def _note_begun(self, server_conn: ServerConnection) -> None:
+        self._waiting.discard(server_conn)
+        self._slow.pop(server_conn, None)
+
+    def _look_for_slow(self) -> None:
+        """Close connections whose next request has been arriving for too long; look again in a while.
+
+        Tornado knows one limit for both, waiting for a request and reading its headers.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [one for one in self._waiting if is_arriving(one.stream)]:
+            if now - self._slow.setdefault(connection, now) > self._request_timeout_s:
+                log.info('closing a connection, the headers of a request take too long')
+                connection.stream.close()
+        self._clock = loop.call_later(self._request_timeout_s / LOOKS, self._look_for_slow)
 
     def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
-        self._waiting.discard(server_conn)
+        self._note_begun(server_conn)
         self._share.change(-1)
         self._note_drained()
 
@@ -190,6 +230,8 @@ class Server(HTTPServer):
     def _note_drained(self) -> None:
         if self._draining and self._share.open == 0:
             self._drained.set()
+            if self._clock is not None:
+                self._clock.cancel()
 
 
 class Container(WSGIContainer):
@@ -330,11 +372,16 @@ class _Answer:
 
 
 class _Request(HTTPMessageDelegate):
-    """Passes a request on, and says when its headers are there."""
+    """Passes a request on, and says when its headers are there; one whose body is too large it refuses."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, begun: Callable[[], None]) -> None:
+    def __init__(
+        self, delegate: HTTPMessageDelegate, connection: HTTPConnection, begun: Callable[[], None], max_body: int
+    ) -> None:
         self._begun = begun
+        self._connection = connection
         self._delegate = delegate
+        self._max_body = max_body
+        self._received = 0
         # Passed on as they are, without a call in between; mypy knows methods only as written.
         self.data_received = delegate.data_received  # type: ignore[method-assign]
         self.finish = delegate.finish  # type: ignore[method-assign]
@@ -342,7 +389,65 @@ class _Request(HTTPMessageDelegate):
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         self._begun()
-        return self._delegate.headers_received(start_line, headers)
+        passed_on = self._delegate.headers_received(start_line, headers)
+        if 'Transfer-Encoding' in headers:
+            self.data_received = self._count  # type: ignore[method-assign]
+        elif declared_length(headers) > self._max_body:
+            return self._refuse()
+        return passed_on
+
+    def _count(self, chunk: bytes) -> Awaitable[None] | None:
+        self._received += len(chunk)
+        if self._received > self._max_body:
+            return self._refuse()
+        return self._delegate.data_received(chunk)
+
+    async def _refuse(self) -> None:
+        """Say that it is too large, and close the connection when the client has gone or had time to read that."""
+        log.info('a request of more than %d bytes is refused', self._max_body)
+        self._delegate.on_connection_close()  # lets go of what there is of the body
+        self.on_connection_close = lambda: None  # type: ignore[method-assign]
+        stream = stream_of(self._connection)
+        try:
+            await asyncio.wait_for(_end_with(stream, too_large(self._max_body)), LINGER_S)
+        except (OSError, TimeoutError):  # a StreamClosedError is one
+            log.debug('a client that was refused has left, or goes on sending')
+        finally:
+            stream.close()
+
+
+async def _end_with(stream: IOStream, answer: bytes) -> None:
+    """Write the last answer and throw away what arrives: closed over unread input, a connection would lose the answer.
+
+    :raises StreamClosedError: the client has closed it.
+    """
+    await stream.write(answer)
+    if not isinstance(stream, SSLIOStream):
+        stream.socket.shutdown(socket.SHUT_WR)
+    while True:
+        await stream.read_bytes(AT_ONCE // 16, partial=True)
+        await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
+
+
+def too_large(max_body: int) -> bytes:
+    """The answer to a request whose body has more bytes than that."""
+    text = f'The request is too large, {max_body} bytes are accepted.\n'.encode()
+    head = (
+        'HTTP/1.1 413 Content Too Large',
+        'Connection: close',
+        'Content-Type: text/plain',
+        f'Content-Length: {len(text)}',
+    )
+    return '\r\n'.join([*head, '', '']).encode() + text
+
+
+def declared_length(headers: HTTPHeaders) -> int:
+    """What Content-Length says; 0 where it makes no sense, which Tornado refuses itself."""
+    text = headers.get('Content-Length', '').partition(',')[0]
+    try:
+        return int(text) if text.isdecimal() else 0
+    except ValueError:  # more digits than Python reads
+        return 0
 
 
 def abort(connection: HTTPConnection) -> None:
@@ -356,6 +461,11 @@ def abort(connection: HTTPConnection) -> None:
 def stream_of(connection: HTTPConnection) -> IOStream:
     stream: IOStream = connection.stream  # type: ignore[attr-defined]  # HTTP/1 has one, the interface does not say so
     return stream
+
+
+def is_arriving(stream: IOStream) -> bool:
+    """Whether part of a request, or of what TLS says before, has been read."""
+    return stream._read_buffer_size > 0 or getattr(stream, '_ssl_accepting', False)
 
 
 def close_unless_asked(connection: ServerConnection) -> None:

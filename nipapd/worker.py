@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUFFER_BESIDE_BODY = 1 << 20  # headers, and what came along with the end of the body
-BODY_TIMEOUT_S = 30
 LONGEST_LIST = 1000  # prefixes that are in memory at once
 IDLE_TIMEOUT_S = 600
 LEAST_DRAIN_S = 0.1  # idle connections need a turn of the loop to close
@@ -56,6 +54,7 @@ class Service:
     listeners: Listeners
     shares: Shares
     max_body: int
+    request_timeout_s: float
     drain_timeout_s: float
 
     def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
@@ -114,10 +113,8 @@ class Service:
     def _server(self, application: WSGIApplication, slot: int) -> Server:
         return Server(
             Container(application),
-            # What is too large by less is read and answered with a fault, beyond that the connection is closed.
-            max_body_size=2 * self.max_body,
-            max_buffer_size=2 * self.max_body + BUFFER_BESIDE_BODY,
-            body_timeout=BODY_TIMEOUT_S,
+            max_body=self.max_body,
+            request_timeout_s=self.request_timeout_s,
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),
         )

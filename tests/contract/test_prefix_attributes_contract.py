@@ -247,7 +247,13 @@ def test_expires_tomorrow_is_nine_in_the_morning(api: Face) -> None:
     assert before < expires.date() <= after + dt.timedelta(days=1)
 
 
-@pytest.mark.parametrize('given', ['gibberish', '2030-13-01', '2030-02-30', '', 'not a date at all', 'xyzzy 99'])
+@pytest.mark.parametrize(
+    'given',
+    [
+        *('gibberish', '2030-13-01', '2030-02-30', '', 'not a date at all', 'xyzzy 99'),
+        *('10000-01-01', '10000-01-01 00:00:00', '0000-01-01', '2030-02-30 12:00'),
+    ],
+)
 def test_expires_that_cannot_be_read(api: Face, given: str) -> None:
     """Deliberate difference 5."""
     attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'expires': given}

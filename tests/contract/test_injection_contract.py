@@ -1,0 +1,198 @@
+"""Nothing that a client sends becomes SQL: not a name, not an operator, not a value, whichever way it comes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from contract_faces import BackendFace, Face, XmlRpcFace
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import facts
+
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF
+from nipap.backend import METHODS
+from nipap.db import Database
+
+KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400}
+SLEPT_S = 9
+TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
+CHANGING = frozenset({'batch', *(f'{verb}_{kind}' for verb in ('add', 'edit', 'remove') for kind in TABLES)})
+
+# What is there beside the rows: relations with their columns, functions, triggers, constraints, rights and settings.
+SCHEMA = """
+SELECT 'column', format('%s %s %s', attrelid::regclass, attname, atttypid) FROM pg_attribute
+    WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+UNION ALL SELECT 'function', oid::regprocedure || md5(prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'trigger', tgrelid::regclass || ' ' || tgname FROM pg_trigger
+UNION ALL SELECT 'constraint', conrelid::regclass || ' ' || conname FROM pg_constraint
+UNION ALL SELECT 'role', rolname FROM pg_roles
+UNION ALL SELECT 'schema', nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
+ORDER BY 1, 2
+"""
+
+ATTACKS = (
+    *("'", "''", '"', '""', '\\', "\\'", "\\'; --", '`', '$$', '$1', '%', '%%', '%s', '%(x)s', '%(id)s', '{}', '{0}'),
+    *('{{', '{name.__class__}', ';--', '/*', '*/', '--', "'; DROP TABLE prefix; --", '"; DROP TABLE prefix; --'),
+    *("'||pg_sleep(9)||'", "1'; SELECT pg_sleep(9); --", '1; SELECT pg_sleep(9)', 'pg_sleep(9)', '(SELECT 1)'),
+    *("1 OR 1=1", "' OR '1'='1", "') OR ('1'='1", "' UNION SELECT rolpassword FROM pg_authid --", 'p.id', 'v.name'),
+    *("id) OR (1=1", 'id; DELETE FROM prefix', "avps.'", "avps.k' ? 'x", 'avps.%s', 'avps.{}', 'avps.\x00', 'avps.$1'),
+    *('\x00', 'a\x00b', '\x1b[2J', '\u202e', '😀', '\U0010ffff', '\ufffe', '\r\n', "\N{FULLWIDTH APOSTROPHE}"),
+    *('x' * 1000, "'" * 1000, '(' * 500, '(a+)+$', '[', 'a{1000}', '\\1', '(?i', '***=', '***:', '{,}'),
+    *('{"', '{NULL}', '\\x00', 'NULL', 'DEFAULT', 'ctid', '__class__', '10.0.0.0/8', '10.0.0.0/8; --', "1:1'", 'now()'),
+)  # fmt: skip
+OPERATORS = (
+    *('equals', '=', 'not_equals', '!=', 'less', '<', 'greater_or_equal', 'like', 'regex_match', 'regex_not_match'),
+    *('~', '!~*', 'contains', 'contained_within', 'contained_within_equals', 'equals_any', 'is', 'is_not'),
+)
+
+
+def attack(number: int) -> str:
+    return ATTACKS[number]
+
+
+attacks = st.integers(0, len(ATTACKS) - 1).map(attack)  # by number, since Hypothesis writes out what it chooses from
+hostile = st.one_of(attacks, st.text(max_size=20), st.tuples(attacks, attacks).map(''.join))
+numbers = st.sampled_from([0, 1, 2, 24, 64, -1, 2**31 - 1])
+scalars = st.one_of(hostile, hostile, hostile, numbers, st.none(), st.booleans())
+values = st.one_of(*[scalars] * 3, st.lists(scalars, max_size=3), st.dictionaries(hostile, scalars, max_size=2))
+
+
+def named(kind: str) -> st.SearchStrategy[str]:
+    """Names of attributes, some of which are none; pairs are named by whoever asks."""
+    known = st.sampled_from(sorted(TABLES[kind]))
+    return st.one_of(known, known, known, hostile, hostile.map('avps.{}'.format))
+
+
+def attributes(kind: str) -> st.SearchStrategy[dict[str, Any]]:
+    writable = {name: attribute for name, attribute in TABLES[kind].items() if attribute.writable}
+    sound = st.fixed_dictionaries(
+        {
+            name: value
+            for name, value in {
+                'name': hostile,
+                'rt': st.sampled_from(('2:2', '3:3', "4:4'")),
+                'asn': numbers,
+                'prefix': st.sampled_from(('10.0.1.0/24', '10.0.0.9/32', "10.0.2.0/24'")),
+                'type': st.sampled_from(('assignment', 'host', "host'")),
+                'description': hostile,
+                'default_type': st.sampled_from(('assignment', "host'")),
+            }.items()
+            if name in writable
+        },
+        optional={
+            'tags': st.lists(hostile, max_size=3),
+            'avps': st.dictionaries(hostile, hostile, max_size=3),
+            'comment': hostile,
+        },
+    )
+    return st.one_of(sound, sound, st.dictionaries(named(kind), values, max_size=4))
+
+
+def queries(kind: str) -> st.SearchStrategy[dict[str, Any]]:
+    operators = st.sampled_from(OPERATORS)
+    comparison = st.fixed_dictionaries(
+        {'operator': st.one_of(operators, operators, hostile), 'val1': named(kind), 'val2': values}
+    )
+    return st.recursive(
+        comparison,
+        lambda inner: st.fixed_dictionaries({'operator': st.sampled_from(('and', 'or')), 'val1': inner, 'val2': inner}),
+        max_leaves=3,
+    )
+
+
+def options() -> st.SearchStrategy[dict[str, Any]]:
+    names = st.sampled_from(('max_result', 'offset', 'after', 'parents_depth', 'children_depth', 'parent_prefix'))
+    return st.dictionaries(st.one_of(names, names, hostile), scalars, max_size=3)
+
+
+def allocations() -> st.SearchStrategy[dict[str, Any]]:
+    source = st.one_of(st.fixed_dictionaries({'name': st.one_of(st.just('p'), hostile)}), values)
+    return st.fixed_dictionaries(
+        {}, optional={'from-pool': source, 'from-prefix': st.lists(hostile, max_size=2), 'family': scalars,
+                      'prefix_length': scalars, 'count': scalars},
+    )  # fmt: skip
+
+
+def member(name: str, kind: str) -> st.SearchStrategy[Any]:
+    """What may stand for a member of a call about this kind of object."""
+    known: dict[str, Any] = {
+        'attr': attributes(kind),
+        'query': queries(kind),
+        'extra_query': st.one_of(st.none(), queries(kind)),
+        'search_options': options(),
+        'query_string': st.lists(st.one_of(hostile, named(kind).map('{}='.format)), max_size=4).map(' '.join),
+        'args': st.one_of(st.none(), allocations()),
+        'sleep': st.just(None),  # a number would be slept
+        'message': values,
+        'operations': st.lists(st.one_of(operations(), values), max_size=2),
+        **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix'), st.dictionaries(named(kind), values, max_size=2)),
+    }
+    return known.get(name, values)
+
+
+def kind_of(method: str) -> str:
+    last = method.rpartition('_')[2]
+    return last if last in TABLES else 'prefix'
+
+
+def members_of(method: str) -> st.SearchStrategy[dict[str, Any]]:
+    names = [name.rstrip('?') for name in METHODS[method]]
+    return st.fixed_dictionaries({name: member(name, kind_of(method)) for name in names})
+
+
+def operations() -> st.SearchStrategy[dict[str, Any]]:
+    methods = st.sampled_from(sorted(set(METHODS) - {'batch', 'echo'}))
+    return methods.flatmap(
+        lambda method: st.fixed_dictionaries({'method': st.just(method), 'args': members_of(method)})
+    )
+
+
+@pytest.fixture
+def faces(backend_face: BackendFace, xmlrpc_face: XmlRpcFace) -> tuple[Face, Face]:
+    """Both on one database, with something of each kind for a query to find."""
+    backend_face.add_vrf('1:1', 'v')
+    backend_face.add_pool('p', ipv4_default_prefix_length=26)
+    backend_face.add_prefix('10.0.0.0/8', pool_name='p')
+    backend_face.add_prefix('10.0.0.0/24', 'assignment', avps={'k': 'x'}, tags=['t'])
+    backend_face.call('add_asn', attr={'asn': 1, 'name': 'x'})
+    return backend_face, xmlrpc_face
+
+
+def schema_of(db: Database) -> list[tuple[Any, ...]]:
+    return db.run(lambda tx: tx.all(SCHEMA))
+
+
+@pytest.mark.parametrize('method', sorted(METHODS))
+def test_nothing_sent_becomes_sql(faces: tuple[Face, Face], db: Database, method: str) -> None:
+    schema = schema_of(db)
+
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
+    @given(members=members_of(method), over=st.sampled_from((0, 1)))
+    def every_call(members: dict[str, Any], over: int) -> None:
+        before = facts(db)
+        began = time.monotonic()
+        answer = faces[over].outcome(method, **members)
+        assert time.monotonic() - began < SLEPT_S
+        if isinstance(answer, tuple):
+            code, text = answer
+            assert code in KNOWN_CODES, answer
+            assert 'Internal error' not in text
+        if method not in CHANGING or isinstance(answer, tuple):
+            assert facts(db) == before
+
+    every_call()
+    assert schema_of(db) == schema
+
+
+def test_who_sends_an_endless_pattern_is_told_so(faces: tuple[Face, Face]) -> None:
+    pattern = 'x' * 100_000
+    query = {'operator': '~*', 'val1': 'description', 'val2': pattern}
+    for face in faces:
+        for fault in (
+            face.fault('search_prefix', query=query),
+            face.fault('smart_search_prefix', query_string=pattern),
+        ):
+            assert fault.code == 1200
+            assert fault.text.startswith('Invalid regular expression of 100000 characters')

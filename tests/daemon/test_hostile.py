@@ -1,0 +1,430 @@
+"""Hostile clients of the whole daemon: they are refused or cut off, others are served, and nothing is changed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import http.client
+import re
+import socket
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from daemon_process import Daemon
+from support import DaemonFactory, facts
+
+from nipap import __version__, check
+from nipap.db import Database
+
+MB = 2**20
+MAX_BODY = 10 * MB
+REQUEST_TIMEOUT_S = 1.0
+AT_ONCE_S = 5  # far more than a call takes, far less than anybody's patience
+SLOW_MACHINE_S = 20
+PIECE = b'x' * 65536
+CHUNK = b'%x\r\n%b\r\n' % (len(PIECE), PIECE)
+
+
+class Target:
+    """A daemon to be hostile to."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        parts = urlsplit(daemon.address)
+        self.address = parts.hostname, parts.port
+        self.authorization = 'Basic ' + base64.b64encode(':'.join(daemon.admin()).encode()).decode()
+        self.handlers = [process.pid for process in daemon.children() if process.command.startswith('python')]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=SLOW_MACHINE_S)
+
+    def head(self, *headers: str, method: str = 'POST', path: str = '/XMLRPC') -> bytes:
+        """The beginning of a request; the caller says how long its body is."""
+        lines = [f'{method} {path} HTTP/1.1', 'Host: test', f'Authorization: {self.authorization}', *headers]
+        return '\r\n'.join([*lines, '', '']).encode('latin-1')
+
+    def request(self, body: bytes, *headers: str) -> bytes:
+        return self.head(f'Content-Length: {len(body)}', *headers) + body
+
+    def say(self, *parts: bytes) -> bytes:
+        """Send these on a connection of their own, no more after that; everything that is answered until it ends."""
+        with self.connect() as client:
+            return exchange(client, *parts)
+
+    def call(self, method: str, **members: object) -> object:
+        return self.call_body(call_body(method, **members))
+
+    def call_body(self, body: bytes) -> object:
+        """The answer to a call, as a value or a Fault."""
+        with self.connect() as client:
+            client.sendall(self.request(body))
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert response.status == 200
+            try:
+                return xmlrpc.client.loads(response.read())[0][0]
+            except xmlrpc.client.Fault as fault:
+                return fault
+
+    def await_served(self) -> None:
+        """Every handler answers a normal call at once: as many connections as there are, each with a handler."""
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(self.connect()) for _ in self.handlers]
+            began = time.monotonic()
+            for client in clients:
+                client.sendall(self.request(call_body('version')))
+            for client in clients:
+                response = http.client.HTTPResponse(client)
+                response.begin()
+                assert __version__.encode() in response.read()
+            assert time.monotonic() - began < AT_ONCE_S
+
+
+def call_body(method: str, **members: object) -> bytes:
+    arguments = {'auth': {'authoritative_source': 'test'}, **members}
+    return xmlrpc.client.dumps((arguments,), method, allow_none=True).encode()
+
+
+def raw_call(method: str, members: bytes) -> bytes:
+    """A call whose struct has these members beside ``auth``, as they are."""
+    auth = '<member><name>auth</name><value><struct/></value></member>'
+    auth = auth.replace(
+        '<struct/>', '<struct><member><name>authoritative_source</name><value>t</value></member></struct>'
+    )
+    return (
+        f'<methodCall><methodName>{method}</methodName><params><param><value><struct>{auth}'.encode()
+        + members
+        + b'</struct></value></param></params></methodCall>'
+    )
+
+
+def exchange(client: socket.socket, *parts: bytes) -> bytes:
+    """Send parts while what is answered is read; a server may refuse to take them all."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            for part in parts:
+                client.sendall(part)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    answer = received(client)
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+    sender.join()
+    return answer
+
+
+def received(client: socket.socket) -> bytes:
+    """Everything until the other side closes the connection."""
+    answer = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(65536):
+            answer += piece
+    return bytes(answer)
+
+
+def is_refused(answer: bytes) -> bool:
+    head, _, text = answer.partition(b'\r\n\r\n')
+    return (
+        head.startswith(b'HTTP/1.1 413 ')
+        and b'\r\nConnection: close\r\n' in head
+        and text == b'The request is too large, %d bytes are accepted.\n' % MAX_BODY
+    )
+
+
+def most_memory_mb(pid: int) -> int:
+    """The most that a process has had in memory since it was last asked."""
+    status = Path(f'/proc/{pid}/status').read_text()
+    Path(f'/proc/{pid}/clear_refs').write_text('5')
+    (kb,) = re.findall(r'^VmHWM:\s+(\d+) kB', status, re.MULTILINE)
+    return int(kb) >> 10
+
+
+@pytest.fixture
+def target(daemon: DaemonFactory, database_options: dict[str, str], db: Database) -> Iterator[Target]:
+    """A daemon with two handlers, both of which serve in the end, and a database that is then as it was."""
+    timeout = {'request_timeout': str(REQUEST_TIMEOUT_S)}
+    made = Target(daemon(config={'nipapd': {'forks': '2', **timeout, **database_options}}))
+    assert len(made.handlers) == 2
+    made.await_served()
+    before, handlers = facts(db), list(made.handlers)
+    yield made
+    made.await_served()
+    assert facts(db) == before
+    assert check.problems(db) == []
+    assert all(Path(f'/proc/{pid}').exists() for pid in handlers), 'a handler has died'
+
+
+# too much
+
+
+def test_a_large_body_is_refused_as_it_is_read(target: Target) -> None:
+    for pid in target.handlers:
+        most_memory_mb(pid)
+    target.await_served()
+    before = {pid: most_memory_mb(pid) for pid in target.handlers}
+    pieces = 200 * MB // len(PIECE)
+    declared = target.head(f'Content-Length: {200 * MB}')
+    chunked = target.head('Transfer-Encoding: chunked')
+    for parts in (
+        [declared, *[PIECE] * pieces],
+        [chunked, *[CHUNK] * pieces, b'0\r\n\r\n'],
+        [chunked, b'%x\r\n' % (200 * MB), *[PIECE] * pieces],
+    ):
+        assert is_refused(target.say(*parts))
+    assert {pid: most for pid in target.handlers if (most := most_memory_mb(pid)) - before[pid] >= 30} == {}
+
+
+@pytest.mark.parametrize('expect', [(), ('Expect: 100-continue',)])
+def test_a_large_body_need_not_be_sent_to_be_refused(target: Target, expect: tuple[str, ...]) -> None:
+    assert is_refused(target.say(target.head(f'Content-Length: {MAX_BODY + 1}', *expect)))
+
+
+def test_an_ordinary_client_learns_that_its_request_is_too_large(target: Target) -> None:
+    connection = http.client.HTTPConnection(*target.address, timeout=SLOW_MACHINE_S)
+    with contextlib.closing(connection):
+        connection.request('POST', '/XMLRPC', b' ' * (3 * MAX_BODY), {'Authorization': target.authorization})
+        assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize('chunked', [False, True])
+def test_the_largest_body_is_read(target: Target, chunked: bool) -> None:
+    body = call_body('version').ljust(MAX_BODY)
+    if not chunked:
+        assert target.call_body(body) == __version__
+        return
+    parts = [b'%x\r\n%b\r\n' % (len(part), part) for part in (body[:100], body[100:])]
+    head = target.head('Transfer-Encoding: chunked', 'Connection: close')
+    assert __version__.encode() in target.say(head, *parts, b'0\r\n\r\n')
+    assert is_refused(target.say(head, *parts, b'1\r\n \r\n'))
+
+
+# too slow
+
+
+def drip(client: socket.socket, begin: bytes, every: bytes) -> float:
+    """Send the beginning, then the same again and again, slowly; how long it took the other side to close."""
+    began = time.monotonic()
+    client.sendall(begin)
+    client.settimeout(REQUEST_TIMEOUT_S / 10)
+    while time.monotonic() - began < SLOW_MACHINE_S:
+        try:
+            if not client.recv(65536):
+                break
+        except TimeoutError:
+            with contextlib.suppress(OSError):
+                client.sendall(every)
+        except ConnectionResetError:
+            break
+    return time.monotonic() - began
+
+
+def test_who_is_slow_is_given_up(target: Target) -> None:
+    whole = target.request(call_body('version'))
+    slow = {
+        'headers': (b'POST /XMLRPC HT', b'x'),
+        'headers of a second request': (whole + b'POST /XML', b'x'),
+        'header lines': (b'POST /XMLRPC HTTP/1.1\r\n', b'A: b\r\n'),
+        'nothing after the first byte': (b'P', b''),
+        'a body': (target.head('Content-Length: 1000'), b' '),
+        'a body in chunks': (target.head('Transfer-Encoding: chunked'), b'1\r\n \r\n'),
+        'nothing of a body': (target.head('Content-Length: 1000'), b''),
+    }
+    took: dict[str, float] = {}
+
+    def attack(name: str) -> None:
+        with target.connect() as client:
+            took[name] = drip(client, *slow[name])
+
+    with target.connect() as patient:  # who has asked nothing yet may wait
+        attackers = [threading.Thread(target=attack, args=(name,)) for name in slow]
+        for attacker in attackers:
+            attacker.start()
+        target.await_served()
+        for attacker in attackers:
+            attacker.join()
+        patient.sendall(target.request(call_body('version'), 'Connection: close'))
+        assert __version__.encode() in received(patient)
+    assert set(took) == set(slow)
+    assert {name: s for name, s in took.items() if not REQUEST_TIMEOUT_S <= s < 5 * REQUEST_TIMEOUT_S} == {}
+
+
+def test_idle_connections_cost_nobody_anything(target: Target) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(target.connect()) for _ in range(300)]
+        target.await_served()
+        for client in clients[::2]:
+            client.sendall(b'POST /XMLRPC HTTP/1.1\r\n')
+        target.await_served()
+
+
+# not HTTP
+
+
+def last_status(answer: bytes) -> int | None:
+    """The status of the last of several answers; None when there is none."""
+    found = re.findall(rb'^HTTP/1\.1 (\d{3}) ', answer, re.MULTILINE)
+    return int(found[-1]) if found else None
+
+
+def test_what_is_not_http_ends_the_connection(target: Target) -> None:
+    whole = target.request(call_body('version'))
+    head = target.head()[:-2]  # more headers may follow
+    chunked = target.head('Transfer-Encoding: chunked')
+    for said in (
+        b'\x00\xff' * 1000 + b'\r\n\r\n',
+        b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + b'\r\n\r\n',  # the beginning of TLS
+        b'garbage\r\n\r\n',
+        b'POST /XMLRPC\r\n\r\n',
+        b'POST /XMLRPC HTTP/9.9\r\n\r\n',
+        b'POST /XMLRPC HTTP/1.1\r\nno colon\r\n\r\n',
+        b'x' * 100_000,
+        head + b'X: ' + b'x' * 100_000 + b'\r\n\r\n',
+        head + b'X: x\r\n' * 20_000 + b'\r\n',
+        head + b'X: \x00\r\n\r\n',
+        head + b'Content-Length: -1\r\n\r\n',
+        head + b'Content-Length: +5\r\n\r\n12345',
+        head + b'Content-Length: 0x5\r\n\r\n12345',
+        head + b'Content-Length: 5 5\r\n\r\n12345',
+        head + b'Content-Length: \xb2\r\n\r\n12',
+        head + b'Content-Length: ' + b'9' * 5000 + b'\r\n\r\n12',
+        head + b'Content-Length: 5\r\nContent-Length: 6\r\n\r\n123456',
+        head + b'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+        head + b'Transfer-Encoding: gzip\r\n\r\n',
+        head + b'Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n',
+        head + b'Transfer-Encoding: identity\r\n\r\n',
+        chunked + b'-1\r\n',
+        chunked + b'zz\r\n',
+        chunked + b'1\r\nxx\r\n',
+        chunked + b'f' * 1000 + b'\r\n',
+        chunked + b'0\r\nmore',
+        target.head('Content-Length: 1000') + b'less',
+        target.request(b'more', 'Content-Length: 1'),
+        whole + b'\x00\xff garbage\r\n\r\n',
+        whole + b'<methodCall/>\r\n\r\n',
+        target.head('Content-Length: 6') + whole,
+    ):
+        assert last_status(target.say(said)) in (400, None), said[:200]
+        target.await_served()
+
+
+def test_a_length_beyond_all_numbers_is_too_large(target: Target) -> None:
+    for digits in (19, 20, 4000):
+        assert is_refused(target.say(target.head(f'Content-Length: {"9" * digits}')))
+    assert is_refused(target.say(target.head('Transfer-Encoding: chunked'), b'7fffffff\r\n', *[PIECE] * 200))
+
+
+def test_many_headers_are_read(target: Target) -> None:
+    headers = [f'X-{number}: x' for number in range(3000)]
+    assert __version__.encode() in target.say(target.request(call_body('version'), 'Connection: close', *headers))
+
+
+# not XML-RPC
+
+
+def attr(members: bytes, prefix: str = '10.0.0.0/8') -> bytes:
+    """A call of add_prefix, which would succeed without these members."""
+    valid = ''.join(
+        f'<member><name>{name}</name><value>{value}</value></member>'
+        for name, value in {'prefix': prefix, 'type': 'assignment', 'description': 'd'}.items()
+    ).encode()
+    return raw_call(
+        'add_prefix', b'<member><name>attr</name><value><struct>%b</struct></value></member>' % (valid + members)
+    )
+
+
+def attr_value(name: str, value: bytes) -> bytes:
+    return attr(b'<member><name>%b</name><value>%b</value></member>' % (name.encode(), value))
+
+
+def nested(begin: bytes, end: bytes, times: int) -> bytes:
+    return begin * times + b'<value/>' + end * times
+
+
+BOMB = '<!ENTITY a0 "ha">' + ''.join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
+SURPLUS = b''.join(b'<member><name>%x</name><value/></member>' % number for number in range(200_000))
+NEGATIONS = nested(
+    b'<value><struct><member><name>operator</name><value>and</value></member><member><name>val2</name><value>x</value>'
+    b'</member><member><name>val1</name>',
+    b'</member></struct></value>',
+    40_000,
+)
+BODIES = {
+    'as many members as there is room for': attr(SURPLUS),
+    'deep arrays': attr_value('tags', nested(b'<value><array><data>', b'</data></array></value>', 100_000)[7:-8]),
+    'deep structs': attr_value(
+        'avps', nested(b'<value><struct><member><name>a</name>', b'</member></struct></value>', 100_000)[7:-8]
+    ),
+    'deep queries': raw_call('search_prefix', b'<member><name>query</name>%b</member>' % NEGATIONS),
+    'deep elements of no meaning': b'<a>' * 1_000_000,
+    'beginnings': b'<' * MAX_BODY,
+    'ends': b'<methodCall>' + b'>' * (MAX_BODY - 20),
+    'nothing': b'',
+    'bytes that are not UTF-8': attr_value('comment', b'\xff\xfe\xc3\x28'),
+    'a surrogate in UTF-8': attr_value('comment', b'\xed\xa0\x80'),
+    'an overlong slash': attr_value('comment', b'\xc0\xaf'),
+    'a lone surrogate': attr_value('comment', b'&#xD800;'),
+    'a pair of surrogates': attr_value('comment', b'&#xD83D;&#xDE00;'),
+    'a NUL': attr_value('comment', b'a\x00b'),
+    'a NUL by number': attr_value('comment', b'a&#0;b'),
+    'a control character': attr_value('comment', b'a\x01b'),
+    'a control character by number': attr_value('comment', b'a&#1;b'),
+    'a name with a control character': attr(b'<member><name>a\x02</name><value/></member>'),
+    'an int of more than 64 bits': attr_value('vlan', b'<int>9223372036854775808</int>'),
+    'an i8 of more than 64 bits': attr_value('vlan', b'<i8>-9223372036854775809</i8>'),
+    'an int of a million digits': attr_value('vlan', b'<int>%b</int>' % (b'9' * 1_000_000)),
+    'an int that is none': attr_value('vlan', b'<int>1e5</int>'),
+    'an id of more than 64 bits': attr_value('pool_id', b'<i8>9223372036854775808</i8>'),
+    'a double that is none': attr_value('vlan', b'<double>nan</double>'),
+    'a double too large': attr_value('vlan', b'<double>1e999</double>'),
+    'a date out of range': attr_value('expires', b'<dateTime.iso8601>99999999T99:99:99</dateTime.iso8601>'),
+    'the year 0': attr_value('expires', b'<dateTime.iso8601>00000101T00:00:00</dateTime.iso8601>'),
+    'the year 10000 as text': attr_value('expires', b'10000-01-01 00:00:00'),
+    'a date far away': attr_value('expires', b'+99999999999999 years'),
+    'base64 that is none': attr_value('comment', b'<base64>!!!</base64>'),
+    'a bomb of entities': f'<?xml version="1.0"?><!DOCTYPE m [{BOMB}]>'.encode() + attr_value('comment', b'&a9;'),
+    'a bomb in UTF-16': (
+        f'<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE m [{BOMB}]>'
+        + attr_value('comment', b'&a9;').decode()
+    ).encode('utf-16'),
+    'an external entity': b'<!DOCTYPE m [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + attr_value('comment', b'&x;'),
+    'an external DTD': b'<!DOCTYPE m SYSTEM "http://127.0.0.1:1/x.dtd">' + attr(b''),
+    'a parameter entity': b'<!DOCTYPE m [<!ENTITY % x SYSTEM "file:///etc/passwd"> %x;]>' + attr(b''),
+    'an unknown encoding': b'<?xml version="1.0" encoding="EBCDIC-X"?>' + attr(b''),
+    'UTF-7': b'<?xml version="1.0" encoding="UTF-7"?>' + attr(b''),
+}  # fmt: skip
+
+
+def is_our_fault(answer: object) -> bool:
+    return (
+        isinstance(answer, xmlrpc.client.Fault)
+        and answer.faultCode in range(1100, 1500)
+        and len(answer.faultString) < 1000
+        and 'Internal' not in answer.faultString
+    )
+
+
+def test_what_is_not_acceptable_is_a_fault(target: Target) -> None:
+    for name, body in BODIES.items():
+        began = time.monotonic()
+        answer = target.call_body(body)
+        assert time.monotonic() - began < AT_ONCE_S, name
+        assert is_our_fault(answer), (name, answer)
+        target.await_served()
+
+
+def test_a_million_members_in_little_room(target: Target) -> None:
+    member = b'<member><name>a</name><value/></member>'
+    body = attr(member * 1_000_000)
+    assert is_refused(target.say(target.request(body)))
+    packed = gzip.compress(body, 1)
+    assert len(packed) < MB
+    answer = target.say(target.request(packed, 'Content-Encoding: gzip', 'Connection: close'))
+    assert b'<int>1100</int>' in answer
+    assert b'too large' in answer
