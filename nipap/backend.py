@@ -327,7 +327,7 @@ class Backend:
         wanted = options.get('return')
         if wanted not in (None, 'all', 'ids'):
             raise NipapValueError(f'Invalid value {shown(wanted)} for return, must be one of: all, ids')
-        todo = batches.read_operations(operations, {name: None for name in METHODS if name != 'batch'})
+        todo = batches.read_operations(operations, METHODS.keys() - {'batch'})
         return self.db.run(lambda tx: self._batch(tx, actor, todo, ids=wanted == 'ids'))
 
     def _batch(self, tx: Transaction, actor: Actor, todo: list[batches.Operation], *, ids: bool) -> list[Any]:

@@ -6,7 +6,7 @@ what operation n answered, or for the member that the names and numbers after n 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Operation:
         return isinstance(attr, Mapping) and attr.get('prefix') is not None and not _refers(attr)
 
 
-def read_operations(value: object, methods: Mapping[str, Any]) -> list[Operation]:
+def read_operations(value: object, methods: Collection[str]) -> list[Operation]:
     """Check the ``operations`` of a batch.
 
     :raises NipapInputError: naming the operation that makes no sense.
@@ -45,7 +45,7 @@ def read_operations(value: object, methods: Mapping[str, Any]) -> list[Operation
     return [_read(n, item, methods) for n, item in enumerate(value)]
 
 
-def _read(n: int, item: object, methods: Mapping[str, Any]) -> Operation:
+def _read(n: int, item: object, methods: Collection[str]) -> Operation:
     if not isinstance(item, Mapping):
         raise NipapInputError(f'operation {n}: must be a struct of method and args')
     method, args = item.get('method'), item.get('args', {})

@@ -75,34 +75,39 @@ def _tagged_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any
     )
 
 
-def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:
+def _plan(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:
     """The statement that names the prefixes of a page, and whether it is a look-up by key.
 
     The plan is chosen by ourselves: the planner cannot see that what a text matches lies close together, and is wrong
-    by a factor of a hundred either way. What is common is found by a short walk in order; what is not, by its index.
+    by a factor of a hundred either way.
     """
     if condition.ordered:
         return _ordered_sql(condition, page), condition.params, True
-    if page is not None and page.max_result is not None:
-        for steps in WALKS:
-            sql, params = _walk_sql(condition, page, steps)
-            found = rows.run_search(tx, sql, condition, params, by_key=True)
-            if len(found) == page.max_result:
-                return IDS, ([row[0] for row in found],), True
     if condition.tag is not None:
         return *_tagged_sql(condition, page), False
     # With an index on text there is one plan, whatever is looked for.
     return *_index_sql(condition, page), condition.guard is not None
 
 
+def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:
+    """The same, when a page may be short beside what matches: what is common is found by a short walk in order."""
+    if not condition.ordered and page is not None and page.max_result is not None:
+        for steps in WALKS:
+            sql, params = _walk_sql(condition, page, steps)
+            found = rows.run_search(tx, sql, condition, params, by_key=True)
+            if len(found) == page.max_result:
+                return IDS, ([row[0] for row in found],), True
+    return _plan(condition, page)
+
+
 IDS = f'SELECT p.id, p.parent_id, true FROM {FROM} WHERE p.id = ANY (%s) ORDER BY {ORDER}'
 
 
-def find(tx: Transaction, condition: Condition) -> list[dict[str, Any]]:
-    """All prefixes for which a condition holds, as list and add show them."""
+def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
+    """The prefixes for which a condition holds, all or the first ones, as list and add show them."""
     if condition.unique:
         return read_few(tx, condition, as_listed)
-    sql, params, by_key = _page(tx, condition, None)
+    sql, params, by_key = _plan(condition, page)
     return read_page(tx, sql, condition, params, as_listed, by_key=by_key)
 
 
@@ -173,20 +178,13 @@ _NAMED = 'SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::boolean[])'
 
 def find_at_most(tx: Transaction, condition: Condition, most: int) -> list[dict[str, Any]] | None:
     """As `find`; None when there are more."""
-    page = Page(most + 1, 0)
-    if condition.unique:
-        found = read_few(tx, condition, as_listed)
-    elif condition.ordered:
-        found = read_page(tx, _ordered_sql(condition, page), condition, condition.params, as_listed, by_key=True)
-    else:
-        sql, params = _tagged_sql(condition, page) if condition.tag is not None else _index_sql(condition, page)
-        found = read_page(tx, sql, condition, params, as_listed)
+    found = find(tx, condition, Page(most + 1, 0))
     return found if len(found) <= most else None
 
 
 def find_all(tx: Transaction, condition: Condition) -> Iterator[list[dict[str, Any]]]:
     """What `find` returns, some at a time; in a transaction that sees one state of the tree (`Database.snapshot`)."""
-    sql, params, _ = _page(tx, condition, None)
+    sql, params, _ = _plan(condition, None)
     yield from _read_named(tx, sql, params, as_listed)
 
 

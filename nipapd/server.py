@@ -383,15 +383,15 @@ class _Request(HTTPMessageDelegate):
         self._max_body = max_body
         self._received = 0
         # Passed on as they are, without a call in between; mypy knows methods only as written.
-        self.data_received = delegate.data_received  # type: ignore[method-assign]
-        self.finish = delegate.finish  # type: ignore[method-assign]
-        self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
+        self.data_received = delegate.data_received  # type: ignore[method-assign]  # see above
+        self.finish = delegate.finish  # type: ignore[method-assign]  # see above
+        self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         self._begun()
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' in headers:
-            self.data_received = self._count  # type: ignore[method-assign]
+            self.data_received = self._count  # type: ignore[method-assign]  # in place of what was passed on
         elif declared_length(headers) > self._max_body:
             return self._refuse()
         return passed_on
@@ -406,7 +406,7 @@ class _Request(HTTPMessageDelegate):
         """Say that it is too large, and close the connection when the client has gone or had time to read that."""
         log.info('a request of more than %d bytes is refused', self._max_body)
         self._delegate.on_connection_close()  # lets go of what there is of the body
-        self.on_connection_close = lambda: None  # type: ignore[method-assign]
+        self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
         stream = stream_of(self._connection)
         try:
             await asyncio.wait_for(_end_with(stream, too_large(self._max_body)), LINGER_S)

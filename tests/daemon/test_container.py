@@ -35,7 +35,7 @@ class Application:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Application:
         if environ['PATH_INFO'] == '/other':
             start_response('200 OK', [])
-            return [b'other']  # type: ignore[return-value]
+            return [b'other']  # type: ignore[return-value]  # WSGI takes any iterable
         start_response(self.status, list(self.headers))
         return self
 
