@@ -6,6 +6,7 @@ import random
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -456,12 +457,14 @@ class Writer(threading.Thread):
             pass  # refused by the rules of the tree
 
 
-def test_a_database_that_is_being_changed_has_no_problems(populated: Database, dsn: str, actor: Actor) -> None:
+@contextmanager
+def writing(dsn: str, actor: Actor) -> Iterator[None]:
+    """Two writers at work, each of whom must have changed something and not have failed."""
     writers = [Writer(dsn, actor, number) for number in range(2)]
     for writer in writers:
         writer.start()
     try:
-        found = [problem for _ in range(8) for problem in check.problems(populated)]
+        yield
     finally:
         for writer in writers:
             writer.enough.set()
@@ -469,6 +472,11 @@ def test_a_database_that_is_being_changed_has_no_problems(populated: Database, d
             writer.join(PATIENCE_S)
     assert [writer.failure for writer in writers if writer.failure] == []
     assert all(writer.changes for writer in writers)
+
+
+def test_a_database_that_is_being_changed_has_no_problems(populated: Database, dsn: str, actor: Actor) -> None:
+    with writing(dsn, actor):
+        found = [problem for _ in range(8) for problem in check.problems(populated)]
     assert found == []
     assert check.problems(populated) == []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support import facts
-from test_check import BITS_SET, CORRUPTIONS, PATIENCE_S, WRONG_NETWORKS, Writer, changed, populate, without_ids
+from test_check import BITS_SET, CORRUPTIONS, PATIENCE_S, WRONG_NETWORKS, changed, populate, without_ids, writing
 
 from nipap import check, repair
 from nipap.authlib import Actor
@@ -287,23 +287,13 @@ def backend_call(dsn: str, actor: Actor, change: Change) -> None:
 
 
 def test_a_database_that_is_being_changed_is_repaired(populated: Database, dsn: str, actor: Actor) -> None:
-    writers = [Writer(dsn, actor, number) for number in range(2)]
-    for writer in writers:
-        writer.start()
-    try:
+    with writing(dsn, actor):
         for _ in range(8):
             # What no change reads: it is moved by deltas.
             do(populated, 'UPDATE vrf_total SET used_addresses = used_addresses + 1', 'DELETE FROM prefix_words')
             outcome = repair.repair(populated)
             assert (set(outcome.repaired) <= {'totals of VRFs', 'prefix_words'}, outcome.left) == (True, [])
             assert check.problems(populated) == []
-    finally:
-        for writer in writers:
-            writer.enough.set()
-        for writer in writers:
-            writer.join(PATIENCE_S)
-    assert [writer.failure for writer in writers if writer.failure] == []
-    assert all(writer.changes for writer in writers)
     assert check.problems(populated) == []
 
 
