@@ -21,13 +21,12 @@ that a caller did not send are None. What goes wrong is a `nipap.errors.NipapErr
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from nipap import __version__, allocate, attributes, rows, schema, smart_parsing
+from nipap import __version__, allocate, attributes, rows, schema, smart_parsing, waiting
 from nipap import asn as asns
 from nipap import batch as batches
 from nipap import pool as pools
@@ -132,7 +131,7 @@ class Backend:
     def echo(self, actor: Actor, message: object = None, sleep: object = None) -> object:
         """The message, after ``sleep`` seconds; to try out a connection."""
         if sleep is not None:
-            time.sleep(parse_delta(sleep).total_seconds())
+            waiting.sleep(parse_delta(sleep).total_seconds())
         return message
 
     # ------------------------------------------------------------ VRFs

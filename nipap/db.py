@@ -22,7 +22,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
-from nipap import errors
+from nipap import errors, waiting
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
@@ -452,7 +452,7 @@ class Database:
                     raise
                 log.debug('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
                 # Whoever was in the way needs a moment; not the same one for everybody.
-                time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
+                waiting.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
         raise AssertionError('unreachable')
 
     def _curable(self, exc: psycopg2.Error) -> bool:

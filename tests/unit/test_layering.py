@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    'words': ('errors', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
+    'words': ('errors', 'waiting', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
     'storage': ('db', 'audit', 'schema'),
     'objects': (
         'rows',
