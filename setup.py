@@ -36,6 +36,7 @@ setup(
     install_requires=[
         'Flask>=3.1,<4',
         'Flask-XML-RPC-Re>=0.2,<0.3',
+        'greenlet>=3.1,<4',
         'IPy>=1.1,<2',
         'parsedatetime>=2.6,<3',
         'psycopg2-binary>=2.9.9,<3',
@@ -54,6 +55,7 @@ setup(
             'pytest-timeout>=2.3',
             'pytest-xdist>=3.5',
             'ruff>=0.9',
+            'types-greenlet>=3.1',
             'types-psycopg2',
         ],
     },

@@ -14,6 +14,7 @@ import random
 import re
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
@@ -32,9 +33,13 @@ Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 
 ATTEMPTS = 20
 PATIENCE_S = 8.0
+MOST_SESSIONS = 8
 OUTCOME_UNKNOWN = (
     'The connection to the database was lost while the change was being committed: its outcome is unknown.'
 )
+UNAVAILABLE = 'The database cannot be used at the moment. Nothing was changed, the call can be made again.'
+# A host that has vanished from the network is given up, unless the connection string says otherwise.
+PROMPT = 'connect_timeout=3 keepalives_idle=10 keepalives_interval=3 keepalives_count=3 tcp_user_timeout=15000'
 # Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
 # they are made without scans of whole tables wherever there is an index.
 CHANGING = 'SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
@@ -45,6 +50,9 @@ READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minut
 # from being removed that its snapshot might see. What we do between two statements takes moments.
 IDLE_TIMEOUT_S = 60.0
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
+# Until PostgreSQL is back, or another takes its place: shut down, crashed, starting, too many connections, read-only.
+AWAY = ('57P01', '57P02', '57P03', '53300', '25006')
+NO_ROOM = ('53', '58')  # classes: resources (a full disk), errors of the system. To wait does not help
 
 # Errors that our own SQL functions raise carry one of these codes and the text for the client.
 OWN_CODES: dict[str, type[errors.NipapError]] = {
@@ -94,6 +102,23 @@ def translate(exc: psycopg2.Error) -> errors.NipapError | None:
     if code == '54001':
         return errors.NipapValueError('The query is nested too deeply')
     return None
+
+
+def is_away(exc: psycopg2.Error) -> bool:
+    """Whether PostgreSQL did not come to do what was asked, because it is not there or about to go."""
+    if exc.pgcode is None:
+        return isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return exc.pgcode in AWAY
+
+
+def is_without_room(exc: psycopg2.Error) -> bool:
+    """Whether PostgreSQL lacks something of its system, such as space on the disk."""
+    return exc.pgcode is not None and exc.pgcode.startswith(NO_ROOM)
+
+
+def unavailable(exc: psycopg2.Error) -> errors.NipapUnavailableError:
+    """What the client is told, and why."""
+    return errors.NipapUnavailableError(UNAVAILABLE, ' '.join(str(exc).split()))
 
 
 # Every numeric of the schema is a whole number (addresses of IPv6 pass 2^63): read as int, not Decimal.
@@ -196,7 +221,8 @@ class Transaction:
     def copy_in(self, statement: str, rows: Readable) -> None:
         """Run a ``COPY … FROM stdin`` with these rows, in the text format of PostgreSQL."""
         self.flush()
-        self._cursor.copy_expert(statement, rows)
+        with _blocking():
+            self._cursor.copy_expert(statement, rows)
 
     def stream(self, statement: str | Composable, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
         """The rows of a large answer, fetched in chunks; inside a transaction (`Database.run`) only, one at a time."""
@@ -254,73 +280,136 @@ class Inside:
         yield self._tx
 
 
-def _is_gone(connection: psycopg2.extensions.connection) -> bool:
-    """Whether a connection is closed, or has something to say though nothing was asked: that it ends, as a rule.
+def wait_with(wait: Callable[[psycopg2.extensions.connection], None] | None) -> None:
+    """Have every statement of this process wait for PostgreSQL by `wait`, which polls the connection until it is done.
 
-    Better to know now than when a change is on its way.
+    None: by blocking the thread.
     """
-    return bool(connection.closed) or bool(select.select((connection,), (), (), 0)[0])
+    psycopg2.extensions.set_wait_callback(wait)
 
 
 def _composable(statement: str | Composable) -> Composable:
     return SQL(statement) if isinstance(statement, str) else statement
 
 
-class Database:
-    """The connection of one process to PostgreSQL, named by a libpq connection string.
+@contextmanager
+def _blocking() -> Iterator[None]:
+    """Where psycopg2 can wait in its own way only."""
+    wait = psycopg2.extensions.get_wait_callback()
+    psycopg2.extensions.set_wait_callback(None)
+    try:
+        yield
+    finally:
+        psycopg2.extensions.set_wait_callback(wait)
 
+
+class Session:
+    """One connection to PostgreSQL, of the process that opened it."""
+
+    def __init__(self, dsn: str, settings: str) -> None:
+        with _blocking():  # libpq tries one host after the other, each for so long, only when it waits itself
+            self.connection = psycopg2.connect(f'{PROMPT} {dsn}')
+        self.prepared: dict[str, str] = {}
+        self._pid = os.getpid()
+        self.connection.autocommit = True
+        psycopg2.extensions.register_type(_INTEGRAL, self.connection)
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f'{settings}SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()'
+            )
+            self.identity: Row = cursor.fetchone() or ()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened it, not one that it was forked from."""
+        return self._pid == os.getpid()
+
+    def is_gone(self) -> bool:
+        """Whether it is closed, or has something to say though nothing was asked: that it ends, as a rule.
+
+        Better to know now than when a change is on its way.
+        """
+        return bool(self.connection.closed) or bool(select.select((self.connection,), (), (), 0)[0])
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        with suppress(psycopg2.Error):
+            self.connection.close()
+
+
+class Database:
+    """The connections of one process to PostgreSQL, named by a libpq connection string.
+
+    most_sessions: so many are opened when as many calls run at once. One more waits for one of them.
     read_timeout_s: how long a statement of `read` may take.
     idle_timeout_s: how long a transaction may wait for its next statement; then PostgreSQL ends it, and what can be run
     again is.
     """
 
     def __init__(
-        self, dsn: str, *, read_timeout_s: float = READ_TIMEOUT_S, idle_timeout_s: float = IDLE_TIMEOUT_S
+        self,
+        dsn: str,
+        *,
+        most_sessions: int = MOST_SESSIONS,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         self._dsn = dsn
-        self._idle_timeout_ms = int(idle_timeout_s * 1000)
-        self._read_timeout_ms = int(read_timeout_s * 1000)
-        self._connection: psycopg2.extensions.connection | None = None
-        self._pid = 0
-        self._prepared: dict[str, str] = {}
-        self._session: Row = ()
+        self._settings = (
+            "SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on; "
+            # Whatever is prepared is a look-up by key, here and in our SQL functions: planned once, not again
+            # and again because a guess with the values at hand looks cheaper.
+            'SET plan_cache_mode = force_generic_plan; '
+            f'SET statement_timeout = {int(read_timeout_s * 1000):d}; '
+            f'SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000):d}; '
+        )
+        self._idle: list[Session] = []  # the one that was used last is the one to use next
+        self._free = most_sessions  # as many may be taken
+        self._queue: deque[Callable[[], None]] = deque()  # who waits for one
 
     def __repr__(self) -> str:
         return 'Database()'  # the connection string may hold a password
 
     def close(self) -> None:
-        """Close the connection, if open; the next use opens another."""
-        if self._connection is not None and self._pid == os.getpid():
-            with suppress(psycopg2.Error):
-                self._connection.close()
-        self._connection = None
+        """Close the connections that are not in use; the next use opens another."""
+        for session in self._idle:
+            if session.is_ours:
+                session.close()
+        self._idle.clear()
 
-    def connection(self) -> psycopg2.extensions.connection:
-        """The open connection, made now if there is none in this process."""
-        if self._connection is not None and (self._pid != os.getpid() or _is_gone(self._connection)):
-            self.close()
-        if self._connection is None:
-            self._connection = psycopg2.connect(self._dsn)
-            self._prepared = {}
-            self._pid = os.getpid()
-            self._connection.autocommit = True
-            psycopg2.extensions.register_type(_INTEGRAL, self._connection)
-            with self._connection.cursor() as cursor:
-                cursor.execute(
-                    "SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on; "
-                    # Whatever is prepared is a look-up by key, here and in our SQL functions: planned once, not again
-                    # and again because a guess with the values at hand looks cheaper.
-                    'SET plan_cache_mode = force_generic_plan; '
-                    f'SET statement_timeout = {self._read_timeout_ms:d}; '
-                    f'SET idle_in_transaction_session_timeout = {self._idle_timeout_ms:d}; '
-                    'SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()'
-                )
-                self._session = cursor.fetchone() or ()
-        return self._connection
+    def _take(self) -> Session:
+        """A session for the time being, opened now if none is idle; waits for one when all that may be are in use."""
+        while not self._free:
+            waiting.until(self._queue.append)
+        self._free -= 1
+        try:
+            return self._idle_session() or Session(self._dsn, self._settings)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _give_back(self, session: Session) -> None:
+        if not session.connection.closed:
+            self._idle.append(session)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._free += 1
+        if self._queue:
+            self._queue.popleft()()
+
+    def _idle_session(self) -> Session | None:
+        while self._idle:
+            session = self._idle.pop()
+            if session.is_ours:
+                if not session.is_gone():
+                    return session
+                session.close()
+        return None
 
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Run work in one transaction and commit it; all of it or, when it raises, nothing."""
-        return self._attempt(lambda: self._transaction(work))
+        return self._attempt(lambda session: _transaction(session, work))
 
     def run_at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T]) -> T:
         """As `run`, for work that changes by one message: by what runs `ahead` of its last statement.
@@ -335,14 +424,14 @@ class Database:
         """
         # Chosen so that the index in which it is looked for grows at its end.
         change = time.time_ns() // 1000 << 11 | random.getrandbits(11)
-        return self._attempt(lambda: self._at_once(work, answer, change))
+        return self._again(lambda: self._at_once(work, answer, change))
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run work whose statements only read, each on its own: one round trip a statement, none longer than the limit.
 
         :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
         """
-        return self._attempt(lambda: self._statements(work))
+        return self._attempt(lambda session: _statements(session, work))
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
@@ -351,91 +440,37 @@ class Database:
         Each statement has the time that those of `read` have. Unlike these, what was begun is not begun again when the
         connection is lost; one that was lost before is replaced.
         """
-        with self._attempt(self._begin_snapshot) as cursor:
+        session, cursor = self._again(self._begin_snapshot)
+        try:
+            yield Transaction(cursor, session.prepared)
+        finally:
+            with suppress(psycopg2.Error):
+                cursor.execute('ROLLBACK')
+            self._give_back(session)
+
+    def _begin_snapshot(self) -> tuple[Session, psycopg2.extensions.cursor]:
+        session = self._take()
+        try:
+            cursor = session.connection.cursor()
+            cursor.execute('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
+        except BaseException:
+            self._give_back(session)
+            raise
+        return session, cursor
+
+    def _attempt(self, once: Callable[[Session], T]) -> T:
+        """Run once on a session, again as `_again` does."""
+
+        def with_session() -> T:
+            session = self._take()
             try:
-                yield Transaction(cursor, self._prepared)
+                return once(session)
             finally:
-                with suppress(psycopg2.Error):
-                    cursor.execute('ROLLBACK')
+                self._give_back(session)
 
-    def _begin_snapshot(self) -> psycopg2.extensions.cursor:
-        cursor = self.connection().cursor()
-        cursor.execute('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
-        return cursor
+        return self._again(with_session)
 
-    def _transaction(self, work: Callable[[Transaction], T]) -> T:
-        connection = self.connection()
-        with connection.cursor() as cursor:
-            tx = Transaction(cursor, self._prepared)
-            tx.ahead(f'BEGIN; {CHANGING}')
-            try:
-                result = work(tx)
-                tx.flush()
-            except BaseException:
-                if connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
-                    with suppress(psycopg2.Error):
-                        cursor.execute('ROLLBACK')
-                raise
-            self._commit(cursor)
-            return result
-
-    def _at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T], change: int) -> T:
-        with self.connection().cursor() as cursor:
-            tx = OneMessage(cursor, self._prepared, change)
-            try:
-                result = work(tx)
-                tx.flush()
-                return result
-            except psycopg2.Error as exc:
-                if not tx.sent or not self._is_lost(exc):
-                    raise
-                changed = self._changed(change, exc)
-                if changed is None:
-                    self.close()  # lost, as far as running it again goes
-                    raise
-        return self.read(lambda tx: answer(tx, changed))
-
-    def _changed(self, change: int, lost: psycopg2.Error) -> int | None:
-        """The id of the object that a change has changed whose answer never came; None when it was not committed."""
-        former = self._session
-        self.close()
-
-        def look(tx: Transaction) -> int | None:
-            # As long as its session is there it may still be committed.
-            session = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
-            tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {session}', former)
-            if tx.value(f'SELECT 1 {session}', former):
-                raise errors.NipapError(OUTCOME_UNKNOWN)
-            found: int | None = tx.value('SELECT object_id FROM audit_log WHERE change = %s LIMIT 1', (change,))
-            return found
-
-        try:
-            return self.read(look)
-        except psycopg2.Error:
-            raise errors.NipapError(OUTCOME_UNKNOWN) from lost
-
-    def _is_lost(self, exc: psycopg2.Error) -> bool:
-        """Whether the connection ended before the answer; PostgreSQL may have said that it ends it (57P01, 57P02)."""
-        ended = exc.pgcode is None or exc.pgcode.startswith('57P')
-        return ended and self._connection is not None and bool(self._connection.closed)
-
-    def _commit(self, cursor: psycopg2.extensions.cursor) -> None:
-        try:
-            cursor.execute('COMMIT')
-        except psycopg2.Error as exc:
-            if not self._is_lost(exc):
-                raise
-            self.close()
-            raise errors.NipapError(OUTCOME_UNKNOWN) from exc
-        if cursor.statusmessage != 'COMMIT':
-            # PostgreSQL rolls back, without an error, what a failed statement has spoilt.
-            raise RuntimeError(f'the transaction ended in {cursor.statusmessage}')
-
-    def _statements(self, work: Callable[[Transaction], T]) -> T:
-        with self.connection().cursor() as cursor:
-            return work(Transaction(cursor, self._prepared))
-
-    def _attempt(self, once: Callable[[], T]) -> T:
+    def _again(self, once: Callable[[], T]) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""
         began = time.monotonic()
         for attempt in itertools.count(1):
@@ -445,22 +480,109 @@ class Database:
                 error = translate(exc)
                 if error is not None:
                     raise error from exc
-                if not self._curable(exc):
-                    raise
                 # In somebody's way it is tried often, without PostgreSQL for the time in which it starts again.
-                if attempt >= ATTEMPTS and (exc.pgcode in RETRY or time.monotonic() - began > PATIENCE_S):
+                if exc.pgcode in RETRY:
+                    if attempt >= ATTEMPTS:
+                        raise
+                elif is_away(exc):
+                    self.close()  # of a server that has become read-only no session helps
+                    if time.monotonic() - began > PATIENCE_S:
+                        raise unavailable(exc) from exc
+                elif is_without_room(exc):
+                    raise unavailable(exc) from exc
+                else:
                     raise
                 log.debug('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
                 # Whoever was in the way needs a moment; not the same one for everybody.
                 waiting.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
         raise AssertionError('unreachable')
 
-    def _curable(self, exc: psycopg2.Error) -> bool:
-        if exc.pgcode in RETRY:
-            return True
-        if self._connection is None:  # it could not be opened: the server may be starting
-            return True
-        if self._connection.closed:
-            self.close()
-            return True
-        return False
+    def _at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T], change: int) -> T:
+        session = self._take()
+        try:
+            return _message(session, work, change)
+        except _AnswerLostError as lost:
+            exc = lost.error
+        finally:
+            self._give_back(session)
+        changed = self._changed(session, change, exc)
+        if changed is None:
+            raise exc  # lost, as far as running it again goes
+        return self.read(lambda tx: answer(tx, changed))
+
+    def _changed(self, former: Session, change: int, lost: psycopg2.Error) -> int | None:
+        """The id of the object that a change has changed whose answer never came; None when it was not committed."""
+
+        def look(tx: Transaction) -> int | None:
+            # As long as its session is there it may still be committed.
+            session = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
+            tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {session}', former.identity)
+            if tx.value(f'SELECT 1 {session}', former.identity):
+                raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN)
+            found: int | None = tx.value('SELECT object_id FROM audit_log WHERE change = %s LIMIT 1', (change,))
+            return found
+
+        try:
+            return self.read(look)
+        except (psycopg2.Error, errors.NipapUnavailableError):
+            raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
+
+
+class _AnswerLostError(Exception):
+    """The connection ended behind a change and before its answer."""
+
+    def __init__(self, error: psycopg2.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _transaction(session: Session, work: Callable[[Transaction], T]) -> T:
+    with session.connection.cursor() as cursor:
+        tx = Transaction(cursor, session.prepared)
+        tx.ahead(f'BEGIN; {CHANGING}')
+        try:
+            result = work(tx)
+            tx.flush()
+        except BaseException:
+            if session.connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+                with suppress(psycopg2.Error):
+                    cursor.execute('ROLLBACK')
+            raise
+        _commit(session, cursor)
+        return result
+
+
+def _commit(session: Session, cursor: psycopg2.extensions.cursor) -> None:
+    try:
+        cursor.execute('COMMIT')
+    except psycopg2.Error as exc:
+        if not _is_lost(session, exc):
+            raise
+        raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from exc
+    if cursor.statusmessage != 'COMMIT':
+        # PostgreSQL rolls back, without an error, what a failed statement has spoilt.
+        raise RuntimeError(f'the transaction ended in {cursor.statusmessage}')
+
+
+def _message(session: Session, work: Callable[[Transaction], T], change: int) -> T:
+    with session.connection.cursor() as cursor:
+        tx = OneMessage(cursor, session.prepared, change)
+        try:
+            result = work(tx)
+            tx.flush()
+        except psycopg2.Error as exc:
+            if tx.sent and _is_lost(session, exc):
+                raise _AnswerLostError(exc) from exc
+            raise
+        return result
+
+
+def _statements(session: Session, work: Callable[[Transaction], T]) -> T:
+    with session.connection.cursor() as cursor:
+        return work(Transaction(cursor, session.prepared))
+
+
+def _is_lost(session: Session, exc: psycopg2.Error) -> bool:
+    """Whether the connection ended before the answer; PostgreSQL may have said that it ends it (57P01, 57P02)."""
+    ended = exc.pgcode is None or exc.pgcode.startswith('57P')
+    return ended and bool(session.connection.closed)

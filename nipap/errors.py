@@ -14,6 +14,22 @@ class NipapError(Exception):
     position: int | None = None  # of many things asked for at once, which one this is about
 
 
+class NipapUnavailableError(NipapError):
+    """The database is away, or full; nothing was changed, and the call can be made again."""
+
+    code = 1010
+
+    def __init__(self, text: str, why: str = '') -> None:
+        super().__init__(text)
+        self.why = why  # for the operator, not for clients
+
+
+class NipapOutcomeUnknownError(NipapError):
+    """The database went away while a change was being committed: perhaps it was."""
+
+    code = 1020
+
+
 class NipapInputError(NipapError):
     """The arguments have the wrong shape."""
 

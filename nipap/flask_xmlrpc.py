@@ -20,9 +20,10 @@ from flask.globals import request_ctx
 from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from nipap import waiting
 from nipap.authlib import Authenticator, Credentials, make_actor
 from nipap.backend import METHODS, Backend
-from nipap.errors import NipapError, NipapInputError
+from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
 from nipap.http_auth import auth_options, credentials_from_request
 from nipap.spool import GZIP, GZIP_LEVEL, Spool
 from nipap.wire import decode_request, encode_fault, response_parts
@@ -31,6 +32,7 @@ PATHS = ('/XMLRPC', '/RPC2')
 MAX_BODY = 10 * 2**20
 
 _WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
+_WORTH_A_TURN = 2**16  # a few milliseconds of encoding
 _WORTH_SPOOLING = 4 * 2**20  # plain answers below are not compressed only to be kept
 
 _log = logging.getLogger(__name__)
@@ -101,9 +103,11 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             credentials = credentials_from_request(request, self._authenticator)
             record.user = credentials.username
             method, parameters = decode_request(_read_body(request, self._max_body))
-            return _kept(response_parts(self._call(credentials, method, parameters, record)))
+            return _kept(_giving_way(response_parts(self._call(credentials, method, parameters, record))))
         except NipapError as exc:
             record.fault = exc.code
+            if isinstance(exc, NipapUnavailableError):
+                _log.error('the database cannot be used: %s', exc.why)
             return [encode_fault(exc.code, str(exc))]
         except Exception:
             record.fault = NipapError.code
@@ -216,6 +220,14 @@ def _kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
         if size > _WORTH_SPOOLING:
             return Spool(chain(kept, parts))
     return kept
+
+
+def _giving_way(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, and after what took a while to make it is somebody else's turn."""
+    for part in parts:
+        yield part
+        if len(part) > _WORTH_A_TURN:
+            waiting.give_way()
 
 
 def _respond(request: Request, answer: list[bytes] | Spool) -> Response:

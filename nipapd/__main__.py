@@ -39,7 +39,7 @@ from tornado.netutil import bind_sockets
 from nipap import __version__, schema
 from nipap.authlib import LocalUsers
 from nipap.db import Database
-from nipap.errors import NipapError
+from nipap.errors import NipapError, NipapUnavailableError
 from nipap.local_users import LocalUser, UserFileError
 from nipapd import logs
 from nipapd.config import Config, ConfigError, DaemonSettings, load
@@ -114,8 +114,18 @@ def run(config: Config, launch: Launch) -> int:
         if identity and not postgres:
             identity.assume()
         shares = Shares(handlers(settings))
-        limits = settings.max_body, settings.request_timeout, settings.drain_timeout
-        service = Service(dsn, config.auth, listeners, shares, *limits)
+        service = Service(
+            dsn,
+            config.auth,
+            listeners,
+            shares,
+            max_body=settings.max_body,
+            request_timeout_s=settings.request_timeout,
+            drain_timeout_s=settings.drain_timeout,
+            most_running=settings.most_running,
+            most_waiting=settings.most_waiting,
+            db_connections=settings.db_connections,
+        )
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         return serve(service, settings, launch, postgres, identity if postgres else None)
 
@@ -419,6 +429,8 @@ def database(dsn: str) -> Iterator[Database]:
         yield db
     except (StartError, UserFileError):
         raise
+    except NipapUnavailableError as error:
+        raise StartError(f'the database cannot be used: {error.why}') from error
     except NipapError as error:
         raise StartError(str(error)) from error
     except Exception as error:

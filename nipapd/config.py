@@ -118,6 +118,10 @@ def _sslmode(text: str) -> str:
     return text
 
 
+def _count(text: str) -> int:
+    return _integer(text, 1, 100_000, 'a number')
+
+
 def _account(text: str) -> str:
     return _known(text, pwd.getpwnam, pwd.getpwuid, 'user')
 
@@ -173,12 +177,15 @@ class DaemonSettings:
     max_body: int = _key(10 * 2**20, _size)
     request_timeout: float = _key(30.0, _some_seconds)
     drain_timeout: float = _key(30.0, _seconds)
+    most_running: int = _key(64, _count)
+    most_waiting: int = _key(512, _count)
     db_host: str | None = _key(None)
     db_port: str | None = _key(None, _ports)
     db_name: str | None = _key(None)
     db_user: str | None = _key(None)
     db_pass: str | None = _key(None, secret=True)
     db_sslmode: str | None = _key(None, _sslmode)
+    db_connections: int = _key(8, _count)
     postgres_bindir: str | None = _key(None, _path)
     postgres_user: str | None = _key(None, _account)
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tornado.platform.asyncio  # noqa: F401  (Tornado imports it late, when our account may not be able to read it)
-from tornado.concurrent import dummy_executor
+from greenlet import GreenletExit
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
@@ -27,6 +27,8 @@ from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
+from nipapd.fibers import Fibers
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 ERROR_PAUSE_S = 0.1
 COURTESY_S = 0.002
 AT_ONCE = 2**20  # what an answer may be to be written in one piece
+RETRY_AFTER_S = 1
 STALLED_S = 300  # after which a client that takes nothing of its answer is taken for gone
 WITHOUT_BODY = frozenset({204, 304})
 MAX_BODY = 10 * 2**20
@@ -235,35 +238,32 @@ class Server(HTTPServer):
 
 
 class Container(WSGIContainer):
-    """Runs a WSGI application on the event loop, one request at a time; the client gets an answer, or sees it broken.
+    """Runs a WSGI application, each request in a fiber; the client gets an answer, or sees it broken.
 
-    A short answer is written at once. Of a long one the next part is asked for when the client has taken the last; the
-    loop goes on with other requests meanwhile.
+    A short answer is written at once. Of a long one the next part is asked for when the client has taken the last.
     """
 
-    def __init__(self, application: WSGIApplication) -> None:
-        # Named because Tornado 7 changes the default to a thread pool.
-        super().__init__(application, executor=dummy_executor)
-        self._running: set[asyncio.Task[None]] = set()
+    def __init__(self, application: WSGIApplication, fibers: Fibers | None = None) -> None:
+        super().__init__(application)
+        self._fibers = fibers or Fibers()
 
     def __call__(self, request: HTTPServerRequest) -> None:
-        task = asyncio.get_running_loop().create_task(self.handle_request(request))
-        self._running.add(task)  # the loop itself would let it go
-        task.add_done_callback(self._running.discard)
-
-    async def handle_request(self, request: HTTPServerRequest) -> None:
         if request.connection is None:
             return
-        answer = _Answer(request, request.connection)
+        answer = _Answer(request, request.connection, self._fibers)
+        if not self._fibers.start(lambda: self._serve(request, answer)):
+            log.warning('too many requests wait, one is refused')
+            answer.refuse()
+
+    def _serve(self, request: HTTPServerRequest, answer: _Answer) -> None:
         try:
             answer.begin(self.wsgi_application, self.environ(request))
             if answer.rest is not None:
-                await answer.send_rest()
+                answer.send_rest()
         except StreamClosedError:
             log.debug('a client has left before its answer was complete')
-        except asyncio.CancelledError:  # the handler ends
+        except GreenletExit:  # the handler ends
             answer.fail()
-            raise
         except Exception:
             log.exception('a request failed')
             answer.fail()
@@ -277,7 +277,8 @@ class Container(WSGIContainer):
 class _Answer:
     """One answer on its way from a WSGI application to a client."""
 
-    def __init__(self, request: HTTPServerRequest, connection: HTTPConnection) -> None:
+    def __init__(self, request: HTTPServerRequest, connection: HTTPConnection, fibers: Fibers) -> None:
+        self._fibers = fibers
         self.rest: Iterator[bytes] | None = None  # parts that have not been asked for yet; None: everything is written
         self._request = request
         self._connection = connection
@@ -332,28 +333,35 @@ class _Answer:
         if self.rest is None:
             self._connection.finish()
 
-    async def send_rest(self) -> None:
+    def send_rest(self) -> None:
         """Write what is left, each part when the client has taken the last.
 
         :raises StreamClosedError: the client has left, or taken nothing for a long time.
         """
         for part in self.rest or ():
-            await self._flushed()
-            await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
+            self._await_flushed()
+            self._fibers.give_way()  # a client that is as fast as we are is not the only one
             if part:
                 self._written = self._connection.write(part)
-        await self._flushed()
+        self._await_flushed()
         self._connection.finish()
         if self._ends_with_connection:
             stream_of(self._connection).close()
 
-    async def _flushed(self) -> None:
+    def _await_flushed(self) -> None:
+        limited = asyncio.wait_for(self._written, STALLED_S)
         try:
-            await asyncio.wait_for(self._written, STALLED_S)
+            self._fibers.result_of(asyncio.get_running_loop().create_task(limited))
         except TimeoutError:
             log.warning('a client has taken nothing of its answer for %d s', STALLED_S)
             abort(self._connection)
             raise StreamClosedError from None
+
+    def refuse(self) -> None:
+        """Answer that there is too much to do."""
+        headers = HTTPHeaders({'Content-Length': '0', 'Retry-After': str(RETRY_AFTER_S)})
+        self._connection.write_headers(ResponseStartLine('HTTP/1.1', 503, 'Service Unavailable'), headers)
+        self._connection.finish()
 
     def fail(self) -> None:
         """Answer that it failed or, when the answer has begun, break it off so that nobody takes it for complete."""

@@ -1,7 +1,7 @@
 """One request handler: what a process does between the fork and its end.
 
 The handler opens its own database connections, builds the application and answers on listening sockets that it
-shares with its siblings. Requests run on the event loop, one at a time: no executor, no thread.
+shares with its siblings. Requests take turns on the event loop, each in a fiber: no thread.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from nipap import db, waiting
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.db import MOST_SESSIONS, Database
 from nipap.flask_xmlrpc import create_app
+from nipapd.fibers import MOST_RUNNING, MOST_WAITING, Fibers
 from nipapd.prefork import EXIT_CUT_OFF
 from nipapd.server import Container, Server, Shares
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ class Service:
     max_body: int
     request_timeout_s: float
     drain_timeout_s: float
+    most_running: int = MOST_RUNNING
+    most_waiting: int = MOST_WAITING
+    db_connections: int = MOST_SESSIONS
 
     def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -77,12 +82,15 @@ class Service:
         limit: Callable[[], SignalHandler],
         watch: Callable[[], None] | None,
     ) -> int:
-        database, authenticator = Database(self.dsn), Authenticator(self.auth)
+        database, authenticator = Database(self.dsn, most_sessions=self.db_connections), Authenticator(self.auth)
+        fibers = Fibers(most_running=self.most_running, most_waiting=self.most_waiting)
+        waiting.use(fibers)
+        db.wait_with(fibers.wait_for_postgresql)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST)
             application = create_app(backend, authenticator, max_body=self.max_body)
-            server = self._server(application, slot)
-            return asyncio.run(self._main(server, ready, numbers, limit(), watch))
+            server = self._server(Container(application, fibers), slot)
+            return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch))
         finally:
             authenticator.close()
             database.close()
@@ -90,6 +98,7 @@ class Service:
     async def _main(
         self,
         server: Server,
+        fibers: Fibers,
         ready: Callable[[], None],
         numbers: Sequence[signal.Signals],
         limit: SignalHandler,
@@ -105,14 +114,17 @@ class Service:
         server.listen_on(self.listeners.plain)
         server.listen_on(self.listeners.tls, self.listeners.tls_context)
         ready()
-        await stop.wait()
-        if watching:
-            watching.cancel()
-        return await self._finish(server)
+        try:
+            await stop.wait()
+            if watching:
+                watching.cancel()
+            return await self._finish(server)
+        finally:
+            fibers.end()
 
-    def _server(self, application: WSGIApplication, slot: int) -> Server:
+    def _server(self, container: Container, slot: int) -> Server:
         return Server(
-            Container(application),
+            container,
             max_body=self.max_body,
             request_timeout_s=self.request_timeout_s,
             idle_connection_timeout=IDLE_TIMEOUT_S,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from daemon_process import Daemon
 
 if TYPE_CHECKING:
+    import psycopg2.extensions
+
     from nipap.db import Database
 
 DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}
@@ -43,13 +45,18 @@ SET auto_explain.log_format = json; SET auto_explain.log_level = notice"""
 MOST_NOTICES = 50  # psycopg2 keeps no more
 
 
+def connection_of(db: Database) -> psycopg2.extensions.connection:
+    """The connection that the next call uses."""
+    return db.read(lambda tx: tx._cursor.connection)
+
+
 @contextlib.contextmanager
 def explained(db: Database) -> Iterator[list[Plan]]:
     """What PostgreSQL does for whatever runs meanwhile: the nodes of its plans, filled in at the end.
 
     The statements are those that are sent, and the plans those that are run, prepared ones among them.
     """
-    connection = db.connection()
+    connection = connection_of(db)
     nodes: list[Plan] = []
     with connection.cursor() as cursor:
         cursor.execute(EXPLAIN)

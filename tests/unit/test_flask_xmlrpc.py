@@ -30,6 +30,8 @@ MAX_BODY = 200_000
 # A number for ever for each error that a client can see.
 CODES = {
     'NipapError': 1000,
+    'NipapUnavailableError': 1010,
+    'NipapOutcomeUnknownError': 1020,
     'NipapInputError': 1100,
     'NipapMissingInputError': 1110,
     'NipapExtraneousInputError': 1120,

@@ -42,6 +42,7 @@ DAEMON = (
     'config',
     'embedded',
     'prefork',
+    'fibers',
     'server',
     'worker',
     '__main__',

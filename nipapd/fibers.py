@@ -1,0 +1,163 @@
+"""Fibers: requests that take turns in one thread, on the event loop.
+
+A request runs in a greenlet, as plain code that calls and returns. Where it has to wait, for PostgreSQL, for time to
+pass or for its client, it goes aside and the loop goes on with others; so a slow search holds up nobody. What
+PostgreSQL answers within a moment, and that is nearly everything, is waited for on the spot: going aside costs more
+than the moment does.
+
+Code between two waits is never interrupted, so nothing needs a lock that is looked at or changed there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from nipap.waiting import Blocking
+
+T = TypeVar('T')
+Work = Callable[[], None]
+
+MOST_RUNNING = 64
+MOST_WAITING = 512
+MOMENT_MS = 2
+ASIDE_THREADS = 2
+
+READY, READABLE = 0, 1  # numbers of psycopg2: done, or the socket has to become readable; else writable
+
+
+class Asked(Protocol):
+    """A connection that has been asked something, as psycopg2 has them."""
+
+    def poll(self) -> int:
+        """Go on as far as it goes; READY, or what is missing."""
+
+    def fileno(self) -> int:
+        """Its socket."""
+
+
+class Fibers:
+    """The requests of one handler; also how they wait (`nipap.waiting.Waiter`).
+
+    `most_running` may have begun at once, as many as `most_waiting` more wait for their turn in the order in which they
+    came.
+    """
+
+    def __init__(self, *, most_running: int = MOST_RUNNING, most_waiting: int = MOST_WAITING) -> None:
+        self._free = most_running
+        self._most_waiting = most_waiting
+        self._queue: deque[Work] = deque()
+        self._running: set[greenlet] = set()
+        self._blocking = Blocking()
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def running(self) -> int:
+        """How many have begun and not ended."""
+        return len(self._running)
+
+    def start(self, work: Work) -> bool:
+        """Run work in a fiber, now or when it is its turn; False when too many wait already."""
+        if self._free:
+            self._free -= 1
+            self._run(work)
+        elif len(self._queue) < self._most_waiting:
+            self._queue.append(work)
+        else:
+            return False
+        return True
+
+    def _run(self, work: Work) -> None:
+        fiber = greenlet(self._fiber)
+        self._running.add(fiber)
+        fiber.switch(work)
+
+    def _fiber(self, work: Work) -> None:
+        try:
+            work()
+        finally:
+            self._running.discard(getcurrent())
+            if self._queue:
+                asyncio.get_running_loop().call_soon(self._run, self._queue.popleft())
+            else:
+                self._free += 1
+
+    def end(self) -> None:
+        """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""
+        self._queue.clear()
+        for fiber in list(self._running):
+            fiber.throw(GreenletExit)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # waiting
+
+    def until(self, register: Callable[[Callable[[], None]], None]) -> None:
+        fiber = getcurrent()
+        if fiber.parent is None:
+            self._blocking.until(register)
+            return
+        loop = asyncio.get_running_loop()
+        register(lambda: _go_on(loop, fiber))
+        fiber.parent.switch()
+
+    def sleep(self, seconds: float) -> None:
+        if getcurrent().parent is None:
+            self._blocking.sleep(seconds)
+        else:
+            loop = asyncio.get_running_loop()
+            self.until(lambda go_on: _later(loop, seconds, go_on))
+
+    def give_way(self) -> None:
+        if getcurrent().parent is not None:
+            self.until(lambda go_on: go_on())
+
+    def aside(self, work: Callable[[], T]) -> T:
+        if getcurrent().parent is None:
+            return work()
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix='aside')
+        return self.result_of(asyncio.get_running_loop().run_in_executor(self._threads, work))
+
+    def result_of(self, future: asyncio.Future[T]) -> T:
+        """What a future of the loop holds once it is done."""
+        if not future.done():
+            self.until(lambda go_on: future.add_done_callback(lambda _: go_on()))
+        return future.result()
+
+    def wait_for_postgresql(self, connection: Asked) -> None:
+        """Wait until a statement has been answered, as `psycopg2.extensions.set_wait_callback` wants it."""
+        fiber = getcurrent()
+        patience_ms = MOMENT_MS if fiber.parent is not None else None
+        while (state := connection.poll()) != READY:
+            poll = select.poll()
+            poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
+            if not poll.poll(patience_ms):
+                self._wait_on_loop(connection.fileno(), state)
+
+    def _wait_on_loop(self, descriptor: int, state: int) -> None:
+        loop = asyncio.get_running_loop()
+        add, remove = (
+            (loop.add_reader, loop.remove_reader) if state == READABLE else (loop.add_writer, loop.remove_writer)
+        )
+        fiber = getcurrent()
+        assert fiber.parent is not None
+        add(descriptor, fiber.switch)
+        try:
+            fiber.parent.switch()
+        finally:
+            remove(descriptor)
+
+
+def _go_on(loop: asyncio.AbstractEventLoop, fiber: greenlet) -> None:
+    loop.call_soon(fiber.switch)
+
+
+def _later(loop: asyncio.AbstractEventLoop, seconds: float, go_on: Callable[[], None]) -> None:
+    loop.call_later(seconds, go_on)
