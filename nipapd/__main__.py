@@ -41,6 +41,7 @@ from nipap.authlib import LocalUsers
 from nipap.db import Database
 from nipap.errors import NipapError
 from nipap.local_users import LocalUser, UserFileError
+from nipap.login_limits import LoginCounts
 from nipapd import logs
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -115,7 +116,7 @@ def run(config: Config, launch: Launch) -> int:
             identity.assume()
         shares = Shares(handlers(settings))
         limits = settings.max_body, settings.request_timeout, settings.drain_timeout
-        service = Service(dsn, config.auth, listeners, shares, *limits)
+        service = Service(dsn, config.auth, listeners, shares, *limits, LoginCounts(shared=True))
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         return serve(service, settings, launch, postgres, identity if postgres else None)
 

@@ -20,9 +20,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from nipap.authlib import BACKEND_TYPES, AuthSettings, BackendSettings, check_backend
+from nipap.authlib import (
+    BACKEND_TYPES,
+    FAILED_LOGINS,
+    FAILED_LOGINS_WINDOW_S,
+    AuthSettings,
+    BackendSettings,
+    check_backend,
+)
+
+T = TypeVar('T')
 
 DEFAULT_FILE = Path('/etc/nipap/nipap.conf')
 ROOT_DATA_DIR = Path('/var/lib/nipap')
@@ -69,6 +78,10 @@ def _forks(text: str) -> int:
 
 def _timeout(text: str) -> int:
     return _integer(text, 0, 10**9, 'a number of seconds')
+
+
+def _failures(text: str) -> int:
+    return _integer(text, 0, 10**6, 'a number of failed logins; 0: no limit')
 
 
 def _size(text: str) -> int:
@@ -184,7 +197,7 @@ class DaemonSettings:
 
 
 _KEYS = {key.name: key for key in dataclasses.fields(DaemonSettings)}
-_AUTH_KEYS = ('default_backend', 'auth_cache_timeout')
+_AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window')
 _BACKEND_KEYS = {
     'SqliteAuth': ('type', 'db_path'),
     'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer'),
@@ -493,8 +506,7 @@ def _no_password() -> str:
 
 def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
     """[auth] and its backends; the default backend 'local' needs no section."""
-    default, timeout = (file.text('auth', key) for key in _AUTH_KEYS)
-    default = default or LOCAL_BACKEND
+    default = file.text('auth', 'default_backend') or LOCAL_BACKEND
     backends = {
         name: _backend(file, section, name, data_dir)
         for section in file.sections()
@@ -505,10 +517,21 @@ def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
     if default not in backends:
         problem = f'there is no section [{BACKEND_PREFIX}{_on_one_line(default)}]'
         raise file.error('auth', 'default_backend', problem)
+    return AuthSettings(
+        default,
+        _read_auth_key(file, 'auth_cache_timeout', _timeout, 3600),
+        MappingProxyType(backends),
+        _read_auth_key(file, 'failed_logins', _failures, FAILED_LOGINS),
+        _read_auth_key(file, 'failed_logins_window', _some_seconds, FAILED_LOGINS_WINDOW_S),
+    )
+
+
+def _read_auth_key(file: _File, name: str, read: Callable[[str], T], default: T) -> T:
+    text = file.text('auth', name)
     try:
-        return AuthSettings(default, _timeout(timeout or '3600'), MappingProxyType(backends))
+        return read(text) if text else default
     except ValueError as exc:
-        raise file.error('auth', 'auth_cache_timeout', str(exc)) from exc
+        raise file.error('auth', name, str(exc)) from exc
 
 
 def _backend(file: _File, section: str, name: str, data_dir: Path) -> BackendSettings:

@@ -20,6 +20,7 @@ from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
+from nipap.login_limits import LoginCounts
 from nipapd.prefork import EXIT_CUT_OFF
 from nipapd.server import Container, Server, Shares
 
@@ -56,6 +57,7 @@ class Service:
     max_body: int
     request_timeout_s: float
     drain_timeout_s: float
+    login_counts: LoginCounts | None = field(default=None, repr=False)  # of all handlers together
 
     def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -77,7 +79,7 @@ class Service:
         limit: Callable[[], SignalHandler],
         watch: Callable[[], None] | None,
     ) -> int:
-        database, authenticator = Database(self.dsn), Authenticator(self.auth)
+        database, authenticator = Database(self.dsn), Authenticator(self.auth, self.login_counts)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST)
             application = create_app(backend, authenticator, max_body=self.max_body)
