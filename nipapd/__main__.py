@@ -42,7 +42,7 @@ from nipap.db import Database
 from nipap.errors import NipapError
 from nipap.local_users import LocalUser, UserFileError
 from nipap.login_limits import LoginCounts
-from nipapd import logs
+from nipapd import logs, tls
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
@@ -116,7 +116,8 @@ def run(config: Config, launch: Launch) -> int:
             identity.assume()
         shares = Shares(handlers(settings))
         limits = settings.max_body, settings.request_timeout, settings.drain_timeout
-        service = Service(dsn, config.auth, listeners, shares, *limits, LoginCounts(shared=True))
+        counts = LoginCounts(shared=True)
+        service = Service(dsn, config.auth, listeners, shares, *limits, login_counts=counts, hsts=settings.ssl_hsts)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         return serve(service, settings, launch, postgres, identity if postgres else None)
 
@@ -222,13 +223,12 @@ def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:
     """The certificate and its key, read while this process still may; None when only HTTP is served."""
     if settings.ssl_port is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    files = str(settings.ssl_cert_file), settings.ssl_key_file, settings.ssl_client_ca_file
     try:
-        context.load_cert_chain(str(settings.ssl_cert_file), settings.ssl_key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(f'cannot use the certificate {settings.ssl_cert_file}: {error.strerror}') from error
-    return context
+        return tls.server_context(*files, settings.ssl_verify_client)
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise StartError(f'cannot use the certificate {settings.ssl_cert_file}: {problem}') from error
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from nipap.authlib import (
     BackendSettings,
     check_backend,
 )
+from nipapd import tls
 
 T = TypeVar('T')
 
@@ -131,6 +132,12 @@ def _sslmode(text: str) -> str:
     return text
 
 
+def _verify_client(text: str) -> str:
+    if text not in tls.VERIFY_CLIENT:
+        raise ValueError(f'not one of {", ".join(tls.VERIFY_CLIENT)}')
+    return text
+
+
 def _account(text: str) -> str:
     return _known(text, pwd.getpwnam, pwd.getpwuid, 'user')
 
@@ -178,6 +185,9 @@ class DaemonSettings:
     ssl_port: int | None = _key(None, _port)
     ssl_cert_file: str | None = _key(None, _path)
     ssl_key_file: str | None = _key(None, _path)
+    ssl_client_ca_file: str | None = _key(None, _path)
+    ssl_verify_client: str = _key('off', _verify_client)
+    ssl_hsts: bool = _key(True, _boolean)
     foreground: bool = _key(True, _boolean)
     debug: bool = _key(False, _boolean)
     forks: int = _key(0, _forks)
@@ -491,17 +501,28 @@ def _check_certificate(file: _File, daemon: DaemonSettings) -> None:
         except OSError as exc:
             raise file.error('nipapd', name, str(exc.strerror)) from exc
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            str(daemon.ssl_cert_file), daemon.ssl_key_file, password=_no_password
-        )
-    except (ssl.SSLError, ValueError, OSError) as exc:
+        tls.server_context(str(daemon.ssl_cert_file), daemon.ssl_key_file)
+    except (ValueError, OSError) as exc:
         problem = f'no certificate with its key ({daemon.ssl_key_file}) in PEM format, without password'
         raise file.error('nipapd', 'ssl_cert_file', problem) from exc
+    _check_client_ca(file, daemon)
 
 
-def _no_password() -> str:
-    # Otherwise OpenSSL asks at the terminal.
-    raise ValueError('the key has a password')
+def _check_client_ca(file: _File, daemon: DaemonSettings) -> None:
+    """Certificates of clients can be verified, when they are to be."""
+    ca_file = daemon.ssl_client_ca_file
+    if daemon.ssl_verify_client == 'off':
+        if ca_file is not None:
+            file.warn('nipapd', 'ssl_client_ca_file', 'is not used, because ssl_verify_client is off')
+        return
+    if ca_file is None:
+        raise file.error('nipapd', 'ssl_verify_client', 'needs ssl_client_ca_file')
+    try:
+        tls.server_context(str(daemon.ssl_cert_file), daemon.ssl_key_file, ca_file, daemon.ssl_verify_client)
+    except ssl.SSLError as exc:
+        raise file.error('nipapd', 'ssl_client_ca_file', 'no certificates in PEM format') from exc
+    except OSError as exc:
+        raise file.error('nipapd', 'ssl_client_ca_file', str(exc.strerror)) from exc
 
 
 def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:

@@ -23,6 +23,7 @@ from nipap.flask_xmlrpc import create_app
 from nipap.login_limits import LoginCounts
 from nipapd.prefork import EXIT_CUT_OFF
 from nipapd.server import Container, Server, Shares
+from nipapd.tls import with_hsts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -58,6 +59,7 @@ class Service:
     request_timeout_s: float
     drain_timeout_s: float
     login_counts: LoginCounts | None = field(default=None, repr=False)  # of all handlers together
+    hsts: bool = True
 
     def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -83,7 +85,7 @@ class Service:
         try:
             backend = Backend(database, longest_list=LONGEST_LIST)
             application = create_app(backend, authenticator, max_body=self.max_body)
-            server = self._server(application, slot)
+            server = self._server(with_hsts(application) if self.hsts else application, slot)
             return asyncio.run(self._main(server, ready, numbers, limit(), watch))
         finally:
             authenticator.close()

@@ -39,6 +39,7 @@ FLOORS = {
 DAEMON = (
     'logs',
     'launch',
+    'tls',
     'config',
     'embedded',
     'prefork',
