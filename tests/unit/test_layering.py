@@ -39,6 +39,7 @@ FLOORS = {
 DAEMON = (
     'logs',
     'launch',
+    'pidfile',
     'tls',
     'config',
     'embedded',
