@@ -47,6 +47,7 @@ setup(
     ],
     extras_require={
         'test': [
+            'cryptography>=42',
             'hypothesis>=6.100',
             'mypy>=1.10',
             'pynipap>=0.32,<1',

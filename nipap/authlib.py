@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 
 import jwt
 
+from nipap import waiting
 from nipap.errors import AuthenticationFailedError, NipapError, NipapInputError, NipapValueError
 from nipap.local_users import FileWatch, LocalUsers, UserFileError
+from nipap.login_limits import LoginCounts, LoginLimits
 from nipap.wire import forbidden_character
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ __all__ = [
 ]
 
 BACKEND_TYPES = ('SqliteAuth', 'JwtAuth')
+
+FAILED_LOGINS = 20
+FAILED_LOGINS_WINDOW_S = 60.0
+ALIKE_POLL_S = 0.02  # a login that waits for one with the same password looks this often
 
 _TRUE = frozenset({'1', 'true', 'yes', 'on'})
 _FALSE = frozenset({'', '0', 'false', 'no', 'off'})
@@ -58,11 +64,16 @@ class BackendSettings:
 
 @dataclass(frozen=True)
 class AuthSettings:
-    """``[auth]`` and its backends; a login without ``@backend`` goes to ``default_backend``."""
+    """``[auth]`` and its backends; a login without ``@backend`` goes to ``default_backend``.
+
+    `failed_logins` within `failed_logins_window_s` are what an address is allowed; 0: any number.
+    """
 
     default_backend: str
     cache_timeout_s: int
     backends: Mapping[str, BackendSettings]
+    failed_logins: int = FAILED_LOGINS
+    failed_logins_window_s: float = FAILED_LOGINS_WINDOW_S
 
 
 @dataclass(frozen=True)
@@ -143,11 +154,12 @@ def to_bool(value: object) -> bool | None:
 class Authenticator:
     """Proves credentials by the configured backends. One per process; it opens files only when first used.
 
-    May be used by several threads at once.
+    May be used by several threads at once. Failed logins are counted in `counts`, else for this process alone.
     """
 
-    def __init__(self, settings: AuthSettings) -> None:
+    def __init__(self, settings: AuthSettings, counts: LoginCounts | None = None) -> None:
         self._settings = settings
+        self._limits = LoginLimits(settings.failed_logins, settings.failed_logins_window_s, counts)
         self._local: dict[str, _LocalAccounts] = {}
         self._tokens: list[_Tokens] = []
         for name, backend in settings.backends.items():
@@ -156,19 +168,28 @@ class Authenticator:
             else:
                 self._tokens.append(_Tokens(backend))
 
-    def login(self, username: str, password: str) -> Credentials:
+    def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         """Prove ``user`` or ``user@backend`` by a password; raises `AuthenticationFailedError`.
 
-        An answer that is not remembered costs the time of hashing a password, about 0.1 s.
+        An answer that is not remembered costs the time of hashing a password, about 0.1 s. From an address where many
+        have failed it may come late, or be a refusal without a look at the password; what is remembered never.
         """
-        credentials = self._ask(username, password, _LocalAccounts.login)
+        known = self.known_login(username, password)
+        if known is not None:
+            return known
+        name, backend_name = self._split(username)
+        accounts = self._accounts(backend_name)
+        credentials = self._limits.guarded(
+            address, f'{backend_name} {name}', lambda: _ask(accounts.login, backend_name, name, password)
+        )
         if credentials is None:
             raise AuthenticationFailedError(_INCORRECT)
         return credentials
 
     def known_login(self, username: str, password: str) -> Credentials | None:
         """The answer of `login` if it is remembered and still true, else None; hashes nothing."""
-        return self._ask(username, password, _LocalAccounts.remembered)
+        name, backend_name = self._split(username)
+        return _ask(self._accounts(backend_name).remembered, backend_name, name, password)
 
     def login_token(self, token: str) -> Credentials:
         """Prove a Bearer token, by whichever token backend accepts it; raises `AuthenticationFailedError`."""
@@ -189,24 +210,28 @@ class Authenticator:
         for accounts in self._local.values():
             accounts.close()
 
-    def _ask(self, username: str, password: str, question: _Question) -> Credentials | None:
-        name, backend_name = self._split(username)
+    def _accounts(self, backend_name: str) -> _LocalAccounts:
         accounts = self._local.get(backend_name)
-        if accounts is None:
-            if backend_name in self._settings.backends:
-                raise AuthenticationFailedError(_INCORRECT)
-            raise AuthenticationFailedError(f'Invalid auth backend {backend_name!r} specified')
-        try:
-            return question(accounts, name, password)
-        except UnicodeEncodeError:
-            return None
-        except UserFileError as exc:
-            log.error('auth backend %s: %s', backend_name, exc)
-            raise NipapError(f'Auth backend {backend_name!r} is not available.') from exc
+        if accounts is not None:
+            return accounts
+        if backend_name in self._settings.backends:
+            raise AuthenticationFailedError(_INCORRECT)
+        raise AuthenticationFailedError(f'Invalid auth backend {backend_name!r} specified')
 
     def _split(self, username: str) -> tuple[str, str]:
         name, at, backend_name = username.rpartition('@')
         return (name, backend_name) if at else (username, self._settings.default_backend)
+
+
+def _ask(question: _Question, backend_name: str, name: str, password: str) -> Credentials | None:
+    """The answer of a file of accounts; what is wrong with that is logged, and not for clients to know."""
+    try:
+        return question(name, password)
+    except UnicodeEncodeError:
+        return None
+    except UserFileError as exc:
+        log.error('auth backend %s: %s', backend_name, exc)
+        raise NipapError(f'Auth backend {backend_name!r} is not available.') from exc
 
 
 def check_backend(settings: BackendSettings) -> None:
@@ -294,11 +319,21 @@ class _LocalAccounts:
         self._users = LocalUsers(path)
         self._watch = FileWatch(path)
         self._cache = _LoginCache(cache_timeout_s)
+        self._hashing: set[bytes] = set()
 
     def login(self, username: str, password: str) -> Credentials | None:
+        proof = self._cache.proof(username, password)
+        while proof in self._hashing:  # many that come at once with one password cost one hash
+            waiting.sleep(ALIKE_POLL_S)
+        self._hashing.add(proof)
+        try:
+            return self._prove(proof, username, password)
+        finally:
+            self._hashing.discard(proof)
+
+    def _prove(self, proof: bytes, username: str, password: str) -> Credentials | None:
         # The revision is read first: an answer is never filed under a state of the file newer than what it was read of.
         revision = self._watch.revision()
-        proof = self._cache.proof(username, password)
         credentials = self._cache.get(proof, revision)
         if credentials is None and (user := self._users.authenticate(username, password)):
             credentials = Credentials(user.username, user.full_name, user.readonly, user.trusted)
@@ -312,7 +347,7 @@ class _LocalAccounts:
         self._watch.close()
 
 
-_Question = Callable[[_LocalAccounts, str, str], Credentials | None]
+_Question = Callable[[str, str], Credentials | None]
 
 
 class _LoginCache:

@@ -32,12 +32,13 @@ def auth_options(arguments: Mapping[str, object]) -> Mapping[str, object]:
 def credentials_from_request(request: Request, authenticator: Authenticator) -> Credentials:
     """Prove the identity that the Authorization header claims: ``Basic`` (in UTF-8) or ``Bearer``.
 
-    Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing.
+    Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing. Too
+    many passwords that do, from one address, have others wait or be refused.
     """
     scheme, value = _authorization(request)
     if scheme == 'bearer':
         return authenticator.login_token(value)
-    return authenticator.login(*_name_and_password(value))
+    return authenticator.login(*_name_and_password(value), request.remote_addr)
 
 
 def known_credentials(request: Request, authenticator: Authenticator) -> Credentials | None:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nipap import waiting
 from nipap.wire import forbidden_character
 
 log = logging.getLogger(__name__)
@@ -207,8 +208,9 @@ class LocalUsers:
         with self._open() as connection:
             self._missing(connection)
             row = self._row(connection, username)
-        stored = str(row['pwd_hash']) if row else ''
-        right, newer = _check_password(password.encode(), stored, str(row['pwd_salt']) if row else '')
+        stored, salt = (str(row['pwd_hash']), str(row['pwd_salt'])) if row else ('', '')
+        given = password.encode()
+        right, newer = waiting.aside(lambda: _check_password(given, stored, salt))
         if row is None or not right:
             return None
         if newer and rehash:
@@ -442,9 +444,13 @@ def _check_password(password: bytes, stored: str, salt: str) -> tuple[bool, str 
 
     Hashes with scrypt in every case, so that the time does not tell whether a user exists or has an older hash.
     """
-    if found := _SCRYPT.fullmatch(stored):
-        return _check_scrypt(password, found)
+    found = _SCRYPT.fullmatch(stored)
+    checked = _check_scrypt(password, found) if found else None
+    if checked is not None:
+        return checked
     newer = hash_password(password)
+    if found:
+        return False, None
     if not _SHA1.fullmatch(stored):
         if stored:
             log.warning('a stored password hash has an unknown format')
@@ -453,17 +459,18 @@ def _check_password(password: bytes, stored: str, salt: str) -> tuple[bool, str 
     return hmac.compare_digest(digest, stored.lower()), newer
 
 
-def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | None]:
+def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | None] | None:
+    """The same for a hash that scrypt made; None, and nothing is hashed, when that cannot be used."""
     log2_n, r, p = (int(found[number]) for number in (1, 2, 3))
     if 128 * r * 2**log2_n > _MOST_MEMORY:
         log.warning('a stored password hash asks for too much memory')
-        return False, None
+        return None
     try:
         salt, expected = _from_base64(found[4]), _from_base64(found[5])
         digest = _scrypt(password, salt, log2_n, r, p, len(expected))
     except ValueError:
         log.warning('a stored password hash is damaged')
-        return False, None
+        return None
     right = hmac.compare_digest(digest, expected)
     outdated = (log2_n, r, p, len(expected)) != (_LOG2_N, _R, _P, _HASH_BYTES)
     return right, hash_password(password) if right and outdated else None

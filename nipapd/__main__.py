@@ -18,6 +18,7 @@ drop theirs, and the parent, which serves nothing, stays able to restart Postgre
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import grp
 import logging
@@ -41,10 +42,12 @@ from nipap.authlib import LocalUsers
 from nipap.db import Database
 from nipap.errors import NipapError, NipapUnavailableError
 from nipap.local_users import LocalUser, UserFileError
-from nipapd import logs
+from nipap.login_limits import LoginCounts
+from nipapd import logs, tls
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
+from nipapd.pidfile import PidFileError, pid_file
 from nipapd.prefork import EXIT_FAILED, EXIT_OK, Supervisor
 from nipapd.server import Shares
 from nipapd.worker import Listeners, Service
@@ -60,6 +63,7 @@ OTHERS_INSTALL_S = 10.0
 RESTART_TIMEOUT_S = 10.0
 SHARED_CHECK_S = 2.0
 LONGEST_PAUSE_S = 30.0
+PR_SET_NO_NEW_PRIVS = 38
 
 
 class StartError(Exception):
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def reporting_errors(work: Callable[[], int]) -> int:
     try:
         return work()
-    except (StartError, EmbeddedPostgresError, UserFileError, logs.LogError) as error:
+    except (StartError, EmbeddedPostgresError, PidFileError, UserFileError, logs.LogError) as error:
         say(str(error))
         return EXIT_FAILED
 
@@ -125,6 +129,8 @@ def run(config: Config, launch: Launch) -> int:
             most_running=settings.most_running,
             most_waiting=settings.most_waiting,
             db_connections=settings.db_connections,
+            login_counts=LoginCounts(shared=True),
+            hsts=settings.ssl_hsts,
         )
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         return serve(service, settings, launch, postgres, identity if postgres else None)
@@ -231,35 +237,12 @@ def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:
     """The certificate and its key, read while this process still may; None when only HTTP is served."""
     if settings.ssl_port is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    files = str(settings.ssl_cert_file), settings.ssl_key_file, settings.ssl_client_ca_file
     try:
-        context.load_cert_chain(str(settings.ssl_cert_file), settings.ssl_key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(f'cannot use the certificate {settings.ssl_cert_file}: {error.strerror}') from error
-    return context
-
-
-@contextlib.contextmanager
-def pid_file(path: Path) -> Iterator[None]:
-    """Our process id in a file while the daemon runs.
-
-    Afterwards the file is gone, or empty when its directory is one that the account we dropped to may not write.
-    """
-    text = f'{os.getpid()}\n'.encode()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        os.write(descriptor, text)
-    except OSError as error:
-        raise StartError(f'cannot write the pid file {path}: {error.strerror}') from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if path.read_bytes() == text:
-                os.ftruncate(descriptor, 0)
-                path.unlink()
-        os.close(descriptor)
+        return tls.server_context(*files, settings.ssl_verify_client)
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise StartError(f'cannot use the certificate {settings.ssl_cert_file}: {problem}') from error
 
 
 def make_data_dir(config: Config) -> None:
@@ -319,10 +302,17 @@ class Identity:
         return cls(account.pw_name, account.pw_uid, gid)
 
     def assume(self) -> None:
-        """Become this account, for good."""
+        """Become this account, for good: with its groups alone, no id to return to, and no program that gives one."""
         os.initgroups(self.name, self.gid)
-        os.setgid(self.gid)
+        os.setgid(self.gid)  # by root: the saved one too, as below
         os.setuid(self.uid)
+        gain_no_privileges()
+
+
+def gain_no_privileges() -> None:
+    """Have the kernel ignore set-user-ID bits and file capabilities for this process and all below. Linux only."""
+    if sys.platform == 'linux' and ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), 'privileges cannot be given up')
 
 
 def find_user(text: str) -> pwd.struct_passwd:

@@ -20,9 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from nipap.authlib import BACKEND_TYPES, AuthSettings, BackendSettings, check_backend
+from nipap.authlib import (
+    BACKEND_TYPES,
+    FAILED_LOGINS,
+    FAILED_LOGINS_WINDOW_S,
+    AuthSettings,
+    BackendSettings,
+    check_backend,
+)
+from nipapd import tls
+
+T = TypeVar('T')
 
 DEFAULT_FILE = Path('/etc/nipap/nipap.conf')
 ROOT_DATA_DIR = Path('/var/lib/nipap')
@@ -69,6 +79,10 @@ def _forks(text: str) -> int:
 
 def _timeout(text: str) -> int:
     return _integer(text, 0, 10**9, 'a number of seconds')
+
+
+def _failures(text: str) -> int:
+    return _integer(text, 0, 10**6, 'a number of failed logins; 0: no limit')
 
 
 def _size(text: str) -> int:
@@ -122,6 +136,12 @@ def _count(text: str) -> int:
     return _integer(text, 1, 100_000, 'a number')
 
 
+def _verify_client(text: str) -> str:
+    if text not in tls.VERIFY_CLIENT:
+        raise ValueError(f'not one of {", ".join(tls.VERIFY_CLIENT)}')
+    return text
+
+
 def _account(text: str) -> str:
     return _known(text, pwd.getpwnam, pwd.getpwuid, 'user')
 
@@ -169,6 +189,9 @@ class DaemonSettings:
     ssl_port: int | None = _key(None, _port)
     ssl_cert_file: str | None = _key(None, _path)
     ssl_key_file: str | None = _key(None, _path)
+    ssl_client_ca_file: str | None = _key(None, _path)
+    ssl_verify_client: str = _key('off', _verify_client)
+    ssl_hsts: bool = _key(True, _boolean)
     foreground: bool = _key(True, _boolean)
     debug: bool = _key(False, _boolean)
     forks: int = _key(0, _forks)
@@ -191,7 +214,7 @@ class DaemonSettings:
 
 
 _KEYS = {key.name: key for key in dataclasses.fields(DaemonSettings)}
-_AUTH_KEYS = ('default_backend', 'auth_cache_timeout')
+_AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window')
 _BACKEND_KEYS = {
     'SqliteAuth': ('type', 'db_path'),
     'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer'),
@@ -485,23 +508,33 @@ def _check_certificate(file: _File, daemon: DaemonSettings) -> None:
         except OSError as exc:
             raise file.error('nipapd', name, str(exc.strerror)) from exc
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            str(daemon.ssl_cert_file), daemon.ssl_key_file, password=_no_password
-        )
-    except (ssl.SSLError, ValueError, OSError) as exc:
+        tls.server_context(str(daemon.ssl_cert_file), daemon.ssl_key_file)
+    except (ValueError, OSError) as exc:
         problem = f'no certificate with its key ({daemon.ssl_key_file}) in PEM format, without password'
         raise file.error('nipapd', 'ssl_cert_file', problem) from exc
+    _check_client_ca(file, daemon)
 
 
-def _no_password() -> str:
-    # Otherwise OpenSSL asks at the terminal.
-    raise ValueError('the key has a password')
+def _check_client_ca(file: _File, daemon: DaemonSettings) -> None:
+    """Certificates of clients can be verified, when they are to be."""
+    ca_file = daemon.ssl_client_ca_file
+    if daemon.ssl_verify_client == 'off':
+        if ca_file is not None:
+            file.warn('nipapd', 'ssl_client_ca_file', 'is not used, because ssl_verify_client is off')
+        return
+    if ca_file is None:
+        raise file.error('nipapd', 'ssl_verify_client', 'needs ssl_client_ca_file')
+    try:
+        tls.server_context(str(daemon.ssl_cert_file), daemon.ssl_key_file, ca_file, daemon.ssl_verify_client)
+    except ssl.SSLError as exc:
+        raise file.error('nipapd', 'ssl_client_ca_file', 'no certificates in PEM format') from exc
+    except OSError as exc:
+        raise file.error('nipapd', 'ssl_client_ca_file', str(exc.strerror)) from exc
 
 
 def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
     """[auth] and its backends; the default backend 'local' needs no section."""
-    default, timeout = (file.text('auth', key) for key in _AUTH_KEYS)
-    default = default or LOCAL_BACKEND
+    default = file.text('auth', 'default_backend') or LOCAL_BACKEND
     backends = {
         name: _backend(file, section, name, data_dir)
         for section in file.sections()
@@ -512,10 +545,21 @@ def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
     if default not in backends:
         problem = f'there is no section [{BACKEND_PREFIX}{_on_one_line(default)}]'
         raise file.error('auth', 'default_backend', problem)
+    return AuthSettings(
+        default,
+        _read_auth_key(file, 'auth_cache_timeout', _timeout, 3600),
+        MappingProxyType(backends),
+        _read_auth_key(file, 'failed_logins', _failures, FAILED_LOGINS),
+        _read_auth_key(file, 'failed_logins_window', _some_seconds, FAILED_LOGINS_WINDOW_S),
+    )
+
+
+def _read_auth_key(file: _File, name: str, read: Callable[[str], T], default: T) -> T:
+    text = file.text('auth', name)
     try:
-        return AuthSettings(default, _timeout(timeout or '3600'), MappingProxyType(backends))
+        return read(text) if text else default
     except ValueError as exc:
-        raise file.error('auth', 'auth_cache_timeout', str(exc)) from exc
+        raise file.error('auth', name, str(exc)) from exc
 
 
 def _backend(file: _File, section: str, name: str, data_dir: Path) -> BackendSettings:

@@ -14,19 +14,17 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from nipap import db, waiting
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import MOST_SESSIONS, Database
 from nipap.flask_xmlrpc import create_app
+from nipap.login_limits import LoginCounts
 from nipapd.fibers import MOST_RUNNING, MOST_WAITING, Fibers
 from nipapd.prefork import EXIT_CUT_OFF
 from nipapd.server import Container, Server, Shares
-
-if TYPE_CHECKING:
-    pass
+from nipapd.tls import with_hsts
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +59,8 @@ class Service:
     most_running: int = MOST_RUNNING
     most_waiting: int = MOST_WAITING
     db_connections: int = MOST_SESSIONS
+    login_counts: LoginCounts | None = field(default=None, repr=False)  # of all handlers together
+    hsts: bool = True
 
     def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -82,15 +82,16 @@ class Service:
         limit: Callable[[], SignalHandler],
         watch: Callable[[], None] | None,
     ) -> int:
-        database, authenticator = Database(self.dsn, most_sessions=self.db_connections), Authenticator(self.auth)
+        database = Database(self.dsn, most_sessions=self.db_connections)
+        authenticator = Authenticator(self.auth, self.login_counts)
         fibers = Fibers(most_running=self.most_running, most_waiting=self.most_waiting)
         waiting.use(fibers)
         db.wait_with(fibers.wait_for_postgresql)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST)
             application = create_app(backend, authenticator, max_body=self.max_body)
-            server = self._server(Container(application, fibers), slot)
-            return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch))
+            container = Container(with_hsts(application) if self.hsts else application, fibers)
+            return asyncio.run(self._main(self._server(container, slot), fibers, ready, numbers, limit(), watch))
         finally:
             authenticator.close()
             database.close()

@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import jwt
 import pytest
@@ -21,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
-from nipap import local_users
+from nipap import local_users, login_limits, waiting
 from nipap.authlib import (
     Actor,
     Authenticator,
@@ -36,6 +38,7 @@ from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, 
 from nipap.http_auth import actor_for_call, credentials_from_request, known_credentials
 from nipap.local_users import LocalUser
 
+T = TypeVar('T')
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECRET = 'k3y-of-thirty-two-bytes-or-more!!'
 SOURCE = {'authoritative_source': 'tests'}
@@ -333,6 +336,62 @@ def test_unknown_users_and_old_hashes_cost_the_same_time(
     known_s, unknown_s, old_s = (min(cost_s(name) for _ in range(5)) for name in ('joe', 'nobody', 'old'))
     assert known_s / 2 < unknown_s < known_s * 2
     assert known_s / 2 < old_s < known_s * 2
+
+
+class Aside(waiting.Blocking):
+    """Counts what is done aside."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def aside(self, work: Callable[[], T]) -> T:
+        self.times += 1
+        return work()
+
+
+@pytest.fixture
+def aside() -> Iterator[Aside]:
+    waiter = Aside()
+    waiting.use(waiter)
+    yield waiter
+    waiting.use(waiting.Blocking())
+
+
+@pytest.mark.parametrize('username', ['joe', 'nobody'])
+def test_passwords_are_hashed_aside(make: Callable[..., Authenticator], aside: Aside, username: str) -> None:
+    with pytest.raises(AuthenticationFailedError):
+        make().login(username, 'wrong')
+    assert aside.times == 1
+
+
+def test_many_at_once_with_one_password_cost_one_hash(
+    make: Callable[..., Authenticator], users: LocalUsers, aside: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_users, '_LOG2_N', 14)
+    users.modify('joe', password='right')
+    authenticator = make()
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(lambda _: authenticator.login('joe', 'right', '192.0.2.1'), range(20)))
+    assert set(found) == {Credentials('joe', 'Joe Doe')}
+    assert aside.times <= 3  # threads, which may begin between a look and what follows from it
+
+
+def test_failed_logins_are_limited_by_address(
+    make: Callable[..., Authenticator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_limits, 'MOST_DELAY_S', 0.001)
+    authenticator = make()
+    authenticator.login('joe', 'right', '192.0.2.1')
+    answers = set()
+    for number in range(10):
+        with pytest.raises(AuthenticationFailedError) as error:
+            authenticator.login('joe' if number % 2 else 'joe@local', f'wrong {number}', '192.0.2.1')
+        answers.add(str(error.value))
+    assert answers == {'Incorrect username or password.'}
+    with pytest.raises(AuthenticationFailedError, match='too many failed logins, try again in'):
+        authenticator.login('joe', 'another', '192.0.2.1')
+    assert authenticator.login('joe', 'right', '192.0.2.1') == authenticator.login('joe', 'right')
+    assert authenticator.login('joe@local', 'right', '198.51.100.7')
 
 
 def test_a_child_process_opens_the_file_anew(make: Callable[..., Authenticator], users: LocalUsers) -> None:

@@ -417,6 +417,19 @@ def test_a_short_signing_key_is_a_warning(read: Reader) -> None:
     assert warning.endswith('[auth.backends.x] signing_key: has fewer than 32 bytes, which can be guessed')
 
 
+def test_failed_logins(read: Reader) -> None:
+    auth = read('').auth
+    assert (auth.failed_logins, auth.failed_logins_window_s) == (20, 60)
+    auth = read('[auth]\nfailed_logins = 0\nfailed_logins_window = 2.5\n').auth
+    assert (auth.failed_logins, auth.failed_logins_window_s) == (0, 2.5)
+    assert refused(read, '[auth]\nfailed_logins = -1\n').endswith(
+        '[auth] failed_logins = -1: not a number of failed logins; 0: no limit (0 to 1000000)'
+    )
+    assert '[auth] failed_logins_window = 0: not a number of seconds above 0' in refused(
+        read, '[auth]\nfailed_logins_window = 0\n'
+    )
+
+
 def test_the_local_backend_needs_no_section(read: Reader, tmp_path: Path) -> None:
     loaded = read(f'[auth.backends.x]\ntype = JwtAuth\nsigning_key = {SECRET}\n[auth.backends.y]\ntype = SqliteAuth\n')
     assert sorted(loaded.auth.backends) == ['local', 'x', 'y']

@@ -51,7 +51,7 @@ CODES = {
 class Knower:
     """Stands in for the authenticator: ann is trusted, bob is not, and so are those who bring the token."""
 
-    def login(self, username: str, password: str) -> Credentials:
+    def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         if username not in ('ann', 'bob') or password != PASSWORD:
             raise AuthenticationFailedError('Incorrect username or password.')
         return Credentials(username, full_name=username.title(), trusted=username == 'ann')

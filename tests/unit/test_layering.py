@@ -32,13 +32,15 @@ FLOORS = {
         'repair',
         'restore',
     ),
-    'logic': ('local_users', 'authlib', 'batch', 'backend'),
+    'logic': ('local_users', 'login_limits', 'authlib', 'batch', 'backend'),
     'transports': ('http_auth', 'spool', 'flask_xmlrpc'),
     'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 }
 DAEMON = (
     'logs',
     'launch',
+    'pidfile',
+    'tls',
     'config',
     'embedded',
     'prefork',

@@ -1,0 +1,98 @@
+"""The pid file: says who runs, is never anything else's contents, and is had by one daemon at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+LONGEST = 64
+NUMBER = re.compile(rb'\s*[0-9]*\s*')
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class PidFileError(Exception):
+    """The process id cannot be written; the message is one line."""
+
+
+@contextlib.contextmanager
+def pid_file(path: Path) -> Iterator[None]:
+    """Our process id in a file while the daemon runs; raises `PidFileError` when another one has it.
+
+    Overwritten is only what is empty or a number, as a daemon leaves that was killed. Afterwards the file is gone, or
+    empty when its directory is one that the account we dropped to may not write.
+    """
+    try:
+        descriptor = _acquire(path)
+    except OSError as error:
+        raise PidFileError(f'cannot write the pid file {path}: {error.strerror}') from error
+    text = f'{os.getpid()}\n'.encode()
+    try:
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text, 0)
+        except OSError as error:
+            raise PidFileError(f'cannot write the pid file {path}: {error.strerror}') from error
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if os.pread(descriptor, LONGEST, 0) == text:
+                os.ftruncate(descriptor, 0)
+                if _is_at(path, descriptor):
+                    path.unlink()
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    """The file, open and ours as long as we live: a lock of a process, which its children do not have."""
+    _check_directory(path)
+    while True:
+        descriptor = os.open(path, FLAGS, 0o644)
+        try:
+            _check(path, descriptor)
+            _lock(path, descriptor)
+            if _is_at(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # who had it has just removed it
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a place where anybody may put another file while we run."""
+    status = os.stat(path.parent)
+    safe = status.st_mode & stat.S_ISVTX and status.st_uid in (0, os.geteuid())
+    if status.st_mode & stat.S_IWOTH and not safe:
+        raise PidFileError(f'cannot write the pid file {path}: anybody may replace files in its directory')
+
+
+def _check(path: Path, descriptor: int) -> None:
+    """Refuse what no daemon has written, and what somebody else has put where anybody may."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise PidFileError(f'cannot write the pid file {path}: it is no file of its own')
+    if status.st_uid != os.geteuid() and os.stat(path.parent).st_mode & stat.S_IWOTH:
+        raise PidFileError(f'cannot write the pid file {path}: somebody else has made it')
+    if status.st_size > LONGEST or not NUMBER.fullmatch(os.pread(descriptor, LONGEST, 0)):
+        raise PidFileError(f'cannot write the pid file {path}: it holds something other than a process id')
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        owner = os.pread(descriptor, LONGEST, 0).decode('ascii', 'replace').strip()
+        raise PidFileError(f'the pid file {path} is that of a daemon that runs, process {owner}') from None
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the path still means this file."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

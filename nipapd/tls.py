@@ -1,0 +1,61 @@
+"""What TLS is here: how the listening sockets encrypt, whom they ask for a certificate, and what browsers are told."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+VERIFY_CLIENT = {'off': ssl.CERT_NONE, 'optional': ssl.CERT_OPTIONAL, 'required': ssl.CERT_REQUIRED}
+# Of TLS 1.2; those of 1.3 are all like that: each connection has a key that the certificate's does not tell.
+CIPHERS = 'ECDHE+AESGCM:ECDHE+CHACHA20'
+OPTIONS = (
+    ssl.OP_CIPHER_SERVER_PREFERENCE
+    | ssl.OP_NO_COMPRESSION
+    | ssl.OP_NO_RENEGOTIATION
+    | ssl.OP_NO_TICKET  # the key of tickets would open every connection that had one
+    | ssl.OP_SINGLE_ECDH_USE
+)
+HSTS = ('Strict-Transport-Security', 'max-age=31536000')
+
+
+def server_context(
+    cert_file: str, key_file: str | None, client_ca_file: str | None = None, verify_client: str = 'off'
+) -> ssl.SSLContext:
+    """TLS 1.2 and later with this certificate and key. Clients may have to show one that `client_ca_file` vouches for.
+
+    Raises OSError (ssl.SSLError is one) or ValueError when a file cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= OPTIONS
+    context.num_tickets = 0
+    context.set_ciphers(CIPHERS)
+    context.load_cert_chain(cert_file, key_file, password=_no_password)
+    context.verify_mode = VERIFY_CLIENT[verify_client]
+    if verify_client != 'off' and client_ca_file:
+        context.load_verify_locations(client_ca_file)
+    return context
+
+
+def _no_password() -> str:
+    # Otherwise OpenSSL asks at the terminal.
+    raise ValueError('the key has a password')
+
+
+def with_hsts(application: WSGIApplication) -> WSGIApplication:
+    """The same application, which tells browsers that came by TLS never to come without for a year."""
+
+    def told(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get('wsgi.url_scheme') != 'https':
+            return application(environ, start_response)
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            return start_response(status, [*headers, HSTS], exc_info)
+
+        return application(environ, start)
+
+    return told

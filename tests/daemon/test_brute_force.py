@@ -1,0 +1,146 @@
+"""Guessing passwords at a running daemon, and what accounts that are changed mean to its handlers."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_process import REPOSITORY, Daemon, poll
+from support import DaemonFactory
+
+from nipap import __version__
+
+HANDLERS = 3
+REFUSED = re.compile(r'too many failed logins, try again in (\d+) seconds?\.$')
+Make = Callable[..., Daemon]
+
+
+@pytest.fixture
+def make(daemon: DaemonFactory, database_options: dict[str, str]) -> Make:
+    """Makes daemons with several handlers, with these settings of [auth]."""
+
+    def made(data_dir: Path | None = None, **auth: str) -> Daemon:
+        nipapd = {'forks': str(HANDLERS), **database_options}
+        return daemon(config={'nipapd': nipapd, 'auth': auth}, data_dir=data_dir)
+
+    return made
+
+
+class Caller:
+    """One connection from an address of this host."""
+
+    def __init__(self, daemon: Daemon, address: str = '127.0.0.1') -> None:
+        port = int(daemon.address.rpartition(':')[2])
+        self._http = http.client.HTTPConnection('127.0.0.1', port, timeout=60, source_address=(address, 0))
+
+    def ask(self, user: str, password: str) -> str:
+        """What a call answers: the version of the daemon, or the text of a fault with code 1510."""
+        arguments = {'auth': {'authoritative_source': 'test'}}
+        credentials = base64.b64encode(f'{user}:{password}'.encode()).decode()
+        headers = {'Authorization': f'Basic {credentials}', 'Content-Type': 'text/xml'}
+        self._http.request('POST', '/XMLRPC', xmlrpc.client.dumps((arguments,), 'version'), headers)
+        try:
+            (answer,), _ = xmlrpc.client.loads(self._http.getresponse().read())
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != 1510:
+                raise
+            return str(fault.faultString)
+        return str(answer)
+
+    def close(self) -> None:
+        self._http.close()
+
+
+@pytest.fixture
+def callers() -> Iterator[Callable[..., list[Caller]]]:
+    """Opens connections, which are shared out evenly among the handlers."""
+    with ExitStack() as stack:
+
+        def opened(daemon: Daemon, count: int, address: str = '127.0.0.1') -> list[Caller]:
+            made = [Caller(daemon, address) for _ in range(count)]
+            for caller in made:
+                stack.callback(caller.close)
+                # One after the other: a handler with more connections leaves the next to a sibling.
+                caller._http.connect()
+            return made
+
+        yield opened
+
+
+def passwd(directory: Path, *args: str) -> None:
+    command = [sys.executable, '-m', 'nipapd.passwd', *args, '--file', str(directory / 'local_auth.db')]
+    done = subprocess.run(command, env={'PYTHONPATH': str(REPOSITORY)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_guesses_are_limited_over_all_handlers(make: Make, callers: Any) -> None:
+    running = make(failed_logins='8', failed_logins_window='1000')
+    user, password = running.admin()
+    guessing = callers(running, 24, '127.0.0.2')
+    (elsewhere,) = callers(running, 1, '127.0.0.3')
+    with ThreadPoolExecutor(len(guessing)) as pool:
+        guesses = [
+            pool.submit(caller.ask, f'user {number}', f'guess {number}') for number, caller in enumerate(guessing)
+        ]
+        assert elsewhere.ask(user, password) == __version__
+        answers = [guess.result() for guess in guesses]
+    refused = [answer for answer in answers if REFUSED.search(answer)]
+    assert all(answer.startswith('Incorrect username or password') for answer in answers)
+    assert 0 < len(answers) - len(refused) <= 8
+    assert elsewhere.ask(user, password) == __version__
+
+
+def test_a_refusal_passes_with_the_time(make: Make, callers: Any) -> None:
+    running = make(failed_logins='4', failed_logins_window='3')
+    user, password = running.admin()
+    (here,) = callers(running, 1, '127.0.0.2')
+    (there,) = callers(running, 1, '127.0.0.3')
+    for _ in range(3):
+        answer = here.ask(user, 'wrong')
+    assert REFUSED.search(answer)
+    assert REFUSED.search(here.ask(user, password))
+    assert there.ask(user, password) == __version__
+    poll(lambda: here.ask(user, password) == __version__, 30, lambda: 'it is still refused')
+
+
+def test_who_is_known_is_never_held_up(make: Make, callers: Any) -> None:
+    running = make(failed_logins='4', failed_logins_window='1000')
+    user, password = running.admin()
+    connections = callers(running, 2 * HANDLERS)
+    assert {caller.ask(user, password) for caller in connections} == {__version__}
+    (guessing,) = callers(running, 1)
+    poll(lambda: REFUSED.search(guessing.ask(user, 'wrong')), 30, lambda: 'it is not refused')
+    began = time.monotonic()
+    for _ in range(20):
+        assert {caller.ask(user, password) for caller in connections} == {__version__}
+    assert time.monotonic() - began < 5
+
+
+def test_without_a_limit_every_guess_is_heard(make: Make, callers: Any) -> None:
+    running = make(failed_logins='0')
+    (caller,) = callers(running, 1)
+    assert {caller.ask('joe', f'guess {number}') for number in range(25)} == {'Incorrect username or password.'}
+
+
+def test_a_changed_account_is_forgotten_by_all_handlers_at_once(make: Make, callers: Any, make_dir: Any) -> None:
+    directory = make_dir()
+    running = make(data_dir=directory, failed_logins='100')
+    passwd(directory, 'add', '--user', 'ann', '--password', 'first')
+    connections = callers(running, 2 * HANDLERS)
+    assert {caller.ask('ann', 'first') for caller in connections} == {__version__}
+    passwd(directory, 'modify', '--user', 'ann', '--password', 'second')
+    assert {caller.ask('ann', 'first') for caller in connections} == {'Incorrect username or password.'}
+    assert {caller.ask('ann', 'second') for caller in connections} == {__version__}
+    passwd(directory, 'delete', '--user', 'ann')
+    assert {caller.ask('ann', 'second') for caller in connections} == {'Incorrect username or password.'}

@@ -1,0 +1,148 @@
+"""What the processes of a daemon may do, and who may read and write the files that it makes."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from daemon_process import REPOSITORY, Daemon
+from support import DaemonFactory
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
+
+
+def status(pid: int) -> dict[str, str]:
+    """What the kernel says about a process."""
+    lines = Path(f'/proc/{pid}/status').read_text().splitlines()
+    return {name: ' '.join(value.split()) for name, _, value in (line.partition(':') for line in lines)}
+
+
+def handlers(daemon: Daemon) -> list[int]:
+    return [process.pid for process in daemon.children() if process.command.startswith('python')]
+
+
+def check_powerless(pid: int, uid: int, gid: int, groups: set[int]) -> None:
+    """Real, effective, saved and file-system ids are those, and no way leads back."""
+    found = status(pid)
+    assert found['Uid'] == ' '.join([str(uid)] * 4)
+    assert found['Gid'] == ' '.join([str(gid)] * 4)
+    assert set(map(int, found['Groups'].split())) == groups
+    assert [int(found[name], 16) for name in ('CapInh', 'CapPrm', 'CapEff', 'CapAmb')] == [0, 0, 0, 0]
+    assert found['NoNewPrivs'] == '1'
+
+
+@as_root
+def test_handlers_beside_their_own_database_have_no_privileges(daemon: DaemonFactory) -> None:
+    running = daemon(config={'nipapd': {'forks': '2', 'user': 'nobody'}})
+    account = pwd.getpwnam('nobody')
+    groups = set(os.getgrouplist('nobody', account.pw_gid))
+    assert len(handlers(running)) == 2
+    for pid in handlers(running):
+        check_powerless(pid, account.pw_uid, account.pw_gid, groups)
+
+
+@as_root
+def test_beside_a_configured_database_nobody_has(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    config = {'nipapd': {'forks': '2', 'user': 'postgres', 'group': 'nogroup', **database_options}}
+    running = daemon(config=config)
+    account, gid = pwd.getpwnam('postgres'), 65534
+    groups = set(os.getgrouplist('postgres', gid))
+    for pid in [running.pid, *handlers(running)]:
+        check_powerless(pid, account.pw_uid, gid, groups)
+
+
+@as_root
+def test_a_handler_cannot_become_root_again(make_dir: Callable[[], Path]) -> None:
+    """Tried by a process that became another as handlers do, and by a program with the set-user-ID bit that it runs."""
+    program = make_dir() / 'id'
+    program.write_bytes(Path('/usr/bin/id').read_bytes())
+    program.chmod(0o4755)
+    code = f"""
+import os, pwd, subprocess
+from nipapd.__main__ import Identity
+account = pwd.getpwnam('nobody')
+Identity(account.pw_name, account.pw_uid, account.pw_gid).assume()
+for name in ('setuid', 'seteuid', 'setgid', 'setegid'):
+    try:
+        getattr(os, name)(0)
+    except PermissionError:
+        continue
+    raise SystemExit(name)
+print(subprocess.run([{str(program)!r}, '-u'], capture_output=True, text=True, check=True).stdout)
+"""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 1)
+        os.environ['PYTHONPATH'] = str(REPOSITORY)
+        os.execv(sys.executable, ['python', '-c', code])
+    os.close(write)
+    with open(read) as output:
+        printed = output.read()
+    assert os.waitpid(child, 0)[1] == 0
+    assert int(printed) == pwd.getpwnam('nobody').pw_uid
+
+
+# ---- files
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """What is made has the rights that whoever makes it asks for."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_nobody_else_may_write_anything(no_umask: None, daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    home = make_dir() / 'data'
+    pid_file = make_dir() / 'nipapd.pid'
+    caller = daemon('--background', '-P', str(pid_file), data_dir=home)
+    try:
+        assert caller.wait() == 0
+        found = [home, *home.rglob('*')]
+        open_to_all = [path for path in found if not stat.S_ISSOCK(path.lstat().st_mode) and mode(path) & 0o022]
+        assert open_to_all == []
+        assert mode(home) == (0o755 if os.geteuid() == 0 else 0o700)
+        assert mode(home / 'local_auth.db') == 0o600
+        assert mode(home / 'nipapd.log') == 0o640
+        assert mode(home / 'postgresql.log') == 0o640
+        assert mode(home / 'data') == 0o700
+        assert mode(home / 'run') == 0o700
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        caller.await_no_children()
+
+
+def test_a_second_daemon_leaves_the_pid_file_alone(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path]
+) -> None:
+    path = make_dir() / 'nipapd.pid'
+    config = {'nipapd': {'forks': '2', **database_options}}
+    first = daemon('-P', str(path), config=config)
+    second = daemon('-P', str(path), config=config, start=False).spawn()
+    assert second.wait() == 1
+    assert second.log() == f'nipapd: the pid file {path} is that of a daemon that runs, process {first.pid}\n'
+    assert path.read_text() == f'{first.pid}\n'
+    first.kill()
+    third = daemon('-P', str(path), config=config)
+    assert path.read_text() == f'{third.pid}\n'
+
+
+def test_a_file_named_by_mistake_is_left_alone(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    path = make_dir() / 'nipap.conf'
+    path.write_text('[nipapd]\nport = 1338\n')
+    refused = daemon('-P', str(path), start=False).spawn()
+    assert refused.wait() == 1
+    assert refused.log() == f'nipapd: cannot write the pid file {path}: it holds something other than a process id\n'
+    assert path.read_text() == '[nipapd]\nport = 1338\n'
