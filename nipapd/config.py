@@ -173,6 +173,7 @@ class DaemonSettings:
     max_body: int = _key(10 * 2**20, _size)
     request_timeout: float = _key(30.0, _some_seconds)
     drain_timeout: float = _key(30.0, _seconds)
+    hang_timeout: float = _key(60.0, _seconds)
     db_host: str | None = _key(None)
     db_port: str | None = _key(None, _ports)
     db_name: str | None = _key(None)

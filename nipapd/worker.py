@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,17 +20,18 @@ from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
-from nipapd.prefork import EXIT_CUT_OFF
+from nipapd.prefork import EXIT_CUT_OFF, Pulse
 from nipapd.server import Container, Server, Shares
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
 LONGEST_LIST = 1000  # prefixes that are in memory at once
 IDLE_TIMEOUT_S = 600
 LEAST_DRAIN_S = 0.1  # idle connections need a turn of the loop to close
+IDLE_GRACE_S = 1.0  # of the drain: who is between two requests gets the second answered
 ALARM_GRACE_S = 2.0
 
 SignalHandler = Callable[[int, FrameType | None], None]
@@ -57,9 +58,9 @@ class Service:
     request_timeout_s: float
     drain_timeout_s: float
 
-    def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
+    def run_supervised(self, slot: int, pulse: Pulse) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
-        return self._run(slot, ready, (signal.SIGTERM,), self._end_by_alarm, None)
+        return self._run(slot, pulse, (signal.SIGTERM,), self._end_by_alarm, pulse.beat, pulse.note_answer)
 
     def run_alone(self, ready: Callable[[], None], watch: Callable[[], None] | None) -> int:
         """Serve in the process that started everything, until TERM or INT; returns the exit code.
@@ -76,12 +77,13 @@ class Service:
         numbers: Sequence[signal.Signals],
         limit: Callable[[], SignalHandler],
         watch: Callable[[], None] | None,
+        note_answer: Callable[[], None] | None = None,
     ) -> int:
         database, authenticator = Database(self.dsn), Authenticator(self.auth)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST)
             application = create_app(backend, authenticator, max_body=self.max_body)
-            server = self._server(application, slot)
+            server = self._server(noting(application, note_answer) if note_answer else application, slot)
             return asyncio.run(self._main(server, ready, numbers, limit(), watch))
         finally:
             authenticator.close()
@@ -121,7 +123,7 @@ class Service:
 
     async def _finish(self, server: Server) -> int:
         """Answer what was begun; 0, or EXIT_CUT_OFF when the deadline passes before that is done."""
-        server.stop_accepting()
+        server.stop_accepting(min(IDLE_GRACE_S, self.drain_timeout_s / 2))
         try:
             await asyncio.wait_for(server.drained(), max(self.drain_timeout_s, LEAST_DRAIN_S))
         except TimeoutError:
@@ -153,6 +155,17 @@ class Service:
 
         signal.signal(signal.SIGALRM, limit)
         return limit
+
+
+def noting(application: WSGIApplication, note_answer: Callable[[], None]) -> WSGIApplication:
+    """The same application; it is noted when it has an answer."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body = application(environ, start_response)
+        note_answer()
+        return body
+
+    return answer
 
 
 async def every_second(watch: Callable[[], None]) -> None:
