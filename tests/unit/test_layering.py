@@ -44,6 +44,8 @@ DAEMON = (
     'prefork',
     'server',
     'worker',
+    'systemd',
+    'listening',
     '__main__',
     'passwd',
     'archive',
