@@ -174,7 +174,7 @@ class Running:
             [sys.executable, program, scenario],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {'PYTHONPATH': str(ROOT)},
+            env=os.environ | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'},
             start_new_session=True,
         )
         assert self.process.stdout is not None
