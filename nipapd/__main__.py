@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import fcntl
 import grp
 import logging
@@ -45,7 +46,7 @@ from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
 from nipapd.listening import ListenError, Listening
-from nipapd.prefork import EXIT_FAILED, EXIT_OK, Generation, HandlerMain, Pulse, Supervisor
+from nipapd.prefork import EXIT_FAILED, EXIT_OK, SHOW_STACK, Generation, HandlerMain, Pulse, Supervisor
 from nipapd.server import Shares
 from nipapd.worker import Listeners, Service
 
@@ -115,6 +116,7 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
     """Be the daemon until it is told to stop; returns the exit code."""
     settings = config.nipapd
     handle_stop_signals(leave)
+    faulthandler.register(SHOW_STACK)  # to the parent it means the same as to a handler
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that can be replaced
     with contextlib.ExitStack() as stack:
         logs.configure(debug=settings.debug, use_syslog=settings.syslog)

@@ -90,11 +90,12 @@ def test_a_call_that_runs_is_finished_by_its_handler(configured: Configured) -> 
     running = configured(forks='1')
     (before,) = handlers(running)
     with calling(running), socket.create_connection(('127.0.0.1', int(running.address.rpartition(':')[2]))) as slow:
-        slow.sendall(b'POST /XMLRPC HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n<incompl')
-        poll(lambda: before.alive(), 5, running.log)
+        slow.sendall(b'POST /XMLRPC HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n')
+        slow.sendall(b'Expect: 100-continue\r\n\r\n')
+        assert slow.recv(100).startswith(b'HTTP/1.1 100 ')  # it is begun
         reload(running)
         assert before.alive()
-        slow.sendall(b'.')
+        slow.sendall(b'<nothing>')
         assert slow.recv(100).startswith(b'HTTP/1.1 ')
         poll(lambda: not before.alive(), 20, running.log)
 
