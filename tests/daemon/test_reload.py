@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import socket
 import ssl
@@ -264,3 +265,17 @@ def test_a_renewed_certificate(configured: Configured, make_dir: Callable[[], Pa
     ):
         pass
     answered.value.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
+def test_handlers_of_another_account_beside_their_own_database(
+    daemon: DaemonFactory, make_dir: Callable[[], Path]
+) -> None:
+    running = daemon(config={'nipapd': {'forks': '1', 'user': 'nobody'}}, data_dir=make_dir())
+    before = handlers(running)
+    with calling(running):
+        reload(running)
+        poll(lambda: not before & handlers(running), 20, running.log)
+    nobody = pwd.getpwnam('nobody').pw_uid
+    assert {os.stat(f'/proc/{process.pid}').st_uid for process in running.children()} == {nobody}
+    assert call(running, 'list_vrf', vrf={'id': 0})
