@@ -31,7 +31,7 @@ setup(
     data_files=[
         ('share/man/man8', ['docs/man/nipapd.8']),
         ('share/man/man1', ['docs/man/nipap.1', 'docs/man/nipap-passwd.1', 'docs/man/nipap-admin.1']),
-        ('share/doc/nipapd', ['etc/nipap.conf.dist']),
+        ('share/doc/nipapd', ['etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket']),
     ],
     install_requires=[
         'Flask>=3.1,<4',

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
+import faulthandler
 import fcntl
 import grp
 import logging
@@ -35,27 +37,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from tornado.netutil import bind_sockets
-
 from nipap import __version__, schema
 from nipap.authlib import LocalUsers
 from nipap.db import Database
 from nipap.errors import NipapError, NipapUnavailableError
 from nipap.local_users import LocalUser, UserFileError
 from nipap.login_limits import LoginCounts
-from nipapd import logs, tls
+from nipapd import logs, systemd, tls
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
-from nipapd.pidfile import PidFileError, pid_file
-from nipapd.prefork import EXIT_FAILED, EXIT_OK, Supervisor
+from nipapd.listening import ListenError, Listening
+from nipapd.pidfile import pid_file
+from nipapd.prefork import EXIT_FAILED, EXIT_OK, SHOW_STACK, Generation, HandlerMain, Pulse, Supervisor
 from nipapd.server import Shares
 from nipapd.worker import Listeners, Service
 
 log = logging.getLogger('nipapd')
 
 EXIT_USAGE = 2
-BACKLOG = 1024
 SUPERVISOR_GRACE_S = 1.0
 PASSWORD_BYTES = 15
 FIRST_USER = 'admin'
@@ -70,10 +70,17 @@ class StartError(Exception):
     """The daemon cannot start; the text says why, in one line where that is enough."""
 
 
+EXPECTED = (
+    *(StartError, ListenError, systemd.ActivationError),
+    *(EmbeddedPostgresError, UserFileError, logs.LogError),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
+    given = sys.argv[1:] if argv is None else argv
     try:
-        config = load(sys.argv[1:] if argv is None else argv)
+        config = load(given)
     except ConfigError as error:
         say(str(error))
         return EXIT_USAGE
@@ -83,28 +90,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.db_version:
         return reporting_errors(lambda: print_db_version(config))
     if config.nipapd.foreground:
-        return reporting_errors(lambda: run(config, Launch()))
-    return in_background(lambda launch: reporting_errors(lambda: run(config, launch)))
+        return reporting_errors(lambda: run(config, Launch(), lambda: load(given)))
+    reread = from_directory(os.getcwd(), lambda: load(given))
+    return in_background(lambda launch: reporting_errors(lambda: run(config, launch, reread)))
+
+
+def from_directory(directory: str, read: Callable[[], Config]) -> Callable[[], Config]:
+    """The same reading in the background, where the directory is another: relative names mean what they meant."""
+
+    def reread() -> Config:
+        try:
+            with contextlib.chdir(directory):
+                return read()
+        except OSError as error:
+            raise ConfigError(f'{directory}: {error.strerror}') from error
+
+    return reread
 
 
 def reporting_errors(work: Callable[[], int]) -> int:
     try:
         return work()
-    except (StartError, EmbeddedPostgresError, PidFileError, UserFileError, logs.LogError) as error:
+    except EXPECTED as error:
         say(str(error))
         return EXIT_FAILED
 
 
-def run(config: Config, launch: Launch) -> int:
+def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
     """Be the daemon until it is told to stop; returns the exit code."""
     settings = config.nipapd
     handle_stop_signals(leave)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal, or one who expects it to mean "reload"
+    faulthandler.register(SHOW_STACK)  # to the parent it means the same as to a handler
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that can be replaced
     with contextlib.ExitStack() as stack:
         logs.configure(debug=settings.debug, use_syslog=settings.syslog)
         for warning in config.warnings:
             log.warning('%s', warning)
-        listeners = stack.enter_context(bound(settings))
+        listening = stack.enter_context(Listening(systemd.take_sockets(os.environ)))
+        listeners = listening.open(settings, tls_context(settings))
         identity = Identity.configured(settings)
         make_data_dir(config)
         stack.enter_context(serving(config))
@@ -117,23 +140,14 @@ def run(config: Config, launch: Launch) -> int:
         detach(launch, config)
         if identity and not postgres:
             identity.assume()
-        shares = Shares(handlers(settings))
-        service = Service(
-            dsn,
-            config.auth,
-            listeners,
-            shares,
-            max_body=settings.max_body,
-            request_timeout_s=settings.request_timeout,
-            drain_timeout_s=settings.drain_timeout,
-            most_running=settings.most_running,
-            most_waiting=settings.most_waiting,
-            db_connections=settings.db_connections,
-            login_counts=LoginCounts(shared=True),
-            hsts=settings.ssl_hsts,
-        )
+        service = service_of(config, dsn, listeners, LoginCounts(shared=True))
         stack.callback(handle_stop_signals, signal.SIG_IGN)
-        return serve(service, settings, launch, postgres, identity if postgres else None)
+        renewal = Renewal(config, service, reread, listening)
+        return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
+
+
+def service_of(config: Config, dsn: str, listeners: Listeners, login_counts: LoginCounts) -> Service:
+    return Service(dsn, config.auth, config.nipapd, listeners, Shares(handlers(config.nipapd)), login_counts)
 
 
 def detach(launch: Launch, config: Config) -> None:
@@ -151,13 +165,13 @@ def serve(
     launch: Launch,
     postgres: Keeper | None,
     identity: Identity | None,
+    renewal: Renewal,
 ) -> int:
     """Run the handlers, or with `forks = -1` be the only one."""
 
     def ready() -> None:
-        urls = [url(listener, 'http') for listener in service.listeners.plain]
-        urls += [url(listener, 'https') for listener in service.listeners.tls]
-        launch.ready([f'serving on {address}' for address in urls])
+        launch.ready(serving_lines(service.listeners))
+        systemd.notify('READY=1')
 
     def in_child() -> None:
         launch.in_child()
@@ -166,16 +180,41 @@ def serve(
 
     watch = postgres.watch if postgres else None
     if settings.forks < 0:
-        return service.run_alone(ready, watch)
+        return service.run_alone(ready, refusing_hangups(watch))
     supervisor = Supervisor(
         handlers(settings),
-        service.run_supervised,
+        renewal.handler_of(service),
         drain_timeout_s=settings.drain_timeout + SUPERVISOR_GRACE_S,
+        hang_timeout_s=settings.hang_timeout,
+        renew=renewal.begin,
+        on_settled=renewal.end,
         on_ready=ready,
+        on_stop=lambda: systemd.notify('STOPPING=1'),
         watch=watch,
         in_child=in_child,
     )
     return supervisor.run()
+
+
+def serving_lines(listeners: Listeners) -> list[str]:
+    urls = [url(listener, 'http') for listener in listeners.plain]
+    urls += [url(listener, 'https') for listener in listeners.tls]
+    return [f'serving on {address}' for address in urls]
+
+
+def refusing_hangups(watch: Callable[[], None] | None) -> Callable[[], None]:
+    """The same watch; it says, too, that a daemon which is its only handler cannot replace it."""
+    hangups: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, _frame: hangups.append(number))
+
+    def look() -> None:
+        if hangups:
+            hangups.clear()
+            log.info('SIGHUP is ignored: restart nipapd to apply a changed configuration')
+        if watch is not None:
+            watch()
+
+    return look
 
 
 def handlers(settings: DaemonSettings) -> int:
@@ -190,6 +229,89 @@ def handlers(settings: DaemonSettings) -> int:
 def url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
     return f'{scheme}://[{host}]:{port}' if ':' in host else f'{scheme}://{host}:{port}'
+
+
+# another configuration while it runs
+
+FIXED = ('user', 'group', 'foreground', 'syslog', 'pid_file', 'postgres_bindir', 'postgres_user')
+
+
+class Renewal:
+    """Has handlers replaced by such as know the configuration as it is now."""
+
+    def __init__(self, config: Config, service: Service, reread: Callable[[], Config], listening: Listening) -> None:
+        self._config = config
+        self._service = service
+        self._reread = reread
+        self._listening = listening
+        self._begun: dict[Generation, tuple[Config, Service]] = {}
+
+    def begin(self) -> Generation | None:
+        """Read the configuration; None, when it cannot be used, and then everything stays as it is."""
+        systemd.notify_reloading()
+        try:
+            return self._prepare()
+        except (ConfigError, *EXPECTED) as error:
+            log.error('the configuration in use stays: %s', error)
+        except Exception:
+            log.exception('the configuration in use stays')
+        systemd.notify('READY=1')
+        return None
+
+    def handler_of(self, service: Service) -> HandlerMain:
+        """What a handler does. It lets go first of sockets of others, which would stay open as long as it lives."""
+
+        def handle(slot: int, pulse: Pulse) -> int:
+            self._listening.close_all_but(service.listeners)
+            return service.run_supervised(slot, pulse)
+
+        return handle
+
+    def _prepare(self) -> Generation:
+        read = self._reread()
+        config, fixed = applicable(self._config, read)
+        settings, context = config.nipapd, tls_context(config.nipapd)
+        dsn = self._service.dsn if config.embedded else config.dsn
+        if dsn != self._service.dsn:
+            prepare_schema(dsn, install=config.auto_install_db, config=config)
+        listeners = self._listening.open(settings, context)
+        logs.configure(debug=settings.debug, use_syslog=settings.syslog)
+        for warning in read.warnings:
+            log.warning('%s', warning)
+        for key in fixed:
+            log.warning('%s: [nipapd] %s: a changed value takes a restart, ignored', read.path, key)
+        service = service_of(config, dsn, listeners, self._service.login_counts)
+        generation = Generation(
+            handlers(settings),
+            self.handler_of(service),
+            settings.drain_timeout + SUPERVISOR_GRACE_S,
+            settings.hang_timeout,
+        )
+        self._begun[generation] = config, service
+        log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
+        return generation
+
+    def end(self, generation: Generation) -> None:
+        """All handlers are of that generation; one that was not begun here is the first."""
+        self._config, self._service = self._begun.get(generation, (self._config, self._service))
+        self._begun = {generation: (self._config, self._service)}
+        self._listening.close_all_but(self._service.listeners)
+        logs.configure(debug=self._config.nipapd.debug, use_syslog=self._config.nipapd.syslog)
+        for line in serving_lines(self._service.listeners):
+            log.info('%s', line)
+        systemd.notify('READY=1')
+
+
+def applicable(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """The new configuration with the old values of what a running daemon cannot change, and the keys of those."""
+    fixed = [*FIXED]
+    if old.embedded != new.embedded:
+        fixed += [key.name for key in dataclasses.fields(DaemonSettings) if key.name.startswith('db_')]
+    if (old.nipapd.forks < 0) != (new.nipapd.forks < 0):
+        fixed.append('forks')
+    changed = [name for name in fixed if getattr(old.nipapd, name) != getattr(new.nipapd, name)]
+    kept = {name: getattr(old.nipapd, name) for name in changed}
+    return dataclasses.replace(new, nipapd=dataclasses.replace(new.nipapd, **kept)), changed
 
 
 # signals before and after the supervisor has them
@@ -207,30 +329,6 @@ def leave(_number: int, _frame: FrameType | None) -> None:
 
 
 # what is bound and written before anything runs
-
-
-@contextlib.contextmanager
-def bound(settings: DaemonSettings) -> Iterator[Listeners]:
-    """The listening sockets of every configured address and port."""
-    context = tls_context(settings)
-    with contextlib.ExitStack() as stack:
-
-        def bind(port: int | None) -> list[socket.socket]:
-            if port is None:
-                return []
-            sockets = [found for address in settings.listen for found in bind_address(address, port)]
-            for each in sockets:
-                stack.enter_context(each)
-            return sockets
-
-        yield Listeners(bind(settings.port), bind(settings.ssl_port), context)
-
-
-def bind_address(address: str, port: int) -> list[socket.socket]:
-    try:
-        return bind_sockets(port, address, backlog=BACKLOG)
-    except OSError as error:
-        raise StartError(f'cannot listen on {address} port {port}: {error.strerror}') from error
 
 
 def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:

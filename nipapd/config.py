@@ -202,6 +202,7 @@ class DaemonSettings:
     drain_timeout: float = _key(30.0, _seconds)
     most_running: int = _key(64, _count)
     most_waiting: int = _key(512, _count)
+    hang_timeout: float = _key(60.0, _seconds)
     db_host: str | None = _key(None)
     db_port: str | None = _key(None, _ports)
     db_name: str | None = _key(None)

@@ -443,9 +443,17 @@ class EmbeddedPostgres:
             said = self._log_since(begin)
             if not any(reason in said for reason in NOT_YET) or time.monotonic() > deadline:
                 raise EmbeddedPostgresError(_with_tail(f'PostgreSQL {installation.version} did not start', said))
+            self._hasten_predecessor()
             time.sleep(RETRY_S)
             if self._problem() is None:  # the predecessor was not going away after all
                 return
+
+    def _hasten_predecessor(self) -> None:
+        """One whose daemon was killed waits for those who still use it; nobody new gets in, so we do not wait."""
+        pid, status = self._postmaster()
+        if pid is not None and status == 'stopping':
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGINT)
 
     def _spawn(self, installation: Installation, account: Account) -> int:
         """Start the process; returns where in the log its words begin."""
@@ -636,9 +644,10 @@ def _with_tail(line: str, text: str) -> str:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What a child does before it becomes the server: ask for a fast shutdown when its parent dies.
+    """What a child does before it becomes the server: ask for a smart shutdown when its parent dies.
 
-    It runs after the change of user, which would undo the request.
+    That lets the parent's other children finish what they are doing. It runs after the change of user, which would
+    undo the request.
     """
     if sys.platform != 'linux':
         return None
@@ -646,7 +655,7 @@ def _die_with_parent() -> Callable[[], None] | None:
     parent = os.getpid()
 
     def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
+        prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)
 

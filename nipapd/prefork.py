@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import logging
+import mmap
 import os
 import select
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn
 
@@ -30,9 +33,61 @@ EXIT_FAILED = 1
 EXIT_CUT_OFF = 3
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+SHOW_STACK = signal.SIGUSR1
+SHOW_STACK_S = 0.5  # what a hung handler is given to write where it is
+INATTENTIVE_S = 5.0  # a supervisor that was away for longer cannot tell who hangs
 PR_SET_PDEATHSIG = 1
+PID = struct.Struct('=i')
 
-HandlerMain = Callable[[int, Callable[[], None]], int | None]
+
+class Pulse:
+    """What a handler lets its supervisor know, in memory that both see: that it is ready, alive, of use.
+
+    Calling it says that the handler can answer. One handler writes, the clock is that of the host.
+    """
+
+    def __init__(self, report_ready: Callable[[], None]) -> None:
+        self._report_ready = report_ready
+        self._values = memoryview(mmap.mmap(-1, 16)).cast('d')
+
+    def __call__(self) -> None:
+        self.beat()
+        self._report_ready()
+
+    def beat(self) -> None:
+        """Say that requests are being looked after."""
+        self._values[0] = time.monotonic()
+
+    def note_answer(self) -> None:
+        self._values[1] = 1.0
+
+    @property
+    def last_beat(self) -> float:
+        return self._values[0]
+
+    @property
+    def has_answered(self) -> bool:
+        return bool(self._values[1])
+
+
+HandlerMain = Callable[[int, Pulse], int | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What all handlers are replaced by at once: how many there are, what they do, and the limits they are held to.
+
+    With a `hang_timeout_s` of 0 no handler is taken for hung.
+    """
+
+    count: int
+    handler_main: HandlerMain = field(repr=False)
+    drain_timeout_s: float = 30.0
+    hang_timeout_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f'a supervisor needs at least one handler, not {self.count}')
 
 
 @dataclass(frozen=True)
@@ -41,13 +96,15 @@ class Backoff:
 
     The first loss is replaced at once, then the pause doubles from `first_s` up to `most_s`. A handler that lived
     for `stable_s` clears the count. When no handler has ever become ready, `start_attempts` losses of one place
-    end the daemon: what cannot start once is for a human to see.
+    end the daemon: what cannot start once is for a human to see. So do `hopeless_losses` in a row of every place
+    during which none lived that long and none answered anything.
     """
 
     first_s: float = 0.2
     most_s: float = 5.0
     stable_s: float = 10.0
     start_attempts: int = 5
+    hopeless_losses: int = 12
 
     def pause_s(self, losses: int) -> float:
         """The pause after the given number of losses in a row, 1 being the first."""
@@ -56,27 +113,48 @@ class Backoff:
         return min(self.most_s, self.first_s * 2.0 ** min(losses - 2, 30))
 
 
+@dataclass(eq=False)
+class Handler:
+    """One process: of which generation, whether it answers, and when it will be killed, if that is settled."""
+
+    slot: int
+    pid: int
+    generation: Generation
+    pulse: Pulse
+    born: float
+    ready: bool = False
+    deadline: float | None = None
+
+
 @dataclass
 class Slot:
-    """One place for a handler: the process in it, if any, and when the next is due."""
+    """One place for a handler: the process in it, the one that is to follow it, and when the next is due."""
 
     number: int
-    pid: int | None = None
-    born: float = 0.0
+    current: Handler | None = None
+    successor: Handler | None = None
     losses: int = 0
+    fruitless: int = 0  # losses in a row during which no handler at all was of use
     due: float = 0.0
 
 
 class Supervisor:
     """Keeps `count` handlers running until TERM or INT.
 
-    `handler_main(slot, ready)` runs in each child and calls `ready()` once it can answer; what it returns is the exit
-    code of the child, 1 when it raises. The child starts with TERM at its default, INT and HUP ignored (the terminal
-    sends INT to the whole group; the parent alone decides), and gets TERM should the parent die.
+    `handler_main(slot, pulse)` runs in each child. It calls `pulse()` once it can answer, and from then on
+    `pulse.beat()` about once a second; what it returns is the exit code of the child, 1 when it raises. The child
+    starts with TERM at its default, INT and HUP ignored (the terminal sends INT to the whole group; the parent alone
+    decides), shows its Python stack on stderr when it gets USR1, and gets TERM should the parent die. One whose last
+    beat is older than `hang_timeout_s` is killed and replaced; those that start or finish are left in peace.
 
-    `on_ready` is called once in the parent, when the first handler is ready. `watch` is called in the parent about
-    once a second and whenever a child ends; it may start processes of its own: only handlers are ever reaped here.
-    `in_child` is called first thing in each child, to let go of what belongs to the parent, privileges included.
+    At HUP `renew` is asked for the next generation; None leaves everything as it is. Each handler is then followed
+    by one of that generation, which is ready before its predecessor is told to finish. When none of them can start,
+    the former generation stays. `on_settled` is told the generation of which, in the end, all handlers are.
+
+    `on_ready` is called once in the parent, when the first handler is ready, and `on_stop` once, when the handlers
+    are told to finish. `watch` is called in the parent about once a second and whenever a child ends; it may start
+    processes of its own: only handlers are ever reaped here. `in_child` is called first thing in each child, to let
+    go of what belongs to the parent, privileges included.
     """
 
     def __init__(
@@ -85,51 +163,60 @@ class Supervisor:
         handler_main: HandlerMain,
         *,
         drain_timeout_s: float = 30.0,
+        hang_timeout_s: float = 0.0,
+        renew: Callable[[], Generation | None] | None = None,
+        on_settled: Callable[[Generation], None] | None = None,
         on_ready: Callable[[], None] | None = None,
+        on_stop: Callable[[], None] | None = None,
         watch: Callable[[], None] | None = None,
         in_child: Callable[[], None] | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        if count < 1:
-            raise ValueError(f'a supervisor needs at least one handler, not {count}')
-        self._handler_main = handler_main
-        self._drain_timeout_s = drain_timeout_s
+        self._wanted = self._proven = Generation(count, handler_main, drain_timeout_s, hang_timeout_s)
+        self._renew = renew
+        self._on_settled = on_settled
         self._on_ready = on_ready
+        self._on_stop = on_stop
         self._watch = watch
         self._in_child = in_child
         self._backoff = backoff or Backoff()
         self._slots = [Slot(number) for number in range(count)]
+        self._leaving: list[Handler] = []
         self._signals: list[int] = []
         self._was_ready = False
         self._stopping = False
-        self._deadline = 0.0
+        self._settled = True
         self._exit_code = EXIT_OK
+        self._looked = self._attentive_since = 0.0
         self._wake_r = self._wake_w = self._ready_r = self._ready_w = -1
 
     def run(self) -> int:
         """Supervise until told to stop; no handler is left when this returns.
 
         Returns EXIT_OK when every handler finished what it was doing, EXIT_CUT_OFF when some were killed because
-        the deadline passed or a second signal came, EXIT_FAILED when the handlers could not start.
+        the deadline passed or a second signal came, EXIT_FAILED when the handlers could not start or live.
         """
         with self._pipes(), self._signal_handlers():
             try:
                 while not (self._stopping and not self._running()):
                     self._step()
             finally:
-                self._kill_running()
+                self._kill(self._running())
         return self._exit_code
 
     def _step(self) -> None:
-        self._start_due()
+        if not self._stopping:
+            self._start_due()
+            self._start_successor()
         self._wait()
         self._act_on_signals()
         self._reap()
-        if self._stopping and self._running() and time.monotonic() >= self._deadline:
-            log.warning('handlers still busy after %g s are killed', self._drain_timeout_s)
-            self._cut_off()
-        if self._watch is not None and not self._stopping:
-            self._watch()
+        self._kill_late()
+        if not self._stopping:
+            self._look_for_hung()
+            self._settle()
+            if self._watch is not None:
+                self._watch()
 
     # waiting
 
@@ -139,14 +226,24 @@ class Supervisor:
         if self._wake_r in readable:
             os.read(self._wake_r, 4096)
         if self._ready_r in readable:
-            os.read(self._ready_r, 4096)
-            self._note_ready()
+            for (pid,) in PID.iter_unpack(os.read(self._ready_r, 1024 * PID.size)):
+                self._note_ready(pid)
 
     def _pause_s(self) -> float:
-        moments = [self._deadline] if self._stopping else [slot.due for slot in self._slots if slot.pid is None]
+        moments = [handler.deadline for handler in self._running() if handler.deadline is not None]
+        if not self._stopping:
+            moments += [slot.due for slot in self._slots if slot.current is None]
         return max(0.0, min([1.0, *(moment - time.monotonic() for moment in moments)]))
 
-    def _note_ready(self) -> None:
+    def _note_ready(self, pid: int) -> None:
+        for handler in self._running():
+            if handler.pid == pid:
+                handler.ready = True
+                self._proven = handler.generation
+        for slot in self._slots:
+            if slot.successor is not None and slot.successor.ready:
+                former, slot.current, slot.successor = slot.current, slot.successor, None
+                self._dismiss(former)
         if not self._was_ready:
             self._was_ready = True
             if self._on_ready is not None:
@@ -155,60 +252,118 @@ class Supervisor:
     # signals
 
     def _act_on_signals(self) -> None:
+        hung_up = signal.SIGHUP in self._signals
         while self._signals:
             number = self._signals.pop(0)
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stop(signal.Signals(number).name)
-            elif number == signal.SIGHUP:
-                log.info('SIGHUP is ignored: restart nipapd to apply a changed configuration')
+        if hung_up and not self._stopping:
+            self._begin_renewal()
 
     def _stop(self, why: str) -> None:
         if self._stopping:
             log.warning('%s again: stopping at once', why)
-            self._cut_off()
+            self._cut_off(self._running())
             return
-        log.info('%s: stopping, handlers have %g s to finish', why, self._drain_timeout_s)
+        log.info('%s: stopping, handlers have %g s to finish', why, self._wanted.drain_timeout_s)
         self._begin_stop()
 
     def _begin_stop(self) -> None:
         self._stopping = True
-        self._deadline = time.monotonic() + self._drain_timeout_s
-        for slot in self._running():
-            self._send(slot, signal.SIGTERM)
+        if self._on_stop is not None:
+            self._on_stop()
+        for slot in self._slots:
+            self._retire(slot)
 
-    def _cut_off(self) -> None:
-        if self._running():
+    def _cut_off(self, handlers: list[Handler]) -> None:
+        if handlers and self._stopping:
             self._exit_code = self._exit_code or EXIT_CUT_OFF
-        self._kill_running()
+        self._kill(handlers)
+
+    # another generation
+
+    def _begin_renewal(self) -> None:
+        if self._renew is None:
+            log.info('SIGHUP is ignored: restart nipapd to apply a changed configuration')
+            return
+        generation = self._renew()
+        if generation is not None:
+            self._want(generation)
+
+    def _want(self, generation: Generation) -> None:
+        self._wanted = generation
+        self._settled = False
+        self._slots += [Slot(number) for number in range(len(self._slots), generation.count)]
+        for slot in self._slots:
+            slot.losses, slot.fruitless, slot.due = 0, 0, 0.0
+            successor, slot.successor = slot.successor, None
+            self._dismiss(successor)  # of a generation that was overtaken
+
+    def _start_successor(self) -> None:
+        """Have one handler of a former generation followed; the next one when that is done."""
+        if any(slot.successor for slot in self._slots):
+            return
+        for slot in self._slots[: self._wanted.count]:
+            if slot.current and slot.current.generation is not self._wanted and slot.due <= time.monotonic():
+                slot.successor = self._fork(slot)
+                return
+
+    def _settle(self) -> None:
+        """Tell, once, that all handlers are of the wanted generation; what is too many is told to finish."""
+        places = self._slots[: self._wanted.count]
+        if self._settled or not all(self._is_settled(slot) for slot in places):
+            return
+        for slot in self._slots[self._wanted.count :]:
+            self._retire(slot)
+        del self._slots[self._wanted.count :]
+        self._settled = True
+        if self._on_settled is not None:
+            self._on_settled(self._wanted)
+
+    def _is_settled(self, slot: Slot) -> bool:
+        return slot.current is not None and slot.current.ready and slot.current.generation is self._wanted
+
+    def _retire(self, slot: Slot) -> None:
+        for handler in (slot.current, slot.successor):
+            self._dismiss(handler)
+        slot.current = slot.successor = None
+
+    def _dismiss(self, handler: Handler | None) -> None:
+        """Tell a handler to finish; it belongs to no place any more."""
+        if handler is not None:
+            handler.deadline = time.monotonic() + self._wanted.drain_timeout_s
+            self._leaving.append(handler)
+            self._send(handler, signal.SIGTERM)
 
     # handlers
 
-    def _running(self) -> list[Slot]:
-        return [slot for slot in self._slots if slot.pid is not None]
+    def _running(self) -> list[Handler]:
+        placed = [handler for slot in self._slots for handler in (slot.current, slot.successor) if handler]
+        return placed + self._leaving
 
     def _start_due(self) -> None:
-        for slot in self._slots:
-            if not self._stopping and slot.pid is None and slot.due <= time.monotonic():
-                self._start(slot)
+        for slot in self._slots[: self._wanted.count]:
+            if slot.current is None and slot.due <= time.monotonic():
+                slot.current = self._fork(slot)
 
-    def _start(self, slot: Slot) -> None:
-        slot.born = time.monotonic()
-        parent = os.getpid()
+    def _fork(self, slot: Slot) -> Handler | None:
+        parent, pulse = os.getpid(), Pulse(self._report_ready)
         # Blocked until the child has its own dispositions: a TERM in between would end up in the parent's list.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
             pid = os.fork()
             if pid == 0:
-                self._become_handler(slot, parent, unblocked)
-            slot.pid = pid
+                self._become_handler(slot, pulse, parent, unblocked)
+            return Handler(slot.number, pid, self._wanted, pulse, time.monotonic())
         except OSError as error:
             log.error('handler %d cannot be forked: %s', slot.number, error.strerror)
-            self._note_loss(slot)
-            self._give_up_if_hopeless(slot)
+            self._note_loss(slot, None)
+            self._give_up_if_hopeless(slot, 'could not be forked')
+            return None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
-    def _become_handler(self, slot: Slot, parent: int, unblocked: set[int]) -> NoReturn:
+    def _become_handler(self, slot: Slot, pulse: Pulse, parent: int, unblocked: set[int]) -> NoReturn:
         code = 1
         try:
             reset_signals(unblocked)
@@ -217,7 +372,7 @@ class Supervisor:
             if self._in_child is not None:
                 self._in_child()
             die_with(parent)  # last: a change of account would undo it
-            code = self._handler_main(slot.number, self._report_ready) or 0
+            code = self._wanted.handler_main(slot.number, pulse) or 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         except BaseException:
@@ -230,68 +385,126 @@ class Supervisor:
 
     def _report_ready(self) -> None:
         with contextlib.suppress(OSError):
-            os.write(self._ready_w, b'.')
+            os.write(self._ready_w, PID.pack(os.getpid()))
 
     def _reap(self) -> None:
-        for slot in self._running():
-            code = self._collect(slot, os.WNOHANG)
+        for handler in self._running():
+            code = self._collect(handler, os.WNOHANG)
             if code is None:
                 continue
-            if self._stopping:
-                self._note_end(slot, code)
+            if handler in self._leaving:
+                self._leaving.remove(handler)
+                self._note_end(handler, code)
             else:
-                self._note_loss(slot)
-                self._log_loss(slot, code)
-                self._give_up_if_hopeless(slot)
+                self._note_death(handler, code)
 
-    def _collect(self, slot: Slot, options: int) -> int | None:
-        """The exit code of the slot's process once it has ended, and the slot is empty; else None."""
-        if slot.pid is None:
-            return None
+    def _note_death(self, handler: Handler, code: int) -> None:
+        """A handler ended that nobody had told to."""
+        slot = self._slots[handler.slot]
+        if slot.successor is handler:
+            slot.successor = None
+        else:
+            slot.current, slot.successor = slot.successor, None
+        self._note_loss(slot, handler)
+        log.warning(
+            'handler %d %s; the next starts in %g s',
+            slot.number,
+            how_it_ended(code),
+            self._backoff.pause_s(slot.losses),
+        )
+        self._give_up_if_hopeless(slot, how_it_ended(code))
+
+    def _collect(self, handler: Handler, options: int) -> int | None:
+        """The exit code of the process once it has ended; else None."""
         try:
-            pid, status = os.waitpid(slot.pid, options)
+            pid, status = os.waitpid(handler.pid, options)
         except ChildProcessError:
-            pid, status = slot.pid, 0
+            pid, status = handler.pid, 0
         if pid == 0:
             return None
-        log.debug('handler %d (pid %d) has ended', slot.number, pid)
-        slot.pid = None
+        log.debug('handler %d (pid %d) has ended', handler.slot, pid)
         return os.waitstatus_to_exitcode(status)
 
-    def _note_end(self, slot: Slot, code: int) -> None:
+    def _note_end(self, handler: Handler, code: int) -> None:
         """A handler ended as it was told; a TERM that came before it could finish anything is no loss."""
         if code not in (0, -signal.SIGTERM):
-            log.warning('handler %d %s before it was done', slot.number, how_it_ended(code))
-            self._exit_code = self._exit_code or EXIT_CUT_OFF
+            log.warning('handler %d %s before it was done', handler.slot, how_it_ended(code))
+            if self._stopping:
+                self._exit_code = self._exit_code or EXIT_CUT_OFF
 
-    def _note_loss(self, slot: Slot) -> None:
+    def _note_loss(self, slot: Slot, handler: Handler | None) -> None:
         now = time.monotonic()
-        if now - slot.born >= self._backoff.stable_s:
+        if handler is not None and now - handler.born >= self._backoff.stable_s:
             slot.losses = 0
         slot.losses += 1
+        slot.fruitless += 1
         slot.due = now + self._backoff.pause_s(slot.losses)
+        if any(self._is_of_use(one) for one in (handler, *self._running())):
+            for each in self._slots:
+                each.fruitless = 0
 
-    def _log_loss(self, slot: Slot, code: int) -> None:
-        pause_s = self._backoff.pause_s(slot.losses)
-        log.warning('handler %d %s; the next starts in %g s', slot.number, how_it_ended(code), pause_s)
+    def _is_of_use(self, handler: Handler | None) -> bool:
+        if handler is None or not handler.ready:
+            return False
+        return handler.pulse.has_answered or time.monotonic() - handler.born >= self._backoff.stable_s
 
-    def _give_up_if_hopeless(self, slot: Slot) -> None:
+    def _give_up_if_hopeless(self, slot: Slot, ended: str) -> None:
         if not self._was_ready and slot.losses >= self._backoff.start_attempts:
-            log.error('no handler could start, giving up after %d attempts', slot.losses)
-            self._exit_code = EXIT_FAILED
-            self._begin_stop()
+            log.error('no handler could start, giving up after %d attempts; the last one %s', slot.losses, ended)
+        elif all(each.fruitless >= self._backoff.hopeless_losses for each in self._slots):
+            log.error('no handler lives long enough to answer, giving up; the last one %s', ended)
+        else:
+            if self._wanted is not self._proven and slot.losses >= self._backoff.start_attempts:
+                log.error('no handler could start with the new configuration, the old one stays; one %s', ended)
+                self._want(self._proven)
+            return
+        self._exit_code = EXIT_FAILED
+        self._begin_stop()
 
-    def _send(self, slot: Slot, number: int) -> None:
-        """Signal the slot's process. It has not been reaped, so the pid cannot be somebody else's."""
-        if slot.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(slot.pid, number)
+    # those that hang or do not end
 
-    def _kill_running(self) -> None:
-        for slot in self._running():
-            self._send(slot, signal.SIGKILL)
-        for slot in self._running():
-            self._collect(slot, 0)
+    def _look_for_hung(self) -> None:
+        """Show where a handler is that has not been heard of for too long, and settle when it will be killed."""
+        now = time.monotonic()
+        if now - self._looked > INATTENTIVE_S:
+            self._attentive_since = now  # we were stopped, and perhaps everything was
+        self._looked = now
+        for handler in [slot.current for slot in self._slots if slot.current]:
+            limit_s = handler.generation.hang_timeout_s
+            age_s = now - max(handler.pulse.last_beat, self._attentive_since)
+            if limit_s and handler.ready and handler.deadline is None and age_s > limit_s:
+                log.error(
+                    'handler %d (pid %d) hangs, its last sign of life is %.1f s old: it is killed',
+                    handler.slot,
+                    handler.pid,
+                    age_s,
+                )
+                handler.deadline = now + SHOW_STACK_S
+                self._send(handler, SHOW_STACK)
+
+    def _kill_late(self) -> None:
+        now = time.monotonic()
+        late = [one for one in self._running() if one.deadline is not None and now >= one.deadline]
+        leaving = [one for one in late if one in self._leaving]
+        for handler in late:
+            if handler not in leaving:
+                self._send(handler, signal.SIGKILL)
+                handler.deadline = None if handler.deadline is None else now + 1.0  # until it is reaped
+        if leaving:
+            log.warning('handlers still busy after %g s are killed', self._wanted.drain_timeout_s)
+            self._cut_off(leaving)
+
+    def _send(self, handler: Handler, number: int) -> None:
+        """Signal the process. It has not been reaped, so the pid cannot be somebody else's."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(handler.pid, number)
+
+    def _kill(self, handlers: list[Handler]) -> None:
+        for handler in handlers:
+            self._send(handler, signal.SIGKILL)
+        for handler in handlers:
+            self._collect(handler, 0)
+        self._leaving = [one for one in self._leaving if one not in handlers]
 
     # what exists while the supervisor runs
 
@@ -325,6 +538,7 @@ class Supervisor:
 def reset_signals(unblocked: set[int]) -> None:
     """Give a fresh child its own dispositions, then let through what waited meanwhile."""
     signal.set_wakeup_fd(-1)
+    faulthandler.register(SHOW_STACK)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGHUP):

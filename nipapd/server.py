@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tornado.platform.asyncio  # noqa: F401  (Tornado imports it late, when our account may not be able to read it)
@@ -113,6 +113,7 @@ class Server(HTTPServer):
         self._listening: list[socket.socket] = []
         self._waiting: set[ServerConnection] = set()
         self._draining = False
+        self._grace_s = 0.0
         self._drained = asyncio.Event()
         self._clock: asyncio.TimerHandle | None = None
 
@@ -176,8 +177,8 @@ class Server(HTTPServer):
 
     def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         self._waiting.add(server_conn)
-        if self._draining:
-            close_unless_asked(server_conn)
+        if self._draining:  # the last answer may not have said so yet
+            asyncio.get_running_loop().call_later(self._grace_s, self._close_waiting, [server_conn])
         delegate = super().start_request(server_conn, request_conn)
         return _Request(delegate, request_conn, lambda: self._note_begun(server_conn), self._max_body)
 
@@ -210,10 +211,11 @@ class Server(HTTPServer):
     def open_connections(self) -> int:
         return self._share.open
 
-    def stop_accepting(self) -> None:
-        """Accept nothing more, close what is idle, and close the rest as it is answered.
+    def stop_accepting(self, grace_s: float = 0.0) -> None:
+        """Accept nothing more, and close each connection as it is answered, or when it is idle after `grace_s`.
 
-        A request that has arrived but was not read yet is answered too.
+        A client that is between two requests may have sent the next, or be about to: until then it is answered. So
+        is, later, a request that has arrived but was not read yet.
         """
         loop = asyncio.get_running_loop()
         for listener in self._listening:
@@ -221,10 +223,17 @@ class Server(HTTPServer):
             listener.close()
         self._listening.clear()
         self._draining = True
+        self._grace_s = grace_s
         self.conn_params.no_keep_alive = True  # answers say "Connection: close" from now on
-        for connection in list(self._waiting):
-            close_unless_asked(connection)
+        if grace_s:
+            loop.call_later(grace_s, self._close_waiting)
+        else:
+            self._close_waiting()
         self._note_drained()
+
+    def _close_waiting(self, connections: Iterable[ServerConnection] | None = None) -> None:
+        for connection in self._waiting.intersection(self._waiting if connections is None else connections):
+            close_unless_asked(connection)
 
     async def drained(self) -> None:
         """Return when, after stop_accepting, every connection is closed."""

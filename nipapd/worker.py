@@ -11,26 +11,32 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from nipap import db, waiting
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
-from nipap.db import MOST_SESSIONS, Database
+from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
 from nipap.login_limits import LoginCounts
-from nipapd.fibers import MOST_RUNNING, MOST_WAITING, Fibers
-from nipapd.prefork import EXIT_CUT_OFF
+from nipapd.config import DaemonSettings
+from nipapd.fibers import Fibers
+from nipapd.prefork import EXIT_CUT_OFF, Pulse
 from nipapd.server import Container, Server, Shares
 from nipapd.tls import with_hsts
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
 LONGEST_LIST = 1000  # prefixes that are in memory at once
 IDLE_TIMEOUT_S = 600
 LEAST_DRAIN_S = 0.1  # idle connections need a turn of the loop to close
+IDLE_GRACE_S = 1.0  # of the drain: who is between two requests gets the second answered
 ALARM_GRACE_S = 2.0
 
 SignalHandler = Callable[[int, FrameType | None], None]
@@ -51,20 +57,14 @@ class Service:
 
     dsn: str = field(repr=False)  # it may hold a password
     auth: AuthSettings
+    settings: DaemonSettings
     listeners: Listeners
     shares: Shares
-    max_body: int
-    request_timeout_s: float
-    drain_timeout_s: float
-    most_running: int = MOST_RUNNING
-    most_waiting: int = MOST_WAITING
-    db_connections: int = MOST_SESSIONS
-    login_counts: LoginCounts | None = field(default=None, repr=False)  # of all handlers together
-    hsts: bool = True
+    login_counts: LoginCounts
 
-    def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
+    def run_supervised(self, slot: int, pulse: Pulse) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
-        return self._run(slot, ready, (signal.SIGTERM,), self._end_by_alarm, None)
+        return self._run(slot, pulse, (signal.SIGTERM,), self._end_by_alarm, pulse.beat, pulse.note_answer)
 
     def run_alone(self, ready: Callable[[], None], watch: Callable[[], None] | None) -> int:
         """Serve in the process that started everything, until TERM or INT; returns the exit code.
@@ -81,16 +81,17 @@ class Service:
         numbers: Sequence[signal.Signals],
         limit: Callable[[], SignalHandler],
         watch: Callable[[], None] | None,
+        note_answer: Callable[[], None] | None = None,
     ) -> int:
-        database = Database(self.dsn, most_sessions=self.db_connections)
+        database = Database(self.dsn, most_sessions=self.settings.db_connections)
         authenticator = Authenticator(self.auth, self.login_counts)
-        fibers = Fibers(most_running=self.most_running, most_waiting=self.most_waiting)
+        fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         waiting.use(fibers)
         db.wait_with(fibers.wait_for_postgresql)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST)
-            application = create_app(backend, authenticator, max_body=self.max_body)
-            container = Container(with_hsts(application) if self.hsts else application, fibers)
+            application = create_app(backend, authenticator, max_body=self.settings.max_body)
+            container = Container(self._dressed(application, note_answer), fibers)
             return asyncio.run(self._main(self._server(container, slot), fibers, ready, numbers, limit(), watch))
         finally:
             authenticator.close()
@@ -123,20 +124,25 @@ class Service:
         finally:
             fibers.end()
 
+    def _dressed(self, application: WSGIApplication, note_answer: Callable[[], None] | None) -> WSGIApplication:
+        if self.settings.ssl_hsts:
+            application = with_hsts(application)
+        return noting(application, note_answer) if note_answer else application
+
     def _server(self, container: Container, slot: int) -> Server:
         return Server(
             container,
-            max_body=self.max_body,
-            request_timeout_s=self.request_timeout_s,
+            max_body=self.settings.max_body,
+            request_timeout_s=self.settings.request_timeout,
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),
         )
 
     async def _finish(self, server: Server) -> int:
         """Answer what was begun; 0, or EXIT_CUT_OFF when the deadline passes before that is done."""
-        server.stop_accepting()
+        server.stop_accepting(min(IDLE_GRACE_S, self.settings.drain_timeout / 2))
         try:
-            await asyncio.wait_for(server.drained(), max(self.drain_timeout_s, LEAST_DRAIN_S))
+            await asyncio.wait_for(server.drained(), max(self.settings.drain_timeout, LEAST_DRAIN_S))
         except TimeoutError:
             log.warning('%d connections are still busy and cut off', server.open_connections)
             return EXIT_CUT_OFF
@@ -149,7 +155,7 @@ class Service:
 
         def limit(number: int, _frame: FrameType | None) -> None:
             if not asked:
-                signal.setitimer(signal.ITIMER_REAL, self.drain_timeout_s + ALARM_GRACE_S)
+                signal.setitimer(signal.ITIMER_REAL, self.settings.drain_timeout + ALARM_GRACE_S)
             asked.append(number)
 
         return limit
@@ -161,11 +167,22 @@ class Service:
         def limit(number: int, _frame: FrameType | None) -> None:
             if asked:
                 raise SystemExit(EXIT_CUT_OFF)
-            signal.setitimer(signal.ITIMER_REAL, self.drain_timeout_s + ALARM_GRACE_S)
+            signal.setitimer(signal.ITIMER_REAL, self.settings.drain_timeout + ALARM_GRACE_S)
             asked.append(number)
 
         signal.signal(signal.SIGALRM, limit)
         return limit
+
+
+def noting(application: WSGIApplication, note_answer: Callable[[], None]) -> WSGIApplication:
+    """The same application; it is noted when it has an answer."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body = application(environ, start_response)
+        note_answer()
+        return body
+
+    return answer
 
 
 async def every_second(watch: Callable[[], None]) -> None:

@@ -23,6 +23,18 @@ READY = re.compile(r'^nipapd: serving on (http://\S+)$', re.MULTILINE)
 PASSWORD = re.compile(r"^nipapd: created user '([^']+)' with password '([^']+)'", re.MULTILINE)
 POLL_S = 0.02
 
+# Becomes the program in its arguments, with descriptors from 3 on as sd_listen_fds(3) has them.
+ACTIVATE = """
+import fcntl, os, sys
+names, numbers, *command = sys.argv[1:]
+copies = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in numbers.split(',')]
+for target, copy in enumerate(copies, 3):
+    os.dup2(copy, target)
+    os.close(copy)
+os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': str(len(copies)), 'LISTEN_FDNAMES': names}
+os.execv(command[0], command)
+"""
+
 
 class DaemonError(AssertionError):
     """The process did not do what was expected; the message ends with its output."""
@@ -46,6 +58,7 @@ class Daemon:
     def __init__(self, args: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
         self.args = list(args)
         self.address = ''
+        self.passed: list[tuple[str, socket.socket]] = []  # what a service manager would hand over, by name
         self._mark = uuid.uuid4().hex
         self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the daemon)
@@ -63,6 +76,10 @@ class Daemon:
     def spawn(self) -> Self:
         """Start the process without waiting for anything."""
         command = [sys.executable, '-m', 'nipapd', *self.args]
+        if self.passed:
+            names = ':'.join(name for name, _ in self.passed)
+            numbers = [str(each.fileno()) for _, each in self.passed]
+            command = [sys.executable, '-c', ACTIVATE, names, ','.join(numbers), *command]
         output = self._output.fileno()
         self._proc = subprocess.Popen(
             command,
@@ -72,6 +89,7 @@ class Daemon:
             env=self._env,
             cwd='/',
             start_new_session=True,
+            pass_fds=[each.fileno() for _, each in self.passed],
         )
         return self
 

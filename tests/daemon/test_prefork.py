@@ -169,12 +169,12 @@ def run_scenario(name: str) -> int:
 class Running:
     """A scenario in a process group of its own, and the lines it has written."""
 
-    def __init__(self, scenario: str) -> None:
+    def __init__(self, scenario: str, program: str = __file__) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, scenario],
+            [sys.executable, program, scenario],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {'PYTHONPATH': str(ROOT)},
+            env=os.environ | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'},
             start_new_session=True,
         )
         assert self.process.stdout is not None

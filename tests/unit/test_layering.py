@@ -47,6 +47,8 @@ DAEMON = (
     'fibers',
     'server',
     'worker',
+    'systemd',
+    'listening',
     '__main__',
     'passwd',
     'archive',

@@ -1,0 +1,82 @@
+"""The sockets on which the daemon listens: bound, or passed by a service manager, and kept while they are wanted."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterable
+
+from tornado.netutil import bind_sockets
+
+from nipapd.config import DaemonSettings
+from nipapd.systemd import TLS_NAME
+from nipapd.worker import Listeners
+
+BACKLOG = 1024
+
+
+class ListenError(Exception):
+    """An address cannot be served; the message is one line."""
+
+
+class Listening:
+    """Every listening socket that is open. When some were passed, these alone are used, as long as the daemon runs."""
+
+    def __init__(self, passed: Iterable[tuple[str, socket.socket]] = ()) -> None:
+        self._passed = list(passed)
+        self._bound: dict[tuple[str, int], list[socket.socket]] = {}
+
+    def __enter__(self) -> Listening:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_all_but(None)
+        for _name, each in self._passed:
+            each.close()
+
+    def open(self, settings: DaemonSettings, context: ssl.SSLContext | None) -> Listeners:
+        """What the settings say, with sockets that are open already where there are such.
+
+        :raises ListenError: and then nothing was opened.
+        """
+        if self._passed:
+            return self._activated(context)
+        before = set(self._bound)
+        try:
+            return Listeners(
+                self._at(settings.listen, settings.port), self._at(settings.listen, settings.ssl_port), context
+            )
+        except ListenError:
+            for key in set(self._bound) - before:
+                self._close(key)
+            raise
+
+    def close_all_but(self, wanted: Listeners | None) -> None:
+        """Close what was bound and is not wanted any more."""
+        kept = {id(each) for each in (*wanted.plain, *wanted.tls)} if wanted else set()
+        for key in [key for key, sockets in self._bound.items() if not kept.intersection(map(id, sockets))]:
+            self._close(key)
+
+    def _activated(self, context: ssl.SSLContext | None) -> Listeners:
+        tls = [each for name, each in self._passed if name == TLS_NAME]
+        if tls and context is None:
+            raise ListenError(f'a socket named {TLS_NAME} was passed, for which ssl_port and ssl_cert_file are needed')
+        return Listeners([each for name, each in self._passed if name != TLS_NAME], tls, context)
+
+    def _at(self, addresses: Iterable[str], port: int | None) -> list[socket.socket]:
+        if port is None:
+            return []
+        return [found for address in addresses for found in self._bind(address, port)]
+
+    def _bind(self, address: str, port: int) -> list[socket.socket]:
+        key = address, port
+        if key not in self._bound:
+            try:
+                self._bound[key] = bind_sockets(port, address, backlog=BACKLOG)
+            except OSError as error:
+                raise ListenError(f'cannot listen on {address} port {port}: {error.strerror}') from error
+        return self._bound[key]
+
+    def _close(self, key: tuple[str, int]) -> None:
+        for each in self._bound.pop(key):
+            each.close()

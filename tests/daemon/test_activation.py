@@ -1,0 +1,114 @@
+"""A service manager that holds the sockets and is told how it goes; the test is that manager."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import await_calls, calling, handlers
+from daemon_process import REPOSITORY, Daemon, poll
+from support import DaemonFactory
+
+from nipapd import systemd
+
+Activated = Callable[..., Daemon]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A listening socket that stays open whatever becomes of the daemon."""
+    with socket.create_server(('127.0.0.1', 0), backlog=512) as made:
+        yield made
+
+
+@pytest.fixture
+def activated(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path], listener: socket.socket
+) -> Activated:
+    """Makes daemons on one data directory that are handed the listener."""
+    data_dir = make_dir()
+
+    def make(name: str = '', env: dict[str, str] | None = None) -> Daemon:
+        config = {'nipapd': {'forks': '2', **database_options}}
+        made = daemon(config=config, data_dir=data_dir, env=env, start=False)
+        made.passed = [(name, listener)]
+        return made
+
+    return make
+
+
+def test_a_restart_refuses_no_connection(activated: Activated, listener: socket.socket) -> None:
+    running = activated().start()
+    assert running.address == f'http://127.0.0.1:{listener.getsockname()[1]}'
+    with calling(running) as callers:
+        for _ in range(2):
+            await_calls(callers)
+            assert running.stop() == 0
+            running = activated().start()
+        before = handlers(running)
+        running.send(signal.SIGHUP)
+        poll(lambda: len(handlers(running)) == 2 and not before & handlers(running), 40, running.log)
+
+
+def test_a_passed_socket_for_tls_needs_a_certificate(activated: Activated) -> None:
+    refused = activated('https').spawn()
+    assert refused.wait() == 1
+    assert refused.log() == (
+        'nipapd: a socket named https was passed, for which ssl_port and ssl_cert_file are needed\n'
+    )
+
+
+def test_sockets_that_were_passed_to_somebody_else_are_left_alone(daemon: DaemonFactory, database_options: Any) -> None:
+    env = {'LISTEN_PID': '1', 'LISTEN_FDS': '1'}
+    running = daemon(config={'nipapd': {'forks': '1', **database_options}}, env=env)
+    assert running.address.rpartition(':')[2] == running.args[running.args.index('-p') + 1]
+
+
+def test_what_is_passed_must_be_a_listening_socket(activated: Activated) -> None:
+    refused = activated()
+    with socket.socket() as idle:
+        refused.passed = [('', idle)]
+        refused.spawn()
+        assert refused.wait() == 1
+    assert refused.log() == 'nipapd: descriptor 3 was passed, which is no listening TCP socket\n'
+
+
+def test_the_service_manager_is_told(activated: Activated, make_dir: Callable[[], Path]) -> None:
+    path = make_dir() / 'notify'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(40)
+        running = activated(env={'NOTIFY_SOCKET': str(path)}).spawn()
+        assert manager.recv(100) == b'READY=1'
+        running.send(signal.SIGHUP)
+        state, _, when = manager.recv(100).partition(b'\n')
+        assert state == b'RELOADING=1'
+        assert when.removeprefix(b'MONOTONIC_USEC=').isdigit()
+        assert manager.recv(100) == b'READY=1'
+        assert running.stop() == 0
+        assert manager.recv(100) == b'STOPPING=1'
+
+
+def test_an_abstract_socket_and_one_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    name = f'@nipapd-test-{os.getpid()}'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name.replace('@', '\0'))
+        manager.settimeout(20)
+        systemd.notify('READY=1', {'NOTIFY_SOCKET': name})
+        assert manager.recv(100) == b'READY=1'
+    systemd.notify('READY=1', {'NOTIFY_SOCKET': name})
+    assert 'the service manager cannot be told READY=1' in caplog.text
+
+
+@pytest.mark.parametrize('name', ['nipapd.service', 'nipapd.socket'])
+def test_the_units_are_shipped_and_can_be_read(name: str) -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.read(REPOSITORY / 'etc' / name)
+    assert 'Unit' in unit
+    assert f'etc/{name}' in (REPOSITORY / 'setup.py').read_text()
