@@ -331,7 +331,7 @@ class Database:
         When the connection is lost before its answer comes, the audit log tells whether it was committed: if not, it is
         run again, else `answer` is asked, with the id of the object that was changed.
 
-        :raises NipapError: the outcome is unknown, because PostgreSQL does not come back in time.
+        :raises NipapOutcomeUnknownError: because PostgreSQL does not come back in time.
         """
         # Chosen so that the index in which it is looked for grows at its end.
         change = time.time_ns() // 1000 << 11 | random.getrandbits(11)
@@ -405,14 +405,14 @@ class Database:
             session = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
             tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {session}', former)
             if tx.value(f'SELECT 1 {session}', former):
-                raise errors.NipapError(OUTCOME_UNKNOWN)
+                raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN)
             found: int | None = tx.value('SELECT object_id FROM audit_log WHERE change = %s LIMIT 1', (change,))
             return found
 
         try:
             return self.read(look)
         except psycopg2.Error:
-            raise errors.NipapError(OUTCOME_UNKNOWN) from lost
+            raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
 
     def _is_lost(self, exc: psycopg2.Error) -> bool:
         """Whether the connection ended before the answer; PostgreSQL may have said that it ends it (57P01, 57P02)."""
@@ -426,7 +426,7 @@ class Database:
             if not self._is_lost(exc):
                 raise
             self.close()
-            raise errors.NipapError(OUTCOME_UNKNOWN) from exc
+            raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from exc
         if cursor.statusmessage != 'COMMIT':
             # PostgreSQL rolls back, without an error, what a failed statement has spoilt.
             raise RuntimeError(f'the transaction ended in {cursor.statusmessage}')

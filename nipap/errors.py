@@ -14,6 +14,12 @@ class NipapError(Exception):
     position: int | None = None  # of many things asked for at once, which one this is about
 
 
+class NipapOutcomeUnknownError(NipapError):
+    """The connection to the database was lost while a change was being committed."""
+
+    code = 1000
+
+
 class NipapInputError(NipapError):
     """The arguments have the wrong shape."""
 
@@ -66,6 +72,12 @@ class NipapDuplicateError(NipapError):
     """An object with the same unique values exists already."""
 
     code = 1400
+
+
+class NipapKeyReusedError(NipapDuplicateError):
+    """An idempotency key that was used for another call."""
+
+    code = 1410
 
 
 class AuthError(NipapError):

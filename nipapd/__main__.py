@@ -114,7 +114,7 @@ def run(config: Config, launch: Launch) -> int:
         if identity and not postgres:
             identity.assume()
         shares = Shares(handlers(settings))
-        limits = settings.max_body, settings.request_timeout, settings.drain_timeout
+        limits = settings.max_body, settings.request_timeout, settings.drain_timeout, settings.idempotency_hours
         service = Service(dsn, config.auth, listeners, shares, *limits)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         return serve(service, settings, launch, postgres, identity if postgres else None)

@@ -56,6 +56,7 @@ class Service:
     max_body: int
     request_timeout_s: float
     drain_timeout_s: float
+    idempotency_hours: int
 
     def run_supervised(self, slot: int, ready: Callable[[], None]) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -79,7 +80,7 @@ class Service:
     ) -> int:
         database, authenticator = Database(self.dsn), Authenticator(self.auth)
         try:
-            backend = Backend(database, longest_list=LONGEST_LIST)
+            backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.max_body)
             server = self._server(application, slot)
             return asyncio.run(self._main(server, ready, numbers, limit(), watch))
