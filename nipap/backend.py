@@ -12,7 +12,8 @@ The words:
 
 Each public method is one call of the API: it authorizes, checks its arguments, does everything in **one**
 transaction (audit included) and returns plain values: dicts, lists, strings, integers and datetimes in UTC. Members
-that a caller did not send are None. What goes wrong is a `nipap.errors.NipapError`.
+that a caller did not send are None. What goes wrong is a `nipap.errors.NipapError`. `Backend.once` makes a call that
+has an idempotency key.
 
 >>> backend.add_prefix(actor, {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'RFC 1918'})['indent']
 0
