@@ -39,9 +39,10 @@ WHERE authenticated_as = %s AND key = %s AND created > now() - %s * interval '1 
 _KEEP = """INSERT INTO idempotency (authenticated_as, key, fingerprint, answer) VALUES (%s, %s, %s, %s)
 ON CONFLICT (authenticated_as, key)
 DO UPDATE SET fingerprint = excluded.fingerprint, answer = excluded.answer, created = excluded.created"""
-_EXPIRE = """DELETE FROM idempotency WHERE (authenticated_as, key) IN (
-    SELECT authenticated_as, key FROM idempotency WHERE created <= now() - %s * interval '1 hour'
-    ORDER BY created LIMIT %s FOR UPDATE SKIP LOCKED)"""
+# An array is computed once: a list of an IN might be computed again for each row, and then lock and remove more.
+_EXPIRE = """DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM idempotency WHERE created <= now() - %s * interval '1 hour'
+    ORDER BY created LIMIT %s FOR UPDATE SKIP LOCKED))"""
 
 
 class Call(NamedTuple):
