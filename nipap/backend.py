@@ -12,7 +12,8 @@ The words:
 
 Each public method is one call of the API: it authorizes, checks its arguments, does everything in **one**
 transaction (audit included) and returns plain values: dicts, lists, strings, integers and datetimes in UTC. Members
-that a caller did not send are None. What goes wrong is a `nipap.errors.NipapError`.
+that a caller did not send are None. What goes wrong is a `nipap.errors.NipapError`. `Backend.once` makes a call that
+has an idempotency key.
 
 >>> backend.add_prefix(actor, {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'RFC 1918'})['indent']
 0
@@ -21,12 +22,14 @@ that a caller did not send are None. What goes wrong is a `nipap.errors.NipapErr
 from __future__ import annotations
 
 import functools
+import random
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from nipap import __version__, allocate, attributes, rows, schema, smart_parsing, waiting
+from nipap import __version__, allocate, attributes, idempotency, rows, schema, smart_parsing, waiting
 from nipap import asn as asns
 from nipap import batch as batches
 from nipap import pool as pools
@@ -37,13 +40,14 @@ from nipap import vrf as vrfs
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, check_text, parse_delta, read_boolean, shown
 from nipap.audit import Who
 from nipap.authlib import Actor
-from nipap.db import Database, Inside, Transaction
+from nipap.db import PATIENCE_S, Database, Inside, Transaction
 from nipap.errors import (
     AuthorizationFailedError,
     NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
+    NipapOutcomeUnknownError,
     NipapValueError,
 )
 from nipap.query import (
@@ -89,6 +93,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     'search_tag': ('query', 'search_options?'),
     'batch': ('operations', 'return?'),
 }
+# What changes something, and so may be sent with an idempotency key.
+TAKE_KEYS = frozenset(name for name in METHODS if name.partition('_')[0] in ('add', 'edit', 'remove', 'batch'))
 
 
 def changing(
@@ -112,11 +118,15 @@ class Backend:
 
     longest_list: listing or searching prefixes, what is longer, or may be, is no list but `Chunks`, which read when
     they are iterated: errors come then. None: it is always a list.
+    key_hours: how long an idempotency key is remembered.
     """
 
-    def __init__(self, db: Database | Inside, *, longest_list: int | None = None) -> None:
+    def __init__(
+        self, db: Database | Inside, *, longest_list: int | None = None, key_hours: int = idempotency.HOURS
+    ) -> None:
         self.db = db
         self._longest_list = longest_list
+        self._key_hours = key_hours
 
     # ------------------------------------------------------------ about the daemon
 
@@ -368,6 +378,43 @@ class Backend:
         args = batches.resolved(operation.args, before)
         members = [name.rstrip('?') for name in METHODS[operation.method]]
         return getattr(self, operation.method)(actor, **{name: args.get(name) for name in members})
+
+    # ------------------------------------------------------------ calls that may be sent again
+
+    def once(self, actor: Actor, method: str, members: Mapping[str, Any], key: object) -> Any:
+        """The answer of a method to these members. A changing one is done once for each idempotency key.
+
+        The same call with the same key, made again by the same user at any time while the key is remembered, changes
+        nothing and gets the answer that the first one got; while that is on its way, it waits for it. A call that ends
+        in a fault leaves no trace. Where nothing can be changed, the key is ignored.
+
+        :raises NipapKeyReusedError: the key was used for another call.
+        """
+        if method not in TAKE_KEYS or actor.readonly:
+            return getattr(self, method)(actor, **members)
+        name, content = idempotency.read_key(key), idempotency.fingerprint(actor.username, method, members)
+        call = idempotency.Call(actor.authenticated_as, name, content)
+
+        def work(tx: Transaction) -> Any:
+            kept = idempotency.find(tx, call, self._key_hours)
+            if kept:
+                return kept.value
+            answer = getattr(Backend(Inside(tx)), method)(actor, **members)
+            idempotency.keep(tx, call, answer, self._key_hours)
+            return answer
+
+        return self._known(work)
+
+    def _known(self, work: Callable[[Transaction], T]) -> T:
+        """Run work that finds out itself whether it was committed, until its outcome is known."""
+        began = time.monotonic()
+        while True:
+            try:
+                return self.db.run(work)
+            except NipapOutcomeUnknownError:
+                if time.monotonic() - began > PATIENCE_S:
+                    raise
+            waiting.sleep(random.uniform(0, 0.2))
 
     # ------------------------------------------------------------ tags
 

@@ -420,7 +420,7 @@ class Database:
         When the connection is lost before its answer comes, the audit log tells whether it was committed: if not, it is
         run again, else `answer` is asked, with the id of the object that was changed.
 
-        :raises NipapError: the outcome is unknown, because PostgreSQL does not come back in time.
+        :raises NipapOutcomeUnknownError: because PostgreSQL does not come back in time.
         """
         # Chosen so that the index in which it is looked for grows at its end.
         change = time.time_ns() // 1000 << 11 | random.getrandbits(11)

@@ -84,6 +84,12 @@ class NipapDuplicateError(NipapError):
     code = 1400
 
 
+class NipapKeyReusedError(NipapDuplicateError):
+    """An idempotency key that was used for another call."""
+
+    code = 1410
+
+
 class AuthError(NipapError):
     """Something about authentication or authorization."""
 

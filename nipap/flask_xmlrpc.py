@@ -22,9 +22,9 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from nipap import waiting
 from nipap.authlib import Authenticator, Credentials, make_actor
-from nipap.backend import METHODS, Backend
+from nipap.backend import METHODS, TAKE_KEYS, Backend
 from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
-from nipap.http_auth import auth_options, credentials_from_request
+from nipap.http_auth import auth_options, credentials_from_request, idempotency_key
 from nipap.spool import GZIP, GZIP_LEVEL, Spool
 from nipap.wire import decode_request, encode_fault, response_parts
 
@@ -73,6 +73,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
 
     def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int) -> None:
         super().__init__(introspection=False)
+        self._backend = backend
         self._authenticator = authenticator
         self._max_body = max_body
         self._calls = {
@@ -103,7 +104,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             credentials = credentials_from_request(request, self._authenticator)
             record.user = credentials.username
             method, parameters = decode_request(_read_body(request, self._max_body))
-            return _kept(_giving_way(response_parts(self._call(credentials, method, parameters, record))))
+            return _kept(_giving_way(response_parts(self._call(request, credentials, method, parameters, record))))
         except NipapError as exc:
             record.fault = exc.code
             if isinstance(exc, NipapUnavailableError):
@@ -115,7 +116,9 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             _log.exception('internal error in %s, request id %s', record.method, request_id)
             return [encode_fault(record.fault, f'Internal error, request id {request_id}')]
 
-    def _call(self, credentials: Credentials, method: str, parameters: list[object], record: _Record) -> object:
+    def _call(
+        self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: _Record
+    ) -> object:
         introspect = self._introspection.get(method)
         if introspect is not None:
             record.method = method
@@ -125,7 +128,9 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         arguments = _only_struct(parameters)
         actor = make_actor(credentials, auth_options(arguments))
         record.user = actor.username
-        return call.function(actor, **{member: arguments.get(member) for member in call.members})
+        members = {member: arguments.get(member) for member in call.members}
+        key = idempotency_key(request, arguments) if method in TAKE_KEYS else None
+        return call.function(actor, **members) if key is None else self._backend.once(actor, method, members, key)
 
     def _known(self, method: str) -> _Method:
         call = self._calls.get(method)

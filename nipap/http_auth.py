@@ -1,4 +1,5 @@
-"""Credentials as HTTP carries them: the Authorization header of a request and the ``auth`` struct of a call.
+"""What HTTP carries beside the arguments of a call: credentials (the Authorization header and the ``auth`` struct of a
+call) and its idempotency key.
 
 Shared by every transport, so that all of them judge a caller alike.
 """
@@ -6,12 +7,17 @@ Shared by every transport, so that all of them judge a caller alike.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 
 from flask import Request
 
+from nipap.attributes import shown
 from nipap.authlib import Actor, Authenticator, Credentials, authoritative_source, make_actor
-from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError
+from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapInputError
+
+# A String of RFC 8941 with its parameters, which mean nothing here.
+_quoted = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?:\s*;.*)?').fullmatch
 
 
 def actor_for_call(request: Request, authenticator: Authenticator, arguments: Mapping[str, object]) -> Actor:
@@ -67,3 +73,32 @@ def _name_and_password(value: str) -> tuple[str, str]:
     if not colon:
         raise AuthenticationFailedError('Malformed Authorization header: Basic takes base64 of user:password in UTF-8.')
     return name, password
+
+
+def idempotency_key(request: Request, arguments: Mapping[str, object]) -> object:
+    """The member ``idempotency_key`` of a call, else the header ``Idempotency-Key`` of its request; None without both.
+
+    :raises NipapInputError: both are there and differ, or the header makes no sense.
+    """
+    member = arguments.get('idempotency_key')
+    header = request.environ.get('HTTP_IDEMPOTENCY_KEY')
+    if header is None:
+        return member
+    key = _header_key(header.strip())
+    if member is not None and member != key:
+        raise NipapInputError(
+            f'idempotency_key ({shown(member)}) and the header Idempotency-Key ({shown(key)}) differ, one is enough'
+        )
+    return key
+
+
+def _header_key(text: str) -> str:
+    """The key in a header: in quotes, as the draft of the header asks for, or bare, as it is often sent."""
+    if not text.startswith('"') and text.isascii():
+        return text
+    found = _quoted(text)
+    if found is None:
+        raise NipapInputError(
+            f'Invalid header Idempotency-Key ({shown(text)}), must be one key in ASCII, in quotes or without'
+        )
+    return re.sub(r'\\(.)', r'\1', found[1])

@@ -85,6 +85,10 @@ def _failures(text: str) -> int:
     return _integer(text, 0, 10**6, 'a number of failed logins; 0: no limit')
 
 
+def _hours(text: str) -> int:
+    return _integer(text, 1, 8760, 'a number of hours')
+
+
 def _size(text: str) -> int:
     found = re.fullmatch('([0-9]{1,12})([kKmM]?)', text)
     size = int(found[1]) * {'': 1, 'k': 2**10, 'm': 2**20}[found[2].lower()] if found else 0
@@ -198,6 +202,7 @@ class DaemonSettings:
     syslog: bool = _key(False, _boolean)
     pid_file: str | None = _key(None, _path)
     max_body: int = _key(10 * 2**20, _size)
+    idempotency_hours: int = _key(24, _hours)
     request_timeout: float = _key(30.0, _some_seconds)
     drain_timeout: float = _key(30.0, _seconds)
     most_running: int = _key(64, _count)

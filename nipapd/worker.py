@@ -89,7 +89,7 @@ class Service:
         waiting.use(fibers)
         db.wait_with(fibers.wait_for_postgresql)
         try:
-            backend = Backend(database, longest_list=LONGEST_LIST)
+            backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body)
             container = Container(self._dressed(application, note_answer), fibers)
             return asyncio.run(self._main(self._server(container, slot), fibers, ready, numbers, limit(), watch))

@@ -1912,6 +1912,28 @@ COMMENT ON COLUMN public.free_range.last_address IS 'Last free address, full len
 
 COMMENT ON COLUMN public.free_range.fit IS 'Prefix length of the largest aligned block inside the range.';
 
+CREATE TABLE public.idempotency (
+    authenticated_as text NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    answer bytea NOT NULL,
+    created timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
+ALTER TABLE ONLY public.idempotency ALTER COLUMN answer SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE public.idempotency IS 'Calls with an idempotency key and what was answered to them; a row lives for idempotency_hours.';
+
+COMMENT ON COLUMN public.idempotency.authenticated_as IS 'Who proved their identity: each user has keys of their own.';
+
+COMMENT ON COLUMN public.idempotency.key IS 'The key, as the client chose it.';
+
+COMMENT ON COLUMN public.idempotency.fingerprint IS 'Hash of the acting user, the method and its arguments: the key is good for these alone.';
+
+COMMENT ON COLUMN public.idempotency.answer IS 'What was answered: JSON with marks for what JSON has not, compressed (zlib).';
+
+COMMENT ON COLUMN public.idempotency.created IS 'When it was answered.';
+
 CREATE TABLE public.pool (
     id integer NOT NULL,
     name text NOT NULL,
@@ -2043,6 +2065,9 @@ ALTER TABLE ONLY public.audit_log
 ALTER TABLE ONLY public.free_range
     ADD CONSTRAINT free_range_pkey PRIMARY KEY (owner, last_address);
 
+ALTER TABLE ONLY public.idempotency
+    ADD CONSTRAINT idempotency_pkey PRIMARY KEY (authenticated_as, key);
+
 ALTER TABLE ONLY public.pool
     ADD CONSTRAINT pool_pkey PRIMARY KEY (id);
 
@@ -2075,6 +2100,10 @@ COMMENT ON INDEX public.audit_log_object_idx IS 'The history of one object.';
 CREATE INDEX free_range_fit_idx ON public.free_range USING btree (owner, fit, last_address);
 
 COMMENT ON INDEX public.free_range_fit_idx IS 'Finds the lowest range in which a block of a given length fits.';
+
+CREATE INDEX idempotency_created_idx ON public.idempotency USING btree (created);
+
+COMMENT ON INDEX public.idempotency_created_idx IS 'Finds what has expired.';
 
 CREATE UNIQUE INDEX pool_name_key ON public.pool USING btree (lower(name));
 

@@ -118,8 +118,12 @@ class BackendFace(Face):
     def call(self, method: str, /, **members: Any) -> Any:
         known = {name.removesuffix('?') for name in METHODS[method]}
         wanted = {name: members.get(name) for name in known}
+        key = members.get('idempotency_key')
         try:
-            result = getattr(self.backend, method)(self.actor, **wanted)
+            if key is None:
+                result = getattr(self.backend, method)(self.actor, **wanted)
+            else:
+                result = self.backend.once(self.actor, method, wanted, key)
         except NipapError as exc:
             raise Fault(exc.code, str(exc)) from exc
         return as_client_sees(result)

@@ -116,7 +116,7 @@ def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
         for number in range(5):
             attr = {'description': f'link {number}', 'avps': {'n': str(number)}}
             backend.add_prefix(actor, attr, {'from-pool': {'id': pool['id']}, 'family': 4})
-        backend.add_asn(actor, {'asn': 65000, 'name': 'ours'})
+        backend.once(actor, 'add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key')
     finally:
         database.close()
 

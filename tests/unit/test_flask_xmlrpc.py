@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 
 from nipap import errors, flask_xmlrpc
 from nipap.authlib import Actor, Credentials
-from nipap.backend import METHODS
+from nipap.backend import METHODS, TAKE_KEYS
 from nipap.errors import AuthenticationFailedError, NipapError
 from nipap.wire import Chunks, encode_response
 
@@ -41,6 +41,7 @@ CODES = {
     'NipapTimeoutError': 1210,
     'NipapNonExistentError': 1300,
     'NipapDuplicateError': 1400,
+    'NipapKeyReusedError': 1410,
     'AuthError': 1500,
     'AuthenticationMissingError': 1500,
     'AuthenticationFailedError': 1510,
@@ -67,7 +68,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Actor, dict[str, Any]]] = []
+        self.kept: list[tuple[Any, ...]] = []
         self.answer: Any = 'done'
+
+    def once(self, *arguments: Any) -> Any:
+        self.kept.append(('once', *arguments))
+        return self.answer
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def method(actor: Actor, **members: Any) -> Any:
@@ -217,6 +223,65 @@ def test_a_trusted_user_acts_for_somebody_else(client: FlaskClient, backend: Rec
     for_carol, for_bob = (actor for _, actor, _ in backend.calls)
     assert for_carol == Actor('carol', 'Carol', 'ann', 'nipap', readonly=True, trusted=True)
     assert (for_bob.username, for_bob.readonly) == ('bob', False)
+
+
+# ---- idempotency keys
+
+
+def keyed(client: FlaskClient, header: str | None, method: str = 'add_prefix', **members: Any) -> Any:
+    headers = BASIC if header is None else {**BASIC, 'Idempotency-Key': header}
+    return post(client, body_of(method, {'auth': AUTH, 'attr': {}, **members}), headers)
+
+
+@pytest.mark.parametrize(
+    ('header', 'member', 'key'),
+    [
+        (None, 'k', 'k'),
+        ('k', None, 'k'),
+        ('"k"', None, 'k'),
+        ('"k"', 'k', 'k'),
+        (r'"a \"b\" \\c"', None, r'a "b" \c'),
+        ('"k";p=1', None, 'k'),
+        ('', None, ''),  # what a key may be is not the transport's business
+        (None, 5, 5),
+    ],
+)
+def test_a_key_comes_as_a_member_or_a_header(
+    client: FlaskClient, backend: Recorder, header: str | None, member: Any, key: Any
+) -> None:
+    assert keyed(client, header, idempotency_key=member) == 'done'
+    ((name, actor, *arguments),) = backend.kept
+    assert (name, actor.username) == ('once', 'ann')
+    assert arguments == ['add_prefix', {'attr': {}, 'args': None}, key]
+
+
+@pytest.mark.parametrize(
+    ('header', 'member', 'text'),
+    [
+        (
+            '"k"',
+            'l',
+            "idempotency_key ('l') and the header Idempotency-Key ('k') differ, one is enough",
+        ),
+        ('"k', None, "Invalid header Idempotency-Key ('\"k'), must be one key in ASCII, in quotes or without"),
+        ('"k", "l"', None, 'Invalid header'),
+        ('kä', None, 'Invalid header'),
+        ('"kä"', None, 'Invalid header'),
+    ],
+)
+def test_a_key_that_makes_no_sense(client: FlaskClient, backend: Recorder, header: str, member: Any, text: str) -> None:
+    with pytest.raises(xmlrpc.client.Fault) as caught:
+        keyed(client, header, idempotency_key=member)
+    assert caught.value.faultCode == 1100
+    assert caught.value.faultString.startswith(text)
+    assert not backend.calls
+    assert not backend.kept
+
+
+@pytest.mark.parametrize('method', sorted(set(METHODS) - TAKE_KEYS))
+def test_what_changes_nothing_takes_no_key(client: FlaskClient, backend: Recorder, method: str) -> None:
+    keyed(client, '"broken', method, idempotency_key='\n')
+    assert [name for name, _, _ in backend.calls] == [method]
 
 
 # ---- faults

@@ -28,6 +28,7 @@ FLOORS = {
         'prefix_search',
         'prefix',
         'allocate',
+        'idempotency',
         'check',
         'repair',
         'restore',
