@@ -72,7 +72,7 @@ class StartError(Exception):
 
 EXPECTED = (
     *(StartError, ListenError, systemd.ActivationError),
-    *(EmbeddedPostgresError, UserFileError, logs.LogError),
+    *(EmbeddedPostgresError, PidFileError, UserFileError, logs.LogError),
 )
 
 
