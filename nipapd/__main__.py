@@ -48,7 +48,7 @@ from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
 from nipapd.listening import ListenError, Listening
-from nipapd.pidfile import pid_file
+from nipapd.pidfile import PidFileError, pid_file
 from nipapd.prefork import EXIT_FAILED, EXIT_OK, SHOW_STACK, Generation, HandlerMain, Pulse, Supervisor
 from nipapd.server import Shares
 from nipapd.worker import Listeners, Service
