@@ -1,0 +1,204 @@
+"""Fibers: work that takes turns on one event loop, and how it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nipap.waiting import Blocking
+from nipapd.fibers import Fibers
+
+Go = Callable[[], None]
+
+
+def run(fibers: Fibers, *works: Go, settled: Callable[[], bool] = lambda: True) -> list[bool]:
+    """Start works on a loop of their own and wait until all have ended; which of them were taken."""
+
+    async def main() -> list[bool]:
+        taken = [fibers.start(work) for work in works]
+        deadline = time.monotonic() + 20
+        while fibers.running or not settled():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.001)
+        return taken
+
+    return asyncio.run(main())
+
+
+def test_work_runs_at_once_and_to_its_end() -> None:
+    fibers, done = Fibers(), []
+    assert run(fibers, lambda: done.append(1), lambda: done.append(2)) == [True, True]
+    assert done == [1, 2]
+
+
+def test_who_sleeps_lets_others_run() -> None:
+    fibers, done = Fibers(), []
+
+    def sleeper() -> None:
+        fibers.sleep(0.02)
+        done.append('sleeper')
+
+    run(fibers, sleeper, lambda: done.append('other'))
+    assert done == ['other', 'sleeper']
+
+
+def test_giving_way_is_taking_turns() -> None:
+    fibers, said = Fibers(), []
+
+    def talker(name: str) -> Go:
+        def talk() -> None:
+            for number in range(3):
+                said.append(f'{name}{number}')
+                fibers.give_way()
+
+        return talk
+
+    run(fibers, talker('a'), talker('b'))
+    assert said == ['a0', 'b0', 'a1', 'b1', 'a2', 'b2']
+
+
+def test_work_aside_keeps_its_own_thread_busy() -> None:
+    fibers, seen = Fibers(), []
+    other_ran = threading.Event()
+
+    def asking() -> None:
+        seen.append(fibers.aside(lambda: (other_ran.wait(10), threading.current_thread().name.startswith('aside'))))
+
+    run(fibers, asking, other_ran.set)
+    assert seen == [(True, True)]
+    fibers.end()
+
+
+def test_what_goes_wrong_aside_is_raised() -> None:
+    fibers, caught = Fibers(), []
+
+    def asking() -> None:
+        with pytest.raises(ZeroDivisionError) as raised:
+            fibers.aside(lambda: 1 / 0)
+        caught.append(raised.value)
+
+    run(fibers, asking)
+    assert len(caught) == 1
+    fibers.end()
+
+
+def test_one_waits_until_another_says_so() -> None:
+    fibers, order, waiting = Fibers(), [], []
+
+    def first() -> None:
+        fibers.until(waiting.append)
+        order.append('first')
+
+    def second() -> None:
+        order.append('second')
+        waiting.pop()()
+
+    run(fibers, first, second)
+    assert order == ['second', 'first']
+
+
+def test_more_than_may_run_wait_in_order_and_too_many_are_not_taken() -> None:
+    fibers, order = Fibers(most_running=1, most_waiting=2), []
+
+    def work(number: int) -> Go:
+        def work() -> None:
+            order.append(number)
+            fibers.sleep(0.005)
+
+        return work
+
+    assert run(fibers, *map(work, range(4)), settled=lambda: len(order) == 3) == [True, True, True, False]
+    assert order == [0, 1, 2]
+    # Whoever ended has made room.
+    assert run(fibers, work(4), work(5), settled=lambda: len(order) == 5) == [True, True]
+    assert order == [0, 1, 2, 4, 5]
+
+
+def test_what_fails_makes_room() -> None:
+    fibers, done = Fibers(most_running=1), []
+
+    async def main() -> None:
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                fibers.start(lambda: 1 / 0)  # type: ignore[func-returns-value]  # it returns nothing at all
+        fibers.start(lambda: done.append(1))
+
+    asyncio.run(main())
+    assert (done, fibers.running) == ([1], 0)
+
+
+def test_the_end_ends_what_waits() -> None:
+    fibers, ended = Fibers(most_running=1), []
+
+    def work() -> None:
+        try:
+            fibers.sleep(60)
+        finally:
+            ended.append('waiting')
+
+    async def main() -> None:
+        fibers.start(work)
+        fibers.start(lambda: ended.append('never'))
+        fibers.end()
+
+    asyncio.run(main())
+    assert (ended, fibers.running) == (['waiting'], 0)
+
+
+def test_outside_a_fiber_everything_blocks() -> None:
+    fibers = Fibers()
+    before = time.monotonic()
+    fibers.sleep(0.01)
+    assert time.monotonic() - before >= 0.01
+    fibers.give_way()
+    assert fibers.aside(threading.current_thread) is threading.current_thread()
+    for waiter in (fibers, Blocking()):
+        with pytest.raises(RuntimeError, match='nobody else runs'):
+            waiter.until(lambda go_on: None)
+
+
+class Asked:
+    """A connection whose answer takes a while: it becomes readable when somebody writes to the other end."""
+
+    def __init__(self, ours: Any, states: list[int]) -> None:
+        self._ours = ours
+        self._states = states
+
+    def poll(self) -> int:
+        return self._states.pop(0)
+
+    def fileno(self) -> int:
+        return int(self._ours.fileno())
+
+
+def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
+    import socket
+
+    fibers, order = Fibers(), []
+    ours, theirs = socket.socketpair()
+
+    def asking() -> None:
+        fibers.wait_for_postgresql(Asked(ours, [2, 1, 1, 0]))  # to be written, then twice to be read
+        order.append('answered')
+
+    def other() -> None:
+        order.append('other')
+        theirs.send(b'answer')
+
+    with ours, theirs:
+        run(fibers, asking, other)
+    assert order == ['other', 'answered']
+
+
+def test_outside_a_fiber_an_answer_is_waited_for_on_the_spot() -> None:
+    import socket
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b'answer')
+        Fibers().wait_for_postgresql(Asked(ours, [1, 0]))
