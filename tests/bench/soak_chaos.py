@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 from daemon_process import Daemon, free_port
 
-STOP_TIMEOUT_S = 120
+START_TIMEOUT_S = STOP_TIMEOUT_S = 120
 PAGE = resource.getpagesize()
 
 
@@ -42,7 +42,7 @@ class Site:
     def start_again(self) -> None:
         """Another daemon at the same place, ready when this returns."""
         self.daemons.append(Daemon(self._args))
-        self.daemon.start()
+        self.daemon.start(START_TIMEOUT_S)
 
     def log(self) -> str:
         """What all daemons have printed, and PostgreSQL."""

@@ -646,9 +646,17 @@ def serve(pipe: Connection, task: Task) -> None:
     pipe.send((client.book, client.tally))
 
 
+def received(pipe: Connection) -> tuple[Book, Tally] | None:
+    try:
+        book, tally = pipe.recv()
+    except EOFError:
+        return None
+    return book, tally
+
+
 @contextlib.contextmanager
-def running(tasks: list[Task]) -> Iterator[Callable[[], list[tuple[Book, Tally]]]]:
-    """Client processes; yields what waits for them once they are told to stop, for their books."""
+def running(tasks: list[Task]) -> Iterator[Callable[[], list[tuple[Book, Tally] | None]]]:
+    """Client processes; yields what waits for their books once they are told to stop. None: a client has died."""
     pipes: list[Connection] = []
     processes = []
     for task in tasks:
@@ -658,7 +666,7 @@ def running(tasks: list[Task]) -> Iterator[Callable[[], list[tuple[Book, Tally]]
         theirs.close()
         pipes.append(ours)
     try:
-        yield lambda: [pipe.recv() for pipe in pipes]
+        yield lambda: [received(pipe) for pipe in pipes]
     finally:
         for process in processes:
             process.join(1)

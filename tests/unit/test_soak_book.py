@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from bench.soak_book import Book, Facts, Key, Lease, held_twice, overlapping, reconcile
+from bench.soak_clients import Latencies
 
 Stored = dict[Key, Facts]
 
@@ -110,3 +111,14 @@ def test_overlaps() -> None:
         '10.0.0.0/24 and 10.0.0.5/32',
         '10.0.0.0/24 and 10.0.0.9/32',
     ]
+
+
+def test_latencies_in_buckets() -> None:
+    some, others = Latencies(), Latencies()
+    for ms in range(1, 100):
+        some.add(ms)
+    others.add(1000)
+    some.merge(others)
+    assert some.percentile(50) == pytest.approx(51, rel=0.06)
+    assert some.percentile(99) == pytest.approx(1000, rel=0.06)
+    assert some.most_ms == 1000
