@@ -318,7 +318,7 @@ class Client:
         """From the own pool or an own prefix, of either family."""
         if len(self.leaves) >= self.task.kept:
             return self.remove_leaf()
-        tags = {'tags': [f'tag{self.random.randrange(20)}']} if self.random.random() < 0.2 else {}
+        tags: Facts = {'tags': [f'tag{self.random.randrange(20)}']} if self.random.random() < 0.2 else {}
         if self.random.random() < 0.5:
             family = self.random.choice((4, 6))
             args = {'from-pool': {'name': self.pool}, 'family': family}
@@ -470,11 +470,12 @@ class Client:
         kind = self.random.choice(('vrf', 'pool', 'asn'))
         name = self.name()
         number = self.number * 10_000_000 + self.serial + 1
-        attr: Facts = {
+        attrs: dict[str, Facts] = {
             'vrf': {'rt': f'{64000 + self.number}:{self.serial}', 'name': name},
             'pool': {'name': name, 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 30},
             'asn': {'asn': number, 'name': name},
-        }[kind]
+        }
+        attr = attrs[kind]
         key = self.book.add(kind, self.change(f'add_{kind}', f'add_{kind}', attr=attr))
         self.others.append(key)
         if kind == 'vrf':
@@ -540,7 +541,7 @@ class Client:
         networks = [facts['prefix'] for key, facts in self.book.facts.items() if facts.get('vrf_id') == vrf['id']]
         for family, block in ((4, ipaddress.ip_network('10.0.0.0/12')), (6, ipaddress.ip_network('2001:db8:1::/48'))):
             mine = [one for one in map(ipaddress.ip_network, networks) if one.version == family]
-            inside = sum(1 for one in mine if one != block and one.subnet_of(block))  # type: ignore[arg-type]
+            inside = len([one for one in mine if one != block and one.subnet_of(block)])  # type: ignore[arg-type]
             told = int(vrf[f'num_prefixes_v{family}']), int(pool[f'used_prefixes_v{family}'])
             if told != (len(mine), inside):
                 self.wrong(f'totals of family {family}: {told} instead of {(len(mine), inside)}')
