@@ -327,6 +327,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.log:
                 options.log.write_text(site.log())
             site.close()
+            for line in site.problems:
+                say(line)
+        figures['failures'] += site.problems
     print(text(figures), end='')
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + '\n')

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from daemon_process import Daemon, free_port
+from daemon_process import Daemon, DaemonError, free_port
 
 START_TIMEOUT_S = STOP_TIMEOUT_S = 120
+ATTEMPTS = 3
 PAGE = resource.getpagesize()
 
 
@@ -27,6 +28,7 @@ class Site:
 
     def __init__(self, data_dir: Path, forks: int) -> None:
         self.data_dir = data_dir
+        self.problems: list[str] = []
         config = data_dir.parent / 'nipap.conf'
         config.write_text(f'[nipapd]\nforks = {forks}\n')
         place = ['--config', str(config), '--data-dir', str(data_dir), '--listen', '127.0.0.1']
@@ -40,9 +42,16 @@ class Site:
         return self.daemons[-1]
 
     def start_again(self) -> None:
-        """Another daemon at the same place, ready when this returns."""
-        self.daemons.append(Daemon(self._args))
-        self.daemon.start(START_TIMEOUT_S)
+        """Another daemon at the same place, ready when this returns; that it does not start at once is a problem."""
+        for attempts_left in reversed(range(ATTEMPTS)):
+            self.daemons.append(Daemon(self._args))
+            try:
+                self.daemon.start(START_TIMEOUT_S)
+                return
+            except DaemonError as error:
+                self.problems.append(f'a start of the daemon failed: {str(error)[-1000:]}')
+                if not attempts_left:
+                    raise
 
     def log(self) -> str:
         """What all daemons have printed, and PostgreSQL."""
@@ -52,13 +61,12 @@ class Site:
         return '\n'.join(parts)
 
     def close(self) -> None:
-        """Stop what runs; nothing remains. Raises DaemonError when it had to be forced."""
-        try:
-            if self.daemon.returncode is None:
-                self.daemon.stop(STOP_TIMEOUT_S)
-        finally:
-            for daemon in self.daemons:
-                daemon.close()
+        """Stop what runs; nothing remains. What had to be forced is a problem."""
+        for close in (lambda: self.daemon.stop(STOP_TIMEOUT_S), *(daemon.close for daemon in self.daemons)):
+            try:
+                close()
+            except DaemonError as error:
+                self.problems.append(f'an end had to be forced: {str(error)[:300]}')
 
     # ------------------------------------------------------------------------------------------ who there is
 
