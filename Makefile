@@ -1,8 +1,8 @@
-# make check says whether a change is ready. BIN is where the tools are, BENCH and HEALTH have options for make bench and
-# make health.
+# make check says whether a change is ready. BIN is where the tools are, BENCH, HEALTH and SOAK have options for make
+# bench, make health and make soak.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests soak health bench schema
+.PHONY: check format lint types tests search soak health bench schema
 
 check: lint types tests
 
@@ -20,9 +20,12 @@ types: | $(BIN)/pytest
 tests: | $(BIN)/pytest
 	$(BIN)/pytest -n 2
 
-soak: | $(BIN)/pytest
+search: | $(BIN)/pytest
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py
 	$(MAKE) health
+
+soak: | $(BIN)/pytest
+	$(BIN)/python tests/bench/soak.py $(SOAK)
 
 health: | $(BIN)/pytest
 	$(BIN)/python tests/bench/health.py $(HEALTH)
