@@ -61,6 +61,7 @@ SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, without the final NUL
 LOG_LIMIT = 10_000_000
 POLL_S = 0.02
 RETRY_S = 0.1
+PATIENT_S = 5.0
 STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
 PR_SET_PDEATHSIG = 1
 
@@ -435,7 +436,8 @@ class EmbeddedPostgres:
 
     def _run(self, installation: Installation, account: Account, timeout_s: float) -> None:
         """Start the server until it answers, waiting for a predecessor that is not quite gone."""
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
+        deadline = began + timeout_s
         while True:
             begin = self._spawn(installation, account)
             if self._await_answer(deadline):
@@ -443,17 +445,20 @@ class EmbeddedPostgres:
             said = self._log_since(begin)
             if not any(reason in said for reason in NOT_YET) or time.monotonic() > deadline:
                 raise EmbeddedPostgresError(_with_tail(f'PostgreSQL {installation.version} did not start', said))
-            self._hasten_predecessor()
+            self._hasten_predecessor(signal.SIGINT if time.monotonic() < began + PATIENT_S else signal.SIGQUIT)
             time.sleep(RETRY_S)
             if self._problem() is None:  # the predecessor was not going away after all
                 return
 
-    def _hasten_predecessor(self) -> None:
-        """One whose daemon was killed waits for those who still use it; nobody new gets in, so we do not wait."""
+    def _hasten_predecessor(self, number: signal.Signals) -> None:
+        """One whose daemon was killed waits for those who still use it; nobody new gets in, so we do not wait.
+
+        INT has it end in order. Should that get stuck, QUIT ends it at once, and its log is replayed as after a crash.
+        """
         pid, status = self._postmaster()
         if pid is not None and status == 'stopping':
             with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGINT)
+                os.kill(pid, number)
 
     def _spawn(self, installation: Installation, account: Account) -> int:
         """Start the process; returns where in the log its words begin."""

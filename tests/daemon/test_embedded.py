@@ -19,6 +19,7 @@ import pytest
 from daemon_process import MARKER, REPOSITORY, Process, descendants_of, poll, processes
 from support import open_directories
 
+from nipapd import embedded
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError, Installation, find_installations, inspect
 
 HOLDER = REPOSITORY / 'tests' / 'daemon' / 'hold_postgres.py'
@@ -283,6 +284,19 @@ def test_start_right_after_the_holder_was_killed(home: Path, hold: Callable[...,
     holder.proc.wait()
     poll(lambda: answers(server.start().dsn()), 15, lambda: 'does not come back')
     assert ask(server.dsn(), 'SELECT answer FROM kept') == 42
+
+
+def test_start_while_the_predecessor_cannot_stop(
+    home: Path, hold: Callable[..., Holder], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, 'PATIENT_S', 0.5)
+    holder = hold(home)
+    dsn = holder.answer()['dsn']
+    ask(dsn, 'CREATE TABLE kept AS SELECT 42 AS answer')
+    sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+    os.kill(int(str(ask(dsn, sql))), signal.SIGSTOP)  # it would have to write the last checkpoint
+    holder.kill()
+    assert ask(make(home).start().dsn(), 'SELECT answer FROM kept') == 42
 
 
 def test_recovery_after_the_postmaster_was_killed(home: Path, make: Make) -> None:
