@@ -1,8 +1,8 @@
 """Look for inputs that break a promise: `python tests/fuzz/fuzz.py [--seconds N] [NAME …]`.
 
 Runs the harnesses one after the other under the coverage-guided fuzzer atheris, which is no dependency of the tests:
-`pip install atheris`. What is found is written to `--into`; `--keep` puts inputs that together reach what all of them
-reach into the corpus, which ordinary tests replay.
+`pip install atheris`. What is found is written to `--into`; `--keep` puts some of those that reached something
+new into the corpus, which ordinary tests replay.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('names', nargs='*', metavar='NAME', help='harnesses (default: all)')
     parser.add_argument('--seconds', type=int, default=60, help='how long each runs (default: 60)')
     parser.add_argument('--into', type=Path, help='where inputs are collected (default: a directory that is removed)')
-    parser.add_argument('--keep', action='store_true', help='add the smallest inputs that reach as much to the corpus')
+    parser.add_argument(
+        '--keep', action='store_true', help='add some of the inputs that reached something new to the corpus'
+    )
     parser.add_argument('--one', help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(argv)
     if options.one:
-        return _fuzz(options.one, rest)
+        return _fuzz(options.one, [*rest, *options.names])
     with tempfile.TemporaryDirectory(prefix='nipap-fuzz-') as scratch:
         into = options.into or Path(scratch)
         failed = [name for name in options.names or _names() if _run(name, options.seconds, into, keep=options.keep)]
@@ -57,16 +59,14 @@ def _run(name: str, seconds: int, into: Path, *, keep: bool) -> int:
     command = [sys.executable, __file__, '--one', name, *limits]
     found = subprocess.run([*command, f'-max_total_time={seconds}', f'-artifact_prefix={into}/', collected, known])
     if keep and found.returncode == 0:
-        with tempfile.TemporaryDirectory(prefix='nipap-fuzz-') as small:
-            subprocess.run([*command, '-merge=1', small, known, collected], check=True)
-            _keep(Path(small), known)
+        _keep(collected, known)
     return found.returncode
 
 
-def _keep(merged: Path, known: Path) -> None:
+def _keep(collected: Path, known: Path) -> None:
     """Add inputs to the corpus, evenly over their sizes, as long as there is room."""
     there = {path.name for path in known.iterdir()}
-    new = sorted((path for path in merged.iterdir() if path.name not in there), key=lambda path: path.stat().st_size)
+    new = sorted((path for path in collected.iterdir() if path.name not in there), key=lambda path: path.stat().st_size)
     room = MOST_KEPT - len(there)
     size = sum(path.stat().st_size for path in known.iterdir())
     for path in new[:: max(1, len(new) // max(1, room))][: max(0, room)]:
