@@ -1,8 +1,8 @@
-# make check says whether a change is ready. BIN is where the tools are, BENCH, HEALTH and SOAK have options for make
-# bench, make health and make soak.
+# make check says whether a change is ready. BIN is where the tools are; BENCH, HEALTH, SOAK and FUZZ have options for make
+# bench, make health, make soak and make fuzz.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests search soak health bench schema
+.PHONY: check format lint types tests search soak health fuzz bench schema
 
 check: lint types tests
 
@@ -29,6 +29,10 @@ soak: | $(BIN)/pytest
 
 health: | $(BIN)/pytest
 	$(BIN)/python tests/bench/health.py $(HEALTH)
+
+fuzz: | $(BIN)/pytest
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install atheris
+	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py $(FUZZ)
 
 bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py

@@ -317,8 +317,13 @@ def _names_no_day(text: str) -> bool:
     return False
 
 
+# Words by which the library cuts a text in two, to read both: each may double what it does.
+_MODIFIERS = re.compile('from|before|after|ago|prior|prev|last|next|end of|this|eod|eom|eoy', re.IGNORECASE)
+_MOST_MODIFIERS = 4
+
+
 def _read_english(text: str) -> datetime | None:
-    if len(text) > 100 or _names_no_day(text):
+    if len(text) > 100 or len(_MODIFIERS.findall(text)) > _MOST_MODIFIERS or _names_no_day(text):
         return None
     now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
     try:

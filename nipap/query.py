@@ -152,6 +152,8 @@ def _parts(node: object) -> tuple[int, object, object] | None:
     operator = node['operator']
     if operator not in ('and', 'or'):
         return None
+    if 'val2' not in node:
+        raise NipapMissingInputError("'val2' must be specified")
     return _AND if operator == 'and' else _OR, node['val1'], node['val2']
 
 
@@ -300,12 +302,22 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
         guard = _words_guard(attribute, 'LIKE', f'%{text}%')
         return Condition(f'{_as_text(attribute, sql)} LIKE %s', (*params, text), guard=guard)
-    if len(text) > LONGEST_PATTERN:
-        raise NipapValueError(f'Invalid regular expression of {len(text)} characters, {LONGEST_PATTERN} are accepted')
+    check_length(text)
     if not text and operator[0] != '!':
         return EVERYTHING
     guard = _words_guard(attribute, operator, _for_lines(text)) if operator[0] != '!' and _is_simple(text) else None
     return Condition(f'{_as_text(attribute, sql)} {operator} %s', (*params, text), (text,), guard=guard)
+
+
+def check_length(pattern: str) -> None:
+    """Refuse a regular expression that PostgreSQL would read for too long.
+
+    :raises NipapValueError: saying how long it may be.
+    """
+    if len(pattern) > LONGEST_PATTERN:
+        raise NipapValueError(
+            f'Invalid regular expression of {len(pattern)} characters, {LONGEST_PATTERN} are accepted'
+        )
 
 
 _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
@@ -535,7 +547,10 @@ class Cursor:
         """
         try:
             rank, i, prefix = base64.urlsafe_b64decode(text if isinstance(text, str) else '').decode().split()
-            return cls(int(rank), int(i), parse_network(prefix).text)
+            place = cls(int(rank), int(i), parse_network(prefix).text)
+            if not (-1 <= place.rank < 2**64 and 0 <= place.vrf_id < 2**31):
+                raise ValueError('no VRF is there')
+            return place
         except (ValueError, NipapValueError):
             raise NipapValueError(
                 f"Invalid value {shown(text)} for option 'after', must be what the answer before gave, or '' to begin"
@@ -672,6 +687,7 @@ __all__ = [
     'Page',
     'Surroundings',
     'all_of',
+    'check_length',
     'compile_query',
     'equals',
     'find_attribute',

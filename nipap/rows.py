@@ -14,7 +14,7 @@ from typing import Any
 from nipap.attributes import NEVER, Table, read_value
 from nipap.db import Transaction
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
-from nipap.query import Condition, Page
+from nipap.query import Condition, Page, check_length
 
 
 def select(
@@ -91,8 +91,13 @@ def _bad_pattern(pattern: str) -> NipapValueError:
 _SIGNS = re.compile(r'[\\\[\](){}*+?^$|]')
 
 
-def suspect_patterns(patterns: Iterable[str]) -> list[str]:
-    """Those of the texts that may not be regular expressions: most words of searches are plain."""
+def suspect_patterns(patterns: Collection[str]) -> list[str]:
+    """Those of the texts that may not be regular expressions: most words of searches are plain.
+
+    :raises NipapValueError: one is too long to be looked at.
+    """
+    for pattern in patterns:
+        check_length(pattern)
     return [pattern for pattern in patterns if _SIGNS.search(pattern)]
 
 

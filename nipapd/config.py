@@ -413,10 +413,10 @@ class _File:
         """The exception that names file, section, key and value, the value unless it is a secret."""
         value = self._sections.get(section, {}).get(key, '').strip()
         shown = f' = {_on_one_line(value)}' if value and key not in SECRET_KEYS else ''
-        return ConfigError(f'{self.path}: [{section}] {key}{shown}: {problem}')
+        return ConfigError(f'{self.path}: [{_on_one_line(section)}] {key}{shown}: {problem}')
 
     def warn(self, section: str, key: str, problem: str) -> None:
-        self.warnings.append(f'{self.path}: [{section}] {key}: {problem}')
+        self.warnings.append(f'{self.path}: [{_on_one_line(section)}] {key}: {problem}')
 
     def warn_of_the_rest(self) -> None:
         """Warn of every section and key that nobody asked for."""
@@ -582,7 +582,7 @@ def _backend(file: _File, section: str, name: str, data_dir: Path) -> BackendSet
     try:
         check_backend(settings)
     except ValueError as exc:
-        raise ConfigError(f'{file.path}: [{section}] {exc}') from exc
+        raise ConfigError(f'{file.path}: [{_on_one_line(section)}] {exc}') from exc
     if 0 < len(given.get('signing_key', '').encode()) < SHORTEST_SIGNING_KEY:
         file.warn(section, 'signing_key', f'has fewer than {SHORTEST_SIGNING_KEY} bytes, which can be guessed')
     return settings

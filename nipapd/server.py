@@ -45,6 +45,7 @@ REQUEST_TIMEOUT_S = 30.0
 BUFFER = 2**20  # bodies are read in pieces, so this need only be more than headers are
 UNLIMITED = 2**62  # for Tornado, which would refuse without an answer what we refuse with one
 LOOKS = 8  # at connections that are slow, within the time they are given
+MOST_BODIES = 128 * 2**20  # bytes of bodies, in one handler, that are not answered yet
 LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
@@ -79,6 +80,28 @@ class Share:
         return self.open <= min(self._counts)
 
 
+class Bodies:
+    """How many bytes of bodies a handler holds, and how many it may.
+
+    A client that declares a large body and stops costs what it has sent until it is given up, and one that is not
+    answered yet costs all of it. Many of them together must not cost more than this.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    def hold(self, size: int) -> bool:
+        """Count as many bytes more; False, and nothing counted, when there is no room."""
+        if self.held + size > self._most:
+            return False
+        self.held += size
+        return True
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+
 class ServerConnection(Protocol):
     """What Tornado passes for a connection, as far as it is used here."""
 
@@ -92,7 +115,8 @@ class Server(HTTPServer):
     keep their connections, so one that takes all that wait, as Tornado's own accept handler does, would do all the
     work while the others idle.
 
-    A body of more than `max_body` bytes is refused with HTTP 413, and not kept. Who takes longer than
+    A body of more than `max_body` bytes is refused with HTTP 413, and not kept. Of bodies that are not answered yet, no
+    more than `most_bodies` bytes together are held, whatever comes then is refused with HTTP 503. Who takes longer than
     `request_timeout_s` for the headers of a request, or then for its body, loses the connection.
     """
 
@@ -101,12 +125,15 @@ class Server(HTTPServer):
         *args: Any,
         share: Share | None = None,
         max_body: int = MAX_BODY,
+        most_bodies: int = MOST_BODIES,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
         **kwargs: Any,
     ) -> None:
         kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER, 'body_timeout': request_timeout_s}
         super().initialize(*args, **kwargs)
         self._max_body = max_body
+        self._bodies = Bodies(max(most_bodies, max_body))
+        self._requests: dict[ServerConnection, _Request] = {}  # the latest of each connection
         self._request_timeout_s = request_timeout_s
         self._slow: dict[ServerConnection, float] = {}  # since when part of a request's headers was there
         self._share = share or Shares(1).of(0)
@@ -180,7 +207,16 @@ class Server(HTTPServer):
         if self._draining:  # the last answer may not have said so yet
             asyncio.get_running_loop().call_later(self._grace_s, self._close_waiting, [server_conn])
         delegate = super().start_request(server_conn, request_conn)
-        return _Request(delegate, request_conn, lambda: self._note_begun(server_conn), self._max_body)
+        self._let_go(server_conn)
+        request = _Request(delegate, request_conn, lambda: self._note_begun(server_conn), self._max_body, self._bodies)
+        self._requests[server_conn] = request
+        return request
+
+    def _let_go(self, server_conn: ServerConnection) -> None:
+        """The request before is answered, or its connection is closed."""
+        request = self._requests.pop(server_conn, None)
+        if request is not None:
+            request.release()
 
     def _note_begun(self, server_conn: ServerConnection) -> None:
         self._waiting.discard(server_conn)
@@ -201,6 +237,7 @@ class Server(HTTPServer):
 
     def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
+        self._let_go(server_conn)
         self._note_begun(server_conn)
         self._share.change(-1)
         self._note_drained()
@@ -389,44 +426,56 @@ class _Answer:
 
 
 class _Request(HTTPMessageDelegate):
-    """Passes a request on, and says when its headers are there; one whose body is too large it refuses."""
+    """Passes a request on, and says when its headers are there; one whose body there is no room for it refuses."""
 
     def __init__(
-        self, delegate: HTTPMessageDelegate, connection: HTTPConnection, begun: Callable[[], None], max_body: int
+        self,
+        delegate: HTTPMessageDelegate,
+        connection: HTTPConnection,
+        begun: Callable[[], None],
+        max_body: int,
+        bodies: Bodies,
     ) -> None:
         self._begun = begun
         self._connection = connection
         self._delegate = delegate
         self._max_body = max_body
+        self._bodies = bodies
         self._received = 0
-        # Passed on as they are, without a call in between; mypy knows methods only as written.
-        self.data_received = delegate.data_received  # type: ignore[method-assign]  # see above
+        # Passed on as it is, without a call in between; mypy knows methods only as written.
         self.finish = delegate.finish  # type: ignore[method-assign]  # see above
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         self._begun()
         passed_on = self._delegate.headers_received(start_line, headers)
-        if 'Transfer-Encoding' in headers:
-            self.data_received = self._count  # type: ignore[method-assign]  # in place of what was passed on
-        elif declared_length(headers) > self._max_body:
-            return self._refuse()
+        if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
+            return self._refuse(too_large(self._max_body))
         return passed_on
 
-    def _count(self, chunk: bytes) -> Awaitable[None] | None:
-        self._received += len(chunk)
-        if self._received > self._max_body:
-            return self._refuse()
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        size = len(chunk)
+        if self._received + size > self._max_body:
+            return self._refuse(too_large(self._max_body))
+        if not self._bodies.hold(size):
+            return self._refuse(TOO_MUCH)
+        self._received += size
         return self._delegate.data_received(chunk)
 
-    async def _refuse(self) -> None:
-        """Say that it is too large, and close the connection when the client has gone or had time to read that."""
-        log.info('a request of more than %d bytes is refused', self._max_body)
+    def release(self) -> None:
+        """Count the body as gone."""
+        self._bodies.release(self._received)
+        self._received = 0
+
+    async def _refuse(self, answer: bytes) -> None:
+        """Say why, and close the connection when the client has gone or had time to read that."""
+        log.info('a request is refused: %s', answer.rpartition(b'\r\n')[2].decode().strip())
         self._delegate.on_connection_close()  # lets go of what there is of the body
+        self.release()
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
         stream = stream_of(self._connection)
         try:
-            await asyncio.wait_for(_end_with(stream, too_large(self._max_body)), LINGER_S)
+            await asyncio.wait_for(_end_with(stream, answer), LINGER_S)
         except (OSError, TimeoutError):  # a StreamClosedError is one
             log.debug('a client that was refused has left, or goes on sending')
         finally:
@@ -446,16 +495,26 @@ async def _end_with(stream: IOStream, answer: bytes) -> None:
         await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
 
 
-def too_large(max_body: int) -> bytes:
-    """The answer to a request whose body has more bytes than that."""
-    text = f'The request is too large, {max_body} bytes are accepted.\n'.encode()
+def last_answer(status: str, text: str, *headers: str) -> bytes:
+    """An answer after which the connection ends."""
     head = (
-        'HTTP/1.1 413 Content Too Large',
+        f'HTTP/1.1 {status}',
         'Connection: close',
         'Content-Type: text/plain',
         f'Content-Length: {len(text)}',
+        *headers,
     )
-    return '\r\n'.join([*head, '', '']).encode() + text
+    return '\r\n'.join([*head, '', text]).encode()
+
+
+def too_large(max_body: int) -> bytes:
+    """The answer to a request whose body has more bytes than that."""
+    return last_answer('413 Content Too Large', f'The request is too large, {max_body} bytes are accepted.\n')
+
+
+TOO_MUCH = last_answer(
+    '503 Service Unavailable', 'Too many large requests are on their way.\n', f'Retry-After: {RETRY_AFTER_S}'
+)
 
 
 def declared_length(headers: HTTPHeaders) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 import xmlrpc.client
 from typing import Any
 
@@ -245,6 +246,15 @@ def test_expires_tomorrow_is_nine_in_the_morning(api: Face) -> None:
     after = dt.datetime.now(UTC).date()
     assert expires.timetz() == dt.time(9, tzinfo=UTC)
     assert before < expires.date() <= after + dt.timedelta(days=1)
+
+
+@pytest.mark.parametrize('given', ['ago ' * 25, '1 ago ' * 16, 'NEXT 1 ' * 14, 'end of ' * 14])
+def test_a_date_takes_no_time_to_read(api: Face, given: str) -> None:
+    began = time.process_time()
+    fault = api.fault('add_prefix', attr={'expires': given, 'prefix': '10.0.0.0/8', 'type': 'host'})
+    assert fault.code in (1110, 1200)
+    api.call('smart_search_prefix', query_string=f'expires>"{given}"')
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,8 @@ def deep_request(operators: list[str]) -> bytes:
         (q('==', 'prefix', 1), 1130, 'No such operator =='),
         (q('equals', 'bogus', 1), 1100, "Search variable 'bogus' unknown"),
         ({'operator': 'equals', 'val2': 1}, 1110, "'val1' must be specified"),
+        ({'operator': 'and', 'val1': 'prefix'}, 1110, "'val2' must be specified"),
+        ({'operator': 'or', 'val1': {}}, 1110, "'val2' must be specified"),
         ({'operator': 'equals', 'val1': 'prefix'}, 1110, "Value (val2 in API) for 'prefix' must be specified"),
         (q('equals', 'vlan', 'x'), 1200, 'Invalid syntax for integer (x)'),
         (q('greater', 'prefix_length', 'x'), 1200, 'Invalid syntax for integer (x)'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -277,7 +278,17 @@ def test_what_changes_between_pages_is_neither_doubled_nor_missed(plan: Face) ->
     assert [row['prefix'] for row in rest['result']] == TREE[2:]
 
 
-@pytest.mark.parametrize('after', ['x', 'bm90aGluZw==', 'LTEgMA==', 7, ['', ''], 'å'])
+def place(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    'after',
+    [
+        *('x', 'bm90aGluZw==', 'LTEgMA==', 7, ['', ''], 'å'),
+        *map(place, ('-1 2147483648 ::/0', '-1 -1 ::/0', '-2 0 ::/0', f'{2**64} 1 ::/0', f'{"9" * 4000} 1 ::/0')),
+    ],
+)
 def test_no_cursor(plan: Face, after: Any) -> None:
     fault = plan.fault('search_prefix', query={}, search_options={'after': after})
     assert fault.code == 1200

@@ -147,9 +147,11 @@ def most_memory_mb(pid: int) -> int:
 
 
 @pytest.fixture
-def target(daemon: DaemonFactory, database_options: dict[str, str], db: Database) -> Iterator[Target]:
+def target(
+    request: pytest.FixtureRequest, daemon: DaemonFactory, database_options: dict[str, str], db: Database
+) -> Iterator[Target]:
     """A daemon with two handlers, both of which serve in the end, and a database that is then as it was."""
-    timeout = {'request_timeout': str(REQUEST_TIMEOUT_S)}
+    timeout = {'request_timeout': str(getattr(request, 'param', REQUEST_TIMEOUT_S))}
     made = Target(daemon(config={'nipapd': {'forks': '2', **timeout, **database_options}}))
     assert len(made.handlers) == 2
     made.await_served()
@@ -203,6 +205,35 @@ def test_the_largest_body_is_read(target: Target, chunked: bool) -> None:
     head = target.head('Transfer-Encoding: chunked', 'Connection: close')
     assert __version__.encode() in target.say(head, *parts, b'0\r\n\r\n')
     assert is_refused(target.say(head, *parts, b'1\r\n \r\n'))
+
+
+@pytest.mark.parametrize('target', [SLOW_MACHINE_S], indirect=True)
+def test_bodies_that_do_not_end_have_their_limit_together(target: Target) -> None:
+    for pid in target.handlers:
+        most_memory_mb(pid)
+    target.await_served()
+    before = {pid: most_memory_mb(pid) for pid in target.handlers}
+    body = call_body('version').ljust(9 * MB)
+    head = target.head(f'Content-Length: {len(body) + 1}')
+    chunked = target.head('Transfer-Encoding: chunked') + b'%x\r\n' % (len(body) + 1)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(target.connect()) for _ in range(60)]
+        for number, client in enumerate(clients):
+            client.sendall((chunked if number % 2 else head) + body)
+        target.await_served()
+        refused = 0
+        for client in clients:
+            client.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                answer = client.recv(65536)
+                assert answer.startswith(b'HTTP/1.1 503 ')
+                assert b'\r\nRetry-After: 1\r\n' in answer
+                refused += 1
+        assert 60 - 2 * 15 <= refused <= 60 - 14
+    grown = {pid: most_memory_mb(pid) - before[pid] for pid in target.handlers}
+    assert max(grown.values()) < 200, grown
+    for _ in range(60):  # what is answered or given up makes room
+        assert target.call_body(body) == __version__
 
 
 # too slow

@@ -1,0 +1,390 @@
+"""What a fuzzer tries: functions of bytes that return, whatever the bytes are, or have found a bug.
+
+Each is used twice. `fuzz.py` has a coverage-guided fuzzer call it; `test_corpus.py` replays what was interesting.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gzip
+import ipaddress
+import json
+import os
+import shutil
+import tempfile
+import xmlrpc.client
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from choices_of_bytes import Choices
+from flask import Request
+from werkzeug.test import EnvironBuilder
+
+from nipap import idempotency, smart_parsing, wire
+from nipap.addresses import parse_network, parse_route_target
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute, check_text, read_value
+from nipap.authlib import Authenticator, AuthSettings, BackendSettings
+from nipap.backend import _ASNS, _POOLS, _PREFIXES, _VRFS
+from nipap.cli import sheet
+from nipap.errors import NipapError, NipapInputError
+from nipap.flask_xmlrpc import _read_body
+from nipap.http_auth import idempotency_key, known_credentials
+from nipap.query import Condition, Cursor, compile_query, read_options, read_prefix_options
+from nipapd import config
+
+TABLES = {'vrf': VRF, 'pool': POOL, 'prefix': PREFIX, 'asn': ASN, 'tag': TAG}
+KINDS = (_VRFS, _POOLS, _ASNS, _PREFIXES)
+NAMES = sorted({name for table in TABLES.values() for name in table} | {'avps.k', 'avps.'})
+ATTRIBUTES: list[Attribute] = [attribute for table in TABLES.values() for attribute in table.values()]
+OPERATORS = (
+    *('and', 'or', 'equals', '=', '!=', 'not_equals', '<', 'less', '>=', 'greater', 'like', '~', '!~*', 'regex_match'),
+    *('contains', 'contains_equals', 'contained_within', '<<=', 'equals_any', 'is', 'is_not', ''),
+)
+OPTIONS = (
+    *('max_result', 'offset', 'after', 'parents_depth', 'children_depth', 'parent_prefix', 'include_neighbors'),
+    *('include_all_parents', 'include_all_children'),
+)
+MAX_BODY = 10_000
+
+
+# ---------------------------------------------------------------------------------------------------- on the wire
+
+
+def request(data: bytes) -> None:
+    """A request is decoded or refused; one that the standard library reads too, it reads alike."""
+    try:
+        method, parameters = wire.decode_request(data)
+    except NipapInputError as error:
+        assert len(str(error)) < 1000  # noqa: PT017  (not raising is fine too)
+        return
+    wire.encode_response(parameters)
+    try:
+        theirs = xmlrpc.client.loads(data, use_builtin_types=True)
+    except Exception:
+        return  # they accept less, dates in particular
+    assert theirs[1] == method or str(theirs[1]).strip() == method
+    assert _canonical(list(theirs[0])) == _canonical(parameters), (theirs, parameters)
+
+
+def _canonical(value: Any) -> str:
+    """Values as text, in which a number has its type and a time no zone."""
+    if isinstance(value, dict):
+        return f'{{{[(name, _canonical(value[name])) for name in sorted(value, key=repr)]}}}'
+    if isinstance(value, list | tuple):
+        return f'[{list(map(_canonical, value))}]'
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None, microsecond=0).isoformat()
+    return repr(value)
+
+
+def round_trip(data: bytes) -> None:
+    """What is encoded is decoded as it was, and by the standard library too."""
+    choices = Choices(data)
+    value = choices.value(('a', 'total_addresses', 'x' * 70, '&<>', 'prefix'))
+    if choices.number(3) == 2:
+        value = [value] * (1 + choices.number(200) * 8)  # rows, and lists that are encoded in slices
+    body = wire.encode_request('m', value)
+    expected = _canonical(_as_sent(value))
+    if 'nan' not in expected and 'inf' not in expected:
+        method, (read,) = wire.decode_request(body)
+        assert method == 'm'
+        assert _canonical(read) == expected, (read, value)
+    (theirs,), _ = xmlrpc.client.loads(wire.encode_response(value), use_builtin_types=True)
+    assert _canonical(theirs) == expected, (theirs, value)
+
+
+def _as_sent(value: Any, name: str = '') -> Any:
+    if isinstance(value, dict):
+        return {_sendable(key): _as_sent(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_sent(item) for item in value]
+    if isinstance(value, str):
+        return _sendable(value)
+    if type(value) is int and ('_addresses' in name or not -(2**31) <= value < 2**31):
+        return str(value)
+    return value
+
+
+def _sendable(text: str) -> str:
+    return ''.join('\ufffd' if wire.forbidden_character(character) else character for character in text)
+
+
+def _request(choices: Choices, body: bytes = b'') -> Request:
+    builder = EnvironBuilder(path='/XMLRPC', method='POST', data=body)
+    environ = builder.get_environ()
+    builder.close()
+    for name in ('HTTP_AUTHORIZATION', 'HTTP_IDEMPOTENCY_KEY', 'HTTP_CONTENT_ENCODING', 'HTTP_ACCEPT_ENCODING'):
+        if choices.number(2):
+            environ[name] = choices.take(choices.number(64)).decode('latin-1')
+    return Request(environ)
+
+
+@functools.cache
+def _scratch() -> Path:
+    path = tempfile.mkdtemp(prefix='nipap-fuzz-')
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
+@functools.cache
+def _authenticator() -> Authenticator:
+    tokens = BackendSettings('tokens', 'JwtAuth', {'signing_key': 'k' * 32})
+    return Authenticator(AuthSettings('tokens', 3600, {'tokens': tokens}))
+
+
+def header(data: bytes) -> None:
+    """Credentials and keys in headers are proved or refused."""
+    choices = Choices(data)
+    made = _request(choices)
+    scheme = choices.one(('', 'Basic ', 'Bearer ', 'basic  ', 'BEARER\t'))
+    made.environ['HTTP_AUTHORIZATION'] = scheme + choices.rest().decode('latin-1')
+    with contextlib.suppress(NipapError):
+        assert known_credentials(made, _authenticator()) is None, 'nobody has the key'
+    with contextlib.suppress(NipapError):
+        key = idempotency_key(made, {})
+        assert key is None or isinstance(key, str)
+        idempotency.read_key(key)
+
+
+def body(data: bytes) -> None:
+    """A compressed body is read as gzip does, or refused."""
+    choices = Choices(data)
+    packed = bytearray(gzip.compress(choices.take(choices.number(64)) * (1 + choices.number(255)), mtime=0))
+    for _ in range(choices.number(4)):
+        packed[choices.number(len(packed))] = choices.number(256)
+    sent = bytes(packed) + choices.rest() if choices.number(2) else choices.rest()
+    made = _request(Choices(b''), sent)
+    made.environ['HTTP_CONTENT_ENCODING'] = choices.one(('gzip', 'x-gzip', ' GZIP '))
+    try:
+        plain = _read_body(made, MAX_BODY)
+    except NipapInputError:
+        return
+    assert len(plain) <= MAX_BODY
+    assert plain == gzip.decompress(sent)
+
+
+# ---------------------------------------------------------------------------------------------------- searches
+
+
+def smart_search(data: bytes) -> None:
+    """Every text means something; what is understood can be searched for."""
+    text = data[1:].decode(
+        'utf-8' if data[:1] < b'\x80' else 'utf-16-le', 'surrogatepass' if _pairs(data) else 'replace'
+    )
+    for kind in KINDS:
+        understood = kind.parse(text, kind.knows, lambda *compared, kind=kind: kind.compare(*compared) is not None)
+        assert understood.error == (understood.error_message is not None)
+        wire.encode_response(understood.query)
+        if understood.error:
+            continue
+        words = smart_parsing.words(understood.query)
+        literal = {word: smart_parsing.literal_pattern(word) for word in words}
+        for query in (understood.query, smart_parsing.replace_words(understood.query, literal)):
+            try:
+                check_text(text)
+                _check(compile_query(query, kind.table))
+            except NipapError:
+                assert wire.forbidden_character(text) or len(text) > 9000
+
+
+def _pairs(data: bytes) -> bool:
+    """Whether bytes are text when lone surrogates are let through."""
+    try:
+        data[1:].decode('utf-8' if data[:1] < b'\x80' else 'utf-16-le', 'surrogatepass')
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def query(data: bytes) -> None:
+    """A query struct is compiled or refused; every parameter has its place in the SQL."""
+    choices = Choices(data)
+    table = choices.one(tuple(TABLES.values()))
+    made = _query(choices, tuple(table) if choices.number(4) else NAMES, 5)
+    with contextlib.suppress(NipapError):
+        _check(compile_query(made, table))
+    options = {choices.name(OPTIONS): choices.value(depth=1) for _ in range(choices.number(4))}
+    for read in (read_options, read_prefix_options):
+        with contextlib.suppress(NipapError):
+            read(options)
+
+
+def _query(choices: Choices, names: Any, depth: int) -> Any:
+    if choices.number(12) == 11:
+        return choices.value(NAMES, 2)
+    operator = choices.name(OPERATORS)
+    if depth and operator in ('and', 'or'):
+        made = {
+            'operator': operator,
+            'val1': _query(choices, names, depth - 1),
+            'val2': _query(choices, names, depth - 1),
+        }
+    else:
+        made = {'operator': operator, 'val1': choices.name(names), 'val2': choices.value(depth=1)}
+    if choices.number(16) == 15:
+        del made[choices.one(('operator', 'val1', 'val2'))]
+    return made
+
+
+def _check(condition: Condition) -> None:
+    for sql, params in ((condition.sql, condition.params), condition.within, condition.guarded()):
+        assert sql.count('%s') == len(params), (sql, params)
+        assert '%' not in sql.replace('%s', ''), sql
+        for param in params:
+            assert isinstance(param, str | int | bool | Decimal | datetime | list), param
+            assert not isinstance(param, str) or wire.forbidden_character(param) is None, param
+    assert all(pattern in condition.params for pattern in condition.patterns)
+
+
+def cursor(data: bytes) -> None:
+    """A cursor is a place, and written again the same one."""
+    text = data.decode('latin-1')
+    for after in (text, Cursor(len(data), 1, '10.0.0.0/8').written()[:-4] + text):
+        try:
+            place = Cursor.read(after)
+        except NipapError:
+            continue
+        assert Cursor.read(place.written()) == place
+        assert -1 <= place.rank < 2**64
+        assert 0 <= place.vrf_id < 2**31, 'PostgreSQL has no such id'
+        _check(place.behind())
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+
+def values(data: bytes) -> None:
+    """Every attribute takes a value or refuses it; a network is one for the standard library too."""
+    choices = Choices(data)
+    attribute = choices.one(ATTRIBUTES)
+    value = choices.rest().decode('utf-8', 'replace') if choices.number(2) else choices.value()
+    if attribute.kind != 'networks':
+        with contextlib.suppress(NipapError):
+            json.dumps(read_value(attribute, value), default=str)
+    with contextlib.suppress(NipapError):
+        rt, rank = parse_route_target(value)
+        assert 0 <= rank < 2**64
+        assert parse_route_target(rt) == (rt, rank)
+    try:
+        network = parse_network(value)
+    except NipapError:
+        return
+    assert str(ipaddress.ip_network(network.text)) == _plain(network.text), value
+    assert parse_network(network.text) == network
+
+
+def _plain(network: str) -> str:
+    """A network as the standard library writes it; other libraries compress a single group, too."""
+    return str(ipaddress.ip_network(network))
+
+
+def keys(data: bytes) -> None:
+    """What is kept for an idempotency key is read as it was; order is no part of what identifies a call."""
+    choices = Choices(data)
+    value = _received(choices.value())
+    with contextlib.suppress(NipapError):
+        idempotency.read_key(choices.text())
+    try:
+        kept = idempotency.decode(idempotency.encode(value))
+    except NipapError:
+        return
+    assert repr(kept) == repr(value), (kept, value)
+    members = {'attr': value, 'args': None}
+    print_ = idempotency.fingerprint('u', 'm', members)
+    assert print_ == idempotency.fingerprint('u', 'm', _turned(members))
+    assert print_ != idempotency.fingerprint('v', 'm', members)
+
+
+def _received(value: Any) -> Any:
+    """A value as it comes from a client: without what XML cannot carry."""
+    if isinstance(value, dict):
+        return {_sendable(name): _received(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return list(map(_received, value))
+    return _sendable(value) if isinstance(value, str) else value
+
+
+def _turned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _turned(item) for name, item in reversed(value.items())}
+    return [_turned(item) for item in value] if isinstance(value, list) else value
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def configuration(data: bytes) -> None:
+    """A configuration can be used or is refused with one line; so is what is strange about it."""
+    path = _written('nipap.conf', data)
+    try:
+        loaded = config.load(['-c', str(path)], {'HOME': '/nonexistent'})
+    except config.ConfigError as error:
+        said = [str(error)]
+    else:
+        said = list(loaded.warnings)
+        if not loaded.embedded:
+            assert loaded.dsn
+    with contextlib.suppress(config.ConfigError):
+        config.load_accounts(str(path), None, {'HOME': '/nonexistent'})
+    for line in said:
+        assert line.isprintable(), line
+
+
+def csv_file(data: bytes) -> None:
+    """A file of prefixes is read or refused, and so is each of its lines."""
+    choices = Choices(data)
+    default_type = choices.one((None, 'host', 'assignment'))
+    begin = choices.one(
+        (b'', b'prefix,type,description\n', b'\xef\xbb\xbfprefix,node,vrf_rt,avps.k,expires,tags,type\n')
+    )
+    path = _written('prefixes.csv', begin + choices.rest())
+    try:
+        read = sheet.read(path, choices.one(({}, {'vrf_rt': '1:1'})), default_type)
+    except sheet.FileError as error:
+        assert str(error).startswith(str(path))  # noqa: PT017  (not raising is fine too)
+        return
+    assert [row.key for row in read.rows] == sorted(row.key for row in read.rows)
+    for row in read.rows:
+        attr = read.columns.attr(row)
+        assert parse_network(attr['prefix'])
+        wire.decode_request(wire.encode_request('add_prefix', attr))
+
+
+def _written(name: str, data: bytes) -> Path:
+    path = _scratch() / f'{os.getpid()}-{name}'
+    path.write_bytes(data)
+    return path
+
+
+HARNESSES: dict[str, Callable[[bytes], None]] = {
+    function.__name__: function
+    for function in (
+        *(request, round_trip, header, body),
+        *(smart_search, query, cursor),
+        *(values, keys),
+        *(configuration, csv_file),
+    )
+}
+
+# What a fuzzer would have to guess letter by letter.
+WORDS: dict[str, tuple[str, ...]] = {
+    'request': (
+        *(f'<{tag}>' for tag in (*wire._SCALARS, 'methodCall', 'methodName', 'params', 'param', 'value', 'array', 'data')),  # noqa: E501
+        *(f'</{tag}>' for tag in (*wire._SCALARS, 'methodCall', 'methodName', 'params', 'param', 'value', 'array')),
+        *('<struct>', '</struct>', '<member>', '</member>', '<name>', '</name>', '</data>', '<nil/>', '<value/>'),
+        *('<!DOCTYPE ', '<!ENTITY ', '&amp;', '&#13;', '&#x0;', '<![CDATA[', ']]>', '<!--', '-->', '<?xml ', '?>'),
+        *('encoding="UTF-16"', 'encoding="latin1"', 'version="1.0"', '20301231T23:59:59Z', '+14:00', '1e999', 'nan'),
+    ),
+    'smart_search': (*NAMES, *OPERATORS, *smart_parsing.MISSPELT, '(', ')', '#', ' and ', ' or ', '10.0.0.0/8', '::/0'),
+    'values': ('tomorrow', 'next month', '3 days ago', 'at 5pm', 'in 2 weeks', 'eod', '10.0.0.0/8', '::1.2.3.4'),
+    'configuration': (*config._KEYS, '[nipapd]', '[auth]', '[auth.backends.x]', 'type=JwtAuth', 'type=SqliteAuth',
+                      'signing_key=', 'public_key_file=', 'default_backend=x', 'audience=', 'db_path=', '\n', ' = '),
+    'csv_file': (*PREFIX, 'avps.k', '10.0.0.0/8', '::/0', 'host', 'assignment', '\n', '"', ',', 'tomorrow'),
+    'cursor': ('MSAyIDEwLjAuMC4wLzg=', 'MTAuMC4wLjAvOA==', 'OTk5OTk5OTk5OTk5OTk5OTk5OTk5'),
+    'header': ('dXNlcjpwYXNz', 'eyJhbGciOiJIUzI1NiJ9.', 'eyJhbGciOiJub25lIn0.', 'e30', '.', '"', ';a=b', '=='),
+}  # fmt: skip
