@@ -269,10 +269,10 @@ def test_a_lost_connection_is_replaced_as_soon_as_that_is_possible(
     kill(other, blank.read(lambda tx: tx.value(PID)))
     refusals = iter(range(3))
 
-    def connect(dsn: str) -> Any:
+    def connect(dsn: str, connection_factory: Callable[[str], Any]) -> Any:
         if next(refusals, None) is not None:
             raise psycopg2.OperationalError('the database system is starting up')
-        return psycopg2.extensions.connection(dsn)
+        return connection_factory(dsn)
 
     monkeypatch.setattr(storage.psycopg2, 'connect', connect)
     assert blank.read(lambda tx: tx.value('SELECT 1')) == 1
