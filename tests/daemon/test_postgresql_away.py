@@ -42,7 +42,7 @@ def read(server: xmlrpc.client.ServerProxy) -> Any:
 
 def change(server: xmlrpc.client.ServerProxy) -> Any:
     """One message, repeated as often as wanted."""
-    prefix = {'auth': AUTH, 'prefix': {'prefix': '10.0.0.0/8'}, 'attr': {'comment': os.urandom(4).hex()}}
+    prefix = {'auth': AUTH, 'prefix': {'id': 1}, 'attr': {'comment': os.urandom(4).hex()}}
     return server.edit_prefix(prefix)
 
 
@@ -140,7 +140,7 @@ def locked(dsn: str) -> Iterator[Callable[[], bool]]:
     holder = psycopg2.connect(dsn)
     try:
         with holder.cursor() as cursor:
-            cursor.execute("SELECT FROM prefix WHERE prefix = '10.0.0.0/8' FOR UPDATE")
+            cursor.execute('SELECT FROM prefix WHERE id = 1 FOR UPDATE')
         yield lambda: bool(ask(dsn, waits)[0])
     finally:
         holder.close()
@@ -330,7 +330,8 @@ def test_read_only_it_is_read(server: EmbeddedPostgres, serve: Serve) -> None:
 
 
 FILLING = """CREATE TABLE filled (t text);
-CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO filled VALUES ('x'); RETURN NULL; END $$;
+CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN INSERT INTO filled VALUES ('x'); RETURN NULL; END $$;
 CREATE TRIGGER fill AFTER INSERT ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION fill();
 CHECKPOINT"""
 

@@ -316,6 +316,34 @@ def test_a_connection_lost_during_commit_has_an_unknown_outcome(blank: Database)
     assert numbers(blank) == [0, 0]
 
 
+@pytest.mark.parametrize('wrong', [{'user': 'stranger'}, {'dbname': 'nowhere'}])
+def test_who_is_not_let_in_is_told_at_once(dsn: str, wrong: dict[str, str]) -> None:
+    database = Database(psycopg2.extensions.make_dsn(dsn, **wrong))
+    began = time.monotonic()
+    with pytest.raises(errors.NipapUnavailableError) as refused:
+        database.read(lambda tx: tx.value('SELECT 1'))
+    assert time.monotonic() - began < storage.PATIENCE_S / 2
+    assert 'FATAL' in refused.value.why
+
+
+def test_each_host_is_tried(dsn: str) -> None:
+    host = psycopg2.extensions.parse_dsn(dsn)['host']
+    several = psycopg2.extensions.make_dsn(dsn, host=f'/nowhere,{host}', target_session_attrs='read-write')
+    database = Database(several)
+    assert database.read(lambda tx: tx.value('SELECT 1')) == 1
+    database.close()
+
+
+def test_a_connection_lost_in_a_snapshot_is_told(blank: Database, other: Database) -> None:
+    def read() -> None:
+        with blank.snapshot() as tx:
+            kill(other, tx.value(PID))
+            tx.value('SELECT 1')
+
+    with pytest.raises(errors.NipapUnavailableError):
+        read()
+
+
 # ---------------------------------------------------------------- one message
 
 
