@@ -23,7 +23,8 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
-from nipap import errors, waiting
+from nipap import connecting, errors, waiting
+from nipap.connecting import NoAnswerError, RefusedError
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
@@ -33,13 +34,14 @@ Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 
 ATTEMPTS = 20
 PATIENCE_S = 8.0
+LATER_PATIENCE_S = 1.0  # once PostgreSQL has been away for that long
+MOMENT_S = 0.1  # for so long it is not asked again after it was away
+ANSWER_GRACE_S = 5.0  # in which a search that was stopped should have said so
 MOST_SESSIONS = 8
 OUTCOME_UNKNOWN = (
     'The connection to the database was lost while the change was being committed: its outcome is unknown.'
 )
 UNAVAILABLE = 'The database cannot be used at the moment. Nothing was changed, the call can be made again.'
-# A host that has vanished from the network is given up, unless the connection string says otherwise.
-PROMPT = 'connect_timeout=3 keepalives_idle=10 keepalives_interval=3 keepalives_count=3 tcp_user_timeout=15000'
 # Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
 # they are made without scans of whole tables wherever there is an index.
 CHANGING = 'SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
@@ -50,8 +52,10 @@ READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minut
 # from being removed that its snapshot might see. What we do between two statements takes moments.
 IDLE_TIMEOUT_S = 60.0
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
-# Until PostgreSQL is back, or another takes its place: shut down, crashed, starting, too many connections, read-only.
-AWAY = ('57P01', '57P02', '57P03', '53300', '25006')
+# Until PostgreSQL is back, or another takes its place: shut down, crashed, starting, idle for too long, too many
+# connections, read-only, a transaction that stood still or took too long; and what a proxy in between says.
+AWAY = ('57P01', '57P02', '57P03', '57P05', '53300', '25006', '25P03', '25P04')
+AWAY_CLASS = '08'
 NO_ROOM = ('53', '58')  # classes: resources (a full disk), errors of the system. To wait does not help
 
 # Errors that our own SQL functions raise carry one of these codes and the text for the client.
@@ -108,7 +112,7 @@ def is_away(exc: psycopg2.Error) -> bool:
     """Whether PostgreSQL did not come to do what was asked, because it is not there or about to go."""
     if exc.pgcode is None:
         return isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
-    return exc.pgcode in AWAY
+    return exc.pgcode in AWAY or exc.pgcode.startswith(AWAY_CLASS)
 
 
 def is_without_room(exc: psycopg2.Error) -> bool:
@@ -280,14 +284,6 @@ class Inside:
         yield self._tx
 
 
-def wait_with(wait: Callable[[psycopg2.extensions.connection], None] | None) -> None:
-    """Have every statement of this process wait for PostgreSQL by `wait`, which polls the connection until it is done.
-
-    None: by blocking the thread.
-    """
-    psycopg2.extensions.set_wait_callback(wait)
-
-
 def _composable(statement: str | Composable) -> Composable:
     return SQL(statement) if isinstance(statement, str) else statement
 
@@ -306,18 +302,23 @@ def _blocking() -> Iterator[None]:
 class Session:
     """One connection to PostgreSQL, of the process that opened it."""
 
-    def __init__(self, dsn: str, settings: str) -> None:
-        with _blocking():  # libpq tries one host after the other, each for so long, only when it waits itself
-            self.connection = psycopg2.connect(f'{PROMPT} {dsn}')
+    def __init__(self, target: str, settings: str) -> None:
+        self.target = target
+        self.connection = connecting.connect(target)
         self.prepared: dict[str, str] = {}
         self._pid = os.getpid()
-        self.connection.autocommit = True
-        psycopg2.extensions.register_type(_INTEGRAL, self.connection)
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                f'{settings}SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()'
-            )
-            self.identity: Row = cursor.fetchone() or ()
+        try:
+            self.connection.autocommit = True
+            psycopg2.extensions.register_type(_INTEGRAL, self.connection)
+            with self.connection.cursor() as cursor:
+                cursor.execute(
+                    f'{settings}SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()'
+                )
+                self.identity: Row = cursor.fetchone() or ()
+        except BaseException:
+            self.close()
+            raise
+        self.connection.is_open()
 
     @property
     def is_ours(self) -> bool:
@@ -366,6 +367,10 @@ class Database:
         self._idle: list[Session] = []  # the one that was used last is the one to use next
         self._free = most_sessions  # as many may be taken
         self._queue: deque[Callable[[], None]] = deque()  # who waits for one
+        self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
+        self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
+        self._away_since: float | None = None
+        self._asking: dict[str | None, _Asking] = {}  # whether it answers: there, or (None) anywhere
 
     def __repr__(self) -> str:
         return 'Database()'  # the connection string may hold a password
@@ -379,14 +384,73 @@ class Database:
 
     def _take(self) -> Session:
         """A session for the time being, opened now if none is idle; waits for one when all that may be are in use."""
-        while not self._free:
-            waiting.until(self._queue.append)
+        while self._away_since is not None or not self._free:
+            if self._away_since is not None:
+                self._ask(None)
+            else:
+                waiting.until(self._queue.append)
         self._free -= 1
         try:
-            return self._idle_session() or Session(self._dsn, self._settings)
+            return self._idle_session() or self._open()
         except BaseException:
             self._let_go()
             raise
+
+    def _open(self) -> Session:
+        try:
+            session = self._opened()
+        except psycopg2.OperationalError as exc:
+            self._note_away(exc)
+            raise
+        target = session.target
+        session.connection.doubt = lambda: self._ask(target)
+        return session
+
+    def _opened(self) -> Session:
+        """A session with the first that lets us in."""
+        problems = []
+        for target in sorted(connecting.targets(self._dsn), key=lambda target: target != self._target):
+            try:
+                session = Session(target, self._settings)
+            except psycopg2.OperationalError as exc:
+                problems.append(exc)
+            else:
+                self._target = target
+                return session
+        raise connecting.together(problems)
+
+    def _note_away(self, exc: psycopg2.Error) -> None:
+        """It cannot be had: let those who wait for a session know."""
+        if self._away_since is None:
+            log.info('PostgreSQL is away: %s', ' '.join(str(exc).split()))
+            self._away_since = time.monotonic()
+        while self._queue:
+            self._queue.popleft()()
+
+    def _ask(self, target: str | None) -> None:
+        """Raise when PostgreSQL is away: all, or the one that a session is with, and then only if it does not answer.
+
+        One call asks; those that come meanwhile, or a moment later, are told the same.
+        """
+        asking = self._asking.get(target)
+        if asking is None or asking.is_over():
+            asking = self._asking[target] = _Asking()
+            asking.run(lambda: self._find_out(target))
+        exc = asking.outcome()
+        if exc is not None and (target is None or isinstance(exc, NoAnswerError)):
+            raise type(exc)(*exc.args)
+
+    def _find_out(self, target: str | None) -> None:
+        try:
+            session = self._opened() if target is None else Session(target, self._settings)
+        except psycopg2.OperationalError as exc:
+            if target is None or isinstance(exc, NoAnswerError):
+                self._note_away(exc)
+            raise
+        session.close()
+        if target is None and self._away_since is not None:
+            log.info('PostgreSQL is back after %.1f s', time.monotonic() - self._away_since)
+            self._away_since = None
 
     def _give_back(self, session: Session) -> None:
         if not session.connection.closed:
@@ -431,7 +495,7 @@ class Database:
 
         :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
         """
-        return self._attempt(lambda session: _statements(session, work))
+        return self._attempt(lambda session: _statements(session, work), self._read_limit_s)
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
@@ -443,6 +507,10 @@ class Database:
         session, cursor = self._again(self._begin_snapshot)
         try:
             yield Transaction(cursor, session.prepared)
+        except psycopg2.Error as exc:
+            if session.connection.closed or is_without_room(exc):
+                raise unavailable(exc) from exc
+            raise
         finally:
             with suppress(psycopg2.Error):
                 cursor.execute('ROLLBACK')
@@ -451,6 +519,7 @@ class Database:
     def _begin_snapshot(self) -> tuple[Session, psycopg2.extensions.cursor]:
         session = self._take()
         try:
+            session.connection.limit_s = self._read_limit_s
             cursor = session.connection.cursor()
             cursor.execute('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
         except BaseException:
@@ -458,11 +527,12 @@ class Database:
             raise
         return session, cursor
 
-    def _attempt(self, once: Callable[[Session], T]) -> T:
+    def _attempt(self, once: Callable[[Session], T], limit_s: float | None = None) -> T:
         """Run once on a session, again as `_again` does."""
 
         def with_session() -> T:
             session = self._take()
+            session.connection.limit_s = limit_s
             try:
                 return once(session)
             finally:
@@ -486,7 +556,7 @@ class Database:
                         raise
                 elif is_away(exc):
                     self.close()  # of a server that has become read-only no session helps
-                    if time.monotonic() - began > PATIENCE_S:
+                    if isinstance(exc, RefusedError) or time.monotonic() > self._patient_until(began):
                         raise unavailable(exc) from exc
                 elif is_without_room(exc):
                     raise unavailable(exc) from exc
@@ -497,8 +567,14 @@ class Database:
                 waiting.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
         raise AssertionError('unreachable')
 
+    def _patient_until(self, began: float) -> float:
+        """Who comes when PostgreSQL has been away for long has waited for it, as it were: else calls would pile up."""
+        is_old = self._away_since is not None and began - self._away_since > PATIENCE_S
+        return began + (LATER_PATIENCE_S if is_old else PATIENCE_S)
+
     def _at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T], change: int) -> T:
         session = self._take()
+        session.connection.limit_s = None
         try:
             return _message(session, work, change)
         except _AnswerLostError as lost:
@@ -526,6 +602,34 @@ class Database:
             return self.read(look)
         except (psycopg2.Error, errors.NipapUnavailableError):
             raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
+
+
+class _Asking:
+    """Something that is found out once, for all who want to know."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+        self._exc: psycopg2.OperationalError | None = None
+        self._ended: float | None = None
+
+    def run(self, find_out: Callable[[], None]) -> None:
+        try:
+            find_out()
+        except psycopg2.OperationalError as exc:
+            self._exc = exc
+        finally:
+            self._ended = time.monotonic()
+            for go_on in self._waiting:
+                go_on()
+
+    def is_over(self) -> bool:
+        return self._ended is not None and time.monotonic() > self._ended + MOMENT_S
+
+    def outcome(self) -> psycopg2.OperationalError | None:
+        """What went wrong, once that is known."""
+        if self._ended is None:
+            waiting.until(self._waiting.append)
+        return self._exc
 
 
 class _AnswerLostError(Exception):
@@ -584,5 +688,5 @@ def _statements(session: Session, work: Callable[[Transaction], T]) -> T:
 
 def _is_lost(session: Session, exc: psycopg2.Error) -> bool:
     """Whether the connection ended before the answer; PostgreSQL may have said that it ends it (57P01, 57P02)."""
-    ended = exc.pgcode is None or exc.pgcode.startswith('57P')
+    ended = exc.pgcode is None or is_away(exc)
     return ended and bool(session.connection.closed)

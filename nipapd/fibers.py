@@ -11,7 +11,9 @@ Code between two waits is never interrupted, so nothing needs a lock that is loo
 from __future__ import annotations
 
 import asyncio
+import math
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -131,28 +133,39 @@ class Fibers:
             self.until(lambda go_on: future.add_done_callback(lambda _: go_on()))
         return future.result()
 
-    def wait_for_postgresql(self, connection: Asked) -> None:
-        """Wait until a statement has been answered, as `psycopg2.extensions.set_wait_callback` wants it."""
-        fiber = getcurrent()
-        patience_ms = MOMENT_MS if fiber.parent is not None else None
+    def wait_for_postgresql(self, connection: Asked, limit_s: float | None) -> bool:
+        """Wait until a statement has been answered, as `nipap.connecting.wait_with` wants it; False when time is up."""
+        in_fiber = getcurrent().parent is not None
+        ends = None if limit_s is None or math.isinf(limit_s) else time.monotonic() + limit_s
         while (state := connection.poll()) != READY:
+            left_s = None if ends is None else max(0.0, ends - time.monotonic())
             poll = select.poll()
             poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
-            if not poll.poll(patience_ms):
-                self._wait_on_loop(connection.fileno(), state)
+            if poll.poll(MOMENT_MS if in_fiber else _milliseconds(left_s)):
+                continue
+            if not in_fiber or not self._wait_on_loop(connection.fileno(), state, left_s):
+                return False
+        return True
 
-    def _wait_on_loop(self, descriptor: int, state: int) -> None:
+    def _wait_on_loop(self, descriptor: int, state: int, limit_s: float | None) -> bool:
         loop = asyncio.get_running_loop()
         add, remove = (
             (loop.add_reader, loop.remove_reader) if state == READABLE else (loop.add_writer, loop.remove_writer)
         )
         fiber = getcurrent()
         assert fiber.parent is not None
-        add(descriptor, fiber.switch)
+        add(descriptor, fiber.switch, True)
+        timer = None if limit_s is None else loop.call_later(limit_s, fiber.switch, False)
         try:
-            fiber.parent.switch()
-        finally:
+            return bool(fiber.parent.switch())
+        finally:  # of the two that go on with the fiber only the first may
             remove(descriptor)
+            if timer is not None:
+                timer.cancel()
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
 
 
 def _go_on(loop: asyncio.AbstractEventLoop, fiber: greenlet) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nipap import db, waiting
+from nipap import connecting, waiting
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
@@ -87,7 +87,7 @@ class Service:
         authenticator = Authenticator(self.auth, self.login_counts)
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         waiting.use(fibers)
-        db.wait_with(fibers.wait_for_postgresql)
+        connecting.wait_with(fibers.wait_for_postgresql)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body)

@@ -269,10 +269,10 @@ def test_a_lost_connection_is_replaced_as_soon_as_that_is_possible(
     kill(other, blank.read(lambda tx: tx.value(PID)))
     refusals = iter(range(3))
 
-    def connect(dsn: str) -> Any:
+    def connect(dsn: str, connection_factory: Callable[[str], Any]) -> Any:
         if next(refusals, None) is not None:
             raise psycopg2.OperationalError('the database system is starting up')
-        return psycopg2.extensions.connection(dsn)
+        return connection_factory(dsn)
 
     monkeypatch.setattr(storage.psycopg2, 'connect', connect)
     assert blank.read(lambda tx: tx.value('SELECT 1')) == 1
@@ -314,6 +314,34 @@ def test_a_connection_lost_during_commit_has_an_unknown_outcome(blank: Database)
     assert refused.value.code == 1020
     assert len(attempts) == 1
     assert numbers(blank) == [0, 0]
+
+
+@pytest.mark.parametrize('wrong', [{'user': 'stranger'}, {'dbname': 'nowhere'}])
+def test_who_is_not_let_in_is_told_at_once(dsn: str, wrong: dict[str, str]) -> None:
+    database = Database(psycopg2.extensions.make_dsn(dsn, **wrong))
+    began = time.monotonic()
+    with pytest.raises(errors.NipapUnavailableError) as refused:
+        database.read(lambda tx: tx.value('SELECT 1'))
+    assert time.monotonic() - began < storage.PATIENCE_S / 2
+    assert 'FATAL' in refused.value.why
+
+
+def test_each_host_is_tried(dsn: str) -> None:
+    host = psycopg2.extensions.parse_dsn(dsn)['host']
+    several = psycopg2.extensions.make_dsn(dsn, host=f'/nowhere,{host}', target_session_attrs='read-write')
+    database = Database(several)
+    assert database.read(lambda tx: tx.value('SELECT 1')) == 1
+    database.close()
+
+
+def test_a_connection_lost_in_a_snapshot_is_told(blank: Database, other: Database) -> None:
+    def read() -> None:
+        with blank.snapshot() as tx:
+            kill(other, tx.value(PID))
+            tx.value('SELECT 1')
+
+    with pytest.raises(errors.NipapUnavailableError):
+        read()
 
 
 # ---------------------------------------------------------------- one message

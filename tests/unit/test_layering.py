@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
     'words': ('errors', 'waiting', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
-    'storage': ('db', 'audit', 'schema'),
+    'storage': ('connecting', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
         'vrf',
@@ -65,7 +65,7 @@ ORDER = (
 TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
 EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
-    'psycopg2': frozenset({'nipap.db', 'nipapd.embedded'}),
+    'psycopg2': frozenset({'nipap.connecting', 'nipap.db', 'nipapd.embedded'}),
     'sqlite3': frozenset({'nipap.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,

@@ -1,0 +1,150 @@
+"""Connections to PostgreSQL: opened without holding up anybody, given up when it does not answer.
+
+A server that refuses says so at once. One that hangs, or whose host is gone, says nothing: so nothing here waits
+without a limit. To open a connection has `OPENING_S` for each address. A statement may take as long as it needs, but
+one that takes longer than `DOUBT_S` has its server asked, by another connection, whether it answers anybody at all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from nipap import waiting
+
+Wait = Callable[['Connection', float | None], bool]
+
+OPENING_S = 3.0
+DOUBT_S = 3.0
+# A host that has vanished from the network is given up, unless the connection string says otherwise.
+PROMPT = (
+    f'connect_timeout={OPENING_S:.0f} keepalives_idle=10 keepalives_interval=3 keepalives_count=3 '
+    'tcp_user_timeout=15000'
+)
+# Nobody says by a code why no connection was opened. In other languages the reason is not seen, and tried again.
+REFUSED = re.compile(r'FATAL: .*(authentication failed|does not exist|no pg_hba\.conf entry)|no password supplied')
+
+
+class NoAnswerError(psycopg2.OperationalError):
+    """PostgreSQL says nothing at all."""
+
+
+class RefusedError(psycopg2.OperationalError):
+    """PostgreSQL is there, and lets nobody in under that name, with that password or to that database."""
+
+
+class Connection(psycopg2.extensions.connection):
+    """One that waits by `wait_with`, and no longer than makes sense.
+
+    doubt: called when a statement has taken long, every now and then; raises a `NoAnswerError` when it was in vain.
+    """
+
+    def __init__(self, dsn: str, **options: Any) -> None:
+        self.doubt: Callable[[], None] = lambda: None
+        self.limit_s: float | None = None  # for a statement, when its server is there
+        self._opened_by: float | None = time.monotonic() + _opening_s(dsn)
+        super().__init__(dsn, **options)
+
+    def is_open(self) -> None:
+        """All is said that belongs to the opening."""
+        self._opened_by = None
+
+    def wait(self, wait: Wait) -> None:
+        """Wait for the answer.
+
+        :raises NoAnswerError: and psycopg2 closes the connection.
+        """
+        if self._opened_by is not None:
+            if not wait(self, max(0.0, self._opened_by - time.monotonic())):
+                raise NoAnswerError('PostgreSQL does not answer')
+            return
+        ends = time.monotonic() + self.limit_s if self.limit_s is not None else None
+        while not wait(self, DOUBT_S):
+            self.doubt()
+            if ends is not None and time.monotonic() >= ends and not wait(self, 0.0):
+                raise NoAnswerError('PostgreSQL does not end what it should have given up')
+
+
+def wait_with(wait: Wait | None) -> None:
+    """Have every statement of this process wait for PostgreSQL by `wait`.
+
+    That is given the connection, which it polls until it is done, and for how many seconds; it says whether it is done.
+    None: by blocking the thread.
+    """
+
+    psycopg2.extensions.set_wait_callback(None if wait is None else partial(_wait, wait))
+
+
+def _wait(wait: Wait, connection: Any) -> None:
+    if isinstance(connection, Connection):
+        connection.wait(wait)
+    else:
+        wait(connection, None)
+
+
+def connect(target: str) -> Connection:
+    """Open a connection to one of the `targets`."""
+    try:
+        return psycopg2.connect(target, connection_factory=Connection)
+    except psycopg2.OperationalError as exc:
+        if REFUSED.search(str(exc)):
+            raise RefusedError(*exc.args) from exc
+        raise
+
+
+def targets(dsn: str) -> list[str]:
+    """The connection strings, one for each address of each host, to be tried in this order.
+
+    libpq would try them itself, each for so long, but only while it blocks the thread; and look up names likewise.
+    """
+    dsn = f'{PROMPT} {dsn}'
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    if not parts.get('host') or 'hostaddr' in parts:
+        return [dsn]
+    hosts, ports = parts['host'].split(','), parts.get('port', '').split(',')
+    each_port = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    return [
+        psycopg2.extensions.make_dsn(dsn, host=host, port=port or None, **address)
+        for host, port in zip(hosts, each_port, strict=True)
+        for address in _addresses(host)
+    ]
+
+
+def _addresses(host: str) -> list[dict[str, str]]:
+    """What libpq need not look up; one that cannot be looked up is left to it to complain about."""
+    if host.startswith(('/', '@')) or not host or _is_address(host):
+        return [{}]
+    try:
+        found = waiting.aside(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    except OSError:
+        return [{}]
+    return [{'hostaddr': address} for address in dict.fromkeys(str(entry[4][0]) for entry in found)]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _opening_s(dsn: str) -> float:
+    """As libpq reads it: none when it is 0, and 2 at least."""
+    given = int(psycopg2.extensions.parse_dsn(dsn).get('connect_timeout', OPENING_S))
+    return max(given, 2) if given > 0 else float('inf')
+
+
+def together(problems: list[psycopg2.OperationalError]) -> psycopg2.OperationalError:
+    """One error for those of all targets: of the kind that all of them are."""
+    kinds = {type(problem) for problem in problems}
+    kind = kinds.pop() if len(kinds) == 1 else psycopg2.OperationalError
+    return kind('; '.join(dict.fromkeys(str(problem).strip() for problem in problems)))

@@ -1,0 +1,401 @@
+"""PostgreSQL goes away in every way and comes back: faults with a code of their own within seconds, no dead handler."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from callers import handlers
+from daemon_process import Daemon, descendants_of, poll
+from support import DATABASE_OPTIONS, FAST, DaemonFactory, open_directories
+
+from nipap import schema
+from nipapd.embedded import EmbeddedPostgres
+
+AUTH = {'authoritative_source': 'test'}
+AWAY, UNKNOWN = 1010, 1020
+# Patience of eight seconds, the attempt that goes on then, and some for a busy machine.
+LONGEST_S = 14.0
+LONGEST_UNKNOWN_S = 20.0
+BACK_WITHIN_S = 2.0
+
+Call = Callable[[xmlrpc.client.ServerProxy], Any]
+MakeServer = Callable[..., EmbeddedPostgres]
+
+
+def read(server: xmlrpc.client.ServerProxy) -> Any:
+    return server.list_vrf({'auth': AUTH})
+
+
+def change(server: xmlrpc.client.ServerProxy) -> Any:
+    """One message, repeated as often as wanted."""
+    prefix = {'auth': AUTH, 'prefix': {'id': 1}, 'attr': {'comment': os.urandom(4).hex()}}
+    return server.edit_prefix(prefix)
+
+
+def change_in_transaction(server: xmlrpc.client.ServerProxy) -> Any:
+    return server.edit_vrf({'auth': AUTH, 'vrf': {'id': 0}, 'attr': {'description': os.urandom(4).hex()}})
+
+
+EVERY_KIND = (read, change, change_in_transaction)
+
+
+@contextlib.contextmanager
+def proxy(daemon: Daemon) -> Iterator[xmlrpc.client.ServerProxy]:
+    with xmlrpc.client.ServerProxy(daemon.url(*daemon.admin()), allow_none=True) as server:
+        yield server
+
+
+class Made(threading.Thread):
+    """A call that was made: the code of its fault, or 0, and how long it took."""
+
+    def __init__(self, daemon: Daemon, call: Call) -> None:
+        super().__init__()
+        self.code: int | None = None
+        self.took_s = 0.0
+        self._daemon, self._call = daemon, call
+        self.start()
+
+    def run(self) -> None:
+        began = time.monotonic()
+        with proxy(self._daemon) as server:
+            try:
+                self._call(server)
+                self.code = 0
+            except xmlrpc.client.Fault as fault:
+                self.code = fault.faultCode
+        self.took_s = time.monotonic() - began
+
+
+def made(daemon: Daemon, *calls: Call) -> list[Made]:
+    """The calls, made at the same time, when all have ended."""
+    threads = [Made(daemon, call) for call in calls]
+    for thread in threads:
+        thread.join()
+    return threads
+
+
+def codes(calls: list[Made]) -> list[int | None]:
+    return [call.code for call in calls]
+
+
+def assert_back(daemon: Daemon) -> None:
+    """Everything works, at once or nearly so."""
+    calls = made(daemon, *EVERY_KIND)
+    assert codes(calls) == [0] * len(calls), daemon.log()
+    assert max(call.took_s for call in calls) < BACK_WITHIN_S
+
+
+@contextlib.contextmanager
+def undisturbed(daemon: Daemon) -> Iterator[None]:
+    """No handler dies meanwhile, and nothing of it is taken for a mistake of ours."""
+    before = handlers(daemon)
+    yield
+    assert handlers(daemon) == before
+    assert 'Traceback' not in daemon.log()
+
+
+def ask(dsn: str, statement: str) -> Any:
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchone() if cursor.description else None
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def stopped(*roots: int) -> Iterator[None]:
+    """These processes, and all that they have started, do nothing at all meanwhile."""
+    pids = [*roots, *(process.pid for root in roots for process in descendants_of(root))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def locked(dsn: str) -> Iterator[Callable[[], bool]]:
+    """Keep `change` waiting for a lock meanwhile; gives a function that tells whether it does."""
+    waits = 'SELECT EXISTS (SELECT FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0)'
+    holder = psycopg2.connect(dsn)
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute('SELECT FROM prefix WHERE id = 1 FOR UPDATE')
+        yield lambda: bool(ask(dsn, waits)[0])
+    finally:
+        holder.close()
+
+
+@pytest.fixture(scope='module')
+def make_server(cluster: EmbeddedPostgres) -> Iterator[MakeServer]:
+    """Makes servers that these tests may stop."""
+    servers = []
+    installation = cluster.installation
+    assert installation is not None
+
+    def make(home: Path | None = None, **settings: str) -> EmbeddedPostgres:
+        given = {**FAST, **settings}
+        server = EmbeddedPostgres(home or make_dir() / 'pg', bindir=str(installation.bindir), settings=given)
+        servers.append(server)
+        return server.start()
+
+    with open_directories() as make_dir:
+        yield make
+        for server in servers:
+            server.stop()
+
+
+@pytest.fixture(scope='module')
+def server(make_server: MakeServer) -> EmbeddedPostgres:
+    """One with the schema."""
+    server = make_server()
+    schema.install(server.dsn())
+    return server
+
+
+def options(dsn: str) -> dict[str, str]:
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items() if libpq in parts}
+
+
+@pytest.fixture
+def serve(daemon: DaemonFactory) -> Callable[[Mapping[str, str]], Daemon]:
+    """Runs a daemon with one handler on a database, with a prefix to edit, and ready for every kind of call."""
+
+    def start(database: Mapping[str, str]) -> Daemon:
+        running = daemon(config={'nipapd': {'forks': '1', **database}})
+        with proxy(running) as server, contextlib.suppress(xmlrpc.client.Fault):  # another test may have added it
+            block = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
+            server.add_prefix({'auth': AUTH, 'attr': block})
+        assert_back(running)
+        return running
+
+    return start
+
+
+Serve = Callable[[Mapping[str, str]], Daemon]
+
+
+def postmaster(server: EmbeddedPostgres) -> int:
+    assert server.proc is not None
+    return server.proc.pid
+
+
+# ---------------------------------------------------------------- gone
+
+
+def test_stopped_it_is_away_and_back_by_itself(server: EmbeddedPostgres, serve: Serve) -> None:
+    running = serve(options(server.dsn()))
+    with undisturbed(running):
+        server.stop()
+        calls = made(running, *EVERY_KIND)
+        assert codes(calls) == [AWAY] * 3
+        assert max(call.took_s for call in calls) < LONGEST_S
+        # Who comes when it has been away for long is told so soon: calls do not pile up.
+        assert [(call.code, call.took_s < 4) for call in made(running, *EVERY_KIND * 5)] == [(AWAY, True)] * 15
+        server.start()
+        assert_back(running)
+    assert running.log().count('PostgreSQL is away') == 1
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['restarted', 'killed'])
+def test_calls_wait_for_a_restart(server: EmbeddedPostgres, serve: Serve, number: signal.Signals) -> None:
+    running = serve(options(server.dsn()))
+    with undisturbed(running):
+        os.kill(postmaster(server), number)
+        assert server.proc is not None
+        server.proc.wait()
+        threads = [Made(running, call) for call in EVERY_KIND]
+        server.start()
+        came_back = time.monotonic()
+        for thread in threads:
+            thread.join()
+        assert codes(threads) == [0] * 3
+        assert time.monotonic() - came_back < BACK_WITHIN_S
+
+
+def test_cut_connections_are_nobodys_business(dsn: str, serve: Serve) -> None:
+    cut = 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> '
+    running = serve(options(dsn))
+    with undisturbed(running):
+        for _ in range(3):
+            ask(dsn, f'{cut} pg_backend_pid()')
+            assert_back(running)
+
+
+# ---------------------------------------------------------------- there, and says nothing
+
+
+def test_hung_it_is_given_up(server: EmbeddedPostgres, serve: Serve) -> None:
+    running = serve(options(server.dsn()))
+    with undisturbed(running), locked(server.dsn()) as is_waited_for:
+        sent = Made(running, change)
+        poll(is_waited_for, 10, lambda: 'no change has come to PostgreSQL')
+        with stopped(postmaster(server)):
+            threads = [Made(running, read), sent, Made(running, change_in_transaction)]
+            with proxy(running) as other:  # what needs no database goes on meanwhile
+                for _ in range(20):
+                    began = time.monotonic()
+                    other.echo({'auth': AUTH, 'message': 'm'})
+                    assert time.monotonic() - began < 0.5
+                    time.sleep(0.1)  # of the time in which they hang
+            for thread in threads:
+                thread.join()
+        assert codes(threads) == [AWAY, UNKNOWN, AWAY]
+        assert [thread.took_s < LONGEST_UNKNOWN_S for thread in threads] == [True] * 3
+        assert threads[0].took_s < LONGEST_S
+    assert_back(running)
+
+
+def test_a_long_change_is_no_hung_one(dsn: str, serve: Serve) -> None:
+    running = serve(options(dsn))
+    with undisturbed(running):
+        with locked(dsn):
+            thread = Made(running, change)
+            thread.join(7)  # longer than it takes until PostgreSQL is asked whether it is there
+            assert thread.is_alive()
+        thread.join()
+        assert thread.code == 0
+
+
+def test_an_unreachable_host_is_given_up(serve: Serve, server: EmbeddedPostgres) -> None:
+    """A listener that accepts nothing more looks like a host that is not there."""
+    running = serve(options(server.dsn()))
+    path = psycopg2.extensions.parse_dsn(server.dsn())['host'] + '/.s.PGSQL.5432'
+    with undisturbed(running):
+        server.stop()
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(path)
+            os.chmod(path, 0o777)
+            silent.listen()
+            calls = made(running, *EVERY_KIND * 4)
+        os.unlink(path)
+        assert codes(calls) == [AWAY] * 12
+        assert max(call.took_s for call in calls) < LONGEST_S
+        server.start()
+        assert_back(running)
+
+
+# ---------------------------------------------------------------- there, and refuses
+
+
+def test_out_of_connections(make_server: MakeServer, serve: Serve) -> None:
+    server = make_server(max_connections='12', superuser_reserved_connections='1', max_wal_senders='0')
+    schema.install(server.dsn())
+    running = serve(options(server.dsn()))
+    with undisturbed(running), contextlib.ExitStack() as held:
+        ask(server.dsn(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'nipap' "
+            'AND pid <> pg_backend_pid()')  # fmt: skip
+        with contextlib.suppress(psycopg2.OperationalError):
+            while True:
+                held.callback(psycopg2.connect(server.dsn()).close)
+        calls = made(running, *EVERY_KIND)
+        assert codes(calls) == [AWAY] * 3
+        assert max(call.took_s for call in calls) < LONGEST_S
+        held.close()
+        assert_back(running)
+    assert 'too many clients' in running.log()
+
+
+def test_read_only_it_is_read(server: EmbeddedPostgres, serve: Serve) -> None:
+    running = serve(options(server.dsn()))
+    with undisturbed(running):
+        ask(server.dsn(), 'ALTER DATABASE nipap SET default_transaction_read_only = on')
+        ask(server.dsn('postgres'), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'nipap'")
+        calls = made(running, *EVERY_KIND)
+        assert codes(calls) == [0, AWAY, AWAY]
+        assert max(call.took_s for call in calls) < LONGEST_S
+        ask(server.dsn('postgres'), 'ALTER DATABASE nipap RESET default_transaction_read_only')
+        assert_back(running)
+
+
+FILLING = """CREATE TABLE filled (t text);
+CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN INSERT INTO filled VALUES ('x'); RETURN NULL; END $$;
+CREATE TRIGGER fill AFTER INSERT ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION fill();
+CHECKPOINT"""
+
+
+def test_without_space_changes_are_refused_at_once(server: EmbeddedPostgres, serve: Serve) -> None:
+    """A table that each change adds to lies on a device that is always full."""
+    running = serve(options(server.dsn()))
+    for statement in FILLING.split(';\n'):
+        ask(server.dsn(), statement)
+    file = server.data / ask(server.dsn(), "SELECT pg_relation_filepath('filled')")[0]
+    server.stop()
+    kept = file.rename(file.with_suffix('.kept'))
+    file.symlink_to('/dev/full')
+    server.start()
+    with undisturbed(running):
+        calls = made(running, *EVERY_KIND)
+        assert codes(calls) == [0, AWAY, AWAY], running.log()
+        assert max(call.took_s for call in calls) < BACK_WITHIN_S
+        server.stop()
+        file.unlink()
+        kept.rename(file)
+        server.start()
+        assert_back(running)
+    assert 'No space left on device' in running.log()
+    ask(server.dsn(), 'DROP TABLE filled; DROP FUNCTION fill CASCADE')
+
+
+# ---------------------------------------------------------------- another takes its place
+
+
+def test_a_promoted_standby_is_followed(make_server: MakeServer, make_dir: Callable[[], Path], serve: Serve) -> None:
+    """The primary hangs, its standby is promoted: the daemon goes there, and has what was answered."""
+    primary = make_server()
+    schema.install(primary.dsn())
+    standby = make_standby(primary, make_dir() / 'pg', make_server)
+    hosts = ','.join(psycopg2.extensions.parse_dsn(each.dsn())['host'] for each in (standby, primary))
+    running = serve({'db_host': hosts, 'db_name': 'nipap', 'db_user': 'postgres'})
+    with undisturbed(running), proxy(running) as client:
+        client.add_vrf({'auth': AUTH, 'attr': {'name': 'kept', 'rt': '1:1'}})
+        position = ask(primary.dsn(), 'SELECT pg_current_wal_insert_lsn()')[0]
+        poll(lambda: ask(standby.dsn(), f"SELECT pg_last_wal_replay_lsn() >= '{position}'")[0], 20, lambda: 'not there')
+        with stopped(postmaster(primary)):
+            ask(standby.dsn(), 'SELECT pg_promote()')
+            calls = made(running, *EVERY_KIND)
+            assert codes(calls) == [0] * 3, running.log()
+            assert max(call.took_s for call in calls) < LONGEST_S
+            assert_back(running)
+            names = [vrf['name'] for vrf in read(client)]
+        assert 'kept' in names
+
+
+def make_standby(primary: EmbeddedPostgres, home: Path, make_server: MakeServer) -> EmbeddedPostgres:
+    """A copy of it that follows it."""
+    assert primary.installation is not None
+    home.mkdir()
+    owner = primary.data.stat()
+    os.chown(home, owner.st_uid, owner.st_gid)
+    parts = psycopg2.extensions.parse_dsn(primary.dsn())
+    command = [str(primary.installation.bindir / 'pg_basebackup'), '-D', str(home / 'data'), '-R', '-X', 'stream']
+    command += ['--checkpoint=fast', '-h', parts['host'], '-p', parts['port'], '-U', 'postgres']
+    account = {'user': owner.st_uid, 'group': owner.st_gid, 'extra_groups': []} if os.geteuid() == 0 else {}
+    with open(primary.home / 'pg_hba.conf', 'a') as rules:
+        rules.write('local replication all peer map=nipapd\n')
+    ask(primary.dsn(), 'SELECT pg_reload_conf()')
+    subprocess.run(command, check=True, capture_output=True, cwd='/', **account)  # type: ignore[call-overload]
+    shutil.copy(primary.home / 'postgresql.conf', home)
+    return make_server(home, hot_standby='on')
