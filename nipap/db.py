@@ -24,6 +24,7 @@ import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
 from nipap import errors, waiting
+from nipap.meter import SILENT, Meter
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
@@ -344,6 +345,7 @@ class Database:
     read_timeout_s: how long a statement of `read` may take.
     idle_timeout_s: how long a transaction may wait for its next statement; then PostgreSQL ends it, and what can be run
     again is.
+    meter: hears of what is run again, and of sessions.
     """
 
     def __init__(
@@ -353,6 +355,7 @@ class Database:
         most_sessions: int = MOST_SESSIONS,
         read_timeout_s: float = READ_TIMEOUT_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
+        meter: Meter = SILENT,
     ) -> None:
         self._dsn = dsn
         self._settings = (
@@ -364,7 +367,9 @@ class Database:
             f'SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000):d}; '
         )
         self._idle: list[Session] = []  # the one that was used last is the one to use next
+        self.most_sessions = most_sessions
         self._free = most_sessions  # as many may be taken
+        self._meter = meter
         self._queue: deque[Callable[[], None]] = deque()  # who waits for one
 
     def __repr__(self) -> str:
@@ -383,10 +388,20 @@ class Database:
             waiting.until(self._queue.append)
         self._free -= 1
         try:
-            return self._idle_session() or Session(self._dsn, self._settings)
+            return self._idle_session() or self._new_session()
         except BaseException:
             self._let_go()
             raise
+
+    @property
+    def in_use(self) -> int:
+        """How many sessions are taken at the moment."""
+        return self.most_sessions - self._free
+
+    def _new_session(self) -> Session:
+        session = Session(self._dsn, self._settings)
+        self._meter.session()
+        return session
 
     def _give_back(self, session: Session) -> None:
         if not session.connection.closed:
@@ -493,6 +508,7 @@ class Database:
                 else:
                     raise
                 log.debug('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
+                self._meter.retry()
                 # Whoever was in the way needs a moment; not the same one for everybody.
                 waiting.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
         raise AssertionError('unreachable')
