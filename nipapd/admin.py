@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,11 +37,13 @@ T = TypeVar('T')
 PATIENCE_S = 2.0  # how long an answer waits for the database
 STATEMENT_S = 5.0
 FRESH_S = 1.0  # how long what the database said about itself is believed
-INVENTORY_S = 10.0  # how long what it said about pools and VRFs is told again
+INVENTORY_S = 5.0  # how long what it said about pools and VRFs is told again
 PARENT_S = 60.0  # a parent that was not heard of for so long looks after nobody; it may be starting PostgreSQL
 MOST_BODY = 2**16
 REQUEST_S = 10.0
 FINISH_S = 1.0
+PR_SET_NAME = 15
+NAME = b'nipapd-admin'  # as ps shows it; handlers are called as they were started
 PAUSE_S = 1.0  # before a process that ended is replaced, at least
 MOST_PAUSE_S = 30.0
 PLAIN = 'text/plain; charset=utf-8'
@@ -260,6 +264,7 @@ class Keeper:
         code = 1
         try:
             reset_signals(unblocked)
+            name_process()
             self._prepare()
             self._in_child()
             die_with(parent)
@@ -275,6 +280,12 @@ class Keeper:
     def _signal(self, pid: int, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def name_process() -> None:
+    """Have it told from a handler. Linux only."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_NAME, NAME, 0, 0, 0)
 
 
 def ended(pid: int) -> bool:
