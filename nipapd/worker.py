@@ -99,8 +99,9 @@ class Service:
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             container = Container(self._dressed(application, note_answer), fibers)
             if counter is not None:
-                watch = both(watch, looking(counter, fibers, database))
-                ready = both(lambda: counter.ready(True), ready)
+                look = looking(counter, fibers, database)
+                watch = both(watch, look)
+                ready = both(lambda: counter.ready(True), both(look, ready))
             server = self._server(container, slot)
             return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter))
         finally:

@@ -225,6 +225,11 @@ def test_the_process_that_answers_is_replaced(watched: Daemon) -> None:
     assert is_ready(watched)  # who asks meanwhile waits
 
 
+def test_it_ends_with_a_daemon_that_is_killed(watched: Daemon) -> None:
+    watched.kill()
+    watched.await_no_children()
+
+
 def test_an_admin_port_that_is_taken_ends_the_start_if_it_was_asked_for(daemon: DaemonFactory) -> None:
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]

@@ -62,9 +62,9 @@ def in_child(board: Board, calls: int) -> None:
 
 
 @pytest.fixture
-def counting() -> Iterator[tuple[Board, Counter]]:
+def counting() -> tuple[Board, Counter]:
     board = Board(4)
-    yield board, board.counter()
+    return board, board.counter()
 
 
 def test_calls_are_counted_by_method_code_and_time(counting: tuple[Board, Counter]) -> None:
