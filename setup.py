@@ -31,7 +31,13 @@ setup(
     data_files=[
         ('share/man/man8', ['docs/man/nipapd.8']),
         ('share/man/man1', ['docs/man/nipap.1', 'docs/man/nipap-passwd.1', 'docs/man/nipap-admin.1']),
-        ('share/doc/nipapd', ['etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket']),
+        (
+            'share/doc/nipapd',
+            [
+                *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket'),
+                *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json'),
+            ],
+        ),
     ],
     install_requires=[
         'Flask>=3.1,<4',
@@ -39,6 +45,7 @@ setup(
         'greenlet>=3.1,<4',
         'IPy>=1.1,<2',
         'parsedatetime>=2.6,<3',
+        'prometheus-client>=0.20,<1',
         'psycopg2-binary>=2.9.9,<3',
         'PyJWT[crypto]>=2.8,<3',
         'tornado>=6.5,<7',  # 7 changes how WSGIContainer runs its application
@@ -55,6 +62,7 @@ setup(
             'pytest-randomly>=3.15',
             'pytest-timeout>=2.3',
             'pytest-xdist>=3.5',
+            'PyYAML>=6',
             'ruff>=0.9',
             'types-greenlet>=3.1',
             'types-psycopg2',

@@ -25,6 +25,7 @@ from psycopg2.sql import SQL, Composable
 
 from nipap import connecting, errors, waiting
 from nipap.connecting import NoAnswerError, RefusedError
+from nipap.meter import SILENT, Meter
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
@@ -345,6 +346,7 @@ class Database:
     read_timeout_s: how long a statement of `read` may take.
     idle_timeout_s: how long a transaction may wait for its next statement; then PostgreSQL ends it, and what can be run
     again is.
+    meter: hears of what is run again, and of sessions.
     """
 
     def __init__(
@@ -354,6 +356,7 @@ class Database:
         most_sessions: int = MOST_SESSIONS,
         read_timeout_s: float = READ_TIMEOUT_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
+        meter: Meter = SILENT,
     ) -> None:
         self._dsn = dsn
         self._settings = (
@@ -365,7 +368,9 @@ class Database:
             f'SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000):d}; '
         )
         self._idle: list[Session] = []  # the one that was used last is the one to use next
+        self.most_sessions = most_sessions
         self._free = most_sessions  # as many may be taken
+        self._meter = meter
         self._queue: deque[Callable[[], None]] = deque()  # who waits for one
         self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
         self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
@@ -402,6 +407,7 @@ class Database:
         except psycopg2.OperationalError as exc:
             self._note_away(exc)
             raise
+        self._meter.session()
         target = session.target
         session.connection.doubt = lambda: self._ask(target)
         return session
@@ -451,6 +457,11 @@ class Database:
         if target is None and self._away_since is not None:
             log.info('PostgreSQL is back after %.1f s', time.monotonic() - self._away_since)
             self._away_since = None
+
+    @property
+    def in_use(self) -> int:
+        """How many sessions are taken at the moment."""
+        return self.most_sessions - self._free
 
     def _give_back(self, session: Session) -> None:
         if not session.connection.closed:
@@ -563,6 +574,7 @@ class Database:
                 else:
                     raise
                 log.debug('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
+                self._meter.retry()
                 # Whoever was in the way needs a moment; not the same one for everybody.
                 waiting.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
         raise AssertionError('unreachable')

@@ -25,10 +25,12 @@ from nipap.authlib import Authenticator, Credentials, make_actor
 from nipap.backend import METHODS, TAKE_KEYS, Backend
 from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
 from nipap.http_auth import auth_options, credentials_from_request, idempotency_key
+from nipap.meter import SILENT, Meter
 from nipap.spool import GZIP, GZIP_LEVEL, Spool
 from nipap.wire import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
+INTROSPECTION = ('system.listMethods', 'system.methodHelp', 'system.methodSignature')
 MAX_BODY = 10 * 2**20
 
 _WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
@@ -39,14 +41,16 @@ _log = logging.getLogger(__name__)
 _request_log = logging.getLogger('nipap.request')
 
 
-def create_app(backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY) -> Flask:
+def create_app(
+    backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY, meter: Meter = SILENT
+) -> Flask:
     """The application that offers `backend` to those whom `authenticator` knows.
 
-    `max_body` limits the bytes of a request, also after decompression.
+    `max_body` limits the bytes of a request, also after decompression. `meter` hears of every call.
     """
     app = Flask('nipap', static_folder=None, template_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max_body + 1  # a body of unknown length is cut off there, and told by that
-    handler = _Handler(backend, authenticator, max_body)
+    handler = _Handler(backend, authenticator, max_body, meter)
     for path in PATHS:
         handler.connect(app, path, endpoint_name=path.strip('/'))
     return app
@@ -71,20 +75,20 @@ class _Record:
 class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annotations
     """Routes and parses nothing but our own calls; what the library does beyond routing is replaced."""
 
-    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int) -> None:
+    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int, meter: Meter) -> None:
         super().__init__(introspection=False)
         self._backend = backend
         self._authenticator = authenticator
         self._max_body = max_body
+        self._meter = meter
         self._calls = {
             name: _Method(getattr(backend, name), tuple(member.rstrip('?') for member in members))
             for name, members in METHODS.items()
         }
-        self._introspection: dict[str, Callable[[list[object]], object]] = {
-            'system.listMethods': self._list_methods,
-            'system.methodHelp': self._method_help,
-            'system.methodSignature': self._method_signature,
-        }
+        functions = self._list_methods, self._method_help, self._method_signature
+        self._introspection: dict[str, Callable[[list[object]], object]] = dict(
+            zip(INTROSPECTION, functions, strict=True)
+        )
 
     def handle_request(self) -> Response:
         """Answer the current request, whatever its content type says."""
@@ -92,10 +96,11 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         request: Request = request_ctx.request
         record = _Record()
         response = _respond(request, self._marshaled_dispatch(request, record))
+        elapsed_s = time.perf_counter() - started
+        self._meter.call(record.method, record.fault or 0, elapsed_s)
         if _request_log.isEnabledFor(logging.INFO):
-            elapsed_ms = (time.perf_counter() - started) * 1e3
             outcome = 'ok' if record.fault is None else f'fault {record.fault}'
-            _request_log.info('%s user=%r %.1f ms %s', record.method, record.user, elapsed_ms, outcome)
+            _request_log.info('%s user=%r %.1f ms %s', record.method, record.user, elapsed_s * 1e3, outcome)
         return response
 
     def _marshaled_dispatch(self, request: Request, record: _Record) -> list[bytes] | Spool:

@@ -43,11 +43,12 @@ from nipap.db import Database
 from nipap.errors import NipapError, NipapUnavailableError
 from nipap.local_users import LocalUser, UserFileError
 from nipap.login_limits import LoginCounts
-from nipapd import logs, systemd, tls
+from nipapd import admin, logs, systemd, tls
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
 from nipapd.listening import ListenError, Listening
+from nipapd.metrics import Board
 from nipapd.pidfile import PidFileError, pid_file
 from nipapd.prefork import EXIT_FAILED, EXIT_OK, SHOW_STACK, Generation, HandlerMain, Pulse, Supervisor
 from nipapd.server import Shares
@@ -140,14 +141,17 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         detach(launch, config)
         if identity and not postgres:
             identity.assume()
-        service = service_of(config, dsn, listeners, LoginCounts(shared=True))
+        board = None if settings.forks < 0 else Board()
+        service = service_of(config, dsn, listeners, LoginCounts(shared=True), board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         renewal = Renewal(config, service, reread, listening)
         return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
 
 
-def service_of(config: Config, dsn: str, listeners: Listeners, login_counts: LoginCounts) -> Service:
-    return Service(dsn, config.auth, config.nipapd, listeners, Shares(handlers(config.nipapd)), login_counts)
+def service_of(
+    config: Config, dsn: str, listeners: Listeners, login_counts: LoginCounts, board: Board | None
+) -> Service:
+    return Service(dsn, config.auth, config.nipapd, listeners, Shares(handlers(config.nipapd)), login_counts, board)
 
 
 def detach(launch: Launch, config: Config) -> None:
@@ -179,8 +183,22 @@ def serve(
             identity.assume()
 
     watch = postgres.watch if postgres else None
-    if settings.forks < 0:
+    board = service.board
+    if settings.forks < 0 or board is None:
         return service.run_alone(ready, refusing_hangups(watch))
+
+    def stopping() -> None:
+        board.drain()
+        systemd.notify('STOPPING=1')
+
+    def look() -> None:
+        board.beat()
+        keeper.watch()
+        if watch is not None:
+            watch()
+
+    keeper = admin.Keeper(in_child)
+    renewal.answering_with(keeper)
     supervisor = Supervisor(
         handlers(settings),
         renewal.handler_of(service),
@@ -189,17 +207,22 @@ def serve(
         renew=renewal.begin,
         on_settled=renewal.end,
         on_ready=ready,
-        on_stop=lambda: systemd.notify('STOPPING=1'),
-        watch=watch,
+        on_stop=stopping,
+        watch=look,
         in_child=in_child,
+        on_loss=board.note_loss,
     )
-    return supervisor.run()
+    try:
+        return supervisor.run()
+    finally:
+        keeper.stop()
 
 
 def serving_lines(listeners: Listeners) -> list[str]:
     urls = [url(listener, 'http') for listener in listeners.plain]
     urls += [url(listener, 'https') for listener in listeners.tls]
-    return [f'serving on {address}' for address in urls]
+    watched = [f'health and metrics on {url(listener, "http")}' for listener in listeners.admin]
+    return [f'serving on {address}' for address in urls] + watched
 
 
 def refusing_hangups(watch: Callable[[], None] | None) -> Callable[[], None]:
@@ -245,6 +268,24 @@ class Renewal:
         self._reread = reread
         self._listening = listening
         self._begun: dict[Generation, tuple[Config, Service]] = {}
+        self._admin: admin.Keeper | None = None
+
+    def answering_with(self, keeper: admin.Keeper) -> None:
+        """Have the admin port answered by a process that knows the configuration in use."""
+        self._admin = keeper
+        self._answer()
+
+    def _answer(self) -> None:
+        service = self._service
+        if self._admin is None or service.board is None:
+            return
+
+        def prepare() -> None:
+            self._listening.close_passed()
+            self._listening.close_all_but(Listeners(admin=service.listeners.admin))
+
+        answering = admin.Admin(service.dsn, service.board, handlers(service.settings), service.listeners.admin)
+        self._admin.use(answering, prepare)
 
     def begin(self) -> Generation | None:
         """Read the configuration; None, when it cannot be used, and then everything stays as it is."""
@@ -262,7 +303,7 @@ class Renewal:
         """What a handler does. It lets go first of sockets of others, which would stay open as long as it lives."""
 
         def handle(slot: int, pulse: Pulse) -> int:
-            self._listening.close_all_but(service.listeners)
+            self._listening.close_all_but(dataclasses.replace(service.listeners, admin=()))
             return service.run_supervised(slot, pulse)
 
         return handle
@@ -280,7 +321,7 @@ class Renewal:
             log.warning('%s', warning)
         for key in fixed:
             log.warning('%s: [nipapd] %s: a changed value takes a restart, ignored', read.path, key)
-        service = service_of(config, dsn, listeners, self._service.login_counts)
+        service = service_of(config, dsn, listeners, self._service.login_counts, self._service.board)
         generation = Generation(
             handlers(settings),
             self.handler_of(service),
@@ -295,6 +336,7 @@ class Renewal:
         """All handlers are of that generation; one that was not begun here is the first."""
         self._config, self._service = self._begun.get(generation, (self._config, self._service))
         self._begun = {generation: (self._config, self._service)}
+        self._answer()
         self._listening.close_all_but(self._service.listeners)
         logs.configure(debug=self._config.nipapd.debug, use_syslog=self._config.nipapd.syslog)
         for line in serving_lines(self._service.listeners):

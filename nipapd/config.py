@@ -41,6 +41,8 @@ LOCAL_FILE = 'local_auth.db'
 BACKEND_PREFIX = 'auth.backends.'
 SSLMODES = ('disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full')
 SHORTEST_SIGNING_KEY = 32
+ADMIN_PORT = 1338
+OFF = -1  # in place of a port
 SECRET_KEYS = frozenset({'db_pass', 'signing_key'})
 
 
@@ -66,6 +68,10 @@ def _integer(text: str, least: int, most: int, what: str) -> int:
 
 def _port(text: str) -> int:
     return _integer(text, 0, 65535, 'a port')
+
+
+def _admin_port(text: str) -> int:
+    return OFF if text.lower() == 'off' else _port(text)
 
 
 def _ports(text: str) -> str:
@@ -183,7 +189,8 @@ def _key(default: object, read: Callable[[str], object] = str, secret: bool = Fa
 class DaemonSettings:
     """``[nipapd]``, a field for every key, in the order of etc/nipap.conf.dist.
 
-    None means not given; without `port`, only `ssl_port` is served.
+    None means not given; without `port`, only `ssl_port` is served. Without `admin_port` that is ADMIN_PORT if nobody
+    has it.
     """
 
     user: str | None = _key(None, _account)
@@ -196,6 +203,8 @@ class DaemonSettings:
     ssl_client_ca_file: str | None = _key(None, _path)
     ssl_verify_client: str = _key('off', _verify_client)
     ssl_hsts: bool = _key(True, _boolean)
+    admin_listen: tuple[str, ...] = _key(('127.0.0.1',), _addresses)
+    admin_port: int | None = _key(None, _admin_port)
     foreground: bool = _key(True, _boolean)
     debug: bool = _key(False, _boolean)
     forks: int = _key(0, _forks)
@@ -354,6 +363,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add('-p', '--port', type=_argument(_port), help=f'port for HTTP; 0: any (default: {defaults.port})')
     add('-s', '--ssl-port', metavar='PORT', type=_argument(_port), help='port for HTTPS (default: no HTTPS)')
+    add(
+        '--admin-port',
+        metavar='PORT',
+        type=_argument(_admin_port),
+        help=f'port for health and metrics; 0: any, off: none (default: {ADMIN_PORT} if it is free)',
+    )
     add('-d', '--debug', action='store_true', help='log more (default: off)')
     add('-f', '--foreground', action='store_true', help='stay in the foreground (default)')
     add('--background', action='store_false', dest='foreground', help='go to the background (default: foreground)')

@@ -58,11 +58,17 @@ class Fibers:
         self._running: set[greenlet] = set()
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
+        self.refused = 0  # so far
 
     @property
     def running(self) -> int:
         """How many have begun and not ended."""
         return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """How many wait for their turn."""
+        return len(self._queue)
 
     def start(self, work: Work) -> bool:
         """Run work in a fiber, now or when it is its turn; False when too many wait already."""
@@ -72,6 +78,7 @@ class Fibers:
         elif len(self._queue) < self._most_waiting:
             self._queue.append(work)
         else:
+            self.refused += 1
             return False
         return True
 

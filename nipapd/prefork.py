@@ -36,6 +36,7 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 SHOW_STACK = signal.SIGUSR1
 SHOW_STACK_S = 0.5  # what a hung handler is given to write where it is
 INATTENTIVE_S = 5.0  # a supervisor that was away for longer cannot tell who hangs
+LOSSES = ('exit', 'signal', 'hang', 'fork')  # it ended by itself, was killed, was killed by us, could not be made
 PR_SET_PDEATHSIG = 1
 PID = struct.Struct('=i')
 
@@ -124,6 +125,7 @@ class Handler:
     born: float
     ready: bool = False
     deadline: float | None = None
+    was_hung: bool = False
 
 
 @dataclass
@@ -152,9 +154,9 @@ class Supervisor:
     the former generation stays. `on_settled` is told the generation of which, in the end, all handlers are.
 
     `on_ready` is called once in the parent, when the first handler is ready, and `on_stop` once, when the handlers
-    are told to finish. `watch` is called in the parent about once a second and whenever a child ends; it may start
-    processes of its own: only handlers are ever reaped here. `in_child` is called first thing in each child, to let
-    go of what belongs to the parent, privileges included.
+    are told to finish; `on_loss`, with one of LOSSES, for each that has to be replaced. `watch` is called in the parent
+    about once a second and whenever a child ends; it may start processes of its own: only handlers are ever reaped
+    here. `in_child` is called first thing in each child, to let go of what belongs to the parent, privileges included.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class Supervisor:
         on_stop: Callable[[], None] | None = None,
         watch: Callable[[], None] | None = None,
         in_child: Callable[[], None] | None = None,
+        on_loss: Callable[[str], None] | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self._wanted = self._proven = Generation(count, handler_main, drain_timeout_s, hang_timeout_s)
@@ -179,6 +182,7 @@ class Supervisor:
         self._on_stop = on_stop
         self._watch = watch
         self._in_child = in_child
+        self._on_loss = on_loss
         self._backoff = backoff or Backoff()
         self._slots = [Slot(number) for number in range(count)]
         self._leaving: list[Handler] = []
@@ -357,6 +361,7 @@ class Supervisor:
             return Handler(slot.number, pid, self._wanted, pulse, time.monotonic())
         except OSError as error:
             log.error('handler %d cannot be forked: %s', slot.number, error.strerror)
+            self._tell_loss('fork')
             self._note_loss(slot, None)
             self._give_up_if_hopeless(slot, 'could not be forked')
             return None
@@ -405,6 +410,7 @@ class Supervisor:
             slot.successor = None
         else:
             slot.current, slot.successor = slot.successor, None
+        self._tell_loss('hang' if handler.was_hung else 'signal' if code < 0 else 'exit')
         self._note_loss(slot, handler)
         log.warning(
             'handler %d %s; the next starts in %g s',
@@ -431,6 +437,10 @@ class Supervisor:
             log.warning('handler %d %s before it was done', handler.slot, how_it_ended(code))
             if self._stopping:
                 self._exit_code = self._exit_code or EXIT_CUT_OFF
+
+    def _tell_loss(self, why: str) -> None:
+        if self._on_loss is not None:
+            self._on_loss(why)
 
     def _note_loss(self, slot: Slot, handler: Handler | None) -> None:
         now = time.monotonic()
@@ -480,6 +490,7 @@ class Supervisor:
                     age_s,
                 )
                 handler.deadline = now + SHOW_STACK_S
+                handler.was_hung = True
                 self._send(handler, SHOW_STACK)
 
     def _kill_late(self) -> None:

@@ -22,8 +22,10 @@ from nipap.backend import Backend
 from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
 from nipap.login_limits import LoginCounts
+from nipap.meter import SILENT
 from nipapd.config import DaemonSettings
 from nipapd.fibers import Fibers
+from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
 from nipapd.server import Container, Server, Shares
 from nipapd.tls import with_hsts
@@ -49,6 +51,7 @@ class Listeners:
     plain: Sequence[socket.socket] = ()
     tls: Sequence[socket.socket] = ()
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
+    admin: Sequence[socket.socket] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Service:
     listeners: Listeners
     shares: Shares
     login_counts: LoginCounts
+    board: Board | None = None
 
     def run_supervised(self, slot: int, pulse: Pulse) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -83,16 +87,23 @@ class Service:
         watch: Callable[[], None] | None,
         note_answer: Callable[[], None] | None = None,
     ) -> int:
-        database = Database(self.dsn, most_sessions=self.settings.db_connections)
+        counter = self.board.counter() if self.board else None
+        meter = counter or SILENT
+        database = Database(self.dsn, most_sessions=self.settings.db_connections, meter=meter)
         authenticator = Authenticator(self.auth, self.login_counts)
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         waiting.use(fibers)
         connecting.wait_with(fibers.wait_for_postgresql)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
-            application = create_app(backend, authenticator, max_body=self.settings.max_body)
+            application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             container = Container(self._dressed(application, note_answer), fibers)
-            return asyncio.run(self._main(self._server(container, slot), fibers, ready, numbers, limit(), watch))
+            if counter is not None:
+                look = looking(counter, fibers, database)
+                watch = both(watch, look)
+                ready = both(lambda: counter.ready(True), both(look, ready))
+            server = self._server(container, slot)
+            return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter))
         finally:
             authenticator.close()
             database.close()
@@ -105,6 +116,7 @@ class Service:
         numbers: Sequence[signal.Signals],
         limit: SignalHandler,
         watch: Callable[[], None] | None,
+        counter: Counter | None,
     ) -> int:
         stop = asyncio.Event()
         for number in numbers:
@@ -120,6 +132,8 @@ class Service:
             await stop.wait()
             if watching:
                 watching.cancel()
+            if counter:
+                counter.ready(False)
             return await self._finish(server)
         finally:
             fibers.end()
@@ -183,6 +197,35 @@ def noting(application: WSGIApplication, note_answer: Callable[[], None]) -> WSG
         return body
 
     return answer
+
+
+def both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callable[[], None]:
+    """One after the other, where there is a first."""
+
+    def do() -> None:
+        if first is not None:
+            first()
+        second()
+
+    return do
+
+
+def looking(counter: Counter, fibers: Fibers, database: Database) -> Callable[[], None]:
+    """Has the counter know how it is at the moment."""
+    refused = 0
+
+    def look() -> None:
+        nonlocal refused
+        counter.refuse(fibers.refused - refused)
+        refused = fibers.refused
+        counter.look(
+            running=fibers.running,
+            queued=fibers.queued,
+            sessions=database.in_use,
+            most_sessions=database.most_sessions,
+        )
+
+    return look
 
 
 async def every_second(watch: Callable[[], None]) -> None:

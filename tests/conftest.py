@@ -211,7 +211,16 @@ def daemon(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
         env: Mapping[str, str] | None = None,
         start: bool = True,
     ) -> Daemon:
-        command = ['--data-dir', str(data_dir or make_dir()), '-l', '127.0.0.1', '-p', str(free_port())]
+        command = [
+            '--data-dir',
+            str(data_dir or make_dir()),
+            '-l',
+            '127.0.0.1',
+            '-p',
+            str(free_port()),
+            '--admin-port',
+            'off',
+        ]
         if config is not None:
             command += ['-c', str(_write_configuration(make_dir(), config))]
         made = Daemon([*command, *args], env)

