@@ -24,6 +24,7 @@ Wait = Callable[['Connection', float | None], bool]
 
 OPENING_S = 3.0
 DOUBT_S = 3.0
+MOMENT_S = 0.1  # for so long it is not asked again after it was away
 # A host that has vanished from the network is given up, unless the connection string says otherwise.
 PROMPT = (
     f'connect_timeout={OPENING_S:.0f} keepalives_idle=10 keepalives_interval=3 keepalives_count=3 '
@@ -148,3 +149,31 @@ def together(problems: list[psycopg2.OperationalError]) -> psycopg2.OperationalE
     kinds = {type(problem) for problem in problems}
     kind = kinds.pop() if len(kinds) == 1 else psycopg2.OperationalError
     return kind('; '.join(dict.fromkeys(str(problem).strip() for problem in problems)))
+
+
+class Asking:
+    """Something that is found out once, for all who want to know."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+        self._exc: psycopg2.OperationalError | None = None
+        self._ended: float | None = None
+
+    def run(self, find_out: Callable[[], None]) -> None:
+        try:
+            find_out()
+        except psycopg2.OperationalError as exc:
+            self._exc = exc
+        finally:
+            self._ended = time.monotonic()
+            for go_on in self._waiting:
+                go_on()
+
+    def is_over(self) -> bool:
+        return self._ended is not None and time.monotonic() > self._ended + MOMENT_S
+
+    def outcome(self) -> psycopg2.OperationalError | None:
+        """What went wrong, once that is known."""
+        if self._ended is None:
+            waiting.until(self._waiting.append)
+        return self._exc

@@ -24,7 +24,7 @@ import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
 from nipap import connecting, errors, waiting
-from nipap.connecting import NoAnswerError, RefusedError
+from nipap.connecting import Asking, NoAnswerError, RefusedError
 from nipap.meter import SILENT, Meter
 
 log = logging.getLogger('nipap.db')
@@ -36,7 +36,6 @@ Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 ATTEMPTS = 20
 PATIENCE_S = 8.0
 LATER_PATIENCE_S = 1.0  # once PostgreSQL has been away for that long
-MOMENT_S = 0.1  # for so long it is not asked again after it was away
 ANSWER_GRACE_S = 5.0  # in which a search that was stopped should have said so
 MOST_SESSIONS = 8
 OUTCOME_UNKNOWN = (
@@ -375,7 +374,7 @@ class Database:
         self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
         self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
         self._away_since: float | None = None
-        self._asking: dict[str | None, _Asking] = {}  # whether it answers: there, or (None) anywhere
+        self._asking: dict[str | None, Asking] = {}  # whether it answers: there, or (None) anywhere
 
     def __repr__(self) -> str:
         return 'Database()'  # the connection string may hold a password
@@ -428,7 +427,9 @@ class Database:
     def _note_away(self, exc: psycopg2.Error) -> None:
         """It cannot be had: let those who wait for a session know."""
         if self._away_since is None:
-            log.info('PostgreSQL is away: %s', ' '.join(str(exc).split()))
+            log.log(
+                logging.INFO if self._target else logging.DEBUG, 'PostgreSQL is away: %s', ' '.join(str(exc).split())
+            )
             self._away_since = time.monotonic()
         while self._queue:
             self._queue.popleft()()
@@ -440,7 +441,7 @@ class Database:
         """
         asking = self._asking.get(target)
         if asking is None or asking.is_over():
-            asking = self._asking[target] = _Asking()
+            asking = self._asking[target] = Asking()
             asking.run(lambda: self._find_out(target))
         exc = asking.outcome()
         if exc is not None and (target is None or isinstance(exc, NoAnswerError)):
@@ -614,34 +615,6 @@ class Database:
             return self.read(look)
         except (psycopg2.Error, errors.NipapUnavailableError):
             raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
-
-
-class _Asking:
-    """Something that is found out once, for all who want to know."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Callable[[], None]] = []
-        self._exc: psycopg2.OperationalError | None = None
-        self._ended: float | None = None
-
-    def run(self, find_out: Callable[[], None]) -> None:
-        try:
-            find_out()
-        except psycopg2.OperationalError as exc:
-            self._exc = exc
-        finally:
-            self._ended = time.monotonic()
-            for go_on in self._waiting:
-                go_on()
-
-    def is_over(self) -> bool:
-        return self._ended is not None and time.monotonic() > self._ended + MOMENT_S
-
-    def outcome(self) -> psycopg2.OperationalError | None:
-        """What went wrong, once that is known."""
-        if self._ended is None:
-            waiting.until(self._waiting.append)
-        return self._exc
 
 
 class _AnswerLostError(Exception):

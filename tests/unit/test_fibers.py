@@ -183,7 +183,7 @@ def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
     ours, theirs = socket.socketpair()
 
     def asking() -> None:
-        fibers.wait_for_postgresql(Asked(ours, [2, 1, 1, 0]))  # to be written, then twice to be read
+        fibers.wait_for_postgresql(Asked(ours, [2, 1, 1, 0]), None)  # to be written, then twice to be read
         order.append('answered')
 
     def other() -> None:
@@ -195,10 +195,26 @@ def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
     assert order == ['other', 'answered']
 
 
+@pytest.mark.parametrize('in_fiber', [True, False])
+def test_what_is_not_answered_in_time_is_given_up(in_fiber: bool) -> None:
+    fibers, answered = Fibers(), []
+    ours, theirs = socket.socketpair()
+
+    def asking() -> None:
+        answered.append(fibers.wait_for_postgresql(Asked(ours, [1] * 100), 0.02))
+
+    with ours, theirs:
+        if in_fiber:
+            run(fibers, asking)
+        else:
+            asking()
+    assert answered == [False]
+
+
 def test_outside_a_fiber_an_answer_is_waited_for_on_the_spot() -> None:
     import socket
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b'answer')
-        Fibers().wait_for_postgresql(Asked(ours, [1, 0]))
+        assert Fibers().wait_for_postgresql(Asked(ours, [1, 0]), None)
