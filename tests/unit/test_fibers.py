@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -177,8 +178,6 @@ class Asked:
 
 
 def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
-    import socket
-
     fibers, order = Fibers(), []
     ours, theirs = socket.socketpair()
 
@@ -212,8 +211,6 @@ def test_what_is_not_answered_in_time_is_given_up(in_fiber: bool) -> None:
 
 
 def test_outside_a_fiber_an_answer_is_waited_for_on_the_spot() -> None:
-    import socket
-
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b'answer')
