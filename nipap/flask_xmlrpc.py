@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import secrets
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -20,13 +18,14 @@ from flask.globals import request_ctx
 from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from nipap import waiting
+from nipap import http_calls, waiting
 from nipap.authlib import Authenticator, Credentials, make_actor
 from nipap.backend import METHODS, TAKE_KEYS, Backend
 from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
 from nipap.http_auth import auth_options, credentials_from_request, idempotency_key
 from nipap.meter import SILENT, Meter
 from nipap.spool import GZIP, GZIP_LEVEL, Spool
+from nipap.tracer import Call
 from nipap.wire import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
@@ -38,7 +37,6 @@ _WORTH_A_TURN = 2**16  # a few milliseconds of encoding
 _WORTH_SPOOLING = 4 * 2**20  # plain answers below are not compressed only to be kept
 
 _log = logging.getLogger(__name__)
-_request_log = logging.getLogger('nipap.request')
 
 
 def create_app(
@@ -50,6 +48,7 @@ def create_app(
     """
     app = Flask('nipap', static_folder=None, template_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max_body + 1  # a body of unknown length is cut off there, and told by that
+    http_calls.stamp_answers(app)
     handler = _Handler(backend, authenticator, max_body, meter)
     for path in PATHS:
         handler.connect(app, path, endpoint_name=path.strip('/'))
@@ -59,17 +58,6 @@ def create_app(
 class _Method(NamedTuple):
     function: Callable[..., object]
     members: tuple[str, ...]  # of the struct that are passed on; a missing one is passed as None
-
-
-class _Record:
-    """What the log says about a request."""
-
-    __slots__ = ('fault', 'method', 'user')
-
-    def __init__(self) -> None:
-        self.method = '-'
-        self.user = '-'
-        self.fault: int | None = None
 
 
 class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annotations
@@ -92,18 +80,12 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
 
     def handle_request(self) -> Response:
         """Answer the current request, whatever its content type says."""
-        started = time.perf_counter()
         request: Request = request_ctx.request
-        record = _Record()
-        response = _respond(request, self._marshaled_dispatch(request, record))
-        elapsed_s = time.perf_counter() - started
-        self._meter.call(record.method, record.fault or 0, elapsed_s)
-        if _request_log.isEnabledFor(logging.INFO):
-            outcome = 'ok' if record.fault is None else f'fault {record.fault}'
-            _request_log.info('%s user=%r %.1f ms %s', record.method, record.user, elapsed_s * 1e3, outcome)
-        return response
+        return http_calls.answer(
+            request, self._meter, lambda record: _respond(request, self._marshaled_dispatch(request, record))
+        )
 
-    def _marshaled_dispatch(self, request: Request, record: _Record) -> list[bytes] | Spool:
+    def _marshaled_dispatch(self, request: Request, record: Call) -> list[bytes] | Spool:
         """Authenticate, unpack, call, encode; every exception becomes a fault here."""
         try:
             credentials = credentials_from_request(request, self._authenticator)
@@ -113,16 +95,15 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         except NipapError as exc:
             record.fault = exc.code
             if isinstance(exc, NipapUnavailableError):
-                _log.error('the database cannot be used: %s', exc.why)
+                _log.error('the database cannot be used: %s, request id %s', exc.why, record.request_id)
             return [encode_fault(exc.code, str(exc))]
         except Exception:
             record.fault = NipapError.code
-            request_id = secrets.token_hex(4)
-            _log.exception('internal error in %s, request id %s', record.method, request_id)
-            return [encode_fault(record.fault, f'Internal error, request id {request_id}')]
+            _log.exception('internal error in %s, request id %s', record.method, record.request_id)
+            return [encode_fault(record.fault, f'Internal error, request id {record.request_id}')]
 
     def _call(
-        self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: _Record
+        self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: Call
     ) -> object:
         introspect = self._introspection.get(method)
         if introspect is not None:
@@ -132,7 +113,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         record.method = method
         arguments = _only_struct(parameters)
         actor = make_actor(credentials, auth_options(arguments))
-        record.user = actor.username
+        record.user, record.source = actor.username, actor.authoritative_source
         members = {member: arguments.get(member) for member in call.members}
         key = idempotency_key(request, arguments) if method in TAKE_KEYS else None
         return call.function(actor, **members) if key is None else self._backend.once(actor, method, members, key)

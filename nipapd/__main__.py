@@ -44,7 +44,7 @@ from nipap.errors import NipapError, NipapUnavailableError
 from nipap.local_users import LocalUser, UserFileError
 from nipap.login_limits import LoginCounts
 from nipapd import admin, logs, systemd, tls
-from nipapd.config import Config, ConfigError, DaemonSettings, load
+from nipapd.config import Config, ConfigError, DaemonSettings, TracingSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
 from nipapd.listening import ListenError, Listening
@@ -124,9 +124,10 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
     faulthandler.register(SHOW_STACK)  # to the parent it means the same as to a handler
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that can be replaced
     with contextlib.ExitStack() as stack:
-        logs.configure(debug=settings.debug, use_syslog=settings.syslog)
+        configure_log(settings)
         for warning in config.warnings:
             log.warning('%s', warning)
+        prepare_tracing(config.tracing)
         listening = stack.enter_context(Listening(systemd.take_sockets(os.environ)))
         listeners = listening.open(settings, tls_context(settings))
         identity = Identity.configured(settings)
@@ -148,10 +149,29 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
 
 
+def configure_log(settings: DaemonSettings) -> None:
+    logs.configure(debug=settings.debug, use_syslog=settings.syslog, as_json=settings.log_format == 'json')
+
+
+def prepare_tracing(settings: TracingSettings) -> None:
+    """Have what traces need, if there are to be any: OpenTelemetry is not there unless it was asked for."""
+    if not settings.is_on:
+        return
+    try:
+        from nipapd import tracing
+
+        tracing.prepare(settings)
+    except ImportError as error:
+        raise StartError(
+            f"[tracing] is configured and OpenTelemetry is not installed ({error}): pip install 'nipapd[tracing]'"
+        ) from error
+
+
 def service_of(
     config: Config, dsn: str, listeners: Listeners, login_counts: LoginCounts, board: Board | None
 ) -> Service:
-    return Service(dsn, config.auth, config.nipapd, listeners, Shares(handlers(config.nipapd)), login_counts, board)
+    shares = Shares(handlers(config.nipapd))
+    return Service(dsn, config.auth, config.nipapd, listeners, shares, login_counts, board, config.tracing)
 
 
 def detach(launch: Launch, config: Config) -> None:
@@ -312,11 +332,12 @@ class Renewal:
         read = self._reread()
         config, fixed = applicable(self._config, read)
         settings, context = config.nipapd, tls_context(config.nipapd)
+        prepare_tracing(config.tracing)
         dsn = self._service.dsn if config.embedded else config.dsn
         if dsn != self._service.dsn:
             prepare_schema(dsn, install=config.auto_install_db, config=config)
         listeners = self._listening.open(settings, context)
-        logs.configure(debug=settings.debug, use_syslog=settings.syslog)
+        configure_log(settings)
         for warning in read.warnings:
             log.warning('%s', warning)
         for key in fixed:
@@ -338,7 +359,7 @@ class Renewal:
         self._begun = {generation: (self._config, self._service)}
         self._answer()
         self._listening.close_all_but(self._service.listeners)
-        logs.configure(debug=self._config.nipapd.debug, use_syslog=self._config.nipapd.syslog)
+        configure_log(self._config.nipapd)
         for line in serving_lines(self._service.listeners):
             log.info('%s', line)
         systemd.notify('READY=1')

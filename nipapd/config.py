@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from nipap.authlib import (
     BACKEND_TYPES,
@@ -39,6 +40,7 @@ ROOT_DATA_DIR = Path('/var/lib/nipap')
 LOCAL_BACKEND = 'local'
 LOCAL_FILE = 'local_auth.db'
 BACKEND_PREFIX = 'auth.backends.'
+LOG_FORMATS = ('text', 'json')
 SSLMODES = ('disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full')
 SHORTEST_SIGNING_KEY = 32
 ADMIN_PORT = 1338
@@ -142,6 +144,41 @@ def _sslmode(text: str) -> str:
     return text
 
 
+def _log_format(text: str) -> str:
+    if text not in LOG_FORMATS:
+        raise ValueError(f'not one of {", ".join(LOG_FORMATS)}')
+    return text
+
+
+def _endpoint(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ('http', 'https') and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or re.search(r'\s', text):
+        raise ValueError('not a URL such as http://collector.example.net:4318')
+    return text
+
+
+def _http_endpoint(text: str) -> str:
+    """The path is that of traces unless there is one."""
+    parts = urlsplit(_endpoint(text))
+    return text if parts.path not in ('', '/') else parts._replace(path='/v1/traces').geturl()
+
+
+def _sampler(text: str) -> str:
+    name, equals, ratio = text.partition('=')
+    kind = name.removeprefix('parentbased_')
+    if kind == 'traceidratio' and re.fullmatch(r'0(\.[0-9]{1,18})?|1(\.0{1,18})?', ratio):
+        return text
+    if kind not in ('always_on', 'always_off') or equals:
+        raise ValueError(
+            'not a sampler (always_on, always_off or traceidratio=0.1 for a tenth, each also after parentbased_)'
+        )
+    return text
+
+
 def _count(text: str) -> int:
     return _integer(text, 1, 100_000, 'a number')
 
@@ -209,6 +246,7 @@ class DaemonSettings:
     debug: bool = _key(False, _boolean)
     forks: int = _key(0, _forks)
     syslog: bool = _key(False, _boolean)
+    log_format: str = _key('text', _log_format)
     pid_file: str | None = _key(None, _path)
     max_body: int = _key(10 * 2**20, _size)
     idempotency_hours: int = _key(24, _hours)
@@ -229,6 +267,25 @@ class DaemonSettings:
 
 
 _KEYS = {key.name: key for key in dataclasses.fields(DaemonSettings)}
+
+
+@dataclass(frozen=True)
+class TracingSettings:
+    """``[tracing]``, a field for every key. Without an endpoint nothing is traced."""
+
+    otlp_grpc_endpoint: str | None = _key(None, _endpoint)
+    otlp_http_endpoint: str | None = _key(None, _http_endpoint)
+    otel_traces_sampler: str = _key('parentbased_always_on', _sampler)
+    trace_id_header: bool = _key(False, _boolean)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a collector."""
+        return bool(self.otlp_grpc_endpoint or self.otlp_http_endpoint)
+
+
+NOT_TRACED = TracingSettings()
+_TRACING_KEYS = {key.name: key for key in dataclasses.fields(TracingSettings)}
 _AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window')
 _BACKEND_KEYS = {
     'SqliteAuth': ('type', 'db_path'),
@@ -245,6 +302,7 @@ class Config:
     data_dir: Path
     path: Path | None = None
     warnings: tuple[str, ...] = ()
+    tracing: TracingSettings = NOT_TRACED
     auto_install_db: bool = False
     auto_upgrade_db: bool = False
     version: bool = False
@@ -297,8 +355,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Confi
     file = _File(None, None) if flags['version'] else _find(given)
     daemon = _daemon_settings(file, options)
     auth = _auth_settings(file, data_dir)
+    tracing = _tracing_settings(file)
     file.warn_of_the_rest()
-    return Config(daemon, auth, data_dir, file.path, tuple(file.warnings), **flags)
+    return Config(daemon, auth, data_dir, file.path, tuple(file.warnings), tracing, **flags)
 
 
 def load_accounts(
@@ -509,13 +568,23 @@ def _daemon_settings(file: _File, options: Mapping[str, object]) -> DaemonSettin
     return daemon
 
 
-def _read_key(file: _File, name: str) -> Any:
-    """The value of a key of [nipapd], None when it is empty or not there."""
-    text = file.text('nipapd', name)
+def _tracing_settings(file: _File) -> TracingSettings:
+    values = {name: _read_key(file, name, 'tracing', _TRACING_KEYS) for name in _TRACING_KEYS}
+    settings = TracingSettings(**{name: value for name, value in values.items() if value is not None})
+    if settings != NOT_TRACED and not settings.is_on:
+        file.warnings.append(
+            f'{file.path}: [tracing]: nothing is traced without otlp_grpc_endpoint or otlp_http_endpoint'
+        )
+    return settings
+
+
+def _read_key(file: _File, name: str, section: str = 'nipapd', keys: Mapping[str, Any] = _KEYS) -> Any:
+    """The value of a key, None when it is empty or not there."""
+    text = file.text(section, name)
     try:
-        return _KEYS[name].metadata['read'](text) if text else None
+        return keys[name].metadata['read'](text) if text else None
     except ValueError as exc:
-        raise file.error('nipapd', name, str(exc)) from exc
+        raise file.error(section, name, str(exc)) from exc
 
 
 def _check_certificate(file: _File, daemon: DaemonSettings) -> None:

@@ -1,7 +1,8 @@
-"""Where log lines go and what they look like: one line a record, to stderr or to the system log."""
+"""Where log lines go and what they look like: one line a record, text or JSON, to stderr or to the system log."""
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import re
@@ -9,6 +10,9 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from nipap import tracer
 
 SYSLOG_SOCKET = Path('/dev/log')
 CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]')
@@ -23,7 +27,8 @@ class LogError(Exception):
 class LineFormatter(logging.Formatter):
     """Keeps a record on one line: control characters, which values from clients may hold, are shown escaped.
 
-    Only the traceback of an unexpected exception adds lines. Times are UTC.
+    Only the traceback of an unexpected exception adds lines; these are indented, so that no text of an exception looks
+    like a record. Times are UTC.
     """
 
     converter = staticmethod(time.gmtime)
@@ -33,18 +38,58 @@ class LineFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is logging's)
         return escape(super().formatMessage(record))
 
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (as above)
+        return '\n'.join(f'  {escape(line)}' for line in super().formatException(ei).split('\n'))
+
+
+class JsonFormatter(logging.Formatter):
+    """Makes a record one line that is a JSON object, behind a prefix if there is one."""
+
+    def __init__(self, prefix: str = '') -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))
+        members: dict[str, object] = {
+            'time': f'{seconds}.{int(record.created % 1 * 1000):03d}Z',
+            'level': record.levelname,
+            'logger': record.name,
+            'process': record.process,
+            'message': record.getMessage(),
+            **_of_call(record),
+        }
+        if record.exc_info:
+            members['exception'] = self.formatException(record.exc_info)
+        return self._prefix % {'process': record.process} + json.dumps(members)
+
+
+def _of_call(record: logging.LogRecord) -> dict[str, object]:
+    """What is known of the call that a record is about, or was made in."""
+    about: tracer.Call | None = getattr(record, 'call', None)
+    call = about or tracer.current()
+    if call is None:
+        return {}
+    members: dict[str, object] = {'request_id': call.request_id}
+    if call.trace_id is not None:
+        members['trace_id'] = call.trace_id
+    if about is not None:
+        members |= {'method': about.method, 'user': about.user, 'duration_ms': round(about.seconds * 1e3, 3)}
+        members |= {'fault': about.fault or 0, 'peer': about.peer}
+    return members
+
 
 def escape(text: str) -> str:
     """Replace control characters and line separators by their Python escapes."""
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def configure(*, debug: bool, use_syslog: bool) -> None:
+def configure(*, debug: bool, use_syslog: bool, as_json: bool = False) -> None:
     """Send the records of this process and of those it forks to one place; `debug` includes the debug level.
 
     Raises LogError when the system log is wanted and this host has none.
     """
-    handler = _syslog() if use_syslog else _stderr()
+    handler = _syslog(as_json) if use_syslog else _stderr(as_json)
     root = logging.getLogger()
     for former in list(root.handlers):
         root.removeHandler(former)
@@ -54,20 +99,22 @@ def configure(*, debug: bool, use_syslog: bool) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _stderr() -> logging.Handler:
+def _stderr(as_json: bool) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter('%(asctime)s nipapd[%(process)d] %(levelname)s %(name)s: %(message)s'))
+    text = LineFormatter('%(asctime)s nipapd[%(process)d] %(levelname)s %(name)s: %(message)s')
+    handler.setFormatter(JsonFormatter() if as_json else text)
     return handler
 
 
-def _syslog() -> logging.Handler:
+def _syslog(as_json: bool) -> logging.Handler:
     if not SYSLOG_SOCKET.is_socket():
         raise LogError(f'syslog is configured, but there is no {SYSLOG_SOCKET} on this host')
     if problem := _no_answer(SYSLOG_SOCKET):
         raise LogError(f'syslog is configured, but {SYSLOG_SOCKET} does not answer: {problem}')
     facility = logging.handlers.SysLogHandler.LOG_DAEMON
     handler = logging.handlers.SysLogHandler(str(SYSLOG_SOCKET), facility)
-    handler.setFormatter(LineFormatter('nipapd[%(process)d]: %(levelname)s %(name)s: %(message)s'))
+    text = LineFormatter('nipapd[%(process)d]: %(levelname)s %(name)s: %(message)s')
+    handler.setFormatter(JsonFormatter('nipapd[%(process)d]: ') if as_json else text)
     return handler
 
 

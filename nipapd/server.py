@@ -27,6 +27,7 @@ from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
+from nipap import tracer
 from nipapd.fibers import Fibers
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REQUEST_ID = 'X-Request-ID'
 ERROR_PAUSE_S = 0.1
 COURTESY_S = 0.002
 AT_ONCE = 2**20  # what an answer may be to be written in one piece
@@ -405,7 +407,7 @@ class _Answer:
 
     def refuse(self) -> None:
         """Answer that there is too much to do."""
-        headers = HTTPHeaders({'Content-Length': '0', 'Retry-After': str(RETRY_AFTER_S)})
+        headers = HTTPHeaders({'Content-Length': '0', 'Retry-After': str(RETRY_AFTER_S), **self._request_id()})
         self._connection.write_headers(ResponseStartLine('HTTP/1.1', 503, 'Service Unavailable'), headers)
         self._connection.finish()
 
@@ -414,9 +416,14 @@ class _Answer:
         if self._begun:
             abort(self._connection)
             return
-        headers = HTTPHeaders({'Content-Length': '0'})
+        headers = HTTPHeaders({'Content-Length': '0', **self._request_id()})
         self._connection.write_headers(ResponseStartLine('HTTP/1.1', 500, 'Internal Server Error'), headers)
         self._connection.finish()
+
+    def _request_id(self) -> dict[str, str]:
+        call = tracer.current()
+        given = self._request.headers.get(REQUEST_ID)
+        return {REQUEST_ID: call.request_id if call else tracer.request_id(given)}
 
     def close(self) -> None:
         """Tell the application that its answer is not needed any more."""
@@ -442,12 +449,14 @@ class _Request(HTTPMessageDelegate):
         self._max_body = max_body
         self._bodies = bodies
         self._received = 0
+        self._request_id: str | None = None  # as the client gives it
         # Passed on as it is, without a call in between; mypy knows methods only as written.
         self.finish = delegate.finish  # type: ignore[method-assign]  # see above
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         self._begun()
+        self._request_id = headers.get(REQUEST_ID)
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -470,6 +479,8 @@ class _Request(HTTPMessageDelegate):
     async def _refuse(self, answer: bytes) -> None:
         """Say why, and close the connection when the client has gone or had time to read that."""
         log.info('a request is refused: %s', answer.rpartition(b'\r\n')[2].decode().strip())
+        request_id = f'\r\n{REQUEST_ID}: {tracer.request_id(self._request_id)}\r\n'.encode()
+        answer = answer.replace(b'\r\n', request_id, 1)
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same

@@ -11,19 +11,20 @@ import logging
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nipap import connecting, waiting
+from nipap import connecting, tracer, waiting
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
 from nipap.login_limits import LoginCounts
 from nipap.meter import SILENT
-from nipapd.config import DaemonSettings
+from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
@@ -33,11 +34,15 @@ from nipapd.tls import with_hsts
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from nipapd.tracing import Tracing
+
 log = logging.getLogger(__name__)
 
 LONGEST_LIST = 1000  # prefixes that are in memory at once
 IDLE_TIMEOUT_S = 600
 LEAST_DRAIN_S = 0.1  # idle connections need a turn of the loop to close
+FLUSH_S = 5.0  # in which a collector hears of the last calls
+LEAST_FLUSH_S = 0.5
 IDLE_GRACE_S = 1.0  # of the drain: who is between two requests gets the second answered
 ALARM_GRACE_S = 2.0
 
@@ -65,6 +70,7 @@ class Service:
     shares: Shares
     login_counts: LoginCounts
     board: Board | None = None
+    tracing: TracingSettings = NOT_TRACED
 
     def run_supervised(self, slot: int, pulse: Pulse) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -94,6 +100,8 @@ class Service:
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         waiting.use(fibers)
         connecting.wait_with(fibers.wait_for_postgresql)
+        tracing = self._tracing()
+        tracer.use(tracing)
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
@@ -103,7 +111,7 @@ class Service:
                 watch = both(watch, look)
                 ready = both(lambda: counter.ready(True), both(look, ready))
             server = self._server(container, slot)
-            return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter))
+            return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter, tracing))
         finally:
             authenticator.close()
             database.close()
@@ -117,6 +125,7 @@ class Service:
         limit: SignalHandler,
         watch: Callable[[], None] | None,
         counter: Counter | None,
+        tracing: Tracing | None,
     ) -> int:
         stop = asyncio.Event()
         for number in numbers:
@@ -134,7 +143,7 @@ class Service:
                 watching.cancel()
             if counter:
                 counter.ready(False)
-            return await self._finish(server)
+            return await self._finish(server, tracing)
         finally:
             fibers.end()
 
@@ -152,8 +161,24 @@ class Service:
             share=self.shares.of(slot),
         )
 
-    async def _finish(self, server: Server) -> int:
+    def _tracing(self) -> Tracing | None:
+        """What follows calls, with threads of its own: to be made in the handler."""
+        if not self.tracing.is_on:
+            return None
+        from nipapd.tracing import Tracing
+
+        return Tracing(self.tracing)
+
+    async def _finish(self, server: Server, tracing: Tracing | None) -> int:
         """Answer what was begun; 0, or EXIT_CUT_OFF when the deadline passes before that is done."""
+        deadline = time.monotonic() + self.settings.drain_timeout
+        try:
+            return await self._drain(server)
+        finally:
+            if tracing is not None:
+                tracing.stop(min(FLUSH_S, max(LEAST_FLUSH_S, deadline - time.monotonic())))
+
+    async def _drain(self, server: Server) -> int:
         server.stop_accepting(min(IDLE_GRACE_S, self.settings.drain_timeout / 2))
         try:
             await asyncio.wait_for(server.drained(), max(self.settings.drain_timeout, LEAST_DRAIN_S))

