@@ -62,12 +62,9 @@ class Tracing(tracer.Tracer):
 
     def stop(self, limit_s: float) -> None:
         """Tell the collector of what it was not told yet, for no longer than that."""
-        stopping = threading.Thread(target=self._shut_down, daemon=True)
+        stopping = threading.Thread(target=self._provider.shutdown, daemon=True)
         stopping.start()
         stopping.join(limit_s)
-
-    def _shut_down(self) -> None:
-        self._provider.shutdown()  # type: ignore[no-untyped-call]  # it has no annotations
 
     def begin(self, call: Call, environ: Mapping[str, Any]) -> None:
         carrier = {
@@ -120,11 +117,12 @@ def _exporter(kind: str, endpoint: str) -> SpanExporter:
 
 def _sampler(text: str) -> otel_sampling.Sampler:
     name, _, ratio = text.partition('=')
-    root = {
-        'always_on': lambda: otel_sampling.ALWAYS_ON,
-        'always_off': lambda: otel_sampling.ALWAYS_OFF,
-        'traceidratio': lambda: otel_sampling.TraceIdRatioBased(float(ratio)),
-    }[name.removeprefix('parentbased_')]()
+    roots: dict[str, otel_sampling.Sampler] = {
+        'always_on': otel_sampling.ALWAYS_ON,
+        'always_off': otel_sampling.ALWAYS_OFF,
+        'traceidratio': otel_sampling.TraceIdRatioBased(float(ratio or 1)),
+    }
+    root = roots[name.removeprefix('parentbased_')]
     return otel_sampling.ParentBased(root) if name.startswith('parentbased_') else root
 
 

@@ -707,7 +707,7 @@ def test_a_line_for_each_request_and_no_password(configured: Configured) -> None
         proxy.version({'auth': {'authoritative_source': 'test'}})
     lines = running.log()[len(told) :].splitlines()
     requests = [line for line in lines if ' INFO nipap.request: ' in line]
-    assert [re.sub(r'^.*nipap\.request: | [0-9.]+ ms', '', line) for line in requests] == [
+    assert [re.sub(r'^.*nipap\.request: | [0-9.]+ ms| request=\S+', '', line) for line in requests] == [
         "echo user='admin' ok",
         "list_prefix user='admin' fault 1200",
         "- user='-' fault 1510",

@@ -507,8 +507,9 @@ def commented_keys() -> list[tuple[str, str]]:
 
 def test_the_example_has_every_key_once() -> None:
     auth = [('auth', key) for key in config._AUTH_KEYS]
+    tracing = [('tracing', key) for key in config._TRACING_KEYS]
     local = [('auth.backends.local', key) for key in config._BACKEND_KEYS['SqliteAuth']]
-    assert sorted(commented_keys()) == sorted([('nipapd', key) for key in config._KEYS] + auth + local)
+    assert sorted(commented_keys()) == sorted([('nipapd', key) for key in config._KEYS] + auth + local + tracing)
 
 
 @pytest.mark.parametrize(('section', 'key'), commented_keys())
@@ -585,3 +586,59 @@ def test_the_admin_port_is_a_port_or_off(read: Reader) -> None:
     assert read('[nipapd]\nadmin_port = off\n', '--admin-port', '99').nipapd.admin_port == 99
     with pytest.raises(ConfigError, match='admin_port = -1: not a port'):
         read('[nipapd]\nadmin_port = -1\n')
+
+
+# ---- traces
+
+
+def test_traces_are_off_unless_there_is_a_collector(read: Reader) -> None:
+    assert not read('').tracing.is_on
+    loaded = read('[tracing]\notel_traces_sampler = always_on\n')
+    assert not loaded.tracing.is_on
+    (warning,) = loaded.warnings
+    assert warning.endswith('[tracing]: nothing is traced without otlp_grpc_endpoint or otlp_http_endpoint')
+
+
+def test_a_collector(read: Reader) -> None:
+    loaded = read("""
+        [tracing]
+        otlp_http_endpoint = http://collector.example.net:4318
+        otlp_grpc_endpoint = https://collector.example.net:4317
+        otel_traces_sampler = parentbased_traceidratio=0.25
+        trace_id_header = yes
+    """)
+    assert loaded.warnings == ()
+    assert loaded.tracing == config.TracingSettings(
+        'https://collector.example.net:4317',
+        'http://collector.example.net:4318/v1/traces',
+        'parentbased_traceidratio=0.25',
+        True,
+    )
+    given = read('[tracing]\notlp_http_endpoint = https://c.example.net/otlp/traces\n').tracing
+    assert given.otlp_http_endpoint == 'https://c.example.net/otlp/traces'
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('otlp_http_endpoint', 'collector.example.net:4318'),
+        ('otlp_http_endpoint', 'http://'),
+        ('otlp_grpc_endpoint', 'http://[::1'),
+        ('otlp_grpc_endpoint', 'ftp://collector.example.net'),
+        ('otlp_grpc_endpoint', 'http://collector.example.net:99999'),
+        ('otel_traces_sampler', 'sometimes'),
+        ('otel_traces_sampler', 'always_on=1'),
+        ('otel_traces_sampler', 'traceidratio'),
+        ('otel_traces_sampler', 'traceidratio=1.5'),
+        ('otel_traces_sampler', 'parentbased_'),
+        ('trace_id_header', 'perhaps'),
+    ],
+)
+def test_what_cannot_be_traced(read: Reader, key: str, value: str) -> None:
+    assert f'[tracing] {key} = {value}: not a' in refused(read, f'[tracing]\n{key} = {value}\n')
+
+
+def test_the_format_of_the_log(read: Reader) -> None:
+    assert read('').nipapd.log_format == 'text'
+    assert read('[nipapd]\nlog_format = json\n').nipapd.log_format == 'json'
+    assert '[nipapd] log_format = xml: not one of text, json' in refused(read, '[nipapd]\nlog_format = xml\n')

@@ -328,7 +328,7 @@ def test_an_unexpected_exception_shows_nothing_but_a_number(
 ) -> None:
     backend.answer = exception
     code, text = fault_of(client, body_of('version', {'auth': AUTH}))
-    found = re.fullmatch('Internal error, request id ([0-9a-f]{8})', text)
+    found = re.fullmatch('Internal error, request id ([0-9a-f]{10}-[0-9a-f]+)', text)
     assert code == 1000
     assert found is not None
     (logged,) = (record for record in caplog.records if record.levelno == logging.ERROR)
@@ -496,11 +496,48 @@ def test_one_line_a_request(client: FlaskClient, backend: Recorder, caplog: pyte
     fault_of(client, body_of('echo', {'auth': {**AUTH, 'username': 'eve\nfake'}}))
     fault_of(client, body_of('no\nsuch', {'auth': AUTH}))
     fault_of(client, body_of('version'), {})
-    lines = [re.sub(r'[0-9]+\.[0-9] ms', 'N ms', r.getMessage()) for r in caplog.records if r.name == 'nipap.request']
+    varying = r'[0-9]+\.[0-9](?= ms)|(?<=request=)\S+'
+    lines = [re.sub(varying, 'N', r.getMessage()) for r in caplog.records if r.name == 'nipap.request']
     assert lines == [
-        "version user='ann' N ms ok",
-        r"echo user='eve\nfake' N ms fault 1000",
-        "- user='ann' N ms fault 1100",
-        "- user='-' N ms fault 1500",
+        "version user='ann' N ms ok request=N",
+        r"echo user='eve\nfake' N ms fault 1000 request=N",
+        "- user='ann' N ms fault 1100 request=N",
+        "- user='-' N ms fault 1500 request=N",
     ]
     assert PASSWORD not in caplog.text
+
+
+# ---- ids of requests
+
+
+def test_an_answer_has_the_id_of_its_request(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, 'nipap.request')
+    given = {**BASIC, 'X-Request-ID': 'Az09._-' + 'x' * 121}
+    answer = client.post('/XMLRPC', data=body_of('version', {'auth': AUTH}), headers=given)
+    assert answer.headers.getlist('X-Request-ID') == [given['X-Request-ID']]
+    assert caplog.messages[-1].endswith(f' request={given["X-Request-ID"]}')
+
+
+@pytest.mark.parametrize('given', [None, '', 'x' * 129, 'a b', 'ä', 'a,b', 'a"'])
+def test_an_id_is_made_when_none_can_be_used(client: FlaskClient, given: str | None) -> None:
+    headers = BASIC if given is None else {**BASIC, 'X-Request-ID': given}
+    ids = {
+        client.post('/XMLRPC', data=body_of('version', {'auth': AUTH}), headers=headers).headers['X-Request-ID']
+        for _ in range(3)
+    }
+    assert len(ids) == 3
+    assert all(re.fullmatch('[0-9a-f]{10}-[0-9a-f]+', each) for each in ids)
+
+
+@pytest.mark.parametrize(('verb', 'path', 'status'), [('GET', '/nothing', 404), ('DELETE', '/XMLRPC', 405)])
+def test_what_is_no_call_has_an_id_too(client: FlaskClient, verb: str, path: str, status: int) -> None:
+    client.post('/XMLRPC', data=body_of('version', {'auth': AUTH}), headers={**BASIC, 'X-Request-ID': 'former'})
+    answer = client.open(path, method=verb, headers={'X-Request-ID': 'mine'})
+    assert (answer.status_code, answer.headers['X-Request-ID']) == (status, 'mine')
+    assert client.open(path, method=verb).headers['X-Request-ID'] not in ('mine', 'former')
+
+
+def test_an_internal_error_is_told_with_the_id_that_the_client_gave(client: FlaskClient, backend: Recorder) -> None:
+    backend.answer = KeyError('secret')
+    code, text = fault_of(client, body_of('version', {'auth': AUTH}), {**BASIC, 'X-Request-ID': 'mine-7'})
+    assert (code, text) == (1000, 'Internal error, request id mine-7')

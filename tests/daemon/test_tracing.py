@@ -1,0 +1,272 @@
+"""What a collector hears of the calls of a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import xmlrpc.client
+from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import pytest
+from daemon_process import Daemon, DaemonError, poll
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from support import DaemonFactory
+
+AUTH = {'authoritative_source': 'robot'}
+TRACE = '0af7651916cd43dd8448eb211c80319c'
+PARENT = 'b7ad6b7169203331'
+
+
+class Collector:
+    """What was told so far, and where to tell it."""
+
+    def __init__(self) -> None:
+        self.endpoint = ''
+        self._told: queue.Queue[trace_service_pb2.ExportTraceServiceRequest] = queue.Queue()
+
+    def hear(self, request: trace_service_pb2.ExportTraceServiceRequest) -> None:
+        self._told.put(request)
+
+    def spans(self) -> list[tuple[dict[str, Any], Span]]:
+        """Every span, with the attributes of its process."""
+        found = []
+        while not self._told.empty():
+            for group in self._told.get().resource_spans:
+                about = attributes(group.resource)
+                found += [(about, span) for scope in group.scope_spans for span in scope.spans]
+        return found
+
+
+@contextlib.contextmanager
+def http_collector() -> Iterator[Collector]:
+    collector = Collector()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers['Content-Length']))
+            right = self.path == '/v1/traces' and self.headers['Content-Type'] == 'application/x-protobuf'
+            if right:
+                collector.hear(trace_service_pb2.ExportTraceServiceRequest.FromString(body))
+            self.send_response(200 if right else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        collector.endpoint = f'http://127.0.0.1:{server.server_port}'
+        yield collector
+        server.shutdown()
+        serving.join()
+
+
+@contextlib.contextmanager
+def grpc_collector() -> Iterator[Collector]:
+    collector = Collector()
+
+    class Servicer(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            collector.hear(request)
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Servicer(), server)
+    collector.endpoint = f'http://127.0.0.1:{server.add_insecure_port("127.0.0.1:0")}'
+    server.start()
+    yield collector
+    server.stop(None).wait()
+
+
+def attributes(of: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof('value')) for each in of.attributes}
+
+
+def traced(daemon: DaemonFactory, options: dict[str, str], **tracing: str) -> Daemon:
+    settings = {'forks': '1', 'log_format': 'json', **options}
+    return daemon(config={'nipapd': settings, 'tracing': tracing})
+
+
+def post(running: Daemon, method: str, members: dict[str, object], **headers: str) -> http.client.HTTPResponse:
+    parts = urlsplit(running.address)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
+    with contextlib.closing(connection):
+        body = xmlrpc.client.dumps(({'auth': AUTH, **members},), method, allow_none=True)
+        login = b64encode(':'.join(running.admin()).encode()).decode()
+        given = {name.replace('_', '-'): value for name, value in headers.items()}
+        connection.request('POST', '/XMLRPC', body, {'Authorization': f'Basic {login}', **given})
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+
+def stopped(running: Daemon) -> None:
+    """End it in peace; then everything was told."""
+    os.kill(running.pid, signal.SIGTERM)
+    poll(lambda: running.returncode is not None, 30, lambda: 'the daemon does not stop')
+    assert running.returncode == 0, running.log()
+
+
+def requests_logged(running: Daemon) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in running.log().splitlines() if line.startswith('{')]
+    return [line for line in lines if line['logger'] == 'nipap.request']
+
+
+@pytest.mark.parametrize('kind', ['http', 'grpc'])
+def test_a_call_and_its_statements(daemon: DaemonFactory, database_options: dict[str, str], kind: str) -> None:
+    with {'http': http_collector, 'grpc': grpc_collector}[kind]() as collector:
+        tracing = {f'otlp_{kind}_endpoint': collector.endpoint, 'trace_id_header': 'true'}
+        running = traced(daemon, database_options, **tracing)
+        answer = post(
+            running,
+            'add_prefix',
+            {'attr': {'prefix': '10.77.0.0/16', 'type': 'reservation', 'description': 'SECRET'}},
+            traceparent=f'00-{TRACE}-{PARENT}-01',
+            X_Request_ID='mine',
+        )
+        assert (answer.headers['X-Trace-ID'], answer.headers['X-Request-ID']) == (TRACE, 'mine')
+        (logged,) = requests_logged(running)
+        assert (logged['trace_id'], logged['request_id'], logged['method']) == (TRACE, 'mine', 'add_prefix')
+        stopped(running)
+        told = collector.spans()
+    (server,) = (span for _, span in told if span.kind == Span.SPAN_KIND_SERVER)
+    statements = [span for _, span in told if span.kind == Span.SPAN_KIND_CLIENT]
+    assert server.name == 'add_prefix'
+    assert (server.trace_id.hex(), server.parent_span_id.hex()) == (TRACE, PARENT)
+    known = {
+        'enduser.id': 'admin',
+        'nipap.authoritative_source': 'robot',
+        'nipap.fault_code': 0,
+        'nipap.request_id': 'mine',
+        'http.request.method': 'POST',
+        'http.response.status_code': 200,
+        'url.path': '/XMLRPC',
+        'client.address': '127.0.0.1',
+        'rpc.method': 'add_prefix',
+    }
+    assert attributes(server).items() >= known.items()
+    assert statements
+    for span in statements:
+        assert (span.trace_id, span.parent_span_id) == (server.trace_id, server.span_id)
+        assert server.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        assert attributes(span)['db.system'] == 'postgresql'
+    texts = [attributes(span)['db.query.text'] for span in statements]
+    assert any('INSERT' in text or 'prefix_add' in text for text in texts), texts
+    assert not any('SECRET' in text or '10.77' in text for text in texts)
+    assert any(attributes(span)['db.response.returned_rows'] == 1 for span in statements)
+    assert {about['service.name'] for about, _ in told} == {'nipapd'}
+    assert all(about['process.pid'] != running.pid for about, _ in told)
+
+
+def test_faults(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    with http_collector() as collector:
+        running = traced(daemon, database_options, otlp_http_endpoint=collector.endpoint)
+        answer = post(running, 'add_prefix', {'attr': {'prefix': '10.0.0.0/8', 'type': 'assignment', 'vrf_id': 77}})
+        assert 'X-Trace-ID' not in answer.headers
+        post(running, 'no_such_method', {})
+        stopped(running)
+        spans = [span for _, span in collector.spans() if span.kind == Span.SPAN_KIND_SERVER]
+    assert [(span.name, attributes(span)['nipap.fault_code'], span.status.code) for span in spans] == [
+        ('add_prefix', 1300, Status.STATUS_CODE_UNSET),
+        ('unknown', 1100, Status.STATUS_CODE_UNSET),
+    ]
+
+
+def test_calls_that_wait_at_the_same_time_are_not_mixed(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    """Sixteen at once on one handler, two sessions: each waits for PostgreSQL and for others."""
+    with http_collector() as collector, ThreadPoolExecutor(16) as pool:
+        running = traced(daemon, {**database_options, 'db_connections': '2'}, otlp_http_endpoint=collector.endpoint)
+        operations = [
+            {'method': 'add_prefix', 'args': {'attr': {'prefix': f'10.0.{n}.0/24', 'type': 'assignment'}}}
+            for n in range(20)
+        ]
+        calls = [('batch', {'operations': operations}), ('list_vrf', {'vrf': {}})] * 40
+        list(pool.map(lambda each: post(running, *each), calls))
+        stopped(running)
+        spans = [span for _, span in collector.spans()]
+    servers = {span.span_id: span for span in spans if span.kind == Span.SPAN_KIND_SERVER}
+    statements = [span for span in spans if span.kind == Span.SPAN_KIND_CLIENT]
+    assert len(servers) == len({span.trace_id for span in servers.values()}) == len(calls)
+    assert overlap(list(servers.values()))
+    by_call: dict[bytes, list[str]] = {}
+    for span in statements:
+        server = servers[span.parent_span_id]
+        assert span.trace_id == server.trace_id
+        assert server.start_time_unix_nano <= span.start_time_unix_nano
+        assert span.end_time_unix_nano <= server.end_time_unix_nano
+        by_call.setdefault(span.parent_span_id, []).append(attributes(span)['db.query.text'])
+    lists = {tuple(by_call[number]) for number, span in servers.items() if span.name == 'list_vrf'}
+    assert len(lists) == 1  # of each the same statements, and none of a batch
+    assert all('prefix_add' not in text for text in lists.pop())
+
+
+def overlap(spans: list[Span]) -> bool:
+    ordered = sorted(spans, key=lambda span: span.start_time_unix_nano)
+    return any(a.end_time_unix_nano > b.start_time_unix_nano for a, b in zip(ordered, ordered[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ('sampler', 'sampled', 'expected'),
+    [
+        ('always_off', '01', 0),
+        ('always_on', '00', 1),
+        ('parentbased_always_on', '00', 0),
+        ('parentbased_always_off', '01', 1),
+        ('traceidratio=0', '01', 0),
+        ('parentbased_traceidratio=1.0', '01', 1),
+    ],
+)
+def test_samplers(
+    daemon: DaemonFactory, database_options: dict[str, str], sampler: str, sampled: str, expected: int
+) -> None:
+    with http_collector() as collector:
+        tracing = {'otlp_http_endpoint': collector.endpoint, 'otel_traces_sampler': sampler}
+        running = traced(daemon, database_options, **tracing)
+        post(running, 'echo', {}, traceparent=f'00-{TRACE}-{PARENT}-{sampled}')
+        stopped(running)
+        assert len(collector.spans()) == expected
+
+
+def test_a_collector_that_is_away_holds_up_nobody(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    running = traced(daemon, database_options, otlp_http_endpoint='http://127.0.0.1:9')
+    assert post(running, 'list_vrf', {'vrf': {}}).status == 200
+    stopped(running)
+
+
+def test_a_start_without_opentelemetry_says_what_installs_it(
+    daemon: DaemonFactory, database_options: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / 'opentelemetry.py').write_text('raise ImportError("it is not here")\n')
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    settings = {'nipapd': {'forks': '1', **database_options}}
+    endpoint = {'tracing': {'otlp_http_endpoint': 'http://127.0.0.1:9'}}
+    running = daemon(config={**settings, **endpoint}, env={'PYTHONPATH': path}, start=False)
+    with pytest.raises(DaemonError, match=r"pip install 'nipapd\[tracing\]'"):
+        running.start()
+    assert running.returncode == 1
+    daemon(config=settings, env={'PYTHONPATH': path})  # which nobody asks for here
+
+
+def test_opentelemetry_is_not_imported_unless_asked_for() -> None:
+    import subprocess
+
+    look = 'import sys, nipapd.__main__; print([name for name in sys.modules if "opentelemetry" in name])'
+    found = subprocess.run([sys.executable, '-c', look], capture_output=True, text=True, check=True)
+    assert found.stdout == '[]\n'
