@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import itertools
 import json
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import xmlrpc.client
@@ -219,7 +221,7 @@ def test_calls_that_wait_at_the_same_time_are_not_mixed(
 
 def overlap(spans: list[Span]) -> bool:
     ordered = sorted(spans, key=lambda span: span.start_time_unix_nano)
-    return any(a.end_time_unix_nano > b.start_time_unix_nano for a, b in zip(ordered, ordered[1:], strict=False))
+    return any(a.end_time_unix_nano > b.start_time_unix_nano for a, b in itertools.pairwise(ordered))
 
 
 @pytest.mark.parametrize(
@@ -265,8 +267,6 @@ def test_a_start_without_opentelemetry_says_what_installs_it(
 
 
 def test_opentelemetry_is_not_imported_unless_asked_for() -> None:
-    import subprocess
-
     look = 'import sys, nipapd.__main__; print([name for name in sys.modules if "opentelemetry" in name])'
     found = subprocess.run([sys.executable, '-c', look], capture_output=True, text=True, check=True)
     assert found.stdout == '[]\n'

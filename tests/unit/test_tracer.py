@@ -76,7 +76,7 @@ def test_a_process_that_is_forked_makes_ids_of_its_own() -> None:
         ("SELECT E'cut o\\", 'SELECT ?'),
         ("SELECT '10.0.0.0/8'::cidr, $1", 'SELECT ?::cidr, $1'),
         ("BEGIN; EXECUTE prepared_0 ('x', 2)", 'BEGIN; SELECT name FROM vrf WHERE id = %s'),
-        ("EXECUTE prepared_1 ('x')", 'EXECUTE prepared_1'),
+        ("EXECUTE prepared_1 ('x')", 'EXECUTE prepared_1 (?)'),
     ],
 )
 def test_a_statement_without_values(query: str, shown: str) -> None:
@@ -90,7 +90,8 @@ def test_no_value_is_shown(text: str, number: int, cut: int) -> None:
     quoted = QuotedString(secret)
     quoted.encoding = 'utf-8'
     query = b'SELECT a FROM b WHERE c = %b AND d = %b' % (quoted.getquoted(), adapt(number).getquoted())
-    assert tracer.without_values(query, {}) == 'SELECT a FROM b WHERE c = ? AND d = ?'
+    shown = tracer.without_values(query, {}).replace('  ', ' ')  # psycopg2 sets negative numbers apart
+    assert shown == 'SELECT a FROM b WHERE c = ? AND d = ?'
     assert 'SECRET' not in tracer.without_values(query[: len(query) - cut], {})
 
 
