@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nipap import db, flask_rest, waiting
+from nipap import db, flask_rest, flask_rest_v1, waiting
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
@@ -92,6 +92,7 @@ class Service:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body)
             flask_rest.add_to(application, backend, authenticator, max_body=self.settings.max_body)
+            flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body)
             container = Container(self._dressed(application, note_answer), fibers)
             return asyncio.run(self._main(self._server(container, slot), fibers, ready, numbers, limit(), watch))
         finally:
