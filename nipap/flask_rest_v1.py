@@ -117,7 +117,7 @@ class _Endpoint:
         recursive = args.pop('recursive', None)
         named: object = args
         if 'id' in args:
-            found = list(self._backend.list_prefix(actor, args))
+            found = [item for item in self._backend.list_prefix(actor, args) if isinstance(item, dict)]
             named = {name: found[0][name] for name in ('prefix', 'vrf_id')} if found else args
         self._backend.remove_prefix(actor, args, recursive)
         return named

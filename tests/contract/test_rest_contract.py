@@ -11,12 +11,14 @@ import pytest
 from contract_faces import USERS, basic
 from flask import Flask
 from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator, FormatChecker
 from werkzeug.test import TestResponse
 
 from nipap import flask_rest
 from nipap.authlib import Authenticator
 from nipap.backend import Backend
 from nipap.db import Database
+from nipap.rest_openapi import describe
 
 Ask = Callable[..., TestResponse]
 AUTH = {'Authorization': basic('alice', USERS['alice'][0])}
@@ -369,3 +371,50 @@ def test_a_tag_of_a_compressed_answer_is_one(ask: Ask) -> None:
     packed = ask('GET', path, Accept_Encoding='gzip')
     assert json.loads(gzip.decompress(packed.data)) == item
     assert ask('PATCH', path, {'comment': None}, If_Match=packed.headers['ETag']).status_code == 200
+
+
+def test_answers_are_as_described(ask: Ask) -> None:
+    """Each answer, and what is sent, has the form that the description gives it."""
+    description = describe('/api/v1')
+
+    def check_form(value: Any, schema: dict[str, Any]) -> None:
+        whole = {**schema, 'components': description['components']}
+        found = list(Draft202012Validator(whole, format_checker=FormatChecker()).iter_errors(value))
+        assert not found, found
+
+    def exchange(method: str, path: str, body: Any = None, **parts: int) -> Any:
+        operation = description['paths'][path][method.lower()]
+        if body is not None:
+            check_form(body, operation['requestBody']['content']['application/json']['schema'])
+        answer = ask(method, path.format(**parts), body)
+        told = operation['responses'][str(answer.status_code)]
+        if '$ref' in told:
+            told = description['components']['responses'][told['$ref'].rpartition('/')[2]]
+        if answer.status_code != 204:
+            check_form(answer.json, told['content'][answer.mimetype]['schema'])
+        return answer.json
+
+    vrf = exchange('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'tags': ['t'], 'avps': {'a': 'b'}})
+    pool = exchange('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
+    asn = exchange('POST', '/asns', {'asn': 4200000001, 'name': 'x'})
+    attr = {'prefix': '2001:db8::/32', 'type': 'reservation', 'pool_id': pool['id'], 'vrf_id': vrf['id']}
+    prefix = exchange('POST', '/prefixes', {**attr, 'description': 'd', 'expires': 'tomorrow'})
+    exchange('POST', '/pools/{key}/allocations', {'family': 6, 'prefix_length': 64, 'description': 'x'}, key=pool['id'])
+    exchange('POST', '/prefixes/{key}/allocations', {'type': 'host', 'prefix_length': 64}, key=prefix['id'])
+    exchange(
+        'POST', '/batch', {'operations': [{'method': 'list_pool'}, {'method': 'search_tag', 'args': {'query': {}}}]}
+    )
+    for plural, number in (
+        ('vrfs', vrf['id']),
+        ('pools', pool['id']),
+        ('asns', asn['asn']),
+        ('prefixes', prefix['id']),
+    ):
+        exchange('GET', f'/{plural}/{{key}}', key=number)
+        exchange('GET', f'/{plural}/{{key}}', key=99999)
+        exchange('GET', f'/{plural}')
+        exchange('POST', f'/{plural}/search', {'q': 'x', 'query': {}})
+        exchange('PATCH', f'/{plural}/{{key}}', {'vlan': 7} if plural == 'prefixes' else {'name': 'new'}, key=number)
+    exchange('GET', '/tags')
+    exchange('GET', '/version')
+    exchange('DELETE', '/asns/{key}', key=asn['asn'])
