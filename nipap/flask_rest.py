@@ -45,6 +45,7 @@ from nipap.rest_objects import (
     digest,
     encode,
     plain,
+    plain_many,
     read_fields,
     tag_of,
 )
@@ -234,7 +235,7 @@ class _Collection:
         request: Request = request_ctx.request
         fields = read_fields(request.args.get('fields'), self._resource)
         limit = _limit(request.args.get('limit'))
-        pages = _Prefixes(self._api.backend) if self._kind == 'prefix' else _Others(self._api.backend, self._kind)
+        pages = (_Prefixes if self._kind == 'prefix' else _Others)(self._api.backend, self._resource)
         options = {name: request.args[name] for name in self._options() if name in request.args}
         page = _Page(pages, actor, text, query, options)
         body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
@@ -408,10 +409,9 @@ class _Allocations:
 class _Prefixes:
     """Asks for prefixes, who have cursors of their own."""
 
-    kind = 'prefix'
-
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, resource: Resource) -> None:
         self.backend = backend
+        self.resource = resource
 
     def options(self, number: int, after: str) -> Object:
         return {'max_result': number, 'after': after}
@@ -424,9 +424,9 @@ class _Prefixes:
 class _Others:
     """Asks for what there is less of; their cursors are numbers."""
 
-    def __init__(self, backend: Backend, kind: str) -> None:
+    def __init__(self, backend: Backend, resource: Resource) -> None:
         self.backend = backend
-        self.kind = kind
+        self.resource = resource
 
     def options(self, number: int, after: str) -> Object:
         return {'max_result': number, 'offset': self._offset(after)}
@@ -472,13 +472,14 @@ class _Page:
             self.after = self._pages.after(answer, number, self.after)
             limit -= number
             if items:
-                yield between + encode(cut(plain(items), fields))[1:-1]
+                plain_many(items, self._pages.resource.counters)
+                yield between + encode(cut(items, fields))[1:-1]
                 between = b','
         beginning = b'' if between == b',' else between
         yield beginning + b'],' + encode({'after': self.after, **rest})[1:]
 
     def _ask(self, options: Object) -> Object:
-        backend, kind = self._pages.backend, self._pages.kind
+        backend, kind = self._pages.backend, self._pages.resource.kind
         if self._text is None:
             found: Object = getattr(backend, f'search_{kind}')(self._actor, self._query, options)
         else:

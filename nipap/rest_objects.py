@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -28,6 +29,11 @@ class Resource:
     key: str
     table: Table
 
+    @cached_property
+    def counters(self) -> Collection[str]:
+        """The attributes that are decimal strings."""
+        return tuple(name for name, attribute in self.table.items() if attribute.kind == 'number')
+
     @property
     def fields(self) -> Collection[str]:
         """The members that an answer can have."""
@@ -42,9 +48,7 @@ RESOURCES = (
 )
 TAGS = Resource('tags', 'tag', 'name', TAG)
 
-COUNTERS = frozenset(
-    name for table in (VRF, POOL, PREFIX) for name, attribute in table.items() if attribute.kind == 'number'
-)
+COUNTERS = frozenset(name for resource in RESOURCES for name in resource.counters)
 
 
 def encode(value: Any) -> bytes:
@@ -88,10 +92,17 @@ def alone(item: Object) -> Object:
 
 def plain_one(item: Object) -> None:
     """Make an object what JSON can say, in place."""
-    item.pop('display', None)
-    for name in COUNTERS & item.keys():
-        if item[name] is not None:
-            item[name] = str(item[name])
+    plain_many((item,), [name for name in COUNTERS if name in item])
+
+
+def plain_many(items: Iterable[Object], counters: Collection[str]) -> None:
+    """Make objects that have these counters what JSON can say, in place."""
+    for item in items:
+        item.pop('display', None)
+        for name in counters:
+            value = item[name]
+            if value is not None:
+                item[name] = str(value)
 
 
 def plain(value: Any) -> Any:
@@ -128,8 +139,8 @@ def known(resource: Resource) -> str:
     return ', '.join(resource.fields)
 
 
-def cut(items: Iterable[Object], fields: list[str] | None) -> list[Object]:
+def cut(items: list[Object], fields: list[str] | None) -> list[Object]:
     """The objects with no members but these."""
     if fields is None:
-        return list(items)
+        return items
     return [{name: item[name] for name in fields if name in item} for item in items]

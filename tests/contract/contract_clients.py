@@ -84,7 +84,7 @@ class CallsClient(Client):
 
     def add(self, kind: str, **attr: Any) -> Object:
         key = KEYS.get(kind, 'id')
-        return self.get(kind, int(self.face.call(f'add_{kind}', attr=attr)[key]))
+        return self.get(kind, self.face.call(f'add_{kind}', attr=attr)[key])
 
     def edit(self, kind: str, number: int, **attr: Any) -> Object:
         edited = self.face.call(f'edit_{kind}', **{kind: {KEYS.get(kind, 'id'): number}, 'attr': attr})
