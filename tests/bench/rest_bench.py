@@ -1,5 +1,6 @@
-"""How long 1,000 prefixes take over REST beside XML-RPC, in one process: the encoding alone, the whole request with what
-PostgreSQL takes, and that with what a client of the standard library takes to read the answer.
+"""How long 1,000 prefixes take over REST beside XML-RPC, in one process.
+
+The encoding alone, the whole request with what PostgreSQL takes, and that until a standard library has read the answer.
 
 Usage: python tests/bench/rest_bench.py [--rows 1000] [--runs 15]
 """
