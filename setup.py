@@ -51,6 +51,7 @@ setup(
         'test': [
             'cryptography>=42',
             'hypothesis>=6.100',
+            'jsonschema>=4.20',
             'mypy>=1.10',
             'openapi-spec-validator>=0.7',
             'pynipap>=0.32,<1',

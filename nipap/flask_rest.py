@@ -18,6 +18,7 @@ from flask import Flask, Request, Response
 from flask.globals import request_ctx
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
 from nipap import rest_openapi
 from nipap.allocate import read_count
@@ -80,6 +81,7 @@ Args = MultiDict[str, str]
 
 def add_to(app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY) -> None:
     """Have an application offer `backend` at `ROOT` to those whom `authenticator` knows."""
+    app.url_map.converters['number'] = _Number
     api = _Api(backend, authenticator, max_body)
     for resource in RESOURCES:
         _Collection(api, resource).connect(app)
@@ -94,6 +96,15 @@ def _refused(error: HTTPException) -> Response | HTTPException:
     return http_problem(error) if request_ctx.request.path.startswith('/api') else error
 
 
+class _Number(BaseConverter):
+    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object."""
+
+    regex = '[0-9]{1,18}'
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+
 class _Api:
     """What all requests have in common: who calls, the body, the answer, and what goes wrong."""
 
@@ -105,12 +116,12 @@ class _Api:
     def connect(self, app: Flask, method: str, path: str, view: View) -> None:
         """Have requests to a path answered by a view, which is called with the actor and the parts of the path."""
 
-        def answer(**parts: str) -> Response:
+        def answer(**parts: int) -> Response:
             return self._answer(f'{method} {path}', view, parts)
 
         app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])
 
-    def _answer(self, name: str, view: View, parts: Mapping[str, str]) -> Response:
+    def _answer(self, name: str, view: View, parts: Mapping[str, int]) -> Response:
         started = time.perf_counter()
         user = '-'
         try:
@@ -178,7 +189,7 @@ class _Collection:
     def __init__(self, api: _Api, resource: Resource) -> None:
         self._api = api
         self._resource = resource
-        self._kind = resource.kind
+        self.kind = resource.kind
 
     def connect_list(self, app: Flask) -> None:
         """The paths of what can only be looked at."""
@@ -191,9 +202,9 @@ class _Collection:
         self.connect_list(app)
         path = f'/{self._resource.plural}'
         self._api.connect(app, 'POST', path, self._add)
-        self._api.connect(app, 'GET', f'{path}/<key>', self._get)
-        self._api.connect(app, 'PATCH', f'{path}/<key>', self._edit)
-        self._api.connect(app, 'DELETE', f'{path}/<key>', self._remove)
+        self._api.connect(app, 'GET', f'{path}/<number:key>', self._get)
+        self._api.connect(app, 'PATCH', f'{path}/<number:key>', self._edit)
+        self._api.connect(app, 'DELETE', f'{path}/<number:key>', self._remove)
 
     # looking
 
@@ -205,8 +216,11 @@ class _Collection:
     def _search(self, actor: Actor) -> Response:
         asked = self._api.struct()
         text, query = asked.get('q'), asked.get('query')
-        for name in asked.keys() - {'q', 'query'}:
-            raise _about(name, NipapInputError(f'extraneous member {name}, known: q, query'))
+        for name, value in asked.items():
+            if name not in ('q', 'query'):
+                raise _about(name, NipapInputError(f'extraneous member {name}, known: q, query'))
+            if value is None:
+                raise _about(name, NipapInputError(f'{name} must not be null, leave it out'))
         filters = self._filter(request_ctx.request.args)
         if query is not None and filters:
             query = {'operator': 'and', 'val1': filters, 'val2': query}
@@ -228,14 +242,14 @@ class _Collection:
                 raise _about(name, NipapInputError(f'parameter {name} is there more than once'))
 
     def _options(self) -> tuple[str, ...]:
-        return TREE_OPTIONS if self._kind == 'prefix' else ()
+        return TREE_OPTIONS if self.kind == 'prefix' else ()
 
     def _found(self, actor: Actor, text: object, query: Object) -> Response:
         """A page of what a text and a query match."""
         request: Request = request_ctx.request
         fields = read_fields(request.args.get('fields'), self._resource)
         limit = _limit(request.args.get('limit'))
-        pages = (_Prefixes if self._kind == 'prefix' else _Others)(self._api.backend, self._resource)
+        pages = (_Prefixes if self.kind == 'prefix' else _Others)(self._api.backend, self._resource)
         options = {name: request.args[name] for name in self._options() if name in request.args}
         page = _Page(pages, actor, text, query, options)
         body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
@@ -243,19 +257,18 @@ class _Collection:
         if page.after is not None:
             args = [*((k, v) for k, v in request.args.items(multi=True) if k != 'after'), ('after', page.after)]
             headers['Link'] = f'<{request.path}?{urlencode(args)}>; rel="next"'
-        tag = None if isinstance(body, Spool) or request.method != 'GET' else digest(b''.join(body))
+        tag = None if isinstance(body, Spool) or request.method == 'POST' else digest(b''.join(body))
         return _respond(request, body, tag=tag, headers=headers)
 
-    def _get(self, actor: Actor, key: str) -> Response:
-        item = self._one(actor, self._number(key))
-        return self._shown(item)
+    def _get(self, actor: Actor, key: int) -> Response:
+        return self._shown(self.one(actor, key))
 
-    def _one(self, actor: Actor, number: int) -> Object:
+    def one(self, actor: Actor, number: int) -> Object:
         """An object.
 
         :raises NipapNonExistentError: it is not there.
         """
-        found: list[Object] = getattr(self._api.backend, f'list_{self._kind}')(actor, {self._resource.key: number})
+        found: list[Object] = getattr(self._api.backend, f'list_{self.kind}')(actor, {self._resource.key: number})
         if not found:
             raise self._missing(number)
         return found[0]
@@ -270,38 +283,30 @@ class _Collection:
     def _place(self, item: Object) -> str:
         return f'{ROOT}/{self._resource.plural}/{item[self._resource.key]}'
 
-    def _number(self, key: str) -> int:
-        """The number in a path."""
-        if not (key.isascii() and key.isdigit() and len(key) <= 18):
-            raise self._missing(key)
-        return int(key)
-
     def _missing(self, key: object) -> NipapNonExistentError:
-        return NipapNonExistentError(f'There is no {self._kind} {key}')
+        return NipapNonExistentError(f'There is no {self.kind} {key}')
 
     # changing
 
     def _add(self, actor: Actor) -> Response:
-        item = self._api.change(actor, f'add_{self._kind}', {'attr': self._api.body()})
+        item = self._api.change(actor, f'add_{self.kind}', {'attr': self._api.body()})
         return self._shown(item, 201)
 
-    def _edit(self, actor: Actor, key: str) -> Response:
-        number = self._number(key)
-        members = {self._kind: {self._resource.key: number}, 'attr': self._api.body()}
-        edited = self._api.change(actor, f'edit_{self._kind}', members, self._expectation(number))
+    def _edit(self, actor: Actor, key: int) -> Response:
+        members = {self.kind: {self._resource.key: key}, 'attr': self._api.body()}
+        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key))
         if not edited:
-            raise self._missing(number)
+            raise self._missing(key)
         return self._shown(edited[0])
 
-    def _remove(self, actor: Actor, key: str) -> Response:
-        number = self._number(key)
+    def _remove(self, actor: Actor, key: int) -> Response:
         args = request_ctx.request.args
-        members: Object = {self._kind: {self._resource.key: number}}
-        if self._kind == 'prefix':
+        members: Object = {self.kind: {self._resource.key: key}}
+        if self.kind == 'prefix':
             members['recursive'] = args.get('recursive')
         # What was not there is told of a prefix by its removal, of others by a look at them before.
-        expected = self._expectation(number, always=self._kind != 'prefix')
-        self._api.change(actor, f'remove_{self._kind}', members, expected)
+        expected = self._expectation(key, always=self.kind != 'prefix')
+        self._api.change(actor, f'remove_{self.kind}', members, expected)
         return Response(status=204)
 
     def _expectation(self, number: int, *, always: bool = False) -> Expectation | None:
@@ -309,13 +314,13 @@ class _Collection:
         request: Request = request_ctx.request
         wanted = request.if_match
         if 'If-Match' not in request.headers:
-            return Expectation(self._kind, number, lambda _: True) if always else None
+            return Expectation(self.kind, number, lambda _: True) if always else None
 
         def holds(item: Object) -> bool:
             tag = tag_of(item)
             return wanted.contains(tag) or wanted.contains(_packed(tag))
 
-        return Expectation(self._kind, number, holds)
+        return Expectation(self.kind, number, holds)
 
 
 class _Calls:
@@ -331,8 +336,10 @@ class _Calls:
         for resource in RESOURCES:
             if resource.kind in ('pool', 'prefix'):
                 collection = _Collection(self._api, resource)
-                connect(app, 'POST', f'/{resource.plural}/<key>/allocations', _Allocations(self._api, collection).add)
-                connect(app, 'GET', f'/{resource.plural}/<key>/free', _Allocations(self._api, collection).look)
+                connect(
+                    app, 'POST', f'/{resource.plural}/<number:key>/allocations', _Allocations(self._api, collection).add
+                )
+                connect(app, 'GET', f'/{resource.plural}/<number:key>/free', _Allocations(self._api, collection).look)
 
     def _version(self, actor: Actor) -> Response:
         backend = self._api.backend
@@ -354,24 +361,30 @@ class _Allocations:
     def __init__(self, api: _Api, collection: _Collection) -> None:
         self._api = api
         self._collection = collection
-        self._of_pool = collection._kind == 'pool'
+        self._of_pool = collection.kind == 'pool'
 
-    def add(self, actor: Actor, key: str) -> Response:
+    def add(self, actor: Actor, key: int) -> Response:
         """Allocate as many as are asked for, all or none."""
-        number = self._collection._number(key)
         attr = self._api.struct()
         args = {name: attr.pop(name) for name in FREE if name in attr}
         count = read_count(args.pop('count', None))
         try:
-            answers = self._api.change(actor, 'batch', {'operations': self._operations(number, attr, args, count)})
-        except NipapError:
-            self._collection._one(actor, number)  # if that is what is wrong, it is what is said
+            answers = self._allocated(actor, self._operations(key, attr, args, count))
+        except NipapError as exc:
+            self._collection.one(actor, key)  # if that is what is wrong, it is what is said
+            exc.position = None  # who sent no batch knows no positions
             raise
         added = [alone(item) for item in answers[-count:]]
         response = _respond(request_ctx.request, [encode({'result': added})], 201)
         if count == 1:
             response.headers['Location'] = f'{ROOT}/prefixes/{added[0]["id"]}'
         return response
+
+    def _allocated(self, actor: Actor, operations: list[Object]) -> list[Any]:
+        if len(operations) == 1:
+            return [self._api.change(actor, 'add_prefix', operations[0]['args'])]
+        answers: list[Any] = self._api.change(actor, 'batch', {'operations': operations, 'return': None})
+        return answers
 
     def _operations(self, number: int, attr: Object, args: Object, count: int) -> list[Object]:
         if self._of_pool:
@@ -385,17 +398,16 @@ class _Allocations:
         one = {'method': 'add_prefix', 'args': {'attr': attr, 'args': {**source, **args}}}
         return [*first, *[one] * count]
 
-    def look(self, actor: Actor, key: str) -> Response:
+    def look(self, actor: Actor, key: int) -> Response:
         """Say which would be allocated."""
-        number = self._collection._number(key)
         given = request_ctx.request.args
         for name in given.keys() - set(FREE):
             raise _about(name, NipapInputError(f'extraneous parameter {name}, known: {", ".join(FREE)}'))
-        item = self._collection._one(actor, number)
+        item = self._collection.one(actor, key)
         args: Object = {name: given[name] for name in FREE if name in given}
         vrf = None
         if self._of_pool:
-            args['from-pool'] = {'id': number}
+            args['from-pool'] = {'id': key}
         else:
             args['from-prefix'] = [item['prefix']]
             vrf = {'id': item['vrf_id']}

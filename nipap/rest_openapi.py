@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
@@ -214,9 +214,12 @@ def _schemas() -> dict[str, Schema]:
         found[f'{name}List'] = _list_of(name, smart=resource is not TAGS)
         if resource is not TAGS:
             found[f'{name}Attr'] = _settable(resource)
-            found[f'{name}New'] = _settable(resource) | {'required': _REQUIRED[resource.kind]}
-    found['AsnNew']['properties'] = {'asn': _shown(RESOURCES[3].table['asn']), **found['AsnNew']['properties']}
-    found['Allocation'] = {'type': 'object', 'properties': {**_FREE, **found['PrefixAttr']['properties']}}
+            found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
+    found['Allocation'] = {
+        'type': 'object',
+        'additionalProperties': False,
+        'properties': {**_FREE, **found['PrefixAttr']['properties']},
+    }
     return found
 
 
@@ -231,18 +234,23 @@ def _shown(attribute: Attribute) -> Schema:
     return {**schema, 'description': attribute.doc}
 
 
-def _settable(resource: Resource) -> Schema:
+def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
+    """What clients may send; what is required is not null."""
     properties = {}
     for name, attribute in resource.table.items():
-        if attribute.writable:
+        if attribute.writable or name in required:
             schema = _shown(attribute)
+            if name in required:
+                schema |= {'type': _KINDS[attribute.kind]['type']}
+                schema |= {'enum': list(attribute.choices)} if attribute.choices else {}
             if attribute.low is not None:
                 schema |= {'minimum': attribute.low, 'maximum': attribute.high}
             if attribute.kind == 'expires':
                 del schema['format']
                 schema['description'] += ' Also in words, such as `tomorrow`.'
             properties[name] = schema
-    return {'type': 'object', 'additionalProperties': False, 'properties': properties}
+    schema = {'type': 'object', 'additionalProperties': False, 'properties': properties}
+    return schema | ({'required': list(required)} if required else {})
 
 
 def _list_of(name: str, *, smart: bool) -> Schema:
@@ -294,7 +302,12 @@ _PARAMETERS: dict[str, Schema] = {
     'recursive': _parameter('recursive', 'query', {'type': 'boolean'}, 'Remove everything inside too.'),
     'IfMatch': _parameter('If-Match', 'header', _TEXT, 'Only if the object still has this tag, else 412.'),
     'IfNoneMatch': _parameter('If-None-Match', 'header', _TEXT, '304 if the answer still has this tag.'),
-    'IdempotencyKey': _parameter('Idempotency-Key', 'header', _TEXT, 'The change is made once for each key.'),
+    'IdempotencyKey': _parameter(
+        'Idempotency-Key',
+        'header',
+        {**_TEXT, 'minLength': 1, 'maxLength': 255},
+        'The change is made once for each key.',
+    ),
     'Source': _parameter('NIPAP-Authoritative-Source', 'header', _TEXT, 'The system that a change comes from.'),
     'Username': _parameter('NIPAP-Username', 'header', _TEXT, 'On whose behalf; from trusted users.'),
     'FullName': _parameter('NIPAP-Full-Name', 'header', _TEXT, 'The full name of that one.'),
@@ -414,7 +427,8 @@ def _looking(resource: Resource) -> dict[str, Schema]:
         found,
         [*text, *options, *_parameters(_LOOK), *_filters(resource)],
     )
-    asked: Schema = {'type': 'object', 'properties': {'query': _ref('schemas', 'Query'), 'q': _TEXT}}
+    members = {'query': _ref('schemas', 'Query'), **({'q': _TEXT} if resource is not TAGS else {})}
+    asked: Schema = {'type': 'object', 'additionalProperties': False, 'properties': members}
     searching = _operation(
         f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, options, asked
     )

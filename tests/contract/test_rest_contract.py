@@ -126,6 +126,8 @@ def test_filters_and_smart_search(ask: Ask) -> None:
     assert [(item['prefix'], item['match']) for item in tree] == [('10.0.0.0/8', False), ('10.1.0.0/16', True)]
     assert ask('GET', '/tags').json['result'] == [{'name': 'a'}, {'name': 'b'}]
     refused(ask('GET', '/prefixes?bogus=1'), 400, 1100)
+    for body in ({'q': None}, {'query': None}, {'query': []}, {'query': 'x'}, {'q': 7}, {'bogus': 1}):
+        refused(ask('POST', '/prefixes/search', body), 400, 1100)
     refused(ask('GET', '/prefixes?vlan=x'), 422, 1200)
     refused(ask('POST', '/prefixes/search', {'query': {'operator': '?', 'val1': 'id', 'val2': 1}}), 400, 1130)
 
@@ -184,6 +186,8 @@ def test_allocation(ask: Ask) -> None:
         1300,
     )
     assert ask('GET', f'/prefixes/{member["id"]}').json['children'] == 1
+    one = refused(ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'vlan': 1}), 400, 1110)
+    assert (one['detail'], 'position' in one) == ('Either description or node must be specified.', False)
     many = ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'description': 'x', 'count': 3})
     assert [item['prefix'] for item in many.json['result']] == ['10.0.0.64/26', '10.0.0.128/26', '10.0.0.192/26']
     inner = many.json['result'][0]['id']
@@ -312,6 +316,8 @@ def test_who_calls(client: FlaskClient, ask: Ask, db: Database) -> None:
         ('PUT', '/prefixes', 405, 1100),
         ('POST', '/prefixes/1', 405, 1100),
         ('POST', '/tags', 405, 1100),
+        ('PATCH', '/prefixes/search', 405, 1100),
+        ('GET', '/prefixes/search', 405, 1100),
         ('DELETE', '/vrfs/0', 422, 1200),
     ],
 )
@@ -363,6 +369,14 @@ def test_gzip_when_accepted(ask: Ask) -> None:
     assert gzip.decompress(packed.data) == plain.data
     assert packed.headers['ETag'] != plain.headers['ETag']
     assert ask('GET', '/prefixes', Accept_Encoding='gzip', If_None_Match=packed.headers['ETag']).status_code == 304
+
+
+def test_head_is_get_without_its_body(ask: Ask) -> None:
+    path = f'/prefixes/{add(ask, "10.0.0.0/8")["id"]}'
+    for one in (path, '/prefixes', '/vrfs?limit=1'):
+        head, get = ask('HEAD', one), ask('GET', one)
+        assert (head.status_code, head.data) == (200, b'')
+        assert dict(head.headers) == dict(get.headers)
 
 
 def test_a_tag_of_a_compressed_answer_is_one(ask: Ask) -> None:

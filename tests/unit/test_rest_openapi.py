@@ -39,7 +39,7 @@ def test_it_is_valid() -> None:
 
 def test_it_has_every_path_and_no_other(app: Flask) -> None:
     routed = {
-        (method, re.sub('<(.*?)>', r'{\1}', rule.rule.removeprefix('/api/v1')))
+        (method, re.sub('<(?:number:)?(.*?)>', r'{\1}', rule.rule.removeprefix('/api/v1')))
         for rule in app.url_map.iter_rules()
         if rule.rule.startswith('/api/v1')
         for method in METHODS & (rule.methods or set())
