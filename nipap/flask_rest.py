@@ -219,8 +219,9 @@ class _Collection:
         for name, value in asked.items():
             if name not in ('q', 'query'):
                 raise _about(name, NipapInputError(f'extraneous member {name}, known: q, query'))
-            if value is None:
-                raise _about(name, NipapInputError(f'{name} must not be null, leave it out'))
+            if not isinstance(value, dict if name == 'query' else str):
+                kind = 'an object' if name == 'query' else 'a string'
+                raise _about(name, NipapInputError(f'Invalid {name} ({shown(value)}), must be {kind}'))
         filters = self._filter(request_ctx.request.args)
         if query is not None and filters:
             query = {'operator': 'and', 'val1': filters, 'val2': query}

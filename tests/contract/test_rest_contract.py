@@ -126,7 +126,15 @@ def test_filters_and_smart_search(ask: Ask) -> None:
     assert [(item['prefix'], item['match']) for item in tree] == [('10.0.0.0/8', False), ('10.1.0.0/16', True)]
     assert ask('GET', '/tags').json['result'] == [{'name': 'a'}, {'name': 'b'}]
     refused(ask('GET', '/prefixes?bogus=1'), 400, 1100)
-    for body in ({'q': None}, {'query': None}, {'query': []}, {'query': 'x'}, {'q': 7}, {'bogus': 1}):
+    for body in (
+        {'q': None},
+        {'query': None},
+        {'query': []},
+        {'query': 'x'},
+        {'q': 7},
+        {'q': '', 'query': False},
+        {'bogus': 1},
+    ):
         refused(ask('POST', '/prefixes/search', body), 400, 1100)
     refused(ask('GET', '/prefixes?vlan=x'), 422, 1200)
     refused(ask('POST', '/prefixes/search', {'query': {'operator': '?', 'val1': 'id', 'val2': 1}}), 400, 1130)
