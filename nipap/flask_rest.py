@@ -23,8 +23,9 @@ from werkzeug.routing import BaseConverter
 from nipap import rest_openapi
 from nipap.allocate import read_count
 from nipap.attributes import read_integer, shown
-from nipap.authlib import Actor, Authenticator, make_actor
+from nipap.authlib import Actor, Authenticator, AuthSettings, make_actor
 from nipap.backend import Backend, Expectation
+from nipap.db import Database
 from nipap.errors import (
     NipapError,
     NipapInputError,
@@ -35,6 +36,7 @@ from nipap.errors import (
 )
 from nipap.http_auth import credentials_from_request, idempotency_key
 from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
+from nipap.meter import SILENT, Meter
 from nipap.rest_objects import (
     RESOURCES,
     TAGS,
@@ -44,6 +46,7 @@ from nipap.rest_objects import (
     cut,
     decode,
     digest,
+    edition,
     encode,
     plain,
     plain_many,
@@ -79,16 +82,25 @@ View = Callable[..., Response]
 Args = MultiDict[str, str]
 
 
-def add_to(app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY) -> None:
-    """Have an application offer `backend` at `ROOT` to those whom `authenticator` knows."""
+def add_to(
+    app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY, meter: Meter = SILENT
+) -> None:
+    """Have an application offer `backend` at `ROOT` to those whom `authenticator` knows; `meter` hears of calls."""
     app.url_map.converters['number'] = _Number
-    api = _Api(backend, authenticator, max_body)
+    api = _Api(backend, authenticator, max_body, meter)
     for resource in RESOURCES:
         _Collection(api, resource).connect(app)
     _Collection(api, TAGS).connect_list(app)
     _Calls(api).connect(app)
     rest_openapi.add_to(app, ROOT)
     app.register_error_handler(HTTPException, _refused)
+
+
+def names() -> list[str]:
+    """What logs and metrics call the requests that there are."""
+    app = Flask('names')
+    add_to(app, Backend(Database('')), Authenticator(AuthSettings('', 0, {})))
+    return [rule.endpoint for rule in app.url_map.iter_rules() if ' /' in rule.endpoint]
 
 
 def _refused(error: HTTPException) -> Response | HTTPException:
@@ -108,8 +120,9 @@ class _Number(BaseConverter):
 class _Api:
     """What all requests have in common: who calls, the body, the answer, and what goes wrong."""
 
-    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int) -> None:
+    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int, meter: Meter) -> None:
         self.backend = backend.showing_alike()
+        self._meter = meter
         self._authenticator = authenticator
         self._max_body = max_body
 
@@ -123,7 +136,7 @@ class _Api:
 
     def _answer(self, name: str, view: View, parts: Mapping[str, int]) -> Response:
         started = time.perf_counter()
-        user = '-'
+        user, code = '-', 0
         try:
             actor = self._actor(request_ctx.request)
             user = actor.username
@@ -131,14 +144,16 @@ class _Api:
         except NipapError as exc:
             if isinstance(exc, NipapUnavailableError):
                 _log.error('the database cannot be used: %s', exc.why)
-            response = problem(exc)
+            response, code = problem(exc), exc.code
         except Exception:
+            code = NipapError.code
             request_id = secrets.token_hex(4)
             _log.exception('internal error in %s, request id %s', name, request_id)
             response = internal_problem(request_id)
+        elapsed_s = time.perf_counter() - started
+        self._meter.call(name, code, elapsed_s)
         if _request_log.isEnabledFor(logging.INFO):
-            elapsed_ms = (time.perf_counter() - started) * 1e3
-            _request_log.info('%s user=%r %.1f ms %d', name, user, elapsed_ms, response.status_code)
+            _request_log.info('%s user=%r %.1f ms %d', name, user, elapsed_s * 1e3, response.status_code)
         return response
 
     def _actor(self, request: Request) -> Actor:
@@ -276,7 +291,7 @@ class _Collection:
 
     def _shown(self, item: Object, status: int = 200) -> Response:
         request: Request = request_ctx.request
-        tag = tag_of(item)
+        tag = tag_of(item, self._resource)
         (shown_item,) = cut([alone(item)], read_fields(request.args.get('fields'), self._resource))
         headers = {'Location': self._place(item)} if status == 201 else {}
         return _respond(request, [encode(shown_item)], status, tag=tag, headers=headers)
@@ -313,13 +328,13 @@ class _Collection:
     def _expectation(self, number: int, *, always: bool = False) -> Expectation | None:
         """What the header If-Match expects of the object; None without one, unless it is expected to be there."""
         request: Request = request_ctx.request
-        wanted = request.if_match
         if 'If-Match' not in request.headers:
             return Expectation(self.kind, number, lambda _: True) if always else None
+        any_will_do = request.if_match.star_tag
+        editions = {edition(tag) for tag in request.if_match.as_set()}
 
         def holds(item: Object) -> bool:
-            tag = tag_of(item)
-            return wanted.contains(tag) or wanted.contains(_packed(tag))
+            return any_will_do or edition(tag_of(item, self._resource)) in editions
 
         return Expectation(self.kind, number, holds)
 

@@ -34,6 +34,11 @@ class Resource:
         """The attributes that are decimal strings."""
         return tuple(name for name, attribute in self.table.items() if attribute.kind == 'number')
 
+    @cached_property
+    def writable(self) -> Collection[str]:
+        """The attributes that clients can set."""
+        return frozenset(name for name, attribute in self.table.items() if attribute.writable)
+
     @property
     def fields(self) -> Collection[str]:
         """The members that an answer can have."""
@@ -47,6 +52,8 @@ RESOURCES = (
     Resource('asns', 'asn', 'asn', ASN),
 )
 TAGS = Resource('tags', 'tag', 'name', TAG)
+
+_BETWEEN = '-'  # the two parts of an entity tag
 
 COUNTERS = frozenset(name for resource in RESOURCES for name in resource.counters)
 
@@ -73,9 +80,24 @@ def decode(body: bytes) -> Any:
         raise NipapInputError(f'The body is no JSON: {exc}') from None
 
 
-def tag_of(item: Object) -> str:
-    """The entity tag of one object: another one as soon as anything that is shown of it differs."""
-    return digest(orjson.dumps(alone(item), option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z))
+def tag_of(item: Object, resource: Resource) -> str:
+    """The entity tag of one object, another one as soon as anything that is shown of it differs.
+
+    It begins with that of what clients can set: see `edition`.
+    """
+    values = alone(item)
+    facts = {name: value for name, value in values.items() if name in resource.writable}
+    derived = {name: value for name, value in values.items() if name not in facts}
+    return f'{_digest_of(facts)}{_BETWEEN}{_digest_of(derived)}'
+
+
+def edition(tag: str) -> str:
+    """What an entity tag says of what clients can set: who edits an object need not mind its counters."""
+    return tag.partition(_BETWEEN)[0]
+
+
+def _digest_of(item: Object) -> str:
+    return digest(orjson.dumps(item, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z))
 
 
 def digest(content: bytes) -> str:

@@ -241,6 +241,15 @@ def test_tags_of_objects(ask: Ask) -> None:
     assert ask('GET', '/vrfs', If_None_Match=vrfs.headers['ETag']).status_code == 304
 
 
+def test_an_allocation_inside_a_prefix_is_no_edit_of_it(ask: Ask) -> None:
+    path = f'/prefixes/{add(ask, "10.0.0.0/24")["id"]}'
+    before = ask('GET', path).headers['ETag']
+    add(ask, '10.0.0.0/26')
+    assert ask('GET', path, If_None_Match=before).json['used_addresses'] == '64'
+    assert ask('PATCH', path, {'description': 'y'}, If_Match=before).status_code == 200
+    refused(ask('PATCH', path, {'description': 'z'}, If_Match=before), 412, 1600)
+
+
 @pytest.mark.parametrize(
     ('plural', 'attr'),
     [
