@@ -105,6 +105,18 @@ def _static(content: bytes, content_type: str) -> Response:
 # ---------------------------------------------------------------- the description
 
 
+_INTRODUCTION = """\
+* A **VRF** is an address space. VRF 0, `default`, always exists; others are told apart by their route target.
+* A **prefix** is a network in a VRF. Prefixes nest: a *reservation* holds reservations and *assignments*, an assignment
+  holds *hosts*. Parents, indent, inherited tags and used addresses follow from what is stored.
+* A **pool** is a named set of prefixes to allocate from: the lowest free block is found and added in one transaction.
+* A **query** is `{"operator": …, "val1": …, "val2": …}`; `and` and `or` join two queries. `q=` reads text instead.
+
+Each request is one transaction, audit entry included. What goes wrong is `application/problem+json` with a permanent
+`code`. A changing request with an `Idempotency-Key` can be sent again until it is answered, and is done once.
+"""
+
+
 def describe(root: str) -> Schema:
     """The whole description as a value that JSON can say."""
     paths: dict[str, Schema] = {}
@@ -114,12 +126,11 @@ def describe(root: str) -> Schema:
     paths |= _calls()
     return {
         'openapi': '3.1.0',
-        'jsonSchemaDialect': 'https://json-schema.org/draft/2020-12/schema',
         'info': {
             'title': 'nipapd',
             'version': __version__,
             'summary': 'IP address management: VRFs, pools, prefixes and AS numbers.',
-            'description': _sentence(inspect.getdoc(inspect.getmodule(Backend)) or ''),
+            'description': _INTRODUCTION,
             'license': {'name': 'MIT', 'identifier': 'MIT'},
         },
         'servers': [{'url': root}],
