@@ -117,6 +117,18 @@ def post(running: Daemon, method: str, members: dict[str, object], **headers: st
         return answer
 
 
+def get(running: Daemon, path: str, **headers: str) -> http.client.HTTPResponse:
+    parts = urlsplit(running.address)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
+    with contextlib.closing(connection):
+        login = b64encode(':'.join(running.admin()).encode()).decode()
+        given = {name.replace('_', '-'): value for name, value in headers.items()}
+        connection.request('GET', path, headers={'Authorization': f'Basic {login}', **given})
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+
 def stopped(running: Daemon) -> None:
     """End it in peace; then everything was told."""
     os.kill(running.pid, signal.SIGTERM)
@@ -187,6 +199,23 @@ def test_faults(daemon: DaemonFactory, database_options: dict[str, str]) -> None
         ('add_prefix', 1300, Status.STATUS_CODE_UNSET),
         ('unknown', 1100, Status.STATUS_CODE_UNSET),
     ]
+
+
+def test_requests_of_the_rest_interface(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    with http_collector() as collector:
+        running = traced(daemon, database_options, otlp_http_endpoint=collector.endpoint)
+        for path in ('/api/v1/vrfs/0', '/api/v1/vrfs/77', '/rest/v1/prefixes', '/api/v1/nothing'):
+            answer = get(running, path, NIPAP_Authoritative_Source='robot', X_Request_ID='mine')
+            assert answer.headers['X-Request-ID'] == 'mine'
+        logged = [(line['method'], line['user'], line['fault']) for line in requests_logged(running)]
+        stopped(running)
+        spans = [span for _, span in collector.spans()]
+    servers = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    told = [(span.name, attributes(span)['enduser.id'], attributes(span)['nipap.fault_code']) for span in servers]
+    one = 'GET /vrfs/<number:key>'
+    assert told == logged == [(one, 'admin', 0), (one, 'admin', 1300), ('GET /rest/v1/prefixes', 'admin', 0)]
+    assert [attributes(span)['http.response.status_code'] for span in servers] == [200, 404, 200]
+    assert {span.trace_id for span in spans} == {span.trace_id for span in servers}
 
 
 def test_calls_that_wait_at_the_same_time_are_not_mixed(
