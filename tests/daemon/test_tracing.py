@@ -213,8 +213,8 @@ def test_requests_of_the_rest_interface(daemon: DaemonFactory, database_options:
     servers = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
     told = [(span.name, attributes(span)['enduser.id'], attributes(span)['nipap.fault_code']) for span in servers]
     one = 'GET /vrfs/<number:key>'
-    assert told == logged == [(one, 'admin', 0), (one, 'admin', 1300), ('GET /rest/v1/prefixes', 'admin', 0)]
-    assert [attributes(span)['http.response.status_code'] for span in servers] == [200, 404, 200]
+    assert told == logged == [(one, 'admin', 0), (one, 'admin', 1300), ('GET /rest/v1/prefixes', 'admin', 1110)]
+    assert [attributes(span)['http.response.status_code'] for span in servers] == [200, 404, 500]
     assert {span.trace_id for span in spans} == {span.trace_id for span in servers}
 
 
