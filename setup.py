@@ -68,6 +68,7 @@ setup(
             'pytest-xdist>=3.5',
             'PyYAML>=6',
             'ruff>=0.9',
+            'schemathesis>=4.32,<5',
             'types-greenlet>=3.1',
             'types-psycopg2',
         ],
