@@ -60,6 +60,7 @@ setup(
             'hypothesis>=6.100',
             'jsonschema>=4.20',
             'mypy>=1.10',
+            'openapi-python-client>=0.29,<0.30',
             'openapi-spec-validator>=0.7',
             'pynipap>=0.32,<1',
             'pytest>=8',

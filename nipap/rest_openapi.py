@@ -253,12 +253,12 @@ def _shown(attribute: Attribute) -> Schema:
 
 
 def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
-    """What clients may send; what is required is not null."""
+    """What clients may send; what is required is not null, but for descriptions, which are only to be thought of."""
     properties = {}
     for name, attribute in resource.table.items():
         if attribute.writable or name in required:
             schema = _shown(attribute)
-            if name in required:
+            if name in required and name != 'description':
                 schema |= {'type': _KINDS[attribute.kind]['type']}
                 schema |= {'enum': list(attribute.choices)} if attribute.choices else {}
             if attribute.low is not None:
