@@ -329,7 +329,7 @@ class _Collection:
         if 'If-Match' not in request.headers:
             return Expectation(self.kind, number, lambda _: True) if always else None
         any_will_do = request.if_match.star_tag
-        editions = {edition(tag) for tag in request.if_match.as_set()}
+        editions = {edition(tag) for tag in request.if_match.as_set() if tag}  # an empty one is read as None
 
         def holds(item: Object) -> bool:
             return any_will_do or edition(tag_of(item, self._resource)) in editions

@@ -159,25 +159,32 @@ def _sentence(text: str) -> str:
 
 _INTEGER: Schema = {'type': 'integer'}
 _TEXT: Schema = {'type': 'string'}
+# What XML 1.0 can carry, for XML-RPC has to.
+_STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
+# Formats of our own, where no pattern can say it. Who does not know them reads strings.
+_NETWORK: Schema = {'type': 'string', 'format': 'cidr'}  # an address, or a network without host bits
+_ROUTE_TARGET: Schema = {'type': 'string', 'format': 'route-target'}  # ASN:n or a.b.c.d:n, of 32 bits each
+_MOMENT: Schema = {'type': 'string', 'format': 'moment'}  # RFC 3339, or words
+_CURSOR: Schema = {'type': 'string', 'format': 'cursor'}  # nothing, or what an answer had as `after`
 _KINDS: Mapping[str, Schema] = {
-    'text': _TEXT,
-    'rt': _TEXT,
-    'network': _TEXT,
+    'text': _STORED,
+    'rt': _ROUTE_TARGET,
+    'network': _NETWORK,
     'integer': _INTEGER,
     'number': {'type': 'string', 'pattern': '^[0-9]+$'},
     'boolean': {'type': 'boolean'},
     'time': {'type': 'string', 'format': 'date-time'},
     'expires': {'type': 'string', 'format': 'date-time'},
     'enum': _TEXT,
-    'tags': {'type': 'array', 'items': _TEXT},
-    'networks': {'type': 'array', 'items': _TEXT},
-    'avps': {'type': 'object', 'additionalProperties': _TEXT},
+    'tags': {'type': 'array', 'items': _STORED},
+    'networks': {'type': 'array', 'items': _NETWORK},
+    'avps': {'type': 'object', 'propertyNames': {**_STORED, 'minLength': 1}, 'additionalProperties': _STORED},
 }
 _NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'prefix', 'family'})
 _REQUIRED = {
     'vrf': ['rt', 'name'],
     'pool': ['name', 'description', 'default_type'],
-    'prefix': ['prefix'],
+    'prefix': ['prefix', 'type'],
     'asn': ['asn'],
 }
 
@@ -246,22 +253,26 @@ def _shown(attribute: Attribute) -> Schema:
 
 
 def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
-    """What clients may send; what is required is not null."""
+    """What clients may send; what is required is not null, but for descriptions, which are only to be thought of."""
     properties = {}
     for name, attribute in resource.table.items():
         if attribute.writable or name in required:
             schema = _shown(attribute)
-            if name in required:
+            if name in required and name != 'description':
                 schema |= {'type': _KINDS[attribute.kind]['type']}
                 schema |= {'enum': list(attribute.choices)} if attribute.choices else {}
             if attribute.low is not None:
                 schema |= {'minimum': attribute.low, 'maximum': attribute.high}
+            if attribute.name == 'country':
+                schema['pattern'] = '^[A-Za-z]{2}$'
             if attribute.kind == 'expires':
-                del schema['format']
+                schema |= {'format': _MOMENT['format']}
                 schema['description'] += ' Also in words, such as `tomorrow`.'
             properties[name] = schema
     schema = {'type': 'object', 'additionalProperties': False, 'properties': properties}
-    return schema | ({'required': list(required)} if required else {})
+    if required and resource.kind == 'prefix':
+        schema |= {'if': {'not': {'required': ['node']}}, 'then': {'required': ['description']}}
+    return schema | ({'required': list(required)} if required else {'minProperties': 1})
 
 
 def _list_of(name: str, *, smart: bool) -> Schema:
@@ -287,6 +298,12 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
     return {'name': name, 'in': where, 'required': where == 'path', 'schema': schema, 'description': text}
 
 
+def _listed(names: Iterable[str]) -> Schema:
+    """Some of these names, separated by commas. An array would be sent in as many ways as there are clients."""
+    one = f'({"|".join(names)})'
+    return {**_TEXT, 'pattern': f'^{one}(,{one})*$'}
+
+
 _FREE: Mapping[str, Schema] = {
     'prefix_length': {**_INTEGER, 'minimum': 0, 'maximum': 128, 'description': 'The default is that of the pool.'},
     'family': {**_INTEGER, 'enum': [4, 6], 'description': 'Of a pool only.'},
@@ -304,12 +321,17 @@ _TREE: Mapping[str, tuple[Schema, str]] = {
 _KEY = {'type': 'integer', 'minimum': 0, 'maximum': 10**18 - 1}
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`; of an AS number, the number.'),
-    'q': _parameter('q', 'query', _TEXT, 'Text to search for, understood as people write it.'),
+    'q': _parameter('q', 'query', _STORED, 'Text to search for, understood as people write it.'),
     'limit': _parameter(
         'limit', 'query', {'type': 'integer', 'minimum': 1, 'maximum': 10_000, 'default': 50}, 'How many at most.'
     ),
-    'after': _parameter('after', 'query', _TEXT, 'Where the page begins: what the answer before had as `after`.'),
-    'fields': _parameter('fields', 'query', _TEXT, 'No members but these, separated by commas.'),
+    'after': _parameter('after', 'query', _CURSOR, 'Where the page begins: what the answer before had as `after`.'),
+    **{
+        f'fields_{resource.kind}': _parameter(
+            'fields', 'query', _listed(resource.fields), 'No members but these, separated by commas.'
+        )
+        for resource in (*RESOURCES, TAGS)
+    },
     'recursive': _parameter('recursive', 'query', {'type': 'boolean'}, 'Remove everything inside too.'),
     'IfMatch': _parameter('If-Match', 'header', _TEXT, 'Only if the object still has this tag, else 412.'),
     'IfNoneMatch': _parameter('If-None-Match', 'header', _TEXT, '304 if the answer still has this tag.'),
@@ -356,10 +378,13 @@ def _filters(resource: Resource) -> list[Schema]:
 
 def _as_parameter(attribute: Attribute) -> Schema:
     if attribute.kind in ('tags', 'networks'):
-        return {'type': 'array', 'items': _TEXT}
+        return {'type': 'array', 'items': _KINDS[attribute.kind]['items']}
     if attribute.choices:
         return {'type': 'string', 'enum': [*attribute.choices, '']}
-    return _TEXT
+    if attribute.kind == 'text':
+        return _STORED
+    schema = _INTEGER if attribute.kind == 'number' else _KINDS[attribute.kind]
+    return {'anyOf': [_MOMENT if attribute.kind in ('time', 'expires') else schema, {'type': 'string', 'maxLength': 0}]}
 
 
 # ---- answers
@@ -428,7 +453,7 @@ def _of(method: str) -> str:
 def _looking(resource: Resource) -> dict[str, Schema]:
     """Listing and searching."""
     name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
-    options = _parameters(['limit', 'after', 'fields', *(_TREE if kind == 'prefix' else ()), *_ACTOR])
+    options = _parameters(['limit', 'after', f'fields_{kind}', *(_TREE if kind == 'prefix' else ()), *_ACTOR])
     found = {'200': _answer('A page.', _ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
     text = _parameters(['q']) if resource is not TAGS else []
     listing = _operation(
@@ -438,7 +463,7 @@ def _looking(resource: Resource) -> dict[str, Schema]:
         found,
         [*text, *options, *_parameters(_LOOK), *_filters(resource)],
     )
-    members = {'query': _ref('schemas', 'Query'), **({'q': _TEXT} if resource is not TAGS else {})}
+    members = {'query': _ref('schemas', 'Query'), **({'q': _STORED} if resource is not TAGS else {})}
     asked: Schema = {'type': 'object', 'additionalProperties': False, 'properties': members}
     searching = _operation(
         f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, options, asked
@@ -450,7 +475,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
     """All paths of objects that can be changed."""
     name, kind, plural = resource.kind.capitalize(), resource.kind, resource.plural
     one, key = _ref('schemas', name), _parameters(['key'])
-    fields = _parameters(['fields'])
+    fields = _parameters([f'fields_{kind}'])
     paths = _looking(resource)
     paths[f'/{plural}']['post'] = _operation(
         f'add_{kind}',
@@ -503,7 +528,7 @@ def _calls() -> dict[str, Schema]:
                 'batch',
                 'calls',
                 _of('batch'),
-                {'200': _answer('The answers, in order.', _result({'type': 'array'}))},
+                {'200': _answer('The answers, in order.', _result({'type': 'array', 'items': {}}))},
                 _parameters(_CHANGE),
                 _BATCH,
             )

@@ -396,6 +396,13 @@ def test_head_is_get_without_its_body(ask: Ask) -> None:
         assert dict(head.headers) == dict(get.headers)
 
 
+def test_an_empty_tag_is_that_of_nothing(ask: Ask) -> None:
+    path = f'/prefixes/{add(ask, "10.0.0.0/8")["id"]}'
+    for tags in ('""', '"other", ""'):
+        refused(ask('PATCH', path, {'comment': 'x'}, If_Match=tags), 412, 1600)
+        refused(ask('DELETE', path, If_Match=tags), 412, 1600)
+
+
 def test_a_tag_of_a_compressed_answer_is_one(ask: Ask) -> None:
     item = add(ask, '10.0.0.0/8', comment='x' * 3000)
     path = f'/prefixes/{item["id"]}'
