@@ -36,6 +36,7 @@ fuzz: | $(BIN)/pytest
 
 bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py
+	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)
 
 schema: | $(BIN)/pytest

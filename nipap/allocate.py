@@ -39,7 +39,7 @@ def read_args(args: object) -> Request:
     """
     if not isinstance(args, Mapping):
         raise NipapInputError('invalid input, please provide dict as args')
-    count = _count(args.get('count'))
+    count = read_count(args.get('count'))
     from_pool, from_prefix = args.get('from-pool') is not None, args.get('from-prefix') is not None
     if from_pool == from_prefix:
         raise NipapInputError("specify 'from-pool' OR 'from-prefix'")
@@ -52,7 +52,11 @@ def read_args(args: object) -> Request:
     return Request(args.get('from-pool'), networks, family, length, count)
 
 
-def _count(value: object) -> int:
+def read_count(value: object) -> int:
+    """How many blocks are asked for: 1 unless it says otherwise.
+
+    :raises NipapValueError: less than one, or too many at once.
+    """
     if value is None:
         return 1
     number = read_integer(value)

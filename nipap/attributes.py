@@ -18,6 +18,7 @@ import parsedatetime
 
 from nipap.addresses import parse_network, parse_route_target
 from nipap.errors import (
+    NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
@@ -353,6 +354,14 @@ def read_value(attribute: Attribute, value: object) -> Any:
 
     :raises NipapValueError: naming the value and what would be accepted.
     """
+    try:
+        return _read_value(attribute, value)
+    except NipapValueError as exc:
+        exc.attribute = attribute.name
+        raise
+
+
+def _read_value(attribute: Attribute, value: object) -> Any:
     if attribute.kind in _DATES:
         return _read_date(attribute, value)
     if attribute.kind in _READ_NIL:
@@ -413,10 +422,15 @@ def check_names(attr: object, table: Table, *, required: Iterable[str] = (), ext
         raise NipapInputError('invalid input type, must be dict')
     for name in attr:
         if name not in extra and (name not in table or not table[name].writable):
-            raise NipapExtraneousInputError(f'extraneous attribute {name}')
+            raise _about(name, NipapExtraneousInputError(f'extraneous attribute {name}'))
     for name in required:
         if name not in attr:
-            raise NipapMissingInputError(f'missing attribute {name}')
+            raise _about(name, NipapMissingInputError(f'missing attribute {name}'))
+
+
+def _about(name: object, error: NipapError) -> NipapError:
+    error.attribute = str(name)
+    return error
 
 
 def parse_delta(seconds: object) -> timedelta:

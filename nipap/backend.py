@@ -43,17 +43,21 @@ from nipap.authlib import Actor
 from nipap.db import PATIENCE_S, Database, Inside, Transaction
 from nipap.errors import (
     AuthorizationFailedError,
+    NipapChangedError,
     NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
+    NipapNonExistentError,
     NipapOutcomeUnknownError,
     NipapValueError,
 )
+from nipap.prefix_view import as_found, as_listed
 from nipap.query import (
     Condition,
     Cursor,
     Page,
+    Surroundings,
     compile_query,
     equals,
     find_attribute,
@@ -119,14 +123,29 @@ class Backend:
     longest_list: listing or searching prefixes, what is longer, or may be, is no list but `Chunks`, which read when
     they are iterated: errors come then. None: it is always a list.
     key_hours: how long an idempotency key is remembered.
+    alike: every call shows a prefix as searches do, also those that add and list.
     """
 
     def __init__(
-        self, db: Database | Inside, *, longest_list: int | None = None, key_hours: int = idempotency.HOURS
+        self,
+        db: Database | Inside,
+        *,
+        longest_list: int | None = None,
+        key_hours: int = idempotency.HOURS,
+        alike: bool = False,
     ) -> None:
         self.db = db
         self._longest_list = longest_list
         self._key_hours = key_hours
+        self._shape = as_found if alike else as_listed
+
+    def showing_alike(self) -> Backend:
+        """The same, and every call shows a prefix as searches do."""
+        return Backend(self.db, longest_list=self._longest_list, key_hours=self._key_hours, alike=True)
+
+    def _inside(self, tx: Transaction) -> Backend:
+        """The same calls as parts of a transaction; what is long is a list all the same."""
+        return Backend(Inside(tx), alike=self._shape is as_found)
 
     # ------------------------------------------------------------ about the daemon
 
@@ -256,18 +275,18 @@ class Backend:
                 allocate.add(tx, attr, request, who)
             else:
                 prefixes.add(tx, attr, who)
-            return prefixes.get_added(tx)
+            return prefixes.get_added(tx, self._shape)
 
-        return self.db.run_at_once(work, prefixes.get_by_id)
+        return self.db.run_at_once(work, lambda tx, i: prefixes.get_by_id(tx, i, self._shape))
 
     def list_prefix(self, actor: Actor, prefix: Any = None) -> list[Object] | Chunks:
         """The prefixes that the spec ``prefix`` selects, of every VRF unless it names one; all without a spec."""
         condition = prefixes.read_spec(prefix)
         most = self._longest_list
         if most is None:
-            return self.db.read(lambda tx: searches.find(tx, condition))
-        found = self.db.read(lambda tx: searches.find_at_most(tx, condition, most))
-        return self._chunks(lambda tx: searches.find_all(tx, condition)) if found is None else found
+            return self.db.read(lambda tx: searches.find(tx, condition, shape=self._shape))
+        found = self.db.read(lambda tx: searches.find_at_most(tx, condition, most, self._shape))
+        return self._chunks(lambda tx: searches.find_all(tx, condition, self._shape)) if found is None else found
 
     @changing
     def edit_prefix(self, actor: Actor, prefix: Any = None, attr: Any = None) -> list[Object]:
@@ -340,7 +359,7 @@ class Backend:
         return self.db.run(lambda tx: self._batch(tx, actor, todo, ids=wanted == 'ids'))
 
     def _batch(self, tx: Transaction, actor: Actor, todo: list[batches.Operation], *, ids: bool) -> list[Any]:
-        inside = Backend(Inside(tx))
+        inside = self._inside(tx)
         answers: list[Any] = []
         for first, number in batches.runs(todo):
             try:
@@ -369,7 +388,7 @@ class Backend:
 
         def work(tx: Transaction) -> list[Any]:
             added = prefixes.add_many(tx, attrs, _who(actor))
-            return [{'id': i} for i in added] if ids else prefixes.get_many(tx, added)
+            return [{'id': i} for i in added] if ids else prefixes.get_many(tx, added, self._shape)
 
         return self.db.run(work)
 
@@ -381,12 +400,16 @@ class Backend:
 
     # ------------------------------------------------------------ calls that may be sent again
 
-    def once(self, actor: Actor, method: str, members: Mapping[str, Any], key: object) -> Any:
+    def once(
+        self, actor: Actor, method: str, members: Mapping[str, Any], key: object, expectation: Expectation | None = None
+    ) -> Any:
         """The answer of a method to these members. A changing one is done once for each idempotency key.
 
         The same call with the same key, made again by the same user at any time while the key is remembered, changes
         nothing and gets the answer that the first one got; while that is on its way, it waits for it. A call that ends
         in a fault leaves no trace. Where nothing can be changed, the key is ignored.
+
+        What is expected of the object that is changed is expected of it once, like the change.
 
         :raises NipapKeyReusedError: the key was used for another call.
         """
@@ -399,11 +422,50 @@ class Backend:
             kept = idempotency.find(tx, call, self._key_hours)
             if kept:
                 return kept.value
-            answer = getattr(Backend(Inside(tx)), method)(actor, **members)
+            inside = self._inside(tx)
+            if expectation is not None:
+                inside.expect(expectation)
+            answer = getattr(inside, method)(actor, **members)
             idempotency.keep(tx, call, answer, self._key_hours)
             return answer
 
         return self._known(work)
+
+    def provided(self, actor: Actor, method: str, members: Mapping[str, Any], expectation: Expectation) -> Any:
+        """The answer of a changing method to these members, provided that an object is as expected.
+
+        Nobody else can change the object between the look at it and the change.
+
+        :raises NipapNonExistentError: it is not there. NipapChangedError: it is, and not as expected.
+        """
+        if actor.readonly:
+            return getattr(self, method)(actor, **members)
+
+        def work(tx: Transaction) -> Any:
+            inside = self._inside(tx)
+            inside.expect(expectation)
+            return getattr(inside, method)(actor, **members)
+
+        return self.db.run(work)
+
+    def expect(self, expectation: Expectation) -> None:
+        """Lock an object until the transaction ends, and see whether it is as expected.
+
+        :raises NipapNonExistentError: it is not there. NipapChangedError: it is, and not as expected.
+        """
+        kind = _KINDS[expectation.kind]
+        condition = equals(kind.key, expectation.key)
+
+        def look(tx: Transaction) -> list[Object]:
+            # A statement of its own: what is read then is what nobody else can change any more.
+            rows.lock(tx, expectation.kind, expectation.key)
+            return kind.find(tx, condition, Page(1, 0), *(() if kind is not _PREFIXES else (Surroundings(),)))
+
+        found = self.db.run(look)
+        if not found:
+            raise NipapNonExistentError(f'There is no {expectation.kind} {expectation.key}')
+        if not expectation.holds(found[0]):
+            raise NipapChangedError(f'The {expectation.kind} {expectation.key} is not as expected, it was changed')
 
     def _known(self, work: Callable[[Transaction], T]) -> T:
         """Run work that finds out itself whether it was committed, until its outcome is known."""
@@ -552,6 +614,15 @@ class Kind:
             return None
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """What is expected of an object before it is changed: `kind` is vrf, pool, asn or prefix; `key` is its number."""
+
+    kind: str
+    key: int
+    holds: Callable[[Object], bool]
+
+
 _VRFS = Kind(vrfs, VRF, VRF['id'], vrfs.find, smart_parsing.parse_vrf_query)
 _POOLS = Kind(pools, POOL, POOL['id'], pools.find, smart_parsing.parse_pool_query)
 _ASNS = Kind(asns, ASN, ASN['asn'], asns.find, smart_parsing.parse_asn_query)
@@ -564,6 +635,7 @@ _PREFIXES = Kind(
     read_prefix_options,
     searches.search_all,
 )
+_KINDS = {'vrf': _VRFS, 'pool': _POOLS, 'asn': _ASNS, 'prefix': _PREFIXES}
 _TAGS = Kind(None, TAG, TAG['name'], tags.find, smart_parsing.parse_pool_query)
 
 

@@ -12,6 +12,7 @@ class NipapError(Exception):
 
     code = 1000
     position: int | None = None  # of many things asked for at once, which one this is about
+    attribute: str | None = None  # the one whose value was refused, where that is known
 
 
 class NipapUnavailableError(NipapError):
@@ -54,6 +55,18 @@ class NipapNoSuchOperatorError(NipapInputError):
     code = 1130
 
 
+class NipapTooLargeError(NipapInputError):
+    """A request that is larger than what is accepted."""
+
+    code = 1100
+
+
+class NipapMediaTypeError(NipapInputError):
+    """A request that is in no format that is read."""
+
+    code = 1100
+
+
 class NipapValueError(NipapError):
     """A value that is not acceptable, or a change that would break a rule of the tree."""
 
@@ -90,6 +103,12 @@ class NipapKeyReusedError(NipapDuplicateError):
     code = 1410
 
 
+class NipapChangedError(NipapError):
+    """The object is not, or no longer, as the caller expects it to be; nothing was changed."""
+
+    code = 1600
+
+
 class AuthError(NipapError):
     """Something about authentication or authorization."""
 
@@ -106,6 +125,16 @@ class AuthenticationFailedError(AuthError):
     """The credentials are not valid."""
 
     code = 1510
+
+
+class TooManyLoginsError(AuthenticationFailedError):
+    """Too many credentials were not valid; others are looked at after a while."""
+
+    code = 1510
+
+    def __init__(self, text: str, retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class AuthorizationFailedError(AuthError):

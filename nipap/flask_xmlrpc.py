@@ -10,32 +10,25 @@ import inspect
 import logging
 import secrets
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 from typing import NamedTuple
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
 from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from nipap import waiting
 from nipap.authlib import Authenticator, Credentials, make_actor
 from nipap.backend import METHODS, TAKE_KEYS, Backend
 from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
 from nipap.http_auth import auth_options, credentials_from_request, idempotency_key
+from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.meter import SILENT, Meter
-from nipap.spool import GZIP, GZIP_LEVEL, Spool
+from nipap.spool import Spool
 from nipap.wire import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
 INTROSPECTION = ('system.listMethods', 'system.methodHelp', 'system.methodSignature')
-MAX_BODY = 10 * 2**20
 
-_WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
-_WORTH_A_TURN = 2**16  # a few milliseconds of encoding
-_WORTH_SPOOLING = 4 * 2**20  # plain answers below are not compressed only to be kept
 
 _log = logging.getLogger(__name__)
 _request_log = logging.getLogger('nipap.request')
@@ -108,8 +101,8 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         try:
             credentials = credentials_from_request(request, self._authenticator)
             record.user = credentials.username
-            method, parameters = decode_request(_read_body(request, self._max_body))
-            return _kept(_giving_way(response_parts(self._call(request, credentials, method, parameters, record))))
+            method, parameters = decode_request(read_body(request, self._max_body))
+            return kept(giving_way(response_parts(self._call(request, credentials, method, parameters, record))))
         except NipapError as exc:
             record.fault = exc.code
             if isinstance(exc, NipapUnavailableError):
@@ -183,84 +176,17 @@ def _only_struct(parameters: list[object]) -> dict[str, object]:
     return arguments
 
 
-def _read_body(request: Request, max_body: int) -> bytes:
-    if request.environ.get('HTTP_TRANSFER_ENCODING', '').lower() == 'chunked':
-        # No Content-Length says where such a body ends; servers give it out whole, but few declare that they do.
-        request.environ['wsgi.input_terminated'] = True
-    try:
-        body = request.get_data(cache=False, parse_form_data=False)
-    except RequestEntityTooLarge:
-        raise _too_large(max_body) from None
-    except ClientDisconnected:
-        raise NipapInputError('the body of the request is shorter than its Content-Length') from None
-    if len(body) > max_body:
-        raise _too_large(max_body)
-    encoding = request.headers.get('Content-Encoding', '').strip().lower()
-    if encoding in ('', 'identity'):
-        return body
-    if encoding in ('gzip', 'x-gzip'):
-        return _decompress(body, max_body)
-    raise NipapInputError(f"Content-Encoding '{encoding}' is not supported, gzip is")
-
-
-def _decompress(body: bytes, max_body: int) -> bytes:
-    stream = zlib.decompressobj(GZIP)
-    try:
-        plain = stream.decompress(body, max_body + 1)
-    except zlib.error:
-        raise NipapInputError('the body of the request is not gzip as its Content-Encoding says') from None
-    if len(plain) > max_body:
-        raise _too_large(max_body)
-    if not stream.eof or stream.unused_data:
-        raise NipapInputError('the body of the request is more or less than one gzip stream')
-    return plain
-
-
-def _too_large(max_body: int) -> NipapInputError:
-    return NipapInputError(f'the request is too large, {max_body} bytes are accepted')
-
-
-def _kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
-    """All parts of an answer; what they are read from has come to its end, however slowly they are taken."""
-    kept = []
-    size = 0
-    for part in parts:
-        kept.append(part)
-        size += len(part)
-        if size > _WORTH_SPOOLING:
-            return Spool(chain(kept, parts))
-    return kept
-
-
-def _giving_way(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """The same, and after what took a while to make it is somebody else's turn."""
-    for part in parts:
-        yield part
-        if len(part) > _WORTH_A_TURN:
-            waiting.give_way()
-
-
 def _respond(request: Request, answer: list[bytes] | Spool) -> Response:
     """Parts stay apart so that a big answer is put together only once, by the server."""
     size = answer.size if isinstance(answer, Spool) else sum(map(len, answer))
-    compress = size > _WORTH_COMPRESSING and _takes_gzip(request)
+    compress = size > WORTH_COMPRESSING and takes_gzip(request)
     if isinstance(answer, Spool):
         response = Response(answer.packed() if compress else answer.plain(), content_type='text/xml')
         response.headers['Content-Length'] = str(answer.packed_size if compress else size)
         response.call_on_close(answer.close)
     else:
-        response = Response(_compress(answer) if compress else answer, content_type='text/xml')
+        response = Response(compressed(answer) if compress else answer, content_type='text/xml')
     if compress:
         response.headers['Content-Encoding'] = 'gzip'
         response.headers['Vary'] = 'Accept-Encoding'
     return response
-
-
-def _takes_gzip(request: Request) -> bool:
-    # Most clients do not, and the header takes long to read.
-    return 'gzip' in request.environ.get('HTTP_ACCEPT_ENCODING', '').lower() and request.accept_encodings['gzip'] > 0
-
-
-def _compress(parts: list[bytes]) -> list[bytes]:
-    stream = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP)
-    return [*map(stream.compress, parts), stream.flush()]

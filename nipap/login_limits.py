@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nipap import waiting
-from nipap.errors import AuthenticationFailedError
+from nipap.errors import AuthenticationFailedError, TooManyLoginsError
 
 T = TypeVar('T')
 
@@ -224,9 +224,10 @@ class LoginLimits:
 def refusal(seconds: float) -> AuthenticationFailedError:
     """What a client is told that failed too often: the code of a wrong password, and when to come back."""
     whole = max(1, -int(-seconds // 1))
-    return AuthenticationFailedError(
+    return TooManyLoginsError(
         'Incorrect username or password: '
-        f'too many failed logins, try again in {whole} second{"s" if whole > 1 else ""}.'
+        f'too many failed logins, try again in {whole} second{"s" if whole > 1 else ""}.',
+        whole,
     )
 
 

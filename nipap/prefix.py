@@ -18,7 +18,7 @@ from nipap.errors import (
     NipapValueError,
 )
 from nipap.prefix_search import IDS
-from nipap.prefix_view import FROM, as_found, as_listed, read_few, read_page
+from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page
 from nipap.query import EVERYTHING, Condition, all_of, equals
 
 # ---------------------------------------------------------------- specs
@@ -137,17 +137,17 @@ def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> None:
     tx.ahead('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, network, stored, who))
 
 
-def get_added(tx: Transaction) -> dict[str, Any]:
+def get_added(tx: Transaction, shape: Shape = as_listed) -> dict[str, Any]:
     """The prefix that was added last, as add shows it."""
-    return read_few(tx, Condition('p.id = %s', (Expression("currval('prefix_id_seq')"),)), as_listed)[0]
+    return read_few(tx, Condition('p.id = %s', (Expression("currval('prefix_id_seq')"),)), shape)[0]
 
 
-def get_by_id(tx: Transaction, i: int) -> dict[str, Any]:
+def get_by_id(tx: Transaction, i: int, shape: Shape = as_listed) -> dict[str, Any]:
     """A prefix, as add shows it.
 
     :raises NipapNonExistentError: it was added, and has been removed since.
     """
-    found = read_few(tx, Condition('p.id = %s', (i,)), as_listed)
+    found = read_few(tx, Condition('p.id = %s', (i,)), shape)
     if not found:
         raise NipapNonExistentError(f'Prefix {i} was added, and removed by somebody else.')
     return found[0]
@@ -173,9 +173,9 @@ def add_many(tx: Transaction, attrs: Sequence[Mapping[str, object]], who: Who) -
     return list(tx.value('SELECT prefix_add_many(%s, %s::actor)', (rows.facts(items), who)))
 
 
-def get_many(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
+def get_many(tx: Transaction, ids: list[int], shape: Shape = as_listed) -> list[dict[str, Any]]:
     """Prefixes by id, as add shows them, in the order of the ids."""
-    found = {item['id']: item for item in read_page(tx, IDS, EVERYTHING, (ids,), as_listed, by_key=True)}
+    found = {item['id']: item for item in read_page(tx, IDS, EVERYTHING, (ids,), shape, by_key=True)}
     return [found[i] for i in ids]
 
 

@@ -103,12 +103,14 @@ def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str
 IDS = f'SELECT p.id, p.parent_id, true FROM {FROM} WHERE p.id = ANY (%s) ORDER BY {ORDER}'
 
 
-def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
+def find(
+    tx: Transaction, condition: Condition, page: Page | None = None, shape: Shape = as_listed
+) -> list[dict[str, Any]]:
     """The prefixes for which a condition holds, all or the first ones, as list and add show them."""
     if condition.unique:
-        return read_few(tx, condition, as_listed)
+        return read_few(tx, condition, shape)
     sql, params, by_key = _plan(condition, page)
-    return read_page(tx, sql, condition, params, as_listed, by_key=by_key)
+    return read_page(tx, sql, condition, params, shape, by_key=by_key)
 
 
 def search(tx: Transaction, condition: Condition, page: Page, around: Surroundings) -> list[dict[str, Any]]:
@@ -176,16 +178,18 @@ AT_ONCE = 500
 _NAMED = 'SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::boolean[])'
 
 
-def find_at_most(tx: Transaction, condition: Condition, most: int) -> list[dict[str, Any]] | None:
+def find_at_most(
+    tx: Transaction, condition: Condition, most: int, shape: Shape = as_listed
+) -> list[dict[str, Any]] | None:
     """As `find`; None when there are more."""
-    found = find(tx, condition, Page(most + 1, 0))
+    found = find(tx, condition, Page(most + 1, 0), shape)
     return found if len(found) <= most else None
 
 
-def find_all(tx: Transaction, condition: Condition) -> Iterator[list[dict[str, Any]]]:
+def find_all(tx: Transaction, condition: Condition, shape: Shape = as_listed) -> Iterator[list[dict[str, Any]]]:
     """What `find` returns, some at a time; in a transaction that sees one state of the tree (`Database.snapshot`)."""
     sql, params, _ = _plan(condition, None)
-    yield from _read_named(tx, sql, params, as_listed)
+    yield from _read_named(tx, sql, params, shape)
 
 
 def search_all(

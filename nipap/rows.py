@@ -46,6 +46,22 @@ def find_keys(tx: Transaction, sql: str, condition: Condition) -> list[int]:
     return [int(row[0]) for row in found]
 
 
+# In the order in which everybody locks: what is above a prefix before it, members before their pool.
+_LOCKS = {
+    'vrf': 'SELECT 1 FROM vrf WHERE id = %s FOR NO KEY UPDATE',
+    'pool': 'SELECT lock_pool_members(%s)',
+    'asn': 'SELECT 1 FROM asn WHERE asn = %s FOR NO KEY UPDATE',
+    'prefix': 'SELECT 1 FROM lock_with_parent(%s)',
+}
+_LARGEST = {'vrf': 2**31 - 1, 'pool': 2**31 - 1}  # of their keys; other keys are bigint
+
+
+def lock(tx: Transaction, kind: str, key: int) -> None:
+    """Lock an object, if it is there, for a change of any kind until the transaction ends."""
+    if key <= _LARGEST.get(kind, 2**63 - 1):
+        tx.execute(_LOCKS[kind], (key,))
+
+
 def run_search(
     tx: Transaction, sql: str, condition: Condition, params: Iterable[Any], *, by_key: bool = False
 ) -> list[tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nipap import connecting, waiting
+from nipap import connecting, flask_rest, flask_rest_v1, waiting
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
@@ -97,6 +97,8 @@ class Service:
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
+            flask_rest.add_to(application, backend, authenticator, max_body=self.settings.max_body)
+            flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body)
             container = Container(self._dressed(application, note_answer), fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)

@@ -34,7 +34,17 @@ FLOORS = {
         'restore',
     ),
     'logic': ('local_users', 'login_limits', 'authlib', 'batch', 'backend'),
-    'transports': ('http_auth', 'spool', 'flask_xmlrpc'),
+    'transports': (
+        'http_auth',
+        'spool',
+        'http_body',
+        'flask_xmlrpc',
+        'rest_objects',
+        'rest_problems',
+        'rest_openapi',
+        'flask_rest',
+        'flask_rest_v1',
+    ),
     'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 }
 DAEMON = (

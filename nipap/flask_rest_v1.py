@@ -1,0 +1,173 @@
+"""The older REST endpoint, ``/rest/v1/prefixes``: frozen, for clients that were written for it.
+
+Answers are those that were recorded: HTTP 200 or, whatever is wrong with a call, 500 with the code and text of the
+fault; 401 for who proves nothing. New clients use `nipap.flask_rest`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+
+from nipap.attributes import PREFIX
+from nipap.authlib import Actor, Authenticator, make_actor
+from nipap.backend import Backend
+from nipap.errors import (
+    AuthenticationFailedError,
+    AuthenticationMissingError,
+    NipapError,
+    NipapMissingInputError,
+)
+from nipap.http_auth import credentials_from_request
+from nipap.http_body import MAX_BODY, read_body
+from nipap.rest_objects import COUNTERS, decode
+
+PATH = '/rest/v1/prefixes'
+
+_OPTIONS = ('max_result', 'offset', 'include_all_parents', 'include_all_children', 'parents_depth', 'children_depth')
+_ALLOCATION = {'fromPoolName', 'fromPoolId', 'fromPrefix', 'prefixLength', 'family'}
+_WITHOUT_PROOF = {'message': 'Unauthorized'}
+
+_log = logging.getLogger(__name__)
+
+
+def add_to(app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY) -> None:
+    """Have an application offer the endpoint."""
+    endpoint = _Endpoint(backend, authenticator, max_body)
+    for method, answer in (
+        ('GET', endpoint.search),
+        ('POST', endpoint.add),
+        ('PUT', endpoint.edit),
+        ('DELETE', endpoint.remove),
+    ):
+        app.add_url_rule(PATH, f'rest v1 {method}', endpoint.view(answer), methods=[method])
+
+
+class _Endpoint:
+    """Its four methods; what selects is in the query string, what is set in the body."""
+
+    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int) -> None:
+        self._backend = backend
+        self._authenticator = authenticator
+        self._max_body = max_body
+
+    def view(self, call: Callable[[Actor, dict[str, str]], object]) -> Callable[[], Response]:
+        """A method with authentication before it, whose answer or error is written as JSON."""
+
+        def answer() -> Response:
+            request: Request = request_ctx.request
+            try:
+                return _json(200, _plain(call(self._actor(request), request.args.to_dict())))
+            except AuthenticationMissingError:
+                return _challenge(_WITHOUT_PROOF)
+            except _UnauthorizedError as exc:
+                return _challenge(_error(401, str(exc)))
+            except NipapError as exc:
+                return _json(500, _error(exc.code, str(exc)))
+            except Exception:
+                request_id = secrets.token_hex(4)
+                _log.exception('internal error in %s, request id %s', PATH, request_id)
+                return _json(500, _error(NipapError.code, f'Internal error, request id {request_id}'))
+
+        return answer
+
+    def _actor(self, request: Request) -> Actor:
+        source = request.headers.get('NIPAP-Authoritative-Source')
+        try:
+            credentials = credentials_from_request(request, self._authenticator)
+        except AuthenticationFailedError as exc:
+            raise _UnauthorizedError(str(exc).rstrip('.')) from exc
+        if source is None:
+            raise _UnauthorizedError('Missing/invalid authentication options in request.')
+        options = {
+            'authoritative_source': source,
+            'username': request.headers.get('NIPAP-Username'),
+            'full_name': request.headers.get('NIPAP-Full-Name'),
+        }
+        return make_actor(credentials, options)
+
+    def _body(self) -> Any:
+        body = read_body(request_ctx.request, self._max_body)
+        return decode(body) if body else None
+
+    def search(self, actor: Actor, args: dict[str, str]) -> object:
+        """The prefixes for which every parameter holds."""
+        options = {name: args.pop(name) for name in _OPTIONS if name in args}
+        if not args:
+            raise NipapMissingInputError("'val1' must be specified")
+        return self._backend.search_prefix(actor, _query(args), options)['result']
+
+    def add(self, actor: Actor, args: dict[str, str]) -> object:
+        """Add the prefix of the body, or allocate one as the parameters say."""
+        sent = self._body()
+        return self._backend.add_prefix(actor, sent, _allocation(args) if _ALLOCATION & args.keys() else None)
+
+    def edit(self, actor: Actor, args: dict[str, str]) -> object:
+        """Edit the prefixes that the parameters select."""
+        return self._backend.edit_prefix(actor, args, self._body())
+
+    def remove(self, actor: Actor, args: dict[str, str]) -> object:
+        """Remove the prefix that the parameters name; what is answered tells which."""
+        recursive = args.pop('recursive', None)
+        named: object = args
+        if 'id' in args:
+            found = [item for item in self._backend.list_prefix(actor, args) if isinstance(item, dict)]
+            named = {name: found[0][name] for name in ('prefix', 'vrf_id')} if found else args
+        self._backend.remove_prefix(actor, args, recursive)
+        return named
+
+
+class _UnauthorizedError(Exception):
+    """Why somebody is not let in."""
+
+
+def _query(args: dict[str, str]) -> dict[str, Any]:
+    """Text is matched as a pattern, without regard to case; anything else must be equal."""
+    query: dict[str, Any] = {}
+    for name, value in args.items():
+        text = name in PREFIX and PREFIX[name].kind == 'text' and name != 'display_prefix'
+        one = {'operator': 'regex_match' if text else 'equals', 'val1': name, 'val2': value}
+        query = {'operator': 'and', 'val1': query, 'val2': one} if query else one
+    return query
+
+
+def _allocation(args: dict[str, str]) -> dict[str, Any]:
+    names = {'prefixLength': 'prefix_length', 'family': 'family'}
+    asked: dict[str, Any] = {ours: args[theirs] for theirs, ours in names.items() if theirs in args}
+    if 'fromPoolName' in args or 'fromPoolId' in args:
+        by_name = 'fromPoolName' in args
+        asked['from-pool'] = {'name': args['fromPoolName']} if by_name else {'id': args['fromPoolId']}
+    if 'fromPrefix' in args:
+        asked['from-prefix'] = [args['fromPrefix']]
+    return asked
+
+
+def _plain(answer: object) -> object:
+    items: list[Any] = answer if isinstance(answer, list) else [answer]
+    for item in items:
+        item.update({name: str(item[name]) for name in _counters(item)})
+    return answer
+
+
+def _counters(item: dict[str, Any]) -> Iterator[str]:
+    return (name for name in COUNTERS & item.keys() if item[name] is not None)
+
+
+def _error(code: int, text: str) -> dict[str, object]:
+    return {'error': {'code': code, 'message': text}}
+
+
+def _challenge(content: object) -> Response:
+    response = _json(401, content)
+    response.headers['WWW-Authenticate'] = 'Basic realm="nipap", charset="UTF-8"'
+    return response
+
+
+def _json(status: int, content: object) -> Response:
+    return Response(orjson.dumps(content), status, content_type='application/json')

@@ -1,0 +1,146 @@
+"""Objects as JSON: the resources there are, what their members look like, and the tag that tells two states apart.
+
+Counters (attributes of kind ``number``) are decimal strings whatever their size, since those of IPv6 pass what clients
+read exactly; timestamps are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, shown
+from nipap.errors import NipapError, NipapInputError, NipapValueError
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A collection of the API: its name in paths, the kind of its objects in methods, and what names one of them."""
+
+    plural: str
+    kind: str
+    key: str
+    table: Table
+
+    @cached_property
+    def counters(self) -> Collection[str]:
+        """The attributes that are decimal strings."""
+        return tuple(name for name, attribute in self.table.items() if attribute.kind == 'number')
+
+    @property
+    def fields(self) -> Collection[str]:
+        """The members that an answer can have."""
+        return (*self.table, 'match') if self.kind == 'prefix' else self.table
+
+
+RESOURCES = (
+    Resource('vrfs', 'vrf', 'id', VRF),
+    Resource('pools', 'pool', 'id', POOL),
+    Resource('prefixes', 'prefix', 'id', PREFIX),
+    Resource('asns', 'asn', 'asn', ASN),
+)
+TAGS = Resource('tags', 'tag', 'name', TAG)
+
+COUNTERS = frozenset(name for resource in RESOURCES for name in resource.counters)
+
+
+def encode(value: Any) -> bytes:
+    """Anything that `plain` has returned as JSON.
+
+    :raises NipapError: it nests too deeply.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+    except orjson.JSONEncodeError as exc:
+        raise NipapValueError('The answer nests too deeply for JSON') from exc
+
+
+def decode(body: bytes) -> Any:
+    """The value that a body holds.
+
+    :raises NipapInputError: it is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise NipapInputError(f'The body is no JSON: {exc}') from None
+
+
+def tag_of(item: Object) -> str:
+    """The entity tag of one object: another one as soon as anything that is shown of it differs."""
+    return digest(orjson.dumps(alone(item), option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z))
+
+
+def digest(content: bytes) -> str:
+    """The entity tag of content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def alone(item: Object) -> Object:
+    """An object that is no part of a search."""
+    plain_one(item)
+    item.pop('match', None)
+    return item
+
+
+def plain_one(item: Object) -> None:
+    """Make an object what JSON can say, in place."""
+    plain_many((item,), [name for name in COUNTERS if name in item])
+
+
+def plain_many(items: Iterable[Object], counters: Collection[str]) -> None:
+    """Make objects that have these counters what JSON can say, in place."""
+    for item in items:
+        item.pop('display', None)
+        for name in counters:
+            value = item[name]
+            if value is not None:
+                item[name] = str(value)
+
+
+def plain(value: Any) -> Any:
+    """The answer of any call as what JSON can say; objects are changed in place."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        item = dict(value)
+        plain_one(item)
+        if isinstance(item.get('result'), list):
+            item['result'] = plain(item['result'])
+        return item
+    return value
+
+
+def read_fields(text: str | None, resource: Resource) -> list[str] | None:
+    """The members that an answer is cut to; None: it is not cut.
+
+    :raises NipapInputError: naming the one that there is not.
+    """
+    if not text:
+        return None
+    names = [name.strip() for name in text.split(',')]
+    for name in names:
+        if name not in resource.fields:
+            error: NipapError = NipapInputError(f'Unknown member {shown(name)} in fields, known: {known(resource)}')
+            error.attribute = name
+            raise error
+    return names
+
+
+def known(resource: Resource) -> str:
+    """The names of the members, for error texts."""
+    return ', '.join(resource.fields)
+
+
+def cut(items: list[Object], fields: list[str] | None) -> list[Object]:
+    """The objects with no members but these."""
+    if fields is None:
+        return items
+    return [{name: item[name] for name in fields if name in item} for item in items]

@@ -1,0 +1,540 @@
+"""The description of the REST interface: OpenAPI 3.1 from the tables of attributes and methods, and a page.
+
+What an attribute means is said in `nipap.attributes`, what a call does in the docstrings of `nipap.backend`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
+from http import HTTPStatus
+from importlib import resources
+from typing import Any
+
+from flask import Flask, Response
+from flask.globals import request_ctx
+from werkzeug.exceptions import NotFound
+
+from nipap import __version__
+from nipap.attributes import Attribute
+from nipap.backend import METHODS, Backend
+from nipap.rest_objects import RESOURCES, TAGS, Resource, digest, encode
+from nipap.rest_problems import CONTENT_TYPE, STATUSES
+
+Schema = dict[str, Any]
+
+PAGE = '/api/docs'
+FILES = {
+    'swagger-ui.css': 'text/css',
+    'swagger-ui-bundle.js': 'text/javascript',
+    'favicon-32x32.png': 'image/png',
+}
+START = """window.onload = () => SwaggerUIBundle({
+  url: '/api/v1/openapi.json', dom_id: '#swagger-ui', deepLinking: true, validatorUrl: null
+});
+"""
+HTML = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>nipapd REST API</title>
+<link rel="stylesheet" href="{PAGE}/swagger-ui.css">
+<link rel="icon" type="image/png" href="{PAGE}/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="{PAGE}/swagger-ui-bundle.js"></script>
+<script src="{PAGE}/start.js"></script>
+</body>
+</html>
+"""
+# Nothing from any other host, no script but these files. The page sets styles of elements, and has pictures inline.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def add_to(app: Flask, root: str) -> None:
+    """Have an application serve the description below `root`, and the page."""
+
+    def description() -> Response:
+        return _static(_encoded(root), 'application/json')
+
+    def page() -> Response:
+        return _static(HTML.encode(), 'text/html; charset=utf-8')
+
+    def file(name: str) -> Response:
+        if name == 'start.js':
+            return _static(START.encode(), 'text/javascript')
+        if name not in FILES:
+            raise NotFound
+        return _static(_file(name), FILES[name])
+
+    app.add_url_rule(f'{root}/openapi.json', 'openapi', description, methods=['GET'])
+    app.add_url_rule(PAGE, 'docs', page, methods=['GET'])
+    app.add_url_rule(f'{PAGE}/<name>', 'docs file', file, methods=['GET'])
+
+
+@cache
+def _encoded(root: str) -> bytes:
+    return encode(describe(root))
+
+
+@cache
+def _file(name: str) -> bytes:
+    """A file of Swagger UI. Found as one of a package: its directory has its version in its name."""
+    vendor = resources.files('swagger_ui_bundle') / 'vendor'
+    (directory,) = (place for place in vendor.iterdir() if place.is_dir())
+    return (directory / name).read_bytes()
+
+
+def _static(content: bytes, content_type: str) -> Response:
+    response = Response(content, content_type=content_type)
+    response.set_etag(digest(content))
+    response.headers['Cache-Control'] = 'no-cache'
+    response.headers['Content-Security-Policy'] = POLICY
+    response.headers['X-Content-Type-Options'] = 'nosniff'
+    response.headers['Referrer-Policy'] = 'no-referrer'
+    response.make_conditional(request_ctx.request)
+    return response
+
+
+# ---------------------------------------------------------------- the description
+
+
+def describe(root: str) -> Schema:
+    """The whole description as a value that JSON can say."""
+    paths: dict[str, Schema] = {}
+    for resource in RESOURCES:
+        paths |= _collection(resource)
+    paths |= _looking(TAGS)
+    paths |= _calls()
+    return {
+        'openapi': '3.1.0',
+        'jsonSchemaDialect': 'https://json-schema.org/draft/2020-12/schema',
+        'info': {
+            'title': 'nipapd',
+            'version': __version__,
+            'summary': 'IP address management: VRFs, pools, prefixes and AS numbers.',
+            'description': _sentence(inspect.getdoc(inspect.getmodule(Backend)) or ''),
+            'license': {'name': 'MIT', 'identifier': 'MIT'},
+        },
+        'servers': [{'url': root}],
+        'security': [{'basic': []}, {'bearer': []}],
+        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)] + [{'name': 'calls'}],
+        'paths': paths,
+        'components': {
+            'schemas': _schemas(),
+            'parameters': _PARAMETERS,
+            'headers': _HEADERS,
+            'responses': _problems(),
+            'securitySchemes': {
+                'basic': {'type': 'http', 'scheme': 'basic'},
+                'bearer': {'type': 'http', 'scheme': 'bearer', 'bearerFormat': 'JWT'},
+            },
+        },
+    }
+
+
+def _sentence(text: str) -> str:
+    """The words of a docstring for readers of Markdown."""
+    return re.sub(r'``', '`', text.partition('\n>>>')[0].strip())
+
+
+# ---- schemas
+
+_INTEGER: Schema = {'type': 'integer'}
+_TEXT: Schema = {'type': 'string'}
+_KINDS: Mapping[str, Schema] = {
+    'text': _TEXT,
+    'rt': _TEXT,
+    'network': _TEXT,
+    'integer': _INTEGER,
+    'number': {'type': 'string', 'pattern': '^[0-9]+$'},
+    'boolean': {'type': 'boolean'},
+    'time': {'type': 'string', 'format': 'date-time'},
+    'expires': {'type': 'string', 'format': 'date-time'},
+    'enum': _TEXT,
+    'tags': {'type': 'array', 'items': _TEXT},
+    'networks': {'type': 'array', 'items': _TEXT},
+    'avps': {'type': 'object', 'additionalProperties': _TEXT},
+}
+_NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'prefix', 'family'})
+_REQUIRED = {
+    'vrf': ['rt', 'name'],
+    'pool': ['name', 'description', 'default_type'],
+    'prefix': ['prefix'],
+    'asn': ['asn'],
+}
+
+
+def _schemas() -> dict[str, Schema]:
+    found: dict[str, Schema] = {
+        'Query': {
+            'type': 'object',
+            'description': 'A comparison of the attribute `val1` with the value `val2`, or `and` or `or` of two '
+            'queries; `{}` is true of everything.',
+            'properties': {'operator': _TEXT, 'val1': {}, 'val2': {}},
+        },
+        'Operation': {
+            'type': 'object',
+            'required': ['method'],
+            'properties': {
+                'method': {'type': 'string', 'enum': sorted(METHODS.keys() - {'batch'})},
+                'args': {'type': 'object', 'description': 'The members of the call.'},
+            },
+        },
+        'Problem': {
+            'type': 'object',
+            'description': 'RFC 9457.',
+            'required': ['type', 'title', 'status', 'detail', 'code'],
+            'properties': {
+                'type': _TEXT,
+                'title': _TEXT,
+                'status': _INTEGER,
+                'detail': {'type': 'string', 'description': 'What was wrong, the value, and what would be accepted.'},
+                'code': {'type': 'integer', 'description': 'The permanent number of the error.'},
+                'attribute': {'type': 'string', 'description': 'The attribute or parameter that it is about.'},
+                'position': {'type': 'integer', 'description': 'The operation that it is about, from 0.'},
+            },
+        },
+    }
+    for resource in (*RESOURCES, TAGS):
+        name = resource.kind.capitalize()
+        shown = {key: _shown(attribute) for key, attribute in resource.table.items()}
+        more = {'match': {'type': 'boolean', 'description': 'Whether it matches, or is only around what does.'}}
+        found[name] = {
+            'type': 'object',
+            'description': 'With the parameter `fields` no more than these members.',
+            'properties': shown | (more if resource.kind == 'prefix' else {}),
+        }
+        found[f'{name}List'] = _list_of(name, smart=resource is not TAGS)
+        if resource is not TAGS:
+            found[f'{name}Attr'] = _settable(resource)
+            found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
+    found['Allocation'] = {
+        'type': 'object',
+        'additionalProperties': False,
+        'properties': {**_FREE, **found['PrefixAttr']['properties']},
+    }
+    return found
+
+
+def _shown(attribute: Attribute) -> Schema:
+    schema = dict(_KINDS[attribute.kind])
+    if attribute.choices:
+        schema['enum'] = list(attribute.choices)
+    if attribute.name not in _NEVER_NULL:
+        schema['type'] = [schema['type'], 'null']
+        if 'enum' in schema:
+            schema['enum'] = [*schema['enum'], None]
+    return {**schema, 'description': attribute.doc}
+
+
+def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
+    """What clients may send; what is required is not null."""
+    properties = {}
+    for name, attribute in resource.table.items():
+        if attribute.writable or name in required:
+            schema = _shown(attribute)
+            if name in required:
+                schema |= {'type': _KINDS[attribute.kind]['type']}
+                schema |= {'enum': list(attribute.choices)} if attribute.choices else {}
+            if attribute.low is not None:
+                schema |= {'minimum': attribute.low, 'maximum': attribute.high}
+            if attribute.kind == 'expires':
+                del schema['format']
+                schema['description'] += ' Also in words, such as `tomorrow`.'
+            properties[name] = schema
+    schema = {'type': 'object', 'additionalProperties': False, 'properties': properties}
+    return schema | ({'required': list(required)} if required else {})
+
+
+def _list_of(name: str, *, smart: bool) -> Schema:
+    after = {'type': ['string', 'null'], 'description': 'To ask for the next page with; null behind the last one.'}
+    properties: Schema = {'result': {'type': 'array', 'items': _ref('schemas', name)}, 'after': after}
+    if smart:
+        properties |= {
+            'interpretation': {'type': 'object', 'description': 'How the text `q` was understood.'},
+            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood.'},
+            'error_message': _TEXT,
+        }
+    return {'type': 'object', 'required': ['result', 'after'], 'properties': properties}
+
+
+def _ref(kind: str, name: str) -> Schema:
+    return {'$ref': f'#/components/{kind}/{name}'}
+
+
+# ---- parameters and headers
+
+
+def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
+    return {'name': name, 'in': where, 'required': where == 'path', 'schema': schema, 'description': text}
+
+
+_FREE: Mapping[str, Schema] = {
+    'prefix_length': {**_INTEGER, 'minimum': 0, 'maximum': 128, 'description': 'The default is that of the pool.'},
+    'family': {**_INTEGER, 'enum': [4, 6], 'description': 'Of a pool only.'},
+    'count': {**_INTEGER, 'minimum': 1, 'maximum': 1000, 'default': 1, 'description': 'How many; all or none.'},
+}
+_DEPTH = {'type': 'integer', 'minimum': -1}
+_TREE: Mapping[str, tuple[Schema, str]] = {
+    'parents_depth': (_DEPTH, 'So many levels above the matches too; -1: all.'),
+    'children_depth': (_DEPTH, 'So many levels below the matches too; -1: all.'),
+    'include_all_parents': ({'type': 'boolean'}, 'All above the matches too.'),
+    'include_all_children': ({'type': 'boolean'}, 'All below the matches too.'),
+    'include_neighbors': ({'type': 'boolean'}, 'The other hosts of their assignments too.'),
+    'parent_prefix': (_INTEGER, 'This prefix, by id, and its children instead.'),
+}
+_KEY = {'type': 'integer', 'minimum': 0, 'maximum': 10**18 - 1}
+_PARAMETERS: dict[str, Schema] = {
+    'key': _parameter('key', 'path', _KEY, 'The `id`; of an AS number, the number.'),
+    'q': _parameter('q', 'query', _TEXT, 'Text to search for, understood as people write it.'),
+    'limit': _parameter(
+        'limit', 'query', {'type': 'integer', 'minimum': 1, 'maximum': 10_000, 'default': 50}, 'How many at most.'
+    ),
+    'after': _parameter('after', 'query', _TEXT, 'Where the page begins: what the answer before had as `after`.'),
+    'fields': _parameter('fields', 'query', _TEXT, 'No members but these, separated by commas.'),
+    'recursive': _parameter('recursive', 'query', {'type': 'boolean'}, 'Remove everything inside too.'),
+    'IfMatch': _parameter('If-Match', 'header', _TEXT, 'Only if the object still has this tag, else 412.'),
+    'IfNoneMatch': _parameter('If-None-Match', 'header', _TEXT, '304 if the answer still has this tag.'),
+    'IdempotencyKey': _parameter(
+        'Idempotency-Key',
+        'header',
+        {**_TEXT, 'minLength': 1, 'maxLength': 255},
+        'The change is made once for each key.',
+    ),
+    'Source': _parameter('NIPAP-Authoritative-Source', 'header', _TEXT, 'The system that a change comes from.'),
+    'Username': _parameter('NIPAP-Username', 'header', _TEXT, 'On whose behalf; from trusted users.'),
+    'FullName': _parameter('NIPAP-Full-Name', 'header', _TEXT, 'The full name of that one.'),
+    **{name: _parameter(name, 'query', schema, text) for name, (schema, text) in _TREE.items()},
+    **{
+        f'free_{name}': _parameter(
+            name, 'query', {k: v for k, v in schema.items() if k != 'description'}, schema['description']
+        )
+        for name, schema in _FREE.items()
+    },
+}
+_HEADERS: dict[str, Schema] = {
+    'ETag': {'description': 'Tells this state of the content from any other.', 'schema': _TEXT},
+    'Location': {'description': 'Where what was added is.', 'schema': _TEXT},
+    'Link': {'description': 'With `rel="next"`: the next page.', 'schema': _TEXT},
+}
+
+
+def _parameters(names: Iterable[str]) -> list[Schema]:
+    return [_ref('parameters', name) for name in names]
+
+
+_ACTOR = ('Source', 'Username', 'FullName')
+_LOOK = ('IfNoneMatch',)
+_CHANGE = (*_ACTOR, 'IdempotencyKey')
+
+
+def _filters(resource: Resource) -> list[Schema]:
+    return [
+        _parameter(name, 'query', _as_parameter(attribute), f'Equal to this; nothing: null. {attribute.doc}')
+        for name, attribute in resource.table.items()
+        if attribute.kind not in ('avps',)
+    ]
+
+
+def _as_parameter(attribute: Attribute) -> Schema:
+    if attribute.kind in ('tags', 'networks'):
+        return {'type': 'array', 'items': _TEXT}
+    if attribute.choices:
+        return {'type': 'string', 'enum': [*attribute.choices, '']}
+    return _TEXT
+
+
+# ---- answers
+
+
+def _content(schema: Schema) -> Schema:
+    return {'application/json': {'schema': schema}}
+
+
+def _answer(text: str, schema: Schema | None = None, headers: Iterable[str] = ()) -> Schema:
+    answer: Schema = {'description': text}
+    if schema is not None:
+        answer['content'] = _content(schema)
+    if headers:
+        answer['headers'] = {name: _ref('headers', name) for name in headers}
+    return answer
+
+
+def _statuses() -> list[int]:
+    return sorted({*STATUSES.values(), 500})
+
+
+def _problems() -> dict[str, Schema]:
+    """An answer for each status of an error, with the codes that it may carry."""
+    found = {}
+    for status in _statuses():
+        codes = sorted({error.code for error, its in STATUSES.items() if its == status})
+        text = HTTPStatus(status).phrase + (f' ({", ".join(map(str, codes))})' if codes else '')
+        found[f'Problem{status}'] = {
+            'description': text,
+            'content': {CONTENT_TYPE: {'schema': _ref('schemas', 'Problem')}},
+        }
+    return found
+
+
+def _operation(
+    name: str,
+    tag: str,
+    text: str,
+    answers: Mapping[str, Schema],
+    parameters: Iterable[Schema] = (),
+    body: Schema | None = None,
+) -> Schema:
+    problems = {str(status): _ref('responses', f'Problem{status}') for status in _statuses()}
+    operation: Schema = {
+        'operationId': name,
+        'tags': [tag],
+        'summary': name.replace('_', ' ').capitalize(),
+        'description': _sentence(text),
+        'parameters': list(parameters),
+        'responses': {**answers, **problems},
+    }
+    if body is not None:
+        operation['requestBody'] = {'required': True, 'content': _content(body)}
+    return operation
+
+
+def _of(method: str) -> str:
+    """What a method of the backend says about itself."""
+    return inspect.getdoc(getattr(Backend, method)) or ''
+
+
+# ---- paths
+
+
+def _looking(resource: Resource) -> dict[str, Schema]:
+    """Listing and searching."""
+    name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
+    options = _parameters(['limit', 'after', 'fields', *(_TREE if kind == 'prefix' else ()), *_ACTOR])
+    found = {'200': _answer('A page.', _ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
+    text = _parameters(['q']) if resource is not TAGS else []
+    listing = _operation(
+        f'list_{kind}',
+        resource.plural,
+        'Those for which every parameter holds, and that the text `q` matches.',
+        found,
+        [*text, *options, *_parameters(_LOOK), *_filters(resource)],
+    )
+    members = {'query': _ref('schemas', 'Query'), **({'q': _TEXT} if resource is not TAGS else {})}
+    asked: Schema = {'type': 'object', 'additionalProperties': False, 'properties': members}
+    searching = _operation(
+        f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, options, asked
+    )
+    return {path: {'get': listing}, f'{path}/search': {'post': searching}}
+
+
+def _collection(resource: Resource) -> dict[str, Schema]:
+    """All paths of objects that can be changed."""
+    name, kind, plural = resource.kind.capitalize(), resource.kind, resource.plural
+    one, key = _ref('schemas', name), _parameters(['key'])
+    fields = _parameters(['fields'])
+    paths = _looking(resource)
+    paths[f'/{plural}']['post'] = _operation(
+        f'add_{kind}',
+        plural,
+        _of(f'add_{kind}'),
+        {'201': _answer('It was added.', one, ['ETag', 'Location'])},
+        [*fields, *_parameters(_CHANGE)],
+        _ref('schemas', f'{name}New'),
+    )
+    shown = _answer('The object.', one, ['ETag'])
+    recursive = _parameters(['recursive']) if kind == 'prefix' else []
+    paths[f'/{plural}/{{key}}'] = {
+        'get': _operation(
+            f'get_{kind}',
+            plural,
+            f'One {kind}.',
+            {'200': shown, '304': _answer('As before.')},
+            [*key, *fields, *_parameters((*_ACTOR, *_LOOK))],
+        ),
+        'patch': _operation(
+            f'edit_{kind}',
+            plural,
+            _of(f'edit_{kind}'),
+            {'200': shown},
+            [*key, *fields, *_parameters((*_CHANGE, 'IfMatch'))],
+            _ref('schemas', f'{name}Attr'),
+        ),
+        'delete': _operation(
+            f'remove_{kind}',
+            plural,
+            _of(f'remove_{kind}'),
+            {'204': _answer('It was removed.')},
+            [*key, *recursive, *_parameters((*_CHANGE, 'IfMatch'))],
+        ),
+    }
+    return paths
+
+
+def _calls() -> dict[str, Schema]:
+    """The paths that are no collection."""
+    prefixes: Schema = {'type': 'array', 'items': _ref('schemas', 'Prefix')}
+    paths: dict[str, Schema] = {
+        '/version': {
+            'get': _operation(
+                'version', 'calls', _of('version'), {'200': _answer('It.', _VERSIONS)}, _parameters(_ACTOR)
+            )
+        },
+        '/batch': {
+            'post': _operation(
+                'batch',
+                'calls',
+                _of('batch'),
+                {'200': _answer('The answers, in order.', _result({'type': 'array'}))},
+                _parameters(_CHANGE),
+                _BATCH,
+            )
+        },
+    }
+    for resource in RESOURCES:
+        if resource.kind in ('pool', 'prefix'):
+            path, family = f'/{resource.plural}/{{key}}', resource.kind == 'pool'
+            names = ['free_prefix_length', *(['free_family'] if family else []), 'free_count']
+            paths[f'{path}/allocations'] = {
+                'post': _operation(
+                    f'allocate_from_{resource.kind}',
+                    resource.plural,
+                    f'Allocate the lowest free blocks of this {resource.kind}: all that are asked for, or none.',
+                    {'201': _answer('The prefixes that were added.', _result(prefixes), ['Location'])},
+                    _parameters(['key', *_CHANGE]),
+                    _ref('schemas', 'Allocation'),
+                )
+            }
+            paths[f'{path}/free'] = {
+                'get': _operation(
+                    f'find_free_in_{resource.kind}',
+                    resource.plural,
+                    _of('find_free_prefix'),
+                    {'200': _answer('Free blocks.', _result({'type': 'array', 'items': _TEXT}))},
+                    _parameters(['key', *names, *_ACTOR]),
+                )
+            }
+    return paths
+
+
+def _result(schema: Schema) -> Schema:
+    return {'type': 'object', 'required': ['result'], 'properties': {'result': schema}}
+
+
+_VERSIONS: Schema = {'type': 'object', 'properties': {'version': _TEXT, 'db_version': _INTEGER}}
+_BATCH: Schema = {
+    'type': 'object',
+    'required': ['operations'],
+    'additionalProperties': False,
+    'properties': {
+        'operations': {'type': 'array', 'maxItems': 100_000, 'items': _ref('schemas', 'Operation')},
+        'return': {'type': 'string', 'enum': ['all', 'ids'], 'default': 'all'},
+    },
+}

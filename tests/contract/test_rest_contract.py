@@ -1,0 +1,442 @@
+"""What only the REST face has: resources, statuses, problems, tags, pages, headers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from contract_faces import USERS, basic
+from flask import Flask
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator, FormatChecker
+from werkzeug.test import TestResponse
+
+from nipap import flask_rest
+from nipap.authlib import Authenticator
+from nipap.backend import Backend
+from nipap.db import Database
+from nipap.rest_openapi import describe
+
+Ask = Callable[..., TestResponse]
+AUTH = {'Authorization': basic('alice', USERS['alice'][0])}
+
+
+@pytest.fixture
+def client(backend: Backend, sound: None, authenticator: Authenticator) -> FlaskClient:
+    app = Flask('test', static_folder=None)
+    flask_rest.add_to(app, backend, authenticator, max_body=100_000)
+    return app.test_client()
+
+
+@pytest.fixture
+def ask(client: FlaskClient) -> Ask:
+    """Sends a request as alice: `ask('POST', '/prefixes', {...}, Header_Name='value')`."""
+
+    def send(method: str, path: str, body: Any = None, /, **headers: str) -> TestResponse:
+        named = AUTH | {name.replace('_', '-'): value for name, value in headers.items()}
+        return client.open(f'/api/v1{path}', method=method, json=body, headers=named)
+
+    return send
+
+
+def add(ask: Ask, prefix: str, **attr: Any) -> dict[str, Any]:
+    answer = ask('POST', '/prefixes', {'prefix': prefix, 'type': 'reservation', 'description': 'x', **attr})
+    assert answer.status_code == 201, answer.json
+    return answer.json
+
+
+def refused(answer: TestResponse, status: int, code: int) -> dict[str, Any]:
+    """The problem that is told; it must be one."""
+    assert (answer.status_code, answer.content_type) == (status, 'application/problem+json'), answer.data
+    found: dict[str, Any] = answer.json
+    assert (found['status'], found['code'], found['type']) == (status, code, 'about:blank')
+    assert found['title']
+    assert found['detail']
+    return found
+
+
+def test_the_life_of_a_prefix(ask: Ask) -> None:
+    answer = ask('POST', '/prefixes', {'prefix': '2001:db8::/32', 'type': 'reservation', 'description': 'six'})
+    assert answer.status_code == 201
+    item = answer.json
+    assert answer.headers['Location'] == f'/api/v1/prefixes/{item["id"]}'
+    assert (item['total_addresses'], item['children'], item['expires']) == (str(2**96), 0, None)
+    assert item['added'].endswith('Z')
+    assert item['authoritative_source'] == 'nipap-rest'
+    path = f'/prefixes/{item["id"]}'
+    shown = ask('GET', path)
+    assert (shown.status_code, shown.json, shown.headers['ETag']) == (200, item, answer.headers['ETag'])
+    edited = ask('PATCH', path, {'description': 'other'})
+    assert (edited.status_code, edited.json['description']) == (200, 'other')
+    assert edited.headers['ETag'] != answer.headers['ETag']
+    assert ask('GET', path).headers['ETag'] == edited.headers['ETag']
+    listed = ask('GET', '/prefixes').json
+    assert [{k: v for k, v in one.items() if k != 'match'} for one in listed['result']] == [edited.json]
+    gone = ask('DELETE', path)
+    assert (gone.status_code, gone.data) == (204, b'')
+    refused(ask('GET', path), 404, 1300)
+    refused(ask('DELETE', path), 404, 1300)
+    refused(ask('PATCH', path, {'description': 'x'}), 404, 1300)
+
+
+@pytest.mark.parametrize(
+    ('plural', 'attr', 'key'),
+    [
+        ('vrfs', {'rt': '1:1', 'name': 'one'}, 'id'),
+        ('pools', {'name': 'one', 'description': 'd', 'default_type': 'assignment'}, 'id'),
+        ('asns', {'asn': 4200000001, 'name': 'one'}, 'asn'),
+    ],
+)
+def test_the_life_of_what_is_no_prefix(ask: Ask, plural: str, attr: dict[str, Any], key: str) -> None:
+    answer = ask('POST', f'/{plural}', attr)
+    item = answer.json
+    path = f'/{plural}/{item[key]}'
+    assert (answer.status_code, answer.headers['Location']) == (201, f'/api/v1{path}')
+    assert attr.items() <= item.items()
+    assert ask('GET', path).json == item
+    assert item in ask('GET', f'/{plural}').json['result']
+    assert ask('GET', f'/{plural}?name=one').json['result'] == [item]
+    refused(ask('POST', f'/{plural}', attr), 409, 1400)
+    assert ask('PATCH', path, {'name': 'two'}).json == {**item, 'name': 'two'}
+    assert ask('DELETE', path).status_code == 204
+    for method in ('GET', 'DELETE', 'PATCH'):
+        refused(ask(method, path, {'name': 'x'}), 404, 1300)
+
+
+def test_filters_and_smart_search(ask: Ask) -> None:
+    add(ask, '10.0.0.0/8', tags=['a', 'b'], avps={'k': 'v'})
+    add(ask, '10.1.0.0/16', type='assignment', description='office')
+    found = lambda path: [item['prefix'] for item in ask('GET', path).json['result']]  # noqa: E731
+    assert found('/prefixes?type=assignment&vrf_id=0') == ['10.1.0.0/16']
+    assert found('/prefixes?tags=a&tags=b') == ['10.0.0.0/8']
+    assert found('/prefixes?avps.k=v') == ['10.0.0.0/8']
+    assert found('/prefixes?comment=&vrf_rt=') == ['10.0.0.0/8', '10.1.0.0/16']
+    answer = ask('GET', '/prefixes?q=office&type=assignment').json
+    assert [item['prefix'] for item in answer['result']] == ['10.1.0.0/16']
+    assert answer['interpretation']
+    assert answer['error'] is False
+    assert ask('GET', '/prefixes?q="').json['error'] is True
+    query = {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'}
+    assert [i['prefix'] for i in ask('POST', '/prefixes/search', {'query': query}).json['result']] == ['10.1.0.0/16']
+    assert ask('POST', '/prefixes/search?type=host', {'query': query}).json['result'] == []
+    tree = ask('GET', '/prefixes?type=assignment&parents_depth=-1').json['result']
+    assert [(item['prefix'], item['match']) for item in tree] == [('10.0.0.0/8', False), ('10.1.0.0/16', True)]
+    assert ask('GET', '/tags').json['result'] == [{'name': 'a'}, {'name': 'b'}]
+    refused(ask('GET', '/prefixes?bogus=1'), 400, 1100)
+    for body in (
+        {'q': None},
+        {'query': None},
+        {'query': []},
+        {'query': 'x'},
+        {'q': 7},
+        {'q': '', 'query': False},
+        {'bogus': 1},
+    ):
+        refused(ask('POST', '/prefixes/search', body), 400, 1100)
+    refused(ask('GET', '/prefixes?vlan=x'), 422, 1200)
+    refused(ask('POST', '/prefixes/search', {'query': {'operator': '?', 'val1': 'id', 'val2': 1}}), 400, 1130)
+
+
+def test_pages(ask: Ask) -> None:
+    attrs = [{'prefix': f'10.0.{n}.0/24', 'type': 'assignment', 'description': 'x'} for n in range(7)]
+    operations = [{'method': 'add_prefix', 'args': {'attr': attr}} for attr in attrs]
+    assert len(ask('POST', '/batch', {'operations': operations, 'return': 'ids'}).json['result']) == 7
+    found = []
+    path = '/prefixes?limit=3&type=assignment&fields=prefix,id'
+    while path:
+        answer = ask('GET', path)
+        found += [item['prefix'] for item in answer.json['result']]
+        assert all(item.keys() == {'prefix', 'id'} for item in answer.json['result'])
+        link = answer.headers.get('Link', '')
+        assert bool(link) == (answer.json['after'] is not None)
+        path = link.removeprefix('</api/v1').removesuffix('>; rel="next"')
+    assert found == [attr['prefix'] for attr in attrs]
+    for n in range(5):
+        ask('POST', '/asns', {'asn': n + 1, 'name': 'x'})
+    first = ask('GET', '/asns?limit=3').json
+    second = ask('GET', f'/asns?limit=3&after={first["after"]}').json
+    assert [item['asn'] for item in first['result'] + second['result']] == [1, 2, 3, 4, 5]
+    assert second['after'] is None
+    for bad in ('limit=0', 'limit=10001', 'limit=x', 'after=x'):
+        assert refused(ask('GET', f'/prefixes?{bad}'), 422, 1200)
+        assert refused(ask('GET', f'/asns?{bad}'), 422, 1200)
+    refused(ask('GET', '/prefixes?limit=1&limit=2'), 400, 1100)
+    assert refused(ask('GET', '/prefixes?fields=bogus'), 400, 1100)['attribute'] == 'bogus'
+
+
+def test_a_page_is_the_same_in_pieces(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(9):
+        add(ask, f'10.{n}.0.0/16')
+    whole = ask('GET', '/prefixes?limit=8')
+    monkeypatch.setattr(flask_rest, '_AT_ONCE', 3)
+    assert ask('GET', '/prefixes?limit=8').data == whole.data
+    assert ask('GET', '/prefixes?limit=8').headers['Link'] == whole.headers['Link']
+    assert ask('GET', '/vrfs?limit=8').json['after'] is None
+
+
+def test_allocation(ask: Ask) -> None:
+    pool = ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}).json
+    member = add(ask, '10.0.0.0/24', pool_id=pool['id'])
+    path = f'/pools/{pool["id"]}'
+    assert ask('GET', f'{path}/free?family=4&prefix_length=26&count=2').json == {
+        'result': ['10.0.0.0/26', '10.0.0.64/26']
+    }
+    answer = ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'description': 'one'})
+    assert (answer.status_code, [item['prefix'] for item in answer.json['result']]) == (201, ['10.0.0.0/26'])
+    assert ask('GET', answer.headers['Location'].removeprefix('/api/v1')).json == answer.json['result'][0]
+    # all or none
+    refused(
+        ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'description': 'x', 'count': 4}),
+        404,
+        1300,
+    )
+    assert ask('GET', f'/prefixes/{member["id"]}').json['children'] == 1
+    one = refused(ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'vlan': 1}), 400, 1110)
+    assert (one['detail'], 'position' in one) == ('Either description or node must be specified.', False)
+    many = ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'description': 'x', 'count': 3})
+    assert [item['prefix'] for item in many.json['result']] == ['10.0.0.64/26', '10.0.0.128/26', '10.0.0.192/26']
+    inner = many.json['result'][0]['id']
+    got = ask('POST', f'/prefixes/{inner}/allocations', {'prefix_length': 32, 'type': 'host', 'description': 'h'})
+    assert got.json['result'][0]['prefix'] == '10.0.0.65/32'
+    assert ask('GET', f'/prefixes/{inner}/free?prefix_length=32').json == {'result': ['10.0.0.66']}
+    for kind in ('pools', 'prefixes'):
+        refused(ask('POST', f'/{kind}/99999/allocations', {'prefix_length': 32, 'family': 4}), 404, 1300)
+        refused(ask('GET', f'/{kind}/99999/free?prefix_length=32'), 404, 1300)
+    refused(ask('POST', f'{path}/allocations', {'family': 4, 'description': 'x', 'count': 1001}), 422, 1200)
+    refused(ask('POST', f'{path}/allocations', {'family': 5, 'description': 'x'}), 422, 1200)
+
+
+def test_an_allocation_in_another_vrf(ask: Ask) -> None:
+    vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
+    source = add(ask, '10.0.0.0/24', vrf_id=vrf['id'])
+    got = ask(
+        'POST',
+        f'/prefixes/{source["id"]}/allocations',
+        {'prefix_length': 26, 'type': 'assignment', 'node': None, 'description': 'x'},
+    )
+    assert [(item['prefix'], item['vrf_rt']) for item in got.json['result']] == [('10.0.0.0/26', '1:1')]
+    assert ask('GET', f'/prefixes/{source["id"]}/free?prefix_length=26').json == {'result': ['10.0.0.64/26']}
+
+
+def test_tags_of_objects(ask: Ask) -> None:
+    item = add(ask, '10.0.0.0/8')
+    path = f'/prefixes/{item["id"]}'
+    tag = ask('GET', path).headers['ETag']
+    assert ask('GET', path, If_None_Match=tag).status_code == 304
+    assert ask('GET', path, If_None_Match='"other"').status_code == 200
+    refused(ask('PATCH', path, {'description': 'y'}, If_Match='"other"'), 412, 1600)
+    refused(ask('DELETE', path, None, If_Match='"other"'), 412, 1600)
+    assert ask('GET', path).json == item
+    edited = ask('PATCH', path, {'description': 'y'}, If_Match=f'"other", {tag}')
+    assert edited.json['description'] == 'y'
+    refused(ask('PATCH', path, {'description': 'z'}, If_Match=tag), 412, 1600)
+    assert ask('PATCH', path, {'description': 'z'}, If_Match='*').status_code == 200
+    refused(ask('PATCH', '/prefixes/99999', {'description': 'z'}, If_Match='*'), 404, 1300)
+    refused(ask('DELETE', path, None, If_Match=edited.headers['ETag']), 412, 1600)
+    assert ask('DELETE', path, None, If_Match=ask('GET', path).headers['ETag']).status_code == 204
+    vrfs = ask('GET', '/vrfs')
+    assert ask('GET', '/vrfs', If_None_Match=vrfs.headers['ETag']).status_code == 304
+
+
+@pytest.mark.parametrize(
+    ('plural', 'attr'),
+    [
+        ('vrfs', {'rt': '1:1', 'name': 'one'}),
+        ('pools', {'name': 'one', 'description': 'd', 'default_type': 'assignment'}),
+        ('asns', {'asn': 1, 'name': 'one'}),
+    ],
+)
+def test_tags_of_what_is_no_prefix(ask: Ask, plural: str, attr: dict[str, Any]) -> None:
+    added = ask('POST', f'/{plural}', attr)
+    path = added.headers['Location'].removeprefix('/api/v1')
+    edited = ask('PATCH', path, {'name': 'two'}, If_Match=added.headers['ETag'])
+    assert edited.status_code == 200
+    refused(ask('PATCH', path, {'name': 'three'}, If_Match=added.headers['ETag']), 412, 1600)
+    refused(ask('DELETE', path, None, If_Match=added.headers['ETag']), 412, 1600)
+    assert ask('DELETE', path, None, If_Match=edited.headers['ETag']).status_code == 204
+
+
+def test_idempotency_keys(ask: Ask) -> None:
+    attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'}
+    first = ask('POST', '/prefixes', attr, Idempotency_Key='k1')
+    again = ask('POST', '/prefixes', attr, Idempotency_Key='"k1"')
+    assert (again.status_code, again.data, again.headers['Location']) == (201, first.data, first.headers['Location'])
+    assert again.headers['ETag'] == first.headers['ETag']
+    refused(ask('POST', '/prefixes', {**attr, 'description': 'y'}, Idempotency_Key='k1'), 422, 1410)
+    path = first.headers['Location'].removeprefix('/api/v1')
+    tag = first.headers['ETag']
+    # What was expected held when the change was made; it is made once.
+    for _ in range(2):
+        assert ask('PATCH', path, {'description': 'z'}, Idempotency_Key='k2', If_Match=tag).status_code == 200
+    refused(ask('PATCH', path, {'description': 'z'}, Idempotency_Key='k3', If_Match=tag), 412, 1600)
+    for _ in range(2):
+        assert ask('DELETE', path, None, Idempotency_Key='k4').status_code == 204
+    pool = ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}).json
+    source = add(ask, '10.0.0.0/24', pool_id=pool['id'])
+    for kind, number in (('pools', pool['id']), ('prefixes', source['id'])):
+        body = {'prefix_length': 30, 'type': 'assignment', 'description': 'x', 'count': 2}
+        if kind == 'pools':
+            body['family'] = 4
+        answers = [ask('POST', f'/{kind}/{number}/allocations', body, Idempotency_Key=f'a{kind}') for _ in range(2)]
+        assert answers[0].status_code == 201
+        assert answers[0].data == answers[1].data
+
+
+def test_who_calls(client: FlaskClient, ask: Ask, db: Database) -> None:
+    for headers in ({}, {'Authorization': 'Digest x'}):
+        answer = client.get('/api/v1/vrfs', headers=headers)
+        refused(answer, 401, 1500)
+        assert [value.split()[0] for value in answer.headers.getlist('WWW-Authenticate')] == ['Basic', 'Bearer']
+    refused(client.get('/api/v1/vrfs', headers={'Authorization': basic('alice', 'wrong')}), 401, 1510)
+    readonly = {'Authorization': basic('readonly', USERS['readonly'][0])}
+    assert client.get('/api/v1/vrfs', headers=readonly).status_code == 200
+    refused(client.post('/api/v1/vrfs', headers=readonly, json={}), 403, 1520)
+    refused(client.delete('/api/v1/vrfs/5', headers=readonly | {'If-Match': '*'}), 403, 1520)
+    gateway = {
+        'Authorization': basic('gateway', USERS['gateway'][0]),
+        'NIPAP-Username': 'eve',
+        'NIPAP-Full-Name': 'Ève'.encode().decode('latin-1'),
+        'NIPAP-Authoritative-Source': 'web',
+    }
+    assert client.post('/api/v1/asns', headers=gateway, json={'asn': 1, 'name': 'x'}).status_code == 201
+    entry = db.run(
+        lambda tx: tx.one('SELECT username, authenticated_as, full_name, authoritative_source FROM audit_log')
+    )
+    assert entry == ('eve', 'gateway', 'Ève', 'web')
+    refused(client.post('/api/v1/asns', headers=gateway | {'NIPAP-Read-Only': 'yes'}, json={'asn': 2}), 403, 1520)
+
+
+@pytest.mark.parametrize(
+    ('method', 'path', 'status', 'code'),
+    [
+        ('GET', '/bogus', 404, 1300),
+        ('GET', '', 404, 1300),
+        ('GET', '/prefixes/abc', 404, 1300),
+        ('GET', '/prefixes/-1', 404, 1300),
+        ('GET', '/prefixes/' + '9' * 18, 404, 1300),
+        ('GET', '/vrfs/' + '9' * 18, 404, 1300),
+        ('DELETE', '/vrfs/' + '9' * 18, 404, 1300),
+        ('DELETE', '/pools/' + '9' * 18, 404, 1300),
+        ('GET', '/prefixes/' + '9' * 5000, 404, 1300),
+        ('PUT', '/prefixes', 405, 1100),
+        ('POST', '/prefixes/1', 405, 1100),
+        ('POST', '/tags', 405, 1100),
+        ('PATCH', '/prefixes/search', 405, 1100),
+        ('GET', '/prefixes/search', 405, 1100),
+        ('DELETE', '/vrfs/0', 422, 1200),
+    ],
+)
+def test_paths_and_methods(ask: Ask, method: str, path: str, status: int, code: int) -> None:
+    answer = ask(method, path)
+    refused(answer, status, code)
+    assert ('Allow' in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize('path', ['/prefixes', '/vrfs', '/pools', '/asns', '/batch', '/prefixes/search'])
+def test_bodies_that_are_none(client: FlaskClient, path: str) -> None:
+    def sent(body: bytes, **headers: str) -> TestResponse:
+        named = {'Content-Type': 'application/json', **{name.replace('_', '-'): v for name, v in headers.items()}}
+        return client.post(f'/api/v1{path}', data=body, headers=AUTH | named)
+
+    for body in (b'', b'{', b'\xff', b'"\\ud800"', b'[' * 5000, b'NaN', b'[]', b'7', b'null', b'"x"'):
+        refused(sent(body), 400, 1100)
+    refused(sent(b'{}', Content_Type='text/xml'), 415, 1100)
+    refused(sent(b'{}', Content_Encoding='br'), 415, 1100)
+    refused(sent(b' ' * 100_001), 413, 1100)
+    refused(sent(gzip.compress(b' ' * 100_001), Content_Encoding='gzip'), 413, 1100)
+    refused(sent(b'{}', Content_Encoding='gzip'), 400, 1100)
+
+
+def test_problems_name_the_attribute(ask: Ask) -> None:
+    attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'}
+    for name, value, status, code in (
+        ('vlan', 5000, 422, 1200),
+        ('type', 'bogus', 422, 1200),
+        ('prefix', 'garbage', 422, 1200),
+        ('bogus', 1, 400, 1120),
+        ('tags', 'x', 422, 1200),
+    ):
+        assert refused(ask('POST', '/prefixes', {**attr, name: value}), status, code)['attribute'] == name
+    assert refused(ask('POST', '/vrfs', {'rt': '1:1'}), 400, 1110)['attribute'] == 'name'
+    bad = refused(
+        ask('POST', '/batch', {'operations': [{'method': 'version'}, {'method': 'add_asn', 'args': {'attr': {}}}]}),
+        400,
+        1110,
+    )
+    assert bad['position'] == 1
+
+
+def test_gzip_when_accepted(ask: Ask) -> None:
+    for n in range(5):
+        add(ask, f'10.{n}.0.0/16')
+    plain, packed = ask('GET', '/prefixes'), ask('GET', '/prefixes', Accept_Encoding='gzip')
+    assert packed.headers['Content-Encoding'] == 'gzip'
+    assert gzip.decompress(packed.data) == plain.data
+    assert packed.headers['ETag'] != plain.headers['ETag']
+    assert ask('GET', '/prefixes', Accept_Encoding='gzip', If_None_Match=packed.headers['ETag']).status_code == 304
+
+
+def test_head_is_get_without_its_body(ask: Ask) -> None:
+    path = f'/prefixes/{add(ask, "10.0.0.0/8")["id"]}'
+    for one in (path, '/prefixes', '/vrfs?limit=1'):
+        head, get = ask('HEAD', one), ask('GET', one)
+        assert (head.status_code, head.data) == (200, b'')
+        assert dict(head.headers) == dict(get.headers)
+
+
+def test_a_tag_of_a_compressed_answer_is_one(ask: Ask) -> None:
+    item = add(ask, '10.0.0.0/8', comment='x' * 3000)
+    path = f'/prefixes/{item["id"]}'
+    packed = ask('GET', path, Accept_Encoding='gzip')
+    assert json.loads(gzip.decompress(packed.data)) == item
+    assert ask('PATCH', path, {'comment': None}, If_Match=packed.headers['ETag']).status_code == 200
+
+
+def test_answers_are_as_described(ask: Ask) -> None:
+    """Each answer, and what is sent, has the form that the description gives it."""
+    description = describe('/api/v1')
+
+    def check_form(value: Any, schema: dict[str, Any]) -> None:
+        whole = {**schema, 'components': description['components']}
+        found = list(Draft202012Validator(whole, format_checker=FormatChecker()).iter_errors(value))
+        assert not found, found
+
+    def exchange(method: str, path: str, body: Any = None, **parts: int) -> Any:
+        operation = description['paths'][path][method.lower()]
+        if body is not None:
+            check_form(body, operation['requestBody']['content']['application/json']['schema'])
+        answer = ask(method, path.format(**parts), body)
+        told = operation['responses'][str(answer.status_code)]
+        if '$ref' in told:
+            told = description['components']['responses'][told['$ref'].rpartition('/')[2]]
+        if answer.status_code != 204:
+            check_form(answer.json, told['content'][answer.mimetype]['schema'])
+        return answer.json
+
+    vrf = exchange('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'tags': ['t'], 'avps': {'a': 'b'}})
+    pool = exchange('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
+    asn = exchange('POST', '/asns', {'asn': 4200000001, 'name': 'x'})
+    attr = {'prefix': '2001:db8::/32', 'type': 'reservation', 'pool_id': pool['id'], 'vrf_id': vrf['id']}
+    prefix = exchange('POST', '/prefixes', {**attr, 'description': 'd', 'expires': 'tomorrow'})
+    exchange('POST', '/pools/{key}/allocations', {'family': 6, 'prefix_length': 64, 'description': 'x'}, key=pool['id'])
+    exchange('POST', '/prefixes/{key}/allocations', {'type': 'host', 'prefix_length': 64}, key=prefix['id'])
+    exchange(
+        'POST', '/batch', {'operations': [{'method': 'list_pool'}, {'method': 'search_tag', 'args': {'query': {}}}]}
+    )
+    for plural, number in (
+        ('vrfs', vrf['id']),
+        ('pools', pool['id']),
+        ('asns', asn['asn']),
+        ('prefixes', prefix['id']),
+    ):
+        exchange('GET', f'/{plural}/{{key}}', key=number)
+        exchange('GET', f'/{plural}/{{key}}', key=99999)
+        exchange('GET', f'/{plural}')
+        exchange('POST', f'/{plural}/search', {'q': 'x', 'query': {}})
+        exchange('PATCH', f'/{plural}/{{key}}', {'vlan': 7} if plural == 'prefixes' else {'name': 'new'}, key=number)
+    exchange('GET', '/tags')
+    exchange('GET', '/version')
+    exchange('DELETE', '/asns/{key}', key=asn['asn'])

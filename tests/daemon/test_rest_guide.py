@@ -1,0 +1,91 @@
+"""The examples of docs/rest.md, run as they are printed against a daemon; its table of errors is that of the code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nipap.rest_problems import STATUSES
+
+GUIDE = (Path(__file__).parent.parent.parent / 'docs/rest.md').read_text()
+ADDRESS = 'http://127.0.0.1:1337'
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```$', GUIDE, re.MULTILINE | re.DOTALL)
+
+
+def filled_in(program: str, running: Any) -> str:
+    """A program with the address and the password that there are."""
+    _, password = running.admin()
+    assert ADDRESS in program
+    return program.replace(ADDRESS, running.url().rstrip('/')).replace('PASSWORD', password)
+
+
+def test_the_python_examples_do_what_the_guide_says(daemon: Callable[..., Any]) -> None:
+    """One program: each block goes on where the one before has ended."""
+    running = daemon()
+    found = blocks('python')
+    assert len(found) == 4
+    output = ''.join(
+        line.removeprefix('# ') + '\n' for block in found for line in block.splitlines() if line[:2] == '# '
+    )
+    command = [sys.executable, '-c', filled_in('\n'.join(found), running)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, output), done.stderr
+
+
+def test_the_shell_examples_succeed(daemon: Callable[..., Any]) -> None:
+    if shutil.which('curl') is None:
+        pytest.skip('no curl on this host')
+    running = daemon()
+    (script,) = blocks('sh')
+    command = ['bash', '-e', '-c', filled_in(script, running)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '{"result":[{"id":1,"prefix":"10.0.0.0/8"}]' in done.stdout
+
+
+def test_the_guide_has_every_status_with_its_codes() -> None:
+    rows = re.findall(r'^\| (\d{3}) \| ([\d, ]+) \|', GUIDE, re.MULTILINE)
+    codes: dict[int, set[int]] = defaultdict(set)
+    for error, status in STATUSES.items():
+        codes[status].add(error.code)
+    assert {int(status): {int(code) for code in listed.split(', ')} for status, listed in rows} == codes
+    assert all(HTTPStatus(status) for status in codes)
+
+
+def test_the_paths_are_served_by_the_daemon(daemon: Callable[..., Any]) -> None:
+    """In a daemon the interface is there beside XML-RPC, pages and older endpoint included."""
+    running = daemon()
+    user, password = running.admin()
+    for path, status in (
+        ('/api/docs', 200),
+        ('/api/docs/swagger-ui-bundle.js', 200),
+        ('/api/v1/openapi.json', 200),
+        ('/api/v1/version', 200),
+        ('/rest/v1/prefixes?id=1', 200),
+        ('/api/v1/bogus', 404),
+    ):
+        command = [sys.executable, '-c', FETCH, running.url(), path, user, password]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stdout == f'{status}\n', (path, done.stderr)
+
+
+FETCH = """
+import base64, http.client, sys, urllib.parse
+url, path, user, password = sys.argv[1:]
+connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc)
+login = 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
+connection.request('GET', path, headers={'Authorization': login, 'NIPAP-Authoritative-Source': 'x'})
+print(connection.getresponse().status)
+"""
