@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from flask import Flask, Request, Response
@@ -20,11 +20,12 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from nipap import rest_openapi
+from nipap import flask_events, rest_openapi
 from nipap.allocate import read_count
 from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor, Authenticator, make_actor
 from nipap.backend import Backend, Expectation
+from nipap.db import Database
 from nipap.errors import (
     NipapError,
     NipapInputError,
@@ -87,6 +88,7 @@ def add_to(app: Flask, backend: Backend, authenticator: Authenticator, *, max_bo
         _Collection(api, resource).connect(app)
     _Collection(api, TAGS).connect_list(app)
     _Calls(api).connect(app)
+    flask_events.add_to(app, api, cast(Database, backend.db))  # an interface is not built inside a transaction
     rest_openapi.add_to(app, ROOT)
     app.register_error_handler(HTTPException, _refused)
 
