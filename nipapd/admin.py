@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from nipap import pool, schema, vrf
+from nipap import events, pool, schema, vrf
 from nipap.db import Database
 from nipap.query import EVERYTHING
 from nipapd.fibers import Fibers
@@ -153,8 +153,8 @@ class View:
         problem = await self._due.answer()
         ready = not (problem is None or problem or self._own_problem())
         found = None if problem is None or problem else await self._inventory.answer()
-        pools, vrfs = found or ([], [])
-        return exposition(self._board, State(ready, problem is not None, self._handlers, pools, vrfs))
+        pools, vrfs, receivers = found or ([], [], [])
+        return exposition(self._board, State(ready, problem is not None, self._handlers, pools, vrfs, receivers))
 
 
 class Asked:
@@ -201,9 +201,9 @@ def schema_problem(database: Database) -> str:
     return f'the schema has to be brought to version {wanted}' if schema.due(database) else ''
 
 
-def inventory(database: Database) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All pools and all VRFs, with their figures."""
-    return database.read(lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING)))
+def inventory(database: Database) -> tuple[list[dict[str, Any]], ...]:
+    """All pools, all VRFs and all receivers of events, with their figures."""
+    return database.read(lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING), events.receivers(tx)))
 
 
 # ---------------------------------------------------------------- in the parent
