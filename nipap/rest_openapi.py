@@ -606,7 +606,7 @@ def _webhooks() -> dict[str, Schema]:
     filters: Schema = {'kinds': texts, 'vrf_ids': numbers, 'pool_ids': numbers, 'tags': texts}
     own: Schema = {'url': _TEXT, 'description': {'type': nothing}, 'enabled': {'type': 'boolean'}, **filters}
     counts = dict.fromkeys(('id', 'cursor', 'attempts', 'delivered', 'failed'), _INTEGER)
-    told = dict.fromkeys(('added', 'failing_since', 'next_attempt', 'last_error'), {'type': nothing})
+    told = {name: {'type': nothing} for name in ('added', 'failing_since', 'next_attempt', 'last_error')}
     attr: Schema = {'type': 'object', 'additionalProperties': False, 'properties': {**own, 'secret': _TEXT}}
     return {
         'Webhook': {'type': 'object', 'properties': {**own, **counts, **told}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import dataclasses
 import re
 import subprocess
 import sys
@@ -586,3 +585,26 @@ def test_the_admin_port_is_a_port_or_off(read: Reader) -> None:
     assert read('[nipapd]\nadmin_port = off\n', '--admin-port', '99').nipapd.admin_port == 99
     with pytest.raises(ConfigError, match='admin_port = -1: not a port'):
         read('[nipapd]\nadmin_port = -1\n')
+
+
+# --------------------------------------------------------------------------------------------------------------- Kafka
+
+
+@pytest.mark.parametrize(
+    ('text', 'problem'),
+    [
+        ('enabled = true', 'brokers: is needed when Kafka is enabled'),
+        ('enabled = perhaps', 'not a boolean'),
+        ('security_protocol = none', 'not one of plaintext, ssl'),
+        ('topic_prefix = a b', 'not the beginning of the name of a topic'),
+    ],
+)
+def test_what_kafka_cannot_use(read: Reader, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        read(f'[kafka]\n{text}')
+
+
+def test_the_password_for_kafka_is_not_shown(read: Reader) -> None:
+    loaded = read('[kafka]\nsasl_password = hush')
+    assert loaded.kafka.sasl_password == 'hush'
+    assert 'hush' not in repr(loaded)
