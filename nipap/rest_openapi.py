@@ -22,6 +22,7 @@ from nipap.attributes import Attribute
 from nipap.backend import METHODS, Backend
 from nipap.rest_objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest_problems import CONTENT_TYPE, STATUSES
+from nipap.webhooks import Webhooks
 
 Schema = dict[str, Any]
 
@@ -124,6 +125,7 @@ def describe(root: str) -> Schema:
         paths |= _collection(resource)
     paths |= _looking(TAGS)
     paths |= _calls()
+    paths |= _events()
     return {
         'openapi': '3.1.0',
         'info': {
@@ -135,10 +137,11 @@ def describe(root: str) -> Schema:
         },
         'servers': [{'url': root}],
         'security': [{'basic': []}, {'bearer': []}],
-        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)] + [{'name': 'calls'}],
+        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)]
+        + [{'name': name} for name in ('calls', 'events', 'webhooks')],
         'paths': paths,
         'components': {
-            'schemas': _schemas(),
+            'schemas': {**_schemas(), **_webhooks()},
             'parameters': _PARAMETERS,
             'headers': _HEADERS,
             'responses': _problems(),
@@ -558,6 +561,94 @@ def _calls() -> dict[str, Schema]:
                 )
             }
     return paths
+
+
+def _events() -> dict[str, Schema]:
+    """The paths of events and of those who get them."""
+    key, hook = _parameters(['key', *_ACTOR]), _ref('schemas', 'Webhook')
+    letters = _result({'type': 'array', 'items': {'type': 'object'}})
+    filters = [
+        _parameter(name, 'query', {'type': 'array', 'items': _TEXT}, 'One of these only.')
+        for name in ('kind', 'vrf_id', 'pool_id', 'tag')
+    ]
+    after = _parameter('after', 'query', _KEY, 'The id of the last event that is known; without one, what is new.')
+    last = _parameter('Last-Event-ID', 'header', _TEXT, 'The same.')
+    stream: Schema = {'description': 'Events.', 'content': {'text/event-stream': {'schema': _TEXT}}}
+
+    def about(name: str, doc: str, answers: Mapping[str, Schema], body: Schema | None = None) -> Schema:
+        return _operation(name, 'webhooks', doc, answers, [] if name in _OF_ALL else key, body)
+
+    return {
+        '/events': {
+            'get': _operation(
+                'stream_events',
+                'events',
+                'Every change from now on, as server-sent events.',
+                {'200': stream},
+                [after, last, *filters, *_parameters(_ACTOR)],
+            )
+        },
+        '/webhooks': {
+            'get': about('list_webhook', _said('list_webhook'), {'200': _answer('All.', _result(_list(hook)))}),
+            'post': about(
+                'add_webhook',
+                _said('add_webhook'),
+                {'201': _answer('It was added.', hook, ['Location'])},
+                _ref('schemas', 'WebhookNew'),
+            ),
+        },
+        '/webhooks/{key}': {
+            'get': about('get_webhook', 'One webhook.', {'200': _answer('It.', hook)}),
+            'patch': about(
+                'edit_webhook', _said('edit_webhook'), {'200': _answer('It.', hook)}, _ref('schemas', 'WebhookAttr')
+            ),
+            'delete': about('remove_webhook', _said('remove_webhook'), {'204': _answer('It was removed.')}),
+        },
+        '/webhooks/{key}/dead-letters': {
+            'get': _operation(
+                'list_dead_letter',
+                'webhooks',
+                _said('list_dead_letter'),
+                {'200': _answer('Some.', letters)},
+                [*key, _parameter('after', 'query', _KEY, 'Those with ids behind this.')],
+            )
+        },
+        '/webhooks/{key}/dead-letters/resend': {
+            'post': about(
+                'resend_dead_letter',
+                _said('resend_dead_letter'),
+                {'202': _answer('They will be sent.', {'type': 'object', 'properties': {'resent': _INTEGER}})},
+                {'type': 'object', 'properties': {'ids': {'type': ['array', 'null'], 'items': _INTEGER}}},
+            )
+        },
+    }
+
+
+_OF_ALL = ('list_webhook', 'add_webhook')
+
+
+def _list(schema: Schema) -> Schema:
+    return {'type': 'array', 'items': schema}
+
+
+def _said(method: str) -> str:
+    """What a method about webhooks says about itself."""
+    return inspect.getdoc(getattr(Webhooks, method)) or ''
+
+
+def _webhooks() -> dict[str, Schema]:
+    """The schemas of webhooks."""
+    texts, numbers, nothing = _list(_TEXT), _list(_INTEGER), ['string', 'null']
+    filters: Schema = {'kinds': texts, 'vrf_ids': numbers, 'pool_ids': numbers, 'tags': texts}
+    own: Schema = {'url': _TEXT, 'description': {'type': nothing}, 'enabled': {'type': 'boolean'}, **filters}
+    counts = dict.fromkeys(('id', 'cursor', 'attempts', 'delivered', 'failed'), _INTEGER)
+    told = {name: {'type': nothing} for name in ('added', 'failing_since', 'next_attempt', 'last_error')}
+    attr: Schema = {'type': 'object', 'additionalProperties': False, 'properties': {**own, 'secret': _TEXT}}
+    return {
+        'Webhook': {'type': 'object', 'properties': {**own, **counts, **told}},
+        'WebhookAttr': attr,
+        'WebhookNew': {**attr, 'required': ['url', 'secret']},
+    }
 
 
 def _result(schema: Schema) -> Schema:

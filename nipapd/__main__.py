@@ -37,13 +37,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from nipap import __version__, schema
+from nipap import __version__, events, schema
 from nipap.authlib import LocalUsers
 from nipap.db import Database
 from nipap.errors import NipapError, NipapUnavailableError
 from nipap.local_users import LocalUser, UserFileError
 from nipap.login_limits import LoginCounts
-from nipapd import admin, logs, systemd, tls
+from nipapd import admin, logs, senders, systemd, tls
 from nipapd.config import Config, ConfigError, DaemonSettings, TracingSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
@@ -214,11 +214,13 @@ def serve(
     def look() -> None:
         board.beat()
         keeper.watch()
+        sender.watch()
         if watch is not None:
             watch()
 
     keeper = admin.Keeper(in_child)
-    renewal.answering_with(keeper)
+    sender = admin.Keeper(in_child, 'the process for events', senders.NAME)
+    renewal.answering_with(keeper, sender)
     supervisor = Supervisor(
         handlers(settings),
         renewal.handler_of(service),
@@ -236,6 +238,7 @@ def serve(
         return supervisor.run()
     finally:
         keeper.stop()
+        sender.stop()
 
 
 def serving_lines(listeners: Listeners) -> list[str]:
@@ -289,23 +292,29 @@ class Renewal:
         self._listening = listening
         self._begun: dict[Generation, tuple[Config, Service]] = {}
         self._admin: admin.Keeper | None = None
+        self._sender: admin.Keeper | None = None
 
-    def answering_with(self, keeper: admin.Keeper) -> None:
-        """Have the admin port answered by a process that knows the configuration in use."""
-        self._admin = keeper
+    def answering_with(self, keeper: admin.Keeper, sender: admin.Keeper) -> None:
+        """Have the admin port answered, and events delivered, by processes that know the configuration in use."""
+        self._admin, self._sender = keeper, sender
         self._answer()
 
     def _answer(self) -> None:
         service = self._service
-        if self._admin is None or service.board is None:
+        if self._admin is None or self._sender is None or service.board is None:
             return
 
         def prepare() -> None:
             self._listening.close_passed()
             self._listening.close_all_but(Listeners(admin=service.listeners.admin))
 
+        def prepare_sender() -> None:
+            self._listening.close_passed()
+            self._listening.close_all_but(Listeners())
+
         answering = admin.Admin(service.dsn, service.board, handlers(service.settings), service.listeners.admin)
         self._admin.use(answering, prepare)
+        self._sender.use(senders.Sending(service.dsn, service.settings, self._config.kafka), prepare_sender)
 
     def begin(self) -> Generation | None:
         """Read the configuration; None, when it cannot be used, and then everything stays as it is."""
@@ -558,6 +567,8 @@ def prepare_schema(dsn: str, install: bool, config: Config) -> None:
             await_current_schema(db, OTHERS_INSTALL_S if install else 0.0)
         else:
             schema.migrate(db)
+        if config.nipapd.events:
+            events.begin(db)
 
 
 def await_current_schema(db: Database, patience_s: float) -> None:

@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from nipap import pool, schema, vrf
+from nipap import events, pool, schema, vrf
 from nipap.db import Database
 from nipap.query import EVERYTHING
 from nipapd.fibers import Fibers
@@ -60,6 +60,10 @@ class Admin:
     board: Board
     handlers: int
     sockets: Sequence[socket.socket]
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.sockets)
 
     def run(self) -> None:
         """Answer until TERM."""
@@ -149,8 +153,8 @@ class View:
         problem = await self._due.answer()
         ready = not (problem is None or problem or self._own_problem())
         found = None if problem is None or problem else await self._inventory.answer()
-        pools, vrfs = found or ([], [])
-        return exposition(self._board, State(ready, problem is not None, self._handlers, pools, vrfs))
+        pools, vrfs, receivers = found or ([], [], [])
+        return exposition(self._board, State(ready, problem is not None, self._handlers, pools, vrfs, receivers))
 
 
 class Asked:
@@ -197,29 +201,44 @@ def schema_problem(database: Database) -> str:
     return f'the schema has to be brought to version {wanted}' if schema.due(database) else ''
 
 
-def inventory(database: Database) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All pools and all VRFs, with their figures."""
-    return database.read(lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING)))
+def inventory(database: Database) -> tuple[list[dict[str, Any]], ...]:
+    """All pools, all VRFs and all receivers of events, with their figures."""
+    return database.read(lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING), events.receivers(tx)))
 
 
 # ---------------------------------------------------------------- in the parent
 
 
-class Keeper:
-    """Keeps the process that answers running, for the parent of the handlers."""
+class Task(Protocol):
+    """What a process beside the handlers does."""
 
-    def __init__(self, in_child: Callable[[], None]) -> None:
+    @property
+    def wanted(self) -> bool:
+        """Whether there is to be such a process."""
+
+    def run(self) -> None:
+        """Do it until TERM."""
+
+
+class Keeper:
+    """Keeps a process running that does a task beside the handlers, for their parent: the one that answers."""
+
+    def __init__(
+        self, in_child: Callable[[], None], what: str = 'the process for health and metrics', name: bytes = NAME
+    ) -> None:
         self._in_child = in_child
-        self._admin: Admin | None = None
+        self._what = what
+        self._name = name
+        self._task: Task | None = None
         self._prepare: Callable[[], None] = lambda: None
         self._pid = 0
         self._former: list[int] = []
         self._due = 0.0
         self._pause_s = PAUSE_S
 
-    def use(self, admin: Admin, prepare: Callable[[], None]) -> None:
-        """Have that answer from now on, in a process that begins with `prepare`; without sockets nothing does."""
-        self._admin, self._prepare = admin, prepare
+    def use(self, task: Task, prepare: Callable[[], None]) -> None:
+        """Have that done from now on, in a process that begins with `prepare`; in none when it is not wanted."""
+        self._task, self._prepare = task, prepare
         former, self._pid = self._pid, 0
         self._due, self._pause_s = 0.0, PAUSE_S
         self.watch()
@@ -231,11 +250,11 @@ class Keeper:
         """Start the process when it is not there; to be called about once a second."""
         self._former = [pid for pid in self._former if not ended(pid)]
         if self._pid and ended(self._pid):
-            log.warning('the process for health and metrics has ended, the next starts in %g s', self._pause_s)
+            log.warning('%s has ended, the next starts in %g s', self._what, self._pause_s)
             self._pid, self._due = 0, time.monotonic() + self._pause_s
             self._pause_s = min(MOST_PAUSE_S, 2 * self._pause_s)
-        if not self._pid and self._admin and self._admin.sockets and time.monotonic() >= self._due:
-            self._pid = self._fork(self._admin)
+        if not self._pid and self._task and self._task.wanted and time.monotonic() >= self._due:
+            self._pid = self._fork(self._task)
 
     def stop(self) -> None:
         """End what runs."""
@@ -243,35 +262,35 @@ class Keeper:
             self._signal(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-        self._former, self._pid, self._admin = [], 0, None
+        self._former, self._pid, self._task = [], 0, None
 
-    def _fork(self, admin: Admin) -> int:
+    def _fork(self, task: Task) -> int:
         parent = os.getpid()
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
             pid = os.fork()
             if pid == 0:
-                self._be(admin, parent, unblocked)
+                self._be(task, parent, unblocked)
             return pid
         except OSError as error:
-            log.error('the process for health and metrics cannot be forked: %s', error.strerror)
+            log.error('%s cannot be forked: %s', self._what, error.strerror)
             self._due = time.monotonic() + self._pause_s
             return 0
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
-    def _be(self, admin: Admin, parent: int, unblocked: set[int]) -> NoReturn:
+    def _be(self, task: Task, parent: int, unblocked: set[int]) -> NoReturn:
         code = 1
         try:
             reset_signals(unblocked)
-            name_process()
+            name_process(self._name)
             self._prepare()
             self._in_child()
             die_with(parent)
-            admin.run()
+            task.run()
             code = 0
         except BaseException:
-            log.exception('the process for health and metrics failed')
+            log.exception('%s failed', self._what)
         finally:
             with contextlib.suppress(Exception):
                 logging.shutdown()
@@ -282,10 +301,10 @@ class Keeper:
             os.kill(pid, number)
 
 
-def name_process() -> None:
+def name_process(name: bytes) -> None:
     """Have it told from a handler. Linux only."""
     if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(PR_SET_NAME, NAME, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name, 0, 0, 0)
 
 
 def ended(pid: int) -> bool:

@@ -11,6 +11,7 @@ import argparse
 import configparser
 import dataclasses
 import grp
+import importlib.util
 import ipaddress
 import os
 import pwd
@@ -45,7 +46,8 @@ SSLMODES = ('disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full')
 SHORTEST_SIGNING_KEY = 32
 ADMIN_PORT = 1338
 OFF = -1  # in place of a port
-SECRET_KEYS = frozenset({'db_pass', 'signing_key'})
+SECURITY_PROTOCOLS = ('plaintext', 'ssl', 'sasl_plaintext', 'sasl_ssl')
+SECRET_KEYS = frozenset({'db_pass', 'signing_key', 'sasl_password'})
 
 
 class ConfigError(Exception):
@@ -189,6 +191,18 @@ def _verify_client(text: str) -> str:
     return text
 
 
+def _topic_prefix(text: str) -> str:
+    if not re.fullmatch('[A-Za-z0-9._-]{1,200}', text):
+        raise ValueError('not the beginning of the name of a topic (letters, digits, . _ -)')
+    return text
+
+
+def _security_protocol(text: str) -> str:
+    if text not in SECURITY_PROTOCOLS:
+        raise ValueError(f'not one of {", ".join(SECURITY_PROTOCOLS)}')
+    return text
+
+
 def _account(text: str) -> str:
     return _known(text, pwd.getpwnam, pwd.getpwuid, 'user')
 
@@ -250,6 +264,9 @@ class DaemonSettings:
     pid_file: str | None = _key(None, _path)
     max_body: int = _key(10 * 2**20, _size)
     idempotency_hours: int = _key(24, _hours)
+    events: bool = _key(True, _boolean)
+    event_retention_hours: int = _key(168, _hours)
+    webhook_give_up: float = _key(14400.0, _seconds)
     request_timeout: float = _key(30.0, _some_seconds)
     drain_timeout: float = _key(30.0, _seconds)
     most_running: int = _key(64, _count)
@@ -286,6 +303,22 @@ class TracingSettings:
 
 NOT_TRACED = TracingSettings()
 _TRACING_KEYS = {key.name: key for key in dataclasses.fields(TracingSettings)}
+
+
+@dataclass(frozen=True)
+class KafkaSettings:
+    """``[kafka]``: where events are handed over to, if `enabled`."""
+
+    enabled: bool = _key(False, _boolean)
+    brokers: str | None = _key(None)
+    topic_prefix: str = _key('nipap.', _topic_prefix)
+    security_protocol: str = _key('plaintext', _security_protocol)
+    sasl_mechanism: str | None = _key(None)
+    sasl_username: str | None = _key(None)
+    sasl_password: str | None = _key(None, secret=True)
+    ssl_cafile: str | None = _key(None, _path)
+
+
 _AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window')
 _BACKEND_KEYS = {
     'SqliteAuth': ('type', 'db_path'),
@@ -307,6 +340,7 @@ class Config:
     auto_upgrade_db: bool = False
     version: bool = False
     db_version: bool = False
+    kafka: KafkaSettings = KafkaSettings()
 
     @property
     def embedded(self) -> bool:
@@ -356,8 +390,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Confi
     daemon = _daemon_settings(file, options)
     auth = _auth_settings(file, data_dir)
     tracing = _tracing_settings(file)
+    kafka = _kafka_settings(file)
     file.warn_of_the_rest()
-    return Config(daemon, auth, data_dir, file.path, tuple(file.warnings), tracing, **flags)
+    return Config(daemon, auth, data_dir, file.path, tuple(file.warnings), tracing, kafka=kafka, **flags)
 
 
 def load_accounts(
@@ -642,6 +677,24 @@ def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
         _read_auth_key(file, 'failed_logins', _failures, FAILED_LOGINS),
         _read_auth_key(file, 'failed_logins_window', _some_seconds, FAILED_LOGINS_WINDOW_S),
     )
+
+
+def _kafka_settings(file: _File) -> KafkaSettings:
+    """[kafka]; what it needs is there when it is enabled."""
+    values: dict[str, Any] = {}
+    for key in dataclasses.fields(KafkaSettings):
+        text = file.text('kafka', key.name)
+        try:
+            if text:
+                values[key.name] = key.metadata['read'](text)
+        except ValueError as exc:
+            raise file.error('kafka', key.name, str(exc)) from exc
+    settings = KafkaSettings(**values)
+    if settings.enabled and settings.brokers is None:
+        raise file.error('kafka', 'brokers', 'is needed when Kafka is enabled')
+    if settings.enabled and importlib.util.find_spec('confluent_kafka') is None:
+        raise file.error('kafka', 'enabled', "needs the package confluent-kafka: pip install 'nipapd[kafka]'")
+    return settings
 
 
 def _read_auth_key(file: _File, name: str, read: Callable[[str], T], default: T) -> T:

@@ -28,6 +28,7 @@ Work = Callable[[], None]
 
 MOST_RUNNING = 64
 MOST_WAITING = 512
+MOST_STREAMS = 1000
 MOMENT_MS = 2
 ASIDE_THREADS = 2
 
@@ -56,6 +57,7 @@ class Fibers:
         self._most_waiting = most_waiting
         self._queue: deque[Work] = deque()
         self._running: set[greenlet] = set()
+        self._streams: set[greenlet] = set()
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
         self.refused = 0  # so far
@@ -63,7 +65,7 @@ class Fibers:
     @property
     def running(self) -> int:
         """How many have begun and not ended."""
-        return len(self._running)
+        return len(self._running) - len(self._streams)
 
     @property
     def queued(self) -> int:
@@ -91,11 +93,31 @@ class Fibers:
         try:
             work()
         finally:
-            self._running.discard(getcurrent())
-            if self._queue:
-                asyncio.get_running_loop().call_soon(self._run, self._queue.popleft())
+            fiber = getcurrent()
+            self._running.discard(fiber)
+            if fiber in self._streams:
+                self._streams.discard(fiber)
             else:
-                self._free += 1
+                self._let_next()
+
+    def _let_next(self) -> None:
+        """One that had begun counts no more."""
+        if self._queue:
+            asyncio.get_running_loop().call_soon(self._run, self._queue.popleft())
+        else:
+            self._free += 1
+
+    def become_stream(self) -> bool:
+        """Have the fiber that runs not count as one that has begun: it will wait for the most part, and for long.
+
+        False when there are too many of that kind.
+        """
+        if len(self._streams) >= MOST_STREAMS:
+            self.refused += 1
+            return False
+        self._streams.add(getcurrent())
+        self._let_next()
+        return True
 
     def end(self) -> None:
         """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""

@@ -215,6 +215,7 @@ class State:
     handlers: int
     pools: Iterable[Mapping[str, Any]] = ()
     vrfs: Iterable[Mapping[str, Any]] = ()
+    receivers: Iterable[Mapping[str, Any]] = ()
 
 
 def exposition(board: Board, state: State) -> bytes:
@@ -240,6 +241,7 @@ def metrics(board: Board, state: State) -> Iterator[Metric]:
     yield from _database(state, totals)
     yield from _pools(state.pools)
     yield from _vrfs(state.vrfs)
+    yield from _receivers(state.receivers)
 
 
 def _calls(totals: list[float]) -> Iterator[Metric]:
@@ -325,6 +327,16 @@ def _objects(
             if value is not None:
                 metric.add_metric([each['name'], family], float(value))
         yield metric
+
+
+def _receivers(receivers: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    pending = GaugeMetricFamily('nipap_events_pending', 'Events that a receiver has not had.', labels=['receiver'])
+    delivered = CounterMetricFamily('nipap_events_delivered', 'Events that it has taken.', labels=['receiver'])
+    failed = CounterMetricFamily('nipap_events_failed', 'Attempts that failed.', labels=['receiver'])
+    for each in receivers:
+        for metric, figure in ((pending, 'pending'), (delivered, 'delivered'), (failed, 'failed')):
+            metric.add_metric([each['name']], float(each[figure]))
+    yield from (pending, delivered, failed)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

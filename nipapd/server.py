@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = 'X-Request-ID'
 ERROR_PAUSE_S = 0.1
+UNBUFFERED = ('X-Accel-Buffering', 'no')  # the header of an answer each part of which is passed on as it comes
 COURTESY_S = 0.002
 AT_ONCE = 2**20  # what an answer may be to be written in one piece
 RETRY_AFTER_S = 1
@@ -306,7 +307,9 @@ class Container(WSGIContainer):
     def _serve(self, request: HTTPServerRequest, answer: _Answer) -> None:
         try:
             answer.begin(self.wsgi_application, self.environ(request))
-            if answer.rest is not None:
+            if answer.is_stream:
+                answer.send_stream()
+            elif answer.rest is not None:
                 answer.send_rest()
         except StreamClosedError:
             log.debug('a client has left before its answer was complete')
@@ -335,12 +338,16 @@ class _Answer:
         self._begun = False
         self._ends_with_connection = False
         self._close: Callable[[], object] | None = None
+        self.is_stream = False
 
     def begin(self, application: WSGIApplication, environ: dict[str, Any]) -> None:
         """Run the application and write its answer, or the beginning of a long one."""
         body = application(environ, self._start_response)
         self._close = getattr(body, 'close', None)
         parts = iter(body)
+        if self._head is not None and UNBUFFERED in self._head[1]:
+            self._begin_stream(parts)
+            return
         size = 0
         for part in parts:
             self._parts.append(part)
@@ -349,6 +356,31 @@ class _Answer:
                 self.rest = parts
                 break
         self._write()
+
+    def _begin_stream(self, parts: Iterator[bytes]) -> None:
+        if not self._fibers.become_stream():
+            log.warning('too many streams, one is refused')
+            self.refuse()
+            return
+        self.rest = parts
+        self._write()
+        self.is_stream = self.rest is not None
+
+    def send_stream(self) -> None:
+        """Write each part as it comes, until the last or until the server stops; an empty one is a chance to end.
+
+        :raises StreamClosedError: the client has left, or taken nothing for a long time.
+        """
+        stream, params = stream_of(self._connection), self._connection.params  # type: ignore[attr-defined]  # as `stream`
+        for part in self.rest or ():
+            if stream.closed():
+                raise StreamClosedError
+            if params.no_keep_alive:  # as `Server.stop_accepting` says
+                break
+            if part:
+                self._await_flushed()
+                self._written = self._connection.write(part)
+        self._end()
 
     def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         if self._begun and exc_info is not None:
@@ -391,6 +423,9 @@ class _Answer:
             self._fibers.give_way()  # a client that is as fast as we are is not the only one
             if part:
                 self._written = self._connection.write(part)
+        self._end()
+
+    def _end(self) -> None:
         self._await_flushed()
         self._connection.finish()
         if self._ends_with_connection:

@@ -1894,6 +1894,79 @@ ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.dead_letter (
+    id bigint NOT NULL,
+    webhook_id integer NOT NULL,
+    "position" bigint NOT NULL,
+    event jsonb NOT NULL,
+    error text NOT NULL,
+    added timestamp with time zone DEFAULT now() NOT NULL,
+    again boolean DEFAULT false NOT NULL
+);
+
+COMMENT ON TABLE public.dead_letter IS 'Events that a webhook did not take for hours.';
+
+COMMENT ON COLUMN public.dead_letter.id IS 'Identity.';
+
+COMMENT ON COLUMN public.dead_letter.webhook_id IS 'The webhook.';
+
+COMMENT ON COLUMN public.dead_letter."position" IS 'Position of the event.';
+
+COMMENT ON COLUMN public.dead_letter.event IS 'What would have been sent; the event itself may be removed.';
+
+COMMENT ON COLUMN public.dead_letter.error IS 'What went wrong last.';
+
+COMMENT ON COLUMN public.dead_letter.added IS 'When it was given up.';
+
+COMMENT ON COLUMN public.dead_letter.again IS 'Whether it is to be sent once more.';
+
+ALTER TABLE public.dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.dead_letter_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.event (
+    "position" bigint NOT NULL,
+    audit_id bigint NOT NULL,
+    created timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
+
+COMMENT ON TABLE public.event IS 'Entries of the audit log in the order in which they are delivered; a row lives for event_retention_hours at least.';
+
+COMMENT ON COLUMN public.event."position" IS 'Grows; who sees one sees all before it.';
+
+COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
+
+COMMENT ON COLUMN public.event.created IS 'When it got its position.';
+
+CREATE TABLE public.event_state (
+    settled bigint,
+    last_position bigint DEFAULT 0 NOT NULL,
+    removed bigint DEFAULT 0 NOT NULL,
+    kafka_cursor bigint,
+    kafka_delivered bigint DEFAULT 0 NOT NULL,
+    kafka_failed bigint DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE public.event_state IS 'How far events have come; one row.';
+
+COMMENT ON COLUMN public.event_state.settled IS 'No transaction can add an audit entry with this id or a lower one any more, and all there are were looked at. NULL: nobody has looked yet.';
+
+COMMENT ON COLUMN public.event_state.last_position IS 'The highest position that was given.';
+
+COMMENT ON COLUMN public.event_state.removed IS 'The highest position that was removed since it was old.';
+
+COMMENT ON COLUMN public.event_state.kafka_cursor IS 'Kafka has confirmed everything up to this position; NULL: it was never used.';
+
+COMMENT ON COLUMN public.event_state.kafka_delivered IS 'Events that Kafka has confirmed.';
+
+COMMENT ON COLUMN public.event_state.kafka_failed IS 'Attempts that it refused.';
+
 CREATE TABLE public.free_range (
     owner bigint NOT NULL,
     first_address inet NOT NULL,
@@ -2056,11 +2129,85 @@ COMMENT ON COLUMN public.vrf_total.total_addresses IS 'Share of the sum of the s
 
 COMMENT ON COLUMN public.vrf_total.used_addresses IS 'Share of the sum of used_addresses of prefixes without parent.';
 
+CREATE TABLE public.webhook (
+    id integer NOT NULL,
+    url text NOT NULL,
+    secret text NOT NULL,
+    description text,
+    kinds text[] DEFAULT '{}'::text[] NOT NULL,
+    vrf_ids bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    pool_ids bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    added timestamp with time zone DEFAULT now() NOT NULL,
+    cursor bigint NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    next_attempt timestamp with time zone,
+    last_error text,
+    delivered bigint DEFAULT 0 NOT NULL,
+    failed bigint DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE public.webhook IS 'Receivers of events over HTTP.';
+
+COMMENT ON COLUMN public.webhook.id IS 'Identity.';
+
+COMMENT ON COLUMN public.webhook.url IS 'Where events are posted to.';
+
+COMMENT ON COLUMN public.webhook.secret IS 'Key of the signature; as it is, since signing takes it.';
+
+COMMENT ON COLUMN public.webhook.description IS 'What it is for.';
+
+COMMENT ON COLUMN public.webhook.kinds IS 'Kinds of object whose events are wanted; empty: all.';
+
+COMMENT ON COLUMN public.webhook.vrf_ids IS 'VRFs whose events are wanted, with their prefixes; empty: all.';
+
+COMMENT ON COLUMN public.webhook.pool_ids IS 'Pools whose events are wanted, with their members; empty: all.';
+
+COMMENT ON COLUMN public.webhook.tags IS 'Tags of objects whose events are wanted; empty: all.';
+
+COMMENT ON COLUMN public.webhook.enabled IS 'Whether events are sent.';
+
+COMMENT ON COLUMN public.webhook.added IS 'When it was added.';
+
+COMMENT ON COLUMN public.webhook.cursor IS 'The position up to which everything was delivered, given up, or not wanted.';
+
+COMMENT ON COLUMN public.webhook.attempts IS 'Attempts that failed one after the other.';
+
+COMMENT ON COLUMN public.webhook.failing_since IS 'When the first of them did.';
+
+COMMENT ON COLUMN public.webhook.next_attempt IS 'When to try again.';
+
+COMMENT ON COLUMN public.webhook.last_error IS 'What went wrong last.';
+
+COMMENT ON COLUMN public.webhook.delivered IS 'Events that were delivered.';
+
+COMMENT ON COLUMN public.webhook.failed IS 'Attempts that failed, ever.';
+
+ALTER TABLE public.webhook ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.webhook_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 ALTER TABLE ONLY public.asn
     ADD CONSTRAINT asn_pkey PRIMARY KEY (asn);
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.dead_letter
+    ADD CONSTRAINT dead_letter_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.event
+    ADD CONSTRAINT event_audit_id_key UNIQUE (audit_id);
+
+ALTER TABLE ONLY public.event
+    ADD CONSTRAINT event_pkey PRIMARY KEY ("position");
 
 ALTER TABLE ONLY public.free_range
     ADD CONSTRAINT free_range_pkey PRIMARY KEY (owner, last_address);
@@ -2089,6 +2236,9 @@ ALTER TABLE ONLY public.vrf
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_pkey PRIMARY KEY (vrf_id, family, slot);
 
+ALTER TABLE ONLY public.webhook
+    ADD CONSTRAINT webhook_pkey PRIMARY KEY (id);
+
 CREATE INDEX audit_log_change_idx ON public.audit_log USING btree (change) WHERE (change IS NOT NULL);
 
 COMMENT ON INDEX public.audit_log_change_idx IS 'Whether a call was committed; grows at its end, as numbers begin with the time.';
@@ -2096,6 +2246,14 @@ COMMENT ON INDEX public.audit_log_change_idx IS 'Whether a call was committed; g
 CREATE INDEX audit_log_object_idx ON public.audit_log USING btree (object_type, object_id, id);
 
 COMMENT ON INDEX public.audit_log_object_idx IS 'The history of one object.';
+
+CREATE INDEX dead_letter_webhook_idx ON public.dead_letter USING btree (webhook_id, "position");
+
+COMMENT ON INDEX public.dead_letter_webhook_idx IS 'The dead letters of one webhook, in order.';
+
+CREATE UNIQUE INDEX event_state_single_idx ON public.event_state USING btree ((true));
+
+COMMENT ON INDEX public.event_state_single_idx IS 'There is one row.';
 
 CREATE INDEX free_range_fit_idx ON public.free_range USING btree (owner, fit, last_address);
 
@@ -2156,6 +2314,9 @@ COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
 
 COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words.';
+
+ALTER TABLE ONLY public.dead_letter
+    ADD CONSTRAINT dead_letter_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES public.webhook(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.prefix
     ADD CONSTRAINT prefix_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES public.pool(id);

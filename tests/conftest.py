@@ -135,7 +135,9 @@ def _empty(dsn: str) -> bool:
 
 EMPTY = """
 SET lock_timeout = '500ms';
-TRUNCATE prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency RESTART IDENTITY;
+TRUNCATE prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state,
+    webhook, dead_letter RESTART IDENTITY;
+INSERT INTO event_state DEFAULT VALUES;
 INSERT INTO vrf (id, rt_rank, name, description) VALUES (0, -1, 'default', 'The default VRF, typically the Internet.');
 INSERT INTO free_range VALUES
     (-1, '0.0.0.0', '255.255.255.255', 0), (-2, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);

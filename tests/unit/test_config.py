@@ -121,7 +121,6 @@ def test_the_file_of_an_operator(read: Reader) -> None:
     assert [re.sub('^.*: \\[', '[', warning) for warning in loaded.warnings] == [
         '[nipapd] db_charset: unknown key, ignored',
         '[www]: unknown section, ignored',
-        '[kafka]: unknown section, ignored',
     ]
 
 
@@ -509,7 +508,10 @@ def test_the_example_has_every_key_once() -> None:
     auth = [('auth', key) for key in config._AUTH_KEYS]
     tracing = [('tracing', key) for key in config._TRACING_KEYS]
     local = [('auth.backends.local', key) for key in config._BACKEND_KEYS['SqliteAuth']]
-    assert sorted(commented_keys()) == sorted([('nipapd', key) for key in config._KEYS] + auth + local + tracing)
+    kafka = [('kafka', key.name) for key in dataclasses.fields(config.KafkaSettings)]
+    assert sorted(commented_keys()) == sorted(
+        [('nipapd', key) for key in config._KEYS] + auth + local + tracing + kafka
+    )
 
 
 @pytest.mark.parametrize(('section', 'key'), commented_keys())
@@ -642,3 +644,26 @@ def test_the_format_of_the_log(read: Reader) -> None:
     assert read('').nipapd.log_format == 'text'
     assert read('[nipapd]\nlog_format = json\n').nipapd.log_format == 'json'
     assert '[nipapd] log_format = xml: not one of text, json' in refused(read, '[nipapd]\nlog_format = xml\n')
+
+
+# --------------------------------------------------------------------------------------------------------------- Kafka
+
+
+@pytest.mark.parametrize(
+    ('text', 'problem'),
+    [
+        ('enabled = true', 'brokers: is needed when Kafka is enabled'),
+        ('enabled = perhaps', 'not a boolean'),
+        ('security_protocol = none', 'not one of plaintext, ssl'),
+        ('topic_prefix = a b', 'not the beginning of the name of a topic'),
+    ],
+)
+def test_what_kafka_cannot_use(read: Reader, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        read(f'[kafka]\n{text}')
+
+
+def test_the_password_for_kafka_is_not_shown(read: Reader) -> None:
+    loaded = read('[kafka]\nsasl_password = hush')
+    assert loaded.kafka.sasl_password == 'hush'
+    assert 'hush' not in repr(loaded)

@@ -215,3 +215,23 @@ def test_outside_a_fiber_an_answer_is_waited_for_on_the_spot() -> None:
     with ours, theirs:
         theirs.send(b'answer')
         assert Fibers().wait_for_postgresql(Asked(ours, [1, 0]), None)
+
+
+def test_a_stream_counts_no_more_as_running_and_gives_nothing_back_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('nipapd.fibers.MOST_STREAMS', 2)
+    fibers, said, over = Fibers(most_running=1, most_waiting=10), [], threading.Event()
+
+    def stream() -> None:
+        said.append(fibers.become_stream())
+        while not over.is_set():
+            fibers.sleep(0.001)
+
+    def last() -> None:
+        said.append(fibers.running)
+        over.set()
+
+    assert run(fibers, stream, stream, last, settled=lambda: not fibers._running) == [True] * 3
+    assert said == [True, True, 1]
+    said.clear()
+    assert run(fibers, lambda: fibers.sleep(0.001), lambda: said.append(fibers.running)) == [True, True]
+    assert said == [1]

@@ -29,7 +29,8 @@ POOL = {
 VRF = {
     f'{figure}_v{family}': 1 for figure in ('num_prefixes', 'total_addresses', 'used_addresses') for family in (4, 6)
 }
-FULL = State(True, True, 2, [{'name': 'customers', **POOL}], [{'name': 'default', **VRF}])
+HOOK = {'name': 'webhook-1', 'pending': 3, 'delivered': 2, 'failed': 1}
+FULL = State(True, True, 2, [{'name': 'customers', **POOL}], [{'name': 'default', **VRF}], [HOOK])
 
 
 def values(board: Board, state: State = FULL) -> dict[str, float]:

@@ -1,0 +1,299 @@
+"""Delivers events: gives them their positions, posts them to webhooks, hands them to Kafka.
+
+A process of its own, kept by the parent of the handlers as that of the admin port is. Of all daemons on one database
+one delivers, the holder of a lock; it is gone with its session. What was delivered is noted after it was: whoever is
+killed in between delivers it once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
+from tornado.httputil import HTTPHeaders
+
+from nipap import __version__, connecting, events, waiting, webhook
+from nipap.db import Database, Transaction
+from nipap.errors import NipapError
+from nipap.rest_objects import encode
+from nipapd import kafka
+from nipapd.config import DaemonSettings, KafkaSettings
+from nipapd.fibers import Fibers
+
+log = logging.getLogger(__name__)
+
+NAME = b'nipapd-events'  # as ps shows it
+LOOK_S = 0.25
+LOOK_SHARE = 5  # no more than one part in so many of the time is spent on looking
+HOOKS_S = 1.0  # how often it is read which webhooks there are
+REMOVE_S = 60.0
+TROUBLE_S = 1.0
+ATTEMPT_S = 10.0
+CONNECT_S = 5.0
+FIRST_PAUSE_S = 1.0
+MOST_PAUSE_S = 600.0
+MOST_ANSWER = 2**16  # of an answer, which nobody reads
+MOST_CONNECTIONS = 2 * webhook.MOST_WEBHOOKS
+LONGEST_ERROR = 300
+SESSIONS = 4
+
+Hook = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What the process that delivers needs to know, fixed before it is forked."""
+
+    dsn: str = field(repr=False)  # it may hold a password
+    settings: DaemonSettings
+    kafka: KafkaSettings
+
+    @property
+    def wanted(self) -> bool:
+        return self.settings.events
+
+    def run(self) -> None:
+        """Deliver until TERM."""
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        fibers = Fibers(most_running=10 + 2 * webhook.MOST_WEBHOOKS)
+        waiting.use(fibers)
+        connecting.wait_with(fibers.wait_for_postgresql)
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        delivery = Delivery(self, fibers)
+        fibers.start(delivery.run)
+        await stop.wait()
+        fibers.end()
+
+
+class Delivery:
+    """Everything that is delivered, each receiver in a fiber of its own so that none waits for another."""
+
+    def __init__(self, sending: Sending, fibers: Fibers) -> None:
+        self.settings = sending.settings
+        self.kafka = sending.kafka
+        self.leads = False
+        self.last_position = 0
+        self.hooks: dict[int, Hook] = {}  # as they were read last
+        self.db = Database(sending.dsn, most_sessions=SESSIONS)
+        self._own = Database(sending.dsn, most_sessions=1)  # whose session holds the lock
+        self._fibers = fibers
+        self._running: set[object] = set()
+        self._client = AsyncHTTPClient(
+            force_instance=True,
+            max_clients=MOST_CONNECTIONS,
+            max_body_size=MOST_ANSWER,
+            max_buffer_size=2 * MOST_ANSWER,
+        )
+        self._due: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Give positions while this process is the one that does, and see to it that each receiver has its fiber."""
+        sequencer = events.Sequencer()
+        while True:
+            began = time.monotonic()
+            pause_s = LOOK_S
+            try:
+                leads = self._own.read(events.lead)
+                if leads != self.leads:
+                    log.info('events are delivered by %s', 'this process' if leads else 'another daemon')
+                    self.leads = leads
+                if leads:
+                    while sequencer.step(self._own) >= events.SEQUENCED_AT_ONCE:
+                        waiting.give_way()
+                    self.last_position = sequencer.last_position
+                    self._see_to_receivers()
+            except NipapError as error:
+                self.leads = False
+                log.debug('events wait: %s', error)
+                pause_s = TROUBLE_S
+            except Exception:
+                self.leads = False
+                log.exception('events wait')
+                pause_s = TROUBLE_S
+            waiting.sleep(max(pause_s, LOOK_SHARE * (time.monotonic() - began)))
+
+    def _see_to_receivers(self) -> None:
+        if self._is_due('hooks', HOOKS_S):
+            self.hooks = {item['id']: item for item in self.db.read(webhook.to_send)}
+            for key in self.hooks:
+                self._keep(key, WebhookSender(self, key, self.post).run)
+        if self.kafka.enabled:
+            self._keep('kafka', kafka.Sender(self, self.kafka).run)
+        if self._is_due('remove', REMOVE_S):
+            hours = self.settings.event_retention_hours
+            while self._own.run(lambda tx: events.remove_old(tx, hours, kafka=self.kafka.enabled)):
+                waiting.give_way()
+
+    def _is_due(self, what: str, each_s: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(what, 0.0):
+            return False
+        self._due[what] = now + each_s
+        return True
+
+    def _keep(self, key: object, work: Callable[[], None]) -> None:
+        """Run the work of a receiver in a fiber, unless it runs."""
+        if key in self._running:
+            return
+
+        def kept() -> None:
+            try:
+                work()
+            except NipapError as error:
+                log.debug('events wait: %s', error)
+                waiting.sleep(TROUBLE_S)
+            except Exception:
+                log.exception('events wait')
+                waiting.sleep(TROUBLE_S)
+            finally:
+                self._running.discard(key)
+
+        self._running.add(key)
+        self._fibers.start(kept)
+
+    def post(self, hook: Hook, position: int, body: bytes) -> str | None:
+        """Post an event; None when it was taken, else why not."""
+        sent = int(time.time())
+        headers = HTTPHeaders(
+            {
+                'Content-Type': 'application/json',
+                'User-Agent': f'nipapd/{__version__}',
+                'NIPAP-Event-Id': str(position),
+                'NIPAP-Webhook-Id': str(hook['id']),
+                'NIPAP-Signature': f't={sent},v1={signature(hook["secret"], sent, body)}',
+            }
+        )
+        request = HTTPRequest(
+            hook['url'],
+            'POST',
+            headers,
+            body,
+            connect_timeout=CONNECT_S,
+            request_timeout=ATTEMPT_S,
+            follow_redirects=False,
+            streaming_callback=lambda _: None,
+        )
+        try:
+            future = asyncio.ensure_future(self._client.fetch(request, raise_error=False))
+            code = self._fibers.result_of(future).code
+        except (HTTPError, OSError, ValueError) as error:
+            return (' '.join(str(error).split()) or type(error).__name__)[:LONGEST_ERROR]
+        return None if 200 <= code < 300 else f'HTTP {code}'
+
+
+def signature(secret: str, sent: int, body: bytes) -> str:
+    """What proves that an event is ours, and from when."""
+    return hmac.new(secret.encode(), b'%d.%s' % (sent, body), hashlib.sha256).hexdigest()
+
+
+def pause_after(attempts: int) -> float:
+    """How long to wait after so many attempts that failed: twice as long each time, and never all at once."""
+    return random.uniform(0.5, 1.0) * min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
+
+
+class WebhookSender:
+    """Delivers to one webhook, in order, until it is gone or disabled."""
+
+    def __init__(self, delivery: Delivery, key: int, post: Callable[[Hook, int, bytes], str | None]) -> None:
+        self._delivery = delivery
+        self._db = delivery.db
+        self._key = key
+        self._post = post
+
+    def run(self) -> None:
+        """Deliver what there is."""
+        hook = self._hook()
+        cursor = hook['cursor'] if hook else 0
+        while hook := self._hook():
+            if hook['again']:
+                self._send_again(hook)
+                hook['again'] = False
+            late_s = hook['next_attempt'].timestamp() - time.time() if hook['next_attempt'] else 0.0
+            if late_s > 0 or cursor >= self._delivery.last_position:
+                waiting.sleep(LOOK_S)
+                continue
+            since = cursor
+            cursor = self._deliver(hook, since, self._db.read(lambda tx: events.read(tx, since)))  # noqa: B023 (read now)
+
+    def _hook(self) -> Hook | None:
+        return self._delivery.hooks.get(self._key) if self._delivery.leads else None
+
+    def _deliver(self, hook: Hook, cursor: int, found: list[events.Event]) -> int:
+        """Send what is wanted of these events; returns how far that came."""
+        noted = cursor
+        for event in found:
+            if hook['wanted'].wants(event):
+                position = event['id']
+                error = self._post(hook, position, encode(event))
+                if error is not None:
+                    return self._note_failed(hook, cursor, found, error)
+                self._db.run(lambda tx: webhook.note_delivered(tx, self._key, position))  # noqa: B023 (run now)
+                hook['attempts'], hook['next_attempt'], noted = 0, None, position
+            cursor = event['id']
+            if self._hook() is not hook and not self._still(hook):
+                return cursor
+        end = cursor
+        if end > noted:
+            self._db.run(lambda tx: webhook.pass_by(tx, self._key, end))
+        return end
+
+    def _still(self, hook: Hook) -> bool:
+        """Whether it is to be sent to as before; it may have been edited or removed meanwhile."""
+        now = self._hook()
+        return now is not None and all(now[name] == hook[name] for name in ('url', 'secret', 'wanted', 'again'))
+
+    def _note_failed(self, hook: Hook, cursor: int, found: list[events.Event], error: str) -> int:
+        pause_s = pause_after(hook['attempts'])
+        log.info('webhook %d has not taken an event, trying again in %.0f s: %s', self._key, pause_s, error)
+        failing_s = self._db.run(lambda tx: webhook.note_failed(tx, self._key, error, pause_s))
+        limit_s = self._delivery.settings.webhook_give_up
+        if failing_s >= limit_s:
+            cursor = self._give_up(hook, cursor, found, error, limit_s)
+        self._refresh()
+        return cursor
+
+    def _give_up(self, hook: Hook, cursor: int, found: list[events.Event], error: str, limit_s: float) -> int:
+        """Make dead letters of the first event, and of others that are as old as attempts have failed."""
+        oldest = time.time() - limit_s
+        lost: list[tuple[int, bytes]] = []
+        for event in found:
+            if event['id'] <= cursor:
+                continue
+            if hook['wanted'].wants(event):
+                if lost and events.seconds_of(event) > oldest:
+                    break
+                lost.append((event['id'], encode(event)))
+            cursor = event['id']
+        end = cursor
+        log.warning('webhook %d: %d events are given up after %.0f s: %s', self._key, len(lost), limit_s, error)
+        self._db.run(lambda tx: webhook.give_up(tx, self._key, lost, end, error))
+        return end
+
+    def _refresh(self) -> None:
+        """Know how things are now."""
+        hooks = {item['id']: item for item in self._db.read(webhook.to_send)}
+        if self._key in hooks:
+            self._delivery.hooks[self._key] = hooks[self._key]
+        else:
+            self._delivery.hooks.pop(self._key, None)
+
+    def _send_again(self, hook: Hook) -> None:
+        for letter, event in self._db.read(lambda tx: webhook.due_again(tx, self._key)):
+            error = self._post(hook, event['id'], encode(event))
+
+            def note(tx: Transaction, letter: int = letter, error: str | None = error) -> None:
+                webhook.note_letter(tx, self._key, letter, error)
+
+            self._db.run(note)

@@ -1,0 +1,318 @@
+"""Events of a running daemon: as a stream, to webhooks that fail, are slow or lose their sender, to nobody."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from daemon_process import Daemon, poll
+from support import DaemonFactory
+
+SECRET = 'a secret of a webhook'
+PATIENCE_S = 40.0
+
+
+class Client:
+    """Calls the REST interface of a daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        user, password = daemon.admin()
+        self.address = daemon.address.removeprefix('http://')
+        self.daemon = daemon
+        self._auth = 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """The answer as JSON; None without one. Raises HTTPError."""
+        request = urllib.request.Request(
+            f'http://{self.address}/api/v1{path}',
+            None if body is None else json.dumps(body).encode(),
+            {'Authorization': self._auth, 'Content-Type': 'application/json', **headers},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return json.loads(answer.read() or b'null')
+
+    def add(self, number: int, **attr: Any) -> int:
+        """Add a prefix; returns its id."""
+        item = {'prefix': f'10.{number // 256}.{number % 256}.0/24', 'type': 'assignment', 'description': 'x', **attr}
+        return int(self.ask('POST', '/prefixes', item)['id'])
+
+    def stream(self, path: str = '/events', **headers: str) -> Stream:
+        return Stream(self.address, path, {'Authorization': self._auth, **headers})
+
+    def hook(self, url: str, **attr: Any) -> int:
+        return int(self.ask('POST', '/webhooks', {'url': url, 'secret': SECRET, **attr})['id'])
+
+
+class Stream:
+    """Reads server-sent events."""
+
+    def __init__(self, address: str, path: str, headers: dict[str, str]) -> None:
+        self._connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
+        self._connection.request('GET', f'/api/v1{path}', headers=headers)
+        self.response = self._connection.getresponse()
+        assert self.response.status == 200, self.response.read()
+        assert self.message() == {'retry': '2000'}
+
+    def message(self) -> dict[str, str]:
+        """The next message that is no comment; empty at the end."""
+        found: dict[str, str] = {}
+        while line := self.response.readline().decode():
+            if line == '\n' and found:
+                return found
+            name, colon, value = line.rstrip('\n').partition(':')
+            if name and colon:
+                found[name] = value.removeprefix(' ')
+        return found
+
+    def next(self) -> dict[str, Any]:
+        """The next event."""
+        message = self.message()
+        event: dict[str, Any] = json.loads(message['data'])
+        assert (message['id'], message['event']) == (str(event['id']), event['action'])
+        return event
+
+    def close(self) -> None:
+        self.response.close()
+        self._connection.close()
+
+
+class Receiver:
+    """A server that takes events, or does with them what the test says."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.attempts = 0
+        self.problems: list[str] = []
+        self.status: Callable[[int], int] = lambda _: 204
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers['Content-Length']))
+                receiver.check(self.headers, body)
+                receiver.attempts += 1
+                status = receiver.status(receiver.attempts)
+                if 200 <= status < 300:
+                    receiver.got.append(json.loads(body))
+                try:
+                    self.send_response(status)
+                    self.send_header('Location', '/elsewhere')
+                    self.send_header('Content-Length', '0')
+                    self.end_headers()
+                except OSError:
+                    pass  # the sender was killed
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self._server.server_address[1]}/hook'
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={'poll_interval': 0.02})
+        self._thread.start()
+
+    def check(self, headers: Any, body: bytes) -> None:
+        """As docs/events.md says how to verify a signature."""
+        parts = dict(part.split('=', 1) for part in headers['NIPAP-Signature'].split(','))
+        right = hmac.new(SECRET.encode(), f'{parts["t"]}.'.encode() + body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(right, parts['v1']) or abs(time.time() - int(parts['t'])) > 300:
+            self.problems.append('signature')
+        if headers['NIPAP-Event-Id'] != str(json.loads(body)['id']):
+            self.problems.append('id')
+
+    def ids(self) -> list[int]:
+        """Ids of events as they were taken."""
+        return [event['id'] for event in self.got]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        assert self.problems == []
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(daemon: DaemonFactory, database_options: dict[str, str]) -> Callable[..., Client]:
+    def make(**options: str) -> Client:
+        return Client(daemon(config={'nipapd': {**database_options, 'forks': '2', **options}}))
+
+    return make
+
+
+def sender_of(daemon: Daemon) -> int:
+    """The process that delivers."""
+    found: list[int] = []
+
+    def there() -> bool:
+        found[:] = [process.pid for process in daemon.children() if process.command == 'nipapd-events']
+        return len(found) == 1
+
+    poll(there, PATIENCE_S, lambda: f'{len(found)} processes deliver')
+    return found[0]
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    poll(condition, PATIENCE_S, lambda: what)
+
+
+def test_a_stream_has_changes_in_order_and_goes_on_where_it_was(start: Callable[..., Client]) -> None:
+    client = start()
+    stream = client.stream()
+    i = client.add(1)
+    client.ask('PATCH', f'/prefixes/{i}', {'description': 'y'})
+    client.ask('DELETE', f'/prefixes/{i}')
+    first, second, third = stream.next(), stream.next(), stream.next()
+    assert [event['action'] for event in (first, second, third)] == ['add', 'edit', 'remove']
+    assert {event['object']['id'] for event in (first, second, third)} == {i}
+    assert second['changes']['description'] == {'before': 'x', 'after': 'y'}
+    stream.close()
+    for path, headers in ((f'/events?after={first["id"]}', {}), ('/events', {'Last-Event-ID': str(first['id'])})):
+        again = client.stream(path, **headers)
+        assert [again.next(), again.next()] == [second, third]
+        again.close()
+    only = client.stream(f'/events?after={first["id"] - 1}&kind=asn&kind=vrf')
+    client.ask('POST', '/asns', {'asn': 1, 'name': 'one'})
+    assert only.next()['object'] == {'kind': 'asn', 'id': 1}
+    only.close()
+
+
+@pytest.mark.parametrize('query', ['after=x', 'kind=dog', 'vrf_id=x', 'other=1'])
+def test_what_a_stream_cannot_be_asked_for(start: Callable[..., Client], query: str) -> None:
+    client = start()
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        client.ask('GET', f'/events?{query}')
+    with caught.value as error:
+        assert error.code in (400, 422)
+        assert json.loads(error.read())['attribute'] == query.partition('=')[0]
+
+
+def test_streams_end_when_the_daemon_stops_and_do_not_use_up_requests(start: Callable[..., Client]) -> None:
+    client = start(most_running='2', most_waiting='1', drain_timeout='20')
+    streams = [client.stream() for _ in range(20)]
+    client.add(1)
+    began = time.monotonic()
+    assert client.daemon.stop() == 0
+    assert time.monotonic() - began < 15
+    for stream in streams:
+        while stream.message():
+            pass
+        stream.close()
+
+
+def test_a_webhook_gets_what_it_asked_for_in_order(start: Callable[..., Client], receiver: Receiver) -> None:
+    client = start()
+    receiver.status = lambda attempt: 500 if attempt <= 2 else 204
+    key = client.hook(receiver.url, kinds=['prefix'], tags=['t'])
+    ids = [client.add(n, tags=['t']) for n in range(5)]
+    client.add(100)
+    until(lambda: len(receiver.got) == 5, 'not all were delivered')
+    assert [event['object']['id'] for event in receiver.got] == ids
+    assert receiver.attempts == 7
+
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = client.ask('GET', f'/webhooks/{key}')
+        return found
+
+    until(lambda: shown()['delivered'] == 5, 'it is not noted')
+    assert (shown()['failed'], shown()['last_error'], shown()['attempts']) == (2, 'HTTP 500', 0)
+    assert 'secret' not in shown()
+    client.ask('PATCH', f'/webhooks/{key}', {'enabled': False})
+    until(lambda: shown()['enabled'] is False, 'it is not disabled')
+    client.ask('DELETE', f'/webhooks/{key}')
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        shown()
+    caught.value.close()
+
+
+def test_a_dead_receiver_holds_up_no_other_and_redirects_are_not_followed(
+    start: Callable[..., Client], receiver: Receiver
+) -> None:
+    client = start()
+    other = Receiver()
+    try:
+        other.status = lambda _: 302
+        client.hook(other.url)
+        client.hook('http://127.0.0.1:1/')
+        client.hook(receiver.url)
+        client.add(1)
+        client.add(2)
+        until(lambda: len(receiver.got) == 2 and other.attempts, 'it is held up')
+        assert other.got == []
+    finally:
+        other.close()
+
+
+def test_what_is_given_up_can_be_sent_again(start: Callable[..., Client], receiver: Receiver) -> None:
+    client = start(webhook_give_up='0')
+    receiver.status = lambda _: 503
+    key = client.hook(receiver.url)
+    client.add(1)
+
+    def letters() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = client.ask('GET', f'/webhooks/{key}/dead-letters')['result']
+        return found
+
+    until(letters, 'nothing is given up')
+    (letter,) = letters()
+    assert letter['error'] == 'HTTP 503'
+    receiver.status = lambda _: 200
+    assert client.ask('POST', f'/webhooks/{key}/dead-letters/resend', {'ids': [letter['id']]}) == {'resent': 1}
+    until(lambda: not letters(), 'it is not sent again')
+    assert receiver.got == [letter['event']]
+
+
+def test_a_sender_that_is_killed_loses_nothing(start: Callable[..., Client], receiver: Receiver) -> None:
+    client = start()
+    kill_at = {3, 8, 13}
+
+    def status(attempt: int) -> int:
+        if attempt in kill_at:  # while it waits for the answer: taken, and not noted
+            os.kill(sender_of(client.daemon), signal.SIGKILL)
+        return 204
+
+    receiver.status = status
+    client.hook(receiver.url)
+    ids = [client.add(n) for n in range(12)]
+    until(lambda: len({event['object']['id'] for event in receiver.got}) == 12, 'something is lost')
+    assert list(dict.fromkeys(event['object']['id'] for event in receiver.got)) == ids
+    assert receiver.ids() == sorted(receiver.ids())
+    assert len(receiver.got) <= 12 + len(kill_at)
+
+
+def test_only_trusted_users_manage_webhooks(start: Callable[..., Client]) -> None:
+    client = start()
+    for attr, status in (({'url': 'http://x/'}, 400), ({'url': 'ftp://x/', 'secret': SECRET}, 422)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            client.ask('POST', '/webhooks', attr)
+        with caught.value as error:
+            assert error.code == status
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        client.ask('GET', '/webhooks', **{'NIPAP-Read-Only': 'true'})
+    with caught.value as error:
+        assert error.code == 403
+
+
+def test_without_events_nothing_is_delivered(start: Callable[..., Client]) -> None:
+    client = start(events='false')
+    client.add(1)
+    assert 'nipapd-events' not in {process.command for process in client.daemon.children()}

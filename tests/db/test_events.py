@@ -1,0 +1,292 @@
+"""Events: positions in an order that readers can follow, whoever commits late."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import psycopg2
+import pytest
+
+from nipap import events, webhook
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.db import Database
+from nipap.errors import NipapError
+from nipap.events import Filter, Sequencer
+
+Prefix = dict[str, Any]
+
+
+def read_all(db: Database, after: int = 0) -> list[events.Event]:
+    """Every event, as a reader with a cursor comes to see them."""
+    found: list[events.Event] = []
+    while some := db.read(partial(events.read, after=found[-1]['id'] if found else after, limit=7)):
+        found += some
+    return found
+
+
+def settled(db: Database) -> int:
+    return int(db.read(lambda tx: tx.value('SELECT settled FROM event_state')))
+
+
+def audit_ids(db: Database) -> set[int]:
+    return {row[0] for row in db.read(lambda tx: tx.all('SELECT id FROM audit_log'))}
+
+
+def sequenced(db: Database) -> list[int]:
+    return [row[0] for row in db.read(lambda tx: tx.all('SELECT audit_id FROM event ORDER BY position'))]
+
+
+@pytest.fixture
+def sequencer(db: Database) -> Sequencer:
+    """One that has begun to look."""
+    made = Sequencer()
+    assert made.step(db) == 0
+    return made
+
+
+@pytest.fixture
+def add(backend: Backend, actor: Actor) -> Callable[..., Prefix]:
+    def make(prefix: str, **attr: Any) -> Prefix:
+        return backend.add_prefix(actor, {'prefix': prefix, 'type': 'reservation', 'description': 'x', **attr})
+
+    return make
+
+
+@pytest.fixture
+def late(dsn: str) -> Iterator[psycopg2.extensions.connection]:
+    """A connection whose transactions end when the test says so."""
+    connection = psycopg2.connect(dsn)
+    yield connection
+    connection.close()
+
+
+LATE = """INSERT INTO asn (asn, name) VALUES (%s, 'late');
+SELECT audit(('late', 'late', NULL, 'test')::actor, 'asn', %s, 'add', NULL, '{"name": "late"}')"""
+
+
+def test_a_change_becomes_an_event(
+    db: Database, backend: Backend, actor: Actor, sequencer: Sequencer, add: Callable[..., Prefix]
+) -> None:
+    item = add('10.0.0.0/8', tags=['a'])
+    backend.edit_prefix(actor, {'id': item['id']}, {'description': 'y'})
+    backend.remove_prefix(actor, {'id': item['id']})
+    assert sequencer.step(db) == 3
+    first, second, third = read_all(db)
+    assert [event['id'] for event in (first, second, third)] == [1, 2, 3]
+    assert [event['action'] for event in (first, second, third)] == ['add', 'edit', 'remove']
+    assert second['object'] == {'kind': 'prefix', 'id': item['id']}
+    assert second['actor'] == {
+        'username': 'test',
+        'authenticated_as': 'test',
+        'full_name': 'Test User',
+        'authoritative_source': 'test',
+    }
+    assert (second['before']['description'], second['after']['description']) == ('x', 'y')
+    assert second['changes']['description'] == {'before': 'x', 'after': 'y'}
+    assert set(second['changes']) <= {'description', 'last_modified'}
+    assert (first['before'], third['after']) == (None, None)
+    assert first['at'].endswith('Z')
+
+
+def test_what_was_before_the_first_look_is_no_event(db: Database, add: Callable[..., Prefix]) -> None:
+    add('10.0.0.0/8')
+    sequencer = Sequencer()
+    assert sequencer.step(db) == 0
+    add('11.0.0.0/8')
+    assert sequencer.step(db) == 1
+    assert [event['after']['prefix'] for event in read_all(db)] == ['11.0.0.0/8']
+
+
+def test_who_commits_late_is_told_later_and_not_lost(
+    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
+) -> None:
+    with late.cursor() as cursor:
+        cursor.execute(LATE, (1, 1))  # has an id, and is not committed
+        add('10.0.0.0/8')
+        add('11.0.0.0/8')
+        before = settled(db)
+        assert sequencer.step(db) == 2
+        assert sequencer.step(db) == 0
+        assert settled(db) == before
+        late.commit()
+    assert sequencer.step(db) == 1
+    kinds = [event['object']['kind'] for event in read_all(db)]
+    assert kinds == ['prefix', 'prefix', 'asn']
+    assert sequenced(db) == [2, 3, 1]
+    assert [sequencer.step(db) for _ in range(3)] == [0, 0, 0]
+    assert settled(db) == max(audit_ids(db))
+
+
+def test_ids_of_what_was_rolled_back_are_not_waited_for(
+    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
+) -> None:
+    with late.cursor() as cursor:
+        cursor.execute(LATE, (1, 1))
+        late.rollback()
+    for _ in range(2):
+        sequencer.step(db)
+    assert settled(db) == 1
+    add('10.0.0.0/8')
+    assert sequencer.step(db) == 1
+
+
+def test_another_sequencer_goes_on(
+    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
+) -> None:
+    """One that is killed leaves nothing behind that another would need."""
+    with late.cursor() as cursor:
+        cursor.execute(LATE, (1, 1))
+        add('10.0.0.0/8')
+        sequencer.step(db)
+        other = Sequencer()
+        assert other.step(db) == 0
+        late.commit()
+    assert other.step(db) == 1
+    assert sequenced(db) == [2, 1]
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_with_many_writers_none_is_lost_and_objects_keep_their_order(
+    dsn: str, db: Database, sequencer: Sequencer, actor: Actor, seed: int
+) -> None:
+    writers, done = 4, threading.Event()
+    failed: list[BaseException] = []
+
+    def write(number: int) -> None:
+        chance = random.Random(seed * 100 + number)
+        connection = psycopg2.connect(dsn)
+        try:
+            for n in range(40):
+                with connection.cursor() as cursor:
+                    for asn in sorted(chance.sample(range(1, 6), chance.randint(1, 3))):  # in the order of locks
+                        cursor.execute('UPDATE asn SET name = %s WHERE asn = %s RETURNING name', (f'{number}.{n}', asn))
+                        cursor.execute(
+                            "SELECT audit(('w','w',NULL,'w')::actor, 'asn', %s, 'edit', '{}', "
+                            "jsonb_build_object('name', %s::text, 'n', (SELECT nextval('counts'))))",
+                            (asn, f'{number}.{n}'),
+                        )
+                    (connection.rollback if chance.random() < 0.2 else connection.commit)()
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            connection.close()
+
+    db.run(lambda tx: tx.execute('CREATE SEQUENCE counts'))
+    db.run(lambda tx: tx.execute("INSERT INTO asn SELECT n, 'x' FROM generate_series(1, 5) n"))
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(writers)]
+    for thread in threads:
+        thread.start()
+    threading.Thread(target=lambda: ([thread.join() for thread in threads], done.set())).start()
+    seen: list[events.Event] = []
+    over = False
+    while not over:
+        over = done.is_set()
+        sequencer.step(db)
+        seen += read_all(db, seen[-1]['id'] if seen else 0)
+    db.run(lambda tx: tx.execute('DROP SEQUENCE counts'))
+    assert failed == []
+    assert set(sequenced(db)) == audit_ids(db)
+    assert len(seen) == len(audit_ids(db))
+    assert [event['id'] for event in seen] == list(range(1, len(seen) + 1))
+    for asn in range(1, 6):
+        # Drawn while the object was locked, so in the order of its changes.
+        counts = [event['after']['n'] for event in seen if event['object']['id'] == asn]
+        assert counts == sorted(counts)
+    for _ in range(2):
+        sequencer.step(db)
+    assert settled(db) >= max(audit_ids(db))
+
+
+def test_one_session_leads(dsn: str) -> None:
+    first, second = Database(dsn, most_sessions=1), Database(dsn, most_sessions=1)
+    assert first.read(events.lead)
+    assert first.read(events.lead)
+    assert not second.read(events.lead)
+    first.close()
+    waited = 0
+    while not second.read(events.lead):  # the server notices the end of a session in its own time
+        waited += 1
+        assert waited < 10_000
+    second.close()
+
+
+def test_what_is_old_is_removed_once_all_have_it(
+    db: Database, sequencer: Sequencer, add: Callable[..., Prefix]
+) -> None:
+    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}))
+    for n in range(3):
+        add(f'{n + 10}.0.0.0/8')
+    for _ in range(3):
+        sequencer.step(db)
+    db.run(lambda tx: tx.execute("UPDATE event SET created = now() - interval '3 hours' WHERE position < 3"))
+    assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 0
+    db.run(lambda tx: webhook.pass_by(tx, hook, 1))
+    assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
+    assert db.read(events.removed) == 1
+    db.run(lambda tx: webhook.pass_by(tx, hook, 3))
+    assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
+    assert [event['id'] for event in read_all(db)] == [3]
+    assert sequencer.step(db) == 0
+    assert len(audit_ids(db)) == 3
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'positions'),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({'kinds': ['vrf', 'pool']}, [1, 2]),
+        ({'tags': ['t']}, [3, 4]),
+        ({'vrf_ids': [1]}, [1, 3, 4]),
+        ({'pool_ids': [1]}, [2, 3, 4]),
+        ({'pool_ids': [1], 'kinds': ['prefix']}, [3, 4]),
+        ({'vrf_ids': [1], 'pool_ids': [2]}, []),
+    ],
+)
+def test_filters(
+    db: Database,
+    backend: Backend,
+    actor: Actor,
+    sequencer: Sequencer,
+    add: Callable[..., Prefix],
+    wanted: dict[str, Any],
+    positions: list[int],
+) -> None:
+    vrf = backend.add_vrf(actor, {'rt': '1:1', 'name': 'one'})
+    pool = backend.add_pool(actor, {'name': 'one', 'description': 'd', 'default_type': 'assignment'})
+    assert (vrf['id'], pool['id']) == (1, 1)
+    item = add('10.0.0.0/8', vrf_id=1, pool_id=1, tags=['t'])
+    backend.edit_prefix(actor, {'id': item['id']}, {'pool_id': None, 'tags': []})
+    add('11.0.0.0/8')
+    sequencer.step(db)
+    empty: dict[str, list[Any]] = {'kinds': [], 'vrf_ids': [], 'pool_ids': [], 'tags': []}
+    chosen = Filter.of({**empty, **wanted})
+    assert [event['id'] for event in read_all(db) if chosen.wants(event)] == positions
+
+
+@pytest.mark.parametrize(
+    ('attr', 'named'),
+    [
+        ({'url': 'ftp://x/'}, 'url'),
+        ({'url': 'http:///x'}, 'url'),
+        ({'url': 'http://a:b@x/'}, 'url'),
+        ({'url': 'http://x/\n'}, 'url'),
+        ({'url': 'http://[x/'}, 'url'),
+        ({'url': None}, 'url'),
+        ({'secret': 'short'}, 'secret'),
+        ({'kinds': ['dog']}, 'kinds'),
+        ({'kinds': 'vrf'}, 'kinds'),
+        ({'vrf_ids': ['x']}, 'vrf_ids'),
+        ({'tags': ['']}, 'tags'),
+        ({'enabled': 'maybe'}, 'enabled'),
+        ({'cursor': 1}, 'cursor'),
+    ],
+)
+def test_attributes_of_a_webhook_are_checked(attr: dict[str, Any], named: str) -> None:
+    with pytest.raises(NipapError) as caught:
+        webhook.read(attr)
+    assert caught.value.attribute == named
