@@ -10,19 +10,15 @@ from __future__ import annotations
 import argparse
 import configparser
 import dataclasses
-import grp
 import importlib.util
-import ipaddress
 import os
 import pwd
-import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from nipap.authlib import (
     BACKEND_TYPES,
@@ -32,7 +28,7 @@ from nipap.authlib import (
     BackendSettings,
     check_backend,
 )
-from nipapd import tls
+from nipapd import tls, values
 
 T = TypeVar('T')
 
@@ -41,191 +37,13 @@ ROOT_DATA_DIR = Path('/var/lib/nipap')
 LOCAL_BACKEND = 'local'
 LOCAL_FILE = 'local_auth.db'
 BACKEND_PREFIX = 'auth.backends.'
-LOG_FORMATS = ('text', 'json')
-SSLMODES = ('disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full')
 SHORTEST_SIGNING_KEY = 32
 ADMIN_PORT = 1338
-OFF = -1  # in place of a port
-SECURITY_PROTOCOLS = ('plaintext', 'ssl', 'sasl_plaintext', 'sasl_ssl')
 SECRET_KEYS = frozenset({'db_pass', 'signing_key', 'sasl_password'})
 
 
 class ConfigError(Exception):
     """A configuration that cannot be used: one line that says where, what, and what would do."""
-
-
-# ------------------------------------------------------------------------------------------------------------- values
-
-
-def _boolean(text: str) -> bool:
-    value = configparser.RawConfigParser.BOOLEAN_STATES.get(text.lower())
-    if value is None:
-        raise ValueError('not a boolean (true or false)')
-    return value
-
-
-def _integer(text: str, least: int, most: int, what: str) -> int:
-    if not re.fullmatch('-?[0-9]{1,18}', text) or not least <= int(text) <= most:
-        raise ValueError(f'not {what} ({least} to {most})')
-    return int(text)
-
-
-def _port(text: str) -> int:
-    return _integer(text, 0, 65535, 'a port')
-
-
-def _admin_port(text: str) -> int:
-    return OFF if text.lower() == 'off' else _port(text)
-
-
-def _ports(text: str) -> str:
-    """What libpq takes: one port, or one for each of several hosts."""
-    return ','.join(str(_integer(port.strip(), 1, 65535, 'a port')) for port in text.split(','))
-
-
-def _forks(text: str) -> int:
-    return _integer(text, -1, 1000, 'a number of handlers; 0: one per core, -1: none')
-
-
-def _timeout(text: str) -> int:
-    return _integer(text, 0, 10**9, 'a number of seconds')
-
-
-def _failures(text: str) -> int:
-    return _integer(text, 0, 10**6, 'a number of failed logins; 0: no limit')
-
-
-def _hours(text: str) -> int:
-    return _integer(text, 1, 8760, 'a number of hours')
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch('([0-9]{1,12})([kKmM]?)', text)
-    size = int(found[1]) * {'': 1, 'k': 2**10, 'm': 2**20}[found[2].lower()] if found else 0
-    if not size:
-        raise ValueError('not a size in bytes, k or M (such as 10M)')
-    return size
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r'[0-9]{1,9}(\.[0-9]{1,9})?', text):
-        raise ValueError('not a number of seconds')
-    return float(text)
-
-
-def _some_seconds(text: str) -> float:
-    if not _seconds(text):
-        raise ValueError('not a number of seconds above 0')
-    return _seconds(text)
-
-
-_HOST_NAME = re.compile('[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?')
-
-
-def _addresses(text: str) -> tuple[str, ...]:
-    """IP addresses, with or without brackets, and host names; each once."""
-    addresses = [address for address in re.split(r'[,\s]+', text) if address]
-    if not addresses:
-        raise ValueError('no address')
-    return tuple(dict.fromkeys(map(_address, addresses)))
-
-
-def _address(text: str) -> str:
-    bare = text[1:-1] if text.startswith('[') and text.endswith(']') else text
-    try:
-        ipaddress.ip_address(bare)
-    except ValueError:
-        if not _HOST_NAME.fullmatch(bare) or re.fullmatch('[0-9.]+', bare):
-            raise ValueError(f'{text!r} is no address (every interface: 0.0.0.0 and ::)') from None
-    return bare
-
-
-def _sslmode(text: str) -> str:
-    if text not in SSLMODES:
-        raise ValueError(f'not one of {", ".join(SSLMODES)}')
-    return text
-
-
-def _log_format(text: str) -> str:
-    if text not in LOG_FORMATS:
-        raise ValueError(f'not one of {", ".join(LOG_FORMATS)}')
-    return text
-
-
-def _endpoint(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        is_url = parts.scheme in ('http', 'https') and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url or re.search(r'\s', text):
-        raise ValueError('not a URL such as http://collector.example.net:4318')
-    return text
-
-
-def _http_endpoint(text: str) -> str:
-    """The path is that of traces unless there is one."""
-    parts = urlsplit(_endpoint(text))
-    return text if parts.path not in ('', '/') else parts._replace(path='/v1/traces').geturl()
-
-
-def _sampler(text: str) -> str:
-    name, equals, ratio = text.partition('=')
-    kind = name.removeprefix('parentbased_')
-    if kind == 'traceidratio' and re.fullmatch(r'0(\.[0-9]{1,18})?|1(\.0{1,18})?', ratio):
-        return text
-    if kind not in ('always_on', 'always_off') or equals:
-        raise ValueError(
-            'not a sampler (always_on, always_off or traceidratio=0.1 for a tenth, each also after parentbased_)'
-        )
-    return text
-
-
-def _count(text: str) -> int:
-    return _integer(text, 1, 100_000, 'a number')
-
-
-def _verify_client(text: str) -> str:
-    if text not in tls.VERIFY_CLIENT:
-        raise ValueError(f'not one of {", ".join(tls.VERIFY_CLIENT)}')
-    return text
-
-
-def _topic_prefix(text: str) -> str:
-    if not re.fullmatch('[A-Za-z0-9._-]{1,200}', text):
-        raise ValueError('not the beginning of the name of a topic (letters, digits, . _ -)')
-    return text
-
-
-def _security_protocol(text: str) -> str:
-    if text not in SECURITY_PROTOCOLS:
-        raise ValueError(f'not one of {", ".join(SECURITY_PROTOCOLS)}')
-    return text
-
-
-def _account(text: str) -> str:
-    return _known(text, pwd.getpwnam, pwd.getpwuid, 'user')
-
-
-def _group(text: str) -> str:
-    return _known(text, grp.getgrnam, grp.getgrgid, 'group')
-
-
-def _known(text: str, by_name: Callable[[str], object], by_id: Callable[[int], object], what: str) -> str:
-    try:
-        if text.isdecimal():
-            by_id(int(text))
-        else:
-            by_name(text)
-    except (KeyError, ValueError, OverflowError):
-        raise ValueError(f'there is no such {what}') from None
-    return text
-
-
-def _path(text: str) -> str:
-    if not text:
-        raise ValueError('not a file name')
-    return os.path.abspath(text)
 
 
 # --------------------------------------------------------------------------------------------------------------- keys
@@ -244,43 +62,43 @@ class DaemonSettings:
     has it.
     """
 
-    user: str | None = _key(None, _account)
-    group: str | None = _key(None, _group)
-    listen: tuple[str, ...] = _key(('127.0.0.1',), _addresses)
-    port: int | None = _key(1337, _port)
-    ssl_port: int | None = _key(None, _port)
-    ssl_cert_file: str | None = _key(None, _path)
-    ssl_key_file: str | None = _key(None, _path)
-    ssl_client_ca_file: str | None = _key(None, _path)
-    ssl_verify_client: str = _key('off', _verify_client)
-    ssl_hsts: bool = _key(True, _boolean)
-    admin_listen: tuple[str, ...] = _key(('127.0.0.1',), _addresses)
-    admin_port: int | None = _key(None, _admin_port)
-    foreground: bool = _key(True, _boolean)
-    debug: bool = _key(False, _boolean)
-    forks: int = _key(0, _forks)
-    syslog: bool = _key(False, _boolean)
-    log_format: str = _key('text', _log_format)
-    pid_file: str | None = _key(None, _path)
-    max_body: int = _key(10 * 2**20, _size)
-    idempotency_hours: int = _key(24, _hours)
-    events: bool = _key(True, _boolean)
-    event_retention_hours: int = _key(168, _hours)
-    webhook_give_up: float = _key(14400.0, _seconds)
-    request_timeout: float = _key(30.0, _some_seconds)
-    drain_timeout: float = _key(30.0, _seconds)
-    most_running: int = _key(64, _count)
-    most_waiting: int = _key(512, _count)
-    hang_timeout: float = _key(60.0, _seconds)
+    user: str | None = _key(None, values.account)
+    group: str | None = _key(None, values.group)
+    listen: tuple[str, ...] = _key(('127.0.0.1',), values.addresses)
+    port: int | None = _key(1337, values.port)
+    ssl_port: int | None = _key(None, values.port)
+    ssl_cert_file: str | None = _key(None, values.path)
+    ssl_key_file: str | None = _key(None, values.path)
+    ssl_client_ca_file: str | None = _key(None, values.path)
+    ssl_verify_client: str = _key('off', values.verify_client)
+    ssl_hsts: bool = _key(True, values.boolean)
+    admin_listen: tuple[str, ...] = _key(('127.0.0.1',), values.addresses)
+    admin_port: int | None = _key(None, values.admin_port)
+    foreground: bool = _key(True, values.boolean)
+    debug: bool = _key(False, values.boolean)
+    forks: int = _key(0, values.forks)
+    syslog: bool = _key(False, values.boolean)
+    log_format: str = _key('text', values.log_format)
+    pid_file: str | None = _key(None, values.path)
+    max_body: int = _key(10 * 2**20, values.size)
+    idempotency_hours: int = _key(24, values.hours)
+    events: bool = _key(True, values.boolean)
+    event_retention_hours: int = _key(168, values.hours)
+    webhook_give_up: float = _key(14400.0, values.seconds)
+    request_timeout: float = _key(30.0, values.some_seconds)
+    drain_timeout: float = _key(30.0, values.seconds)
+    most_running: int = _key(64, values.count)
+    most_waiting: int = _key(512, values.count)
+    hang_timeout: float = _key(60.0, values.seconds)
     db_host: str | None = _key(None)
-    db_port: str | None = _key(None, _ports)
+    db_port: str | None = _key(None, values.ports)
     db_name: str | None = _key(None)
     db_user: str | None = _key(None)
     db_pass: str | None = _key(None, secret=True)
-    db_sslmode: str | None = _key(None, _sslmode)
-    db_connections: int = _key(8, _count)
-    postgres_bindir: str | None = _key(None, _path)
-    postgres_user: str | None = _key(None, _account)
+    db_sslmode: str | None = _key(None, values.sslmode)
+    db_connections: int = _key(8, values.count)
+    postgres_bindir: str | None = _key(None, values.path)
+    postgres_user: str | None = _key(None, values.account)
 
 
 _KEYS = {key.name: key for key in dataclasses.fields(DaemonSettings)}
@@ -290,10 +108,10 @@ _KEYS = {key.name: key for key in dataclasses.fields(DaemonSettings)}
 class TracingSettings:
     """``[tracing]``, a field for every key. Without an endpoint nothing is traced."""
 
-    otlp_grpc_endpoint: str | None = _key(None, _endpoint)
-    otlp_http_endpoint: str | None = _key(None, _http_endpoint)
-    otel_traces_sampler: str = _key('parentbased_always_on', _sampler)
-    trace_id_header: bool = _key(False, _boolean)
+    otlp_grpc_endpoint: str | None = _key(None, values.endpoint)
+    otlp_http_endpoint: str | None = _key(None, values.http_endpoint)
+    otel_traces_sampler: str = _key('parentbased_always_on', values.sampler)
+    trace_id_header: bool = _key(False, values.boolean)
 
     @property
     def is_on(self) -> bool:
@@ -309,14 +127,14 @@ _TRACING_KEYS = {key.name: key for key in dataclasses.fields(TracingSettings)}
 class KafkaSettings:
     """``[kafka]``: where events are handed over to, if `enabled`."""
 
-    enabled: bool = _key(False, _boolean)
+    enabled: bool = _key(False, values.boolean)
     brokers: str | None = _key(None)
-    topic_prefix: str = _key('nipap.', _topic_prefix)
-    security_protocol: str = _key('plaintext', _security_protocol)
+    topic_prefix: str = _key('nipap.', values.topic_prefix)
+    security_protocol: str = _key('plaintext', values.security_protocol)
     sasl_mechanism: str | None = _key(None)
     sasl_username: str | None = _key(None)
     sasl_password: str | None = _key(None, secret=True)
-    ssl_cafile: str | None = _key(None, _path)
+    ssl_cafile: str | None = _key(None, values.path)
 
 
 _AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window')
@@ -452,15 +270,15 @@ def _parser() -> argparse.ArgumentParser:
         '-l',
         '--listen',
         metavar='ADDRESS',
-        type=_argument(_addresses),
+        type=_argument(values.addresses),
         help=f'address to serve, or several with commas (default: {", ".join(defaults.listen)})',
     )
-    add('-p', '--port', type=_argument(_port), help=f'port for HTTP; 0: any (default: {defaults.port})')
-    add('-s', '--ssl-port', metavar='PORT', type=_argument(_port), help='port for HTTPS (default: no HTTPS)')
+    add('-p', '--port', type=_argument(values.port), help=f'port for HTTP; 0: any (default: {defaults.port})')
+    add('-s', '--ssl-port', metavar='PORT', type=_argument(values.port), help='port for HTTPS (default: no HTTPS)')
     add(
         '--admin-port',
         metavar='PORT',
-        type=_argument(_admin_port),
+        type=_argument(values.admin_port),
         help=f'port for health and metrics; 0: any, off: none (default: {ADMIN_PORT} if it is free)',
     )
     add('-d', '--debug', action='store_true', help='log more (default: off)')
@@ -470,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
         '-P',
         '--pid-file',
         metavar='FILE',
-        type=_argument(_path),
+        type=_argument(values.path),
         help='write the process id to FILE (default: to no file)',
     )
     add('--no-pid-file', action='store_const', const=None, dest='pid_file', help='write no process id, whatever is set')
@@ -530,11 +348,11 @@ class _File:
     def warn_of_the_rest(self) -> None:
         """Warn of every section and key that nobody asked for."""
         sections = {section for section, _ in self._asked}
-        for section, values in self._sections.items():
+        for section, given in self._sections.items():
             if section not in sections:
                 self.warnings.append(f'{self.path}: [{_on_one_line(section)}]: unknown section, ignored')
                 continue
-            for key, value in values.items():
+            for key, value in given.items():
                 if (section, key) not in self._asked:
                     self.warn(section, _on_one_line(key), 'unknown key, ignored')
                 elif '%%' in value:
@@ -672,10 +490,10 @@ def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
         raise file.error('auth', 'default_backend', problem)
     return AuthSettings(
         default,
-        _read_auth_key(file, 'auth_cache_timeout', _timeout, 3600),
+        _read_auth_key(file, 'auth_cache_timeout', values.timeout, 3600),
         MappingProxyType(backends),
-        _read_auth_key(file, 'failed_logins', _failures, FAILED_LOGINS),
-        _read_auth_key(file, 'failed_logins_window', _some_seconds, FAILED_LOGINS_WINDOW_S),
+        _read_auth_key(file, 'failed_logins', values.failures, FAILED_LOGINS),
+        _read_auth_key(file, 'failed_logins_window', values.some_seconds, FAILED_LOGINS_WINDOW_S),
     )
 
 

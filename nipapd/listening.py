@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 from tornado.netutil import bind_sockets
 
-from nipapd.config import ADMIN_PORT, OFF, DaemonSettings
+from nipapd.config import ADMIN_PORT, DaemonSettings
 from nipapd.systemd import TLS_NAME
+from nipapd.values import OFF
 from nipapd.worker import Listeners
 
 log = logging.getLogger(__name__)

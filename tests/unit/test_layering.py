@@ -56,6 +56,7 @@ DAEMON = (
     'launch',
     'pidfile',
     'tls',
+    'values',
     'config',
     'embedded',
     'prefork',
