@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipapd import config, values
+from nipapd import config
 from nipapd.config import Config, ConfigError, DaemonSettings, load
+from nipapd.values import OFF
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / 'etc/nipap.conf.dist'
@@ -584,7 +585,7 @@ def test_reading_the_configuration_needs_no_server_library() -> None:
 def test_the_admin_port_is_a_port_or_off(read: Reader) -> None:
     assert read('').nipapd.admin_port is None
     assert read('[nipapd]\nadmin_port = 0\n').nipapd.admin_port == 0
-    assert read('[nipapd]\nadmin_port = Off\nadmin_listen = ::1\n').nipapd.admin_port == values.OFF
+    assert read('[nipapd]\nadmin_port = Off\nadmin_listen = ::1\n').nipapd.admin_port == OFF
     assert read('[nipapd]\nadmin_port = off\n', '--admin-port', '99').nipapd.admin_port == 99
     with pytest.raises(ConfigError, match='admin_port = -1: not a port'):
         read('[nipapd]\nadmin_port = -1\n')
