@@ -128,7 +128,7 @@ def remove_old(tx: Transaction, hours: int, *, kafka: bool) -> int:
     settled, last, kafka_cursor, hooks = tx.one(
         f'SELECT settled, last_position, kafka_cursor, ({waiting_for}) FROM event_state FOR UPDATE'
     ) or (0, 0, 0, 0)
-    floor = min(last, *(cursor for cursor in (hooks, kafka_cursor if kafka else None) if cursor is not None))
+    floor = min([last, *(cursor for cursor in (hooks, kafka_cursor if kafka else None) if cursor is not None)])
     tx.execute("DELETE FROM dead_letter WHERE added < now() - %s * interval '1 day'", (DEAD_LETTER_DAYS,))
     return tx.execute(_REMOVE, (floor, settled, hours, REMOVED_AT_ONCE))
 

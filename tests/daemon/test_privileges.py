@@ -81,7 +81,7 @@ print(subprocess.run([{str(program)!r}, '-u'], capture_output=True, text=True, c
     if child == 0:
         os.dup2(write, 1)
         os.environ['PYTHONPATH'] = str(REPOSITORY)
-        os.execv(sys.executable, ['python', '-c', code])
+        os.execv(sys.executable, [sys.executable, '-c', code])
     os.close(write)
     with open(read) as output:
         printed = output.read()

@@ -32,8 +32,8 @@ from nipap.authlib import Authenticator, AuthSettings, BackendSettings
 from nipap.backend import _ASNS, _POOLS, _PREFIXES, _VRFS
 from nipap.cli import sheet
 from nipap.errors import NipapError, NipapInputError
-from nipap.flask_xmlrpc import _read_body
 from nipap.http_auth import idempotency_key, known_credentials
+from nipap.http_body import read_body
 from nipap.query import Condition, Cursor, compile_query, read_options, read_prefix_options
 from nipapd import config
 
@@ -161,7 +161,7 @@ def body(data: bytes) -> None:
     made = _request(Choices(b''), sent)
     made.environ['HTTP_CONTENT_ENCODING'] = choices.one(('gzip', 'x-gzip', ' GZIP '))
     try:
-        plain = _read_body(made, MAX_BODY)
+        plain = read_body(made, MAX_BODY)
     except NipapInputError:
         return
     assert len(plain) <= MAX_BODY
