@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nipap import events, pool, schema, vrf
 from nipap.db import Database
 from nipap.query import EVERYTHING
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
-from nipapd.prefork import HANDLED, die_with, reset_signals
+from nipapd.prefork import die_with, fork
 from nipapd.server import Container, Server
 
 if TYPE_CHECKING:
@@ -265,36 +265,19 @@ class Keeper:
         self._former, self._pid, self._task = [], 0, None
 
     def _fork(self, task: Task) -> int:
-        parent = os.getpid()
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
-            pid = os.fork()
-            if pid == 0:
-                self._be(task, parent, unblocked)
-            return pid
+            return fork(self._what, lambda parent: self._be(task, parent))
         except OSError as error:
             log.error('%s cannot be forked: %s', self._what, error.strerror)
             self._due = time.monotonic() + self._pause_s
             return 0
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
-    def _be(self, task: Task, parent: int, unblocked: set[int]) -> NoReturn:
-        code = 1
-        try:
-            reset_signals(unblocked)
-            name_process(self._name)
-            self._prepare()
-            self._in_child()
-            die_with(parent)
-            task.run()
-            code = 0
-        except BaseException:
-            log.exception('%s failed', self._what)
-        finally:
-            with contextlib.suppress(Exception):
-                logging.shutdown()
-            os._exit(code)
+    def _be(self, task: Task, parent: int) -> None:
+        name_process(self._name)
+        self._prepare()
+        self._in_child()
+        die_with(parent)  # last: a change of account would undo it
+        task.run()
 
     def _signal(self, pid: int, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

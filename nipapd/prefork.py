@@ -351,42 +351,24 @@ class Supervisor:
                 slot.current = self._fork(slot)
 
     def _fork(self, slot: Slot) -> Handler | None:
-        parent, pulse = os.getpid(), Pulse(self._report_ready)
-        # Blocked until the child has its own dispositions: a TERM in between would end up in the parent's list.
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        pulse = Pulse(self._report_ready)
         try:
-            pid = os.fork()
-            if pid == 0:
-                self._become_handler(slot, pulse, parent, unblocked)
-            return Handler(slot.number, pid, self._wanted, pulse, time.monotonic())
+            pid = fork(f'handler {slot.number}', lambda parent: self._be_handler(slot, pulse, parent))
         except OSError as error:
             log.error('handler %d cannot be forked: %s', slot.number, error.strerror)
             self._tell_loss('fork')
             self._note_loss(slot, None)
             self._give_up_if_hopeless(slot, 'could not be forked')
             return None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        return Handler(slot.number, pid, self._wanted, pulse, time.monotonic())
 
-    def _become_handler(self, slot: Slot, pulse: Pulse, parent: int, unblocked: set[int]) -> NoReturn:
-        code = 1
-        try:
-            reset_signals(unblocked)
-            for descriptor in (self._wake_r, self._wake_w, self._ready_r):
-                os.close(descriptor)
-            if self._in_child is not None:
-                self._in_child()
-            die_with(parent)  # last: a change of account would undo it
-            code = self._wanted.handler_main(slot.number, pulse) or 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            log.exception('handler %d failed', slot.number)
-        finally:
-            # Not a return: what the parent's frames would clean up is the parent's.
-            with contextlib.suppress(Exception):
-                logging.shutdown()
-            os._exit(code)
+    def _be_handler(self, slot: Slot, pulse: Pulse, parent: int) -> int | None:
+        for descriptor in (self._wake_r, self._wake_w, self._ready_r):
+            os.close(descriptor)
+        if self._in_child is not None:
+            self._in_child()
+        die_with(parent)  # last: a change of account would undo it
+        return self._wanted.handler_main(slot.number, pulse)
 
     def _report_ready(self) -> None:
         with contextlib.suppress(OSError):
@@ -544,6 +526,41 @@ class Supervisor:
 
     def _note_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
+
+
+def fork(what: str, main: Callable[[int], int | None]) -> int:
+    """A child that does `main`, which is given the id of its parent and returns the exit code; returns its own id.
+
+    It begins with TERM at its default, INT and HUP ignored. Nothing of the parent's is run in it afterwards.
+
+    :raises OSError: there is no room for it.
+    """
+    parent = os.getpid()
+    # Blocked until the child has its own dispositions: a TERM in between would end up in the parent's list.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_child(what, lambda: main(parent), unblocked)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
+def _be_child(what: str, main: Callable[[], int | None], unblocked: set[int]) -> NoReturn:
+    code = 1
+    try:
+        reset_signals(unblocked)
+        code = main() or 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        log.exception('%s failed', what)
+    finally:
+        # Not a return: what the parent's frames would clean up is the parent's.
+        with contextlib.suppress(Exception):
+            logging.shutdown()
+        os._exit(code)
 
 
 def reset_signals(unblocked: set[int]) -> None:

@@ -126,7 +126,7 @@ class Delivery:
 
     def _see_to_receivers(self) -> None:
         if self._is_due('hooks', HOOKS_S):
-            self.hooks = {item['id']: item for item in self.db.read(webhook.to_send)}
+            self.hooks = self.read_hooks()
             for key in self.hooks:
                 self._keep(key, WebhookSender(self, key, self.post).run)
         if self.kafka.enabled:
@@ -135,6 +135,10 @@ class Delivery:
             hours = self.settings.event_retention_hours
             while self._own.run(lambda tx: events.remove_old(tx, hours, kafka=self.kafka.enabled)):
                 waiting.give_way()
+
+    def read_hooks(self) -> dict[int, Hook]:
+        """The webhooks that there are now, by id."""
+        return {item['id']: item for item in self.db.read(webhook.to_send)}
 
     def _is_due(self, what: str, each_s: float) -> bool:
         now = time.monotonic()
@@ -283,7 +287,7 @@ class WebhookSender:
 
     def _refresh(self) -> None:
         """Know how things are now."""
-        hooks = {item['id']: item for item in self._db.read(webhook.to_send)}
+        hooks = self._delivery.read_hooks()
         if self._key in hooks:
             self._delivery.hooks[self._key] = hooks[self._key]
         else:

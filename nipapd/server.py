@@ -442,17 +442,18 @@ class _Answer:
 
     def refuse(self) -> None:
         """Answer that there is too much to do."""
-        headers = HTTPHeaders({'Content-Length': '0', 'Retry-After': str(RETRY_AFTER_S), **self._request_id()})
-        self._connection.write_headers(ResponseStartLine('HTTP/1.1', 503, 'Service Unavailable'), headers)
-        self._connection.finish()
+        self._write_bare(503, 'Service Unavailable', {'Retry-After': str(RETRY_AFTER_S)})
 
     def fail(self) -> None:
         """Answer that it failed or, when the answer has begun, break it off so that nobody takes it for complete."""
         if self._begun:
             abort(self._connection)
             return
-        headers = HTTPHeaders({'Content-Length': '0', **self._request_id()})
-        self._connection.write_headers(ResponseStartLine('HTTP/1.1', 500, 'Internal Server Error'), headers)
+        self._write_bare(500, 'Internal Server Error', {})
+
+    def _write_bare(self, code: int, reason: str, headers: dict[str, str]) -> None:
+        start = ResponseStartLine('HTTP/1.1', code, reason)
+        self._connection.write_headers(start, HTTPHeaders({'Content-Length': '0', **headers, **self._request_id()}))
         self._connection.finish()
 
     def _request_id(self) -> dict[str, str]:

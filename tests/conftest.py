@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from configparser import RawConfigParser
@@ -195,6 +196,24 @@ def database_options(dsn: str) -> dict[str, str]:
     """What the section [nipapd] of a configuration says so that the daemon uses the test's database."""
     parts = psycopg2.extensions.parse_dsn(dsn)
     return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
+
+
+@pytest.fixture
+def root_logger() -> Iterator[logging.Logger]:
+    """The root logger, as it was before once the test is over."""
+    from nipapd import logs
+
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    quiet = {name: logging.getLogger(name).level for name in logs.QUIET}
+    yield root
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, former in quiet.items():
+        logging.getLogger(name).setLevel(former)
 
 
 @pytest.fixture

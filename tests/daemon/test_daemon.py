@@ -728,22 +728,6 @@ def test_what_the_configuration_says_in_vain_is_logged(daemon: DaemonFactory, da
     assert re.search(r' WARNING nipapd: .*\[nipapd\] colour: unknown key, ignored\n', running.log())
 
 
-@pytest.fixture
-def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, as it was before once the test is over."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    quiet = {name: logging.getLogger(name).level for name in logs.QUIET}
-    yield root
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, former in quiet.items():
-        logging.getLogger(name).setLevel(former)
-
-
 def test_the_system_log(root_logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as system:
         system.bind(str(tmp_path / 'log'))

@@ -24,22 +24,6 @@ from nipapd.fibers import Fibers
 
 
 @pytest.fixture
-def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, as it was before once the test is over."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    quiet = {name: logging.getLogger(name).level for name in logs.QUIET}
-    yield root
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, former in quiet.items():
-        logging.getLogger(name).setLevel(former)
-
-
-@pytest.fixture
 def _no_call() -> Iterator[None]:
     token = tracer._current.set(None)
     yield
