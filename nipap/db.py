@@ -244,9 +244,10 @@ class Transaction:
 class OneMessage(Transaction):
     """A transaction that is one message: what waits and the statement after it. What runs before is not part of it."""
 
-    def __init__(self, cursor: psycopg2.extensions.cursor, prepared: dict[str, str], change: int) -> None:
-        super().__init__(cursor, prepared)
+    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, change: int) -> None:
+        super().__init__(cursor, session.prepared)
         self.sent = False
+        self._connection = session.connection
         self._begin = f'{CHANGING}; SET LOCAL nipap.change = {change:d}'.encode()
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
@@ -258,8 +259,14 @@ class OneMessage(Transaction):
         super().ahead(statement, args)
 
     def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
-        self.sent = self.sent or bool(self._ahead)
-        return super()._run(statement, args)
+        if not self._ahead:
+            return super()._run(statement, args)
+        self.sent = True
+        self._connection.takes_long = True
+        try:
+            return super()._run(statement, args)
+        finally:
+            self._connection.takes_long = False
 
 
 class Inside:
@@ -655,7 +662,7 @@ def _commit(session: Session, cursor: psycopg2.extensions.cursor) -> None:
 
 def _message(session: Session, work: Callable[[Transaction], T], change: int) -> T:
     with session.connection.cursor() as cursor:
-        tx = OneMessage(cursor, session.prepared, change)
+        tx = OneMessage(cursor, session, change)
         try:
             result = work(tx)
             tx.flush()

@@ -2,8 +2,8 @@
 
 A request runs in a greenlet, as plain code that calls and returns. Where it has to wait, for PostgreSQL, for time to
 pass or for its client, it goes aside and the loop goes on with others; so a slow search holds up nobody. What
-PostgreSQL answers within a moment, and that is nearly everything, is waited for on the spot: going aside costs more
-than the moment does.
+PostgreSQL answers within a moment, and that is nearly everything but changes, is waited for on the spot: going aside
+costs more than the moment does.
 
 Code between two waits is never interrupted, so nothing needs a lock that is looked at or changed there.
 """
@@ -43,6 +43,10 @@ class Asked(Protocol):
 
     def fileno(self) -> int:
         """Its socket."""
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether the answer waits for a disk, and perhaps for others."""
 
 
 class Fibers:
@@ -168,10 +172,11 @@ class Fibers:
         ends = None if limit_s is None or math.isinf(limit_s) else time.monotonic() + limit_s
         while (state := connection.poll()) != READY:
             left_s = None if ends is None else max(0.0, ends - time.monotonic())
-            poll = select.poll()
-            poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
-            if poll.poll(MOMENT_MS if in_fiber else _milliseconds(left_s)):
-                continue
+            if not (in_fiber and connection.takes_long):
+                poll = select.poll()
+                poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
+                if poll.poll(MOMENT_MS if in_fiber else _milliseconds(left_s)):
+                    continue
             if not in_fiber or not self._wait_on_loop(connection.fileno(), state, left_s):
                 return False
         return True

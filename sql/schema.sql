@@ -152,6 +152,26 @@ END $$;
 
 COMMENT ON FUNCTION public.adopt(old_parent bigint, v integer, x cidr, new_parent bigint, OUT a public.adopted) IS 'Give the direct children of one parent that lie inside x to another; NULL is the top level. One statement, however many.';
 
+CREATE FUNCTION public.ancestors_of(i bigint) RETURNS json
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    found_ones text := '';
+    above bigint;
+    len int;
+    own_tags text[];
+BEGIN
+    WHILE i IS NOT NULL LOOP
+        SELECT parent_id, masklen(prefix), tags INTO above, len, own_tags FROM prefix WHERE id = i;
+        found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || i || '":[' || coalesce(above::text, 'null') || ','
+            || len || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
+        i := above;
+    END LOOP;
+    RETURN CASE WHEN found_ones <> '' THEN found_ones || '}' END;
+END $$;
+
+COMMENT ON FUNCTION public.ancestors_of(i bigint) IS 'A prefix, given by id, and all above it, as {id: [parent, length, tags]}; NULL without a prefix.';
+
 CREATE FUNCTION public.asn_add(facts jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
     AS $$

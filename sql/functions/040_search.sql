@@ -27,3 +27,21 @@ EXCEPTION WHEN invalid_regular_expression THEN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
+
+-- Half the time that a recursive query takes to begin and end, which is what counts where a call asks for one prefix.
+CREATE OR REPLACE FUNCTION ancestors_of(i bigint) RETURNS json LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found_ones text := '';
+    above bigint;
+    len int;
+    own_tags text[];
+BEGIN
+    WHILE i IS NOT NULL LOOP
+        SELECT parent_id, masklen(prefix), tags INTO above, len, own_tags FROM prefix WHERE id = i;
+        found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || i || '":[' || coalesce(above::text, 'null') || ','
+            || len || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
+        i := above;
+    END LOOP;
+    RETURN CASE WHEN found_ones <> '' THEN found_ones || '}' END;
+END $$;
+COMMENT ON FUNCTION ancestors_of(bigint) IS 'A prefix, given by id, and all above it, as {id: [parent, length, tags]}; NULL without a prefix.';

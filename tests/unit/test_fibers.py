@@ -166,9 +166,10 @@ def test_outside_a_fiber_everything_blocks() -> None:
 class Asked:
     """A connection whose answer takes a while: it becomes readable when somebody writes to the other end."""
 
-    def __init__(self, ours: Any, states: list[int]) -> None:
+    def __init__(self, ours: Any, states: list[int], *, takes_long: bool = False) -> None:
         self._ours = ours
         self._states = states
+        self.takes_long = takes_long
 
     def poll(self) -> int:
         return self._states.pop(0)
@@ -192,6 +193,21 @@ def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
     with ours, theirs:
         run(fibers, asking, other)
     assert order == ['other', 'answered']
+
+
+@pytest.mark.parametrize('takes_long', [True, False])
+def test_an_answer_that_comes_at_once_is_waited_for_on_the_spot_unless_it_takes_long(takes_long: bool) -> None:
+    fibers, order = Fibers(), []
+    ours, theirs = socket.socketpair()
+
+    def asking() -> None:
+        theirs.send(b'answer')
+        fibers.wait_for_postgresql(Asked(ours, [1, 0], takes_long=takes_long), None)
+        order.append('answered')
+
+    with ours, theirs:
+        run(fibers, asking, lambda: order.append('other'))
+    assert order == (['other', 'answered'] if takes_long else ['answered', 'other'])
 
 
 @pytest.mark.parametrize('in_fiber', [True, False])
