@@ -152,25 +152,41 @@ END $$;
 
 COMMENT ON FUNCTION public.adopt(old_parent bigint, v integer, x cidr, new_parent bigint, OUT a public.adopted) IS 'Give the direct children of one parent that lie inside x to another; NULL is the top level. One statement, however many.';
 
-CREATE FUNCTION public.ancestors_of(i bigint) RETURNS json
+CREATE FUNCTION public.ancestors_of(parents bigint[]) RETURNS json
     LANGUAGE plpgsql STABLE
     AS $$
 DECLARE
-    found_ones text := '';
+    i bigint;
     above bigint;
     len int;
     own_tags text[];
+    met int;
+    fresh bigint[];
+    path bigint[]; -- the last way up
+    found_ones text := '';
 BEGIN
-    WHILE i IS NOT NULL LOOP
-        SELECT parent_id, masklen(prefix), tags INTO above, len, own_tags FROM prefix WHERE id = i;
-        found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || i || '":[' || coalesce(above::text, 'null') || ','
-            || len || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
-        i := above;
+    FOREACH i IN ARRAY parents LOOP
+        CONTINUE WHEN i = path[1];
+        fresh := NULL;
+        met := NULL;
+        WHILE i IS NOT NULL LOOP
+            met := array_position(path, i);
+            EXIT WHEN met IS NOT NULL;
+            SELECT parent_id, masklen(prefix), tags INTO above, len, own_tags FROM prefix WHERE id = i;
+            found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || i || '":[' || coalesce(above::text, 'null') || ','
+                || len || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
+            fresh := fresh || i;
+            i := above;
+        END LOOP;
+        -- In the order of the tree all that was met before and lies above the next lies above this one.
+        IF fresh IS NOT NULL THEN
+            path := CASE WHEN met IS NULL THEN fresh ELSE fresh || path[met:] END;
+        END IF;
     END LOOP;
     RETURN CASE WHEN found_ones <> '' THEN found_ones || '}' END;
 END $$;
 
-COMMENT ON FUNCTION public.ancestors_of(i bigint) IS 'A prefix, given by id, and all above it, as {id: [parent, length, tags]}; NULL without a prefix.';
+COMMENT ON FUNCTION public.ancestors_of(parents bigint[]) IS 'Prefixes, given by id, and all above them, as {id: [parent, length, tags]}; NULL when there are none. Each is read once when they come in the order of the tree.';
 
 CREATE FUNCTION public.asn_add(facts jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
