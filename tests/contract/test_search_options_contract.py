@@ -250,6 +250,22 @@ def test_edit_answers_in_the_same_shape_and_order(plan: Face) -> None:
     assert found == rows[0]
 
 
+def test_few_answers_and_many_have_one_order(api: Face) -> None:
+    """Whether one statement sorts or the few rows are sorted as they come."""
+    for rt in ('65000:9', '65000:10', '1.2.3.4:1'):
+        api.call('add_vrf', attr={'rt': rt, 'name': rt})
+    for rt in ('1.2.3.4:1', '65000:10', None, '65000:9'):
+        for prefix in ('2001:db8::/32', '10.0.0.0/9', '9.0.0.0/8', '10.0.0.0/8', '::/0'):
+            api.add_prefix(prefix, vrf_rt=rt)
+    expected = [(row['vrf_rt'], row['prefix']) for row in api.call('list_prefix', prefix={})]
+    assert [rt for rt, _ in expected[::5]] == [None, '65000:9', '65000:10', '1.2.3.4:1']
+    for spec in ({'prefix': '10.0.0.0/8', 'vrf_id': None}, {'vrf_rt': '65000:10'}, {'prefix': '::/0'}, {}):
+        listed = [(row['vrf_rt'], row['prefix']) for row in api.call('list_prefix', prefix=spec)]
+        assert listed == [key for key in expected if key in listed]
+    edited = api.call('edit_prefix', prefix={'vrf_rt': '65000:10'}, attr={'comment': 'x'})
+    assert [(row['vrf_rt'], row['prefix']) for row in edited] == expected[10:15]
+
+
 def test_pages_with_a_cursor(plan: Face) -> None:
     seen: list[str] = []
     after: Any = ''
