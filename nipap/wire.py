@@ -20,6 +20,7 @@ from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
 from xml.parsers import expat
 
+from nipap import waiting
 from nipap.errors import NipapInputError
 
 # What the parser keeps for every open element makes this worth 36 MB.
@@ -442,6 +443,8 @@ _timestamp = re.compile(
 ).fullmatch
 
 
+_AT_ONCE = 2**17  # bytes that are read before it is somebody else's turn: ten to twenty milliseconds
+
 # What the parser reads by itself. For any other name it would have Python look for a codec.
 _ENCODINGS = frozenset({'UTF-8', 'UTF-16', 'UTF-16LE', 'UTF-16BE', 'ISO-8859-1', 'US-ASCII'})
 
@@ -462,7 +465,11 @@ def decode_request(body: bytes) -> tuple[str, list[object]]:
     # Without declarations there are no entities to expand and no external ones to fetch.
     parser.StartDoctypeDeclHandler = _refuse_doctype
     try:
-        parser.Parse(body, True)
+        last = max(0, len(body) - 1) // _AT_ONCE * _AT_ONCE
+        for begin in range(0, last, _AT_ONCE):
+            parser.Parse(body[begin : begin + _AT_ONCE], False)
+            waiting.give_way()
+        parser.Parse(body[last:], True)
     except expat.ExpatError as exc:
         raise _malformed(str(exc)) from None
     method, *parameters = values

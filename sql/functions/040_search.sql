@@ -21,9 +21,10 @@ COMMENT ON FUNCTION holds(boolean[], int[]) IS 'Value of a boolean expression gi
 
 CREATE OR REPLACE FUNCTION is_pattern(pattern text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
-    PERFORM '' ~ pattern;
+    PERFORM '' ~* pattern;
     RETURN true;
-EXCEPTION WHEN invalid_regular_expression THEN
+-- What has some ten thousand states is read and then needs more memory than there may be: that is an internal error.
+EXCEPTION WHEN invalid_regular_expression OR internal_error OR out_of_memory OR program_limit_exceeded OR statement_too_complex THEN
     RETURN false;
 END $$;
-COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
+COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands and can use.';

@@ -25,7 +25,7 @@ from choices_of_bytes import Choices
 from flask import Request
 from werkzeug.test import EnvironBuilder
 
-from nipap import idempotency, smart_parsing, wire
+from nipap import idempotency, patterns, smart_parsing, wire
 from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute, check_text, read_value
 from nipap.authlib import Authenticator, AuthSettings, BackendSettings
@@ -183,7 +183,7 @@ def smart_search(data: bytes) -> None:
         if understood.error:
             continue
         words = smart_parsing.words(understood.query)
-        literal = {word: smart_parsing.literal_pattern(word) for word in words}
+        literal = {word: patterns.literal(word) for word in words}
         for query in (understood.query, smart_parsing.replace_words(understood.query, literal)):
             try:
                 check_text(text)
