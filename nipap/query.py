@@ -56,7 +56,7 @@ _EQUALITIES = frozenset({'=', '<>', 'is', 'is_not'})
 _PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
 _NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
 _OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
-MOST_CONDITIONS = 10_000
+MOST_CONDITIONS = 12_000  # five for each word of the longest smart search, and some more
 
 
 def compile_query(query: object, table: Table) -> Condition:

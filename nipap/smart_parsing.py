@@ -71,11 +71,10 @@ MISSPELT = {
 # Comparing an array by '=' asks whether it has the value.
 ARRAYS = frozenset({'tags', 'inherited_tags'})
 
-# What is read of a text. Joiners and parentheses count as words; each word of a search for prefixes costs a tenth of a
-# millisecond and three kilobytes of answer.
+# What is read of a text: a word of a search for prefixes costs a tenth of a millisecond and three kilobytes of answer.
 LONGEST_TEXT = 100_000  # characters
 LONGEST_WORD = patterns.LONGEST
-MOST_TOKENS = 2_000
+MOST_WORDS = 2_000
 
 _JOINERS = frozenset({'and', 'or', 'AND', 'OR'})
 # The signs that compare with a regular expression.
@@ -445,18 +444,15 @@ class _Parser:
         self._value_ok = value_ok
         self._pos = 0
         self._groups = [_Group(0)]
+        self._words = 0
         self._failed = False
 
     def parse(self) -> SmartQuery:
         """Return what the text means."""
         self._skip_blanks()
-        tokens = 0
         while self._pos < len(self._text):
             start = self._pos
-            tokens += 1
             try:
-                if tokens > MOST_TOKENS:
-                    raise _GivenUpError(TOO_MANY_WORDS)
                 self._read_token()
             except _GivenUpError as why:
                 self._give_up(start, str(why))
@@ -483,9 +479,16 @@ class _Parser:
         del self._groups[1:]
         self._pos = len(self._text)
         self._failed = True
-        self._add(_not_understood(self._text[start:], message))
+        self._join(_not_understood(self._text[start:], message))
 
     def _add(self, query: Query) -> None:
+        """Join what a word, or what is as good as one, means to what is there."""
+        self._words += 1
+        if self._words > MOST_WORDS:
+            raise _GivenUpError(TOO_MANY_WORDS)
+        self._join(query)
+
+    def _join(self, query: Query) -> None:
         group = self._groups[-1]
         if group.query is None:
             group.query = query
@@ -516,7 +519,7 @@ class _Parser:
     def _close_group(self) -> None:
         query = self._groups.pop().query
         if query is not None:
-            self._add(query)
+            self._join(query)
 
     def _read_quoted(self) -> str:
         """Read what stands between the quote here and the next one of its kind."""

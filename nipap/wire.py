@@ -51,6 +51,7 @@ _NIL = '<value><nil/></value>'
 _TRUE, _FALSE = '<value><boolean>1</boolean></value>', '<value><boolean>0</boolean></value>'
 
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
+_PIECES_AT_ONCE = 50_000  # of text: ten milliseconds
 _ROWS_AT_ONCE = 500  # bounds what a big answer needs besides its bytes, and how far one wide character widens it
 _LONGEST_KEPT_NAME, _MOST_KEPT_NAMES = 64, 4096
 
@@ -253,7 +254,11 @@ def _text(value: object) -> str:
     """`value` as one <value> element. Works on a stack of open containers, since queries nest without limit."""
     out: list[str] = []
     frames: list[_Frame] = [(_write_items, iter((value,)), '', '')]
+    pause = _PIECES_AT_ONCE
     while frames:
+        if len(out) > pause:
+            pause = len(out) + _PIECES_AT_ONCE
+            waiting.give_way()
         write, items, after, end = frames[-1]
         container = write(items, out)
         if container is None:

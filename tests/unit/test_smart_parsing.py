@@ -20,7 +20,7 @@ from nipap.smart_parsing import (
     LONGEST_TEXT,
     LONGEST_WORD,
     MISSPELT,
-    MOST_TOKENS,
+    MOST_WORDS,
     SmartQuery,
     compared_patterns,
     mark_invalid,
@@ -524,16 +524,16 @@ def test_hostile_texts_take_little_time(text: str, longest: int, kind: str) -> N
     # A tenth of a second is the promise on an idle machine; without bounds it is more than one.
     assert time.process_time() - started < 1
     assert len(words(replaced)) == len(found)
-    assert len(list(parts(answer.query))) <= 2 * MOST_TOKENS + 1  # parts, the last error, and what joins them
+    assert len(list(parts(answer.query))) <= 2 * MOST_WORDS + 1  # parts, the last error, and what joins them
 
 
 def test_hundreds_of_words_are_understood() -> None:
-    for text in (' '.join(['word'] * MOST_TOKENS), ' or '.join(['vlan=1'] * (MOST_TOKENS // 2)), 'a' * LONGEST_WORD):
+    for text in (' '.join(['word'] * MOST_WORDS), ' or '.join(['vlan=1'] * MOST_WORDS), 'a' * LONGEST_WORD):
         assert not parse(text).error
 
 
 def test_too_many_words_are_an_error_where_they_begin() -> None:
-    answer = parse('word ' * MOST_TOKENS + 'one more')
+    answer = parse('word ' * MOST_WORDS + 'one more')
     assert answer.error
     errors = [part['interpretation'] for part in parts(answer.query) if part['interpretation']['error']]
     assert [(error['string'], error['error_message']) for error in errors] == [('one more', 'too many words')]
