@@ -32,7 +32,6 @@ FLOORS = {
     'storage': ('connecting', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
-        'pattern_trial',
         'vrf',
         'pool',
         'asn',
@@ -48,7 +47,16 @@ FLOORS = {
         'repair',
         'restore',
     ),
-    'logic': ('local_users', 'login_limits', 'authlib', 'batch', 'smart_search', 'backend', 'webhooks'),
+    'logic': (
+        'local_users',
+        'login_limits',
+        'authlib',
+        'batch',
+        'pattern_trial',
+        'smart_search',
+        'backend',
+        'webhooks',
+    ),
     'transports': (
         'http_auth',
         'spool',
