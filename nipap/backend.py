@@ -521,14 +521,21 @@ class Backend:
         return {'search_options': echo, 'result': result, **_next(echo, result)}
 
     def _found(
-        self, kind: Kind, echo: Mapping[str, Any], condition: Condition, page: Page, *around: Any
+        self,
+        kind: Kind,
+        echo: Mapping[str, Any],
+        condition: Condition,
+        page: Page,
+        *around: Any,
+        tried: frozenset[str] = frozenset(),
     ) -> list[Object] | Chunks:
         read_all = kind.find_all
         most = self._longest_list
         short = page.max_result is not None and (most is None or page.max_result <= most)
         at_once = read_all is None or most is None or short or 'after' in echo
         # What fails in the middle of a transaction spoils it: there nothing may be left to be found out.
-        for why in refused(self.db, condition.patterns, all_signs=not at_once).values():
+        untried = [pattern for pattern in condition.patterns if pattern not in tried]
+        for why in refused(self.db, untried, all_signs=not at_once).values():
             raise NipapValueError(why)
         if read_all is None or at_once:
             return self.db.read(lambda tx: kind.find(tx, condition, page, *around))
@@ -563,7 +570,7 @@ class Backend:
                 {'operator': 'and', 'val1': ours, 'val2': extra_query} for ours in (shown_query, query)
             )
         echo, *page = kind.options(options)
-        result = self._found(kind, echo, compile_query(query, kind.table), *page)
+        result = self._found(kind, echo, compile_query(query, kind.table), *page, tried=understood.tried)
         return {
             'search_options': echo,
             'result': result,

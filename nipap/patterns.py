@@ -28,9 +28,9 @@ def objection(pattern: str) -> str | None:
     """Why a regular expression is not even tried, and what would be; None: nothing is against it."""
     if len(pattern) > LONGEST:
         return f'Invalid regular expression of {len(pattern)} characters, {LONGEST} are accepted'
-    if len(pattern) > MOST_SIGNS and len(signs := _signs(pattern)) > MOST_SIGNS:
+    if len(pattern) > MOST_SIGNS and (signs := len(_signs(pattern))) > MOST_SIGNS:
         return (
-            f'Invalid regular expression ({pattern[:200]}) with {len(signs)} repetitions, anchors and word boundaries, '
+            f'Invalid regular expression ({pattern[:200]}) with {signs} repetitions, anchors and word boundaries, '
             f'{MOST_SIGNS} are accepted'
         )
     return None
@@ -71,8 +71,6 @@ def has_signs(pattern: str) -> bool:
 
 def weight(pattern: str) -> int:
     """A rough measure of what there is to read beside plain characters."""
-    if pattern.startswith(_LITERALLY):
-        return 0
     return sum(_BOUND_WEIGHT if sign == '{' else 1 for sign in _signs(pattern))
 
 
@@ -89,6 +87,8 @@ def easy(patterns: Collection[str]) -> bool:
 
 
 def _signs(pattern: str) -> list[str]:
+    if pattern.startswith(_LITERALLY):
+        return []
     return [sign for sign in _HEAVY.findall(pattern) if sign[0] != '\\' or sign[1] in 'mMyYAZ0123456789']
 
 

@@ -21,10 +21,14 @@ Compare = Callable[[str, str, str], Condition | None]
 
 @dataclass(frozen=True)
 class Understood:
-    """What clients see of a text, and the query struct that is run; it is shown only when there is an error."""
+    """What clients see of a text, and the query struct that is run, unless there is an error.
+
+    tried: the regular expressions in that, which need not be tried again.
+    """
 
     shown: SmartQuery
     query: Query
+    tried: frozenset[str] = frozenset()
 
 
 def understand(
@@ -45,7 +49,8 @@ def understand(
     read = parse(text, knows, accepts)
     waiting.give_way()
     words = smart_parsing.words(read.query)
-    no_patterns = refused(db, words | smart_parsing.compared_patterns(read.query), all_signs=True)
+    given = words | smart_parsing.compared_patterns(read.query)
+    no_patterns = refused(db, given, all_signs=True)
     # A word that is no regular expression, or no good one, is matched as it is written.
     literal = {word: patterns.literal(word) for word in words if word in no_patterns}
     too_long = {word for word in literal if len(word) > LONGEST_LITERAL}
@@ -53,7 +58,8 @@ def understand(
         read = SmartQuery(read.query, True, FAILED)
     if read.error:
         return _not_run(read)
-    return Understood(read, smart_parsing.replace_words(read.query, literal))
+    query = smart_parsing.replace_words(read.query, literal)
+    return Understood(read, query, frozenset({*given, *literal.values()}))
 
 
 def _not_run(read: SmartQuery) -> Understood:
