@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -37,7 +37,7 @@ from nipap import prefix as prefixes
 from nipap import prefix_search as searches
 from nipap import tag as tags
 from nipap import vrf as vrfs
-from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, check_text, parse_delta, read_boolean, shown
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, parse_delta, read_boolean, shown
 from nipap.audit import Who
 from nipap.authlib import Actor
 from nipap.db import PATIENCE_S, Database, Inside, Transaction
@@ -52,6 +52,7 @@ from nipap.errors import (
     NipapOutcomeUnknownError,
     NipapValueError,
 )
+from nipap.pattern_trial import refused
 from nipap.prefix_view import as_found, as_listed
 from nipap.query import (
     Condition,
@@ -64,6 +65,7 @@ from nipap.query import (
     read_options,
     read_prefix_options,
 )
+from nipap.smart_search import understand
 from nipap.wire import Chunks
 
 Object = dict[str, Any]
@@ -519,12 +521,23 @@ class Backend:
         return {'search_options': echo, 'result': result, **_next(echo, result)}
 
     def _found(
-        self, kind: Kind, echo: Mapping[str, Any], condition: Condition, page: Page, *around: Any
+        self,
+        kind: Kind,
+        echo: Mapping[str, Any],
+        condition: Condition,
+        page: Page,
+        *around: Any,
+        tried: frozenset[str] = frozenset(),
     ) -> list[Object] | Chunks:
         read_all = kind.find_all
         most = self._longest_list
         short = page.max_result is not None and (most is None or page.max_result <= most)
-        if read_all is None or most is None or short or 'after' in echo:
+        at_once = read_all is None or most is None or short or 'after' in echo
+        # What fails in the middle of a transaction spoils it: there nothing may be left to be found out.
+        untried = [pattern for pattern in condition.patterns if pattern not in tried]
+        for why in refused(self.db, untried, all_signs=not at_once).values():
+            raise NipapValueError(why)
+        if read_all is None or at_once:
             return self.db.read(lambda tx: kind.find(tx, condition, page, *around))
         return self._chunks(lambda tx: read_all(tx, condition, page, *around))
 
@@ -542,45 +555,29 @@ class Backend:
             raise NipapMissingInputError("'query_string' must be specified")
         if not isinstance(text, str):
             raise NipapInputError(f'Invalid query_string ({shown(text)}), must be a string')
-        check_text(text)
-
-        def accepts(name: str, operator: str, value: str) -> bool:
-            condition = kind.compare(name, operator, value)
-            return condition is not None and not self._bad_patterns(condition.patterns)
-
-        understood = kind.parse(text, kind.knows, accepts)
-        if understood.error:
+        understood = understand(self.db, text, kind.parse, kind.knows, kind.compare)
+        shown_query, query = understood.shown.query, understood.query
+        if understood.shown.error:
             return {
                 'search_options': {} if options is None else options,
                 'result': [],
-                'interpretation': understood.query,
+                'interpretation': shown_query,
                 'error': True,
-                'error_message': understood.error_message,
+                'error_message': understood.shown.error_message,
             }
-        interpretation: Object = understood.query
         if extra_query:
-            interpretation = {'operator': 'and', 'val1': understood.query, 'val2': extra_query}
+            shown_query, query = (
+                {'operator': 'and', 'val1': ours, 'val2': extra_query} for ours in (shown_query, query)
+            )
         echo, *page = kind.options(options)
-
-        # A word that is no regular expression is matched as it is written.
-        bad = self._bad_patterns(smart_parsing.words(understood.query))
-        literal = {word: smart_parsing.literal_pattern(word) for word in bad}
-        query = smart_parsing.replace_words(understood.query, literal) if bad else understood.query
-        if extra_query:
-            query = {'operator': 'and', 'val1': query, 'val2': extra_query}
-        result = self._found(kind, echo, compile_query(query, kind.table), *page)
+        result = self._found(kind, echo, compile_query(query, kind.table), *page, tried=understood.tried)
         return {
             'search_options': echo,
             'result': result,
             **_next(echo, result),
-            'interpretation': interpretation,
+            'interpretation': shown_query,
             'error': False,
         }
-
-    def _bad_patterns(self, patterns: Collection[str]) -> list[str]:
-        """Those of the texts that PostgreSQL does not take as regular expressions."""
-        suspects = rows.suspect_patterns(patterns)
-        return self.db.read(lambda tx: rows.bad_patterns(tx, suspects)) if suspects else []
 
 
 # ---------------------------------------------------------------- kinds of object

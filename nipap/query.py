@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from nipap import patterns, waiting
 from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import (
     NEVER,
@@ -28,62 +28,13 @@ from nipap.attributes import (
     read_value,
     shown,
 )
+from nipap.condition import AND, EVERYTHING, LEAF, OR, Compared, Condition, Guard, Step, all_of, assemble
 from nipap.errors import (
     NipapInputError,
     NipapMissingInputError,
     NipapNoSuchOperatorError,
     NipapValueError,
 )
-
-
-@dataclass(frozen=True)
-class Guard:
-    """What the text of a prefix must satisfy for a condition to hold; its index serves this."""
-
-    operator: str
-    value: str
-
-    def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-        """A condition with this before it. The ids are looked up once, before the rows are."""
-        ids = f'SELECT w.prefix_id FROM prefix_words w WHERE w.words {self.operator} %s'
-        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (self.value, *params)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A boolean SQL expression with its parameters, and what helps to find the rows for which it holds.
-
-    patterns: the regular expressions among the parameters. within: a condition that the order of the tree serves and
-    that is part of this one. ordered: there is nothing else to it. indexed: the same expression with guards before the
-    parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match. pinned: the
-    columns that must equal a value. by_key: the objects are VRFs, pools or AS numbers, and it names those that are
-    meant; one plan serves all parameters.
-    """
-
-    sql: str
-    params: tuple[Any, ...] = ()
-    patterns: tuple[str, ...] = ()
-    within: tuple[str, tuple[Any, ...]] = ('true', ())
-    ordered: bool = False
-    indexed: tuple[str, tuple[Any, ...]] = ('', ())
-    tag: str | None = None
-    guard: Guard | None = None
-    pinned: frozenset[str] = frozenset()
-    by_key: bool = False
-
-    @property
-    def unique(self) -> bool:
-        """Whether a key of prefixes is given, so that it holds for one at most."""
-        return 'p.id' in self.pinned or ('p.prefix' in self.pinned and not self.pinned.isdisjoint(_VRF_KEYS))
-
-    def guarded(self) -> tuple[str, tuple[Any, ...]]:
-        """The expression and its parameters, as an index serves it best."""
-        sql, params = self.indexed if self.indexed[0] else (self.sql, self.params)
-        return self.guard.around(sql, params) if self.guard else (sql, params)
-
-
-_VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
-EVERYTHING = Condition('true', ordered=True)
 
 _NAMES = {
     'equals': '=',
@@ -103,11 +54,9 @@ _NAMES = {
 _COMPARISONS = frozenset({'=', '<>', '<', '<=', '>', '>='})
 _EQUALITIES = frozenset({'=', '<>', 'is', 'is_not'})
 _PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
-LONGEST_PATTERN = 10_000  # characters of a regular expression: reading ten times as many takes PostgreSQL a minute
 _NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
 _OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
-# Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
-_MAX_DEPTH = 100
+MOST_CONDITIONS = 12_000  # five for each word of the longest smart search, and some more
 
 
 def compile_query(query: object, table: Table) -> Condition:
@@ -117,27 +66,29 @@ def compile_query(query: object, table: Table) -> Condition:
     :raises NipapValueError: a value that its attribute cannot have.
     """
     leaves: list[Condition] = []
-    program: list[int] = []  # postfix: the number of a leaf, or _AND or _OR of the two before it
+    program: list[Step] = []
     deepest = 0
-    todo: list[tuple[object, int] | int] = [(query, 1)]  # nodes with their depth, and operators to come after them
+    turns = waiting.Turns()
+    todo: list[tuple[object, int] | Step] = [(query, 1)]  # nodes with their depth, and steps to come after them
     while todo:
         item = todo.pop()
-        if isinstance(item, int):
+        if isinstance(item, Step):
             program.append(item)
             continue
         node, depth = item
         deepest = max(deepest, depth)
         joined = _parts(node)
         if joined is None:
-            program.append(len(leaves))
+            if len(leaves) == MOST_CONDITIONS:
+                raise NipapValueError(f'The query has too many conditions, {MOST_CONDITIONS} are accepted')
+            program.append(Step(LEAF, len(leaves)))
             leaves.append(_leaf(node, table))
         else:
-            operator, left, right = joined
-            todo += [operator, (right, depth + 1), (left, depth + 1)]
-    return _assemble(leaves, program) if deepest <= _MAX_DEPTH else _assemble_program(leaves, program)
-
-
-_AND, _OR = -1, -2
+            operands = _operands(*joined)
+            todo.append(Step(joined[0], len(operands)))
+            todo += [(operand, depth + 1) for operand in reversed(operands)]
+        turns.next()
+    return assemble(leaves, program, deepest)
 
 
 def _parts(node: object) -> tuple[int, object, object] | None:
@@ -154,64 +105,23 @@ def _parts(node: object) -> tuple[int, object, object] | None:
         return None
     if 'val2' not in node:
         raise NipapMissingInputError("'val2' must be specified")
-    return _AND if operator == 'and' else _OR, node['val1'], node['val2']
+    return AND if operator == 'and' else OR, node['val1'], node['val2']
 
 
-def _assemble(leaves: list[Condition], program: list[int]) -> Condition:
-    stack: list[Condition] = []
-    for step in program:
-        if step >= 0:
-            stack.append(leaves[step])
+def _operands(operator: int, *pair: object) -> list[object]:
+    """What a join joins, however it is nested: a long list of words is one join, not a deep tree."""
+    found: list[object] = []
+    todo = list(reversed(pair))
+    while todo:
+        node = todo.pop()
+        inner = _parts(node)
+        if inner is not None and inner[0] == operator:
+            todo += [inner[2], inner[1]]
+        elif len(found) > MOST_CONDITIONS:
+            break  # too many, whatever they are
         else:
-            right, left = stack.pop(), stack.pop()
-            stack.append(_both(left, right) if step == _AND else _either(left, right))
-    return stack[0]
-
-
-def _both(left: Condition, right: Condition) -> Condition:
-    (near, near_params), (here, here_params) = left.within, right.within
-    (fast, fast_params), (quick, quick_params) = left.guarded(), right.guarded()
-    return Condition(
-        f'({left.sql} AND {right.sql})',
-        left.params + right.params,
-        left.patterns + right.patterns,
-        within=(f'({near} AND {here})', near_params + here_params),
-        ordered=left.ordered and right.ordered,
-        indexed=(f'({fast} AND {quick})', fast_params + quick_params),
-        tag=left.tag or right.tag,
-        pinned=left.pinned | right.pinned,
-    )
-
-
-def _either(left: Condition, right: Condition) -> Condition:
-    if left is EVERYTHING or right is EVERYTHING:
-        return EVERYTHING
-    same = left.guard is not None and left.guard == right.guard
-    (fast, fast_params), (quick, quick_params) = left.guarded(), right.guarded()
-    return Condition(
-        f'({left.sql} OR {right.sql})',
-        left.params + right.params,
-        left.patterns + right.patterns,
-        # A word is looked for in five attributes: one look into the index serves them all.
-        indexed=('', ()) if same else (f'({fast} OR {quick})', fast_params + quick_params),
-        tag=left.tag if left.tag == right.tag else None,
-        guard=left.guard if same else None,
-    )
-
-
-def _assemble_program(leaves: list[Condition], program: list[int]) -> Condition:
-    values = ', '.join(leaf.sql for leaf in leaves)
-    steps = ','.join(map(str, program))
-    return Condition(
-        f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])",
-        tuple(param for leaf in leaves for param in leaf.params),
-        tuple(pattern for leaf in leaves for pattern in leaf.patterns),
-    )
-
-
-def all_of(conditions: Sequence[Condition]) -> Condition:
-    """The condition that all of them hold."""
-    return functools.reduce(_both, conditions) if conditions else EVERYTHING
+            found.append(node)
+    return found
 
 
 def equals(attribute: Attribute, value: object) -> Condition:
@@ -302,22 +212,13 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
         guard = _words_guard(attribute, 'LIKE', f'%{text}%')
         return Condition(f'{_as_text(attribute, sql)} LIKE %s', (*params, text), guard=guard)
-    check_length(text)
+    patterns.check(text)
     if not text and operator[0] != '!':
         return EVERYTHING
-    guard = _words_guard(attribute, operator, _for_lines(text)) if operator[0] != '!' and _is_simple(text) else None
+    guard = None
+    if operator[0] != '!' and patterns.is_simple(text):
+        guard = _words_guard(attribute, operator, patterns.for_lines(text))
     return Condition(f'{_as_text(attribute, sql)} {operator} %s', (*params, text), (text,), guard=guard)
-
-
-def check_length(pattern: str) -> None:
-    """Refuse a regular expression that PostgreSQL would read for too long.
-
-    :raises NipapValueError: saying how long it may be.
-    """
-    if len(pattern) > LONGEST_PATTERN:
-        raise NipapValueError(
-            f'Invalid regular expression of {len(pattern)} characters, {LONGEST_PATTERN} are accepted'
-        )
 
 
 _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
@@ -327,20 +228,6 @@ def _words_guard(attribute: Attribute, operator: str, value: str) -> Guard | Non
     if attribute.name in _WORDS and attribute.sql.startswith('p.'):
         return Guard(operator, value)
     return None
-
-
-def _is_simple(pattern: str) -> bool:
-    """Whether a pattern that matches an attribute also matches its line in the text of all of them.
-
-    Not so when it can look beyond the line or sets options of its own.
-    """
-    return pattern.startswith('***=') or not any(sign in pattern for sign in ('(?', '\\A', '\\Z', '***'))
-
-
-def _for_lines(pattern: str) -> str:
-    """A pattern for text of several lines: ^ and $ mean those of a line."""
-    anchored = '^' in pattern or '$' in pattern
-    return f'(?w){pattern}' if anchored and not pattern.startswith('***') else pattern
 
 
 # The ancestors of p that are tagged; inherited_tags is not stored anywhere.
@@ -399,9 +286,6 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
 
 # Equality with these is a place in the order of the tree.
 _IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
-
-
-Compared = tuple[str, tuple[Any, ...]]
 
 
 def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:
@@ -687,7 +571,6 @@ __all__ = [
     'Page',
     'Surroundings',
     'all_of',
-    'check_length',
     'compile_query',
     'equals',
     'find_attribute',

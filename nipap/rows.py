@@ -6,15 +6,15 @@ Every function takes an open transaction; none commits or asks who may.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from nipap import patterns
 from nipap.attributes import NEVER, Table, read_value
 from nipap.db import Transaction
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
-from nipap.query import Condition, Page, check_length
+from nipap.query import Condition, Page
 
 
 def select(
@@ -86,40 +86,13 @@ def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> Nipa
         return None
     for pattern in condition.patterns:
         if not tx.value('SELECT is_pattern(%s)', (pattern,)):
-            return _bad_pattern(pattern)
+            return NipapValueError(patterns.not_posix(pattern))
     return exc
 
 
-def check_patterns(tx: Transaction, condition: Condition) -> None:
-    """Look at the regular expressions of a condition before it is used where a failure spoils the transaction.
-
-    :raises NipapValueError: naming the first bad one.
-    """
-    suspects = suspect_patterns(condition.patterns)
-    if suspects and (bad := bad_patterns(tx, suspects)):
-        raise _bad_pattern(bad[0])
-
-
-def _bad_pattern(pattern: str) -> NipapValueError:
-    return NipapValueError(f'Invalid regular expression ({pattern[:200]}), see POSIX regular expressions')
-
-
-_SIGNS = re.compile(r'[\\\[\](){}*+?^$|]')
-
-
-def suspect_patterns(patterns: Collection[str]) -> list[str]:
-    """Those of the texts that may not be regular expressions: most words of searches are plain.
-
-    :raises NipapValueError: one is too long to be looked at.
-    """
-    for pattern in patterns:
-        check_length(pattern)
-    return [pattern for pattern in patterns if _SIGNS.search(pattern)]
-
-
-def bad_patterns(tx: Transaction, patterns: list[str]) -> list[str]:
+def bad_patterns(tx: Transaction, given: list[str]) -> list[str]:
     """Those of the texts that PostgreSQL does not take as regular expressions."""
-    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (patterns,))]
+    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (given,))]
 
 
 def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:

@@ -21,9 +21,10 @@ COMMENT ON FUNCTION holds(boolean[], int[]) IS 'Value of a boolean expression gi
 
 CREATE OR REPLACE FUNCTION is_pattern(pattern text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
-    PERFORM '' ~ pattern;
+    PERFORM '' ~* pattern;
     RETURN true;
-EXCEPTION WHEN invalid_regular_expression THEN
+-- What has some ten thousand states is read and then needs more memory than there may be: that is an internal error.
+EXCEPTION WHEN invalid_regular_expression OR internal_error OR out_of_memory OR program_limit_exceeded OR statement_too_complex THEN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
@@ -61,3 +62,5 @@ BEGIN
     RETURN CASE WHEN found_ones <> '' THEN found_ones || '}' END;
 END $$;
 COMMENT ON FUNCTION ancestors_of(bigint[]) IS 'Prefixes, given by id, and all above them, as {id: [parent, length, tags]}; NULL when there are none. Each is read once when they come in the order of the tree.';
+
+COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands and can use.';
