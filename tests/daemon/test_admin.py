@@ -76,15 +76,20 @@ def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
     return running
 
 
-def stop_one_that_starts(running: Daemon) -> int:
-    """Kill the only handler, and stop the next one before it is ready."""
+def kill_handler(running: Daemon) -> int:
+    """Kill the only handler; the process that follows it."""
     children = Path(f'/proc/{running.pid}/task/{running.pid}/children')
+    known, new = set(children.read_text().split()), set[str]()
+    (former,) = handlers(running)
+    os.kill(former.pid, signal.SIGKILL)
+    poll(lambda: new.update(set(children.read_text().split()) - known) or new, 30, running.log)
+    return int(new.pop())
+
+
+def stop_one_that_starts(running: Daemon) -> int:
+    """Have the only handler stand still before it is ready."""
     while True:
-        (former,) = handlers(running)
-        known, found = set(children.read_text().split()), set[str]()
-        os.kill(former.pid, signal.SIGKILL)
-        poll(lambda: found.update(set(children.read_text().split()) - known) or found, 30, running.log)
-        pid = int(found.pop())
+        pid = kill_handler(running)
         os.kill(pid, signal.SIGSTOP)
         if not is_ready(running):
             return pid
