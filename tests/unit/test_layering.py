@@ -62,6 +62,7 @@ DAEMON = (
     'prefork',
     'fibers',
     'metrics',
+    'streams',
     'server',
     'admin',
     'tracing',
