@@ -29,7 +29,6 @@ from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
 from nipapd.server import Container, Server, Shares
-from nipapd.tls import with_hsts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -107,7 +106,7 @@ class Service:
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             flask_rest.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
             flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body)
-            container = Container(self._dressed(application, note_answer), fibers)
+            container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)
                 watch = both(watch, look)
@@ -149,11 +148,6 @@ class Service:
         finally:
             fibers.end()
 
-    def _dressed(self, application: WSGIApplication, note_answer: Callable[[], None] | None) -> WSGIApplication:
-        if self.settings.ssl_hsts:
-            application = with_hsts(application)
-        return noting(application, note_answer) if note_answer else application
-
     def _server(self, container: Container, slot: int) -> Server:
         return Server(
             container,
@@ -161,6 +155,7 @@ class Service:
             request_timeout_s=self.settings.request_timeout,
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),
+            hsts=self.settings.ssl_hsts,
         )
 
     def _tracing(self) -> Tracing | None:

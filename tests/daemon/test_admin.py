@@ -76,6 +76,26 @@ def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
     return running
 
 
+def kill_handler(running: Daemon) -> int:
+    """Kill the only handler; the process that follows it."""
+    children = Path(f'/proc/{running.pid}/task/{running.pid}/children')
+    known, new = set(children.read_text().split()), set[str]()
+    (former,) = handlers(running)
+    os.kill(former.pid, signal.SIGKILL)
+    poll(lambda: new.update(set(children.read_text().split()) - known) or new, 30, running.log)
+    return int(new.pop())
+
+
+def stop_one_that_starts(running: Daemon) -> int:
+    """Have the only handler stand still before it is ready."""
+    while True:
+        pid = kill_handler(running)
+        os.kill(pid, signal.SIGSTOP)
+        if not is_ready(running):
+            return pid
+        os.kill(pid, signal.SIGCONT)  # it was faster
+
+
 @pytest.fixture
 def own_server(cluster: EmbeddedPostgres, make_dir: Callable[[], Path]) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL that the test may stop."""
@@ -159,6 +179,21 @@ def test_it_is_not_ready_while_the_database_is_away(daemon: DaemonFactory, own_s
         for pid in processes:
             os.kill(pid, signal.SIGCONT)
     await_page(running, 'ready', lambda status, _: status == 200)
+
+
+def test_it_is_not_ready_while_its_handler_is_stuck_at_the_start(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    config = {'nipapd': {**database_options, 'forks': '1', 'hang_timeout': '2', 'events': 'false'}}
+    running = daemon('--admin-port', '0', config=config)
+    await_page(running, 'ready', lambda status, _: status == 200)
+    pid = stop_one_that_starts(running)
+    assert page(running, 'ready') == (503, 'no handler is ready\n')
+    assert 'nipap_handlers_ready 0.0' in page(running, 'metrics')[1]
+    await_page(running, 'ready', lambda status, _: status == 200)
+    assert f'(pid {pid}) has not become ready in ' in running.log()
+    assert 'nipap_handler_restarts_total{reason="hang"} 1.0' in page(running, 'metrics')[1]
+    assert page(running, 'live')[0] == 200
 
 
 def test_it_is_not_ready_with_another_schema(watched: Daemon, dsn: str) -> None:

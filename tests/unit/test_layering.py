@@ -83,6 +83,7 @@ DAEMON = (
     'prefork',
     'fibers',
     'metrics',
+    'streams',
     'server',
     'admin',
     'tracing',
