@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from nipap import __version__, allocate, attributes, idempotency, rows, schema, smart_parsing, waiting
+from nipap import __version__, allocate, attributes, idempotency, paging, rows, schema, smart_parsing, waiting
 from nipap import asn as asns
 from nipap import batch as batches
 from nipap import pool as pools
@@ -52,18 +52,9 @@ from nipap.errors import (
     NipapOutcomeUnknownError,
     NipapValueError,
 )
+from nipap.paging import Order, Page, Surroundings, read_options, read_prefix_options
 from nipap.prefix_view import as_found, as_listed
-from nipap.query import (
-    Condition,
-    Cursor,
-    Page,
-    Surroundings,
-    compile_query,
-    equals,
-    find_attribute,
-    read_options,
-    read_prefix_options,
-)
+from nipap.query import Condition, compile_query, equals, find_attribute
 from nipap.wire import Chunks
 
 Object = dict[str, Any]
@@ -514,9 +505,9 @@ class Backend:
         if query is None:
             raise NipapMissingInputError("'query' must be specified")
         condition = compile_query(query, kind.table)
-        echo, *page = kind.options(options)
+        echo, *page = kind.options(options, kind.order)
         result = self._found(kind, echo, condition, *page)
-        return {'search_options': echo, 'result': result, **_next(echo, result)}
+        return {'search_options': echo, 'result': result, **_next(kind, echo, result)}
 
     def _found(
         self, kind: Kind, echo: Mapping[str, Any], condition: Condition, page: Page, *around: Any
@@ -560,7 +551,7 @@ class Backend:
         interpretation: Object = understood.query
         if extra_query:
             interpretation = {'operator': 'and', 'val1': understood.query, 'val2': extra_query}
-        echo, *page = kind.options(options)
+        echo, *page = kind.options(options, kind.order)
 
         # A word that is no regular expression is matched as it is written.
         bad = self._bad_patterns(smart_parsing.words(understood.query))
@@ -572,7 +563,7 @@ class Backend:
         return {
             'search_options': echo,
             'result': result,
-            **_next(echo, result),
+            **_next(kind, echo, result),
             'interpretation': interpretation,
             'error': False,
         }
@@ -593,9 +584,10 @@ class Kind:
     store: Any
     table: Table
     key: attributes.Attribute
+    order: Order
     find: Callable[..., list[Object]]
     parse: Callable[..., smart_parsing.SmartQuery]
-    options: Callable[[object], tuple[Any, ...]] = read_options
+    options: Callable[[object, Order], tuple[Any, ...]] = read_options
     find_all: Callable[..., Iterator[list[Object]]] | None = None
 
     def knows(self, name: str) -> bool:
@@ -623,20 +615,21 @@ class Expectation:
     holds: Callable[[Object], bool]
 
 
-_VRFS = Kind(vrfs, VRF, VRF['id'], vrfs.find, smart_parsing.parse_vrf_query)
-_POOLS = Kind(pools, POOL, POOL['id'], pools.find, smart_parsing.parse_pool_query)
-_ASNS = Kind(asns, ASN, ASN['asn'], asns.find, smart_parsing.parse_asn_query)
+_VRFS = Kind(vrfs, VRF, VRF['id'], paging.VRFS, vrfs.find, smart_parsing.parse_vrf_query)
+_POOLS = Kind(pools, POOL, POOL['id'], paging.POOLS, pools.find, smart_parsing.parse_pool_query)
+_ASNS = Kind(asns, ASN, ASN['asn'], paging.ASNS, asns.find, smart_parsing.parse_asn_query)
 _PREFIXES = Kind(
     prefixes,
     PREFIX,
     PREFIX['id'],
+    paging.PREFIXES,
     searches.search,
     smart_parsing.parse_prefix_query,
     read_prefix_options,
     searches.search_all,
 )
 _KINDS = {'vrf': _VRFS, 'pool': _POOLS, 'asn': _ASNS, 'prefix': _PREFIXES}
-_TAGS = Kind(None, TAG, TAG['name'], tags.find, smart_parsing.parse_pool_query)
+_TAGS = Kind(None, TAG, TAG['name'], paging.TAGS, tags.find, smart_parsing.parse_pool_query)
 
 
 # ---------------------------------------------------------------- arguments
@@ -663,12 +656,12 @@ def _allocation(attr: Mapping[str, Any], args: Any) -> allocate.Request | None:
     return allocate.read_args(args) if asked else None
 
 
-def _next(echo: Mapping[str, Any], result: Any) -> Object:
+def _next(kind: Kind, echo: Mapping[str, Any], result: Any) -> Object:
     """The cursor behind the last of a page, for those who page with one; nil when there is no more."""
     if 'after' not in echo:
         return {}
     full = bool(result) and len(result) == echo['max_result']
-    return {'after': Cursor.of(result[-1]).written() if full else None}
+    return {'after': kind.order.cursor(result[-1]) if full else None}
 
 
 def _vrf_names(spec: object) -> dict[str, object]:

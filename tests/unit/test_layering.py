@@ -16,7 +16,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    'words': ('errors', 'waiting', 'meter', 'tracer', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
+    'words': (
+        'errors',
+        'waiting',
+        'meter',
+        'tracer',
+        'wire',
+        'addresses',
+        'attributes',
+        'query',
+        'paging',
+        'smart_parsing',
+    ),
     'storage': ('connecting', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
