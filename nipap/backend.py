@@ -38,7 +38,6 @@ from nipap import prefix_search as searches
 from nipap import tag as tags
 from nipap import vrf as vrfs
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, check_text, parse_delta, read_boolean, shown
-from nipap.audit import Who
 from nipap.authlib import Actor
 from nipap.db import PATIENCE_S, Database, Inside, Transaction
 from nipap.errors import (
@@ -55,6 +54,7 @@ from nipap.errors import (
 from nipap.paging import Order, Page, Surroundings, read_options, read_prefix_options
 from nipap.prefix_view import as_found, as_listed
 from nipap.query import Condition, compile_query, equals, find_attribute
+from nipap.webhooks import Webhooks
 from nipap.wire import Chunks
 
 Object = dict[str, Any]
@@ -86,10 +86,18 @@ METHODS: dict[str, tuple[str, ...]] = {
     'smart_search_prefix': ('query_string', 'search_options?', 'extra_query?'),
     'find_free_prefix': ('vrf', 'args'),
     'search_tag': ('query', 'search_options?'),
+    'add_webhook': ('attr',),
+    'list_webhook': ('webhook?',),
+    'edit_webhook': ('webhook', 'attr'),
+    'remove_webhook': ('webhook',),
+    'list_dead_letter': ('webhook', 'after?'),
+    'resend_dead_letter': ('webhook', 'ids?'),
     'batch': ('operations', 'return?'),
 }
 # What changes something, and so may be sent with an idempotency key.
-TAKE_KEYS = frozenset(name for name in METHODS if name.partition('_')[0] in ('add', 'edit', 'remove', 'batch'))
+TAKE_KEYS = frozenset(
+    name for name in METHODS if name.partition('_')[0] in ('add', 'edit', 'remove', 'resend', 'batch')
+)
 
 
 def changing(
@@ -108,7 +116,7 @@ def changing(
     return authorized  # type: ignore[return-value]  # functools.wraps names the parameters, Concatenate cannot
 
 
-class Backend:
+class Backend(Webhooks):
     """The calls of the API over one database.
 
     longest_list: listing or searching prefixes, what is longer, or may be, is no list but `Chunks`, which read when
@@ -261,7 +269,7 @@ class Backend:
         request = _allocation(attr, args)
 
         def work(tx: Transaction) -> Object:
-            who = _who(actor)
+            who = actor.who
             if request:
                 allocate.add(tx, attr, request, who)
             else:
@@ -292,12 +300,12 @@ class Backend:
         i = prefixes.only_id(prefix)
 
         def edit_one(tx: Transaction, i: int) -> list[Object]:
-            prefixes.edit_one(tx, i, attr, _who(actor))
+            prefixes.edit_one(tx, i, attr, actor.who)
             return prefixes.get_edited(tx, [i])
 
         if i is not None and prefixes.stays(attr):
             return self.db.run_at_once(lambda tx: edit_one(tx, i), lambda tx, i: prefixes.get_edited(tx, [i]))
-        return self.db.run(lambda tx: prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor))))
+        return self.db.run(lambda tx: prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, actor.who)))
 
     @changing
     def remove_prefix(self, actor: Actor, prefix: Any = None, recursive: Any = None) -> None:
@@ -307,10 +315,10 @@ class Backend:
         i = prefixes.only_id(prefix)
 
         if i is not None:
-            remove_one = partial(prefixes.remove_one, i=i, who=_who(actor), recursive=everything)
+            remove_one = partial(prefixes.remove_one, i=i, who=actor.who, recursive=everything)
             self.db.run_at_once(remove_one, lambda _tx, _i: None)
         else:
-            self.db.run(lambda tx: prefixes.remove(tx, condition, _who(actor), recursive=everything))
+            self.db.run(lambda tx: prefixes.remove(tx, condition, actor.who, recursive=everything))
 
     def search_prefix(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
         """The prefixes that a query matches, as ``result``, beside the ``search_options``.
@@ -378,7 +386,7 @@ class Backend:
                 raise
 
         def work(tx: Transaction) -> list[Any]:
-            added = prefixes.add_many(tx, attrs, _who(actor))
+            added = prefixes.add_many(tx, attrs, actor.who)
             return [{'id': i} for i in added] if ids else prefixes.get_many(tx, added, self._shape)
 
         return self.db.run(work)
@@ -479,7 +487,7 @@ class Backend:
 
     def _add(self, kind: Kind, actor: Actor, attr: Any) -> Object:
         def work(tx: Transaction) -> Object:
-            return kind.find(tx, equals(kind.key, kind.store.add(tx, attr, _who(actor))), None)[0]
+            return kind.find(tx, equals(kind.key, kind.store.add(tx, attr, actor.who)), None)[0]
 
         return self.db.run(work)
 
@@ -492,14 +500,14 @@ class Backend:
         _check_changes(attr)
 
         def work(tx: Transaction) -> list[Object]:
-            ids = kind.store.edit(tx, condition, attr, _who(actor))
+            ids = kind.store.edit(tx, condition, attr, actor.who)
             return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,), by_key=True), None)
 
         return self.db.run(work)
 
     def _remove(self, kind: Kind, actor: Actor, spec: object) -> None:
         condition = kind.store.require_spec(spec)
-        self.db.run(lambda tx: kind.store.remove(tx, condition, _who(actor)))
+        self.db.run(lambda tx: kind.store.remove(tx, condition, actor.who))
 
     def _search(self, kind: Kind, query: object, options: object) -> Object:
         if query is None:
@@ -633,10 +641,6 @@ _TAGS = Kind(None, TAG, TAG['name'], paging.TAGS, tags.find, smart_parsing.parse
 
 
 # ---------------------------------------------------------------- arguments
-
-
-def _who(actor: Actor) -> Who:
-    return Who(actor.username, actor.authenticated_as, actor.full_name, actor.authoritative_source)
 
 
 def _check_changes(attr: object) -> None:

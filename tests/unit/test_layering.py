@@ -46,7 +46,7 @@ FLOORS = {
         'repair',
         'restore',
     ),
-    'logic': ('local_users', 'login_limits', 'authlib', 'batch', 'backend', 'webhooks'),
+    'logic': ('local_users', 'login_limits', 'authlib', 'webhooks', 'batch', 'backend'),
     'transports': (
         'http_auth',
         'spool',
