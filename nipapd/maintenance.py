@@ -66,7 +66,10 @@ def run_dump(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_restore(config: Config, options: argparse.Namespace) -> int:
-    """Put back database and accounts where there are none, or with --replace in their place; no daemon may run."""
+    """Put back database and accounts where there are none, or with --replace in their place; no daemon may run.
+
+    Webhooks are disabled, unless --keep-webhooks leaves them as they were.
+    """
     return dump.restore_file(config, options.file, replace=options.replace, keep_webhooks=options.keep_webhooks)
 
 
