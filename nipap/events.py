@@ -28,7 +28,10 @@ _LEAD = """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND p
     AND classid = 0 AND objid = %s::bigint AND objsubid = 1) OR pg_try_advisory_lock(%s::bigint)"""
 
 _LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq)'
-_NEW = 'a.id > %s AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id)'
+# Whatever is audited and is none of these is no event.
+_KINDS = ', '.join(f"'{kind}'" for kind in KINDS)
+_NEW = f"""a.id > %s AND a.object_type IN ({_KINDS})
+    AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id)"""
 _LOOK = f'SELECT s.settled, s.last_position, {_LAST_ID} FROM event_state s'
 _SEQUENCE = f"""INSERT INTO event (position, audit_id)
 SELECT %s + row_number() OVER (ORDER BY id), id

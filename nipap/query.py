@@ -7,17 +7,15 @@ tables and of this module only; whatever a client sends travels as a parameter.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from nipap import patterns, waiting
-from nipap.addresses import parse_network, parse_route_target
+from nipap.addresses import parse_network
 from nipap.attributes import (
     NEVER,
     Attribute,
@@ -400,180 +398,12 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
     return Condition(sought, params, within=(sought, params), ordered=True)
 
 
-# ---------------------------------------------------------------- search options
-
-DEFAULT_MAX_RESULT = 50
-_OPTIONS_HELP = "Invalid value for option '{}'. Only integer values{} allowed."
-
-
-MOST_BEHIND = 10_000
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """A place in the order of prefixes: VRFs by the rank of their route target and id, then prefixes."""
-
-    rank: int
-    vrf_id: int
-    prefix: str
-
-    @classmethod
-    def of(cls, item: Mapping[str, Any]) -> Cursor:
-        """The place of a prefix, as searches show it."""
-        rank = -1 if item['vrf_rt'] is None else parse_route_target(item['vrf_rt'])[1]
-        return cls(rank, item['vrf_id'], item['prefix'])
-
-    @classmethod
-    def read(cls, text: object) -> Cursor:
-        """The place that `written` stands for.
-
-        :raises NipapValueError: it stands for none.
-        """
-        try:
-            rank, i, prefix = base64.urlsafe_b64decode(text if isinstance(text, str) else '').decode().split()
-            place = cls(int(rank), int(i), parse_network(prefix).text)
-            if not (-1 <= place.rank < 2**64 and 0 <= place.vrf_id < 2**31):
-                raise ValueError('no VRF is there')
-            return place
-        except (ValueError, NipapValueError):
-            raise NipapValueError(
-                f"Invalid value {shown(text)} for option 'after', must be what the answer before gave, or '' to begin"
-            ) from None
-
-    def written(self) -> str:
-        """As clients see it, who need not know what is in it."""
-        return base64.urlsafe_b64encode(f'{self.rank} {self.vrf_id} {self.prefix}'.encode()).decode()
-
-    def behind(self) -> Condition:
-        """The condition that a prefix comes later, written so that the index is entered in the right place."""
-        sql = """((v.rt_rank, v.id) >= (%s, %s) AND (v.id <> %s OR p.prefix <> %s::cidr)
-            AND p.prefix >= CASE WHEN v.id = %s THEN %s::cidr ELSE '0.0.0.0/0' END)"""
-        params = (self.rank, self.vrf_id, self.vrf_id, self.prefix, self.vrf_id, self.prefix)
-        return Condition(sql, params, within=(sql, params), ordered=True)
-
-
-@dataclass(frozen=True)
-class Page:
-    """The part of an answer that is asked for; max_result None: all of it; after: what comes later than that."""
-
-    max_result: int | None
-    offset: int
-    after: Cursor | None = None
-
-
-def read_options(options: object, *, unlimited: bool = False) -> tuple[dict[str, Any], Page]:
-    """``search_options`` with defaults filled in, as they are echoed, and the page they mean.
-
-    unlimited: nil or false as ``max_result`` ask for everything.
-
-    :raises NipapValueError: naming the option.
-    """
-    given = _options_struct(options)
-    echo: dict[str, Any] = {'max_result': DEFAULT_MAX_RESULT, 'offset': 0}
-    max_result: int | None = DEFAULT_MAX_RESULT
-    if 'max_result' in given:
-        value = given['max_result']
-        if unlimited and (value is None or value is False):
-            echo['max_result'], max_result = value, None
-        else:
-            echo['max_result'] = max_result = _count('max_result', value)
-    if 'offset' in given:
-        echo['offset'] = _count('offset', given['offset'])
-    return echo, Page(max_result, echo['offset'])
-
-
-def _options_struct(options: object) -> Mapping[str, Any]:
-    if options is None:
-        return {}
-    if not isinstance(options, Mapping):
-        raise NipapInputError(f'Invalid search_options ({shown(options)}), must be a struct')
-    return options
-
-
-def _count(name: str, value: object, low: int = 0, help_text: str = '') -> int:
-    try:
-        number = read_integer(value) if not isinstance(value, bool) else -2
-    except NipapValueError:
-        raise NipapValueError(_OPTIONS_HELP.format(name, help_text)) from None
-    if number < low or number > 10**15:
-        raise NipapValueError(_OPTIONS_HELP.format(name, help_text))
-    return number
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Which rows around the matching ones are asked for too; depth -1: all."""
-
-    parents_depth: int = 0
-    children_depth: int = 0
-    neighbors: bool = False
-    parent_prefix: int | None = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether any are."""
-        return bool(self.parents_depth or self.children_depth or self.neighbors)
-
-
-def read_prefix_options(options: object) -> tuple[dict[str, Any], Page, Surroundings]:
-    """``search_options`` of prefix searches: as `read_options`, and the surroundings.
-
-    :raises NipapValueError: naming the option.
-    """
-    echo, page = read_options(options, unlimited=True)
-    given = _options_struct(options)
-    for name in ('include_all_parents', 'include_all_children', 'include_neighbors'):
-        echo[name] = _flag(name, given.get(name, False))
-    for name in ('parents_depth', 'children_depth'):
-        echo[name] = _count(name, given.get(name, 0), -1, ' > -1')
-    if 'after' in given:
-        page = _page_behind(given['after'], page)
-        echo['after'] = given['after']
-    parent = given.get('parent_prefix')
-    echo['parent_prefix'] = None if parent is None else _count('parent_prefix', parent)
-    return (
-        echo,
-        page,
-        Surroundings(
-            -1 if echo['include_all_parents'] else echo['parents_depth'],
-            -1 if echo['include_all_children'] else echo['children_depth'],
-            echo['include_neighbors'],
-            echo['parent_prefix'],
-        ),
-    )
-
-
-def _page_behind(after: object, page: Page) -> Page:
-    if page.max_result is None or page.max_result > MOST_BEHIND:
-        raise NipapValueError(f"Option 'after' needs a 'max_result' of at most {MOST_BEHIND}")
-    return page if after in ('', None) else Page(page.max_result, page.offset, Cursor.read(after))
-
-
-def _flag(name: str, value: object) -> bool:
-    try:
-        return read_boolean(value)
-    except NipapValueError:
-        raise NipapValueError(
-            f"Invalid value for option '{name}'. Only true and false valid. Supplied value :'{shown_plain(value)}'"
-        ) from None
-
-
-def shown_plain(value: object) -> str:
-    """A value for an error text that quotes it itself."""
-    return value[:100] if isinstance(value, str) else shown(value)
-
-
 __all__ = [
     'EVERYTHING',
     'TAGGED',
     'Condition',
-    'Cursor',
-    'Page',
-    'Surroundings',
     'all_of',
     'compile_query',
     'equals',
     'find_attribute',
-    'read_options',
-    'read_prefix_options',
 ]

@@ -14,15 +14,18 @@ from nipap import patterns
 from nipap.attributes import NEVER, Table, read_value
 from nipap.db import Transaction
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
-from nipap.query import Condition, Page
+from nipap.paging import Order, Page
+from nipap.query import Condition, all_of
 
 
 def select(
-    tx: Transaction, table: Table, source: str, condition: Condition, order: str, page: Page | None
+    tx: Transaction, table: Table, source: str, condition: Condition, order: Order, page: Page | None
 ) -> list[dict[str, Any]]:
     """The objects of a table for which a condition holds, in order; page None: all of them."""
     columns = ', '.join(attribute.sql for attribute in table.values())
-    sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order}'
+    if page is not None:
+        condition = behind(condition, page)
+    sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order.by}'
     if not condition.by_key:
         rows = run_search(tx, sql + limit(page), condition, condition.params)
     elif page is None:
@@ -31,6 +34,11 @@ def select(
         rows = tx.all_prepared(f'{sql} LIMIT %s OFFSET %s', (*condition.params, page.max_result, page.offset))
     names = tuple(table)
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def behind(condition: Condition, page: Page) -> Condition:
+    """The same condition, and that something comes later than the place behind which a page begins."""
+    return condition if page.behind is None else all_of([condition, page.behind])
 
 
 def limit(page: Page | None) -> str:

@@ -170,8 +170,11 @@ def prepare_tracing(settings: TracingSettings) -> None:
 def service_of(
     config: Config, dsn: str, listeners: Listeners, login_counts: LoginCounts, board: Board | None
 ) -> Service:
-    shares = Shares(handlers(config.nipapd))
-    return Service(dsn, config.auth, config.nipapd, listeners, shares, login_counts, board, config.tracing)
+    settings = config.nipapd
+    shares = Shares(handlers(settings))
+    sending = senders.Sending(dsn, settings, config.kafka)
+    alone = sending if settings.forks < 0 and sending.wanted else None
+    return Service(dsn, config.auth, settings, listeners, shares, login_counts, board, config.tracing, alone)
 
 
 def detach(launch: Launch, config: Config) -> None:

@@ -89,6 +89,9 @@ class Fibers:
         return True
 
     def _run(self, work: Work) -> None:
+        if getcurrent().parent is not None:  # else it would be a child of the fiber that starts it, and wake that one
+            asyncio.get_running_loop().call_soon(self._run, work)
+            return
         fiber = greenlet(self._fiber)
         self._running.add(fiber)
         fiber.switch(work)

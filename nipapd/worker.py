@@ -28,6 +28,7 @@ from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
+from nipapd.senders import Sending
 from nipapd.server import Container, Server, Shares
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Service:
     login_counts: LoginCounts
     board: Board | None = None
     tracing: TracingSettings = NOT_TRACED
+    sending: Sending | None = None  # of events, when no other process does it
 
     def run_supervised(self, slot: int, pulse: Pulse) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -138,6 +140,8 @@ class Service:
         server.listen_on(self.listeners.plain)
         server.listen_on(self.listeners.tls, self.listeners.tls_context)
         ready()
+        if self.sending:
+            self.sending.begin(fibers)
         try:
             await stop.wait()
             if watching:

@@ -28,6 +28,7 @@ FACTS = (
     'SELECT pool::text FROM pool ORDER BY id',
     'SELECT asn::text FROM asn ORDER BY asn',
     'SELECT audit_log::text FROM audit_log ORDER BY id',
+    'SELECT webhook_facts(w)::text, secret FROM webhook w ORDER BY id',
     'SELECT idempotency::text FROM idempotency ORDER BY authenticated_as, key',
 )
 

@@ -37,6 +37,25 @@ def test_work_runs_at_once_and_to_its_end() -> None:
     assert done == [1, 2]
 
 
+def test_a_fiber_that_starts_another_is_not_woken_by_it() -> None:
+    fibers, told = Fibers(), list[str]()
+
+    def second() -> None:
+        for _ in range(3):
+            fibers.sleep(0.01)
+            told.append('second')
+
+    def first() -> None:
+        began = time.monotonic()
+        assert fibers.start(second)
+        fibers.sleep(0.2)
+        assert time.monotonic() - began >= 0.2
+        told.append('first')
+
+    run(fibers, first)
+    assert told == ['second', 'second', 'second', 'first']
+
+
 def test_who_sleeps_lets_others_run() -> None:
     fibers, done = Fibers(), []
 
