@@ -236,13 +236,17 @@ def note_kafka(tx: Transaction, position: int | None, delivered: int, *, failed:
 
 
 _RECEIVERS = """SELECT 'kafka', kafka_cursor, kafka_delivered, kafka_failed, last_position FROM event_state
-WHERE kafka_cursor IS NOT NULL
-UNION ALL SELECT 'webhook-' || id, cursor, delivered, failed, last_position FROM webhook, event_state ORDER BY 1"""
+WHERE kafka_cursor IS NOT NULL AND %s
+UNION ALL SELECT 'webhook-' || id, cursor, delivered, failed, last_position FROM webhook, event_state WHERE enabled
+ORDER BY 1"""
 
 
-def receivers(tx: Transaction) -> list[dict[str, Any]]:
-    """Who gets events: how many wait, were delivered, have failed."""
+def receivers(tx: Transaction, *, kafka: bool) -> list[dict[str, Any]]:
+    """Webhooks that are enabled: how many events wait, were delivered, have failed.
+
+    kafka: Kafka is told of, too.
+    """
     return [
         {'name': name, 'pending': max(0, last - cursor), 'delivered': delivered, 'failed': failed}
-        for name, cursor, delivered, failed, last in tx.all(_RECEIVERS)
+        for name, cursor, delivered, failed, last in tx.all(_RECEIVERS, (kafka,))
     ]

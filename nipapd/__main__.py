@@ -315,9 +315,10 @@ class Renewal:
             self._listening.close_passed()
             self._listening.close_all_but(Listeners())
 
-        answering = admin.Admin(service.dsn, service.board, handlers(service.settings), service.listeners.admin)
-        self._admin.use(answering, prepare)
-        self._sender.use(senders.Sending(service.dsn, service.settings, self._config.kafka), prepare_sender)
+        kafka = self._config.kafka
+        number, sockets = handlers(service.settings), service.listeners.admin
+        self._admin.use(admin.Admin(service.dsn, service.board, number, sockets, kafka.enabled), prepare)
+        self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
     def begin(self) -> Generation | None:
         """Read the configuration; None, when it cannot be used, and then everything stays as it is."""

@@ -77,10 +77,16 @@ class Fibers:
         return len(self._queue)
 
     def start(self, work: Work) -> bool:
-        """Run work in a fiber, now or when it is its turn; False when too many wait already."""
+        """Run work in a fiber, now or when it is its turn; False when too many wait already.
+
+        Called by a fiber, it runs once that one waits.
+        """
         if self._free:
             self._free -= 1
-            self._run(work)
+            if getcurrent().parent is None:
+                self._run(work)
+            else:  # who makes a greenlet is its parent, to which it goes when it waits: that has to be the loop
+                asyncio.get_running_loop().call_soon(self._run, work)
         elif len(self._queue) < self._most_waiting:
             self._queue.append(work)
         else:

@@ -19,7 +19,8 @@ import pytest
 from callers import handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
 from prometheus_client.parser import text_string_to_metric_families
-from support import DATABASE_OPTIONS, FAST, DaemonFactory
+from support import DATABASE_OPTIONS, FAST, DaemonFactory, expressions, selectors
+from test_events import Client
 
 from nipapd.embedded import EmbeddedPostgres
 
@@ -151,6 +152,71 @@ def test_pools_and_vrfs_are_told_by_family(watched: Daemon) -> None:
     assert 'nipap_pool_free_prefixes family=6 pool=customers' not in found
     assert found['nipap_vrf_prefixes family=4 vrf=default'] == 2
     assert found['nipap_vrf_used_addresses family=4 vrf=default'] == 64
+
+
+def test_what_waits_and_what_is_run_again_is_told(
+    daemon: DaemonFactory, database_options: dict[str, str], dsn: str
+) -> None:
+    """Five calls where two may run, in the way of somebody who locks and then ends their sessions."""
+    limits = {'forks': '1', 'most_running': '2', 'db_connections': '2'}
+    running = daemon('--admin-port', '0', config={'nipapd': {**database_options, **limits}})
+    names = ('running_requests', 'waiting_requests', 'database_sessions')
+
+    def at_once() -> tuple[float, ...]:
+        found = samples(running)
+        return tuple(found[f'nipap_{name}'] for name in names)
+
+    def count(_: int) -> int:
+        with proxy(running) as nipap:
+            answer = nipap.search_asn({'auth': {'authoritative_source': 'test'}, 'query': {}})
+            assert isinstance(answer, dict)
+            return len(answer['result'])
+
+    poll(lambda: at_once() == (0, 0, 0), 30, running.log)
+    connection = psycopg2.connect(dsn)
+    try:
+        with ThreadPoolExecutor(5) as threads, connection.cursor() as cursor:
+            cursor.execute('LOCK TABLE asn')
+            answers = threads.map(count, range(5))
+            poll(lambda: at_once() == (2, 3, 2), 30, lambda: f'{names}: {at_once()}')
+            before = samples(running)
+            assert before['nipap_database_sessions_limit'] == 2
+            waiting = "pg_locks WHERE relation = 'asn'::regclass AND NOT granted"
+            cursor.execute(f'SELECT pg_terminate_backend(pid) FROM {waiting}')
+            assert cursor.fetchall() == [(True,)] * 2
+
+            def grown(name: str) -> bool:
+                return samples(running)[name] >= before[name] + 2
+
+            poll(lambda: grown('nipap_database_retries_total'), 30, running.log)
+            poll(lambda: grown('nipap_database_connects_total'), 30, running.log)
+            connection.rollback()
+            assert list(answers) == [0] * 5
+    finally:
+        connection.close()
+    poll(lambda: at_once() == (0, 0, 0), 30, lambda: f'{names}: {at_once()}')
+
+
+def test_rules_and_dashboard_ask_for_what_a_daemon_tells(watched: Daemon) -> None:
+    with proxy(watched) as nipap:
+        auth = {'auth': {'authoritative_source': 'test'}}
+        attr = {'name': 'customers', 'description': '', 'default_type': 'assignment', 'ipv4_default_prefix_length': 26}
+        nipap.add_pool({**auth, 'attr': attr})
+        member = {'prefix': '10.0.0.0/24', 'type': 'reservation', 'description': 'x', 'pool_name': 'customers'}
+        nipap.add_prefix({**auth, 'attr': member})
+    hook = {'url': 'http://127.0.0.1:9/', 'secret': 'a secret of a webhook'}
+    Client(watched).ask('POST', '/webhooks', hook)
+    await_page(watched, 'metrics', lambda _, text: 'receiver="webhook-1"' in text and 'pool="customers"' in text)
+    status, text = page(watched, 'metrics')
+    assert status == 200
+    told = {'up': {'job', 'instance'}}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            told.setdefault(sample.name, {'job', 'instance'}).update(sample.labels)
+    asked = [selector for expression in expressions() for selector in selectors(expression)]
+    assert len(asked) > 40
+    for name, labels in asked:
+        assert labels <= told[name], name
 
 
 def test_it_is_not_ready_while_the_database_is_away(daemon: DaemonFactory, own_server: EmbeddedPostgres) -> None:

@@ -254,6 +254,24 @@ def test_what_is_old_is_removed_once_all_have_it(
     assert len(audit_ids(db)) == 4, 'the log has them, and the webhook'
 
 
+def test_who_is_disabled_is_waited_for_by_nobody(
+    db: Database, sequencer: Sequencer, add: Callable[..., Prefix]
+) -> None:
+    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}))
+    db.run(events.kafka_cursor)
+    add('10.0.0.0/8')
+    sequencer.step(db)
+
+    def pending(kafka: bool) -> dict[str, int]:
+        told = db.read(lambda tx: events.receivers(tx, kafka=kafka))
+        return {each['name']: each['pending'] for each in told}
+
+    assert pending(True) == {'kafka': 1, f'webhook-{hook}': 1}
+    assert pending(False) == {f'webhook-{hook}': 1}
+    db.run(lambda tx: webhook.edit(tx, hook, {'enabled': False}))
+    assert pending(True) == {'kafka': 1}
+
+
 @pytest.mark.parametrize(
     ('wanted', 'positions'),
     [

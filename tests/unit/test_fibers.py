@@ -82,6 +82,26 @@ def test_giving_way_is_taking_turns() -> None:
     assert said == ['a0', 'b0', 'a1', 'b1', 'a2', 'b2']
 
 
+def test_what_a_fiber_starts_does_not_wake_it() -> None:
+    fibers, said = Fibers(), []
+
+    def child() -> None:
+        said.append('child')
+        fibers.sleep(0.001)
+        said.append('child again')
+
+    def parent() -> None:
+        assert fibers.start(child)
+        said.append('parent')
+        began = time.monotonic()
+        fibers.sleep(0.05)
+        assert time.monotonic() - began >= 0.05
+        said.append('parent again')
+
+    run(fibers, parent)
+    assert said == ['parent', 'child', 'child again', 'parent again']
+
+
 def test_work_aside_keeps_its_own_thread_busy() -> None:
     fibers, seen = Fibers(), []
     other_ran = threading.Event()
