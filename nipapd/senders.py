@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 NAME = b'nipapd-events'  # as ps shows it
 LOOK_S = 0.25
 LOOK_SHARE = 5  # no more than one part in so many of the time is spent on looking
+MOST_LOOK_PAUSE_S = 5.0  # however long it took: it may have waited for PostgreSQL
 HOOKS_S = 1.0  # how often it is read which webhooks there are
 REMOVE_S = 60.0
 TROUBLE_S = 1.0
@@ -107,7 +108,6 @@ class Delivery:
         sequencer = events.Sequencer()
         while True:
             began = time.monotonic()
-            pause_s = LOOK_S
             try:
                 leads = self._own.read(events.lead)
                 if leads != self.leads:
@@ -126,7 +126,9 @@ class Delivery:
                 self.leads = False
                 log.exception('events wait')
                 pause_s = TROUBLE_S
-            waiting.sleep(max(pause_s, LOOK_SHARE * (time.monotonic() - began)))
+            else:
+                pause_s = min(max(LOOK_S, LOOK_SHARE * (time.monotonic() - began)), MOST_LOOK_PAUSE_S)
+            waiting.sleep(pause_s)
 
     def _see_to_receivers(self) -> None:
         if self._is_due('hooks', HOOKS_S):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,9 +110,52 @@ def test_an_abstract_socket_and_one_that_is_gone(caplog: pytest.LogCaptureFixtur
     assert 'the service manager cannot be told READY=1' in caplog.text
 
 
-@pytest.mark.parametrize('name', ['nipapd.service', 'nipapd.socket'])
-def test_the_units_are_shipped_and_can_be_read(name: str) -> None:
+# ---- the units
+
+UNITS = ('nipapd.service', 'nipapd.socket')
+
+
+def shipped(name: str) -> configparser.RawConfigParser:
     unit = configparser.RawConfigParser(strict=False)
     unit.read(REPOSITORY / 'etc' / name)
-    assert 'Unit' in unit
+    return unit
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_the_units_are_shipped_and_can_be_read(name: str) -> None:
+    assert 'Unit' in shipped(name)
     assert f'etc/{name}' in (REPOSITORY / 'setup.py').read_text()
+
+
+@pytest.mark.skipif(shutil.which('systemd-analyze') is None, reason='only systemd knows what it understands')
+def test_systemd_understands_all_of_the_units(make_dir: Callable[[], Path]) -> None:
+    """What it does not know it ignores, with a warning and exit code 0."""
+    directory = make_dir()
+    for name in UNITS:
+        text = (REPOSITORY / 'etc' / name).read_text()
+        (directory / name).write_text(text.replace('ExecStart=/usr/local/bin/nipapd', f'ExecStart={sys.executable}'))
+    command = ['systemd-analyze', 'verify', '--man=no', *(str(directory / name) for name in UNITS)]
+    verified = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    about_others = [line for line in verified.stderr.splitlines() if 'nipapd' not in line]
+    assert verified.stderr.splitlines() == about_others
+    assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which('setpriv') is None, reason='only root has any to give up')
+def test_the_capabilities_of_the_unit_are_enough(daemon: DaemonFactory) -> None:
+    """To make a PostgreSQL that runs as another account, to become one, to renew handlers and to stop them all."""
+    allowed = [
+        name.removeprefix('CAP_').lower() for name in shipped(UNITS[0])['Service']['CapabilityBoundingSet'].split()
+    ]
+    running = daemon(config={'nipapd': {'forks': '1', 'user': 'nobody'}}, start=False)
+    running.through = ['setpriv', '--no-new-privs', '--inh-caps=-all']
+    running.through += ['--bounding-set=-all' + ''.join(f',+{name}' for name in allowed), '--']
+    running.start()
+    held = re.findall(r'^CapEff:\t(\w+)$', Path(f'/proc/{running.pid}/status').read_text(), re.MULTILINE)
+    assert int(held[0], 16).bit_count() == len(allowed)
+    with calling(running) as callers:
+        before = handlers(running)
+        running.send(signal.SIGHUP)
+        poll(lambda: not before & handlers(running), 40, running.log)
+        await_calls(callers)
+    assert running.stop() == 0

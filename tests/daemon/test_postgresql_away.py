@@ -19,7 +19,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 from callers import handlers
-from daemon_process import Daemon, descendants_of, poll
+from daemon_process import Daemon, descendants_of, free_port, poll
 from support import DATABASE_OPTIONS, FAST, DaemonFactory, open_directories
 
 from nipap import schema
@@ -31,6 +31,7 @@ AWAY, UNKNOWN = 1010, 1020
 LONGEST_S = 14.0
 LONGEST_UNKNOWN_S = 20.0
 BACK_WITHIN_S = 2.0
+EVENTS_WITHIN_S = 15
 
 Call = Callable[[xmlrpc.client.ServerProxy], Any]
 MakeServer = Callable[..., EmbeddedPostgres]
@@ -197,6 +198,21 @@ def serve(daemon: DaemonFactory) -> Callable[[Mapping[str, str]], Daemon]:
 Serve = Callable[[Mapping[str, str]], Daemon]
 
 
+@pytest.fixture
+def serve_by_default(daemon: DaemonFactory) -> Serve:
+    """Runs a daemon as `serve` does, with every process that it has when nothing is configured."""
+
+    def start(database: Mapping[str, str]) -> Daemon:
+        running = daemon('--admin-port', str(free_port()), config={'nipapd': dict(database)})
+        with proxy(running) as server, contextlib.suppress(xmlrpc.client.Fault):
+            block = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
+            server.add_prefix({'auth': AUTH, 'attr': block})
+        assert_back(running)
+        return running
+
+    return start
+
+
 def postmaster(server: EmbeddedPostgres) -> int:
     assert server.proc is not None
     return server.proc.pid
@@ -360,6 +376,69 @@ def test_without_space_changes_are_refused_at_once(server: EmbeddedPostgres, ser
     ask(server.dsn(), 'DROP TABLE filled; DROP FUNCTION fill CASCADE')
 
 
+# ---------------------------------------------------------------- beside everything that there is by default
+
+
+@contextlib.contextmanager
+def down(server: EmbeddedPostgres) -> Iterator[list[int]]:
+    """Gives what `EVERY_KIND` ends with."""
+    server.stop()
+    yield [AWAY, AWAY, AWAY]
+    server.start()
+
+
+@contextlib.contextmanager
+def read_only(server: EmbeddedPostgres) -> Iterator[list[int]]:
+    ask(server.dsn(), 'ALTER DATABASE nipap SET default_transaction_read_only = on')
+    ask(server.dsn('postgres'), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'nipap'")
+    yield [0, AWAY, AWAY]
+    ask(server.dsn('postgres'), 'ALTER DATABASE nipap RESET default_transaction_read_only')
+
+
+def assert_events(server: EmbeddedPostgres, running: Daemon) -> None:
+    """Changes become events soon: one that may have been looked for already, and one after that."""
+    last = 'SELECT EXISTS (SELECT FROM event WHERE audit_id = (SELECT max(id) FROM audit_log))'
+    for _ in range(2):
+        assert codes(made(running, change)) == [0]
+        poll(lambda: ask(server.dsn(), last)[0], EVENTS_WITHIN_S, lambda: f'no events:\n{running.log()}')
+
+
+@pytest.mark.parametrize('outage', [down, read_only])
+def test_no_process_dies(
+    server: EmbeddedPostgres,
+    serve_by_default: Serve,
+    outage: Callable[[EmbeddedPostgres], contextlib.AbstractContextManager[list[int]]],
+) -> None:
+    """A handler for each core, the admin port and the delivery of events, which goes on where it was."""
+    running = serve_by_default(options(server.dsn()))
+    before = running.children()
+    assert len(before) == (os.cpu_count() or 1) + 2, before
+    with outage(server) as expected:
+        for _ in range(2):
+            calls = made(running, *EVERY_KIND * 2)
+            assert codes(calls) == expected * 2, running.log()
+            assert max(call.took_s for call in calls) < LONGEST_S
+    assert_back(running)
+    assert_events(server, running)
+    assert running.children() == before
+    assert 'Traceback' not in running.log()
+
+
+def test_events_go_on_soon_after_an_outage_that_calls_wait_for(
+    server: EmbeddedPostgres, serve_by_default: Serve
+) -> None:
+    running = serve_by_default(options(server.dsn()))
+    assert_events(server, running)
+    server.stop()
+    threads = [Made(running, call) for call in EVERY_KIND]
+    threads[0].join(5)
+    server.start()
+    for thread in threads:
+        thread.join()
+    assert codes(threads) == [0] * 3, running.log()
+    assert_events(server, running)
+
+
 # ---------------------------------------------------------------- another takes its place
 
 
@@ -384,6 +463,45 @@ def test_a_promoted_standby_is_followed(make_server: MakeServer, make_dir: Calla
         assert 'kept' in names
 
 
+def test_a_switchover_is_followed(make_server: MakeServer, make_dir: Callable[[], Path], serve: Serve) -> None:
+    """The primary is stopped, its standby promoted, and the former primary is back at its address, as a standby."""
+    former = make_server()
+    schema.install(former.dsn())
+    standby = make_standby(former, make_dir() / 'pg', make_server)
+    hosts = [psycopg2.extensions.parse_dsn(each.dsn())['host'] for each in (former, standby)]
+    running = serve({'db_host': ','.join(hosts), 'db_name': 'nipap', 'db_user': 'postgres'})
+    with undisturbed(running), proxy(running) as client:
+        client.add_vrf({'auth': AUTH, 'attr': {'name': 'kept', 'rt': '1:1'}})
+        allow_replication(standby)
+        former.stop()  # which has the standby take everything first
+        threads = [Made(running, call) for call in EVERY_KIND]
+        ask(standby.dsn(), 'SELECT pg_promote()')
+        follow(former, hosts[1])
+        for thread in threads:
+            thread.join()
+        assert codes(threads) == [0] * 3, running.log()
+        assert max(thread.took_s for thread in threads) < LONGEST_S
+        assert_back(running)
+        assert 'kept' in [vrf['name'] for vrf in read(client)]
+        client.add_vrf({'auth': AUTH, 'attr': {'name': 'later', 'rt': '1:2'}})
+        has_it = "SELECT pg_is_in_recovery() AND EXISTS (SELECT FROM vrf WHERE name = 'later')"
+        poll(lambda: ask(former.dsn(), has_it)[0], 20, lambda: 'it does not follow')
+
+
+def follow(server: EmbeddedPostgres, host: str) -> None:
+    """Start it as the standby of another."""
+    (server.data / 'standby.signal').touch()
+    with open(server.data / 'postgresql.auto.conf', 'a') as settings:
+        settings.write(f"primary_conninfo = 'host={host} user=postgres'\n")
+    server.start()
+
+
+def allow_replication(server: EmbeddedPostgres) -> None:
+    with open(server.home / 'pg_hba.conf', 'a') as rules:
+        rules.write('local replication all peer map=nipapd\n')
+    ask(server.dsn(), 'SELECT pg_reload_conf()')
+
+
 def make_standby(primary: EmbeddedPostgres, home: Path, make_server: MakeServer) -> EmbeddedPostgres:
     """A copy of it that follows it."""
     assert primary.installation is not None
@@ -394,9 +512,7 @@ def make_standby(primary: EmbeddedPostgres, home: Path, make_server: MakeServer)
     command = [str(primary.installation.bindir / 'pg_basebackup'), '-D', str(home / 'data'), '-R', '-X', 'stream']
     command += ['--checkpoint=fast', '-h', parts['host'], '-p', parts['port'], '-U', 'postgres']
     account = {'user': owner.st_uid, 'group': owner.st_gid, 'extra_groups': []} if os.geteuid() == 0 else {}
-    with open(primary.home / 'pg_hba.conf', 'a') as rules:
-        rules.write('local replication all peer map=nipapd\n')
-    ask(primary.dsn(), 'SELECT pg_reload_conf()')
+    allow_replication(primary)
     subprocess.run(command, check=True, capture_output=True, cwd='/', **account)  # type: ignore[call-overload]
     shutil.copy(primary.home / 'postgresql.conf', home)
     return make_server(home, hot_standby='on')

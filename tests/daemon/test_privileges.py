@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pwd
+import random
 import signal
+import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from daemon_process import REPOSITORY, Daemon
+from callers import await_calls, calling, change
+from callers import handlers as handler_processes
+from daemon_process import REPOSITORY, Daemon, poll
 from support import DaemonFactory
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
@@ -24,7 +30,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def handlers(daemon: Daemon) -> list[int]:
-    return [process.pid for process in daemon.children() if process.command.startswith('python')]
+    return [process.pid for process in handler_processes(daemon)]
 
 
 def check_powerless(pid: int, uid: int, gid: int, groups: set[int]) -> None:
@@ -55,6 +61,44 @@ def test_beside_a_configured_database_nobody_has(daemon: DaemonFactory, database
     groups = set(os.getgrouplist('postgres', gid))
     for pid in [running.pid, *handlers(running)]:
         check_powerless(pid, account.pw_uid, gid, groups)
+
+
+FIRST_UNPRIVILEGED = int(Path('/proc/sys/net/ipv4/ip_unprivileged_port_start').read_text())
+
+
+def privileged_ports() -> Iterator[int]:
+    """Ports of 127.0.0.1 that only root can bind and nobody uses at the moment."""
+    for port in random.sample(range(512, FIRST_UNPRIVILEGED), FIRST_UNPRIVILEGED - 512):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(('127.0.0.1', port))
+            yield port
+
+
+@as_root
+@pytest.mark.skipif(FIRST_UNPRIVILEGED < 1024, reason='anybody may bind any port here')
+def test_a_privileged_port_is_bound_before_root_is_given_up(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    """Nobody serves it, keeps it over a HUP, and could not bind it."""
+    first, second = itertools.islice(privileged_ports(), 2)
+    running = daemon(config={'nipapd': {'forks': '2', 'user': 'nobody', **database_options}}, start=False)
+    del running.args[2:6]  # -l and -p
+    change(running, listen='127.0.0.1', port=str(first))
+    running.start()
+    assert running.address == f'http://127.0.0.1:{first}'
+    account = pwd.getpwnam('nobody')
+    groups = set(os.getgrouplist('nobody', account.pw_gid))
+    with calling(running) as callers:
+        before = handler_processes(running)
+        running.send(signal.SIGHUP)
+        poll(lambda: not before & handler_processes(running), 40, running.log)
+        await_calls(callers)
+        for pid in [running.pid, *handlers(running)]:
+            check_powerless(pid, account.pw_uid, account.pw_gid, groups)
+        change(running, port=str(second))
+        running.send(signal.SIGHUP)
+        refused = f'the configuration in use stays: cannot listen on 127.0.0.1 port {second}: Permission denied'
+        poll(lambda: refused in running.log(), 40, running.log)
 
 
 @as_root

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from daemon_process import Daemon
 from support import DaemonFactory
 
+NOISE_MS = 2
 AUTH = {'authoritative_source': 'test'}
 SLOW = r'^(.+)(.+)(.+)\3\2\1!$'  # of the patterns that PostgreSQL takes for ever for, a plain one
 TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
@@ -56,21 +57,34 @@ def prepare_slow_search(address: str) -> dict[str, object]:
     return {'query': {'operator': 'regex_match', 'val1': 'description', 'val2': SLOW}}
 
 
-def test_slow_calls_hold_up_nobody(daemon: DaemonFactory) -> None:
-    running = daemon(config={'nipapd': {'forks': '2'}})
-    address = url(running)
-    search = prepare_slow_search(address)
+def took_ms(address: str, method: str, **members: object) -> float:
+    began = time.perf_counter()
+    call(address, method, **members)
+    return (time.perf_counter() - began) * 1000
+
+
+def test_slow_calls_hold_up_nobody(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    """Quick calls take what they take of a daemon beside it, which has the same database and nothing slow to do."""
+    running, idle = (daemon(config={'nipapd': {'forks': '2', **database_options}}) for _ in range(2))
+    addresses = url(running), url(idle)
+    search = prepare_slow_search(addresses[0])
+    took: dict[tuple[str, str], list[float]] = {}
     sleep = {'message': 'slept', 'sleep': 15}
     with under_way(running, *[('echo', sleep)] * 16, ('search_prefix', search)) as slow:
         # Connections, and so the slow calls, are shared out between the handlers: this one is served by either.
         for number in range(50):
-            assert call(address, 'list_prefix', prefix={'prefix': '10.0.0.0/8'})[0]['prefix'] == '10.0.0.0/8'
-            assert call(address, 'echo', message=number) == number
+            assert call(addresses[0], 'echo', message=number) == number
+            for method, members in (('list_prefix', {'prefix': {'prefix': '10.0.0.0/8'}}), ('version', {})):
+                for address in addresses[:: 1 if number % 2 else -1]:
+                    took.setdefault((method, address), []).append(took_ms(address, method, **members))
         assert [each.result() for each in slow if each.done()] == []
         slept = [each.result() for each in slow[:-1]]
         assert [(status, b'slept' in content) for status, _, content in slept] == [(200, True)] * 16
         status, _, content = slow[-1].result()
     assert (status, b'<int>1210</int>' in content) == (200, True)
+    for method in ('list_prefix', 'version'):
+        busy_ms, idle_ms = (statistics.median(took[method, address]) for address in addresses)
+        assert busy_ms <= 2 * idle_ms + NOISE_MS, method
     assert running.stop() == 0
 
 
