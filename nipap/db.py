@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import re
-import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
 from nipap import connecting, errors, tracer, waiting
-from nipap.connecting import Asking, NoAnswerError, RefusedError
+from nipap.connecting import Asking, NoAnswerError, RefusedError, TooLongError
 from nipap.meter import SILENT, Meter
 
 log = logging.getLogger('nipap.db')
@@ -45,6 +44,7 @@ UNAVAILABLE = 'The database cannot be used at the moment. Nothing was changed, t
 # Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
 # they are made without scans of whole tables wherever there is an index.
 CHANGING = 'SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
+THAT_SESSION = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
 MOST_PREPARED = 100
 MOST_PARAMETERS = 1000
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
@@ -349,7 +349,7 @@ class Session:
 
         Better to know now than when a change is on its way.
         """
-        return bool(self.connection.closed) or bool(select.select((self.connection,), (), (), 0)[0])
+        return bool(self.connection.closed) or self.connection.has_input()
 
     def close(self) -> None:
         """End it, if it has not ended."""
@@ -362,6 +362,8 @@ class Database:
 
     most_sessions: so many are opened when as many calls run at once. One more waits for one of them.
     read_timeout_s: how long a statement of `read` may take.
+    change_limit_s: how long a statement of `run` or `run_at_once` may take; then its session is given up, and ended if
+    that is possible. None: as long as PostgreSQL answers others.
     idle_timeout_s: how long a transaction may wait for its next statement; then PostgreSQL ends it, and what can be run
     again is.
     meter: hears of what is run again, and of sessions.
@@ -373,6 +375,7 @@ class Database:
         *,
         most_sessions: int = MOST_SESSIONS,
         read_timeout_s: float = READ_TIMEOUT_S,
+        change_limit_s: float | None = None,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         meter: Meter = SILENT,
     ) -> None:
@@ -385,6 +388,7 @@ class Database:
             f'SET statement_timeout = {int(read_timeout_s * 1000):d}; '
             f'SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000):d}; '
         )
+        self._change_limit_s = change_limit_s
         self._idle: list[Session] = []  # the one that was used last is the one to use next
         self.most_sessions = most_sessions
         self._free = most_sessions  # as many may be taken
@@ -504,7 +508,7 @@ class Database:
 
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Run work in one transaction and commit it; all of it or, when it raises, nothing."""
-        return self._attempt(lambda session: _transaction(session, work))
+        return self._attempt(lambda session: _transaction(session, work), self._change_limit_s)
 
     def run_at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T]) -> T:
         """As `run`, for work that changes by one message: by what runs `ahead` of its last statement.
@@ -574,11 +578,29 @@ class Database:
             session = self._take()
             session.connection.limit_s = limit_s
             try:
-                return once(session)
-            finally:
-                self._give_back(session)
+                with self._using(session):
+                    return once(session)
+            except TooLongError:
+                self._end(session)
+                raise
 
         return self._again(with_session)
+
+    @contextmanager
+    def _using(self, session: Session) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._give_back(session)
+
+    def _end(self, former: Session) -> None:
+        """Have PostgreSQL end a session that was given up, with its locks, as soon as it can."""
+        end = f'SELECT pg_terminate_backend(pid) {THAT_SESSION}'
+        with suppress(psycopg2.Error, errors.NipapError):
+            session = self._take()
+            session.connection.limit_s = self._read_limit_s
+            with self._using(session):
+                _statements(session, lambda tx: tx.execute(end, former.identity))
 
     def _again(self, once: Callable[[], T]) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""
@@ -615,7 +637,7 @@ class Database:
 
     def _at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T], change: int) -> T:
         session = self._take()
-        session.connection.limit_s = None
+        session.connection.limit_s = self._change_limit_s
         try:
             return _message(session, work, change)
         except _AnswerLostError as lost:
@@ -632,9 +654,8 @@ class Database:
 
         def look(tx: Transaction) -> int | None:
             # As long as its session is there it may still be committed.
-            session = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
-            tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {session}', former.identity)
-            if tx.value(f'SELECT 1 {session}', former.identity):
+            tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {THAT_SESSION}', former.identity)
+            if tx.value(f'SELECT 1 {THAT_SESSION}', former.identity):
                 raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN)
             found: int | None = tx.value('SELECT object_id FROM audit_log WHERE change = %s LIMIT 1', (change,))
             return found

@@ -96,7 +96,12 @@ class Service:
     ) -> int:
         counter = self.board.counter() if self.board else None
         meter = counter or SILENT
-        database = Database(self.dsn, most_sessions=self.settings.db_connections, meter=meter)
+        database = Database(
+            self.dsn,
+            most_sessions=self.settings.db_connections,
+            change_limit_s=self.settings.change_timeout or None,
+            meter=meter,
+        )
         authenticator = Authenticator(self.auth, self.login_counts)
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         waiting.use(fibers)
