@@ -16,8 +16,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    'words': ('errors', 'waiting', 'meter', 'tracer', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
-    'storage': ('connecting', 'db', 'audit', 'schema'),
+    'words': (
+        'errors',
+        'waiting',
+        'meter',
+        'tracer',
+        'wire',
+        'packed',
+        'addresses',
+        'attributes',
+        'query',
+        'smart_parsing',
+    ),
+    'storage': ('connecting', 'session', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
         'vrf',
@@ -85,7 +96,7 @@ ORDER = (
 TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
 EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
-    'psycopg2': frozenset({'nipap.connecting', 'nipap.db', 'nipapd.embedded'}),
+    'psycopg2': frozenset({'nipap.connecting', 'nipap.session', 'nipap.db', 'nipapd.embedded'}),
     'sqlite3': frozenset({'nipap.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,
