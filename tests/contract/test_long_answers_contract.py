@@ -171,7 +171,7 @@ def test_what_is_long_can_be_referred_to(in_chunks: Backend, actor: Actor, few_a
         operations = [listing, everything, listing, *REFERENCES, *ADDITIONS]
         answers = whole(in_chunks.batch(actor, operations, **{'return': wanted}))
         assert answers[3] == ['2001:db8::/32', ids[1][5]]
-        assert answers[4] == '10.1.1.4/32'
+        assert answers[4] == '10.1.1.5/32'
         assert len(answers) == len(operations)
         in_chunks.remove_prefix(actor, {'prefix': '192.0.2.0/32'})
         for n in range(1, 9):
