@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import random
 import re
 import time
@@ -25,6 +24,7 @@ from psycopg2.sql import SQL, Composable
 from nipap import connecting, errors, tracer, waiting
 from nipap.connecting import Asking, NoAnswerError, RefusedError, TooLongError
 from nipap.meter import SILENT, Meter
+from nipap.session import Session
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
@@ -125,10 +125,6 @@ def unavailable(exc: psycopg2.Error) -> errors.NipapUnavailableError:
     return errors.NipapUnavailableError(UNAVAILABLE, ' '.join(str(exc).split()))
 
 
-# Every numeric of the schema is a whole number (addresses of IPv6 pass 2^63): read as int, not Decimal.
-_INTEGRAL = psycopg2.extensions.new_type((1700,), 'INTEGRAL', lambda value, _: None if value is None else int(value))
-
-
 class Readable(Protocol):
     """What rows are read from."""
 
@@ -138,23 +134,49 @@ class Readable(Protocol):
 
 
 class Transaction:
-    """One open transaction; statements run on it, rows come back as tuples."""
+    """One open transaction; statements run on it, rows come back as tuples.
 
-    def __init__(self, cursor: psycopg2.extensions.cursor, prepared: dict[str, str]) -> None:
+    sees_one_state: all statements see the same state of the database.
+    """
+
+    sees_one_state = False
+
+    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session) -> None:
         self._cursor = cursor
-        self._prepared = prepared
+        self._session = session
+        self._prepared = session.prepared
         self._ahead: list[bytes] = []
+        self._limit_s = self._limited_s = 0.0  # of each statement: what it is to be, and what PostgreSQL knows
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Meanwhile no statement takes longer than those of `Database.read` may."""
+        self._limit_s = self._session.read_timeout_s
+        connection = self._session.connection
+        former_s, connection.limit_s = connection.limit_s, self._limit_s + ANSWER_GRACE_S
+        try:
+            yield
+        finally:
+            self._limit_s, connection.limit_s = 0.0, former_s
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
         """Have a statement run just before the next one, in the same round trip; its answer is dropped."""
+        self._know_limit()
         self._ahead.append(self._cursor.mogrify(statement, args or None))
 
     def flush(self) -> None:
         """Run now what waits for a next statement."""
+        self._know_limit()
         if self._ahead:
             self._run(self._ahead.pop(), ())
 
+    def _know_limit(self) -> None:
+        if self._limited_s != self._limit_s:
+            self._limited_s = self._limit_s
+            self._ahead.append(b'SET LOCAL statement_timeout = %d' % (self._limit_s * 1000))
+
     def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
+        self._know_limit()
         if self._ahead:
             statement = b';'.join((*self._ahead, self._cursor.mogrify(statement, args or None)))
             args = ()
@@ -245,9 +267,8 @@ class OneMessage(Transaction):
     """A transaction that is one message: what waits and the statement after it. What runs before is not part of it."""
 
     def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, change: int) -> None:
-        super().__init__(cursor, session.prepared)
+        super().__init__(cursor, session)
         self.sent = False
-        self._connection = session.connection
         self._begin = f'{CHANGING}; SET LOCAL nipap.change = {change:d}'.encode()
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
@@ -262,11 +283,11 @@ class OneMessage(Transaction):
         if not self._ahead:
             return super()._run(statement, args)
         self.sent = True
-        self._connection.takes_long = True
+        self._session.connection.takes_long = True
         try:
             return super()._run(statement, args)
         finally:
-            self._connection.takes_long = False
+            self._session.connection.takes_long = False
 
 
 class Inside:
@@ -276,10 +297,10 @@ class Inside:
         self._tx = tx
 
     def run(self, work: Callable[[Transaction], T]) -> T:
-        """Run work as a part of the transaction."""
-        return work(self._tx)
-
-    read = run
+        """Run work as a part of the transaction: all of it, so that what fails is not taken for what comes next."""
+        result = work(self._tx)
+        self._tx.flush()
+        return result
 
     def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
         """The same; one that is stopped spoils nothing of the transaction."""
@@ -291,12 +312,18 @@ class Inside:
 
     def run_at_once(self, work: Callable[[Transaction], T], _answer: Callable[[Transaction, int], T]) -> T:
         """The same."""
-        return work(self._tx)
+        return self.run(work)
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """The same for work that only reads: no statement takes longer than outside."""
+        with self._tx.limited():
+            return work(self._tx)
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """The transaction, as a `Database` would open one to read."""
-        yield self._tx
+        """The transaction, to read from; it may see another state with each statement."""
+        with self._tx.limited():
+            yield self._tx
 
 
 def _limit(limit_s: float) -> str:
@@ -316,45 +343,6 @@ def _blocking() -> Iterator[None]:
         yield
     finally:
         psycopg2.extensions.set_wait_callback(wait)
-
-
-class Session:
-    """One connection to PostgreSQL, of the process that opened it."""
-
-    def __init__(self, target: str, settings: str) -> None:
-        self.target = target
-        self.connection = connecting.connect(target)
-        self.prepared: dict[str, str] = {}
-        self._pid = os.getpid()
-        try:
-            self.connection.autocommit = True
-            psycopg2.extensions.register_type(_INTEGRAL, self.connection)
-            with self.connection.cursor() as cursor:
-                cursor.execute(
-                    f'{settings}SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()'
-                )
-                self.identity: Row = cursor.fetchone() or ()
-        except BaseException:
-            self.close()
-            raise
-        self.connection.is_open()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process opened it, not one that it was forked from."""
-        return self._pid == os.getpid()
-
-    def is_gone(self) -> bool:
-        """Whether it is closed, or has something to say though nothing was asked: that it ends, as a rule.
-
-        Better to know now than when a change is on its way.
-        """
-        return bool(self.connection.closed) or self.connection.has_input()
-
-    def close(self) -> None:
-        """End it, if it has not ended."""
-        with suppress(psycopg2.Error):
-            self.connection.close()
 
 
 class Database:
@@ -394,6 +382,7 @@ class Database:
         self._free = most_sessions  # as many may be taken
         self._meter = meter
         self._queue: deque[Callable[[], None]] = deque()  # who waits for one
+        self._read_timeout_s = read_timeout_s
         self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
         self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
         self._away_since: float | None = None
@@ -439,13 +428,16 @@ class Database:
         problems = []
         for target in sorted(connecting.targets(self._dsn), key=lambda target: target != self._target):
             try:
-                session = Session(target, self._settings)
+                session = self._session(target)
             except psycopg2.OperationalError as exc:
                 problems.append(exc)
             else:
                 self._target = target
                 return session
         raise connecting.together(problems)
+
+    def _session(self, target: str) -> Session:
+        return Session(target, self._settings, self._read_timeout_s)
 
     def _note_away(self, exc: psycopg2.Error) -> None:
         """It cannot be had: let those who wait for a session know."""
@@ -472,7 +464,7 @@ class Database:
 
     def _find_out(self, target: str | None) -> None:
         try:
-            session = self._opened() if target is None else Session(target, self._settings)
+            session = self._opened() if target is None else self._session(target)
         except psycopg2.OperationalError as exc:
             if target is None or isinstance(exc, NoAnswerError):
                 self._note_away(exc)
@@ -550,7 +542,9 @@ class Database:
         """
         session, cursor = self._again(self._begin_snapshot)
         try:
-            yield Transaction(cursor, session.prepared)
+            tx = Transaction(cursor, session)
+            tx.sees_one_state = True
+            yield tx
         except psycopg2.Error as exc:
             if session.connection.closed or is_without_room(exc):
                 raise unavailable(exc) from exc
@@ -676,7 +670,7 @@ class _AnswerLostError(Exception):
 
 def _transaction(session: Session, work: Callable[[Transaction], T]) -> T:
     with session.connection.cursor() as cursor:
-        tx = Transaction(cursor, session.prepared)
+        tx = Transaction(cursor, session)
         tx.ahead(f'BEGIN; {CHANGING}')
         try:
             result = work(tx)
@@ -717,7 +711,7 @@ def _message(session: Session, work: Callable[[Transaction], T], change: int) ->
 
 def _statements(session: Session, work: Callable[[Transaction], T]) -> T:
     with session.connection.cursor() as cursor:
-        return work(Transaction(cursor, session.prepared))
+        return work(Transaction(cursor, session))
 
 
 def _is_lost(session: Session, exc: psycopg2.Error) -> bool:

@@ -34,6 +34,7 @@ from nipap.errors import (
 from nipap.http_auth import credentials_from_request, idempotency_key
 from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.meter import SILENT, Meter
+from nipap.packed import whole
 from nipap.rest_objects import (
     RESOURCES,
     TAGS,
@@ -45,7 +46,7 @@ from nipap.rest_objects import (
     digest,
     edition,
     encode,
-    plain,
+    parts_of,
     plain_many,
     read_fields,
     tag_of,
@@ -365,7 +366,7 @@ class _Calls:
             raise _about(name, NipapInputError(f'extraneous member {name}, known: operations, return'))
         members = {'operations': asked.get('operations'), 'return': asked.get('return')}
         answers = self._api.change(actor, 'batch', members)
-        return _respond(request_ctx.request, [encode({'result': plain(answers)})])
+        return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
 
 
 class _Allocations:
@@ -396,7 +397,7 @@ class _Allocations:
     def _allocated(self, actor: Actor, operations: list[Object]) -> list[Any]:
         if len(operations) == 1:
             return [self._api.change(actor, 'add_prefix', operations[0]['args'])]
-        answers: list[Any] = self._api.change(actor, 'batch', {'operations': operations, 'return': None})
+        answers: list[Any] = whole(self._api.change(actor, 'batch', {'operations': operations, 'return': None}))
         return answers
 
     def _operations(self, number: int, attr: Object, args: Object, count: int) -> list[Object]:

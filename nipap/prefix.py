@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nipap import pool, rows, vrf
@@ -17,7 +17,7 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapValueError,
 )
-from nipap.prefix_search import IDS
+from nipap.prefix_search import AT_ONCE, IDS, read_named
 from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page
 from nipap.query import EVERYTHING, Condition, all_of, equals
 
@@ -179,11 +179,22 @@ def get_many(tx: Transaction, ids: list[int], shape: Shape = as_listed) -> list[
     return [found[i] for i in ids]
 
 
+def get_many_apart(tx: Transaction, ids: list[int], shape: Shape = as_listed) -> Iterator[list[dict[str, Any]]]:
+    """The same, some at a time."""
+    for first in range(0, len(ids), AT_ONCE):
+        yield get_many(tx, ids[first : first + AT_ONCE], shape)
+
+
 def get_edited(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
     """Prefixes by id, as an edit shows them."""
     if len(ids) <= FEW:
         return read_few(tx, Condition('p.id = ANY (%s)', (ids,)), as_found)
     return read_page(tx, IDS, EVERYTHING, (ids,), as_found, by_key=True)
+
+
+def get_edited_apart(tx: Transaction, ids: list[int]) -> Iterator[list[dict[str, Any]]]:
+    """The same, some at a time."""
+    return read_named(tx, IDS, (ids,), as_found)
 
 
 FEW = 10

@@ -22,6 +22,7 @@ FLOORS = {
         'meter',
         'tracer',
         'wire',
+        'packed',
         'addresses',
         'patterns',
         'attributes',
@@ -30,7 +31,7 @@ FLOORS = {
         'paging',
         'smart_parsing',
     ),
-    'storage': ('connecting', 'db', 'audit', 'schema'),
+    'storage': ('connecting', 'session', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
         'vrf',
@@ -108,7 +109,7 @@ ORDER = (
 TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
 EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
-    'psycopg2': frozenset({'nipap.connecting', 'nipap.db', 'nipapd.embedded'}),
+    'psycopg2': frozenset({'nipap.connecting', 'nipap.session', 'nipap.db', 'nipapd.embedded'}),
     'sqlite3': frozenset({'nipap.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,
