@@ -46,13 +46,15 @@ class Shape:
 @functools.cache
 def lowest_free(shape: Shape, count: int, length: int) -> str | None:
     """The lowest free prefix of a length in a block with so many used ones."""
-    size, at = 1 << shape.family_bits - length, 0
+    size = 1 << shape.family_bits - length
+    # The first and the last address of a block are not handed out alone.
+    at, end = (1, shape.size - 1) if size == 1 else (0, shape.size)
     for first, taken in shape.used(count):
         if at + size <= first:
             break
-        end = first + (1 << shape.family_bits - taken)
-        at = max(at, -(-end // size) * size)
-    return shape.prefix(at, length) if at + size <= shape.size else None
+        behind = first + (1 << shape.family_bits - taken)
+        at = max(at, -(-behind // size) * size)
+    return shape.prefix(at, length) if at + size <= end else None
 
 
 def rows(count: int) -> Iterator[tuple[str, ...]]:
@@ -83,10 +85,10 @@ def _at_random(shape: Shape, count: int) -> list[Used]:
     return [(n, shape.family_bits) for n in sorted(choose.sample(range(shape.size), count))]
 
 
-def _but_the_last(shape: Shape, count: int) -> list[Used]:
-    """So many addresses, then ever larger and smaller prefixes up to the last address, which is free."""
+def _all_but_one(shape: Shape, count: int) -> list[Used]:
+    """So many addresses, then larger prefixes, and the last address: the one before it is free."""
     block = ip_network(shape.block)
-    rest = summarize_address_range(block[count], block[-2])
+    rest = [*summarize_address_range(block[count], block[-3]), ip_network(block[-1])]
     filled = [(int(one.network_address) - int(block[0]), one.prefixlen) for one in rest]
     return [(n, shape.family_bits) for n in range(count)] + filled
 
@@ -116,7 +118,7 @@ SHAPES = (
     FRONT,
     Shape('/32s in the middle', '10.8.0.0/16', _in_the_middle, (32, 21)),
     Shape('/32s at random', '10.9.0.0/16', _at_random, (32, 31)),
-    Shape('/32s with one hole at the far end', '10.10.0.0/16', _but_the_last, (32,)),
+    Shape('/32s with one hole at the far end', '10.10.0.0/16', _all_but_one, (32,)),
     Shape('mixed lengths', '10.128.0.0/9', _mixed, (32, 28, 24)),
     Shape('/64s in a /32', '2001:db8::/32', _at_the_front, (64, 48)),
     Shape('/128s in a /48', '3fff:db8::/48', _in_half, (128, 120)),

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from bench import dataset, report
-from bench.rpc_bench import OPERATIONS, Limit, Site
+from bench.operations import OPERATIONS, Limit
+from bench.sites import Site
 from daemon_process import Daemon
 
 REPOSITORY = Path(__file__).parent.parent.parent
