@@ -34,7 +34,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / 'tests')]
 from bench import beside_slow, codec_bench, dataset, report  # noqa: E402
 from bench.operations import ADDRESS, ALLOCATE, BY_NAME, EXACT, FLOOR, OPERATIONS, Operation  # noqa: E402
 from bench.report import MOST_FLAT, Measure, OperationRow  # noqa: E402
-from bench.rpc_bench import Task, load, measure  # noqa: E402
+from bench.rpc_bench import Task, compared, load, measure  # noqa: E402
 from bench.sites import SHARED_ROWS, Failed, Site  # noqa: E402
 from bench.upkeep import command, settle, time_check, time_repair  # noqa: E402
 from daemon_process import Daemon, descendants_of, free_port  # noqa: E402
@@ -106,7 +106,7 @@ def fill(home: Home, rows: int | None, shapes: bool) -> Measure:
     login = {'NIPAP_USERNAME': home.site.username, 'NIPAP_PASSWORD': home.site.password}
     place = {'NIPAP_HOST': str(address.hostname), 'NIPAP_PORT': str(address.port), 'HOME': str(file.parent)}
     start = time.monotonic()
-    code = command('nipap.cli.main', 'import', str(file), **login, **place)
+    code = command('nipap.cli.main', 'import', str(file), env=login | place)
     seconds = time.monotonic() - start
     if code:
         raise Failed(f'nipap import ended with {code}')
@@ -125,8 +125,8 @@ def time_operation(operation: Operation, big: Site, small: Site | None, runs: in
 
     What seems to cost more than where less is stored is timed again, longer: a busy machine does that once, not always.
     """
-    for times in (1, 2, 4):
-        row = _timed(operation, big, small, runs * times)
+    for enough in (runs, max(2 * runs, 15), max(4 * runs, 30)):
+        row = _timed(operation, big, small, enough)
         if row.is_flat:
             break
     return row
@@ -138,20 +138,19 @@ def _timed(operation: Operation, big: Site, small: Site | None, runs: int) -> Op
         tasks.append((operation, small))
     if operation.beside:
         tasks.append((BY_NAME[operation.beside], big))
-    (ms, floor_ms, commit_ms), *others = [found.medians for found in measure(tasks, runs)]
+    ours, *others = measure(tasks, runs)
+    ms, floor_ms, commit_ms = ours.medians
     allowed = operation.limit.allowed(floor_ms, commit_ms)
-    small_ms = others[0][0] if small and operation.single else None
-    beside_ms = others[-1][0] if operation.beside else None
-    compared = (small_ms, operation.beside, beside_ms)
-    return OperationRow(operation.name, ms, floor_ms, commit_ms, str(operation.limit), allowed, *compared)
+    beside = compared(ours, others.pop(), operation.beside) if operation.beside else None
+    smaller = compared(ours, others.pop(), 'small') if others else None
+    return OperationRow(operation.name, ms, floor_ms, commit_ms, str(operation.limit), allowed, smaller, beside)
 
 
 def beside_siblings(rows: Sequence[OperationRow]) -> Iterator[Measure]:
     """What an operation costs beside siblings or on a late page, to what it costs without, on the big data set."""
     for row in rows:
-        if (ratio := row.beside_ratio) is not None:
-            name, limit = f'{row.name} : {row.beside}', f'{MOST_FLAT:g}'
-            yield Measure(name, ratio, f'{ratio:.2f}', limit, ratio <= MOST_FLAT, firm=True)
+        if one := row.beside:
+            yield Measure(f'{row.name} : {one.other}', one.medians, str(one), f'{MOST_FLAT:g}', one.ok, firm=True)
 
 
 def time_codec(runs: int) -> Measure:

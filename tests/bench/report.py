@@ -12,10 +12,30 @@ _BLOCK = re.compile(r'(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)', re.DOTAL
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """An operation beside what it must be no dearer than: the ratio of the medians, and of the quickest quarters.
+
+    What costs more makes the quickest dearer too; a busy machine makes now one of the two larger, now the other.
+    """
+
+    other: str
+    medians: float
+    quickest: float
+
+    @property
+    def ok(self) -> bool:
+        return min(self.medians, self.quickest) <= MOST_FLAT
+
+    def __str__(self) -> str:
+        return f'{self.medians:.2f}{"" if self.ok else " (no)"}'
+
+
+@dataclass(frozen=True)
 class OperationRow:
     """Medians of one operation in milliseconds, with those of `version` and of a commit in between.
 
-    `small_ms`: of the same on the small data set; `beside_ms`: of `beside`, than which it must be no dearer.
+    `small`: beside the same on the small data set; `beside`: beside the same where there are no siblings, or beside
+    the first page.
     """
 
     name: str
@@ -24,22 +44,13 @@ class OperationRow:
     commit_ms: float | None
     limit: str
     allowed_ms: float | None
-    small_ms: float | None = None
-    beside: str | None = None
-    beside_ms: float | None = None
-
-    @property
-    def flat(self) -> float | None:
-        return None if self.small_ms is None else self.ms / self.small_ms
-
-    @property
-    def beside_ratio(self) -> float | None:
-        return None if self.beside_ms is None else self.ms / self.beside_ms
+    small: Comparison | None = None
+    beside: Comparison | None = None
 
     @property
     def is_flat(self) -> bool:
         """Whether it costs what it costs where less is stored; that does not depend on the machine."""
-        return all(ratio is None or ratio <= MOST_FLAT for ratio in (self.flat, self.beside_ratio))
+        return all(one is None or one.ok for one in (self.small, self.beside))
 
     @property
     def ok(self) -> bool | None:
@@ -48,9 +59,9 @@ class OperationRow:
     def cells(self) -> tuple[str, ...]:
         figures = (self.ms, self.floor_ms, self.ms / self.floor_ms)
         commits = None if self.commit_ms is None else self.ms / self.commit_ms
-        flat = '' if self.flat is None else f'{self.flat:.2f}{"" if self.flat <= MOST_FLAT else " (no)"}'
         shown = (f'{figure:.{digits}f}' for figure, digits in zip(figures, (2, 2, 1), strict=True))
-        return self.name, *shown, '' if commits is None else f'{commits:.1f}', self.limit, yes(self.ok), flat
+        dearer = '' if commits is None else f'{commits:.1f}'
+        return self.name, *shown, dearer, self.limit, yes(self.ok), '' if self.small is None else str(self.small)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from bench.operations import BY_NAME, FLOOR, Operation
+from bench.report import Comparison
 from bench.sites import Failed, Site, is_fault
 
 LONGEST_S = 20.0  # an operation that takes longer is not timed as often
@@ -39,6 +40,16 @@ class Times:
     @property
     def medians(self) -> tuple[float, float, float | None]:
         return median(self.call), median(self.floor), median(self.commit) if self.commit else None
+
+
+def compared(ours: Times, others: Times, name: str) -> Comparison:
+    medians, quickest = (of(ours.call) / of(others.call) for of in (median, _quickest))
+    return Comparison(name, medians, quickest)
+
+
+def _quickest(values: Sequence[float]) -> float:
+    """What a quarter of them do not exceed."""
+    return sorted(values)[(len(values) - 1) // 4]
 
 
 def median(values: Sequence[float]) -> float:

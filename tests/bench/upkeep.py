@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,14 @@ DERIVED = """SELECT (SELECT sum(children) FROM prefix), (SELECT sum(used_address
     (SELECT count(*) FROM prefix_words), (SELECT count(*) FROM free_range), (SELECT sum(num_prefixes) FROM vrf_total)"""
 
 
-def command(*args: str, **env: str) -> int:
-    """Run one of our programs, its output on our stderr; returns the exit code."""
-    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **env}
-    return subprocess.run([sys.executable, '-m', *args], env=environment, stdout=sys.stderr, check=False).returncode
+def command(*args: str, env: Mapping[str, str] | None = None, quiet: bool = False) -> int:
+    """Run one of our programs, its output on our stderr, if `quiet` only that of a failure; returns the exit code."""
+    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {})}
+    out = subprocess.PIPE if quiet else sys.stderr
+    done = subprocess.run([sys.executable, '-m', *args], env=environment, stdout=out, text=True, check=False)
+    if done.returncode and done.stdout:
+        print(done.stdout, file=sys.stderr, end='', flush=True)
+    return done.returncode
 
 
 def settle(data_dir: Path) -> None:
@@ -58,7 +62,8 @@ def session(data_dir: Path) -> Iterator[Any]:
 def maintain(data_dir: Path, *args: str) -> tuple[float, int]:
     """Seconds that a command of nipap-admin takes, and its exit code."""
     start = time.monotonic()
-    code = command('nipapd.maintenance', *args, '--config', '/dev/null', '--data-dir', str(data_dir))
+    place = ('--config', '/dev/null', '--data-dir', str(data_dir))
+    code = command('nipapd.maintenance', *args, *place, quiet=True)
     return time.monotonic() - start, code
 
 
