@@ -30,7 +30,7 @@ STORED = ROWS + 2 * SIBLINGS + 5 + len(list(shapes.rows(SIBLINGS)))
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **env}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -65,8 +65,8 @@ def test_the_benchmark_runs_through(url: str, tmp_path: Path) -> None:
     site = Site(url, SIBLINGS)
     with contextlib.closing(site.http):
         (held,) = site.call('list_vrf', vrf={'id': 0})
-        with pytest.raises(Failed, match='10.5.0.0/16 is not in the answer'):
-            time_operation(replace(BY_NAME['list_vrf'], expected=lambda _site, _i: '10.5.0.0/16'), site, None, 1)
+        with pytest.raises(Failed, match='nothing like that is not in the answer'):
+            time_operation(replace(BY_NAME['list_vrf'], expected=lambda _site, _i: 'nothing like that'), site, None, 1)
         slow = Operation('slow', Limit(), 'echo', lambda _site, _i: {'sleep': '0.05'}, beside=FLOOR)
         row = time_operation(slow, site, None, 1)
     assert report.failures([row], [], strict=False) == ['slow']
