@@ -2,7 +2,7 @@
 # bench, make health, make soak and make fuzz.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests search soak health fuzz bench schema
+.PHONY: check format lint types tests search soak health fuzz bench alerts schema
 
 check: lint types tests
 
@@ -38,6 +38,10 @@ bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)
+
+alerts:
+	promtool check rules etc/prometheus-alerts.yml
+	promtool test rules tests/data/prometheus-alerts-tests.yml
 
 schema: | $(BIN)/pytest
 	$(BIN)/python tests/dump_schema.py

@@ -61,6 +61,11 @@ def parse_network(value: object) -> Network:
     return Network(f'{written}/{length}', family, length)
 
 
+def first_address(network: str) -> int:
+    """The first address of a network, as PostgreSQL writes it, as a number."""
+    return int(IPy.IP(network.partition('/')[0]).int())
+
+
 def parse_route_target(value: object) -> tuple[str, int]:
     """Read a route target, `ASN:n` or `a.b.c.d:n`, each number 0 to 4294967295.
 

@@ -13,7 +13,8 @@ from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
 )
-from nipap.query import EVERYTHING, Condition, Page, equals
+from nipap.paging import ASNS, Page
+from nipap.query import EVERYTHING, Condition, equals
 
 _SPEC = ('asn', 'name')
 
@@ -59,7 +60,7 @@ def require_spec(spec: object) -> Condition:
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
     """The AS numbers for which a condition holds, in order."""
-    return rows.select(tx, ASN, 'asn a', condition, 'a.asn', page)
+    return rows.select(tx, ASN, 'asn a', condition, ASNS, page)
 
 
 def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:

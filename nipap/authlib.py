@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import jwt
 
 from nipap import waiting
+from nipap.audit import Who
 from nipap.errors import AuthenticationFailedError, NipapError, NipapInputError, NipapValueError
 from nipap.local_users import FileWatch, LocalUsers, UserFileError
 from nipap.login_limits import LoginCounts, LoginLimits
@@ -96,6 +97,11 @@ class Actor:
     authoritative_source: str
     readonly: bool
     trusted: bool = False
+
+    @property
+    def who(self) -> Who:
+        """What the audit log says of them."""
+        return Who(self.username, self.authenticated_as, self.full_name, self.authoritative_source)
 
 
 def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor:

@@ -24,12 +24,12 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from nipap import __version__, allocate, attributes, idempotency, rows, schema, smart_parsing, waiting
+from nipap import __version__, allocate, attributes, idempotency, paging, rows, schema, smart_parsing, waiting
 from nipap import asn as asns
 from nipap import batch as batches
 from nipap import pool as pools
@@ -37,8 +37,7 @@ from nipap import prefix as prefixes
 from nipap import prefix_search as searches
 from nipap import tag as tags
 from nipap import vrf as vrfs
-from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, check_text, parse_delta, read_boolean, shown
-from nipap.audit import Who
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, parse_delta, read_boolean, shown
 from nipap.authlib import Actor
 from nipap.db import PATIENCE_S, Database, Inside, Transaction
 from nipap.errors import (
@@ -52,18 +51,12 @@ from nipap.errors import (
     NipapOutcomeUnknownError,
     NipapValueError,
 )
+from nipap.paging import Order, Page, Surroundings, read_options, read_prefix_options
+from nipap.pattern_trial import refused
 from nipap.prefix_view import as_found, as_listed
-from nipap.query import (
-    Condition,
-    Cursor,
-    Page,
-    Surroundings,
-    compile_query,
-    equals,
-    find_attribute,
-    read_options,
-    read_prefix_options,
-)
+from nipap.query import Condition, compile_query, equals, find_attribute
+from nipap.smart_search import understand
+from nipap.webhooks import Webhooks
 from nipap.wire import Chunks
 
 Object = dict[str, Any]
@@ -95,10 +88,18 @@ METHODS: dict[str, tuple[str, ...]] = {
     'smart_search_prefix': ('query_string', 'search_options?', 'extra_query?'),
     'find_free_prefix': ('vrf', 'args'),
     'search_tag': ('query', 'search_options?'),
+    'add_webhook': ('attr',),
+    'list_webhook': ('webhook?',),
+    'edit_webhook': ('webhook', 'attr'),
+    'remove_webhook': ('webhook',),
+    'list_dead_letter': ('webhook', 'after?'),
+    'resend_dead_letter': ('webhook', 'ids?'),
     'batch': ('operations', 'return?'),
 }
 # What changes something, and so may be sent with an idempotency key.
-TAKE_KEYS = frozenset(name for name in METHODS if name.partition('_')[0] in ('add', 'edit', 'remove', 'batch'))
+TAKE_KEYS = frozenset(
+    name for name in METHODS if name.partition('_')[0] in ('add', 'edit', 'remove', 'resend', 'batch')
+)
 
 
 def changing(
@@ -117,7 +118,7 @@ def changing(
     return authorized  # type: ignore[return-value]  # functools.wraps names the parameters, Concatenate cannot
 
 
-class Backend:
+class Backend(Webhooks):
     """The calls of the API over one database.
 
     longest_list: listing or searching prefixes, what is longer, or may be, is no list but `Chunks`, which read when
@@ -270,7 +271,7 @@ class Backend:
         request = _allocation(attr, args)
 
         def work(tx: Transaction) -> Object:
-            who = _who(actor)
+            who = actor.who
             if request:
                 allocate.add(tx, attr, request, who)
             else:
@@ -301,12 +302,12 @@ class Backend:
         i = prefixes.only_id(prefix)
 
         def edit_one(tx: Transaction, i: int) -> list[Object]:
-            prefixes.edit_one(tx, i, attr, _who(actor))
+            prefixes.edit_one(tx, i, attr, actor.who)
             return prefixes.get_edited(tx, [i])
 
         if i is not None and prefixes.stays(attr):
             return self.db.run_at_once(lambda tx: edit_one(tx, i), lambda tx, i: prefixes.get_edited(tx, [i]))
-        return self.db.run(lambda tx: prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, _who(actor))))
+        return self.db.run(lambda tx: prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, actor.who)))
 
     @changing
     def remove_prefix(self, actor: Actor, prefix: Any = None, recursive: Any = None) -> None:
@@ -316,10 +317,10 @@ class Backend:
         i = prefixes.only_id(prefix)
 
         if i is not None:
-            remove_one = partial(prefixes.remove_one, i=i, who=_who(actor), recursive=everything)
+            remove_one = partial(prefixes.remove_one, i=i, who=actor.who, recursive=everything)
             self.db.run_at_once(remove_one, lambda _tx, _i: None)
         else:
-            self.db.run(lambda tx: prefixes.remove(tx, condition, _who(actor), recursive=everything))
+            self.db.run(lambda tx: prefixes.remove(tx, condition, actor.who, recursive=everything))
 
     def search_prefix(self, actor: Actor, query: Any = None, search_options: Any = None) -> Object:
         """The prefixes that a query matches, as ``result``, beside the ``search_options``.
@@ -387,7 +388,7 @@ class Backend:
                 raise
 
         def work(tx: Transaction) -> list[Any]:
-            added = prefixes.add_many(tx, attrs, _who(actor))
+            added = prefixes.add_many(tx, attrs, actor.who)
             return [{'id': i} for i in added] if ids else prefixes.get_many(tx, added, self._shape)
 
         return self.db.run(work)
@@ -488,7 +489,7 @@ class Backend:
 
     def _add(self, kind: Kind, actor: Actor, attr: Any) -> Object:
         def work(tx: Transaction) -> Object:
-            return kind.find(tx, equals(kind.key, kind.store.add(tx, attr, _who(actor))), None)[0]
+            return kind.find(tx, equals(kind.key, kind.store.add(tx, attr, actor.who)), None)[0]
 
         return self.db.run(work)
 
@@ -501,30 +502,41 @@ class Backend:
         _check_changes(attr)
 
         def work(tx: Transaction) -> list[Object]:
-            ids = kind.store.edit(tx, condition, attr, _who(actor))
+            ids = kind.store.edit(tx, condition, attr, actor.who)
             return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,), by_key=True), None)
 
         return self.db.run(work)
 
     def _remove(self, kind: Kind, actor: Actor, spec: object) -> None:
         condition = kind.store.require_spec(spec)
-        self.db.run(lambda tx: kind.store.remove(tx, condition, _who(actor)))
+        self.db.run(lambda tx: kind.store.remove(tx, condition, actor.who))
 
     def _search(self, kind: Kind, query: object, options: object) -> Object:
         if query is None:
             raise NipapMissingInputError("'query' must be specified")
         condition = compile_query(query, kind.table)
-        echo, *page = kind.options(options)
+        echo, *page = kind.options(options, kind.order)
         result = self._found(kind, echo, condition, *page)
-        return {'search_options': echo, 'result': result, **_next(echo, result)}
+        return {'search_options': echo, 'result': result, **_next(kind, echo, result)}
 
     def _found(
-        self, kind: Kind, echo: Mapping[str, Any], condition: Condition, page: Page, *around: Any
+        self,
+        kind: Kind,
+        echo: Mapping[str, Any],
+        condition: Condition,
+        page: Page,
+        *around: Any,
+        tried: frozenset[str] = frozenset(),
     ) -> list[Object] | Chunks:
         read_all = kind.find_all
         most = self._longest_list
         short = page.max_result is not None and (most is None or page.max_result <= most)
-        if read_all is None or most is None or short or 'after' in echo:
+        at_once = read_all is None or most is None or short or 'after' in echo
+        # What fails in the middle of a transaction spoils it: there nothing may be left to be found out.
+        untried = [pattern for pattern in condition.patterns if pattern not in tried]
+        for why in refused(self.db, untried, all_signs=not at_once).values():
+            raise NipapValueError(why)
+        if read_all is None or at_once:
             return self.db.read(lambda tx: kind.find(tx, condition, page, *around))
         return self._chunks(lambda tx: read_all(tx, condition, page, *around))
 
@@ -542,45 +554,29 @@ class Backend:
             raise NipapMissingInputError("'query_string' must be specified")
         if not isinstance(text, str):
             raise NipapInputError(f'Invalid query_string ({shown(text)}), must be a string')
-        check_text(text)
-
-        def accepts(name: str, operator: str, value: str) -> bool:
-            condition = kind.compare(name, operator, value)
-            return condition is not None and not self._bad_patterns(condition.patterns)
-
-        understood = kind.parse(text, kind.knows, accepts)
-        if understood.error:
+        understood = understand(self.db, text, kind.parse, kind.knows, kind.compare)
+        shown_query, query = understood.shown.query, understood.query
+        if understood.shown.error:
             return {
                 'search_options': {} if options is None else options,
                 'result': [],
-                'interpretation': understood.query,
+                'interpretation': shown_query,
                 'error': True,
-                'error_message': understood.error_message,
+                'error_message': understood.shown.error_message,
             }
-        interpretation: Object = understood.query
         if extra_query:
-            interpretation = {'operator': 'and', 'val1': understood.query, 'val2': extra_query}
-        echo, *page = kind.options(options)
-
-        # A word that is no regular expression is matched as it is written.
-        bad = self._bad_patterns(smart_parsing.words(understood.query))
-        literal = {word: smart_parsing.literal_pattern(word) for word in bad}
-        query = smart_parsing.replace_words(understood.query, literal) if bad else understood.query
-        if extra_query:
-            query = {'operator': 'and', 'val1': query, 'val2': extra_query}
-        result = self._found(kind, echo, compile_query(query, kind.table), *page)
+            shown_query, query = (
+                {'operator': 'and', 'val1': ours, 'val2': extra_query} for ours in (shown_query, query)
+            )
+        echo, *page = kind.options(options, kind.order)
+        result = self._found(kind, echo, compile_query(query, kind.table), *page, tried=understood.tried)
         return {
             'search_options': echo,
             'result': result,
-            **_next(echo, result),
-            'interpretation': interpretation,
+            **_next(kind, echo, result),
+            'interpretation': shown_query,
             'error': False,
         }
-
-    def _bad_patterns(self, patterns: Collection[str]) -> list[str]:
-        """Those of the texts that PostgreSQL does not take as regular expressions."""
-        suspects = rows.suspect_patterns(patterns)
-        return self.db.read(lambda tx: rows.bad_patterns(tx, suspects)) if suspects else []
 
 
 # ---------------------------------------------------------------- kinds of object
@@ -593,9 +589,10 @@ class Kind:
     store: Any
     table: Table
     key: attributes.Attribute
+    order: Order
     find: Callable[..., list[Object]]
     parse: Callable[..., smart_parsing.SmartQuery]
-    options: Callable[[object], tuple[Any, ...]] = read_options
+    options: Callable[[object, Order], tuple[Any, ...]] = read_options
     find_all: Callable[..., Iterator[list[Object]]] | None = None
 
     def knows(self, name: str) -> bool:
@@ -623,27 +620,24 @@ class Expectation:
     holds: Callable[[Object], bool]
 
 
-_VRFS = Kind(vrfs, VRF, VRF['id'], vrfs.find, smart_parsing.parse_vrf_query)
-_POOLS = Kind(pools, POOL, POOL['id'], pools.find, smart_parsing.parse_pool_query)
-_ASNS = Kind(asns, ASN, ASN['asn'], asns.find, smart_parsing.parse_asn_query)
+_VRFS = Kind(vrfs, VRF, VRF['id'], paging.VRFS, vrfs.find, smart_parsing.parse_vrf_query)
+_POOLS = Kind(pools, POOL, POOL['id'], paging.POOLS, pools.find, smart_parsing.parse_pool_query)
+_ASNS = Kind(asns, ASN, ASN['asn'], paging.ASNS, asns.find, smart_parsing.parse_asn_query)
 _PREFIXES = Kind(
     prefixes,
     PREFIX,
     PREFIX['id'],
+    paging.PREFIXES,
     searches.search,
     smart_parsing.parse_prefix_query,
     read_prefix_options,
     searches.search_all,
 )
 _KINDS = {'vrf': _VRFS, 'pool': _POOLS, 'asn': _ASNS, 'prefix': _PREFIXES}
-_TAGS = Kind(None, TAG, TAG['name'], tags.find, smart_parsing.parse_pool_query)
+_TAGS = Kind(None, TAG, TAG['name'], paging.TAGS, tags.find, smart_parsing.parse_pool_query)
 
 
 # ---------------------------------------------------------------- arguments
-
-
-def _who(actor: Actor) -> Who:
-    return Who(actor.username, actor.authenticated_as, actor.full_name, actor.authoritative_source)
 
 
 def _check_changes(attr: object) -> None:
@@ -663,12 +657,12 @@ def _allocation(attr: Mapping[str, Any], args: Any) -> allocate.Request | None:
     return allocate.read_args(args) if asked else None
 
 
-def _next(echo: Mapping[str, Any], result: Any) -> Object:
+def _next(kind: Kind, echo: Mapping[str, Any], result: Any) -> Object:
     """The cursor behind the last of a page, for those who page with one; nil when there is no more."""
     if 'after' not in echo:
         return {}
     full = bool(result) and len(result) == echo['max_result']
-    return {'after': Cursor.of(result[-1]).written() if full else None}
+    return {'after': kind.order.cursor(result[-1]) if full else None}
 
 
 def _vrf_names(spec: object) -> dict[str, object]:

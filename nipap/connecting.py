@@ -51,6 +51,7 @@ class Connection(psycopg2.extensions.connection):
     def __init__(self, dsn: str, **options: Any) -> None:
         self.doubt: Callable[[], None] = lambda: None
         self.limit_s: float | None = None  # for a statement, when its server is there
+        self.takes_long = False  # to answer, as what is committed waits for the disk
         self._opened_by: float | None = time.monotonic() + _opening_s(dsn)
         super().__init__(dsn, **options)
 

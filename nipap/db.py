@@ -244,9 +244,10 @@ class Transaction:
 class OneMessage(Transaction):
     """A transaction that is one message: what waits and the statement after it. What runs before is not part of it."""
 
-    def __init__(self, cursor: psycopg2.extensions.cursor, prepared: dict[str, str], change: int) -> None:
-        super().__init__(cursor, prepared)
+    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, change: int) -> None:
+        super().__init__(cursor, session.prepared)
         self.sent = False
+        self._connection = session.connection
         self._begin = f'{CHANGING}; SET LOCAL nipap.change = {change:d}'.encode()
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
@@ -258,8 +259,14 @@ class OneMessage(Transaction):
         super().ahead(statement, args)
 
     def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
-        self.sent = self.sent or bool(self._ahead)
-        return super()._run(statement, args)
+        if not self._ahead:
+            return super()._run(statement, args)
+        self.sent = True
+        self._connection.takes_long = True
+        try:
+            return super()._run(statement, args)
+        finally:
+            self._connection.takes_long = False
 
 
 class Inside:
@@ -274,6 +281,14 @@ class Inside:
 
     read = run
 
+    def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
+        """The same; one that is stopped spoils nothing of the transaction."""
+        self._tx.execute(f'SAVEPOINT briefly; {_limit(limit_s)}')
+        try:
+            return work(self._tx)
+        finally:  # which brings back the former limit, too
+            self._tx.execute('ROLLBACK TO SAVEPOINT briefly; RELEASE SAVEPOINT briefly')
+
     def run_at_once(self, work: Callable[[Transaction], T], _answer: Callable[[Transaction, int], T]) -> T:
         """The same."""
         return work(self._tx)
@@ -282,6 +297,10 @@ class Inside:
     def snapshot(self) -> Iterator[Transaction]:
         """The transaction, as a `Database` would open one to read."""
         yield self._tx
+
+
+def _limit(limit_s: float) -> str:
+    return f'SET LOCAL statement_timeout = {max(1, int(limit_s * 1000)):d}'
 
 
 def _composable(statement: str | Composable) -> Composable:
@@ -509,6 +528,15 @@ class Database:
         """
         return self._attempt(lambda session: _statements(session, work), self._read_limit_s)
 
+    def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
+        """The same for one statement, in less time."""
+
+        def limited(tx: Transaction) -> T:
+            tx.ahead(_limit(limit_s))
+            return work(tx)
+
+        return self.read(limited)
+
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
         """A transaction in which several statements see one state of the database, and change nothing.
@@ -655,7 +683,7 @@ def _commit(session: Session, cursor: psycopg2.extensions.cursor) -> None:
 
 def _message(session: Session, work: Callable[[Transaction], T], change: int) -> T:
     with session.connection.cursor() as cursor:
-        tx = OneMessage(cursor, session.prepared, change)
+        tx = OneMessage(cursor, session, change)
         try:
             result = work(tx)
             tx.flush()

@@ -28,7 +28,10 @@ _LEAD = """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND p
     AND classid = 0 AND objid = %s::bigint AND objsubid = 1) OR pg_try_advisory_lock(%s::bigint)"""
 
 _LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq)'
-_NEW = 'a.id > %s AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id)'
+# Whatever is audited and is none of these is no event.
+_KINDS = ', '.join(f"'{kind}'" for kind in KINDS)
+_NEW = f"""a.id > %s AND a.object_type IN ({_KINDS})
+    AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id)"""
 _LOOK = f'SELECT s.settled, s.last_position, {_LAST_ID} FROM event_state s'
 _SEQUENCE = f"""INSERT INTO event (position, audit_id)
 SELECT %s + row_number() OVER (ORDER BY id), id
@@ -233,13 +236,17 @@ def note_kafka(tx: Transaction, position: int | None, delivered: int, *, failed:
 
 
 _RECEIVERS = """SELECT 'kafka', kafka_cursor, kafka_delivered, kafka_failed, last_position FROM event_state
-WHERE kafka_cursor IS NOT NULL
-UNION ALL SELECT 'webhook-' || id, cursor, delivered, failed, last_position FROM webhook, event_state ORDER BY 1"""
+WHERE kafka_cursor IS NOT NULL AND %s
+UNION ALL SELECT 'webhook-' || id, cursor, delivered, failed, last_position FROM webhook, event_state WHERE enabled
+ORDER BY 1"""
 
 
-def receivers(tx: Transaction) -> list[dict[str, Any]]:
-    """Who gets events: how many wait, were delivered, have failed."""
+def receivers(tx: Transaction, *, kafka: bool) -> list[dict[str, Any]]:
+    """Webhooks that are enabled: how many events wait, were delivered, have failed.
+
+    kafka: Kafka is told of, too.
+    """
     return [
         {'name': name, 'pending': max(0, last - cursor), 'delivered': delivered, 'failed': failed}
-        for name, cursor, delivered, failed, last in tx.all(_RECEIVERS)
+        for name, cursor, delivered, failed, last in tx.all(_RECEIVERS, (kafka,))
     ]

@@ -7,7 +7,7 @@ look, so that whoever sends it comes to see that the client has gone or that it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from flask import Request, Response
@@ -17,10 +17,10 @@ from werkzeug.datastructures import MultiDict
 from nipap import events, waiting, webhook
 from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor
+from nipap.backend import Backend
 from nipap.db import Database
 from nipap.errors import NipapError, NipapInputError, NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.rest_objects import encode
-from nipap.webhooks import Webhooks
 
 LOOK_S = 0.25
 HEARTBEAT_S = 15.0
@@ -34,15 +34,19 @@ FILTERS = {'kinds': 'kind', 'vrf_ids': 'vrf_id', 'pool_ids': 'pool_id', 'tags': 
 class Api(Protocol):
     """What requests to a REST interface have in common, as far as it is used here."""
 
+    backend: Backend
+
     def connect(self, app: Any, method: str, path: str, view: Callable[..., Response]) -> None: ...
 
     def struct(self) -> dict[str, Any]: ...
+
+    def change(self, actor: Actor, method: str, members: Mapping[str, Any]) -> Any: ...
 
 
 def add_to(app: Any, api: Api, db: Database) -> None:
     """Have an application offer events and webhooks."""
     api.connect(app, 'GET', '/events', _Stream(db).answer)
-    hooks = _Hooks(api, Webhooks(db))
+    hooks = _Hooks(api)
     api.connect(app, 'GET', '/webhooks', hooks.list)
     api.connect(app, 'POST', '/webhooks', hooks.add)
     api.connect(app, 'GET', '/webhooks/<number:key>', hooks.get)
@@ -172,38 +176,39 @@ def _about(name: str, error: NipapError) -> NipapError:
 class _Hooks:
     """The paths of webhooks."""
 
-    def __init__(self, api: Api, hooks: Webhooks) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._hooks = hooks
 
     def list(self, actor: Actor) -> Response:
-        return _json({'result': self._hooks.list_webhook(actor)})
+        return _json({'result': self._api.backend.list_webhook(actor)})
 
     def add(self, actor: Actor) -> Response:
-        item = self._hooks.add_webhook(actor, self._api.struct())
+        item = self._api.change(actor, 'add_webhook', {'attr': self._api.struct()})
         response = _json(item, 201)
         response.headers['Location'] = f'{request_ctx.request.path}/{item["id"]}'
         return response
 
     def get(self, actor: Actor, key: int) -> Response:
-        found = self._hooks.list_webhook(actor, key)
+        found = self._api.backend.list_webhook(actor, {'id': key})
         if not found:
             raise NipapNonExistentError(f'There is no webhook {key}')
         return _json(found[0])
 
     def edit(self, actor: Actor, key: int) -> Response:
-        return _json(self._hooks.edit_webhook(actor, key, self._api.struct()))
+        members = {'webhook': {'id': key}, 'attr': self._api.struct()}
+        return _json(self._api.change(actor, 'edit_webhook', members)[0])
 
     def remove(self, actor: Actor, key: int) -> Response:
-        self._hooks.remove_webhook(actor, key)
+        self._api.change(actor, 'remove_webhook', {'webhook': {'id': key}})
         return Response(status=204)
 
     def dead_letters(self, actor: Actor, key: int) -> Response:
         after = request_ctx.request.args.get('after')
-        return _json({'result': self._hooks.list_dead_letter(actor, key, 0 if after is None else _position(after))})
+        return _json({'result': self._api.backend.list_dead_letter(actor, {'id': key}, after)})
 
     def resend(self, actor: Actor, key: int) -> Response:
-        return _json({'resent': self._hooks.resend_dead_letter(actor, key, self._api.struct().get('ids'))}, 202)
+        members = {'webhook': {'id': key}, 'ids': self._api.struct().get('ids')}
+        return _json({'resent': self._api.change(actor, 'resend_dead_letter', members)}, 202)
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -6,7 +6,6 @@ is written as JSON; what goes wrong is ``application/problem+json``. `nipap.rest
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -264,9 +263,8 @@ class _Collection:
         request: Request = request_ctx.request
         fields = read_fields(request.args.get('fields'), self._resource)
         limit = _limit(request.args.get('limit'))
-        pages = (_Prefixes if self.kind == 'prefix' else _Others)(self._api.backend, self._resource)
         options = {name: request.args[name] for name in self._options() if name in request.args}
-        page = _Page(pages, actor, text, query, options)
+        page = _Page(self._api.backend, self._resource, actor, text, query, options)
         body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
         headers = {}
         if page.after is not None:
@@ -433,54 +431,21 @@ class _Allocations:
 # ---------------------------------------------------------------- pages
 
 
-class _Prefixes:
-    """Asks for prefixes, who have cursors of their own."""
-
-    def __init__(self, backend: Backend, resource: Resource) -> None:
-        self.backend = backend
-        self.resource = resource
-
-    def options(self, number: int, after: str) -> Object:
-        return {'max_result': number, 'after': after}
-
-    def after(self, answer: Object, number: int, before: str) -> str | None:  # noqa: ARG002 (as those of others)
-        following: str | None = answer.get('after')
-        return following
-
-
-class _Others:
-    """Asks for what there is less of; their cursors are numbers."""
-
-    def __init__(self, backend: Backend, resource: Resource) -> None:
-        self.backend = backend
-        self.resource = resource
-
-    def options(self, number: int, after: str) -> Object:
-        return {'max_result': number, 'offset': self._offset(after)}
-
-    def after(self, answer: Object, number: int, before: str) -> str | None:
-        if len(answer['result']) < number:
-            return None
-        return base64.urlsafe_b64encode(str(self._offset(before) + number).encode()).decode()
-
-    def _offset(self, after: str) -> int:
-        try:
-            offset = int(base64.urlsafe_b64decode(after)) if after else 0
-        except ValueError:
-            offset = -1
-        if not 0 <= offset <= 10**12:
-            raise _about('after', NipapValueError(f'Invalid value {shown(after)} for after'))
-        return offset
-
-
 class _Page:
     """A page of an answer, read and written some at a time; `after` is where the next one begins, known at the end."""
 
     def __init__(
-        self, pages: _Prefixes | _Others, actor: Actor, text: object, query: Object, options: Mapping[str, Any]
+        self,
+        backend: Backend,
+        resource: Resource,
+        actor: Actor,
+        text: object,
+        query: Object,
+        options: Mapping[str, Any],
     ) -> None:
         self.after: str | None = None
-        self._pages = pages
+        self._backend = backend
+        self._resource = resource
         self._actor = actor
         self._text = text
         self._query = query
@@ -493,20 +458,20 @@ class _Page:
         between = b'{"result":['
         while limit and self.after is not None:
             number = min(limit, _AT_ONCE)
-            answer = self._ask({**self._options, **self._pages.options(number, self.after)})
+            answer = self._ask({**self._options, 'max_result': number, 'after': self.after})
             items = answer['result']
             rest = rest or {name: answer[name] for name in _BESIDE if name in answer}
-            self.after = self._pages.after(answer, number, self.after)
+            self.after = answer.get('after')
             limit -= number
             if items:
-                plain_many(items, self._pages.resource.counters)
+                plain_many(items, self._resource.counters)
                 yield between + encode(cut(items, fields))[1:-1]
                 between = b','
         beginning = b'' if between == b',' else between
         yield beginning + b'],' + encode({'after': self.after, **rest})[1:]
 
     def _ask(self, options: Object) -> Object:
-        backend, kind = self._pages.backend, self._pages.resource.kind
+        backend, kind = self._backend, self._resource.kind
         if self._text is None:
             found: Object = getattr(backend, f'search_{kind}')(self._actor, self._query, options)
         else:

@@ -14,7 +14,8 @@ from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
 )
-from nipap.query import EVERYTHING, Condition, Page, equals
+from nipap.paging import POOLS, Page
+from nipap.query import EVERYTHING, Condition, equals
 
 _SPEC = ('id', 'name')
 _MEMBER_SUMS = {
@@ -34,7 +35,6 @@ _SOURCE = """pool o LEFT JOIN LATERAL (
         for family in (4, 6)
     )
 )
-ORDER = 'lower(o.name), o.name'
 
 
 def read_spec(spec: object) -> Condition:
@@ -89,7 +89,7 @@ def require_spec(spec: object) -> Condition:
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
     """The pools for which a condition holds, by name."""
-    return rows.select(tx, POOL, _SOURCE, condition, ORDER, page)
+    return rows.select(tx, POOL, _SOURCE, condition, POOLS, page)
 
 
 def find_ids(tx: Transaction, condition: Condition) -> list[int]:

@@ -9,8 +9,9 @@ from typing import Any
 from nipap import rows
 from nipap.db import Transaction
 from nipap.errors import NipapNonExistentError
+from nipap.paging import Page, Place, Surroundings
 from nipap.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page
-from nipap.query import EVERYTHING, TAGGED, Condition, Cursor, Page, Surroundings, all_of
+from nipap.query import EVERYTHING, TAGGED, Condition
 
 
 def _ordered_sql(condition: Condition, page: Page | None) -> str:
@@ -126,23 +127,19 @@ def _search_sql(
     if around.parent_prefix is not None:
         return *_family_sql(tx, condition, page, around.parent_prefix), False
     if not around.wanted:
-        return _page(tx, _behind(condition, page), page)
+        return _page(tx, rows.behind(condition, page), page)
     matches, added = _surroundings(tx, condition, page, around)
-    behind = _behind(EVERYTHING, page)
+    behind = rows.behind(EVERYTHING, page)
     sql = f"""SELECT p.id, p.parent_id, p.id = ANY (%s) FROM {FROM} WHERE p.id = ANY (%s) AND {behind.sql}
         ORDER BY {ORDER} {rows.limit(page)}"""
     return sql, (matches, matches + added, *behind.params), True
-
-
-def _behind(condition: Condition, page: Page) -> Condition:
-    return condition if page.after is None else all_of([condition, page.after.behind()])
 
 
 def _family_sql(tx: Transaction, condition: Condition, page: Page, parent: int) -> tuple[str, tuple[Any, ...]]:
     """A prefix and its children: these along their index, no more of them than the page needs."""
     if tx.value('SELECT 1 FROM prefix WHERE id = %s', (parent,)) is None:
         raise NipapNonExistentError(f'Parent prefix {parent} can not be found')
-    behind = _behind(EVERYTHING, page)
+    behind = rows.behind(EVERYTHING, page)
     sql = f"""SELECT p.id, p.parent_id, coalesce({condition.sql}, false) FROM (
         SELECT %s::bigint AS id UNION ALL {_children_sql('m.id = %s', _bound(page))}) q
         JOIN prefix p ON p.id = q.id JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
@@ -157,7 +154,10 @@ def _bound(page: Page) -> int | None:
 
 def _place(page: Page) -> tuple[int, str]:
     """The VRF and the prefix behind which a page begins; no VRF has the number -1."""
-    return (-1, '0.0.0.0/0') if page.after is None else (page.after.vrf_id, page.after.prefix)
+    if page.after is None:
+        return -1, '0.0.0.0/0'
+    _, vrf, prefix = page.after
+    return vrf, prefix
 
 
 def _children_sql(parents: str, bound: int | None, only: str = 'true') -> str:
@@ -196,7 +196,6 @@ def search_all(
     tx: Transaction, condition: Condition, page: Page, around: Surroundings
 ) -> Iterator[list[dict[str, Any]]]:
     """What `search` returns, in the same way."""
-    rows.check_patterns(tx, condition)
     sql, params, _ = _search_sql(tx, condition, page, around)
     yield from _read_named(tx, sql, params, as_found)
 
@@ -223,7 +222,7 @@ def _surroundings(
     place where the page begins only those around it have descendants or neighbors behind it.
     """
     bound = _bound(page)
-    sql, params, by_key = _page(tx, _behind(condition, page), None if bound is None else Page(bound, 0))
+    sql, params, by_key = _page(tx, rows.behind(condition, page), None if bound is None else Page(bound, 0))
     found = rows.run_search(tx, sql, condition, params, by_key=by_key)
     matches = [row[0] for row in found]
     around_place = [] if page.after is None else _covering(tx, condition, page.after)
@@ -239,11 +238,12 @@ def _surroundings(
     return matches, list(added.difference(matches))
 
 
-def _covering(tx: Transaction, condition: Condition, place: Cursor) -> list[int]:
+def _covering(tx: Transaction, condition: Condition, after: Place) -> list[int]:
     """Ids of the matches that a place lies in, or is."""
     sql = f"""SELECT p.id FROM {FROM} WHERE p.vrf_id = %s AND p.prefix = ANY (supernets(%s) || %s::cidr)
         AND {condition.sql}"""
-    return [row[0] for row in tx.all(sql, (place.vrf_id, place.prefix, place.prefix, *condition.params))]
+    _, vrf, prefix = after
+    return [row[0] for row in tx.all(sql, (vrf, prefix, prefix, *condition.params))]
 
 
 def _ancestors(tx: Transaction, ids: list[int], depth: int) -> set[int]:
@@ -290,7 +290,7 @@ def _descendants(tx: Transaction, ids: list[int], depth: int, page: Page) -> set
         sql += f' UNION SELECT id FROM prefix WHERE {around}'
     level = ids
     while level and depth:
-        more = () if page.after is None else (level, *place, page.after.prefix)
+        more = () if page.after is None else (level, *place, place[1])
         level = [row[0] for row in tx.all(sql, (*place, level, *more))]
         found.update(level)
         depth -= 1
@@ -304,6 +304,6 @@ def _neighbors(tx: Transaction, condition: Condition, ids: list[int], page: Page
     if page.after is not None:
         sql = f"""SELECT a.id FROM prefix a WHERE a.vrf_id = %s AND a.prefix = ANY (supernets(%s))
             AND EXISTS (SELECT FROM {FROM} WHERE p.parent_id = a.id AND p.type = 'host' AND {condition.sql})"""
-        assignments += [row[0] for row in tx.all(sql, (page.after.vrf_id, page.after.prefix, *condition.params))]
+        assignments += [row[0] for row in tx.all(sql, (*_place(page), *condition.params))]
     sql = _children_sql('m.id = ANY (%s)', _bound(page), "q.type = 'host'")
     return {row[0] for row in tx.all(sql, (*_place(page), assignments))}

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nipap import rows
-from nipap.addresses import WIDTH
+from nipap.addresses import WIDTH, first_address
 from nipap.attributes import PREFIX
 from nipap.db import Row, Transaction
+from nipap.paging import PREFIXES
 from nipap.query import Condition
 
-ORDER = 'v.rt_rank, v.id, p.prefix'
+ORDER = PREFIXES.by
 FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'
 
 _PLAIN = [
@@ -54,23 +55,12 @@ _READ = (
     "nullif(p.expires, 'infinity')",
 )
 _COLUMNS = ', '.join(_READ)
+_FAMILY = 1 + len(_PLAIN)  # where it is behind the rank of the VRF; length and prefix follow
 
-# Ancestors as {id: [parent, length, tags]}, in the same statement: it sees one state of the tree. LATERAL with OFFSET 0
-# is a look-up by primary key for sure; as a join the planner, who takes the recursion for far too many rows, would read
-# the whole table.
-_BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = {} OFFSET 0)'
-_ANCESTOR = 'q.id, jsonb_build_array(q.parent_id, masklen(q.prefix), q.tags)'
-# Of a page they come on its first row, each once.
-_ANCESTORS_OF_PAGE = f"""above AS (
-        SELECT q.id, q.parent_id FROM (SELECT DISTINCT parent_id FROM page) f {_BY_ID.format('f.parent_id')} q
-        UNION SELECT q.id, q.parent_id FROM above {_BY_ID.format('above.parent_id')} q)"""
-_ANCESTORS_OF_FIRST = f"""CASE row_number() OVER () WHEN 1 THEN (
-        SELECT jsonb_object_agg({_ANCESTOR}) FROM above {_BY_ID.format('above.id')} q) END"""
-# Of a few rows each has its own: a third less work than a page of one row.
-_ANCESTORS_OF_ROW = f"""(WITH RECURSIVE above AS (
-        SELECT id, parent_id, prefix, tags FROM prefix WHERE id = p.parent_id
-        UNION ALL SELECT q.id, q.parent_id, q.prefix, q.tags FROM above {_BY_ID.format('above.parent_id')} q)
-        SELECT jsonb_object_agg({_ANCESTOR}) FROM above q)"""
+# In the same statement: it sees one state of the tree.
+_ANCESTORS = 'CASE row_number() OVER () WHEN 1 THEN ancestors_of(ARRAY(SELECT parent_id FROM page)) END'
+# A look-up by primary key for sure; as a join the planner may prefer to read the whole table.
+_BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = page.id OFFSET 0)'
 
 Shape = Callable[[dict[str, Any], Row], dict[str, Any]]
 
@@ -79,9 +69,8 @@ def read_page(
     tx: Transaction, page_sql: str, condition: Condition, params: Iterable[Any], shape: Shape, *, by_key: bool = False
 ) -> list[dict[str, Any]]:
     """The prefixes that a statement names by id, parent and whether they match, in order; by_key: see `run_search`."""
-    sql = f"""WITH RECURSIVE page (id, parent_id, matches) AS MATERIALIZED ({page_sql}), {_ANCESTORS_OF_PAGE}
-        SELECT {_COLUMNS}, page.matches, {_ANCESTORS_OF_FIRST}
-        FROM page {_BY_ID.format('page.id')} p
+    sql = f"""WITH page (id, parent_id, matches) AS MATERIALIZED ({page_sql})
+        SELECT {_COLUMNS}, page.matches, {_ANCESTORS} FROM page {_BY_ID} p
         JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
         ORDER BY {ORDER}"""
     return _objects(rows.run_search(tx, sql, condition, params, by_key=by_key), shape)
@@ -89,8 +78,18 @@ def read_page(
 
 def read_few(tx: Transaction, condition: Condition, shape: Shape) -> list[dict[str, Any]]:
     """The prefixes for which a condition holds that holds for a few at most, known by key; in order."""
-    sql = f'SELECT {_COLUMNS}, true, {_ANCESTORS_OF_ROW} FROM {FROM} WHERE {condition.sql} ORDER BY {ORDER}'
-    return _objects(tx.all_prepared(sql, condition.params), shape)
+    # Sorted here: for the one row that it mostly is, PostgreSQL takes longer to get ready to sort than to find it.
+    sql = f'SELECT v.rt_rank, {_COLUMNS}, true, ancestors_of(ARRAY[p.parent_id]) FROM {FROM} WHERE {condition.sql}'
+    found = tx.all_prepared(sql, condition.params)
+    if len(found) > 1:
+        found.sort(key=_place)
+    return _objects([row[1:] for row in found], shape)
+
+
+def _place(row: Row) -> tuple[int, int, int, int, int]:
+    """The order of `ORDER`, of rows that begin with the rank of their VRF."""
+    family, length, prefix = row[_FAMILY : _FAMILY + 3]
+    return row[0], row[2], family, first_address(prefix), length
 
 
 def _objects(found: list[Row], shape: Shape) -> list[dict[str, Any]]:

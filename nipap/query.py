@@ -7,17 +7,15 @@ tables and of this module only; whatever a client sends travels as a parameter.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from nipap.addresses import parse_network, parse_route_target
+from nipap import patterns, waiting
+from nipap.addresses import parse_network
 from nipap.attributes import (
     NEVER,
     Attribute,
@@ -28,62 +26,13 @@ from nipap.attributes import (
     read_value,
     shown,
 )
+from nipap.condition import AND, EVERYTHING, LEAF, OR, Compared, Condition, Guard, Step, all_of, assemble
 from nipap.errors import (
     NipapInputError,
     NipapMissingInputError,
     NipapNoSuchOperatorError,
     NipapValueError,
 )
-
-
-@dataclass(frozen=True)
-class Guard:
-    """What the text of a prefix must satisfy for a condition to hold; its index serves this."""
-
-    operator: str
-    value: str
-
-    def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-        """A condition with this before it. The ids are looked up once, before the rows are."""
-        ids = f'SELECT w.prefix_id FROM prefix_words w WHERE w.words {self.operator} %s'
-        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (self.value, *params)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A boolean SQL expression with its parameters, and what helps to find the rows for which it holds.
-
-    patterns: the regular expressions among the parameters. within: a condition that the order of the tree serves and
-    that is part of this one. ordered: there is nothing else to it. indexed: the same expression with guards before the
-    parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match. pinned: the
-    columns that must equal a value. by_key: the objects are VRFs, pools or AS numbers, and it names those that are
-    meant; one plan serves all parameters.
-    """
-
-    sql: str
-    params: tuple[Any, ...] = ()
-    patterns: tuple[str, ...] = ()
-    within: tuple[str, tuple[Any, ...]] = ('true', ())
-    ordered: bool = False
-    indexed: tuple[str, tuple[Any, ...]] = ('', ())
-    tag: str | None = None
-    guard: Guard | None = None
-    pinned: frozenset[str] = frozenset()
-    by_key: bool = False
-
-    @property
-    def unique(self) -> bool:
-        """Whether a key of prefixes is given, so that it holds for one at most."""
-        return 'p.id' in self.pinned or ('p.prefix' in self.pinned and not self.pinned.isdisjoint(_VRF_KEYS))
-
-    def guarded(self) -> tuple[str, tuple[Any, ...]]:
-        """The expression and its parameters, as an index serves it best."""
-        sql, params = self.indexed if self.indexed[0] else (self.sql, self.params)
-        return self.guard.around(sql, params) if self.guard else (sql, params)
-
-
-_VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
-EVERYTHING = Condition('true', ordered=True)
 
 _NAMES = {
     'equals': '=',
@@ -103,11 +52,9 @@ _NAMES = {
 _COMPARISONS = frozenset({'=', '<>', '<', '<=', '>', '>='})
 _EQUALITIES = frozenset({'=', '<>', 'is', 'is_not'})
 _PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
-LONGEST_PATTERN = 10_000  # characters of a regular expression: reading ten times as many takes PostgreSQL a minute
 _NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
 _OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
-# Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
-_MAX_DEPTH = 100
+MOST_CONDITIONS = 12_000  # five for each word of the longest smart search, and some more
 
 
 def compile_query(query: object, table: Table) -> Condition:
@@ -117,27 +64,29 @@ def compile_query(query: object, table: Table) -> Condition:
     :raises NipapValueError: a value that its attribute cannot have.
     """
     leaves: list[Condition] = []
-    program: list[int] = []  # postfix: the number of a leaf, or _AND or _OR of the two before it
+    program: list[Step] = []
     deepest = 0
-    todo: list[tuple[object, int] | int] = [(query, 1)]  # nodes with their depth, and operators to come after them
+    turns = waiting.Turns()
+    todo: list[tuple[object, int] | Step] = [(query, 1)]  # nodes with their depth, and steps to come after them
     while todo:
         item = todo.pop()
-        if isinstance(item, int):
+        if isinstance(item, Step):
             program.append(item)
             continue
         node, depth = item
         deepest = max(deepest, depth)
         joined = _parts(node)
         if joined is None:
-            program.append(len(leaves))
+            if len(leaves) == MOST_CONDITIONS:
+                raise NipapValueError(f'The query has too many conditions, {MOST_CONDITIONS} are accepted')
+            program.append(Step(LEAF, len(leaves)))
             leaves.append(_leaf(node, table))
         else:
-            operator, left, right = joined
-            todo += [operator, (right, depth + 1), (left, depth + 1)]
-    return _assemble(leaves, program) if deepest <= _MAX_DEPTH else _assemble_program(leaves, program)
-
-
-_AND, _OR = -1, -2
+            operands = _operands(*joined)
+            todo.append(Step(joined[0], len(operands)))
+            todo += [(operand, depth + 1) for operand in reversed(operands)]
+        turns.next()
+    return assemble(leaves, program, deepest)
 
 
 def _parts(node: object) -> tuple[int, object, object] | None:
@@ -154,64 +103,23 @@ def _parts(node: object) -> tuple[int, object, object] | None:
         return None
     if 'val2' not in node:
         raise NipapMissingInputError("'val2' must be specified")
-    return _AND if operator == 'and' else _OR, node['val1'], node['val2']
+    return AND if operator == 'and' else OR, node['val1'], node['val2']
 
 
-def _assemble(leaves: list[Condition], program: list[int]) -> Condition:
-    stack: list[Condition] = []
-    for step in program:
-        if step >= 0:
-            stack.append(leaves[step])
+def _operands(operator: int, *pair: object) -> list[object]:
+    """What a join joins, however it is nested: a long list of words is one join, not a deep tree."""
+    found: list[object] = []
+    todo = list(reversed(pair))
+    while todo:
+        node = todo.pop()
+        inner = _parts(node)
+        if inner is not None and inner[0] == operator:
+            todo += [inner[2], inner[1]]
+        elif len(found) > MOST_CONDITIONS:
+            break  # too many, whatever they are
         else:
-            right, left = stack.pop(), stack.pop()
-            stack.append(_both(left, right) if step == _AND else _either(left, right))
-    return stack[0]
-
-
-def _both(left: Condition, right: Condition) -> Condition:
-    (near, near_params), (here, here_params) = left.within, right.within
-    (fast, fast_params), (quick, quick_params) = left.guarded(), right.guarded()
-    return Condition(
-        f'({left.sql} AND {right.sql})',
-        left.params + right.params,
-        left.patterns + right.patterns,
-        within=(f'({near} AND {here})', near_params + here_params),
-        ordered=left.ordered and right.ordered,
-        indexed=(f'({fast} AND {quick})', fast_params + quick_params),
-        tag=left.tag or right.tag,
-        pinned=left.pinned | right.pinned,
-    )
-
-
-def _either(left: Condition, right: Condition) -> Condition:
-    if left is EVERYTHING or right is EVERYTHING:
-        return EVERYTHING
-    same = left.guard is not None and left.guard == right.guard
-    (fast, fast_params), (quick, quick_params) = left.guarded(), right.guarded()
-    return Condition(
-        f'({left.sql} OR {right.sql})',
-        left.params + right.params,
-        left.patterns + right.patterns,
-        # A word is looked for in five attributes: one look into the index serves them all.
-        indexed=('', ()) if same else (f'({fast} OR {quick})', fast_params + quick_params),
-        tag=left.tag if left.tag == right.tag else None,
-        guard=left.guard if same else None,
-    )
-
-
-def _assemble_program(leaves: list[Condition], program: list[int]) -> Condition:
-    values = ', '.join(leaf.sql for leaf in leaves)
-    steps = ','.join(map(str, program))
-    return Condition(
-        f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])",
-        tuple(param for leaf in leaves for param in leaf.params),
-        tuple(pattern for leaf in leaves for pattern in leaf.patterns),
-    )
-
-
-def all_of(conditions: Sequence[Condition]) -> Condition:
-    """The condition that all of them hold."""
-    return functools.reduce(_both, conditions) if conditions else EVERYTHING
+            found.append(node)
+    return found
 
 
 def equals(attribute: Attribute, value: object) -> Condition:
@@ -302,22 +210,13 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
         guard = _words_guard(attribute, 'LIKE', f'%{text}%')
         return Condition(f'{_as_text(attribute, sql)} LIKE %s', (*params, text), guard=guard)
-    check_length(text)
+    patterns.check(text)
     if not text and operator[0] != '!':
         return EVERYTHING
-    guard = _words_guard(attribute, operator, _for_lines(text)) if operator[0] != '!' and _is_simple(text) else None
+    guard = None
+    if operator[0] != '!' and patterns.is_simple(text):
+        guard = _words_guard(attribute, operator, patterns.for_lines(text))
     return Condition(f'{_as_text(attribute, sql)} {operator} %s', (*params, text), (text,), guard=guard)
-
-
-def check_length(pattern: str) -> None:
-    """Refuse a regular expression that PostgreSQL would read for too long.
-
-    :raises NipapValueError: saying how long it may be.
-    """
-    if len(pattern) > LONGEST_PATTERN:
-        raise NipapValueError(
-            f'Invalid regular expression of {len(pattern)} characters, {LONGEST_PATTERN} are accepted'
-        )
 
 
 _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
@@ -327,20 +226,6 @@ def _words_guard(attribute: Attribute, operator: str, value: str) -> Guard | Non
     if attribute.name in _WORDS and attribute.sql.startswith('p.'):
         return Guard(operator, value)
     return None
-
-
-def _is_simple(pattern: str) -> bool:
-    """Whether a pattern that matches an attribute also matches its line in the text of all of them.
-
-    Not so when it can look beyond the line or sets options of its own.
-    """
-    return pattern.startswith('***=') or not any(sign in pattern for sign in ('(?', '\\A', '\\Z', '***'))
-
-
-def _for_lines(pattern: str) -> str:
-    """A pattern for text of several lines: ^ and $ mean those of a line."""
-    anchored = '^' in pattern or '$' in pattern
-    return f'(?w){pattern}' if anchored and not pattern.startswith('***') else pattern
 
 
 # The ancestors of p that are tagged; inherited_tags is not stored anywhere.
@@ -399,9 +284,6 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
 
 # Equality with these is a place in the order of the tree.
 _IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
-
-
-Compared = tuple[str, tuple[Any, ...]]
 
 
 def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:
@@ -516,181 +398,12 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
     return Condition(sought, params, within=(sought, params), ordered=True)
 
 
-# ---------------------------------------------------------------- search options
-
-DEFAULT_MAX_RESULT = 50
-_OPTIONS_HELP = "Invalid value for option '{}'. Only integer values{} allowed."
-
-
-MOST_BEHIND = 10_000
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """A place in the order of prefixes: VRFs by the rank of their route target and id, then prefixes."""
-
-    rank: int
-    vrf_id: int
-    prefix: str
-
-    @classmethod
-    def of(cls, item: Mapping[str, Any]) -> Cursor:
-        """The place of a prefix, as searches show it."""
-        rank = -1 if item['vrf_rt'] is None else parse_route_target(item['vrf_rt'])[1]
-        return cls(rank, item['vrf_id'], item['prefix'])
-
-    @classmethod
-    def read(cls, text: object) -> Cursor:
-        """The place that `written` stands for.
-
-        :raises NipapValueError: it stands for none.
-        """
-        try:
-            rank, i, prefix = base64.urlsafe_b64decode(text if isinstance(text, str) else '').decode().split()
-            place = cls(int(rank), int(i), parse_network(prefix).text)
-            if not (-1 <= place.rank < 2**64 and 0 <= place.vrf_id < 2**31):
-                raise ValueError('no VRF is there')
-            return place
-        except (ValueError, NipapValueError):
-            raise NipapValueError(
-                f"Invalid value {shown(text)} for option 'after', must be what the answer before gave, or '' to begin"
-            ) from None
-
-    def written(self) -> str:
-        """As clients see it, who need not know what is in it."""
-        return base64.urlsafe_b64encode(f'{self.rank} {self.vrf_id} {self.prefix}'.encode()).decode()
-
-    def behind(self) -> Condition:
-        """The condition that a prefix comes later, written so that the index is entered in the right place."""
-        sql = """((v.rt_rank, v.id) >= (%s, %s) AND (v.id <> %s OR p.prefix <> %s::cidr)
-            AND p.prefix >= CASE WHEN v.id = %s THEN %s::cidr ELSE '0.0.0.0/0' END)"""
-        params = (self.rank, self.vrf_id, self.vrf_id, self.prefix, self.vrf_id, self.prefix)
-        return Condition(sql, params, within=(sql, params), ordered=True)
-
-
-@dataclass(frozen=True)
-class Page:
-    """The part of an answer that is asked for; max_result None: all of it; after: what comes later than that."""
-
-    max_result: int | None
-    offset: int
-    after: Cursor | None = None
-
-
-def read_options(options: object, *, unlimited: bool = False) -> tuple[dict[str, Any], Page]:
-    """``search_options`` with defaults filled in, as they are echoed, and the page they mean.
-
-    unlimited: nil or false as ``max_result`` ask for everything.
-
-    :raises NipapValueError: naming the option.
-    """
-    given = _options_struct(options)
-    echo: dict[str, Any] = {'max_result': DEFAULT_MAX_RESULT, 'offset': 0}
-    max_result: int | None = DEFAULT_MAX_RESULT
-    if 'max_result' in given:
-        value = given['max_result']
-        if unlimited and (value is None or value is False):
-            echo['max_result'], max_result = value, None
-        else:
-            echo['max_result'] = max_result = _count('max_result', value)
-    if 'offset' in given:
-        echo['offset'] = _count('offset', given['offset'])
-    return echo, Page(max_result, echo['offset'])
-
-
-def _options_struct(options: object) -> Mapping[str, Any]:
-    if options is None:
-        return {}
-    if not isinstance(options, Mapping):
-        raise NipapInputError(f'Invalid search_options ({shown(options)}), must be a struct')
-    return options
-
-
-def _count(name: str, value: object, low: int = 0, help_text: str = '') -> int:
-    try:
-        number = read_integer(value) if not isinstance(value, bool) else -2
-    except NipapValueError:
-        raise NipapValueError(_OPTIONS_HELP.format(name, help_text)) from None
-    if number < low or number > 10**15:
-        raise NipapValueError(_OPTIONS_HELP.format(name, help_text))
-    return number
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Which rows around the matching ones are asked for too; depth -1: all."""
-
-    parents_depth: int = 0
-    children_depth: int = 0
-    neighbors: bool = False
-    parent_prefix: int | None = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether any are."""
-        return bool(self.parents_depth or self.children_depth or self.neighbors)
-
-
-def read_prefix_options(options: object) -> tuple[dict[str, Any], Page, Surroundings]:
-    """``search_options`` of prefix searches: as `read_options`, and the surroundings.
-
-    :raises NipapValueError: naming the option.
-    """
-    echo, page = read_options(options, unlimited=True)
-    given = _options_struct(options)
-    for name in ('include_all_parents', 'include_all_children', 'include_neighbors'):
-        echo[name] = _flag(name, given.get(name, False))
-    for name in ('parents_depth', 'children_depth'):
-        echo[name] = _count(name, given.get(name, 0), -1, ' > -1')
-    if 'after' in given:
-        page = _page_behind(given['after'], page)
-        echo['after'] = given['after']
-    parent = given.get('parent_prefix')
-    echo['parent_prefix'] = None if parent is None else _count('parent_prefix', parent)
-    return (
-        echo,
-        page,
-        Surroundings(
-            -1 if echo['include_all_parents'] else echo['parents_depth'],
-            -1 if echo['include_all_children'] else echo['children_depth'],
-            echo['include_neighbors'],
-            echo['parent_prefix'],
-        ),
-    )
-
-
-def _page_behind(after: object, page: Page) -> Page:
-    if page.max_result is None or page.max_result > MOST_BEHIND:
-        raise NipapValueError(f"Option 'after' needs a 'max_result' of at most {MOST_BEHIND}")
-    return page if after in ('', None) else Page(page.max_result, page.offset, Cursor.read(after))
-
-
-def _flag(name: str, value: object) -> bool:
-    try:
-        return read_boolean(value)
-    except NipapValueError:
-        raise NipapValueError(
-            f"Invalid value for option '{name}'. Only true and false valid. Supplied value :'{shown_plain(value)}'"
-        ) from None
-
-
-def shown_plain(value: object) -> str:
-    """A value for an error text that quotes it itself."""
-    return value[:100] if isinstance(value, str) else shown(value)
-
-
 __all__ = [
     'EVERYTHING',
     'TAGGED',
     'Condition',
-    'Cursor',
-    'Page',
-    'Surroundings',
     'all_of',
-    'check_length',
     'compile_query',
     'equals',
     'find_attribute',
-    'read_options',
-    'read_prefix_options',
 ]

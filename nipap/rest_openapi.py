@@ -22,7 +22,6 @@ from nipap.attributes import Attribute
 from nipap.backend import METHODS, Backend
 from nipap.rest_objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest_problems import CONTENT_TYPE, STATUSES
-from nipap.webhooks import Webhooks
 
 Schema = dict[str, Any]
 
@@ -589,10 +588,10 @@ def _events() -> dict[str, Schema]:
             )
         },
         '/webhooks': {
-            'get': about('list_webhook', _said('list_webhook'), {'200': _answer('All.', _result(_list(hook)))}),
+            'get': about('list_webhook', _of('list_webhook'), {'200': _answer('All.', _result(_list(hook)))}),
             'post': about(
                 'add_webhook',
-                _said('add_webhook'),
+                _of('add_webhook'),
                 {'201': _answer('It was added.', hook, ['Location'])},
                 _ref('schemas', 'WebhookNew'),
             ),
@@ -600,15 +599,15 @@ def _events() -> dict[str, Schema]:
         '/webhooks/{key}': {
             'get': about('get_webhook', 'One webhook.', {'200': _answer('It.', hook)}),
             'patch': about(
-                'edit_webhook', _said('edit_webhook'), {'200': _answer('It.', hook)}, _ref('schemas', 'WebhookAttr')
+                'edit_webhook', _of('edit_webhook'), {'200': _answer('It.', hook)}, _ref('schemas', 'WebhookAttr')
             ),
-            'delete': about('remove_webhook', _said('remove_webhook'), {'204': _answer('It was removed.')}),
+            'delete': about('remove_webhook', _of('remove_webhook'), {'204': _answer('It was removed.')}),
         },
         '/webhooks/{key}/dead-letters': {
             'get': _operation(
                 'list_dead_letter',
                 'webhooks',
-                _said('list_dead_letter'),
+                _of('list_dead_letter'),
                 {'200': _answer('Some.', letters)},
                 [*key, _parameter('after', 'query', _KEY, 'Those with ids behind this.')],
             )
@@ -616,7 +615,7 @@ def _events() -> dict[str, Schema]:
         '/webhooks/{key}/dead-letters/resend': {
             'post': about(
                 'resend_dead_letter',
-                _said('resend_dead_letter'),
+                _of('resend_dead_letter'),
                 {'202': _answer('They will be sent.', {'type': 'object', 'properties': {'resent': _INTEGER}})},
                 {'type': 'object', 'properties': {'ids': {'type': ['array', 'null'], 'items': _INTEGER}}},
             )
@@ -629,11 +628,6 @@ _OF_ALL = ('list_webhook', 'add_webhook')
 
 def _list(schema: Schema) -> Schema:
     return {'type': 'array', 'items': schema}
-
-
-def _said(method: str) -> str:
-    """What a method about webhooks says about itself."""
-    return inspect.getdoc(getattr(Webhooks, method)) or ''
 
 
 def _webhooks() -> dict[str, Schema]:

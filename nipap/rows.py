@@ -6,23 +6,26 @@ Every function takes an open transaction; none commits or asks who may.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from nipap import patterns
 from nipap.attributes import NEVER, Table, read_value
 from nipap.db import Transaction
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
-from nipap.query import Condition, Page, check_length
+from nipap.paging import Order, Page
+from nipap.query import Condition, all_of
 
 
 def select(
-    tx: Transaction, table: Table, source: str, condition: Condition, order: str, page: Page | None
+    tx: Transaction, table: Table, source: str, condition: Condition, order: Order, page: Page | None
 ) -> list[dict[str, Any]]:
     """The objects of a table for which a condition holds, in order; page None: all of them."""
     columns = ', '.join(attribute.sql for attribute in table.values())
-    sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order}'
+    if page is not None:
+        condition = behind(condition, page)
+    sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order.by}'
     if not condition.by_key:
         rows = run_search(tx, sql + limit(page), condition, condition.params)
     elif page is None:
@@ -31,6 +34,11 @@ def select(
         rows = tx.all_prepared(f'{sql} LIMIT %s OFFSET %s', (*condition.params, page.max_result, page.offset))
     names = tuple(table)
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def behind(condition: Condition, page: Page) -> Condition:
+    """The same condition, and that something comes later than the place behind which a page begins."""
+    return condition if page.behind is None else all_of([condition, page.behind])
 
 
 def limit(page: Page | None) -> str:
@@ -86,40 +94,13 @@ def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> Nipa
         return None
     for pattern in condition.patterns:
         if not tx.value('SELECT is_pattern(%s)', (pattern,)):
-            return _bad_pattern(pattern)
+            return NipapValueError(patterns.not_posix(pattern))
     return exc
 
 
-def check_patterns(tx: Transaction, condition: Condition) -> None:
-    """Look at the regular expressions of a condition before it is used where a failure spoils the transaction.
-
-    :raises NipapValueError: naming the first bad one.
-    """
-    suspects = suspect_patterns(condition.patterns)
-    if suspects and (bad := bad_patterns(tx, suspects)):
-        raise _bad_pattern(bad[0])
-
-
-def _bad_pattern(pattern: str) -> NipapValueError:
-    return NipapValueError(f'Invalid regular expression ({pattern[:200]}), see POSIX regular expressions')
-
-
-_SIGNS = re.compile(r'[\\\[\](){}*+?^$|]')
-
-
-def suspect_patterns(patterns: Collection[str]) -> list[str]:
-    """Those of the texts that may not be regular expressions: most words of searches are plain.
-
-    :raises NipapValueError: one is too long to be looked at.
-    """
-    for pattern in patterns:
-        check_length(pattern)
-    return [pattern for pattern in patterns if _SIGNS.search(pattern)]
-
-
-def bad_patterns(tx: Transaction, patterns: list[str]) -> list[str]:
+def bad_patterns(tx: Transaction, given: list[str]) -> list[str]:
     """Those of the texts that PostgreSQL does not take as regular expressions."""
-    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (patterns,))]
+    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (given,))]
 
 
 def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import logging
+import re
 from typing import NamedTuple
 
 from nipap.db import Database, Inside, Transaction
@@ -31,6 +32,19 @@ CREATE TABLE IF NOT EXISTS schema_functions (
     fingerprint text NOT NULL,
     signatures text[] NOT NULL
 );
+DO $$ BEGIN
+    -- The first schema did not note which functions are in place. It had none but those, and what extensions bring.
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'schema_functions'::regclass AND attname = 'signatures'
+    ) THEN
+        ALTER TABLE schema_functions ADD signatures text[] NOT NULL DEFAULT '{}';
+        ALTER TABLE schema_functions ALTER signatures DROP DEFAULT;
+        UPDATE schema_functions SET signatures = ARRAY(
+            SELECT oid::regprocedure::text FROM pg_proc f WHERE pronamespace = current_schema()::regnamespace
+            AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = f.oid AND deptype = 'e'))
+        WHERE (SELECT max(version) FROM schema_migration) = 1;
+    END IF;
+END $$;
 COMMENT ON TABLE schema_functions IS 'Which functions are in place; one row.';
 COMMENT ON COLUMN schema_functions.signatures IS 'Their signatures: they are dropped before others are put in place.';
 COMMENT ON COLUMN schema_functions.fingerprint IS 'Hash of the text.';
@@ -141,14 +155,22 @@ def _put_functions(tx: Transaction) -> None:
     wanted = fingerprint()
     if tx.value('SELECT fingerprint FROM schema_functions') == wanted:
         return
+    kept = _created_by_migrations()
     for signature in tx.value('SELECT signatures FROM schema_functions') or []:
-        # CASCADE: they call each other. No table, index or trigger may use one, those use what migrations create.
-        tx.execute(f'DROP FUNCTION IF EXISTS {signature} CASCADE')
+        # CASCADE: they call each other. No table, index or trigger may use one, those use what migrations create; and
+        # that may have been one of these before.
+        if signature.partition('(')[0] not in kept:
+            tx.execute(f'DROP FUNCTION IF EXISTS {signature} CASCADE')
     before = set(tx.all(_SIGNATURES))
     tx.execute(functions())
     created = sorted(row[0] for row in set(tx.all(_SIGNATURES)) - before)
     tx.execute('DELETE FROM schema_functions')
     tx.execute('INSERT INTO schema_functions VALUES (%s, %s)', (wanted, created))
+
+
+def _created_by_migrations() -> set[str]:
+    """The names of functions that tables, indexes and triggers use."""
+    return {name for step in migrations() for name in re.findall(r'\bCREATE OR REPLACE FUNCTION (\w+)', step.text)}
 
 
 _SIGNATURES = 'SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = current_schema()::regnamespace'

@@ -7,7 +7,8 @@ from typing import Any
 from nipap import rows
 from nipap.attributes import TAG
 from nipap.db import Transaction
-from nipap.query import Condition, Page
+from nipap.paging import TAGS, Page
+from nipap.query import Condition
 
 _SOURCE = """(SELECT DISTINCT unnest(tags) AS name FROM (
     SELECT tags FROM prefix WHERE tags <> '{}' UNION ALL SELECT tags FROM pool UNION ALL SELECT tags FROM vrf) t) g"""
@@ -15,4 +16,4 @@ _SOURCE = """(SELECT DISTINCT unnest(tags) AS name FROM (
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
     """The tags of prefixes, pools and VRFs for which a condition holds, by name."""
-    return rows.select(tx, TAG, _SOURCE, condition, 'g.name', page)
+    return rows.select(tx, TAG, _SOURCE, condition, TAGS, page)

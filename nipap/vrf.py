@@ -16,7 +16,8 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapValueError,
 )
-from nipap.query import EVERYTHING, Condition, Page, equals
+from nipap.paging import VRFS, Page
+from nipap.query import EVERYTHING, Condition, equals
 
 _SPEC = ('id', 'rt', 'name')
 _SOURCE = """vrf v LEFT JOIN LATERAL (SELECT {} FROM vrf_total t WHERE t.vrf_id = v.id) t ON true""".format(
@@ -26,7 +27,6 @@ _SOURCE = """vrf v LEFT JOIN LATERAL (SELECT {} FROM vrf_total t WHERE t.vrf_id 
         for family in (4, 6)
     )
 )
-ORDER = 'v.rt_rank, v.id'
 
 
 def read_spec(spec: object) -> Condition:
@@ -61,7 +61,7 @@ def require_spec(spec: object) -> Condition:
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
     """The VRFs for which a condition holds, in order."""
-    return rows.select(tx, VRF, _SOURCE, condition, ORDER, page)
+    return rows.select(tx, VRF, _SOURCE, condition, VRFS, page)
 
 
 def _values(attr: Mapping[str, object]) -> dict[str, Any]:

@@ -45,6 +45,22 @@ class Blocking:
         raise RuntimeError('nobody else runs in this thread who could end the wait')
 
 
+TURN_S = 0.01
+
+
+class Turns:
+    """Work of many steps that lets others run now and then."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def next(self) -> None:
+        """A step is done: when some milliseconds have passed since the last time, it is somebody else's turn."""
+        if time.monotonic() - self._since > TURN_S:
+            give_way()
+            self._since = time.monotonic()
+
+
 _waiter: Waiter = Blocking()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from nipap.attributes import check_text, read_boolean, read_integer, shown
+from nipap.audit import Who
 from nipap.db import Transaction
 from nipap.errors import (
     NipapError,
@@ -46,7 +48,18 @@ def _find(tx: Transaction, names: Sequence[str], key: int | None) -> list[Object
     return [dict(zip(names, row, strict=True)) for row in tx.all(sql, (key, key))]
 
 
-def add(tx: Transaction, attr: Mapping[str, Any]) -> int:
+def one(tx: Transaction, key: int) -> Object:
+    """The webhook with that id.
+
+    :raises NipapNonExistentError: there is none.
+    """
+    found = find(tx, key)
+    if not found:
+        raise NipapNonExistentError(f'There is no webhook {key}')
+    return found[0]
+
+
+def add(tx: Transaction, attr: Mapping[str, Any], who: Who) -> int:
     """Add a webhook for what happens from now on; returns its id."""
     values = read(attr)
     for name in ('url', 'secret'):
@@ -58,22 +71,54 @@ def add(tx: Transaction, attr: Mapping[str, Any]) -> int:
     columns = ', '.join((*values, 'cursor'))
     places = ', '.join(['%s'] * len(values))
     sql = f'INSERT INTO webhook ({columns}) SELECT {places}, last_position FROM event_state RETURNING id'
-    return int(tx.value(sql, tuple(values.values())))
+    key = int(tx.value(sql, tuple(values.values())))
+    _audit(tx, who, key, 'add', None, facts(tx, key))
+    return key
 
 
-def edit(tx: Transaction, key: int, attr: Mapping[str, Any]) -> None:
+def edit(tx: Transaction, key: int, attr: Mapping[str, Any], who: Who) -> None:
     """Set attributes; what failed before is tried at once."""
     values = read(attr)
+    before, secret = _locked(tx, key)
     changes = ''.join(f'{name} = %s, ' for name in values)
     sql = f'UPDATE webhook SET {changes}attempts = 0, failing_since = NULL, next_attempt = NULL WHERE id = %s'
-    if not tx.execute(sql, (*values.values(), key)):
-        raise NipapNonExistentError(f'There is no webhook {key}')
+    tx.execute(sql, (*values.values(), key))
+    told = {'secret_changed': True} if values.get('secret', secret) != secret else {}
+    _audit(tx, who, key, 'edit', before, {**facts(tx, key), **told})
 
 
-def remove(tx: Transaction, key: int) -> None:
+def remove(tx: Transaction, key: int, who: Who) -> None:
     """Remove a webhook with its dead letters."""
-    if not tx.execute('DELETE FROM webhook WHERE id = %s', (key,)):
+    before, _ = _locked(tx, key)
+    tx.execute('DELETE FROM webhook WHERE id = %s', (key,))
+    _audit(tx, who, key, 'remove', before, None)
+
+
+def disable_all(tx: Transaction, who: Who) -> int:
+    """Disable those that are enabled; returns how many."""
+    enabled = [int(row[0]) for row in tx.all('SELECT id FROM webhook WHERE enabled ORDER BY id')]
+    for key in enabled:
+        edit(tx, key, {'enabled': False}, who)
+    return len(enabled)
+
+
+def facts(tx: Transaction, key: int) -> Object:
+    """What the audit log says of a webhook: what clients set, without its secret."""
+    found: Object = tx.value('SELECT webhook_facts(w) FROM webhook w WHERE id = %s', (key,))
+    return found
+
+
+def _locked(tx: Transaction, key: int) -> tuple[Object, str]:
+    """A webhook that nobody else can change until the transaction ends, as audited, and its secret."""
+    found = tx.one('SELECT webhook_facts(w), secret FROM webhook w WHERE id = %s FOR UPDATE', (key,))
+    if found is None:
         raise NipapNonExistentError(f'There is no webhook {key}')
+    return found[0], found[1]
+
+
+def _audit(tx: Transaction, who: Who, key: int, action: str, before: Object | None, after: Object | None) -> None:
+    states = [None if state is None else json.dumps(state) for state in (before, after)]
+    tx.execute("SELECT audit(%s::actor, 'webhook', %s, %s, %s::jsonb, %s::jsonb)", (who, key, action, *states))
 
 
 def read(attr: Mapping[str, Any]) -> Object:
@@ -217,12 +262,16 @@ def dead_letters(tx: Transaction, key: int, after: int) -> list[Object]:
     return [dict(zip(names, row, strict=True)) for row in tx.all(sql, (key, after, DEAD_LETTERS_AT_ONCE))]
 
 
-def mark_again(tx: Transaction, key: int, ids: Sequence[int] | None) -> int:
+def send_again(tx: Transaction, key: int, ids: Sequence[int] | None, who: Who) -> int:
     """Have dead letters sent once more, all when there are no ids; returns how many."""
+    before, _ = _locked(tx, key)
     these = '(%s::bigint[] IS NULL OR id = ANY (%s::bigint[]))'
-    sql = f'UPDATE dead_letter SET again = true WHERE webhook_id = %s AND {these}'
+    sql = f'UPDATE dead_letter SET again = true WHERE webhook_id = %s AND {these} RETURNING id'
     listed = None if ids is None else list(ids)
-    return tx.execute(sql, (key, listed, listed))
+    marked = sorted(int(row[0]) for row in tx.all(sql, (key, listed, listed)))
+    if marked:
+        _audit(tx, who, key, 'resend', before, {**before, 'dead_letters': marked})
+    return len(marked)
 
 
 def due_again(tx: Transaction, key: int) -> list[tuple[int, Event]]:

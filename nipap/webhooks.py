@@ -5,68 +5,79 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nipap import webhook
+from nipap import rows
+from nipap import webhook as hooks
 from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor
-from nipap.db import Database, Transaction
-from nipap.errors import AuthorizationFailedError, NipapInputError, NipapNonExistentError
+from nipap.db import Database, Inside, Transaction
+from nipap.errors import AuthorizationFailedError, NipapInputError, NipapMissingInputError, NipapValueError
 
 Object = dict[str, Any]
 
+LARGEST = 2**63 - 1
+
 
 class Webhooks:
-    """Calls about webhooks, each one transaction. A secret is never part of an answer."""
+    """These calls, a part of `nipap.backend.Backend`. A secret is never part of an answer."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    db: Database | Inside
 
-    def list_webhook(self, actor: Actor, key: int | None = None) -> list[Object]:
-        """The webhook with that id, or all, with what they have delivered."""
+    def add_webhook(self, actor: Actor, attr: Any = None) -> Object:
+        """Add a webhook for what happens from now on, with the attributes ``attr``; returns it.
+
+        ``url`` and ``secret`` are needed. ``kinds``, ``vrf_ids``, ``pool_ids`` and ``tags`` say which events it wants.
+        """
         _authorize(actor)
-        return self._db.read(lambda tx: webhook.find(tx, key))
+        _check(attr)
+        return self.db.run(lambda tx: hooks.one(tx, hooks.add(tx, attr, actor.who)))
 
-    def add_webhook(self, actor: Actor, attr: Mapping[str, Any]) -> Object:
-        """Add a webhook for what happens from now on; `url` and `secret` are needed."""
+    def list_webhook(self, actor: Actor, webhook: Any = None) -> list[Object]:
+        """The webhook that the spec ``webhook`` names by its ``id``, or all, with what they have delivered."""
         _authorize(actor)
-        return self._db.run(lambda tx: _one(tx, webhook.add(tx, attr)))
+        key = _read_spec(webhook)
+        return self.db.read(lambda tx: hooks.find(tx, key))
 
-    def edit_webhook(self, actor: Actor, key: int, attr: Mapping[str, Any]) -> Object:
-        """Set attributes; a webhook that failed is tried again at once."""
+    def edit_webhook(self, actor: Actor, webhook: Any = None, attr: Any = None) -> list[Object]:
+        """Set the attributes ``attr`` of the webhook that the spec ``webhook`` names; returns it as it is then.
+
+        What it has not taken is tried again at once, also when ``attr`` is empty.
+        """
         _authorize(actor)
-
-        def work(tx: Transaction) -> Object:
-            webhook.edit(tx, key, attr)
-            return _one(tx, key)
-
-        return self._db.run(work)
-
-    def remove_webhook(self, actor: Actor, key: int) -> None:
-        """Remove a webhook with its dead letters."""
-        _authorize(actor)
-        self._db.run(lambda tx: webhook.remove(tx, key))
-
-    def list_dead_letter(self, actor: Actor, key: int, after: int = 0) -> list[Object]:
-        """Events that a webhook did not take, in order, a hundred at most; those with ids behind `after`."""
-        _authorize(actor)
+        key = _require_spec(webhook)
+        _check(attr)
 
         def work(tx: Transaction) -> list[Object]:
-            _one(tx, key)
-            return webhook.dead_letters(tx, key, after)
+            hooks.edit(tx, key, attr, actor.who)
+            return [hooks.one(tx, key)]
 
-        return self._db.read(work)
+        return self.db.run(work)
 
-    def resend_dead_letter(self, actor: Actor, key: int, ids: object = None) -> int:
-        """Have dead letters sent once more, those with these ids or all; returns how many."""
+    def remove_webhook(self, actor: Actor, webhook: Any = None) -> None:
+        """Remove the webhook that the spec ``webhook`` names, with its dead letters."""
         _authorize(actor)
+        key = _require_spec(webhook)
+        self.db.run(lambda tx: hooks.remove(tx, key, actor.who))
+
+    def list_dead_letter(self, actor: Actor, webhook: Any = None, after: Any = None) -> list[Object]:
+        """Events that a webhook did not take, in order, a hundred at most; those with ids behind ``after``."""
+        _authorize(actor)
+        key = _require_spec(webhook)
+        place = 0 if after is None else _number('after', after)
+
+        def work(tx: Transaction) -> list[Object]:
+            hooks.one(tx, key)
+            return hooks.dead_letters(tx, key, place)
+
+        return self.db.read(work)
+
+    def resend_dead_letter(self, actor: Actor, webhook: Any = None, ids: Any = None) -> int:
+        """Have dead letters of a webhook sent once more, those with these ``ids`` or all; returns how many."""
+        _authorize(actor)
+        key = _require_spec(webhook)
         if ids is not None and not isinstance(ids, list):
-            raise NipapInputError(f'Invalid ids ({shown(ids)}), must be a list')
-        numbers = None if ids is None else [read_integer(i) for i in ids]
-
-        def work(tx: Transaction) -> int:
-            _one(tx, key)
-            return webhook.mark_again(tx, key, numbers)
-
-        return self._db.run(work)
+            raise _about('ids', NipapInputError(f'Invalid ids ({shown(ids)}), must be a list'))
+        numbers = None if ids is None else [_number('ids', i) for i in ids]
+        return self.db.run(lambda tx: hooks.send_again(tx, key, numbers, actor.who))
 
 
 def _authorize(actor: Actor) -> None:
@@ -76,8 +87,33 @@ def _authorize(actor: Actor) -> None:
         )
 
 
-def _one(tx: Transaction, key: int) -> Object:
-    found = webhook.find(tx, key)
-    if not found:
-        raise NipapNonExistentError(f'There is no webhook {key}')
-    return found[0]
+def _check(attr: object) -> None:
+    if not isinstance(attr, Mapping):
+        raise NipapInputError("'attr' must be a dict")
+
+
+def _read_spec(spec: object) -> int | None:
+    found = rows.named(spec, ('id',), 'webhook', '')
+    return None if found is None else _number('id', found[1])
+
+
+def _require_spec(spec: object) -> int:
+    key = _read_spec(spec)
+    if key is None:
+        raise NipapMissingInputError("webhook spec must contain 'id'")
+    return key
+
+
+def _number(name: str, value: object) -> int:
+    try:
+        number = read_integer(value)
+    except NipapValueError:
+        number = -1
+    if not 0 <= number <= LARGEST:
+        raise _about(name, NipapValueError(f'Invalid value {shown(value)} for {name}, must be the number of one'))
+    return number
+
+
+def _about(name: str, error: NipapInputError | NipapValueError) -> NipapInputError | NipapValueError:
+    error.attribute = name
+    return error

@@ -20,6 +20,7 @@ from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
 from xml.parsers import expat
 
+from nipap import waiting
 from nipap.errors import NipapInputError
 
 # What the parser keeps for every open element makes this worth 36 MB.
@@ -50,6 +51,7 @@ _NIL = '<value><nil/></value>'
 _TRUE, _FALSE = '<value><boolean>1</boolean></value>', '<value><boolean>0</boolean></value>'
 
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
+_PIECES_AT_ONCE = 50_000  # of text: ten milliseconds
 _ROWS_AT_ONCE = 500  # bounds what a big answer needs besides its bytes, and how far one wide character widens it
 _LONGEST_KEPT_NAME, _MOST_KEPT_NAMES = 64, 4096
 
@@ -252,7 +254,11 @@ def _text(value: object) -> str:
     """`value` as one <value> element. Works on a stack of open containers, since queries nest without limit."""
     out: list[str] = []
     frames: list[_Frame] = [(_write_items, iter((value,)), '', '')]
+    pause = _PIECES_AT_ONCE
     while frames:
+        if len(out) > pause:
+            pause = len(out) + _PIECES_AT_ONCE
+            waiting.give_way()
         write, items, after, end = frames[-1]
         container = write(items, out)
         if container is None:
@@ -442,6 +448,8 @@ _timestamp = re.compile(
 ).fullmatch
 
 
+_AT_ONCE = 2**17  # bytes that are read before it is somebody else's turn: ten to twenty milliseconds
+
 # What the parser reads by itself. For any other name it would have Python look for a codec.
 _ENCODINGS = frozenset({'UTF-8', 'UTF-16', 'UTF-16LE', 'UTF-16BE', 'ISO-8859-1', 'US-ASCII'})
 
@@ -462,7 +470,11 @@ def decode_request(body: bytes) -> tuple[str, list[object]]:
     # Without declarations there are no entities to expand and no external ones to fetch.
     parser.StartDoctypeDeclHandler = _refuse_doctype
     try:
-        parser.Parse(body, True)
+        last = max(0, len(body) - 1) // _AT_ONCE * _AT_ONCE
+        for begin in range(0, last, _AT_ONCE):
+            parser.Parse(body[begin : begin + _AT_ONCE], False)
+            waiting.give_way()
+        parser.Parse(body[last:], True)
     except expat.ExpatError as exc:
         raise _malformed(str(exc)) from None
     method, *parameters = values

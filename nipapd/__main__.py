@@ -170,8 +170,11 @@ def prepare_tracing(settings: TracingSettings) -> None:
 def service_of(
     config: Config, dsn: str, listeners: Listeners, login_counts: LoginCounts, board: Board | None
 ) -> Service:
-    shares = Shares(handlers(config.nipapd))
-    return Service(dsn, config.auth, config.nipapd, listeners, shares, login_counts, board, config.tracing)
+    settings = config.nipapd
+    shares = Shares(handlers(settings))
+    sending = senders.Sending(dsn, settings, config.kafka)
+    alone = sending if settings.forks < 0 and sending.wanted else None
+    return Service(dsn, config.auth, settings, listeners, shares, login_counts, board, config.tracing, alone)
 
 
 def detach(launch: Launch, config: Config) -> None:
@@ -312,9 +315,10 @@ class Renewal:
             self._listening.close_passed()
             self._listening.close_all_but(Listeners())
 
-        answering = admin.Admin(service.dsn, service.board, handlers(service.settings), service.listeners.admin)
-        self._admin.use(answering, prepare)
-        self._sender.use(senders.Sending(service.dsn, service.settings, self._config.kafka), prepare_sender)
+        kafka = self._config.kafka
+        number, sockets = handlers(service.settings), service.listeners.admin
+        self._admin.use(admin.Admin(service.dsn, service.board, number, sockets, kafka.enabled), prepare)
+        self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
     def begin(self) -> Generation | None:
         """Read the configuration; None, when it cannot be used, and then everything stays as it is."""

@@ -60,6 +60,7 @@ class Admin:
     board: Board
     handlers: int
     sockets: Sequence[socket.socket]
+    kafka: bool  # whether events go there
 
     @property
     def wanted(self) -> bool:
@@ -71,7 +72,7 @@ class Admin:
 
     async def _main(self) -> None:
         fibers = Fibers()
-        view = View(self.dsn, self.board, self.handlers)
+        view = View(self.dsn, self.board, self.handlers, kafka=self.kafka)
         server = Server(Container(Application(view, fibers), fibers), max_body=MOST_BODY, request_timeout_s=REQUEST_S)
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -121,13 +122,13 @@ def told(problem: str) -> Answer:
 class View:
     """What can be said about the daemon, from beside it."""
 
-    def __init__(self, dsn: str, board: Board, handlers: int) -> None:
+    def __init__(self, dsn: str, board: Board, handlers: int, *, kafka: bool) -> None:
         self._board = board
         self._handlers = handlers
         database = Database(dsn, most_sessions=1, read_timeout_s=STATEMENT_S)
         threads = ThreadPoolExecutor(1, thread_name_prefix='database')
         self._due = Asked(threads, lambda: schema_problem(database), FRESH_S)
-        self._inventory = Asked(threads, lambda: inventory(database), INVENTORY_S)
+        self._inventory = Asked(threads, lambda: inventory(database, kafka=kafka), INVENTORY_S)
 
     def not_live(self) -> str:
         """Why the daemon cannot help itself, or nothing."""
@@ -201,9 +202,11 @@ def schema_problem(database: Database) -> str:
     return f'the schema has to be brought to version {wanted}' if schema.due(database) else ''
 
 
-def inventory(database: Database) -> tuple[list[dict[str, Any]], ...]:
+def inventory(database: Database, *, kafka: bool) -> tuple[list[dict[str, Any]], ...]:
     """All pools, all VRFs and all receivers of events, with their figures."""
-    return database.read(lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING), events.receivers(tx)))
+    return database.read(
+        lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING), events.receivers(tx, kafka=kafka))
+    )
 
 
 # ---------------------------------------------------------------- in the parent

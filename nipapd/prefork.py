@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import faulthandler
 import logging
+import math
 import mmap
 import os
 import select
@@ -35,6 +36,7 @@ EXIT_CUT_OFF = 3
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 SHOW_STACK = signal.SIGUSR1
 SHOW_STACK_S = 0.5  # what a hung handler is given to write where it is
+LEAST_START_S = 10.0  # what a handler has to become ready, however short signs of life may be apart
 INATTENTIVE_S = 5.0  # a supervisor that was away for longer cannot tell who hangs
 LOSSES = ('exit', 'signal', 'hang', 'fork')  # it ended by itself, was killed, was killed by us, could not be made
 PR_SET_PDEATHSIG = 1
@@ -78,7 +80,8 @@ HandlerMain = Callable[[int, Pulse], int | None]
 class Generation:
     """What all handlers are replaced by at once: how many there are, what they do, and the limits they are held to.
 
-    With a `hang_timeout_s` of 0 no handler is taken for hung.
+    A handler has `hang_timeout_s` from one sign of life to the next, and to become ready LEAST_START_S at least. With 0
+    no handler is taken for hung.
     """
 
     count: int
@@ -89,6 +92,12 @@ class Generation:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f'a supervisor needs at least one handler, not {self.count}')
+
+    def limit_s(self, ready: bool) -> float:
+        """How long a handler may say nothing."""
+        if ready or not self.hang_timeout_s:
+            return self.hang_timeout_s or math.inf
+        return max(self.hang_timeout_s, LEAST_START_S)
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,8 @@ class Supervisor:
     `pulse.beat()` about once a second; what it returns is the exit code of the child, 1 when it raises. The child
     starts with TERM at its default, INT and HUP ignored (the terminal sends INT to the whole group; the parent alone
     decides), shows its Python stack on stderr when it gets USR1, and gets TERM should the parent die. One whose last
-    beat is older than `hang_timeout_s` is killed and replaced; those that start or finish are left in peace.
+    beat is older than `hang_timeout_s` is killed and replaced, so is one that does not get ready; those that finish are
+    left in peace.
 
     At HUP `renew` is asked for the next generation; None leaves everything as it is. Each handler is then followed
     by one of that generation, which is ready before its predecessor is told to finish. When none of them can start,
@@ -461,15 +471,13 @@ class Supervisor:
         if now - self._looked > INATTENTIVE_S:
             self._attentive_since = now  # we were stopped, and perhaps everything was
         self._looked = now
-        for handler in [slot.current for slot in self._slots if slot.current]:
-            limit_s = handler.generation.hang_timeout_s
-            age_s = now - max(handler.pulse.last_beat, self._attentive_since)
-            if limit_s and handler.ready and handler.deadline is None and age_s > limit_s:
+        for handler in [one for slot in self._slots for one in (slot.current, slot.successor) if one]:
+            age_s = now - max(handler.pulse.last_beat if handler.ready else handler.born, self._attentive_since)
+            if handler.deadline is None and age_s > handler.generation.limit_s(handler.ready):
+                hangs = f'hangs, its last sign of life is {age_s:.1f} s old'
+                stuck = f'has not become ready in {age_s:.1f} s'
                 log.error(
-                    'handler %d (pid %d) hangs, its last sign of life is %.1f s old: it is killed',
-                    handler.slot,
-                    handler.pid,
-                    age_s,
+                    'handler %d (pid %d) %s: it is killed', handler.slot, handler.pid, hangs if handler.ready else stuck
                 )
                 handler.deadline = now + SHOW_STACK_S
                 handler.was_hung = True

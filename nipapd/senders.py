@@ -1,8 +1,8 @@
 """Delivers events: gives them their positions, posts them to webhooks, hands them to Kafka.
 
-A process of its own, kept by the parent of the handlers as that of the admin port is. Of all daemons on one database
-one delivers, the holder of a lock; it is gone with its session. What was delivered is noted after it was: whoever is
-killed in between delivers it once more.
+A process of its own, kept by the parent of the handlers as that of the admin port is; with ``forks = -1`` the one that
+serves does it too. Of all daemons on one database one delivers, the holder of a lock; it is gone with its session. What
+was delivered is noted after it was: whoever is killed in between delivers it once more.
 """
 
 from __future__ import annotations
@@ -67,15 +67,18 @@ class Sending:
         asyncio.run(self._main())
 
     async def _main(self) -> None:
-        fibers = Fibers(most_running=10 + 2 * webhook.MOST_WEBHOOKS)
+        fibers = Fibers()
         waiting.use(fibers)
         connecting.wait_with(fibers.wait_for_postgresql)
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        delivery = Delivery(self, fibers)
-        fibers.start(delivery.run)
+        self.begin(fibers)
         await stop.wait()
         fibers.end()
+
+    def begin(self, fibers: Fibers) -> None:
+        """Deliver until these fibers are ended, on the loop that runs."""
+        fibers.start(Delivery(self, fibers).run)
 
 
 class Delivery:
@@ -101,6 +104,7 @@ class Delivery:
 
     def run(self) -> None:
         """Give positions while this process is the one that does, and see to it that each receiver has its fiber."""
+        self._fibers.become_stream()  # requests may be answered beside
         sequencer = events.Sequencer()
         while True:
             began = time.monotonic()
@@ -156,6 +160,7 @@ class Delivery:
 
         def kept() -> None:
             try:
+                self._fibers.become_stream()
                 work()
             except NipapError as error:
                 log.debug('events wait: %s', error)
@@ -167,7 +172,8 @@ class Delivery:
                 self._running.discard(key)
 
         self._running.add(key)
-        self._fibers.start(kept)
+        if not self._fibers.start(kept):  # too many requests wait
+            self._running.discard(key)
 
     def post(self, hook: Hook, position: int, body: bytes) -> str | None:
         """Post an event; None when it was taken, else why not."""

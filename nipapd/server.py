@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import mmap
+import re
+import resource
 import select
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,19 +26,20 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
 from nipap import tracer
 from nipapd.fibers import Fibers
+from nipapd.streams import REQUEST_ID, Stream, TlsStream, last_answer
+from nipapd.tls import HSTS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = 'X-Request-ID'
 ERROR_PAUSE_S = 0.1
 UNBUFFERED = ('X-Accel-Buffering', 'no')  # the header of an answer each part of which is passed on as it comes
 COURTESY_S = 0.002
@@ -49,6 +53,9 @@ BUFFER = 2**20  # bodies are read in pieces, so this need only be more than head
 UNLIMITED = 2**62  # for Tornado, which would refuse without an answer what we refuse with one
 LOOKS = 8  # at connections that are slow, within the time they are given
 MOST_BODIES = 128 * 2**20  # bytes of bodies, in one handler, that are not answered yet
+ABSOLUTE = re.compile(r'https?://([^/?#]*)(.*)', re.IGNORECASE)
+SPARE_DESCRIPTORS = 128  # for PostgreSQL, files of long answers, accounts; of few, half
+PORT = re.compile('[0-9]{1,5}')
 LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
@@ -120,7 +127,10 @@ class Server(HTTPServer):
 
     A body of more than `max_body` bytes is refused with HTTP 413, and not kept. Of bodies that are not answered yet, no
     more than `most_bodies` bytes together are held, whatever comes then is refused with HTTP 503. Who takes longer than
-    `request_timeout_s` for the headers of a request, or then for its body, loses the connection.
+    `request_timeout_s` for the headers of a request, or then for its body, loses the connection. When there are as many
+    connections as `most_connections`, or as descriptors allow, one that waits for a request makes room for the next.
+
+    With `hsts`, every answer over TLS tells browsers never to come without for a year.
     """
 
     def initialize(
@@ -130,6 +140,8 @@ class Server(HTTPServer):
         max_body: int = MAX_BODY,
         most_bodies: int = MOST_BODIES,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
+        most_connections: int | None = None,
+        hsts: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER, 'body_timeout': request_timeout_s}
@@ -139,9 +151,12 @@ class Server(HTTPServer):
         self._requests: dict[ServerConnection, _Request] = {}  # the latest of each connection
         self._request_timeout_s = request_timeout_s
         self._slow: dict[ServerConnection, float] = {}  # since when part of a request's headers was there
+        self._most_connections = most_connections or descriptors_for_connections()
+        self._hsts = hsts
         self._share = share or Shares(1).of(0)
         self._listening: list[socket.socket] = []
-        self._waiting: set[ServerConnection] = set()
+        self._waiting: dict[ServerConnection, None] = {}  # who has waited longest comes first
+        self._is_full = False
         self._draining = False
         self._grace_s = 0.0
         self._drained = asyncio.Event()
@@ -176,16 +191,17 @@ class Server(HTTPServer):
             self._accept(listener, tls)
 
     def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        if self.open_connections >= self._most_connections and not self._make_room():
+            self._pause(listener, tls, f'there are {self.open_connections} connections, and all are in use')
+            return
         try:
             connection, address = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # a sibling was faster, or the client has gone
         except OSError as error:
-            log.error('cannot accept a connection: %s', error.strerror)
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(listener)
-            loop.call_later(ERROR_PAUSE_S, self._resume, listener, tls)
+            self._pause(listener, tls, str(error.strerror))
             return
+        self._is_full = False
         try:
             stream = self._stream(connection, tls)
         except OSError:  # ssl.SSLError is one: the client has gone before the handshake
@@ -193,11 +209,29 @@ class Server(HTTPServer):
         else:
             self.handle_stream(stream, address)
 
-    def _stream(self, connection: socket.socket, tls: ssl.SSLContext | None) -> IOStream:
+    def _pause(self, listener: socket.socket, tls: ssl.SSLContext | None, why: str) -> None:
+        """Let connections wait, or a sibling take them, for a moment."""
+        if not self._is_full:  # told once
+            log.error('cannot accept a connection: %s', why)
+        self._is_full = True
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(ERROR_PAUSE_S, self._resume, listener, tls)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest and on which nothing of a request has arrived."""
+        for connection in self._waiting:
+            if not is_arriving(connection.stream) and close_unless_asked(connection):
+                return True
+        return False
+
+    def _stream(self, connection: socket.socket, tls: ssl.SSLContext | None) -> Stream | TlsStream:
         if tls is None:
-            return IOStream(connection, max_buffer_size=self.max_buffer_size)
+            return Stream(connection, max_buffer_size=self.max_buffer_size)
         wrapped = ssl_wrap_socket(connection, tls, server_side=True, do_handshake_on_connect=False)
-        return SSLIOStream(wrapped, max_buffer_size=self.max_buffer_size)
+        stream = TlsStream(wrapped, max_buffer_size=self.max_buffer_size)
+        stream.hsts = self._hsts
+        return stream
 
     # knowing which connections wait for a request
 
@@ -206,7 +240,8 @@ class Server(HTTPServer):
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        self._waiting.add(server_conn)
+        self._waiting[server_conn] = None
+        stream_of(request_conn).given_id = None
         if self._draining:  # the last answer may not have said so yet
             asyncio.get_running_loop().call_later(self._grace_s, self._close_waiting, [server_conn])
         delegate = super().start_request(server_conn, request_conn)
@@ -222,7 +257,7 @@ class Server(HTTPServer):
             request.release()
 
     def _note_begun(self, server_conn: ServerConnection) -> None:
-        self._waiting.discard(server_conn)
+        self._waiting.pop(server_conn, None)
         self._slow.pop(server_conn, None)
 
     def _look_for_slow(self) -> None:
@@ -272,8 +307,9 @@ class Server(HTTPServer):
         self._note_drained()
 
     def _close_waiting(self, connections: Iterable[ServerConnection] | None = None) -> None:
-        for connection in self._waiting.intersection(self._waiting if connections is None else connections):
-            close_unless_asked(connection)
+        for connection in [*self._waiting] if connections is None else connections:
+            if connection in self._waiting:
+                close_unless_asked(connection)
 
     async def drained(self) -> None:
         """Return when, after stop_accepting, every connection is closed."""
@@ -396,6 +432,8 @@ class _Answer:
         headers = HTTPHeaders()
         for name, value in given:
             headers.add(name, value)
+        if stream_of(self._connection).hsts:
+            headers.add(*HSTS)
         body = b''.join(self._parts)
         self._parts.clear()
         bare = int(code) in WITHOUT_BODY
@@ -453,6 +491,8 @@ class _Answer:
 
     def _write_bare(self, code: int, reason: str, headers: dict[str, str]) -> None:
         start = ResponseStartLine('HTTP/1.1', code, reason)
+        if stream_of(self._connection).hsts:
+            headers = {**headers, HSTS[0]: HSTS[1]}
         self._connection.write_headers(start, HTTPHeaders({'Content-Length': '0', **headers, **self._request_id()}))
         self._connection.finish()
 
@@ -485,14 +525,16 @@ class _Request(HTTPMessageDelegate):
         self._max_body = max_body
         self._bodies = bodies
         self._received = 0
-        self._request_id: str | None = None  # as the client gives it
         # Passed on as it is, without a call in between; mypy knows methods only as written.
         self.finish = delegate.finish  # type: ignore[method-assign]  # see above
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         self._begun()
-        self._request_id = headers.get(REQUEST_ID)
+        stream_of(self._connection).given_id = headers.get(REQUEST_ID)
+        if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
+            start_line = in_origin_form(start_line, headers)
+        leave_out_port(headers)
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -514,44 +556,29 @@ class _Request(HTTPMessageDelegate):
 
     async def _refuse(self, answer: bytes) -> None:
         """Say why, and close the connection when the client has gone or had time to read that."""
-        log.info('a request is refused: %s', answer.rpartition(b'\r\n')[2].decode().strip())
-        request_id = f'\r\n{REQUEST_ID}: {tracer.request_id(self._request_id)}\r\n'.encode()
-        answer = answer.replace(b'\r\n', request_id, 1)
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
         stream = stream_of(self._connection)
         try:
-            await asyncio.wait_for(_end_with(stream, answer), LINGER_S)
+            await asyncio.wait_for(_end_with(stream, stream.refusal(answer)), LINGER_S)
         except (OSError, TimeoutError):  # a StreamClosedError is one
             log.debug('a client that was refused has left, or goes on sending')
         finally:
             stream.close()
 
 
-async def _end_with(stream: IOStream, answer: bytes) -> None:
+async def _end_with(stream: Stream | TlsStream, answer: bytes) -> None:
     """Write the last answer and throw away what arrives: closed over unread input, a connection would lose the answer.
 
     :raises StreamClosedError: the client has closed it.
     """
     await stream.write(answer)
-    if not isinstance(stream, SSLIOStream):
+    if not isinstance(stream, TlsStream):
         stream.socket.shutdown(socket.SHUT_WR)
     while True:
         await stream.read_bytes(AT_ONCE // 16, partial=True)
         await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
-
-
-def last_answer(status: str, text: str, *headers: str) -> bytes:
-    """An answer after which the connection ends."""
-    head = (
-        f'HTTP/1.1 {status}',
-        'Connection: close',
-        'Content-Type: text/plain',
-        f'Content-Length: {len(text)}',
-        *headers,
-    )
-    return '\r\n'.join([*head, '', text]).encode()
 
 
 def too_large(max_body: int) -> bytes:
@@ -562,6 +589,30 @@ def too_large(max_body: int) -> bytes:
 TOO_MUCH = last_answer(
     '503 Service Unavailable', 'Too many large requests are on their way.\n', f'Retry-After: {RETRY_AFTER_S}'
 )
+
+
+def in_origin_form(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+    """A request for a whole URL, as proxies send them, is one for its path; its host goes before that of the header."""
+    url = ABSOLUTE.fullmatch(start_line.path)
+    if url is None:
+        return start_line
+    headers['Host'] = url[1]
+    return start_line._replace(path=url[2] if url[2].startswith('/') else f'/{url[2]}')
+
+
+def leave_out_port(headers: HTTPHeaders) -> None:
+    """A port that is none, which Tornado would fail to read."""
+    host, colon, port = headers.get('Host', '').rpartition(':')
+    if colon and not port.endswith(']') and not PORT.fullmatch(port):
+        headers['Host'] = host
+
+
+def descriptors_for_connections() -> int:
+    """How many connections this process may have, so that it can still open what it needs."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(limit - SPARE_DESCRIPTORS, limit // 2, 1)
 
 
 def declared_length(headers: HTTPHeaders) -> int:
@@ -581,8 +632,8 @@ def abort(connection: HTTPConnection) -> None:
         stream.close()
 
 
-def stream_of(connection: HTTPConnection) -> IOStream:
-    stream: IOStream = connection.stream  # type: ignore[attr-defined]  # HTTP/1 has one, the interface does not say so
+def stream_of(connection: HTTPConnection) -> Stream | TlsStream:
+    stream: Stream | TlsStream = connection.stream  # type: ignore[attr-defined]  # HTTP/1 has one, the interface does not say so
     return stream
 
 
@@ -591,12 +642,13 @@ def is_arriving(stream: IOStream) -> bool:
     return stream._read_buffer_size > 0 or getattr(stream, '_ssl_accepting', False)
 
 
-def close_unless_asked(connection: ServerConnection) -> None:
-    """Close a connection on which nothing has arrived that was not read yet."""
+def close_unless_asked(connection: ServerConnection) -> bool:
+    """Close a connection on which nothing has arrived that was not read yet; whether that was so."""
     stream = connection.stream
     if stream.closed() or has_input(stream.socket):
-        return
+        return False
     stream.close()
+    return True
 
 
 def has_input(connection: socket.socket) -> bool:

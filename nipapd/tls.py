@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 VERIFY_CLIENT = {'off': ssl.CERT_NONE, 'optional': ssl.CERT_OPTIONAL, 'required': ssl.CERT_REQUIRED}
 # Of TLS 1.2; those of 1.3 are all like that: each connection has a key that the certificate's does not tell.
@@ -44,18 +39,3 @@ def server_context(
 def _no_password() -> str:
     # Otherwise OpenSSL asks at the terminal.
     raise ValueError('the key has a password')
-
-
-def with_hsts(application: WSGIApplication) -> WSGIApplication:
-    """The same application, which tells browsers that came by TLS never to come without for a year."""
-
-    def told(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get('wsgi.url_scheme') != 'https':
-            return application(environ, start_response)
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            return start_response(status, [*headers, HSTS], exc_info)
-
-        return application(environ, start)
-
-    return told

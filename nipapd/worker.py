@@ -28,8 +28,8 @@ from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
+from nipapd.senders import Sending
 from nipapd.server import Container, Server, Shares
-from nipapd.tls import with_hsts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -71,6 +71,7 @@ class Service:
     login_counts: LoginCounts
     board: Board | None = None
     tracing: TracingSettings = NOT_TRACED
+    sending: Sending | None = None  # of events, when no other process does it
 
     def run_supervised(self, slot: int, pulse: Pulse) -> int:
         """Serve as a child of the supervisor, until TERM; returns the exit code."""
@@ -107,7 +108,7 @@ class Service:
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             flask_rest.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
             flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body)
-            container = Container(self._dressed(application, note_answer), fibers)
+            container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)
                 watch = both(watch, look)
@@ -139,6 +140,8 @@ class Service:
         server.listen_on(self.listeners.plain)
         server.listen_on(self.listeners.tls, self.listeners.tls_context)
         ready()
+        if self.sending:
+            self.sending.begin(fibers)
         try:
             await stop.wait()
             if watching:
@@ -149,11 +152,6 @@ class Service:
         finally:
             fibers.end()
 
-    def _dressed(self, application: WSGIApplication, note_answer: Callable[[], None] | None) -> WSGIApplication:
-        if self.settings.ssl_hsts:
-            application = with_hsts(application)
-        return noting(application, note_answer) if note_answer else application
-
     def _server(self, container: Container, slot: int) -> Server:
         return Server(
             container,
@@ -161,6 +159,7 @@ class Service:
             request_timeout_s=self.settings.request_timeout,
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),
+            hsts=self.settings.ssl_hsts,
         )
 
     def _tracing(self) -> Tracing | None:

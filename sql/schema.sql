@@ -152,6 +152,42 @@ END $$;
 
 COMMENT ON FUNCTION public.adopt(old_parent bigint, v integer, x cidr, new_parent bigint, OUT a public.adopted) IS 'Give the direct children of one parent that lie inside x to another; NULL is the top level. One statement, however many.';
 
+CREATE FUNCTION public.ancestors_of(parents bigint[]) RETURNS json
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    i bigint;
+    above bigint;
+    len int;
+    own_tags text[];
+    met int;
+    fresh bigint[];
+    path bigint[]; -- the last way up
+    found_ones text := '';
+BEGIN
+    FOREACH i IN ARRAY parents LOOP
+        CONTINUE WHEN i = path[1];
+        fresh := NULL;
+        met := NULL;
+        WHILE i IS NOT NULL LOOP
+            met := array_position(path, i);
+            EXIT WHEN met IS NOT NULL;
+            SELECT parent_id, masklen(prefix), tags INTO above, len, own_tags FROM prefix WHERE id = i;
+            found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || i || '":[' || coalesce(above::text, 'null') || ','
+                || len || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
+            fresh := fresh || i;
+            i := above;
+        END LOOP;
+        -- In the order of the tree all that was met before and lies above the next lies above this one.
+        IF fresh IS NOT NULL THEN
+            path := CASE WHEN met IS NULL THEN fresh ELSE fresh || path[met:] END;
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN found_ones <> '' THEN found_ones || '}' END;
+END $$;
+
+COMMENT ON FUNCTION public.ancestors_of(parents bigint[]) IS 'Prefixes, given by id, and all above them, as {id: [parent, length, tags]}; NULL when there are none. Each is read once when they come in the order of the tree.';
+
 CREATE FUNCTION public.asn_add(facts jsonb, who public.actor) RETURNS bigint
     LANGUAGE plpgsql
     AS $$
@@ -764,13 +800,14 @@ CREATE FUNCTION public.is_pattern(pattern text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     AS $$
 BEGIN
-    PERFORM '' ~ pattern;
+    PERFORM '' ~* pattern;
     RETURN true;
-EXCEPTION WHEN invalid_regular_expression THEN
+-- What has some ten thousand states is read and then needs more memory than there may be: that is an internal error.
+EXCEPTION WHEN invalid_regular_expression OR internal_error OR out_of_memory OR program_limit_exceeded OR statement_too_complex THEN
     RETURN false;
 END $$;
 
-COMMENT ON FUNCTION public.is_pattern(pattern text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
+COMMENT ON FUNCTION public.is_pattern(pattern text) IS 'Whether a text is a regular expression that PostgreSQL understands and can use.';
 
 CREATE FUNCTION public.keep_words() RETURNS trigger
     LANGUAGE plpgsql
@@ -1816,6 +1853,68 @@ END $$;
 
 COMMENT ON FUNCTION public.vrf_remove(v integer, who public.actor) IS 'Remove a VRF with all its prefixes. False when it is not there.';
 
+CREATE TABLE public.webhook (
+    id integer NOT NULL,
+    url text NOT NULL,
+    secret text NOT NULL,
+    description text,
+    kinds text[] DEFAULT '{}'::text[] NOT NULL,
+    vrf_ids bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    pool_ids bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    added timestamp with time zone DEFAULT now() NOT NULL,
+    cursor bigint NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    next_attempt timestamp with time zone,
+    last_error text,
+    delivered bigint DEFAULT 0 NOT NULL,
+    failed bigint DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE public.webhook IS 'Receivers of events over HTTP.';
+
+COMMENT ON COLUMN public.webhook.id IS 'Identity.';
+
+COMMENT ON COLUMN public.webhook.url IS 'Where events are posted to.';
+
+COMMENT ON COLUMN public.webhook.secret IS 'Key of the signature; as it is, since signing takes it.';
+
+COMMENT ON COLUMN public.webhook.description IS 'What it is for.';
+
+COMMENT ON COLUMN public.webhook.kinds IS 'Kinds of object whose events are wanted; empty: all.';
+
+COMMENT ON COLUMN public.webhook.vrf_ids IS 'VRFs whose events are wanted, with their prefixes; empty: all.';
+
+COMMENT ON COLUMN public.webhook.pool_ids IS 'Pools whose events are wanted, with their members; empty: all.';
+
+COMMENT ON COLUMN public.webhook.tags IS 'Tags of objects whose events are wanted; empty: all.';
+
+COMMENT ON COLUMN public.webhook.enabled IS 'Whether events are sent.';
+
+COMMENT ON COLUMN public.webhook.added IS 'When it was added.';
+
+COMMENT ON COLUMN public.webhook.cursor IS 'The position up to which everything was delivered, given up, or not wanted.';
+
+COMMENT ON COLUMN public.webhook.attempts IS 'Attempts that failed one after the other.';
+
+COMMENT ON COLUMN public.webhook.failing_since IS 'When the first of them did.';
+
+COMMENT ON COLUMN public.webhook.next_attempt IS 'When to try again.';
+
+COMMENT ON COLUMN public.webhook.last_error IS 'What went wrong last.';
+
+COMMENT ON COLUMN public.webhook.delivered IS 'Events that were delivered.';
+
+COMMENT ON COLUMN public.webhook.failed IS 'Attempts that failed, ever.';
+
+CREATE FUNCTION public.webhook_facts(t public.webhook) RETURNS jsonb
+    LANGUAGE sql STABLE
+    RETURN jsonb_strip_nulls((to_jsonb(t) - '{secret,cursor,attempts,failing_since,next_attempt,last_error,delivered,failed}'::text[]));
+
+COMMENT ON FUNCTION public.webhook_facts(t public.webhook) IS 'What clients set of a webhook, without its secret and without nulls.';
+
 CREATE FUNCTION public.whole_space(p public.prefix, x inet) RETURNS cidr
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN COALESCE((p).prefix, CASE family(x) WHEN 4 THEN '0.0.0.0/0'::cidr ELSE '::/0'::cidr END);
@@ -1873,15 +1972,15 @@ COMMENT ON COLUMN public.audit_log.full_name IS 'Full name that goes with userna
 
 COMMENT ON COLUMN public.audit_log.authoritative_source IS 'The system that the change came from.';
 
-COMMENT ON COLUMN public.audit_log.object_type IS 'vrf, pool, prefix or asn.';
+COMMENT ON COLUMN public.audit_log.object_type IS 'vrf, pool, prefix, asn or webhook.';
 
 COMMENT ON COLUMN public.audit_log.object_id IS 'Id of the object; the AS number itself for asn.';
 
-COMMENT ON COLUMN public.audit_log.action IS 'add, edit or remove.';
+COMMENT ON COLUMN public.audit_log.action IS 'add, edit, remove or, of dead letters of a webhook, resend.';
 
-COMMENT ON COLUMN public.audit_log.before IS 'Stored values before, without nulls; NULL for add.';
+COMMENT ON COLUMN public.audit_log.before IS 'Stored values before, without nulls; NULL for add. Of webhooks what clients set, without secrets.';
 
-COMMENT ON COLUMN public.audit_log.after IS 'Stored values after, without nulls; NULL for remove.';
+COMMENT ON COLUMN public.audit_log.after IS 'Stored values after, without nulls; NULL for remove. Of webhooks what clients set, without secrets, and secret_changed or the dead letters that are sent again.';
 
 COMMENT ON COLUMN public.audit_log.change IS 'Number of the call that made the change: time and chance; NULL for what is never looked for.';
 
@@ -2128,62 +2227,6 @@ COMMENT ON COLUMN public.vrf_total.num_prefixes IS 'Share of the number of prefi
 COMMENT ON COLUMN public.vrf_total.total_addresses IS 'Share of the sum of the sizes of prefixes without parent.';
 
 COMMENT ON COLUMN public.vrf_total.used_addresses IS 'Share of the sum of used_addresses of prefixes without parent.';
-
-CREATE TABLE public.webhook (
-    id integer NOT NULL,
-    url text NOT NULL,
-    secret text NOT NULL,
-    description text,
-    kinds text[] DEFAULT '{}'::text[] NOT NULL,
-    vrf_ids bigint[] DEFAULT '{}'::bigint[] NOT NULL,
-    pool_ids bigint[] DEFAULT '{}'::bigint[] NOT NULL,
-    tags text[] DEFAULT '{}'::text[] NOT NULL,
-    enabled boolean DEFAULT true NOT NULL,
-    added timestamp with time zone DEFAULT now() NOT NULL,
-    cursor bigint NOT NULL,
-    attempts integer DEFAULT 0 NOT NULL,
-    failing_since timestamp with time zone,
-    next_attempt timestamp with time zone,
-    last_error text,
-    delivered bigint DEFAULT 0 NOT NULL,
-    failed bigint DEFAULT 0 NOT NULL
-);
-
-COMMENT ON TABLE public.webhook IS 'Receivers of events over HTTP.';
-
-COMMENT ON COLUMN public.webhook.id IS 'Identity.';
-
-COMMENT ON COLUMN public.webhook.url IS 'Where events are posted to.';
-
-COMMENT ON COLUMN public.webhook.secret IS 'Key of the signature; as it is, since signing takes it.';
-
-COMMENT ON COLUMN public.webhook.description IS 'What it is for.';
-
-COMMENT ON COLUMN public.webhook.kinds IS 'Kinds of object whose events are wanted; empty: all.';
-
-COMMENT ON COLUMN public.webhook.vrf_ids IS 'VRFs whose events are wanted, with their prefixes; empty: all.';
-
-COMMENT ON COLUMN public.webhook.pool_ids IS 'Pools whose events are wanted, with their members; empty: all.';
-
-COMMENT ON COLUMN public.webhook.tags IS 'Tags of objects whose events are wanted; empty: all.';
-
-COMMENT ON COLUMN public.webhook.enabled IS 'Whether events are sent.';
-
-COMMENT ON COLUMN public.webhook.added IS 'When it was added.';
-
-COMMENT ON COLUMN public.webhook.cursor IS 'The position up to which everything was delivered, given up, or not wanted.';
-
-COMMENT ON COLUMN public.webhook.attempts IS 'Attempts that failed one after the other.';
-
-COMMENT ON COLUMN public.webhook.failing_since IS 'When the first of them did.';
-
-COMMENT ON COLUMN public.webhook.next_attempt IS 'When to try again.';
-
-COMMENT ON COLUMN public.webhook.last_error IS 'What went wrong last.';
-
-COMMENT ON COLUMN public.webhook.delivered IS 'Events that were delivered.';
-
-COMMENT ON COLUMN public.webhook.failed IS 'Attempts that failed, ever.';
 
 ALTER TABLE public.webhook ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.webhook_id_seq

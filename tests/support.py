@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import promql_parser
+import yaml
 from daemon_process import Daemon
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ FACTS = (
     'SELECT pool::text FROM pool ORDER BY id',
     'SELECT asn::text FROM asn ORDER BY asn',
     'SELECT audit_log::text FROM audit_log ORDER BY id',
+    'SELECT webhook_facts(w)::text, secret FROM webhook w ORDER BY id',
     'SELECT idempotency::text FROM idempotency ORDER BY authenticated_as, key',
 )
 
@@ -38,6 +41,46 @@ def facts(db: Database) -> list[list[tuple[Any, ...]]]:
     """Every fact in a database, as text."""
     return db.run(lambda tx: [tx.all(sql) for sql in FACTS])
 
+
+# ---------------------------------------------------------------- what is asked of Prometheus
+
+ETC = Path(__file__).resolve().parent.parent / 'etc'
+ALERTS = ETC / 'prometheus-alerts.yml'
+DASHBOARD = ETC / 'grafana-dashboard.json'
+
+
+def expressions() -> list[str]:
+    """Every expression of the alert rules and the dashboard, as Prometheus gets it."""
+    asked = [*_expressions(yaml.safe_load(ALERTS.read_text())), *_expressions(json.loads(DASHBOARD.read_text()))]
+    return [each.replace('$__rate_interval', '1m') for each in asked]
+
+
+def _expressions(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from [node['expr']] if 'expr' in node else []
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from _expressions(part)
+
+
+def selectors(expression: str) -> list[tuple[str, set[str]]]:
+    """The metrics that an expression names, each with the labels that it picks them by.
+
+    Raises ValueError when it is no PromQL.
+    """
+    found: list[tuple[str, set[str]]] = []
+
+    def visit(node: Any) -> bool:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.append((node.name, {matcher.name for matcher in node.matchers.matchers}))
+        return True
+
+    promql_parser.walk(promql_parser.parse(expression), visit)
+    return found
+
+
+# ---------------------------------------------------------------- what PostgreSQL does
 
 Plan = dict[str, Any]
 

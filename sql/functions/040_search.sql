@@ -21,9 +21,44 @@ COMMENT ON FUNCTION holds(boolean[], int[]) IS 'Value of a boolean expression gi
 
 CREATE OR REPLACE FUNCTION is_pattern(pattern text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
-    PERFORM '' ~ pattern;
+    PERFORM '' ~* pattern;
     RETURN true;
-EXCEPTION WHEN invalid_regular_expression THEN
+-- What has some ten thousand states is read and then needs more memory than there may be: that is an internal error.
+EXCEPTION WHEN invalid_regular_expression OR internal_error OR out_of_memory OR program_limit_exceeded OR statement_too_complex THEN
     RETURN false;
 END $$;
-COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands.';
+COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands and can use.';
+
+-- A walk by primary key in place of a recursive query, which takes PostgreSQL longer to begin and end than to run.
+CREATE OR REPLACE FUNCTION ancestors_of(parents bigint[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    i bigint;
+    above bigint;
+    len int;
+    own_tags text[];
+    met int;
+    fresh bigint[];
+    path bigint[]; -- the last way up
+    found_ones text := '';
+BEGIN
+    FOREACH i IN ARRAY parents LOOP
+        CONTINUE WHEN i = path[1];
+        fresh := NULL;
+        met := NULL;
+        WHILE i IS NOT NULL LOOP
+            met := array_position(path, i);
+            EXIT WHEN met IS NOT NULL;
+            SELECT parent_id, masklen(prefix), tags INTO above, len, own_tags FROM prefix WHERE id = i;
+            found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || i || '":[' || coalesce(above::text, 'null') || ','
+                || len || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
+            fresh := fresh || i;
+            i := above;
+        END LOOP;
+        -- In the order of the tree all that was met before and lies above the next lies above this one.
+        IF fresh IS NOT NULL THEN
+            path := CASE WHEN met IS NULL THEN fresh ELSE fresh || path[met:] END;
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN found_ones <> '' THEN found_ones || '}' END;
+END $$;
+COMMENT ON FUNCTION ancestors_of(bigint[]) IS 'Prefixes, given by id, and all above them, as {id: [parent, length, tags]}; NULL when there are none. Each is read once when they come in the order of the tree.';

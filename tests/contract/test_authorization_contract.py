@@ -8,6 +8,8 @@ import psycopg2
 import pytest
 from contract_faces import Face
 
+from nipap.backend import METHODS
+
 CHANGING = [f'{verb}_{kind}' for verb in ('add', 'edit', 'remove') for kind in ('vrf', 'pool', 'prefix', 'asn')]
 
 
@@ -48,6 +50,19 @@ def test_a_read_only_user_reads_everything(api: Face) -> None:
     assert reader.call('echo', message='x') == 'x'
     assert isinstance(reader.call('version'), str)
     assert isinstance(reader.call('db_version'), int)
+
+
+@pytest.mark.parametrize('members', [{}, {'attr': 'junk', 'webhook': [], 'ids': 3}])
+@pytest.mark.parametrize('who', ['readonly', 'alice', 'gateway as one who only reads'])
+def test_who_may_not_manage_webhooks(api: Face, who: str, members: dict[str, Any]) -> None:
+    """Not even look at them; the refusal comes before the arguments are looked at."""
+    user = api.as_user('gateway', readonly=True) if who.startswith('gateway') else api.as_user(who)
+    for method in (name for name in METHODS if name.endswith(('webhook', 'dead_letter'))):
+        fault = user.fault(method, **members)
+        text = (
+            f"user '{who.partition(' ')[0]}' is not authorized to manage webhooks: trusted users are, unless read-only"
+        )
+        assert (fault.code, fault.text) == (1520, text)
 
 
 def test_everybody_is_recorded_as_themselves(api: Face, dsn: str) -> None:

@@ -154,7 +154,7 @@ def members(draw: st.DrawFn, method: str) -> dict[str, Any]:
         'args': st.one_of(st.none(), allocations),
         'sleep': st.just(None),  # a number would be slept
         'operations': st.lists(operations(), max_size=2),
-        **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix'), spec),
+        **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix', 'webhook'), spec),
     }
     names = [name.rstrip('?') for name in METHODS[method]]
     given_ = {name: draw(likely.get(name, values)) for name in names}
@@ -200,7 +200,9 @@ def stocked(xmlrpc_face: XmlRpcFace) -> XmlRpcFace:
     xmlrpc_face.add_prefix('10.0.0.0/24', 'reservation', avps={'k': 'x'}, tags=['t'])
     xmlrpc_face.add_prefix('2001:db8::/32')
     xmlrpc_face.call('add_asn', attr={'asn': 1, 'name': 'x'})
-    return xmlrpc_face
+    trusted = xmlrpc_face.as_user('gateway')  # who may do everything
+    trusted.call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
+    return trusted
 
 
 @pytest.mark.parametrize('method', sorted(METHODS))

@@ -62,6 +62,7 @@ likely: dict[str, st.SearchStrategy[Any]] = {
     'query_string': st.text(max_size=10),
     'sleep': st.just(None),  # a number would be slept
     **dict.fromkeys(('vrf', 'pool', 'prefix', 'asn'), attributes),
+    'webhook': st.one_of(st.just({'id': 1}), values),
 }
 
 
@@ -84,7 +85,9 @@ def stocked(backend_face: BackendFace) -> BackendFace:
     backend_face.add_prefix('10.0.0.0/24', 'assignment', avps={'k': 'x'})
     backend_face.add_prefix('10.0.0.1/32', 'host')
     backend_face.call('add_asn', attr={'asn': 1, 'name': 'x'})
-    return backend_face
+    trusted = backend_face.as_user('gateway')  # who may do everything
+    trusted.call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
+    return trusted
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

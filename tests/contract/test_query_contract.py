@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from contract_faces import SOURCE, BackendFace, Face, XmlRpcFace, as_client_sees
 
+from nipap.attributes import PREFIX
+from nipap.query import MOST_CONDITIONS, compile_query
+
 Query = dict[str, Any]
 
 NET, OFFICE, HOST, LAB, V6, CUSTOMER = (
@@ -280,3 +283,60 @@ def test_tags_in_use(api: Face) -> None:
     api.call('remove_prefix', prefix={'id': row['id']})
     names = [tag['name'] for tag in api.call('search_tag', query={})['result']]
     assert sorted(names) == ['a', 'b']
+
+
+EXPENSIVE = [r'\y' * 20, '(^|$)' * 16, '(a?b?c?){0,255}' * 9, '(' * 16 + 'ab' + ')+' * 16, '.*' * 1_001, 'x' * 10_001]
+
+
+@pytest.mark.parametrize('expression', EXPENSIVE, ids=lambda expression: expression[:6])
+def test_a_regular_expression_that_costs_too_much_is_refused(plan: Face, expression: str) -> None:
+    for operator in ('regex_match', '!~'):
+        fault = plan.fault('search_prefix', query=q('or', q('=', 'family', 4), q(operator, 'description', expression)))
+        assert fault.code == 1200
+        assert 'Invalid regular expression' in fault.text
+        assert len(fault.text) < 500
+
+
+def nested(operators: tuple[str, ...], number: int) -> Query:
+    query = q('=', 'prefix', HOST)
+    for n in range(number - 1):
+        query = q(operators[n % len(operators)], query, q('=', 'id', -n))
+    return query
+
+
+def wide(number: int) -> Query:
+    queries = [q('=', 'id', -n) for n in range(number - 1)] + [q('=', 'prefix', HOST)]
+    while len(queries) > 1:
+        pairs = zip(queries[::2], queries[1::2], strict=False)
+        queries = [q('or', *pair) for pair in pairs] + queries[len(queries) // 2 * 2 :]
+    return queries[0]
+
+
+def test_a_query_of_many_conditions(backend_face: Face) -> None:
+    backend_face.add_prefix(NET)
+    backend_face.add_prefix(OFFICE, 'assignment')
+    backend_face.add_prefix(HOST, 'host')
+    for query in (wide(MOST_CONDITIONS), nested(('or',), MOST_CONDITIONS), nested(('and', 'or'), MOST_CONDITIONS)):
+        answer = backend_face.call('search_prefix', query=query)
+        assert [row['prefix'] for row in answer['result'] if row['match']] in ([HOST], [])
+
+
+@pytest.mark.parametrize('operators', [('or',), ('and',), ('and', 'or')])
+def test_a_query_of_too_many_conditions(backend_face: Face, operators: tuple[str, ...]) -> None:
+    for number in (MOST_CONDITIONS + 1, 100_000):
+        for query in (nested(operators, number), wide(number)):
+            fault = backend_face.fault('search_prefix', query=query)
+            assert (fault.code, fault.text) == (1200, 'The query has too many conditions, 12000 are accepted')
+
+
+def test_neighbours_that_are_joined_alike_are_one_join() -> None:
+    """PostgreSQL stops at the first that decides; a program for a stack is for what alternates."""
+    table = PREFIX
+    leaf, other = q('~', 'description', 'a'), q('=', 'vlan', 1)
+    chain = leaf
+    for _ in range(500):
+        chain = q('and', chain, q('or', leaf, other))
+    assert 'holds(' not in compile_query(chain, table).sql
+    two = compile_query(q('or', q('or', leaf, q('~', 'node', 'a')), q('or', q('~', 'node', 'b'), other)), table)
+    assert two.guarded()[0].count('prefix_words') == 2
+    assert two.sql.count(' OR ') == 3

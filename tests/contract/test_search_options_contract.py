@@ -250,6 +250,22 @@ def test_edit_answers_in_the_same_shape_and_order(plan: Face) -> None:
     assert found == rows[0]
 
 
+def test_few_answers_and_many_have_one_order(api: Face) -> None:
+    """Whether one statement sorts or the few rows are sorted as they come."""
+    for rt in ('65000:9', '65000:10', '1.2.3.4:1'):
+        api.call('add_vrf', attr={'rt': rt, 'name': rt})
+    for rt in ('1.2.3.4:1', '65000:10', None, '65000:9'):
+        for prefix in ('2001:db8::/32', '10.0.0.0/9', '9.0.0.0/8', '10.0.0.0/8', '::/0'):
+            api.add_prefix(prefix, vrf_rt=rt)
+    expected = [(row['vrf_rt'], row['prefix']) for row in api.call('list_prefix', prefix={})]
+    assert [rt for rt, _ in expected[::5]] == [None, '65000:9', '65000:10', '1.2.3.4:1']
+    for spec in ({'prefix': '10.0.0.0/8', 'vrf_id': None}, {'vrf_rt': '65000:10'}, {'prefix': '::/0'}, {}):
+        listed = [(row['vrf_rt'], row['prefix']) for row in api.call('list_prefix', prefix=spec)]
+        assert listed == [key for key in expected if key in listed]
+    edited = api.call('edit_prefix', prefix={'vrf_rt': '65000:10'}, attr={'comment': 'x'})
+    assert [(row['vrf_rt'], row['prefix']) for row in edited] == expected[10:15]
+
+
 def test_pages_with_a_cursor(plan: Face) -> None:
     seen: list[str] = []
     after: Any = ''
@@ -300,3 +316,29 @@ def test_no_cursor(plan: Face, after: Any) -> None:
 def test_a_cursor_needs_a_limit(plan: Face, max_result: Any) -> None:
     fault = plan.fault('search_prefix', query={}, search_options={'after': '', 'max_result': max_result})
     assert (fault.code, fault.text) == (1200, "Option 'after' needs a 'max_result' of at most 10000")
+
+
+@pytest.mark.parametrize('smart', [False, True])
+def test_pages_of_what_is_no_prefix(api: Face, smart: bool) -> None:
+    for number in range(4):
+        api.add_vrf(f'65000:{number}', f'v{number}', tags=[f'vt{number}'])
+        api.add_pool(f'v{number}')
+        api.call('add_asn', attr={'asn': number + 1, 'name': f'v{number}'})
+    for kind, key in (('vrf', 'name'), ('pool', 'name'), ('asn', 'name'), ('tag', 'name')):
+        if smart and kind == 'tag':
+            continue
+        method = f'smart_search_{kind}' if smart else f'search_{kind}'
+        pattern = {'operator': 'regex_match', 'val1': key, 'val2': '^v'}
+        asked = {'query_string': 'v[0-9]'} if smart else {'query': pattern}
+        found: list[Any] = []
+        after: Any = ''
+        while after is not None:
+            answer = api.call(method, **asked, search_options={'max_result': 3, 'after': after})
+            assert answer['search_options'] == {'max_result': 3, 'offset': 0, 'after': after}
+            found.append([item[key] for item in answer['result']])
+            after = answer['after']
+        t = 't' if kind == 'tag' else ''
+        assert found == [[f'v{t}0', f'v{t}1', f'v{t}2'], [f'v{t}3']]
+        plain = api.call(method, **asked, search_options={'max_result': 3})
+        assert plain['search_options'] == {'max_result': 3, 'offset': 0}
+        assert 'after' not in plain

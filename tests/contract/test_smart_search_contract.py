@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from contract_faces import Face
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 NET, OFFICE, HOST, LAB, V6, CUSTOMER = (
@@ -324,3 +324,67 @@ def test_a_very_long_text(api: Face) -> None:
     assert api.call('smart_search_prefix', query_string=words)['error'] is False
     nested = '(' * 1500 + 'word' + ')' * 1500
     assert api.call('smart_search_prefix', query_string=nested)['error'] is False
+
+
+LONG = st.tuples(
+    st.one_of(
+        st.text(max_size=20), st.lists(PIECES, max_size=6).map(' '.join), st.sampled_from([r'\y', '(a+)+$', 'a?'])
+    ),
+    st.sampled_from([1, 10, 300, 3_000, 30_000]),
+    st.sampled_from(['', ' ', ' or ']),
+).map(lambda form: form[2].join([form[0]] * form[1]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.one_of(st.text(), LONG), kind=st.sampled_from(['vrf', 'pool', 'prefix', 'asn']))
+@example(text='a\x00b', kind='prefix')
+@example(text='\ud800', kind='vrf')
+@example(text='(^|$)' * 16, kind='prefix')
+@example(text='node~' + '(^|$)' * 16, kind='prefix')
+@example(text='node~' + 'x' * 11_000, kind='prefix')
+@example(text='x' * 10_001, kind='asn')
+@example(text='?' * 1_000, kind='prefix')
+@example(text='?' * 1_000 + ' ^$', kind='vrf')
+@example(text='?' * 1_001, kind='pool')
+@example(text='"' + '(a+)+$' * 10_000 + '"', kind='prefix')
+@example(text='"(a+)+$" ' * 2_000, kind='prefix')
+@example(text=''.join(chr(0x4E00 + number) for number in range(9_000)), kind='prefix')
+@example(text='word ' * 30_000, kind='prefix')
+def test_no_text_is_ever_a_fault_however_long(backend_face: Face, text: str, kind: str) -> None:
+    answer = backend_face.call(f'smart_search_{kind}', query_string=text)
+    assert answer['error'] is ('error_message' in answer)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a\x01', 'forbidden character'),
+        ('x' * 10_001, 'too long'),
+        ('x' * 100_001, 'too long'),
+        ('node~' + r'\y' * 900, 'invalid value'),
+        ('node!~*' + r'\m' * 5_000, 'invalid value'),
+        ('"' + r'\m' * 2_000 + '"', 'invalid value'),
+    ],
+)
+def test_what_would_cost_too_much(backend_face: Face, text: str, message: str) -> None:
+    answer = backend_face.call('smart_search_prefix', query_string=text)
+    assert answer['error_message'] == 'query interpretation failed'
+    assert answer['interpretation']['interpretation']['error_message'] == message
+
+
+def test_a_word_that_costs_too_much_is_literal(plan: Face) -> None:
+    """And none beside it is."""
+    word = r'\y' * 100
+    plan.add_prefix('198.51.100.0/24', description=f'Named {word}')
+    assert plan.smart(word) == ['198.51.100.0/24']
+    assert plan.smart(f'{word} ^named') == ['198.51.100.0/24']
+    assert plan.smart(f'{word} or ^sw[0-9]$') == [HOST, '198.51.100.0/24']
+
+
+def test_hundreds_of_words(plan: Face) -> None:
+    words = [f'word{number}' for number in range(700)]
+    assert plan.smart(' or '.join(['office', *words, 'sw1'])) == [OFFICE, HOST, V6]
+    assert plan.smart(' '.join(['office', *['lan'] * 700])) == [OFFICE]
+    assert plan.smart(' '.join(['office', *words])) == []
+    mixed = ' '.join(f'(office or {word}) and (lan or {word})' for word in words[:150])
+    assert plan.smart(mixed) == [OFFICE]

@@ -19,7 +19,8 @@ import pytest
 from callers import handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
 from prometheus_client.parser import text_string_to_metric_families
-from support import DATABASE_OPTIONS, FAST, DaemonFactory
+from support import DATABASE_OPTIONS, FAST, DaemonFactory, expressions, selectors
+from test_events import Client
 
 from nipapd.embedded import EmbeddedPostgres
 
@@ -74,6 +75,26 @@ def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
     running = daemon('--admin-port', '0', config={'nipapd': {**database_options, 'forks': '2'}})
     await_page(running, 'metrics', lambda _, text: 'nipap_handlers_ready 2.0' in text)
     return running
+
+
+def kill_handler(running: Daemon) -> int:
+    """Kill the only handler; the process that follows it."""
+    children = Path(f'/proc/{running.pid}/task/{running.pid}/children')
+    known, new = set(children.read_text().split()), set[str]()
+    (former,) = handlers(running)
+    os.kill(former.pid, signal.SIGKILL)
+    poll(lambda: new.update(set(children.read_text().split()) - known) or new, 30, running.log)
+    return int(new.pop())
+
+
+def stop_one_that_starts(running: Daemon) -> int:
+    """Have the only handler stand still before it is ready."""
+    while True:
+        pid = kill_handler(running)
+        os.kill(pid, signal.SIGSTOP)
+        if not is_ready(running):
+            return pid
+        os.kill(pid, signal.SIGCONT)  # it was faster
 
 
 @pytest.fixture
@@ -133,6 +154,71 @@ def test_pools_and_vrfs_are_told_by_family(watched: Daemon) -> None:
     assert found['nipap_vrf_used_addresses family=4 vrf=default'] == 64
 
 
+def test_what_waits_and_what_is_run_again_is_told(
+    daemon: DaemonFactory, database_options: dict[str, str], dsn: str
+) -> None:
+    """Five calls where two may run, in the way of somebody who locks and then ends their sessions."""
+    limits = {'forks': '1', 'most_running': '2', 'db_connections': '2'}
+    running = daemon('--admin-port', '0', config={'nipapd': {**database_options, **limits}})
+    names = ('running_requests', 'waiting_requests', 'database_sessions')
+
+    def at_once() -> tuple[float, ...]:
+        found = samples(running)
+        return tuple(found[f'nipap_{name}'] for name in names)
+
+    def count(_: int) -> int:
+        with proxy(running) as nipap:
+            answer = nipap.search_asn({'auth': {'authoritative_source': 'test'}, 'query': {}})
+            assert isinstance(answer, dict)
+            return len(answer['result'])
+
+    poll(lambda: at_once() == (0, 0, 0), 30, running.log)
+    connection = psycopg2.connect(dsn)
+    try:
+        with ThreadPoolExecutor(5) as threads, connection.cursor() as cursor:
+            cursor.execute('LOCK TABLE asn')
+            answers = threads.map(count, range(5))
+            poll(lambda: at_once() == (2, 3, 2), 30, lambda: f'{names}: {at_once()}')
+            before = samples(running)
+            assert before['nipap_database_sessions_limit'] == 2
+            waiting = "pg_locks WHERE relation = 'asn'::regclass AND NOT granted"
+            cursor.execute(f'SELECT pg_terminate_backend(pid) FROM {waiting}')
+            assert cursor.fetchall() == [(True,)] * 2
+
+            def grown(name: str) -> bool:
+                return samples(running)[name] >= before[name] + 2
+
+            poll(lambda: grown('nipap_database_retries_total'), 30, running.log)
+            poll(lambda: grown('nipap_database_connects_total'), 30, running.log)
+            connection.rollback()
+            assert list(answers) == [0] * 5
+    finally:
+        connection.close()
+    poll(lambda: at_once() == (0, 0, 0), 30, lambda: f'{names}: {at_once()}')
+
+
+def test_rules_and_dashboard_ask_for_what_a_daemon_tells(watched: Daemon) -> None:
+    with proxy(watched) as nipap:
+        auth = {'auth': {'authoritative_source': 'test'}}
+        attr = {'name': 'customers', 'description': '', 'default_type': 'assignment', 'ipv4_default_prefix_length': 26}
+        nipap.add_pool({**auth, 'attr': attr})
+        member = {'prefix': '10.0.0.0/24', 'type': 'reservation', 'description': 'x', 'pool_name': 'customers'}
+        nipap.add_prefix({**auth, 'attr': member})
+    hook = {'url': 'http://127.0.0.1:9/', 'secret': 'a secret of a webhook'}
+    Client(watched).ask('POST', '/webhooks', hook)
+    await_page(watched, 'metrics', lambda _, text: 'receiver="webhook-1"' in text and 'pool="customers"' in text)
+    status, text = page(watched, 'metrics')
+    assert status == 200
+    told = {'up': {'job', 'instance'}}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            told.setdefault(sample.name, {'job', 'instance'}).update(sample.labels)
+    asked = [selector for expression in expressions() for selector in selectors(expression)]
+    assert len(asked) > 40
+    for name, labels in asked:
+        assert labels <= told[name], name
+
+
 def test_it_is_not_ready_while_the_database_is_away(daemon: DaemonFactory, own_server: EmbeddedPostgres) -> None:
     parts = psycopg2.extensions.parse_dsn(own_server.dsn())
     options = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
@@ -159,6 +245,21 @@ def test_it_is_not_ready_while_the_database_is_away(daemon: DaemonFactory, own_s
         for pid in processes:
             os.kill(pid, signal.SIGCONT)
     await_page(running, 'ready', lambda status, _: status == 200)
+
+
+def test_it_is_not_ready_while_its_handler_is_stuck_at_the_start(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    config = {'nipapd': {**database_options, 'forks': '1', 'hang_timeout': '2', 'events': 'false'}}
+    running = daemon('--admin-port', '0', config=config)
+    await_page(running, 'ready', lambda status, _: status == 200)
+    pid = stop_one_that_starts(running)
+    assert page(running, 'ready') == (503, 'no handler is ready\n')
+    assert 'nipap_handlers_ready 0.0' in page(running, 'metrics')[1]
+    await_page(running, 'ready', lambda status, _: status == 200)
+    assert f'(pid {pid}) has not become ready in ' in running.log()
+    assert 'nipap_handler_restarts_total{reason="hang"} 1.0' in page(running, 'metrics')[1]
+    assert page(running, 'live')[0] == 200
 
 
 def test_it_is_not_ready_with_another_schema(watched: Daemon, dsn: str) -> None:

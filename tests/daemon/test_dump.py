@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -169,6 +170,43 @@ def test_without_accounts_those_that_are_there_stay(dsn: str, empty: Site, make_
     empty.users.add(LocalUser('stays'), 'secret')
     assert 'holds no accounts' in done('restore', '--replace', *empty.where, path)
     assert [user.username for user in empty.users.users()] == ['stays']
+
+
+@pytest.mark.parametrize('kept', [False, True])
+def test_a_copy_sends_nothing_unless_it_is_to(
+    full: Site, empty: Site, actor: Actor, make_dir: Callable[[], Path], kept: bool
+) -> None:
+    database, path = Database(full.dsn), make_dir() / 'hooks.tar'
+    manager = dataclasses.replace(actor, trusted=True)
+    try:
+        for enabled in (True, False, True):
+            attr = {'url': 'http://production.example.com/', 'secret': 's' * 16, 'enabled': enabled}
+            Backend(database).add_webhook(manager, attr)
+    finally:
+        database.close()
+    done('dump', *full.where, path)
+    said = done('restore', *empty.where, *(['--keep-webhooks'] if kept else []), path)
+    database = Database(empty.dsn)
+    try:
+        enabled = [item['enabled'] for item in Backend(database).list_webhook(manager)]
+        told = database.read(
+            lambda tx: tx.all(
+                "SELECT object_id, before, after FROM audit_log WHERE username = 'nipap-admin' ORDER BY id"
+            )
+        )
+    finally:
+        database.close()
+    if kept:
+        assert 'webhooks' not in said
+        assert empty.state() == full.state()
+        return
+    assert '2 webhooks are disabled' in said
+    assert '--keep-webhooks' in said
+    assert enabled == [False, False, False]
+    assert [(key, before['enabled'], after['enabled']) for key, before, after in told] == [
+        (1, True, False),
+        (3, True, False),
+    ]
 
 
 # ---- what is refused before anything is changed

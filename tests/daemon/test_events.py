@@ -316,3 +316,34 @@ def test_without_events_nothing_is_delivered(start: Callable[..., Client]) -> No
     client = start(events='false')
     client.add(1)
     assert 'nipapd-events' not in {process.command for process in client.daemon.children()}
+
+
+def test_a_daemon_of_one_process_delivers_too(start: Callable[..., Client], receiver: Receiver) -> None:
+    """Slow receivers hold up neither requests nor the end, and are not among the requests that may run at once."""
+    client = start(forks='-1', most_running='2', drain_timeout='20')
+    assert [process.command for process in client.daemon.children() if 'nipapd' in process.command] == []
+    release = threading.Event()
+
+    def slow(_: int) -> int:
+        release.wait(PATIENCE_S)
+        return 204
+
+    slow_ones = [Receiver() for _ in range(4)]
+    try:
+        for one in slow_ones:
+            one.status = slow
+            client.hook(one.url)
+        client.hook(receiver.url)
+        stream = client.stream()
+        ids = [client.add(n) for n in range(5)]
+        until(lambda: len(receiver.got) == 5, 'not all were delivered')
+        assert [event['object']['id'] for event in receiver.got] == ids
+        assert [stream.next()['object']['id'] for _ in ids] == ids
+        began = time.monotonic()
+        assert client.daemon.stop() == 0
+        assert time.monotonic() - began < 15
+        stream.close()
+    finally:
+        release.set()
+        for one in slow_ones:
+            one.close()

@@ -38,6 +38,7 @@ class Target:
 
     def __init__(self, daemon: Daemon) -> None:
         parts = urlsplit(daemon.address)
+        self.running = daemon
         self.address = parts.hostname, parts.port
         self.authorization = 'Basic ' + base64.b64encode(':'.join(daemon.admin()).encode()).decode()
         self.handlers = [process.pid for process in daemon.children() if process.command.startswith('python')]

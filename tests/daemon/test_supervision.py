@@ -5,6 +5,7 @@ This file is also the program under test: `python test_supervision.py SCENARIO`,
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import signal
@@ -23,6 +24,7 @@ from daemon_process import Daemon, poll
 from support import DaemonFactory
 from test_prefork import Running, crash_after_ready, say, serve
 
+from nipapd import prefork
 from nipapd.prefork import EXIT_FAILED, EXIT_OK, Backoff, Generation, Pulse, Supervisor
 
 QUICK = Backoff(first_s=0.01, most_s=0.02, hopeless_losses=6)
@@ -61,6 +63,11 @@ def take_time(slot: int, pulse: Pulse) -> None:
     say('finished', slot)
 
 
+def hang_at_start(slot: int, pulse: Pulse) -> None:
+    say('begun', slot, os.getpid())
+    stand_still()
+
+
 def answer_and_crash(slot: int, pulse: Pulse) -> None:
     pulse()
     pulse.note_answer()
@@ -73,6 +80,37 @@ def answer_and_crash(slot: int, pulse: Pulse) -> None:
 
 def scenario_hang() -> Supervisor:
     return Supervisor(1, hang_somewhere, hang_timeout_s=0.4)
+
+
+def impatient() -> None:
+    prefork.LEAST_START_S = 0.5
+
+
+def scenario_stuck_once() -> Supervisor:
+    impatient()
+    starts = mmap.mmap(-1, 1)
+
+    def main(slot: int, pulse: Pulse) -> None:
+        starts[0] += 1
+        (hang_at_start if starts[0] == 1 else serve)(slot, pulse)
+
+    return Supervisor(1, main, hang_timeout_s=0.4)
+
+
+def scenario_always_stuck() -> Supervisor:
+    impatient()
+    return Supervisor(1, hang_at_start, hang_timeout_s=0.4, backoff=Backoff(first_s=0.01, start_attempts=2))
+
+
+def scenario_stuck_renewal() -> Supervisor:
+    impatient()
+    return Supervisor(
+        2,
+        serve,
+        renew=lambda: Generation(2, hang_at_start, hang_timeout_s=0.4),
+        on_settled=lambda generation: say('settled', generation.handler_main is serve),
+        backoff=Backoff(first_s=0.01, most_s=0.02, start_attempts=2),
+    )
 
 
 def scenario_patience() -> Supervisor:
@@ -145,6 +183,36 @@ def test_a_handler_that_hangs_shows_where_and_is_replaced(run: Run) -> None:
     assert f'handler 0 (pid {first}) hangs, its last sign of life is 0.' in said
     assert 'in stand_still' in said
     assert 'handler 0 was killed by SIGKILL; the next starts in 0 s' in said
+
+
+def test_a_handler_that_is_stuck_while_it_starts_shows_where_and_is_replaced(run: Run) -> None:
+    scenario = run('stuck_once')
+    first = int(scenario.until('begun')[2])
+    (second,) = scenario.starts(1).values()
+    assert first != second
+    scenario.send(signal.SIGTERM)
+    assert scenario.wait() == EXIT_OK
+    said = scenario.errors()
+    assert f'handler 0 (pid {first}) has not become ready in ' in said
+    assert 'in stand_still' in said
+    assert 'handler 0 was killed by SIGKILL; the next starts in 0 s' in said
+
+
+def test_handlers_that_are_always_stuck_while_they_start_end_the_daemon(run: Run) -> None:
+    scenario = run('always_stuck')
+    assert scenario.wait() == EXIT_FAILED
+    assert [line[0] for line in scenario.rest()] == ['begun', 'begun', 'left']
+    assert 'no handler could start, giving up after 2 attempts; the last one was killed by SIGKILL' in scenario.errors()
+
+
+def test_a_generation_that_is_stuck_while_it_starts_leaves_the_former_one(run: Run) -> None:
+    scenario = run('stuck_renewal')
+    before = scenario.starts(2)
+    scenario.send(signal.SIGHUP)
+    assert scenario.until('settled') == ['settled', 'True']
+    assert all(Path(f'/proc/{pid}').exists() for pid in before.values())
+    scenario.send(signal.SIGTERM)
+    assert scenario.wait() == EXIT_OK
 
 
 def test_one_that_starts_or_finishes_is_not_taken_for_hung(run: Run) -> None:

@@ -270,7 +270,7 @@ BAD = b'GET / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n'
 
 def test_browsers_are_told_to_stay_with_tls(make: Make, certificates: Certificates) -> None:
     running = make()
-    for request in (GOOD, NOT_FOUND, POST % 0):
+    for request in (GOOD, NOT_FOUND, POST % 0, POST % 10**9, BAD, b'GET /\r\n\r\n'):
         assert said(secured(running, trusting(certificates)), request).decode().count(f'\r\n{HSTS}\r\n') == 1
         plain = said(socket.create_connection(plain_address(running)), request)
         assert b'Strict-Transport' not in plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -215,10 +216,28 @@ def test_one_session_leads(dsn: str) -> None:
     second.close()
 
 
-def test_what_is_old_is_removed_once_all_have_it(
-    db: Database, sequencer: Sequencer, add: Callable[..., Prefix]
+def test_changes_of_webhooks_are_no_events(
+    db: Database, backend: Backend, actor: Actor, sequencer: Sequencer, add: Callable[..., Prefix]
 ) -> None:
-    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}))
+    """Everybody may read events, and a webhook that hears of itself would never come to an end."""
+    sequencer.step(db)
+    trusted = dataclasses.replace(actor, trusted=True)
+    hook = backend.add_webhook(trusted, {'url': 'http://localhost/', 'secret': 's' * 16})['id']
+    first = add('10.0.0.0/8')['id']
+    backend.edit_webhook(trusted, {'id': hook}, {'enabled': False})
+    backend.remove_webhook(trusted, {'id': hook})
+    for _ in range(5):
+        sequencer.step(db)
+    found = db.read(lambda tx: events.read(tx, 0))
+    assert [(event['object']['kind'], event['object']['id'], event['id']) for event in found] == [('prefix', first, 1)]
+    settled, last = db.read(lambda tx: tx.one('SELECT settled, (SELECT max(id) FROM audit_log) FROM event_state'))
+    assert settled == last, 'they are not looked at for ever'
+
+
+def test_what_is_old_is_removed_once_all_have_it(
+    db: Database, sequencer: Sequencer, actor: Actor, add: Callable[..., Prefix]
+) -> None:
+    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}, actor.who))
     for n in range(3):
         add(f'{n + 10}.0.0.0/8')
     for _ in range(3):
@@ -232,7 +251,25 @@ def test_what_is_old_is_removed_once_all_have_it(
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
     assert [event['id'] for event in read_all(db)] == [3]
     assert sequencer.step(db) == 0
-    assert len(audit_ids(db)) == 3
+    assert len(audit_ids(db)) == 4, 'the log has them, and the webhook'
+
+
+def test_who_is_disabled_is_waited_for_by_nobody(
+    db: Database, sequencer: Sequencer, add: Callable[..., Prefix]
+) -> None:
+    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}))
+    db.run(events.kafka_cursor)
+    add('10.0.0.0/8')
+    sequencer.step(db)
+
+    def pending(kafka: bool) -> dict[str, int]:
+        told = db.read(lambda tx: events.receivers(tx, kafka=kafka))
+        return {each['name']: each['pending'] for each in told}
+
+    assert pending(True) == {'kafka': 1, f'webhook-{hook}': 1}
+    assert pending(False) == {f'webhook-{hook}': 1}
+    db.run(lambda tx: webhook.edit(tx, hook, {'enabled': False}))
+    assert pending(True) == {'kafka': 1}
 
 
 @pytest.mark.parametrize(

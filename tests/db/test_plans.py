@@ -86,7 +86,8 @@ def test_figures_of_pools_come_from_counters(
 
 NUMBER = 400
 LOOKED_UP = """
-INSERT INTO vrf (id, rt, rt_rank, name) SELECT n, '1:' || n, n, 'Name ' || n FROM generate_series(1, {n}) n;
+INSERT INTO vrf (id, rt, rt_rank, name) SELECT n, '1:' || n, 4294967296 + n, 'Name ' || n
+FROM generate_series(1, {n}) n;
 INSERT INTO pool (name, default_type) SELECT 'Name ' || n, 'host' FROM generate_series(1, {n}) n;
 INSERT INTO asn SELECT n, 'Name ' || n FROM generate_series(1, {n}) n;
 ANALYZE
@@ -112,6 +113,20 @@ def test_look_ups_by_key_read_what_they_name(db: Database, backend: Backend, act
         with explained(db) as nodes:
             assert len(method(actor, spec)) == found, spec
         assert rows_read(nodes, 'vrf', 'pool', 'asn') <= FEW, f'{spec}: {brief(nodes)}'
+
+
+@pytest.mark.parametrize('kind', ['vrf', 'pool', 'asn'])
+def test_a_page_far_along_reads_no_more_than_the_first(db: Database, backend: Backend, actor: Actor, kind: str) -> None:
+    db.run(lambda tx: tx.execute(LOOKED_UP.format(n=5000)))
+    search = getattr(backend, f'search_{kind}')
+    along = search(actor, {}, {'max_result': 4500, 'after': ''})['after']
+    read = []
+    for after in ('', along):
+        with explained(db) as nodes:
+            assert len(search(actor, {}, {'max_result': 5, 'after': after})['result']) == 5
+        read.append(rows_read(nodes, kind))
+        assert read[-1] <= FEW, brief(nodes)
+    assert read[0] == read[1]
 
 
 def test_look_ups_by_key_are_prepared_once_for_all_pages(backend: Backend, db: Database, actor: Actor) -> None:

@@ -37,6 +37,25 @@ def test_work_runs_at_once_and_to_its_end() -> None:
     assert done == [1, 2]
 
 
+def test_a_fiber_that_starts_another_is_not_woken_by_it() -> None:
+    fibers, told = Fibers(), list[str]()
+
+    def second() -> None:
+        for _ in range(3):
+            fibers.sleep(0.01)
+            told.append('second')
+
+    def first() -> None:
+        began = time.monotonic()
+        assert fibers.start(second)
+        fibers.sleep(0.2)
+        assert time.monotonic() - began >= 0.2
+        told.append('first')
+
+    run(fibers, first)
+    assert told == ['second', 'second', 'second', 'first']
+
+
 def test_who_sleeps_lets_others_run() -> None:
     fibers, done = Fibers(), []
 
@@ -61,6 +80,26 @@ def test_giving_way_is_taking_turns() -> None:
 
     run(fibers, talker('a'), talker('b'))
     assert said == ['a0', 'b0', 'a1', 'b1', 'a2', 'b2']
+
+
+def test_what_a_fiber_starts_does_not_wake_it() -> None:
+    fibers, said = Fibers(), []
+
+    def child() -> None:
+        said.append('child')
+        fibers.sleep(0.001)
+        said.append('child again')
+
+    def parent() -> None:
+        assert fibers.start(child)
+        said.append('parent')
+        began = time.monotonic()
+        fibers.sleep(0.05)
+        assert time.monotonic() - began >= 0.05
+        said.append('parent again')
+
+    run(fibers, parent)
+    assert said == ['parent', 'child', 'child again', 'parent again']
 
 
 def test_work_aside_keeps_its_own_thread_busy() -> None:
@@ -166,9 +205,10 @@ def test_outside_a_fiber_everything_blocks() -> None:
 class Asked:
     """A connection whose answer takes a while: it becomes readable when somebody writes to the other end."""
 
-    def __init__(self, ours: Any, states: list[int]) -> None:
+    def __init__(self, ours: Any, states: list[int], *, takes_long: bool = False) -> None:
         self._ours = ours
         self._states = states
+        self.takes_long = takes_long
 
     def poll(self) -> int:
         return self._states.pop(0)
@@ -192,6 +232,21 @@ def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
     with ours, theirs:
         run(fibers, asking, other)
     assert order == ['other', 'answered']
+
+
+@pytest.mark.parametrize('takes_long', [True, False])
+def test_an_answer_that_comes_at_once_is_waited_for_on_the_spot_unless_it_takes_long(takes_long: bool) -> None:
+    fibers, order = Fibers(), []
+    ours, theirs = socket.socketpair()
+
+    def asking() -> None:
+        theirs.send(b'answer')
+        fibers.wait_for_postgresql(Asked(ours, [1, 0], takes_long=takes_long), None)
+        order.append('answered')
+
+    with ours, theirs:
+        run(fibers, asking, lambda: order.append('other'))
+    assert order == (['other', 'answered'] if takes_long else ['answered', 'other'])
 
 
 @pytest.mark.parametrize('in_fiber', [True, False])

@@ -16,7 +16,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    'words': ('errors', 'waiting', 'meter', 'tracer', 'wire', 'addresses', 'attributes', 'query', 'smart_parsing'),
+    'words': (
+        'errors',
+        'waiting',
+        'meter',
+        'tracer',
+        'wire',
+        'addresses',
+        'patterns',
+        'attributes',
+        'condition',
+        'query',
+        'paging',
+        'smart_parsing',
+    ),
     'storage': ('connecting', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
@@ -35,7 +48,16 @@ FLOORS = {
         'repair',
         'restore',
     ),
-    'logic': ('local_users', 'login_limits', 'authlib', 'batch', 'backend', 'webhooks'),
+    'logic': (
+        'local_users',
+        'login_limits',
+        'authlib',
+        'webhooks',
+        'batch',
+        'pattern_trial',
+        'smart_search',
+        'backend',
+    ),
     'transports': (
         'http_auth',
         'spool',
@@ -62,6 +84,7 @@ DAEMON = (
     'prefork',
     'fibers',
     'metrics',
+    'streams',
     'server',
     'admin',
     'tracing',

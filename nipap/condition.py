@@ -1,0 +1,155 @@
+"""Conditions: SQL that holds or not for an object, and how many of them become one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+Compared = tuple[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the text of a prefix must satisfy for a condition to hold; its index serves this."""
+
+    TABLE: ClassVar = 'prefix_words'
+    operator: str
+    value: str
+
+    def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        """A condition with this before it. The ids are looked up once, before the rows are."""
+        ids = f'SELECT w.prefix_id FROM {self.TABLE} w WHERE w.words {self.operator} %s'
+        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (self.value, *params)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A boolean SQL expression with its parameters, and what helps to find the rows for which it holds.
+
+    patterns: the regular expressions among the parameters. within: a condition that the order of the tree serves and
+    that is part of this one. ordered: there is nothing else to it. indexed: the same expression with guards before the
+    parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match. pinned: the
+    columns that must equal a value. by_key: the objects are VRFs, pools or AS numbers, and it names those that are
+    meant; one plan serves all parameters.
+    """
+
+    sql: str
+    params: tuple[Any, ...] = ()
+    patterns: tuple[str, ...] = ()
+    within: tuple[str, tuple[Any, ...]] = ('true', ())
+    ordered: bool = False
+    indexed: tuple[str, tuple[Any, ...]] = ('', ())
+    tag: str | None = None
+    guard: Guard | None = None
+    pinned: frozenset[str] = frozenset()
+    by_key: bool = False
+
+    @property
+    def unique(self) -> bool:
+        """Whether a key of prefixes is given, so that it holds for one at most."""
+        return 'p.id' in self.pinned or ('p.prefix' in self.pinned and not self.pinned.isdisjoint(_VRF_KEYS))
+
+    def guarded(self) -> tuple[str, tuple[Any, ...]]:
+        """The expression and its parameters, as an index serves it best."""
+        sql, params = self.indexed if self.indexed[0] else (self.sql, self.params)
+        return self.guard.around(sql, params) if self.guard else (sql, params)
+
+
+_VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
+EVERYTHING = Condition('true', ordered=True)
+
+# Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
+_MAX_DEPTH = 100
+# More looks into the index on text take longer to plan than they save.
+_MOST_GUARDS = 1_000
+
+LEAF, AND, OR = 0, -1, -2
+
+
+class Step(NamedTuple):
+    """One of a query in postfix: a leaf and its number, or a join and how many of what came before it belongs to it."""
+
+    what: int
+    number: int
+
+
+def assemble(leaves: list[Condition], program: list[Step], depth: int) -> Condition:
+    """The condition that a query in postfix means; depth: of its tree."""
+    return _assemble_expression(leaves, program) if depth <= _MAX_DEPTH else _assemble_program(leaves, program)
+
+
+def _assemble_expression(leaves: list[Condition], program: list[Step]) -> Condition:
+    stack: list[Condition] = []
+    for what, number in program:
+        if what == LEAF:
+            stack.append(leaves[number])
+        else:
+            joined = stack[-number:]
+            del stack[-number:]
+            stack.append(_all(joined) if what == AND else _any(joined))
+    whole = stack[0]
+    if whole.indexed[0].count(Guard.TABLE) > _MOST_GUARDS:
+        return replace(whole, indexed=('', ()), guard=None)
+    return whole
+
+
+def _all(joined: Sequence[Condition]) -> Condition:
+    sql, params = _joined(' AND ', [(each.sql, each.params) for each in joined])
+    return Condition(
+        sql,
+        params,
+        tuple(pattern for each in joined for pattern in each.patterns),
+        within=_joined(' AND ', [each.within for each in joined]),
+        ordered=all(each.ordered for each in joined),
+        indexed=_joined(' AND ', [each.guarded() for each in joined]),
+        tag=next((each.tag for each in joined if each.tag), None),
+        pinned=frozenset().union(*(each.pinned for each in joined)),
+    )
+
+
+def _any(joined: Sequence[Condition]) -> Condition:
+    if any(each is EVERYTHING for each in joined):
+        return EVERYTHING
+    sql, params = _joined(' OR ', [(each.sql, each.params) for each in joined])
+    # A word is looked for in five attributes: one look into the index serves them all.
+    alike = [(guard, list(some)) for guard, some in itertools.groupby(joined, lambda each: each.guard)]
+    guarded = [_any_guarded(guard, some) for guard, some in alike]
+    same = alike[0][0] if len(alike) == 1 else None
+    return Condition(
+        sql,
+        params,
+        tuple(pattern for each in joined for pattern in each.patterns),
+        indexed=('', ()) if same else _joined(' OR ', guarded),
+        tag=joined[0].tag if len({each.tag for each in joined}) == 1 else None,
+        guard=same,
+    )
+
+
+def _any_guarded(guard: Guard | None, alike: list[Condition]) -> Compared:
+    if guard is None:
+        return _joined(' OR ', [each.guarded() for each in alike])
+    return guard.around(*_joined(' OR ', [(each.sql, each.params) for each in alike]))
+
+
+def _joined(word: str, parts: Sequence[Compared]) -> Compared:
+    if len(parts) == 1:
+        return parts[0]
+    return f'({word.join(sql for sql, _ in parts)})', tuple(param for _, params in parts for param in params)
+
+
+def _assemble_program(leaves: list[Condition], program: list[Step]) -> Condition:
+    values = ', '.join(leaf.sql for leaf in leaves)
+    # To join more than two is to join two several times.
+    steps = ','.join(str(number) if what == LEAF else ','.join([str(what)] * (number - 1)) for what, number in program)
+    return Condition(
+        f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])",
+        tuple(param for leaf in leaves for param in leaf.params),
+        tuple(pattern for leaf in leaves for pattern in leaf.patterns),
+    )
+
+
+def all_of(conditions: Sequence[Condition]) -> Condition:
+    """The condition that all of them hold."""
+    return _all(conditions) if conditions else EVERYTHING

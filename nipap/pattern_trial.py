@@ -1,0 +1,61 @@
+"""Regular expressions, tried: what PostgreSQL cannot read, or not soon, is told before it is used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+
+from nipap import patterns
+from nipap.db import Database, Inside
+from nipap.errors import NipapTimeoutError
+from nipap.rows import bad_patterns
+
+TRIAL_S = 0.5  # a thousand times what people write takes
+
+
+def refused(db: Database | Inside, given: Iterable[str], *, all_signs: bool = False) -> dict[str, str]:
+    """Those of the texts that are not used as regular expressions, with what is to be said of them.
+
+    What is easy to read is looked at only with ``all_signs``, and only when there is a sign in it; else the search
+    itself finds out.
+    """
+    found: dict[str, str] = {}
+    readable: list[str] = []
+    for pattern in dict.fromkeys(given):
+        why = patterns.objection(pattern)
+        if why is None:
+            readable.append(pattern)
+        else:
+            found[pattern] = why
+    if patterns.easy(readable):
+        readable = [pattern for pattern in readable if patterns.has_signs(pattern)] if all_signs else []
+    return found | _tried(db, readable)
+
+
+def _tried(db: Database | Inside, given: list[str]) -> dict[str, str]:
+    """The same for some that are tried: all of them together, or else one by one while there is time."""
+    if not given:
+        return {}
+    try:
+        return {pattern: patterns.not_posix(pattern) for pattern in _bad(db, given, TRIAL_S)}
+    except NipapTimeoutError:
+        if len(given) == 1:
+            return {given[0]: patterns.too_slow(given[0])}
+    found: dict[str, str] = {}
+    ends = time.monotonic() + TRIAL_S
+    for pattern in sorted(given, key=lambda pattern: (patterns.weight(pattern), len(pattern))):
+        left_s = ends - time.monotonic()
+        try:
+            if left_s > 0 and not _bad(db, [pattern], left_s):
+                continue
+            found[pattern] = patterns.not_posix(pattern) if left_s > 0 else patterns.too_slow(pattern)
+        except NipapTimeoutError:
+            found[pattern] = patterns.too_slow(pattern)
+    return found
+
+
+def _bad(db: Database | Inside, given: Collection[str], limit_s: float) -> list[str]:
+    """Those that are no regular expressions, as they are and as the index on text is asked for them."""
+    forms = {form: pattern for pattern in given for form in (pattern, patterns.for_lines(pattern))}
+    bad = db.read_briefly(lambda tx: bad_patterns(tx, list(forms)), limit_s)
+    return list(dict.fromkeys(forms[form] for form in bad))

@@ -1,0 +1,60 @@
+"""Connections, which know what is said with every answer on them, with those too that no application gives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from tornado.iostream import IOStream, SSLIOStream
+
+from nipap import tracer
+from nipapd.tls import HSTS
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = 'X-Request-ID'
+MALFORMED = b'HTTP/1.1 400 Bad Request\r\n\r\n'  # as Tornado answers what is no HTTP
+
+
+def last_answer(status: str, text: str, *headers: str) -> bytes:
+    """An answer after which the connection ends."""
+    head = (
+        f'HTTP/1.1 {status}',
+        'Connection: close',
+        'Content-Type: text/plain',
+        f'Content-Length: {len(text)}',
+        *headers,
+    )
+    return '\r\n'.join([*head, '', text]).encode()
+
+
+NO_REQUEST = last_answer('400 Bad Request', 'That is no valid HTTP request.\n')
+
+
+class _Speaking:
+    """A connection knows what is said with every answer, with those too that no application gives."""
+
+    hsts = False
+    given_id: str | None = None  # of the request that is read, as its client calls it
+
+    def refusal(self, answer: bytes) -> bytes:
+        """The `last_answer`, with what belongs to every answer."""
+        request_id = tracer.request_id(self.given_id)
+        log.info('request %s is refused: %s', request_id, answer.rpartition(b'\r\n')[2].decode().strip())
+        headers = [(REQUEST_ID, request_id), *([HSTS] if self.hsts else [])]
+        lines = ''.join(f'\r\n{name}: {value}' for name, value in headers)
+        return answer.replace(b'\r\n', f'{lines}\r\n'.encode(), 1)
+
+
+class Stream(_Speaking, IOStream):
+    """A connection."""
+
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        return super().write(self.refusal(NO_REQUEST) if data == MALFORMED else data)
+
+
+class TlsStream(_Speaking, SSLIOStream):
+    """One that is encrypted."""
+
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        return super().write(self.refusal(NO_REQUEST) if data == MALFORMED else data)

@@ -1,0 +1,119 @@
+"""Regular expressions are tried before they are used: what people write passes, nothing keeps PostgreSQL busy."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nipap import patterns
+from nipap.db import Inside
+from nipap.pattern_trial import TRIAL_S, refused
+
+if TYPE_CHECKING:
+    from nipap.db import Database
+
+WRITTEN = [
+    *('router', '^core', r'10\.1\.', r'^10\.(1|2)\.[0-9]+\.', r'\ysw[0-9]+\y', r'(^|,)office(,|$)', '.*', r'\d{1,3}'),
+    r'^(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(\.(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})){3}$',
+    r'([0-9a-f]{2}:){5}[0-9a-f]{2}',
+    r'^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$',
+    r'\y(ae|xe|ge)-\d+/\d+/\d+(\.\d+)?\y.*\y(ae|xe|ge)-\d+/\d+/\d+(\.\d+)?\y',
+    r'(?i)customer(?!.*(test|lab)).*(stockholm|göteborg)',
+    r'^\s*(vlan|vl|v)[ _-]?(\d{1,4})\s*[-:]\s*(.+?)\s*$',
+    '|'.join(rf'^sw{n}\.example\.net$' for n in range(300)),
+    '^(' + '|'.join(f'host-{n}' for n in range(800)) + ')$',
+    r'(\w+)[ -]\1',
+    '[[:alpha:]]{2,}[[:space:]]+[[:digit:]]{1,5}',
+]  # fmt: skip
+HOSTILE = {
+    **{f'{sign} 16 times': sign * 16 for sign in (r'\y', '(^|$)', r'(\y|a*)', r'(\y)*')},
+    **{f'{sign} many times': sign * (900 // len(sign)) for sign in (r'\m', r'\y', '(^|$)', '.*', 'a?', '(a+|b*)?')},
+    **{f'{sign} nested': '(' * 16 + 'ab' + f'c){sign}' * 16 for sign in ('+', '{1,}', '+?', '{2}')},
+    'opening': '(' * 10_000,
+    'deep': '(' * 4_999 + 'a' + ')' * 4_999,
+    'counted': r'(a|b?){0,255}',
+    'counted more': '(a?b?c?){0,255}' * 20,
+    'counted twice': '((a{255}){255}){255}',
+    'word boundaries': '(' + '|'.join(rf'\yh{n}\y' for n in range(400)) + ')+',
+    'references': '(a*)(b*)(c*)' + r'\1\2\3' * 300,
+    'all different': ''.join(chr(0x4E00 + n) for n in range(9_000)),
+}  # fmt: skip
+
+
+def test_what_people_write_is_accepted(db: Database) -> None:
+    assert refused(db, WRITTEN, all_signs=True) == {}
+    for pattern in WRITTEN:
+        assert refused(db, [pattern], all_signs=True) == {}
+
+
+@pytest.mark.parametrize('pattern', HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_expression_keeps_postgresql_busy(db: Database, pattern: str) -> None:
+    started = time.monotonic()
+    found = refused(db, [pattern], all_signs=True)
+    if pattern not in found:
+        db.read(lambda tx: tx.all("SELECT 'x' ~ %s, 'x' ~* %s", (pattern, pattern)))
+    # A second on an idle machine. Some take PostgreSQL half a minute otherwise.
+    assert time.monotonic() - started < 8
+    assert all('accepted' in why or 'POSIX' in why for why in found.values())
+
+
+def test_what_is_refused_takes_nothing_else_along(db: Database) -> None:
+    slow = [pattern for pattern in HOSTILE.values() if refused(db, [pattern], all_signs=True)]
+    assert len(slow) > 5
+    started = time.monotonic()
+    found = refused(db, [*slow, *WRITTEN[:6], '[', *slow], all_signs=True)
+    assert time.monotonic() - started < 20 * TRIAL_S
+    assert set(found) == {*slow, '['}
+    assert 'POSIX' in found['[']
+
+
+def test_inside_a_transaction_nothing_is_spoilt(db: Database) -> None:
+    slow = r'\y' * 900
+
+    def work(tx: object) -> tuple[object, object, object]:
+        limit = tx.value('SHOW statement_timeout')  # type: ignore[attr-defined]  # a Transaction
+        found = refused(Inside(tx), [slow, '['], all_signs=True)  # type: ignore[arg-type]
+        return limit, found, tx.value('SHOW statement_timeout')  # type: ignore[attr-defined]
+
+    before, found, after = db.run(work)
+    assert before == after
+    assert set(found) == {slow, '['}
+
+
+def test_what_is_easy_takes_no_time(db: Database) -> None:
+    """What is not tried must need no trial: expressions made of the worst there is, as heavy as may be."""
+    chance = random.Random(1)
+    worst = [
+        r'\y',
+        r'\Y',
+        r'\m',
+        '^',
+        '$',
+        '(?=a)',
+        'a*',
+        'a',
+        '.',
+        '|',
+        '(',
+        '(',
+        '(',
+        ')',
+        ')+',
+        ')*',
+        '(^|$)',
+        '(\\y|a)+',
+    ]
+    tried = 0
+    for _ in range(20_000):
+        pattern = ''.join(chance.choices(worst, k=chance.randrange(2, 12)))
+        pattern += ')' * (pattern.count('(') - pattern.count(')'))
+        if not 4 <= patterns.weight(pattern) <= 5 or not patterns.easy([pattern]):
+            continue
+        tried += 1
+        started = time.monotonic()
+        db.read(lambda tx, pattern=pattern: tx.value('SELECT is_pattern(%s)', (pattern,)))  # type: ignore[misc]
+        assert time.monotonic() - started < 2, pattern
+    assert tried > 500

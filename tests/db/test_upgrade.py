@@ -1,0 +1,168 @@
+"""Databases that earlier versions made and filled are brought up to date by the daemon's own code, nothing is lost."""
+
+from __future__ import annotations
+
+import lzma
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import upgrade_data as data
+from dump_schema import NOISE, SCHEMA, dump
+
+from nipap import check, schema
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.db import Database
+from nipapd.embedded import EmbeddedPostgres
+from nipapd.maintenance import main as admin
+
+SCHEMAS = Path(__file__).resolve().parent.parent / 'data' / 'schemas'
+KEPT = sorted(int(path.name.split('.')[0]) for path in SCHEMAS.glob('*.sql.xz'))
+
+Load = Callable[[int], Database]
+Listed = dict[Any, dict[str, Any]]
+
+
+@pytest.fixture
+def load(empty_dsn: str) -> Iterator[Load]:
+    """Gives the test's database, as one with that schema was left."""
+    database = Database(empty_dsn)
+
+    def put(version: int) -> Database:
+        text = lzma.decompress((SCHEMAS / f'{version}.sql.xz').read_bytes()).decode()
+        connection = psycopg2.connect(empty_dsn)
+        with connection, connection.cursor() as cursor:
+            cursor.execute('SET check_function_bodies = false;' + NOISE.sub('', text))
+        connection.close()
+        assert schema.version(database) == version
+        return database
+
+    yield put
+    database.close()
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, database: Database, version: int) -> None:
+    """Migrate so far and no further, as a program that is killed on its way: the functions are the former ones."""
+    known = schema.migrations()
+    former = database.read(lambda tx: tx.value('SELECT fingerprint FROM schema_functions'))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, 'migrations', lambda: known[:version])
+        patch.setattr(schema, 'fingerprint', lambda: former)
+        schema.migrate(database)
+    assert schema.version(database) == version
+
+
+def differing(found: Listed, wanted: Listed) -> dict[Any, Any]:
+    """What is missing, surplus or has other attributes than it was given."""
+    keys = dict.fromkeys(wanted.keys() - found.keys(), 'missing')
+    keys |= dict.fromkeys(found.keys() - wanted.keys(), 'surplus')
+    both = wanted.keys() & found.keys()
+    shown = {key: {name: found[key][name] for name in wanted[key]} for key in both}
+    return keys | {key: shown[key] for key in both if shown[key] != wanted[key]}
+
+
+def wanted_prefixes() -> Listed:
+    """By VRF and prefix, with what was given or follows from the pool."""
+    types = {pool['name']: pool['default_type'] for pool in data.POOLS}
+    prefixes = {(attr.get('vrf_rt'), attr['prefix']): dict(attr) for attr in data.PREFIXES}
+    for pool, family, blocks in data.ALLOCATED:
+        for number, block in enumerate(blocks):
+            given = {'description': f'Number {number}', 'type': types[pool['name']], 'family': family}
+            prefixes[None, block] = given
+    prefixes[None, data.EDITED['prefix']] |= data.CHANGES
+    for removed in data.REMOVED:
+        del prefixes[None, removed]
+    return prefixes
+
+
+def check_data(backend: Backend, actor: Actor) -> None:
+    """Calls answer what was put in, and every change has its entry in the audit log."""
+    prefixes = {(each['vrf_rt'], each['prefix']): each for each in backend.list_prefix(actor)}
+    assert differing(prefixes, wanted_prefixes()) == {}
+    vrfs = {each['rt']: each for each in backend.list_vrf(actor) if each['id'] != 0}
+    assert differing(vrfs, {vrf['rt']: vrf for vrf in data.VRFS}) == {}
+    pools = {each['name']: each for each in backend.list_pool(actor)}
+    assert differing(pools, {pool['name']: pool for pool in data.POOLS}) == {}
+    asns = {each['asn']: each for each in backend.list_asn(actor)}
+    assert differing(asns, {asn['asn']: asn for asn in data.ASNS}) == {}
+    assert {each['prefix'] for each in found(backend, actor, 'ns1')} == {'2001:db8:2:3::53/128'}
+    log = 'SELECT object_type, action, username, authoritative_source FROM audit_log'
+    added = len(data.PREFIXES) + sum(len(blocks) for _, _, blocks in data.ALLOCATED)
+    assert Counter(backend.db.read(lambda tx: tx.all(log))) == {
+        ('vrf', 'add', 'ann', 'web'): len(data.VRFS),
+        ('pool', 'add', 'ann', 'web'): len(data.POOLS),
+        ('asn', 'add', 'ann', 'web'): len(data.ASNS),
+        ('prefix', 'add', 'ann', 'web'): added,
+        ('prefix', 'edit', 'ann', 'web'): 1,
+        ('prefix', 'remove', 'ann', 'web'): len(data.REMOVED),
+    }
+
+
+def found(backend: Backend, actor: Actor, text: str) -> list[dict[str, Any]]:
+    answer: list[dict[str, Any]] = backend.smart_search_prefix(actor, text)['result']
+    return answer
+
+
+def check_use(backend: Backend, actor: Actor) -> None:
+    """It goes on: what was removed is allocated first, trees change, what the former program has added is removed."""
+    for pool, family, block in (('core-links', 4, data.REMOVED[0]), ('customers', 6, data.REMOVED[2])):
+        args = {'from-pool': {'name': pool}, 'family': family}
+        assert backend.add_prefix(actor, {'description': 'again'}, args)['prefix'] == block
+    around = {'prefix': '198.51.96.0/20', 'type': 'reservation', 'description': 'Around the office'}
+    indent = backend.list_prefix(actor, {'prefix': '198.51.100.1/32'})[0]['indent']
+    backend.add_prefix(actor, around)
+    assert backend.list_prefix(actor, {'prefix': '198.51.100.1/32'})[0]['indent'] == indent + 1
+    backend.edit_prefix(actor, {'prefix': '10.3.0.0/24'}, {'pool_name': None})
+    backend.remove_prefix(actor, {'prefix': '2001:db8::/32'}, recursive=True)
+    backend.remove_vrf(actor, {'rt': '65000:20'})
+    assert check.problems(backend.db) == []
+
+
+def test_every_schema_that_was_in_use_is_kept() -> None:
+    assert KEPT[0] == 1
+
+
+@pytest.mark.parametrize('version', KEPT)
+def test_a_database_of_an_earlier_schema_is_migrated(
+    cluster: EmbeddedPostgres, empty_dsn: str, load: Load, version: int, actor: Actor
+) -> None:
+    database = load(version)
+    assert schema.due(database)
+    assert schema.migrate(database) == list(range(version + 1, schema.latest() + 1))
+    assert not schema.due(database)
+    assert cluster.installation is not None
+    assert dump(cluster.installation.bindir, empty_dsn) == SCHEMA.read_text(encoding='utf-8')
+    assert check.problems(database) == []
+    backend = Backend(database)
+    check_data(backend, actor)
+    check_use(backend, actor)
+
+
+@pytest.mark.parametrize('version', range(2, schema.latest()))
+def test_a_migration_that_was_interrupted_goes_on(
+    load: Load, version: int, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = load(1)
+    stop_at(monkeypatch, database, version)
+    assert schema.migrate(database) == list(range(version + 1, schema.latest() + 1))
+    assert check.problems(database) == []
+    backend = Backend(database)
+    check_data(backend, actor)
+    check_use(backend, actor)
+
+
+def test_the_commands_migrate_and_check(
+    load: Load, empty_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(1).close()
+    path = tmp_path / 'nipap.conf'
+    parts = psycopg2.extensions.parse_dsn(empty_dsn)
+    names = {'db_host': 'host', 'db_port': 'port', 'db_user': 'user', 'db_name': 'dbname'}
+    path.write_text('[nipapd]\n' + ''.join(f'{ours} = {parts[name]}\n' for ours, name in names.items()))
+    assert admin(['-c', str(path), 'migrate']) == 0
+    assert admin(['-c', str(path), 'check']) == 0
+    assert capsys.readouterr().out == f'the schema has version {schema.latest()}, it had 1\nno problems found\n'

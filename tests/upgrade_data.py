@@ -1,0 +1,150 @@
+"""What databases of earlier schemas hold, and how they were made: tests/data/schemas/N.sql.xz has schema N.
+
+Run by the program of that time, installed beside a PostgreSQL:
+
+    git archive COMMIT | tar x -C /tmp/old && cd /tmp/old && python3 -m venv .venv && .venv/bin/pip install .
+    .venv/bin/python REPOSITORY/tests/upgrade_data.py | xz -9e > REPOSITORY/tests/data/schemas/N.sql.xz
+
+`fill` makes calls that every version has had; what the tables here say is what a later program must find.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+Attributes = dict[str, Any]
+
+VRFS: list[Attributes] = [
+    {
+        'rt': '65000:10',
+        'name': 'Customer ACME',
+        'description': 'L3VPN of ACME',
+        'tags': ['l3vpn'],
+        'avps': {'sla': 'gold'},
+    },
+    {'rt': '65000:20', 'name': 'Management', 'description': 'Out of band', 'tags': [], 'avps': {}},
+    {'rt': '192.0.2.1:7', 'name': 'Übung', 'description': 'Schulung — ☃', 'tags': ['lab', 'lab'], 'avps': {}},
+]
+POOLS: list[Attributes] = [
+    {
+        'name': 'core-links',
+        'description': 'Links between routers',
+        'default_type': 'assignment',
+        'ipv4_default_prefix_length': 31,
+        'ipv6_default_prefix_length': 127,
+        'tags': ['core'],
+        'avps': {'owner': 'backbone team'},
+    },
+    {
+        'name': 'customers',
+        'description': 'Customer assignments',
+        'default_type': 'assignment',
+        'ipv4_default_prefix_length': 28,
+        'ipv6_default_prefix_length': 48,
+    },
+    {'name': 'empty', 'description': 'Nothing is in it', 'default_type': 'reservation'},
+]
+ASNS: list[Attributes] = [
+    {'asn': 64500, 'name': 'Example backbone'},
+    {'asn': 4200000001, 'name': 'Private, 32 bits'},
+]
+# In this order: what holds others comes before them, but for the two that are put around what is there.
+PREFIXES: list[Attributes] = [
+    {'prefix': '198.51.100.0/24', 'type': 'assignment', 'description': 'Office Berlin', 'country': 'DE', 'vlan': 100},
+    {'prefix': '198.51.0.0/16', 'type': 'reservation', 'description': 'Offices', 'tags': ['office']},
+    {'prefix': '198.51.100.1/32', 'type': 'host', 'description': 'Gateway', 'node': 'ber-gw1'},
+    {'prefix': '198.51.100.80/32', 'type': 'host', 'description': 'Printer', 'node': 'ber-prn1', 'monitor': True},
+    {
+        'prefix': '10.0.0.0/8',
+        'type': 'reservation',
+        'description': 'RFC 1918',
+        'alarm_priority': 'low',
+        'monitor': False,
+    },
+    {'prefix': '10.1.0.0/16', 'type': 'reservation', 'description': 'Links', 'pool_name': 'core-links'},
+    {'prefix': '10.2.0.0/22', 'type': 'reservation', 'description': 'Customers', 'pool_name': 'customers'},
+    {'prefix': '10.3.0.0/24', 'type': 'reservation', 'description': 'Customers, more', 'pool_name': 'customers'},
+    {'prefix': '2001:db8::/32', 'type': 'reservation', 'description': 'Documentation', 'tags': ['doc', 'v6']},
+    {'prefix': '2001:db8:1::/48', 'type': 'reservation', 'description': 'Links', 'pool_name': 'core-links'},
+    {'prefix': '2001:db8:8000::/33', 'type': 'reservation', 'description': 'Customers', 'pool_name': 'customers'},
+    {
+        'prefix': '2001:db8:2:3::/64',
+        'type': 'assignment',
+        'description': 'Servers',
+        'comment': 'Two lines\nand a \\backslash',
+        'status': 'reserved',
+        'order_id': 'O-2024-17',
+        'customer_id': 'C-1',
+        'external_key': 'cmdb:77',
+        'avps': {'rack': 'B4', 'ключ': 'значение'},
+    },
+    {'prefix': '2001:db8:2:3::53/128', 'type': 'host', 'description': 'Resolver', 'node': 'ns1'},
+    {'vrf_rt': '65000:10', 'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'ACME as they wish'},
+    {'vrf_rt': '65000:10', 'prefix': '10.0.0.0/24', 'type': 'assignment', 'description': 'ACME headquarters'},
+    {'vrf_rt': '65000:20', 'prefix': '172.16.0.0/12', 'type': 'reservation', 'description': 'Management'},
+    {'vrf_rt': '65000:20', 'prefix': 'fd00:1::/48', 'type': 'assignment', 'description': 'Management'},
+    {'prefix': '0.0.0.0/0', 'type': 'reservation', 'description': 'The Internet'},
+]
+# What the pools are asked for, and what is free first.
+ALLOCATED: list[tuple[Attributes, int, list[str]]] = [
+    ({'name': 'core-links'}, 4, [f'10.1.0.{2 * number}/31' for number in range(40)]),
+    ({'name': 'core-links'}, 6, [str(ip_network((0x20010DB80001 << 80 | 2 * number, 127))) for number in range(20)]),
+    ({'name': 'customers'}, 4, [f'10.2.{number // 16}.{number % 16 * 16}/28' for number in range(64)]),
+    ({'name': 'customers'}, 4, ['10.3.0.0/28', '10.3.0.16/28']),
+    ({'name': 'customers'}, 6, [f'2001:db8:{number:x}::/48' for number in range(0x8000, 0x8010)]),
+]
+EDITED = {'prefix': '198.51.100.1/32'}
+CHANGES: Attributes = {'description': 'Gateway, moved', 'tags': ['router'], 'comment': 'see O-9'}
+REMOVED = ['10.1.0.10/31', '10.2.1.0/28', '2001:db8:8003::/48', '198.51.100.80/32']
+
+
+def fill(backend: Any, actor: Any) -> None:
+    """Make everything by calls of a backend."""
+    for attr in VRFS:
+        backend.add_vrf(actor, attr)
+    for attr in POOLS:
+        backend.add_pool(actor, attr)
+    for attr in ASNS:
+        backend.add_asn(actor, attr)
+    for attr in PREFIXES:
+        backend.add_prefix(actor, attr)
+    for pool, family, blocks in ALLOCATED:
+        args = {'from-pool': pool, 'family': family}
+        for number, block in enumerate(blocks):
+            added = backend.add_prefix(actor, {'description': f'Number {number}'}, args)
+            assert added['prefix'] == block, (added['prefix'], block)
+    backend.edit_prefix(actor, EDITED, CHANGES)
+    for prefix in REMOVED:
+        backend.remove_prefix(actor, {'prefix': prefix})
+
+
+def main() -> None:
+    """Print a database of the program that is found first, as its pg_dump writes it."""
+    from nipap import schema
+    from nipap.authlib import Actor
+    from nipap.backend import Backend
+    from nipap.db import Database
+    from nipapd.embedded import EmbeddedPostgres
+
+    with tempfile.TemporaryDirectory(dir='/tmp') as directory:
+        Path(directory).chmod(0o755)  # the server runs under another account when we are root
+        server = EmbeddedPostgres(Path(directory) / 'postgres').start()
+        try:
+            schema.install(server.dsn())
+            database = Database(server.dsn())
+            fill(Backend(database), Actor('ann', 'Ann Example', 'ann', 'web', readonly=False))
+            database.close()
+            assert server.installation is not None
+            command = [server.installation.bindir / 'pg_dump', '--no-owner', '--inserts', '--rows-per-insert=100']
+            subprocess.run([*command, '--dbname', server.dsn()], check=True, stdout=sys.stdout)
+        finally:
+            server.stop()
+
+
+if __name__ == '__main__':
+    main()
