@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import ssl
 import threading
 import xmlrpc.client
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from configparser import RawConfigParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,20 +17,26 @@ from daemon_process import Daemon, Process, poll
 
 
 class Caller(threading.Thread):
-    """Calls over one connection as long as the server keeps it, or over a new one each time; never tries again."""
+    """Calls over one connection as long as the server keeps it, or over a new one each time; never tries again.
 
-    def __init__(self, daemon: Daemon, keep: bool, credentials: tuple[str, str]) -> None:
+    tls: the port for TLS, and the certificate to trust.
+    """
+
+    def __init__(
+        self, daemon: Daemon, keep: bool, credentials: tuple[str, str], tls: tuple[int, Path] | None = None
+    ) -> None:
         super().__init__()
         self.calls = 0
         self.problem: BaseException | None = None
         self._keep = keep
         self._done = threading.Event()
         self._address = urlsplit(daemon.address).netloc
+        self._tls = tls
         user = base64.b64encode(':'.join(credentials).encode()).decode()
         self._headers = {'Authorization': f'Basic {user}', 'Content-Type': 'text/xml'}
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=40)
+        connection = self._connection()
         try:
             while not self._done.wait(0.005):
                 self._call(connection)
@@ -40,10 +47,21 @@ class Caller(threading.Thread):
         finally:
             connection.close()
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._address, timeout=40)
+        port, certificate = self._tls
+        trusting = ssl.create_default_context(cafile=certificate)
+        return http.client.HTTPSConnection('127.0.0.1', port, timeout=40, context=trusting)
+
+    def _ask(self, connection: http.client.HTTPConnection, method: str, **members: object) -> bytes:
+        """The body of an answer."""
+        arguments = {'auth': {'authoritative_source': 'test'}, **members}
+        connection.request('POST', '/XMLRPC', xmlrpc.client.dumps((arguments,), method), self._headers)
+        return connection.getresponse().read()
+
     def _call(self, connection: http.client.HTTPConnection) -> None:
-        arguments = {'auth': {'authoritative_source': 'test'}, 'message': str(self.calls)}
-        connection.request('POST', '/XMLRPC', xmlrpc.client.dumps((arguments,), 'echo'), self._headers)
-        (answer,), _ = xmlrpc.client.loads(connection.getresponse().read())
+        (answer,), _ = xmlrpc.client.loads(self._ask(connection, 'echo', message=str(self.calls)))
         if answer != str(self.calls):
             raise AssertionError(f'{answer!r} is no echo of {self.calls}')
         self.calls += 1
@@ -53,10 +71,27 @@ class Caller(threading.Thread):
         self.join()
 
 
+class Changer(Caller):
+    """Adds a host in `network`, a /16, and reads all there are, in place of an echo."""
+
+    network = '10.0'
+
+    def _call(self, connection: http.client.HTTPConnection) -> None:
+        prefix = f'{self.network}.{self.calls >> 8}.{self.calls & 255}/32'
+        attr = {'prefix': prefix, 'type': 'assignment', 'description': 'added'}
+        for answer in (self._ask(connection, 'add_prefix', attr=attr), self._ask(connection, 'list_prefix')):
+            if f'<string>{prefix}</string>'.encode() not in answer:
+                raise AssertionError(f'{prefix} is not in {answer[:1000]!r}')
+        self.calls += 1
+
+
 @contextlib.contextmanager
-def calling(daemon: Daemon, credentials: tuple[str, str] | None = None) -> Iterator[list[Caller]]:
-    """Clients of both kinds that call meanwhile; every call of theirs must succeed."""
+def calling(
+    daemon: Daemon, credentials: tuple[str, str] | None = None, others: Sequence[Caller] = ()
+) -> Iterator[list[Caller]]:
+    """Clients of both kinds, and others, that call meanwhile; every call of theirs must succeed."""
     callers = [Caller(daemon, keep, credentials or daemon.admin()) for keep in (True, False, True, False)]
+    callers += others
     for caller in callers:
         caller.start()
     try:

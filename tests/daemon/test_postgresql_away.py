@@ -376,6 +376,63 @@ def test_without_space_changes_are_refused_at_once(server: EmbeddedPostgres, ser
     ask(server.dsn(), 'DROP TABLE filled; DROP FUNCTION fill CASCADE')
 
 
+@contextlib.contextmanager
+def small_wal(server: EmbeddedPostgres) -> Iterator[Path]:
+    """The write-ahead log lies on a file system of its own meanwhile, with room for a few segments."""
+    server.stop()
+    wal = server.data / 'pg_wal'
+    kept = wal.rename(server.data / 'pg_wal.kept')
+    owner = kept.stat()
+    wal.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size=64m,mode=700,uid={owner.st_uid},gid={owner.st_gid}', 'none', str(wal)]
+    subprocess.run(mount, check=True)
+    try:
+        shutil.copytree(kept, wal, dirs_exist_ok=True, copy_function=copy_owned)
+        server.start()
+        yield wal
+        server.stop()
+    finally:
+        subprocess.run(['umount', '--lazy', str(wal)], check=True)
+
+
+def copy_owned(source: str, target: str) -> None:
+    shutil.copy2(source, target)
+    os.chown(target, os.stat(source).st_uid, os.stat(source).st_gid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can mount a small file system')
+def test_without_space_for_the_write_ahead_log(make_server: MakeServer, serve: Serve) -> None:
+    """PostgreSQL ends itself then, and may not start again; with space it does, and has what was answered."""
+    server = make_server(synchronous_commit='on')
+    schema.install(server.dsn())
+    with small_wal(server) as wal:
+        running = serve(options(server.dsn()))
+        with undisturbed(running):
+            with open(wal / 'big', 'wb', buffering=0) as big, contextlib.suppress(OSError):
+                while True:
+                    big.write(bytes(2**16))
+            sent = ['']
+            while len(sent) < 50:  # each a megabyte, since it cannot be compressed to less
+                sent.append(os.urandom(10**6).hex())
+                attr = {'comment': sent[-1]}
+                (call,) = made(
+                    running, lambda c, attr=attr: c.edit_prefix({'auth': AUTH, 'prefix': {'id': 1}, 'attr': attr})
+                )
+                if call.code:
+                    break
+            assert call.code in (AWAY, UNKNOWN), running.log()
+            assert call.took_s < LONGEST_UNKNOWN_S
+            calls = made(running, *EVERY_KIND)
+            assert set(codes(calls)) <= {0, AWAY, UNKNOWN}, running.log()
+            assert max(call.took_s for call in calls) < LONGEST_UNKNOWN_S
+            (wal / 'big').unlink()
+            server.start()
+            kept = ask(server.dsn(), 'SELECT comment FROM prefix WHERE id = 1')[0]
+            assert kept in sent[-2:] or calls[1].code != AWAY
+            assert_back(running)
+    assert 'No space left on device' in (server.home / 'postgresql.log').read_text()
+
+
 # ---------------------------------------------------------------- beside everything that there is by default
 
 

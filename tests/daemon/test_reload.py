@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import await_calls, calling, change, handlers
+from callers import Changer, await_calls, calling, change, handlers
 from daemon_process import Daemon, free_port, poll
 from psycopg2.extensions import parse_dsn
 from support import DATABASE_OPTIONS, DaemonFactory
 
 from nipap import schema
+from nipap.authlib import Actor
+from nipap.backend import Backend
 
 Configured = Callable[..., Daemon]
+LONG = 1500  # prefixes: more than are answered as one list
 TAKEN_OVER = ' INFO nipapd: serving on '
 
 
@@ -72,6 +75,35 @@ def test_no_call_is_refused_or_broken(configured: Configured) -> None:
             await_calls(callers)
             poll(lambda before=before: not before & handlers(running), 20, running.log)
     assert len(handlers(running)) == 2
+    assert ' WARNING ' not in running.log()
+
+
+def test_no_change_and_no_long_answer_is_broken_with_or_without_tls(
+    configured: Configured, make_dir: Callable[[], Path], backend: Backend, actor: Actor
+) -> None:
+    """Changes are made once, and answers that take long to read and to encode are complete."""
+    directory, port = make_dir(), free_port()
+    make_certificate(directory, 'test')
+    hosts = [{'prefix': f'10.0.{i >> 8}.{i & 255}/32', 'type': 'assignment', 'description': 'd'} for i in range(LONG)]
+    backend.add_prefixes(actor, hosts, ids=True)
+    certificate = directory / 'cert.pem'
+    running = configured(
+        '-s', str(port), ssl_cert_file=str(certificate), ssl_key_file=str(directory / 'key.pem'), drain_timeout='60'
+    )
+    clear, secure = (
+        Changer(running, False, running.admin()),
+        Changer(running, True, running.admin(), (port, certificate)),
+    )
+    clear.network, secure.network = '10.1', '10.2'
+    with calling(running, others=(clear, secure)) as callers:
+        for _ in range(2):
+            before = handlers(running)
+            reload(running)
+            await_calls(callers, 3)
+            poll(lambda before=before: not before & handlers(running), 40, running.log)
+    for changer in (clear, secure):
+        spec = {'operator': 'contained_within', 'val1': 'prefix', 'val2': f'{changer.network}.0.0/16'}
+        assert len(backend.search_prefix(actor, spec, {'max_result': None})['result']) == changer.calls
     assert ' WARNING ' not in running.log()
 
 
