@@ -168,6 +168,12 @@ class Transaction:
             raise error from exc
         return self._cursor
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a failure would spoil what else runs here: no statement is a transaction of its own."""
+        status = self._cursor.connection.info.transaction_status
+        return bool(self._ahead) or status != psycopg2.extensions.TRANSACTION_STATUS_IDLE
+
     def execute(self, statement: Statement, args: Sequence[Any] = ()) -> int:
         """Run a statement; returns the number of rows it touched."""
         return self._run(statement, args).rowcount
@@ -200,8 +206,7 @@ class Transaction:
 
     def _first_execution(self, name: str, args: Sequence[Any]) -> list[Row]:
         """The one that makes the plan."""
-        idle = self._cursor.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
-        if self._ahead or not idle:
+        if self.is_open:
             return self._execution(name, args)  # the beginning of a transaction says how plans are made
         self._run('SET enable_seqscan = off', ())
         try:

@@ -387,7 +387,9 @@ class _Allocations:
             answers = self._allocated(actor, self._operations(key, attr, args, count))
         except NipapError as exc:
             self._collection.one(actor, key)  # if that is what is wrong, it is what is said
-            exc.position = None  # who sent no batch knows no positions
+            cause = exc.__cause__
+            if exc.position is not None and isinstance(cause, NipapError):
+                raise cause from None  # who sent no batch knows no operations
             raise
         added = [alone(item) for item in answers[-count:]]
         response = _respond(request_ctx.request, [encode({'result': added})], 201)

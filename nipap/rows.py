@@ -71,6 +71,8 @@ def run_search(
 
     :raises NipapValueError: naming the first bad regular expression of the condition.
     """
+    if tx.is_open:  # afterwards it could not be asked which one it was
+        check_patterns(tx, condition)
     try:
         return tx.all_prepared(sql, tuple(params)) if by_key else tx.all(sql, tuple(params))
     except Exception as exc:
