@@ -84,7 +84,7 @@ def runs(operations: Sequence[Operation]) -> list[tuple[int, int]]:
 def at(position: int, method: str, error: NipapError) -> NipapError:
     """The same error, naming the operation."""
     named = type(error)(f'operation {position} ({method}): {error}')
-    named.position = position
+    named.position, named.attribute = position, error.attribute
     return named
 
 

@@ -31,7 +31,7 @@ from nipap.errors import (
     NipapUnavailableError,
     NipapValueError,
 )
-from nipap.http_auth import credentials_from_request, idempotency_key
+from nipap.http_auth import credentials_from_request, header_text, idempotency_key
 from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.meter import SILENT, Meter
 from nipap.packed import whole
@@ -160,10 +160,10 @@ class _Api:
         return make_actor(
             credentials,
             {
-                'authoritative_source': _header(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
-                'username': _header(request, 'NIPAP-Username'),
-                'full_name': _header(request, 'NIPAP-Full-Name'),
-                'readonly': _header(request, 'NIPAP-Read-Only'),
+                'authoritative_source': header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
+                'username': header_text(request, 'NIPAP-Username'),
+                'full_name': header_text(request, 'NIPAP-Full-Name'),
+                'readonly': header_text(request, 'NIPAP-Read-Only'),
             },
         )
 
@@ -386,7 +386,9 @@ class _Allocations:
             answers = self._allocated(actor, self._operations(key, attr, args, count))
         except NipapError as exc:
             self._collection.one(actor, key)  # if that is what is wrong, it is what is said
-            exc.position = None  # who sent no batch knows no positions
+            cause = exc.__cause__
+            if exc.position is not None and isinstance(cause, NipapError):
+                raise cause from None  # who sent no batch knows no operations
             raise
         added = [alone(item) for item in answers[-count:]]
         response = _respond(request_ctx.request, [encode({'result': added})], 201)
@@ -487,17 +489,6 @@ _BESIDE = ('interpretation', 'error', 'error_message')
 
 
 # ---------------------------------------------------------------- requests and answers
-
-
-def _header(request: Request, name: str) -> str | None:
-    """The text of a header, in UTF-8 or, from those who know no better, in ISO 8859-1."""
-    value = request.headers.get(name)
-    if value is None or value.isascii():
-        return value
-    try:
-        return value.encode('latin-1').decode()
-    except UnicodeError:
-        return value
 
 
 def _limit(text: str | None) -> int:

@@ -58,6 +58,17 @@ def _name_and_password(value: str) -> tuple[str, str]:
     return name, password
 
 
+def header_text(request: Request, name: str) -> str | None:
+    """The text of a header, in UTF-8 or, from those who know no better, in ISO 8859-1."""
+    value = request.headers.get(name)
+    if value is None or value.isascii():
+        return value
+    try:
+        return value.encode('latin-1').decode()
+    except UnicodeError:
+        return value
+
+
 def idempotency_key(request: Request, arguments: Mapping[str, object]) -> object:
     """The member ``idempotency_key`` of a call, else the header ``Idempotency-Key`` of its request; None without both.
 

@@ -112,7 +112,7 @@ class Service:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             flask_rest.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
-            flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body)
+            flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
             container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)
