@@ -66,17 +66,17 @@ OWN_CODES: dict[str, type[errors.NipapError]] = {
     'NP300': errors.NipapNonExistentError,
     'NP400': errors.NipapDuplicateError,
 }
-# Unique constraints: what a duplicate is called in the client's error.
+# Unique constraints: what a duplicate is called in the client's error, and the attribute that it is one of.
 UNIQUE = {
-    'vrf_rt_key': 'VRF RT',
-    'vrf_name_key': 'VRF name',
-    'pool_name_key': 'pool name',
-    'prefix_vrf_prefix_key': 'prefix',
-    'asn_pkey': None,
+    'vrf_rt_key': ('VRF RT', 'rt'),
+    'vrf_name_key': ('VRF name', 'name'),
+    'pool_name_key': ('pool name', 'name'),
+    'prefix_vrf_prefix_key': ('prefix', 'prefix'),
+    'asn_pkey': (None, 'asn'),
 }
-VIOLATIONS: dict[str, tuple[type[errors.NipapError], str]] = {
-    'vrf_default_check': (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
-    'prefix_pool_id_fkey': (errors.NipapInputError, 'non-existing pool specified'),
+VIOLATIONS: dict[str, tuple[type[errors.NipapError], str, str]] = {
+    'vrf_default_check': (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0', 'rt'),
+    'prefix_pool_id_fkey': (errors.NipapInputError, 'non-existing pool specified', 'pool_id'),
 }
 
 
@@ -85,20 +85,23 @@ def translate(exc: psycopg2.Error) -> errors.NipapError | None:
     code = exc.pgcode or ''
     if code in OWN_CODES:
         error = OWN_CODES[code](exc.diag.message_primary)
-        if exc.diag.column_name:  # of many things to do at once, the number of the one that failed
-            error.position = int(exc.diag.column_name) - 1
+        # The attribute; of many things to do at once, the number of the one that failed and a blank before it.
+        number, blank, attribute = (exc.diag.column_name or '').rpartition(' ')
+        error.position = int(number) - 1 if blank else None
+        error.attribute = attribute or None
         return error
     constraint = exc.diag.constraint_name or ''
     if code == '23505' and constraint in UNIQUE:
         # The detail names the key as (columns)=(values); only its punctuation is relied on, words are translated.
         found = re.search(r'=\((.*)\)', exc.diag.message_detail or '', re.DOTALL)
         value = found[1] if found else ''
+        name, attribute = UNIQUE[constraint]
         return errors.NipapDuplicateError(
-            f"Duplicate value for '{UNIQUE[constraint]}', the value '{value}' is already in use."
-        )
+            f"Duplicate value for '{name}', the value '{value}' is already in use."
+        ).about(attribute)
     if constraint in VIOLATIONS:
-        kind, text = VIOLATIONS[constraint]
-        return kind(text)
+        kind, text, attribute = VIOLATIONS[constraint]
+        return kind(text).about(attribute)
     if code == '57014':
         return errors.NipapTimeoutError('The search took too long and was stopped, ask for less or more precisely')
     if code == '2201B':

@@ -232,10 +232,10 @@ class _Collection:
         text, query = asked.get('q'), asked.get('query')
         for name, value in asked.items():
             if name not in ('q', 'query'):
-                raise _about(name, NipapInputError(f'extraneous member {name}, known: q, query'))
+                raise NipapInputError(f'extraneous member {name}, known: q, query').about(name)
             if not isinstance(value, dict if name == 'query' else str):
                 kind = 'an object' if name == 'query' else 'a string'
-                raise _about(name, NipapInputError(f'Invalid {name} ({shown(value)}), must be {kind}'))
+                raise NipapInputError(f'Invalid {name} ({shown(value)}), must be {kind}').about(name)
         filters = self._filter(request_ctx.request.args)
         if query is not None and filters:
             query = {'operator': 'and', 'val1': filters, 'val2': query}
@@ -254,7 +254,7 @@ class _Collection:
     def _check_parameters(self, args: Args) -> None:
         for name in (*PAGING, *self._options()):
             if len(args.getlist(name)) > 1:
-                raise _about(name, NipapInputError(f'parameter {name} is there more than once'))
+                raise NipapInputError(f'parameter {name} is there more than once').about(name)
 
     def _options(self) -> tuple[str, ...]:
         return TREE_OPTIONS if self.kind == 'prefix' else ()
@@ -363,7 +363,7 @@ class _Calls:
     def _batch(self, actor: Actor) -> Response:
         asked = self._api.struct()
         for name in asked.keys() - {'operations', 'return'}:
-            raise _about(name, NipapInputError(f'extraneous member {name}, known: operations, return'))
+            raise NipapInputError(f'extraneous member {name}, known: operations, return').about(name)
         members = {'operations': asked.get('operations'), 'return': asked.get('return')}
         answers = self._api.change(actor, 'batch', members)
         return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
@@ -418,7 +418,7 @@ class _Allocations:
         """Say which would be allocated."""
         given = request_ctx.request.args
         for name in given.keys() - set(FREE):
-            raise _about(name, NipapInputError(f'extraneous parameter {name}, known: {", ".join(FREE)}'))
+            raise NipapInputError(f'extraneous parameter {name}, known: {", ".join(FREE)}').about(name)
         item = self._collection.one(actor, key)
         args: Object = {name: given[name] for name in FREE if name in given}
         vrf = None
@@ -480,7 +480,7 @@ class _Page:
         else:
             smart = getattr(backend, f'smart_search_{kind}', None)
             if smart is None:
-                raise _about('q', NipapInputError(f'there is no smart search of {kind}s'))
+                raise NipapInputError(f'there is no smart search of {kind}s').about('q')
             found = smart(self._actor, self._text, options, self._query)
         return found
 
@@ -499,13 +499,8 @@ def _limit(text: str | None) -> int:
     except NipapValueError:
         limit = 0
     if not 1 <= limit <= MOST:
-        raise _about('limit', NipapValueError(f'Invalid value {shown(text)} for limit, must be 1 to {MOST}'))
+        raise NipapValueError(f'Invalid value {shown(text)} for limit, must be 1 to {MOST}').about('limit')
     return limit
-
-
-def _about(name: str, error: NipapError) -> NipapError:
-    error.attribute = name
-    return error
 
 
 def _packed(tag: str) -> str:

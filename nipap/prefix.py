@@ -105,7 +105,9 @@ def _country(value: str | None) -> str | None:
     if value is None:
         return None
     if len(value) != 2 or not value.isascii() or not value.isalpha():
-        raise NipapValueError(' Please enter a two letter country code according to ISO 3166-1 alpha-2')
+        raise NipapValueError(' Please enter a two letter country code according to ISO 3166-1 alpha-2').about(
+            'country'
+        )
     return value.upper()
 
 
@@ -115,7 +117,7 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: b
     :raises NipapMissingInputError: neither description nor node. NipapValueError: no type.
     """
     if 'description' not in attr and 'node' not in attr:
-        raise NipapMissingInputError('Either description or node must be specified.')
+        raise NipapMissingInputError('Either description or node must be specified.').about('description')
     values = {
         'status': 'assigned',
         'tags': [],
@@ -125,7 +127,7 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: b
         **read_facts(tx, attr),
     }
     if typed and values.get('type') is None:
-        raise NipapValueError('Unknown prefix type')
+        raise NipapValueError('Unknown prefix type').about('type')
     return values
 
 
@@ -241,7 +243,7 @@ def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who:
         sql += ' FOR NO KEY UPDATE OF p'
     found = tx.all(sql, (*moving.values(), *condition.params))
     if wanted_vrf is not None and any(row[1] != wanted_vrf for row in found):
-        raise NipapValueError('Changing VRF is not allowed')
+        raise NipapValueError('Changing VRF is not allowed').about(f'vrf_{next(iter(names))}')
     stored = rows.facts(changes)
     in_place = [row[0] for row in found if not row[3]]
     if in_place:

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, shown
-from nipap.errors import NipapError, NipapInputError, NipapValueError
+from nipap.errors import NipapInputError, NipapValueError
 from nipap.packed import long_part
 
 Object = dict[str, Any]
@@ -173,9 +173,7 @@ def read_fields(text: str | None, resource: Resource) -> list[str] | None:
     names = [name.strip() for name in text.split(',')]
     for name in names:
         if name not in resource.fields:
-            error: NipapError = NipapInputError(f'Unknown member {shown(name)} in fields, known: {known(resource)}')
-            error.attribute = name
-            raise error
+            raise NipapInputError(f'Unknown member {shown(name)} in fields, known: {known(resource)}').about(name)
     return names
 
 
