@@ -31,7 +31,7 @@ FLOORS = {
         'paging',
         'smart_parsing',
     ),
-    'storage': ('connecting', 'session', 'db', 'audit', 'schema'),
+    'storage': ('connecting', 'session', 'sqlstates', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
         'vrf',
@@ -109,7 +109,7 @@ ORDER = (
 TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
 EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
-    'psycopg2': frozenset({'nipap.connecting', 'nipap.session', 'nipap.db', 'nipapd.embedded'}),
+    'psycopg2': frozenset({'nipap.connecting', 'nipap.session', 'nipap.sqlstates', 'nipap.db', 'nipapd.embedded'}),
     'sqlite3': frozenset({'nipap.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,
