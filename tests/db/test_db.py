@@ -17,7 +17,7 @@ import pytest
 from support import connection_of
 
 from nipap import db as storage
-from nipap import errors
+from nipap import errors, sqlstates
 from nipap.db import Database, Transaction
 
 PATIENCE_S = 30.0
@@ -679,14 +679,14 @@ VIOLATIONS: dict[str, Violation] = {
 
 
 def test_each_constraint_of_which_clients_are_told_is_tested() -> None:
-    assert set(UNIQUE) == set(storage.UNIQUE)
-    assert set(VIOLATIONS) == set(storage.VIOLATIONS)
+    assert set(UNIQUE) == set(sqlstates.UNIQUE)
+    assert set(VIOLATIONS) == set(sqlstates.VIOLATIONS)
 
 
 @pytest.mark.parametrize('constraint', [*UNIQUE, *VIOLATIONS])
 def test_a_violation_is_told_in_words(db: Database, constraint: str) -> None:
     statement, (kind, text) = {**UNIQUE, **VIOLATIONS}[constraint]
-    attribute = {**storage.UNIQUE, **storage.VIOLATIONS}[constraint][-1]
+    attribute = {**sqlstates.UNIQUE, **sqlstates.VIOLATIONS}[constraint][-1]
     with pytest.raises(errors.NipapError) as refused:
         db.run(lambda tx: tx.execute(statement))
     assert type(refused.value) is kind
@@ -698,16 +698,16 @@ def test_a_violation_is_told_in_words(db: Database, constraint: str) -> None:
 def test_constraints_that_clients_are_told_of_exist(db: Database) -> None:
     sql = 'SELECT conname FROM pg_constraint UNION SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()'
     names = {row[0] for row in db.read(lambda tx: tx.all(sql))}
-    assert {*storage.UNIQUE, *storage.VIOLATIONS} <= names
+    assert {*sqlstates.UNIQUE, *sqlstates.VIOLATIONS} <= names
 
 
-@pytest.mark.parametrize('code', storage.OWN_CODES)
+@pytest.mark.parametrize('code', sqlstates.OWN_CODES)
 def test_errors_of_our_functions_keep_their_text(blank: Database, code: str) -> None:
     text = 'what was wrong: % (10.0.0.0/8), «ü»'
     statement = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{text}'; END $$"
     with pytest.raises(errors.NipapError) as refused:
         blank.run(lambda tx: tx.execute(statement))
-    assert type(refused.value) is storage.OWN_CODES[code]
+    assert type(refused.value) is sqlstates.OWN_CODES[code]
     assert str(refused.value) == text
 
 
