@@ -22,6 +22,7 @@ from support import DaemonFactory
 from nipap import __version__
 from nipap.authlib import Actor
 from nipap.backend import Backend
+from nipap.db import Database
 from nipap.wire import encode_response
 
 ALL = {'max_result': None}
@@ -62,7 +63,7 @@ def connection(daemon: Daemon) -> Iterator[socket.socket]:
     parts = urlsplit(daemon.address)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        client.settimeout(60)
+        client.settimeout(300)
         client.connect((parts.hostname, parts.port))
         yield client
 
@@ -103,23 +104,90 @@ def open_files(pid: int) -> list[str]:
     return sorted(os.listdir(f'/proc/{pid}/fd'))
 
 
-def test_a_handler_stays_small(running: Daemon, backend: Backend, actor: Actor) -> None:
-    fill(backend, actor, 30_000)
-    pid = handler(running)
-    assert call(running, 'version') == __version__
-    before = memory_mb(pid)
+MANY = 100_000
+# As many as are stored: an assignment with hosts and another one. By their order_id, some of them can be asked for.
+FILL = """
+INSERT INTO prefix (id, vrf_id, prefix, type, parent_id, node, description, customer_id, order_id, tags, avps)
+SELECT n, 0, CASE WHEN n % 250 = 0 THEN set_masklen(a, 24) ELSE set_masklen(a, 32) END::cidr,
+    CASE WHEN n % 250 = 0 THEN 'assignment' ELSE 'host' END, nullif(n - n % 250, n),
+    CASE WHEN n % 250 > 0 THEN 'node-' || n END, 'one of many ' || n, 'C-1', CASE WHEN n < {some} THEN 'some' END,
+    '{{tag}}', jsonb_build_object('serial', 'S' || n)
+FROM (SELECT n, '10.0.0.0'::inet + n / 250 * 256 + n % 250 AS a FROM generate_series(0, {many} - 1) n) s;
+INSERT INTO prefix_words SELECT id, words_of(p) FROM prefix p;
+ANALYZE
+"""
+
+
+def grown_mb(daemon: Daemon, *calls: dict[str, Any]) -> list[int]:
+    """How much more each call had a handler have in memory, at most, than it has after the first call of all."""
+    pid = handler(daemon)
+    assert call(daemon, 'version') == __version__
+    before = memory_mb(pid)['VmRSS']
+    most = []
+    for each in calls:
+        assert b'<fault>' not in answer(daemon, **each)[1][:200]
+        most.append(memory_mb(pid)['VmHWM'])
+    print(before, most)
+    assert max(most) < SMALL_MB, (before, most)
+    return [mb - before for mb in most]
+
+
+def listing(**spec: object) -> dict[str, Any]:
+    return {'method': 'list_prefix', 'prefix': spec}
+
+
+def batch(*operations: dict[str, Any], **members: Any) -> dict[str, Any]:
+    todo = [{'method': each['method'], 'args': {'prefix': each['prefix']}} for each in operations]
+    return {'method': 'batch', 'operations': todo, **members}
+
+
+def test_a_handler_stays_small(running: Daemon, db: Database) -> None:
+    """However many there are: of ten times as many no more is in memory."""
+    db.run(lambda tx: tx.execute(FILL.format(many=MANY, some=MANY // 10)))
+    some, everything = listing(order_id='some'), listing()
     searched = {'method': 'search_prefix', 'query': {}}
-    _, body = answer(running, **searched, search_options={'max_result': 10_000})
-    after = [memory_mb(pid)]
-    assert body.count(b'<name>prefix</name>') == 10_000
-    for headers in ([], ['Accept-Encoding: gzip']):
-        _, body = answer(running, *headers)
-        after.append(memory_mb(pid))
-        plain = gzip.decompress(body) if headers else body
-        assert plain.count(b'<name>prefix</name>') == 30_000 + 118 + 1
-    most = max(memory['VmHWM'] for memory in after)
-    assert most < SMALL_MB, (before, after)
-    assert most - before['VmRSS'] < 30, (before, after)
+    page = {**searched, 'search_options': {'max_result': 10_000}}
+    assert answer(running, **some)[1].count(b'<name>prefix</name>') == MANY // 10
+    assert answer(running, 'Accept-Encoding: gzip', **everything)[1].startswith(b'\x1f\x8b')
+    few, _, many, _ = grown_mb(running, some, page, everything, {**searched, 'search_options': ALL})
+    assert few < 30
+    assert many - few <= 5
+
+
+def test_a_handler_stays_small_in_a_batch(running: Daemon, db: Database) -> None:
+    db.run(lambda tx: tx.execute(FILL.format(many=MANY, some=MANY // 10)))
+    some, everything = listing(order_id='some'), listing()
+    few, many, *_ = grown_mb(
+        running,
+        batch(some),
+        batch(everything),
+        batch(*[some] * 10),
+        batch(everything, everything, **{'return': 'ids'}),
+        *[batch(everything, idempotency_key='key')] * 2,
+    )
+    assert many - few <= 10
+    pid = handler(running)
+    with pytest.raises(xmlrpc.client.Fault) as caught:
+        call(running, **batch(everything, some))
+    assert caught.value.faultCode == 1200
+    assert caught.value.faultString.startswith('operation 1 (list_prefix): The answers are too long, at most 100000')
+    assert memory_mb(pid)['VmHWM'] < SMALL_MB
+
+
+def test_a_handler_stays_small_after_an_edit(running: Daemon, db: Database) -> None:
+    db.run(lambda tx: tx.execute(FILL.format(many=MANY // 3, some=MANY // 30)))
+
+    def edit(text: str, **spec: object) -> dict[str, Any]:
+        return {'method': 'edit_prefix', 'prefix': spec, 'attr': {'comment': text}}
+
+    few, many, keyed = grown_mb(
+        running,
+        edit('x', order_id='some'),
+        edit('y', customer_id='C-1'),
+        {**edit('z', customer_id='C-1'), 'idempotency_key': 'key'},
+    )
+    assert max(many, keyed) - few <= 15
+    assert db.read(lambda tx: tx.value("SELECT count(*) FROM prefix WHERE comment = 'z'")) == MANY // 3
 
 
 @pytest.mark.parametrize('version', ['1.0', '1.1'])
