@@ -38,6 +38,7 @@ bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)
+	$(BIN)/python tests/bench/fiber_bench.py
 
 alerts:
 	promtool check rules etc/prometheus-alerts.yml

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from bench import dataset, report, shapes
+from bench import dataset, fiber_bench, report, shapes
 from bench.full import time_operation
 from bench.operations import BY_NAME, FLOOR, OPERATIONS, Limit, Operation
 from bench.report import Comparison, Measure, OperationRow
@@ -28,10 +28,10 @@ ROWS, SIBLINGS = 50, 20
 STORED = ROWS + 2 * SIBLINGS + 5 + len(list(shapes.rows(SIBLINGS)))
 
 
-def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **env}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done
 
 
@@ -82,6 +82,17 @@ def test_the_benchmark_starts_its_daemons_and_repairs_them(tmp_path: Path) -> No
     assert f'{STORED} rows' in measures['nipap import']['shown']
     for name in ('check, small', 'check, big', 'check --repair, small', 'check --repair, big'):
         assert measures[f'nipap-admin {name}']['ok']
+
+
+@pytest.mark.parametrize(('most', 'code'), [('100', 0), ('-1', 1)])
+def test_the_price_of_fibers_is_measured(most: str, code: int) -> None:
+    size = ['--calls', '3', '--turns', '1', '--most', most]
+    printed = run(str(REPOSITORY / 'tests/bench/fiber_bench.py'), *size, code=code).stdout
+    assert [line.split('  ')[0] for line in printed.splitlines()] == list(fiber_bench.QUICK)
+
+
+def test_the_encoder_is_twice_as_fast_as_the_standard_library() -> None:
+    run(str(REPOSITORY / 'tests/bench/codec_bench.py'), '--rows', '300', '--runs', '5')
 
 
 def flat(name: str, medians: float, quickest: float, ms: float = 1) -> OperationRow:

@@ -1,0 +1,151 @@
+"""What quick calls pay for being able to wait aside: a handler whose requests run in fibers, beside one that blocks.
+
+Usage: python tests/bench/fiber_bench.py [--calls 500] [--turns 15] [--most 0.1]
+
+Two processes with the same application and the same PostgreSQL take turns; one of them waits as any program does. What
+counts is the processor time of the handler, since others on the machine have little to do with that. Exit code 1: a
+quick call pays more than a tenth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import socket
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import psycopg2.extensions
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / 'tests')]
+
+from bench.sites import Failed, Members, Site, is_fault  # noqa: E402
+from support import open_directories  # noqa: E402
+
+from nipap import connecting, schema, waiting  # noqa: E402
+from nipap.authlib import Actor, Authenticator, AuthSettings, BackendSettings  # noqa: E402
+from nipap.backend import Backend  # noqa: E402
+from nipap.db import Database  # noqa: E402
+from nipap.flask_xmlrpc import create_app  # noqa: E402
+from nipap.local_users import LocalUser, LocalUsers  # noqa: E402
+from nipapd.embedded import EmbeddedPostgres  # noqa: E402
+from nipapd.fibers import Fibers  # noqa: E402
+from nipapd.server import Container, Server  # noqa: E402
+
+MOST_SHARE = 0.10
+NETWORK = '10.0.0.0/24'
+QUICK: dict[str, tuple[str, Members]] = {
+    'version': ('version', {}),
+    'list_prefix, exact': ('list_prefix', {'prefix': {'prefix': NETWORK, 'vrf_id': 0}}),
+    'smart_search, an address': ('smart_search_prefix', {'query_string': '10.0.0.1'}),
+}
+CONTEXT = multiprocessing.get_context('fork')
+
+
+class Directly(Fibers):
+    """Runs each request to its end at once, whatever it waits for."""
+
+    def start(self, work: Callable[[], None]) -> bool:
+        work()
+        return True
+
+
+def serve(listener: socket.socket, dsn: str, users: Path, fibers: Fibers) -> None:
+    """One handler, until it is terminated."""
+    if isinstance(fibers, Directly):
+        psycopg2.extensions.set_wait_callback(None)
+    else:
+        waiting.use(fibers)
+        connecting.wait_with(fibers.wait_for_postgresql)
+    settings = BackendSettings('local', 'SqliteAuth', {'db_path': str(users)})
+    authenticator = Authenticator(AuthSettings('local', 3600, {'local': settings}))
+    server = Server(Container(create_app(Backend(Database(dsn)), authenticator), fibers))
+
+    async def forever() -> None:
+        server.listen_on([listener])
+        await asyncio.Event().wait()
+
+    asyncio.run(forever())
+
+
+@contextlib.contextmanager
+def handler(dsn: str, users: Path, fibers: Fibers) -> Iterator[tuple[Site, int]]:
+    """A handler in a process of its own: where it serves, and its process id."""
+    listener = socket.create_server(('127.0.0.1', 0))
+    listener.setblocking(False)
+    process = CONTEXT.Process(target=serve, args=(listener, dsn, users, fibers), daemon=True)
+    process.start()
+    assert process.pid is not None
+    site = Site(f'http://bench:secret@127.0.0.1:{listener.getsockname()[1]}', 0)
+    listener.close()
+    try:
+        yield site, process.pid
+    finally:
+        site.http.close()
+        process.terminate()
+        process.join()
+
+
+def processor_ns(pid: int) -> int:
+    """What a process has had of the processors."""
+    return int(Path('/proc', str(pid), 'schedstat').read_text().split()[0])
+
+
+def cost_us(site: Site, pid: int, name: str, calls: int) -> float:
+    """Processor time of the handler for a call."""
+    before = processor_ns(pid)
+    for _ in range(calls):
+        answer = site.ask(*QUICK[name])
+        if is_fault(answer):
+            raise Failed(f'{name}: {answer[:500].decode(errors="replace")}')
+    return (processor_ns(pid) - before) / calls / 1000
+
+
+@contextlib.contextmanager
+def database(directory: Path) -> Iterator[tuple[str, Path]]:
+    """A PostgreSQL with one prefix, and the accounts."""
+    accounts = LocalUsers(directory / 'users')
+    accounts.create()
+    accounts.add(LocalUser('bench', 'bench'), 'secret')
+    postgres = EmbeddedPostgres(directory / 'postgres').start()
+    try:
+        schema.install(postgres.dsn('postgres'))
+        db = Database(postgres.dsn('postgres'))
+        actor = Actor('bench', None, 'bench', 'bench', False)
+        Backend(db).add_prefix(actor, {'prefix': NETWORK, 'type': 'assignment', 'description': 'Office LAN'})
+        db.close()
+        yield postgres.dsn('postgres'), directory / 'users'
+    finally:
+        postgres.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description='What fibers cost quick calls.')
+    parser.add_argument('--calls', type=int, default=500, help='of each kind in a turn (default %(default)s)')
+    parser.add_argument('--turns', type=int, default=15, help='(default %(default)s)')
+    parser.add_argument(
+        '--most', type=float, default=MOST_SHARE, metavar='SHARE', help='more fails (default %(default)s)'
+    )
+    options = parser.parse_args()
+    failed = False
+    with open_directories() as make, database(make()) as (dsn, users), contextlib.ExitStack() as stack:
+        start = partial(handler, dsn, users)
+        both = [stack.enter_context(start(fibers)) for fibers in (Fibers(), Directly())]
+        for name in QUICK:
+            turns = [[cost_us(*one, name, options.calls) for one in both] for _ in range(options.turns + 1)][1:]
+            ours, plain = (min(some) for some in zip(*turns, strict=True))
+            # Others on the machine make now one of the two dearer, now the other; fibers make the cheapest dearer too.
+            share = min(statistics.median(one / other for one, other in turns), ours / plain) - 1
+            failed |= share > options.most
+            print(f'{name:26s} {ours:5.0f} µs in a fiber, {plain:5.0f} µs without: {share:+.1%}')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
