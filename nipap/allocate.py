@@ -59,23 +59,26 @@ def read_count(value: object) -> int:
     """
     if value is None:
         return 1
-    number = read_integer(value)
+    try:
+        number = read_integer(value)
+    except NipapValueError as exc:
+        raise exc.about('count') from None
     if number > MAX_COUNT:
-        raise NipapValueError('count over the maximum result size')
+        raise NipapValueError('count over the maximum result size').about('count')
     if number < 1:
-        raise NipapValueError(f'Invalid value {shown(value)} for count, must be 1 to {MAX_COUNT}')
+        raise NipapValueError(f'Invalid value {shown(value)} for count, must be 1 to {MAX_COUNT}').about('count')
     return number
 
 
 def _family(args: Mapping[str, Any]) -> int:
     if 'family' not in args:
-        raise NipapMissingInputError("'family' must be specified with 'from-pool' mode")
+        raise NipapMissingInputError("'family' must be specified with 'from-pool' mode").about('family')
     try:
         family = read_integer(args['family'])
     except NipapValueError:
         family = 0
     if family not in WIDTH:
-        raise NipapValueError('incorrect family specified, must be 4 or 6')
+        raise NipapValueError('incorrect family specified, must be 4 or 6').about('family')
     return family
 
 
@@ -84,9 +87,9 @@ def _networks(args: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     if not isinstance(sources, list | tuple):
         raise NipapInputError('from-prefix should be a list')
     if args.get('prefix_length') is None:
-        raise NipapMissingInputError("'prefix_length' must be specified with 'from-prefix'")
+        raise NipapMissingInputError("'prefix_length' must be specified with 'from-prefix'").about('prefix_length')
     if args.get('family') is not None:
-        raise NipapExtraneousInputError("'family' is superfluous when in 'from-prefix' mode")
+        raise NipapExtraneousInputError("'family' is superfluous when in 'from-prefix' mode").about('family')
     if not sources:
         raise NipapMissingInputError("'from-prefix' must name at least one prefix")
     networks = [parse_network(source) for source in sources]
@@ -99,11 +102,11 @@ def _length(value: object, family: int) -> int:
     try:
         length = read_integer(value)
     except NipapValueError:
-        raise NipapValueError('prefix length must be integer') from None
+        raise NipapValueError('prefix length must be integer').about('prefix_length') from None
     if not 0 <= length <= WIDTH[family]:
         raise NipapValueError(
             f'the specified wanted prefix length argument must be between 0 and {WIDTH[family]} for ipv{family}'
-        )
+        ).about('prefix_length')
     return length
 
 

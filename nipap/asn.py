@@ -29,7 +29,9 @@ def read_number(value: object) -> int:
     except NipapValueError:
         number = 0
     if not 1 <= number <= MAX_ASN:
-        raise NipapValueError(f'Invalid AS number {shown(value)}, must be an integer between 1 and {MAX_ASN}')
+        raise NipapValueError(f'Invalid AS number {shown(value)}, must be an integer between 1 and {MAX_ASN}').about(
+            'asn'
+        )
     return number
 
 

@@ -18,7 +18,6 @@ import parsedatetime
 
 from nipap.addresses import parse_network, parse_route_target
 from nipap.errors import (
-    NipapError,
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
@@ -422,15 +421,10 @@ def check_names(attr: object, table: Table, *, required: Iterable[str] = (), ext
         raise NipapInputError('invalid input type, must be dict')
     for name in attr:
         if name not in extra and (name not in table or not table[name].writable):
-            raise _about(name, NipapExtraneousInputError(f'extraneous attribute {name}'))
+            raise NipapExtraneousInputError(f'extraneous attribute {name}').about(name)
     for name in required:
         if name not in attr:
-            raise _about(name, NipapMissingInputError(f'missing attribute {name}'))
-
-
-def _about(name: object, error: NipapError) -> NipapError:
-    error.attribute = str(name)
-    return error
+            raise NipapMissingInputError(f'missing attribute {name}').about(name)
 
 
 def parse_delta(seconds: object) -> timedelta:

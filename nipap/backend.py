@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from nipap import __version__, allocate, attributes, idempotency, paging, rows, schema, smart_parsing, waiting
+from nipap import __version__, allocate, attributes, idempotency, packed, paging, rows, schema, smart_parsing, waiting
 from nipap import asn as asns
 from nipap import batch as batches
 from nipap import pool as pools
@@ -96,6 +96,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     'resend_dead_letter': ('webhook', 'ids?'),
     'batch': ('operations', 'return?'),
 }
+LONGEST_INSIDE = 1000  # of prefixes that are in memory at once
 # What changes something, and so may be sent with an idempotency key.
 TAKE_KEYS = frozenset(
     name for name in METHODS if name.partition('_')[0] in ('add', 'edit', 'remove', 'resend', 'batch')
@@ -121,7 +122,7 @@ def changing(
 class Backend(Webhooks):
     """The calls of the API over one database.
 
-    longest_list: listing or searching prefixes, what is longer, or may be, is no list but `Chunks`, which read when
+    longest_list: of prefixes; what is longer, or may be, is no list but `Chunks`. Those of lists and searches read when
     they are iterated: errors come then. None: it is always a list.
     key_hours: how long an idempotency key is remembered.
     alike: every call shows a prefix as searches do, also those that add and list.
@@ -145,8 +146,13 @@ class Backend(Webhooks):
         return Backend(self.db, longest_list=self._longest_list, key_hours=self._key_hours, alike=True)
 
     def _inside(self, tx: Transaction) -> Backend:
-        """The same calls as parts of a transaction; what is long is a list all the same."""
-        return Backend(Inside(tx), alike=self._shape is as_found)
+        """The same calls as parts of a transaction, in which nothing long is in memory."""
+        longest_list = LONGEST_INSIDE if self._longest_list is None else self._longest_list
+        return Backend(Inside(tx), longest_list=longest_list, alike=self._shape is as_found)
+
+    def _given(self, answer: Any) -> Any:
+        """What was answered inside, as it is given to whoever called."""
+        return packed.whole(answer) if self._longest_list is None else answer
 
     # ------------------------------------------------------------ about the daemon
 
@@ -290,7 +296,7 @@ class Backend(Webhooks):
         return self._chunks(lambda tx: searches.find_all(tx, condition, self._shape)) if found is None else found
 
     @changing
-    def edit_prefix(self, actor: Actor, prefix: Any = None, attr: Any = None) -> list[Object]:
+    def edit_prefix(self, actor: Actor, prefix: Any = None, attr: Any = None) -> list[Object] | Chunks:
         """Set the attributes ``attr`` of the prefixes that the spec ``prefix`` selects; returns them as they are then.
 
         A new ``prefix`` moves that row alone: its children go to its former parent, what the new place covers becomes
@@ -307,7 +313,17 @@ class Backend(Webhooks):
 
         if i is not None and prefixes.stays(attr):
             return self.db.run_at_once(lambda tx: edit_one(tx, i), lambda tx, i: prefixes.get_edited(tx, [i]))
-        return self.db.run(lambda tx: prefixes.get_edited(tx, prefixes.edit(tx, condition, attr, actor.who)))
+
+        def edit(tx: Transaction) -> list[Object] | Chunks:
+            ids = prefixes.edit(tx, condition, attr, actor.who)
+            if self._is_long(ids):
+                return packed.Packed(prefixes.get_edited_apart(tx, ids))
+            return prefixes.get_edited(tx, ids)
+
+        return self.db.run(edit)
+
+    def _is_long(self, ids: list[int]) -> bool:
+        return self._longest_list is not None and len(ids) > self._longest_list
 
     @changing
     def remove_prefix(self, actor: Actor, prefix: Any = None, recursive: Any = None) -> None:
@@ -346,36 +362,30 @@ class Backend(Webhooks):
 
     # ------------------------------------------------------------ many calls at once
 
-    def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any]:
+    def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any] | Chunks:
         """Do many calls in one transaction; returns their answers in order, or one fault and nothing is changed.
 
         ``operations`` is ``[{'method': name, 'args': {…}}, …]``. ``{'$result': [0, 'id']}`` in args stands for the id
         that operation 0 answered. With ``return`` set to ``ids`` the answers are ids only. The text of a fault begins
-        with the number of the operation.
+        with the number of the operation. All answers together may have 100,000 objects, or a million ids.
         """
         wanted = options.get('return')
         if wanted not in (None, 'all', 'ids'):
             raise NipapValueError(f'Invalid value {shown(wanted)} for return, must be one of: all, ids')
         todo = batches.read_operations(operations, METHODS.keys() - {'batch'})
-        return self.db.run(lambda tx: self._batch(tx, actor, todo, ids=wanted == 'ids'))
+        ids = wanted == 'ids'
 
-    def _batch(self, tx: Transaction, actor: Actor, todo: list[batches.Operation], *, ids: bool) -> list[Any]:
-        inside = self._inside(tx)
-        answers: list[Any] = []
-        for first, number in batches.runs(todo):
-            try:
-                if number > 1:
-                    attrs = [operation.args['attr'] for operation in todo[first : first + number]]
-                    answers += inside.add_prefixes(actor, attrs, ids=ids)
-                else:
-                    answers.append(inside.answer(actor, todo[first], answers))
-            except NipapError as error:
-                position = first + (error.position or 0)
-                raise batches.at(position, todo[position].method, error) from error
-        return [batches.only_ids(answer) for answer in answers] if ids else answers
+        def work(tx: Transaction) -> Any:
+            inside = self._inside(tx)
+            return batches.run(
+                todo, ids=ids, one=partial(inside.answer, actor), many=partial(inside.add_prefixes, actor, ids=ids)
+            )
+
+        answers: list[Any] | Chunks = self._given(self.db.run(work))
+        return answers
 
     @changing
-    def add_prefixes(self, actor: Actor, attrs: list[Any], *, ids: bool = False) -> list[Any]:
+    def add_prefixes(self, actor: Actor, attrs: list[Any], *, ids: bool = False) -> list[Any] | packed.Packed:
         """Add many prefixes in one transaction; returns them, or no more than their ids.
 
         An error has the ``position`` of the attr that it is about.
@@ -387,15 +397,19 @@ class Backend(Webhooks):
                 error.position = position
                 raise
 
-        def work(tx: Transaction) -> list[Any]:
+        def work(tx: Transaction) -> list[Any] | packed.Packed:
             added = prefixes.add_many(tx, attrs, actor.who)
-            return [{'id': i} for i in added] if ids else prefixes.get_many(tx, added, self._shape)
+            if ids:
+                return [{'id': i} for i in added]
+            if self._is_long(added):
+                return packed.Packed(prefixes.get_many_apart(tx, added, self._shape))
+            return prefixes.get_many(tx, added, self._shape)
 
         return self.db.run(work)
 
-    def answer(self, actor: Actor, operation: batches.Operation, before: list[Any]) -> Any:
+    def answer(self, actor: Actor, operation: batches.Operation, before: batches.References) -> Any:
         """The answer of one operation, whose references are answered by those before."""
-        args = batches.resolved(operation.args, before)
+        args = before.resolved(operation)
         members = [name.rstrip('?') for name in METHODS[operation.method]]
         return getattr(self, operation.method)(actor, **{name: args.get(name) for name in members})
 
@@ -430,7 +444,7 @@ class Backend(Webhooks):
             idempotency.keep(tx, call, answer, self._key_hours)
             return answer
 
-        return self._known(work)
+        return self._given(self._known(work))
 
     def provided(self, actor: Actor, method: str, members: Mapping[str, Any], expectation: Expectation) -> Any:
         """The answer of a changing method to these members, provided that an object is as expected.
@@ -447,7 +461,7 @@ class Backend(Webhooks):
             inside.expect(expectation)
             return getattr(inside, method)(actor, **members)
 
-        return self.db.run(work)
+        return self._given(self.db.run(work))
 
     def expect(self, expectation: Expectation) -> None:
         """Lock an object until the transaction ends, and see whether it is as expected.
@@ -534,7 +548,7 @@ class Backend(Webhooks):
         at_once = read_all is None or most is None or short or 'after' in echo
         # What fails in the middle of a transaction spoils it: there nothing may be left to be found out.
         untried = [pattern for pattern in condition.patterns if pattern not in tried]
-        for why in refused(self.db, untried, all_signs=not at_once).values():
+        for why in refused(self.db, untried, all_signs=not at_once or isinstance(self.db, Inside)).values():
             raise NipapValueError(why)
         if read_all is None or at_once:
             return self.db.read(lambda tx: kind.find(tx, condition, page, *around))

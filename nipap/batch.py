@@ -6,29 +6,40 @@ what operation n answered, or for the member that the names and numbers after n 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
 from nipap.attributes import read_integer, shown
-from nipap.errors import NipapError, NipapInputError, NipapMissingInputError
+from nipap.errors import NipapError, NipapInputError, NipapMissingInputError, NipapValueError
+from nipap.packed import Packed, check_depth, long_part, with_part
+from nipap.wire import Chunks
 
 MAX_OPERATIONS = 100_000
+MOST_OBJECTS = 100_000  # in all answers: some minutes of work, and as many as operations can add
+MOST_IDS = 1_000_000
+MOST_REFERRED = 1_000_000  # values, and for text one more each 16 characters, that references stand for
+
+Path = tuple[str | int, ...]  # an operation's number, and what leads to a value in its answer
+
+_AT_ONCE = 1000  # objects that are in memory before they are packed
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One call, its arguments as they were sent."""
+    """One call, its arguments as they were sent, and what these refer to."""
 
     method: str
     args: Mapping[str, Any]
+    paths: Sequence[object] = field(default=(), compare=False)
 
     def is_plain_add(self) -> bool:
         """Whether it adds a prefix that it names itself, so that it can be added together with others."""
-        if self.method != 'add_prefix' or self.args.get('args'):
+        if self.method != 'add_prefix' or self.args.get('args') or self.paths:
             return False
         attr = self.args.get('attr')
-        return isinstance(attr, Mapping) and attr.get('prefix') is not None and not _refers(attr)
+        return isinstance(attr, Mapping) and attr.get('prefix') is not None
 
 
 def read_operations(value: object, methods: Collection[str]) -> list[Operation]:
@@ -53,64 +64,281 @@ def _read(n: int, item: object, methods: Collection[str]) -> Operation:
         raise NipapInputError(f'operation {n}: Unknown method {shown(method)}')
     if not isinstance(args, Mapping):
         raise NipapInputError(f'operation {n} ({method}): args must be a struct')
-    return Operation(method, args)
+    return Operation(method, args, _paths(args))
 
 
 def runs(operations: Sequence[Operation]) -> list[tuple[int, int]]:
     """Consecutive operations that are done together, as (first, number): plain additions, anything else alone."""
     found: list[tuple[int, int]] = []
+    before = False
     for n, operation in enumerate(operations):
-        if found and operation.is_plain_add() and operations[found[-1][0]].is_plain_add():
+        plain = operation.is_plain_add()
+        if plain and before:
             found[-1] = (found[-1][0], found[-1][1] + 1)
         else:
             found.append((n, 1))
+        before = plain
     return found
 
 
 def at(position: int, method: str, error: NipapError) -> NipapError:
     """The same error, naming the operation."""
     named = type(error)(f'operation {position} ({method}): {error}')
-    named.position = position
+    named.position, named.attribute = position, error.attribute
     return named
 
 
-def _refers(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return '$result' in value or any(map(_refers, value.values()))
-    return isinstance(value, list | tuple) and any(map(_refers, value))
+def run(
+    operations: Sequence[Operation],
+    *,
+    ids: bool,
+    one: Callable[[Operation, References], Any],
+    many: Callable[[list[Any]], list[Any] | Packed],
+) -> list[Any] | Packed:
+    """The answers of operations, or no more than the ids in them: `one` does one, `many` several additions.
 
-
-def resolved(value: Any, answers: Sequence[Any]) -> Any:
-    """Arguments with what earlier operations answered in place of references.
-
-    :raises NipapInputError: a reference to what is not there.
+    :raises NipapError: naming the operation.
     """
-    if isinstance(value, Mapping):
-        if '$result' in value:
-            return _look_up(value['$result'], answers)
-        return {name: resolved(item, answers) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [resolved(item, answers) for item in value]
-    return value
+    answers = Answers(operations, ids=ids)
+    for first, number in runs(operations):
+        try:
+            if number > 1:
+                answers.extend(many([operation.args['attr'] for operation in operations[first : first + number]]))
+            else:
+                answers.append(one(operations[first], answers.references))
+        except NipapError as error:
+            position = first + (error.position or 0)
+            raise at(position, operations[position].method, error) from error
+    return answers.all()
 
 
-def _look_up(path: object, answers: Sequence[Any]) -> Any:
-    if not isinstance(path, list | tuple) or not path:
-        raise NipapInputError(f"Invalid $result ({shown(path)}), must be an array like [0, 'id']")
-    found: Any = list(answers)
-    for step in path:
+# ---------------------------------------------------------------- references
+
+
+class References:
+    """What operations refer to: noted when it is answered, and nothing else is."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._paths: dict[int, set[Path]] = {}
+        self._found: dict[Path, Any] = {}
+        self._room = MOST_REFERRED
+        for operation in operations:
+            for path in operation.paths:
+                if _is_path(path):
+                    self._paths.setdefault(_number(path[0]), set()).add(tuple(path))
+
+    def any_to(self, first: int, number: int = 1) -> list[int]:
+        """Those of some operations that others refer to."""
+        return sorted(self._paths.keys() & range(first, first + number)) if self._paths else []
+
+    def note(self, position: int, answer: object) -> None:
+        """An operation has answered."""
+        for path in self._paths.pop(position, ()):
+            try:
+                self._found[path] = _look_up(path, answer)
+            except NipapInputError as error:
+                self._found[path] = error
+
+    def resolved(self, operation: Operation) -> Any:
+        """The arguments of an operation with what was answered in place of references.
+
+        :raises NipapInputError: a reference to what is not there. NipapValueError: to too much.
+        """
+        if not operation.paths:
+            return operation.args
+        check_depth(operation.args)
+        return self._resolved(operation.args)
+
+    def _resolved(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            if '$result' in value:
+                return self._value(value['$result'])
+            return {name: self._resolved(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._resolved(item) for item in value]
+        return value
+
+    def _value(self, path: object) -> Any:
+        if not isinstance(path, list | tuple) or not path:
+            raise NipapInputError(f"Invalid $result ({shown(path)}), must be an array like [0, 'id']")
+        if not _is_path(path) or tuple(path) not in self._found:
+            raise _missing(path, path[0])
+        found = self._found[tuple(path)]
+        if isinstance(found, NipapInputError):
+            raise found
+        # What refers to what refers to much would grow without end.
+        self._room -= _size(found, self._room)
+        if self._room < 0:
+            raise NipapValueError(f'References stand for too much, at most {MOST_REFERRED} values in one batch')
+        return found
+
+
+def _paths(args: Mapping[str, Any]) -> list[object]:
+    """The references in arguments, however deep these nest."""
+    found: list[object] = []
+    level: list[Any] = [args]
+    while level:
+        inner: list[Any] = []
+        for container in level:
+            if not isinstance(container, Mapping):
+                items = container
+            elif '$result' in container:
+                found.append(container['$result'])
+                continue
+            else:
+                items = container.values()
+            inner += [item for item in items if isinstance(item, Mapping | list | tuple)]
+        level = inner
+    return found
+
+
+def _is_path(path: object) -> TypeGuard[Sequence[str | int]]:
+    return isinstance(path, list | tuple) and bool(path) and all(isinstance(step, str | int) for step in path)
+
+
+def _number(step: object) -> int:
+    """The number of an operation; -1 for what is none."""
+    try:
+        return read_integer(step)
+    except NipapError:
+        return -1
+
+
+def _look_up(path: Path, answer: object) -> Any:
+    """What a path leads to in an answer."""
+    found: Any = answer
+    for step in path[1:]:
         try:
             found = found[step] if isinstance(found, Mapping) else found[_index(step, found)]
         except (KeyError, IndexError, TypeError):
-            raise NipapInputError(f'$result {list(path)}: there is no {shown(step)} in what was answered') from None
+            raise _missing(path, step) from None
+    if long_part(found) is not None:
+        raise NipapInputError(f'$result {list(path)}: that is a list which is too long to refer to')
     return found
+
+
+def _missing(path: Sequence[Any], step: object) -> NipapInputError:
+    return NipapInputError(f'$result {_listed(path)}: there is no {shown(step)} in what was answered')
+
+
+def _listed(path: Sequence[Any]) -> object:
+    return list(path) if _is_path(path) else shown(path)
 
 
 def _index(step: object, found: object) -> int:
     number = read_integer(step)
-    if not isinstance(found, list) or number < 0:
+    if not isinstance(found, list | Packed) or number < 0:
         raise IndexError
     return number
+
+
+def _size(value: object, most: int) -> int:
+    """How much a value is, if it is no more than that; else more."""
+    size = 0
+    left = [value]
+    while left and size <= most:
+        item = left.pop()
+        size += 1
+        if isinstance(item, str | bytes):
+            size += len(item) >> 4
+        elif isinstance(item, Mapping | list | tuple):
+            size += len(item)
+            left += item.values() if isinstance(item, Mapping) else item
+    return size
+
+
+# ---------------------------------------------------------------- answers
+
+
+class Answers:
+    """What the operations have answered, in their order: objects, or no more than the ids of these.
+
+    Little of it is in memory, and there is an end to how much it is.
+    """
+
+    def __init__(self, operations: Sequence[Operation], *, ids: bool) -> None:
+        self.references = References(operations)
+        self._ids = ids
+        self._most = MOST_IDS if ids else MOST_OBJECTS
+        self._objects = 0
+        self._packed = Packed()
+        self._last: list[Any] = []  # those that are not packed yet
+        self._room = _AT_ONCE
+
+    def __len__(self) -> int:
+        return len(self._packed) + len(self._last)
+
+    def append(self, answer: Any) -> None:
+        """The next operation has answered.
+
+        :raises NipapValueError: all answers together are too long.
+        """
+        part = long_part(answer)
+        if part is not None:
+            self._append_long(answer, part)
+            return
+        objects = _objects(answer)
+        self._count(objects)
+        self.references.note(len(self), answer)
+        self._last.append(only_ids(answer) if self._ids else answer)
+        self._room -= max(objects, 1)
+        if self._room < 0:
+            self._pack()
+
+    def _append_long(self, answer: Any, part: Chunks) -> None:
+        position = len(self)
+        cut = self._ids and not self.references.any_to(position)
+        # Closed at once: what it reads from belongs to somebody else as soon as the transaction has failed.
+        with closing(self._counted(part)) as lists:
+            packed = Packed(map(only_ids, lists) if cut else lists)
+        self.references.note(position, with_part(answer, packed))
+        self._pack()
+        self._packed.add_as_it_is(packed if cut else only_ids(packed) if self._ids else with_part(answer, packed))
+
+    def extend(self, answers: list[Any] | Packed) -> None:
+        """The next operations have answered."""
+        if isinstance(answers, list):
+            for answer in answers:
+                self.append(answer)
+            return
+        self._count(len(answers))
+        first = len(self)
+        for position in self.references.any_to(first, len(answers)):
+            self.references.note(position, answers[position - first])
+        self._pack()
+        self._packed.take(answers)
+
+    def all(self) -> list[Any] | Packed:
+        """The answers to all operations."""
+        if not self._packed:
+            return self._last
+        self._pack()
+        return self._packed
+
+    def _counted(self, part: Chunks) -> Generator[list[Any]]:
+        for some in part:
+            self._count(len(some))
+            yield some
+
+    def _count(self, objects: int) -> None:
+        self._objects += objects
+        if self._objects > self._most:
+            what = 'ids' if self._ids else f"objects (of ids, with 'return': 'ids', {MOST_IDS})"
+            raise NipapValueError(f'The answers are too long, at most {self._most} {what} in one batch: ask for pages')
+
+    def _pack(self) -> None:
+        if self._last:
+            try:
+                self._packed.add(self._last)
+            except NipapInputError:  # one of them nests too deeply
+                for answer in self._last:
+                    self._packed.add_as_it_is(answer)
+        self._last, self._room = [], _AT_ONCE
+
+
+def _objects(answer: object) -> int:
+    part = answer.get('result') if isinstance(answer, Mapping) else answer
+    return len(part) if isinstance(part, list) else 1
 
 
 def only_ids(answer: Any) -> Any:
@@ -119,4 +347,6 @@ def only_ids(answer: Any) -> Any:
         if 'result' in answer:
             return only_ids(answer['result'])
         return next((answer[key] for key in ('id', 'asn', 'name') if key in answer), None)
+    if isinstance(answer, Packed):
+        return Packed(map(only_ids, answer))
     return [only_ids(item) for item in answer] if isinstance(answer, list) else answer

@@ -1,19 +1,22 @@
 """Connections to PostgreSQL: opened without holding up anybody, given up when it does not answer.
 
 A server that refuses says so at once. One that hangs, or whose host is gone, says nothing: so nothing here waits
-without a limit. To open a connection has `OPENING_S` for each address. A statement may take as long as it needs, but
-one that takes longer than `DOUBT_S` has its server asked, by another connection, whether it answers anybody at all.
+without a limit. To look up names has `OPENING_S`, to open a connection as long for each address. A statement may take
+as long as it needs, or as its caller says, but one that takes longer than `DOUBT_S` has its server asked, by another
+connection, whether it answers anybody at all.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import select
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg2
 import psycopg2.extensions
@@ -24,6 +27,7 @@ Wait = Callable[['Connection', float | None], bool]
 
 OPENING_S = 3.0
 DOUBT_S = 3.0
+LOOK_UP_POLL_S = 0.01
 MOMENT_S = 0.1  # for so long it is not asked again after it was away
 # A host that has vanished from the network is given up, unless the connection string says otherwise.
 PROMPT = (
@@ -38,6 +42,10 @@ class NoAnswerError(psycopg2.OperationalError):
     """PostgreSQL says nothing at all."""
 
 
+class TooLongError(NoAnswerError):
+    """PostgreSQL is there, but works on one statement for longer than any may take."""
+
+
 class RefusedError(psycopg2.OperationalError):
     """PostgreSQL is there, and lets nobody in under that name, with that password or to that database."""
 
@@ -50,7 +58,7 @@ class Connection(psycopg2.extensions.connection):
 
     def __init__(self, dsn: str, **options: Any) -> None:
         self.doubt: Callable[[], None] = lambda: None
-        self.limit_s: float | None = None  # for a statement, when its server is there
+        self.limit_s: float | None = None  # for a statement, though its server is there
         self.takes_long = False  # to answer, as what is committed waits for the disk
         self._opened_by: float | None = time.monotonic() + _opening_s(dsn)
         super().__init__(dsn, **options)
@@ -59,10 +67,16 @@ class Connection(psycopg2.extensions.connection):
         """All is said that belongs to the opening."""
         self._opened_by = None
 
+    def has_input(self) -> bool:
+        """Whether PostgreSQL has said something that was not read yet."""
+        poll = select.poll()  # which, unlike select, knows descriptors beyond 1023
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     def wait(self, wait: Wait) -> None:
         """Wait for the answer.
 
-        :raises NoAnswerError: and psycopg2 closes the connection.
+        :raises NoAnswerError: and psycopg2 closes the connection; a TooLongError when it is for this statement alone.
         """
         if self._opened_by is not None:
             if not wait(self, max(0.0, self._opened_by - time.monotonic())):
@@ -72,7 +86,7 @@ class Connection(psycopg2.extensions.connection):
         while not wait(self, DOUBT_S):
             self.doubt()
             if ends is not None and time.monotonic() >= ends and not wait(self, 0.0):
-                raise NoAnswerError('PostgreSQL does not end what it should have given up')
+                raise TooLongError('PostgreSQL does not end what it should have ended, or given up, long ago')
 
 
 def wait_with(wait: Wait | None) -> None:
@@ -106,6 +120,8 @@ def targets(dsn: str) -> list[str]:
     """The connection strings, one for each address of each host, to be tried in this order.
 
     libpq would try them itself, each for so long, but only while it blocks the thread; and look up names likewise.
+
+    :raises psycopg2.OperationalError: no host has an address; a NoAnswerError when nobody says whether one has.
     """
     dsn = f'{PROMPT} {dsn}'
     parts = psycopg2.extensions.parse_dsn(dsn)
@@ -113,22 +129,64 @@ def targets(dsn: str) -> list[str]:
         return [dsn]
     hosts, ports = parts['host'].split(','), parts.get('port', '').split(',')
     each_port = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
-    return [
-        psycopg2.extensions.make_dsn(dsn, host=host, port=port or None, **address)
-        for host, port in zip(hosts, each_port, strict=True)
-        for address in _addresses(host)
-    ]
+    look_ups = {host: LookUp.begin(host) for host in hosts if _is_name(host)}
+    found, problems = [], []
+    for host, port in zip(hosts, each_port, strict=True):
+        try:
+            for address in look_ups[host].addresses() if host in look_ups else [{}]:
+                found.append(psycopg2.extensions.make_dsn(dsn, host=host, port=port or None, **address))
+        except psycopg2.OperationalError as exc:
+            problems.append(exc)
+    if not found:
+        raise together(problems)
+    return found
 
 
-def _addresses(host: str) -> list[dict[str, str]]:
-    """What libpq need not look up; one that cannot be looked up is left to it to complain about."""
-    if host.startswith(('/', '@')) or not host or _is_address(host):
-        return [{}]
-    try:
-        found = waiting.aside(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
-    except OSError:
-        return [{}]
-    return [{'hostaddr': address} for address in dict.fromkeys(str(entry[4][0]) for entry in found)]
+class LookUp:
+    """A name that is looked up, in a thread of its own: nothing ends that sooner than the resolver does.
+
+    There is one at a time for each name. Who comes while one takes too long already is told so at once.
+    """
+
+    _running: ClassVar[dict[str, LookUp]] = {}
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._gives_up = time.monotonic() + OPENING_S
+        self._outcome: list[str] | OSError | None = None
+        self._thread = threading.Thread(target=self._run, name='look-up', daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def begin(cls, host: str) -> LookUp:
+        running = cls._running.get(host)
+        if running is None or not running._thread.is_alive():  # as in a process that was forked meanwhile
+            running = cls._running[host] = cls(host)
+        return running
+
+    def _run(self) -> None:
+        try:
+            found = socket.getaddrinfo(self._host, None, type=socket.SOCK_STREAM)
+            self._outcome = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        except OSError as exc:
+            self._outcome = exc
+        except UnicodeError as exc:
+            self._outcome = OSError(str(exc))
+
+    def addresses(self) -> Iterator[dict[str, str]]:
+        """What libpq need not look up any more."""
+        self._thread.join(LOOK_UP_POLL_S / 10)
+        while self._outcome is None and time.monotonic() < self._gives_up:
+            waiting.sleep(LOOK_UP_POLL_S)
+        if self._outcome is None:
+            raise NoAnswerError(f'nobody says which address the host {self._host} has')
+        if isinstance(self._outcome, OSError):
+            raise psycopg2.OperationalError(f'the host {self._host} has no address: {self._outcome.strerror}')
+        return iter([{'hostaddr': address} for address in self._outcome])
+
+
+def _is_name(host: str) -> bool:
+    return bool(host) and not host.startswith(('/', '@')) and not _is_address(host)
 
 
 def _is_address(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The only place that opens connections, owns transactions and sees errors of psycopg2.
+"""The only place that opens connections, owns transactions and catches errors of psycopg2.
 
 A :class:`Database` belongs to one process: it connects on first use, so nothing is shared across a fork. Work is a
 function of a :class:`Transaction`; it is run again when PostgreSQL says that running it again may help (deadlock,
@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import random
-import re
-import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +21,10 @@ import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
 from nipap import connecting, errors, tracer, waiting
-from nipap.connecting import Asking, NoAnswerError, RefusedError
+from nipap.connecting import Asking, NoAnswerError, RefusedError, TooLongError
 from nipap.meter import SILENT, Meter
+from nipap.session import Session
+from nipap.sqlstates import RETRY, is_away, is_without_room, translate, unavailable
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
@@ -41,92 +40,16 @@ MOST_SESSIONS = 8
 OUTCOME_UNKNOWN = (
     'The connection to the database was lost while the change was being committed: its outcome is unknown.'
 )
-UNAVAILABLE = 'The database cannot be used at the moment. Nothing was changed, the call can be made again.'
 # Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
 # they are made without scans of whole tables wherever there is an index.
 CHANGING = 'SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
+THAT_SESSION = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
 MOST_PREPARED = 100
 MOST_PARAMETERS = 1000
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
 # A process that stands still in a transaction (stopped, swapped out) keeps its locks, and keeps every version of a row
 # from being removed that its snapshot might see. What we do between two statements takes moments.
 IDLE_TIMEOUT_S = 60.0
-RETRY = ('40001', '40P01')  # serialization failure, deadlock
-# Until PostgreSQL is back, or another takes its place: shut down, crashed, starting, idle for too long, too many
-# connections, read-only, a transaction that stood still or took too long; and what a proxy in between says.
-AWAY = ('57P01', '57P02', '57P03', '57P05', '53300', '25006', '25P03', '25P04')
-AWAY_CLASS = '08'
-NO_ROOM = ('53', '58')  # classes: resources (a full disk), errors of the system. To wait does not help
-
-# Errors that our own SQL functions raise carry one of these codes and the text for the client.
-OWN_CODES: dict[str, type[errors.NipapError]] = {
-    'NP100': errors.NipapInputError,
-    'NP110': errors.NipapMissingInputError,
-    'NP200': errors.NipapValueError,
-    'NP300': errors.NipapNonExistentError,
-    'NP400': errors.NipapDuplicateError,
-}
-# Unique constraints: what a duplicate is called in the client's error.
-UNIQUE = {
-    'vrf_rt_key': 'VRF RT',
-    'vrf_name_key': 'VRF name',
-    'pool_name_key': 'pool name',
-    'prefix_vrf_prefix_key': 'prefix',
-    'asn_pkey': None,
-}
-VIOLATIONS: dict[str, tuple[type[errors.NipapError], str]] = {
-    'vrf_default_check': (errors.NipapValueError, 'Invalid input for column rt, must be NULL for VRF id 0'),
-    'prefix_pool_id_fkey': (errors.NipapInputError, 'non-existing pool specified'),
-}
-
-
-def translate(exc: psycopg2.Error) -> errors.NipapError | None:
-    """Our error for one of PostgreSQL's that the client caused; None when it is not the client's."""
-    code = exc.pgcode or ''
-    if code in OWN_CODES:
-        error = OWN_CODES[code](exc.diag.message_primary)
-        if exc.diag.column_name:  # of many things to do at once, the number of the one that failed
-            error.position = int(exc.diag.column_name) - 1
-        return error
-    constraint = exc.diag.constraint_name or ''
-    if code == '23505' and constraint in UNIQUE:
-        # The detail names the key as (columns)=(values); only its punctuation is relied on, words are translated.
-        found = re.search(r'=\((.*)\)', exc.diag.message_detail or '', re.DOTALL)
-        value = found[1] if found else ''
-        return errors.NipapDuplicateError(
-            f"Duplicate value for '{UNIQUE[constraint]}', the value '{value}' is already in use."
-        )
-    if constraint in VIOLATIONS:
-        kind, text = VIOLATIONS[constraint]
-        return kind(text)
-    if code == '57014':
-        return errors.NipapTimeoutError('The search took too long and was stopped, ask for less or more precisely')
-    if code == '2201B':
-        return errors.NipapPatternError('Invalid regular expression in the query')
-    if code == '54001':
-        return errors.NipapValueError('The query is nested too deeply')
-    return None
-
-
-def is_away(exc: psycopg2.Error) -> bool:
-    """Whether PostgreSQL did not come to do what was asked, because it is not there or about to go."""
-    if exc.pgcode is None:
-        return isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
-    return exc.pgcode in AWAY or exc.pgcode.startswith(AWAY_CLASS)
-
-
-def is_without_room(exc: psycopg2.Error) -> bool:
-    """Whether PostgreSQL lacks something of its system, such as space on the disk."""
-    return exc.pgcode is not None and exc.pgcode.startswith(NO_ROOM)
-
-
-def unavailable(exc: psycopg2.Error) -> errors.NipapUnavailableError:
-    """What the client is told, and why."""
-    return errors.NipapUnavailableError(UNAVAILABLE, ' '.join(str(exc).split()))
-
-
-# Every numeric of the schema is a whole number (addresses of IPv6 pass 2^63): read as int, not Decimal.
-_INTEGRAL = psycopg2.extensions.new_type((1700,), 'INTEGRAL', lambda value, _: None if value is None else int(value))
 
 
 class Readable(Protocol):
@@ -138,23 +61,49 @@ class Readable(Protocol):
 
 
 class Transaction:
-    """One open transaction; statements run on it, rows come back as tuples."""
+    """One open transaction; statements run on it, rows come back as tuples.
 
-    def __init__(self, cursor: psycopg2.extensions.cursor, prepared: dict[str, str]) -> None:
+    sees_one_state: all statements see the same state of the database.
+    """
+
+    sees_one_state = False
+
+    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session) -> None:
         self._cursor = cursor
-        self._prepared = prepared
+        self._session = session
+        self._prepared = session.prepared
         self._ahead: list[bytes] = []
+        self._limit_s = self._limited_s = 0.0  # of each statement: what it is to be, and what PostgreSQL knows
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Meanwhile no statement takes longer than those of `Database.read` may."""
+        self._limit_s = self._session.read_timeout_s
+        connection = self._session.connection
+        former_s, connection.limit_s = connection.limit_s, self._limit_s + ANSWER_GRACE_S
+        try:
+            yield
+        finally:
+            self._limit_s, connection.limit_s = 0.0, former_s
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
         """Have a statement run just before the next one, in the same round trip; its answer is dropped."""
+        self._know_limit()
         self._ahead.append(self._cursor.mogrify(statement, args or None))
 
     def flush(self) -> None:
         """Run now what waits for a next statement."""
+        self._know_limit()
         if self._ahead:
             self._run(self._ahead.pop(), ())
 
+    def _know_limit(self) -> None:
+        if self._limited_s != self._limit_s:
+            self._limited_s = self._limit_s
+            self._ahead.append(b'SET LOCAL statement_timeout = %d' % (self._limit_s * 1000))
+
     def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
+        self._know_limit()
         if self._ahead:
             statement = b';'.join((*self._ahead, self._cursor.mogrify(statement, args or None)))
             args = ()
@@ -245,9 +194,8 @@ class OneMessage(Transaction):
     """A transaction that is one message: what waits and the statement after it. What runs before is not part of it."""
 
     def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, change: int) -> None:
-        super().__init__(cursor, session.prepared)
+        super().__init__(cursor, session)
         self.sent = False
-        self._connection = session.connection
         self._begin = f'{CHANGING}; SET LOCAL nipap.change = {change:d}'.encode()
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
@@ -262,11 +210,11 @@ class OneMessage(Transaction):
         if not self._ahead:
             return super()._run(statement, args)
         self.sent = True
-        self._connection.takes_long = True
+        self._session.connection.takes_long = True
         try:
             return super()._run(statement, args)
         finally:
-            self._connection.takes_long = False
+            self._session.connection.takes_long = False
 
 
 class Inside:
@@ -276,10 +224,10 @@ class Inside:
         self._tx = tx
 
     def run(self, work: Callable[[Transaction], T]) -> T:
-        """Run work as a part of the transaction."""
-        return work(self._tx)
-
-    read = run
+        """Run work as a part of the transaction: all of it, so that what fails is not taken for what comes next."""
+        result = work(self._tx)
+        self._tx.flush()
+        return result
 
     def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
         """The same; one that is stopped spoils nothing of the transaction."""
@@ -291,12 +239,18 @@ class Inside:
 
     def run_at_once(self, work: Callable[[Transaction], T], _answer: Callable[[Transaction, int], T]) -> T:
         """The same."""
-        return work(self._tx)
+        return self.run(work)
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """The same for work that only reads: no statement takes longer than outside."""
+        with self._tx.limited():
+            return work(self._tx)
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """The transaction, as a `Database` would open one to read."""
-        yield self._tx
+        """The transaction, to read from; it may see another state with each statement."""
+        with self._tx.limited():
+            yield self._tx
 
 
 def _limit(limit_s: float) -> str:
@@ -318,50 +272,13 @@ def _blocking() -> Iterator[None]:
         psycopg2.extensions.set_wait_callback(wait)
 
 
-class Session:
-    """One connection to PostgreSQL, of the process that opened it."""
-
-    def __init__(self, target: str, settings: str) -> None:
-        self.target = target
-        self.connection = connecting.connect(target)
-        self.prepared: dict[str, str] = {}
-        self._pid = os.getpid()
-        try:
-            self.connection.autocommit = True
-            psycopg2.extensions.register_type(_INTEGRAL, self.connection)
-            with self.connection.cursor() as cursor:
-                cursor.execute(
-                    f'{settings}SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()'
-                )
-                self.identity: Row = cursor.fetchone() or ()
-        except BaseException:
-            self.close()
-            raise
-        self.connection.is_open()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process opened it, not one that it was forked from."""
-        return self._pid == os.getpid()
-
-    def is_gone(self) -> bool:
-        """Whether it is closed, or has something to say though nothing was asked: that it ends, as a rule.
-
-        Better to know now than when a change is on its way.
-        """
-        return bool(self.connection.closed) or bool(select.select((self.connection,), (), (), 0)[0])
-
-    def close(self) -> None:
-        """End it, if it has not ended."""
-        with suppress(psycopg2.Error):
-            self.connection.close()
-
-
 class Database:
     """The connections of one process to PostgreSQL, named by a libpq connection string.
 
     most_sessions: so many are opened when as many calls run at once. One more waits for one of them.
     read_timeout_s: how long a statement of `read` may take.
+    change_limit_s: how long a statement of `run` or `run_at_once` may take; then its session is given up, and ended if
+    that is possible. None: as long as PostgreSQL answers others.
     idle_timeout_s: how long a transaction may wait for its next statement; then PostgreSQL ends it, and what can be run
     again is.
     meter: hears of what is run again, and of sessions.
@@ -373,6 +290,7 @@ class Database:
         *,
         most_sessions: int = MOST_SESSIONS,
         read_timeout_s: float = READ_TIMEOUT_S,
+        change_limit_s: float | None = None,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         meter: Meter = SILENT,
     ) -> None:
@@ -385,11 +303,13 @@ class Database:
             f'SET statement_timeout = {int(read_timeout_s * 1000):d}; '
             f'SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000):d}; '
         )
+        self._change_limit_s = change_limit_s
         self._idle: list[Session] = []  # the one that was used last is the one to use next
         self.most_sessions = most_sessions
         self._free = most_sessions  # as many may be taken
         self._meter = meter
         self._queue: deque[Callable[[], None]] = deque()  # who waits for one
+        self._read_timeout_s = read_timeout_s
         self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
         self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
         self._away_since: float | None = None
@@ -435,13 +355,16 @@ class Database:
         problems = []
         for target in sorted(connecting.targets(self._dsn), key=lambda target: target != self._target):
             try:
-                session = Session(target, self._settings)
+                session = self._session(target)
             except psycopg2.OperationalError as exc:
                 problems.append(exc)
             else:
                 self._target = target
                 return session
         raise connecting.together(problems)
+
+    def _session(self, target: str) -> Session:
+        return Session(target, self._settings, self._read_timeout_s)
 
     def _note_away(self, exc: psycopg2.Error) -> None:
         """It cannot be had: let those who wait for a session know."""
@@ -468,7 +391,7 @@ class Database:
 
     def _find_out(self, target: str | None) -> None:
         try:
-            session = self._opened() if target is None else Session(target, self._settings)
+            session = self._opened() if target is None else self._session(target)
         except psycopg2.OperationalError as exc:
             if target is None or isinstance(exc, NoAnswerError):
                 self._note_away(exc)
@@ -504,7 +427,7 @@ class Database:
 
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Run work in one transaction and commit it; all of it or, when it raises, nothing."""
-        return self._attempt(lambda session: _transaction(session, work))
+        return self._attempt(lambda session: _transaction(session, work), self._change_limit_s)
 
     def run_at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T]) -> T:
         """As `run`, for work that changes by one message: by what runs `ahead` of its last statement.
@@ -546,7 +469,9 @@ class Database:
         """
         session, cursor = self._again(self._begin_snapshot)
         try:
-            yield Transaction(cursor, session.prepared)
+            tx = Transaction(cursor, session)
+            tx.sees_one_state = True
+            yield tx
         except psycopg2.Error as exc:
             if session.connection.closed or is_without_room(exc):
                 raise unavailable(exc) from exc
@@ -574,11 +499,29 @@ class Database:
             session = self._take()
             session.connection.limit_s = limit_s
             try:
-                return once(session)
-            finally:
-                self._give_back(session)
+                with self._using(session):
+                    return once(session)
+            except TooLongError:
+                self._end(session)
+                raise
 
         return self._again(with_session)
+
+    @contextmanager
+    def _using(self, session: Session) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._give_back(session)
+
+    def _end(self, former: Session) -> None:
+        """Have PostgreSQL end a session that was given up, with its locks, as soon as it can."""
+        end = f'SELECT pg_terminate_backend(pid) {THAT_SESSION}'
+        with suppress(psycopg2.Error, errors.NipapError):
+            session = self._take()
+            session.connection.limit_s = self._read_limit_s
+            with self._using(session):
+                _statements(session, lambda tx: tx.execute(end, former.identity))
 
     def _again(self, once: Callable[[], T]) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""
@@ -615,7 +558,7 @@ class Database:
 
     def _at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T], change: int) -> T:
         session = self._take()
-        session.connection.limit_s = None
+        session.connection.limit_s = self._change_limit_s
         try:
             return _message(session, work, change)
         except _AnswerLostError as lost:
@@ -632,9 +575,8 @@ class Database:
 
         def look(tx: Transaction) -> int | None:
             # As long as its session is there it may still be committed.
-            session = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
-            tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {session}', former.identity)
-            if tx.value(f'SELECT 1 {session}', former.identity):
+            tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {THAT_SESSION}', former.identity)
+            if tx.value(f'SELECT 1 {THAT_SESSION}', former.identity):
                 raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN)
             found: int | None = tx.value('SELECT object_id FROM audit_log WHERE change = %s LIMIT 1', (change,))
             return found
@@ -655,7 +597,7 @@ class _AnswerLostError(Exception):
 
 def _transaction(session: Session, work: Callable[[Transaction], T]) -> T:
     with session.connection.cursor() as cursor:
-        tx = Transaction(cursor, session.prepared)
+        tx = Transaction(cursor, session)
         tx.ahead(f'BEGIN; {CHANGING}')
         try:
             result = work(tx)
@@ -696,7 +638,7 @@ def _message(session: Session, work: Callable[[Transaction], T], change: int) ->
 
 def _statements(session: Session, work: Callable[[Transaction], T]) -> T:
     with session.connection.cursor() as cursor:
-        return work(Transaction(cursor, session.prepared))
+        return work(Transaction(cursor, session))
 
 
 def _is_lost(session: Session, exc: psycopg2.Error) -> bool:

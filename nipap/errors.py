@@ -6,6 +6,8 @@ and what would be accepted; it never carries SQL, class names or other internals
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class NipapError(Exception):
     """Anything that goes wrong and is the client's to know."""
@@ -13,6 +15,11 @@ class NipapError(Exception):
     code = 1000
     position: int | None = None  # of many things asked for at once, which one this is about
     attribute: str | None = None  # the one whose value was refused, where that is known
+
+    def about(self, attribute: object) -> Self:
+        """The same error, naming the attribute."""
+        self.attribute = str(attribute)
+        return self
 
 
 class NipapUnavailableError(NipapError):

@@ -31,9 +31,10 @@ from nipap.errors import (
     NipapUnavailableError,
     NipapValueError,
 )
-from nipap.http_auth import credentials_from_request, idempotency_key
+from nipap.http_auth import credentials_from_request, header_text, idempotency_key
 from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.meter import SILENT, Meter
+from nipap.packed import whole
 from nipap.rest_objects import (
     RESOURCES,
     TAGS,
@@ -45,7 +46,7 @@ from nipap.rest_objects import (
     digest,
     edition,
     encode,
-    plain,
+    parts_of,
     plain_many,
     read_fields,
     tag_of,
@@ -159,10 +160,10 @@ class _Api:
         return make_actor(
             credentials,
             {
-                'authoritative_source': _header(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
-                'username': _header(request, 'NIPAP-Username'),
-                'full_name': _header(request, 'NIPAP-Full-Name'),
-                'readonly': _header(request, 'NIPAP-Read-Only'),
+                'authoritative_source': header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
+                'username': header_text(request, 'NIPAP-Username'),
+                'full_name': header_text(request, 'NIPAP-Full-Name'),
+                'readonly': header_text(request, 'NIPAP-Read-Only'),
             },
         )
 
@@ -231,10 +232,10 @@ class _Collection:
         text, query = asked.get('q'), asked.get('query')
         for name, value in asked.items():
             if name not in ('q', 'query'):
-                raise _about(name, NipapInputError(f'extraneous member {name}, known: q, query'))
+                raise NipapInputError(f'extraneous member {name}, known: q, query').about(name)
             if not isinstance(value, dict if name == 'query' else str):
                 kind = 'an object' if name == 'query' else 'a string'
-                raise _about(name, NipapInputError(f'Invalid {name} ({shown(value)}), must be {kind}'))
+                raise NipapInputError(f'Invalid {name} ({shown(value)}), must be {kind}').about(name)
         filters = self._filter(request_ctx.request.args)
         if query is not None and filters:
             query = {'operator': 'and', 'val1': filters, 'val2': query}
@@ -253,7 +254,7 @@ class _Collection:
     def _check_parameters(self, args: Args) -> None:
         for name in (*PAGING, *self._options()):
             if len(args.getlist(name)) > 1:
-                raise _about(name, NipapInputError(f'parameter {name} is there more than once'))
+                raise NipapInputError(f'parameter {name} is there more than once').about(name)
 
     def _options(self) -> tuple[str, ...]:
         return TREE_OPTIONS if self.kind == 'prefix' else ()
@@ -362,10 +363,10 @@ class _Calls:
     def _batch(self, actor: Actor) -> Response:
         asked = self._api.struct()
         for name in asked.keys() - {'operations', 'return'}:
-            raise _about(name, NipapInputError(f'extraneous member {name}, known: operations, return'))
+            raise NipapInputError(f'extraneous member {name}, known: operations, return').about(name)
         members = {'operations': asked.get('operations'), 'return': asked.get('return')}
         answers = self._api.change(actor, 'batch', members)
-        return _respond(request_ctx.request, [encode({'result': plain(answers)})])
+        return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
 
 
 class _Allocations:
@@ -385,7 +386,9 @@ class _Allocations:
             answers = self._allocated(actor, self._operations(key, attr, args, count))
         except NipapError as exc:
             self._collection.one(actor, key)  # if that is what is wrong, it is what is said
-            exc.position = None  # who sent no batch knows no positions
+            cause = exc.__cause__
+            if exc.position is not None and isinstance(cause, NipapError):
+                raise cause from None  # who sent no batch knows no operations
             raise
         added = [alone(item) for item in answers[-count:]]
         response = _respond(request_ctx.request, [encode({'result': added})], 201)
@@ -396,7 +399,7 @@ class _Allocations:
     def _allocated(self, actor: Actor, operations: list[Object]) -> list[Any]:
         if len(operations) == 1:
             return [self._api.change(actor, 'add_prefix', operations[0]['args'])]
-        answers: list[Any] = self._api.change(actor, 'batch', {'operations': operations, 'return': None})
+        answers: list[Any] = whole(self._api.change(actor, 'batch', {'operations': operations, 'return': None}))
         return answers
 
     def _operations(self, number: int, attr: Object, args: Object, count: int) -> list[Object]:
@@ -415,7 +418,7 @@ class _Allocations:
         """Say which would be allocated."""
         given = request_ctx.request.args
         for name in given.keys() - set(FREE):
-            raise _about(name, NipapInputError(f'extraneous parameter {name}, known: {", ".join(FREE)}'))
+            raise NipapInputError(f'extraneous parameter {name}, known: {", ".join(FREE)}').about(name)
         item = self._collection.one(actor, key)
         args: Object = {name: given[name] for name in FREE if name in given}
         vrf = None
@@ -477,7 +480,7 @@ class _Page:
         else:
             smart = getattr(backend, f'smart_search_{kind}', None)
             if smart is None:
-                raise _about('q', NipapInputError(f'there is no smart search of {kind}s'))
+                raise NipapInputError(f'there is no smart search of {kind}s').about('q')
             found = smart(self._actor, self._text, options, self._query)
         return found
 
@@ -488,17 +491,6 @@ _BESIDE = ('interpretation', 'error', 'error_message')
 # ---------------------------------------------------------------- requests and answers
 
 
-def _header(request: Request, name: str) -> str | None:
-    """The text of a header, in UTF-8 or, from those who know no better, in ISO 8859-1."""
-    value = request.headers.get(name)
-    if value is None or value.isascii():
-        return value
-    try:
-        return value.encode('latin-1').decode()
-    except UnicodeError:
-        return value
-
-
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
@@ -507,13 +499,8 @@ def _limit(text: str | None) -> int:
     except NipapValueError:
         limit = 0
     if not 1 <= limit <= MOST:
-        raise _about('limit', NipapValueError(f'Invalid value {shown(text)} for limit, must be 1 to {MOST}'))
+        raise NipapValueError(f'Invalid value {shown(text)} for limit, must be 1 to {MOST}').about('limit')
     return limit
-
-
-def _about(name: str, error: NipapError) -> NipapError:
-    error.attribute = name
-    return error
 
 
 def _packed(tag: str) -> str:

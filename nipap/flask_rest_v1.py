@@ -24,9 +24,9 @@ from nipap.errors import (
     NipapError,
     NipapMissingInputError,
 )
-from nipap.http_auth import credentials_from_request
+from nipap.http_auth import credentials_from_request, header_text
 from nipap.http_body import MAX_BODY, read_body
-from nipap.meter import SILENT
+from nipap.meter import SILENT, Meter
 from nipap.rest_objects import COUNTERS, decode
 from nipap.tracer import Call
 
@@ -39,37 +39,41 @@ _WITHOUT_PROOF = {'message': 'Unauthorized'}
 _log = logging.getLogger(__name__)
 
 
-def add_to(app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY) -> None:
-    """Have an application offer the endpoint."""
-    endpoint = _Endpoint(backend, authenticator, max_body)
-    for method, answer in (
-        ('GET', endpoint.search),
-        ('POST', endpoint.add),
-        ('PUT', endpoint.edit),
-        ('DELETE', endpoint.remove),
-    ):
-        app.add_url_rule(PATH, f'rest v1 {method}', endpoint.view(answer), methods=[method])
+NAMES = tuple(f'{method} {PATH}' for method in ('GET', 'POST', 'PUT', 'DELETE'))  # in logs and metrics
+
+
+def add_to(
+    app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY, meter: Meter = SILENT
+) -> None:
+    """Have an application offer the endpoint; `meter` hears of calls."""
+    endpoint = _Endpoint(backend, authenticator, max_body, meter)
+    for name, answer in zip(NAMES, (endpoint.search, endpoint.add, endpoint.edit, endpoint.remove), strict=True):
+        app.add_url_rule(PATH, f'rest v1 {name}', endpoint.view(name, answer), methods=[name.partition(' ')[0]])
 
 
 class _Endpoint:
     """Its four methods; what selects is in the query string, what is set in the body."""
 
-    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int) -> None:
+    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int, meter: Meter) -> None:
+        self._meter = meter
         self._backend = backend
         self._authenticator = authenticator
         self._max_body = max_body
 
-    def view(self, call: Callable[[Actor, dict[str, str]], object]) -> Callable[[], Response]:
+    def view(self, name: str, call: Callable[[Actor, dict[str, str]], object]) -> Callable[[], Response]:
         """A method with authentication before it, whose answer or error is written as JSON."""
 
+        def respond(record: Call) -> Response:
+            record.method = name
+            return self._answer(call, record)
+
         def answer() -> Response:
-            return http_calls.answer(request_ctx.request, SILENT, lambda record: self._answer(call, record))
+            return http_calls.answer(request_ctx.request, self._meter, respond)
 
         return answer
 
     def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: Call) -> Response:
         request: Request = request_ctx.request
-        record.method = f'{request.method} {PATH}'
         try:
             actor = self._actor(request)
             record.user, record.source = actor.username, actor.authoritative_source
@@ -89,7 +93,7 @@ class _Endpoint:
             return _json(500, _error(NipapError.code, f'Internal error, request id {record.request_id}'))
 
     def _actor(self, request: Request) -> Actor:
-        source = request.headers.get('NIPAP-Authoritative-Source')
+        source = header_text(request, 'NIPAP-Authoritative-Source')
         try:
             credentials = credentials_from_request(request, self._authenticator)
         except AuthenticationFailedError as exc:
@@ -98,8 +102,8 @@ class _Endpoint:
             raise _UnauthorizedError('Missing/invalid authentication options in request.')
         options = {
             'authoritative_source': source,
-            'username': request.headers.get('NIPAP-Username'),
-            'full_name': request.headers.get('NIPAP-Full-Name'),
+            'username': header_text(request, 'NIPAP-Username'),
+            'full_name': header_text(request, 'NIPAP-Full-Name'),
         }
         return make_actor(credentials, options)
 

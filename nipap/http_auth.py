@@ -13,17 +13,11 @@ from collections.abc import Mapping
 from flask import Request
 
 from nipap.attributes import shown
-from nipap.authlib import Actor, Authenticator, Credentials, authoritative_source, make_actor
+from nipap.authlib import Authenticator, Credentials, authoritative_source
 from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapInputError
 
 # A String of RFC 8941 with its parameters, which mean nothing here.
 _quoted = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?:\s*;.*)?').fullmatch
-
-
-def actor_for_call(request: Request, authenticator: Authenticator, arguments: Mapping[str, object]) -> Actor:
-    """Who makes the call whose one struct is `arguments`; what is wrong with its ``auth`` member is said first."""
-    options = auth_options(arguments)
-    return make_actor(credentials_from_request(request, authenticator), options)
 
 
 def auth_options(arguments: Mapping[str, object]) -> Mapping[str, object]:
@@ -47,17 +41,6 @@ def credentials_from_request(request: Request, authenticator: Authenticator) -> 
     return authenticator.login(*_name_and_password(value), request.remote_addr)
 
 
-def known_credentials(request: Request, authenticator: Authenticator) -> Credentials | None:
-    """The answer of `credentials_from_request` when that takes no time worth mentioning, else None.
-
-    For transports that must not be held up while a password is hashed. Raises the same errors.
-    """
-    scheme, value = _authorization(request)
-    if scheme == 'bearer':
-        return authenticator.login_token(value)
-    return authenticator.known_login(*_name_and_password(value))
-
-
 def _authorization(request: Request) -> tuple[str, str]:
     scheme, _, value = request.headers.get('Authorization', '').strip().partition(' ')
     if scheme.lower() not in ('basic', 'bearer'):
@@ -73,6 +56,17 @@ def _name_and_password(value: str) -> tuple[str, str]:
     if not colon:
         raise AuthenticationFailedError('Malformed Authorization header: Basic takes base64 of user:password in UTF-8.')
     return name, password
+
+
+def header_text(request: Request, name: str) -> str | None:
+    """The text of a header, in UTF-8 or, from those who know no better, in ISO 8859-1."""
+    value = request.headers.get(name)
+    if value is None or value.isascii():
+        return value
+    try:
+        return value.encode('latin-1').decode()
+    except UnicodeError:
+        return value
 
 
 def idempotency_key(request: Request, arguments: Mapping[str, object]) -> object:

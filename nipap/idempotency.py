@@ -10,29 +10,22 @@ method and arguments are the same; the rest of the ``auth`` struct is not part o
 
 from __future__ import annotations
 
-import binascii
 import hashlib
-import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from decimal import Decimal
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nipap import waiting
+from nipap import packed
 from nipap.attributes import shown
 from nipap.db import Transaction
-from nipap.errors import NipapInputError, NipapKeyReusedError, NipapValueError
+from nipap.errors import NipapKeyReusedError, NipapValueError
 
 LONGEST_KEY = 255
 HOURS = 24
 LARGEST_ANSWER = 8 * 2**20  # compressed; some 100,000 prefixes with all their attributes
-DEEPEST = 200
 EXPIRED_AT_ONCE = 2  # more than one comes with each call, so there is an end to them
 
 _LOCKS = 5_466_128  # the first half of the keys of our advisory locks; any number that nobody else uses
-_WORTH_ASIDE = 2**16
 
 _FIND = """SELECT fingerprint, answer FROM idempotency
 WHERE authenticated_as = %s AND key = %s AND created > now() - %s * interval '1 hour'"""
@@ -77,7 +70,7 @@ def fingerprint(username: str, method: str, members: Mapping[str, object]) -> by
     :raises NipapInputError: they nest too deeply.
     """
     given = {name: member for name, member in members.items() if member is not None}
-    return hashlib.sha256(_encoded([username, method, given], sort_keys=True)).digest()
+    return hashlib.sha256(packed.encoded([username, method, given], sort_keys=True)).digest()
 
 
 # ---------------------------------------------------------------- storage
@@ -100,7 +93,7 @@ def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
         raise NipapKeyReusedError(
             f"The idempotency key '{call.key}' was used for another call, with another method or other arguments"
         )
-    return Answer(decode(bytes(found[1])))
+    return Answer(packed.decode(bytes(found[1])))
 
 
 def keep(tx: Transaction, call: Call, answer: object, hours: int) -> None:
@@ -115,73 +108,19 @@ def keep(tx: Transaction, call: Call, answer: object, hours: int) -> None:
 
 # ---------------------------------------------------------------- values
 
-# What JSON has not is a struct with this name, which no client can send and PostgreSQL cannot store.
-_MARK = '\0'
-_WRITTEN: dict[type, tuple[str, Callable[[Any], str]]] = {
-    datetime: ('datetime', datetime.isoformat),
-    Decimal: ('decimal', str),
-    bytes: ('bytes', lambda value: binascii.b2a_base64(value, newline=False).decode()),
-}
-_READ: dict[str, Callable[[str], object]] = {
-    'datetime': datetime.fromisoformat,
-    'decimal': Decimal,
-    'bytes': binascii.a2b_base64,
-}
 
-
-def encode(value: object) -> bytes:
-    """Any answer as bytes that `decode` reads.
+def encode(answer: object) -> bytes:
+    """Any answer as bytes that `packed.decode` reads.
 
     :raises NipapError: it nests too deeply or is too large.
     """
-    packed = _aside(partial(zlib.compress, plain := _encoded(value), 1), len(plain))
-    if len(packed) > LARGEST_ANSWER:
-        raise NipapValueError(
-            f'The answer is too large to be kept for an idempotency key ({len(packed)} bytes compressed, at most '
-            f'{LARGEST_ANSWER}): ask for less at once, or of a batch for ids'
-        )
-    return packed
-
-
-def decode(packed: bytes) -> Any:
-    """The answer, equal to the one that was encoded; a tuple has become a list."""
-    return json.loads(_aside(partial(zlib.decompress, packed), len(packed)), object_hook=_unmarked)
-
-
-def _aside(work: Callable[[], bytes], size: int) -> bytes:
-    return waiting.aside(work) if size > _WORTH_ASIDE else work()
-
-
-def _encoded(value: object, *, sort_keys: bool = False) -> bytes:
-    _check_depth(value)
-    return json.dumps(value, default=_marked, sort_keys=sort_keys, separators=(',', ':')).encode()
-
-
-def _check_depth(value: object) -> None:
-    """Refuse what JSON, which recurses, might write but not read again."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [item for container in level for item in _items(container) if isinstance(item, dict | list | tuple)]
-        if not level:
-            return
-    raise NipapInputError(f'With an idempotency key, arguments and answers may nest {DEEPEST} deep')
-
-
-def _items(container: object) -> Iterable[object]:
-    if isinstance(container, dict):
-        return container.values()
-    return container if isinstance(container, list | tuple) else ()
-
-
-def _marked(value: object) -> dict[str, list[str]]:
-    for kind, (name, write) in _WRITTEN.items():
-        if isinstance(value, kind):
-            return {_MARK: [name, write(value)]}
-    raise TypeError(f'{type(value).__name__} cannot be kept')
-
-
-def _unmarked(struct: dict[str, Any]) -> Any:
-    if _MARK not in struct:
-        return struct
-    name, text = struct[_MARK]
-    return _READ[name](text)
+    size = packed.size_of(answer)
+    if size <= LARGEST_ANSWER:
+        found = packed.encode(answer)
+        if len(found) <= LARGEST_ANSWER:
+            return found
+        size = len(found)
+    raise NipapValueError(
+        f'The answer is too large to be kept for an idempotency key ({size} bytes compressed, at most '
+        f'{LARGEST_ANSWER}): ask for less at once, or of a batch for ids'
+    )

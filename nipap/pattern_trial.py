@@ -33,7 +33,7 @@ def refused(db: Database | Inside, given: Iterable[str], *, all_signs: bool = Fa
 
 
 def _tried(db: Database | Inside, given: list[str]) -> dict[str, str]:
-    """The same for some that are tried: all of them together, or else one by one while there is time."""
+    """The same for some that are tried: all of them together, or else those by themselves that may be to blame."""
     if not given:
         return {}
     try:
@@ -41,14 +41,23 @@ def _tried(db: Database | Inside, given: list[str]) -> dict[str, str]:
     except NipapTimeoutError:
         if len(given) == 1:
             return {given[0]: patterns.too_slow(given[0])}
+    easy = [pattern for pattern in given if patterns.easy([pattern])]
+    if len(easy) in (0, len(given)):
+        return _tried_singly(db, given)
+    return _tried(db, easy) | _tried_singly(db, [pattern for pattern in given if not patterns.easy([pattern])])
+
+
+def _tried_singly(db: Database | Inside, given: list[str]) -> dict[str, str]:
+    """The same one by one, the lighter ones first, while there is time."""
     found: dict[str, str] = {}
     ends = time.monotonic() + TRIAL_S
     for pattern in sorted(given, key=lambda pattern: (patterns.weight(pattern), len(pattern))):
         left_s = ends - time.monotonic()
         try:
-            if left_s > 0 and not _bad(db, [pattern], left_s):
-                continue
-            found[pattern] = patterns.not_posix(pattern) if left_s > 0 else patterns.too_slow(pattern)
+            if left_s <= 0:
+                found[pattern] = patterns.too_slow(pattern)
+            elif _bad(db, [pattern], left_s):
+                found[pattern] = patterns.not_posix(pattern)
         except NipapTimeoutError:
             found[pattern] = patterns.too_slow(pattern)
     return found

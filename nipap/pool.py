@@ -108,7 +108,7 @@ def resolve(tx: Transaction, attr: Mapping[str, object]) -> int | None:
     found = [set(find_ids(tx, read_spec({key: value}))) for key, value in names.items()]
     common = set.intersection(*found)
     if not common:
-        raise NipapInputError('non-existing pool specified')
+        raise NipapInputError('non-existing pool specified').about(f'pool_{next(iter(names))}')
     return common.pop()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nipap import pool, rows, vrf
@@ -17,7 +17,7 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapValueError,
 )
-from nipap.prefix_search import IDS
+from nipap.prefix_search import AT_ONCE, IDS, read_named
 from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page
 from nipap.query import EVERYTHING, Condition, all_of, equals
 
@@ -105,7 +105,9 @@ def _country(value: str | None) -> str | None:
     if value is None:
         return None
     if len(value) != 2 or not value.isascii() or not value.isalpha():
-        raise NipapValueError(' Please enter a two letter country code according to ISO 3166-1 alpha-2')
+        raise NipapValueError(' Please enter a two letter country code according to ISO 3166-1 alpha-2').about(
+            'country'
+        )
     return value.upper()
 
 
@@ -115,7 +117,7 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: b
     :raises NipapMissingInputError: neither description nor node. NipapValueError: no type.
     """
     if 'description' not in attr and 'node' not in attr:
-        raise NipapMissingInputError('Either description or node must be specified.')
+        raise NipapMissingInputError('Either description or node must be specified.').about('description')
     values = {
         'status': 'assigned',
         'tags': [],
@@ -125,7 +127,7 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: b
         **read_facts(tx, attr),
     }
     if typed and values.get('type') is None:
-        raise NipapValueError('Unknown prefix type')
+        raise NipapValueError('Unknown prefix type').about('type')
     return values
 
 
@@ -179,11 +181,22 @@ def get_many(tx: Transaction, ids: list[int], shape: Shape = as_listed) -> list[
     return [found[i] for i in ids]
 
 
+def get_many_apart(tx: Transaction, ids: list[int], shape: Shape = as_listed) -> Iterator[list[dict[str, Any]]]:
+    """The same, some at a time."""
+    for first in range(0, len(ids), AT_ONCE):
+        yield get_many(tx, ids[first : first + AT_ONCE], shape)
+
+
 def get_edited(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
     """Prefixes by id, as an edit shows them."""
     if len(ids) <= FEW:
         return read_few(tx, Condition('p.id = ANY (%s)', (ids,)), as_found)
     return read_page(tx, IDS, EVERYTHING, (ids,), as_found, by_key=True)
+
+
+def get_edited_apart(tx: Transaction, ids: list[int]) -> Iterator[list[dict[str, Any]]]:
+    """The same, some at a time."""
+    return read_named(tx, IDS, (ids,), as_found)
 
 
 FEW = 10
@@ -230,7 +243,7 @@ def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who:
         sql += ' FOR NO KEY UPDATE OF p'
     found = tx.all(sql, (*moving.values(), *condition.params))
     if wanted_vrf is not None and any(row[1] != wanted_vrf for row in found):
-        raise NipapValueError('Changing VRF is not allowed')
+        raise NipapValueError('Changing VRF is not allowed').about(f'vrf_{next(iter(names))}')
     stored = rows.facts(changes)
     in_place = [row[0] for row in found if not row[3]]
     if in_place:

@@ -10,7 +10,7 @@ from nipap import rows
 from nipap.db import Transaction
 from nipap.errors import NipapNonExistentError
 from nipap.paging import Page, Place, Surroundings
-from nipap.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page
+from nipap.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page, stream_page
 from nipap.query import EVERYTHING, TAGGED, Condition
 
 
@@ -187,9 +187,9 @@ def find_at_most(
 
 
 def find_all(tx: Transaction, condition: Condition, shape: Shape = as_listed) -> Iterator[list[dict[str, Any]]]:
-    """What `find` returns, some at a time; in a transaction that sees one state of the tree (`Database.snapshot`)."""
+    """What `find` returns, some at a time; in a transaction."""
     sql, params, _ = _plan(condition, None)
-    yield from _read_named(tx, sql, params, shape)
+    yield from read_named(tx, sql, params, shape)
 
 
 def search_all(
@@ -197,11 +197,14 @@ def search_all(
 ) -> Iterator[list[dict[str, Any]]]:
     """What `search` returns, in the same way."""
     sql, params, _ = _search_sql(tx, condition, page, around)
-    yield from _read_named(tx, sql, params, as_found)
+    yield from read_named(tx, sql, params, as_found)
 
 
-def _read_named(tx: Transaction, page_sql: str, params: Iterable[Any], shape: Shape) -> Iterator[list[dict[str, Any]]]:
-    """As `_read`: the statement only names the prefixes; each few hundred are looked up, with their own ancestors."""
+def read_named(tx: Transaction, page_sql: str, params: Iterable[Any], shape: Shape) -> Iterator[list[dict[str, Any]]]:
+    """The prefixes that a statement names; where one state is seen, each few hundred with ancestors of their own."""
+    if not tx.sees_one_state:
+        yield from stream_page(tx, page_sql, params, shape, AT_ONCE)
+        return
     named = tx.stream(page_sql, tuple(params), chunk=AT_ONCE)
     while some := list(islice(named, AT_ONCE)):
         columns = [list(column) for column in zip(*some, strict=True)]

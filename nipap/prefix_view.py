@@ -6,7 +6,8 @@ from the ancestors, which come along in the same statement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from nipap import rows
@@ -57,23 +58,38 @@ _READ = (
 _COLUMNS = ', '.join(_READ)
 _FAMILY = 1 + len(_PLAIN)  # where it is behind the rank of the VRF; length and prefix follow
 
-# In the same statement: it sees one state of the tree.
-_ANCESTORS = 'CASE row_number() OVER () WHEN 1 THEN ancestors_of(ARRAY(SELECT parent_id FROM page)) END'
+# In the same statement: it sees one state of the tree. They come on the first row of the page.
+_ANCESTORS = 'CASE row_number() OVER ({}) WHEN 1 THEN ancestors_of(ARRAY(SELECT parent_id FROM page)) END'
 # A look-up by primary key for sure; as a join the planner may prefer to read the whole table.
 _BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = page.id OFFSET 0)'
 
 Shape = Callable[[dict[str, Any], Row], dict[str, Any]]
+Ancestors = dict[str, tuple[int | None, int, list[str]]]  # by id
 
 
 def read_page(
     tx: Transaction, page_sql: str, condition: Condition, params: Iterable[Any], shape: Shape, *, by_key: bool = False
 ) -> list[dict[str, Any]]:
     """The prefixes that a statement names by id, parent and whether they match, in order; by_key: see `run_search`."""
-    sql = f"""WITH page (id, parent_id, matches) AS MATERIALIZED ({page_sql})
-        SELECT {_COLUMNS}, page.matches, {_ANCESTORS} FROM page {_BY_ID} p
+    return _objects(rows.run_search(tx, _page_sql(page_sql), condition, params, by_key=by_key), shape)
+
+
+def _page_sql(page_sql: str, window: str = '') -> str:
+    return f"""WITH page (id, parent_id, matches) AS MATERIALIZED ({page_sql})
+        SELECT {_COLUMNS}, page.matches, {_ANCESTORS.format(window)} FROM page {_BY_ID} p
         JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
         ORDER BY {ORDER}"""
-    return _objects(rows.run_search(tx, sql, condition, params, by_key=by_key), shape)
+
+
+def stream_page(
+    tx: Transaction, page_sql: str, params: Iterable[Any], shape: Shape, at_once: int
+) -> Iterator[list[dict[str, Any]]]:
+    """As `read_page`, so many at a time of one statement, which sees one state of the tree in any transaction."""
+    # The row with the ancestors is the first that is read.
+    found = tx.stream(_page_sql(page_sql, f'ORDER BY {ORDER}'), tuple(params), chunk=at_once)
+    above: Ancestors = {}
+    while some := list(islice(found, at_once)):
+        yield _objects(some, shape, above)
 
 
 def read_few(tx: Transaction, condition: Condition, shape: Shape) -> list[dict[str, Any]]:
@@ -92,8 +108,8 @@ def _place(row: Row) -> tuple[int, int, int, int, int]:
     return row[0], row[2], family, first_address(prefix), length
 
 
-def _objects(found: list[Row], shape: Shape) -> list[dict[str, Any]]:
-    above: dict[str, tuple[int | None, int, list[str]]] = {}
+def _objects(found: list[Row], shape: Shape, above: Ancestors | None = None) -> list[dict[str, Any]]:
+    above = {} if above is None else above
     for row in found:
         above.update(row[-1] or {})
     lineages: dict[int | None, tuple[int, list[str], int]] = {None: (0, [], 0)}
@@ -118,7 +134,7 @@ def _objects(found: list[Row], shape: Shape) -> list[dict[str, Any]]:
     return result
 
 
-def _lineage(parent: int | None, above: dict[str, tuple[int | None, int, list[str]]]) -> tuple[int, list[str], int]:
+def _lineage(parent: int | None, above: Ancestors) -> tuple[int, list[str], int]:
     """Number of ancestors, their tags (each once, the closest first) and the length of the closest."""
     depth = 0
     tags: dict[str, None] = {}

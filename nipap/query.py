@@ -137,7 +137,8 @@ def find_attribute(name: object, table: Table) -> Attribute:
             return table[name]
         if name.startswith('avps.') and 'avps' in table and len(name) > 5:
             return Attribute(check_text(name), 'avp', table['avps'].sql, '')
-    raise NipapInputError(f"Search variable '{name if isinstance(name, str) else shown(name)}' unknown")
+    text = name if isinstance(name, str) else shown(name)
+    raise NipapInputError(f"Search variable '{text}' unknown").about(text)
 
 
 def _leaf(node: Any, table: Table) -> Condition:
@@ -147,9 +148,13 @@ def _leaf(node: Any, table: Table) -> Condition:
     if not isinstance(operator, str) or _NAMES.get(operator, operator) not in _OPERATORS:
         raise NipapNoSuchOperatorError(f'No such operator {operator if isinstance(operator, str) else shown(operator)}')
     attribute = find_attribute(node['val1'], table)
+    name = attribute.name
     if 'val2' not in node:
-        raise NipapMissingInputError(f"Value (val2 in API) for '{attribute.name}' must be specified")
-    return _compare(attribute, _NAMES.get(operator, operator), node['val2'])
+        raise NipapMissingInputError(f"Value (val2 in API) for '{name}' must be specified").about(name)
+    try:
+        return _compare(attribute, _NAMES.get(operator, operator), node['val2'])
+    except NipapValueError as exc:
+        raise exc.about(name) from exc.__cause__
 
 
 def _compare(attribute: Attribute, operator: str, value: object) -> Condition:

@@ -7,7 +7,7 @@ read exactly; timestamps are RFC 3339 in UTC.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, shown
-from nipap.errors import NipapError, NipapInputError, NipapValueError
+from nipap.errors import NipapInputError, NipapValueError
+from nipap.packed import long_part
 
 Object = dict[str, Any]
 
@@ -140,6 +141,28 @@ def plain(value: Any) -> Any:
     return value
 
 
+def parts_of(answer: Any) -> Iterator[bytes]:
+    """The answer of any call as JSON, piece by piece where it is long; objects are changed in place."""
+    part = long_part(answer)
+    if part is None:
+        yield encode(plain(answer))
+    elif isinstance(answer, Mapping):
+        others = {name: item for name, item in answer.items() if name != 'result'}
+        yield encode(plain(others))[:-1] + (b',"result":' if others else b'"result":')
+        yield from parts_of(part)
+        yield b'}'
+    else:
+        before = b'['
+        for some in part:
+            yield before
+            if len(some) == 1:
+                yield from parts_of(some[0])
+            else:
+                yield encode(plain(some))[1:-1]
+            before = b','
+        yield b']' if before == b',' else b'[]'
+
+
 def read_fields(text: str | None, resource: Resource) -> list[str] | None:
     """The members that an answer is cut to; None: it is not cut.
 
@@ -150,9 +173,7 @@ def read_fields(text: str | None, resource: Resource) -> list[str] | None:
     names = [name.strip() for name in text.split(',')]
     for name in names:
         if name not in resource.fields:
-            error: NipapError = NipapInputError(f'Unknown member {shown(name)} in fields, known: {known(resource)}')
-            error.attribute = name
-            raise error
+            raise NipapInputError(f'Unknown member {shown(name)} in fields, known: {known(resource)}').about(name)
     return names
 
 

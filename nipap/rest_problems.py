@@ -70,6 +70,18 @@ def internal_problem(request_id: str) -> Response:
     return _response(500, members)
 
 
+def told(path: str, error: errors.NipapError | None, request_id: str) -> tuple[int, str, bytes]:
+    """Status, content type and body with which the server itself answers a request: an error, or None: it failed.
+
+    Text, but a problem where all that goes wrong is one.
+    """
+    answer = internal_problem(request_id) if error is None else problem(error)
+    if path.startswith('/api/'):
+        return answer.status_code, CONTENT_TYPE, answer.get_data()
+    text = f'Internal error, request id {request_id}' if error is None else error
+    return answer.status_code, 'text/plain', f'{text}\n'.encode()
+
+
 def http_problem(error: HTTPException) -> Response:
     """The answer to what no call was made of: an unknown path, a method that a path does not have."""
     status = error.code or 500

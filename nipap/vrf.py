@@ -96,7 +96,7 @@ def _changes(i: int, attr: Mapping[str, object]) -> str:
     if i != 0 or 'rt' not in attr:
         return rows.facts(_values(attr))
     if attr['rt'] is not None:
-        raise NipapError('Invalid input for column rt, must be NULL for VRF id 0')
+        raise NipapError('Invalid input for column rt, must be NULL for VRF id 0').about('rt')
     return rows.facts(_values({name: value for name, value in attr.items() if name != 'rt'}))
 
 
@@ -133,7 +133,7 @@ def resolve(tx: Transaction, names: Mapping[str, object]) -> int:
     params = tuple(param for condition in conditions for param in condition.params)
     found = tx.all_prepared(f'SELECT v.id FROM vrf v WHERE {sql}', params)
     if not found:
-        raise NipapNonExistentError('No matching VRF found.')
+        raise NipapNonExistentError('No matching VRF found.').about(f'vrf_{next(iter(names))}')
     return int(found[0][0])
 
 
@@ -141,4 +141,4 @@ def _vrf_id(value: object) -> int:
     try:
         return read_integer(value)
     except NipapValueError:
-        raise NipapValueError(f'Invalid value {shown(value)} for vrf_id, must be an integer') from None
+        raise NipapValueError(f'Invalid value {shown(value)} for vrf_id, must be an integer').about('vrf_id') from None

@@ -64,7 +64,7 @@ _is_counter = re.compile(r'_addresses|_prefixes_').search
 class Chunks:
     """An array too long for memory: each iteration reads its items anew, a list of them at a time.
 
-    It may be an answer, or a member of the struct that is one.
+    It may be an answer, or a member of the struct that is one. An item that is either again is alone in its list.
     """
 
     __slots__ = ('_read',)
@@ -149,6 +149,9 @@ def _is_long(value: object) -> TypeGuard[list[object] | Chunks]:
 def _list_parts(items: list[object] | Chunks) -> Iterator[bytes]:
     yield _ARRAY.encode()
     for some in items if isinstance(items, Chunks) else _slices(items):
+        if len(some) == 1:
+            yield from _parts(some[0])
+            continue
         yield (_rows(some) or _text(some)[len(_ARRAY) : -len(_ARRAY_END)]).encode()
     yield _ARRAY_END.encode()
 

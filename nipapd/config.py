@@ -90,6 +90,7 @@ class DaemonSettings:
     most_running: int = _key(64, values.count)
     most_waiting: int = _key(512, values.count)
     hang_timeout: float = _key(60.0, values.seconds)
+    change_timeout: float = _key(1800.0, values.seconds)
     db_host: str | None = _key(None)
     db_port: str | None = _key(None, values.ports)
     db_name: str | None = _key(None)

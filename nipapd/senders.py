@@ -90,8 +90,9 @@ class Delivery:
         self.leads = False
         self.last_position = 0
         self.hooks: dict[int, Hook] = {}  # as they were read last
-        self.db = Database(sending.dsn, most_sessions=SESSIONS)
-        self._own = Database(sending.dsn, most_sessions=1)  # whose session holds the lock
+        limit_s = sending.settings.change_timeout or None
+        self.db = Database(sending.dsn, most_sessions=SESSIONS, change_limit_s=limit_s)
+        self._own = Database(sending.dsn, most_sessions=1, change_limit_s=limit_s)  # whose session holds the lock
         self._fibers = fibers
         self._running: set[object] = set()
         self._client = AsyncHTTPClient(

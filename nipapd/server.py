@@ -13,6 +13,7 @@ import ssl
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tornado.platform.asyncio  # noqa: F401  (Tornado imports it late, when our account may not be able to read it)
@@ -31,6 +32,8 @@ from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
 from nipap import tracer
+from nipap.errors import NipapError, NipapTooLargeError, NipapUnavailableError
+from nipap.rest_problems import told
 from nipapd.fibers import Fibers
 from nipapd.streams import REQUEST_ID, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS
@@ -44,7 +47,7 @@ ERROR_PAUSE_S = 0.1
 UNBUFFERED = ('X-Accel-Buffering', 'no')  # the header of an answer each part of which is passed on as it comes
 COURTESY_S = 0.002
 AT_ONCE = 2**20  # what an answer may be to be written in one piece
-RETRY_AFTER_S = 1
+RETRY_AFTER = ('Retry-After', '1')
 STALLED_S = 300  # after which a client that takes nothing of its answer is taken for gone
 WITHOUT_BODY = frozenset({204, 304})
 MAX_BODY = 10 * 2**20
@@ -480,26 +483,25 @@ class _Answer:
 
     def refuse(self) -> None:
         """Answer that there is too much to do."""
-        self._write_bare(503, 'Service Unavailable', {'Retry-After': str(RETRY_AFTER_S)})
+        self._write_bare(NipapUnavailableError('Too many requests wait, ask again later'), [RETRY_AFTER])
 
     def fail(self) -> None:
         """Answer that it failed or, when the answer has begun, break it off so that nobody takes it for complete."""
         if self._begun:
             abort(self._connection)
             return
-        self._write_bare(500, 'Internal Server Error', {})
+        self._write_bare(None)
 
-    def _write_bare(self, code: int, reason: str, headers: dict[str, str]) -> None:
-        start = ResponseStartLine('HTTP/1.1', code, reason)
-        if stream_of(self._connection).hsts:
-            headers = {**headers, HSTS[0]: HSTS[1]}
-        self._connection.write_headers(start, HTTPHeaders({'Content-Length': '0', **headers, **self._request_id()}))
-        self._connection.finish()
-
-    def _request_id(self) -> dict[str, str]:
+    def _write_bare(self, error: NipapError | None, headers: Iterable[tuple[str, str]] = ()) -> None:
         call = tracer.current()
-        given = self._request.headers.get(REQUEST_ID)
-        return {REQUEST_ID: call.request_id if call else tracer.request_id(given)}
+        request_id = call.request_id if call else tracer.request_id(self._request.headers.get(REQUEST_ID))
+        code, kind, body = told(self._request.path, error, request_id)
+        named = {'Content-Type': kind, 'Content-Length': str(len(body)), REQUEST_ID: request_id, **dict(headers)}
+        if stream_of(self._connection).hsts:
+            named[HSTS[0]] = HSTS[1]
+        start = ResponseStartLine('HTTP/1.1', code, HTTPStatus(code).phrase)
+        self._connection.write_headers(start, HTTPHeaders(named), b'' if self._request.method == 'HEAD' else body)
+        self._connection.finish()
 
     def close(self) -> None:
         """Tell the application that its answer is not needed any more."""
@@ -525,6 +527,7 @@ class _Request(HTTPMessageDelegate):
         self._max_body = max_body
         self._bodies = bodies
         self._received = 0
+        self._path = ''
         # Passed on as it is, without a call in between; mypy knows methods only as written.
         self.finish = delegate.finish  # type: ignore[method-assign]  # see above
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
@@ -535,6 +538,7 @@ class _Request(HTTPMessageDelegate):
         if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)
+        self._path = getattr(start_line, 'path', '')  # it is a request's
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -545,7 +549,7 @@ class _Request(HTTPMessageDelegate):
         if self._received + size > self._max_body:
             return self._refuse(too_large(self._max_body))
         if not self._bodies.hold(size):
-            return self._refuse(TOO_MUCH)
+            return self._refuse(NipapUnavailableError('Too many large requests are on their way.'), RETRY_AFTER)
         self._received += size
         return self._delegate.data_received(chunk)
 
@@ -554,8 +558,9 @@ class _Request(HTTPMessageDelegate):
         self._bodies.release(self._received)
         self._received = 0
 
-    async def _refuse(self, answer: bytes) -> None:
+    async def _refuse(self, error: NipapError, *headers: tuple[str, str]) -> None:
         """Say why, and close the connection when the client has gone or had time to read that."""
+        answer = refused(self._path, error, *headers)
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
@@ -581,14 +586,15 @@ async def _end_with(stream: Stream | TlsStream, answer: bytes) -> None:
         await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
 
 
-def too_large(max_body: int) -> bytes:
-    """The answer to a request whose body has more bytes than that."""
-    return last_answer('413 Content Too Large', f'The request is too large, {max_body} bytes are accepted.\n')
+def refused(path: str, error: NipapError, *headers: tuple[str, str]) -> bytes:
+    """The last answer on a connection, to a request that was not read."""
+    code, kind, body = told(path, error, '')
+    return last_answer(f'{code} {HTTPStatus(code).phrase}', body, kind, *headers)
 
 
-TOO_MUCH = last_answer(
-    '503 Service Unavailable', 'Too many large requests are on their way.\n', f'Retry-After: {RETRY_AFTER_S}'
-)
+def too_large(max_body: int) -> NipapError:
+    """What is wrong with a request whose body has more bytes than that."""
+    return NipapTooLargeError(f'The request is too large, {max_body} bytes are accepted.')
 
 
 def in_origin_form(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:

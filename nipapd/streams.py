@@ -16,19 +16,14 @@ REQUEST_ID = 'X-Request-ID'
 MALFORMED = b'HTTP/1.1 400 Bad Request\r\n\r\n'  # as Tornado answers what is no HTTP
 
 
-def last_answer(status: str, text: str, *headers: str) -> bytes:
+def last_answer(status: str, body: bytes, kind: str = 'text/plain', *headers: tuple[str, str]) -> bytes:
     """An answer after which the connection ends."""
-    head = (
-        f'HTTP/1.1 {status}',
-        'Connection: close',
-        'Content-Type: text/plain',
-        f'Content-Length: {len(text)}',
-        *headers,
-    )
-    return '\r\n'.join([*head, '', text]).encode()
+    named = (('Connection', 'close'), ('Content-Type', kind), ('Content-Length', str(len(body))), *headers)
+    lines = (f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in named), '', '')
+    return '\r\n'.join(lines).encode() + body
 
 
-NO_REQUEST = last_answer('400 Bad Request', 'That is no valid HTTP request.\n')
+NO_REQUEST = last_answer('400 Bad Request', b'That is no valid HTTP request.\n')
 
 
 class _Speaking:

@@ -96,7 +96,12 @@ class Service:
     ) -> int:
         counter = self.board.counter() if self.board else None
         meter = counter or SILENT
-        database = Database(self.dsn, most_sessions=self.settings.db_connections, meter=meter)
+        database = Database(
+            self.dsn,
+            most_sessions=self.settings.db_connections,
+            change_limit_s=self.settings.change_timeout or None,
+            meter=meter,
+        )
         authenticator = Authenticator(self.auth, self.login_counts)
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         waiting.use(fibers)
@@ -107,7 +112,7 @@ class Service:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             flask_rest.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
-            flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body)
+            flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
             container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)

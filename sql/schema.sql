@@ -59,6 +59,7 @@ CREATE FUNCTION public.add_one_by_one(who public.actor) RETURNS void
     AS $$
 DECLARE
     members cidr[] := ARRAY(SELECT i.prefix FROM incoming i WHERE i.pool_id IS NOT NULL);
+    about text;
     r record;
 BEGIN
     FOR r IN SELECT i.* FROM incoming i
@@ -71,7 +72,8 @@ BEGIN
             UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix), r.vrf_id, r.prefix, r.facts, who)
             WHERE ord = r.ord;
         EXCEPTION WHEN OTHERS THEN
-            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
+            GET STACKED DIAGNOSTICS about = COLUMN_NAME;
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord || ' ' || about;
         END;
     END LOOP;
 END $$;
@@ -374,10 +376,10 @@ CREATE FUNCTION public.check_children(n public.prefix) RETURNS void
 BEGIN
     IF n.type = 'assignment' THEN
         IF EXISTS (SELECT FROM prefix WHERE parent_id = n.id AND type <> 'host') THEN
-            RAISE EXCEPTION 'Prefix of type ''assignment'' must not have any subnets other than of type ''host''' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type ''assignment'' must not have any subnets other than of type ''host''' USING ERRCODE = 'NP200', COLUMN = 'type';
         END IF;
     ELSIF EXISTS (SELECT FROM prefix WHERE parent_id = n.id AND type = 'host') THEN
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', n.prefix, n.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', n.prefix, n.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
 
@@ -401,9 +403,9 @@ BEGIN
     IF orphan THEN
         SELECT * INTO p FROM prefix WHERE id = former_parent;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200', COLUMN = 'type';
         END IF;
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
 
@@ -416,9 +418,9 @@ BEGIN
     IF node IS NULL OR type = 'host' THEN
         RETURN true;
     ELSIF type = 'reservation' THEN
-        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''reservation''.' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''reservation''.' USING ERRCODE = 'NP200', COLUMN = 'node';
     ELSIF masklen(x) <> full_length(x) THEN
-        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''assignment'' which do not have all bits set in netmask.' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''assignment'' which do not have all bits set in netmask.' USING ERRCODE = 'NP200', COLUMN = 'node';
     END IF;
     RETURN true;
 END $$;
@@ -431,14 +433,14 @@ CREATE FUNCTION public.check_place(p public.prefix, n public.prefix) RETURNS boo
 BEGIN
     IF n.type = 'host' THEN
         IF masklen(n.prefix) <> full_length(n.prefix) THEN
-            RAISE EXCEPTION 'Prefix of type host must have all bits set in netmask' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type host must have all bits set in netmask' USING ERRCODE = 'NP200', COLUMN = 'type';
         ELSIF p.id IS NULL THEN
-            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200', COLUMN = 'type';
         ELSIF p.type <> 'assignment' THEN
-            RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
         END IF;
     ELSIF p.type <> 'reservation' THEN
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''reservation''', p.prefix, p.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''reservation''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
     RETURN true;
 END $$;
@@ -450,9 +452,9 @@ CREATE FUNCTION public.check_pool(n public.prefix) RETURNS void
     AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pool WHERE id = n.pool_id) THEN
-        RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
+        RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100', COLUMN = 'pool_id';
     ELSIF EXISTS (SELECT FROM prefix WHERE pool_id = n.pool_id AND vrf_id <> n.vrf_id AND id <> n.id) THEN
-        RAISE EXCEPTION 'Change not allowed. All member prefixes of a pool must be in a the same VRF.' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Change not allowed. All member prefixes of a pool must be in a the same VRF.' USING ERRCODE = 'NP200', COLUMN = 'pool_id';
     END IF;
 END $$;
 
@@ -463,9 +465,9 @@ CREATE FUNCTION public.check_type_change(x public.prefix, n public.prefix) RETUR
     AS $$
 BEGIN
     IF 'host' IN (x.type, n.type) THEN
-        RAISE EXCEPTION 'Changing type is not allowed' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Changing type is not allowed' USING ERRCODE = 'NP200', COLUMN = 'type';
     ELSIF n.children > 0 THEN
-        RAISE EXCEPTION 'Changing from type ''%'' to ''%'' requires there to be no child prefixes.', x.type, n.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Changing from type ''%'' to ''%'' requires there to be no child prefixes.', x.type, n.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
 
@@ -940,7 +942,7 @@ CREATE FUNCTION public.lock_vrf(v integer) RETURNS void
 BEGIN
     PERFORM FROM vrf WHERE id = v FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'No matching VRF found.' USING ERRCODE = 'NP300';
+        RAISE EXCEPTION 'No matching VRF found.' USING ERRCODE = 'NP300', COLUMN = 'vrf_id';
     END IF;
 END $$;
 
@@ -1240,14 +1242,14 @@ BEGIN
     IF implied IS NULL THEN
         RAISE EXCEPTION 'No prefixes in pool' USING ERRCODE = 'NP100';
     ELSIF networks IS NULL THEN
-        RAISE EXCEPTION 'No prefixes of family % in pool', fam USING ERRCODE = 'NP100';
+        RAISE EXCEPTION 'No prefixes of family % in pool', fam USING ERRCODE = 'NP100', COLUMN = 'family';
     ELSIF v <> implied THEN
-        RAISE EXCEPTION 'VRF must be the same as the pools implied VRF' USING ERRCODE = 'NP100';
+        RAISE EXCEPTION 'VRF must be the same as the pools implied VRF' USING ERRCODE = 'NP100', COLUMN = 'vrf_id';
     END IF;
     v := implied;
     len := coalesce(len, CASE fam WHEN 4 THEN o.ipv4_default_prefix_length ELSE o.ipv6_default_prefix_length END);
     IF len IS NULL THEN
-        RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', fam USING ERRCODE = 'NP110';
+        RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', fam USING ERRCODE = 'NP110', COLUMN = 'prefix_length';
     END IF;
 END $$;
 
@@ -1616,7 +1618,7 @@ CREATE FUNCTION public.refuse_duplicate(v integer, x cidr) RETURNS void
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400';
+    RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400', COLUMN = 'prefix';
 END $$;
 
 COMMENT ON FUNCTION public.refuse_duplicate(v integer, x cidr) IS 'Say that x is taken.';
@@ -1625,12 +1627,13 @@ CREATE FUNCTION public.refuse_incoming() RETURNS void
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    about text;
     done boolean;
     r record;
     n prefix;
     p prefix;
 BEGIN
-    -- The first one, in the order given, that breaks a rule; its number travels as the column of the error.
+    -- The first one, in the order given, that breaks a rule; its number travels before the attribute as the column of the error.
     FOR r IN
         SELECT * FROM (
             SELECT i.ord, i.vrf_id, i.prefix, i.type, i.facts ->> 'node' AS node, i.parent_id,
@@ -1648,7 +1651,7 @@ BEGIN
     LOOP
         BEGIN
             IF r.duplicate THEN
-                RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', r.vrf_id, r.prefix USING ERRCODE = 'NP400';
+                RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', r.vrf_id, r.prefix USING ERRCODE = 'NP400', COLUMN = 'prefix';
             END IF;
             n.prefix := r.prefix;
             n.type := r.type;
@@ -1658,7 +1661,8 @@ BEGIN
             done := check_place(p, n);
             done := check_node(r.prefix, r.type, r.node);
         EXCEPTION WHEN OTHERS THEN
-            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
+            GET STACKED DIAGNOSTICS about = COLUMN_NAME;
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord || ' ' || about;
         END;
     END LOOP;
 END $$;

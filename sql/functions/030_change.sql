@@ -34,7 +34,7 @@ CREATE OR REPLACE FUNCTION lock_vrf(v int) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM vrf WHERE id = v FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'No matching VRF found.' USING ERRCODE = 'NP300';
+        RAISE EXCEPTION 'No matching VRF found.' USING ERRCODE = 'NP300', COLUMN = 'vrf_id';
     END IF;
 END $$;
 COMMENT ON FUNCTION lock_vrf(int) IS 'Lock the top level of a VRF.';
@@ -83,14 +83,14 @@ CREATE OR REPLACE FUNCTION check_place(p prefix, n prefix) RETURNS boolean LANGU
 BEGIN
     IF n.type = 'host' THEN
         IF masklen(n.prefix) <> full_length(n.prefix) THEN
-            RAISE EXCEPTION 'Prefix of type host must have all bits set in netmask' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type host must have all bits set in netmask' USING ERRCODE = 'NP200', COLUMN = 'type';
         ELSIF p.id IS NULL THEN
-            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200', COLUMN = 'type';
         ELSIF p.type <> 'assignment' THEN
-            RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
         END IF;
     ELSIF p.type <> 'reservation' THEN
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''reservation''', p.prefix, p.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''reservation''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
     RETURN true;
 END $$;
@@ -101,9 +101,9 @@ BEGIN
     IF node IS NULL OR type = 'host' THEN
         RETURN true;
     ELSIF type = 'reservation' THEN
-        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''reservation''.' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''reservation''.' USING ERRCODE = 'NP200', COLUMN = 'node';
     ELSIF masklen(x) <> full_length(x) THEN
-        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''assignment'' which do not have all bits set in netmask.' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Not allowed to set ''node'' value for prefixes of type ''assignment'' which do not have all bits set in netmask.' USING ERRCODE = 'NP200', COLUMN = 'node';
     END IF;
     RETURN true;
 END $$;
@@ -113,10 +113,10 @@ CREATE OR REPLACE FUNCTION check_children(n prefix) RETURNS void LANGUAGE plpgsq
 BEGIN
     IF n.type = 'assignment' THEN
         IF EXISTS (SELECT FROM prefix WHERE parent_id = n.id AND type <> 'host') THEN
-            RAISE EXCEPTION 'Prefix of type ''assignment'' must not have any subnets other than of type ''host''' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type ''assignment'' must not have any subnets other than of type ''host''' USING ERRCODE = 'NP200', COLUMN = 'type';
         END IF;
     ELSIF EXISTS (SELECT FROM prefix WHERE parent_id = n.id AND type = 'host') THEN
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', n.prefix, n.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', n.prefix, n.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
 COMMENT ON FUNCTION check_children(prefix) IS 'Refuse n when the types of its children do not nest in it.';
@@ -124,16 +124,16 @@ COMMENT ON FUNCTION check_children(prefix) IS 'Refuse n when the types of its ch
 CREATE OR REPLACE FUNCTION check_pool(n prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pool WHERE id = n.pool_id) THEN
-        RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
+        RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100', COLUMN = 'pool_id';
     ELSIF EXISTS (SELECT FROM prefix WHERE pool_id = n.pool_id AND vrf_id <> n.vrf_id AND id <> n.id) THEN
-        RAISE EXCEPTION 'Change not allowed. All member prefixes of a pool must be in a the same VRF.' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Change not allowed. All member prefixes of a pool must be in a the same VRF.' USING ERRCODE = 'NP200', COLUMN = 'pool_id';
     END IF;
 END $$;
 COMMENT ON FUNCTION check_pool(prefix) IS 'Refuse n as a member of its pool when that is not there or lives in another VRF; the pool is locked.';
 
 CREATE OR REPLACE FUNCTION refuse_duplicate(v int, x cidr) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400';
+    RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', v, x USING ERRCODE = 'NP400', COLUMN = 'prefix';
 END $$;
 COMMENT ON FUNCTION refuse_duplicate(int, cidr) IS 'Say that x is taken.';
 
@@ -321,9 +321,9 @@ BEGIN
     IF orphan THEN
         SELECT * INTO p FROM prefix WHERE id = former_parent;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200';
+            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200', COLUMN = 'type';
         END IF;
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
 COMMENT ON FUNCTION check_left_behind(bigint, prefix) IS 'Refuse a move that leaves hosts of x without an assignment around them.';
@@ -331,9 +331,9 @@ COMMENT ON FUNCTION check_left_behind(bigint, prefix) IS 'Refuse a move that lea
 CREATE OR REPLACE FUNCTION check_type_change(x prefix, n prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF 'host' IN (x.type, n.type) THEN
-        RAISE EXCEPTION 'Changing type is not allowed' USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Changing type is not allowed' USING ERRCODE = 'NP200', COLUMN = 'type';
     ELSIF n.children > 0 THEN
-        RAISE EXCEPTION 'Changing from type ''%'' to ''%'' requires there to be no child prefixes.', x.type, n.type USING ERRCODE = 'NP200';
+        RAISE EXCEPTION 'Changing from type ''%'' to ''%'' requires there to be no child prefixes.', x.type, n.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
 COMMENT ON FUNCTION check_type_change(prefix, prefix) IS 'Refuse a change of type but between reservation and assignment without children.';

@@ -66,14 +66,14 @@ BEGIN
     IF implied IS NULL THEN
         RAISE EXCEPTION 'No prefixes in pool' USING ERRCODE = 'NP100';
     ELSIF networks IS NULL THEN
-        RAISE EXCEPTION 'No prefixes of family % in pool', fam USING ERRCODE = 'NP100';
+        RAISE EXCEPTION 'No prefixes of family % in pool', fam USING ERRCODE = 'NP100', COLUMN = 'family';
     ELSIF v <> implied THEN
-        RAISE EXCEPTION 'VRF must be the same as the pools implied VRF' USING ERRCODE = 'NP100';
+        RAISE EXCEPTION 'VRF must be the same as the pools implied VRF' USING ERRCODE = 'NP100', COLUMN = 'vrf_id';
     END IF;
     v := implied;
     len := coalesce(len, CASE fam WHEN 4 THEN o.ipv4_default_prefix_length ELSE o.ipv6_default_prefix_length END);
     IF len IS NULL THEN
-        RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', fam USING ERRCODE = 'NP110';
+        RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', fam USING ERRCODE = 'NP110', COLUMN = 'prefix_length';
     END IF;
 END $$;
 COMMENT ON FUNCTION pool_sources(int, text, int, int, int) IS 'Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be v unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.';

@@ -49,6 +49,7 @@ COMMENT ON FUNCTION incoming_parents() IS 'For those rows of incoming that lie i
 CREATE OR REPLACE FUNCTION add_one_by_one(who actor) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     members cidr[] := ARRAY(SELECT i.prefix FROM incoming i WHERE i.pool_id IS NOT NULL);
+    about text;
     r record;
 BEGIN
     FOR r IN SELECT i.* FROM incoming i
@@ -61,7 +62,8 @@ BEGIN
             UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix), r.vrf_id, r.prefix, r.facts, who)
             WHERE ord = r.ord;
         EXCEPTION WHEN OTHERS THEN
-            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
+            GET STACKED DIAGNOSTICS about = COLUMN_NAME;
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord || ' ' || about;
         END;
     END LOOP;
 END $$;
@@ -91,12 +93,13 @@ COMMENT ON FUNCTION lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs
 
 CREATE OR REPLACE FUNCTION refuse_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    about text;
     done boolean;
     r record;
     n prefix;
     p prefix;
 BEGIN
-    -- The first one, in the order given, that breaks a rule; its number travels as the column of the error.
+    -- The first one, in the order given, that breaks a rule; its number travels before the attribute as the column of the error.
     FOR r IN
         SELECT * FROM (
             SELECT i.ord, i.vrf_id, i.prefix, i.type, i.facts ->> 'node' AS node, i.parent_id,
@@ -114,7 +117,7 @@ BEGIN
     LOOP
         BEGIN
             IF r.duplicate THEN
-                RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', r.vrf_id, r.prefix USING ERRCODE = 'NP400';
+                RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', r.vrf_id, r.prefix USING ERRCODE = 'NP400', COLUMN = 'prefix';
             END IF;
             n.prefix := r.prefix;
             n.type := r.type;
@@ -124,7 +127,8 @@ BEGIN
             done := check_place(p, n);
             done := check_node(r.prefix, r.type, r.node);
         EXCEPTION WHEN OTHERS THEN
-            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord::text;
+            GET STACKED DIAGNOSTICS about = COLUMN_NAME;
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord || ' ' || about;
         END;
     END LOOP;
 END $$;

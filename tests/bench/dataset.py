@@ -1,8 +1,9 @@
 """The big data set as a CSV file: real prefixes of the Internet and, within 10.0.0.0/8, blocks with many siblings.
 
-Usage: python tests/bench/dataset.py [--rows N] [--siblings N] > prefixes.csv
+Usage: python tests/bench/dataset.py [--rows N] [--siblings N [--shapes]] > prefixes.csv
 
-Without `--siblings` there are only real prefixes, without `--rows` all of them.
+Without `--siblings` there are only real prefixes, without `--rows` all of them. `--shapes` adds blocks that are used in
+other ways than from the front, see shapes.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TextIO
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import shapes
 
 REAL = Path(__file__).resolve().parent.parent / 'data' / 'internet-prefixes.csv.xz'
 COLUMNS = ('prefix', 'type', 'description', 'country')
@@ -52,12 +58,13 @@ def addresses(block: str, count: int, type_: str) -> Iterator[Row]:
     return ((f'{first + number}/32', type_, f'{type_} {number}', '') for number in range(count))
 
 
-def write(file: TextIO, rows: int | None, siblings: int | None) -> int:
+def write(file: TextIO, rows: int | None, siblings: int | None, with_shapes: bool = False) -> int:
     """Write the file; returns the number of its rows."""
+    made = () if siblings is None else itertools.chain(blocks(siblings), shapes.rows(siblings) if with_shapes else ())
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(COLUMNS)
     count = 0
-    for row in itertools.chain(real(rows), () if siblings is None else blocks(siblings)):
+    for row in itertools.chain(real(rows), made):
         writer.writerow(row)
         count += 1
     return count
@@ -67,8 +74,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Write the big data set as CSV.')
     parser.add_argument('--rows', type=int, metavar='N', help='only the first N real prefixes')
     parser.add_argument('--siblings', type=int, metavar='N', help='add the blocks, with N siblings in two of them')
+    parser.add_argument('--shapes', action='store_true', help='and blocks that are used in other ways, N in each')
     options = parser.parse_args()
-    write(sys.stdout, options.rows, options.siblings)
+    if options.shapes and options.siblings is None:
+        parser.error('--shapes needs --siblings')
+    write(sys.stdout, options.rows, options.siblings, options.shapes)
 
 
 if __name__ == '__main__':

@@ -3,8 +3,9 @@
 Usage: python tests/bench/full.py [options], see --help and docs/performance.md.
 
 Two daemons are started, each with a private PostgreSQL in a temporary directory: one holds all of the data, the other
-1,000 real prefixes and the same blocks without siblings. Exit code 1: an operation was refused or the check found
-something; a limit that is missed is only reported.
+1,000 real prefixes and the same blocks without siblings. Exit code 1: an operation was refused or answered wrongly, the
+check found something, or what does not depend on the machine is not as promised: a call that costs more where more is
+stored. Other limits that are missed are only reported, unless `--strict` is given.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,22 +31,12 @@ import psycopg2
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / 'tests')]
 
-from bench import dataset, report  # noqa: E402
+from bench import beside_slow, codec_bench, dataset, report  # noqa: E402
+from bench.operations import ADDRESS, ALLOCATE, BY_NAME, EXACT, FLOOR, OPERATIONS, Operation  # noqa: E402
 from bench.report import MOST_FLAT, Measure, OperationRow  # noqa: E402
-from bench.rpc_bench import (  # noqa: E402
-    ADDRESS,
-    ALLOCATE,
-    BY_NAME,
-    EXACT,
-    FLOOR,
-    OPERATIONS,
-    SHARED_ROWS,
-    Failed,
-    Operation,
-    Site,
-    load,
-    measure,
-)
+from bench.rpc_bench import Task, compared, load, measure  # noqa: E402
+from bench.sites import SHARED_ROWS, Failed, Site  # noqa: E402
+from bench.upkeep import command, settle, time_check, time_repair  # noqa: E402
 from daemon_process import Daemon, descendants_of, free_port  # noqa: E402
 from support import open_directories  # noqa: E402
 
@@ -107,22 +97,16 @@ def commits(data_dir: Path) -> Iterator[Callable[[], object]]:
         server.stop()
 
 
-def command(*args: str, **env: str) -> int:
-    """Run one of our programs, its output on our stderr; returns the exit code."""
-    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **env}
-    return subprocess.run([sys.executable, '-m', *args], env=environment, stdout=sys.stderr, check=False).returncode
-
-
-def fill(home: Home, rows: int | None) -> Measure:
+def fill(home: Home, rows: int | None, shapes: bool) -> Measure:
     """Import the data, make the pools, and bring the database to rest."""
     file = home.data_dir.parent / 'prefixes.csv'
     with open(file, 'w', encoding='utf-8', newline='') as out:
-        count = dataset.write(out, rows, home.site.siblings)
+        count = dataset.write(out, rows, home.site.siblings, shapes)
     address = urlsplit(home.site.url)
     login = {'NIPAP_USERNAME': home.site.username, 'NIPAP_PASSWORD': home.site.password}
     place = {'NIPAP_HOST': str(address.hostname), 'NIPAP_PORT': str(address.port), 'HOME': str(file.parent)}
     start = time.monotonic()
-    code = command('nipap.cli.main', 'import', str(file), **login, **place)
+    code = command('nipap.cli.main', 'import', str(file), env=login | place)
     seconds = time.monotonic() - start
     if code:
         raise Failed(f'nipap import ended with {code}')
@@ -133,34 +117,49 @@ def fill(home: Home, rows: int | None) -> Measure:
     return Measure('nipap import', rate, shown, f'{LEAST_ROWS_PER_S:,.0f} rows/s', rate >= LEAST_ROWS_PER_S)
 
 
-def settle(data_dir: Path) -> None:
-    """Do now what PostgreSQL would do by itself in the minutes after an import, while others are timed."""
-    with contextlib.closing(psycopg2.connect(EmbeddedPostgres(data_dir).start().dsn())) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute('VACUUM (ANALYZE)')
-            cursor.execute('CHECKPOINT')
-
-
 # ------------------------------------------------------------------------------------------------ figures
 
 
 def time_operation(operation: Operation, big: Site, small: Site | None, runs: int) -> OperationRow:
-    """The medians of one operation; on the small data set too where it finds the same there."""
-    sites = [big, small] if small and operation.single else [big]
-    (ms, floor_ms, commit_ms), *others = [found.medians for found in measure(operation, sites, runs)]
+    """The medians of one operation; on the small data set too where it finds the same there.
+
+    What seems to cost more than where less is stored is timed again, longer: a busy machine does that once, not always.
+    """
+    for enough in (runs, max(2 * runs, 15), max(4 * runs, 30)):
+        row = _timed(operation, big, small, enough)
+        if row.is_flat:
+            break
+    return row
+
+
+def _timed(operation: Operation, big: Site, small: Site | None, runs: int) -> OperationRow:
+    tasks: list[Task] = [(operation, big)]
+    if small and operation.single:
+        tasks.append((operation, small))
+    if operation.beside:
+        tasks.append((BY_NAME[operation.beside], big))
+    ours, *others = measure(tasks, runs)
+    ms, floor_ms, commit_ms = ours.medians
     allowed = operation.limit.allowed(floor_ms, commit_ms)
-    small_ms = others[0][0] if others else None
-    return OperationRow(operation.name, ms, floor_ms, commit_ms, str(operation.limit), allowed, small_ms)
+    beside = compared(ours, others.pop(), operation.beside) if operation.beside else None
+    smaller = compared(ours, others.pop(), 'small') if others else None
+    return OperationRow(operation.name, ms, floor_ms, commit_ms, str(operation.limit), allowed, smaller, beside)
 
 
 def beside_siblings(rows: Sequence[OperationRow]) -> Iterator[Measure]:
-    """What an operation costs beside siblings, to what the same costs beside none, on the big data set."""
-    ms = {row.name: row.ms for row in rows}
-    for name, other in ((name, BY_NAME[name].beside) for name in ms):
-        if other in ms:
-            ratio = ms[name] / ms[other]
-            yield Measure(f'{name} : {other}', ratio, f'{ratio:.2f}', f'{MOST_FLAT:g}', ratio <= MOST_FLAT)
+    """What an operation costs beside siblings or on a late page, to what it costs without, on the big data set."""
+    for row in rows:
+        if one := row.beside:
+            yield Measure(f'{row.name} : {one.other}', one.medians, str(one), f'{MOST_FLAT:g}', one.ok, firm=True)
+
+
+def time_codec(runs: int) -> Measure:
+    """Our encoder beside the standard library's, on a page of 1,000 prefixes."""
+    ours, theirs = codec_bench.page_ms(1000, runs)
+    least = codec_bench.LEAST_TIMES
+    shown = f'{theirs / ours:.1f} times as fast ({ours:.1f} ms : {theirs:.1f} ms)'
+    name = 'encoding 1,000 prefixes, beside the standard library'
+    return Measure(name, theirs / ours, shown, f'{least:g} times', theirs >= least * ours, firm=True)
 
 
 def time_clients(site: Site, where: str, names: Sequence[str], seconds: float, judged: bool) -> Iterator[Measure]:
@@ -178,13 +177,6 @@ def time_clients(site: Site, where: str, names: Sequence[str], seconds: float, j
         elif judged and name == ALLOCATE:
             limit, ok = f'{LEAST_ALLOCATIONS_PER_S}, no failure', ok and per_s >= LEAST_ALLOCATIONS_PER_S
         yield Measure(f'calls/s of {CLIENTS} clients, {where}: {name}', per_s, shown, limit, ok)
-
-
-def time_check(home: Home, where: str) -> Measure:
-    start = time.monotonic()
-    code = command('nipapd.maintenance', 'check', '--config', '/dev/null', '--data-dir', str(home.data_dir))
-    seconds = time.monotonic() - start
-    return Measure(f'nipap-admin check, {where}', seconds, f'{seconds:.1f} s', 'no problems', code == 0)
 
 
 def memory(home: Home) -> Measure:
@@ -215,11 +207,13 @@ class Bench:
         self.options = options
         self.rows: list[OperationRow] = []
         self.measures: list[Measure] = []
-        self.refused = False
 
     def wanted(self, name: str) -> bool:
         words = self.options.only
         return not words or any(word in name.lower() for word in words)
+
+    def wanted_operation(self, operation: Operation) -> bool:
+        return self.wanted(operation.name) and (self.options.shapes or not operation.shapes)
 
     def run(self) -> None:
         """Time everything that is wanted."""
@@ -229,29 +223,36 @@ class Bench:
                 commit = stack.enter_context(commits(options.data_dir)) if options.data_dir else None
                 site = Site(options.url, options.siblings, commit)
                 site.make_pools()
-                self.time_operations(site, None)
-                self.time_clients(site, 'big')
+                self.time_calls({'big': site})
                 return
             small = stack.enter_context(started('small', 0))
-            fill(small, SHARED_ROWS if options.rows is None else min(SHARED_ROWS, options.rows))
+            shared = SHARED_ROWS if options.rows is None else min(SHARED_ROWS, options.rows)
+            fill(small, shared, options.shapes)
             big = stack.enter_context(started('big', options.siblings))
-            self.add([fill(big, options.rows)])
-            self.time_operations(big.site, small.site)
-            self.time_clients(small.site, 'small')
-            self.time_clients(big.site, 'big')
-            checks = [time_check(small, 'small'), time_check(big, 'big')]
-            self.add([memory(big), *checks])
-            self.refused |= not all(one.ok for one in checks)
+            self.add([fill(big, options.rows, options.shapes)])
+            self.time_calls({'small': small.site, 'big': big.site})
+            self.add([memory(big)])
+            for where, home in (('small', small), ('big', big)):
+                self.add([time_check(home.data_dir, where)])
+                self.add([time_repair(home.data_dir, where)])
+
+    def time_calls(self, sites: Mapping[str, Site]) -> None:
+        """Time the operations, quick ones beside slow ones, many clients, and the codec."""
+        self.time_operations(sites['big'], sites.get('small'))
+        for where, site in sites.items():
+            self.time_clients(site, where)
+        if self.options.beside_slow:
+            self.add(beside_slow.time_quick(sites['big'], self.options.runs))
+        self.add([time_codec(self.options.runs)])
 
     def time_operations(self, big: Site, small: Site | None) -> None:
         """Time one operation after the other, on both sites where that can be compared."""
-        for operation in filter(lambda one: self.wanted(one.name), OPERATIONS):
+        for operation in filter(self.wanted_operation, OPERATIONS):
             try:
                 row = time_operation(operation, big, small, self.options.runs)
             except (Failed, xmlrpc.client.Fault) as error:
-                self.refused = True
                 say(str(error))
-                self.add([Measure(operation.name, 0, 'refused', str(operation.limit), False)])
+                self.add([Measure(operation.name, 0, 'refused', str(operation.limit), False, firm=True)])
             else:
                 self.rows.append(row)
                 say(' | '.join(row.cells()))
@@ -275,7 +276,7 @@ class Bench:
             real = 'a daemon that ran already with its'
         parts = [
             f'{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}',
-            f'{real} real prefixes and twice {options.siblings:,} siblings',
+            f'{real} real prefixes and {9 if options.shapes else 2} times {options.siblings:,} siblings',
             f'medians of {options.runs} runs',
         ]
         if self.rows:
@@ -293,9 +294,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Time every operation on the big data set.')
     add = parser.add_argument
     add('--rows', type=int, metavar='N', help='only the first N real prefixes (default: all)')
-    add('--siblings', type=int, default=dataset.SIBLINGS, metavar='N', help='in two blocks (default %(default)s)')
+    add('--siblings', type=int, default=dataset.SIBLINGS, metavar='N', help='in each block (default %(default)s)')
+    add(
+        '--shapes',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='also blocks that are used at random, with holes, in mixed lengths and of IPv6 (default: yes)',
+    )
     add('--runs', type=int, default=15, metavar='N', help='of each operation (default %(default)s)')
     add('--load-seconds', type=float, default=5, metavar='S', help='of many clients, 0: none (default %(default)g)')
+    add(
+        '--beside-slow',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='time quick calls beside slow ones too (default: yes)',
+    )
+    add('--strict', action='store_true', help='exit with 1 for every limit that is missed')
     add('--only', default='', metavar='WORDS', help='only what has one of these in its name, separated by commas')
     add('--json', type=Path, metavar='FILE', help='write the figures to a file too')
     add('--url', help='time a daemon that runs and holds the data: http://USER:PASSWORD@HOST:PORT')
@@ -320,7 +334,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         bench.options.json.write_text(json.dumps(figures, default=asdict, indent=1) + '\n')
     if bench.options.update_docs:
         report.update(DOCUMENT, text)
-    return 1 if bench.refused else 0
+    failures = report.failures(bench.rows, bench.measures, bench.options.strict)
+    for name in failures:
+        say(f'not as promised: {name}')
+    return 1 if failures else 0
 
 
 if __name__ == '__main__':

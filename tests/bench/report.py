@@ -12,8 +12,31 @@ _BLOCK = re.compile(r'(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)', re.DOTAL
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """An operation beside what it must be no dearer than: the ratio of the medians, and of the quickest quarters.
+
+    What costs more makes the quickest dearer too; a busy machine makes now one of the two larger, now the other.
+    """
+
+    other: str
+    medians: float
+    quickest: float
+
+    @property
+    def ok(self) -> bool:
+        return min(self.medians, self.quickest) <= MOST_FLAT
+
+    def __str__(self) -> str:
+        return f'{self.medians:.2f}{"" if self.ok else " (no)"}'
+
+
+@dataclass(frozen=True)
 class OperationRow:
-    """Medians of one operation in milliseconds: on the big data set, of `version` in between, and on the small one."""
+    """Medians of one operation in milliseconds, with those of `version` and of a commit in between.
+
+    `small`: beside the same on the small data set; `beside`: beside the same where there are no siblings, or beside
+    the first page.
+    """
 
     name: str
     ms: float
@@ -21,34 +44,47 @@ class OperationRow:
     commit_ms: float | None
     limit: str
     allowed_ms: float | None
-    small_ms: float | None
+    small: Comparison | None = None
+    beside: Comparison | None = None
 
     @property
-    def flat(self) -> float | None:
-        return None if self.small_ms is None else self.ms / self.small_ms
+    def is_flat(self) -> bool:
+        """Whether it costs what it costs where less is stored; that does not depend on the machine."""
+        return all(one is None or one.ok for one in (self.small, self.beside))
 
     @property
     def ok(self) -> bool | None:
         return None if self.allowed_ms is None else self.ms <= self.allowed_ms
 
     def cells(self) -> tuple[str, ...]:
-        floors = f'{self.ms / self.floor_ms:.1f}'
-        flat = '' if self.flat is None else f'{self.flat:.2f}{"" if self.flat <= MOST_FLAT else " (no)"}'
-        return self.name, f'{self.ms:.2f}', floors, self.limit, yes(self.ok), flat
+        figures = (self.ms, self.floor_ms, self.ms / self.floor_ms)
+        commits = None if self.commit_ms is None else self.ms / self.commit_ms
+        shown = (f'{figure:.{digits}f}' for figure, digits in zip(figures, (2, 2, 1), strict=True))
+        dearer = '' if commits is None else f'{commits:.1f}'
+        return self.name, *shown, dearer, self.limit, yes(self.ok), '' if self.small is None else str(self.small)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Any other figure; `ok` None: nothing is promised."""
+    """Any other figure; `ok` None: nothing is promised. `firm`: whatever the machine, it must be ok."""
 
     name: str
     figure: float
     shown: str
     limit: str = ''
     ok: bool | None = None
+    firm: bool = False
 
     def cells(self) -> tuple[str, ...]:
         return self.name, self.shown, self.limit, yes(self.ok)
+
+
+def failures(rows: Sequence[OperationRow], measures: Sequence[Measure], strict: bool) -> list[str]:
+    """Names of what must not be as it is: what is not flat, and figures that are firm; `strict`: every limit."""
+    return [
+        *(row.name for row in rows if not row.is_flat or (strict and row.ok is False)),
+        *(one.name for one in measures if one.ok is False and (strict or one.firm)),
+    ]
 
 
 def yes(ok: bool | None) -> str:
@@ -60,8 +96,8 @@ def tables(about: str, rows: Sequence[OperationRow], measures: Sequence[Measure]
     flat = f'big : small (at most {MOST_FLAT:g})'
     parts = [about]
     if rows:
-        heads = ('operation', 'median ms', '× floor', 'limit', 'ok', flat)
-        parts.append(table(heads, '-::--:', (row.cells() for row in rows)))
+        heads = ('operation', 'median ms', 'floor ms', '× floor', '× commit', 'limit', 'ok', flat)
+        parts.append(table(heads, '-::::--:', (row.cells() for row in rows)))
     if measures:
         parts.append(table(('beside that', 'figure', 'limit', 'ok'), '-:--', (one.cells() for one in measures)))
     return '\n\n'.join(parts) + '\n'

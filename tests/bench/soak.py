@@ -5,8 +5,8 @@ Usage: python tests/bench/soak.py [options], see --help and docs/performance.md.
 A daemon with a private PostgreSQL with the settings that everybody gets, in a temporary directory. Processes do all
 that clients do and keep a book of what was acknowledged, while handlers, sessions, PostgreSQL and the daemon itself are
 killed. The last part is quiet: nothing is killed, and memory and descriptors are compared. Then the books are compared
-with the database, and `nipap.check` looks for drift. Exit code 1: something is lost, doubled, wrong or grows. Ctrl-C
-ends the run early, with its report.
+with the database, and `nipap.check` looks for drift. Exit code 1: something is lost, doubled, wrong or grows, or a
+traceback is in the log. Ctrl-C ends the run early, with its report.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / 'tests')]
 
 from bench.report import table  # noqa: E402
 from bench.soak_book import Book, Findings, held_twice, overlapping, reconcile  # noqa: E402
-from bench.soak_chaos import Chaos, Sample, Site, samples, stored  # noqa: E402
+from bench.soak_chaos import Chaos, Sample, Site, samples, stored, tracebacks  # noqa: E402
 from bench.soak_clients import (  # noqa: E402
     CONTEXT,
     SHARED,
@@ -199,7 +199,7 @@ class Soak:
             'prefixes': self.prefixes,
             **{name: len(some) for name, some in vars(self.findings).items()},
             'drift': len(self.drift),
-            'tracebacks': self.site.log().count('Traceback (most recent call last)'),
+            'tracebacks': len(tracebacks(self.site.log())),
             'latency_ms': {
                 kind: {name: spread(latencies) for name, latencies in self.sides(kind)} for kind in sorted(tally.calls)
             },

@@ -20,6 +20,7 @@ from daemon_process import Daemon, DaemonError, free_port
 
 START_TIMEOUT_S = STOP_TIMEOUT_S = 120
 ATTEMPTS = 3
+MOST_OF_TRACEBACK = 6000  # characters
 PAGE = resource.getpagesize()
 
 
@@ -61,12 +62,17 @@ class Site:
         return '\n'.join(parts)
 
     def close(self) -> None:
-        """Stop what runs; nothing remains. What had to be forced is a problem."""
-        for close in (lambda: self.daemon.stop(STOP_TIMEOUT_S), *(daemon.close for daemon in self.daemons)):
-            try:
-                close()
-            except DaemonError as error:
-                self.problems.append(f'an end had to be forced: {str(error)[:300]}')
+        """Stop what runs; nothing remains. What had to be forced is a problem, and every traceback in the log."""
+        self._try(lambda: self.daemon.stop(STOP_TIMEOUT_S))
+        self.problems += [f'a traceback in the log: {one}' for one in tracebacks(self.log())]
+        for daemon in self.daemons:
+            self._try(daemon.close)
+
+    def _try(self, end: Callable[[], object]) -> None:
+        try:
+            end()
+        except DaemonError as error:
+            self.problems.append(f'an end had to be forced: {str(error)[:300]}')
 
     # ------------------------------------------------------------------------------------------ who there is
 
@@ -94,6 +100,11 @@ class Site:
             return (self.data_dir / 'data' / 'postmaster.pid').read_text().splitlines()
         except FileNotFoundError:
             return []
+
+
+def tracebacks(log: str) -> list[str]:
+    """What follows each beginning of a traceback, as far as it tells what has happened."""
+    return [part[:MOST_OF_TRACEBACK] for part in log.split('Traceback (most recent call last):')[1:]]
 
 
 def children(pid: int) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""The daemon's faces as fixtures; `api` plays a scenario over the Backend and over XML-RPC."""
+"""The daemon's faces as fixtures; `api` plays a scenario over the Backend, over XML-RPC and over REST."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from contract_faces import USERS, BackendFace, Face, Post, XmlRpcFace
+from contract_rest import RestFace
+from flask import Flask
 
-from nipap import check
+from nipap import check, flask_rest
 from nipap.authlib import Authenticator, AuthSettings, BackendSettings
 from nipap.backend import Backend
 from nipap.db import Database
@@ -64,6 +66,20 @@ def xmlrpc_face(backend: Backend, sound: None, authenticator: Authenticator) -> 
 
 
 @pytest.fixture
+def rest_face(backend: Backend, sound: None, authenticator: Authenticator) -> RestFace:
+    """The REST application in this process."""
+    app = Flask('test', static_folder=None)
+    flask_rest.add_to(app, backend, authenticator)
+    client = app.test_client()
+
+    def exchange(method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        with client.open(f'/api/v1{path}', method=method, data=body, headers=dict(headers)) as response:
+            return response.status_code, response.data
+
+    return RestFace(exchange)
+
+
+@pytest.fixture
 def daemon_face(daemon: Callable[..., Any], database_options: dict[str, str], users_file: Path) -> Iterator[XmlRpcFace]:
     """A running daemon on a database of the test's own."""
     accounts = {'type': 'SqliteAuth', 'db_path': str(users_file)}
@@ -82,7 +98,7 @@ def poster(connection: http.client.HTTPConnection) -> Post:
     return post
 
 
-@pytest.fixture(params=['backend_face', 'xmlrpc_face'])
+@pytest.fixture(params=['backend_face', 'xmlrpc_face', 'rest_face'])
 def api(request: pytest.FixtureRequest) -> Face:
     """Each face in turn, on a database that holds nothing but VRF 0."""
     return request.getfixturevalue(request.param)

@@ -88,8 +88,6 @@ class CallsClient(Client):
 
     def edit(self, kind: str, number: int, **attr: Any) -> Object:
         edited = self.face.call(f'edit_{kind}', **{kind: {KEYS.get(kind, 'id'): number}, 'attr': attr})
-        if not edited:
-            raise Fault(1300, 'nothing was edited')
         return common(edited[0])
 
     def remove(self, kind: str, number: int, **options: Any) -> None:

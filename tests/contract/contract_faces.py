@@ -1,6 +1,6 @@
-"""Two faces of one daemon: the Backend called directly, and the same calls over XML-RPC.
+"""Faces of one daemon: the Backend called directly, the same calls over XML-RPC and, in `contract_rest`, over REST.
 
-Both answer in one form, so that a scenario need not know which one it is played over: numbers that can be big are
+All answer in one form, so that a scenario need not know which one it is played over: numbers that can be big are
 decimal strings, timestamps are aware datetimes in UTC with whole seconds, and an error is a ``Fault``.
 """
 
@@ -29,6 +29,9 @@ USERS: Mapping[str, tuple[str, str, bool, bool]] = {
 BIG_NUMBER = re.compile(r'_addresses|_prefixes_')
 WIRE_TIME = re.compile(r'\d{8}T\d\d:\d\d:\d\d')
 MAX_INT = 2**31 - 1
+
+#: for scenarios that REST has no form for; what it says instead is in `test_face_differences.py`
+CALLS = pytest.mark.parametrize('api', ['backend_face', 'xmlrpc_face'], indirect=True)
 
 #: path, body and headers of a request -> HTTP status and body of the answer
 Post = Callable[[str, bytes, Mapping[str, str]], tuple[int, bytes]]

@@ -171,7 +171,6 @@ def test_edits(client: AnyClient) -> None:
     assert client.code('edit', 'prefix', item['id'], total_addresses=1) == 1120
     assert client.code('edit', 'prefix', item['id'], vlan=-1) == 1200
     assert client.code('edit', 'prefix', item['id']) == 1100
-    assert client.code('edit', 'prefix', 99999, vlan=1) == 1300
     vrf = client.add('vrf', rt='1:1', name='v')
     assert client.code('edit', 'prefix', item['id'], vrf_id=vrf['id']) == 1200
     assert client.edit('vrf', vrf['id'], rt='1:2')['rt'] == '1:2'

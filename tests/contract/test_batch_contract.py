@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 from contract_faces import Face
 
+from nipap import batch as batches
 from nipap import check
+from nipap.authlib import Actor
+from nipap.backend import Backend
 from nipap.db import Database
+from nipap.errors import NipapInputError
 
 
 def adding(prefix: str, type_: str = 'reservation', **attr: Any) -> dict[str, Any]:
     return {'method': 'add_prefix', 'args': {'attr': {'prefix': prefix, 'type': type_, 'description': 'd', **attr}}}
+
+
+BAD_PATTERN = {'operator': 'regex_match', 'val1': 'description', 'val2': '('}
 
 
 def batch(api: Face, *operations: dict[str, Any], **members: Any) -> Any:
@@ -95,11 +102,90 @@ def test_one_fault_names_the_operation_and_nothing_is_changed(api: Face) -> None
             1100,
             'operation 0 (list_vrf): $result [3]: there is no 3 in what was answered',
         ),
+        (
+            [adding('10.0.0.0/8'), {'method': 'list_vrf', 'args': {'vrf': {'id': {'$result': [0, 'no']}}}}],
+            1100,
+            "operation 1 (list_vrf): $result [0, 'no']: there is no 'no' in what was answered",
+        ),
+        (
+            [adding('10.0.0.0/8'), {'method': 'remove_prefix', 'args': {'prefix': {'id': 999}}}, adding('::/8')],
+            1300,
+            'operation 1 (remove_prefix): No prefix with id 999 found.',
+        ),
+        (
+            [adding('10.0.0.0/8'), {'method': 'search_prefix', 'args': {'query': BAD_PATTERN}}],
+            1200,
+            'operation 1 (search_prefix): Invalid regular expression ((), see POSIX regular expressions',
+        ),
+        (
+            [adding('10.0.0.0/8'), {'method': 'search_vrf', 'args': {'query': BAD_PATTERN}}],
+            1200,
+            'operation 1 (search_vrf): Invalid regular expression ((), see POSIX regular expressions',
+        ),
     ],
 )
 def test_what_cannot_be_done_is_named(api: Face, operations: Any, code: int, text: str) -> None:
     fault = api.fault('batch', operations=operations)
     assert (fault.code, fault.text) == (code, text)
+    assert api.stored() == []
+
+
+def echo(message: Any) -> dict[str, Any]:
+    return {'method': 'echo', 'args': {'message': message}}
+
+
+def test_references_cannot_grow_without_end(api: Face) -> None:
+    """Each stands for twice what the one before stands for."""
+    doubled = [echo([{'$result': [n]}] * 2) for n in range(40)]
+    fault = api.fault('batch', operations=[echo('x' * 10), *doubled])
+    assert fault.code == 1200
+    assert fault.text.endswith('(echo): References stand for too much, at most 1000000 values in one batch')
+
+
+def test_one_value_may_be_referred_to_often(api: Face) -> None:
+    first = {'rt': '1:1', 'name': 'one', 'tags': ['a', 'b']}
+    answers = batch(
+        api,
+        {'method': 'add_vrf', 'args': {'attr': first}},
+        *[echo([{'$result': [0, 'tags', '1']}, {'$result': ['0', 'name']}])] * 500,
+    )
+    assert answers[1:] == [['b', 'one']] * 500
+
+
+def test_only_what_refers_has_a_depth(backend: Backend, actor: Actor) -> None:
+    deep: Any = 'x'
+    for _ in range(50_000):
+        deep = [deep]
+    (found,) = backend.batch(actor, [echo(deep)])
+    assert found is deep
+    with pytest.raises(NipapInputError, match=r'operation 1 \(echo\): .* may nest 200 deep'):
+        backend.batch(actor, [echo(1), echo([deep, {'$result': [0]}])])
+
+
+def listing(**spec: Any) -> dict[str, Any]:
+    return {'method': 'list_prefix', 'args': {'prefix': spec}}
+
+
+def test_there_is_an_end_to_what_is_answered(api: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, 'MOST_OBJECTS', 10)
+    monkeypatch.setattr(batches, 'MOST_IDS', 20)
+    batch(api, *(adding(f'10.{n}.0.0/16') for n in range(9)))
+    assert len(batch(api, listing(), adding('11.0.0.0/8'))[0]) == 9
+    fault = api.fault('batch', operations=[adding('12.0.0.0/8'), listing()])
+    assert (fault.code, fault.text) == (
+        1200,
+        "operation 1 (list_prefix): The answers are too long, at most 10 objects (of ids, with 'return': 'ids', 20) "
+        'in one batch: ask for pages',
+    )
+    assert len(api.stored()) == 10
+    pages = {'method': 'search_prefix', 'args': {'query': {}, 'search_options': {'max_result': 5}}}
+    assert [len(found['result']) for found in batch(api, pages, pages)] == [5, 5]
+    assert len(batch(api, listing(), listing(), **{'return': 'ids'})[1]) == 10
+    fault = api.fault('batch', operations=[listing()] * 3, **{'return': 'ids'})
+    assert fault.text.endswith('at most 20 ids in one batch: ask for pages')
+    edit = {'method': 'edit_prefix', 'args': {'prefix': {'vrf_id': 0}, 'attr': {'comment': 'changed'}}}
+    assert api.fault('batch', operations=[edit, edit]).code == 1200
+    assert api.stored(comment='changed') == []
 
 
 def some_prefixes(seed: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import xmlrpc.client
 from typing import Any
 
 import pytest
-from contract_faces import Face, XmlRpcFace
+from contract_faces import CALLS, Face, XmlRpcFace
 
 UTC = dt.UTC
 
@@ -353,6 +353,7 @@ def test_host_bits_are_refused_with_the_network_address(api: Face, given: str, n
     assert (fault.code, fault.text) == (1200, text)
 
 
+@CALLS
 def test_display_prefix(api: Face) -> None:
     """A full-length prefix that is no host is a bare address in list and add, and has its length in searches."""
     assert api.add_prefix('10.0.0.0/24', 'assignment')['display_prefix'] == '10.0.0.0/24'

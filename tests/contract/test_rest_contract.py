@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from contract_faces import USERS, basic
@@ -18,6 +19,7 @@ from nipap import flask_rest
 from nipap.authlib import Authenticator
 from nipap.backend import Backend
 from nipap.db import Database
+from nipap.rest_objects import COUNTERS, RESOURCES
 from nipap.rest_openapi import describe
 
 Ask = Callable[..., TestResponse]
@@ -370,12 +372,147 @@ def test_problems_name_the_attribute(ask: Ask) -> None:
     ):
         assert refused(ask('POST', '/prefixes', {**attr, name: value}), status, code)['attribute'] == name
     assert refused(ask('POST', '/vrfs', {'rt': '1:1'}), 400, 1110)['attribute'] == 'name'
+    assert refused(ask('GET', '/prefixes?bogus=1'), 400, 1100)['attribute'] == 'bogus'
+    assert refused(ask('GET', '/prefixes?vlan=x'), 422, 1200)['attribute'] == 'vlan'
     bad = refused(
         ask('POST', '/batch', {'operations': [{'method': 'version'}, {'method': 'add_asn', 'args': {'attr': {}}}]}),
         400,
         1110,
     )
-    assert bad['position'] == 1
+    assert (bad['position'], bad['attribute']) == (1, 'asn')
+
+
+def test_what_the_database_refuses_names_the_attribute(ask: Ask) -> None:
+    """What is there already, what does not nest, what is not there: also of one operation among many."""
+    ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'})
+    ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
+    ask('POST', '/asns', {'asn': 1, 'name': 'x'})
+    for plural, attr, status, code, name in (
+        ('vrfs', {'rt': '1:1', 'name': 'w'}, 409, 1400, 'rt'),
+        ('vrfs', {'rt': '1:2', 'name': 'V'}, 409, 1400, 'name'),
+        ('pools', {'name': 'P', 'description': 'd', 'default_type': 'host'}, 409, 1400, 'name'),
+        ('asns', {'asn': 1, 'name': 'y'}, 409, 1400, 'asn'),
+        ('asns', {'asn': 'x', 'name': 'y'}, 422, 1200, 'asn'),
+    ):
+        assert refused(ask('POST', f'/{plural}', attr), status, code)['attribute'] == name, attr
+    top, low = add(ask, '10.0.0.0/8'), add(ask, '10.0.0.0/24', type='assignment')
+    attr = {'prefix': '10.0.1.0/24', 'type': 'assignment', 'description': 'x'}
+    fine = {'method': 'add_prefix', 'args': {'attr': {**attr, 'prefix': '192.0.2.0/24'}}}
+    for changed, status, code, name in (
+        ({'prefix': '10.0.0.0/24'}, 409, 1400, 'prefix'),
+        ({'prefix': '10.0.0.0/28'}, 422, 1200, 'type'),
+        ({'prefix': '10.1.0.1/32', 'type': 'host'}, 422, 1200, 'type'),
+        ({'node': 'n'}, 422, 1200, 'node'),
+        ({'country': 'SWE'}, 422, 1200, 'country'),
+        ({'type': None}, 422, 1200, 'type'),
+        ({'vrf_id': 99}, 404, 1300, 'vrf_id'),
+        ({'vrf_rt': '9:9'}, 404, 1300, 'vrf_rt'),
+        ({'pool_id': 99}, 400, 1100, 'pool_id'),
+        ({'pool_name': 'nope'}, 400, 1100, 'pool_name'),
+    ):
+        sent = {**attr, **changed}
+        assert refused(ask('POST', '/prefixes', sent), status, code)['attribute'] == name, changed
+        operations = [fine, {'method': 'add_prefix', 'args': {'attr': sent}}]
+        told = refused(ask('POST', '/batch', {'operations': operations}), status, code)
+        assert (told['position'], told['attribute']) == (1, name), changed
+    assert refused(ask('PATCH', f'/prefixes/{top["id"]}', {'type': 'assignment'}), 422, 1200)['attribute'] == 'type'
+    assert refused(ask('PATCH', f'/prefixes/{low["id"]}', {'vrf_name': 'v'}), 422, 1200)['attribute'] == 'vrf_name'
+    assert refused(ask('PATCH', '/vrfs/0', {'rt': '1:3'}), 400, 1000)['attribute'] == 'rt'
+
+
+def test_what_cannot_be_allocated_names_the_attribute(ask: Ask) -> None:
+    pool = ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}).json
+    source = add(ask, '10.0.0.0/24', pool_id=pool['id'])
+    fixed = {'description': 'x', 'type': 'assignment'}
+    for path, body, status, code, name in (
+        (f'/pools/{pool["id"]}', {}, 400, 1110, 'family'),
+        (f'/pools/{pool["id"]}', {'family': 5}, 422, 1200, 'family'),
+        (f'/pools/{pool["id"]}', {'family': 6}, 400, 1100, 'family'),
+        (f'/pools/{pool["id"]}', {'family': 4}, 400, 1110, 'prefix_length'),
+        (f'/pools/{pool["id"]}', {'family': 4, 'prefix_length': 33}, 422, 1200, 'prefix_length'),
+        (f'/pools/{pool["id"]}', {'family': 4, 'prefix_length': 30, 'count': 'x'}, 422, 1200, 'count'),
+        (f'/prefixes/{source["id"]}', {}, 400, 1110, 'prefix_length'),
+        (f'/prefixes/{source["id"]}', {'prefix_length': 'x'}, 422, 1200, 'prefix_length'),
+        (f'/prefixes/{source["id"]}', {'prefix_length': 30, 'family': 4}, 400, 1120, 'family'),
+    ):
+        told = refused(ask('POST', f'{path}/allocations', {**fixed, **body}), status, code)
+        assert (told['attribute'], 'operation' in told['detail'], 'position' in told) == (name, False, False), body
+        assert refused(ask('GET', f'{path}/free?{urlencode(body)}'), status, code)['attribute'] == name, body
+
+
+@pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes', 'asns'])
+def test_every_attribute_is_a_filter(ask: Ask, plural: str) -> None:
+    """With the value that was just shown, the object is found; with none, where there is none."""
+    vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'description': 'd', 'tags': ['t', 'u']}).json
+    lengths = {'ipv4_default_prefix_length': 26, 'ipv6_default_prefix_length': 64}
+    pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'tags': ['t'], **lengths}
+    number = ask('POST', '/pools', pool).json['id']
+    top = add(ask, '10.0.0.0/16', vrf_id=vrf['id'], pool_id=number, tags=['t'])
+    low = add(ask, '10.0.0.0/24', type='assignment', vrf_id=vrf['id'], tags=['u'], **EVERYTHING)
+    add(ask, '2001:db8::/48', vrf_id=vrf['id'], pool_id=number)
+    ask('POST', '/asns', {'asn': 4200000001, 'name': 'x'})
+    key = {'vrfs': vrf['id'], 'pools': number, 'asns': 4200000001}
+    unset = set()
+    for place in [low['id'], top['id']] if plural == 'prefixes' else [key[plural]]:
+        item = ask('GET', f'/{plural}/{place}').json
+        for name, value in item.items():
+            if name == 'avps':
+                continue
+            one = value[0] if isinstance(value, list) and value else None if value == [] else value
+            if one is None:
+                unset.add(name)
+            text = '' if one is None else str(one).lower() if isinstance(one, bool) else one
+            answer = ask('GET', f'/{plural}?{urlencode({name: text})}')
+            assert answer.status_code == 200, (name, text, answer.json)
+            found = [{k: v for k, v in other.items() if k != 'match'} for other in answer.json['result']]
+            assert item in found, (name, text)
+        assert item.keys() == next(resource.table for resource in RESOURCES if resource.plural == plural).keys()
+    assert unset <= UNSET
+
+
+EVERYTHING = {
+    'status': 'reserved',
+    'comment': 'c',
+    'country': 'SE',
+    'order_id': 'o',
+    'customer_id': 'c',
+    'external_key': 'e',
+    'alarm_priority': 'high',
+    'monitor': True,
+    'vlan': 7,
+    'expires': '2031-05-06T07:08:09Z',
+}
+UNSET = {'node', 'pool_id', 'pool_name', 'inherited_tags', *EVERYTHING} - {'status'}
+
+
+def test_counters_are_texts_whatever_their_size(ask: Ask) -> None:
+    """As the bytes of an answer have them: nothing reads them as numbers before they are looked at."""
+    pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment'}
+    lengths = {'ipv4_default_prefix_length': 32, 'ipv6_default_prefix_length': 128}
+    number = ask('POST', '/pools', pool | lengths).json['id']
+    empty = ask('GET', f'/pools/{number}').json
+    most = add(ask, '::/0', pool_id=number)
+    add(ask, '0.0.0.0/0', pool_id=number)
+    full = ask('GET', f'/pools/{number}').json
+    batch = [{'method': f'list_{kind}', 'args': {}} for kind in ('pool', 'prefix', 'vrf')]
+    batch += [{'method': 'search_vrf', 'args': {'query': {}}}, {'method': 'add_prefix', 'args': {'attr': A_HOST}}]
+    answers = ask('POST', '/batch', {'operations': batch, 'return': 'all'}).json['result']
+    (vrf,) = ask('GET', '/vrfs').json['result']
+    listed = [*answers[0], *answers[1], *answers[2], *answers[3]['result'], answers[4]]
+    for item in (empty, most, full, vrf, *listed):
+        counted = {name: value for name, value in item.items() if name in COUNTERS}
+        assert counted
+        assert {name: value for name, value in counted.items() if not isinstance(value, str | None)} == {}
+    assert {name for item in (most, full, vrf) for name in item} >= COUNTERS
+    assert (full['total_addresses_v6'], full['free_prefixes_v6'], empty['total_addresses_v6']) == (HUGE, HUGE, '0')
+    assert (most['total_addresses'], most['used_addresses'], vrf['total_addresses_v6']) == (HUGE, '0', HUGE)
+    assert empty['free_prefixes_v6'] is None
+    plain = ask('GET', f'/prefixes/{most["id"]}').json
+    assert {type(plain[name]) for name in ('id', 'vrf_id', 'family', 'prefix_length', 'indent', 'children')} == {int}
+
+
+HUGE = str(2**128)
+A_HOST = {'prefix': '10.0.0.0/24', 'type': 'assignment', 'description': 'x'}
 
 
 def test_gzip_when_accepted(ask: Ask) -> None:

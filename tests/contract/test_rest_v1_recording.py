@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from nipap import flask_rest_v1
 from nipap.authlib import Authenticator
 from nipap.backend import Backend
+from nipap.db import Database
 
 STEPS = json.loads((Path(__file__).parent.parent / 'data' / 'rest-session.json').read_text())
 WRONG_PASSWORD = 'Incorrect username or password'
@@ -64,6 +65,22 @@ def test_the_endpoint_answers_as_recorded(client: FlaskClient) -> None:
 def test_the_recording_is_whole() -> None:
     assert len(STEPS) == 20
     assert {step['request']['method'] for step in STEPS} == {'GET', 'POST', 'PUT', 'DELETE'}
+
+
+def test_on_whose_behalf(client: FlaskClient, db: Database) -> None:
+    """A trusted user says so in headers, in UTF-8; from others they mean nothing."""
+    named = {'NIPAP-Username': 'eve', 'NIPAP-Full-Name': 'Éve', 'NIPAP-Authoritative-Source': 'dépôt'}
+    sent = {name: value.encode().decode('latin-1') for name, value in named.items()}
+    for number, user in enumerate(('gateway', 'alice')):
+        body = {'prefix': f'10.{number}.0.0/16', 'type': 'reservation', 'description': 'x'}
+        authorized = sent | {'Authorization': basic(user, USERS[user][0])}
+        answer = client.post('/rest/v1/prefixes', json=body, headers=authorized)
+        assert (answer.status_code, answer.json['authoritative_source']) == (200, 'dépôt')
+    columns = 'username, authenticated_as, full_name, authoritative_source'
+    assert db.run(lambda tx: tx.all(f'SELECT {columns} FROM audit_log ORDER BY id')) == [
+        ('eve', 'gateway', 'Éve', 'dépôt'),
+        ('alice', 'alice', 'Alice Smith', 'dépôt'),
+    ]
 
 
 def test_nothing_that_is_sent_is_a_fault_of_ours(client: FlaskClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from contract_faces import Face
+from contract_faces import CALLS, Face
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -318,6 +318,7 @@ def test_no_text_is_ever_a_fault(backend_face: Face, pieces: list[str], glue: st
         assert ('error_message' in answer) is answer['error']
 
 
+@CALLS
 def test_a_very_long_text(api: Face) -> None:
     """Deliberate difference 10."""
     words = ' or '.join(f'word{number}' for number in range(1500))

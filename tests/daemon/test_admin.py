@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
 import os
 import re
 import signal
@@ -12,6 +15,7 @@ import xmlrpc.client
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg2
 import psycopg2.extensions
@@ -132,6 +136,38 @@ def test_calls_of_all_handlers_are_counted_together_and_never_less(watched: Daem
     assert found['nipap_failed_logins_total'] == 1
     assert found['nipap_ready'] == found['nipap_database_up'] == 1
     assert found['nipap_database_sessions_limit'] == 16
+
+
+def test_calls_over_rest_are_counted(watched: Daemon) -> None:
+    """By method and path; numbers in a path are none of the name."""
+    base = watched.url(*watched.admin())
+    login = base64.b64encode(':'.join(watched.admin()).encode()).decode()
+    headers = {'Authorization': f'Basic {login}', 'NIPAP-Authoritative-Source': 'test'}
+    netloc = urlsplit(base).netloc.rpartition('@')[2]
+    for method, path in (
+        ('GET', '/api/v1/vrfs'),
+        ('HEAD', '/api/v1/vrfs'),
+        ('GET', '/api/v1/vrfs/0'),
+        ('GET', '/api/v1/vrfs/77'),
+        ('GET', '/api/v1/vrfs/78'),
+        ('GET', '/rest/v1/prefixes?id=1'),
+        ('HEAD', '/rest/v1/prefixes?id=1'),
+        ('GET', '/rest/v1/prefixes'),
+        ('DELETE', '/rest/v1/prefixes?id=1'),
+    ):
+        connection = http.client.HTTPConnection(netloc, timeout=20)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers=headers)
+            connection.getresponse().read()
+    found = {name: value for name, value in samples(watched).items() if name.startswith('nipap_calls_total')}
+    assert found == {
+        'nipap_calls_total code=0 method=GET /vrfs': 2,
+        'nipap_calls_total code=0 method=GET /vrfs/<number:key>': 1,
+        'nipap_calls_total code=1300 method=GET /vrfs/<number:key>': 2,
+        'nipap_calls_total code=0 method=GET /rest/v1/prefixes': 2,
+        'nipap_calls_total code=1110 method=GET /rest/v1/prefixes': 1,
+        'nipap_calls_total code=1300 method=DELETE /rest/v1/prefixes': 1,
+    }
 
 
 def test_pools_and_vrfs_are_told_by_family(watched: Daemon) -> None:

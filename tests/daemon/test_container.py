@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import socket
 import struct
 import threading
@@ -317,10 +318,19 @@ def test_what_fails_before_the_first_byte_is_answered(
 ) -> None:
     application.parts = parts
     with asking(address) as client:
-        for _ in range(2):
+        for following in ('/', '/api/v1/vrfs'):
             response = answer_on(client)
-            assert (response.status, response.read()) == (500, b'')
-            client.sendall(b'GET / HTTP/1.1\r\nHost: test\r\n\r\n')
-        answer_on(client).read()
-    application.await_closed(3)
+            text = f'Internal error, request id {response.headers["X-Request-ID"]}'
+            assert (response.status, response.read().decode()) == (500, f'{text}\n')
+            client.sendall(f'GET {following} HTTP/1.1\r\nHost: test\r\n\r\n'.encode())
+        response = answer_on(client)
+        text = f'Internal error, request id {response.headers["X-Request-ID"]}'
+        assert (response.status, response.headers['Content-Type']) == (500, 'application/problem+json')
+        problem = json.load(response)
+        assert (problem['status'], problem['code'], problem['detail']) == (500, 1000, text)
+        client.sendall(b'HEAD /api/v1/vrfs HTTP/1.1\r\nHost: test\r\n\r\n')
+        assert answer_on(client, 'HEAD').status == 500
+        client.sendall(b'GET /other HTTP/1.1\r\nHost: test\r\n\r\n')
+        assert answer_on(client).read() == b'other'
+    application.await_closed(4)
     assert 'a request failed' in caplog.text

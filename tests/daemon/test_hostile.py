@@ -6,6 +6,7 @@ import base64
 import contextlib
 import gzip
 import http.client
+import json
 import os
 import re
 import socket
@@ -210,6 +211,18 @@ def test_an_ordinary_client_learns_that_its_request_is_too_large(target: Target)
     with contextlib.closing(connection):
         connection.request('POST', '/XMLRPC', b' ' * (3 * MAX_BODY), {'Authorization': target.authorization})
         assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize('length', [f'Content-Length: {MAX_BODY + 1}', 'Transfer-Encoding: chunked'])
+def test_who_speaks_rest_learns_it_as_a_problem(target: Target, length: str) -> None:
+    head = target.head(length, path='/api/v1/prefixes')
+    answer = target.say(head, *[CHUNK] * (2 * MAX_BODY // len(PIECE))) if 'chunked' in length else target.say(head)
+    said, _, body = answer.partition(b'\r\n\r\n')
+    assert said.startswith(b'HTTP/1.1 413 ')
+    assert b'\r\nContent-Type: application/problem+json\r\n' in said
+    problem = json.loads(body)
+    assert (problem['status'], problem['code'], problem['type']) == (413, 1100, 'about:blank')
+    assert problem['detail'] == f'The request is too large, {MAX_BODY} bytes are accepted.'
 
 
 @pytest.mark.parametrize('chunked', [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import json
 import random
 import statistics
 import time
@@ -158,6 +159,27 @@ def test_what_is_too_much_is_refused(daemon: DaemonFactory) -> None:
     assert sorted(status for status, _, _ in answers) == [200, 200, 200, 503, 503]
     assert {retry for status, retry, _ in answers if status == 503} == {'1'}
     assert call(url(running), 'echo', message='as before') == 'as before'
+
+
+def test_what_is_too_much_is_a_problem_in_rest(daemon: DaemonFactory) -> None:
+    running = daemon(config={'nipapd': {'forks': '1', 'most_running': '2', 'most_waiting': '1'}})
+    login = base64.b64encode(':'.join(running.admin()).encode()).decode()
+    headers = {'Authorization': f'Basic {login}', 'Content-Type': 'application/json'}
+    sleep = {'operations': [{'method': 'echo', 'args': {'message': 'slept', 'sleep': 2}}]}
+
+    def send(_: int) -> tuple[int, str | None, str, dict[str, Any]]:
+        connection = http.client.HTTPConnection(urlsplit(running.address).netloc)
+        with contextlib.closing(connection):
+            connection.request('POST', '/api/v1/batch', json.dumps(sleep), headers)
+            answer = connection.getresponse()
+            said = answer.headers
+            return answer.status, said.get('Retry-After'), said.get_content_type(), json.load(answer)
+
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(send, range(5)))
+    refused = [answer for answer in answers if answer[0] != 200]
+    assert [answer[:3] for answer in refused] == [(503, '1', 'application/problem+json')] * 2
+    assert [(problem['status'], problem['code']) for *_, problem in refused] == [(503, 1010)] * 2
 
 
 def test_more_calls_than_connections_take_turns(daemon: DaemonFactory) -> None:

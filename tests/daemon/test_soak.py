@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import xmlrpc.client
 from pathlib import Path
 
-from bench.soak_chaos import DECK
+import psycopg2
+import pytest
+from bench.soak_chaos import DECK, Site
+from bench.soak_clients import Wire
+from support import open_directories
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SMALL = ('--clients', '4', '--without-key', '1', '--kept', '20', '--seed', '1')
@@ -42,3 +48,20 @@ def test_a_run_that_is_stopped_still_reports() -> None:
     printed, said = running.communicate(timeout=100)
     assert running.returncode == 0, printed + said
     assert printed.endswith('All is well.\n')
+
+
+def test_a_traceback_in_the_log_is_a_problem() -> None:
+    with open_directories() as make:
+        site = Site(make() / 'data', 1)
+        wire = Wire(site.url)
+        try:
+            with contextlib.closing(psycopg2.connect(site.dsn())) as connection, connection:
+                connection.cursor().execute('ALTER TABLE asn RENAME TO gone')
+            with pytest.raises(xmlrpc.client.Fault, match='Internal error'):
+                wire.call('list_asn', {})
+        finally:
+            wire.close()
+            site.close()
+        (problem,) = site.problems
+        assert problem.startswith('a traceback in the log')
+        assert 'UndefinedTable' in problem

@@ -686,10 +686,11 @@ def test_each_constraint_of_which_clients_are_told_is_tested() -> None:
 @pytest.mark.parametrize('constraint', [*UNIQUE, *VIOLATIONS])
 def test_a_violation_is_told_in_words(db: Database, constraint: str) -> None:
     statement, (kind, text) = {**UNIQUE, **VIOLATIONS}[constraint]
+    attribute = {**storage.UNIQUE, **storage.VIOLATIONS}[constraint][-1]
     with pytest.raises(errors.NipapError) as refused:
         db.run(lambda tx: tx.execute(statement))
     assert type(refused.value) is kind
-    assert str(refused.value) == text
+    assert (str(refused.value), refused.value.attribute) == (text, attribute)
     assert isinstance(refused.value.__cause__, psycopg2.Error)
     assert refused.value.__cause__.diag.constraint_name == constraint
 
@@ -708,6 +709,20 @@ def test_errors_of_our_functions_keep_their_text(blank: Database, code: str) -> 
         blank.run(lambda tx: tx.execute(statement))
     assert type(refused.value) is storage.OWN_CODES[code]
     assert str(refused.value) == text
+
+
+@pytest.mark.parametrize(
+    ('column', 'position', 'attribute'),
+    [(None, None, None), ('node', None, 'node'), ('3 node', 2, 'node'), ('1 ', 0, None)],
+)
+def test_errors_of_our_functions_name_what_they_are_about(
+    blank: Database, column: str | None, position: int | None, attribute: str | None
+) -> None:
+    about = f", COLUMN = '{column}'" if column else ''
+    statement = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'NP200', MESSAGE = 'x'{about}; END $$"
+    with pytest.raises(errors.NipapValueError) as refused:
+        blank.run(lambda tx: tx.execute(statement))
+    assert (refused.value.position, refused.value.attribute) == (position, attribute)
 
 
 def test_a_bad_pattern_is_told(blank: Database) -> None:

@@ -18,6 +18,7 @@ from nipap.db import Database
 ROUNDS, CYCLES, KEPT = 4, 500, 40
 PAGE = 8192
 LEAST_HOT = 0.9
+LATENCIES = ['median of an allocation, in floors', 'quickest allocations, in floors']
 UPDATES = """SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
     WHERE relname IN ('prefix', 'vrf_total', 'free_range')"""
 POOL = {'from-pool': {'name': 'churn'}, 'family': 4}
@@ -88,10 +89,7 @@ def test_the_long_run_runs_through() -> None:
     done = subprocess.run([sys.executable, health.__file__, *size], capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 1), done.stderr  # 1: so short a run may find itself slower
     assert 'nipap-admin check: 0 problems' in done.stdout
-    assert all(
-        f'| {word} |' in done.stdout
-        for word in ('prefix', 'free_range', 'vrf_total', 'quickest allocations, in floors')
-    )
+    assert all(f'| {word} |' in done.stdout for word in ('prefix', 'free_range', 'vrf_total', *LATENCIES))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +100,18 @@ def test_verdicts(before: float, after: float, allowance: float, ok: bool) -> No
     assert health.Verdict('size', before, after, 1.3, allowance).ok is ok
 
 
+def slices(*last: float) -> list[health.Slice]:
+    """A run whose last tenth takes so many floors, median and quickest, where the others take 4 and 3."""
+    sizes = [{'prefix': n, 'audit_log': n, 'audit_log_pkey': n} for n in (1, 2, 3)]
+    return [
+        health.Slice(1, 2, 3, 2, 0.5, *floors, size) for floors, size in zip([(4, 3), (4, 3), last], sizes, strict=True)
+    ]
+
+
 def test_what_grows_by_design_is_not_judged() -> None:
-    slices = [health.Slice(1, 2, 3, 2, 0.5, 4, {'prefix': n, 'audit_log': n, 'audit_log_pkey': n}) for n in (1, 2, 3)]
-    assert [one.name for one in health.verdicts(slices)] == ['quickest allocations, in floors', 'prefix, MB']
+    assert [one.name for one in health.verdicts(slices(4, 3))] == [*LATENCIES, 'prefix, MB']
+
+
+def test_median_and_quickest_are_judged() -> None:
+    for last, slower in (((5.3, 3), LATENCIES[:1]), ((4, 4), LATENCIES[1:]), ((5.2, 3.8), [])):
+        assert [one.name for one in health.verdicts(slices(*last)) if not one.ok] == slower

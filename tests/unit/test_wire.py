@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nipap import wire
+from nipap import waiting, wire
 from nipap.errors import NipapInputError
 
 FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
@@ -572,3 +572,35 @@ def test_chunks_are_read_as_they_are_written() -> None:
 def test_chunks_inside_something_else_are_refused() -> None:
     with pytest.raises(TypeError, match='Chunks cannot be sent'):
         wire.encode_response([wire.Chunks(lambda: iter(()))])
+
+
+class Counting(waiting.Blocking):
+    """Counts how often others may run."""
+
+    turns = 0
+
+    def give_way(self) -> None:
+        self.turns += 1
+
+
+@pytest.fixture
+def turns() -> Iterator[Counting]:
+    counting = Counting()
+    waiting.use(counting)
+    yield counting
+    waiting.use(waiting.Blocking())
+
+
+def test_what_is_big_is_read_and_written_in_several_turns(turns: Counting) -> None:
+    value = {'é': [{'operator': 'or', 'val1': {'n': number}, 'text': 'ü' * (number % 7)} for number in range(20_000)]}
+    body = wire.encode_request('m', {'query': value})
+    assert turns.turns > 2
+    turns.turns = 0
+    for encoding in ('utf-8', 'utf-16'):
+        sent = body.decode().replace("encoding='utf-8'", f"encoding='{encoding}'").encode(encoding)
+        assert wire.decode_request(sent) == ('m', [{'query': value}])
+    assert turns.turns > 20
+    turns.turns = 0
+    small = wire.encode_request('m', {'query': {'operator': 'or'}})
+    assert wire.decode_request(small) == ('m', [{'query': {'operator': 'or'}}])
+    assert turns.turns == 0

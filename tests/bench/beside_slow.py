@@ -1,0 +1,88 @@
+"""Quick calls beside slow ones: sixteen that sleep and a search that keeps PostgreSQL busy, all the time.
+
+The slow ones come from a process of their own, which begins the next when one has been answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing.synchronize import Event, Semaphore
+
+from bench.operations import BY_NAME, EXACT, FLOOR
+from bench.report import Measure
+from bench.rpc_bench import Times, measure, median
+from bench.sites import Failed, Members, Site, is_fault
+
+QUICK = (FLOOR, EXACT)
+MOST_TIMES = 2.0  # what a quick call takes alone
+SLEEPERS, SLEEP_S = 16, 1
+START_S = 120
+# A pattern that PostgreSQL tries for about a second on this text, on one core.
+PLACE, PATTERN = '102.225.0.0/24', r'^(.+)(.+)(.+)\3\2\1!$'
+TEXT = ''.join(random.Random(1).choices('abcdefgh', k=250)) + '!'
+_CONTEXT = multiprocessing.get_context('fork')
+
+
+def time_quick(site: Site, runs: int) -> Iterator[Measure]:
+    """What quick calls take beside slow ones, to what they take alone, before and afterwards."""
+    before = _measured(site, runs)
+    with slow_calls(site):
+        beside = _measured(site, runs)
+    after = _measured(site, runs)
+    for name, one, two, three in zip(QUICK, before, beside, after, strict=True):
+        ms, alone = median(two.call), median(one.call + three.call)
+        shown = f'{ms / alone:.2f} ({ms:.2f} ms : {alone:.2f} ms)'
+        ok = ms <= MOST_TIMES * alone
+        yield Measure(f'{name}, beside slow calls : alone', ms / alone, shown, f'{MOST_TIMES:g}', ok)
+
+
+def _measured(site: Site, runs: int) -> Sequence[Times]:
+    return measure([(BY_NAME[name], site) for name in QUICK], runs)
+
+
+@contextlib.contextmanager
+def slow_calls(site: Site) -> Iterator[None]:
+    """Slow calls are under way meanwhile. Raises Failed when one of them was refused."""
+    attr = {'prefix': PLACE, 'type': 'assignment', 'description': TEXT}
+    added = site.call('add_prefix', attr=attr)
+    answered, stop = _CONTEXT.Semaphore(0), _CONTEXT.Event()
+    process = _CONTEXT.Process(target=_call, args=(site.url, answered, stop))
+    process.start()
+    try:
+        begun = all(answered.acquire(timeout=START_S) for _ in range(SLEEPERS + 1))
+        if begun:
+            yield
+    finally:
+        stop.set()
+        process.join()
+        site.call('remove_prefix', prefix={'id': added['id']})
+    if not begun or process.exitcode:
+        raise Failed('a slow call was refused')
+
+
+def _call(url: str, answered: Semaphore, stop: Event) -> None:
+    """All slow calls, until told to stop; the exit code tells whether one was refused."""
+    asked = {'operator': 'regex_match', 'val1': 'description', 'val2': PATTERN}
+    place = {'operator': 'equals', 'val1': 'prefix', 'val2': PLACE}
+    search = 'search_prefix', {'query': {'operator': 'and', 'val1': place, 'val2': asked}}
+    sleep = 'echo', {'message': 'slept', 'sleep': SLEEP_S}
+    refused: list[bytes] = []
+
+    def repeat(method: str, members: Members) -> None:
+        slow = Site(url, 0)
+        while not stop.is_set() and not refused:
+            answer = slow.ask(method, members)
+            if is_fault(answer):
+                refused.append(answer)
+            answered.release()
+
+    threads = [threading.Thread(target=repeat, args=one) for one in [sleep] * SLEEPERS + [search]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    raise SystemExit(1 if refused else 0)

@@ -1,0 +1,88 @@
+"""What is done with the database of a daemon that runs: rest after an import, the check, and a repair."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from bench.report import Measure
+
+from nipapd.embedded import EmbeddedPostgres
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+MOST_CHECK_S, MOST_REPAIR_S = 60, 30
+# Rows of everything that is derived and that a repair writes: counters, text, free ranges, totals.
+DAMAGE = """
+UPDATE prefix SET children = children + 1, used_addresses = used_addresses + 1
+    WHERE id IN (SELECT id FROM prefix ORDER BY id LIMIT 1000);
+DELETE FROM prefix_words WHERE prefix_id IN (SELECT id FROM prefix ORDER BY id LIMIT 1000);
+DELETE FROM free_range WHERE ctid IN (SELECT ctid FROM free_range LIMIT 1000);
+UPDATE vrf_total SET num_prefixes = num_prefixes + 1"""
+DERIVED = """SELECT (SELECT sum(children) FROM prefix), (SELECT sum(used_addresses) FROM prefix),
+    (SELECT count(*) FROM prefix_words), (SELECT count(*) FROM free_range), (SELECT sum(num_prefixes) FROM vrf_total)"""
+
+
+def command(*args: str, env: Mapping[str, str] | None = None, quiet: bool = False) -> int:
+    """Run one of our programs, its output on our stderr, if `quiet` only that of a failure; returns the exit code."""
+    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {})}
+    out = subprocess.PIPE if quiet else sys.stderr
+    done = subprocess.run([sys.executable, '-m', *args], env=environment, stdout=out, text=True, check=False)
+    if done.returncode and done.stdout:
+        print(done.stdout, file=sys.stderr, end='', flush=True)
+    return done.returncode
+
+
+def settle(data_dir: Path) -> None:
+    """Do now what PostgreSQL would do by itself in the minutes after an import, while others are timed."""
+    with session(data_dir) as cursor:
+        cursor.execute('VACUUM (ANALYZE)')
+        cursor.execute('CHECKPOINT')
+
+
+@contextlib.contextmanager
+def session(data_dir: Path) -> Iterator[Any]:
+    """A cursor on the database of a daemon with that directory; each statement is a transaction."""
+    server = EmbeddedPostgres(data_dir).start()  # shares the daemon's
+    try:
+        with contextlib.closing(psycopg2.connect(server.dsn())) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+    finally:
+        server.stop()
+
+
+def maintain(data_dir: Path, *args: str) -> tuple[float, int]:
+    """Seconds that a command of nipap-admin takes, and its exit code."""
+    start = time.monotonic()
+    place = ('--config', '/dev/null', '--data-dir', str(data_dir))
+    code = command('nipapd.maintenance', *args, *place, quiet=True)
+    return time.monotonic() - start, code
+
+
+def time_check(data_dir: Path, where: str) -> Measure:
+    """The check of all that is stored; what it finds is a failure, whatever the machine."""
+    seconds, code = maintain(data_dir, 'check')
+    limit, ok = f'no problems, {MOST_CHECK_S} s', code == 0 and seconds <= MOST_CHECK_S
+    return Measure(f'nipap-admin check, {where}', seconds, f'{seconds:.1f} s', limit, ok, firm=code != 0)
+
+
+def time_repair(data_dir: Path, where: str) -> Measure:
+    """The repair of thousands of derived rows, which must be what they were before they were damaged."""
+    with session(data_dir) as cursor:
+        cursor.execute(DERIVED)
+        before = cursor.fetchone()
+        cursor.execute(DAMAGE)
+        seconds, code = maintain(data_dir, 'check', '--repair')
+        cursor.execute(DERIVED)
+        repaired = code == 0 and cursor.fetchone() == before
+    limit, ok = f'all is right, {MOST_REPAIR_S} s', repaired and seconds <= MOST_REPAIR_S
+    name = f'nipap-admin check --repair, {where}'
+    return Measure(name, seconds, f'{seconds:.1f} s', limit, ok, firm=not repaired)

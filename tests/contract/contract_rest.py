@@ -1,0 +1,252 @@
+"""The third face: every call of the contract over REST, with the results and faults that the other faces have.
+
+A call is made by the resource that is there for it, and as a batch of one operation where there is none. What only
+looks is asked both ways, and both must say the same. What docs/rest.md says is different is different here too, and
+tests of its own show it: `test_face_differences.py`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from contract_faces import SOURCE, USERS, Face, Fault, as_client_sees, basic
+
+Object = dict[str, Any]
+#: method, path below the root, body and headers of a request -> HTTP status and body of the answer
+Exchange = Callable[[str, str, bytes | None, Mapping[str, str]], tuple[int, bytes]]
+
+PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags'}
+MOMENTS = ('added', 'last_modified', 'expires')
+AROUND = ('parents_depth', 'children_depth', 'include_all_parents', 'include_all_children', 'include_neighbors')
+ALLOCATING = {'prefix_length', 'family', 'count'}
+HEADERS = {
+    'authoritative_source': 'NIPAP-Authoritative-Source',
+    'username': 'NIPAP-Username',
+    'full_name': 'NIPAP-Full-Name',
+    'readonly': 'NIPAP-Read-Only',
+}
+MOST = 10_000
+ABSENT = (1300, 'There is ')  # how the problem of a resource that is not there begins
+LONGEST_NUMBER = 18  # digits of a number in a path
+
+
+class RestFace(Face):
+    """REST requests, sent by `exchange`."""
+
+    name = 'rest'
+
+    def __init__(self, exchange: Exchange, user: str = 'alice', auth: Mapping[str, Any] | None = None) -> None:
+        self.exchange = exchange
+        self.user = user
+        self.auth = {'authoritative_source': SOURCE, **(auth or {})}
+
+    def as_user(self, user: str, **auth: Any) -> RestFace:
+        return RestFace(self.exchange, user, auth)
+
+    def call(self, method: str, /, **members: Any) -> Any:
+        key = members.pop('idempotency_key', None)
+        headers = {} if key is None else {'Idempotency-Key': quoted(key)}
+        if method == 'batch':
+            return self.ask('POST', '/batch', members, **headers)['result']
+        change, _, kind = method.partition('_')
+        if change in ('add', 'edit', 'remove'):
+            return getattr(self, f'_{change}')(kind, method, members, headers)
+        answer = self._attempt(self.as_batch, method, members)
+        natural = self._attempt(self._look, method, members, answer)
+        assert natural is None or told(natural) == told(answer), (method, members, natural, answer)
+        if isinstance(answer, Fault):
+            raise answer
+        return answer
+
+    def ask(self, method: str, path: str, body: Any = None, /, **headers: str) -> Any:
+        """Make one request and decode its answer; raise ``Fault`` when it is a problem."""
+        sent = {'Authorization': basic(self.user, USERS[self.user][0]), **self._headers(), **headers}
+        content = None if body is None else json.dumps(body, default=dt.datetime.isoformat).encode()
+        if content is not None:
+            sent['Content-Type'] = 'application/json'
+        status, answer = self.exchange(method, path, content, sent)
+        value = json.loads(answer, object_hook=with_moments) if answer else None
+        if status >= 400:
+            assert (value['status'], value['type']) == (status, 'about:blank'), value
+            raise Problem(value)
+        return as_client_sees(value)
+
+    def as_batch(self, method: str, members: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
+        """The answer of a call as the only operation of a batch, in the shape that it has alone."""
+        body = {'operations': [{'method': method, 'args': members}]}
+        try:
+            (answer,) = self.ask('POST', '/batch', body, **(headers or {}))['result']
+        except Problem as problem:
+            if 'position' not in problem.members:  # of the whole: its credentials, its key
+                raise
+            begin, text = f'operation {problem.members["position"]} ({method}): ', problem.text
+            raise Fault(problem.code, text[len(begin) :] if text.startswith(begin) else f'unnamed: {text}') from None
+        return without_match(answer) if method in ('add_prefix', 'list_prefix') else answer
+
+    # changing
+
+    def _add(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
+        attr, args = members.get('attr'), members.get('args')
+        if attr is not None and not args:
+            return self.ask('POST', f'/{PLURALS[kind]}', attr, **headers)
+        source = self._source(args, attr) if isinstance(attr, dict) and not ALLOCATING & attr.keys() else None
+        if source is None:
+            return self.as_batch(method, members, headers)
+        wanted = {name: value for name, value in args.items() if name in ALLOCATING}
+        placed = attr if source.startswith('/pools') else {k: v for k, v in attr.items() if not k.startswith('vrf_')}
+        (added,) = self.ask('POST', f'{source}/allocations', {**placed, **wanted}, **headers)['result']
+        return added
+
+    def _edit(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
+        place, attr = self._place(kind, members.get(kind)), members.get('attr')
+        if place is None or attr is None:
+            return self.as_batch(method, members, headers)
+        try:
+            return [self.ask('PATCH', place, attr, **headers)]
+        except Fault as fault:
+            return self._unless_absent(fault, method, members)
+
+    def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
+        place, recursive = self._place(kind, members.get(kind)), members.get('recursive')
+        if place is None or members.keys() - {kind, 'recursive'}:
+            return self.as_batch(method, members, headers)
+        try:
+            return self.ask('DELETE', place + written({'recursive': recursive}), **headers)
+        except Fault as fault:
+            return self._unless_absent(fault, method, members)
+
+    def _unless_absent(self, fault: Fault, method: str, members: Object) -> Any:
+        """A resource that is not there is 404; a call that selects nothing has an answer, which a batch gives."""
+        if (fault.code, fault.text[:9]) != ABSENT:
+            raise fault
+        return self.as_batch(method, members)
+
+    # looking
+
+    def _look(self, method: str, members: Object, answer: Any) -> Any:
+        """The answer by a resource to what was answered otherwise; None where there is none for such a call."""
+        verb, _, kind = method.rpartition('_')
+        if method in ('version', 'db_version'):
+            return self.ask('GET', '/version')[method]
+        if method == 'find_free_prefix':
+            return self._free(members)
+        if verb == 'list':
+            place = self._place(kind, members.get(kind))
+            return None if place is None else self._listed(place)
+        return self._found(verb, kind, members, answer) if verb in ('search', 'smart_search') else None
+
+    def _listed(self, place: str) -> list[Any]:
+        try:
+            return [self.ask('GET', place)]
+        except Fault as fault:
+            if (fault.code, fault.text[:9]) != ABSENT:
+                raise
+            return []
+
+    def _found(self, verb: str, kind: str, members: Object, other: Any) -> Any:
+        """What a search finds, with the options that the other faces repeat."""
+        options = members.get('search_options') or {}
+        size = options.get('max_result', 50)
+        known = {'max_result', *((*AROUND, 'parent_prefix', 'after') if kind == 'prefix' else ())}
+        plain = all(isinstance(value, str | int) for value in options.values())
+        if options.keys() - known or not plain or isinstance(size, bool | str) or not 1 <= size <= MOST:
+            return None
+        query, text = members.get('query' if verb == 'search' else 'extra_query'), members.get('query_string')
+        if not isinstance(query, dict | None) or (query is None and verb == 'search'):
+            return None
+        if verb == 'smart_search' and not isinstance(text, str):
+            return None
+        body = {name: value for name, value in (('query', query), ('q', text)) if value is not None}
+        if not isinstance(options.get('after', ''), str):  # a parameter is text
+            return None
+        asked = {'limit': size, **{name: value for name, value in options.items() if name != 'max_result'}}
+        answer = self.ask('POST', f'/{PLURALS[kind]}/search{written(asked)}', body)
+        if 'after' not in options:
+            del answer['after']
+        return {**answer, 'search_options': other['search_options']} if isinstance(other, dict) else answer
+
+    def _free(self, members: Object) -> Any:
+        args, vrf = members.get('args'), members.get('vrf')
+        named = {f'vrf_{name}': value for name, value in vrf.items()} if isinstance(vrf, dict) else {}
+        source = self._source(args, named)
+        if source is None or any(value is None for value in args.values()):
+            return None
+        return self.ask('GET', f'{source}/free{written({k: v for k, v in args.items() if k in ALLOCATING})}')['result']
+
+    # naming
+
+    def _place(self, kind: str, spec: Any) -> str | None:
+        """The path of the object that a spec names by its number."""
+        name = 'asn' if kind == 'asn' else 'id'
+        number = str(spec[name]) if isinstance(spec, dict) and spec.keys() == {name} else ''
+        usable = number.isascii() and number.isdecimal() and len(number) <= LONGEST_NUMBER
+        return f'/{PLURALS[kind]}/{number}' if usable else None
+
+    def _source(self, args: Any, attr: Mapping[str, Any]) -> str | None:
+        """The path of what is allocated from, where it is one pool or one stored prefix and nothing else is said."""
+        if not isinstance(args, dict) or args.keys() - ALLOCATING not in ({'from-pool'}, {'from-prefix'}):
+            return None
+        if 'from-pool' in args:
+            spec: Any = args['from-pool']
+            kind = 'pool'
+        else:
+            networks = args['from-prefix']
+            vrf = {k: v for k, v in attr.items() if k in ('vrf_id', 'vrf_rt', 'vrf_name')} or {'vrf_id': 0}
+            spec = {'prefix': networks[0], **vrf} if isinstance(networks, list) and len(networks) == 1 else None
+            kind = 'prefix'
+        found = self._attempt(self.as_batch, f'list_{kind}', {kind: spec}) if isinstance(spec, dict) else []
+        return f'/{PLURALS[kind]}/{found[0]["id"]}' if isinstance(found, list) and len(found) == 1 else None
+
+    def _attempt(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a function returns, or its fault."""
+        try:
+            return function(*args)
+        except Fault as fault:
+            return fault
+
+    def _headers(self) -> dict[str, str]:
+        given = {HEADERS[name]: value for name, value in self.auth.items() if name in HEADERS and value is not None}
+        return {name: str(value).encode().decode('latin-1') for name, value in given.items()}
+
+
+def told(answer: Any) -> Any:
+    """An answer, or what a fault says, to be compared."""
+    return (answer.code, answer.text) if isinstance(answer, Fault) else answer
+
+
+class Problem(Fault):
+    """A problem as REST tells it."""
+
+    def __init__(self, members: Object) -> None:
+        super().__init__(members['code'], members['detail'])
+        self.members = members
+
+
+def with_moments(item: Object) -> Object:
+    """An object of an answer, its timestamps read."""
+    if 'last_modified' in item:
+        item |= {name: dt.datetime.fromisoformat(item[name]) for name in MOMENTS if item[name] is not None}
+    return item
+
+
+def without_match(answer: Any) -> Any:
+    """What no search has found."""
+    for item in answer if isinstance(answer, list) else [answer]:
+        item.pop('match', None)
+    return answer
+
+
+def quoted(key: Any) -> str:
+    assert isinstance(key, str), 'a header is text'
+    return '"' + key.replace('\\', '\\\\').replace('"', '\\"') + '"'
+
+
+def written(options: Mapping[str, Any]) -> str:
+    """The options as the query of a URL; those without a value are left out."""
+    given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in options.items()}
+    text = urlencode({name: value for name, value in given.items() if value is not None})
+    return f'?{text}' if text else ''
