@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from typing import Any
 
 import pytest
-from contract_faces import BackendFace, Face, XmlRpcFace
+from contract_faces import SOURCE, BackendFace, Face, XmlRpcFace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import facts
@@ -14,8 +15,9 @@ from support import facts
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF
 from nipap.backend import METHODS, TAKE_KEYS
 from nipap.db import Database
+from nipap.errors import NipapError
 
-KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400}
+KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400, 1410}
 SLEPT_S = 9
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
 CHANGING = TAKE_KEYS
@@ -115,6 +117,19 @@ def allocations() -> st.SearchStrategy[dict[str, Any]]:
     )  # fmt: skip
 
 
+def texts(kind: str, fewest: int = 0) -> st.SearchStrategy[dict[str, Any]]:
+    """At most one attribute that may hold any text."""
+    names = [name for name in ('description', 'comment', 'name') if name in TABLES[kind]]
+    return st.dictionaries(st.sampled_from(names), hostile, min_size=fewest, max_size=1)
+
+
+def specs(kind: str) -> st.SearchStrategy[dict[str, Any]]:
+    """What selects objects: anything, or text alone and beside what there is."""
+    there = {'vrf': {'rt': '1:1'}, 'pool': {'name': 'p'}, 'asn': {'asn': 1}, 'prefix': {'prefix': '10.0.0.0/24'}}
+    known = texts(kind).map(lambda text: {**text, **there.get(kind, {})})
+    return st.one_of(st.dictionaries(named(kind), values, max_size=2), texts(kind, 1), known)
+
+
 def member(name: str, kind: str) -> st.SearchStrategy[Any]:
     """What may stand for a member of a call about this kind of object."""
     known: dict[str, Any] = {
@@ -124,10 +139,11 @@ def member(name: str, kind: str) -> st.SearchStrategy[Any]:
         'search_options': options(),
         'query_string': st.lists(st.one_of(hostile, named(kind).map('{}='.format)), max_size=4).map(' '.join),
         'args': st.one_of(st.none(), allocations()),
+        'recursive': st.one_of(st.booleans(), values),
         'sleep': st.just(None),  # a number would be slept
         'message': values,
         'operations': st.lists(st.one_of(operations(), values), max_size=2),
-        **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix'), st.dictionaries(named(kind), values, max_size=2)),
+        **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix'), specs(kind)),
     }
     return known.get(name, values)
 
@@ -138,8 +154,10 @@ def kind_of(method: str) -> str:
 
 
 def members_of(method: str) -> st.SearchStrategy[dict[str, Any]]:
-    names = [name.rstrip('?') for name in METHODS[method]]
-    return st.fixed_dictionaries({name: member(name, kind_of(method)) for name in names})
+    known = {name: member(name, kind_of(method)) for name in (name.rstrip('?') for name in METHODS[method])}
+    if method.startswith('edit_'):
+        known['attr'] = st.one_of(known['attr'], texts(kind_of(method), 1))
+    return st.fixed_dictionaries(known)
 
 
 def operations() -> st.SearchStrategy[dict[str, Any]]:
@@ -149,14 +167,22 @@ def operations() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+def fill(face: Face) -> None:
+    """Have something of each kind there, also when some of it is gone."""
+    pool = {'name': 'p', 'description': 'p', 'default_type': 'assignment', 'ipv4_default_prefix_length': 26}
+    block = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'pool_name': 'p'}
+    inside = {'prefix': '10.0.0.0/24', 'type': 'assignment', 'description': 'd', 'avps': {'k': 'x'}, 'tags': ['t']}
+    for kind, attr in (
+        ('vrf', {'rt': '1:1', 'name': 'v'}), ('pool', pool), ('prefix', block), ('prefix', inside),
+        ('asn', {'asn': 1, 'name': 'x'}),
+    ):  # fmt: skip
+        face.outcome(f'add_{kind}', attr=attr)
+
+
 @pytest.fixture
 def faces(backend_face: BackendFace, xmlrpc_face: XmlRpcFace) -> tuple[Face, Face]:
     """Both on one database, with something of each kind for a query to find; for a user who may do everything."""
-    backend_face.add_vrf('1:1', 'v')
-    backend_face.add_pool('p', ipv4_default_prefix_length=26)
-    backend_face.add_prefix('10.0.0.0/8', pool_name='p')
-    backend_face.add_prefix('10.0.0.0/24', 'assignment', avps={'k': 'x'}, tags=['t'])
-    backend_face.call('add_asn', attr={'asn': 1, 'name': 'x'})
+    fill(backend_face)
     trusted = backend_face.as_user('gateway'), xmlrpc_face.as_user('gateway')
     trusted[0].call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
     return trusted
@@ -166,16 +192,63 @@ def schema_of(db: Database) -> list[tuple[Any, ...]]:
     return db.run(lambda tx: tx.all(SCHEMA))
 
 
+AUDITED = """SELECT id, object_type, object_id, username, authoritative_source FROM audit_log
+    WHERE id > %s AND action <> 'add' ORDER BY id"""
+
+
+def last_entry(db: Database) -> int:
+    return int(db.read(lambda tx: tx.value('SELECT coalesce(max(id), 0) FROM audit_log')))
+
+
+def may_hit(face: Face, method: str, members: dict[str, Any]) -> set[int]:
+    """The ids that a call may change: of what its specification lists, and whose text it names, and what is inside."""
+    kind = kind_of(method)
+    every = face.call(f'list_{kind}', **{kind: {}})
+    listed = face.outcome(f'list_{kind}', **{kind: members[kind]})
+    if isinstance(listed, tuple):
+        return set()
+    key = 'asn' if kind == 'asn' else 'id'
+    ids = {int(row[key]) for row in listed}
+    texts = {
+        name: value
+        for name, value in members[kind].items()
+        if name in TABLES[kind] and TABLES[kind][name].kind == 'text' and isinstance(value, str)
+    }
+    named = [row for row in every if all(str(row[name]).casefold() == texts[name].casefold() for name in texts)]
+    hit = {int(row[key]) for row in named} & ids
+    if kind == 'prefix' and members.get('recursive'):
+        blocks = [ipaddress.ip_network(row['prefix']) for row in every if row['id'] in hit]
+        hit |= {row['id'] for row in every for block in blocks if is_inside(row['prefix'], block)}
+    return hit
+
+
+def is_inside(prefix: str, block: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    network: Any = ipaddress.ip_network(prefix)
+    return network.version == block.version and bool(network.subnet_of(block))
+
+
+auths = st.fixed_dictionaries(
+    {}, optional={'username': hostile, 'full_name': hostile, 'authoritative_source': hostile}
+)  # fmt: skip
+keys = st.one_of(st.none(), st.none(), st.text('abc', min_size=1, max_size=2), hostile, values)
+
+
 @pytest.mark.parametrize('method', sorted(METHODS))
 def test_nothing_sent_becomes_sql(faces: tuple[Face, Face], db: Database, method: str) -> None:
     schema = schema_of(db)
+    by_spec = method.partition('_')[0] in ('edit', 'remove') and method.rpartition('_')[2] in TABLES
 
-    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
-    @given(members=members_of(method), over=st.sampled_from((0, 1)))
-    def every_call(members: dict[str, Any], over: int) -> None:
-        before = facts(db)
-        began = time.monotonic()
-        answer = faces[over].outcome(method, **members)
+    @settings(max_examples=50 if by_spec else 25, suppress_health_check=list(HealthCheck))
+    @given(members=members_of(method), over=st.sampled_from((0, 1)), auth=auths, key=keys)
+    def every_call(members: dict[str, Any], over: int, auth: dict[str, str], key: Any) -> None:
+        if by_spec:
+            fill(faces[0])
+        allowed = may_hit(faces[0], method, members) if by_spec else set()
+        before, began, last = facts(db), time.monotonic(), last_entry(db)
+        try:
+            answer = faces[over].as_user('gateway', **auth).outcome(method, **members, idempotency_key=key)
+        except NipapError as refused:  # the actor of the backend's face cannot be made
+            answer = refused.code, str(refused)
         assert time.monotonic() - began < SLEPT_S
         if isinstance(answer, tuple):
             code, text = answer
@@ -183,6 +256,11 @@ def test_nothing_sent_becomes_sql(faces: tuple[Face, Face], db: Database, method
             assert 'Internal error' not in text
         if method not in CHANGING or isinstance(answer, tuple):
             assert facts(db) == before
+        entries = db.read(lambda tx: tx.all(AUDITED, (last,)))
+        for _, kind, number, username, source in entries:
+            assert number in allowed or not by_spec or kind != kind_of(method), members
+            assert username == (auth.get('username') or 'gateway')
+            assert source == auth.get('authoritative_source', SOURCE)
 
     every_call()
     assert schema_of(db) == schema
