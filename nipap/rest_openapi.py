@@ -303,7 +303,7 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
 def _listed(names: Iterable[str]) -> Schema:
     """Some of these names, separated by commas. An array would be sent in as many ways as there are clients."""
     one = f'({"|".join(names)})'
-    return {**_TEXT, 'pattern': f'^{one}(,{one})*$'}
+    return {**_TEXT, 'pattern': f'^({one}(,{one})*)?$'}
 
 
 _FREE: Mapping[str, Schema] = {
@@ -322,7 +322,8 @@ _TREE: Mapping[str, tuple[Schema, str]] = {
 }
 _KEY = {'type': 'integer', 'minimum': 0, 'maximum': 10**18 - 1}
 _PARAMETERS: dict[str, Schema] = {
-    'key': _parameter('key', 'path', _KEY, 'The `id`; of an AS number, the number.'),
+    'key': _parameter('key', 'path', _KEY, 'The `id`.'),
+    'key_asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': 2**32 - 1}, 'The number.'),
     'q': _parameter('q', 'query', _STORED, 'Text to search for, understood as people write it.'),
     'limit': _parameter(
         'limit', 'query', {'type': 'integer', 'minimum': 1, 'maximum': 10_000, 'default': 50}, 'How many at most.'
@@ -340,7 +341,7 @@ _PARAMETERS: dict[str, Schema] = {
     'IdempotencyKey': _parameter(
         'Idempotency-Key',
         'header',
-        {**_TEXT, 'minLength': 1, 'maxLength': 255},
+        {**_TEXT, 'minLength': 1, 'maxLength': 255, 'pattern': '^[!#-~]([ -~]*[!-~])?$'},  # or the same in quotes
         'The change is made once for each key.',
     ),
     'Source': _parameter('NIPAP-Authoritative-Source', 'header', _TEXT, 'The system that a change comes from.'),
@@ -476,7 +477,7 @@ def _looking(resource: Resource) -> dict[str, Schema]:
 def _collection(resource: Resource) -> dict[str, Schema]:
     """All paths of objects that can be changed."""
     name, kind, plural = resource.kind.capitalize(), resource.kind, resource.plural
-    one, key = _ref('schemas', name), _parameters(['key'])
+    one, key = _ref('schemas', name), _parameters(['key_asn' if resource.kind == 'asn' else 'key'])
     fields = _parameters([f'fields_{kind}'])
     paths = _looking(resource)
     paths[f'/{plural}']['post'] = _operation(

@@ -557,11 +557,12 @@ def test_answers_are_as_described(ask: Ask) -> None:
         found = list(Draft202012Validator(whole, format_checker=FormatChecker()).iter_errors(value))
         assert not found, found
 
-    def exchange(method: str, path: str, body: Any = None, **parts: int) -> Any:
+    def exchange(method: str, path: str, body: Any = None, status: int = 200, **parts: int) -> Any:
         operation = description['paths'][path][method.lower()]
         if body is not None:
             check_form(body, operation['requestBody']['content']['application/json']['schema'])
         answer = ask(method, path.format(**parts), body)
+        assert answer.status_code == status, (method, path, answer.json)
         told = operation['responses'][str(answer.status_code)]
         if '$ref' in told:
             told = description['components']['responses'][told['$ref'].rpartition('/')[2]]
@@ -569,27 +570,41 @@ def test_answers_are_as_described(ask: Ask) -> None:
             check_form(answer.json, told['content'][answer.mimetype]['schema'])
         return answer.json
 
-    vrf = exchange('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'tags': ['t'], 'avps': {'a': 'b'}})
-    pool = exchange('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
-    asn = exchange('POST', '/asns', {'asn': 4200000001, 'name': 'x'})
+    vrf = exchange('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'tags': ['t'], 'avps': {'a': 'b'}}, 201)
+    pool = exchange('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}, 201)
+    asn = exchange('POST', '/asns', {'asn': 4200000001, 'name': 'x'}, 201)
     attr = {'prefix': '2001:db8::/32', 'type': 'reservation', 'pool_id': pool['id'], 'vrf_id': vrf['id']}
-    prefix = exchange('POST', '/prefixes', {**attr, 'description': 'd', 'expires': 'tomorrow'})
-    exchange('POST', '/pools/{key}/allocations', {'family': 6, 'prefix_length': 64, 'description': 'x'}, key=pool['id'])
-    exchange('POST', '/prefixes/{key}/allocations', {'type': 'host', 'prefix_length': 64}, key=prefix['id'])
-    exchange(
-        'POST', '/batch', {'operations': [{'method': 'list_pool'}, {'method': 'search_tag', 'args': {'query': {}}}]}
-    )
+    prefix = exchange('POST', '/prefixes', {**attr, 'description': 'd', 'expires': 'tomorrow'}, 201)
+    wanted = {'prefix_length': 64, 'description': 'x'}
+    exchange('POST', '/pools/{key}/allocations', {'family': 6, **wanted}, 201, key=pool['id'])
+    exchange('POST', '/prefixes/{key}/allocations', {'type': 'assignment', **wanted}, 201, key=prefix['id'])
+    exchange('POST', '/prefixes/{key}/allocations', {'type': 'host', **wanted}, 422, key=prefix['id'])
+    methods = {'list_pool': {}, 'list_prefix': {}, 'search_vrf': {'query': {}}, 'search_tag': {'query': {}}}
+    operations = [{'method': name, 'args': args} for name, args in methods.items()]
+    exchange('POST', '/batch', {'operations': operations, 'return': 'all'})
     for plural, number in (
         ('vrfs', vrf['id']),
         ('pools', pool['id']),
         ('asns', asn['asn']),
         ('prefixes', prefix['id']),
     ):
+        changed = {'vlan': None, 'comment': 'c'} if plural == 'prefixes' else {'name': 'new'}
         exchange('GET', f'/{plural}/{{key}}', key=number)
-        exchange('GET', f'/{plural}/{{key}}', key=99999)
+        exchange('GET', f'/{plural}/{{key}}', None, 404, key=99999)
         exchange('GET', f'/{plural}')
         exchange('POST', f'/{plural}/search', {'q': 'x', 'query': {}})
-        exchange('PATCH', f'/{plural}/{{key}}', {'vlan': 7} if plural == 'prefixes' else {'name': 'new'}, key=number)
+        exchange('PATCH', f'/{plural}/{{key}}', changed, key=number)
+        exchange('PATCH', f'/{plural}/{{key}}', changed, 404, key=99999)
+    for plural in ('pools', 'prefixes'):
+        looked = {'pools': pool, 'prefixes': prefix}[plural]['id']
+        exchange('GET', f'/{plural}/{{key}}/free', None, 400, key=looked)
     exchange('GET', '/tags')
     exchange('GET', '/version')
-    exchange('DELETE', '/asns/{key}', key=asn['asn'])
+    for plural, number in (
+        ('asns', asn['asn']),
+        ('prefixes', prefix['id']),
+        ('pools', pool['id']),
+        ('vrfs', vrf['id']),
+    ):
+        exchange('DELETE', f'/{plural}/{{key}}', None, 204, key=number)
+        exchange('DELETE', f'/{plural}/{{key}}', None, 404, key=number)
