@@ -105,6 +105,7 @@ _PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
 LONGEST_PATTERN = 10_000  # characters of a regular expression: reading ten times as many takes PostgreSQL a minute
 _NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
 _OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
+COMPARISONS = sorted({*_NAMES, *_OPERATORS})
 # Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
 _MAX_DEPTH = 100
 
@@ -516,6 +517,7 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
 
 
 __all__ = [
+    'COMPARISONS',
     'EVERYTHING',
     'TAGGED',
     'Condition',
