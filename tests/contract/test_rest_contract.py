@@ -438,7 +438,8 @@ def test_answers_are_as_described(ask: Ask) -> None:
     attr = {'prefix': '2001:db8::/32', 'type': 'reservation', 'pool_id': pool['id'], 'vrf_id': vrf['id']}
     prefix = exchange('POST', '/prefixes', {**attr, 'description': 'd', 'expires': 'tomorrow'})
     exchange('POST', '/pools/{key}/allocations', {'family': 6, 'prefix_length': 64, 'description': 'x'}, key=pool['id'])
-    exchange('POST', '/prefixes/{key}/allocations', {'type': 'host', 'prefix_length': 64}, key=prefix['id'])
+    host = {'type': 'host', 'prefix_length': 64, 'description': 'x'}
+    assert exchange('POST', '/prefixes/{key}/allocations', host, key=prefix['id'])['status'] == 422
     exchange(
         'POST', '/batch', {'operations': [{'method': 'list_pool'}, {'method': 'search_tag', 'args': {'query': {}}}]}
     )
