@@ -207,7 +207,10 @@ class _Hooks:
         return _json({'result': self._api.backend.list_dead_letter(actor, {'id': key}, after)})
 
     def resend(self, actor: Actor, key: int) -> Response:
-        members = {'webhook': {'id': key}, 'ids': self._api.struct().get('ids')}
+        asked = self._api.struct()
+        for name in asked.keys() - {'ids'}:
+            raise _about(name, NipapInputError(f'extraneous member {name}, known: ids'))
+        members = {'webhook': {'id': key}, 'ids': asked.get('ids')}
         return _json({'resent': self._api.change(actor, 'resend_dead_letter', members)}, 202)
 
 

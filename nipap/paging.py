@@ -135,6 +135,7 @@ PREFIXES = Order(
 
 DEFAULT_MAX_RESULT = 50
 MOST_BEHIND = 10_000
+MOST = 10**15
 _OPTIONS_HELP = "Invalid value for option '{}'. Only integer values{} allowed."
 
 
@@ -198,7 +199,7 @@ def _count(name: str, value: object, low: int = 0, help_text: str = '') -> int:
         number = read_integer(value) if not isinstance(value, bool) else -2
     except NipapValueError:
         raise NipapValueError(_OPTIONS_HELP.format(name, help_text)) from None
-    if number < low or number > 10**15:
+    if number < low or number > MOST:
         raise NipapValueError(_OPTIONS_HELP.format(name, help_text))
     return number
 

@@ -18,6 +18,7 @@ from nipap.paging import POOLS, Page
 from nipap.query import EVERYTHING, Condition, equals
 
 _SPEC = ('id', 'name')
+LARGEST_ID, NO_ID = 2**31 - 1, -1
 _MEMBER_SUMS = {
     'member_prefixes': 'count(*) FILTER (WHERE {})',
     'used_prefixes': 'coalesce(sum(q.children) FILTER (WHERE {}), 0)',
@@ -54,7 +55,10 @@ def read_one(spec: object) -> tuple[int | None, str | None]:
     found = _named(spec)
     if found is None:
         raise _missing()
-    return (found[1], None) if found[0] == 'id' else (None, found[1])
+    key, value = found
+    if key == 'name':
+        return None, value
+    return value if 0 <= value <= LARGEST_ID else NO_ID, None  # which the column of ids cannot hold
 
 
 def _named(spec: object) -> tuple[str, Any] | None:

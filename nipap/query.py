@@ -54,6 +54,7 @@ _EQUALITIES = frozenset({'=', '<>', 'is', 'is_not'})
 _PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
 _NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
 _OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
+COMPARISONS = sorted({*_NAMES, *_OPERATORS})
 MOST_CONDITIONS = 12_000  # five for each word of the longest smart search, and some more
 
 
@@ -404,6 +405,7 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
 
 
 __all__ = [
+    'COMPARISONS',
     'EVERYTHING',
     'TAGGED',
     'Condition',

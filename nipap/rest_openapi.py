@@ -7,23 +7,38 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
-from typing import Any
 
 from flask import Flask, Response
 from flask.globals import request_ctx
 from werkzeug.exceptions import NotFound
 
 from nipap import __version__
-from nipap.attributes import Attribute
-from nipap.backend import METHODS, Backend
+from nipap.attributes import MAX_ASN, Attribute
+from nipap.backend import Backend
+from nipap.paging import MOST
 from nipap.rest_objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest_problems import CONTENT_TYPE, STATUSES
-
-Schema = dict[str, Any]
+from nipap.rest_schemas import (
+    BATCH,
+    CURSOR,
+    FREE,
+    ID,
+    INTEGER,
+    KINDS,
+    MOMENT,
+    STORED,
+    TEXT,
+    VERSIONS,
+    Schema,
+    listed,
+    ref,
+    result,
+    schemas,
+)
 
 PAGE = '/api/docs'
 FILES = {
@@ -140,7 +155,7 @@ def describe(root: str) -> Schema:
         + [{'name': name} for name in ('calls', 'events', 'webhooks')],
         'paths': paths,
         'components': {
-            'schemas': {**_schemas(), **_webhooks()},
+            'schemas': schemas(),
             'parameters': _PARAMETERS,
             'headers': _HEADERS,
             'responses': _problems(),
@@ -157,142 +172,6 @@ def _sentence(text: str) -> str:
     return re.sub(r'``', '`', text.partition('\n>>>')[0].strip())
 
 
-# ---- schemas
-
-_INTEGER: Schema = {'type': 'integer'}
-_TEXT: Schema = {'type': 'string'}
-# What XML 1.0 can carry, for XML-RPC has to.
-_STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
-# Formats of our own, where no pattern can say it. Who does not know them reads strings.
-_NETWORK: Schema = {'type': 'string', 'format': 'cidr'}  # an address, or a network without host bits
-_ROUTE_TARGET: Schema = {'type': 'string', 'format': 'route-target'}  # ASN:n or a.b.c.d:n, of 32 bits each
-_MOMENT: Schema = {'type': 'string', 'format': 'moment'}  # RFC 3339, or words
-_CURSOR: Schema = {'type': 'string', 'format': 'cursor'}  # nothing, or what an answer had as `after`
-_KINDS: Mapping[str, Schema] = {
-    'text': _STORED,
-    'rt': _ROUTE_TARGET,
-    'network': _NETWORK,
-    'integer': _INTEGER,
-    'number': {'type': 'string', 'pattern': '^[0-9]+$'},
-    'boolean': {'type': 'boolean'},
-    'time': {'type': 'string', 'format': 'date-time'},
-    'expires': {'type': 'string', 'format': 'date-time'},
-    'enum': _TEXT,
-    'tags': {'type': 'array', 'items': _STORED},
-    'networks': {'type': 'array', 'items': _NETWORK},
-    'avps': {'type': 'object', 'propertyNames': {**_STORED, 'minLength': 1}, 'additionalProperties': _STORED},
-}
-_NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'prefix', 'family'})
-_REQUIRED = {
-    'vrf': ['rt', 'name'],
-    'pool': ['name', 'description', 'default_type'],
-    'prefix': ['prefix', 'type'],
-    'asn': ['asn'],
-}
-
-
-def _schemas() -> dict[str, Schema]:
-    found: dict[str, Schema] = {
-        'Query': {
-            'type': 'object',
-            'description': 'A comparison of the attribute `val1` with the value `val2`, or `and` or `or` of two '
-            'queries; `{}` is true of everything.',
-            'properties': {'operator': _TEXT, 'val1': {}, 'val2': {}},
-        },
-        'Operation': {
-            'type': 'object',
-            'required': ['method'],
-            'properties': {
-                'method': {'type': 'string', 'enum': sorted(METHODS.keys() - {'batch'})},
-                'args': {'type': 'object', 'description': 'The members of the call.'},
-            },
-        },
-        'Problem': {
-            'type': 'object',
-            'description': 'RFC 9457.',
-            'required': ['type', 'title', 'status', 'detail', 'code'],
-            'properties': {
-                'type': _TEXT,
-                'title': _TEXT,
-                'status': _INTEGER,
-                'detail': {'type': 'string', 'description': 'What was wrong, the value, and what would be accepted.'},
-                'code': {'type': 'integer', 'description': 'The permanent number of the error.'},
-                'attribute': {'type': 'string', 'description': 'The attribute or parameter that it is about.'},
-                'position': {'type': 'integer', 'description': 'The operation that it is about, from 0.'},
-            },
-        },
-    }
-    for resource in (*RESOURCES, TAGS):
-        name = resource.kind.capitalize()
-        shown = {key: _shown(attribute) for key, attribute in resource.table.items()}
-        more = {'match': {'type': 'boolean', 'description': 'Whether it matches, or is only around what does.'}}
-        found[name] = {
-            'type': 'object',
-            'description': 'With the parameter `fields` no more than these members.',
-            'properties': shown | (more if resource.kind == 'prefix' else {}),
-        }
-        found[f'{name}List'] = _list_of(name, smart=resource is not TAGS)
-        if resource is not TAGS:
-            found[f'{name}Attr'] = _settable(resource)
-            found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
-    found['Allocation'] = {
-        'type': 'object',
-        'additionalProperties': False,
-        'properties': {**_FREE, **found['PrefixAttr']['properties']},
-    }
-    return found
-
-
-def _shown(attribute: Attribute) -> Schema:
-    schema = dict(_KINDS[attribute.kind])
-    if attribute.choices:
-        schema['enum'] = list(attribute.choices)
-    if attribute.name not in _NEVER_NULL:
-        schema['type'] = [schema['type'], 'null']
-        if 'enum' in schema:
-            schema['enum'] = [*schema['enum'], None]
-    return {**schema, 'description': attribute.doc}
-
-
-def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
-    """What clients may send; what is required is not null, but for descriptions, which are only to be thought of."""
-    properties = {}
-    for name, attribute in resource.table.items():
-        if attribute.writable or name in required:
-            schema = _shown(attribute)
-            if name in required and name != 'description':
-                schema |= {'type': _KINDS[attribute.kind]['type']}
-                schema |= {'enum': list(attribute.choices)} if attribute.choices else {}
-            if attribute.low is not None:
-                schema |= {'minimum': attribute.low, 'maximum': attribute.high}
-            if attribute.name == 'country':
-                schema['pattern'] = '^[A-Za-z]{2}$'
-            if attribute.kind == 'expires':
-                schema |= {'format': _MOMENT['format']}
-                schema['description'] += ' Also in words, such as `tomorrow`.'
-            properties[name] = schema
-    schema = {'type': 'object', 'additionalProperties': False, 'properties': properties}
-    if required and resource.kind == 'prefix':
-        schema |= {'if': {'not': {'required': ['node']}}, 'then': {'required': ['description']}}
-    return schema | ({'required': list(required)} if required else {'minProperties': 1})
-
-
-def _list_of(name: str, *, smart: bool) -> Schema:
-    after = {'type': ['string', 'null'], 'description': 'To ask for the next page with; null behind the last one.'}
-    properties: Schema = {'result': {'type': 'array', 'items': _ref('schemas', name)}, 'after': after}
-    if smart:
-        properties |= {
-            'interpretation': {'type': 'object', 'description': 'How the text `q` was understood.'},
-            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood.'},
-            'error_message': _TEXT,
-        }
-    return {'type': 'object', 'required': ['result', 'after'], 'properties': properties}
-
-
-def _ref(kind: str, name: str) -> Schema:
-    return {'$ref': f'#/components/{kind}/{name}'}
-
-
 # ---- parameters and headers
 
 
@@ -303,32 +182,30 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
 def _listed(names: Iterable[str]) -> Schema:
     """Some of these names, separated by commas. An array would be sent in as many ways as there are clients."""
     one = f'({"|".join(names)})'
-    return {**_TEXT, 'pattern': f'^({one}(,{one})*)?$'}
+    return {**TEXT, 'pattern': f'^({one}(,{one})*)?$'}
 
 
-_FREE: Mapping[str, Schema] = {
-    'prefix_length': {**_INTEGER, 'minimum': 0, 'maximum': 128, 'description': 'The default is that of the pool.'},
-    'family': {**_INTEGER, 'enum': [4, 6], 'description': 'Of a pool only.'},
-    'count': {**_INTEGER, 'minimum': 1, 'maximum': 1000, 'default': 1, 'description': 'How many; all or none.'},
-}
-_DEPTH = {'type': 'integer', 'minimum': -1}
+_DEPTH = {'type': 'integer', 'minimum': -1, 'maximum': MOST}
 _TREE: Mapping[str, tuple[Schema, str]] = {
     'parents_depth': (_DEPTH, 'So many levels above the matches too; -1: all.'),
     'children_depth': (_DEPTH, 'So many levels below the matches too; -1: all.'),
     'include_all_parents': ({'type': 'boolean'}, 'All above the matches too.'),
     'include_all_children': ({'type': 'boolean'}, 'All below the matches too.'),
     'include_neighbors': ({'type': 'boolean'}, 'The other hosts of their assignments too.'),
-    'parent_prefix': (_INTEGER, 'This prefix, by id, and its children instead.'),
+    'parent_prefix': (
+        {'type': 'integer', 'minimum': 0, 'maximum': MOST},
+        'This prefix, by id, and its children instead.',
+    ),
 }
 _KEY = {'type': 'integer', 'minimum': 0, 'maximum': 10**18 - 1}
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`.'),
-    'key_asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': 2**32 - 1}, 'The number.'),
-    'q': _parameter('q', 'query', _STORED, 'Text to search for, understood as people write it.'),
+    'asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, 'The number.'),
+    'q': _parameter('q', 'query', STORED, 'Text to search for, understood as people write it.'),
     'limit': _parameter(
         'limit', 'query', {'type': 'integer', 'minimum': 1, 'maximum': 10_000, 'default': 50}, 'How many at most.'
     ),
-    'after': _parameter('after', 'query', _CURSOR, 'Where the page begins: what the answer before had as `after`.'),
+    'after': _parameter('after', 'query', CURSOR, 'Where the page begins: what the answer before had as `after`.'),
     **{
         f'fields_{resource.kind}': _parameter(
             'fields', 'query', _listed(resource.fields), 'No members but these, separated by commas.'
@@ -336,34 +213,34 @@ _PARAMETERS: dict[str, Schema] = {
         for resource in (*RESOURCES, TAGS)
     },
     'recursive': _parameter('recursive', 'query', {'type': 'boolean'}, 'Remove everything inside too.'),
-    'IfMatch': _parameter('If-Match', 'header', _TEXT, 'Only if the object still has this tag, else 412.'),
-    'IfNoneMatch': _parameter('If-None-Match', 'header', _TEXT, '304 if the answer still has this tag.'),
+    'IfMatch': _parameter('If-Match', 'header', TEXT, 'Only if the object still has this tag, else 412.'),
+    'IfNoneMatch': _parameter('If-None-Match', 'header', TEXT, '304 if the answer still has this tag.'),
     'IdempotencyKey': _parameter(
         'Idempotency-Key',
         'header',
-        {**_TEXT, 'minLength': 1, 'maxLength': 255, 'pattern': '^[!#-~]([ -~]*[!-~])?$'},  # or the same in quotes
+        {**TEXT, 'minLength': 1, 'maxLength': 255, 'pattern': '^[!#-~]([ -~]*[!-~])?$'},  # or the same in quotes
         'The change is made once for each key.',
     ),
-    'Source': _parameter('NIPAP-Authoritative-Source', 'header', _TEXT, 'The system that a change comes from.'),
-    'Username': _parameter('NIPAP-Username', 'header', _TEXT, 'On whose behalf; from trusted users.'),
-    'FullName': _parameter('NIPAP-Full-Name', 'header', _TEXT, 'The full name of that one.'),
+    'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
+    'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),
+    'FullName': _parameter('NIPAP-Full-Name', 'header', TEXT, 'The full name of that one.'),
     **{name: _parameter(name, 'query', schema, text) for name, (schema, text) in _TREE.items()},
     **{
         f'free_{name}': _parameter(
             name, 'query', {k: v for k, v in schema.items() if k != 'description'}, schema['description']
         )
-        for name, schema in _FREE.items()
+        for name, schema in FREE.items()
     },
 }
 _HEADERS: dict[str, Schema] = {
-    'ETag': {'description': 'Tells this state of the content from any other.', 'schema': _TEXT},
-    'Location': {'description': 'Where what was added is.', 'schema': _TEXT},
-    'Link': {'description': 'With `rel="next"`: the next page.', 'schema': _TEXT},
+    'ETag': {'description': 'Tells this state of the content from any other.', 'schema': TEXT},
+    'Location': {'description': 'Where what was added is.', 'schema': TEXT},
+    'Link': {'description': 'With `rel="next"`: the next page.', 'schema': TEXT},
 }
 
 
 def _parameters(names: Iterable[str]) -> list[Schema]:
-    return [_ref('parameters', name) for name in names]
+    return [ref('parameters', name) for name in names]
 
 
 _ACTOR = ('Source', 'Username', 'FullName')
@@ -381,13 +258,13 @@ def _filters(resource: Resource) -> list[Schema]:
 
 def _as_parameter(attribute: Attribute) -> Schema:
     if attribute.kind in ('tags', 'networks'):
-        return {'type': 'array', 'items': _KINDS[attribute.kind]['items']}
+        return {'type': 'array', 'items': KINDS[attribute.kind]['items']}
     if attribute.choices:
         return {'type': 'string', 'enum': [*attribute.choices, '']}
     if attribute.kind == 'text':
-        return _STORED
-    schema = _INTEGER if attribute.kind == 'number' else _KINDS[attribute.kind]
-    return {'anyOf': [_MOMENT if attribute.kind in ('time', 'expires') else schema, {'type': 'string', 'maxLength': 0}]}
+        return STORED
+    schema = INTEGER if attribute.kind == 'number' else KINDS[attribute.kind]
+    return {'anyOf': [MOMENT if attribute.kind in ('time', 'expires') else schema, {'type': 'string', 'maxLength': 0}]}
 
 
 # ---- answers
@@ -402,7 +279,7 @@ def _answer(text: str, schema: Schema | None = None, headers: Iterable[str] = ()
     if schema is not None:
         answer['content'] = _content(schema)
     if headers:
-        answer['headers'] = {name: _ref('headers', name) for name in headers}
+        answer['headers'] = {name: ref('headers', name) for name in headers}
     return answer
 
 
@@ -418,7 +295,7 @@ def _problems() -> dict[str, Schema]:
         text = HTTPStatus(status).phrase + (f' ({", ".join(map(str, codes))})' if codes else '')
         found[f'Problem{status}'] = {
             'description': text,
-            'content': {CONTENT_TYPE: {'schema': _ref('schemas', 'Problem')}},
+            'content': {CONTENT_TYPE: {'schema': ref('schemas', 'Problem')}},
         }
     return found
 
@@ -431,7 +308,7 @@ def _operation(
     parameters: Iterable[Schema] = (),
     body: Schema | None = None,
 ) -> Schema:
-    problems = {str(status): _ref('responses', f'Problem{status}') for status in _statuses()}
+    problems = {str(status): ref('responses', f'Problem{status}') for status in _statuses()}
     operation: Schema = {
         'operationId': name,
         'tags': [tag],
@@ -457,7 +334,7 @@ def _looking(resource: Resource) -> dict[str, Schema]:
     """Listing and searching."""
     name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
     options = _parameters(['limit', 'after', f'fields_{kind}', *(_TREE if kind == 'prefix' else ()), *_ACTOR])
-    found = {'200': _answer('A page.', _ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
+    found = {'200': _answer('A page.', ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
     text = _parameters(['q']) if resource is not TAGS else []
     listing = _operation(
         f'list_{kind}',
@@ -466,7 +343,7 @@ def _looking(resource: Resource) -> dict[str, Schema]:
         found,
         [*text, *options, *_parameters(_LOOK), *_filters(resource)],
     )
-    members = {'query': _ref('schemas', 'Query'), **({'q': _STORED} if resource is not TAGS else {})}
+    members = {'query': ref('schemas', f'{name}Query'), **({'q': STORED} if resource is not TAGS else {})}
     asked: Schema = {'type': 'object', 'additionalProperties': False, 'properties': members}
     searching = _operation(
         f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, options, asked
@@ -477,7 +354,7 @@ def _looking(resource: Resource) -> dict[str, Schema]:
 def _collection(resource: Resource) -> dict[str, Schema]:
     """All paths of objects that can be changed."""
     name, kind, plural = resource.kind.capitalize(), resource.kind, resource.plural
-    one, key = _ref('schemas', name), _parameters(['key_asn' if resource.kind == 'asn' else 'key'])
+    one, key = ref('schemas', name), _parameters(['asn' if kind == 'asn' else 'key'])
     fields = _parameters([f'fields_{kind}'])
     paths = _looking(resource)
     paths[f'/{plural}']['post'] = _operation(
@@ -486,7 +363,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
         _of(f'add_{kind}'),
         {'201': _answer('It was added.', one, ['ETag', 'Location'])},
         [*fields, *_parameters(_CHANGE)],
-        _ref('schemas', f'{name}New'),
+        ref('schemas', f'{name}New'),
     )
     shown = _answer('The object.', one, ['ETag'])
     recursive = _parameters(['recursive']) if kind == 'prefix' else []
@@ -504,7 +381,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             _of(f'edit_{kind}'),
             {'200': shown},
             [*key, *fields, *_parameters((*_CHANGE, 'IfMatch'))],
-            _ref('schemas', f'{name}Attr'),
+            ref('schemas', f'{name}Attr'),
         ),
         'delete': _operation(
             f'remove_{kind}',
@@ -519,11 +396,11 @@ def _collection(resource: Resource) -> dict[str, Schema]:
 
 def _calls() -> dict[str, Schema]:
     """The paths that are no collection."""
-    prefixes: Schema = {'type': 'array', 'items': _ref('schemas', 'Prefix')}
+    prefixes: Schema = {'type': 'array', 'items': ref('schemas', 'Prefix')}
     paths: dict[str, Schema] = {
         '/version': {
             'get': _operation(
-                'version', 'calls', _of('version'), {'200': _answer('It.', _VERSIONS)}, _parameters(_ACTOR)
+                'version', 'calls', _of('version'), {'200': _answer('It.', VERSIONS)}, _parameters(_ACTOR)
             )
         },
         '/batch': {
@@ -531,24 +408,25 @@ def _calls() -> dict[str, Schema]:
                 'batch',
                 'calls',
                 _of('batch'),
-                {'200': _answer('The answers, in order.', _result({'type': 'array', 'items': {}}))},
+                {'200': _answer('The answers, in order.', result({'type': 'array', 'items': {}}))},
                 _parameters(_CHANGE),
-                _BATCH,
+                BATCH,
             )
         },
     }
     for resource in RESOURCES:
         if resource.kind in ('pool', 'prefix'):
             path, family = f'/{resource.plural}/{{key}}', resource.kind == 'pool'
-            names = ['free_prefix_length', *(['free_family'] if family else []), 'free_count']
+            needed = _PARAMETERS['free_family' if family else 'free_prefix_length'] | {'required': True}
+            names = ['free_count', *(['free_prefix_length'] if family else [])]
             paths[f'{path}/allocations'] = {
                 'post': _operation(
                     f'allocate_from_{resource.kind}',
                     resource.plural,
                     f'Allocate the lowest free blocks of this {resource.kind}: all that are asked for, or none.',
-                    {'201': _answer('The prefixes that were added.', _result(prefixes), ['Location'])},
+                    {'201': _answer('The prefixes that were added.', result(prefixes), ['Location'])},
                     _parameters(['key', *_CHANGE]),
-                    _ref('schemas', 'Allocation'),
+                    ref('schemas', f'{resource.kind.capitalize()}Allocation'),
                 )
             }
             paths[f'{path}/free'] = {
@@ -556,8 +434,8 @@ def _calls() -> dict[str, Schema]:
                     f'find_free_in_{resource.kind}',
                     resource.plural,
                     _of('find_free_prefix'),
-                    {'200': _answer('Free blocks.', _result({'type': 'array', 'items': _TEXT}))},
-                    _parameters(['key', *names, *_ACTOR]),
+                    {'200': _answer('Free blocks.', result({'type': 'array', 'items': TEXT}))},
+                    [needed, *_parameters(['key', *names, *_ACTOR])],
                 )
             }
     return paths
@@ -565,18 +443,20 @@ def _calls() -> dict[str, Schema]:
 
 def _events() -> dict[str, Schema]:
     """The paths of events and of those who get them."""
-    key, hook = _parameters(['key', *_ACTOR]), _ref('schemas', 'Webhook')
-    letters = _result({'type': 'array', 'items': {'type': 'object'}})
+    hook = ref('schemas', 'Webhook')
+    letters = result({'type': 'array', 'items': {'type': 'object'}})
     filters = [
-        _parameter(name, 'query', {'type': 'array', 'items': _TEXT}, 'One of these only.')
+        _parameter(name, 'query', {'type': 'array', 'items': TEXT}, 'One of these only.')
         for name in ('kind', 'vrf_id', 'pool_id', 'tag')
     ]
     after = _parameter('after', 'query', _KEY, 'The id of the last event that is known; without one, what is new.')
-    last = _parameter('Last-Event-ID', 'header', _TEXT, 'The same.')
-    stream: Schema = {'description': 'Events.', 'content': {'text/event-stream': {'schema': _TEXT}}}
+    last = _parameter('Last-Event-ID', 'header', TEXT, 'The same.')
+    stream: Schema = {'description': 'Events.', 'content': {'text/event-stream': {'schema': TEXT}}}
 
     def about(name: str, doc: str, answers: Mapping[str, Schema], body: Schema | None = None) -> Schema:
-        return _operation(name, 'webhooks', doc, answers, [] if name in _OF_ALL else key, body)
+        names = [] if name in _OF_ALL else ['key']
+        names += _ACTOR if name.startswith(('list', 'get')) else _CHANGE
+        return _operation(name, 'webhooks', doc, answers, _parameters(names), body)
 
     return {
         '/events': {
@@ -589,18 +469,18 @@ def _events() -> dict[str, Schema]:
             )
         },
         '/webhooks': {
-            'get': about('list_webhook', _of('list_webhook'), {'200': _answer('All.', _result(_list(hook)))}),
+            'get': about('list_webhook', _of('list_webhook'), {'200': _answer('All.', result(listed(hook)))}),
             'post': about(
                 'add_webhook',
                 _of('add_webhook'),
                 {'201': _answer('It was added.', hook, ['Location'])},
-                _ref('schemas', 'WebhookNew'),
+                ref('schemas', 'WebhookNew'),
             ),
         },
         '/webhooks/{key}': {
             'get': about('get_webhook', 'One webhook.', {'200': _answer('It.', hook)}),
             'patch': about(
-                'edit_webhook', _of('edit_webhook'), {'200': _answer('It.', hook)}, _ref('schemas', 'WebhookAttr')
+                'edit_webhook', _of('edit_webhook'), {'200': _answer('It.', hook)}, ref('schemas', 'WebhookAttr')
             ),
             'delete': about('remove_webhook', _of('remove_webhook'), {'204': _answer('It was removed.')}),
         },
@@ -610,53 +490,18 @@ def _events() -> dict[str, Schema]:
                 'webhooks',
                 _of('list_dead_letter'),
                 {'200': _answer('Some.', letters)},
-                [*key, _parameter('after', 'query', _KEY, 'Those with ids behind this.')],
+                [*_parameters(['key', *_ACTOR]), _parameter('after', 'query', ID, 'Those with ids behind this.')],
             )
         },
         '/webhooks/{key}/dead-letters/resend': {
             'post': about(
                 'resend_dead_letter',
                 _of('resend_dead_letter'),
-                {'202': _answer('They will be sent.', {'type': 'object', 'properties': {'resent': _INTEGER}})},
-                {'type': 'object', 'properties': {'ids': {'type': ['array', 'null'], 'items': _INTEGER}}},
+                {'202': _answer('They will be sent.', {'type': 'object', 'properties': {'resent': INTEGER}})},
+                ref('schemas', 'Resend'),
             )
         },
     }
 
 
 _OF_ALL = ('list_webhook', 'add_webhook')
-
-
-def _list(schema: Schema) -> Schema:
-    return {'type': 'array', 'items': schema}
-
-
-def _webhooks() -> dict[str, Schema]:
-    """The schemas of webhooks."""
-    texts, numbers, nothing = _list(_TEXT), _list(_INTEGER), ['string', 'null']
-    filters: Schema = {'kinds': texts, 'vrf_ids': numbers, 'pool_ids': numbers, 'tags': texts}
-    own: Schema = {'url': _TEXT, 'description': {'type': nothing}, 'enabled': {'type': 'boolean'}, **filters}
-    counts = dict.fromkeys(('id', 'cursor', 'attempts', 'delivered', 'failed'), _INTEGER)
-    told = {name: {'type': nothing} for name in ('added', 'failing_since', 'next_attempt', 'last_error')}
-    attr: Schema = {'type': 'object', 'additionalProperties': False, 'properties': {**own, 'secret': _TEXT}}
-    return {
-        'Webhook': {'type': 'object', 'properties': {**own, **counts, **told}},
-        'WebhookAttr': attr,
-        'WebhookNew': {**attr, 'required': ['url', 'secret']},
-    }
-
-
-def _result(schema: Schema) -> Schema:
-    return {'type': 'object', 'required': ['result'], 'properties': {'result': schema}}
-
-
-_VERSIONS: Schema = {'type': 'object', 'properties': {'version': _TEXT, 'db_version': _INTEGER}}
-_BATCH: Schema = {
-    'type': 'object',
-    'required': ['operations'],
-    'additionalProperties': False,
-    'properties': {
-        'operations': {'type': 'array', 'maxItems': 100_000, 'items': _ref('schemas', 'Operation')},
-        'return': {'type': 'string', 'enum': ['all', 'ids'], 'default': 'all'},
-    },
-}

@@ -148,12 +148,19 @@ def read_filter(given: Mapping[str, Any], called: Mapping[str, str] | None = Non
         label = (called or {}).get(name, name)
         if not isinstance(items, list) or len(items) > MOST_IN_A_FILTER:
             raise _about(label, NipapValueError(f'Invalid {label}, must be a list of up to {MOST_IN_A_FILTER}'))
-        reader = read_integer if name.endswith('_ids') else _read_kind if name == 'kinds' else _read_text
+        reader = _read_id if name.endswith('_ids') else _read_kind if name == 'kinds' else _read_text
         try:
             values[name] = [reader(item) for item in items]
         except NipapError as error:
             raise _about(label, error) from None
     return values
+
+
+def _read_id(value: object) -> int:
+    number = read_integer(value)
+    if not 0 <= number < 2**63:
+        raise NipapValueError(f'Invalid value {shown(value)}, must be an id')
+    return number
 
 
 def _read_kind(value: object) -> str:

@@ -376,3 +376,11 @@ def test_mixed_sizes_fill_a_source_without_overlap(api: Face) -> None:
     assert free(api, '10.0.0.0/26', length=32) == []
     (row,) = api.call('list_prefix', prefix={'prefix': '10.0.0.0/26'})
     assert (row['used_addresses'], row['free_addresses']) == ('64', '0')
+
+
+@pytest.mark.parametrize('number', [2**31 - 1, str(2**31), str(2**63), -1, str(10**30)])
+def test_a_pool_that_no_id_can_be(api: Face, number: Any) -> None:
+    args = {'from-pool': {'id': number}, 'family': 4, 'prefix_length': 30}
+    fault = api.fault('add_prefix', attr={'description': 'd'}, args=args)
+    assert (fault.code, fault.text) == (1100, 'non-existing pool specified')
+    assert api.fault('find_free_prefix', vrf={}, args=args).code == 1300

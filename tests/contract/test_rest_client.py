@@ -81,7 +81,7 @@ def test_a_generated_client(call: Calls) -> None:
     )
     assert (block.prefix, block.total_addresses, block.type_) == ('192.0.2.0/24', '256', 'reservation')
     assert block.added.utcoffset().total_seconds() == 0
-    asked = models.Allocation.from_dict({'family': 4, 'prefix_length': 31, 'count': 3, 'description': 'link'})
+    asked = models.PoolAllocation.from_dict({'family': 4, 'prefix_length': 31, 'count': 3, 'description': 'link'})
     links = call('pools', 'allocate_from_pool', pool.id, body=asked).result
     assert [link.prefix for link in links] == ['192.0.2.0/31', '192.0.2.2/31', '192.0.2.4/31']
 

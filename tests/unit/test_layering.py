@@ -67,6 +67,7 @@ FLOORS = {
         'flask_xmlrpc',
         'rest_objects',
         'rest_problems',
+        'rest_schemas',
         'rest_openapi',
         'flask_events',
         'flask_rest',
