@@ -19,7 +19,7 @@ from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.db import Database
-from nipap.errors import NipapError, NipapInputError, NipapNonExistentError, NipapUnavailableError, NipapValueError
+from nipap.errors import NipapInputError, NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.rest_objects import encode
 
 LOOK_S = 0.25
@@ -109,7 +109,7 @@ class _Stream:
         request: Request = request_ctx.request
         given = request.args
         for name in given.keys() - {'after', *FILTERS.values()}:
-            raise _about(name, NipapInputError(f'extraneous parameter {name}'))
+            raise NipapInputError(f'extraneous parameter {name}').about(name)
         wanted = events.Filter.of(webhook.read_filter(_filters(given), FILTERS))
         text = request.headers.get('Last-Event-ID') or given.get('after')
         position = self._feed.last() if text is None else _position(text)
@@ -161,13 +161,8 @@ def _position(text: str) -> int:
     except NipapValueError:
         position = -1
     if not 0 <= position < 2**63:
-        raise _about('after', NipapValueError(f'Invalid position {shown(text)}, must be the id of an event'))
+        raise NipapValueError(f'Invalid position {shown(text)}, must be the id of an event').about('after')
     return position
-
-
-def _about(name: str, error: NipapError) -> NipapError:
-    error.attribute = name
-    return error
 
 
 # ---------------------------------------------------------------- webhooks
@@ -209,7 +204,7 @@ class _Hooks:
     def resend(self, actor: Actor, key: int) -> Response:
         asked = self._api.struct()
         for name in asked.keys() - {'ids'}:
-            raise _about(name, NipapInputError(f'extraneous member {name}, known: ids'))
+            raise NipapInputError(f'extraneous member {name}, known: ids').about(name)
         members = {'webhook': {'id': key}, 'ids': asked.get('ids')}
         return _json({'resent': self._api.change(actor, 'resend_dead_letter', members)}, 202)
 

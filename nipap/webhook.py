@@ -64,7 +64,7 @@ def add(tx: Transaction, attr: Mapping[str, Any], who: Who) -> int:
     values = read(attr)
     for name in ('url', 'secret'):
         if name not in values:
-            raise _about(name, NipapMissingInputError(f'attribute {name} is missing'))
+            raise NipapMissingInputError(f'attribute {name} is missing').about(name)
     tx.execute('LOCK TABLE webhook IN SHARE ROW EXCLUSIVE MODE')
     if tx.value('SELECT count(*) FROM webhook') >= MOST_WEBHOOKS:
         raise NipapValueError(f'There are {MOST_WEBHOOKS} webhooks, no more are possible')
@@ -129,12 +129,12 @@ def read(attr: Mapping[str, Any]) -> Object:
     values: Object = {}
     for name, value in attr.items():
         if name not in _WRITABLE:
-            raise _about(name, NipapExtraneousInputError(f'extraneous attribute {name}, known: {", ".join(_WRITABLE)}'))
+            raise NipapExtraneousInputError(f'extraneous attribute {name}, known: {", ".join(_WRITABLE)}').about(name)
         if name not in _FILTERS:
             try:
                 values[name] = _READERS[name](value)
             except NipapError as error:
-                raise _about(name, error) from None
+                raise error.about(name) from None
     return values | read_filter({name: attr[name] for name in _FILTERS if name in attr})
 
 
@@ -147,12 +147,12 @@ def read_filter(given: Mapping[str, Any], called: Mapping[str, str] | None = Non
     for name, items in given.items():
         label = (called or {}).get(name, name)
         if not isinstance(items, list) or len(items) > MOST_IN_A_FILTER:
-            raise _about(label, NipapValueError(f'Invalid {label}, must be a list of up to {MOST_IN_A_FILTER}'))
+            raise NipapValueError(f'Invalid {label}, must be a list of up to {MOST_IN_A_FILTER}').about(label)
         reader = _read_id if name.endswith('_ids') else _read_kind if name == 'kinds' else _read_text
         try:
             values[name] = [reader(item) for item in items]
         except NipapError as error:
-            raise _about(label, error) from None
+            raise error.about(label) from None
     return values
 
 
@@ -204,11 +204,6 @@ _READERS = {
     'description': lambda value: None if value is None else _read_text(value),
     'enabled': read_boolean,
 }
-
-
-def _about(name: str, error: NipapError) -> NipapError:
-    error.attribute = name
-    return error
 
 
 # ---------------------------------------------------------------- sending

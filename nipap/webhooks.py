@@ -75,7 +75,7 @@ class Webhooks:
         _authorize(actor)
         key = _require_spec(webhook)
         if ids is not None and not isinstance(ids, list):
-            raise _about('ids', NipapInputError(f'Invalid ids ({shown(ids)}), must be a list'))
+            raise NipapInputError(f'Invalid ids ({shown(ids)}), must be a list').about('ids')
         numbers = None if ids is None else [_number('ids', i) for i in ids]
         return self.db.run(lambda tx: hooks.send_again(tx, key, numbers, actor.who))
 
@@ -110,10 +110,5 @@ def _number(name: str, value: object) -> int:
     except NipapValueError:
         number = -1
     if not 0 <= number <= LARGEST:
-        raise _about(name, NipapValueError(f'Invalid value {shown(value)} for {name}, must be the number of one'))
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be the number of one').about(name)
     return number
-
-
-def _about(name: str, error: NipapInputError | NipapValueError) -> NipapInputError | NipapValueError:
-    error.attribute = name
-    return error
