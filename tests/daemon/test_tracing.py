@@ -17,6 +17,7 @@ import xmlrpc.client
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,8 @@ from daemon_process import Daemon, DaemonError, poll
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from support import DaemonFactory
+
+from nipap.db import Database
 
 AUTH = {'authoritative_source': 'robot'}
 TRACE = '0af7651916cd43dd8448eb211c80319c'
@@ -104,7 +107,16 @@ def traced(daemon: DaemonFactory, options: dict[str, str], **tracing: str) -> Da
     return daemon(config={'nipapd': settings, 'tracing': tracing})
 
 
-def post(running: Daemon, method: str, members: dict[str, object], **headers: str) -> http.client.HTTPResponse:
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    text: str
+
+
+def post(running: Daemon, method: str, members: dict[str, object], **headers: str) -> Answer:
     parts = urlsplit(running.address)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
     with contextlib.closing(connection):
@@ -113,11 +125,10 @@ def post(running: Daemon, method: str, members: dict[str, object], **headers: st
         given = {name.replace('_', '-'): value for name, value in headers.items()}
         connection.request('POST', '/XMLRPC', body, {'Authorization': f'Basic {login}', **given})
         answer = connection.getresponse()
-        answer.read()
-        return answer
+        return Answer(answer.status, answer.headers, answer.read().decode())
 
 
-def get(running: Daemon, path: str, **headers: str) -> http.client.HTTPResponse:
+def get(running: Daemon, path: str, **headers: str) -> Answer:
     parts = urlsplit(running.address)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
     with contextlib.closing(connection):
@@ -125,8 +136,7 @@ def get(running: Daemon, path: str, **headers: str) -> http.client.HTTPResponse:
         given = {name.replace('_', '-'): value for name, value in headers.items()}
         connection.request('GET', path, headers={'Authorization': f'Basic {login}', **given})
         answer = connection.getresponse()
-        answer.read()
-        return answer
+        return Answer(answer.status, answer.headers, answer.read().decode())
 
 
 def stopped(running: Daemon) -> None:
@@ -299,3 +309,35 @@ def test_opentelemetry_is_not_imported_unless_asked_for() -> None:
     look = 'import sys, nipapd.__main__; print([name for name in sys.modules if "opentelemetry" in name])'
     found = subprocess.run([sys.executable, '-c', look], capture_output=True, text=True, check=True)
     assert found.stdout == '[]\n'
+
+
+def test_an_unexpected_error_is_told_and_logged_with_its_id_on_every_face(
+    daemon: DaemonFactory, database_options: dict[str, str], db: Database
+) -> None:
+    """A table that the program does not find is nothing that it has words for."""
+    running = traced(daemon, database_options)
+    db.run(lambda tx: tx.execute('ALTER TABLE prefix RENAME TO mislaid'))
+    calls = {
+        'rpc': lambda: post(running, 'list_prefix', {'prefix': {'id': 1}}, X_Request_ID='rpc'),
+        'rest': lambda: get(running, '/api/v1/prefixes', X_Request_ID='rest'),
+        'old': lambda: get(running, '/rest/v1/prefixes?id=1', NIPAP_Authoritative_Source='x', X_Request_ID='old'),
+    }
+    for name, call in calls.items():
+        answer = call()
+        assert answer.headers['X-Request-ID'] == name
+        assert f'Internal error, request id {name}' in answer.text
+    db.run(lambda tx: tx.execute('ALTER TABLE mislaid RENAME TO prefix'))
+    lines = [json.loads(line) for line in running.log().splitlines() if line.startswith('{')]
+    for name in calls:
+        (error,) = [line for line in lines if line.get('request_id') == name and 'exception' in line]
+        assert 'Traceback' in error['exception']
+        (logged,) = [line for line in requests_logged(running) if line['request_id'] == name]
+        assert logged['fault'] == 1000
+
+
+def test_what_is_refused_before_it_is_read_has_an_id_too(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    running = traced(daemon, {**database_options, 'max_body': '1000'})
+    answer = post(running, 'echo', {'message': 'x' * 2000}, X_Request_ID='mine')
+    assert (answer.status, answer.headers['X-Request-ID']) == (413, 'mine')
