@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from daemon_process import Daemon, poll
 from support import DaemonFactory
@@ -218,6 +220,41 @@ def test_a_stream_has_changes_in_order_and_goes_on_where_it_was(start: Callable[
     client.ask('POST', '/asns', {'asn': 1, 'name': 'one'})
     assert only.next()['object'] == {'kind': 'asn', 'id': 1}
     only.close()
+
+
+def test_what_is_older_than_the_retention_goes_and_a_stream_says_that_it_is_missing(
+    start: Callable[..., Client], dsn: str
+) -> None:
+    """The daemon looks each minute, and when it begins to deliver."""
+    client = start(event_retention_hours='2')
+    stream = client.stream()
+    for number in range(3):
+        client.add(number)
+    positions = [stream.next()['id'] for _ in range(3)]
+    stream.close()
+    with contextlib.closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+
+        def kept() -> list[int]:
+            cursor.execute('SELECT position FROM event WHERE position = ANY (%s) ORDER BY position', (positions,))
+            return [position for (position,) in cursor]
+
+        def settled() -> bool:
+            """What is not yet settled is not removed."""
+            cursor.execute('SELECT settled >= (SELECT max(audit_id) FROM event) FROM event_state')
+            return bool(cursor.fetchone() == (True,))
+
+        until(settled, 'the events are not settled')
+        cursor.execute("UPDATE event SET created = now() - interval '3 hours' WHERE position < %s", (positions[2],))
+        os.kill(sender_of(client.daemon), signal.SIGTERM)
+        until(lambda: kept() == positions[2:], 'what is old is not removed')
+    again = client.stream(f'/events?after={positions[0]}')
+    assert again.message()['event'] == 'gap'
+    assert again.next()['id'] in positions[1:]  # a handler may remember what it has just sent
+    again.close()
+    whole = client.stream(f'/events?after={positions[1]}')
+    assert whole.next()['id'] == positions[2]
+    whole.close()
 
 
 @pytest.mark.parametrize('query', ['after=x', 'kind=dog', 'vrf_id=x', 'other=1'])
