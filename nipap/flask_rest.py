@@ -262,7 +262,7 @@ class _Collection:
     def _found(self, actor: Actor, text: object, query: Object) -> Response:
         """A page of what a text and a query match."""
         request: Request = request_ctx.request
-        fields = read_fields(request.args.get('fields'), self._resource)
+        fields = self._fields()
         limit = _limit(request.args.get('limit'))
         options = {name: request.args[name] for name in self._options() if name in request.args}
         page = _Page(self._api.backend, self._resource, actor, text, query, options)
@@ -275,7 +275,7 @@ class _Collection:
         return _respond(request, body, tag=tag, headers=headers)
 
     def _get(self, actor: Actor, key: int) -> Response:
-        return self._shown(self.one(actor, key))
+        return self._shown(self.one(actor, key), self._fields())
 
     def one(self, actor: Actor, number: int) -> Object:
         """An object.
@@ -287,10 +287,14 @@ class _Collection:
             raise self._missing(number)
         return found[0]
 
-    def _shown(self, item: Object, status: int = 200) -> Response:
+    def _fields(self) -> list[str] | None:
+        """The members that are asked for. Who changes something reads them first: a bad name must change nothing."""
+        return read_fields(request_ctx.request.args.get('fields'), self._resource)
+
+    def _shown(self, item: Object, fields: list[str] | None, status: int = 200) -> Response:
         request: Request = request_ctx.request
         tag = tag_of(item, self._resource)
-        (shown_item,) = cut([alone(item)], read_fields(request.args.get('fields'), self._resource))
+        (shown_item,) = cut([alone(item)], fields)
         headers = {'Location': self._place(item)} if status == 201 else {}
         return _respond(request, [encode(shown_item)], status, tag=tag, headers=headers)
 
@@ -303,15 +307,19 @@ class _Collection:
     # changing
 
     def _add(self, actor: Actor) -> Response:
+        fields = self._fields()
         item = self._api.change(actor, f'add_{self.kind}', {'attr': self._api.body()})
-        return self._shown(item, 201)
+        return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
+        fields = self._fields()
         members = {self.kind: {self._resource.key: key}, 'attr': self._api.body()}
-        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key))
+        # With an idempotency key what is not there has to fail before that is remembered as an answer.
+        has_key = idempotency_key(request_ctx.request, {}) is not None
+        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))
         if not edited:
             raise self._missing(key)
-        return self._shown(edited[0])
+        return self._shown(edited[0], fields)
 
     def _remove(self, actor: Actor, key: int) -> Response:
         args = request_ctx.request.args

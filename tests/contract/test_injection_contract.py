@@ -5,20 +5,25 @@ from __future__ import annotations
 import ipaddress
 import time
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
-from contract_faces import SOURCE, BackendFace, Face, XmlRpcFace
+from contract_faces import SOURCE, USERS, BackendFace, Face, XmlRpcFace, basic
+from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import facts
 
+from nipap import flask_rest
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF
-from nipap.backend import METHODS, TAKE_KEYS
+from nipap.authlib import Authenticator
+from nipap.backend import METHODS, TAKE_KEYS, Backend
 from nipap.db import Database
 from nipap.errors import NipapError
 
 KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400, 1410}
 SLEPT_S = 9
+PLURALS = {'vrfs': 'vrf', 'pools': 'pool', 'prefixes': 'prefix', 'asns': 'asn'}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
 CHANGING = TAKE_KEYS
 
@@ -263,6 +268,79 @@ def test_nothing_sent_becomes_sql(faces: tuple[Face, Face], db: Database, method
             assert source == auth.get('authoritative_source', SOURCE)
 
     every_call()
+    assert schema_of(db) == schema
+
+
+# ---- over REST: paths, parameters, headers and bodies
+
+segments = st.one_of(*[st.sampled_from(('1', '2', '0'))] * 3, hostile)
+parameter = st.one_of(
+    st.tuples(st.sampled_from(('q', 'limit', 'after', 'fields', 'children_depth', 'parent_prefix', 'family')), hostile),
+    st.tuples(named('prefix'), hostile),
+)
+headers = st.dictionaries(
+    st.sampled_from(('If-Match', 'If-None-Match', 'Idempotency-Key', 'NIPAP-Username', 'NIPAP-Authoritative-Source')),
+    hostile.map(lambda text: ''.join(c for c in text if ' ' <= c <= '~')),
+    max_size=2,
+)
+STATUSES = {200, 201, 204, 304, 400, 403, 404, 405, 409, 412, 413, 415, 422, 428}
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, str, Any]:
+    """Method, path and body."""
+    plural, kind = draw(st.sampled_from(sorted(PLURALS.items())))
+    one = f'/{plural}/{quote(draw(segments), safe="")}'
+    queries_ = st.fixed_dictionaries({'query': queries(kind)})
+    method, path, bodies = draw(
+        st.sampled_from(
+            (
+                ('GET', f'/{plural}', st.none()),
+                ('GET', '/tags', st.none()),
+                ('POST', f'/{plural}', attributes(kind)),
+                ('POST', f'/{plural}/search', queries_),
+                ('POST', '/batch', st.fixed_dictionaries({'operations': member('operations', kind)})),
+                ('GET', one, st.none()),
+                ('PATCH', one, st.one_of(texts(kind, 1), attributes(kind))),
+                ('DELETE', one, st.none()),
+                ('GET', f'{one}/free', st.none()),
+                ('POST', f'{one}/allocations', st.one_of(allocations(), attributes(kind))),
+            )
+        )
+    )
+    given_ = draw(st.lists(parameter, max_size=2))
+    return method, f'/api/v1{path}?{urlencode(given_, errors="replace")}', draw(bodies)
+
+
+def test_nothing_in_a_request_becomes_sql(
+    faces: tuple[Face, Face], backend: Backend, db: Database, authenticator: Authenticator
+) -> None:
+    app = Flask('test', static_folder=None)
+    flask_rest.add_to(app, backend, authenticator)
+    client, schema = app.test_client(), schema_of(db)
+    login = {'Authorization': basic('gateway', USERS['gateway'][0])}
+
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+    @given(request=requests(), headers=headers)
+    def every_request(request: tuple[str, str, Any], headers: dict[str, str]) -> None:
+        method, path, body = request
+        if method in ('PATCH', 'DELETE'):
+            fill(faces[0])
+        before, began, last = facts(db), time.monotonic(), last_entry(db)
+        with client.open(path, method=method, json=body, headers=headers | login) as answer:
+            assert answer.status_code in STATUSES, (request, answer.data)
+            assert b'Internal error' not in answer.data
+        assert time.monotonic() - began < SLEPT_S
+        if method == 'GET' or answer.status_code >= 400 or '/search?' in path:
+            changed = [set(now) ^ set(then) for now, then in zip(facts(db), before, strict=True)]
+            assert not any(changed), (request, headers, answer.status_code)
+        if method in ('PATCH', 'DELETE'):
+            entries = db.read(lambda tx: tx.all(AUDITED, (last,)))
+            kind, number = path.removeprefix('/api/v1/').partition('?')[0].split('/', 1)
+            hit = {entry[2] for entry in entries if entry[1] == PLURALS[kind]}
+            assert hit <= {int(number) if number.isdecimal() else None} or 'recursive' in path
+
+    every_request()
     assert schema_of(db) == schema
 
 

@@ -296,6 +296,21 @@ def test_idempotency_keys(ask: Ask) -> None:
         assert answers[0].data == answers[1].data
 
 
+def test_who_asks_for_a_member_that_there_is_not_has_changed_nothing(ask: Ask) -> None:
+    attr = {'asn': 7, 'name': 'seven'}
+    refused(ask('POST', '/asns?fields=nothing', attr), 400, 1100)
+    assert ask('POST', '/asns?fields=name', attr).json == {'name': 'seven'}
+    refused(ask('PATCH', '/asns/7?fields=nothing', {'name': 'edited'}), 400, 1100)
+    assert ask('GET', '/asns/7?fields=name').json == {'name': 'seven'}
+
+
+def test_an_edit_of_what_is_not_there_is_not_remembered(ask: Ask) -> None:
+    send = lambda: ask('PATCH', '/asns/7', {'name': 'edited'}, Idempotency_Key='k')  # noqa: E731
+    refused(send(), 404, 1300)
+    assert ask('POST', '/asns', {'asn': 7, 'name': 'added'}).status_code == 201
+    assert send().json['name'] == 'edited'
+
+
 def test_who_calls(client: FlaskClient, ask: Ask, db: Database) -> None:
     for headers in ({}, {'Authorization': 'Digest x'}):
         answer = client.get('/api/v1/vrfs', headers=headers)
