@@ -19,7 +19,7 @@ Object = dict[str, Any]
 #: method, path below the root, body and headers of a request -> HTTP status and body of the answer
 Exchange = Callable[[str, str, bytes | None, Mapping[str, str]], tuple[int, bytes]]
 
-PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags'}
+PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags', 'webhook': 'webhooks'}
 MOMENTS = ('added', 'last_modified', 'expires')
 AROUND = ('parents_depth', 'children_depth', 'include_all_parents', 'include_all_children', 'include_neighbors')
 ALLOCATING = {'prefix_length', 'family', 'count'}
