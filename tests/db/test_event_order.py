@@ -255,9 +255,9 @@ def test_what_is_old_is_removed_once_all_have_it(
 
 
 def test_who_is_disabled_is_waited_for_by_nobody(
-    db: Database, sequencer: Sequencer, add: Callable[..., Prefix]
+    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], actor: Actor
 ) -> None:
-    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}))
+    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}, actor.who))
     db.run(events.kafka_cursor)
     add('10.0.0.0/8')
     sequencer.step(db)
@@ -268,7 +268,7 @@ def test_who_is_disabled_is_waited_for_by_nobody(
 
     assert pending(True) == {'kafka': 1, f'webhook-{hook}': 1}
     assert pending(False) == {f'webhook-{hook}': 1}
-    db.run(lambda tx: webhook.edit(tx, hook, {'enabled': False}))
+    db.run(lambda tx: webhook.edit(tx, hook, {'enabled': False}, actor.who))
     assert pending(True) == {'kafka': 1}
 
 
