@@ -38,6 +38,8 @@ class Api(Protocol):
 
     def connect(self, app: Any, method: str, path: str, view: Callable[..., Response]) -> None: ...
 
+    def body(self) -> Any: ...
+
     def struct(self) -> dict[str, Any]: ...
 
     def change(self, actor: Actor, method: str, members: Mapping[str, Any]) -> Any: ...
@@ -178,7 +180,7 @@ class _Hooks:
         return _json({'result': self._api.backend.list_webhook(actor)})
 
     def add(self, actor: Actor) -> Response:
-        item = self._api.change(actor, 'add_webhook', {'attr': self._api.struct()})
+        item = self._api.change(actor, 'add_webhook', {'attr': self._api.body()})
         response = _json(item, 201)
         response.headers['Location'] = f'{request_ctx.request.path}/{item["id"]}'
         return response
@@ -190,7 +192,7 @@ class _Hooks:
         return _json(found[0])
 
     def edit(self, actor: Actor, key: int) -> Response:
-        members = {'webhook': {'id': key}, 'attr': self._api.struct()}
+        members = {'webhook': {'id': key}, 'attr': self._api.body()}
         return _json(self._api.change(actor, 'edit_webhook', members)[0])
 
     def remove(self, actor: Actor, key: int) -> Response:
