@@ -95,7 +95,7 @@ def page_ms(count: int, runs: int) -> tuple[float, float]:
         for _ in range(runs)
     ]
     ours, theirs = zip(*turns, strict=True)
-    return statistics.median(ours), statistics.median(theirs)
+    return min(ours), min(theirs)  # others on the machine can only take away
 
 
 def main() -> int:
