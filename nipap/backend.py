@@ -571,6 +571,8 @@ class Backend(Webhooks):
         understood = understand(self.db, text, kind.parse, kind.knows, kind.compare)
         shown_query, query = understood.shown.query, understood.query
         if understood.shown.error:
+            if extra_query:
+                compile_query(extra_query, kind.table)  # what is wrong with it is said, whatever the text
             return {
                 'search_options': {} if options is None else options,
                 'result': [],

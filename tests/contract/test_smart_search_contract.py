@@ -389,3 +389,9 @@ def test_hundreds_of_words(plan: Face) -> None:
     assert plan.smart(' '.join(['office', *words])) == []
     mixed = ' '.join(f'(office or {word}) and (lan or {word})' for word in words[:150])
     assert plan.smart(mixed) == [OFFICE]
+
+
+def test_an_extra_query_that_is_none_is_refused_whatever_the_text(api: Face) -> None:
+    for text in ('x', '(x'):
+        fault = api.fault('smart_search_prefix', query_string=text, extra_query={'val1': 'prefix'})
+        assert fault.code == 1110
