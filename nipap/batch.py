@@ -173,7 +173,7 @@ class References:
         return found
 
 
-def _paths(args: Mapping[str, Any]) -> list[object]:
+def _paths(args: Mapping[str, Any]) -> Sequence[object]:
     """The references in arguments, however deep these nest."""
     found: list[object] = []
     level: list[Any] = [args]
@@ -187,9 +187,9 @@ def _paths(args: Mapping[str, Any]) -> list[object]:
                 continue
             else:
                 items = container.values()
-            inner += [item for item in items if isinstance(item, Mapping | list | tuple)]
+            inner += [item for item in items if type(item) is not str and isinstance(item, Mapping | list | tuple)]
         level = inner
-    return found
+    return tuple(found)
 
 
 def _is_path(path: object) -> TypeGuard[Sequence[str | int]]:

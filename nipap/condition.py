@@ -12,16 +12,16 @@ Compared = tuple[str, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Guard:
-    """What the text of a prefix must satisfy for a condition to hold; its index serves this."""
+    """What the text of a prefix must satisfy for a condition to hold: operators and values. Its index serves them."""
 
     TABLE: ClassVar = 'prefix_words'
-    operator: str
-    value: str
+    terms: tuple[tuple[str, str], ...]
 
     def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         """A condition with this before it. The ids are looked up once, before the rows are."""
-        ids = f'SELECT w.prefix_id FROM {self.TABLE} w WHERE w.words {self.operator} %s'
-        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (self.value, *params)
+        words = ' AND '.join(f'w.words {operator} %s' for operator, _ in self.terms)
+        ids = f'SELECT w.prefix_id FROM {self.TABLE} w WHERE {words}'
+        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (*(value for _, value in self.terms), *params)
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ class Condition:
 
     def guarded(self) -> tuple[str, tuple[Any, ...]]:
         """The expression and its parameters, as an index serves it best."""
-        sql, params = self.indexed if self.indexed[0] else (self.sql, self.params)
-        return self.guard.around(sql, params) if self.guard else (sql, params)
+        return self.guard.around(*self.behind_guard()) if self.guard else self.behind_guard()
+
+    def behind_guard(self) -> Compared:
+        """The same without what guards the whole."""
+        return self.indexed if self.indexed[0] else (self.sql, self.params)
 
 
 _VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
@@ -64,6 +67,8 @@ EVERYTHING = Condition('true', ordered=True)
 _MAX_DEPTH = 100
 # More looks into the index on text take longer to plan than they save.
 _MOST_GUARDS = 1_000
+# The longest words are mostly the rarest. The others are compared with what these find.
+_MOST_TERMS = 8
 
 LEAF, AND, OR = 0, -1, -2
 
@@ -103,10 +108,17 @@ def _all(joined: Sequence[Condition]) -> Condition:
         tuple(pattern for each in joined for pattern in each.patterns),
         within=_joined(' AND ', [each.within for each in joined]),
         ordered=all(each.ordered for each in joined),
-        indexed=_joined(' AND ', [each.guarded() for each in joined]),
+        indexed=_joined(' AND ', [each.behind_guard() for each in joined]),
+        guard=_all_guards(joined),
         tag=next((each.tag for each in joined if each.tag), None),
         pinned=frozenset().union(*(each.pinned for each in joined)),
     )
+
+
+def _all_guards(joined: Sequence[Condition]) -> Guard | None:
+    """One look for all words: with one for each, a common word beside a rare one is looked for in every row."""
+    terms = dict.fromkeys(term for each in joined if each.guard for term in each.guard.terms)
+    return Guard(tuple(sorted(terms, key=lambda term: -len(term[1]))[:_MOST_TERMS])) if terms else None
 
 
 def _any(joined: Sequence[Condition]) -> Condition:

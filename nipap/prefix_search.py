@@ -86,8 +86,8 @@ def _plan(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]
         return _ordered_sql(condition, page), condition.params, True
     if condition.tag is not None:
         return *_tagged_sql(condition, page), False
-    # With an index on text there is one plan, whatever is looked for.
-    return *_index_sql(condition, page), condition.guard is not None
+    # With an index on text and nothing else there is one plan, whatever is looked for.
+    return *_index_sql(condition, page), condition.guard is not None and not condition.indexed[0]
 
 
 def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:

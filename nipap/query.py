@@ -230,7 +230,7 @@ _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'}
 
 def _words_guard(attribute: Attribute, operator: str, value: str) -> Guard | None:
     if attribute.name in _WORDS and attribute.sql.startswith('p.'):
-        return Guard(operator, value)
+        return Guard(((operator, value),))
     return None
 
 

@@ -202,6 +202,7 @@ FROM (SELECT n, '10.0.0.0'::inet + n / 250 * 256 + n % 250 AS a FROM generate_se
 INSERT INTO prefix (id, vrf_id, prefix, type, comment, description, node, order_id, customer_id) VALUES
     (-1, 0, '::1:0/112', 'assignment', 'c1', 'd', 'n%', 'o\\1', E'z\\nz'),
     (-2, 0, '::2/128', 'assignment', '', '', '', '', '');
+UPDATE prefix SET tags = '{{Net}}' WHERE id = 50000;
 INSERT INTO prefix_words SELECT id, words_of(p) FROM prefix p;
 ANALYZE
 """
@@ -240,6 +241,67 @@ INDEXED: tuple[tuple[str, object, int], ...] = (
     ('prefix', '10.0.200.7/32', 1),
 )
 
+# What is no equality with text: an operator, an attribute, a value, and how many prefixes it finds.
+PATTERNS: tuple[tuple[str, str, str, int], ...] = (
+    ('like', 'description', '%ption 7777%', 11),
+    ('like', 'node', 'node-77777', 1),
+    ('like', 'comment', '%nowhere%', 0),
+    ('~', 'description', 'tion 7777[0-9]$', 10),
+    ('~', 'customer_id', '^customer 77777$', 1),
+    ('~', 'order_id', 'ORDER 7777', 0),
+    ('~*', 'description', 'TION 7777[0-9]$', 10),
+    ('regex_match', 'node', 'NODE-7777[0-9]', 10),
+    ('equals_any', 'tags', 'tag-50007', 1),
+    ('equals_any', 'inherited_tags', 'net', 249),
+    ('equals', 'inherited_tags', 'Net', 249),
+    ('equals_any', 'inherited_tags', 'tag-50007', 0),
+)
+WORDS = (
+    ('77777', 1),
+    ('node-7777 order', 11),
+    ('NODE-77777', 1),
+    ('"customer 77777"', 1),
+    ('#net', 250),
+    ('nowhere', 0),
+)
+
+
+def test_patterns_words_and_tags_read_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
+    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
+    page = {'max_result': 1000}
+    wrong = []
+    for operator, name, value, found in PATTERNS:
+        query = {'operator': operator, 'val1': name, 'val2': value}
+        with explained(db) as nodes:
+            assert len(backend.search_prefix(actor, query, page)['result']) == found, query
+        wrong += [f'{query}: {brief(nodes)}'] * reads_everything(nodes)
+    for text, found in WORDS:
+        with explained(db) as nodes:
+            assert len(backend.smart_search_prefix(actor, text, page)['result']) == found, text
+        wrong += [f'smart search {text}: {brief(nodes)}'] * reads_everything(nodes)
+    assert not wrong, '\n'.join(wrong)
+
+
+def test_parents_of_a_page_are_looked_for_where_the_page_is(db: Database, backend: Backend, actor: Actor) -> None:
+    """Whatever is below them: the word is rare, and the page full, or short, or as long as there are matches."""
+    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS) + ROOT))
+    rare = {'operator': 'regex_match', 'val1': 'description', 'val2': 'tion 7777[0-9]$'}
+    common = {'operator': 'regex_match', 'val1': 'description', 'val2': 'description'}
+    for query, size in ((rare, 50), (rare, 10), (rare, 5), (common, 50)):
+        for depth in (1, 2):
+            with explained(db) as nodes:
+                found = backend.search_prefix(actor, query, {'max_result': size, 'parents_depth': depth})['result']
+            assert sum(not row['match'] for row in found) == (depth if query is rare else 1), (query, size, depth)
+            assert not reads_everything(nodes), f'{query} {size} {depth}: {brief(nodes)}'
+
+
+ROOT = """;
+INSERT INTO prefix (id, vrf_id, prefix, type, description) VALUES (-3, 0, '10.0.0.0/8', 'reservation', 'root');
+INSERT INTO prefix_words SELECT id, words_of(p) FROM prefix p WHERE id = -3;
+UPDATE prefix SET parent_id = -3 WHERE type = 'assignment' AND family(prefix) = 4;
+ANALYZE
+"""
+
 
 def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
     """In searches and in specs, whatever the size of the table."""
@@ -255,7 +317,7 @@ def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, acto
             assert len(backend.list_prefix(actor, {name: value})) == found, (name, value)
         wrong += [f'list {name} {value}: {brief(nodes)}'] * reads_everything(nodes)
     with explained(db) as nodes:
-        assert len(backend.search_tag(actor, {}, {'max_result': 1000})['result']) == ROWS // 1000
+        assert len(backend.search_tag(actor, {}, {'max_result': 1000})['result']) == ROWS // 1000 + 1
     wrong += [f'search_tag: {brief(nodes)}'] * reads_everything(nodes)
     assert not wrong, '\n'.join(wrong)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from nipap import wire
 from nipap.addresses import parse_network
 from nipap.cli import main as cli
 from nipap.cli import sheet
-from nipap.cli.importer import State
+from nipap.cli.importer import Progress, State
 from nipap.client import Client, Fault, Server, TransportError
 
 HEADER = 'prefix,type,description,tags,avps.site,vlan'
@@ -334,3 +336,50 @@ def test_exit_codes(
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(': ')[0] for line in lines] == ['nipap'] * 5
     assert lines[3] == 'nipap: there is no VRF with id 0 (line 2)'
+
+
+# ---- how far it is
+
+
+class Screen(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_bar_that_is_written_over() -> None:
+    screen = Screen()
+    progress = Progress(200, 100, screen)
+    for done in (105, 120, 200):
+        progress.show(done)
+    progress.note('200 prefixes added')
+    *shown, last = screen.getvalue().split('\r')[1:]
+    bars = [re.fullmatch(r'\[([#.]{20})\] (\d+)/200 rows, \d+ rows/s, \d+:\d\d left\x1b\[K', line) for line in shown]
+    assert [(found[1], found[2]) for found in bars if found] == [
+        ('#' * 10 + '.' * 10, '105'),
+        ('#' * 12 + '.' * 8, '120'),
+        ('#' * 20, '200'),
+    ]
+    assert last == '200 prefixes added\x1b[K\n'
+
+
+def test_a_file_gets_a_line_each_tenth() -> None:
+    file = io.StringIO()
+    progress = Progress(1000, 150, file)
+    for done in range(150, 1001, 10):
+        progress.show(done)
+    progress.note('1000 prefixes added')
+    *shown, last = file.getvalue().splitlines()
+    lines = [re.fullmatch(r'(\d+)/1000 rows, \d+ rows/s, \d+:\d\d left', line) for line in shown]
+    assert [found and int(found[1]) for found in lines] == list(range(200, 1001, 100))
+    assert last == '1000 prefixes added'
+
+
+def test_the_rate_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there before it went on does not count."""
+    clock = iter((100.0, 110.0))
+    monkeypatch.setattr('time.monotonic', lambda: next(clock))
+    file = io.StringIO()
+    Progress(1000, 400, file).show(500)
+    assert file.getvalue() == '500/1000 rows, 10 rows/s, 0:50 left\n'
