@@ -78,7 +78,7 @@ class Admin:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         server.listen_on(self.sockets)
         await stop.wait()
-        server.stop_accepting()
+        server.stop_accepting(FINISH_S / 2)  # who has connected and not asked yet gets an answer
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.drained(), FINISH_S)
         fibers.end()

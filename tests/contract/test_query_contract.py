@@ -296,6 +296,7 @@ def test_tags_in_use(api: Face) -> None:
 EXPENSIVE = [r'\y' * 20, '(^|$)' * 16, '(a?b?c?){0,255}' * 9, '(' * 16 + 'ab' + ')+' * 16, '.*' * 1_001, 'x' * 10_001]
 
 
+@CALLS  # whether time or memory ends it differs from one trial to the next, so two ways of asking may say either
 @pytest.mark.parametrize('expression', EXPENSIVE, ids=lambda expression: expression[:6])
 def test_a_regular_expression_that_costs_too_much_is_refused(plan: Face, expression: str) -> None:
     for operator in ('regex_match', '!~'):

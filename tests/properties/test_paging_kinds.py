@@ -52,7 +52,7 @@ class World:
     def add(self) -> None:
         """One more, anywhere in the order."""
         chance, number = self._chance, next(self._numbers)
-        name = ''.join(chance.choices(LETTERS, k=chance.randrange(1, 4))) + str(number)
+        name = ''.join(chance.choices(LETTERS, k=chance.randrange(1, 4))) + f'-{number}'
         rt = f'{chance.choice(("65000", "0.0.253.232", "1.2.3.4"))}:{chance.randrange(4)}'  # the first two are one
         if self._kind in ('vrf', 'tag'):
             tags = [name] if self._kind == 'tag' else []
