@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ from nipap import pool, prefix, rows, vrf
 from nipap.addresses import WIDTH, parse_network
 from nipap.attributes import read_integer, shown
 from nipap.audit import Who
-from nipap.db import Transaction
 from nipap.errors import (
     NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
     NipapValueError,
 )
+from nipap.prefix_view import Shape
+from nipap.transaction import Addition, Transaction
 
 MAX_COUNT = 1000
 
@@ -125,24 +126,40 @@ def find_free(tx: Transaction, vrf_names: Mapping[str, object], request: Request
     return [row[0] for row in tx.all(f'SELECT abbrev(b::inet) FROM {sql} b', args)]
 
 
-def add(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who) -> None:
-    """Find the lowest free block and add it as a prefix: `prefix.get_added` shows it.
+def place(attr: Mapping[str, object], request: Request) -> Hashable:
+    """The same for allocations that lock the same.
 
-    :raises NipapNonExistentError: there is no room.
+    :raises NipapError: the pool spec is none.
     """
+    source = request.networks if request.pool_spec is None else pool.read_one(request.pool_spec)
     names = vrf.named_by(attr)
+    if not all(isinstance(name, int | str) for name in names.values()):
+        return object()  # like no other, and refused
+    return source, request.family, request.length, *names.items()
+
+
+def addition(attr: Mapping[str, object], request: Request, who: Who, shape: Shape) -> Addition[dict[str, Any]]:
+    """What finds the lowest free block and adds it as a prefix.
+
+    Running it raises NipapNonExistentError when there is no room.
+    """
+    return Addition(
+        statement=lambda tx: _statement(tx, attr, request, who),
+        added=lambda tx, changes: prefix.get_added_by(tx, changes, shape),
+        answer=lambda tx, i: prefix.get_by_id(tx, i, shape),
+    )
+
+
+def _statement(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who) -> tuple[str, tuple[Any, ...]]:
+    names = vrf.named_by(attr)
+    args: tuple[Any, ...]
     if request.pool_spec is not None:
         i, name = pool.read_one(request.pool_spec)
         v = vrf.resolve(tx, names) if names else None
         stored = rows.facts(prefix.new_facts(tx, attr, who, typed=False))
-        tx.ahead(
-            'SELECT pool_allocate(%s, %s, %s, %s, %s, %s, %s::actor)',
-            (i, name, request.family, v, request.length, stored, who),
-        )
-    else:
-        v = vrf.resolve(tx, names)
-        stored = rows.facts(prefix.new_facts(tx, attr, who))
-        tx.ahead(
-            'SELECT prefix_allocate(%s, NULL, %s::cidr[], %s, %s, %s::actor)',
-            (v, list(request.networks), request.length, stored, who),
-        )
+        args = (i, name, request.family, v, request.length, stored, who)
+        return 'SELECT pool_allocate(%s, %s, %s, %s, %s, %s, %s::actor)', args
+    v = vrf.resolve(tx, names)
+    stored = rows.facts(prefix.new_facts(tx, attr, who))
+    args = (v, list(request.networks), request.length, stored, who)
+    return 'SELECT prefix_allocate(%s, NULL, %s::cidr[], %s, %s, %s::actor)', args

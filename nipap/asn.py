@@ -8,13 +8,13 @@ from typing import Any
 from nipap import rows
 from nipap.attributes import ASN, MAX_ASN, check_names, read_integer, read_value, shown
 from nipap.audit import Who
-from nipap.db import Transaction
 from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
 )
 from nipap.paging import ASNS, Page
 from nipap.query import EVERYTHING, Condition, equals
+from nipap.transaction import Transaction
 
 _SPEC = ('asn', 'name')
 

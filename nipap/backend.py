@@ -39,7 +39,7 @@ from nipap import tag as tags
 from nipap import vrf as vrfs
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, parse_delta, read_boolean, shown
 from nipap.authlib import Actor
-from nipap.db import PATIENCE_S, Database, Inside, Transaction
+from nipap.db import PATIENCE_S, Database
 from nipap.errors import (
     AuthorizationFailedError,
     NipapChangedError,
@@ -56,6 +56,7 @@ from nipap.pattern_trial import refused
 from nipap.prefix_view import as_found, as_listed
 from nipap.query import Condition, compile_query, equals, find_attribute
 from nipap.smart_search import understand
+from nipap.transaction import Inside, Transaction
 from nipap.webhooks import Webhooks
 from nipap.wire import Chunks
 
@@ -276,12 +277,12 @@ class Backend(Webhooks):
         prefixes.check_attr(attr)
         request = _allocation(attr, args)
 
+        if request:
+            place = allocate.place(attr, request)
+            return self.db.add_joined((place, self._shape), allocate.addition(attr, request, actor.who, self._shape))
+
         def work(tx: Transaction) -> Object:
-            who = actor.who
-            if request:
-                allocate.add(tx, attr, request, who)
-            else:
-                prefixes.add(tx, attr, who)
+            prefixes.add(tx, attr, actor.who)
             return prefixes.get_added(tx, self._shape)
 
         return self.db.run_at_once(work, lambda tx, i: prefixes.get_by_id(tx, i, self._shape))

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nipap.addresses import WIDTH, parse_route_target
-from nipap.db import Database, Row, Transaction
+from nipap.db import Database
 from nipap.errors import NipapValueError
+from nipap.transaction import Row, Transaction
 
 Ranges = list[tuple[int, int, int]]
 

@@ -1,4 +1,4 @@
-"""The only place that opens connections, owns transactions and catches errors of psycopg2.
+"""The only place that takes connections and owns transactions, and says when one is run again.
 
 A :class:`Database` belongs to one process: it connects on first use, so nothing is shared across a fork. Work is a
 function of a :class:`Transaction`; it is run again when PostgreSQL says that running it again may help (deadlock,
@@ -12,264 +12,36 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
-from psycopg2.sql import SQL, Composable
 
 from nipap import connecting, errors, tracer, waiting
 from nipap.connecting import Asking, NoAnswerError, RefusedError, TooLongError
+from nipap.joining import Joining
 from nipap.meter import SILENT, Meter
 from nipap.session import Session
 from nipap.sqlstates import RETRY, is_away, is_without_room, translate, unavailable
+from nipap.transaction import ANSWER_GRACE_S, CHANGING, Addition, OneMessage, Transaction, limit, new_number, send
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
-Row = tuple[Any, ...]
-Statement = str | bytes | Composable
-Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 
 ATTEMPTS = 20
 PATIENCE_S = 8.0
 LATER_PATIENCE_S = 1.0  # once PostgreSQL has been away for that long
-ANSWER_GRACE_S = 5.0  # in which a search that was stopped should have said so
 MOST_SESSIONS = 8
 OUTCOME_UNKNOWN = (
     'The connection to the database was lost while the change was being committed: its outcome is unknown.'
 )
-# Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
-# they are made without scans of whole tables wherever there is an index.
-CHANGING = 'SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
 THAT_SESSION = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
-MOST_PREPARED = 100
-MOST_PARAMETERS = 1000
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
 # A process that stands still in a transaction (stopped, swapped out) keeps its locks, and keeps every version of a row
 # from being removed that its snapshot might see. What we do between two statements takes moments.
 IDLE_TIMEOUT_S = 60.0
-
-
-class Readable(Protocol):
-    """What rows are read from."""
-
-    def read(self, size: int = ..., /) -> bytes: ...
-
-    def readline(self, size: int = ..., /) -> bytes: ...
-
-
-class Transaction:
-    """One open transaction; statements run on it, rows come back as tuples.
-
-    sees_one_state: all statements see the same state of the database.
-    """
-
-    sees_one_state = False
-
-    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session) -> None:
-        self._cursor = cursor
-        self._session = session
-        self._prepared = session.prepared
-        self._ahead: list[bytes] = []
-        self._limit_s = self._limited_s = 0.0  # of each statement: what it is to be, and what PostgreSQL knows
-
-    @contextmanager
-    def limited(self) -> Iterator[None]:
-        """Meanwhile no statement takes longer than those of `Database.read` may."""
-        self._limit_s = self._session.read_timeout_s
-        connection = self._session.connection
-        former_s, connection.limit_s = connection.limit_s, self._limit_s + ANSWER_GRACE_S
-        try:
-            yield
-        finally:
-            self._limit_s, connection.limit_s = 0.0, former_s
-
-    def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
-        """Have a statement run just before the next one, in the same round trip; its answer is dropped."""
-        self._know_limit()
-        self._ahead.append(self._cursor.mogrify(statement, args or None))
-
-    def flush(self) -> None:
-        """Run now what waits for a next statement."""
-        self._know_limit()
-        if self._ahead:
-            self._run(self._ahead.pop(), ())
-
-    def _know_limit(self) -> None:
-        if self._limited_s != self._limit_s:
-            self._limited_s = self._limit_s
-            self._ahead.append(b'SET LOCAL statement_timeout = %d' % (self._limit_s * 1000))
-
-    def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
-        self._know_limit()
-        if self._ahead:
-            statement = b';'.join((*self._ahead, self._cursor.mogrify(statement, args or None)))
-            args = ()
-            self._ahead.clear()
-        try:
-            tracer.execute(self._cursor, statement, args or None, self._prepared)
-        except psycopg2.Error as exc:
-            error = translate(exc)
-            if error is None:
-                raise
-            raise error from exc
-        return self._cursor
-
-    def execute(self, statement: Statement, args: Sequence[Any] = ()) -> int:
-        """Run a statement; returns the number of rows it touched."""
-        return self._run(statement, args).rowcount
-
-    def all(self, statement: Statement, args: Sequence[Any] = ()) -> list[Row]:
-        """Every row of the answer."""
-        return self._run(statement, args).fetchall()
-
-    def all_prepared(self, statement: str, args: Sequence[Any]) -> list[Row]:
-        """As `all`, for a statement that comes again and again: PostgreSQL plans it a few times only.
-
-        Planning takes longer than running what looks up a row by key. Nothing else may be given to this whose best plan
-        depends on its arguments. An argument may be an `Expression`, computed when the
-        statement begins.
-        """
-        name = self._prepared.get(statement)
-        if name is None:
-            if len(args) > MOST_PARAMETERS:
-                return self.all(statement, args)
-            if len(self._prepared) >= MOST_PREPARED:  # those that are in use come again
-                tracer.execute(self._cursor, 'DEALLOCATE ALL')
-                self._prepared.clear()
-            name = f'prepared_{len(self._prepared)}'
-            pieces = statement.split('%s')
-            numbered = ''.join(f'{piece}${n}' for n, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
-            tracer.execute(self._cursor, f'PREPARE {name} AS {numbered}')
-            self._prepared[statement] = name
-            return self._first_execution(name, args)
-        return self._execution(name, args)
-
-    def _first_execution(self, name: str, args: Sequence[Any]) -> list[Row]:
-        """The one that makes the plan."""
-        idle = self._cursor.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
-        if self._ahead or not idle:
-            return self._execution(name, args)  # the beginning of a transaction says how plans are made
-        self._run('SET enable_seqscan = off', ())
-        try:
-            return self._execution(name, args)
-        finally:
-            with suppress(psycopg2.Error):
-                self._run('RESET enable_seqscan', ())
-
-    def _execution(self, name: str, args: Sequence[Any]) -> list[Row]:
-        return self.all(f'EXECUTE {name} ({", ".join(["%s"] * len(args))})' if args else f'EXECUTE {name}', args)
-
-    def one(self, statement: Statement, args: Sequence[Any] = ()) -> Row | None:
-        """The first row of the answer, if any."""
-        return self._run(statement, args).fetchone()
-
-    def value(self, statement: Statement, args: Sequence[Any] = ()) -> Any:
-        """The first column of the first row; None without a row."""
-        row = self.one(statement, args)
-        return row[0] if row else None
-
-    def copy_in(self, statement: str, rows: Readable) -> None:
-        """Run a ``COPY … FROM stdin`` with these rows, in the text format of PostgreSQL."""
-        self.flush()
-        with _blocking():
-            self._cursor.copy_expert(statement, rows)
-
-    def stream(self, statement: str | Composable, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
-        """The rows of a large answer, fetched in chunks; inside a transaction (`Database.run`) only, one at a time."""
-        self._run(SQL('DECLARE stream NO SCROLL CURSOR FOR ') + _composable(statement), args)
-        try:
-            while rows := self.all(f'FETCH {chunk:d} FROM stream'):
-                yield from rows
-        except GeneratorExit:  # left early; perhaps because the transaction has failed, and then it is closed already
-            with suppress(psycopg2.Error):
-                self.execute('CLOSE stream')
-            raise
-        self.execute('CLOSE stream')
-
-
-class OneMessage(Transaction):
-    """A transaction that is one message: what waits and the statement after it. What runs before is not part of it."""
-
-    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, change: int) -> None:
-        super().__init__(cursor, session)
-        self.sent = False
-        self._begin = f'{CHANGING}; SET LOCAL nipap.change = {change:d}'.encode()
-
-    def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
-        """As in any transaction: it is what changes."""
-        if self.sent:
-            raise RuntimeError('a change behind the message is not part of its transaction')
-        if not self._ahead:
-            self._ahead.append(self._begin)
-        super().ahead(statement, args)
-
-    def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
-        if not self._ahead:
-            return super()._run(statement, args)
-        self.sent = True
-        self._session.connection.takes_long = True
-        try:
-            return super()._run(statement, args)
-        finally:
-            self._session.connection.takes_long = False
-
-
-class Inside:
-    """Runs work inside a transaction that is open already, in place of a `Database`."""
-
-    def __init__(self, tx: Transaction) -> None:
-        self._tx = tx
-
-    def run(self, work: Callable[[Transaction], T]) -> T:
-        """Run work as a part of the transaction: all of it, so that what fails is not taken for what comes next."""
-        result = work(self._tx)
-        self._tx.flush()
-        return result
-
-    def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
-        """The same; one that is stopped spoils nothing of the transaction."""
-        self._tx.execute(f'SAVEPOINT briefly; {_limit(limit_s)}')
-        try:
-            return work(self._tx)
-        finally:  # which brings back the former limit, too
-            self._tx.execute('ROLLBACK TO SAVEPOINT briefly; RELEASE SAVEPOINT briefly')
-
-    def run_at_once(self, work: Callable[[Transaction], T], _answer: Callable[[Transaction, int], T]) -> T:
-        """The same."""
-        return self.run(work)
-
-    def read(self, work: Callable[[Transaction], T]) -> T:
-        """The same for work that only reads: no statement takes longer than outside."""
-        with self._tx.limited():
-            return work(self._tx)
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Transaction]:
-        """The transaction, to read from; it may see another state with each statement."""
-        with self._tx.limited():
-            yield self._tx
-
-
-def _limit(limit_s: float) -> str:
-    return f'SET LOCAL statement_timeout = {max(1, int(limit_s * 1000)):d}'
-
-
-def _composable(statement: str | Composable) -> Composable:
-    return SQL(statement) if isinstance(statement, str) else statement
-
-
-@contextmanager
-def _blocking() -> Iterator[None]:
-    """Where psycopg2 can wait in its own way only."""
-    wait = psycopg2.extensions.get_wait_callback()
-    psycopg2.extensions.set_wait_callback(None)
-    try:
-        yield
-    finally:
-        psycopg2.extensions.set_wait_callback(wait)
 
 
 class Database:
@@ -314,6 +86,7 @@ class Database:
         self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
         self._away_since: float | None = None
         self._asking: dict[str | None, Asking] = {}  # whether it answers: there, or (None) anywhere
+        self._joining: Joining[Addition[Any], Any] = Joining(self._add_alone, self._add_together)
 
     def __repr__(self) -> str:
         return 'Database()'  # the connection string may hold a password
@@ -440,9 +213,16 @@ class Database:
 
         :raises NipapOutcomeUnknownError: because PostgreSQL does not come back in time.
         """
-        # Chosen so that the index in which it is looked for grows at its end.
-        change = time.time_ns() // 1000 << 11 | random.getrandbits(11)
+        change = new_number()
         return self._again(lambda: self._at_once(work, answer, change))
+
+    def add_joined(self, key: Hashable, addition: Addition[T]) -> T:
+        """Add an object as `run_at_once` does; those that come while one with the same key is added, in one message.
+
+        The key stands for what they lock: alone they would wait for one another in PostgreSQL, each for the commit of
+        the one before. When one of them fails, each is added alone.
+        """
+        return self._joining.run(key, addition)  # type: ignore[no-any-return]  # of an addition with any result
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run work whose statements only read, each on its own: one round trip a statement, none longer than the limit.
@@ -455,7 +235,7 @@ class Database:
         """The same for one statement, in less time."""
 
         def limited(tx: Transaction) -> T:
-            tx.ahead(_limit(limit_s))
+            tx.ahead(limit(limit_s))
             return work(tx)
 
         return self.read(limited)
@@ -556,7 +336,7 @@ class Database:
         is_old = self._away_since is not None and began - self._away_since > PATIENCE_S
         return began + (LATER_PATIENCE_S if is_old else PATIENCE_S)
 
-    def _at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T], change: int) -> T:
+    def _at_once(self, work: Callable[[OneMessage], T], answer: Callable[[Transaction, int], T], change: int) -> T:
         session = self._take()
         session.connection.limit_s = self._change_limit_s
         try:
@@ -565,10 +345,45 @@ class Database:
             exc = lost.error
         finally:
             self._give_back(session)
-        changed = self._changed(session, change, exc)
+        return self._answered(session, exc, answer, change)
+
+    def _answered(
+        self, former: Session, lost: psycopg2.Error, answer: Callable[[Transaction, int], T], change: int
+    ) -> T:
+        """The answer that never came; raises what lost it when the change was not committed."""
+        changed = self._changed(former, change, lost)
         if changed is None:
-            raise exc  # lost, as far as running it again goes
-        return self.read(lambda tx: answer(tx, changed))
+            raise lost
+        try:
+            return self.read(lambda tx: answer(tx, changed))
+        except (psycopg2.Error, errors.NipapUnavailableError):
+            raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
+
+    def _add_alone(self, addition: Addition[T]) -> T:
+        def once() -> T:
+            lost, addition.lost = addition.lost, None
+            if lost is not None:
+                return self._answered(*lost, addition.answer, addition.number)
+            return self._at_once(lambda tx: send(tx, [addition])[0], addition.answer, addition.number)
+
+        return self._again(once)
+
+    def _add_together(self, additions: list[Addition[T]]) -> list[T] | None:
+        try:
+            session = self._take()
+        except psycopg2.Error:
+            return None
+        session.connection.limit_s = self._change_limit_s
+        try:
+            return _message(session, lambda tx: send(tx, additions), additions[0].number)
+        except _AnswerLostError as lost:
+            for addition in additions:
+                addition.lost = session, lost.error
+        except (psycopg2.Error, errors.NipapError):  # which of them it was, each finds out
+            pass
+        finally:
+            self._give_back(session)
+        return None
 
     def _changed(self, former: Session, change: int, lost: psycopg2.Error) -> int | None:
         """The id of the object that a change has changed whose answer never came; None when it was not committed."""
@@ -623,7 +438,7 @@ def _commit(session: Session, cursor: psycopg2.extensions.cursor) -> None:
         raise RuntimeError(f'the transaction ended in {cursor.statusmessage}')
 
 
-def _message(session: Session, work: Callable[[Transaction], T], change: int) -> T:
+def _message(session: Session, work: Callable[[OneMessage], T], change: int) -> T:
     with session.connection.cursor() as cursor:
         tx = OneMessage(cursor, session, change)
         try:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from nipap.db import Database, Row, Transaction
+from nipap.db import Database
+from nipap.transaction import Row, Transaction
 
 Event = dict[str, Any]
 

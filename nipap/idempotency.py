@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from nipap import packed
 from nipap.attributes import shown
-from nipap.db import Transaction
 from nipap.errors import NipapKeyReusedError, NipapValueError
+from nipap.transaction import Transaction
 
 LONGEST_KEY = 255
 HOURS = 24

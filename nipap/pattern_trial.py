@@ -6,9 +6,10 @@ import time
 from collections.abc import Collection, Iterable
 
 from nipap import patterns
-from nipap.db import Database, Inside
+from nipap.db import Database
 from nipap.errors import NipapTimeoutError
 from nipap.rows import bad_patterns
+from nipap.transaction import Inside
 
 TRIAL_S = 0.5  # a thousand times what people write takes
 

@@ -8,7 +8,6 @@ from typing import Any
 from nipap import rows
 from nipap.attributes import POOL, check_names, read_integer, shown
 from nipap.audit import Who
-from nipap.db import Transaction
 from nipap.errors import (
     NipapInputError,
     NipapMissingInputError,
@@ -16,6 +15,7 @@ from nipap.errors import (
 )
 from nipap.paging import POOLS, Page
 from nipap.query import EVERYTHING, Condition, equals
+from nipap.transaction import Transaction
 
 _SPEC = ('id', 'name')
 LARGEST_ID, NO_ID = 2**31 - 1, -1

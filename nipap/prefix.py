@@ -8,7 +8,6 @@ from typing import Any
 from nipap import pool, rows, vrf
 from nipap.attributes import PREFIX, check_names, read_integer, read_value
 from nipap.audit import Who
-from nipap.db import Expression, Transaction
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -20,6 +19,7 @@ from nipap.errors import (
 from nipap.prefix_search import AT_ONCE, IDS, read_named
 from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page
 from nipap.query import EVERYTHING, Condition, all_of, equals
+from nipap.transaction import Expression, Transaction
 
 # ---------------------------------------------------------------- specs
 
@@ -142,6 +142,15 @@ def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> None:
 def get_added(tx: Transaction, shape: Shape = as_listed) -> dict[str, Any]:
     """The prefix that was added last, as add shows it."""
     return read_few(tx, Condition('p.id = %s', (Expression("currval('prefix_id_seq')"),)), shape)[0]
+
+
+def get_added_by(tx: Transaction, changes: list[int], shape: Shape = as_listed) -> list[dict[str, Any]]:
+    """The prefixes that each of these changes of this transaction has added, as `get_added` shows them."""
+    if len(changes) == 1:
+        return [get_added(tx, shape)]
+    # By the index on audit_log.change, then by primary key. They got their ids in the order of the changes.
+    ids = 'SELECT object_id FROM audit_log WHERE change = ANY (%s)'
+    return sorted(read_few(tx, Condition(f'p.id IN ({ids})', (changes,)), shape), key=lambda item: item['id'])
 
 
 def get_by_id(tx: Transaction, i: int, shape: Shape = as_listed) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from itertools import islice
 from typing import Any
 
 from nipap import rows
-from nipap.db import Transaction
 from nipap.errors import NipapNonExistentError
 from nipap.paging import Page, Place, Surroundings
 from nipap.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page, stream_page
 from nipap.query import EVERYTHING, TAGGED, Condition
+from nipap.transaction import Transaction
 
 
 def _ordered_sql(condition: Condition, page: Page | None) -> str:

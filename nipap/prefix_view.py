@@ -13,9 +13,9 @@ from typing import Any
 from nipap import rows
 from nipap.addresses import WIDTH, first_address
 from nipap.attributes import PREFIX
-from nipap.db import Row, Transaction
 from nipap.paging import PREFIXES
 from nipap.query import Condition
+from nipap.transaction import Row, Transaction
 
 ORDER = PREFIXES.by
 FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nipap.check import FreeRanges, Place, Problem, Rank, Right, Totals, Words, examine
-from nipap.db import Database, Transaction
+from nipap.db import Database
 from nipap.errors import NipapError
+from nipap.transaction import Transaction
 
 AT_ONCE = 5000  # rows that are written by one statement, more or less
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
-from nipap.db import Transaction
 from nipap.errors import NipapError
+from nipap.transaction import Transaction
 
 MARK = '-- Name: '  # begins the comment before each object in the text that pg_restore writes
 END = '-- PostgreSQL database dump complete'

@@ -12,10 +12,10 @@ from typing import Any
 
 from nipap import patterns
 from nipap.attributes import NEVER, Table, read_value
-from nipap.db import Transaction
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
 from nipap.paging import Order, Page
 from nipap.query import Condition, all_of
+from nipap.transaction import Transaction
 
 
 def select(

@@ -12,8 +12,9 @@ import logging
 import re
 from typing import NamedTuple
 
-from nipap.db import Database, Inside, Transaction
+from nipap.db import Database
 from nipap.errors import NipapError
+from nipap.transaction import Inside, Transaction
 
 log = logging.getLogger('nipap.schema')
 LOCK = 5_466_127  # the key of the advisory lock; any number that nobody else uses

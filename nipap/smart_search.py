@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nipap import patterns, smart_parsing, waiting
-from nipap.db import Database, Inside
+from nipap.db import Database
 from nipap.pattern_trial import refused
 from nipap.query import Condition
 from nipap.smart_parsing import FAILED, FORBIDDEN_CHARACTER, Query, SmartQuery
+from nipap.transaction import Inside
 from nipap.wire import forbidden_character
 
 # Of characters that are all different ten times as many take PostgreSQL more memory than it gives.

@@ -6,9 +6,9 @@ from typing import Any
 
 from nipap import rows
 from nipap.attributes import TAG
-from nipap.db import Transaction
 from nipap.paging import TAGS, Page
 from nipap.query import Condition
+from nipap.transaction import Transaction
 
 _SOURCE = """(SELECT DISTINCT unnest(tags) AS name FROM (
     SELECT tags FROM prefix WHERE tags <> '{}' UNION ALL SELECT tags FROM pool UNION ALL SELECT tags FROM vrf) t) g"""

@@ -9,7 +9,6 @@ from nipap import rows
 from nipap.addresses import parse_route_target
 from nipap.attributes import VRF, check_names, read_integer, shown
 from nipap.audit import Who
-from nipap.db import Transaction
 from nipap.errors import (
     NipapError,
     NipapMissingInputError,
@@ -18,6 +17,7 @@ from nipap.errors import (
 )
 from nipap.paging import VRFS, Page
 from nipap.query import EVERYTHING, Condition, equals
+from nipap.transaction import Transaction
 
 _SPEC = ('id', 'rt', 'name')
 _SOURCE = """vrf v LEFT JOIN LATERAL (SELECT {} FROM vrf_total t WHERE t.vrf_id = v.id) t ON true""".format(

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from nipap.attributes import check_text, read_boolean, read_integer, shown
 from nipap.audit import Who
-from nipap.db import Transaction
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -18,6 +17,7 @@ from nipap.errors import (
     NipapValueError,
 )
 from nipap.events import KINDS, Event, Filter
+from nipap.transaction import Transaction
 
 Object = dict[str, Any]
 

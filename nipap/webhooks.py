@@ -9,8 +9,9 @@ from nipap import rows
 from nipap import webhook as hooks
 from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor
-from nipap.db import Database, Inside, Transaction
+from nipap.db import Database
 from nipap.errors import AuthorizationFailedError, NipapInputError, NipapMissingInputError, NipapValueError
+from nipap.transaction import Inside, Transaction
 
 Object = dict[str, Any]
 

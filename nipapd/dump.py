@@ -23,8 +23,9 @@ from typing import IO, Any, NamedTuple
 
 from nipap import __version__, check, restore, schema, webhook
 from nipap.audit import Who
-from nipap.db import Database, Inside, Transaction
+from nipap.db import Database
 from nipap.local_users import LocalUsers, UserFileMissingError
+from nipap.transaction import Inside, Transaction
 from nipapd import archive
 from nipapd.__main__ import Identity, Keeper, StartError, database, make_data_dir, serving
 from nipapd.config import Config

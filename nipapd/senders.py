@@ -22,9 +22,10 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from tornado.httputil import HTTPHeaders
 
 from nipap import __version__, connecting, events, waiting, webhook
-from nipap.db import Database, Transaction
+from nipap.db import Database
 from nipap.errors import NipapError
 from nipap.rest_objects import encode
+from nipap.transaction import Transaction
 from nipapd import kafka
 from nipapd.config import DaemonSettings, KafkaSettings
 from nipapd.fibers import Fibers

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from nipap import idempotency
 from nipap.backend import Backend
-from nipap.db import Database, Transaction
+from nipap.db import Database
 from nipap.errors import NipapOutcomeUnknownError
+from nipap.transaction import Transaction
 
 BLOCK = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'tags': ['a'], 'avps': {'k': 'v'}}
 POOL = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 24}

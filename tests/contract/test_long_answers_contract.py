@@ -18,10 +18,11 @@ from nipap import batch as batches
 from nipap import idempotency, prefix, prefix_search
 from nipap.authlib import Actor
 from nipap.backend import Backend
-from nipap.db import Database, Transaction
+from nipap.db import Database
 from nipap.errors import NipapError, NipapInputError, NipapTimeoutError, NipapValueError
 from nipap.packed import whole
 from nipap.rest_objects import parts_of
+from nipap.transaction import Transaction
 from nipap.wire import Chunks, encode_response
 
 Calls = Callable[..., Any]

@@ -15,8 +15,9 @@ import pytest
 from nipap import check, schema
 from nipap.authlib import Actor
 from nipap.backend import Backend
-from nipap.db import Database, Transaction
+from nipap.db import Database
 from nipap.errors import NipapError
+from nipap.transaction import Transaction
 
 PATIENCE_S = 30.0
 

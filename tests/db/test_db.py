@@ -18,7 +18,8 @@ from support import connection_of
 
 from nipap import db as storage
 from nipap import errors, sqlstates
-from nipap.db import Database, Transaction
+from nipap.db import Database
+from nipap.transaction import Transaction
 
 PATIENCE_S = 30.0
 PID = 'SELECT pg_backend_pid()'

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nipap import patterns
-from nipap.db import Inside
 from nipap.pattern_trial import TRIAL_S, refused
+from nipap.transaction import Inside
 
 if TYPE_CHECKING:
     from nipap.db import Database

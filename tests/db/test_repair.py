@@ -17,8 +17,9 @@ from test_check import BITS_SET, CORRUPTIONS, PATIENCE_S, WRONG_NETWORKS, change
 from nipap import check, repair
 from nipap.authlib import Actor
 from nipap.backend import Backend
-from nipap.db import Database, Inside, Row, Transaction
+from nipap.db import Database
 from nipap.errors import NipapError
+from nipap.transaction import Inside, Row, Transaction
 from nipapd import maintenance
 
 # Of the corruptions, those of facts, as far as they are that.

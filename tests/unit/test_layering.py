@@ -19,6 +19,7 @@ FLOORS = {
     'words': (
         'errors',
         'waiting',
+        'joining',
         'meter',
         'tracer',
         'wire',
@@ -31,7 +32,7 @@ FLOORS = {
         'paging',
         'smart_parsing',
     ),
-    'storage': ('connecting', 'session', 'sqlstates', 'db', 'audit', 'schema'),
+    'storage': ('connecting', 'session', 'sqlstates', 'transaction', 'db', 'audit', 'schema'),
     'objects': (
         'rows',
         'vrf',
@@ -110,7 +111,16 @@ ORDER = (
 TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
 EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
-    'psycopg2': frozenset({'nipap.connecting', 'nipap.session', 'nipap.sqlstates', 'nipap.db', 'nipapd.embedded'}),
+    'psycopg2': frozenset(
+        {
+            'nipap.connecting',
+            'nipap.session',
+            'nipap.sqlstates',
+            'nipap.transaction',
+            'nipap.db',
+            'nipapd.embedded',
+        }
+    ),
     'sqlite3': frozenset({'nipap.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,

@@ -1,0 +1,238 @@
+"""Allocations from one source that come at once become one message, and whatever goes wrong, each is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support import connection_of
+
+from nipap import connecting, errors, transaction, waiting
+from nipap import db as storage
+from nipap.authlib import Actor
+from nipap.backend import Backend
+from nipap.check import problems
+from nipap.db import Database
+from nipapd.fibers import Fibers
+
+Outcomes = list[Any]
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many allocations each message had, one after the other."""
+    sizes: list[int] = []
+    send = transaction.send
+
+    def counted(tx: Any, additions: Any) -> Any:
+        sizes.append(len(additions))
+        return send(tx, additions)
+
+    monkeypatch.setattr(storage, 'send', counted)
+    return sizes
+
+
+@pytest.fixture
+def at_once(backend: Backend, actor: Actor, db: Database) -> Iterator[Callable[..., Outcomes]]:
+    """Makes calls of add_prefix at once, each in a fiber: their answers, or what they raised, in order."""
+    fibers = Fibers()
+
+    def run(*members: tuple[Any, ...], before: Callable[[], None] | None = None) -> Outcomes:
+        outcomes: dict[int, Any] = {}
+
+        def call(position: int, *args: Any) -> Callable[[], None]:
+            def work() -> None:
+                try:
+                    outcomes[position] = backend.add_prefix(actor, *args)
+                except errors.NipapError as error:
+                    outcomes[position] = error
+
+            return work
+
+        async def main() -> None:
+            for position, args in enumerate(members):
+                fibers.start(call(position, *args))
+            if before:
+                before()
+            deadline = time.monotonic() + 60
+            while fibers.running:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.001)
+
+        waiting.use(fibers)
+        connecting.wait_with(fibers.wait_for_postgresql)
+        try:
+            asyncio.run(main())
+        finally:
+            waiting.use(waiting.Blocking())
+            connecting.wait_with(None)
+        return [outcomes[position] for position in range(len(members))]
+
+    yield run
+    assert problems(db) == []
+
+
+@pytest.fixture
+def pool(backend: Backend, actor: Actor) -> dict[str, Any]:
+    """A pool with room for 14 hosts."""
+    made = backend.add_pool(
+        actor, {'name': 'p', 'description': 'x', 'default_type': 'host', 'ipv4_default_prefix_length': 32}
+    )
+    backend.add_prefix(actor, {'prefix': '10.0.0.0/28', 'type': 'assignment', 'description': 'x', 'pool_name': 'p'})
+    return made
+
+
+FROM_POOL = {'from-pool': {'name': 'p'}, 'family': 4}
+
+
+def asked(description: str, **args: Any) -> tuple[Any, ...]:
+    return {'description': description}, FROM_POOL | args
+
+
+def test_they_are_one_message_and_each_has_its_own_answer(
+    backend: Backend, actor: Actor, db: Database, pool: Any, at_once: Any, messages: list[int]
+) -> None:
+    found = at_once(*[asked(f'number {n}') for n in range(6)])
+    assert messages == [1, 5]
+    assert [each['description'] for each in found] == [f'number {n}' for n in range(6)]
+    assert [each['display_prefix'] for each in found] == [f'10.0.0.{n}/28' for n in range(1, 7)]
+    for each in found:
+        assert each == backend.list_prefix(actor, {'id': each['id']})[0]
+    changes = db.read(lambda tx: tx.all('SELECT change, object_id FROM audit_log ORDER BY id DESC LIMIT 6'))
+    assert len({change for change, _ in changes}) == 6
+    assert [i for _, i in changes] == [each['id'] for each in reversed(found)]
+
+
+def test_each_says_who_it_was(backend: Backend, pool: Any, db: Database, at_once: Any, messages: list[int]) -> None:
+    found = at_once(*[({'description': 'x', 'authoritative_source': f'system {n}'}, FROM_POOL) for n in range(4)])
+    assert messages == [1, 3]
+    assert [each['authoritative_source'] for each in found] == [f'system {n}' for n in range(4)]
+
+
+def test_what_locks_or_looks_different_is_apart(
+    backend: Backend, actor: Actor, pool: Any, at_once: Any, messages: list[int]
+) -> None:
+    backend.add_prefix(actor, {'prefix': '10.1.0.0/24', 'type': 'assignment', 'description': 'x'})
+    block = {'description': 'x', 'type': 'host'}, {'from-prefix': ['10.1.0.0/24'], 'prefix_length': 32}
+    found = at_once(asked('a'), block, asked('b'), block, asked('c', prefix_length=32), asked('d'))
+    assert sorted(messages) == [1, 1, 1, 1, 2]
+    assert [each['prefix'] for each in found if each['prefix'].startswith('10.1')] == ['10.1.0.1/32', '10.1.0.2/32']
+
+
+def test_who_finds_no_room_is_told_and_the_others_get_theirs(
+    backend: Backend, actor: Actor, pool: Any, at_once: Any, messages: list[int]
+) -> None:
+    found = at_once(*[asked(f'{n}') for n in range(18)])
+    refused = [each for each in found if isinstance(each, errors.NipapError)]
+    assert len(refused) == 4
+    assert {type(each) for each in refused} == {errors.NipapNonExistentError}
+    got = [each['prefix'] for each in found if isinstance(each, dict)]
+    assert sorted(got, key=lambda prefix: int(prefix.split('.')[-1].split('/')[0])) == [
+        f'10.0.0.{n}/32' for n in range(1, 15)
+    ]
+    assert backend.list_pool(actor, {'name': 'p'})[0]['free_prefixes_v4'] == 2  # the first and the last address, no hosts
+
+
+@pytest.mark.parametrize(
+    ('attr', 'code'),
+    [
+        ({'description': 'x', 'vlan': 'junk'}, 1200),
+        ({'description': 'x', 'pool_name': 'nowhere'}, 1100),
+        ({}, 1110),
+        ({'description': 'x', 'vrf_rt': '1:1'}, 1300),
+        ({'description': 'x', 'vrf_rt': ['junk']}, None),
+    ],
+)
+def test_one_that_is_wrong_spoils_nothing(
+    pool: Any, at_once: Any, messages: list[int], attr: dict[str, Any], code: int | None
+) -> None:
+    found = at_once(asked('a'), asked('b'), (attr, FROM_POOL), asked('c'))
+    wrong = found.pop(2)
+    assert isinstance(wrong, errors.NipapError)
+    assert code in (None, wrong.code)
+    assert sorted(each['prefix'] for each in found) == [f'10.0.0.{n}/32' for n in range(1, 4)]
+
+
+def test_what_is_read_first_is_read_for_each(backend: Backend, actor: Actor, at_once: Any, messages: list[int]) -> None:
+    """Names of pools and VRFs are looked up before the message, for all of them."""
+    for name in 'abc':
+        backend.add_pool(actor, {'name': name, 'description': 'x', 'default_type': 'host'})
+    backend.add_prefix(actor, {'prefix': '10.1.0.0/16', 'type': 'reservation', 'description': 'x'})
+    source = {'from-prefix': ['10.1.0.0/16'], 'prefix_length': 24}
+    found = at_once(
+        *[({'description': name, 'type': 'assignment', 'pool_name': name, 'vrf_id': 0}, source) for name in 'abc'],
+    )
+    assert messages == [1, 2]
+    assert [each['pool_name'] for each in found] == ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize('after_sending', [True, False])
+def test_a_message_whose_answer_never_comes_is_done_once(
+    backend: Backend,
+    actor: Actor,
+    db: Database,
+    pool: Any,
+    at_once: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    after_sending: bool,
+) -> None:
+    """Whether it was committed or not: each call finds out about its own part, and is answered."""
+    connection = connection_of(db)
+    send = transaction.send
+    cut: list[int] = []
+
+    def cutting(tx: Any, additions: Any) -> Any:
+        if len(additions) > 1 and not cut:
+            cut.append(len(additions))
+            with socket.socket(fileno=os.dup(tx._cursor.connection.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RD if after_sending else socket.SHUT_RDWR)
+        return send(tx, additions)
+
+    monkeypatch.setattr(storage, 'send', cutting)
+    found = at_once(*[asked(f'number {n}') for n in range(5)])
+    assert cut == [4]
+    assert connection.closed
+    assert [each['description'] for each in found] == [f'number {n}' for n in range(5)]
+    assert len({each['prefix'] for each in found}) == 5
+    assert len(backend.list_prefix(actor, {'type': 'host'})) == 5
+
+
+def test_without_a_database_each_is_told(
+    backend: Backend, pool: Any, db: Database, at_once: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, 'PATIENCE_S', 0.1)
+    db.close()
+    real, db._dsn = db._dsn, 'host=/nowhere dbname=x'
+    found = at_once(*[asked(f'number {n}') for n in range(4)])
+    db._dsn = real
+    assert {type(each) for each in found} == {errors.NipapUnavailableError}
+
+
+def test_an_answer_that_cannot_be_read_again_is_unknown(
+    backend: Backend, actor: Actor, db: Database, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was committed: nobody may be told that nothing was changed."""
+    sent: list[int] = []
+    message = storage._message
+
+    def lost(session: Any, work: Any, change: int) -> Any:
+        message(session, work, change)
+        sent.append(change)
+        raise storage._AnswerLostError(storage.psycopg2.OperationalError('lost'))
+
+    def gone(*_: Any) -> Any:
+        raise errors.NipapUnavailableError('away')
+
+    monkeypatch.setattr(storage, '_message', lost)
+    monkeypatch.setattr('nipap.prefix.get_by_id', gone)
+    with pytest.raises(errors.NipapOutcomeUnknownError):
+        backend.add_prefix(actor, *asked('a'))
+    with pytest.raises(errors.NipapOutcomeUnknownError):
+        backend.add_prefix(actor, {'prefix': '10.2.0.0/16', 'type': 'assignment', 'description': 'x'})
+    assert len(sent) == 2

@@ -1,0 +1,139 @@
+"""Joining: calls that come while one of their kind is under way are made one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nipap import joining, waiting
+from nipap.joining import Joining
+from nipapd.fibers import Fibers
+
+
+@pytest.fixture
+def fibers() -> Iterator[Fibers]:
+    made = Fibers()
+    waiting.use(made)
+    yield made
+    waiting.use(waiting.Blocking())
+
+
+def run(fibers: Fibers, *works: Callable[[], None]) -> None:
+    """Start works in this order and wait until all have ended."""
+
+    async def main() -> None:
+        for work in works:
+            fibers.start(work)
+        deadline = time.monotonic() + 20
+        while fibers.running:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+
+
+class Bench:
+    """Shares that are doubled, by calls of which it is noted what was done together; all take a moment."""
+
+    def __init__(self, together: Callable[[list[int]], list[int] | None] | None = None) -> None:
+        self.done: list[list[int]] = []
+        self.answers: dict[int, Any] = {}
+        self._together = together or (lambda shares: [2 * share for share in shares])
+        self._joining: Joining[int, int] = Joining(self._alone, self._at_once)
+
+    def _alone(self, share: int) -> int:
+        self.done.append([share])
+        waiting.sleep(0.005)
+        if share < 0:
+            raise ValueError(share)
+        return 2 * share
+
+    def _at_once(self, shares: list[int]) -> list[int] | None:
+        self.done.append(shares)
+        waiting.sleep(0.005)
+        return self._together(shares)
+
+    def call(self, share: int, key: object = 'key') -> Callable[[], None]:
+        def work() -> None:
+            try:
+                self.answers[share] = self._joining.run(key, share)
+            except Exception as exc:
+                self.answers[share] = exc
+
+        return work
+
+
+def test_one_call_needs_nobody_else() -> None:
+    bench = Bench()
+    bench.call(1)()
+    bench.call(2)()
+    assert bench.answers == {1: 2, 2: 4}
+    assert bench.done == [[1], [2]]
+
+
+def test_those_that_come_meanwhile_are_the_next(fibers: Fibers) -> None:
+    bench = Bench()
+    run(fibers, *[bench.call(share) for share in range(1, 6)])
+    assert bench.done == [[1], [2, 3, 4, 5]]
+    assert bench.answers == {share: 2 * share for share in range(1, 6)}
+    run(fibers, *[bench.call(share) for share in range(6, 8)])  # nothing is left behind
+    assert bench.done[2:] == [[6], [7]]
+
+
+def test_other_keys_are_not_waited_for(fibers: Fibers) -> None:
+    bench = Bench()
+    run(fibers, *[bench.call(share, key=share % 2) for share in range(1, 7)])
+    assert bench.done == [[1], [2], [3, 5], [4, 6]]
+
+
+def test_too_many_are_several(fibers: Fibers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, 'MOST', 3)
+    bench = Bench()
+    run(fibers, *[bench.call(share) for share in range(1, 9)])
+    assert bench.done == [[1], [2, 3, 4], [5, 6, 7], [8]]
+    assert bench.answers == {share: 2 * share for share in range(1, 9)}
+
+
+def test_what_cannot_be_done_together_is_done_alone(fibers: Fibers) -> None:
+    bench = Bench(together=lambda _: None)
+    run(fibers, *[bench.call(share) for share in (1, 2, -3, 4)])
+    assert bench.done[:2] == [[1], [2, -3, 4]]
+    assert sorted(bench.done[2:]) == [[-3], [2], [4]]
+    assert [bench.answers[share] for share in (1, 2, 4)] == [2, 4, 8]
+    assert isinstance(bench.answers[-3], ValueError)
+
+
+def test_what_fails_alone_fails_for_itself(fibers: Fibers) -> None:
+    bench = Bench()
+    run(fibers, *[bench.call(share) for share in (-1, 2, 3)])
+    assert isinstance(bench.answers[-1], ValueError)
+    assert (bench.answers[2], bench.answers[3]) == (4, 6)
+
+
+def test_what_goes_wrong_together_is_raised_for_all(fibers: Fibers) -> None:
+    def wrong(_: list[int]) -> list[int]:
+        raise KeyError('wrong')
+
+    bench = Bench(together=wrong)
+    run(fibers, *[bench.call(share) for share in (1, 2, 3)])
+    assert bench.answers[1] == 2
+    assert all(isinstance(bench.answers[share], KeyError) for share in (2, 3))
+    assert bench.done == [[1], [2, 3]]
+
+
+def test_the_end_ends_who_waits(fibers: Fibers) -> None:
+    bench = Bench()
+
+    async def main() -> None:
+        for share in (1, 2, 3):
+            fibers.start(bench.call(share))
+        fibers.end()
+        await asyncio.sleep(0.02)
+        assert not fibers.running
+
+    asyncio.run(main())
+    assert bench.answers == {}
