@@ -98,6 +98,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     'batch': ('operations', 'return?'),
 }
 LONGEST_INSIDE = 1000  # of prefixes that are in memory at once
+LONGEST_SLEEP_INSIDE_S = 10  # who waits for the locks of a batch should not wait for a clock
 # What changes something, and so may be sent with an idempotency key.
 TAKE_KEYS = frozenset(
     name for name in METHODS if name.partition('_')[0] in ('add', 'edit', 'remove', 'resend', 'batch')
@@ -166,9 +167,13 @@ class Backend(Webhooks):
         return schema.version(self.db)
 
     def echo(self, actor: Actor, message: object = None, sleep: object = None) -> object:
-        """The message, after ``sleep`` seconds; to try out a connection."""
+        """The message, after ``sleep`` seconds; to try out a connection. In a batch 10 at most."""
         if sleep is not None:
-            waiting.sleep(parse_delta(sleep).total_seconds())
+            seconds = parse_delta(sleep).total_seconds()
+            if seconds > LONGEST_SLEEP_INSIDE_S and isinstance(self.db, Inside):
+                allowed = f'must be at most {LONGEST_SLEEP_INSIDE_S} seconds in a batch'
+                raise NipapValueError(f'Invalid value {shown(sleep)} for sleep, {allowed}').about('sleep')
+            waiting.sleep(seconds)
         return message
 
     # ------------------------------------------------------------ VRFs

@@ -65,6 +65,20 @@ def test_answers_may_be_ids_only(api: Face) -> None:
     assert ids == [item['id'] for item in listed]
 
 
+def test_a_batch_does_not_sleep_for_long(api: Face) -> None:
+    """Others wait for what it has locked."""
+    sleeping = {'method': 'echo', 'args': {'message': 'late', 'sleep': 0.01}}
+    assert batch(api, sleeping) == ['late']
+    fault = api.fault(
+        'batch', operations=[adding('10.0.0.0/8'), {'method': 'echo', 'args': {'message': 'late', 'sleep': 11}}]
+    )
+    assert (fault.code, fault.text) == (
+        1200,
+        "operation 1 (echo): Invalid value '11' for sleep, must be at most 10 seconds in a batch",
+    )
+    assert api.call('list_prefix', prefix={}) == []
+
+
 def test_one_fault_names_the_operation_and_nothing_is_changed(api: Face) -> None:
     fault = api.fault(
         'batch', operations=[adding('10.0.0.0/8'), adding('10.1.0.0/16'), adding('10.1.0.0/16'), adding('10.2.0.0/16')]

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -161,6 +162,48 @@ def test_standard_output_and_input(full: Site, empty: Site) -> None:
     env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
     subprocess.run(command, cwd='/', env=env, input=answer.stdout, capture_output=True, timeout=120, check=True)
     assert empty.state() == full.state()
+
+
+# Only root can read the interpreter that runs the tests, as a rule: what is needed later is loaded before.
+AS_NOBODY = """
+import encodings.idna, os, pwd, sys
+from nipapd import dump, embedded, maintenance
+account = pwd.getpwnam('nobody')
+os.setgroups([])
+os.setgid(account.pw_gid)
+os.setuid(account.pw_uid)
+sys.exit(maintenance.main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='without root all of these tests are about somebody else')
+def test_who_is_not_root_restores_and_dumps_too(full: Site, file: Path, make_dir: Callable[[], Path]) -> None:
+    """Into a database of their own, which nobody else looks after."""
+    directory = make_dir()
+    shutil.chown(directory, 'nobody', 'nogroup')
+
+    def run(*args: object, **more: Any) -> bytes:
+        command = [sys.executable, '-c', AS_NOBODY, '-c', '/dev/null', '--data-dir', directory / 'data', *args]
+        env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), 'HOME': '/nonexistent'}
+        answer = subprocess.run(list(map(str, command)), cwd='/', env=env, capture_output=True, timeout=120, **more)
+        assert answer.returncode == 0, answer.stderr.decode()
+        return answer.stdout
+
+    run('restore', '-', input=file.read_bytes())
+    assert run('check').endswith(b'no problems found\n')
+    again = run('dump', '-')
+    assert {path.owner() for path in (directory / 'data').iterdir()} == {'nobody'}
+    with tarfile.open(fileobj=io.BytesIO(again)) as theirs, tarfile.open(file) as ours:
+        assert theirs.getnames() == ours.getnames()
+    own = make_dir()
+    done('restore', '-c', '/dev/null', '--data-dir', own, write(make_dir() / 'again.tar', again))
+    restored = own_facts(own)
+    assert {json.loads(row)['prefix'] for row in restored.values()} >= {'192.0.2.0/24'}
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def test_without_accounts_those_that_are_there_stay(dsn: str, empty: Site, make_dir: Callable[[], Path]) -> None:

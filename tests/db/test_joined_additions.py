@@ -135,7 +135,9 @@ def test_who_finds_no_room_is_told_and_the_others_get_theirs(
     assert sorted(got, key=lambda prefix: int(prefix.split('.')[-1].split('/')[0])) == [
         f'10.0.0.{n}/32' for n in range(1, 15)
     ]
-    assert backend.list_pool(actor, {'name': 'p'})[0]['free_prefixes_v4'] == 2  # the first and the last address, no hosts
+    assert (
+        backend.list_pool(actor, {'name': 'p'})[0]['free_prefixes_v4'] == 2
+    )  # the first and the last address, no hosts
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Daemons and data directories of the tests of the whole daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from daemon_process import Daemon
+from support import FAST, DaemonFactory, open_directories
+from talking import Configured
+
+from nipap import schema
+from nipapd.embedded import EmbeddedPostgres
+
+
+@pytest.fixture
+def configured(daemon: DaemonFactory, database_options: dict[str, str]) -> Configured:
+    """Makes daemons on the test's database: `configured(*args, start=True, **settings of [nipapd])`."""
+
+    def make(*args: str, start: bool = True, data_dir: Path | None = None, **settings: str) -> Daemon:
+        config = {'nipapd': {'forks': '2', **database_options, **settings}}
+        return daemon(*args, config=config, start=start, data_dir=data_dir)
+
+    return make
+
+
+QUICK = 'fsync = off\nfull_page_writes = off\n'  # a test's data need not survive a power cut
+
+
+@pytest.fixture(scope='module')
+def prepared() -> Iterator[Path]:
+    """A data directory with an installed database, made once."""
+    with open_directories() as make:
+        home = make()
+        home.joinpath('postgresql.conf').write_text(QUICK)
+        server = EmbeddedPostgres(home, settings=FAST).start()
+        try:
+            schema.install(server.dsn())
+        finally:
+            server.stop()
+        yield home
+
+
+@pytest.fixture
+def data_dir(prepared: Path, make_dir: Callable[[], Path]) -> Path:
+    """A data directory of the test's own with an installed database."""
+    directory = make_dir()
+    for source in prepared.iterdir():
+        how = '-al' if source.name.startswith('binaries-') else '-a'
+        subprocess.run(['cp', how, source, directory], check=True)
+    return directory
+
+
+@pytest.fixture
+def new_data_dir(make_dir: Callable[[], Path]) -> Path:
+    """A data directory in which PostgreSQL will not wait for the disk, and nothing else."""
+    directory = make_dir()
+    directory.joinpath('postgresql.conf').write_text(QUICK)
+    return directory
+
+
+@pytest.fixture(scope='module')
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for 127.0.0.1 and its key, which only the owner can read."""
+    directory = tmp_path_factory.mktemp('certificate')
+    paths = str(directory / 'cert.pem'), str(directory / 'key.pem')
+    command = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost']
+    command += ['-addext', 'subjectAltName=IP:127.0.0.1', '-out', paths[0], '-keyout', paths[1]]
+    subprocess.run(command, check=True, capture_output=True)
+    os.chmod(paths[1], 0o600)
+    return paths

@@ -1,0 +1,137 @@
+"""Speaking to a daemon, and looking at its processes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import os
+import ssl
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_process import Daemon, Process, poll
+from psycopg2.extensions import parse_dsn
+from support import DATABASE_OPTIONS
+
+from nipap import __version__
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
+
+# Without a database of its own it starts in a fraction of the time; most tests do not care which one it is.
+Configured = Callable[..., Daemon]
+
+
+def database_settings(dsn: str) -> dict[str, str]:
+    parts = parse_dsn(dsn)
+    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
+
+
+class Client:
+    """Calls over one connection, with the credentials of the first user."""
+
+    def __init__(self, daemon: Daemon, context: ssl.SSLContext | None = None, url: str | None = None) -> None:
+        user, password = daemon.admin()
+        address = url or daemon.address
+        address = address.replace('://', f'://{user}:{password}@', 1)
+        self._proxy = xmlrpc.client.ServerProxy(f'{address}/XMLRPC', allow_none=True, context=context)
+
+    def __call__(self, method: str, **members: object) -> Any:
+        arguments = {'auth': {'authoritative_source': 'test'}, **members}
+        return getattr(self._proxy, method)(arguments)
+
+    def close(self) -> None:
+        self._proxy('close')()
+
+
+@contextlib.contextmanager
+def client(daemon: Daemon, context: ssl.SSLContext | None = None, url: str | None = None) -> Iterator[Client]:
+    made = Client(daemon, context, url)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def call(daemon: Daemon, method: str, **members: object) -> Any:
+    with client(daemon) as ask:
+        return ask(method, **members)
+
+
+def answers(daemon: Daemon) -> bool:
+    try:
+        return bool(call(daemon, 'version') == __version__ and call(daemon, 'list_vrf', vrf={'id': 0}))
+    except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+        return False
+
+
+class Connection:
+    """One HTTP connection, on which sending a request and reading its answer are two things."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        user, password = daemon.admin()
+        self._credentials = base64.b64encode(f'{user}:{password}'.encode()).decode()
+        self._port = int(daemon.address.rpartition(':')[2])
+        self._http = http.client.HTTPConnection('127.0.0.1', self._port, timeout=30)
+
+    def send(self, method: str, **members: object) -> None:
+        arguments = {'auth': {'authoritative_source': 'test'}, **members}
+        body = xmlrpc.client.dumps((arguments,), method, allow_none=True)
+        headers = {'Authorization': f'Basic {self._credentials}', 'Content-Type': 'text/xml'}
+        self._http.request('POST', '/XMLRPC', body, headers)
+
+    def response(self) -> http.client.HTTPResponse:
+        return self._http.getresponse()
+
+    def result(self) -> Any:
+        (value,), _ = xmlrpc.client.loads(self.response().read())
+        return value
+
+    def call(self, method: str, **members: object) -> Any:
+        self.send(method, **members)
+        return self.result()
+
+    def was_read(self) -> bool:
+        """Whether the server has read everything that was sent: a request that runs, or is about to."""
+        mine = f'{self._http.sock.getsockname()[1]:04X}'
+        for line in Path('/proc/net/tcp').read_text().splitlines()[1:]:
+            _, local, remote, state, queues, *_ = line.split()
+            if local.endswith(f':{self._port:04X}') and remote.endswith(f':{mine}') and state == '01':
+                return queues.split(':')[1] == '00000000'
+        return False
+
+    def close(self) -> None:
+        self._http.close()
+
+
+@contextlib.contextmanager
+def connections(daemon: Daemon, count: int = 1) -> Iterator[list[Connection]]:
+    """Connections that are established and known to a handler: each has made a call."""
+    made = [Connection(daemon) for _ in range(count)]
+    try:
+        for connection in made:
+            assert connection.call('version') == __version__
+        yield made
+    finally:
+        for connection in made:
+            connection.close()
+
+
+def handlers(daemon: Daemon) -> list[Process]:
+    return [process for process in daemon.children() if process.command.startswith('python')]
+
+
+def postgres(daemon: Daemon) -> Process:
+    """The first process of the daemon's own PostgreSQL."""
+    return next(process for process in daemon.children() if process.command == 'postgres')
+
+
+def await_that(condition: Callable[[], object], what: str, timeout_s: float = 40) -> None:
+    poll(condition, timeout_s, lambda: f'in {timeout_s} s not: {what}')
+
+
+def user_id(process: Process) -> int:
+    return os.stat(f'/proc/{process.pid}').st_uid

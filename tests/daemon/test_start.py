@@ -1,0 +1,204 @@
+"""How the daemon starts, or does not: what it makes, which address it serves, and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from daemon_process import READY, Daemon, free_port
+from support import DaemonFactory
+from talking import (
+    Configured,
+    await_that,
+    call,
+    client,
+    connections,
+    database_settings,
+    handlers,
+)
+
+from nipap import __version__, schema
+from nipapd import logs
+
+
+def test_without_configuration_it_has_a_database_and_a_user_of_its_own(
+    daemon: DaemonFactory, new_data_dir: Path
+) -> None:
+    running = daemon(data_dir=new_data_dir)
+    user, password = running.admin()
+    assert user == 'admin'
+    assert len(password) >= 16
+    assert call(running, 'version') == __version__
+    assert call(running, 'db_version') == schema.latest()
+    call(running, 'add_prefix', attr={'prefix': '192.0.2.0/24', 'type': 'assignment', 'description': 'kept'})
+    assert running.stop() == 0
+    running.await_no_children()
+
+    again = daemon(data_dir=new_data_dir)
+    assert 'created user' not in again.log()
+    with client(running, url=again.address) as ask:
+        assert [prefix['description'] for prefix in ask('list_prefix', prefix={})] == ['kept']
+
+
+def test_it_listens_where_it_says_and_on_the_local_host_only(
+    make_dir: Callable[[], Path], database_options: dict[str, str]
+) -> None:
+    file = make_dir() / 'nipap.conf'
+    lines = ''.join(f'{key} = {value}\n' for key, value in database_options.items())
+    file.write_text(f'[nipapd]\nforks = 1\n{lines}')
+    port = free_port()
+    running = Daemon(['-c', str(file), '--data-dir', str(make_dir()), '-p', str(port)])
+    try:
+        running.start()
+        assert running.address == f'http://127.0.0.1:{port}'
+        rows = [line.split() for line in Path('/proc/net/tcp').read_text().splitlines()[1:]]
+        listening = [row[1] for row in rows if row[3] == '0A' and row[1].endswith(f':{port:04X}')]
+        assert listening == [f'0100007F:{port:04X}']
+    finally:
+        running.close()
+
+
+def test_several_addresses(configured: Configured) -> None:
+    running = configured('-l', '127.0.0.1,127.0.0.2', '-p', '0')
+    urls = re.findall(r'serving on (\S+)', running.log())
+    assert [url.rpartition(':')[0] for url in urls] == ['http://127.0.0.1', 'http://127.0.0.2']
+    for url in urls:
+        with client(running, url=url) as ask:
+            assert ask('version') == __version__
+
+
+def test_handlers_share_the_connections(configured: Configured) -> None:
+    running = configured()
+    with connections(running, 8):
+        served = re.findall(r'nipapd\[(\d+)\] INFO nipap\.request: version ', running.log())
+    assert len(served) == 8
+    assert {int(pid) for pid in served} == {process.pid for process in handlers(running)}
+
+
+def test_eight_daemons_install_one_database_at_once(daemon: DaemonFactory, empty_dsn: str) -> None:
+    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    started = [daemon('--auto-install-db', config=config, start=False).spawn() for _ in range(8)]
+    for running in started:
+        await_that(lambda running=running: READY.search(running.log()), 'serving', 60)
+        running.address = READY.findall(running.log())[0]
+        assert call(running, 'db_version') == schema.latest()
+    for running in started:
+        running.send(signal.SIGTERM)
+
+
+def test_a_database_without_schema_needs_permission_to_install(daemon: DaemonFactory, empty_dsn: str) -> None:
+    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    refused = daemon(config=config, start=False).spawn()
+    assert refused.wait() == 1
+    assert refused.log() == (
+        'nipapd: the database has no schema: create it with --auto-install-db or with nipap-admin migrate\n'
+    )
+    daemon('--auto-install-db', config=config)
+
+
+def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empty_dsn: str) -> None:
+    schema.install(empty_dsn)
+    with contextlib.closing(psycopg2.connect(empty_dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE schema_functions SET fingerprint = 'older'")
+    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    refused = daemon(config=config, start=False).spawn()
+    assert refused.wait() == 1
+    assert '--auto-upgrade-db or with nipap-admin migrate' in refused.log()
+    daemon('--auto-upgrade-db', config=config)
+
+
+def test_a_newer_schema_is_left_alone(daemon: DaemonFactory, empty_dsn: str) -> None:
+    schema.install(empty_dsn)
+    with contextlib.closing(psycopg2.connect(empty_dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO schema_migration (version, name) VALUES (9999, 'later')")
+    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    refused = daemon('--auto-upgrade-db', config=config, start=False).spawn()
+    assert refused.wait() == 1
+    assert 'version 9999' in refused.log()
+
+
+# it does not start
+
+
+def test_a_bad_configuration_is_one_line_and_nothing_is_started(daemon: DaemonFactory, make_dir: Any) -> None:
+    data_dir = make_dir()
+    refused = daemon(config={'nipapd': {'port': 'many'}}, data_dir=data_dir, start=False).spawn()
+    assert refused.wait() == 2
+    assert re.fullmatch(r'nipapd: .*\[nipapd\] port = many.*\n', refused.log())
+    assert list(data_dir.iterdir()) == []
+
+
+def test_a_used_port_is_one_line_and_nothing_is_started(daemon: DaemonFactory, make_dir: Any) -> None:
+    data_dir = make_dir()
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = daemon('-p', str(port), data_dir=data_dir, start=False).spawn()
+        assert refused.wait() == 1
+    assert refused.log() == f'nipapd: cannot listen on 127.0.0.1 port {port}: Address already in use\n'
+    assert list(data_dir.iterdir()) == []
+
+
+def test_a_database_that_does_not_answer_is_one_line(daemon: DaemonFactory, make_dir: Any) -> None:
+    settings = {'db_host': str(make_dir()), 'db_name': 'nipap', 'db_user': 'nipap', 'db_pass': 'SECRET-db-pass'}
+    refused = daemon(config={'nipapd': settings}, start=False).spawn()
+    assert refused.wait() == 1
+    assert re.fullmatch(r'nipapd: the database cannot be used: .*No such file or directory.*\n', refused.log())
+    assert 'SECRET' not in refused.log()
+
+
+def test_a_system_log_that_is_not_there_is_one_line(daemon: DaemonFactory) -> None:
+    if logs.SYSLOG_SOCKET.exists():
+        pytest.skip('this host has a system log')
+    refused = daemon(config={'nipapd': {'syslog': 'true'}}, start=False).spawn()
+    assert refused.wait() == 1
+    assert refused.log() == 'nipapd: syslog is configured, but there is no /dev/log on this host\n'
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_stopped_while_it_starts(daemon: DaemonFactory, make_dir: Any, number: signal.Signals) -> None:
+    data_dir = make_dir()
+    starting = daemon(data_dir=data_dir, start=False).spawn()
+    await_that(lambda: (data_dir / 'lock').exists(), 'starting PostgreSQL')
+    starting.send(number)
+    assert starting.wait() == 0
+    starting.await_no_children()
+
+
+# it says things and leaves
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    command = [sys.executable, '-m', 'nipapd', *args]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/', timeout=60)
+
+
+def test_the_version() -> None:
+    assert run('--version').stdout == f'nipapd {__version__}\n'
+
+
+def test_the_version_of_the_schema(daemon: DaemonFactory, data_dir: Path) -> None:
+    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'{schema.latest()}\n'
+    daemon(data_dir=data_dir, config={'nipapd': {'forks': '1'}})
+    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'{schema.latest()}\n'
+
+
+def test_there_is_no_version_of_no_schema(make_dir: Any) -> None:
+    directory = make_dir()
+    none = run('--db-version', '--data-dir', str(directory))
+    assert (none.returncode, none.stdout) == (1, '')
+    assert none.stderr == f'nipapd: there is no database in {directory} yet\n'
+    assert list(directory.iterdir()) == []
