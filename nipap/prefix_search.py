@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -49,16 +50,21 @@ def _walk_sql(condition: Condition, page: Page, steps: int) -> tuple[str, tuple[
 def _index_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]]:
     """Ids of matching prefixes by whatever index finds them, sorted afterwards.
 
-    Materialized: with ORDER BY and LIMIT in sight the planner would walk along the order instead, believing that what
-    is rare lies everywhere alike.
+    OFFSET 0: with ORDER BY and LIMIT in sight the planner would walk along the order instead, believing that what is
+    rare lies everywhere alike. What the condition does not need is not joined: of 69,000 matches among 1.3 million
+    rows that and a CTE, which is stored before it is read, took 50 of 171 ms.
     """
     sql, params = condition.guarded()
+    source = FROM if _OTHERS.search(sql) else 'prefix p'
     return (
         f"""SELECT p.id, p.parent_id, true FROM (
-        WITH found AS MATERIALIZED (SELECT p.id, p.parent_id, p.vrf_id, p.prefix FROM {FROM} WHERE {sql})
-        SELECT * FROM found) p JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {rows.limit(page)}""",
+        SELECT p.id, p.parent_id, p.vrf_id, p.prefix FROM {source} WHERE {sql} OFFSET 0) p
+        JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {rows.limit(page)}""",
         params,
     )
+
+
+_OTHERS = re.compile(r'\b[vo]\.')  # a VRF or a pool, as `FROM` calls them
 
 
 def _tagged_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]]:

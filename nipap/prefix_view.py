@@ -7,8 +7,11 @@ from the ancestors, which come along in the same statement.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from itertools import islice
 from typing import Any
+
+import orjson
 
 from nipap import rows
 from nipap.addresses import WIDTH, first_address
@@ -43,7 +46,6 @@ _PLAIN = [
     'vlan',
     'added',
     'last_modified',
-    'used_addresses',
     'avps',
 ]
 _READ = (
@@ -54,16 +56,25 @@ _READ = (
     'p.parent_id',
     'p.children',
     "nullif(p.expires, 'infinity')",
+    'p.used_addresses::text',  # of IPv6 it may be more than what reads numbers can hold
 )
-_COLUMNS = ', '.join(_READ)
-_FAMILY = 1 + len(_PLAIN)  # where it is behind the rank of the VRF; length and prefix follow
+
+
+def _row_sql(matches: str) -> str:
+    """One column that has everything of a prefix, as JSON: psycopg2 takes longer for thirty than orjson for all of it.
+
+    (One prefix: 176 us with thirty columns, 150 so; a thousand: 15.8 and 13.6 ms.)
+    """
+    return f'json_build_array({", ".join((*_READ, matches))})::text'
+
 
 # In the same statement: it sees one state of the tree. They come on the first row of the page.
-_ANCESTORS = 'CASE row_number() OVER ({}) WHEN 1 THEN ancestors_of(ARRAY(SELECT parent_id FROM page)) END'
+_ANCESTORS = 'CASE row_number() OVER ({}) WHEN 1 THEN ancestors_of(ARRAY(SELECT parent_id FROM page))::text END'
 # A look-up by primary key for sure; as a join the planner may prefer to read the whole table.
 _BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = page.id OFFSET 0)'
 
 Shape = Callable[[dict[str, Any], Row], dict[str, Any]]
+_moment = datetime.fromisoformat  # of what sessions show in UTC, with the offset
 Ancestors = dict[str, tuple[int | None, int, list[str]]]  # by id
 
 
@@ -76,7 +87,7 @@ def read_page(
 
 def _page_sql(page_sql: str, window: str = '') -> str:
     return f"""WITH page (id, parent_id, matches) AS MATERIALIZED ({page_sql})
-        SELECT {_COLUMNS}, page.matches, {_ANCESTORS.format(window)} FROM page {_BY_ID} p
+        SELECT {_row_sql('page.matches')}, {_ANCESTORS.format(window)} FROM page {_BY_ID} p
         JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
         ORDER BY {ORDER}"""
 
@@ -95,29 +106,34 @@ def stream_page(
 def read_few(tx: Transaction, condition: Condition, shape: Shape) -> list[dict[str, Any]]:
     """The prefixes for which a condition holds that holds for a few at most, known by key; in order."""
     # Sorted here: for the one row that it mostly is, PostgreSQL takes longer to get ready to sort than to find it.
-    sql = f'SELECT v.rt_rank, {_COLUMNS}, true, ancestors_of(ARRAY[p.parent_id]) FROM {FROM} WHERE {condition.sql}'
+    sql = f"""SELECT {_row_sql('true')}, ancestors_of(ARRAY[p.parent_id])::text, v.rt_rank
+        FROM {FROM} WHERE {condition.sql}"""
     found = tx.all_prepared(sql, condition.params)
+    objects = _objects(found, shape)
     if len(found) > 1:
-        found.sort(key=_place)
-    return _objects([row[1:] for row in found], shape)
+        ranks = {item['vrf_id']: row[2] for item, row in zip(objects, found, strict=True)}
+        objects.sort(key=lambda item: _place(item, ranks))
+    return objects
 
 
-def _place(row: Row) -> tuple[int, int, int, int, int]:
-    """The order of `ORDER`, of rows that begin with the rank of their VRF."""
-    family, length, prefix = row[_FAMILY : _FAMILY + 3]
-    return row[0], row[2], family, first_address(prefix), length
+def _place(item: dict[str, Any], ranks: dict[int, int]) -> tuple[int, int, int, int, int]:
+    """The order of `ORDER`."""
+    vrf, prefix = item['vrf_id'], item['prefix']
+    return ranks[vrf], vrf, item['family'], first_address(prefix), int(prefix.rpartition('/')[2])
 
 
 def _objects(found: list[Row], shape: Shape, above: Ancestors | None = None) -> list[dict[str, Any]]:
     above = {} if above is None else above
     for row in found:
-        above.update(row[-1] or {})
+        if row[1] is not None:
+            above.update(orjson.loads(row[1]))
     lineages: dict[int | None, tuple[int, list[str], int]] = {None: (0, [], 0)}
     plain = len(_PLAIN)
     result = []
-    for row in found:
-        item = dict(zip(_PLAIN, row, strict=False))
-        family, length, prefix, parent, children, expires, matches = row[plain:-1]
+    for text, *_ in found:
+        values = orjson.loads(text)
+        item = dict(zip(_PLAIN, values, strict=False))
+        family, length, prefix, parent, children, expires, used, matches = values[plain:]
         if parent not in lineages:
             lineages[parent] = _lineage(parent, above)
         indent, tags, parent_length = lineages[parent]
@@ -128,8 +144,11 @@ def _objects(found: list[Row], shape: Shape, above: Ancestors | None = None) -> 
         item['inherited_tags'] = tags
         item['indent'] = indent
         item['total_addresses'] = total
+        item['used_addresses'] = int(used)
         item['free_addresses'] = total - item['used_addresses']
-        item['expires'] = expires
+        item['added'] = _moment(item['added'])
+        item['last_modified'] = _moment(item['last_modified'])
+        item['expires'] = expires and _moment(expires)
         result.append(shape(item, (length, children, matches)))
     return result
 

@@ -74,7 +74,7 @@ def test_a_batch_does_not_sleep_for_long(api: Face) -> None:
     )
     assert (fault.code, fault.text) == (
         1200,
-        "operation 1 (echo): Invalid value '11' for sleep, must be at most 10 seconds in a batch",
+        'operation 1 (echo): Invalid value 11 for sleep, must be at most 10 seconds in a batch',
     )
     assert api.call('list_prefix', prefix={}) == []
 

