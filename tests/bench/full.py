@@ -223,22 +223,24 @@ class Bench:
                 commit = stack.enter_context(commits(options.data_dir)) if options.data_dir else None
                 site = Site(options.url, options.siblings, commit)
                 site.make_pools()
-                self.time_calls({'big': site})
+                self.time_calls({'big': site}, [options.data_dir] if options.data_dir else [])
                 return
             small = stack.enter_context(started('small', 0))
             shared = SHARED_ROWS if options.rows is None else min(SHARED_ROWS, options.rows)
             fill(small, shared, options.shapes)
             big = stack.enter_context(started('big', options.siblings))
             self.add([fill(big, options.rows, options.shapes)])
-            self.time_calls({'small': small.site, 'big': big.site})
+            self.time_calls({'small': small.site, 'big': big.site}, [small.data_dir, big.data_dir])
             self.add([memory(big)])
             for where, home in (('small', small), ('big', big)):
                 self.add([time_check(home.data_dir, where)])
                 self.add([time_repair(home.data_dir, where)])
 
-    def time_calls(self, sites: Mapping[str, Site]) -> None:
+    def time_calls(self, sites: Mapping[str, Site], data_dirs: Iterable[Path]) -> None:
         """Time the operations, quick ones beside slow ones, many clients, and the codec."""
         self.time_operations(sites['big'], sites.get('small'))
+        for data_dir in data_dirs:  # else what the operations leave is cleaned up while clients are counted
+            settle(data_dir)
         for where, site in sites.items():
             self.time_clients(site, where)
         if self.options.beside_slow:
@@ -302,7 +304,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='also blocks that are used at random, with holes, in mixed lengths and of IPv6 (default: yes)',
     )
     add('--runs', type=int, default=15, metavar='N', help='of each operation (default %(default)s)')
-    add('--load-seconds', type=float, default=5, metavar='S', help='of many clients, 0: none (default %(default)g)')
+    add('--load-seconds', type=float, default=9, metavar='S', help='of many clients, 0: none (default %(default)g)')
     add(
         '--beside-slow',
         action=argparse.BooleanOptionalAction,
