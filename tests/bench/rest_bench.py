@@ -1,6 +1,7 @@
 """How long 1,000 prefixes take over REST beside XML-RPC, in one process.
 
 The encoding alone, the whole request with what PostgreSQL takes, and that until a standard library has read the answer.
+The exit code is 1 when the first or the last takes more than a third.
 
 Usage: python tests/bench/rest_bench.py [--rows 1000] [--runs 15]
 """
@@ -33,6 +34,8 @@ from nipap.rest_objects import RESOURCES, Object, encode, plain_many
 from nipapd.embedded import EmbeddedPostgres
 
 PREFIXES = RESOURCES[2]
+MOST = 1 / 3
+JUDGED = ('encoding', 'with client')  # what remains of the request is PostgreSQL's, and takes the same
 ACTOR = Actor('bench', None, 'bench', 'bench', False)
 
 
@@ -102,7 +105,8 @@ def requests(directory: Path, rows: int, runs: int) -> dict[str, tuple[float, fl
         postgres.stop()
 
 
-def main() -> None:
+def main() -> int:
+    """Run it and print the report; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rows', type=int, default=1000)
     parser.add_argument('--runs', type=int, default=15)
@@ -115,7 +119,8 @@ def main() -> None:
         }
     for name, (xml, rest) in figures.items():
         print(f'{name:11} XML-RPC {xml:6.1f} ms, REST {rest:6.1f} ms: {rest / xml:.0%}')
+    return int(any(figures[name][1] > figures[name][0] * MOST for name in JUDGED))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())
