@@ -18,7 +18,7 @@ types: | $(BIN)/pytest
 	$(BIN)/mypy
 
 tests: | $(BIN)/pytest
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3
 
 search: | $(BIN)/pytest
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py

@@ -68,7 +68,7 @@ def help_of(program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 def test_the_first_two_commands_of_the_readme_are_one_line_each() -> None:
     serve, test, *_ = shell_blocks()
     assert serve == 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/nipapd'
-    assert test == "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest -n 2"
+    assert test == "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest -n 3"
 
 
 @pytest.mark.parametrize('number', [1, 2])
