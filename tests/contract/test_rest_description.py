@@ -177,6 +177,8 @@ def _of_its_own(case: Case) -> Case:
     """No schema can say that a key was not used, as words are that the generator likes, nor which tag there is."""
     if 'If-Match' in case.headers:
         case.headers['If-Match'] = '*'
+    if case.headers.get('NIPAP-Read-Only') == 'true':  # by which all would be refused alike
+        case.headers['NIPAP-Read-Only'] = 'false'
     if 'Idempotency-Key' in case.headers:
         case.headers['Idempotency-Key'] = f'{case.headers["Idempotency-Key"][:240]}{next(NUMBERS)}'
     return case

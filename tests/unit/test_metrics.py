@@ -8,9 +8,12 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 from support import ALERTS, DASHBOARD, expressions, selectors
 
@@ -216,6 +219,22 @@ def test_the_dashboard_has_what_grafana_needs() -> None:
         }
     assert len(places) == sum(panel['gridPos']['w'] * panel['gridPos']['h'] for panel in dashboard['panels'])
     assert max(x for x, _ in places) < 24
+
+
+def test_the_dashboard_loads_into_grafanas_own_model() -> None:
+    """As its makers read and write dashboards: whatever is in the file has a place there, and comes out again."""
+    written = json.loads(DASHBOARD.read_text())
+    read = Dashboard.from_json(written)
+    assert lost(written, json.loads(JSONEncoder().encode(read))) == []
+
+
+def lost(before: Any, after: Any, place: str = '') -> list[str]:
+    """Where something is no more, or another."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [one for key, value in before.items() for one in lost(value, after.get(key), f'{place}/{key}')]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [one for n, value in enumerate(before) for one in lost(value, after[n], f'{place}/{n}')]
+    return [] if before == after else [place]
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
