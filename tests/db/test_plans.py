@@ -13,6 +13,7 @@ from nipap import check
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.db import Database
+from nipap.prefix import get_added_by
 
 CHILDREN = 60_000
 # As many as are stored, in the fashion of a big pool; of what is derived no more than these questions look at.
@@ -327,3 +328,28 @@ def reads_everything(nodes: list[Plan]) -> bool:
     tables = ('prefix', 'prefix_words')
     scanned = any(node['Node Type'] == 'Seq Scan' and node.get('Relation Name') in tables for node in nodes)
     return scanned or rows_read(nodes, *tables) > ROWS / 10
+
+
+AUDITED = """
+INSERT INTO audit_log (username, authoritative_source, object_type, object_id, action, change)
+SELECT 'u', 's', 'prefix', n, 'add', n FROM generate_series(1, 20000) n; ANALYZE
+"""
+
+
+def test_what_several_changes_added_is_found_by_their_numbers(db: Database, backend: Backend, actor: Actor) -> None:
+    """Allocations in one message, however long the audit log is, in the order of the changes."""
+    db.run(lambda tx: tx.execute(AUDITED))
+    prefixes = [f'10.{n}.0.0/16' for n in (3, 1, 2)]
+    ids = [
+        backend.add_prefix(actor, {'prefix': prefix, 'type': 'assignment', 'description': 'd'})['id']
+        for prefix in prefixes
+    ]
+    changes = [
+        db.read(lambda tx, i=i: tx.value("SELECT change FROM audit_log WHERE object_id = %s AND username <> 'u'", (i,)))
+        for i in ids
+    ]
+    for _ in range(2):  # the first prepares it
+        with explained(db) as nodes:
+            found = db.read(lambda tx: get_added_by(tx, changes))
+        assert [item['prefix'] for item in found] == prefixes
+        assert rows_read(nodes, 'audit_log', 'prefix') <= FEW, brief(nodes)
