@@ -311,14 +311,10 @@ class Backend(Webhooks):
         condition = prefixes.require_spec(prefix)
         _check_changes(attr)
         prefixes.check_attr(attr)
-        i = prefixes.only_id(prefix)
-
-        def edit_one(tx: Transaction, i: int) -> list[Object]:
-            prefixes.edit_one(tx, i, attr, actor.who)
-            return prefixes.get_edited(tx, [i])
-
-        if i is not None and prefixes.stays(attr):
-            return self.db.run_at_once(lambda tx: edit_one(tx, i), lambda tx, i: prefixes.get_edited(tx, [i]))
+        if condition.unique and prefixes.stays(attr):
+            return self.db.run_at_once(
+                lambda tx: prefixes.edit_one(tx, condition, attr, actor.who), lambda tx, i: prefixes.get_edited(tx, [i])
+            )
 
         def edit(tx: Transaction) -> list[Object] | Chunks:
             ids = prefixes.edit(tx, condition, attr, actor.who)

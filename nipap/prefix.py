@@ -17,7 +17,7 @@ from nipap.errors import (
     NipapValueError,
 )
 from nipap.prefix_search import AT_ONCE, IDS, read_named
-from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page
+from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page, source
 from nipap.query import EVERYTHING, Condition, all_of, equals
 from nipap.transaction import Expression, Transaction
 
@@ -226,10 +226,15 @@ def stays(attr: Mapping[str, object]) -> bool:
     return _PLACING.isdisjoint(attr)
 
 
-def edit_one(tx: Transaction, i: int, attr: Mapping[str, object], who: Who) -> None:
-    """Edit a prefix, if it is there, by what leaves it in its place: `get_edited` shows it."""
+def edit_one(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[dict[str, Any]]:
+    """Edit the prefix for which a condition holds that names one, if it is there, by what leaves it in its place."""
     stored = rows.facts(read_facts(tx, attr))
-    tx.ahead('SELECT prefix_edit_many(ARRAY[%s]::bigint[], %s, %s::actor)', (i, stored, who))
+    if condition.pinned == {'p.id'}:
+        found = '[%s]::bigint[]'
+    else:  # locked as it is looked for, so that it is still the one that the condition names
+        found = f'(SELECT p.id FROM {source(condition.sql)} WHERE {condition.sql} FOR NO KEY UPDATE OF p)'
+    tx.ahead(f'SELECT prefix_edit_many(ARRAY{found}, %s, %s::actor)', (*condition.params, stored, who))
+    return read_few(tx, condition, as_found)
 
 
 def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:

@@ -6,6 +6,7 @@ from the ancestors, which come along in the same statement.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -22,6 +23,14 @@ from nipap.transaction import Row, Transaction
 
 ORDER = PREFIXES.by
 FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'
+
+_OTHERS = re.compile(r'\b[vo]\.')  # a VRF or a pool, as `FROM` calls them
+
+
+def source(condition: str) -> str:
+    """What a condition is about: `FROM`, without what it does not name."""
+    return FROM if _OTHERS.search(condition) else 'prefix p'
+
 
 _PLAIN = [
     'id',

@@ -331,8 +331,8 @@ def reads_everything(nodes: list[Plan]) -> bool:
 
 
 AUDITED = """
-INSERT INTO audit_log (username, authoritative_source, object_type, object_id, action, change)
-SELECT 'u', 's', 'prefix', n, 'add', n FROM generate_series(1, 20000) n; ANALYZE
+INSERT INTO audit_log (username, authenticated_as, authoritative_source, object_type, object_id, action, change)
+SELECT 'u', 'u', 's', 'prefix', n, 'add', n FROM generate_series(1, 20000) n; ANALYZE
 """
 
 
