@@ -148,6 +148,10 @@ SENSE: dict[str, dict[str, Any]] = {
     'find_free_in_pool': {'family': 6, 'prefix_length': 64},
     'find_free_in_prefix': {'prefix_length': 24},
     **{f'edit_{kind}': {'description': 'd'} for kind in ('vrf', 'pool', 'prefix', 'webhook')},
+    'add_vrf': {'rt': '65000:9', 'name': 'sense'},
+    'add_pool': {'name': 'sense', 'description': 'd', 'default_type': 'assignment'},
+    'add_prefix': {'prefix': '10.9.0.0/16', 'type': 'reservation', 'description': 'd'},
+    'add_asn': {'asn': 9, 'name': 'sense'},
     'add_webhook': {'url': 'https://example.net/', 'secret': 'x' * 40},
     'resend_dead_letter': {'ids': []},
 }
