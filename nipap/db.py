@@ -220,7 +220,7 @@ class Database:
         """Add an object as `run_at_once` does; those that come while one with the same key is added, in one message.
 
         The key stands for what they lock: alone they would wait for one another in PostgreSQL, each for the commit of
-        the one before. When one of them fails, each is added alone.
+        the one before. When PostgreSQL refuses one of them, each is added alone.
         """
         return self._joining.run(key, addition)  # type: ignore[no-any-return]  # of an addition with any result
 
@@ -303,9 +303,9 @@ class Database:
             with self._using(session):
                 _statements(session, lambda tx: tx.execute(end, former.identity))
 
-    def _again(self, once: Callable[[], T]) -> T:
+    def _again(self, once: Callable[[], T], began: float | None = None) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""
-        began = time.monotonic()
+        began = time.monotonic() if began is None else began
         for attempt in itertools.count(1):
             try:
                 return once()
@@ -364,11 +364,14 @@ class Database:
             lost, addition.lost = addition.lost, None
             if lost is not None:
                 return self._answered(*lost, addition.answer, addition.number)
-            return self._at_once(lambda tx: send(tx, [addition])[0], addition.answer, addition.number)
+            outcome = self._at_once(lambda tx: send(tx, [addition])[0], addition.answer, addition.number)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
 
-        return self._again(once)
+        return self._again(once, addition.began)
 
-    def _add_together(self, additions: list[Addition[T]]) -> list[T] | None:
+    def _add_together(self, additions: list[Addition[T]]) -> list[T | Exception] | None:
         try:
             session = self._take()
         except psycopg2.Error:

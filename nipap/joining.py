@@ -32,39 +32,45 @@ class _Call(Generic[S, T]):
 class Joining(Generic[S, T]):
     """Joins calls that have the same key.
 
-    alone: what one call does with its share. together: what several do at once, an answer for each; None: it cannot be
-    done together, and nothing has been done. What it raises holds for all of them.
+    alone: what one call does with its share. together: what several do at once, an answer for each, or what is raised
+    for it; None: it cannot be done together, and nothing has been done. What it raises itself is raised for all.
     """
 
-    def __init__(self, alone: Callable[[S], T], together: Callable[[list[S]], list[T] | None]) -> None:
+    def __init__(self, alone: Callable[[S], T], together: Callable[[list[S]], list[T | Exception] | None]) -> None:
         self._alone = alone
         self._together = together
         self._queues: dict[Hashable, list[_Call[S, T]]] = {}
 
     def run(self, key: Hashable, share: S) -> T:
         """The answer to a share, done alone or with others."""
-        call: _Call[S, T] = _Call(share)
-        if key in self._queues:
-            self._queues[key].append(call)
-            waiting.until(call.wait)
-        else:
+        if key not in self._queues:
             self._queues[key] = []
-            call.group = [call]
+            return self._first(key, share)
+        call: _Call[S, T] = _Call(share)
+        self._queues[key].append(call)
+        waiting.until(call.wait)
+        if len(call.group) == 1:
+            return self._first(key, share)
         if call.group:
-            self._lead(key, call)
+            self._lead(key, call.group)
         if call.error is not None:
             raise call.error
         return call.answers[0] if call.answers else self._alone(share)
 
-    def _lead(self, key: Hashable, call: _Call[S, T]) -> None:
-        group = call.group
+    def _first(self, key: Hashable, share: S) -> T:
         try:
-            if len(group) == 1:
-                call.answers = [self._alone(call.share)]
-                return
-            answers = self._together([each.share for each in group])
-            for each, answer in zip(group, answers or (), strict=bool(answers)):
-                each.answers = [answer]
+            return self._alone(share)
+        finally:
+            self._call_next(key)
+
+    def _lead(self, key: Hashable, group: list[_Call[S, T]]) -> None:
+        try:
+            outcomes = self._together([each.share for each in group])
+            for each, outcome in zip(group, outcomes or (), strict=bool(outcomes)):
+                if isinstance(outcome, Exception):
+                    each.error = outcome
+                else:
+                    each.answers = [outcome]
         except Exception as exc:
             for each in group:
                 each.error = exc

@@ -233,8 +233,11 @@ def edit_one(tx: Transaction, condition: Condition, attr: Mapping[str, object], 
         found = '[%s]::bigint[]'
     else:  # locked as it is looked for, so that it is still the one that the condition names
         found = f'(SELECT p.id FROM {source(condition.sql)} WHERE {condition.sql} FOR NO KEY UPDATE OF p)'
-    tx.ahead(f'SELECT prefix_edit_many(ARRAY{found}, %s, %s::actor)', (*condition.params, stored, who))
-    return read_few(tx, condition, as_found)
+    # The condition may hold no more behind the change, or of another: what was changed is noted.
+    ids = f"set_config('nipap.edited', ARRAY{found}::text, true)::bigint[]"
+    tx.ahead(f'SELECT prefix_edit_many({ids}, %s, %s::actor)', (*condition.params, stored, who))
+    edited = Expression("current_setting('nipap.edited')::bigint[]")
+    return read_few(tx, Condition('p.id = ANY (%s)', (edited,)), as_found)
 
 
 def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:

@@ -20,12 +20,12 @@ def _ordered_sql(condition: Condition, page: Page | None) -> str:
     VRF by VRF along the index on (vrf_id, prefix), so that a page stops early: without the inner LIMIT everything
     would be sorted. The planner adds an incremental sort on top, of no more than a page a VRF.
     """
-    source = 'prefix p LEFT JOIN pool o ON o.id = p.pool_id' if 'o.' in condition.sql else 'prefix p'
+    joined = 'prefix p LEFT JOIN pool o ON o.id = p.pool_id' if 'o.' in condition.sql else 'prefix p'
     inner = ''
     if page is not None and page.max_result is not None:
         inner = f'ORDER BY p.prefix LIMIT {page.max_result + page.offset:d}'
     return f"""SELECT p.id, p.parent_id, true FROM vrf v CROSS JOIN LATERAL (
-        SELECT p.id, p.parent_id, p.prefix FROM {source} WHERE p.vrf_id = v.id AND {condition.sql} {inner}) p
+        SELECT p.id, p.parent_id, p.prefix FROM {joined} WHERE p.vrf_id = v.id AND {condition.sql} {inner}) p
         ORDER BY {ORDER} {rows.limit(page)}"""
 
 

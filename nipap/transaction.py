@@ -219,16 +219,35 @@ class Addition(Generic[T]):
     added: Callable[[Transaction, list[int]], list[T]]
     answer: Callable[[Transaction, int], T]
     number: int = field(default_factory=new_number)
+    began: float = field(default_factory=time.monotonic)
     lost: tuple[Session, psycopg2.Error] | None = None  # whose answer never came, for a message that it was a part of
 
 
-def send(tx: OneMessage, additions: Sequence[Addition[T]]) -> list[T]:
-    """Add these objects by one message; returns them."""
-    sent = [addition.statement(tx) for addition in additions]
-    for addition, (statement, args) in zip(additions, sent, strict=True):
-        tx.change = addition.number
+# The first waits for whoever is in the way. Another that has to wait as well, since it finds its place elsewhere, may
+# wait for somebody who waits for the first.
+NO_MORE_WAITING = "SET LOCAL lock_timeout = '50ms'"
+
+
+def send(tx: OneMessage, additions: Sequence[Addition[T]]) -> list[T | Exception]:
+    """Add these objects by one message; returns each, or what is wrong with what was to be sent for it."""
+    outcomes: dict[int, T | Exception] = {}
+    sent: list[tuple[int, tuple[str, Sequence[Any]]]] = []
+    for place, addition in enumerate(additions):
+        try:
+            sent.append((place, addition.statement(tx)))
+        except psycopg2.Error:
+            raise
+        except Exception as exc:  # nothing was sent: it is about this one alone
+            outcomes[place] = exc
+    for position, (place, (statement, args)) in enumerate(sent):
+        if position == 1:
+            tx.ahead(NO_MORE_WAITING)
+        tx.change = additions[place].number
         tx.ahead(statement, args)
-    return additions[0].added(tx, [addition.number for addition in additions])
+    if sent:
+        added = additions[0].added(tx, [additions[place].number for place, _ in sent])
+        outcomes |= {place: item for (place, _), item in zip(sent, added, strict=True)}
+    return [outcomes[place] for place in range(len(additions))]
 
 
 class Inside:

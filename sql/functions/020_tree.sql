@@ -110,7 +110,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION probe_source(prefix, int, cidr, int, inet) IS 'Lowest free block of a length in a source whose owner (see source_owner) is p, behind an address when one is given; takes no lock.';
 
--- Without scans of whole tables, as all changes (nipap/db.py): the plans of the functions it calls are kept.
+-- Without scans of whole tables, as all changes (nipap/transaction.py): the plans of the functions it calls are kept.
 CREATE OR REPLACE FUNCTION find_free(v int, sources cidr[], len int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     source cidr;

@@ -1,5 +1,5 @@
 -- Changes of the tree: add, allocate, edit, remove. Each is one locked section; the caller owns the transaction.
--- Errors are raised with a code of ours (nipap/db.py translates them) and the text that the client gets:
+-- Errors are raised with a code of ours (nipap/sqlstates.py translates them) and the text that the client gets:
 -- NP100 input, NP110 input missing, NP200 value, NP300 not there, NP400 duplicate, NP000 a broken invariant. 40001: run the call again.
 
 CREATE OR REPLACE FUNCTION prefix_facts(p prefix) RETURNS jsonb LANGUAGE sql STABLE

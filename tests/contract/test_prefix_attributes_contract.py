@@ -41,6 +41,19 @@ def test_everything_the_client_library_sends(api: Face) -> None:
     assert {name: edited[name] for name in everything} == everything
 
 
+def test_an_edit_is_answered_that_changes_what_named_the_prefix(api: Face) -> None:
+    added = api.call('add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'old'})
+    for spec, attr in (
+        ({'prefix': '10.0.0.0/8', 'description': 'old'}, {'description': 'new'}),
+        ({'prefix': '10.0.0.0/8', 'vrf_rt': None, 'status': 'assigned'}, {'status': 'reserved'}),
+        ({'prefix': '10.0.0.0/8', 'vrf_name': 'default', 'status': 'reserved'}, {'vlan': 7}),
+    ):
+        (edited,) = api.call('edit_prefix', prefix=spec, attr=attr)
+        assert edited['id'] == added['id']
+        assert attr.items() <= edited.items()
+    assert api.call('edit_prefix', prefix={'prefix': '10.0.0.0/8', 'description': 'old'}, attr={'vlan': 8}) == []
+
+
 def test_description_or_node_is_required_but_may_be_nil(api: Face) -> None:
     """nil counts as present wherever the attribute may be empty."""
     fault = api.fault('add_prefix', attr={'prefix': '10.0.0.0/24', 'type': 'assignment'})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg2
 import pytest
 from support import connection_of
 
@@ -157,6 +160,8 @@ def test_one_that_is_wrong_spoils_nothing(
     wrong = found.pop(2)
     assert isinstance(wrong, errors.NipapError)
     assert code in (None, wrong.code)
+    if not any(name.startswith('vrf_') for name in attr):  # which is another place
+        assert messages == [1, 3]
     assert sorted(each['prefix'] for each in found) == [f'10.0.0.{n}/32' for n in range(1, 4)]
 
 
@@ -171,6 +176,30 @@ def test_what_is_read_first_is_read_for_each(backend: Backend, actor: Actor, at_
     )
     assert messages == [1, 2]
     assert [each['pool_name'] for each in found] == ['a', 'b', 'c']
+
+
+def test_a_message_waits_for_nobody_once_it_holds_something(
+    backend: Backend, actor: Actor, at_once: Any, messages: list[int], dsn: str
+) -> None:
+    """Its first member runs full, and the second is held: whoever holds it might wait for what the message holds."""
+    attr = {'name': 'p', 'description': 'x', 'default_type': 'host', 'ipv4_default_prefix_length': 32}
+    backend.add_pool(actor, attr)
+    for member in ('10.0.0.0/30', '10.0.1.0/24'):
+        backend.add_prefix(actor, {'prefix': member, 'type': 'assignment', 'description': 'x', 'pool_name': 'p'})
+    with contextlib.closing(psycopg2.connect(dsn)) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT id FROM prefix WHERE prefix = '10.0.1.0/24' FOR UPDATE")
+
+        def let_go() -> None:
+            while len(messages) < 4:  # alone, the next is answered, and the others wait
+                time.sleep(0.01)
+            holder.rollback()
+
+        releasing = threading.Thread(target=let_go)
+        releasing.start()
+        found = at_once(*[asked(f'{n}') for n in range(4)])
+        releasing.join()
+    assert sorted(messages) == [1, 1, 1, 1, 3]
+    assert sorted(each['prefix'] for each in found) == ['10.0.0.1/32', '10.0.0.2/32', '10.0.1.1/32', '10.0.1.2/32']
 
 
 @pytest.mark.parametrize('after_sending', [True, False])

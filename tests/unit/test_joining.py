@@ -39,7 +39,7 @@ def run(fibers: Fibers, *works: Callable[[], None]) -> None:
 class Bench:
     """Shares that are doubled, by calls of which it is noted what was done together; all take a moment."""
 
-    def __init__(self, together: Callable[[list[int]], list[int] | None] | None = None) -> None:
+    def __init__(self, together: Callable[[list[int]], Any] | None = None) -> None:
         self.done: list[list[int]] = []
         self.answers: dict[int, Any] = {}
         self._together = together or (lambda shares: [2 * share for share in shares])
@@ -52,7 +52,7 @@ class Bench:
             raise ValueError(share)
         return 2 * share
 
-    def _at_once(self, shares: list[int]) -> list[int] | None:
+    def _at_once(self, shares: list[int]) -> Any:
         self.done.append(shares)
         waiting.sleep(0.005)
         return self._together(shares)
@@ -112,6 +112,14 @@ def test_what_fails_alone_fails_for_itself(fibers: Fibers) -> None:
     run(fibers, *[bench.call(share) for share in (-1, 2, 3)])
     assert isinstance(bench.answers[-1], ValueError)
     assert (bench.answers[2], bench.answers[3]) == (4, 6)
+
+
+def test_what_is_raised_for_one_is_its_own(fibers: Fibers) -> None:
+    bench = Bench(together=lambda shares: [ValueError(share) if share == 3 else 2 * share for share in shares])
+    run(fibers, *[bench.call(share) for share in (1, 2, 3, 4)])
+    assert bench.done == [[1], [2, 3, 4]]
+    assert isinstance(bench.answers.pop(3), ValueError)
+    assert bench.answers == {1: 2, 2: 4, 4: 8}
 
 
 def test_what_goes_wrong_together_is_raised_for_all(fibers: Fibers) -> None:
