@@ -61,9 +61,11 @@ def sessions(data_dir: Path) -> list[int]:
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
-def test_whatever_dies_everything_is_done_once(daemon: DaemonFactory, make_dir: Any, number: signal.Signals) -> None:
+def test_whatever_dies_everything_is_done_once(
+    daemon: DaemonFactory, new_data_dir: Path, number: signal.Signals
+) -> None:
     """A killed session takes all others with it: PostgreSQL starts over."""
-    data_dir = make_dir()
+    data_dir = new_data_dir
     running: Daemon = daemon('--data-dir', str(data_dir))
     with xmlrpc.client.ServerProxy(running.url(*running.admin()), allow_none=True) as server:
         pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 32}

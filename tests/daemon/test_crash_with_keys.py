@@ -33,6 +33,10 @@ class Plain(xmlrpc.client.Transport):
         return self.single_request(host, handler, request_body, verbose)
 
 
+# What went wrong in between; on a busy machine PostgreSQL is away for longer than calls wait; an unknown outcome.
+TO_BE_SENT_AGAIN = (1000, 1010, 1020)
+
+
 class Insisting(threading.Thread):
     """A client that makes one change after the other, each again and again until it is answered."""
 
@@ -57,7 +61,7 @@ class Insisting(threading.Thread):
                 with xmlrpc.client.ServerProxy(self._url, Plain(), allow_none=True) as server:
                     return server.batch({'auth': AUTH, 'operations': operations(key), 'idempotency_key': key})
             except (OSError, http.client.HTTPException, xmlrpc.client.Fault) as error:
-                if time.monotonic() > deadline or getattr(error, 'faultCode', 1000) != 1000:
+                if time.monotonic() > deadline or getattr(error, 'faultCode', 1000) not in TO_BE_SENT_AGAIN:
                     raise
                 self.failed += 1
             time.sleep(0.02)  # a daemon that is gone answers at once
@@ -84,8 +88,8 @@ def postmaster(data_dir: Path) -> list[int]:
         return []
 
 
-def test_with_a_key_whatever_dies_everything_is_done_once(daemon: DaemonFactory, make_dir: Any) -> None:
-    data_dir = make_dir()
+def test_with_a_key_whatever_dies_everything_is_done_once(daemon: DaemonFactory, new_data_dir: Path) -> None:
+    data_dir = new_data_dir
     running: Daemon = daemon('--data-dir', str(data_dir))
     url = running.url(*running.admin())
     with xmlrpc.client.ServerProxy(url, allow_none=True) as server:
