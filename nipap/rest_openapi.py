@@ -227,7 +227,7 @@ _PARAMETERS: dict[str, Schema] = {
     'ReadOnly': _parameter(
         'NIPAP-Read-Only',
         'header',
-        {**TEXT, 'enum': ['true', 'false']},
+        {**TEXT, 'enum': ['true', 'false', '']},  # an empty header is none
         'Whether the right to change anything is given up for this request; from trusted users.',
     ),
     **{name: _parameter(name, 'query', schema, text) for name, (schema, text) in _TREE.items()},
