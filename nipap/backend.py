@@ -577,6 +577,7 @@ class Backend(Webhooks):
         if understood.shown.error:
             if extra_query:
                 compile_query(extra_query, kind.table)  # what is wrong with it is said, whatever the text
+            kind.options(options, kind.order)  # likewise
             return {
                 'search_options': {} if options is None else options,
                 'result': [],

@@ -201,7 +201,7 @@ _KEY = {'type': 'integer', 'minimum': 0, 'maximum': 10**18 - 1}
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`.'),
     'asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, 'The number.'),
-    'q': _parameter('q', 'query', STORED, 'Text to search for, understood as people write it.'),
+    'q': _parameter('q', 'query', TEXT, 'Text to search for, understood as people write it.'),
     'limit': _parameter(
         'limit', 'query', {'type': 'integer', 'minimum': 1, 'maximum': 10_000, 'default': 50}, 'How many at most.'
     ),
@@ -349,7 +349,7 @@ def _looking(resource: Resource) -> dict[str, Schema]:
         found,
         [*text, *options, *_parameters(_LOOK), *_filters(resource)],
     )
-    members = {'query': ref('schemas', f'{name}Query'), **({'q': STORED} if resource is not TAGS else {})}
+    members = {'query': ref('schemas', f'{name}Query'), **({'q': TEXT} if resource is not TAGS else {})}
     asked: Schema = {'type': 'object', 'additionalProperties': False, 'properties': members}
     searching = _operation(
         f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, options, asked

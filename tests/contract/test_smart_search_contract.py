@@ -244,7 +244,7 @@ def test_a_missing_text(api: Face) -> None:
         assert api.fault(f'smart_search_{kind}', query_string=None).code == 1110
 
 
-def test_options_are_checked_when_the_text_is_understood(api: Face) -> None:
+def test_options_are_checked(api: Face) -> None:
     fault = api.fault('smart_search_prefix', query_string='x', search_options={'max_result': 'many'})
     assert (fault.code, fault.text) == (1200, "Invalid value for option 'max_result'. Only integer values allowed.")
 
@@ -396,3 +396,10 @@ def test_an_extra_query_that_is_none_is_refused_whatever_the_text(api: Face) -> 
     for text in ('x', '(x'):
         fault = api.fault('smart_search_prefix', query_string=text, extra_query={'val1': 'prefix'})
         assert fault.code == 1110
+
+
+@pytest.mark.parametrize('text', ['10.0.0.1', '(10.0.0.1'])
+def test_options_are_looked_at_whatever_the_text(api: Face, text: str) -> None:
+    """Also when it is not understood, and nothing is searched."""
+    fault = api.fault('smart_search_prefix', query_string=text, search_options={'after': 'junk', 'max_result': 10})
+    assert (fault.code, "for option 'after'" in fault.text) == (1200, True)
