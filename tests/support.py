@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,13 @@ import promql_parser
 import yaml
 from daemon_process import Daemon
 
+from nipap import connecting, waiting
+
 if TYPE_CHECKING:
     import psycopg2.extensions
 
     from nipap.db import Database
+    from nipapd.fibers import Fibers
 
 DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}
 # A test's data need not survive a power cut.
@@ -118,6 +123,34 @@ def _nodes(plan: Plan) -> Iterator[Plan]:
     yield plan
     for part in plan.get('Plans', ()):
         yield from _nodes(part)
+
+
+def run_fibers(
+    fibers: Fibers, *works: Callable[[], None], settled: Callable[[], bool] = lambda: True, timeout_s: float = 20
+) -> list[bool]:
+    """Start works on a loop of their own and wait until all have ended; which of them were taken."""
+
+    async def main() -> list[bool]:
+        taken = [fibers.start(work) for work in works]
+        deadline = time.monotonic() + timeout_s
+        while fibers.running or not settled():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.001)
+        return taken
+
+    return asyncio.run(main())
+
+
+@contextlib.contextmanager
+def waiting_in(fibers: Fibers) -> Iterator[None]:
+    """Meanwhile everything in this process waits as fibers do, also for PostgreSQL."""
+    waiting.use(fibers)
+    connecting.wait_with(fibers.wait_for_postgresql)
+    try:
+        yield
+    finally:
+        waiting.use(waiting.Blocking())
+        connecting.wait_with(None)
 
 
 @contextlib.contextmanager

@@ -149,7 +149,9 @@ def test_a_handler_stays_small(running: Daemon, db: Database) -> None:
     page = {**searched, 'search_options': {'max_result': 10_000}}
     packed = answer(running, 'Accept-Encoding: gzip', **some)[1]
     assert gzip.decompress(packed).count(b'<name>prefix</name>') == MANY // 10
-    few, _, many, _ = grown_mb(running, some, page, everything, {**searched, 'search_options': ALL})
+    # One of few rows may come before anything is collected; of ten like it, the most is what is compared.
+    *each, _, many, _ = grown_mb(running, *[some] * 10, page, everything, {**searched, 'search_options': ALL})
+    few = max(each)
     assert few < 30
     assert many - few <= 5
 

@@ -106,10 +106,15 @@ def test_a_database_without_schema_needs_permission_to_install(daemon: DaemonFac
     daemon('--auto-install-db', config=config)
 
 
+def install_changed(dsn: str, statement: str) -> None:
+    """Install the schema, then change what it says of itself."""
+    schema.install(dsn)
+    with contextlib.closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
 def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empty_dsn: str) -> None:
-    schema.install(empty_dsn)
-    with contextlib.closing(psycopg2.connect(empty_dsn)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE schema_functions SET fingerprint = 'older'")
+    install_changed(empty_dsn, "UPDATE schema_functions SET fingerprint = 'older'")
     config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
@@ -118,9 +123,7 @@ def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empt
 
 
 def test_a_newer_schema_is_left_alone(daemon: DaemonFactory, empty_dsn: str) -> None:
-    schema.install(empty_dsn)
-    with contextlib.closing(psycopg2.connect(empty_dsn)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("INSERT INTO schema_migration (version, name) VALUES (9999, 'later')")
+    install_changed(empty_dsn, "INSERT INTO schema_migration (version, name) VALUES (9999, 'later')")
     config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
     refused = daemon('--auto-upgrade-db', config=config, start=False).spawn()
     assert refused.wait() == 1

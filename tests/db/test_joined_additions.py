@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -13,10 +12,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from support import connection_of
+from support import connection_of, run_fibers, waiting_in
 
-from nipap import connecting, errors, transaction, waiting
 from nipap import db as storage
+from nipap import errors, transaction
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.check import problems
@@ -45,7 +44,7 @@ def at_once(backend: Backend, actor: Actor, db: Database) -> Iterator[Callable[.
     """Makes calls of add_prefix at once, each in a fiber: their answers, or what they raised, in order."""
     fibers = Fibers()
 
-    def run(*members: tuple[Any, ...], before: Callable[[], None] | None = None) -> Outcomes:
+    def run(*members: tuple[Any, ...]) -> Outcomes:
         outcomes: dict[int, Any] = {}
 
         def call(position: int, *args: Any) -> Callable[[], None]:
@@ -57,23 +56,8 @@ def at_once(backend: Backend, actor: Actor, db: Database) -> Iterator[Callable[.
 
             return work
 
-        async def main() -> None:
-            for position, args in enumerate(members):
-                fibers.start(call(position, *args))
-            if before:
-                before()
-            deadline = time.monotonic() + 60
-            while fibers.running:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.001)
-
-        waiting.use(fibers)
-        connecting.wait_with(fibers.wait_for_postgresql)
-        try:
-            asyncio.run(main())
-        finally:
-            waiting.use(waiting.Blocking())
-            connecting.wait_with(None)
+        with waiting_in(fibers):
+            run_fibers(fibers, *[call(position, *args) for position, args in enumerate(members)], timeout_s=60)
         return [outcomes[position] for position in range(len(members))]
 
     yield run

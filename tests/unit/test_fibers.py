@@ -10,25 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support import run_fibers as run
 
 from nipap.waiting import Blocking
 from nipapd.fibers import Fibers
 
 Go = Callable[[], None]
-
-
-def run(fibers: Fibers, *works: Go, settled: Callable[[], bool] = lambda: True) -> list[bool]:
-    """Start works on a loop of their own and wait until all have ended; which of them were taken."""
-
-    async def main() -> list[bool]:
-        taken = [fibers.start(work) for work in works]
-        deadline = time.monotonic() + 20
-        while fibers.running or not settled():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.001)
-        return taken
-
-    return asyncio.run(main())
 
 
 def test_work_runs_at_once_and_to_its_end() -> None:

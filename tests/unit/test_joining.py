@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support import run_fibers as run
+from support import waiting_in
 
 from nipap import joining, waiting
 from nipap.joining import Joining
@@ -17,23 +18,8 @@ from nipapd.fibers import Fibers
 @pytest.fixture
 def fibers() -> Iterator[Fibers]:
     made = Fibers()
-    waiting.use(made)
-    yield made
-    waiting.use(waiting.Blocking())
-
-
-def run(fibers: Fibers, *works: Callable[[], None]) -> None:
-    """Start works in this order and wait until all have ended."""
-
-    async def main() -> None:
-        for work in works:
-            fibers.start(work)
-        deadline = time.monotonic() + 20
-        while fibers.running:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.001)
-
-    asyncio.run(main())
+    with waiting_in(made):
+        yield made
 
 
 class Bench:
