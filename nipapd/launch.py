@@ -15,8 +15,9 @@ log = logging.getLogger('nipapd')
 
 
 def say(text: str) -> None:
-    """Write to whoever started the daemon."""
-    print(f'nipapd: {text}', file=sys.stderr, flush=True)
+    """Write a line to whoever started the daemon, by one system call: other processes write to the same place."""
+    sys.stderr.write(f'nipapd: {text}\n')  # print writes the end of a line on its own where stderr has no buffer
+    sys.stderr.flush()
 
 
 class Launch:

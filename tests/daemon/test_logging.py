@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,14 @@ def test_a_line_for_each_request_and_no_password(configured: Configured) -> None
     assert not [line for line in lines if 'tornado.access' in line]
     assert password not in running.log()[running.log().index(password) + len(password) :]
     assert 'SECRET' not in running.log()
+
+
+def test_a_line_of_the_start_is_written_at_once() -> None:
+    """Also by a Python without buffers, as containers run it: other processes write to the same place."""
+    said, written = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with said, written:
+        subprocess.run([sys.executable, '-u', '-c', 'from nipapd import launch; launch.say("word")'], stderr=written)
+        assert said.recv(100) == b'nipapd: word\n'
 
 
 def test_debug_is_a_switch(configured: Configured) -> None:
