@@ -51,6 +51,12 @@ class Condition:
         """Whether a key of prefixes is given, so that it holds for one at most."""
         return 'p.id' in self.pinned or ('p.prefix' in self.pinned and not self.pinned.isdisjoint(_VRF_KEYS))
 
+    def candidates(self) -> Compared | None:
+        """What an index on text tells alone of what matches, where that is nearly all there is to it."""
+        if self.guard is None or Guard.TABLE in self.indexed[0]:
+            return None
+        return self.guard.around(*self.within)
+
     def guarded(self) -> tuple[str, tuple[Any, ...]]:
         """The expression and its parameters, as an index serves it best."""
         return self.guard.around(*self.behind_guard()) if self.guard else self.behind_guard()

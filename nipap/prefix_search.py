@@ -7,10 +7,11 @@ from itertools import islice
 from typing import Any
 
 from nipap import rows
+from nipap.condition import EVERYTHING, Compared, Condition
 from nipap.errors import NipapNonExistentError
 from nipap.paging import Page, Place, Surroundings
 from nipap.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page, source, stream_page
-from nipap.query import EVERYTHING, TAGGED, Condition
+from nipap.query import TAGGED
 from nipap.transaction import Transaction
 
 
@@ -62,6 +63,23 @@ def _index_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any,
     )
 
 
+def _candidates_sql(condition: Condition, candidates: Compared, page: Page) -> tuple[str, tuple[Any, ...]]:
+    """The same for a page of candidates that nearly all match: sorted first, then compared until the page is full.
+
+    To compare all of 64,000 took 50 of 140 ms, to sort all of them takes 5.
+    """
+    sql, params = candidates
+    return (
+        f"""SELECT p.id, p.parent_id, true FROM (
+        SELECT p.id, p.prefix, v.id AS vrf_id, v.rt_rank FROM (
+            SELECT p.id, p.prefix, p.vrf_id FROM {source(sql)} WHERE {sql} OFFSET 0) p
+        JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} OFFSET 0) q CROSS JOIN LATERAL (
+        SELECT p.id, p.parent_id FROM {source(condition.sql)} WHERE p.id = q.id AND {condition.sql} OFFSET 0) p
+        ORDER BY q.rt_rank, q.vrf_id, q.prefix {rows.limit(page)}""",
+        (*params, *condition.params),
+    )
+
+
 def _tagged_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]]:
     """Ids of matching prefixes in order, of those that carry or inherit a tag: from the tagged ones down."""
     most = None if page is None else _bound(page)
@@ -88,7 +106,11 @@ def _plan(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]
     if condition.tag is not None:
         return *_tagged_sql(condition, page), False
     # With an index on text and nothing else there is one plan, whatever is looked for.
-    return *_index_sql(condition, page), condition.guard is not None and not condition.indexed[0]
+    by_key = condition.guard is not None and not condition.indexed[0]
+    candidates = condition.candidates()
+    if candidates is not None and page is not None and page.max_result is not None:
+        return *_candidates_sql(condition, candidates, page), by_key
+    return *_index_sql(condition, page), by_key
 
 
 def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support import Plan, explained
 
-from nipap import check
+from nipap import check, prefix_search
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.db import Database
@@ -281,6 +281,22 @@ def test_patterns_words_and_tags_read_what_an_index_finds(db: Database, backend:
             assert len(backend.smart_search_prefix(actor, text, page)['result']) == found, text
         wrong += [f'smart search {text}: {brief(nodes)}'] * reads_everything(nodes)
     assert not wrong, '\n'.join(wrong)
+
+
+def test_of_many_that_have_a_word_a_page_is_compared(db: Database, backend: Backend, actor: Actor) -> None:
+    """10,000 have it, late in the order, where no walk comes, in the attribute that is asked for or in another."""
+    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
+    for name, size, found in (('description', 50, 50), ('order_id', 50, 0), ('description', None, 10_000)):
+        query = {'operator': 'regex_match', 'val1': name, 'val2': 'tion 9[0-9][0-9][0-9][0-9]$'}
+        with explained(db) as nodes:
+            answer = backend.search_prefix(actor, query, {'max_result': size or 20_000})['result']
+        first = [f'description {n}' for n in range(90_000, 90_000 + found)]
+        assert [row['description'] for row in answer] == first, (name, size)
+        if found == size:
+            compared = [node for node in nodes if '~*' in node.get('Filter', '')]
+            assert sum(node['Actual Rows'] * node['Actual Loops'] for node in compared) == size, brief(nodes)
+            removed = sum(node.get('Rows Removed by Filter', 0) * node['Actual Loops'] for node in compared)
+            assert removed <= sum(prefix_search.WALKS), brief(nodes)
 
 
 def test_parents_of_a_page_are_looked_for_where_the_page_is(db: Database, backend: Backend, actor: Actor) -> None:
