@@ -229,8 +229,8 @@ def _pages() -> Iterator[Operation]:
     for what, (method, members, number) in listings.items():
         verb = 'smart_search' if method == _SMART else 'search'
         first_page = f'{verb}, {what}, {among}, first page'
-        # All siblings have the word, and few of what comes before: 3 ms for each thousand that have it.
-        limit = Limit(ms=200) if what == 'a common word' else _WORD
+        # All siblings have the word, and few of what comes before: up to 2 ms for each thousand that have it.
+        limit = Limit(ms=100) if what == 'a common word' else _WORD
         yield Operation(first_page, limit, method, _page(first_page, method, members, False))
         late = _page(first_page, method, members, True)
         expected = None if number is None else functools.partial(_late_host, number=number)
