@@ -218,13 +218,14 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
         compared = _as_text(attribute, sql, or_nil=bool(text.strip('%')))
         return Condition(f'{compared} LIKE %s', (*params, text), guard=guard)
     patterns.check(text)
-    if not text and operator[0] != '!':
+    wanted = operator[0] != '!'
+    if not text and wanted:
         return EVERYTHING
     guard = None
-    if operator[0] != '!' and patterns.is_simple(text):
+    if wanted and patterns.is_simple(text):
         guard = _words_guard(attribute, operator, patterns.for_lines(text))
     # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
-    compared = _as_text(attribute, sql, or_nil=operator[0] != '!' and not patterns.has_signs(text))
+    compared = _as_text(attribute, sql, or_nil=wanted and not patterns.has_signs(text))
     return Condition(f'{compared} {operator} %s', (*params, text), (text,), guard=guard)
 
 
