@@ -31,12 +31,15 @@ _LEAD = """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND p
 _LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq)'
 # Whatever is audited and is none of these is no event.
 _KINDS = ', '.join(f"'{kind}'" for kind in KINDS)
+# The id is said of both sides: without that a merge of the two reads all events there are.
 _NEW = f"""a.id > %s AND a.object_type IN ({_KINDS})
-    AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id)"""
+    AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id AND e.audit_id > %s)"""
 _LOOK = f'SELECT s.settled, s.last_position, {_LAST_ID} FROM event_state s'
-_SEQUENCE = f"""INSERT INTO event (position, audit_id)
+_HAS_NEW = f'SELECT EXISTS (SELECT FROM audit_log a WHERE {_NEW})'
+_SEQUENCE = f"""WITH given AS (INSERT INTO event (position, audit_id)
 SELECT %s + row_number() OVER (ORDER BY id), id
-FROM (SELECT a.id FROM audit_log a WHERE {_NEW} ORDER BY a.id LIMIT {SEQUENCED_AT_ONCE}) new"""
+FROM (SELECT a.id FROM audit_log a WHERE {_NEW} ORDER BY a.id LIMIT {SEQUENCED_AT_ONCE}) new RETURNING audit_id)
+SELECT count(*), max(audit_id) FROM given"""
 _IS_OVER = 'SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8'
 
 _READ = """SELECT e.position, a.at, a.username, a.authenticated_as, a.full_name, a.authoritative_source,
@@ -81,7 +84,7 @@ class Sequencer:
         if self._noted is None or self._noted[0] <= settled:
             self._noted = last, _next_transaction(db)  # in this order
         noted = self._noted
-        fresh = db.read(lambda tx: tx.value(f'SELECT EXISTS (SELECT FROM audit_log a WHERE {_NEW})', (settled,)))
+        fresh = db.read(lambda tx: tx.value(_HAS_NEW, (settled, settled)))
         if not fresh and not db.read(lambda tx: tx.value(_IS_OVER, (noted[1],))):
             return 0
         given, self.last_position = db.run(lambda tx: sequence(tx, noted))
@@ -106,9 +109,11 @@ def sequence(tx: Transaction, noted: tuple[int, int]) -> tuple[int, int]:
     """Give positions; returns to how many, and the highest there is. `noted` as `Sequencer` explains."""
     settled, last_position = tx.one('SELECT settled, last_position FROM event_state FOR UPDATE') or (0, 0)
     is_over = tx.value(_IS_OVER, (noted[1],))  # before the look for entries, whose snapshot then has them all
-    given = tx.execute(_SEQUENCE, (last_position, settled))
-    if is_over and given < SEQUENCED_AT_ONCE:
-        settled = max(settled, noted[0])
+    given, highest = tx.one(_SEQUENCE, (last_position, settled, settled)) or (0, None)
+    if is_over:
+        # What had no position and is above the highest that got one may wait still. While more comes than is given at
+        # once, this has to move on as well: everything above it is looked at each time.
+        settled = max(settled, noted[0] if given < SEQUENCED_AT_ONCE else min(highest, noted[0]))
     tx.execute('UPDATE event_state SET settled = %s, last_position = last_position + %s', (settled, given))
     return given, last_position + given
 
