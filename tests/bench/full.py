@@ -36,7 +36,7 @@ from bench.operations import ADDRESS, ALLOCATE, BY_NAME, EXACT, FLOOR, OPERATION
 from bench.report import MOST_FLAT, Measure, OperationRow  # noqa: E402
 from bench.rpc_bench import Task, compared, load, measure  # noqa: E402
 from bench.sites import SHARED_ROWS, Failed, Site  # noqa: E402
-from bench.upkeep import command, settle, time_check, time_repair  # noqa: E402
+from bench.upkeep import command, settle, time_check, time_events, time_repair  # noqa: E402
 from daemon_process import Daemon, descendants_of, free_port  # noqa: E402
 from support import open_directories  # noqa: E402
 
@@ -97,7 +97,7 @@ def commits(data_dir: Path) -> Iterator[Callable[[], object]]:
         server.stop()
 
 
-def fill(home: Home, rows: int | None, shapes: bool) -> Measure:
+def fill(home: Home, rows: int | None, shapes: bool) -> list[Measure]:
     """Import the data, make the pools, and bring the database to rest."""
     file = home.data_dir.parent / 'prefixes.csv'
     with open(file, 'w', encoding='utf-8', newline='') as out:
@@ -110,11 +110,12 @@ def fill(home: Home, rows: int | None, shapes: bool) -> Measure:
     seconds = time.monotonic() - start
     if code:
         raise Failed(f'nipap import ended with {code}')
+    events = time_events(home.data_dir)
     home.site.make_pools()
     settle(home.data_dir)
     rate = count / seconds
     shown = f'{count:,} rows in {seconds:.1f} s, {rate:,.0f} rows/s'
-    return Measure('nipap import', rate, shown, f'{LEAST_ROWS_PER_S:,.0f} rows/s', rate >= LEAST_ROWS_PER_S)
+    return [Measure('nipap import', rate, shown, f'{LEAST_ROWS_PER_S:,.0f} rows/s', rate >= LEAST_ROWS_PER_S), events]
 
 
 # ------------------------------------------------------------------------------------------------ figures
@@ -230,7 +231,7 @@ class Bench:
             shared = SHARED_ROWS if options.rows is None else min(SHARED_ROWS, options.rows)
             fill(small, shared, options.shapes)
             big = stack.enter_context(started('big', options.siblings))
-            self.add([fill(big, options.rows, options.shapes)])
+            self.add(fill(big, options.rows, options.shapes))
             self.time_calls({'small': small.site, 'big': big.site}, [small.data_dir, big.data_dir])
             self.add([memory(big)])
             for where, home in (('small', small), ('big', big)):

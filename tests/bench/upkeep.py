@@ -18,6 +18,8 @@ from nipapd.embedded import EmbeddedPostgres
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 MOST_CHECK_S, MOST_REPAIR_S = 60, 30
+MOST_BEHIND_S, EVENTS_TIMEOUT_S = 5, 300
+BEHIND = 'SELECT (SELECT settled FROM event_state) < (SELECT max(id) FROM audit_log)'
 # Rows of everything that is derived and that a repair writes: counters, text, free ranges, totals.
 DAMAGE = """
 UPDATE prefix SET children = children + 1, used_addresses = used_addresses + 1
@@ -44,6 +46,19 @@ def settle(data_dir: Path) -> None:
     with session(data_dir) as cursor:
         cursor.execute('VACUUM (ANALYZE)')
         cursor.execute('CHECKPOINT')
+
+
+def time_events(data_dir: Path) -> Measure:
+    """How long what was imported still waits for being delivered; until then a process is busy with it."""
+    start = time.monotonic()
+    with session(data_dir) as cursor:
+        while (seconds := time.monotonic() - start) < EVENTS_TIMEOUT_S:
+            cursor.execute(BEHIND)
+            if cursor.fetchone() == (False,):
+                break
+            time.sleep(0.02)
+    limit, ok = f'{MOST_BEHIND_S} s', seconds <= MOST_BEHIND_S
+    return Measure('events are behind the import', seconds, f'{seconds:.1f} s', limit, ok)
 
 
 @contextlib.contextmanager
