@@ -90,8 +90,7 @@ def selectors(expression: str) -> list[tuple[str, set[str]]]:
 Plan = dict[str, Any]
 
 EXPLAIN = """LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on;
-SET auto_explain.log_format = json; SET auto_explain.log_level = notice"""
-MOST_NOTICES = 50  # psycopg2 keeps no more
+SET auto_explain.log_format = json; SET auto_explain.log_level = notice; SET auto_explain.log_nested_statements = %s"""
 
 
 def connection_of(db: Database) -> psycopg2.extensions.connection:
@@ -100,21 +99,22 @@ def connection_of(db: Database) -> psycopg2.extensions.connection:
 
 
 @contextlib.contextmanager
-def explained(db: Database) -> Iterator[list[Plan]]:
+def explained(db: Database, *, inside: bool = False) -> Iterator[list[Plan]]:
     """What PostgreSQL does for whatever runs meanwhile: the nodes of its plans, filled in at the end.
 
-    The statements are those that are sent, and the plans those that are run, prepared ones among them.
+    The statements are those that are sent, and the plans those that are run, prepared ones among them. inside: also the
+    statements of functions.
     """
     connection = connection_of(db)
     nodes: list[Plan] = []
     with connection.cursor() as cursor:
-        cursor.execute(EXPLAIN)
-    connection.notices.clear()
+        cursor.execute(EXPLAIN, (inside,))
+    connection.notices = notices = []  # psycopg2's own list keeps 50
     yield nodes
-    notices = list(connection.notices)
+    connection.notices = []
     with connection.cursor() as cursor:
         cursor.execute('SET auto_explain.log_min_duration = -1')
-    assert 0 < len(notices) < MOST_NOTICES, f'{len(notices)} plans'
+    assert notices
     for notice in notices:
         nodes += _nodes(json.loads(notice.partition('plan:')[2])['Plan'])
 

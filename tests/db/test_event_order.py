@@ -135,6 +135,7 @@ def test_ids_of_what_was_rolled_back_are_not_waited_for(
     add('10.0.0.0/8')
     assert sequencer.step(db) == 1
 
+
 ENTRIES = """SELECT count(audit(('many', 'many', NULL, 'test')::actor, 'asn', n, 'add', NULL, '{}'))
 FROM generate_series(1, %s) n"""
 

@@ -389,3 +389,20 @@ def test_the_events_there_are_are_not_read_to_find_new_ones(db: Database) -> Non
     assert rows_read(nodes, 'event') <= new, brief(nodes)
     assert rows_read(nodes, 'audit_log') <= 2 * new, brief(nodes)
     assert db.read(lambda tx: tx.value('SELECT count(*) FROM event')) == old + new
+
+
+SPARSE = """
+INSERT INTO prefix (vrf_id, prefix, type, used_addresses, description)
+SELECT 0, set_masklen('10.0.0.0'::inet + 2 * n, 32), 'reservation', 1, 'd' FROM generate_series(0, 19999) n;
+ANALYZE prefix
+"""
+
+
+def test_many_additions_read_what_they_are_about(db: Database, backend: Backend, actor: Actor) -> None:
+    """And not everything that is stored: in an import that would be done some hundred times."""
+    attr = {'type': 'reservation', 'description': 'd'}
+    many = [{'prefix': f'192.0.{n // 256}.{n % 256}/32', **attr} for n in range(300)]
+    db.run(lambda tx: tx.execute(SPARSE))
+    with explained(db, inside=True) as nodes:
+        backend.add_prefixes(actor, many)
+    assert rows_read(nodes, 'prefix') <= 10 * len(many), brief(nodes)
