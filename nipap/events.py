@@ -46,9 +46,10 @@ _READ = """SELECT e.position, a.at, a.username, a.authenticated_as, a.full_name,
     a.object_type, a.object_id, a.action, a.before, a.after
 FROM event e JOIN audit_log a ON a.id = e.audit_id WHERE e.position > %s ORDER BY e.position LIMIT %s"""
 
+# What is oldest has the lowest positions: only the first are looked at, whether they are old or not.
 _REMOVE = """WITH gone AS (DELETE FROM event WHERE position IN (
-    SELECT position FROM event WHERE position <= %s AND audit_id <= %s
-    AND created < now() - %s * interval '1 hour' ORDER BY position LIMIT %s) RETURNING position)
+    SELECT position FROM (SELECT * FROM event ORDER BY position LIMIT %s) first WHERE position <= %s AND audit_id <= %s
+    AND created < now() - %s * interval '1 hour') RETURNING position)
 UPDATE event_state SET removed = (SELECT max(position) FROM gone) WHERE EXISTS (SELECT FROM gone)"""
 
 
@@ -139,7 +140,7 @@ def remove_old(tx: Transaction, hours: int, *, kafka: bool) -> int:
     ) or (0, 0, 0, 0)
     floor = min([last, *(cursor for cursor in (hooks, kafka_cursor if kafka else None) if cursor is not None)])
     tx.execute("DELETE FROM dead_letter WHERE added < now() - %s * interval '1 day'", (DEAD_LETTER_DAYS,))
-    return tx.execute(_REMOVE, (floor, settled, hours, REMOVED_AT_ONCE))
+    return tx.execute(_REMOVE, (REMOVED_AT_ONCE, floor, settled, hours))
 
 
 # ---------------------------------------------------------------- what is told

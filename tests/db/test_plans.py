@@ -406,3 +406,13 @@ def test_many_additions_read_what_they_are_about(db: Database, backend: Backend,
     with explained(db, inside=True) as nodes:
         backend.add_prefixes(actor, many)
     assert rows_read(nodes, 'prefix') <= 10 * len(many), brief(nodes)
+
+
+def test_events_are_not_read_to_find_old_ones(db: Database) -> None:
+    """Once in a minute, of all that were in a day."""
+    db.run(lambda tx: tx.execute('INSERT INTO event SELECT n, n FROM generate_series(1, 20000) n'))
+    db.run(lambda tx: tx.execute('UPDATE event_state SET settled = 20000, last_position = 20000'))
+    db.run(lambda tx: tx.execute('ANALYZE event'))
+    with explained(db) as nodes:
+        assert db.run(lambda tx: events.remove_old(tx, 1, kafka=False)) == 0
+    assert rows_read(nodes, 'event') <= events.REMOVED_AT_ONCE, brief(nodes)
