@@ -1,0 +1,67 @@
+"""Networks as people write them."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import IPy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nipap.addresses import Network, parse_network
+from nipap.errors import NipapValueError
+
+GROUPS = st.lists(st.sampled_from((0, 0, 0, 1, 0xFFFF)) | st.integers(0, 0xFFFF), min_size=8, max_size=8)
+
+
+def number_of(groups: list[int]) -> int:
+    number = 0
+    for group in groups:
+        number = number << 16 | group
+    return number
+
+
+def spellings(groups: list[int]) -> set[str]:
+    """Ways to write one address (RFC 4291, 2.2)."""
+    address = ipaddress.IPv6Address(number_of(groups))
+    dotted = '.'.join(map(str, address.packed[-4:]))
+    return {
+        str(address),
+        str(address).upper(),
+        address.exploded,
+        ':'.join(f'{group:x}' for group in groups),
+        ':'.join(f'{group:x}' for group in groups[:6]) + f':{dotted}',
+    }
+
+
+@given(GROUPS)
+def test_ipv6_is_written_as_ipy_does(groups: list[int]) -> None:
+    written = IPy.IP(number_of(groups), ipversion=6).strCompressed()
+    for text in spellings(groups):
+        assert parse_network(text) == Network(f'{written}/128', 6, 128), text
+
+
+@pytest.mark.parametrize(
+    ('text', 'network'),
+    [
+        ('::1.2.3.4', '::102:304/128'),
+        ('::ffff:1.2.3.4', '::ffff:1.2.3.4/128'),
+        ('::1.2.0.0/112', '::102:0/112'),
+        ('::01.2.3.4', '::102:304/128'),
+        ('0001::/16', '1::/16'),
+        ('::', '::/128'),
+        (' 10.0.0.0/8 ', '10.0.0.0/8'),
+    ],
+)
+def test_what_is_read_is_written_in_one_way(text: str, network: str) -> None:
+    assert parse_network(text).text == network
+
+
+@pytest.mark.parametrize(
+    'text', ['10', '10/8', '1234', '0', 'ff', '0x0a000000', '1-2', '10.1/16', '::1.2.3', '1:', ':', '1::2::3', '::g']
+)
+def test_numbers_and_parts_of_addresses_are_no_networks(text: str) -> None:
+    """IPy takes 1234 for 0.0.4.210, and 10 for 10.0.0.0."""
+    with pytest.raises(NipapValueError, match='Invalid syntax for prefix'):
+        parse_network(text)
