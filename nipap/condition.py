@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 Compared = tuple[str, tuple[Any, ...]]
+
+
+PLAIN = 'plain'  # the operator ~* with an expression that `patterns.is_plain`
+PLAIN_LOOK = "(w.words ILIKE %s OR lower('I') <> 'i' AND w.words ~* %s)"
 
 
 @dataclass(frozen=True)
@@ -19,9 +24,25 @@ class Guard:
 
     def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         """A condition with this before it. The ids are looked up once, before the rows are."""
-        words = ' AND '.join(f'w.words {operator} %s' for operator, _ in self.terms)
+        looks = [_look(operator, value) for operator, value in self.terms]
+        words = ' AND '.join(look for look, _ in looks)
         ids = f'SELECT w.prefix_id FROM {self.TABLE} w WHERE {words}'
-        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (*(value for _, value in self.terms), *params)
+        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (*(param for _, some in looks for param in some), *params)
+
+
+def _look(operator: str, value: str) -> Compared:
+    """What finds at least the words for which an operator holds."""
+    if operator != PLAIN:
+        return f'w.words {operator} %s', (value,)
+    # What the index finds is compared as well, 60,000 texts of a common word; by ILIKE in half the time. It writes all
+    # in small letters first: no matter for ASCII, but where the small I is no i. Elsewhere PostgreSQL drops the OR when
+    # it plans.
+    return PLAIN_LOOK, (f'%{literally(value).replace(".", "_")}%', value)
+
+
+def literally(value: object) -> str:
+    """A value for LIKE that stands for itself."""
+    return re.sub(r'([\\%_])', r'\\\1', str(value))
 
 
 @dataclass(frozen=True)

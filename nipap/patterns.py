@@ -69,6 +69,11 @@ def has_signs(pattern: str) -> bool:
     return _SPECIAL.search(pattern) is not None
 
 
+def is_plain(pattern: str) -> bool:
+    """Whether it stands for itself and is ASCII, but for dots, which stand for any character."""
+    return pattern.isascii() and not has_signs(pattern)
+
+
 def weight(pattern: str) -> int:
     """A rough measure of what there is to read beside plain characters."""
     return sum(_BOUND_WEIGHT if sign == '{' else 1 for sign in _signs(pattern))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -26,7 +25,20 @@ from nipap.attributes import (
     read_value,
     shown,
 )
-from nipap.condition import AND, EVERYTHING, LEAF, OR, Compared, Condition, Guard, Step, all_of, assemble
+from nipap.condition import (
+    AND,
+    EVERYTHING,
+    LEAF,
+    OR,
+    PLAIN,
+    Compared,
+    Condition,
+    Guard,
+    Step,
+    all_of,
+    assemble,
+    literally,
+)
 from nipap.errors import (
     NipapInputError,
     NipapMissingInputError,
@@ -223,7 +235,8 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
         return EVERYTHING
     guard = None
     if wanted and patterns.is_simple(text):
-        guard = _words_guard(attribute, operator, patterns.for_lines(text))
+        plain = operator == '~*' and patterns.is_plain(text)
+        guard = _words_guard(attribute, *((PLAIN, text) if plain else (operator, patterns.for_lines(text))))
     # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
     compared = _as_text(attribute, sql, or_nil=wanted and not patterns.has_signs(text))
     return Condition(f'{compared} {operator} %s', (*params, text), (text,), guard=guard)
@@ -336,12 +349,7 @@ def _line(attribute: Attribute, value: object) -> str:
     """The pattern of text in which the line of an attribute is a value; its ends help to find short ones."""
     before = '' if attribute.name == 'comment' else '%\n'
     after = '' if attribute.name == 'customer_id' else '\n%'
-    return f'{before}{_literally(value)}{after}'
-
-
-def _literally(value: object) -> str:
-    """A value for LIKE that stands for itself."""
-    return re.sub(r'([\\%_])', r'\\\1', str(value))
+    return f'{before}{literally(value)}{after}'
 
 
 def _enum(attribute: Attribute, value: object) -> Any:
