@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from typing import NamedTuple
@@ -62,23 +63,25 @@ def parse_network(value: object) -> Network:
 
 
 def _read_v6(address: str) -> tuple[int, str]:
-    """An IPv6 address as a number and as text (RFC 5952), thirty times as fast as with IPy where the C library can.
+    """An IPv6 address as a number and as text (RFC 5952).
 
-    It writes the last 32 bits of some in dots; IPy and our clients never do.
+    The C library does it in a thirtieth of IPy's time, but reads less, and ends with dots what IPy does not.
 
     :raises ValueError: it is none.
     """
-    try:
+    with contextlib.suppress(OSError):
         packed = socket.inet_pton(socket.AF_INET6, address)
-    except OSError:
-        packed = IPy.IP(address, ipversion=6).int().to_bytes(16)
-    written = socket.inet_ntop(socket.AF_INET6, packed)
-    return int.from_bytes(packed), IPy.IP(address).strCompressed() if '.' in written else written
+        written = socket.inet_ntop(socket.AF_INET6, packed)
+        if '.' not in written:
+            return int.from_bytes(packed), written
+    ip = IPy.IP(address)
+    return ip.int(), ip.strCompressed()
 
 
 def first_address(network: str) -> int:
     """The first address of a network, as PostgreSQL writes it, as a number."""
-    return int(IPy.IP(network.partition('/')[0]).int())
+    address = network.partition('/')[0]
+    return int.from_bytes(socket.inet_pton(socket.AF_INET6 if ':' in address else socket.AF_INET, address))
 
 
 def parse_route_target(value: object) -> tuple[str, int]:

@@ -93,6 +93,11 @@ EXPLAIN = """LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET aut
 SET auto_explain.log_format = json; SET auto_explain.log_level = notice; SET auto_explain.log_nested_statements = %s"""
 
 
+# So many entries of the audit log.
+AUDIT_ENTRIES = """SELECT count(audit(('many', 'many', NULL, 'test')::actor, 'asn', n, 'add', NULL, '{}'))
+FROM generate_series(1, %s) n"""
+
+
 def connection_of(db: Database) -> psycopg2.extensions.connection:
     """The connection that the next call uses."""
     return db.read(lambda tx: tx._cursor.connection)

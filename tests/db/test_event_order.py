@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from support import AUDIT_ENTRIES
 
 from nipap import events, webhook
 from nipap.authlib import Actor
@@ -136,14 +137,10 @@ def test_ids_of_what_was_rolled_back_are_not_waited_for(
     assert sequencer.step(db) == 1
 
 
-ENTRIES = """SELECT count(audit(('many', 'many', NULL, 'test')::actor, 'asn', n, 'add', NULL, '{}'))
-FROM generate_series(1, %s) n"""
-
-
 def test_what_waits_is_done_with_as_it_gets_positions(db: Database, sequencer: Sequencer) -> None:
     """Or the first of it would be looked at for each of the later."""
     many = events.SEQUENCED_AT_ONCE
-    db.run(lambda tx: tx.execute(ENTRIES, (3 * many + 1,)))
+    db.run(lambda tx: tx.execute(AUDIT_ENTRIES, (3 * many + 1,)))
     for n in (1, 2, 3):
         assert sequencer.step(db) == many
         assert settled(db) == n * many
@@ -157,7 +154,7 @@ def test_while_more_comes_than_is_given_at_once_what_was_done_is_left_behind(
     """An import takes minutes, and there always is one transaction at least that runs."""
     many = events.SEQUENCED_AT_ONCE
     for n in range(8):
-        db.run(lambda tx: tx.execute(ENTRIES, (many,)))
+        db.run(lambda tx: tx.execute(AUDIT_ENTRIES, (many,)))
         with late.cursor() as cursor:
             cursor.execute(LATE, (n + 1, n + 1))
             given = sequencer.step(db)

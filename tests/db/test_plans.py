@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import Plan, explained
+from support import AUDIT_ENTRIES, Plan, explained
 
 from nipap import check, events, prefix_search
 from nipap.authlib import Actor
@@ -371,16 +371,12 @@ def test_what_several_changes_added_is_found_by_their_numbers(db: Database, back
         assert rows_read(nodes, 'audit_log', 'prefix') <= FEW, brief(nodes)
 
 
-ENTRIES = """SELECT count(audit(('many', 'many', NULL, 'test')::actor, 'asn', n, 'add', NULL, '{}'))
-FROM generate_series(1, %s) n"""
-
-
 def test_the_events_there_are_are_not_read_to_find_new_ones(db: Database) -> None:
     """Also when there is so much that is new that PostgreSQL merges the two."""
     old, new = 20_000, 1500
     sequencer = events.Sequencer()
     assert sequencer.step(db) == 0
-    db.run(lambda tx: tx.execute(ENTRIES, (old + new,)))
+    db.run(lambda tx: tx.execute(AUDIT_ENTRIES, (old + new,)))
     db.run(lambda tx: tx.execute('INSERT INTO event SELECT n, n FROM generate_series(1, %s) n', (old,)))
     db.run(lambda tx: tx.execute('UPDATE event_state SET settled = %s, last_position = %s', (old, old)))
     db.run(lambda tx: tx.execute('ANALYZE event, audit_log'))

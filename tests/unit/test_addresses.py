@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap.addresses import Network, parse_network
+from nipap.addresses import Network, first_address, parse_network
 from nipap.errors import NipapValueError
 
 GROUPS = st.lists(st.sampled_from((0, 0, 0, 1, 0xFFFF)) | st.integers(0, 0xFFFF), min_size=8, max_size=8)
@@ -40,6 +40,12 @@ def test_ipv6_is_written_as_ipy_does(groups: list[int]) -> None:
     written = IPy.IP(number_of(groups), ipversion=6).strCompressed()
     for text in spellings(groups):
         assert parse_network(text) == Network(f'{written}/128', 6, 128), text
+        assert first_address(text) == number_of(groups), text
+
+
+def test_the_first_address_of_a_network_is_a_number() -> None:
+    assert first_address('10.0.0.0/8') == first_address('10.0.0.0') == 10 << 24
+    assert first_address('2001:db8::/32') == 0x20010DB8 << 96
 
 
 @pytest.mark.parametrize(
