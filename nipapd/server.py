@@ -35,7 +35,7 @@ from nipap import tracer
 from nipap.errors import NipapError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest_problems import told
 from nipapd.fibers import Fibers
-from nipapd.streams import REQUEST_ID, Stream, TlsStream, last_answer
+from nipapd.streams import REQUEST_ID, SAFE, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS
 
 if TYPE_CHECKING:
@@ -496,7 +496,8 @@ class _Answer:
         call = tracer.current()
         request_id = call.request_id if call else tracer.request_id(self._request.headers.get(REQUEST_ID))
         code, kind, body = told(self._request.path, error, request_id)
-        named = {'Content-Type': kind, 'Content-Length': str(len(body)), REQUEST_ID: request_id, **dict(headers)}
+        named = {'Content-Type': kind, 'Content-Length': str(len(body)), REQUEST_ID: request_id, **dict(SAFE)}
+        named |= dict(headers)
         if stream_of(self._connection).hsts:
             named[HSTS[0]] = HSTS[1]
         start = ResponseStartLine('HTTP/1.1', code, HTTPStatus(code).phrase)

@@ -13,12 +13,14 @@ from nipapd.tls import HSTS
 log = logging.getLogger(__name__)
 
 REQUEST_ID = 'X-Request-ID'
+# Of every answer that no application gives: browsers neither guess its type nor store it.
+SAFE = (('X-Content-Type-Options', 'nosniff'), ('Cache-Control', 'no-store'))
 MALFORMED = b'HTTP/1.1 400 Bad Request\r\n\r\n'  # as Tornado answers what is no HTTP
 
 
 def last_answer(status: str, body: bytes, kind: str = 'text/plain', *headers: tuple[str, str]) -> bytes:
     """An answer after which the connection ends."""
-    named = (('Connection', 'close'), ('Content-Type', kind), ('Content-Length', str(len(body))), *headers)
+    named = (('Connection', 'close'), ('Content-Type', kind), ('Content-Length', str(len(body))), *SAFE, *headers)
     lines = (f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in named), '', '')
     return '\r\n'.join(lines).encode() + body
 

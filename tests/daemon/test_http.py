@@ -48,10 +48,15 @@ def make(daemon: DaemonFactory, database_options: dict[str, str]) -> MakeTarget:
 
 
 def heads(answer: bytes) -> list[bytes]:
-    """The beginnings of all answers, each of which has an id and names no program."""
+    """The beginnings of all answers, each of which has an id, names no program, and is neither sniffed nor stored."""
     found = [match[0] for match in ANSWER.finditer(answer)]
     for head in found:
-        assert head.lower().count(b'\r\nx-request-id: ') == 1, head
+        for wanted in (
+            rb'x-request-id: ',
+            rb'x-content-type-options: nosniff\r',
+            rb'cache-control: no-(store|cache)\r',
+        ):
+            assert len(re.findall(rb'\r\n' + wanted, head.lower())) == 1, head
         assert not re.search(rb'\r\nserver:|tornado|werkzeug|python', head, re.IGNORECASE), head
     return found
 
