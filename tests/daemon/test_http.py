@@ -122,6 +122,25 @@ def test_hosts_with_and_without_ports(make: MakeTarget, host: str) -> None:
     assert 'Traceback' not in target.running.log()
 
 
+def test_headers_that_are_too_large_are_refused(make: MakeTarget) -> None:
+    target = make()
+    whole, filling = target.request(VERSION), b'x' * 200_000
+    lines = b''.join(b'X-Line-%d: %s\r\n' % (number, b'y' * 90) for number in range(2000))
+    for head in (
+        b'GET / HTTP/1.1\r\nHost: x\r\nCookie: ' + filling + b'\r\n\r\n',
+        b'POST /api/v1/vrfs HTTP/1.1\r\nHost: x\r\n' + lines + b'\r\n',
+        b'GET /' + filling + b' HTTP/1.1\r\nHost: x\r\n\r\n',
+        filling * 20,
+    ):
+        answer = target.say(whole, head)
+        assert statuses(answer) == [200, 431]
+        assert answer.endswith(b'The headers of the request are too large, 65536 bytes are accepted.\n')
+    fits = b'GET /XMLRPC HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: ' + filling[:65_000] + b'\r\n\r\n'
+    assert statuses(target.say(fits)) == [405]
+    assert statuses(target.say(target.head('Transfer-Encoding: chunked'), b'1;' + filling)) in ([], [400])
+    assert 'Traceback' not in target.running.log()
+
+
 def test_garbage_behind_requests_is_refused_by_itself(make: MakeTarget) -> None:
     target = make()
     whole = target.request(VERSION)
