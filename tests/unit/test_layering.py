@@ -79,6 +79,7 @@ FLOORS = {
 DAEMON = (
     'logs',
     'launch',
+    'locks',
     'pidfile',
     'tls',
     'values',
