@@ -84,6 +84,7 @@ DAEMON = (
     'tls',
     'values',
     'config',
+    'binaries',
     'embedded',
     'prefork',
     'fibers',
