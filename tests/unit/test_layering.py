@@ -84,6 +84,8 @@ DAEMON = (
     'tls',
     'values',
     'config',
+    'identity',
+    'accounts',
     'binaries',
     'embedded',
     'prefork',
