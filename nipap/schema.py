@@ -19,6 +19,14 @@ from nipap.transaction import Inside, Transaction
 log = logging.getLogger('nipap.schema')
 LOCK = 5_466_127  # the key of the advisory lock; any number that nobody else uses
 
+ENCODING = 'UTF8'
+MIGRATING = 'docs/migrating.md'
+
+# Tables of NIPAP, whose schema is another one, wherever in the database they are.
+_PREDECESSOR = """SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relname IN ('ip_net_plan', 'ip_net_vrf', 'ip_net_pool', 'ip_net_asn', 'ip_net_log')
+ORDER BY 1"""
+
 BOOKKEEPING = """
 CREATE TABLE IF NOT EXISTS schema_migration (
     version integer CONSTRAINT schema_migration_pkey PRIMARY KEY,
@@ -93,6 +101,30 @@ def version(db: Database | Inside) -> int:
     return db.read(read)
 
 
+def predecessor(db: Database | Inside) -> list[str]:
+    """Return the tables of NIPAP that the database holds."""
+    return [str(name) for (name,) in db.read(lambda tx: tx.all(_PREDECESSOR))]
+
+
+def check_database(db: Database | Inside) -> None:
+    """Refuse a database that must not get the schema, or that cannot hold every text. Changes nothing.
+
+    :raises NipapError: its encoding is another one than UTF8, or it is a database of NIPAP.
+    """
+    encoding = db.read(lambda tx: tx.value('SHOW server_encoding'))
+    if encoding != ENCODING:
+        raise NipapError(
+            f'the database has the encoding {encoding}, {ENCODING} is needed; nothing was changed: '
+            f'make another one with createdb --encoding {ENCODING} --template template0'
+        )
+    tables = predecessor(db)
+    if tables and version(db) == 0:
+        raise NipapError(
+            f'this is a database of NIPAP ({", ".join(tables)}), and addresses in it would be taken for free; '
+            f'nothing was changed: {MIGRATING} says how its contents are brought over'
+        )
+
+
 def due(db: Database) -> bool:
     """Whether migrate would change anything."""
     if version(db) < latest():
@@ -108,8 +140,9 @@ def fingerprint() -> str:
 def migrate(db: Database | Inside) -> list[int]:
     """Bring the database to the latest version; returns the versions that were applied.
 
-    :raises NipapError: when the database is newer than this program.
+    :raises NipapError: the database is newer than this program, or must not get the schema.
     """
+    check_database(db)
     applied: list[int] = []
     while True:
         step = db.run(_next_step)
