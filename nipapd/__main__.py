@@ -37,11 +37,11 @@ from nipap.db import Database
 from nipap.errors import NipapError, NipapUnavailableError
 from nipap.local_users import UserFileError
 from nipap.login_limits import LoginCounts
-from nipapd import admin, logs, senders, systemd, tls
-from nipapd.accounts import create_first_user
-from nipapd.config import Config, ConfigError, DaemonSettings, TracingSettings, load
+from nipapd import accounts, admin, logs, senders, systemd, tls
+from nipapd.config import NOT_TRACED, Config, DaemonSettings, TracingSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.identity import Identity, find_user
+from nipapd.inifile import ConfigError
 from nipapd.launch import Launch, StartError, in_background, say
 from nipapd.listening import ListenError, Listening
 from nipapd.locks import open_lock
@@ -49,6 +49,7 @@ from nipapd.metrics import Board
 from nipapd.pidfile import PidFileError, pid_file
 from nipapd.prefork import EXIT_FAILED, EXIT_OK, SHOW_STACK, Generation, HandlerMain, Pulse, Supervisor
 from nipapd.server import Shares
+from nipapd.values import forget_database_variables
 from nipapd.worker import Listeners, Service
 
 log = logging.getLogger('nipapd')
@@ -76,14 +77,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error))
         return EXIT_USAGE
     if config.version:
-        print(f'nipapd {__version__}')
+        print(f'nipapd version: {__version__}')
         return EXIT_OK
+    forget_database_variables(os.environ)
+    if config.check_config:
+        return check_config(config)
     if config.db_version:
         return reporting_errors(lambda: print_db_version(config))
     if config.nipapd.foreground:
         return reporting_errors(lambda: run(config, Launch(), lambda: load(given)))
     reread = from_directory(os.getcwd(), lambda: load(given))
     return in_background(lambda launch: reporting_errors(lambda: run(config, launch, reread)))
+
+
+def check_config(config: Config) -> int:
+    """Say whether a daemon could work with the configuration; nothing is started or made."""
+    configure_log(config.nipapd)
+    for warning in config.warnings:
+        say(warning)
+    prepare_tracing(config.tracing)
+    try:
+        tls_context(config.nipapd)
+        accounts.check(config, Identity.configured(config.nipapd))
+    except (*EXPECTED, OSError) as error:
+        say(str(error))
+        return EXIT_USAGE
+    print(f'{config.path or "no file"}: the configuration can be used')
+    return EXIT_OK
 
 
 def from_directory(directory: str, read: Callable[[], Config]) -> Callable[[], Config]:
@@ -117,10 +137,11 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         configure_log(settings)
         for warning in config.warnings:
             log.warning('%s', warning)
-        prepare_tracing(config.tracing)
+        config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
         listening = stack.enter_context(Listening(systemd.take_sockets(os.environ)))
         listeners = listening.open(settings, tls_context(settings))
         identity = Identity.configured(settings)
+        accounts.check(config, identity)
         make_data_dir(config)
         stack.enter_context(serving(config))
         if settings.pid_file is not None:
@@ -128,14 +149,14 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         postgres = stack.enter_context(Keeper(config, identity)) if config.embedded else None
         dsn = postgres.dsn() if postgres else config.dsn
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
-        create_first_user(config, identity)
+        accounts.create_first_user(config, identity)
         detach(launch, config, None if postgres else identity)
         if identity and not postgres:
             identity.assume()
         board = None if settings.forks < 0 else Board()
         service = service_of(config, dsn, listeners, LoginCounts(shared=True), board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
-        renewal = Renewal(config, service, reread, listening, launch)
+        renewal = Renewal(config, service, reread, listening, launch, identity if postgres else None)
         return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
 
 
@@ -151,18 +172,22 @@ def configure_log(settings: DaemonSettings) -> None:
     )
 
 
-def prepare_tracing(settings: TracingSettings) -> None:
-    """Have what traces need, if there are to be any: OpenTelemetry is not there unless it was asked for."""
+def prepare_tracing(settings: TracingSettings) -> TracingSettings:
+    """Import what traces need, and return the settings; without OpenTelemetry nothing is traced."""
     if not settings.is_on:
-        return
+        return settings
     try:
         from nipapd import tracing
 
         tracing.prepare(settings)
     except ImportError as error:
-        raise StartError(
-            f"[tracing] is configured and OpenTelemetry is not installed ({error}): pip install 'nipapd[tracing]'"
-        ) from error
+        log.warning(
+            '[tracing] is configured and OpenTelemetry is not installed (%s), so nothing is traced: '
+            "pip install '.[tracing]' in the directory of nipapd's source",
+            error,
+        )
+        return NOT_TRACED
+    return settings
 
 
 def service_of(
@@ -292,9 +317,16 @@ class Renewal:
     """Has handlers replaced by such as know the configuration as it is now."""
 
     def __init__(
-        self, config: Config, service: Service, reread: Callable[[], Config], listening: Listening, launch: Launch
+        self,
+        config: Config,
+        service: Service,
+        reread: Callable[[], Config],
+        listening: Listening,
+        launch: Launch,
+        identity: Identity | None,
     ) -> None:
         self._launch = launch
+        self._identity = identity  # of handlers, where it is not that of this process
         self._config = config
         self._service = service
         self._reread = reread
@@ -359,7 +391,8 @@ class Renewal:
         read = self._reread()
         config, fixed = applicable(self._config, read)
         settings, context = config.nipapd, tls_context(config.nipapd)
-        prepare_tracing(config.tracing)
+        config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
+        accounts.check(config, self._identity)
         dsn = self._service.dsn if config.embedded else config.dsn
         if dsn != self._service.dsn:
             prepare_schema(dsn, install=config.auto_install_db, config=config)
@@ -596,7 +629,7 @@ def print_db_version(config: Config) -> int:
         found = schema.version(db)
         if not found:
             schema.check_database(db)
-        print(found)
+        print(f'nipap db schema: {found}')
     return EXIT_OK
 
 

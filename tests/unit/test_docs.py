@@ -93,6 +93,12 @@ def test_make_check_and_ci_run_the_same() -> None:
     assert {command.replace('$(BIN)', '.venv/bin') for command in checked} == in_ci
 
 
+def test_nobody_is_sent_to_an_index_that_does_not_have_this_package() -> None:
+    """`pip install 'nipapd[kafka]'` asks a public index."""
+    texts = [*DOCUMENTS, *ROOT.glob('etc/*'), *ROOT.glob('nipap*/**/*.py')]
+    assert [path for path in texts if re.search(r"install\W+'?nipapd", path.read_text())] == []
+
+
 # ---- options, exit codes, names
 
 

@@ -83,6 +83,8 @@ DAEMON = (
     'pidfile',
     'tls',
     'values',
+    'commandline',
+    'inifile',
     'config',
     'identity',
     'accounts',
