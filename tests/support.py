@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import promql_parser
+import psycopg2.extensions
 import yaml
 from daemon_process import Daemon
 
 from nipap import connecting, waiting
 
 if TYPE_CHECKING:
-    import psycopg2.extensions
-
     from nipap.db import Database
     from nipapd.fibers import Fibers
 
@@ -40,6 +39,12 @@ FACTS = (
 )
 
 DaemonFactory = Callable[..., Daemon]
+
+
+def options_of(dsn: str) -> dict[str, str]:
+    """Return the settings of [nipapd] with which a daemon uses this database."""
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items() if libpq in parts}
 
 
 def facts(db: Database) -> list[list[tuple[Any, ...]]]:

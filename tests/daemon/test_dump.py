@@ -21,8 +21,7 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
-from psycopg2.extensions import parse_dsn
-from support import DATABASE_OPTIONS, DaemonFactory, facts
+from support import DaemonFactory, facts, options_of
 
 from nipap import check, schema
 from nipap.authlib import Actor
@@ -63,10 +62,8 @@ class Site:
     """A configured database and the accounts beside it."""
 
     def __init__(self, dsn: str, directory: Path, **settings: str) -> None:
-        parts = parse_dsn(dsn)
-        database = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
         parser = RawConfigParser()
-        parser.read_dict({'nipapd': {**database, **settings}})
+        parser.read_dict({'nipapd': {**options_of(dsn), **settings}})
         self.path, self.data_dir = directory / 'nipap.conf', directory
         with self.path.open('w') as file:
             parser.write(file)

@@ -16,14 +16,13 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import READY, Daemon, free_port
-from support import DaemonFactory
+from support import DaemonFactory, options_of
 from talking import (
     Configured,
     await_that,
     call,
     client,
     connections,
-    database_settings,
     handlers,
 )
 
@@ -86,7 +85,7 @@ def test_handlers_share_the_connections(configured: Configured) -> None:
 
 
 def test_eight_daemons_install_one_database_at_once(daemon: DaemonFactory, empty_dsn: str) -> None:
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     started = [daemon('--auto-install-db', config=config, start=False).spawn() for _ in range(8)]
     for running in started:
         await_that(lambda running=running: READY.search(running.log()), 'serving', 60)
@@ -97,7 +96,7 @@ def test_eight_daemons_install_one_database_at_once(daemon: DaemonFactory, empty
 
 
 def test_a_database_without_schema_needs_permission_to_install(daemon: DaemonFactory, empty_dsn: str) -> None:
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
     assert refused.log() == (
@@ -115,7 +114,7 @@ def install_changed(dsn: str, statement: str) -> None:
 
 def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empty_dsn: str) -> None:
     install_changed(empty_dsn, "UPDATE schema_functions SET fingerprint = 'older'")
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
     assert '--auto-upgrade-db or with nipap-admin migrate' in refused.log()
@@ -124,7 +123,7 @@ def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empt
 
 def test_a_newer_schema_is_left_alone(daemon: DaemonFactory, empty_dsn: str) -> None:
     install_changed(empty_dsn, "INSERT INTO schema_migration (version, name) VALUES (9999, 'later')")
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon('--auto-upgrade-db', config=config, start=False).spawn()
     assert refused.wait() == 1
     assert 'version 9999' in refused.log()
