@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from configparser import RawConfigParser
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Else each of hundreds of processes would compile the same modules again.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
 
 # How long an example takes is the machine's business.
 settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
