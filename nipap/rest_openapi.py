@@ -5,7 +5,6 @@ What an attribute means is said in `nipap.attributes`, what a call does in the d
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -16,9 +15,8 @@ from flask import Flask, Response
 from flask.globals import request_ctx
 from werkzeug.exceptions import NotFound
 
-from nipap import __version__
+from nipap import __version__, calls
 from nipap.attributes import MAX_ASN, Attribute
-from nipap.backend import Backend
 from nipap.paging import MOST
 from nipap.rest_objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest_problems import CONTENT_TYPE, STATUSES
@@ -330,7 +328,7 @@ def _operation(
 
 def _of(method: str) -> str:
     """What a method of the backend says about itself."""
-    return inspect.getdoc(getattr(Backend, method)) or ''
+    return calls.find(method).doc
 
 
 # ---- paths

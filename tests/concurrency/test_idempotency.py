@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nipap.calls import Request
+
 from .aftermath import Scene
 from .clients import Client, Job
 
@@ -20,7 +22,7 @@ def add_keyed(client: Client, keys: list[str]) -> list[Any]:
     answers = {}
     for key in client.random.sample(keys, len(keys)):
         members = {'attr': {'description': key}, 'args': ARGS}
-        answers[key] = client.backend.once(same_user, 'add_prefix', members, key)
+        answers[key] = client.backend.perform(same_user, Request('add_prefix', members, key))
     return [answers[key] for key in keys]
 
 

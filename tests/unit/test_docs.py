@@ -12,7 +12,7 @@ import pytest
 from test_layering import FLOORS, ROOT
 
 from nipap import __version__, errors
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 from nipap.cli import main as cli
 from nipapd import __main__, maintenance, passwd
 
@@ -144,7 +144,7 @@ def test_the_readme_has_every_fault_code() -> None:
 
 def test_the_readme_has_every_method() -> None:
     text = README.read_text()
-    for method in METHODS:
+    for method in CALLS:
         verb, _, kind = method.rpartition('_')
         assert f'`{method}`' in text or (f'`{verb}_`' in text and f'`{kind}`' in text), method
 

@@ -24,6 +24,7 @@ FLOORS = {
         'tracer',
         'wire',
         'packed',
+        'answers',
         'addresses',
         'patterns',
         'attributes',
@@ -57,7 +58,9 @@ FLOORS = {
         'webhooks',
         'batch',
         'pattern_trial',
-        'smart_search',
+        'kinds',
+        'searching',
+        'calls',
         'backend',
     ),
     'transports': (
