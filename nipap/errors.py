@@ -165,16 +165,16 @@ class Problems:
         try:
             return read(*args)
         except NipapError as error:
-            self.found.append(error)
+            self.note(error)
             return default  # type: ignore[no-any-return]  # never used: `check` raises before
 
     def note(self, error: NipapError) -> None:
-        """Note an error."""
-        self.found.append(error)
+        """Note an error, and those that are attached to it."""
+        self.found += [error, *error.others]
 
     def check(self) -> None:
         """Raise the first error that was noted, with the others attached."""
         if self.found:
             first, *others = self.found
-            first.others = (*first.others, *others)
+            first.others = tuple(others)
             raise first

@@ -54,6 +54,7 @@ from nipap.rest_objects import (
     tag_of,
 )
 from nipap.rest_problems import http_problem, internal_problem, problem
+from nipap.rest_routes import served
 from nipap.spool import Spool
 from nipap.tracer import Call
 
@@ -128,7 +129,9 @@ class _Api:
         self._max_body = max_body
 
     def connect(self, app: Flask, method: str, path: str, view: View) -> None:
-        """Have requests to a path answered by a view, which is called with the actor and the parts of the path."""
+        """Answer requests to a path by a view, which is called with the actor and the parts of the path."""
+        if not served(method, path.replace('<number:key>', '{key}')):
+            return
 
         def answer(**parts: int) -> Response:
             return self._answer(f'{method} {path}', view, parts)

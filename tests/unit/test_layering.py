@@ -71,6 +71,7 @@ FLOORS = {
         'flask_xmlrpc',
         'rest_objects',
         'rest_problems',
+        'rest_routes',
         'rest_schemas',
         'rest_openapi',
         'flask_events',
