@@ -19,7 +19,7 @@ from nipap import prefix_search as searches
 from nipap import vrf as vrfs
 from nipap.attributes import parse_delta, read_boolean, shown
 from nipap.authlib import Actor
-from nipap.condition import Condition
+from nipap.condition import ByKey, Condition
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
 from nipap.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
 from nipap.prefix_view import Shape
@@ -199,7 +199,7 @@ def _list(kind: Kind, tx: Transaction, _caller: Caller, condition: Condition) ->
 def _edit(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Condition, Any]) -> list[Object]:
     condition, draft = members
     ids = kind.store.edit(tx, condition, draft, caller.actor.who)
-    return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,), by_key=True), None)
+    return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,), (ByKey(listed=True),)), None)
 
 
 def _remove(kind: Kind, tx: Transaction, caller: Caller, condition: Condition) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from nipap import pool, rows, vrf
 from nipap.attributes import PREFIX, check_names, read_integer, read_value
 from nipap.audit import Who
+from nipap.condition import ByKey
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -270,7 +271,7 @@ def only_id(spec: object) -> int | None:
 def edit_one(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who) -> list[dict[str, Any]]:
     """Edit the one prefix that a condition names, if it is there, by a draft that leaves it in its place."""
     stored = rows.facts(draft.values)
-    if condition.pinned == {'p.id'}:
+    if condition.hint(ByKey) == ByKey(frozenset({'p.id'})):
         found = '[%s]::bigint[]'
     else:  # locked as it is looked for, so that it is still the one that the condition names
         found = f'(SELECT p.id FROM {source(condition.sql)} WHERE {condition.sql} FOR NO KEY UPDATE OF p)'

@@ -26,7 +26,7 @@ def select(
     if page is not None:
         condition = behind(condition, page)
     sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order.by}'
-    if not condition.by_key:
+    if not condition.listed:
         rows = run_search(tx, sql + limit(page), condition, condition.params)
     elif page is None:
         rows = tx.all_prepared(sql, condition.params)
@@ -50,7 +50,7 @@ def limit(page: Page | None) -> str:
 
 def find_keys(tx: Transaction, sql: str, condition: Condition) -> list[int]:
     """The numbers that a statement with a condition in it selects."""
-    found = tx.all_prepared(sql, condition.params) if condition.by_key else tx.all(sql, condition.params)
+    found = tx.all_prepared(sql, condition.params) if condition.listed else tx.all(sql, condition.params)
     return [int(row[0]) for row in found]
 
 
