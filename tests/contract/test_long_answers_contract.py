@@ -253,7 +253,8 @@ def test_reads_in_a_batch_have_the_time_that_others_have(
     before = {'method': 'list_prefix', 'args': {}}
     operations = [before if reader else adding, {'method': method, 'args': {**members, 'query': query}}, before]
     actor = replace(actor, readonly=reader)
-    call = partial(hasty.once, actor, 'batch', key='key', members={'operations': operations}) if keyed else None
+    keyed_call = partial(hasty.perform, actor, Request('batch', {'operations': operations}, 'key'))
+    call = keyed_call if keyed else None
     with pytest.raises(NipapTimeoutError, match=rf'^operation 1 \({method}\): The search took too long') as caught:
         (call or partial(hasty.batch, actor, operations))()
     assert caught.value.code == 1210
