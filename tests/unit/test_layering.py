@@ -22,6 +22,7 @@ FLOORS = {
         'joining',
         'meter',
         'tracer',
+        'runtime',
         'wire',
         'packed',
         'answers',

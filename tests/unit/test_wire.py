@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from nipap import waiting, wire
 from nipap.errors import NipapInputError
+from nipap.runtime import Runtime
 
 FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
@@ -586,9 +587,9 @@ class Counting(waiting.Blocking):
 @pytest.fixture
 def turns() -> Iterator[Counting]:
     counting = Counting()
-    waiting.use(counting)
+    Runtime(counting).enter()
     yield counting
-    waiting.use(waiting.Blocking())
+    Runtime().enter()
 
 
 def test_what_is_big_is_read_and_written_in_several_turns(turns: Counting) -> None:
