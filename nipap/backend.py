@@ -203,7 +203,7 @@ class Backend:
 
     def _caller(self, actor: Actor) -> Caller:
         shape = as_found if self._alike else as_listed
-        return Caller(actor, shape, self._longest_list, self._enter, self._sleep)
+        return Caller(actor, actor.who, shape, self._longest_list, self._enter, self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         if isinstance(self.db, Inside):

@@ -18,6 +18,7 @@ from nipap import prefix as prefixes
 from nipap import prefix_search as searches
 from nipap import vrf as vrfs
 from nipap.attributes import parse_delta, read_boolean, shown
+from nipap.audit import Who
 from nipap.authlib import Actor
 from nipap.condition import ByKey, Condition
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
@@ -126,7 +127,8 @@ class Expectation:
 class Request:
     """One request: the name of a call, its members as they were sent, and the conditions under which it is made.
 
-    key: an idempotency key, checked when it is used. expectation: the state that an object must have.
+    key: an idempotency key, checked when it is used. expectation: the state that an object must have. reason, group:
+    why a change is made, and the import or bulk action that it is a part of.
     """
 
     call: str
@@ -134,6 +136,8 @@ class Request:
     key: object = None
     expectation: Expectation | None = None
     request_id: str | None = None
+    reason: str | None = None
+    group: str | None = None
 
 
 class Door(Protocol):
@@ -148,11 +152,12 @@ class Door(Protocol):
 class Caller:
     """The side that a call comes from, and the form that it wants its answer in.
 
-    shape: of prefixes. longest_list: of prefixes; a longer answer, or one that may be longer, is no list. enter: opens
-    the door to a transaction. sleep: waits.
+    who: the author of changes, as the audit log has it. shape: of prefixes. longest_list: of prefixes; a longer answer,
+    or one that may be longer, is no list. enter: opens the door to a transaction. sleep: waits.
     """
 
     actor: Actor
+    who: Who
     shape: Shape
     longest_list: int | None
     enter: Callable[[Transaction], Door]
@@ -189,7 +194,7 @@ def _seconds(value: object) -> float | None:
 
 
 def _add(kind: Kind, tx: Transaction, caller: Caller, draft: Any) -> Object:
-    return kind.find(tx, equals(kind.key, kind.store.add(tx, draft, caller.actor.who)), None)[0]
+    return kind.find(tx, equals(kind.key, kind.store.add(tx, draft, caller.who)), None)[0]
 
 
 def _list(kind: Kind, tx: Transaction, _caller: Caller, condition: Condition) -> list[Object]:
@@ -198,12 +203,12 @@ def _list(kind: Kind, tx: Transaction, _caller: Caller, condition: Condition) ->
 
 def _edit(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Condition, Any]) -> list[Object]:
     condition, draft = members
-    ids = kind.store.edit(tx, condition, draft, caller.actor.who)
+    ids = kind.store.edit(tx, condition, draft, caller.who)
     return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,), (ByKey(listed=True),)), None)
 
 
 def _remove(kind: Kind, tx: Transaction, caller: Caller, condition: Condition) -> None:
-    kind.store.remove(tx, condition, caller.actor.who)
+    kind.store.remove(tx, condition, caller.who)
 
 
 def _search(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
@@ -256,14 +261,14 @@ def _make_addition(attr: Raw, args: Raw | None) -> AddPrefix:
 
 
 def _add_prefix(tx: Transaction, caller: Caller, members: AddPrefix) -> Object:
-    prefixes.add(tx, members.draft, caller.actor.who)
+    prefixes.add(tx, members.draft, caller.who)
     return prefixes.get_added(tx, caller.shape)
 
 
 def _allocation(caller: Caller, members: AddPrefix) -> tuple[Hashable, Addition[Object]] | None:
     if members.wanted is None:
         return None
-    addition = allocate.addition(members.draft, members.wanted, caller.actor.who, caller.shape)
+    addition = allocate.addition(members.draft, members.wanted, caller.who, caller.shape)
     return (allocate.place(members.draft, members.wanted), caller.shape), addition
 
 
@@ -291,8 +296,8 @@ def _edit_prefix(
 ) -> list[Object] | Chunks:
     condition, draft = members
     if _edits_one(members):
-        return prefixes.edit_one(tx, condition, draft, caller.actor.who)
-    ids = prefixes.edit(tx, condition, draft, caller.actor.who)
+        return prefixes.edit_one(tx, condition, draft, caller.who)
+    ids = prefixes.edit(tx, condition, draft, caller.who)
     if caller.is_long(ids):
         return packed.Packed(prefixes.get_edited_apart(tx, ids))
     return prefixes.get_edited(tx, ids)
@@ -326,9 +331,9 @@ def _make_removal(named: tuple[Condition, int | None], recursive: bool) -> Remov
 
 def _remove_prefix(tx: Transaction, caller: Caller, members: RemovePrefix) -> None:
     if members.id is not None:
-        prefixes.remove_one(tx, members.id, caller.actor.who, recursive=members.recursive)
+        prefixes.remove_one(tx, members.id, caller.who, recursive=members.recursive)
     else:
-        prefixes.remove(tx, members.condition, caller.actor.who, recursive=members.recursive)
+        prefixes.remove(tx, members.condition, caller.who, recursive=members.recursive)
 
 
 def _find_free(tx: Transaction, _caller: Caller, members: tuple[vrfs.VrfName, allocate.Allocation]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from nipap import rows
 from nipap import webhook as hooks
 from nipap.attributes import read_integer, shown
-from nipap.authlib import Actor
+from nipap.audit import Who
 from nipap.errors import NipapInputError, NipapMissingInputError, NipapValueError
 from nipap.transaction import Transaction
 
@@ -21,7 +21,7 @@ class Caller(Protocol):
     """The side that a call comes from."""
 
     @property
-    def actor(self) -> Actor: ...
+    def who(self) -> Who: ...
 
 
 # ---------------------------------------------------------------- members
@@ -96,7 +96,7 @@ def _number(name: str, value: object) -> int:
 
 def add(tx: Transaction, caller: Caller, values: Object) -> Object:
     """Add a webhook for events from now on."""
-    return hooks.one(tx, hooks.add(tx, values, caller.actor.who))
+    return hooks.one(tx, hooks.add(tx, values, caller.who))
 
 
 def find(tx: Transaction, _caller: Caller, key: int | None) -> list[Object]:
@@ -107,13 +107,13 @@ def find(tx: Transaction, _caller: Caller, key: int | None) -> list[Object]:
 def edit(tx: Transaction, caller: Caller, members: tuple[int, Object]) -> list[Object]:
     """Set attributes of a webhook and return it in a list."""
     key, values = members
-    hooks.edit(tx, key, values, caller.actor.who)
+    hooks.edit(tx, key, values, caller.who)
     return [hooks.one(tx, key)]
 
 
 def remove(tx: Transaction, caller: Caller, key: int) -> None:
     """Remove a webhook."""
-    hooks.remove(tx, key, caller.actor.who)
+    hooks.remove(tx, key, caller.who)
 
 
 def dead_letters(tx: Transaction, _caller: Caller, members: tuple[int, int]) -> list[Object]:
@@ -125,4 +125,4 @@ def dead_letters(tx: Transaction, _caller: Caller, members: tuple[int, int]) -> 
 
 def send_again(tx: Transaction, caller: Caller, members: tuple[int, list[int] | None]) -> int:
     """Mark dead letters of a webhook to be sent once more and return their number."""
-    return hooks.send_again(tx, *members, caller.actor.who)
+    return hooks.send_again(tx, *members, caller.who)
