@@ -20,13 +20,13 @@ from nipap import vrf as vrfs
 from nipap.attributes import parse_delta, read_boolean, shown
 from nipap.audit import Who
 from nipap.authlib import Actor
+from nipap.chunks import Chunks
 from nipap.condition import ByKey, Condition
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
 from nipap.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
 from nipap.prefix_view import Shape
 from nipap.query import equals
 from nipap.transaction import Addition, Transaction
-from nipap.wire import Chunks
 
 Raw = Mapping[str, Any]  # the members of a call as they were sent
 

@@ -56,7 +56,7 @@ from nipap.rest_objects import (
 from nipap.rest_problems import http_problem, internal_problem, problem
 from nipap.rest_routes import served
 from nipap.spool import Spool
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 
 ROOT = '/api/v1'
 DEFAULT_SOURCE = 'nipap-rest'
@@ -139,13 +139,13 @@ class _Api:
         app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])
 
     def _answer(self, name: str, view: View, parts: Mapping[str, int]) -> Response:
-        def respond(call: Call) -> Response:
+        def respond(call: CallRecord) -> Response:
             call.method = name
             return self._respond(call, view, parts)
 
         return http_calls.answer(request_ctx.request, self._meter, respond)
 
-    def _respond(self, call: Call, view: View, parts: Mapping[str, int]) -> Response:
+    def _respond(self, call: CallRecord, view: View, parts: Mapping[str, int]) -> Response:
         try:
             actor = self._actor(request_ctx.request)
             call.user, call.source = actor.username, actor.authoritative_source

@@ -29,7 +29,7 @@ from nipap.http_auth import credentials_from_request, header_text
 from nipap.http_body import MAX_BODY, read_body
 from nipap.meter import SILENT, Meter
 from nipap.rest_objects import COUNTERS, decode
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 
 PATH = '/rest/v1/prefixes'
 
@@ -64,7 +64,7 @@ class _Endpoint:
     def view(self, name: str, call: Callable[[Actor, dict[str, str]], object]) -> Callable[[], Response]:
         """A method with authentication before it, whose answer or error is written as JSON."""
 
-        def respond(record: Call) -> Response:
+        def respond(record: CallRecord) -> Response:
             record.method = name
             return self._answer(call, record)
 
@@ -73,7 +73,7 @@ class _Endpoint:
 
         return answer
 
-    def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: Call) -> Response:
+    def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: CallRecord) -> Response:
         request: Request = request_ctx.request
         try:
             actor = self._actor(request)

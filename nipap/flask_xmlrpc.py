@@ -24,7 +24,7 @@ from nipap.http_auth import auth_options, credentials_from_request, idempotency_
 from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.meter import SILENT, Meter
 from nipap.spool import Spool
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 from nipap.wire import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
@@ -71,7 +71,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             request, self._meter, lambda record: _respond(request, self._marshaled_dispatch(request, record))
         )
 
-    def _marshaled_dispatch(self, request: Request, record: Call) -> list[bytes] | Spool:
+    def _marshaled_dispatch(self, request: Request, record: CallRecord) -> list[bytes] | Spool:
         """Authenticate, unpack, call, encode; every exception becomes a fault here."""
         try:
             credentials = credentials_from_request(request, self._authenticator)
@@ -89,7 +89,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             return [encode_fault(record.fault, f'Internal error, request id {record.request_id}')]
 
     def _call(
-        self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: Call
+        self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: CallRecord
     ) -> object:
         introspect = self._introspection.get(method)
         if introspect is not None:

@@ -14,7 +14,7 @@ from flask.globals import request_ctx
 
 from nipap import tracer
 from nipap.meter import Meter
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 
 REQUEST_ID = 'X-Request-ID'
 _CALL = 'nipap.call'
@@ -29,7 +29,7 @@ def stamp_answers(app: Flask) -> None:
 
 def _stamp(response: Response) -> Response:
     environ = request_ctx.request.environ
-    call: Call | None = environ.get(_CALL)
+    call: CallRecord | None = environ.get(_CALL)
     if call is None:  # there is no such path
         response.headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
         return response
@@ -39,7 +39,7 @@ def _stamp(response: Response) -> Response:
     return response
 
 
-def answer(request: Request, meter: Meter, respond: Callable[[Call], Response]) -> Response:
+def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Response]) -> Response:
     """The answer that `respond` makes to a call; it notes what it finds out about the call."""
     started = time.perf_counter()
     call = request.environ[_CALL] = tracer.begin(request.environ)

@@ -8,14 +8,15 @@ from typing import Any
 
 from nipap import patterns, smart_parsing, waiting
 from nipap.attributes import shown
+from nipap.chunks import Chunks
 from nipap.errors import NipapInputError, NipapMissingInputError, NipapValueError
 from nipap.kinds import Kind, Object
 from nipap.paging import Page
 from nipap.pattern_trial import refused
 from nipap.query import Condition
 from nipap.smart_parsing import FAILED, FORBIDDEN_CHARACTER, Query, SmartQuery
+from nipap.text import forbidden_character
 from nipap.transaction import Transaction
-from nipap.wire import Chunks, forbidden_character
 
 # Of characters that are all different ten times as many take PostgreSQL more memory than it gives.
 LONGEST_LITERAL = 1_000

@@ -19,12 +19,13 @@ from nipap import idempotency, prefix, prefix_search
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.calls import Request
+from nipap.chunks import Chunks
 from nipap.db import Database
 from nipap.errors import NipapError, NipapInputError, NipapTimeoutError, NipapValueError
 from nipap.packed import whole
 from nipap.rest_objects import parts_of
 from nipap.transaction import Transaction
-from nipap.wire import Chunks, encode_response
+from nipap.wire import encode_response
 
 Calls = Callable[..., Any]
 INSIDE = {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'}

@@ -18,8 +18,9 @@ from flask.testing import FlaskClient
 from nipap import errors, flask_xmlrpc
 from nipap.authlib import Actor, Credentials
 from nipap.calls import CALLS, Request
+from nipap.chunks import Chunks
 from nipap.errors import AuthenticationFailedError, NipapError
-from nipap.wire import Chunks, encode_response
+from nipap.wire import encode_response
 
 AUTH = {'authoritative_source': 'nipap'}
 PASSWORD = 'correct horse'

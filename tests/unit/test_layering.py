@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     'words': (
         'errors',
+        'text',
+        'chunks',
         'waiting',
         'joining',
         'meter',
