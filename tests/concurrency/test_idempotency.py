@@ -29,7 +29,7 @@ def add_keyed(client: Client, keys: list[str]) -> list[Any]:
 def add_or_fail(client: Client, key: str) -> Any:
     """Add the same prefix under a key of all clients' own: one gets it, the others are refused."""
     members = {'attr': {'prefix': '10.0.0.0/30', 'type': 'assignment', 'description': key}, 'args': None}
-    return client.call('once', 'add_prefix', members, key, refusals=(1400,))
+    return client.call('perform', Request('add_prefix', members, key), refusals=(1400,))
 
 
 def prepare(scene: Scene) -> None:
