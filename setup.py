@@ -6,7 +6,7 @@ The SQL of the schema lives at the top level in sql/ and is shipped as the packa
 import pathlib
 import re
 
-from setuptools import setup
+from setuptools import Distribution, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r"__version__ = '([^']+)'", (HERE / 'nipap/__init__.py').read_text())[1]
@@ -17,8 +17,20 @@ TRACING = [
     'opentelemetry-exporter-otlp-proto-http>=1.45,<2',
 ]
 
+
+class NipapDistribution(Distribution):
+    """Have an editable installation install `data_files` too: manual pages and units are there either way.
+
+    setuptools asks for `has_data` before it installs the data files of an editable wheel. Its own class lacks the
+    name, which is `has_data_files` there, so that they would be left out.
+    """
+
+    has_data = Distribution.has_data_files
+
+
 setup(
     name='nipapd',
+    distclass=NipapDistribution,
     version=VERSION,
     description='IP address management daemon: XML-RPC over PostgreSQL, made for whole networks',
     long_description=(HERE / 'README.md').read_text(),
