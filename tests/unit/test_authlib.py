@@ -514,7 +514,6 @@ def test_tokens_without_a_backend_for_them(make: Callable[..., Authenticator]) -
 
 @pytest.mark.parametrize(('algorithm', 'kind'), [('RS256', 'rsa'), ('ES256', 'EC')])
 def test_tokens_signed_with_a_private_key(make: Callable[..., Authenticator], algorithm: str, kind: str) -> None:
-    pytest.importorskip('cryptography')
     option = 'rsa_keygen_bits:2048' if kind == 'rsa' else 'ec_paramgen_curve:P-256'
     private = openssl('genpkey', '-algorithm', kind, '-pkeyopt', option)
     public = openssl('pkey', '-pubout', stdin=private)
