@@ -86,10 +86,12 @@ FLOORS = {
 DAEMON = (
     'logs',
     'launch',
+    'locks',
     'pidfile',
     'tls',
     'values',
     'config',
+    'binaries',
     'embedded',
     'prefork',
     'fibers',
