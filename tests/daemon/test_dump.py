@@ -26,6 +26,7 @@ from support import DaemonFactory, facts, options_of
 from nipap import check, schema
 from nipap.authlib import Actor
 from nipap.backend import Backend
+from nipap.calls import Request
 from nipap.db import Database
 from nipap.local_users import LocalUser, LocalUsers
 from nipapd import archive, config, dump
@@ -115,7 +116,7 @@ def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
         for number in range(5):
             attr = {'description': f'link {number}', 'avps': {'n': str(number)}}
             backend.add_prefix(actor, attr, {'from-pool': {'id': pool['id']}, 'family': 4})
-        backend.once(actor, 'add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key')
+        backend.perform(actor, Request('add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key'))
     finally:
         database.close()
 
