@@ -1,8 +1,9 @@
-# make check says whether a change is ready. BIN is where the tools are; BENCH, HEALTH, SOAK and FUZZ have options for make
-# bench, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage.
+# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, HEALTH, SOAK and FUZZ have options
+# for make bench, make compare, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage. BASE is
+# the revision that make compare compares with.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz bench alerts schema
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz bench compare alerts schema
 
 check: lint types tests
 
@@ -49,6 +50,9 @@ bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)
 	$(BIN)/python tests/bench/fiber_bench.py
+
+compare: | $(BIN)/pytest
+	$(BIN)/python tests/bench/compare.py $(BASE) $(COMPARE)
 
 alerts:
 	@command -v promtool > /dev/null || { echo 'promtool is missing, Prometheus has it (Debian: prometheus)' >&2; exit 1; }

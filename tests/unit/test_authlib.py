@@ -37,6 +37,7 @@ from nipap.authlib import (
 from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapValueError
 from nipap.http_auth import auth_options, credentials_from_request
 from nipap.local_users import LocalUser
+from nipap.runtime import Runtime
 
 T = TypeVar('T')
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -356,9 +357,9 @@ class Aside(waiting.Blocking):
 @pytest.fixture
 def aside() -> Iterator[Aside]:
     waiter = Aside()
-    waiting.use(waiter)
+    Runtime(waiter).enter()
     yield waiter
-    waiting.use(waiting.Blocking())
+    Runtime().enter()
 
 
 @pytest.mark.parametrize('username', ['joe', 'nobody'])
