@@ -512,6 +512,14 @@ def test_tokens_without_a_backend_for_them(make: Callable[..., Authenticator]) -
         make().login_token(token())
 
 
+def test_a_token_whose_header_nests_without_end_is_refused(make: Callable[..., Authenticator]) -> None:
+    """PyJWT reads the header before it checks the signature; until 2.13 it raises a RecursionError."""
+    depth = 100_000
+    header = jwt.utils.base64url_encode(b'{"alg":' + b'[' * depth + b']' * depth + b'}').decode()
+    with pytest.raises(AuthenticationFailedError):
+        make(signing_key=SECRET).login_token(f'{header}.{token().partition(".")[2]}')
+
+
 @pytest.mark.parametrize(('algorithm', 'kind'), [('RS256', 'rsa'), ('ES256', 'EC')])
 def test_tokens_signed_with_a_private_key(make: Callable[..., Authenticator], algorithm: str, kind: str) -> None:
     option = 'rsa_keygen_bits:2048' if kind == 'rsa' else 'ec_paramgen_curve:P-256'

@@ -146,6 +146,12 @@ def test_the_changelog_has_this_version() -> None:
     assert re.search(rf'^## \[{re.escape(__version__)}\] - ', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
 
 
+def test_a_line_that_is_left_out_of_coverage_says_why() -> None:
+    for path in (*ROOT.glob('nipap/**/*.py'), *ROOT.glob('nipapd/**/*.py')):
+        for line in path.read_text().splitlines():
+            assert 'pragma: no' not in line or re.search(r'# pragma: no (?:cover|branch) - \w.*', line), (path, line)
+
+
 # ---- files
 
 

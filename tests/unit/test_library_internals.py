@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import pkgutil
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -444,6 +446,12 @@ def test_greenlets_are_children_of_whoever_makes_them() -> None:
     ended.switch()
     ended.throw(greenlet.GreenletExit)
     internal(ended.dead, 'greenlet', 'does not end by GreenletExit in silence', 'nipapd.fibers.Fibers.end')
+
+
+def test_the_names_of_our_code_in_this_file_are_right() -> None:
+    """A sentence that names a module which has moved helps nobody."""
+    for name in set(re.findall(r"'(nipapd?\.[\w.]+)'", Path(__file__).read_text())):
+        pkgutil.resolve_name(name)
 
 
 # ---- files that come with packages
