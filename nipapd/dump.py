@@ -27,9 +27,11 @@ from nipap.db import Database
 from nipap.local_users import LocalUsers, UserFileMissingError
 from nipap.transaction import Inside, Transaction
 from nipapd import archive
-from nipapd.__main__ import Identity, Keeper, StartError, database, make_data_dir, serving
+from nipapd.__main__ import Keeper, database, make_data_dir, serving
 from nipapd.binaries import in_path, places
 from nipapd.config import Config
+from nipapd.identity import Identity
+from nipapd.launch import StartError
 
 DATABASE = 'database.dump'
 USERS = 'users.db'

@@ -91,6 +91,8 @@ DAEMON = (
     'tls',
     'values',
     'config',
+    'identity',
+    'accounts',
     'binaries',
     'embedded',
     'prefork',
