@@ -1,8 +1,8 @@
-# make check says whether a change is ready. BIN is where the tools are; BENCH, HEALTH, SOAK and FUZZ have options for make
-# bench, make health, make soak and make fuzz.
+# make check says whether a change is ready. BIN is where the tools are; BENCH, HEALTH, SOAK, FUZZ and MUTANTS have
+# options for make bench, make health, make soak, make fuzz and make mutants.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests search soak health fuzz bench alerts schema
+.PHONY: check format lint types tests search soak health fuzz mutants bench alerts schema
 
 check: lint types tests
 
@@ -33,6 +33,10 @@ health: | $(BIN)/pytest
 fuzz: | $(BIN)/pytest
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install atheris
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py $(FUZZ)
+
+mutants: | $(BIN)/pytest
+	$(BIN)/python -c 'import coverage' 2>/dev/null || $(BIN)/pip install 'coverage>=7.10'
+	$(BIN)/python tests/mutants/mutants.py $(MUTANTS)
 
 bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/codec_bench.py

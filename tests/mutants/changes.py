@@ -222,5 +222,3 @@ class _Sql:
         if becomes == 'OR' and re.search(r'\bBETWEEN [\w.]+ $', before):
             return None
         return (becomes.format(original),)
-
-

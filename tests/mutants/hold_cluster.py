@@ -26,7 +26,10 @@ def main(home: str) -> None:
                 cursor.execute(f'CREATE DATABASE {name}')
             connection.close()
             schema.install(server.dsn(name))
-        print(json.dumps({'home': str(server.home), 'sockets': str(server._socket_dir), 'dsn': server.dsn('sound')}), flush=True)
+        print(
+            json.dumps({'home': str(server.home), 'sockets': str(server._socket_dir), 'dsn': server.dsn('sound')}),
+            flush=True,
+        )
         sys.stdin.read()
     finally:
         server.stop()

@@ -25,8 +25,9 @@ sys.path.insert(0, str(HERE))
 
 import psycopg2  # noqa: E402
 from changes import Change, changes_of  # noqa: E402
+from measure import measure  # noqa: E402
 from places import Mutant, Place, describe, find, load, save  # noqa: E402
-from selection import Covering, Measured, cover  # noqa: E402
+from selection import Covering, Measured, cover, is_in_function  # noqa: E402
 from sources import Source, read_all  # noqa: E402
 
 ROOT = HERE.parents[1]
@@ -34,6 +35,8 @@ MUTANTS, RECORD, COVERING = HERE / 'mutants.json', HERE / 'record.jsonl', HERE /
 OLD = 1_000_000_000  # the time of unchanged files: no compiled file of a mutant is ever taken for theirs
 UNSTEADY = ('tests/daemon/', 'tests/concurrency/', 'tests/properties/')
 OWN_CLUSTER = ('embedded', 'schema')  # mutants of these modules get a PostgreSQL that the tests start
+PATIENCE, HANG_S = 6, 150  # a machine may be so much slower than where durations were measured
+QUICK_S = 2.0  # tests that are run early because they have killed others
 DEAD = ('killed', 'timeout')
 
 
@@ -49,15 +52,28 @@ class Worker:
         self.copy = self._home / 'copy'
         self._copy_tree(root)
         path = f'{self.copy}{os.pathsep}{self.copy}/tests{os.pathsep}{HERE}'
-        environment = {**os.environ, 'PYTHONPATH': path, 'PYTHONHASHSEED': '0'}
-        self._cluster_process = self._start('hold_cluster.py', self._home, environment)
-        self.cluster: dict[str, str] = json.loads(self._answer(self._cluster_process))
-        self._forks = self._start('fork_tests.py', self.copy, environment)
+        self._environment = {**os.environ, 'PYTHONPATH': path, 'PYTHONHASHSEED': '0'}
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._tests: set[str] = set()
+        self._patch: dict[str, str] = {}
+        self.cluster: dict[str, str] = json.loads(self._answer(self._start('hold_cluster.py', str(self._home))))
 
-    def _start(self, program: str, argument: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-        command = [sys.executable, str(HERE / program), str(argument)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.copy, env=environment, stdin=pipe, stdout=pipe, text=True)
+    def _start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a process that answers a line for each line, unless it runs."""
+        key = ' '.join([program, *arguments])
+        if key not in self._processes:
+            command = [sys.executable, str(HERE / program), *arguments]
+            pipe = subprocess.PIPE
+            self._processes[key] = subprocess.Popen(
+                command, cwd=self.copy, env=self._environment, stdin=pipe, stdout=pipe, text=True
+            )
+        return self._processes[key]
+
+    def _forks(self, fresh: bool) -> subprocess.Popen[str]:
+        process = self._start('fork_tests.py', str(self.copy), 'fresh' if fresh else 'collected')
+        if not fresh and not self._tests:
+            self._tests = set(json.loads(self._answer(process)))
+        return process
 
     def _answer(self, process: subprocess.Popen[str]) -> str:
         assert process.stdout
@@ -80,40 +96,46 @@ class Worker:
         subprocess.run(['git', 'init', '-q'], cwd=self.copy, check=True)
 
     def collect(self) -> set[str]:
-        """Return every test that there is; compiles everything on the way."""
-        answer = self._ask([], 900, warm=True, failures=0)
-        return {test for line in answer['tests'] for test in line.get('collected', [])}
+        """Return every test that there is."""
+        self._forks(fresh=False)
+        return self._tests
 
-    def _ask(self, tests: list[str], seconds: float, **more: object) -> dict[str, Any]:
-        job = {'tests': tests, 'seconds': seconds, 'run': uuid.uuid4().hex, **more}
+    def run(
+        self, tests: list[str], seconds: float, mutant: Mutant | None = None, fresh: bool = False
+    ) -> dict[str, Any]:
+        """Run tests on the tree as it is now; fresh: with modules that were imported after it was changed."""
+        job = {'tests': tests, 'seconds': seconds, 'run': uuid.uuid4().hex, 'failures': 3}
         job |= {'results': str(self._home / 'results'), 'log': str(self._home / 'log')}
-        assert self._forks.stdin
-        self._forks.stdin.write(json.dumps(job) + '\n')
-        self._forks.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._answer(self._forks))
-        return answer
-
-    def run(self, tests: list[str], seconds: float, mutant: Mutant | None = None, failures: int = 3) -> dict[str, Any]:
-        """Run tests on the tree as it is now."""
-        more: dict[str, object] = {'failures': failures, 'keeps_template': mutant is None or not mutant.is_sql}
+        job['keeps_template'] = mutant is None or not mutant.is_sql
         if mutant is None or Path(mutant.path).stem not in OWN_CLUSTER:
-            more['cluster'] = self.cluster
-        return self._ask(tests, seconds, **more)
+            job['cluster'] = self.cluster
+        if self._patch and not fresh:
+            job |= self._patch
+        forks = self._forks(fresh)
+        assert forks.stdin
+        forks.stdin.write(json.dumps(job) + '\n')
+        forks.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._answer(forks))
+        return answer
 
     @contextmanager
     def mutated(self, place: Place, mutant: Mutant) -> Iterator[None]:
         path = self.copy / place.source.path
-        path.write_text(place.mutated(mutant), encoding='utf-8')
+        self._forks(fresh=False)  # has read the original
+        path.write_text(place.mutated, encoding='utf-8')
+        if not mutant.is_sql:
+            self._patch = {'patch': str(path), 'original': place.source.text}
         try:
             yield
         finally:
+            self._patch = {}
             path.write_text(place.source.text, encoding='utf-8')
             os.utime(path, (OLD, OLD))
             if mutant.is_sql:
                 drop_template(self.cluster['dsn'])
 
     def close(self) -> None:
-        for process in (self._forks, self._cluster_process):
+        for process in self._processes.values():
             if process.stdin:
                 process.stdin.close()
             process.wait(60)
@@ -192,10 +214,16 @@ def _draw_sql(chance: random.Random, sources: list[Source], dsn: str, each: int 
             lines: set[int] = set()
             chosen: list[Change] = []
             for change in sorted(own, key=lambda one: 0):
-                if source.line_of(change.start) not in lines and _installs(connection, source, function.start, function.end, change):
+                if source.line_of(change.start) not in lines and _installs(
+                    connection, source, function.start, function.end, change
+                ):
                     lines.add(source.line_of(change.start))
                     chosen.append(change)
-            chosen += [one for one in own if one not in chosen and _installs(connection, source, function.start, function.end, one)]
+            chosen += [
+                one
+                for one in own
+                if one not in chosen and _installs(connection, source, function.start, function.end, one)
+            ]
             yield from (describe(source, one) for one in sorted(chosen[:each], key=lambda one: one.start))
     connection.close()
 
@@ -240,7 +268,9 @@ class Hunt:
         self._sources, self._covering, self._limit_s = sources, covering, limit_s
         self._recent: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=8))
 
-    def hunt(self, worker: Worker, mutant: Mutant, first: Iterable[str] = (), present: set[str] | None = None) -> dict[str, Any]:
+    def hunt(
+        self, worker: Worker, mutant: Mutant, first: Iterable[str] = (), present: set[str] | None = None
+    ) -> dict[str, Any]:
         """Run the tests that execute a mutant until three fail or the time is over; `first` go before all others."""
         began = time.monotonic()
         place = find(mutant, self._sources)
@@ -251,69 +281,80 @@ class Hunt:
         if present is not None:
             wanted = [test for test in wanted if test in present]
         with worker.mutated(place, mutant):
-            result = self._stages(worker, mutant, wanted, len(first))
+            fresh = not mutant.is_sql and not is_in_function(place.source, place.start)
+            result = self._stages(worker, mutant, wanted, len(first), fresh)
             if result['status'] == 'killed' and all(test.startswith(UNSTEADY) for test in result['killers']):
-                result = self._again(worker, mutant, result)
+                result = self._again(worker, mutant, result, fresh)
         for test in result['killers']:
-            if '::' in test:
+            if self._covering.seconds.get(test, QUICK_S) < QUICK_S:
                 self._recent[mutant.path].appendleft(test)
         return {'id': mutant.id, **result, 'of': len(wanted), 'seconds': round(time.monotonic() - began, 1)}
 
-    def _stages(self, worker: Worker, mutant: Mutant, wanted: list[str], first: int) -> dict[str, Any]:
-        left = self._limit_s
+    def _stages(self, worker: Worker, mutant: Mutant, wanted: list[str], first: int, fresh: bool) -> dict[str, Any]:
         ran = 0
-        for stage in _stages(wanted, self._covering.seconds, first):
-            began = time.monotonic()
-            answer = worker.run(stage, left + 15, mutant)
-            left -= time.monotonic() - began
-            failed = list(dict.fromkeys(line['failed'] for line in answer['tests'] if 'failed' in line))
-            ran += sum('ended' in line for line in answer['tests'])
+        for stage, most_s in _stages(wanted, self._covering.seconds, first, self._limit_s):
+            answer = worker.run(stage, PATIENCE * most_s + HANG_S, mutant, fresh)
+            lines = answer['tests']
+            ran += sum('ended' in line for line in lines)
+            failed = {line['failed']: line['why'] for line in reversed(lines) if 'failed' in line}
             if failed:
-                return {'status': 'killed', 'killers': failed[:3], 'ran': ran}
-            began_tests = [line['began'] for line in answer['tests'] if 'began' in line]
-            ended = {line['ended'] for line in answer['tests'] if 'ended' in line}
+                return {
+                    'status': 'killed',
+                    'killers': [*reversed(failed)][:3],
+                    'ran': ran,
+                    'why': [*failed.values()][-1][:120],
+                }
+            last = [line['began'] for line in lines if 'began' in line][-1:]
             if answer['code'] not in (0, 5, None):
-                return {'status': 'killed', 'killers': [*began_tests[-1:]] or ['pytest itself'], 'ran': ran}
-            if answer['code'] is None and began_tests and began_tests[-1] not in ended and left < -10 and len(ended) < 2:
-                return {'status': 'timeout', 'killers': began_tests[-1:], 'ran': ran}
-            if left <= 0:
-                break
+                return {
+                    'status': 'killed',
+                    'killers': last or ['pytest itself'],
+                    'ran': ran,
+                    'why': f'exit {answer["code"]}',
+                }
+            if answer['code'] is None and last and not any('ended' in line for line in lines[-1:]):
+                return {'status': 'timeout', 'killers': last, 'ran': ran}
         return {'status': 'survived', 'killers': [], 'ran': ran}
 
-    def _again(self, worker: Worker, mutant: Mutant, result: dict[str, Any]) -> dict[str, Any]:
+    def _again(self, worker: Worker, mutant: Mutant, result: dict[str, Any], fresh: bool) -> dict[str, Any]:
         """Keep those killers alone that fail twice: a slow machine may fail tests of the whole daemon."""
-        answer = worker.run(result['killers'], 120, mutant)
+        answer = worker.run(result['killers'], 120, mutant, fresh)
         failed = {line['failed'] for line in answer['tests'] if 'failed' in line}
         twice = [test for test in result['killers'] if test in failed]
         return result | ({'killers': twice} if twice else {'status': 'survived', 'killers': []})
 
 
-def _stages(tests: list[str], seconds: dict[str, float], first: int) -> Iterator[list[str]]:
-    """Part tests into a few runs, each longer than the last, since each has to read the files of its tests."""
-    start = 0
-    for budget, files in ((2.5, 5), (12.0, 15), (1e9, 10_000)):
+def _stages(
+    tests: list[str], seconds: dict[str, float], first: int, limit_s: float
+) -> Iterator[tuple[list[str], float]]:
+    """Part tests into a few runs, each longer than the last, as far as they take no more than a time together."""
+    start, left = 0, limit_s
+    for budget, files in ((2.5, 5), (12.0, 15), (limit_s, 10_000)):
         stage: dict[str, list[str]] = defaultdict(list)
         spent = 0.0
         while start < len(tests):
             test = tests[start]
             file = test.partition('::')[0]
             enough = start >= first and sum(map(len, stage.values())) >= 3
-            if enough and (spent + seconds.get(test, 1.0) > budget or (file not in stage and len(stage) >= files)):
+            if enough and (
+                spent + seconds.get(test, 1.0) > min(budget, left) or (file not in stage and len(stage) >= files)
+            ):
                 break
             stage[file].append(test)
             spent += seconds.get(test, 1.0)
             start += 1
+        left -= spent
         if stage:
-            yield [test for own in stage.values() for test in own]
+            yield [test for own in stage.values() for test in own], spent
+        if left <= 0:
+            return
 
 
 def run(args: argparse.Namespace) -> None:
     mutants, record = load(MUTANTS), Record(RECORD)
     covering = Covering.load(args.covering)
     hunt = Hunt(read_all(args.root), covering, args.limit)
-    open_ones = [each for each in mutants if args.again or each.id not in record.results]
-    if args.only:
-        open_ones = [each for each in mutants if each.id in args.only or record.results.get(each.id, {}).get('status') in args.only]
+    open_ones = [each for each in mutants if is_wanted(each, record, args)]
     open_ones.sort(key=lambda each: (not covering.tests.get(each.id), each.path))
     done = Counter[str]()
 
@@ -326,6 +367,15 @@ def run(args: argparse.Namespace) -> None:
 
     in_parallel(args.root, args.workers, open_ones, work)
     report(mutants, record)
+
+
+def is_wanted(mutant: Mutant, record: Record, args: argparse.Namespace) -> bool:
+    """Return whether a run is about a mutant: without arguments when it has no outcome yet."""
+    status = record.results.get(mutant.id, {}).get('status')
+    if args.only:
+        return mutant.id in args.only or status in args.only
+    language = 'sql' if mutant.is_sql else 'python'
+    return (args.again or status is None) and args.language in (None, language)
 
 
 def _line(mutant: Mutant, result: dict[str, Any]) -> tuple[str, ...]:
@@ -373,7 +423,8 @@ def present_name(test: str, present: set[str]) -> str | None:
 
 
 def describe_line(mutant: Mutant) -> str:
-    return f'{mutant.id} {mutant.path}:{mutant.line} {mutant.kind}: {mutant.original!r} -> {mutant.replacement!r} in: {mutant.text}'
+    change = f'{mutant.original!r} -> {mutant.replacement!r}'
+    return f'{mutant.id} {mutant.path}:{mutant.line} {mutant.kind}: {change} in: {mutant.text}'
 
 
 def report(mutants: list[Mutant], record: Record) -> None:
@@ -409,12 +460,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--covering', type=Path, default=COVERING)
     parser.add_argument('--verbose', action='store_true')
     parser.add_argument('--only', nargs='+', metavar='ID', help='these mutants, or those with this status')
+    parser.add_argument('--language', choices=('python', 'sql'), help='mutants of that alone')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--verify', action='store_true', help='see whether those that died still die')
     what.add_argument('--places', action='store_true', help='see where they are in the present tree')
     what.add_argument('--report', action='store_true', help='count them by kind and outcome')
     what.add_argument('--draw', type=int, metavar='COUNT', help='draw other mutants')
-    what.add_argument('--cover', type=Path, metavar='DIR', help='read what a run of the suite under coverage has left')
+    what.add_argument(
+        '--measure', type=Path, metavar='DIR', help='run the suite under coverage, into a directory, and --cover'
+    )
+    what.add_argument(
+        '--cover', type=Path, metavar='DIR', help='note the tests of each mutant from what --measure has left'
+    )
     parser.add_argument('--seed', type=int, default=13)
     parser.add_argument('--again', action='store_true', help='also those that have an outcome')
     args = parser.parse_args(argv)
@@ -424,8 +481,11 @@ def main(argv: list[str] | None = None) -> int:
         return list_places(args)
     if args.draw:
         save(MUTANTS, draw(args.root, args.draw, args.seed))
-    elif args.cover:
-        cover(load(MUTANTS), read_all(args.root), Measured(args.cover, args.root)).save(args.covering)
+    elif args.measure or args.cover:
+        if args.measure:
+            measure(args.root, args.measure.resolve(), args.workers)
+        measured = Measured((args.measure or args.cover).resolve(), args.root)
+        cover(load(MUTANTS), read_all(args.root), measured).save(args.covering)
     elif args.report:
         report(load(MUTANTS), Record(RECORD))
     else:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from changes import Change
+from changes import Change, changes_of
 from sources import Source
 
-ALIKE = 0.8  # so much of a line must be as it was for the mutant to be placed in what it has become
+# So much of a line, and of what the mutant replaces, must be as it was for the mutant to be placed in it.
+ALIKE, ALIKE_WITHIN = 0.8, 0.6
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,17 @@ class Place(NamedTuple):
     source: Source
     start: int
     end: int
+    replacement: str
     how: str
 
     @property
     def line(self) -> int:
         return self.source.line_of(self.start)
 
-    def mutated(self, mutant: Mutant) -> str:
-        return self.source.text[: self.start] + mutant.replacement + self.source.text[self.end :]
+    @property
+    def mutated(self) -> str:
+        """The text of the file with the mutant in it."""
+        return self.source.text[: self.start] + self.replacement + self.source.text[self.end :]
 
 
 def describe(source: Source, change: Change) -> Mutant:
@@ -70,7 +75,9 @@ def describe(source: Source, change: Change) -> Mutant:
     facts = (function, occurrence, text.strip(), column, original, change.replacement)
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:6]
     name = f'{Path(source.path).stem.lstrip("_0123456789")}.{function.rpartition(".")[2] or "module"}.{digest}'
-    return Mutant(name, change.kind, source.path, function, line, column, occurrence, *facts[2:3], original, change.replacement)
+    return Mutant(
+        name, change.kind, source.path, function, line, column, occurrence, *facts[2:3], original, change.replacement
+    )
 
 
 def _lines(source: Source, text: str) -> list[int]:
@@ -78,7 +85,7 @@ def _lines(source: Source, text: str) -> list[int]:
 
 
 def find(mutant: Mutant, sources: Iterable[Source]) -> Place | None:
-    """Return where a mutant is now: by its line, in a file or function that may have another name; else by a line alike."""
+    """Return where a mutant is now: by its line, wherever that has moved to, or by a line alike."""
     language = [each for each in sources if each.is_sql == mutant.is_sql]
     here = [each for each in language if each.path == mutant.path]
     last = mutant.function.rpartition('.')[2]
@@ -107,20 +114,20 @@ def find(mutant: Mutant, sources: Iterable[Source]) -> Place | None:
     return None
 
 
-def _exact(mutant: Mutant, source: Source, how: str, fits: object) -> list[Place]:
+def _exact(mutant: Mutant, source: Source, how: str, fits: Callable[[str], bool]) -> list[Place]:
     """Return the places on lines with the mutant's text, in functions whose name fits."""
     found = []
     for number in _lines(source, mutant.text):
         text = source.line(number)
         start = source.starts[number - 1] + len(text) - len(text.lstrip()) + mutant.column
         end = _end(mutant.original, source.text, start)
-        if end and fits(source.function_at(source.starts[number - 1])):  # type: ignore[operator]
-            found.append(Place(source, start, end, how))
+        if end and fits(source.function_at(source.starts[number - 1])):
+            found.append(Place(source, start, end, mutant.replacement, how))
     return found
 
 
 def _end(original: str, text: str, start: int) -> int | None:
-    """Return where the original text ends that starts at a position, however it is indented; None when it is not there."""
+    """Return where the original text ends when it starts at a position, however it is indented; else None."""
     pattern = r'\s+'.join(map(re.escape, original.split())) if original.strip() else re.escape(original)
     if original[:1] == ' ' and original.strip():
         pattern = ' ' + pattern
@@ -130,24 +137,40 @@ def _end(original: str, text: str, start: int) -> int | None:
     return found.end() if found else None
 
 
-def _alike(mutant: Mutant, source: Source, fits: object) -> list[tuple[float, Place]]:
-    """Return places on lines that are nearly the mutant's, where the same text stands between the same words."""
+def _alike(mutant: Mutant, source: Source, fits: Callable[[str], bool]) -> list[tuple[float, Place]]:
+    """Return the changes of the same kind on lines that are nearly the mutant's, each with how near it is."""
     found = []
-    before, after = mutant.text[: mutant.column].split()[-1:], mutant.text[mutant.column + len(mutant.original) :].split()[:1]
-    for number in range(1, len(source.starts) + 1):
-        text = source.line(number)
-        if not fits(source.function_at(source.starts[number - 1])):  # type: ignore[operator]
+    for change in _changes(source):
+        line = source.line(source.line_of(change.start)).strip()
+        if change.kind != mutant.kind or not fits(source.function_at(change.start)):
             continue
-        likeness = difflib.SequenceMatcher(None, text.strip(), mutant.text).ratio()
+        likeness = _likeness(line, mutant.text)
         if likeness < ALIKE:
             continue
-        for start in (each.start() for each in re.finditer(re.escape(mutant.original.split('\n')[0]), text)):
-            begins = source.starts[number - 1] + start
-            end = _end(mutant.original, source.text, begins)
-            rest = text[start + len(mutant.original) :].split()[:1]
-            if end and (text[:start].split()[-1:] == before or rest == after):
-                found.append((likeness, Place(source, begins, end, 'alike')))
+        text = source.text[change.start : change.end]
+        original = (
+            1.0
+            if (text, change.replacement) == (mutant.original, mutant.replacement)
+            else _likeness(text, mutant.original)
+        )
+        if original == 1.0 or (original >= ALIKE_WITHIN and re.search(r'\w{2}', mutant.original)):
+            column = change.start - source.starts[source.line_of(change.start) - 1]
+            place = Place(source, change.start, change.end, change.replacement, 'alike')
+            found.append((likeness + original - abs(column - mutant.column) / 1000, place))
     return found
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+@functools.cache
+def _changes_of_text(path: str, text: str) -> list[Change]:
+    return changes_of(Source(path, text))
+
+
+def _changes(source: Source) -> list[Change]:
+    return _changes_of_text(source.path, source.text)
 
 
 def load(path: Path) -> list[Mutant]:

@@ -31,7 +31,9 @@ class Covering:
     def load(cls, path: Path) -> Covering:
         stored = json.loads(lzma.decompress(path.read_bytes()))
         names = [name for name, _ in stored['tests']]
-        return cls(dict(stored['tests']), {key: [names[each] for each in own] for key, own in stored['mutants'].items()})
+        return cls(
+            dict(stored['tests']), {key: [names[each] for each in own] for key, own in stored['mutants'].items()}
+        )
 
     def save(self, path: Path) -> None:
         number = {name: index for index, name in enumerate(self.seconds)}
@@ -40,7 +42,7 @@ class Covering:
         path.write_bytes(lzma.compress(json.dumps(stored, separators=(',', ':')).encode(), preset=9))
 
     def of(self, mutant: Mutant, first: Iterable[str] = ()) -> list[str]:
-        """Return the tests that execute a mutant: `first`, then one of each test function, quickest first, then the others."""
+        """Return the tests that execute a mutant: `first`, then one of each function by duration, then the rest."""
         unfit = OF_TEXT + (OF_SQL_TEXT if mutant.is_sql else ())
         own = [each for each in self.tests.get(mutant.id, []) if not each.startswith(unfit) and each in self.seconds]
         ranks: dict[str, int] = {}
@@ -109,7 +111,12 @@ def cover(mutants: Iterable[Mutant], sources: list[Source], measured: Measured) 
 
 def _callers(sources: list[Source]) -> dict[str, set[str]]:
     """Map each SQL function to those whose text names it: what PostgreSQL inlines is not counted as called."""
-    bodies = {each.name: source.masked[each.start : each.end] for source in sources if source.is_sql for each in source.functions}
+    bodies = {
+        each.name: source.masked[each.start : each.end]
+        for source in sources
+        if source.is_sql
+        for each in source.functions
+    }
     callers: dict[str, set[str]] = defaultdict(set)
     for name, body in bodies.items():
         for called in set(re.findall(r'\b(\w+)\(', body)) & bodies.keys() - {name}:
@@ -125,7 +132,7 @@ def _closure(function: str, callers: dict[str, set[str]]) -> Iterator[str]:
 def _of_python(source: Source, position: int, sources: list[Source], measured: Measured) -> set[str]:
     statement = _innermost(source, position)
     own = measured.executing(source.path, _header(statement))
-    if _is_in_function(source, position):
+    if is_in_function(source, position):
         return own or measured.in_file(source.path)
     # Run when the module is imported, before any test: what uses the names that it sets decides.
     names = {each.id for each in ast.walk(statement) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
@@ -152,7 +159,7 @@ def _header(statement: ast.stmt) -> range:
     return range(statement.lineno, last + 1)
 
 
-def _is_in_function(source: Source, position: int) -> bool:
+def is_in_function(source: Source, position: int) -> bool:
     line = source.line_of(position)
     return any(
         node.body[0].lineno <= line <= (node.end_lineno or 0)
@@ -169,6 +176,6 @@ def _uses(source: Source, names: set[str]) -> list[int]:
         for node in ast.walk(ast.parse(source.text))
         if isinstance(node, ast.Name | ast.Attribute)
         and (node.id if isinstance(node, ast.Name) else node.attr) in names
-        and _is_in_function(source, source.position(node.lineno, node.col_offset))
+        and is_in_function(source, source.position(node.lineno, node.col_offset))
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     ]

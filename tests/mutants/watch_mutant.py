@@ -10,8 +10,16 @@ import psycopg2
 import pytest
 from hypothesis import Phase, settings
 
-STRAY = "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE datname IS NOT NULL AND pid <> pg_backend_pid()"
+STRAY = (
+    'SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE datname IS NOT NULL AND pid <> pg_backend_pid()'
+)
 LEFT = "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%%' OR datname = ANY (%s)"
+
+
+def do_not_shrink() -> None:
+    """A smaller example takes long to find and kills the mutant no better."""
+    settings.register_profile('mutants', settings(), phases=(Phase.explicit, Phase.generate), database=None)
+    settings.load_profile('mutants')
 
 
 class Watch:
@@ -26,17 +34,10 @@ class Watch:
         self._out.flush()
 
     def pytest_sessionstart(self) -> None:
-        # A smaller example takes long to find and kills the mutant no better.
-        phases = (Phase.explicit, Phase.generate)
-        settings.register_profile('mutants', settings(), phases=phases, database=None)
-        settings.load_profile('mutants')
+        do_not_shrink()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        if not self._wanted:
-            self._write(collected=[each.nodeid for each in items])
-            items.clear()
-            return
         items[:] = sorted(
             (each for each in items if each.nodeid in self._wanted), key=lambda each: self._wanted[each.nodeid]
         )
@@ -46,9 +47,9 @@ class Watch:
         cluster = self._job.get('cluster')
         if not cluster or fixturedef.argname not in ('cluster', 'template') or fixturedef.baseid != 'tests':
             return None
-        if fixturedef.argname == 'cluster':
+        if fixturedef.argname == 'cluster' and 'installation' in fixturedef.func.__globals__:
             value = self._attach(cluster, fixturedef.func.__globals__)
-        elif self._job['keeps_template']:
+        elif fixturedef.argname == 'template' and self._job['keeps_template']:
             value = 'nipap_template'
         else:
             return None
