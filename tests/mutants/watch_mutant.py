@@ -13,7 +13,7 @@ from hypothesis import Phase, settings
 STRAY = (
     'SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE datname IS NOT NULL AND pid <> pg_backend_pid()'
 )
-LEFT = "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%%' OR datname = ANY (%s)"
+LEFT = "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%'"
 
 
 def do_not_shrink() -> None:
@@ -49,7 +49,7 @@ class Watch:
             return None
         if fixturedef.argname == 'cluster' and 'installation' in fixturedef.func.__globals__:
             value = self._attach(cluster, fixturedef.func.__globals__)
-        elif fixturedef.argname == 'template' and self._job['keeps_template']:
+        elif fixturedef.argname == 'template':
             value = 'nipap_template'
         else:
             return None
@@ -66,7 +66,7 @@ class Watch:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(STRAY)
-                cursor.execute(LEFT, ([] if self._job['keeps_template'] else ['nipap_template'],))
+                cursor.execute(LEFT)
                 for (name,) in cursor.fetchall():
                     cursor.execute(f'DROP DATABASE {name} WITH (FORCE)')
         finally:
