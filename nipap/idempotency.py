@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nipap import packed
+from nipap import advisory, packed
 from nipap.attributes import shown
 from nipap.errors import NipapKeyReusedError, NipapValueError
 from nipap.transaction import Transaction
@@ -25,13 +25,12 @@ HOURS = 24
 LARGEST_ANSWER = 8 * 2**20  # compressed; some 100,000 prefixes with all their attributes
 EXPIRED_AT_ONCE = 2  # more than one comes with each call, so there is an end to them
 
-_LOCKS = 5_466_128  # the first half of the keys of our advisory locks; any number that nobody else uses
-
-_FIND = """SELECT fingerprint, answer FROM idempotency
+_FIND = """SELECT fingerprint, answer, change_set FROM idempotency
 WHERE authenticated_as = %s AND key = %s AND created > now() - %s * interval '1 hour'"""
-_KEEP = """INSERT INTO idempotency (authenticated_as, key, fingerprint, answer) VALUES (%s, %s, %s, %s)
-ON CONFLICT (authenticated_as, key)
-DO UPDATE SET fingerprint = excluded.fingerprint, answer = excluded.answer, created = excluded.created"""
+_KEEP = """INSERT INTO idempotency (authenticated_as, key, fingerprint, answer, change_set)
+VALUES (%s, %s, %s, %s, current_change_set()) ON CONFLICT (authenticated_as, key) DO UPDATE SET
+    fingerprint = excluded.fingerprint, answer = excluded.answer, created = excluded.created,
+    change_set = excluded.change_set"""
 # An array is computed once: a list of an IN might be computed again for each row, and then lock and remove more.
 _EXPIRE = """DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM idempotency WHERE created <= now() - %s * interval '1 hour'
@@ -47,9 +46,13 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was answered; it may be None."""
+    """What was answered, it may be None; and the number of the change set that the call has written, if any.
+
+    The number is not known of calls that a version without change sets has answered.
+    """
 
     value: Any
+    change_set: int | None
 
 
 def read_key(value: object) -> str:
@@ -85,7 +88,7 @@ def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
     """
     # First of all and alone of its kind, so nobody waits in a circle. The statement after it sees what its holder did.
     number = zlib.crc32(f'{call.authenticated_as}\0{call.key}'.encode()) - 2**31
-    tx.ahead('SELECT pg_advisory_xact_lock(%s, %s)', (_LOCKS, number))
+    tx.ahead('SELECT pg_advisory_xact_lock(%s, %s)', (advisory.KEYS, number))
     found = tx.one(_FIND, (call.authenticated_as, call.key, hours))
     if found is None:
         return None
@@ -93,7 +96,7 @@ def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
         raise NipapKeyReusedError(
             f"The idempotency key '{call.key}' was used for another call, with another method or other arguments"
         )
-    return Answer(packed.decode(bytes(found[1])))
+    return Answer(packed.decode(bytes(found[1])), found[2])
 
 
 def keep(tx: Transaction, call: Call, answer: object, hours: int) -> None:
