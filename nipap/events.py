@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from nipap import advisory
 from nipap.db import Database
 from nipap.transaction import Row, Transaction
 
@@ -24,7 +25,6 @@ SEQUENCED_AT_ONCE = 2000
 REMOVED_AT_ONCE = 5000
 DEAD_LETTER_DAYS = 30
 
-_LOCK = 5_466_129  # the key of the advisory lock of whoever delivers; any number that nobody else uses
 _LEAD = """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
     AND classid = 0 AND objid = %s::bigint AND objsubid = 1) OR pg_try_advisory_lock(%s::bigint)"""
 
@@ -58,7 +58,7 @@ UPDATE event_state SET removed = (SELECT max(position) FROM gone) WHERE EXISTS (
 
 def lead(tx: Transaction) -> bool:
     """Whether this session is the one that delivers; it becomes that when no other is."""
-    return bool(tx.value(_LEAD, (_LOCK, _LOCK)))
+    return bool(tx.value(_LEAD, (advisory.DELIVERY, advisory.DELIVERY)))
 
 
 class Sequencer:

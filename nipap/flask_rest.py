@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -33,7 +34,7 @@ from nipap.errors import (
     NipapUnavailableError,
     NipapValueError,
 )
-from nipap.http_auth import credentials_from_request, header_text, idempotency_key
+from nipap.http_auth import change_group, change_reason, credentials_from_request, header_text, idempotency_key
 from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.meter import SILENT, Meter
 from nipap.packed import whole
@@ -194,8 +195,18 @@ class _Api:
         self, actor: Actor, method: str, members: Mapping[str, Any], expectation: Expectation | None = None
     ) -> Any:
         """Make a call that changes something, once for its idempotency key when it has one."""
-        key = idempotency_key(request_ctx.request, {})
-        return self.backend.perform(actor, CallRequest(method, members, key, expectation))
+        request: Request = request_ctx.request
+        record = http_calls.record_of(request)
+        asked = CallRequest(
+            method,
+            members,
+            idempotency_key(request, {}),
+            expectation,
+            record.request_id,
+            change_reason(request, {}),
+            change_group(request),
+        )
+        return http_calls.performed(record, partial(self.backend.perform, actor, asked))
 
     def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any:
         """Make a call that reads."""

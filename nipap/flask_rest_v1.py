@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from nipap.answers import LongList, Prefix
 from nipap.attributes import PREFIX
 from nipap.authlib import Actor, Authenticator, make_actor
 from nipap.backend import Backend
+from nipap.calls import Request as CallRequest
 from nipap.errors import (
     AuthenticationFailedError,
     AuthenticationMissingError,
@@ -122,11 +124,13 @@ class _Endpoint:
     def add(self, actor: Actor, args: dict[str, str]) -> Prefix:
         """Add the prefix of the body, or allocate one as the parameters say."""
         sent = self._body()
-        return self._backend.add_prefix(actor, sent, _allocation(args) if _ALLOCATION & args.keys() else None)
+        members = {'attr': sent, 'args': _allocation(args) if _ALLOCATION & args.keys() else None}
+        added: Prefix = self._change(actor, 'add_prefix', members)
+        return added
 
     def edit(self, actor: Actor, args: dict[str, str]) -> list[Prefix]:
         """Edit the prefixes that the parameters select."""
-        return _whole(self._backend.edit_prefix(actor, args, self._body()))
+        return _whole(self._change(actor, 'edit_prefix', {'prefix': args, 'attr': self._body()}))
 
     def remove(self, actor: Actor, args: dict[str, str]) -> object:
         """Remove the prefix that the parameters name; what is answered tells which."""
@@ -135,8 +139,13 @@ class _Endpoint:
         if 'id' in args:
             found = _whole(self._backend.list_prefix(actor, args))
             named = {name: found[0][name] for name in ('prefix', 'vrf_id')} if found else args
-        self._backend.remove_prefix(actor, args, recursive)
+        self._change(actor, 'remove_prefix', {'prefix': args, 'recursive': recursive})
         return named
+
+    def _change(self, actor: Actor, call: str, members: dict[str, Any]) -> Any:
+        record = http_calls.record_of(request_ctx.request)
+        asked = CallRequest(call, members, request_id=record.request_id)
+        return http_calls.performed(record, partial(self._backend.perform, actor, asked))
 
 
 class _UnauthorizedError(Exception):

@@ -200,9 +200,12 @@ def get_added_by(tx: Transaction, changes: list[int], shape: Shape = as_listed) 
     """The prefixes that each of these changes of this transaction has added, as `get_added` shows them."""
     if len(changes) == 1:
         return [get_added(tx, shape)]
-    # By the index on audit_log.change, then by primary key. They got their ids in the order of the changes.
-    ids = 'SELECT object_id FROM audit_log WHERE change = ANY (%s)'
-    return sorted(read_few(tx, Condition(f'p.id IN ({ids})', (changes,)), shape), key=lambda item: item['id'])
+    # By index, then by primary key: arrays are computed first. They got their ids in the order of the changes.
+    sets = 'ARRAY(SELECT id FROM change_set WHERE call = ANY (%s))'
+    ids = f'ARRAY(SELECT object_id FROM audit_log WHERE change_set = ANY ({sets}))'
+    told = "(SELECT string_agg(call || '/' || id, ' ') FROM change_set WHERE call = ANY (%s))"
+    found = read_few(tx, Condition(f'p.id = ANY ({ids})', (changes,)), shape, Condition(told, (changes,)))
+    return sorted(found, key=lambda item: item['id'])
 
 
 def get_by_id(tx: Transaction, i: int, shape: Shape = as_listed) -> dict[str, Any]:
@@ -331,7 +334,7 @@ def remove_one(tx: Transaction, i: int, who: Who, *, recursive: bool) -> None:
 
     :raises NipapNonExistentError: there is none with that id.
     """
-    tx.ahead('SELECT prefix_remove_one(%s, %s, %s::actor)', (i, recursive, who))
+    tx.change('SELECT prefix_remove_one(%s, %s, %s::actor)', (i, recursive, who))
 
 
 def remove(tx: Transaction, condition: Condition, who: Who, *, recursive: bool) -> None:

@@ -35,7 +35,7 @@ _LONGEST_STATEMENT = 20_000  # characters of which a text is made
 class CallRecord:
     """What is known of a call while it is answered."""
 
-    __slots__ = ('fault', 'method', 'peer', 'request_id', 'seconds', 'source', 'span', 'trace_id', 'user')
+    __slots__ = ('change_set', 'fault', 'method', 'peer', 'request_id', 'seconds', 'source', 'span', 'trace_id', 'user')
 
     def __init__(self, request_id: str, peer: str = '-') -> None:
         self.request_id = request_id
@@ -43,6 +43,7 @@ class CallRecord:
         self.method = '-'
         self.user = '-'
         self.source: str | None = None  # the authoritative source
+        self.change_set: int | None = None
         self.fault: int | None = None
         self.seconds = 0.0
         self.trace_id: str | None = None

@@ -112,7 +112,7 @@ def _locked(tx: Transaction, key: int) -> tuple[Object, str]:
 
 def _audit(tx: Transaction, who: Who, key: int, action: str, before: Object | None, after: Object | None) -> None:
     states = [None if state is None else json.dumps(state) for state in (before, after)]
-    tx.execute("SELECT audit(%s::actor, 'webhook', %s, %s, %s::jsonb, %s::jsonb)", (who, key, action, *states))
+    tx.execute("SELECT record_change(%s::actor, 'webhook', %s, %s, %s::jsonb, %s::jsonb)", (who, action, key, *states))
 
 
 def read(attr: Mapping[str, Any]) -> Object:

@@ -100,7 +100,8 @@ SET auto_explain.log_format = json; SET auto_explain.log_level = notice; SET aut
 
 
 # So many entries of the audit log.
-AUDIT_ENTRIES = """SELECT count(audit(('many', 'many', NULL, 'test')::actor, 'asn', n, 'add', NULL, '{}'))
+AUDIT_ENTRIES = """SELECT count(record_change(jsonb_populate_record(NULL::actor,
+    '{"username": "many", "authenticated_as": "many", "authoritative_source": "test"}'), 'asn', 'add', n, NULL, '{}'))
 FROM generate_series(1, %s) n"""
 
 

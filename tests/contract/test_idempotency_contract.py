@@ -283,7 +283,7 @@ class Forgetful(Database):
     done = 0
     undone = 0
 
-    def run(self, work: Any) -> Any:
+    def run(self, work: Any, outcome: Any = None) -> Any:
         def counted(tx: Transaction) -> Any:
             answer = work(tx)
             if self.undone:
@@ -292,7 +292,7 @@ class Forgetful(Database):
                 tx.execute('SELECT pg_terminate_backend(pg_backend_pid())')
             return answer
 
-        answer = super().run(counted)
+        answer = super().run(counted, outcome)
         if self.done:
             self.done -= 1
             raise NipapOutcomeUnknownError('unknown')

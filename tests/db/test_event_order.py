@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from support import AUDIT_ENTRIES
 
-from nipap import events, webhook
+from nipap import events, migrations, webhook
 from nipap.authlib import Actor
 from nipap.backend import Backend
 from nipap.db import Database
@@ -63,12 +63,15 @@ def add(backend: Backend, actor: Actor) -> Callable[..., Prefix]:
 def late(dsn: str) -> Iterator[psycopg2.extensions.connection]:
     """A connection whose transactions end when the test says so."""
     connection = psycopg2.connect(dsn)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(migrations.search_path())
     yield connection
     connection.close()
 
 
 LATE = """INSERT INTO asn (asn, name) VALUES (%s, 'late');
-SELECT audit(('late', 'late', NULL, 'test')::actor, 'asn', %s, 'add', NULL, '{"name": "late"}')"""
+SELECT record_change(('late', 'late', NULL, 'test', NULL, NULL, NULL, NULL, NULL)::actor, 'asn', 'add', %s, NULL,
+    '{"name": "late"}')"""
 
 
 def test_a_change_becomes_an_event(
@@ -189,12 +192,15 @@ def test_with_many_writers_none_is_lost_and_objects_keep_their_order(
         chance = random.Random(seed * 100 + number)
         connection = psycopg2.connect(dsn)
         try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(migrations.search_path())
             for n in range(40):
                 with connection.cursor() as cursor:
                     for asn in sorted(chance.sample(range(1, 6), chance.randint(1, 3))):  # in the order of locks
                         cursor.execute('UPDATE asn SET name = %s WHERE asn = %s RETURNING name', (f'{number}.{n}', asn))
                         cursor.execute(
-                            "SELECT audit(('w','w',NULL,'w')::actor, 'asn', %s, 'edit', '{}', "
+                            "SELECT record_change(('w','w',NULL,'w',NULL,NULL,NULL,NULL,NULL)::actor, 'asn', 'edit', "
+                            "%s, '{}', "
                             "jsonb_build_object('name', %s::text, 'n', (SELECT nextval('counts'))))",
                             (asn, f'{number}.{n}'),
                         )

@@ -20,6 +20,7 @@ from nipap.authlib import Actor, Credentials
 from nipap.calls import CALLS, Request
 from nipap.chunks import Chunks
 from nipap.errors import AuthenticationFailedError, NipapError
+from nipap.transaction import Outcome
 from nipap.wire import encode_response
 
 AUTH = {'authoritative_source': 'nipap'}
@@ -76,7 +77,9 @@ class Recorder:
         self.kept: list[tuple[Any, ...]] = []
         self.answer: Any = 'done'
 
-    def perform(self, actor: Actor, request: Request) -> Any:
+    def perform(self, actor: Actor, request: Request, outcome: Outcome | None = None) -> Any:
+        if outcome is not None:
+            outcome.change_set = 7
         if request.key is not None:
             self.kept.append(('once', actor, request.call, request.members, request.key))
             return self.answer

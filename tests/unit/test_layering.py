@@ -36,7 +36,17 @@ FLOORS = {
         'paging',
         'smart_parsing',
     ),
-    'storage': ('connecting', 'session', 'sqlstates', 'transaction', 'db', 'audit', 'schema'),
+    'storage': (
+        'advisory',
+        'migrations',
+        'connecting',
+        'session',
+        'sqlstates',
+        'transaction',
+        'db',
+        'audit',
+        'schema',
+    ),
     'objects': (
         'rows',
         'vrf',

@@ -54,7 +54,7 @@ class Raiser:
     def showing_alike(self) -> Raiser:
         return self
 
-    def perform(self, *_: Any) -> Any:
+    def perform(self, *_: Any, **__: Any) -> Any:
         raise self.error
 
     def add_prefix(self, *_: Any) -> Any:
