@@ -182,21 +182,18 @@ class Comparison:
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Fill both sides, time all rows, and those again that seem slower."""
-        with running(self.sides):
-            self._fill()
-            stored = self.base.counts()
-            self._find_unknown([row for row in ROWS if self._wanted(row)])
-        rows = [result.row for result in self.results.values() if not result.problem]
-        self._time(rows)
+        """Fill both sides, which must run, time all rows, and those again that seem slower."""
+        self._fill()
+        stored = self.base.counts()
+        self._find_unknown([row for row in ROWS if self._wanted(row)])
+        self._time([result.row for result in self.results.values() if not result.problem], restart=False)
         for again in range(AGAIN):
             rows = [result.row for result in self.results.values() if not result.problem and result.slower]
             for row in rows:
                 say(f'seems slower: {" | ".join(self.results[row.name].cells())}')
                 self.results[row.name] = Result(row, timed=again + 2)
-            self._time(rows)
-        with running(self.sides):
-            self._judge_data(stored)
+            self._time(rows, restart=True)
+        self._judge_data(stored)
 
     def _wanted(self, row: Row) -> bool:
         words = self.options.only
@@ -228,16 +225,18 @@ class Comparison:
             if result.problem:
                 say(f'{row.name}: {result.verdict}')
 
-    def _time(self, rows: Sequence[Row]) -> None:
+    def _time(self, rows: Sequence[Row], restart: bool) -> None:
         """Time rows, a part of the pairs in each round, between which both daemons are started again.
 
         Two processes of the same program differ by a per cent or two for as long as they live.
         """
         rounds = self.options.rounds
         for number in range(rounds if rows else 0):
-            with running(self.sides):
-                for row in rows:
-                    self._time_row(row, number, round(self.options.pairs / rounds), self.options.seconds / rounds)
+            for side in self.sides if restart or number else ():
+                side.stop()
+                side.start()
+            for row in rows:
+                self._time_row(row, number, round(self.options.pairs / rounds), self.options.seconds / rounds)
 
     def _time_row(self, row: Row, number: int, pairs: int, seconds: float) -> None:
         result = self.results[row.name]
@@ -366,7 +365,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         base, ours = (Side(program, make(), options.siblings) for program in programs)
         comparison = Comparison(options, base, ours)
         try:
-            comparison.run()
+            with running((base, ours)):
+                comparison.run()
         except (Failed, DaemonError) as error:
             say(str(error))
             return 2
