@@ -46,6 +46,7 @@ fuzz: | $(BIN)/pytest
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py $(FUZZ)
 
 bench: | $(BIN)/pytest
+	$(BIN)/pytest tests/bench/check_tools.py tests/bench/check_timings.py
 	$(BIN)/python tests/bench/codec_bench.py
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)
