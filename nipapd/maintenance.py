@@ -57,7 +57,20 @@ def served(config: Config) -> Iterator[str]:
 def on_database(config: Config, options: argparse.Namespace) -> int:
     """Run what works on an open database."""
     with served(config) as dsn, database(dsn) as db:
+        if options.work is not run_migrate:
+            require_schema(db)
         return int(options.work(db))
+
+
+def require_schema(db: Database) -> None:
+    """Raise StartError unless the tables are those that this program knows."""
+    found, wanted = schema.version(db), schema.latest()
+    if found == 0:
+        schema.check_database(db)
+        raise StartError('the database has no schema: create it with nipap-admin migrate')
+    if found != wanted:
+        remedy = 'nipap-admin migrate brings it up to date' if found < wanted else 'upgrade the program'
+        raise StartError(f'the schema of the database has version {found}, this program needs {wanted}: {remedy}')
 
 
 def run_dump(config: Config, options: argparse.Namespace) -> int:
