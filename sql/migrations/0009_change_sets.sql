@@ -73,7 +73,7 @@ COMMENT ON INDEX change_state_single_idx IS 'There is one row.';
 ALTER TABLE audit_log ADD COLUMN change_set bigint;
 COMMENT ON COLUMN audit_log.change_set IS 'The change set that it belongs to; NULL for entries that are older than change sets (change_set.first_entry).';
 COMMENT ON COLUMN audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
-INSERT INTO change_state (older_entries) SELECT coalesce(max(id), 0) FROM audit_log;
+INSERT INTO change_state (older_entries, settled) SELECT coalesce(max(id), 0), coalesce(max(id), 0) FROM audit_log;
 -- Change sets of older entries get the id of their first entry as their number: 0011_older_change_sets.sql.
 SELECT setval(pg_get_serial_sequence('change_set', 'id'), older_entries) FROM change_state WHERE older_entries > 0;
 

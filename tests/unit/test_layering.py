@@ -54,6 +54,8 @@ FLOORS = {
         'prefix',
         'allocate',
         'idempotency',
+        'sequencing',
+        'change_order',
         'events',
         'webhook',
         'check',
