@@ -311,12 +311,12 @@ _OF_CHANGE_SETS = {
     """SELECT id FROM audit_log WHERE change_set IS NULL AND id > (SELECT older_entries FROM change_state)""":
         'audit entry {}: it belongs to no change set',
     f"""SELECT id FROM audit_log a WHERE change_set IS NULL AND id <= (SELECT older_entries FROM change_state)
-        AND NOT EXISTS (SELECT FROM change_set s WHERE {_SAME} AND a.id BETWEEN s.first_entry AND s.last_entry)""":
+        AND NOT EXISTS (SELECT FROM change_set s WHERE {_SAME} AND a.id BETWEEN s.id AND s.last_older_entry)""":
         'audit entry {}, which is older than change sets: there is none with its moment and actor',
     f"""SELECT a.id, a.change_set FROM audit_log a WHERE a.change_set IS NOT NULL
         AND NOT EXISTS (SELECT FROM change_set s WHERE s.id = a.change_set AND {_SAME})""":
         'audit entry {}: there is no change set {} with its moment and actor',
-    """SELECT s.id FROM change_set s WHERE s.first_entry IS NULL
+    """SELECT s.id FROM change_set s WHERE s.last_older_entry IS NULL
         AND NOT EXISTS (SELECT FROM audit_log a WHERE a.change_set = s.id)""":
         'change set {}: it has no audit entry',
     """SELECT s.id FROM change_set s WHERE s.id <= (SELECT settled FROM change_state)
