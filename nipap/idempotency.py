@@ -37,7 +37,7 @@ _EXPIRE = """DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
     ORDER BY created LIMIT %s FOR UPDATE SKIP LOCKED))"""
 
 
-class Call(NamedTuple):
+class KeyedCall(NamedTuple):
     """A call with a key: whose, which, and what identifies its content."""
 
     authenticated_as: str
@@ -45,7 +45,7 @@ class Call(NamedTuple):
     fingerprint: bytes
 
 
-class Answer(NamedTuple):
+class KeptAnswer(NamedTuple):
     """What was answered, it may be None; and the number of the change set that the call has written, if any.
 
     The number is not known of calls that a version without change sets has answered.
@@ -79,7 +79,7 @@ def fingerprint(username: str, method: str, members: Mapping[str, object]) -> by
 # ---------------------------------------------------------------- storage
 
 
-def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
+def find(tx: Transaction, call: KeyedCall, hours: int) -> KeptAnswer | None:
     """What was answered to the same call within that time; None: it is to be carried out, in this transaction.
 
     Others that come with the key wait until the transaction ends.
@@ -96,10 +96,10 @@ def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
         raise NipapKeyReusedError(
             f"The idempotency key '{call.key}' was used for another call, with another method or other arguments"
         )
-    return Answer(packed.decode(bytes(found[1])), found[2])
+    return KeptAnswer(packed.decode(bytes(found[1])), found[2])
 
 
-def keep(tx: Transaction, call: Call, answer: object, hours: int) -> None:
+def keep(tx: Transaction, call: KeyedCall, answer: object, hours: int) -> None:
     """Store what is answered to a call that was not found, and remove a little of what has expired.
 
     :raises NipapError: it cannot be stored, so the call must not be carried out.

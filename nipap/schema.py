@@ -113,6 +113,11 @@ def version(db: Database | Inside) -> int:
     return state(db).version
 
 
+def version_in(tx: Transaction) -> int:
+    """Return the version of the schema in the database; 0 when there is none."""
+    return _state(tx).version
+
+
 def latest() -> int:
     """The version of this program, and of the schema that it makes."""
     return migrations.latest()

@@ -15,9 +15,10 @@ from nipap.db import Database
 from nipap.errors import NipapError
 from nipap.local_users import UserFileError
 from nipapd import dump
-from nipapd.__main__ import Keeper, StartError, database
+from nipapd.__main__ import Keeper, database
 from nipapd.config import Config, ConfigError, load
 from nipapd.embedded import EmbeddedPostgresError
+from nipapd.launch import StartError
 
 MOST_SHOWN = 100
 

@@ -23,7 +23,7 @@ import pytest
 from callers import handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
 from prometheus_client.parser import text_string_to_metric_families
-from support import DATABASE_OPTIONS, FAST, DaemonFactory, expressions, selectors
+from support import FAST, DaemonFactory, expressions, options_of, selectors
 from test_events import Client
 
 from nipap import schema
@@ -257,9 +257,8 @@ def test_rules_and_dashboard_ask_for_what_a_daemon_tells(watched: Daemon) -> Non
 
 
 def test_it_is_not_ready_while_the_database_is_away(daemon: DaemonFactory, own_server: EmbeddedPostgres) -> None:
-    parts = psycopg2.extensions.parse_dsn(own_server.dsn())
-    options = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
-    running = daemon('--auto-install-db', '--admin-port', '0', config={'nipapd': {**options, 'forks': '1'}})
+    config = {'nipapd': {**options_of(own_server.dsn()), 'forks': '1'}}
+    running = daemon('--auto-install-db', '--admin-port', '0', config=config)
     await_page(running, 'ready', lambda status, _: status == 200)
 
     own_server.stop()

@@ -16,14 +16,13 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import READY, Daemon, free_port
-from support import DaemonFactory
+from support import DaemonFactory, options_of
 from talking import (
     Configured,
     await_that,
     call,
     client,
     connections,
-    database_settings,
     handlers,
 )
 
@@ -86,7 +85,7 @@ def test_handlers_share_the_connections(configured: Configured) -> None:
 
 
 def test_eight_daemons_install_one_database_at_once(daemon: DaemonFactory, empty_dsn: str) -> None:
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     started = [daemon('--auto-install-db', config=config, start=False).spawn() for _ in range(8)]
     for running in started:
         await_that(lambda running=running: READY.search(running.log()), 'serving', 60)
@@ -97,7 +96,7 @@ def test_eight_daemons_install_one_database_at_once(daemon: DaemonFactory, empty
 
 
 def test_a_database_without_schema_needs_permission_to_install(daemon: DaemonFactory, empty_dsn: str) -> None:
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
     assert refused.log() == (
@@ -115,7 +114,7 @@ def install_changed(dsn: str, statement: str) -> None:
 
 def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empty_dsn: str) -> None:
     install_changed(empty_dsn, f'DROP SCHEMA public_v{schema.latest()} CASCADE')
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
     assert '--auto-upgrade-db or with nipap-admin migrate' in refused.log()
@@ -127,7 +126,7 @@ LATER = 'INSERT INTO schema_migration (version, name, oldest_program) VALUES (99
 
 def test_a_newer_schema_is_left_alone(daemon: DaemonFactory, empty_dsn: str) -> None:
     install_changed(empty_dsn, LATER.format(9998))
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     for options in ((), ('--auto-upgrade-db',)):
         refused = daemon(*options, config=config, start=False).spawn()
         assert refused.wait() == 1
@@ -136,8 +135,8 @@ def test_a_newer_schema_is_left_alone(daemon: DaemonFactory, empty_dsn: str) -> 
 
 def test_a_newer_schema_is_served_when_that_is_allowed(daemon: DaemonFactory, empty_dsn: str) -> None:
     install_changed(empty_dsn, LATER.format(schema.latest()))
-    daemon(config={'nipapd': {'forks': '1', **database_settings(empty_dsn)}})
-    daemon('--auto-upgrade-db', config={'nipapd': {'forks': '1', **database_settings(empty_dsn)}})
+    daemon(config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
+    daemon('--auto-upgrade-db', config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
 
 
 # it does not start
