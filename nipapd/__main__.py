@@ -171,7 +171,7 @@ def service_of(
     settings = config.nipapd
     shares = Shares(handlers(settings))
     sending = senders.Sending(dsn, settings, config.kafka)
-    alone = sending if settings.forks < 0 and sending.wanted else None
+    alone = sending if settings.forks < 0 else None
     return Service(dsn, config.auth, settings, listeners, shares, login_counts, board, config.tracing, alone)
 
 

@@ -185,6 +185,94 @@ CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
 
 COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix that word searches look at, a line for each attribute.';
 
+CREATE TABLE public.audit_log (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
+);
+
+COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated.';
+
+COMMENT ON COLUMN public.audit_log.id IS 'Identity; grows, with gaps.';
+
+COMMENT ON COLUMN public.audit_log.at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.audit_log.username IS 'On whose behalf.';
+
+COMMENT ON COLUMN public.audit_log.authenticated_as IS 'Who proved their identity; differs from username when a trusted user acts for somebody.';
+
+COMMENT ON COLUMN public.audit_log.full_name IS 'Full name that goes with username, when known.';
+
+COMMENT ON COLUMN public.audit_log.authoritative_source IS 'The system that the change came from.';
+
+COMMENT ON COLUMN public.audit_log.object_type IS 'vrf, pool, prefix, asn or webhook.';
+
+COMMENT ON COLUMN public.audit_log.object_id IS 'Id of the object; the AS number itself for asn.';
+
+COMMENT ON COLUMN public.audit_log.action IS 'add, edit, remove or, of dead letters of a webhook, resend.';
+
+COMMENT ON COLUMN public.audit_log.before IS 'Stored values before, without nulls; NULL for add. Of webhooks what clients set, without secrets.';
+
+COMMENT ON COLUMN public.audit_log.after IS 'Stored values after, without nulls; NULL for remove. Of webhooks what clients set, without secrets, and secret_changed or the dead letters that are sent again.';
+
+COMMENT ON COLUMN public.audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
+
+COMMENT ON COLUMN public.audit_log.change_set IS 'The change set that it belongs to; NULL for entries that are older than change sets (change_set.last_older_entry).';
+
+CREATE TABLE public.change_set (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    call bigint,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    method text,
+    request_id text,
+    idempotency_key text,
+    reason text,
+    change_group text,
+    last_older_entry bigint
+);
+
+COMMENT ON TABLE public.change_set IS 'What one call has changed, a batch too: written with its first audit entry, in the same transaction.';
+
+COMMENT ON COLUMN public.change_set.id IS 'The number that people see; grows, with gaps. Drawn before the commit: change_order has the order of commits.';
+
+COMMENT ON COLUMN public.change_set.at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.change_set.call IS 'Number of the call: time and chance. Tells whether a call was committed whose answer was lost.';
+
+COMMENT ON COLUMN public.change_set.username IS 'On whose behalf.';
+
+COMMENT ON COLUMN public.change_set.authenticated_as IS 'Who proved their identity; differs from username when a trusted user acts for somebody.';
+
+COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
+
+COMMENT ON COLUMN public.change_set.authoritative_source IS 'The system that the change came from.';
+
+COMMENT ON COLUMN public.change_set.method IS 'The method that was called; NULL when the program did not say.';
+
+COMMENT ON COLUMN public.change_set.request_id IS 'Id of the request, as in the log of the daemon.';
+
+COMMENT ON COLUMN public.change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
+
+COMMENT ON COLUMN public.change_set.reason IS 'Why, as the client says.';
+
+COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as the client says.';
+
+COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry, of a change set that is older than this table: its entries do not name it, it has the number of the first.';
+
 CREATE TABLE public.vrf (
     id integer NOT NULL,
     rt text,
@@ -281,50 +369,6 @@ COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
 
 COMMENT ON COLUMN public.asn.name IS 'Name.';
 
-CREATE TABLE public.audit_log (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    username text NOT NULL,
-    authenticated_as text NOT NULL,
-    full_name text,
-    authoritative_source text NOT NULL,
-    object_type text NOT NULL,
-    object_id bigint NOT NULL,
-    action text NOT NULL,
-    before jsonb,
-    after jsonb,
-    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
-    change_set bigint
-);
-
-COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated.';
-
-COMMENT ON COLUMN public.audit_log.id IS 'Identity; grows, with gaps.';
-
-COMMENT ON COLUMN public.audit_log.at IS 'When the transaction of the change began.';
-
-COMMENT ON COLUMN public.audit_log.username IS 'On whose behalf.';
-
-COMMENT ON COLUMN public.audit_log.authenticated_as IS 'Who proved their identity; differs from username when a trusted user acts for somebody.';
-
-COMMENT ON COLUMN public.audit_log.full_name IS 'Full name that goes with username, when known.';
-
-COMMENT ON COLUMN public.audit_log.authoritative_source IS 'The system that the change came from.';
-
-COMMENT ON COLUMN public.audit_log.object_type IS 'vrf, pool, prefix, asn or webhook.';
-
-COMMENT ON COLUMN public.audit_log.object_id IS 'Id of the object; the AS number itself for asn.';
-
-COMMENT ON COLUMN public.audit_log.action IS 'add, edit, remove or, of dead letters of a webhook, resend.';
-
-COMMENT ON COLUMN public.audit_log.before IS 'Stored values before, without nulls; NULL for add. Of webhooks what clients set, without secrets.';
-
-COMMENT ON COLUMN public.audit_log.after IS 'Stored values after, without nulls; NULL for remove. Of webhooks what clients set, without secrets, and secret_changed or the dead letters that are sent again.';
-
-COMMENT ON COLUMN public.audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
-
-COMMENT ON COLUMN public.audit_log.change_set IS 'The change set that it belongs to; NULL for entries that are older than change sets (change_set.first_entry).';
-
 ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.audit_log_id_seq
     START WITH 1
@@ -347,53 +391,6 @@ COMMENT ON COLUMN public.change_order."position" IS 'Grows without gaps; who see
 COMMENT ON COLUMN public.change_order.change_set IS 'The change set.';
 
 COMMENT ON COLUMN public.change_order.moment IS 'When it was seen committed; grows with the position, whatever the clock does.';
-
-CREATE TABLE public.change_set (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    call bigint,
-    username text NOT NULL,
-    authenticated_as text NOT NULL,
-    full_name text,
-    authoritative_source text NOT NULL,
-    method text,
-    request_id text,
-    idempotency_key text,
-    reason text,
-    change_group text,
-    first_entry bigint,
-    last_entry bigint
-);
-
-COMMENT ON TABLE public.change_set IS 'What one call has changed, a batch too: written with its first audit entry, in the same transaction.';
-
-COMMENT ON COLUMN public.change_set.id IS 'The number that people see; grows, with gaps. Drawn before the commit: change_order has the order of commits.';
-
-COMMENT ON COLUMN public.change_set.at IS 'When the transaction of the change began.';
-
-COMMENT ON COLUMN public.change_set.call IS 'Number of the call: time and chance. Tells whether a call was committed whose answer was lost.';
-
-COMMENT ON COLUMN public.change_set.username IS 'On whose behalf.';
-
-COMMENT ON COLUMN public.change_set.authenticated_as IS 'Who proved their identity; differs from username when a trusted user acts for somebody.';
-
-COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
-
-COMMENT ON COLUMN public.change_set.authoritative_source IS 'The system that the change came from.';
-
-COMMENT ON COLUMN public.change_set.method IS 'The method that was called; NULL when the program did not say.';
-
-COMMENT ON COLUMN public.change_set.request_id IS 'Id of the request, as in the log of the daemon.';
-
-COMMENT ON COLUMN public.change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
-
-COMMENT ON COLUMN public.change_set.reason IS 'Why, as the client says.';
-
-COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as the client says.';
-
-COMMENT ON COLUMN public.change_set.first_entry IS 'Id of the first audit entry, of a change set that is older than the table: its entries do not name it.';
-
-COMMENT ON COLUMN public.change_set.last_entry IS 'Id of the last audit entry, of a change set that is older than the table.';
 
 ALTER TABLE public.change_set ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.change_set_id_seq
@@ -737,10 +734,6 @@ CREATE INDEX change_set_group_idx ON public.change_set USING btree (change_group
 
 COMMENT ON INDEX public.change_set_group_idx IS 'The change sets of a group.';
 
-CREATE INDEX change_set_older_idx ON public.change_set USING btree (at) WHERE (first_entry IS NOT NULL);
-
-COMMENT ON INDEX public.change_set_older_idx IS 'Finds the change set of an audit entry that is older than change sets.';
-
 CREATE UNIQUE INDEX change_state_single_idx ON public.change_state USING btree ((true));
 
 COMMENT ON INDEX public.change_state_single_idx IS 'There is one row.';
@@ -864,6 +857,9 @@ ALTER TABLE ONLY public.vrf_total
 -- call_under_way() -> text
 --     What stands for the call that is under way, and for no other.
 
+-- change_set_of(entry audit_log) -> bigint
+--     The change set that an audit entry belongs to, whichever version has written it.
+
 -- check_children(n prefix) -> void
 --     Refuse n when the types of its children do not nest in it.
 
@@ -902,6 +898,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- detach(p prefix, x prefix, a adopted) -> void
 --     Take x, whose children p has adopted, out from below p: ranges, counters, totals.
+
+-- entries_of(number bigint) -> SETOF audit_log
+--     The audit entries of a change set, whichever version has written them, in order.
 
 -- exp2(n integer) -> numeric
 --     2^n exactly, for n from 0 to 128.

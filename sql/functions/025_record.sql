@@ -6,9 +6,9 @@ CREATE TYPE actor AS (
 );
 COMMENT ON TYPE actor IS 'Who changes something: on whose behalf, proved by whom, from which system; and by which call, why, as a part of what.';
 
--- What a transaction-local setting remembers for the rest of a call is the call and its change set, as call/number. Several calls
--- may be one transaction, each with a number of its own in nipap.change; without one the transaction stands for the call. The
--- setting outlives the transaction, so that its number can be read behind the COMMIT; no later call takes it for its own.
+-- The setting nipap.change_set remembers for the rest of a call the call and its change set, as call/number. Several calls may
+-- be one transaction, each with a number of its own in nipap.change; without one the transaction stands for the call. The
+-- setting outlives the transaction, so that it can be read behind the COMMIT; no later call takes it for its own.
 CREATE FUNCTION call_under_way() RETURNS text LANGUAGE sql STABLE
 RETURN coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
 COMMENT ON FUNCTION call_under_way() IS 'What stands for the call that is under way, and for no other.';
@@ -30,12 +30,12 @@ BEGIN
     IF split_part(noted, '/', 1) = call THEN
         number := split_part(noted, '/', 2);
     ELSE
+        number := nextval('change_set_id_seq');
         INSERT INTO change_set (
-            call, username, authenticated_as, full_name, authoritative_source, method, request_id, idempotency_key, reason, change_group)
+            id, call, username, authenticated_as, full_name, authoritative_source, method, request_id, idempotency_key, reason, change_group)
         VALUES (
-            nullif(current_setting('nipap.change', true), '')::bigint, who.username, who.authenticated_as, who.full_name,
-            who.authoritative_source, who.method, who.request_id, who.idempotency_key, who.reason, who.change_group)
-        RETURNING id INTO number;
+            number, nullif(current_setting('nipap.change', true), '')::bigint, who.username, who.authenticated_as, who.full_name,
+            who.authoritative_source, who.method, who.request_id, who.idempotency_key, who.reason, who.change_group);
         noted := set_config('nipap.change_set', call || '/' || number, false);
     END IF;
     INSERT INTO audit_log (
@@ -94,3 +94,27 @@ BEGIN
     RETURN recorded + objects;
 END $$;
 COMMENT ON FUNCTION record_rows(actor, text, text, refcursor) IS 'Record what was done to each object that a cursor has, as its id and its values before and after; returns how many. The cursor is closed.';
+
+CREATE FUNCTION change_set_of(entry audit_log) RETURNS bigint LANGUAGE sql STABLE
+RETURN coalesce(entry.change_set, (
+    SELECT s.id FROM change_set s WHERE s.id <= entry.id AND s.last_older_entry >= entry.id AND s.at = entry.at
+        AND s.username = entry.username AND s.authenticated_as = entry.authenticated_as
+        AND s.full_name IS NOT DISTINCT FROM entry.full_name AND s.authoritative_source = entry.authoritative_source
+    ORDER BY s.id DESC LIMIT 1));
+COMMENT ON FUNCTION change_set_of(audit_log) IS 'The change set that an audit entry belongs to, whichever version has written it.';
+
+CREATE FUNCTION entries_of(number bigint) RETURNS SETOF audit_log LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    older change_set;
+BEGIN
+    SELECT * INTO older FROM change_set WHERE id = number AND last_older_entry IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT * FROM audit_log WHERE change_set = number ORDER BY id;
+    ELSE
+        RETURN QUERY SELECT * FROM audit_log a WHERE id BETWEEN older.id AND older.last_older_entry AND change_set IS NULL
+            AND a.at = older.at AND a.username = older.username AND a.authenticated_as = older.authenticated_as
+            AND a.full_name IS NOT DISTINCT FROM older.full_name AND a.authoritative_source = older.authoritative_source
+        ORDER BY id;
+    END IF;
+END $$;
+COMMENT ON FUNCTION entries_of(bigint) IS 'The audit entries of a change set, whichever version has written them, in order.';

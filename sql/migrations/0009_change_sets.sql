@@ -20,12 +20,10 @@ CREATE TABLE change_set (
     idempotency_key text,
     reason text,
     change_group text,
-    first_entry bigint,
-    last_entry bigint
+    last_older_entry bigint
 );
 CREATE INDEX change_set_call_idx ON change_set (call) WHERE call IS NOT NULL;
 CREATE INDEX change_set_group_idx ON change_set (change_group, id) WHERE change_group IS NOT NULL;
-CREATE INDEX change_set_older_idx ON change_set (at) WHERE first_entry IS NOT NULL;
 COMMENT ON TABLE change_set IS 'What one call has changed, a batch too: written with its first audit entry, in the same transaction.';
 COMMENT ON COLUMN change_set.id IS 'The number that people see; grows, with gaps. Drawn before the commit: change_order has the order of commits.';
 COMMENT ON COLUMN change_set.at IS 'When the transaction of the change began.';
@@ -39,11 +37,9 @@ COMMENT ON COLUMN change_set.request_id IS 'Id of the request, as in the log of 
 COMMENT ON COLUMN change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
 COMMENT ON COLUMN change_set.reason IS 'Why, as the client says.';
 COMMENT ON COLUMN change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as the client says.';
-COMMENT ON COLUMN change_set.first_entry IS 'Id of the first audit entry, of a change set that is older than the table: its entries do not name it.';
-COMMENT ON COLUMN change_set.last_entry IS 'Id of the last audit entry, of a change set that is older than the table.';
+COMMENT ON COLUMN change_set.last_older_entry IS 'Id of the last audit entry, of a change set that is older than this table: its entries do not name it, it has the number of the first.';
 COMMENT ON INDEX change_set_call_idx IS 'Whether a call was committed; grows at its end, as numbers begin with the time.';
 COMMENT ON INDEX change_set_group_idx IS 'The change sets of a group.';
-COMMENT ON INDEX change_set_older_idx IS 'Finds the change set of an audit entry that is older than change sets.';
 
 CREATE TABLE change_order (
     position bigint CONSTRAINT change_order_pkey PRIMARY KEY,
@@ -71,9 +67,9 @@ COMMENT ON INDEX change_state_single_idx IS 'There is one row.';
 
 -- From here on nobody writes to the audit log until this is committed.
 ALTER TABLE audit_log ADD COLUMN change_set bigint;
-COMMENT ON COLUMN audit_log.change_set IS 'The change set that it belongs to; NULL for entries that are older than change sets (change_set.first_entry).';
+COMMENT ON COLUMN audit_log.change_set IS 'The change set that it belongs to; NULL for entries that are older than change sets (change_set.last_older_entry).';
 COMMENT ON COLUMN audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
-INSERT INTO change_state (older_entries) SELECT coalesce(max(id), 0) FROM audit_log;
+INSERT INTO change_state (older_entries, settled) SELECT coalesce(max(id), 0), coalesce(max(id), 0) FROM audit_log;
 -- Change sets of older entries get the id of their first entry as their number: 0011_older_change_sets.sql.
 SELECT setval(pg_get_serial_sequence('change_set', 'id'), older_entries) FROM change_state WHERE older_entries > 0;
 

@@ -1,8 +1,8 @@
 -- Change sets of what was changed before there were any: entries with exactly the same moment and actor are one, numbered by
 -- the first of them. The entries themselves stay as they are. Nobody waits for this: it reads what nobody changes.
 
-INSERT INTO change_set (id, at, username, authenticated_as, full_name, authoritative_source, first_entry, last_entry)
-SELECT min(id), at, username, authenticated_as, full_name, authoritative_source, min(id), max(id)
+INSERT INTO change_set (id, at, username, authenticated_as, full_name, authoritative_source, last_older_entry)
+SELECT min(id), at, username, authenticated_as, full_name, authoritative_source, max(id)
 FROM audit_log WHERE change_set IS NULL
 GROUP BY at, username, authenticated_as, full_name, authoritative_source;
 
@@ -10,7 +10,7 @@ GROUP BY at, username, authenticated_as, full_name, authoritative_source;
 -- the highest of (moment - position) so far, and the position added again.
 INSERT INTO change_order (position, change_set, moment)
 SELECT n, id, max(at - n * interval '1 microsecond') OVER (ORDER BY n) + n * interval '1 microsecond'
-FROM (SELECT id, at, row_number() OVER (ORDER BY last_entry) AS n FROM change_set WHERE first_entry IS NOT NULL) older;
+FROM (SELECT id, at, row_number() OVER (ORDER BY last_older_entry) AS n FROM change_set WHERE last_older_entry IS NOT NULL) older;
 
 UPDATE change_state SET (position, moment) = (SELECT position, moment FROM change_order ORDER BY position DESC LIMIT 1)
 WHERE EXISTS (SELECT FROM change_order);

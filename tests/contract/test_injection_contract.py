@@ -32,7 +32,8 @@ CHANGING = {name for name, call in CALLS.items() if call.changes}
 SCHEMA = """
 SELECT 'column', format('%s %s %s', attrelid::regclass, attname, atttypid) FROM pg_attribute
     WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
-UNION ALL SELECT 'function', oid::regprocedure || md5(prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'function', oid::regprocedure || md5(prosrc) FROM pg_proc
+    WHERE pronamespace::regnamespace::text LIKE 'public%'
 UNION ALL SELECT 'trigger', tgrelid::regclass || ' ' || tgname FROM pg_trigger
 UNION ALL SELECT 'constraint', conrelid::regclass || ' ' || conname FROM pg_constraint
 UNION ALL SELECT 'role', rolname FROM pg_roles

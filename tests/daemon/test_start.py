@@ -113,12 +113,15 @@ def install_changed(dsn: str, statement: str) -> None:
 
 
 def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empty_dsn: str) -> None:
-    install_changed(empty_dsn, "UPDATE schema_functions SET fingerprint = 'older'")
+    install_changed(empty_dsn, f'DROP SCHEMA public_v{schema.latest()} CASCADE')
     config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
     assert '--auto-upgrade-db or with nipap-admin migrate' in refused.log()
     daemon('--auto-upgrade-db', config=config)
+
+
+LATER = 'INSERT INTO schema_migration (version, name, oldest_program) VALUES (9999, $$later$$, {})'
 
 
 def admin(*args: str) -> subprocess.CompletedProcess[str]:
@@ -183,7 +186,7 @@ def test_tables_of_the_predecessor_beside_our_own_are_told(daemon: DaemonFactory
     ('change', 'said'),
     [
         ('DELETE FROM schema_migration WHERE version = (SELECT max(version) FROM schema_migration)', 'up to date'),
-        ("INSERT INTO schema_migration (version, name) VALUES (9999, 'later')", 'upgrade the program'),
+        (LATER.format(9999), 'takes a program of version 9999 or later'),
     ],
 )
 def test_a_check_of_another_schema_says_so(daemon: DaemonFactory, empty_dsn: str, change: str, said: str) -> None:
@@ -197,11 +200,18 @@ def test_a_check_of_another_schema_says_so(daemon: DaemonFactory, empty_dsn: str
 
 
 def test_a_newer_schema_is_left_alone(daemon: DaemonFactory, empty_dsn: str) -> None:
-    install_changed(empty_dsn, "INSERT INTO schema_migration (version, name) VALUES (9999, 'later')")
+    install_changed(empty_dsn, LATER.format(9998))
     config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
-    refused = daemon('--auto-upgrade-db', config=config, start=False).spawn()
-    assert refused.wait() == 1
-    assert 'version 9999' in refused.log()
+    for options in ((), ('--auto-upgrade-db',)):
+        refused = daemon(*options, config=config, start=False).spawn()
+        assert refused.wait() == 1
+        assert 'version 9999, which takes a program of version 9998 or later' in refused.log()
+
+
+def test_a_newer_schema_is_served_when_that_is_allowed(daemon: DaemonFactory, empty_dsn: str) -> None:
+    install_changed(empty_dsn, LATER.format(schema.latest()))
+    daemon(config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
+    daemon('--auto-upgrade-db', config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
 
 
 # it does not start

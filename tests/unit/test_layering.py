@@ -58,6 +58,8 @@ FLOORS = {
         'prefix',
         'allocate',
         'idempotency',
+        'sequencing',
+        'change_order',
         'events',
         'webhook',
         'check',
