@@ -23,7 +23,7 @@ from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
 )
-from nipap.wire import forbidden_character
+from nipap.text import forbidden_character
 
 PREFIX_TYPES = ('reservation', 'assignment', 'host')
 STATUSES = ('assigned', 'reserved', 'quarantine')

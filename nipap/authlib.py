@@ -27,7 +27,7 @@ from nipap.errors import (
 )
 from nipap.local_users import FileWatch, LocalUsers, UserFileError
 from nipap.login_limits import LoginCounts, LoginLimits
-from nipap.wire import forbidden_character
+from nipap.text import forbidden_character
 
 log = logging.getLogger(__name__)
 

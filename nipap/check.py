@@ -171,6 +171,7 @@ class _Examination:
         yield from self._vrf_totals()
         yield from self._pools()
         yield from self._words()
+        yield from self._change_sets()
 
     def _vrfs(self) -> Iterator[Problem]:
         for i, rt, rank in self.tx.all('SELECT id, rt, rt_rank FROM vrf ORDER BY id'):
@@ -295,6 +296,45 @@ class _Examination:
         for (i,) in self.tx.stream(sql):
             text = f'prefix {i}: its text in prefix_words is not what its attributes say'
             yield Problem(text, 'prefix_words', Words(i))
+
+    def _change_sets(self) -> Iterator[Problem]:
+        """Each audit entry belongs to one change set of its actor and moment, each change set has its place in time."""
+        for sql, text in _OF_CHANGE_SETS.items():
+            for row in self.tx.stream(sql):
+                yield Problem(text.format(*row))
+
+
+# What each of these finds is wrong, in words.
+_SAME = """s.at = a.at AND s.username = a.username AND s.authenticated_as = a.authenticated_as
+    AND s.authoritative_source = a.authoritative_source AND s.full_name IS NOT DISTINCT FROM a.full_name"""
+_OF_CHANGE_SETS = {
+    """SELECT id FROM audit_log WHERE change_set IS NULL AND id > (SELECT older_entries FROM change_state)""":
+        'audit entry {}: it belongs to no change set',
+    f"""SELECT id FROM audit_log a WHERE change_set IS NULL AND id <= (SELECT older_entries FROM change_state)
+        AND NOT EXISTS (SELECT FROM change_set s WHERE {_SAME} AND a.id BETWEEN s.id AND s.last_older_entry)""":
+        'audit entry {}, which is older than change sets: there is none with its moment and actor',
+    f"""SELECT a.id, a.change_set FROM audit_log a WHERE a.change_set IS NOT NULL
+        AND NOT EXISTS (SELECT FROM change_set s WHERE s.id = a.change_set AND {_SAME})""":
+        'audit entry {}: there is no change set {} with its moment and actor',
+    """SELECT s.id FROM change_set s WHERE s.last_older_entry IS NULL
+        AND NOT EXISTS (SELECT FROM audit_log a WHERE a.change_set = s.id)""":
+        'change set {}: it has no audit entry',
+    """SELECT s.id FROM change_set s WHERE s.id <= (SELECT settled FROM change_state)
+        AND NOT EXISTS (SELECT FROM change_order o WHERE o.change_set = s.id)""":
+        'change set {}: it has no position',
+    """SELECT o.position, o.change_set FROM change_order o
+        WHERE NOT EXISTS (SELECT FROM change_set s WHERE s.id = o.change_set)""":
+        'position {}: there is no change set {}',
+    """SELECT position FROM (
+            SELECT position, moment, lag(position, 1, 0::bigint) OVER w AS before, lag(moment) OVER w AS earlier
+            FROM change_order WINDOW w AS (ORDER BY position)) o
+        WHERE position <> before + 1 OR moment <= earlier""":
+        'position {}: it does not follow the one before it, or its moment does not',
+    """SELECT s.position FROM change_state s
+        LEFT JOIN (SELECT position, moment FROM change_order ORDER BY position DESC LIMIT 1) o ON true
+        WHERE s.position <> coalesce(o.position, 0) OR s.moment <> o.moment""":
+        'change_state: position {} is not the last one, or its moment is another',
+}  # fmt: skip
 
 
 def _around(node: _Open, p: Stored, first: int, last: int) -> bool:

@@ -17,17 +17,31 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 
-from nipap import connecting, errors, tracer, waiting
+from nipap import connecting, errors, migrations, tracer, waiting
 from nipap.connecting import Asking, NoAnswerError, RefusedError, TooLongError
 from nipap.joining import Joining
 from nipap.meter import SILENT, Meter
 from nipap.session import Session
 from nipap.sqlstates import RETRY, is_away, is_without_room, translate, unavailable
-from nipap.transaction import ANSWER_GRACE_S, CHANGING, Addition, OneMessage, Transaction, limit, new_number, send
+from nipap.transaction import (
+    ANSWER_GRACE_S,
+    CHANGE_SET,
+    CHANGING,
+    SET_CALL,
+    Addition,
+    OneMessage,
+    Outcome,
+    Reading,
+    Transaction,
+    new_number,
+    send,
+)
 
 log = logging.getLogger('nipap.db')
+LockNotAvailable = psycopg2.errors.LockNotAvailable  # 55P03: after lock_timeout, where a transaction has set one
 T = TypeVar('T')
 
 ATTEMPTS = 20
@@ -74,6 +88,7 @@ class Database:
             'SET plan_cache_mode = force_generic_plan; '
             f'SET statement_timeout = {int(read_timeout_s * 1000):d}; '
             f'SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000):d}; '
+            f'{migrations.search_path()}'
         )
         self._change_limit_s = change_limit_s
         self._idle: list[Session] = []  # the one that was used last is the one to use next
@@ -198,11 +213,17 @@ class Database:
                 session.close()
         return None
 
-    def run(self, work: Callable[[Transaction], T]) -> T:
+    def run(self, work: Callable[[Transaction], T], outcome: Outcome | None = None) -> T:
         """Run work in one transaction and commit it; all of it or, when it raises, nothing."""
-        return self._attempt(lambda session: _transaction(session, work), self._change_limit_s)
+        call = new_number()
+        return self._attempt(lambda session: _transaction(session, work, call, outcome), self._change_limit_s)
 
-    def run_at_once(self, work: Callable[[Transaction], T], answer: Callable[[Transaction, int], T]) -> T:
+    def run_at_once(
+        self,
+        work: Callable[[Transaction], T],
+        answer: Callable[[Transaction, int], T],
+        outcome: Outcome | None = None,
+    ) -> T:
         """As `run`, for work that changes by one message: by what runs `ahead` of its last statement.
 
         PostgreSQL runs a message in a transaction of its own, which saves the round trips of BEGIN and COMMIT and holds
@@ -213,15 +234,16 @@ class Database:
 
         :raises NipapOutcomeUnknownError: because PostgreSQL does not come back in time.
         """
-        change = new_number()
-        return self._again(lambda: self._at_once(work, answer, change))
+        call, told = new_number(), outcome or Outcome()
+        return self._again(lambda: self._at_once(work, answer, call, told))
 
-    def add_joined(self, key: Hashable, addition: Addition[T]) -> T:
+    def add_joined(self, key: Hashable, addition: Addition[T], outcome: Outcome | None = None) -> T:
         """Add an object as `run_at_once` does; those that come while one with the same key is added, in one message.
 
         The key stands for what they lock: alone they would wait for one another in PostgreSQL, each for the commit of
         the one before. When PostgreSQL refuses one of them, each is added alone.
         """
+        addition.outcome = outcome or addition.outcome
         return self._joining.run(key, addition)  # type: ignore[no-any-return]  # of an addition with any result
 
     def read(self, work: Callable[[Transaction], T]) -> T:
@@ -229,16 +251,11 @@ class Database:
 
         :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
         """
-        return self._attempt(lambda session: _statements(session, work), self._read_limit_s)
+        return self._attempt(lambda session: self._statements(session, work), self._read_limit_s)
 
-    def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
-        """The same for one statement, in less time."""
-
-        def limited(tx: Transaction) -> T:
-            tx.ahead(limit(limit_s))
-            return work(tx)
-
-        return self.read(limited)
+    def _statements(self, session: Session, work: Callable[[Transaction], T]) -> T:
+        with session.connection.cursor() as cursor:
+            return work(Reading(cursor, session, self.snapshot))
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
@@ -301,7 +318,7 @@ class Database:
             session = self._take()
             session.connection.limit_s = self._read_limit_s
             with self._using(session):
-                _statements(session, lambda tx: tx.execute(end, former.identity))
+                self._statements(session, lambda tx: tx.execute(end, former.identity))
 
     def _again(self, once: Callable[[], T], began: float | None = None) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""
@@ -336,26 +353,34 @@ class Database:
         is_old = self._away_since is not None and began - self._away_since > PATIENCE_S
         return began + (LATER_PATIENCE_S if is_old else PATIENCE_S)
 
-    def _at_once(self, work: Callable[[OneMessage], T], answer: Callable[[Transaction, int], T], change: int) -> T:
+    def _at_once(
+        self, work: Callable[[OneMessage], T], answer: Callable[[Transaction, int], T], call: int, outcome: Outcome
+    ) -> T:
         session = self._take()
         session.connection.limit_s = self._change_limit_s
         try:
-            return _message(session, work, change)
+            return _message(session, work, call, outcome)
         except _AnswerLostError as lost:
             exc = lost.error
         finally:
             self._give_back(session)
-        return self._answered(session, exc, answer, change)
+        return self._answered(session, exc, answer, call, outcome)
 
     def _answered(
-        self, former: Session, lost: psycopg2.Error, answer: Callable[[Transaction, int], T], change: int
+        self,
+        former: Session,
+        lost: psycopg2.Error,
+        answer: Callable[[Transaction, int], T],
+        call: int,
+        outcome: Outcome,
     ) -> T:
         """The answer that never came; raises what lost it when the change was not committed."""
-        changed = self._changed(former, change, lost)
+        changed = self._changed(former, call, lost)
         if changed is None:
             raise lost
+        outcome.change_set, object_id = changed
         try:
-            return self.read(lambda tx: answer(tx, changed))
+            return self.read(lambda tx: answer(tx, object_id))
         except (psycopg2.Error, errors.NipapUnavailableError):
             raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
 
@@ -363,11 +388,13 @@ class Database:
         def once() -> T:
             lost, addition.lost = addition.lost, None
             if lost is not None:
-                return self._answered(*lost, addition.answer, addition.number)
-            outcome = self._at_once(lambda tx: send(tx, [addition])[0], addition.answer, addition.number)
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
+                return self._answered(*lost, addition.answer, addition.number, addition.outcome)
+            found = self._at_once(
+                lambda tx: send(tx, [addition])[0], addition.answer, addition.number, addition.outcome
+            )
+            if isinstance(found, Exception):
+                raise found
+            return found
 
         return self._again(once, addition.began)
 
@@ -378,7 +405,7 @@ class Database:
             return None
         session.connection.limit_s = self._change_limit_s
         try:
-            return _message(session, lambda tx: send(tx, additions), additions[0].number)
+            return _message(session, lambda tx: send(tx, additions), additions[0].number, Outcome())
         except _AnswerLostError as lost:
             for addition in additions:
                 addition.lost = session, lost.error
@@ -388,21 +415,28 @@ class Database:
             self._give_back(session)
         return None
 
-    def _changed(self, former: Session, change: int, lost: psycopg2.Error) -> int | None:
-        """The id of the object that a change has changed whose answer never came; None when it was not committed."""
+    def _changed(self, former: Session, call: int, lost: psycopg2.Error) -> tuple[int, int] | None:
+        """The change set of a call whose answer never came, and the id of the object that the call has changed.
 
-        def look(tx: Transaction) -> int | None:
+        None: it was not committed.
+        """
+
+        def look(tx: Transaction) -> tuple[int, int] | None:
             # As long as its session is there it may still be committed.
             tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {THAT_SESSION}', former.identity)
             if tx.value(f'SELECT 1 {THAT_SESSION}', former.identity):
                 raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN)
-            found: int | None = tx.value('SELECT object_id FROM audit_log WHERE change = %s LIMIT 1', (change,))
-            return found
+            found = tx.one(_COMMITTED, (call,))
+            return None if found is None else (found[0], found[1])
 
         try:
             return self.read(look)
         except (psycopg2.Error, errors.NipapUnavailableError):
             raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
+
+
+_COMMITTED = """SELECT s.id, a.object_id FROM change_set s JOIN audit_log a ON a.change_set = s.id
+WHERE s.call = %s ORDER BY a.id LIMIT 1"""
 
 
 class _AnswerLostError(Exception):
@@ -413,10 +447,10 @@ class _AnswerLostError(Exception):
         self.error = error
 
 
-def _transaction(session: Session, work: Callable[[Transaction], T]) -> T:
+def _transaction(session: Session, work: Callable[[Transaction], T], call: int, outcome: Outcome | None) -> T:
     with session.connection.cursor() as cursor:
-        tx = Transaction(cursor, session)
-        tx.ahead(f'BEGIN; {CHANGING}')
+        tx = Transaction(cursor, session, call)
+        tx.ahead(f'BEGIN; {CHANGING}; {SET_CALL % call}')
         try:
             result = work(tx)
             tx.flush()
@@ -425,25 +459,29 @@ def _transaction(session: Session, work: Callable[[Transaction], T]) -> T:
                 with suppress(psycopg2.Error):
                     tracer.execute(cursor, 'ROLLBACK')
             raise
-        _commit(session, cursor)
+        _commit(session, cursor, asked='' if outcome is None else f'; SELECT {CHANGE_SET}')
+        if outcome is not None:
+            tx.note((cursor.fetchone() or ('',))[0])
+            outcome.change_set = tx.change_set
         return result
 
 
-def _commit(session: Session, cursor: psycopg2.extensions.cursor) -> None:
+def _commit(session: Session, cursor: psycopg2.extensions.cursor, asked: str) -> None:
+    """Commit, and ask for something behind it in the same message, as a round trip takes longer."""
+    if session.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
+        # PostgreSQL would roll back, without an error, what a failed statement has spoilt.
+        raise RuntimeError('the transaction has failed, and whoever ran it has not said so')
     try:
-        tracer.execute(cursor, 'COMMIT')
+        tracer.execute(cursor, f'COMMIT{asked}')
     except psycopg2.Error as exc:
         if not _is_lost(session, exc):
             raise
         raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from exc
-    if cursor.statusmessage != 'COMMIT':
-        # PostgreSQL rolls back, without an error, what a failed statement has spoilt.
-        raise RuntimeError(f'the transaction ended in {cursor.statusmessage}')
 
 
-def _message(session: Session, work: Callable[[OneMessage], T], change: int) -> T:
+def _message(session: Session, work: Callable[[OneMessage], T], call: int, outcome: Outcome) -> T:
     with session.connection.cursor() as cursor:
-        tx = OneMessage(cursor, session, change)
+        tx = OneMessage(cursor, session, call)
         try:
             result = work(tx)
             tx.flush()
@@ -451,12 +489,8 @@ def _message(session: Session, work: Callable[[OneMessage], T], change: int) -> 
             if tx.sent and _is_lost(session, exc):
                 raise _AnswerLostError(exc) from exc
             raise
+        outcome.change_set = tx.change_set_of(call)
         return result
-
-
-def _statements(session: Session, work: Callable[[Transaction], T]) -> T:
-    with session.connection.cursor() as cursor:
-        return work(Transaction(cursor, session))
 
 
 def _is_lost(session: Session, exc: psycopg2.Error) -> bool:

@@ -1,9 +1,8 @@
 """Events: the entries of the audit log in an order in which they can be followed.
 
 An entry is written in the transaction of its change. Ids of entries say nothing about what was committed first, so who
-followed them would miss what is committed late; therefore one `Sequencer` gives each entry a position once it is
-committed. Positions grow, and who sees one sees all before it. The entries of one object are in the order of its
-changes, as these wait for each other.
+followed them would miss what is committed late; therefore the `EventSequencer` gives each entry a position once it is
+committed (`nipap.sequencing`). The entries of one object are in the order of its changes, as these wait for each other.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from nipap.db import Database
+from nipap.sequencing import IS_OVER, Sequencer
 from nipap.transaction import Row, Transaction
 
 Event = dict[str, Any]
@@ -23,10 +23,6 @@ AT_ONCE = 500
 SEQUENCED_AT_ONCE = 2000
 REMOVED_AT_ONCE = 5000
 DEAD_LETTER_DAYS = 30
-
-_LOCK = 5_466_129  # the key of the advisory lock of whoever delivers; any number that nobody else uses
-_LEAD = """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
-    AND classid = 0 AND objid = %s::bigint AND objsubid = 1) OR pg_try_advisory_lock(%s::bigint)"""
 
 _LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq)'
 # Whatever is audited and is none of these is no event.
@@ -40,8 +36,6 @@ _SEQUENCE = f"""WITH given AS (INSERT INTO event (position, audit_id)
 SELECT %s + row_number() OVER (ORDER BY id), id
 FROM (SELECT a.id FROM audit_log a WHERE {_NEW} ORDER BY a.id LIMIT {SEQUENCED_AT_ONCE}) new RETURNING audit_id)
 SELECT count(*), max(audit_id) FROM given"""
-_IS_OVER = 'SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8'
-
 _READ = """SELECT e.position, a.at, a.username, a.authenticated_as, a.full_name, a.authoritative_source,
     a.object_type, a.object_id, a.action, a.before, a.after
 FROM event e JOIN audit_log a ON a.id = e.audit_id WHERE e.position > %s ORDER BY e.position LIMIT %s"""
@@ -56,67 +50,34 @@ UPDATE event_state SET removed = (SELECT max(position) FROM gone) WHERE EXISTS (
 # ---------------------------------------------------------------- the order
 
 
-def lead(tx: Transaction) -> bool:
-    """Whether this session is the one that delivers; it becomes that when no other is."""
-    return bool(tx.value(_LEAD, (_LOCK, _LOCK)))
+class EventSequencer(Sequencer):
+    """Gives events their positions, at most `SEQUENCED_AT_ONCE` at a time."""
 
-
-class Sequencer:
-    """Gives positions to what was committed. Several do no harm, they wait for each other.
-
-    Everything up to `settled` needs no look any more. To move that on, the last id that was drawn is noted, then the
-    transactions that run: when all of those have ended, no transaction is left that may write an entry up to it, since
-    whoever draws an id has written something before. Entries above are given their positions as they become visible.
-    """
-
-    def __init__(self) -> None:
-        self.last_position = 0
-        self._noted: tuple[int, int] | None = None  # the last id, and a transaction number that came after it
+    look = _LOOK
+    has_new = _HAS_NEW
 
     def step(self, db: Database) -> int:
-        """Give positions to what has none; returns to how many. Looks only, while nothing has changed."""
-        settled, self.last_position, last = db.read(lambda tx: tx.one(_LOOK) or (None, 0, 0))
-        if settled is None:
-            begin(db)
-            return 0
-        if last == settled:
-            self._noted = None
-            return 0
-        if self._noted is None or self._noted[0] <= settled:
-            self._noted = last, _next_transaction(db)  # in this order
-        noted = self._noted
-        fresh = db.read(lambda tx: tx.value(_HAS_NEW, (settled, settled)))
-        if not fresh and not db.read(lambda tx: tx.value(_IS_OVER, (noted[1],))):
-            return 0
-        given, self.last_position = db.run(lambda tx: sequence(tx, noted))
-        return given
+        """Give positions to what has none; the first step ever begins, and what was before it becomes no event."""
+        begin(db)
+        return super().step(db)
+
+    def sequence(self, tx: Transaction, noted: tuple[int, int]) -> tuple[int, int]:
+        """Give positions; returns to how many, and the highest there is."""
+        settled, last_position = tx.one('SELECT settled, last_position FROM event_state FOR UPDATE') or (0, 0)
+        is_over = tx.value(IS_OVER, (noted[1],))  # before the look for entries, whose snapshot then has them all
+        given, highest = tx.one(_SEQUENCE, (last_position, settled, settled)) or (0, None)
+        if is_over:
+            # What had no position and is above the highest that got one may wait still. While more comes than is given
+            # at once, this has to move on as well: everything above it is looked at each time.
+            settled = max(settled, noted[0] if given < SEQUENCED_AT_ONCE else min(highest, noted[0]))
+        tx.execute('UPDATE event_state SET settled = %s, last_position = last_position + %s', (settled, given))
+        return given, last_position + given
 
 
 def begin(db: Database) -> None:
     """Have what is changed from now on become events, unless that began before."""
     if db.read(lambda tx: tx.value('SELECT settled FROM event_state')) is None:
         db.run(lambda tx: tx.execute(f'UPDATE event_state SET settled = {_LAST_ID} WHERE settled IS NULL'))
-
-
-def _next_transaction(db: Database) -> int:
-    """A number above those of all transactions that have begun to write.
-
-    It has to be drawn: the end of a snapshot is behind the last that is over, and others that run may be behind that.
-    """
-    return int(db.run(lambda tx: tx.value('SELECT pg_current_xact_id()::text::bigint')))
-
-
-def sequence(tx: Transaction, noted: tuple[int, int]) -> tuple[int, int]:
-    """Give positions; returns to how many, and the highest there is. `noted` as `Sequencer` explains."""
-    settled, last_position = tx.one('SELECT settled, last_position FROM event_state FOR UPDATE') or (0, 0)
-    is_over = tx.value(_IS_OVER, (noted[1],))  # before the look for entries, whose snapshot then has them all
-    given, highest = tx.one(_SEQUENCE, (last_position, settled, settled)) or (0, None)
-    if is_over:
-        # What had no position and is above the highest that got one may wait still. While more comes than is given at
-        # once, this has to move on as well: everything above it is looked at each time.
-        settled = max(settled, noted[0] if given < SEQUENCED_AT_ONCE else min(highest, noted[0]))
-    tx.execute('UPDATE event_state SET settled = %s, last_position = last_position + %s', (settled, given))
-    return given, last_position + given
 
 
 def last_position(tx: Transaction) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -15,9 +16,11 @@ from flask import Flask, Request, Response
 from flask.globals import request_ctx
 
 from nipap import http_calls
+from nipap.answers import LongList, Prefix
 from nipap.attributes import PREFIX
 from nipap.authlib import Actor, Authenticator, make_actor
 from nipap.backend import Backend
+from nipap.calls import Request as CallRequest
 from nipap.errors import (
     AuthenticationFailedError,
     AuthenticationMissingError,
@@ -28,7 +31,7 @@ from nipap.http_auth import credentials_from_request, header_text
 from nipap.http_body import MAX_BODY, read_body
 from nipap.meter import SILENT, Meter
 from nipap.rest_objects import COUNTERS, decode
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 
 PATH = '/rest/v1/prefixes'
 
@@ -63,7 +66,7 @@ class _Endpoint:
     def view(self, name: str, call: Callable[[Actor, dict[str, str]], object]) -> Callable[[], Response]:
         """A method with authentication before it, whose answer or error is written as JSON."""
 
-        def respond(record: Call) -> Response:
+        def respond(record: CallRecord) -> Response:
             record.method = name
             return self._answer(call, record)
 
@@ -72,7 +75,7 @@ class _Endpoint:
 
         return answer
 
-    def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: Call) -> Response:
+    def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: CallRecord) -> Response:
         request: Request = request_ctx.request
         try:
             actor = self._actor(request)
@@ -111,31 +114,38 @@ class _Endpoint:
         body = read_body(request_ctx.request, self._max_body)
         return decode(body) if body else None
 
-    def search(self, actor: Actor, args: dict[str, str]) -> object:
-        """The prefixes for which every parameter holds."""
+    def search(self, actor: Actor, args: dict[str, str]) -> list[Prefix]:
+        """Return the prefixes for which every parameter holds."""
         options = {name: args.pop(name) for name in _OPTIONS if name in args}
         if not args:
             raise NipapMissingInputError("'val1' must be specified")
-        return self._backend.search_prefix(actor, _query(args), options)['result']
+        return _whole(self._backend.search_prefix(actor, _query(args), options)['result'])
 
-    def add(self, actor: Actor, args: dict[str, str]) -> object:
+    def add(self, actor: Actor, args: dict[str, str]) -> Prefix:
         """Add the prefix of the body, or allocate one as the parameters say."""
         sent = self._body()
-        return self._backend.add_prefix(actor, sent, _allocation(args) if _ALLOCATION & args.keys() else None)
+        members = {'attr': sent, 'args': _allocation(args) if _ALLOCATION & args.keys() else None}
+        added: Prefix = self._change(actor, 'add_prefix', members)
+        return added
 
-    def edit(self, actor: Actor, args: dict[str, str]) -> object:
+    def edit(self, actor: Actor, args: dict[str, str]) -> list[Prefix]:
         """Edit the prefixes that the parameters select."""
-        return self._backend.edit_prefix(actor, args, self._body())
+        return _whole(self._change(actor, 'edit_prefix', {'prefix': args, 'attr': self._body()}))
 
     def remove(self, actor: Actor, args: dict[str, str]) -> object:
         """Remove the prefix that the parameters name; what is answered tells which."""
         recursive = args.pop('recursive', None)
         named: object = args
         if 'id' in args:
-            found = [item for item in self._backend.list_prefix(actor, args) if isinstance(item, dict)]
+            found = _whole(self._backend.list_prefix(actor, args))
             named = {name: found[0][name] for name in ('prefix', 'vrf_id')} if found else args
-        self._backend.remove_prefix(actor, args, recursive)
+        self._change(actor, 'remove_prefix', {'prefix': args, 'recursive': recursive})
         return named
+
+    def _change(self, actor: Actor, call: str, members: dict[str, Any]) -> Any:
+        record = http_calls.record_of(request_ctx.request)
+        asked = CallRequest(call, members, request_id=record.request_id)
+        return http_calls.performed(record, partial(self._backend.perform, actor, asked))
 
 
 class _UnauthorizedError(Exception):
@@ -161,6 +171,11 @@ def _allocation(args: dict[str, str]) -> dict[str, Any]:
     if 'fromPrefix' in args:
         asked['from-prefix'] = [args['fromPrefix']]
     return asked
+
+
+def _whole(answer: list[Prefix] | LongList) -> list[Prefix]:
+    """Return a long list as one that is in memory: answers of this endpoint are."""
+    return answer if isinstance(answer, list) else [item for some in answer for item in some]
 
 
 def _plain(answer: object) -> object:

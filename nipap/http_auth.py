@@ -14,7 +14,13 @@ from flask import Request
 
 from nipap.attributes import shown
 from nipap.authlib import Authenticator, Credentials, authoritative_source
-from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapInputError
+from nipap.errors import (
+    AuthenticationFailedError,
+    AuthenticationMissingError,
+    NipapError,
+    NipapInputError,
+    NipapValueError,
+)
 
 # A String of RFC 8941 with its parameters, which mean nothing here.
 _quoted = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?:\s*;.*)?').fullmatch
@@ -67,6 +73,39 @@ def header_text(request: Request, name: str) -> str | None:
         return value.encode('latin-1').decode()
     except UnicodeError:
         return value
+
+
+LONGEST_REASON = 1000
+LONGEST_GROUP = 100
+
+
+def change_reason(request: Request, arguments: Mapping[str, object]) -> str | None:
+    """Return why a change is made: the member ``reason`` of a call, else the header ``NIPAP-Reason``.
+
+    :raises NipapInputError: both are there and differ. NipapValueError: it is too long, or no text.
+    """
+    member, header = arguments.get('reason'), header_text(request, 'NIPAP-Reason')
+    if member is not None and header is not None and member != header:
+        raise NipapInputError('reason and the header NIPAP-Reason differ, one is enough').about('reason')
+    return _short_text('reason', header if member is None else member, LONGEST_REASON)
+
+
+def change_group(request: Request) -> str | None:
+    """Return the import or bulk action that a change is a part of: the header ``NIPAP-Group``.
+
+    :raises NipapValueError: it is too long.
+    """
+    return _short_text('NIPAP-Group', header_text(request, 'NIPAP-Group'), LONGEST_GROUP)
+
+
+def _short_text(name: str, value: object, longest: int) -> str | None:
+    if value is None or value == '':
+        return None
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        raise NipapValueError(
+            f'Invalid {name} ({shown(value)}), must be a text of at most {longest} printable characters'
+        ).about(name)
+    return value
 
 
 def idempotency_key(request: Request, arguments: Mapping[str, object]) -> object:

@@ -8,16 +8,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
 
 from nipap import tracer
 from nipap.meter import Meter
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
+from nipap.transaction import Outcome
 
 REQUEST_ID = 'X-Request-ID'
+CHANGE_SET = 'NIPAP-Change-Set'  # of answers to a change: the number of its change set
 _CALL = 'nipap.call'
+
+T = TypeVar('T')
 
 _log = logging.getLogger('nipap.request')
 
@@ -36,17 +41,33 @@ def _stamp(response: Response) -> Response:
     headers['X-Content-Type-Options'] = 'nosniff'
     if 'Cache-Control' not in headers:
         headers['Cache-Control'] = 'no-store'
-    call: Call | None = environ.get(_CALL)
+    call: CallRecord | None = environ.get(_CALL)
     if call is None:  # there is no such path
         headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
         return response
     headers[REQUEST_ID] = call.request_id
+    if call.change_set is not None:
+        headers[CHANGE_SET] = str(call.change_set)
     if call.trace_id is not None and (header := tracer.header()):
         headers[header] = call.trace_id
     return response
 
 
-def answer(request: Request, meter: Meter, respond: Callable[[Call], Response]) -> Response:
+def record_of(request: Request) -> CallRecord:
+    """Return the record of the call that a request makes."""
+    call: CallRecord = request.environ[_CALL]
+    return call
+
+
+def performed(call: CallRecord, perform: Callable[..., T]) -> T:
+    """Make a changing call and note the number of its change set, which the answer carries."""
+    outcome = Outcome()
+    result = perform(outcome=outcome)
+    call.change_set = outcome.change_set
+    return result
+
+
+def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Response]) -> Response:
     """The answer that `respond` makes to a call; it notes what it finds out about the call."""
     started = time.perf_counter()
     call = request.environ[_CALL] = tracer.begin(request.environ)

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nipap import packed
+from nipap import advisory, packed
 from nipap.attributes import shown
 from nipap.errors import NipapKeyReusedError, NipapValueError
 from nipap.transaction import Transaction
@@ -25,20 +25,19 @@ HOURS = 24
 LARGEST_ANSWER = 8 * 2**20  # compressed; some 100,000 prefixes with all their attributes
 EXPIRED_AT_ONCE = 2  # more than one comes with each call, so there is an end to them
 
-_LOCKS = 5_466_128  # the first half of the keys of our advisory locks; any number that nobody else uses
-
-_FIND = """SELECT fingerprint, answer FROM idempotency
+_FIND = """SELECT fingerprint, answer, change_set FROM idempotency
 WHERE authenticated_as = %s AND key = %s AND created > now() - %s * interval '1 hour'"""
-_KEEP = """INSERT INTO idempotency (authenticated_as, key, fingerprint, answer) VALUES (%s, %s, %s, %s)
-ON CONFLICT (authenticated_as, key)
-DO UPDATE SET fingerprint = excluded.fingerprint, answer = excluded.answer, created = excluded.created"""
+_KEEP = """INSERT INTO idempotency (authenticated_as, key, fingerprint, answer, change_set)
+VALUES (%s, %s, %s, %s, current_change_set()) ON CONFLICT (authenticated_as, key) DO UPDATE SET
+    fingerprint = excluded.fingerprint, answer = excluded.answer, created = excluded.created,
+    change_set = excluded.change_set"""
 # An array is computed once: a list of an IN might be computed again for each row, and then lock and remove more.
 _EXPIRE = """DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM idempotency WHERE created <= now() - %s * interval '1 hour'
     ORDER BY created LIMIT %s FOR UPDATE SKIP LOCKED))"""
 
 
-class Call(NamedTuple):
+class KeyedCall(NamedTuple):
     """A call with a key: whose, which, and what identifies its content."""
 
     authenticated_as: str
@@ -46,10 +45,14 @@ class Call(NamedTuple):
     fingerprint: bytes
 
 
-class Answer(NamedTuple):
-    """What was answered; it may be None."""
+class KeptAnswer(NamedTuple):
+    """What was answered, it may be None; and the number of the change set that the call has written, if any.
+
+    The number is not known of calls that a version without change sets has answered.
+    """
 
     value: Any
+    change_set: int | None
 
 
 def read_key(value: object) -> str:
@@ -76,7 +79,7 @@ def fingerprint(username: str, method: str, members: Mapping[str, object]) -> by
 # ---------------------------------------------------------------- storage
 
 
-def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
+def find(tx: Transaction, call: KeyedCall, hours: int) -> KeptAnswer | None:
     """What was answered to the same call within that time; None: it is to be carried out, in this transaction.
 
     Others that come with the key wait until the transaction ends.
@@ -85,7 +88,7 @@ def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
     """
     # First of all and alone of its kind, so nobody waits in a circle. The statement after it sees what its holder did.
     number = zlib.crc32(f'{call.authenticated_as}\0{call.key}'.encode()) - 2**31
-    tx.ahead('SELECT pg_advisory_xact_lock(%s, %s)', (_LOCKS, number))
+    tx.ahead('SELECT pg_advisory_xact_lock(%s, %s)', (advisory.KEYS, number))
     found = tx.one(_FIND, (call.authenticated_as, call.key, hours))
     if found is None:
         return None
@@ -93,10 +96,10 @@ def find(tx: Transaction, call: Call, hours: int) -> Answer | None:
         raise NipapKeyReusedError(
             f"The idempotency key '{call.key}' was used for another call, with another method or other arguments"
         )
-    return Answer(packed.decode(bytes(found[1])))
+    return KeptAnswer(packed.decode(bytes(found[1])), found[2])
 
 
-def keep(tx: Transaction, call: Call, answer: object, hours: int) -> None:
+def keep(tx: Transaction, call: KeyedCall, answer: object, hours: int) -> None:
     """Store what is answered to a call that was not found, and remove a little of what has expired.
 
     :raises NipapError: it cannot be stored, so the call must not be carried out.

@@ -19,7 +19,7 @@ from nipap.addresses import WIDTH, first_address
 from nipap.attributes import PREFIX
 from nipap.paging import PREFIXES
 from nipap.query import Condition
-from nipap.transaction import Row, Transaction
+from nipap.transaction import CHANGE_SET, Row, Transaction
 
 ORDER = PREFIXES.by
 FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'
@@ -82,6 +82,7 @@ _ANCESTORS = 'CASE row_number() OVER ({}) WHEN 1 THEN ancestors_of(ARRAY(SELECT 
 # A look-up by primary key for sure; as a join the planner may prefer to read the whole table.
 _BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = page.id OFFSET 0)'
 
+NOTED = Condition(CHANGE_SET)
 Shape = Callable[[dict[str, Any], Row], dict[str, Any]]
 _moment = datetime.fromisoformat  # of what sessions show in UTC, with the offset
 Ancestors = dict[str, tuple[int | None, int, list[str]]]  # by id
@@ -112,13 +113,20 @@ def stream_page(
         yield _objects(some, shape, above)
 
 
-def read_few(tx: Transaction, condition: Condition, shape: Shape) -> list[dict[str, Any]]:
-    """The prefixes for which a condition holds that holds for a few at most, known by key; in order."""
+def read_few(
+    tx: Transaction, condition: Condition, shape: Shape, change_sets: Condition = NOTED
+) -> list[dict[str, Any]]:
+    """The prefixes for which a condition holds that holds for a few at most, known by key; in order.
+
+    change_sets: what tells which change sets have changed them, for the transaction to note.
+    """
     # Sorted here: for the one row that it mostly is, PostgreSQL takes longer to get ready to sort than to find it.
-    sql = f"""SELECT {_row_sql('true')}, ancestors_of(ARRAY[p.parent_id])::text, v.rt_rank
+    sql = f"""SELECT {_row_sql('true')}, ancestors_of(ARRAY[p.parent_id])::text, v.rt_rank, {change_sets.sql}
         FROM {FROM} WHERE {condition.sql}"""
-    found = tx.all_prepared(sql, condition.params)
+    found = tx.all_prepared(sql, (*change_sets.params, *condition.params))
     objects = _objects(found, shape)
+    if found:
+        tx.note(found[0][3])
     if len(found) > 1:
         ranks = {item['vrf_id']: row[2] for item, row in zip(objects, found, strict=True)}
         objects.sort(key=lambda item: _place(item, ranks))

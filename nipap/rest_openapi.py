@@ -5,7 +5,6 @@ What an attribute means is said in `nipap.attributes`, what a call does in the d
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -16,12 +15,12 @@ from flask import Flask, Response
 from flask.globals import request_ctx
 from werkzeug.exceptions import NotFound
 
-from nipap import __version__
+from nipap import __version__, calls
 from nipap.attributes import MAX_ASN, Attribute
-from nipap.backend import Backend
 from nipap.paging import MOST
 from nipap.rest_objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest_problems import CONTENT_TYPE, STATUSES
+from nipap.rest_routes import served
 from nipap.rest_schemas import (
     BATCH,
     CURSOR,
@@ -140,6 +139,7 @@ def describe(root: str) -> Schema:
     paths |= _looking(TAGS)
     paths |= _calls()
     paths |= _events()
+    paths = {path: {verb: it for verb, it in its.items() if served(verb.upper(), path)} for path, its in paths.items()}
     return {
         'openapi': '3.1.0',
         'info': {
@@ -153,7 +153,7 @@ def describe(root: str) -> Schema:
         'security': [{'basic': []}, {'bearer': []}],
         'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)]
         + [{'name': name} for name in ('calls', 'events', 'webhooks')],
-        'paths': paths,
+        'paths': {path: its for path, its in paths.items() if its},
         'components': {
             'schemas': schemas(),
             'parameters': _PARAMETERS,
@@ -221,6 +221,15 @@ _PARAMETERS: dict[str, Schema] = {
         {**TEXT, 'minLength': 1, 'maxLength': 255, 'pattern': '^[!#-~]([ -~]*[!-~])?$'},  # or the same in quotes
         'The change is made once for each key.',
     ),
+    'Reason': _parameter(
+        'NIPAP-Reason', 'header', {**TEXT, 'maxLength': 1000}, 'Why the change is made; kept with its change set.'
+    ),
+    'Group': _parameter(
+        'NIPAP-Group',
+        'header',
+        {**TEXT, 'maxLength': 100},
+        'The import or bulk action that the change is a part of; kept with its change set.',
+    ),
     'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
     'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),
     'FullName': _parameter('NIPAP-Full-Name', 'header', TEXT, 'The full name of that one.'),
@@ -238,7 +247,9 @@ _PARAMETERS: dict[str, Schema] = {
         for name, schema in FREE.items()
     },
 }
+_HEADER_NAMES = {'ChangeSet': 'NIPAP-Change-Set'}  # of those whose name is no name of a component
 _HEADERS: dict[str, Schema] = {
+    'ChangeSet': {'description': 'The number of the change set that the request has made.', 'schema': INTEGER},
     'ETag': {'description': 'Tells this state of the content from any other.', 'schema': TEXT},
     'Location': {'description': 'Where what was added is.', 'schema': TEXT},
     'Link': {'description': 'With `rel="next"`: the next page.', 'schema': TEXT},
@@ -251,7 +262,7 @@ def _parameters(names: Iterable[str]) -> list[Schema]:
 
 _ACTOR = ('Source', 'Username', 'FullName', 'ReadOnly')
 _LOOK = ('IfNoneMatch',)
-_CHANGE = (*_ACTOR, 'IdempotencyKey')
+_CHANGE = (*_ACTOR, 'IdempotencyKey', 'Reason', 'Group')
 
 
 def _filters(resource: Resource) -> list[Schema]:
@@ -285,7 +296,7 @@ def _answer(text: str, schema: Schema | None = None, headers: Iterable[str] = ()
     if schema is not None:
         answer['content'] = _content(schema)
     if headers:
-        answer['headers'] = {name: ref('headers', name) for name in headers}
+        answer['headers'] = {_HEADER_NAMES.get(name, name): ref('headers', name) for name in headers}
     return answer
 
 
@@ -330,7 +341,7 @@ def _operation(
 
 def _of(method: str) -> str:
     """What a method of the backend says about itself."""
-    return inspect.getdoc(getattr(Backend, method)) or ''
+    return calls.CALLS[method].doc if method in calls.CALLS else ''
 
 
 # ---- paths
@@ -367,7 +378,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
         f'add_{kind}',
         plural,
         _of(f'add_{kind}'),
-        {'201': _answer('It was added.', one, ['ETag', 'Location'])},
+        {'201': _answer('It was added.', one, ['ETag', 'Location', 'ChangeSet'])},
         [*fields, *_parameters(_CHANGE)],
         ref('schemas', f'{name}New'),
     )
@@ -385,7 +396,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             f'edit_{kind}',
             plural,
             _of(f'edit_{kind}'),
-            {'200': shown},
+            {'200': _answer('The object.', one, ['ETag', 'ChangeSet'])},
             [*key, *fields, *_parameters((*_CHANGE, 'IfMatch'))],
             ref('schemas', f'{name}Attr'),
         ),
@@ -393,7 +404,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             f'remove_{kind}',
             plural,
             _of(f'remove_{kind}'),
-            {'204': _answer('It was removed.')},
+            {'204': _answer('It was removed.', headers=['ChangeSet'])},
             [*key, *recursive, *_parameters((*_CHANGE, 'IfMatch'))],
         ),
     }
@@ -414,7 +425,7 @@ def _calls() -> dict[str, Schema]:
                 'batch',
                 'calls',
                 _of('batch'),
-                {'200': _answer('The answers, in order.', result({'type': 'array', 'items': {}}))},
+                {'200': _answer('The answers, in order.', result({'type': 'array', 'items': {}}), ['ChangeSet'])},
                 _parameters(_CHANGE),
                 BATCH,
             )
@@ -430,7 +441,7 @@ def _calls() -> dict[str, Schema]:
                     f'allocate_from_{resource.kind}',
                     resource.plural,
                     f'Allocate the lowest free blocks of this {resource.kind}: all that are asked for, or none.',
-                    {'201': _answer('The prefixes that were added.', result(prefixes), ['Location'])},
+                    {'201': _answer('The prefixes that were added.', result(prefixes), ['Location', 'ChangeSet'])},
                     _parameters(['key', *_CHANGE]),
                     ref('schemas', f'{resource.kind.capitalize()}Allocation'),
                 )

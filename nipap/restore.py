@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
+from nipap import schema
 from nipap.errors import NipapError
 from nipap.transaction import Transaction
 
@@ -21,7 +22,7 @@ _HELD = """SELECT 'prefixes', count(*) FROM prefix UNION ALL SELECT 'pools', cou
 UNION ALL SELECT 'VRFs', count(*) FROM vrf WHERE id <> 0 UNION ALL SELECT 'AS numbers', count(*) FROM asn
 UNION ALL SELECT 'audit entries', count(*) FROM audit_log"""
 
-_OURS = """{0} = current_schema()::regnamespace AND NOT EXISTS (
+_OURS = """{0} = current_setting('nipap.home')::regnamespace AND NOT EXISTS (
     SELECT FROM pg_depend WHERE classid = '{1}'::regclass AND objid = {1}.oid AND deptype = 'e')"""
 _RELATIONS = f"""SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
     WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, oid::regclass::text FROM pg_class
@@ -31,10 +32,10 @@ _ROUTINES = f"""SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc
 WHERE prokind <> 'a' AND {_OURS.format('pronamespace', 'pg_proc')}"""
 _TYPES = f"""SELECT 'TYPE', oid::regtype::text FROM pg_type
 WHERE typtype IN ('d', 'e', 'r') AND {_OURS.format('typnamespace', 'pg_type')}"""
-_ELSEWHERE = """SELECT (SELECT count(*) FROM pg_class WHERE relnamespace <> current_schema()::regnamespace
+_ELSEWHERE = """SELECT (SELECT count(*) FROM pg_class WHERE relnamespace <> current_setting('nipap.home')::regnamespace
         AND relkind IN ('r', 'p', 'v', 'm', 'f') AND relpersistence <> 't')
-    + (SELECT count(*) FROM pg_proc WHERE pronamespace <> current_schema()::regnamespace)
-    + (SELECT count(*) FROM pg_constraint WHERE connamespace <> current_schema()::regnamespace)"""
+    + (SELECT count(*) FROM pg_proc WHERE pronamespace <> current_setting('nipap.home')::regnamespace)
+    + (SELECT count(*) FROM pg_constraint WHERE connamespace <> current_setting('nipap.home')::regnamespace)"""
 _OTHERS = """SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename IS NOT NULL"""
 
@@ -55,23 +56,25 @@ def held(tx: Transaction) -> list[str]:
 
 
 def namespace(tx: Transaction) -> str:
-    """The schema of PostgreSQL that everything of ours is in."""
-    return str(tx.value('SELECT current_schema()'))
+    """The schema of PostgreSQL that everything of ours is in, but the functions."""
+    return schema.home(tx)
 
 
 def extensions(tx: Transaction) -> list[str]:
     """The extensions that were installed beside it."""
     found = tx.all(
-        'SELECT extname FROM pg_extension WHERE extnamespace = current_schema()::regnamespace ORDER BY extname'
+        "SELECT extname FROM pg_extension WHERE extnamespace = current_setting('nipap.home')::regnamespace ORDER BY 1"
     )
     return [str(name) for (name,) in found]
 
 
 def clear(tx: Transaction) -> None:
-    """Drop everything in our schema, extensions aside.
+    """Drop everything in our schema, extensions aside, and our functions.
 
     :raises NipapError: something outside of it would go too.
     """
+    for version in schema.function_versions(tx):
+        schema.drop_functions(tx, version)
     before = tx.value(_ELSEWHERE)
     for query in (_RELATIONS, _ROUTINES, _TYPES):
         for kind, name in tx.all(query):

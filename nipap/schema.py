@@ -1,23 +1,29 @@
-"""Install and upgrade the schema: numbered migrations, then the functions.
+"""Install and upgrade the schema: numbered migrations, then the functions of this program's version.
 
-Each migration is one transaction and runs once; the functions are put in place again whenever their text has changed.
-Everything happens under one advisory lock, so any number of daemons may start at once.
+Each migration is one transaction and runs once. All happens under one advisory lock, so any number of daemons may start
+at once. Functions of other versions stay as they are: programs of several versions serve one database side by side. A
+migration that takes away what older programs need says which may still serve, and drops the functions of the others.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
 import logging
+import random
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from nipap.db import Database
+from nipap import advisory, migrations, waiting
+from nipap.db import Database, LockNotAvailable
 from nipap.errors import NipapError
 from nipap.transaction import Inside, Transaction
 
 log = logging.getLogger('nipap.schema')
-LOCK = 5_466_127  # the key of the advisory lock; any number that nobody else uses
+
+UNVERSIONED = 8  # up to this version all functions were in the schema of the tables, those of one version
+LOCK_PATIENCE_S = 2.0  # for which calls may queue behind a migration that waits for a lock
+PAUSE_S = 1.0  # until the migration tries again
 
 ENCODING = 'UTF8'
 MIGRATING = 'docs/migrating.md'
@@ -37,14 +43,10 @@ COMMENT ON TABLE schema_migration IS 'The migrations that this database has seen
 COMMENT ON COLUMN schema_migration.version IS 'Number of the migration; the highest is the version of the schema.';
 COMMENT ON COLUMN schema_migration.name IS 'What it is called.';
 COMMENT ON COLUMN schema_migration.applied IS 'When it was applied.';
-CREATE TABLE IF NOT EXISTS schema_functions (
-    fingerprint text NOT NULL,
-    signatures text[] NOT NULL
-);
 DO $$ BEGIN
     -- The first schema did not note which functions are in place. It had none but those, and what extensions bring.
-    IF NOT EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = 'schema_functions'::regclass AND attname = 'signatures'
+    IF to_regclass('schema_functions') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('schema_functions') AND attname = 'signatures'
     ) THEN
         ALTER TABLE schema_functions ADD signatures text[] NOT NULL DEFAULT '{}';
         ALTER TABLE schema_functions ALTER signatures DROP DEFAULT;
@@ -54,51 +56,79 @@ DO $$ BEGIN
         WHERE (SELECT max(version) FROM schema_migration) = 1;
     END IF;
 END $$;
-COMMENT ON TABLE schema_functions IS 'Which functions are in place; one row.';
-COMMENT ON COLUMN schema_functions.signatures IS 'Their signatures: they are dropped before others are put in place.';
-COMMENT ON COLUMN schema_functions.fingerprint IS 'Hash of the text.';
 """
 
 
-class Migration(NamedTuple):
-    """One numbered step of the schema."""
+class State(NamedTuple):
+    """A database as a program finds it.
+
+    version: of the schema; 0 when there is none. oldest_program: the oldest version that may serve it. fingerprint: of
+    the functions of this program's version; None when these are not in place.
+    """
 
     version: int
-    name: str
-    text: str
+    oldest_program: int
+    fingerprint: str | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the functions of this program are in place, with the text that this program knows."""
+        return self.fingerprint == migrations.fingerprint()
+
+    @property
+    def problem(self) -> str:
+        """Why this program cannot serve the database, in words; empty when it can."""
+        ours = migrations.latest()
+        if self.version < ours:
+            return f'the schema of the database has version {self.version}, this program needs {ours}'
+        if self.oldest_program > ours:
+            return (
+                f'the schema of the database has version {self.version}, which takes a program of version '
+                f'{self.oldest_program} or later; this one has version {ours}'
+            )
+        if self.is_ours:
+            return ''
+        if self.version > ours:
+            return (
+                f'the schema of the database has version {self.version} and no functions for this program, which has '
+                f'version {ours}'
+            )
+        return f'the functions in the database are not those of version {ours} that this program has'
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether the schema is one that this program does not know."""
+        return self.version > migrations.latest()
 
 
-def migrations() -> list[Migration]:
-    """All migrations that this program knows, in order."""
-    found = []
-    for entry in importlib.resources.files('nipap.sql.migrations').iterdir():
-        if entry.name.endswith('.sql'):
-            number, _, name = entry.name.removesuffix('.sql').partition('_')
-            found.append(Migration(int(number), name, entry.read_text(encoding='utf-8')))
-    return sorted(found)
+def state(db: Database | Inside) -> State:
+    """Read what is in the database."""
+    return db.read(_state)
 
 
-def functions() -> str:
-    """The text of all SQL functions, in the order in which they must be created."""
-    directory = importlib.resources.files('nipap.sql.functions')
-    names = sorted(entry.name for entry in directory.iterdir() if entry.name.endswith('.sql'))
-    return '\n'.join((directory / name).read_text(encoding='utf-8') for name in names)
-
-
-def latest() -> int:
-    """The version of the schema that this program works with."""
-    return migrations()[-1].version
+def _state(tx: Transaction) -> State:
+    if not _exists(tx, 'schema_migration'):
+        return State(0, 0, None)
+    version = int(tx.value('SELECT coalesce(max(version), 0) FROM schema_migration'))
+    oldest = version
+    if version > UNVERSIONED:
+        oldest = int(tx.value('SELECT oldest_program FROM schema_migration WHERE version = %s', (version,)))
+    return State(version, oldest, function_versions(tx).get(migrations.latest()))
 
 
 def version(db: Database | Inside) -> int:
     """The version of the schema in the database; 0 when there is none."""
+    return state(db).version
 
-    def read(tx: Transaction) -> int:
-        if tx.value("SELECT to_regclass('schema_migration')") is None:
-            return 0
-        return int(tx.value('SELECT coalesce(max(version), 0) FROM schema_migration'))
 
-    return db.read(read)
+def version_in(tx: Transaction) -> int:
+    """Return the version of the schema in the database; 0 when there is none."""
+    return _state(tx).version
+
+
+def latest() -> int:
+    """The version of this program, and of the schema that it makes."""
+    return migrations.latest()
 
 
 def predecessor(db: Database | Inside) -> list[str]:
@@ -126,26 +156,28 @@ def check_database(db: Database | Inside) -> None:
 
 
 def due(db: Database) -> bool:
-    """Whether migrate would change anything."""
-    if version(db) < latest():
-        return True
-    return bool(db.read(lambda tx: tx.value('SELECT fingerprint FROM schema_functions')) != fingerprint())
-
-
-def fingerprint() -> str:
-    """What identifies the text of the functions."""
-    return hashlib.sha256(functions().encode()).hexdigest()
+    """Whether `migrate` would change anything."""
+    found = state(db)
+    return not found.is_newer and bool(found.problem)
 
 
 def migrate(db: Database | Inside) -> list[int]:
     """Bring the database to the latest version; returns the versions that were applied.
 
-    :raises NipapError: the database is newer than this program, or must not get the schema.
+    A database that is newer than this program stays as it is.
+
+    :raises NipapError: it is so much newer that this program cannot serve it, or it must not get the schema.
     """
     check_database(db)
     applied: list[int] = []
     while True:
-        step = db.run(_next_step)
+        try:
+            step = db.run(_next_step if isinstance(db, Inside) else _impatient_step)
+        except LockNotAvailable:
+            # The calls that waited behind us go on; one of those that were in our way may take long.
+            log.info('a migration waits for what runs in the database')
+            waiting.sleep(random.uniform(0.5, 1.0) * PAUSE_S)
+            continue
         if step is None:
             return applied
         applied.append(step)
@@ -160,51 +192,122 @@ def install(dsn: str) -> None:
         db.close()
 
 
+def _impatient_step(tx: Transaction) -> int | None:
+    """Take the next step, or fail with 55P03 when a lock cannot be had within `LOCK_PATIENCE_S`."""
+    _lock(tx)
+    tx.execute(f'SET LOCAL lock_timeout = {int(LOCK_PATIENCE_S * 1000)}')
+    return _next_step(tx)
+
+
+def _lock(tx: Transaction) -> None:
+    tx.execute('SELECT pg_advisory_xact_lock(%s)', (advisory.SCHEMA,))
+
+
 def _next_step(tx: Transaction) -> int | None:
     """Apply the next migration, or put the functions in place when none is due."""
-    tx.execute('SELECT pg_advisory_xact_lock(%s)', (LOCK,))
-    tx.execute(BOOKKEEPING)
-    current = int(tx.value('SELECT coalesce(max(version), 0) FROM schema_migration'))
-    known = migrations()
-    if current > known[-1].version:
-        raise NipapError(
-            f'The schema of the database has version {current}, this program knows {known[-1].version}: '
-            'upgrade the program.'
-        )
-    for step in known:
-        if step.version > current:
-            log.info('applying migration %d, %s', step.version, step.name)
-            tx.execute(step.text)
-            tx.execute('INSERT INTO schema_migration (version, name) VALUES (%s, %s)', (step.version, step.name))
-            return step.version
-    _put_functions(tx)
+    _lock(tx)
+    found = _state(tx)
+    if found.is_newer:
+        if found.problem:
+            raise NipapError(f'{found.problem}: upgrade the program')
+        return None
+    with _looking_up(tx, _HOME_PATH):
+        tx.execute(BOOKKEEPING)
+        for step in migrations.steps():
+            if step.version > found.version:
+                _apply(tx, step, found.oldest_program)
+                return step.version
+    if not found.is_ours:
+        put_functions(tx)
     return None
 
 
-def _put_functions(tx: Transaction) -> None:
-    """Replace the functions when their text has changed.
-
-    The old ones are dropped first: a parameter that got another name cannot be replaced, one that is gone would stay.
-    """
-    wanted = fingerprint()
-    if tx.value('SELECT fingerprint FROM schema_functions') == wanted:
+def _apply(tx: Transaction, step: migrations.Migration, oldest: int) -> None:
+    """Apply a migration to a database that programs from version `oldest` on may serve."""
+    log.info('applying migration %d, %s', step.version, step.name)
+    tx.execute(f'{step.text}\n; SELECT')  # one may consist of comments, and be there for its functions
+    note = 'INSERT INTO schema_migration (version, name'
+    if step.version <= UNVERSIONED:
+        tx.execute(f'{note}) VALUES (%s, %s)', (step.version, step.name))
         return
-    kept = _created_by_migrations()
-    for signature in tx.value('SELECT signatures FROM schema_functions') or []:
-        # CASCADE: they call each other. No table, index or trigger may use one, those use what migrations create; and
-        # that may have been one of these before.
-        if signature.partition('(')[0] not in kept:
-            tx.execute(f'DROP FUNCTION IF EXISTS {signature} CASCADE')
-    before = set(tx.all(_SIGNATURES))
-    tx.execute(functions())
-    created = sorted(row[0] for row in set(tx.all(_SIGNATURES)) - before)
-    tx.execute('DELETE FROM schema_functions')
-    tx.execute('INSERT INTO schema_functions VALUES (%s, %s)', (wanted, created))
+    oldest_now = step.oldest_program or oldest
+    tx.execute(f'{note}, oldest_program) VALUES (%s, %s, %s)', (step.version, step.name, oldest_now))
+    if oldest_now > oldest:
+        drop_functions_before(tx, oldest_now)
+
+
+# ---------------------------------------------------------------- functions
+
+_COMMENT = 'SQL functions of version {} of nipapd. Fingerprint of their text: {}.'
+_FUNCTIONS = r"""SELECT nspname, substring(obj_description(oid, 'pg_namespace'), 'Fingerprint of their text: (\w+)')
+FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') LIKE 'SQL functions of version % of nipapd.%'
+AND starts_with(nspname, current_setting('nipap.home') || '_v')"""
+
+
+def function_versions(tx: Transaction) -> dict[int, str]:
+    """The versions whose functions are in place, with the fingerprint of each."""
+    return {int(name.rpartition('_v')[2]): fingerprint for name, fingerprint in tx.all(_FUNCTIONS)}
+
+
+def home(tx: Transaction) -> str:
+    """The schema of PostgreSQL that has our tables."""
+    return str(tx.value("SELECT current_setting('nipap.home')"))
+
+
+def drop_functions(tx: Transaction, version: int) -> None:
+    """Drop the functions of a version."""
+    tx.execute(f'DROP SCHEMA {_functions_schema(tx, version)} CASCADE')  # they call each other
+
+
+def _functions_schema(tx: Transaction, version: int) -> str:
+    return str(tx.value('SELECT quote_ident(%s)', (f'{home(tx)}_v{version}',)))
+
+
+def put_functions(tx: Transaction) -> None:
+    """Put the functions of this program in place, also for those that a development version of this number has left."""
+    ours, wanted = migrations.latest(), migrations.fingerprint()
+    name = _functions_schema(tx, ours)
+    tx.execute(f'DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}')
+    tx.execute(f'COMMENT ON SCHEMA {name} IS %s', (_COMMENT.format(ours, wanted),))
+    tx.execute(f'GRANT USAGE ON SCHEMA {name} TO PUBLIC')  # as of the schema public, where they were before
+    with _looking_up(tx, f"'{name}, ' || {_HOME_PATH}"):
+        tx.execute(migrations.functions())
+
+
+def drop_functions_before(tx: Transaction, oldest: int) -> None:
+    """Drop the functions of versions that may not serve any more."""
+    for version in function_versions(tx):
+        if version < oldest:
+            drop_functions(tx, version)
+    with _looking_up(tx, _HOME_PATH):
+        if oldest > UNVERSIONED and _exists(tx, 'schema_functions'):
+            kept = _created_by_migrations()
+            for signature in tx.value('SELECT signatures FROM schema_functions') or []:
+                if signature.partition('(')[0] not in kept:
+                    tx.execute(f'DROP FUNCTION IF EXISTS {signature} CASCADE')
+            tx.execute('DROP TABLE schema_functions')
 
 
 def _created_by_migrations() -> set[str]:
     """The names of functions that tables, indexes and triggers use."""
-    return {name for step in migrations() for name in re.findall(r'\bCREATE OR REPLACE FUNCTION (\w+)', step.text)}
+    found = r'\bCREATE OR REPLACE FUNCTION (\w+)'
+    return {name for step in migrations.steps() for name in re.findall(found, step.text)}
 
 
-_SIGNATURES = 'SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = current_schema()::regnamespace'
+# ---------------------------------------------------------------- where names are looked up
+
+_HOME_PATH = "current_setting('nipap.path')"
+
+
+@contextmanager
+def _looking_up(tx: Transaction, path: str) -> Iterator[None]:
+    """Look up names, and create what is created, in the schemas that an SQL expression lists."""
+    former = tx.value('SHOW search_path')
+    tx.execute(f"SELECT set_config('search_path', {path}, true)")
+    yield
+    tx.execute("SELECT set_config('search_path', %s, true)", (former,))
+
+
+def _exists(tx: Transaction, table: str) -> bool:
+    # Reading a table makes PostgreSQL learn what others have made since the transaction began; to_regclass does not.
+    return bool(tx.value('SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s))', (table,)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -29,8 +29,21 @@ ANSWER_GRACE_S = 5.0  # in which a search that was stopped should have said so
 # Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
 # they are made without scans of whole tables wherever there is an index.
 CHANGING = 'SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
+# The call that has changed something last, and its change set.
+CHANGE_SET = "current_setting('nipap.change_set', true)"
+SET_CALL = 'SET LOCAL nipap.change = %d'
 MOST_PREPARED = 100
 MOST_PARAMETERS = 1000
+
+
+@dataclass
+class Outcome:
+    """What a call has changed: the number of its change set, known once the call is answered; None: nothing.
+
+    `Database.run` and its siblings fill in the one that they are given.
+    """
+
+    change_set: int | None = None
 
 
 class Readable(Protocol):
@@ -44,17 +57,51 @@ class Readable(Protocol):
 class Transaction:
     """One open transaction; statements run on it, rows come back as tuples.
 
-    sees_one_state: all statements see the same state of the database.
+    sees_one_state: all statements see the same state of the database. each_statement_alone: a statement that fails
+    spoils no other. call: the number by which the database knows what is changed from now on; None: nothing is changed.
     """
 
     sees_one_state = False
+    each_statement_alone = False
 
-    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session) -> None:
+    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, call: int | None = None) -> None:
         self._cursor = cursor
         self._session = session
+        self.call = call
+        self._change_sets: dict[int, int] = {}  # by call
         self._prepared = session.prepared
         self._ahead: list[bytes] = []
         self._limit_s = self._limited_s = 0.0  # of each statement: what it is to be, and what PostgreSQL knows
+
+    @property
+    def change_set(self) -> int | None:
+        """The number of the call's change set, once PostgreSQL has told it; None: nothing was changed, or not yet."""
+        return None if self.call is None else self._change_sets.get(self.call)
+
+    def change_set_of(self, call: int) -> int | None:
+        """The same for another call of this transaction."""
+        return self._change_sets.get(call)
+
+    def note(self, told: str | None) -> None:
+        """Note the change sets of calls: ``call/number``, as `CHANGE_SET` reads it, or several with blanks between."""
+        for each in (told or '').split():
+            call, _, number = each.partition('/')
+            if call.isdigit():
+                self._change_sets[int(call)] = int(number)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """Read a long answer: yield this transaction, whose statements then have the time limit of reads."""
+        with self.limited():
+            yield self
+
+    def briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
+        """Run work that reads, with a time limit for each statement. A statement that times out spoils nothing."""
+        self.execute(f'SAVEPOINT briefly; {limit(limit_s)}')
+        try:
+            return work(self)
+        finally:  # the former limit comes back, too
+            self.execute('ROLLBACK TO SAVEPOINT briefly; RELEASE SAVEPOINT briefly')
 
     @contextmanager
     def limited(self) -> Iterator[None]:
@@ -71,6 +118,12 @@ class Transaction:
         """Have a statement run just before the next one, in the same round trip; its answer is dropped."""
         self._know_limit()
         self._ahead.append(self._cursor.mogrify(statement, args or None))
+
+    def change(self, statement: Statement, args: Sequence[Any] = ()) -> None:
+        """Run a statement that changes something, with what waits for it, and note the `CHANGE_SET` that it returns."""
+        self.ahead(statement, args)
+        found = self._run(self._ahead.pop(), ()).fetchone()
+        self.note(found[0] if found else None)
 
     def flush(self) -> None:
         """Run now what waits for a next statement."""
@@ -171,16 +224,43 @@ class Transaction:
         self.execute('CLOSE stream')
 
 
-class OneMessage(Transaction):
-    """A transaction that is one message: what waits and the statement after it. What runs before is not part of it.
+class Reading(Transaction):
+    """Statements that read, each on its own, outside a transaction.
 
-    change: the number by which the audit log knows what is put ahead from now on.
+    snapshots: opens a snapshot of the database for answers that are read after this ends.
     """
 
-    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, change: int) -> None:
+    each_statement_alone = True
+
+    def __init__(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        session: Session,
+        snapshots: Callable[[], AbstractContextManager[Transaction]],
+    ) -> None:
         super().__init__(cursor, session)
+        self._snapshots = snapshots
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """Read a long answer: yield a transaction that sees one state of the database."""
+        with self._snapshots() as tx:
+            yield tx
+
+    def briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
+        """Run work of one statement, with a time limit."""
+        self.ahead(limit(limit_s))
+        return work(self)
+
+
+class OneMessage(Transaction):
+    """A transaction that is one message: what waits and the statement after it. What runs before is not part of it."""
+
+    call: int
+
+    def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, call: int) -> None:
+        super().__init__(cursor, session, call)
         self.sent = False
-        self.change = change
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
         """As in any transaction: it is what changes."""
@@ -188,7 +268,7 @@ class OneMessage(Transaction):
             raise RuntimeError('a change behind the message is not part of its transaction')
         if not self._ahead:
             self._ahead.append(CHANGING.encode())
-        self._ahead.append(b'SET LOCAL nipap.change = %d' % self.change)
+        self._ahead.append(SET_CALL.encode() % self.call)
         super().ahead(statement, args)
 
     def _run(self, statement: Statement, args: Sequence[Any]) -> psycopg2.extensions.cursor:
@@ -203,7 +283,7 @@ class OneMessage(Transaction):
 
 
 def new_number() -> int:
-    """A new number for a change. Chosen so that the index in which it is looked for grows at its end."""
+    """A new number for a call. Chosen so that the index in which it is looked for grows at its end."""
     return time.time_ns() // 1000 << 11 | random.getrandbits(11)
 
 
@@ -220,6 +300,7 @@ class Addition(Generic[T]):
     answer: Callable[[Transaction, int], T]
     number: int = field(default_factory=new_number)
     began: float = field(default_factory=time.monotonic)
+    outcome: Outcome = field(default_factory=Outcome)
     lost: tuple[Session, psycopg2.Error] | None = None  # whose answer never came, for a message that it was a part of
 
 
@@ -242,10 +323,12 @@ def send(tx: OneMessage, additions: Sequence[Addition[T]]) -> list[T | Exception
     for position, (place, (statement, args)) in enumerate(sent):
         if position == 1:
             tx.ahead(NO_MORE_WAITING)
-        tx.change = additions[place].number
+        tx.call = additions[place].number
         tx.ahead(statement, args)
     if sent:
         added = additions[0].added(tx, [additions[place].number for place, _ in sent])
+        for place, _ in sent:
+            additions[place].outcome.change_set = tx.change_set_of(additions[place].number)
         outcomes |= {place: item for (place, _), item in zip(sent, added, strict=True)}
     return [outcomes[place] for place in range(len(additions))]
 
@@ -256,25 +339,25 @@ class Inside:
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
 
-    def run(self, work: Callable[[Transaction], T]) -> T:
-        """Run work as a part of the transaction: all of it, so that what fails is not taken for what comes next."""
+    def run(self, work: Callable[[Transaction], T], _outcome: Outcome | None = None) -> T:
+        """Run work as a part of the transaction: all of it, so that what fails is not taken for what comes next.
+
+        The outcome is known where the transaction ends.
+        """
         result = work(self._tx)
         self._tx.flush()
         return result
 
-    def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
-        """The same; one that is stopped spoils nothing of the transaction."""
-        self._tx.execute(f'SAVEPOINT briefly; {limit(limit_s)}')
-        try:
-            return work(self._tx)
-        finally:  # which brings back the former limit, too
-            self._tx.execute('ROLLBACK TO SAVEPOINT briefly; RELEASE SAVEPOINT briefly')
-
-    def run_at_once(self, work: Callable[[Transaction], T], _answer: Callable[[Transaction, int], T]) -> T:
+    def run_at_once(
+        self,
+        work: Callable[[Transaction], T],
+        _answer: Callable[[Transaction, int], T],
+        _outcome: Outcome | None = None,
+    ) -> T:
         """The same."""
         return self.run(work)
 
-    def add_joined(self, _key: Hashable, addition: Addition[T]) -> T:
+    def add_joined(self, _key: Hashable, addition: Addition[T], _outcome: Outcome | None = None) -> T:
         """The same; nobody joins."""
 
         def work(tx: Transaction) -> T:

@@ -196,7 +196,7 @@ def service_of(
     settings = config.nipapd
     shares = Shares(handlers(settings))
     sending = senders.Sending(dsn, settings, config.kafka)
-    alone = sending if settings.forks < 0 and sending.wanted else None
+    alone = sending if settings.forks < 0 else None
     return Service(dsn, config.auth, settings, listeners, shares, login_counts, board, config.tracing, alone)
 
 
@@ -568,7 +568,7 @@ def database_account(settings: DaemonSettings, identity: Identity | None) -> str
 
 
 def prepare_schema(dsn: str, install: bool, config: Config) -> None:
-    """Have the schema that this program works with, creating or upgrading it where that is allowed."""
+    """Have a schema that this program can serve, creating or upgrading it where that is allowed."""
     upgrade = config.embedded or config.auto_upgrade_db
     with database(dsn) as db:
         schema.check_database(db)
@@ -586,14 +586,11 @@ def prepare_schema(dsn: str, install: bool, config: Config) -> None:
 
 
 def await_current_schema(db: Database, patience_s: float) -> None:
-    """Raise unless the schema is up to date, or will soon be because somebody else is installing it."""
+    """Raise unless this program can serve the schema, or soon will because somebody else is installing it."""
     deadline = time.monotonic() + patience_s
-    while schema.due(db):
+    while problem := schema.state(db).problem:
         if time.monotonic() >= deadline:
-            raise StartError(
-                f'the schema of the database has version {schema.version(db)}, this program needs {schema.latest()}: '
-                'upgrade it with --auto-upgrade-db or with nipap-admin migrate'
-            )
+            raise StartError(f'{problem}: upgrade it with --auto-upgrade-db or with nipap-admin migrate')
         time.sleep(0.1)
 
 

@@ -197,10 +197,7 @@ def schema_problem(database: Database) -> str:
 
     :raises NipapError: the database does not answer.
     """
-    found, wanted = schema.version(database), schema.latest()
-    if found > wanted:
-        return f'the schema has version {found}, this program works with {wanted}'
-    return f'the schema has to be brought to version {wanted}' if schema.due(database) else ''
+    return schema.state(database).problem
 
 
 def inventory(database: Database, *, kafka: bool) -> tuple[list[dict[str, Any]], ...]:

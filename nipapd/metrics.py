@@ -28,7 +28,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from nipap import __version__, flask_rest, flask_rest_v1
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 from nipap.errors import AuthenticationFailedError, NipapError
 from nipap.flask_xmlrpc import INTROSPECTION
 from nipap.meter import Meter
@@ -44,7 +44,7 @@ def _codes(base: type[NipapError] = NipapError) -> set[int]:
     return {base.code}.union(*map(_codes, base.__subclasses__()))
 
 
-NAMES = (*METHODS, *INTROSPECTION, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
+NAMES = (*CALLS, *INTROSPECTION, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
 CODES = (0, *sorted(_codes()))
 
 # What a row holds, one number after the other.

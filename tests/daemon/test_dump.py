@@ -21,12 +21,12 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
-from psycopg2.extensions import parse_dsn
-from support import DATABASE_OPTIONS, DaemonFactory, facts
+from support import DaemonFactory, facts, options_of
 
 from nipap import check, schema
 from nipap.authlib import Actor
 from nipap.backend import Backend
+from nipap.calls import Request
 from nipap.db import Database
 from nipap.local_users import LocalUser, LocalUsers
 from nipapd import archive, config, dump
@@ -63,10 +63,8 @@ class Site:
     """A configured database and the accounts beside it."""
 
     def __init__(self, dsn: str, directory: Path, **settings: str) -> None:
-        parts = parse_dsn(dsn)
-        database = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
         parser = RawConfigParser()
-        parser.read_dict({'nipapd': {**database, **settings}})
+        parser.read_dict({'nipapd': {**options_of(dsn), **settings}})
         self.path, self.data_dir = directory / 'nipap.conf', directory
         with self.path.open('w') as file:
             parser.write(file)
@@ -118,7 +116,7 @@ def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
         for number in range(5):
             attr = {'description': f'link {number}', 'avps': {'n': str(number)}}
             backend.add_prefix(actor, attr, {'from-pool': {'id': pool['id']}, 'family': 4})
-        backend.once(actor, 'add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key')
+        backend.perform(actor, Request('add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key'))
     finally:
         database.close()
 

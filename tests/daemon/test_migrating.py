@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from daemon_process import REPOSITORY, Daemon
-from support import DaemonFactory
-from talking import Client, client, database_settings
+from support import DaemonFactory, options_of
+from talking import Client, client
 
 from nipap import schema
 
@@ -33,7 +33,7 @@ def copied(program: Path, old: Daemon, new: Daemon) -> str:
 
 def test_what_the_program_copies(daemon: DaemonFactory, dsn: str, empty_dsn: str, tmp_path: Path) -> None:
     schema.install(empty_dsn)
-    old, new = (daemon(config={'nipapd': {'forks': '1', **database_settings(each)}}) for each in (dsn, empty_dsn))
+    old, new = (daemon(config={'nipapd': {'forks': '1', **options_of(each)}}) for each in (dsn, empty_dsn))
     (text,) = re.findall(r'^```python\n(.*?)^```$', (REPOSITORY / 'docs/migrating.md').read_text(), re.M | re.S)
     program = tmp_path / 'copy.py'
     program.write_text(text)

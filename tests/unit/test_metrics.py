@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 from support import ALERTS, DASHBOARD, expressions, selectors
 
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 from nipapd.metrics import ALIVE_S, OTHER, Board, Counter, State, exposition, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,9 +191,9 @@ def test_pools_and_vrfs_are_told_by_family() -> None:
 
 def test_every_method_has_a_place(counting: tuple[Board, Counter]) -> None:
     board, counter = counting
-    for method in METHODS:
+    for method in CALLS:
         counter.call(method, 0, 0.001)
-    assert {f'nipap_calls_total code=0 method={method}' for method in METHODS} <= values(board).keys()
+    assert {f'nipap_calls_total code=0 method={method}' for method in CALLS} <= values(board).keys()
 
 
 # ---- what is written about them
