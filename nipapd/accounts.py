@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from nipap.local_users import LocalUser, LocalUsers, UserFileMissingError
+from nipap.access.local_users import LocalUser, LocalUsers, UserFileMissingError
 from nipapd.config import DEFAULT_FILE, Config, data_directory
 from nipapd.identity import Identity
 from nipapd.inifile import everybody_can_read

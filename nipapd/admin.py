@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from nipap import events, pool, schema, vrf
-from nipap.db import Database
-from nipap.query import EVERYTHING
+from nipap.history import events
+from nipap.objects import pool, vrf
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipap.search.query import EVERYTHING
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
 from nipapd.prefork import die_with, fork
@@ -221,7 +223,7 @@ class Task(Protocol):
         """Do it until TERM."""
 
 
-class Keeper:
+class HelperProcess:
     """Keeps a process running that does a task beside the handlers, for their parent: the one that answers."""
 
     def __init__(

@@ -11,14 +11,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from nipap import check, repair, schema
-from nipap.db import Database
+from nipap.access.local_users import UserFileError
 from nipap.errors import NipapError
-from nipap.local_users import UserFileError
+from nipap.integrity import check, repair
+from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd import dump
-from nipapd.__main__ import Keeper, database
 from nipapd.commandline import Parser
 from nipapd.config import Config, load
+from nipapd.databases import KeptPostgres, database
 from nipapd.embedded import EmbeddedPostgresError
 from nipapd.inifile import ConfigError
 from nipapd.launch import StartError
@@ -54,7 +55,7 @@ def served(config: Config) -> Iterator[str]:
         if config.embedded:
             if not (config.data_dir / 'data' / 'PG_VERSION').exists():
                 raise StartError(f'there is no database in {config.data_dir} yet')
-            yield stack.enter_context(Keeper(config, None)).dsn()
+            yield stack.enter_context(KeptPostgres(config, None)).dsn()
         else:
             yield config.dsn
 

@@ -31,8 +31,9 @@ from talking import (
     handlers,
 )
 
-from nipap import __version__, schema
-from nipap.local_users import LocalUser, LocalUsers
+from nipap import __version__
+from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.postgres import schema
 from nipapd import logs
 
 
