@@ -2,7 +2,7 @@
 
 Each fact about an attribute is stated here once: its kind, the SQL that reads it, whether clients may set it, what
 it means. Validation, the query compiler and smart search all work from these tables. In SQL expressions ``v`` is the
-VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipap.query`).
+VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipap.search.query`).
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from nipap import calls, idempotency, packed, rows, waiting
-from nipap import prefix as prefixes
+from nipap import calls
+from nipap.access.authentication import Actor
 from nipap.answers import (
     Asn,
     DeadLetter,
@@ -44,9 +44,7 @@ from nipap.answers import (
     Vrf,
     Webhook,
 )
-from nipap.authlib import Actor
 from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right
-from nipap.db import PATIENCE_S, Database
 from nipap.errors import (
     AuthorizationFailedError,
     NipapChangedError,
@@ -55,12 +53,17 @@ from nipap.errors import (
     NipapOutcomeUnknownError,
     NipapValueError,
 )
-from nipap.kinds import KINDS, Object
-from nipap.paging import Page as Part
-from nipap.paging import Surroundings
-from nipap.prefix_view import as_found, as_listed
-from nipap.query import equals
-from nipap.transaction import Inside, Outcome, Transaction
+from nipap.history import idempotency
+from nipap.objects import prefix as prefixes
+from nipap.objects import rows
+from nipap.objects.kinds import KINDS, Object
+from nipap.objects.prefix_view import as_found, as_listed
+from nipap.postgres.database import PATIENCE_S, Database
+from nipap.postgres.transaction import Inside, Outcome, Transaction
+from nipap.runtime import packed, waiting
+from nipap.search.paging import Page as Part
+from nipap.search.paging import Surroundings
+from nipap.search.query import equals
 
 T = TypeVar('T')
 

@@ -15,24 +15,19 @@ from flask import Flask, Request, Response
 from flask.globals import request_ctx
 from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
 
-from nipap import calls, http_calls
-from nipap.authlib import Authenticator, Credentials, make_actor
+from nipap import calls
+from nipap.access.authentication import Authenticator, Credentials, make_actor
 from nipap.backend import Backend
 from nipap.calls import CALLS
 from nipap.calls import Request as CallRequest
 from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
-from nipap.http_auth import (
-    auth_options,
-    change_group,
-    change_reason,
-    credentials_from_request,
-    idempotency_key,
-)
-from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
-from nipap.meter import SILENT, Meter
-from nipap.spool import Spool
-from nipap.tracer import CallRecord
-from nipap.wire import decode_request, encode_fault, response_parts
+from nipap.http import requests as http_calls
+from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
+from nipap.http.credentials import auth_options, change_group, change_reason, credentials_from_request, idempotency_key
+from nipap.runtime.meter import SILENT, Meter
+from nipap.runtime.spool import Spool
+from nipap.runtime.tracer import CallRecord
+from nipap.xmlrpc.codec import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
 INTROSPECTION = ('system.listMethods', 'system.methodHelp', 'system.methodSignature')

@@ -32,11 +32,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from nipap import __version__, events, schema
-from nipap.db import Database
+from nipap import __version__
+from nipap.access.local_users import UserFileError
+from nipap.access.login_limits import LoginCounts
 from nipap.errors import NipapError, NipapUnavailableError
-from nipap.local_users import UserFileError
-from nipap.login_limits import LoginCounts
+from nipap.history import events
+from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd import admin, logs, senders, systemd, tls
 from nipapd.accounts import create_first_user
 from nipapd.config import Config, ConfigError, DaemonSettings, TracingSettings, load

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipapd.config import DEFAULT_FILE, Config, data_directory
 from nipapd.identity import Identity
 from nipapd.launch import StartError, say

@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from nipap import events, pool, schema, vrf
-from nipap.db import Database
-from nipap.query import EVERYTHING
+from nipap.history import events
+from nipap.objects import pool, vrf
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipap.search.query import EVERYTHING
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
 from nipapd.prefork import die_with, fork

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from nipap.authlib import (
+from nipap.access.authentication import (
     BACKEND_TYPES,
     FAILED_LOGINS,
     FAILED_LOGINS_WINDOW_S,

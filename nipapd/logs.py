@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nipap import tracer
+from nipap.runtime import tracer
 
 SYSLOG_SOCKET = Path('/dev/log')
 CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]')

@@ -10,10 +10,11 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from nipap import check, repair, schema
-from nipap.db import Database
+from nipap.access.local_users import UserFileError
 from nipap.errors import NipapError
-from nipap.local_users import UserFileError
+from nipap.integrity import check, repair
+from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd import dump
 from nipapd.__main__ import Keeper, database
 from nipapd.config import Config, ConfigError, load

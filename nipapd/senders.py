@@ -22,14 +22,17 @@ from typing import Any, ClassVar
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from tornado.httputil import HTTPHeaders
 
-from nipap import __version__, advisory, connecting, events, waiting, webhook
-from nipap.change_order import ChangeSequencer
-from nipap.db import Database
+from nipap import __version__
 from nipap.errors import NipapError
-from nipap.rest_objects import encode
-from nipap.runtime import Runtime
-from nipap.sequencing import lead
-from nipap.transaction import Transaction
+from nipap.history import events, webhook
+from nipap.history.change_order import ChangeSequencer
+from nipap.history.sequencing import lead
+from nipap.postgres import advisory, connecting
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
+from nipap.rest.objects import encode
+from nipap.runtime import waiting
+from nipap.runtime.runtime import Runtime
 from nipapd import kafka
 from nipapd.config import DaemonSettings, KafkaSettings
 from nipapd.fibers import Fibers

@@ -10,7 +10,7 @@ import psycopg2.extensions
 from flask import Flask
 from psycopg2.sql import SQL, Identifier
 
-from nipap.db import Database
+from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 
 TABLES = (

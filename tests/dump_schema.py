@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
-from nipap import schema  # noqa: E402
-from nipap.db import Database  # noqa: E402
+from nipap.postgres import schema  # noqa: E402
+from nipap.postgres.database import Database  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations  # noqa: E402
 
 SCHEMA = REPOSITORY / 'sql' / 'schema.sql'

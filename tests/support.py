@@ -17,11 +17,11 @@ import psycopg2.extensions
 import yaml
 from daemon_process import Daemon
 
-from nipap import connecting
-from nipap.runtime import Runtime
+from nipap.postgres import connecting
+from nipap.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
-    from nipap.db import Database
+    from nipap.postgres.database import Database
     from nipapd.fibers import Fibers
 
 DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}

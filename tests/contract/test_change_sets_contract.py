@@ -13,11 +13,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from nipap import flask_rest, flask_rest_v1
-from nipap.authlib import Authenticator
+from nipap.access.authentication import Authenticator
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
+from nipap.rest import v1 as flask_rest_v1
 
 HEADERS = {'Authorization': basic('alice', USERS['alice'][0]), 'NIPAP-Authoritative-Source': 'test'}
 NET = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'net'}

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support import FAST, DaemonFactory, expressions, options_of, selectors
 from test_events import Client
 
-from nipap import schema
+from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
 ADMIN = re.compile(r'health and metrics on (http://\S+)')

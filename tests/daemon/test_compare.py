@@ -21,7 +21,7 @@ from bench.sides import Refused, Side, running
 from bench.upkeep import session
 
 import nipap
-from nipap import schema
+from nipap.postgres import schema
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'nipap', 'nipapd', 'sql', 'etc', 'docs')

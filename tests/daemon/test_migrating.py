@@ -13,7 +13,7 @@ from daemon_process import REPOSITORY, Daemon
 from support import DaemonFactory, options_of
 from talking import Client, client
 
-from nipap import schema
+from nipap.postgres import schema
 
 KINDS = ('vrf', 'pool', 'asn', 'prefix')
 VARYING = {'id', 'vrf_id', 'pool_id', 'added', 'last_modified', 'version'}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nipap.rest_problems import STATUSES
+from nipap.rest.problems import STATUSES
 
 GUIDE = (Path(__file__).parent.parent.parent / 'docs/rest.md').read_text()
 ADDRESS = 'http://127.0.0.1:1337'

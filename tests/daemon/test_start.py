@@ -26,7 +26,8 @@ from talking import (
     handlers,
 )
 
-from nipap import __version__, schema
+from nipap import __version__
+from nipap.postgres import schema
 from nipapd import logs
 
 

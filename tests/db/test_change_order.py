@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 import psycopg2
 import pytest
 
-from nipap import check, migrations
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.change_order import ChangeSequencer
-from nipap.db import Database
+from nipap.history.change_order import ChangeSequencer
+from nipap.integrity import check
+from nipap.postgres import migrations
+from nipap.postgres.database import Database
 
 WHO = ('w', 'w', None, 'w', None, None, None, None, None)
 EDIT = "SELECT record_change(%s::actor, 'asn', 'edit', %s, '{}', jsonb_build_object('name', %s::text))"

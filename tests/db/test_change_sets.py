@@ -11,14 +11,17 @@ from typing import Any
 import psycopg2
 import pytest
 
-from nipap import advisory, allocate, check, idempotency, migrations, prefix, vrf, webhook
-from nipap.audit import Who
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapError
-from nipap.prefix_view import as_listed
-from nipap.transaction import Inside, Outcome, Transaction
+from nipap.history import idempotency, webhook
+from nipap.history.audit import Who
+from nipap.integrity import check
+from nipap.objects import allocate, prefix, vrf
+from nipap.objects.prefix_view import as_listed
+from nipap.postgres import advisory, migrations
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Inside, Outcome, Transaction
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WHO = Who('ann', 'portal', 'Ann Example', 'crm', 'add_prefix', 'r-1', 'k-1', 'new customer', 'import 7')

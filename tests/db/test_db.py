@@ -16,10 +16,11 @@ import psycopg2.extensions
 import pytest
 from support import connection_of
 
-from nipap import db as storage
-from nipap import errors, sqlstates
-from nipap.db import Database
-from nipap.transaction import Transaction
+from nipap import errors
+from nipap.postgres import database as storage
+from nipap.postgres import sqlstates
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
 
 PATIENCE_S = 30.0
 PID = 'SELECT pg_backend_pid()'

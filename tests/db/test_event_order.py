@@ -13,13 +13,14 @@ import psycopg2
 import pytest
 from support import AUDIT_ENTRIES
 
-from nipap import advisory, events, migrations, webhook
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapError
-from nipap.events import EventSequencer, Filter
-from nipap.sequencing import lead
+from nipap.history import events, webhook
+from nipap.history.events import EventSequencer, Filter
+from nipap.history.sequencing import lead
+from nipap.postgres import advisory, migrations
+from nipap.postgres.database import Database
 
 Prefix = dict[str, Any]
 

@@ -14,12 +14,13 @@ import psycopg2
 import pytest
 from support import connection_of, run_fibers, waiting_in
 
-from nipap import db as storage
-from nipap import errors, transaction
-from nipap.authlib import Actor
+from nipap import errors
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.check import problems
-from nipap.db import Database
+from nipap.integrity.check import problems
+from nipap.postgres import database as storage
+from nipap.postgres import transaction
+from nipap.postgres.database import Database
 from nipapd.fibers import Fibers
 
 Outcomes = list[Any]
@@ -247,7 +248,7 @@ def test_an_answer_that_cannot_be_read_again_is_unknown(
         raise errors.NipapUnavailableError('away')
 
     monkeypatch.setattr(storage, '_message', lost)
-    monkeypatch.setattr('nipap.prefix.get_by_id', gone)
+    monkeypatch.setattr('nipap.objects.prefix.get_by_id', gone)
     with pytest.raises(errors.NipapOutcomeUnknownError):
         backend.add_prefix(actor, *asked('a'))
     with pytest.raises(errors.NipapOutcomeUnknownError):

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from support import AUDIT_ENTRIES, Plan, explained
 
-from nipap import check, events, prefix_search
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
-from nipap.prefix import get_added_by
+from nipap.history import events
+from nipap.integrity import check
+from nipap.objects import prefix_search
+from nipap.objects.prefix import get_added_by
+from nipap.postgres.database import Database
 
 CHILDREN = 60_000
 # As many as are stored, in the fashion of a big pool; of what is derived no more than these questions look at.

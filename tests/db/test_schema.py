@@ -17,15 +17,15 @@ import psycopg2.errors
 import pytest
 from dump_schema import SCHEMA, dump, dump_fresh, dump_tables
 
-from nipap import migrations, schema
-from nipap.db import Database
 from nipap.errors import NipapError
-from nipap.migrations import Migration
+from nipap.postgres import migrations, schema
+from nipap.postgres.database import Database
+from nipap.postgres.migrations import Migration
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations
 
 # Processes of their own, forked from a server that has neither connections nor threads.
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['pytest', 'nipap.schema'])
+CONTEXT.set_forkserver_preload(['pytest', 'nipap.postgres.schema'])
 PATIENCE_S = 60.0
 INSTALLERS = 8
 

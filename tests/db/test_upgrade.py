@@ -13,11 +13,12 @@ import pytest
 import upgrade_data as data
 from dump_schema import NOISE, SCHEMA, dump
 
-from nipap import check, migrations, schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.change_order import ChangeSequencer
-from nipap.db import Database
+from nipap.history.change_order import ChangeSequencer
+from nipap.integrity import check
+from nipap.postgres import migrations, schema
+from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 from nipapd.maintenance import main as admin
 

