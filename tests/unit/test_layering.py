@@ -283,7 +283,7 @@ def test_transports_hold_no_rule_about_addresses(module: str) -> None:
         ('from nipap.objects import prefix_search', ['nipap.objects.prefix_search']),
         (
             'from nipap.search.query import compile_query\nimport nipap.objects.vrf',
-            ['nipap.search.query', 'nipap.objects.vrf'],
+            ['nipap.objects.vrf', 'nipap.search.query'],
         ),
         ('from nipap.attributes import shown\nfrom nipap.backend import Backend', []),
         ('from nipap.search.query import COMPARISONS', []),
