@@ -50,6 +50,7 @@ mutants: | $(BIN)/pytest
 	$(BIN)/python tests/mutants/mutants.py $(MUTANTS)
 
 bench: | $(BIN)/pytest
+	$(BIN)/pytest tests/bench/check_tools.py tests/bench/check_timings.py
 	$(BIN)/python tests/bench/codec_bench.py
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)

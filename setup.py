@@ -64,7 +64,7 @@ setup(
             'share/doc/nipapd',
             [
                 *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket', 'etc/nipapd.logrotate'),
-                *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json'),
+                *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json', 'docs/migrating.md'),
             ],
         ),
     ],

@@ -25,6 +25,14 @@ UNVERSIONED = 8  # up to this version all functions were in the schema of the ta
 LOCK_PATIENCE_S = 2.0  # for which calls may queue behind a migration that waits for a lock
 PAUSE_S = 1.0  # until the migration tries again
 
+ENCODING = 'UTF8'
+MIGRATING = 'docs/migrating.md'
+
+# Tables of NIPAP, whose schema is another one, wherever in the database they are.
+_PREDECESSOR = """SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relname IN ('ip_net_plan', 'ip_net_vrf', 'ip_net_pool', 'ip_net_asn', 'ip_net_log')
+ORDER BY 1"""
+
 BOOKKEEPING = """
 CREATE TABLE IF NOT EXISTS schema_migration (
     version integer CONSTRAINT schema_migration_pkey PRIMARY KEY,
@@ -123,6 +131,30 @@ def latest() -> int:
     return migrations.latest()
 
 
+def predecessor(db: Database | Inside) -> list[str]:
+    """Return the tables of NIPAP that the database holds."""
+    return [str(name) for (name,) in db.read(lambda tx: tx.all(_PREDECESSOR))]
+
+
+def check_database(db: Database | Inside) -> None:
+    """Refuse a database that must not get the schema, or that cannot hold every text. Changes nothing.
+
+    :raises NipapError: its encoding is another one than UTF8, or it is a database of NIPAP.
+    """
+    encoding = db.read(lambda tx: tx.value('SHOW server_encoding'))
+    if encoding != ENCODING:
+        raise NipapError(
+            f'the database has the encoding {encoding}, {ENCODING} is needed; nothing was changed: '
+            f'make another one with createdb --encoding {ENCODING} --template template0'
+        )
+    tables = predecessor(db)
+    if tables and version(db) == 0:
+        raise NipapError(
+            f'this is a database of NIPAP ({", ".join(tables)}), and addresses in it would be taken for free; '
+            f'nothing was changed: {MIGRATING} says how its contents are brought over'
+        )
+
+
 def due(db: Database) -> bool:
     """Whether `migrate` would change anything."""
     found = state(db)
@@ -134,8 +166,9 @@ def migrate(db: Database | Inside) -> list[int]:
 
     A database that is newer than this program stays as it is.
 
-    :raises NipapError: it is so much newer that this program cannot serve it.
+    :raises NipapError: it is so much newer that this program cannot serve it, or it must not get the schema.
     """
+    check_database(db)
     applied: list[int] = []
     while True:
         try:

@@ -140,11 +140,19 @@ def _found(
     at_once = read_all is None or longest is None or short or 'after' in options.echo
     # An error in the middle of a transaction spoils it: there every pattern is tried before it is used.
     untried = [pattern for pattern in condition.patterns if pattern not in tried]
-    for why in refused(tx, untried, all_signs=not at_once or not tx.each_statement_alone).values():
-        raise NipapValueError(why)
+    try_all = not at_once or not tx.each_statement_alone
+    _refuse_bad(tx, untried, all_signs=try_all)
     if read_all is None or at_once:
-        return kind.find(tx, condition, page, *options.around)
+        found = kind.find(tx, condition, page, *options.around)
+        if not found and not try_all:  # without a row to compare, PostgreSQL need not have read the patterns
+            _refuse_bad(tx, untried, all_signs=True)
+        return found
     return chunks(tx, lambda inner: read_all(inner, condition, page, *options.around))
+
+
+def _refuse_bad(tx: Transaction, given: list[str], *, all_signs: bool) -> None:
+    for why in refused(tx, given, all_signs=all_signs).values():
+        raise NipapValueError(why)
 
 
 def chunks(tx: Transaction, read: Callable[[Transaction], Iterator[list[Object]]]) -> Chunks:

@@ -538,7 +538,10 @@ def prepare_schema(dsn: str, install: bool, config: Config) -> None:
     """Have a schema that this program can serve, creating or upgrading it where that is allowed."""
     upgrade = config.embedded or config.auto_upgrade_db
     with database(dsn) as db:
+        schema.check_database(db)
         found = schema.version(db)
+        if found and (tables := schema.predecessor(db)):
+            log.warning('the database holds tables of NIPAP too, which are not served: %s', ', '.join(tables))
         if found == 0 and not install:
             raise StartError('the database has no schema: create it with --auto-install-db or with nipap-admin migrate')
         if found and not upgrade and found <= schema.latest():
@@ -586,7 +589,11 @@ def print_db_version(config: Config) -> int:
             dsn = stack.enter_context(Keeper(config, Identity.configured(config.nipapd))).dsn()
         else:
             dsn = config.dsn
-        print(schema.version(stack.enter_context(database(dsn))))
+        db = stack.enter_context(database(dsn))
+        found = schema.version(db)
+        if not found:
+            schema.check_database(db)
+        print(found)
     return EXIT_OK
 
 

@@ -249,6 +249,7 @@ def _prepared(config: Config) -> Iterator[Database]:
         else:
             dsn = config.dsn
         db = stack.enter_context(database(dsn))
+        schema.check_database(db)
         if others := db.read(restore.others):
             raise StartError(f'the database is in use by {others} other sessions: stop the daemons that serve it first')
         yield db

@@ -57,7 +57,20 @@ def served(config: Config) -> Iterator[str]:
 def on_database(config: Config, options: argparse.Namespace) -> int:
     """Run what works on an open database."""
     with served(config) as dsn, database(dsn) as db:
+        if options.work is not run_migrate:
+            require_schema(db)
         return int(options.work(db))
+
+
+def require_schema(db: Database) -> None:
+    """Raise StartError unless the tables are those that this program knows."""
+    found = schema.state(db)
+    if not found.version:
+        schema.check_database(db)
+        raise StartError('the database has no schema: create it with nipap-admin migrate')
+    if found.problem:
+        remedy = 'upgrade the program' if found.is_newer else 'nipap-admin migrate brings it up to date'
+        raise StartError(f'{found.problem}: {remedy}')
 
 
 def run_dump(config: Config, options: argparse.Namespace) -> int:

@@ -120,6 +120,65 @@ def test_migrations_are_numbered_without_gaps() -> None:
     assert all(re.fullmatch(r'[a-z0-9_]+', step.name) for step in steps)
 
 
+# ---------------------------------------------------------------- databases that do not get it
+
+EVERYTHING = """SELECT 'relation', oid, xmin::text, relname::text FROM pg_class WHERE oid >= 16384
+UNION ALL SELECT 'function', oid, xmin::text, proname FROM pg_proc WHERE oid >= 16384
+UNION ALL SELECT 'extension', oid, xmin::text, extname FROM pg_extension
+UNION ALL SELECT 'namespace', oid, xmin::text, nspname FROM pg_namespace ORDER BY 1, 2"""
+
+
+def refused(dsn: str) -> str:
+    """Why migrate refuses a database, in which nothing changes."""
+    before = ask(dsn, EVERYTHING)
+    db = Database(dsn)
+    try:
+        with pytest.raises(NipapError) as caught:
+            schema.migrate(db)
+    finally:
+        db.close()
+    assert ask(dsn, EVERYTHING) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'table', ['public.ip_net_plan', 'public.ip_net_vrf', 'ipam.ip_net_pool', 'public.ip_net_log', 'public.ip_net_asn']
+)
+def test_a_database_of_the_predecessor_is_refused(empty_dsn: str, table: str) -> None:
+    ask(empty_dsn, f'CREATE SCHEMA ipam; CREATE TABLE {table} (prefix cidr)')
+    said = refused(empty_dsn)
+    assert said.startswith(f'this is a database of NIPAP ({table}), ')
+    assert 'docs/migrating.md' in said
+    assert (Path(__file__).parents[2] / schema.MIGRATING).is_file()
+
+
+def test_tables_of_the_predecessor_beside_our_own_are_no_reason_to_stop(empty_dsn: str) -> None:
+    db = Database(empty_dsn)
+    try:
+        schema.migrate(db)
+        ask(empty_dsn, 'CREATE SCHEMA former; CREATE TABLE former.ip_net_plan (prefix cidr)')
+        assert schema.migrate(db) == []
+        assert schema.predecessor(db) == ['former.ip_net_plan']
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize('encoding', ['LATIN1', 'SQL_ASCII', 'EUC_JP'])
+def test_a_database_in_another_encoding_is_refused(cluster: EmbeddedPostgres, encoding: str) -> None:
+    name = f'encoded_{encoding.lower()}'
+    provider = "LOCALE_PROVIDER 'libc'" if cluster.installation and cluster.installation.major >= 15 else ''
+    ask(
+        cluster.dsn('postgres'),
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' {provider} LOCALE 'C'",
+    )
+    try:
+        said = refused(cluster.dsn(name))
+        assert said.startswith(f'the database has the encoding {encoding}, UTF8 is needed; nothing was changed: ')
+        assert 'createdb --encoding UTF8 --template template0' in said
+    finally:
+        ask(cluster.dsn('postgres'), f'DROP DATABASE {name} WITH (FORCE)')
+
+
 # ---------------------------------------------------------------- sql/schema.sql
 
 UPDATE = 'sql/schema.sql is out of date: run `python tests/dump_schema.py`'
