@@ -31,7 +31,7 @@ import databases  # noqa: E402
 from daemon_process import Daemon, free_port  # noqa: E402
 from support import FAST, DaemonFactory, open_directories, options_of  # noqa: E402
 
-from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations, inspect  # noqa: E402
 
 if TYPE_CHECKING:

@@ -187,7 +187,7 @@ def test_tables_of_the_predecessor_beside_our_own_are_told(daemon: DaemonFactory
     ('change', 'said'),
     [
         ('DELETE FROM schema_migration WHERE version = (SELECT max(version) FROM schema_migration)', 'up to date'),
-        (LATER.format(9999), 'upgrade the program'),
+        (LATER.format(9998), 'upgrade the program'),
     ],
 )
 def test_a_check_of_another_schema_says_so(daemon: DaemonFactory, empty_dsn: str, change: str, said: str) -> None:
