@@ -30,11 +30,12 @@ from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Inside, Transaction
 from nipapd import archive
-from nipapd.__main__ import Keeper, database, make_data_dir, serving
 from nipapd.binaries import in_path, places
 from nipapd.config import Config
+from nipapd.databases import KeptPostgres, database
 from nipapd.identity import Identity
 from nipapd.launch import StartError
+from nipapd.preparation import make_data_dir, serving
 
 DATABASE = 'database.dump'
 USERS = 'users.db'
@@ -248,7 +249,7 @@ def _prepared(config: Config) -> Iterator[Database]:
     """The database to restore into; the private PostgreSQL runs for the while, and is made when there is none."""
     with contextlib.ExitStack() as stack:
         if config.embedded:
-            dsn = stack.enter_context(Keeper(config, Identity.configured(config.nipapd))).dsn()
+            dsn = stack.enter_context(KeptPostgres(config, Identity.configured(config.nipapd))).dsn()
         else:
             dsn = config.dsn
         db = stack.enter_context(database(dsn))
