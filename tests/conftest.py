@@ -31,13 +31,13 @@ import databases  # noqa: E402
 from daemon_process import Daemon, free_port  # noqa: E402
 from support import FAST, DaemonFactory, open_directories, options_of  # noqa: E402
 
-from nipap.local_users import LocalUser, LocalUsers  # noqa: E402
+from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations, inspect  # noqa: E402
 
 if TYPE_CHECKING:
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
     from nipap.backend import Backend
-    from nipap.db import Database
+    from nipap.postgres.database import Database
 
 pytest_plugins = ['skip_rules']
 
@@ -96,7 +96,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope='session')
 def template(cluster: EmbeddedPostgres) -> str:
     """The name of a database with the schema and nothing in it."""
-    from nipap import schema
+    from nipap.postgres import schema
 
     databases.create(cluster, TEMPLATE, 'template1')
     schema.install(cluster.dsn(TEMPLATE))
@@ -142,7 +142,7 @@ def dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int], _empt
 
 @pytest.fixture
 def db(dsn: str) -> Iterator[Database]:
-    from nipap.db import Database
+    from nipap.postgres.database import Database
 
     database = Database(dsn)
     yield database
@@ -159,7 +159,7 @@ def backend(db: Database) -> Backend:
 @pytest.fixture
 def actor() -> Actor:
     """Someone who may change everything."""
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
 
     return Actor(
         username='test',

@@ -10,12 +10,12 @@ import psycopg2.extensions
 from flask import Flask
 from psycopg2.sql import SQL, Identifier
 
-from nipap.db import Database
+from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 
 TABLES = (
     'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
-    'webhook, dead_letter'
+    'webhook, dead_letter, change_set, change_order, change_state'
 )
 LOCK = f"SET lock_timeout = '500ms'; LOCK {TABLES}"
 # To truncate makes dozens of files and removes as many: 100 ms, where to delete a few rows takes less than one.
@@ -29,6 +29,7 @@ SET session_replication_role = origin;
 SELECT setval(seqrelid, seqstart, false) FROM pg_sequence"""
 FIRST_ROWS = """
 INSERT INTO event_state DEFAULT VALUES;
+INSERT INTO change_state (older_entries) VALUES (0);
 INSERT INTO vrf (id, rt_rank, name, description) VALUES (0, -1, 'default', 'The default VRF, typically the Internet.');
 INSERT INTO free_range VALUES
     (-1, '0.0.0.0', '255.255.255.255', 0), (-2, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);

@@ -18,11 +18,11 @@ import psycopg2.extensions
 import yaml
 from daemon_process import Daemon
 
-from nipap import connecting
-from nipap.runtime import Runtime
+from nipap.postgres import connecting
+from nipap.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
-    from nipap.db import Database
+    from nipap.postgres.database import Database
     from nipapd.fibers import Fibers
 
 DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}
@@ -101,7 +101,8 @@ SET auto_explain.log_format = json; SET auto_explain.log_level = notice; SET aut
 
 
 # So many entries of the audit log.
-AUDIT_ENTRIES = """SELECT count(audit(('many', 'many', NULL, 'test')::actor, 'asn', n, 'add', NULL, '{}'))
+AUDIT_ENTRIES = """SELECT count(record_change(jsonb_populate_record(NULL::actor,
+    '{"username": "many", "authenticated_as": "many", "authoritative_source": "test"}'), 'asn', 'add', n, NULL, '{}'))
 FROM generate_series(1, %s) n"""
 
 

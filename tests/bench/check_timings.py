@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from nipap import local_users
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings, LocalUsers
+from nipap.access import local_users
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings, LocalUsers
+from nipap.access.local_users import LocalUser
 from nipap.errors import AuthenticationFailedError
-from nipap.local_users import LocalUser
 
 Make = Callable[[int], Authenticator]
 

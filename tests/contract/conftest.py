@@ -14,12 +14,12 @@ from contract_faces import USERS, BackendFace, Face, Post, XmlRpcFace
 from contract_rest import RestFace, rest_application
 from databases import Standing
 
-from nipap import check
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.integrity import check
+from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 
 

@@ -17,9 +17,9 @@ from contract_faces import SOURCE, USERS, Face, Fault, as_client_sees, basic
 from databases import Standing
 from flask import Flask
 
-from nipap import flask_rest
-from nipap.authlib import Authenticator
+from nipap.access.authentication import Authenticator
 from nipap.backend import Backend
+from nipap.rest import api as flask_rest
 
 Object = dict[str, Any]
 #: method, path below the root, body and headers of a request -> HTTP status and body of the answer

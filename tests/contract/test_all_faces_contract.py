@@ -10,12 +10,12 @@ from contract_clients import CallsClient, Client, RestClient, equal
 from contract_faces import USERS, basic
 from databases import Standing
 
-from nipap import flask_rest
+from nipap.access.authentication import Authenticator
 from nipap.attributes import ASN, POOL, PREFIX, VRF
-from nipap.authlib import Authenticator
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
 
 AnyClient = CallsClient | RestClient
 

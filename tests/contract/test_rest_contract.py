@@ -16,11 +16,11 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator, FormatChecker
 from werkzeug.test import TestResponse
 
-from nipap import flask_rest
-from nipap.authlib import Authenticator
-from nipap.db import Database
-from nipap.rest_objects import COUNTERS, RESOURCES
-from nipap.rest_openapi import describe
+from nipap.access.authentication import Authenticator
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
+from nipap.rest.objects import COUNTERS, RESOURCES
+from nipap.rest.openapi import describe
 
 Ask = Callable[..., TestResponse]
 AUTH = {'Authorization': basic('alice', USERS['alice'][0])}

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from schemathesis import Case, CheckContext, GenerationMode, Response
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from nipap.authlib import Authenticator
-from nipap.rest_openapi import describe
+from nipap.access.authentication import Authenticator
+from nipap.rest.openapi import describe
 
 NUMBER = st.integers(0, 2**32 - 1)
 

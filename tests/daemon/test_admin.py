@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support import FAST, DaemonFactory, expressions, options_of, selectors
 from test_events import Client
 
+from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
 ADMIN = re.compile(r'health and metrics on (http://\S+)')
@@ -302,13 +303,16 @@ def test_it_is_not_ready_with_another_schema(watched: Daemon, dsn: str) -> None:
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:
-            cursor.execute("INSERT INTO schema_migration (version, name) VALUES (9999, 'of the future')")
-            await_page(watched, 'ready', lambda status, text: status == 503 and 'has version 9999' in text)
-            cursor.execute('DELETE FROM schema_migration WHERE version = 9999')
+            note = 'INSERT INTO schema_migration (version, name, oldest_program) VALUES'
+            cursor.execute(f"{note} (9998, 'of the future', 9998)")
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'of version 9998 or later' in text)
+            cursor.execute(f"{note} (9999, 'of the future', 1)")
             await_page(watched, 'ready', lambda status, _: status == 200)
-            cursor.execute('UPDATE schema_functions SET fingerprint = reverse(fingerprint)')
-            await_page(watched, 'ready', lambda status, text: status == 503 and 'has to be brought to' in text)
-            cursor.execute('UPDATE schema_functions SET fingerprint = reverse(fingerprint)')
+            cursor.execute(f'ALTER SCHEMA public_v{schema.latest()} RENAME TO elsewhere')
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'no functions for this' in text)
+            cursor.execute('DELETE FROM schema_migration WHERE version > 9000')
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'functions in the data' in text)
+            cursor.execute(f'ALTER SCHEMA elsewhere RENAME TO public_v{schema.latest()}')
             await_page(watched, 'ready', lambda status, _: status == 200)
     finally:
         connection.close()

@@ -24,12 +24,13 @@ import pytest
 from daemon_process import REPOSITORY, Daemon, poll
 from support import DaemonFactory, facts, open_directories, options_of
 
-from nipap import check, schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.backend import Backend
 from nipap.calls import Request
-from nipap.db import Database
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.integrity import check
+from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd import archive, config, dump, maintenance
 from nipapd.embedded import EmbeddedPostgres
 
@@ -454,7 +455,7 @@ def test_a_dump_that_fails_leaves_the_former_one(empty: Site, file: Path) -> Non
 
 
 def test_rows_are_read_in_pieces_of_any_size() -> None:
-    from nipap.restore import Rows
+    from nipap.integrity.restore import Rows
 
     data = io.BytesIO(b'one\t1\ntwo\t2\n\\.\nrest\n')
     rows = Rows(data)

@@ -22,7 +22,7 @@ from callers import handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
 from support import FAST, DaemonFactory, open_directories, options_of
 
-from nipap import schema
+from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
 AUTH = {'authoritative_source': 'test'}

@@ -16,7 +16,7 @@ from pynipap import VRF, AuthOptions, Pool, Prefix, Tag
 from pynipap import pynipap as implementation
 
 import nipap
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.access.local_users import LocalUser, LocalUsers
 
 # The library makes a connection for each call and leaves closing it to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore:unclosed:ResourceWarning')

@@ -20,9 +20,9 @@ from callers import Changer, await_calls, calling, change, handlers
 from daemon_process import Daemon, free_port, poll
 from support import DaemonFactory, options_of
 
-from nipap import schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
+from nipap.postgres import schema
 
 Configured = Callable[..., Daemon]
 LONG = 1500  # prefixes: more than are answered as one list

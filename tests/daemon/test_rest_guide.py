@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from talking import Configured
 
-from nipap.rest_problems import STATUSES
+from nipap.rest.problems import STATUSES
 
 GUIDE = (Path(__file__).parent.parent.parent / 'docs/rest.md').read_text()
 ADDRESS = 'http://127.0.0.1:1337'

@@ -8,10 +8,10 @@ from collections import deque
 import pytest
 from bench import health
 
-from nipap import check
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 ROUNDS, CYCLES, KEPT = 4, 500, 40
 PAGE = 8192

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from support import connection_of
 
-from nipap import patterns
 from nipap.errors import NipapValueError
-from nipap.pattern_trial import TRIAL_S, refused
+from nipap.search import patterns
+from nipap.search.pattern_trial import TRIAL_S, refused
 
 if TYPE_CHECKING:
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
     from nipap.backend import Backend
-    from nipap.db import Database
+    from nipap.postgres.database import Database
 
 WRITTEN = [
     *('router', '^core', r'10\.1\.', r'^10\.(1|2)\.[0-9]+\.', r'\ysw[0-9]+\y', r'(^|,)office(,|$)', '.*', r'\d{1,3}'),

@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
-from nipap import local_users, login_limits, waiting
-from nipap.authlib import (
+from nipap.access import local_users, login_limits
+from nipap.access.authentication import (
     Actor,
     Authenticator,
     AuthSettings,
@@ -34,10 +34,11 @@ from nipap.authlib import (
     make_actor,
     to_bool,
 )
+from nipap.access.local_users import LocalUser
 from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapValueError
-from nipap.http_auth import auth_options, credentials_from_request
-from nipap.local_users import LocalUser
-from nipap.runtime import Runtime
+from nipap.http.credentials import auth_options, credentials_from_request
+from nipap.runtime import waiting
+from nipap.runtime.runtime import Runtime
 
 T = TypeVar('T')
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -511,6 +512,14 @@ def test_audience_and_issuer(make: Callable[..., Authenticator]) -> None:
 def test_tokens_without_a_backend_for_them(make: Callable[..., Authenticator]) -> None:
     with pytest.raises(AuthenticationFailedError, match='no auth backend of type JwtAuth is configured'):
         make().login_token(token())
+
+
+def test_a_token_whose_header_nests_without_end_is_refused(make: Callable[..., Authenticator]) -> None:
+    """PyJWT reads the header before it checks the signature; until 2.13 it raises a RecursionError."""
+    depth = 100_000
+    header = jwt.utils.base64url_encode(b'{"alg":' + b'[' * depth + b']' * depth + b'}').decode()
+    with pytest.raises(AuthenticationFailedError):
+        make(signing_key=SECRET).login_token(f'{header}.{token().partition(".")[2]}')
 
 
 @pytest.mark.parametrize(('algorithm', 'kind'), [('RS256', 'rsa'), ('ES256', 'EC')])

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from nipap import local_users
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings
-from nipap.local_users import LocalUser, LocalUsers, UserFileError
+from nipap.access import local_users
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
+from nipap.access.local_users import LocalUser, LocalUsers, UserFileError
 from nipapd import passwd
 
 REPOSITORY = Path(__file__).resolve().parents[2]
