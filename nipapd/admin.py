@@ -20,13 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from nipap import events, pool, schema, vrf
-from nipap.db import Database
-from nipap.query import EVERYTHING
+from nipap.history import events
+from nipap.objects import pool, vrf
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipap.search.query import EVERYTHING
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
 from nipapd.prefork import die_with, fork
 from nipapd.server import Container, Server
+from nipapd.streams import SAFE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -97,7 +100,7 @@ class Application:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         status, kind, body = self._answer(environ.get('PATH_INFO', ''), environ['REQUEST_METHOD'])
-        start_response(status, [('Content-Type', kind), ('Cache-Control', 'no-store')])
+        start_response(status, [('Content-Type', kind), *SAFE])
         return [body]
 
     def _answer(self, path: str, method: str) -> Answer:
@@ -196,10 +199,7 @@ def schema_problem(database: Database) -> str:
 
     :raises NipapError: the database does not answer.
     """
-    found, wanted = schema.version(database), schema.latest()
-    if found > wanted:
-        return f'the schema has version {found}, this program works with {wanted}'
-    return f'the schema has to be brought to version {wanted}' if schema.due(database) else ''
+    return schema.state(database).problem
 
 
 def inventory(database: Database, *, kafka: bool) -> tuple[list[dict[str, Any]], ...]:

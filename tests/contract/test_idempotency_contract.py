@@ -14,11 +14,12 @@ from contract_faces import CALLS, BackendFace, Face, XmlRpcFace, actor_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nipap import idempotency
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.calls import Request
 from nipap.errors import NipapOutcomeUnknownError
-from nipap.transaction import Transaction
+from nipap.history import idempotency
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
 
 BLOCK = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'tags': ['a'], 'avps': {'k': 'v'}}
 POOL = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 24}
@@ -266,13 +267,13 @@ def test_whatever_is_answered_is_answered_again(backend: Backend, message: Any) 
     operations = [{'method': 'echo', 'args': {'message': message}}, {'method': 'list_vrf', 'args': {}}]
     members = {'operations': operations, 'return': None}
     key = uuid.uuid4().hex
-    first, again = (backend.once(actor_of('alice'), 'batch', members, key) for _ in range(2))
+    first, again = (backend.perform(actor_of('alice'), Request('batch', members, key)) for _ in range(2))
     assert alike(first, again)
 
 
 def test_answers_are_the_same_value_by_value(backend: Backend) -> None:
     for number, (method, members) in enumerate(CHANGES):
-        first, again = (backend.once(actor_of('alice'), method, members, f'key {number}') for _ in range(2))
+        first, again = (backend.perform(actor_of('alice'), Request(method, members, f'key {number}')) for _ in range(2))
         assert alike(first, again), method
 
 
@@ -282,7 +283,7 @@ class Forgetful(Database):
     done = 0
     undone = 0
 
-    def run(self, work: Any) -> Any:
+    def run(self, work: Any, outcome: Any = None) -> Any:
         def counted(tx: Transaction) -> Any:
             answer = work(tx)
             if self.undone:
@@ -291,7 +292,7 @@ class Forgetful(Database):
                 tx.execute('SELECT pg_terminate_backend(pg_backend_pid())')
             return answer
 
-        answer = super().run(counted)
+        answer = super().run(counted, outcome)
         if self.done:
             self.done -= 1
             raise NipapOutcomeUnknownError('unknown')
@@ -325,7 +326,7 @@ FOR EACH ROW EXECUTE FUNCTION die();
 
 
 def test_a_connection_lost_during_commit(backend: Backend, empty_dsn: str) -> None:
-    from nipap import schema
+    from nipap.postgres import schema
 
     schema.install(empty_dsn)
     database = Database(empty_dsn)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg2
 from support import FAST
 
-from nipap import schema
+from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres, find_installations
 
 TEMPLATE = 'nipap_template'

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from nipap import errors, flask_rest, flask_rest_v1
-from nipap.authlib import Authenticator, Credentials
+from nipap import errors
+from nipap.access.authentication import Authenticator, Credentials
 from nipap.backend import Backend
-from nipap.rest_problems import CHALLENGES
+from nipap.rest import api as flask_rest
+from nipap.rest import v1 as flask_rest_v1
+from nipap.rest.problems import CHALLENGES
 
 #: error -> status, code
 STATUSES = {
@@ -55,11 +56,11 @@ class Raiser:
     def showing_alike(self) -> Raiser:
         return self
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def method(*_: Any, **__: Any) -> Any:
-            raise self.error
+    def perform(self, *_: Any, **__: Any) -> Any:
+        raise self.error
 
-        return method
+    def add_prefix(self, *_: Any) -> Any:
+        raise self.error
 
 
 class Knower:
