@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import psycopg2
 from support import FAST
 
-from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres, find_installations
 
 TEMPLATE = 'nipap_template'
@@ -20,6 +20,9 @@ def main(home: str) -> None:
     server = EmbeddedPostgres(Path(home) / 'postgres', bindir=str(binaries.bindir), settings=FAST).start()
     postmaster = server.proc.pid if server.proc else 0
     try:
+        # Trees of other times have the module elsewhere.
+        path = next(Path('nipap').rglob('schema.py'))
+        schema = importlib.import_module('.'.join(path.with_suffix('').parts))
         connection = psycopg2.connect(server.dsn('postgres'))
         connection.autocommit = True
         with connection.cursor() as cursor:
