@@ -8,7 +8,7 @@ VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
@@ -436,3 +436,20 @@ def parse_delta(seconds: object) -> timedelta:
     if not 0 <= number <= 3600:
         raise NipapValueError(f'Invalid value {shown(seconds)} for sleep, must be 0 to 3600 seconds')
     return timedelta(seconds=number)
+
+
+def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:
+    """The one key and value of a spec that selects by a single key; None for nil and ``{}``.
+
+    :raises NipapInputError, NipapExtraneousInputError: no struct, an unknown key, or more than one.
+    """
+    if spec is None:
+        return None
+    if not isinstance(spec, Mapping):
+        raise NipapInputError(f'{noun} specification must be a dict')
+    for key in spec:
+        if key not in keys:
+            raise NipapExtraneousInputError(f'extraneous specification key {key}')
+    if len(spec) > 1:
+        raise NipapExtraneousInputError(too_many)
+    return next(iter(spec.items()), None)

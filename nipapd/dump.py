@@ -290,7 +290,7 @@ def _restore(tx: Transaction, source: Source, keep_webhooks: bool) -> Restored:
     restore.clear(tx)
     before, after = _run(source.command('pre-data')), _run(source.command('post-data'))
     with subprocess.Popen(source.command('data'), stdout=subprocess.PIPE) as data:
-        if data.stdout is None:
+        if data.stdout is None:  # pragma: no cover - for mypy, as a pipe was asked for
             raise RuntimeError('a pipe was asked for')
         restore.load(tx, source.manifest['extensions'], before, data.stdout, after)
     if data.returncode:

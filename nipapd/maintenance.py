@@ -70,13 +70,13 @@ def on_database(config: Config, options: argparse.Namespace) -> int:
 
 def require_schema(db: Database) -> None:
     """Raise StartError unless the tables are those that this program knows."""
-    found, wanted = schema.version(db), schema.latest()
-    if found == 0:
+    found = schema.state(db)
+    if not found.version:
         schema.check_database(db)
         raise StartError('the database has no schema: create it with nipap-admin migrate')
-    if found != wanted:
-        remedy = 'nipap-admin migrate brings it up to date' if found < wanted else 'upgrade the program'
-        raise StartError(f'the schema of the database has version {found}, this program needs {wanted}: {remedy}')
+    if found.problem:
+        remedy = 'upgrade the program' if found.is_newer else 'nipap-admin migrate brings it up to date'
+        raise StartError(f'{found.problem}: {remedy}')
 
 
 def run_dump(config: Config, options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from configparser import RawConfigParser
@@ -30,6 +31,7 @@ import databases  # noqa: E402
 from daemon_process import Daemon, free_port  # noqa: E402
 from support import FAST, DaemonFactory, open_directories, options_of  # noqa: E402
 
+from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations, inspect  # noqa: E402
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ pytest_plugins = ['skip_rules']
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
+SMALL = {'max_wal_size': '256MB'}  # its directory may be in memory
+FIRST_USER = 'admin', 'secret-of-the-first-user'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,7 +87,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     option = str(request.config.getoption('postgres'))
     binaries = installation(getattr(request, 'param', option))
     with open_directories() as make:
-        server = EmbeddedPostgres(make() / 'postgres', bindir=str(binaries.bindir), settings=FAST)
+        server = EmbeddedPostgres(make() / 'postgres', bindir=str(binaries.bindir), settings=FAST | SMALL)
         server.start()
         yield server
         server.stop()
@@ -191,14 +195,25 @@ def root_logger() -> Iterator[logging.Logger]:
 
 
 @pytest.fixture
-def daemon(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
+def daemon(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFactory]:
     """Makes running daemons: `daemon(*args, config={section: {key: value}}, data_dir=…, env=…, start=True)`.
 
     Each listens on a free port of 127.0.0.1 and has a data directory of its own unless the arguments say
-    otherwise. At the end each must stop when asked and leave no process behind, or the test fails.
+    otherwise; its user is there already then. At the end each must stop when asked and leave no process behind, or the
+    test fails.
     """
-    with _daemons(make_dir) as make:
+    with _daemons(make_dir, accounts) as make:
         yield make
+
+
+@pytest.fixture(scope='session')
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of local accounts with the user that a first start creates; hashing the password takes 0.1 s."""
+    path = tmp_path_factory.mktemp('accounts') / 'local_auth.db'
+    users = LocalUsers(path)
+    users.create()
+    users.add(LocalUser(FIRST_USER[0], trusted=True), FIRST_USER[1])
+    return path
 
 
 @pytest.fixture(scope='module')
@@ -211,19 +226,21 @@ def shared_dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int]
 
 
 @pytest.fixture(scope='module')
-def shared_daemon(shared_dsn: str) -> Iterator[Callable[..., Daemon]]:
+def shared_daemon(shared_dsn: str, accounts: Path) -> Iterator[Callable[..., Daemon]]:
     """Returns the daemon on `shared_dsn` that has these arguments and settings: `shared_daemon(*args, forks='1')`.
 
     It is started once for all tests of a module. They call it; a test that signals it, or looks at all that it has
     done or holds, takes a daemon of its own.
     """
     running: dict[object, Daemon] = {}
-    with open_directories() as make_dir, _daemons(make_dir) as make:
+    with open_directories() as make_dir, _daemons(make_dir, accounts) as make:
 
-        def get(*args: str, **settings: str) -> Daemon:
-            which = args, tuple(sorted(settings.items()))
+        def get(*args: str, users_file: Path | None = None, **settings: str) -> Daemon:
+            which = args, users_file, tuple(sorted(settings.items()))
             if which not in running:
                 config = {'nipapd': {'forks': '2', **options_of(shared_dsn), **settings}}
+                if users_file is not None:
+                    config['auth.backends.local'] = {'type': 'SqliteAuth', 'db_path': str(users_file)}
                 running[which] = make(*args, config=config)
             return running[which]
 
@@ -231,7 +248,7 @@ def shared_daemon(shared_dsn: str) -> Iterator[Callable[..., Daemon]]:
 
 
 @contextlib.contextmanager
-def _daemons(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
+def _daemons(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFactory]:
     """Make daemons meanwhile, as the fixture `daemon` says."""
     daemons: list[Daemon] = []
 
@@ -242,9 +259,13 @@ def _daemons(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
         env: Mapping[str, str] | None = None,
         start: bool = True,
     ) -> Daemon:
+        home = data_dir or make_dir()
+        is_prepared = data_dir is None and 'user' not in (config or {}).get('nipapd', {})
+        if is_prepared:
+            shutil.copy(accounts, home)
         command = [
             '--data-dir',
-            str(data_dir or make_dir()),
+            str(home),
             '-l',
             '127.0.0.1',
             '-p',
@@ -255,6 +276,7 @@ def _daemons(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
         if config is not None:
             command += ['-c', str(_write_configuration(make_dir(), config))]
         made = Daemon([*command, *args], env)
+        made.user = FIRST_USER if is_prepared else None
         daemons.append(made)
         return made.start() if start else made
 

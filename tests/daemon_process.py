@@ -58,6 +58,7 @@ class Daemon:
     def __init__(self, args: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
         self.args = list(args)
         self.address = ''
+        self.user: tuple[str, str] | None = None  # name and password, unless the first start makes them
         self.passed: list[tuple[str, socket.socket]] = []  # what a service manager would hand over, by name
         self.through: list[str] = []  # a command that becomes the one that it is followed by
         self.python = sys.executable
@@ -116,7 +117,9 @@ class Daemon:
         return f'{parts.scheme}://{quote(user, safe="")}:{quote(password or "", safe="")}@{parts.netloc}'
 
     def admin(self) -> tuple[str, str]:
-        """Name and password of the user that a first start creates."""
+        """Return name and password of the user that may change everything."""
+        if self.user is not None:
+            return self.user
         created = PASSWORD.search(self.log())
         if created is None:
             raise DaemonError(self._say('created no user'))

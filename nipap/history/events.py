@@ -2,7 +2,8 @@
 
 An entry is written in the transaction of its change. Ids of entries say nothing about what was committed first, so who
 followed them would miss what is committed late; therefore the `EventSequencer` gives each entry a position once it is
-committed (`nipap.history.sequencing`). The entries of one object are in the order of its changes, as these wait for each other.
+committed (`nipap.history.sequencing`). The entries of one object are in the order of its changes, as these wait for
+each other.
 """
 
 from __future__ import annotations

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from nipap.attributes import read_integer, shown
+from nipap.attributes import named, read_integer, shown
 from nipap.errors import NipapInputError, NipapMissingInputError, NipapValueError
 from nipap.history import webhook as hooks
 from nipap.history.audit import Who
-from nipap.objects import rows
 from nipap.postgres.transaction import Transaction
 
 Object = dict[str, Any]
@@ -54,7 +53,7 @@ def read_spec(spec: object) -> int | None:
 
     :raises NipapError: the spec is none.
     """
-    found = rows.named(spec, ('id',), 'webhook', '')
+    found = named(spec, ('id',), 'webhook', '')
     return None if found is None else _number('id', found[1])
 
 

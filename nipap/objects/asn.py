@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nipap.attributes import ASN, MAX_ASN, check_names, read_integer, shown
+from nipap.attributes import ASN, MAX_ASN, check_names, named, read_integer, shown
 from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
@@ -42,7 +42,7 @@ def read_spec(spec: object) -> Condition:
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
-    found = rows.named(spec, _SPEC, 'asn', 'asn specification contains too many keys, specify asn or name.')
+    found = named(spec, _SPEC, 'asn', 'asn specification contains too many keys, specify asn or name.')
     if found is None:
         return EVERYTHING
     key, value = found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nipap.attributes import POOL, check_names, read_integer, shown
+from nipap.attributes import POOL, check_names, named, read_integer, shown
 from nipap.errors import (
     NipapInputError,
     NipapMissingInputError,
@@ -71,7 +71,7 @@ def read_one(spec: object) -> PoolName:
 
 
 def _named(spec: object) -> tuple[str, Any] | None:
-    found = rows.named(spec, _SPEC, 'pool', "pool specification with 'id' should not contain anything else")
+    found = named(spec, _SPEC, 'pool', "pool specification with 'id' should not contain anything else")
     if found is None:
         return None
     key, value = found

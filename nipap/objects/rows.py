@@ -6,12 +6,12 @@ Every function takes an open transaction; none commits or asks who may.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from nipap.attributes import NEVER, Table, read_value
-from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError, Problems
+from nipap.errors import NipapPatternError, NipapValueError, Problems
 from nipap.postgres.transaction import Transaction
 from nipap.search import patterns
 from nipap.search.paging import Order, Page
@@ -96,28 +96,6 @@ def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> Nipa
         if not tx.value('SELECT is_pattern(%s)', (pattern,)):
             return NipapValueError(patterns.not_posix(pattern))
     return exc
-
-
-def bad_patterns(tx: Transaction, given: list[str]) -> list[str]:
-    """Those of the texts that PostgreSQL does not take as regular expressions."""
-    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (given,))]
-
-
-def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:
-    """The one key and value of a spec that selects by a single key; None for nil and ``{}``.
-
-    :raises NipapInputError, NipapExtraneousInputError: no struct, an unknown key, or more than one.
-    """
-    if spec is None:
-        return None
-    if not isinstance(spec, Mapping):
-        raise NipapInputError(f'{noun} specification must be a dict')
-    for key in spec:
-        if key not in keys:
-            raise NipapExtraneousInputError(f'extraneous specification key {key}')
-    if len(spec) > 1:
-        raise NipapExtraneousInputError(too_many)
-    return next(iter(spec.items()), None)
 
 
 def without_nil(attr: Any, *names: str) -> Any:

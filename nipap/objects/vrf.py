@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nipap.addresses import parse_route_target
-from nipap.attributes import VRF, check_names, read_integer, read_value, shown
+from nipap.attributes import VRF, check_names, named, read_integer, read_value, shown
 from nipap.errors import (
     NipapError,
     NipapMissingInputError,
@@ -36,7 +36,7 @@ def read_spec(spec: object) -> Condition:
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
-    found = rows.named(spec, _SPEC, 'vrf', 'VRF specification contains too many keys, specify VRF id, vrf or name.')
+    found = named(spec, _SPEC, 'vrf', 'VRF specification contains too many keys, specify VRF id, vrf or name.')
     if found is None:
         return EVERYTHING
     key, value = found

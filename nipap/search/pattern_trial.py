@@ -6,7 +6,6 @@ import time
 from collections.abc import Collection, Iterable
 
 from nipap.errors import NipapTimeoutError
-from nipap.objects.rows import bad_patterns
 from nipap.postgres.transaction import Transaction
 from nipap.search import patterns
 
@@ -68,3 +67,8 @@ def _bad(tx: Transaction, given: Collection[str], limit_s: float) -> list[str]:
     forms = {form: pattern for pattern in given for form in (pattern, patterns.for_lines(pattern))}
     bad = tx.briefly(lambda tx: bad_patterns(tx, list(forms)), limit_s)
     return list(dict.fromkeys(forms[form] for form in bad))
+
+
+def bad_patterns(tx: Transaction, given: list[str]) -> list[str]:
+    """Those of the texts that PostgreSQL does not take as regular expressions."""
+    return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (given,))]

@@ -32,10 +32,7 @@ from nipap.access.authentication import Actor, Authenticator, AuthSettings, Back
 from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
 from nipap.backend import Backend  # noqa: E402
 from nipap.flask_xmlrpc import create_app  # noqa: E402
-from nipap.postgres import (
-    connecting,
-    schema,
-)
+from nipap.postgres import connecting, schema  # noqa: E402
 from nipap.postgres.database import Database  # noqa: E402
 from nipap.runtime.runtime import Runtime  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres  # noqa: E402

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import xmlrpc.client
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from nipap import __version__
 from nipapd import logs
 
 
-def test_a_line_for_each_request_and_no_password(configured: Configured) -> None:
-    running = configured('-d', db_pass='SECRET-of-the-database')
+def test_a_line_for_each_request_and_no_password(configured: Configured, make_dir: Callable[[], Path]) -> None:
+    running = configured('-d', db_pass='SECRET-of-the-database', data_dir=make_dir())
     password = running.admin()[1]
     told = running.log()
     call(running, 'echo', message='SECRET-message')

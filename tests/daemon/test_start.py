@@ -193,7 +193,7 @@ def test_tables_of_the_predecessor_beside_our_own_are_told(daemon: DaemonFactory
     ('change', 'said'),
     [
         ('DELETE FROM schema_migration WHERE version = (SELECT max(version) FROM schema_migration)', 'up to date'),
-        (LATER.format(9999), 'takes a program of version 9999 or later'),
+        (LATER.format(9998), 'upgrade the program'),
     ],
 )
 def test_a_check_of_another_schema_says_so(daemon: DaemonFactory, empty_dsn: str, change: str, said: str) -> None:
@@ -329,7 +329,7 @@ def test_a_configuration_of_the_predecessor_starts(daemon: DaemonFactory, dsn: s
     accounts = LocalUsers(home / 'accounts.db', legacy=True)
     accounts.create()
     accounts.add(LocalUser('cli', 'Command line'), 'secret')
-    options = '\n'.join(f'{name} = {value}' for name, value in database_settings(dsn).items())
+    options = '\n'.join(f'{name} = {value}' for name, value in options_of(dsn).items())
     file = make_dir() / 'nipap.conf'
     file.write_text(OF_THE_PREDECESSOR.format(database=options, directory=home))
     hidden = make_dir() / 'opentelemetry'
@@ -368,7 +368,7 @@ def test_a_configuration_of_the_predecessor_starts(daemon: DaemonFactory, dsn: s
 
 
 def test_variables_of_libpq_decide_nothing(daemon: DaemonFactory, dsn: str) -> None:
-    settings = database_settings(dsn)
+    settings = options_of(dsn)
     port = settings.pop('db_port')
     assert port == '5432'
     env = {
