@@ -39,6 +39,7 @@ soak: | $(BIN)/pytest
 
 health: | $(BIN)/pytest
 	$(BIN)/python tests/bench/health.py $(HEALTH)
+	$(BIN)/python tests/bench/removal.py
 
 fuzz: | $(BIN)/pytest
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install atheris
