@@ -25,6 +25,8 @@ from support import DaemonFactory
 
 from nipapd.senders import signature
 
+pytestmark = pytest.mark.slow
+
 SECRET = 'a secret of a webhook'
 PATIENCE_S = 40.0
 

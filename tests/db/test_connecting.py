@@ -30,6 +30,8 @@ from nipap.runtime import waiting
 from nipap.runtime.runtime import Runtime
 from nipapd.fibers import Fibers
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANY = 1100  # descriptors; select takes 1024
 
