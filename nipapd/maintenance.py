@@ -16,8 +16,8 @@ from nipap.integrity import check, repair
 from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipapd import dump
-from nipapd.__main__ import Keeper, database
 from nipapd.config import Config, ConfigError, load
+from nipapd.databases import KeptPostgres, database
 from nipapd.embedded import EmbeddedPostgresError
 from nipapd.launch import StartError
 
@@ -50,7 +50,7 @@ def served(config: Config) -> Iterator[str]:
         if config.embedded:
             if not (config.data_dir / 'data' / 'PG_VERSION').exists():
                 raise StartError(f'there is no database in {config.data_dir} yet')
-            yield stack.enter_context(Keeper(config, None)).dsn()
+            yield stack.enter_context(KeptPostgres(config, None)).dsn()
         else:
             yield config.dsn
 

@@ -404,7 +404,7 @@ def test_failed_logins_are_limited_by_address(
 def test_a_child_process_opens_the_file_anew(make: Callable[..., Authenticator], users: LocalUsers) -> None:
     code = f"""
 import os, sys
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
 settings = AuthSettings('local', 60, {{'local': BackendSettings('local', 'SqliteAuth', {{'db_path': {users.path!r}}})}})
 authenticator = Authenticator(settings)
 authenticator.login('joe', 'right')
