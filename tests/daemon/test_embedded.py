@@ -22,6 +22,8 @@ from support import open_directories
 from nipapd import binaries, config, dump, embedded
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError, Installation, find_installations, inspect
 
+pytestmark = pytest.mark.slow
+
 HOLDER = REPOSITORY / 'tests' / 'daemon' / 'hold_postgres.py'
 FAST = {'fsync': 'off'}
 

@@ -31,6 +31,8 @@ from support import DaemonFactory
 
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 AUTH = {'authoritative_source': 'robot'}
 TRACE = '0af7651916cd43dd8448eb211c80319c'
 PARENT = 'b7ad6b7169203331'

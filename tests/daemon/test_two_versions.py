@@ -28,6 +28,8 @@ from nipap.integrity import check
 from nipap.postgres import schema
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 KEPT = REPOSITORY / 'tests' / 'data' / 'kept'
 AUTH = {'authoritative_source': 'test'}
 BLOCK = {'type': 'reservation', 'description': 'block'}
