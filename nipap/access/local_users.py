@@ -126,7 +126,8 @@ class LocalUsers:
         except FileExistsError:
             return False
         except (OSError, LookupError) as exc:
-            raise UserFileUnusableError(f'{self.path}: cannot be created: {_reason(exc)}') from exc
+            reason = exc.strerror if isinstance(exc, OSError) else exc
+            raise UserFileUnusableError(f'{self.path}: cannot be created: {reason}') from exc
         return True
 
     def upgrade(self) -> bool:
@@ -288,10 +289,6 @@ def _owner(account: str) -> tuple[int, int]:
 def _owner_of(directory: str) -> tuple[int, int]:
     status = os.stat(directory)
     return status.st_uid, status.st_gid
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
 
 
 def check_username(username: str) -> None:

@@ -529,11 +529,6 @@ def _limit(text: str | None) -> int:
     return limit
 
 
-def _packed(tag: str) -> str:
-    """The tag of the same answer in the gzip format: strong tags tell bytes apart."""
-    return f'{tag}-gzip'
-
-
 def _respond(
     request: Request,
     body: list[bytes] | Spool,
@@ -545,7 +540,8 @@ def _respond(
     """The answer with this body, compressed when that is worth it, or that it has not changed."""
     size = body.size if isinstance(body, Spool) else sum(map(len, body))
     pack = size > WORTH_COMPRESSING and takes_gzip(request)
-    sent = tag and (_packed(tag) if pack else tag)
+    # A strong tag tells bytes apart, so the same answer in the gzip format has another one.
+    sent = tag and (f'{tag}-gzip' if pack else tag)
     if sent and request.method in ('GET', 'HEAD') and request.if_none_match.contains_weak(sent):
         response = Response(status=304, content_type=_JSON)
     elif isinstance(body, Spool):
