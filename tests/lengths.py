@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Report how long functions and files are, and how many private functions are named once. Nothing is held to a limit."""
+"""Report how long functions and files are, and how many private functions are named once; nothing is held to it."""
 
 from __future__ import annotations
 
