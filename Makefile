@@ -46,7 +46,6 @@ fuzz: | $(BIN)/pytest
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py $(FUZZ)
 
 mutants: | $(BIN)/pytest
-	$(BIN)/python -c 'import coverage' 2>/dev/null || $(BIN)/pip install 'coverage>=7.10'
 	$(BIN)/python tests/mutants/mutants.py $(MUTANTS)
 
 bench: | $(BIN)/pytest
