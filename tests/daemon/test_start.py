@@ -248,7 +248,9 @@ def test_a_database_that_does_not_answer_is_one_line(daemon: DaemonFactory, make
     settings = {'db_host': str(make_dir()), 'db_name': 'nipap', 'db_user': 'nipap', 'db_pass': 'SECRET-db-pass'}
     refused = daemon(config={'nipapd': settings}, start=False).spawn()
     assert refused.wait() == 1
-    assert re.fullmatch(r'nipapd: the database cannot be used: .*No such file or directory.*\n', refused.log())
+    warning, line = refused.log().splitlines()  # the file of the configuration is open to everybody
+    assert 'everybody can read it' in warning
+    assert re.fullmatch(r'nipapd: the database cannot be used: .*No such file or directory.*', line)
     assert 'SECRET' not in refused.log()
 
 
