@@ -1,6 +1,5 @@
-# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, HEALTH, SOAK and FUZZ have options
-# for make bench, make compare, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage; MUTANTS for make mutants. BASE is
-# the revision that make compare compares with.
+# make check says whether a change is ready. BIN is where the tools are. BENCH, COMPARE, HEALTH, SOAK, FUZZ, MUTANTS, MATRIX
+# and COVERAGE have options for the targets of those names. BASE is the revision that make compare compares with.
 BIN ?= .venv/bin
 
 .PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema
