@@ -1,7 +1,7 @@
 """The command `nipapd`: puts everything in place, then supervises the handlers.
 
-The order is: configuration, background, log, certificate, sockets, pid file, PostgreSQL, schema, accounts,
-privileges, handlers. What was started is undone in the opposite order, however the daemon ends.
+The order is: configuration, background, log, certificate, sockets, pid file, PostgreSQL, backup, schema,
+accounts, privileges, handlers. What was started is undone in the opposite order, however the daemon ends.
 
 Exit codes:
 
@@ -29,7 +29,7 @@ from types import FrameType
 
 from nipap import __version__
 from nipap.access.login_limits import LoginCounts
-from nipapd import admin, senders, systemd
+from nipapd import admin, backup, senders, systemd
 from nipapd.accounts import create_first_user
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.databases import KeptPostgres, prepare_schema, print_db_version
@@ -109,6 +109,7 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
             launch.keep_private(stack.enter_context(pid_file(Path(settings.pid_file))))
         postgres = stack.enter_context(KeptPostgres(config, identity)) if config.embedded else None
         dsn = postgres.dsn() if postgres else config.dsn
+        backup.before_upgrade(config, dsn)
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
         create_first_user(config, identity)
         detach(launch, config, None if postgres else identity)

@@ -159,6 +159,7 @@ class Config:
     tracing: TracingSettings = NOT_TRACED
     auto_install_db: bool = False
     auto_upgrade_db: bool = False
+    no_backup: bool = False
     version: bool = False
     db_version: bool = False
     kafka: KafkaSettings = KafkaSettings()
@@ -206,7 +207,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Confi
     options = vars(_parser().parse_args(argv))
     given = options.pop('config')
     data_dir = data_directory(options.pop('data_dir'), environ)
-    flags = {name: options.pop(name) for name in ('auto_install_db', 'auto_upgrade_db', 'version', 'db_version')}
+    names = (flag.removeprefix('--').replace('-', '_') for flag in _FLAGS)
+    flags = {name: options.pop(name) for name in names}
     file = _File(None, None) if flags['version'] else _find(given)
     daemon = _daemon_settings(file, options)
     auth = _auth_settings(file, data_dir)
@@ -305,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
 _FLAGS = {
     '--auto-install-db': 'create the schema when the configured database has none (default: off)',
     '--auto-upgrade-db': 'bring an older schema up to date (default: off)',
+    '--no-backup': "upgrade the daemon's own database without writing before-NNNN.dump to the data directory first",
     '--version': 'print the version and exit',
     '--db-version': 'print the version of the schema in the database and exit',
 }
