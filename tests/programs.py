@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import zipfile
 from pathlib import Path
@@ -30,28 +29,16 @@ def next_version() -> int:
     return schema.latest() + 1
 
 
-def make_next(directory: Path) -> Path:
-    """Make the program, which has one more migration and one more function; returns where Python finds it."""
+def make_next(directory: Path, *migrations: str) -> Path:
+    """Make the program, which has these migrations more, and one more function; returns where Python finds it."""
     shutil.copytree(REPOSITORY / 'nipap', directory / 'nipap', ignore=shutil.ignore_patterns('sql'))
     shutil.copytree(REPOSITORY / 'nipapd', directory / 'nipapd')
     sql = directory / 'nipap' / 'sql'
     shutil.copytree(REPOSITORY / 'sql', sql)
     (sql / 'functions' / '999_next.sql').write_text(FUNCTION)
-    put_migrations(directory, MIGRATION)
+    for number, text in enumerate(migrations, next_version()):
+        (sql / 'migrations' / f'{number:04}_next.sql').write_text(text)
     return directory
-
-
-def put_migrations(program: Path, *texts: str) -> None:
-    """Have the program know these migrations behind those of the code under test, from its next run on."""
-    directory = program / 'nipap' / 'sql' / 'migrations'
-    for number in itertools.count(next_version()):
-        file = directory / f'{number:04}_next.sql'
-        if number - next_version() < len(texts):
-            file.write_text(texts[number - next_version()])
-        elif file.exists():
-            file.unlink()
-        else:
-            return
 
 
 def unpack_kept(directory: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from daemon_process import Daemon
 from forked import Forking
-from programs import make_next
+from programs import MIGRATION, make_next
 from support import FAST, DaemonFactory, open_directories
 from talking import Configured
 from upgrading import Site
@@ -89,9 +89,16 @@ def forking() -> Iterator[Forking]:
 
 
 @pytest.fixture(scope='session')
-def forking_next() -> Iterator[Forking]:
-    """Processes of a program that is a migration ahead of the code under test."""
-    with open_directories() as make, Forking(make(), make_next(make())) as made:
+def next_program() -> Iterator[Path]:
+    """Where Python finds a program that is a migration ahead of the code under test."""
+    with open_directories() as make:
+        yield make_next(make(), MIGRATION)
+
+
+@pytest.fixture(scope='session')
+def forking_next(next_program: Path) -> Iterator[Forking]:
+    """Processes of that program."""
+    with open_directories() as make, Forking(make(), next_program) as made:
         yield made
 
 

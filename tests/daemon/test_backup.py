@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 import upgrade_data
 from daemon_process import poll
 from forked import Forking
-from programs import MIGRATION, make_next, next_version, put_migrations
+from programs import MIGRATION, make_next, next_version
 from support import facts, open_directories
 from upgrading import Kills, Site, private_database, serve, stop
 
@@ -38,20 +38,30 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can mount a sm
 
 
 @pytest.fixture(scope='module')
-def filled(prepared: Path) -> Path:
+def filled(prepared: Path) -> Iterator[Path]:
     """A data directory with something of everything."""
-    with private_database(prepared) as database:
-        upgrade_data.fill(Backend(database), ANN)
-    users = LocalUsers(prepared / 'local_auth.db')
-    users.create()
-    users.add(LocalUser('ann', trusted=True), 'a password')
-    return prepared
+    with open_directories() as make:
+        data_dir = copy_of(prepared, make())
+        with private_database(data_dir) as database:
+            upgrade_data.fill(Backend(database), ANN)
+        users = LocalUsers(data_dir / 'local_auth.db')
+        users.create()
+        users.add(LocalUser('ann', trusted=True), 'a password')
+        yield data_dir
 
 
 @pytest.fixture
-def full_dir(filled: Path, data_dir: Path) -> Path:
+def full_dir(filled: Path, make_dir: Callable[[], Path]) -> Path:
     """A copy of it for this test."""
-    return data_dir
+    return copy_of(filled, make_dir())
+
+
+def copy_of(data_dir: Path, target: Path) -> Path:
+    """Copy a data directory that nobody uses into an empty directory."""
+    for source in data_dir.iterdir():
+        how = '-al' if source.name.startswith('binaries-') else '-a'
+        subprocess.run(['cp', how, source, target], check=True)
+    return target
 
 
 def state(data_dir: Path) -> list[Any]:
@@ -126,9 +136,9 @@ def test_an_installation_from_nothing_writes_none(new_data_dir: Path, forking_ne
     assert dumps(new_data_dir) == []
 
 
-def test_other_functions_alone_write_none(full_dir: Path, changing: Changing) -> None:
-    changing.has()
-    stop(serve(changing.forking, full_dir))
+def test_other_functions_alone_write_none(full_dir: Path) -> None:
+    with program_with() as forking:
+        stop(serve(forking, full_dir))
     with private_database(full_dir) as database:
         assert database.read(lambda tx: tx.value('SELECT next_function()')) == 'next'
     assert dumps(full_dir) == []
@@ -152,87 +162,86 @@ def test_a_configured_database_is_not_dumped(site: Site, forking_next: Forking, 
 # ---- upgrades that fail, are killed, or are not the first
 
 
-class Changing:
-    """A program whose migrations behind those of the code under test change from test to test."""
-
-    def __init__(self, forking: Forking, program: Path) -> None:
-        self.forking = forking
-        self.program = program
-
-    def has(self, *migrations: str) -> None:
-        """Have the program know these migrations, from its next run on."""
-        put_migrations(self.program, *migrations)
+@contextmanager
+def program_with(*migrations: str) -> Iterator[Forking]:
+    """Processes of a program that has these migrations behind those of the code under test."""
+    with open_directories() as make, Forking(make(), make_next(make(), *migrations)) as made:
+        yield made
 
 
 @pytest.fixture(scope='module')
-def changing() -> Iterator[Changing]:
-    with open_directories() as make:
-        program = make_next(make())
-        with Forking(make(), program) as forking:
-            yield Changing(forking, program)
+def failed_once(filled: Path) -> Iterator[Path]:
+    """A data directory after an upgrade that has written the dump and failed."""
+    with open_directories() as make, program_with('SELECT 1 / 0') as forking:
+        data_dir = copy_of(filled, make())
+        before = state(data_dir)
+        process = forking.start('nipap-admin', 'migrate', '-c', '/dev/null', '--data-dir', data_dir)
+        assert process.wait() == 1
+        assert 'division by zero' in process.said()
+        assert dumps(data_dir) == [NAME]
+        assert state(data_dir) == before
+        yield data_dir
 
 
 @pytest.fixture
-def failed(full_dir: Path, changing: Changing) -> Path:
-    """A data directory after an upgrade that has written the dump and failed; the next one will not."""
-    before = state(full_dir)
-    changing.has('SELECT 1 / 0')
-    process = changing.forking.start('nipap-admin', 'migrate', '-c', '/dev/null', '--data-dir', full_dir)
-    assert process.wait() == 1
-    assert 'division by zero' in process.said()
-    assert dumps(full_dir) == [NAME]
-    assert state(full_dir) == before
-    changing.has(MIGRATION)
-    return full_dir
+def failed(failed_once: Path, make_dir: Callable[[], Path]) -> Path:
+    """A copy of it for this test."""
+    return copy_of(failed_once, make_dir())
 
 
-def test_what_has_failed_is_tried_again_without_another(failed: Path, changing: Changing) -> None:
+def test_what_has_failed_is_tried_again_without_another(failed: Path, forking_next: Forking) -> None:
     first = written(failed / NAME)
-    said = stop(serve(changing.forking, failed))
+    said = stop(serve(forking_next, failed))
     assert f'{failed / NAME} has the database as it was before the upgrade' in said
     assert f'applying migration {next_version()}' in said
     assert dumps(failed) == [NAME]
     assert written(failed / NAME) == first
 
 
-def test_one_that_is_not_whole_is_written_again(failed: Path, changing: Changing) -> None:
+def test_one_that_is_not_whole_is_written_again(failed: Path, forking_next: Forking) -> None:
     file = failed / NAME
     whole = manifest(file)
     file.write_bytes(file.read_bytes()[:-20_000])
-    assert f'{file} is no dump' in migrate(changing.forking, failed)
+    assert f'{file} is no dump' in migrate(forking_next, failed)
     assert dumps(failed) == [NAME]
     assert {**manifest(file), 'time': ''} == {**whole, 'time': '', 'files': manifest(file)['files']}
 
 
-def test_after_changes_another_is_written_beside_the_former(failed: Path, changing: Changing) -> None:
+def test_after_changes_another_is_written_beside_the_former(failed: Path, forking_next: Forking) -> None:
     """Whoever went back, and has worked since, goes back to that next time."""
     former = manifest(failed / NAME)
     with private_database(failed) as database:
         Backend(database).add_asn(ANN, {'asn': 65010, 'name': 'Added since'})
-    migrate(changing.forking, failed)
+    migrate(forking_next, failed)
     time = re.sub(r'\D', '', former['time'])[:14]
     assert dumps(failed) == [f'{NAME.removesuffix(".dump")}-{time}.dump', NAME]
     assert manifest(failed / dumps(failed)[0]) == former
     assert manifest(failed / NAME)['last_change'] == former['last_change'] + 1
 
 
-def test_after_changes_of_accounts_too(failed: Path, changing: Changing) -> None:
+def test_after_changes_of_accounts_too(failed: Path, forking_next: Forking) -> None:
     users = LocalUsers(failed / 'local_auth.db')
     users.modify('ann', password='another')
-    migrate(changing.forking, failed)
+    migrate(forking_next, failed)
     assert len(dumps(failed)) == 2
 
 
+@pytest.fixture(scope='module')
+def forking_after_next() -> Iterator[Forking]:
+    """Processes of a program that is two migrations ahead of the code under test."""
+    with program_with(MIGRATION, 'CREATE TABLE after_next ()') as made:
+        yield made
+
+
 def test_an_upgrade_that_was_killed_between_two_migrations_goes_on_with_its_dump(
-    full_dir: Path, changing: Changing
+    full_dir: Path, forking_after_next: Forking
 ) -> None:
-    changing.has(MIGRATION, 'SELECT pg_sleep(600)')
-    process = changing.forking.start('nipap-admin', 'migrate', '-c', '/dev/null', '--data-dir', full_dir)
-    poll(lambda: sleeps(full_dir) or not process.runs(), SOON_S, process.said)
-    assert process.kill() == -signal.SIGKILL
+    with program_with(MIGRATION, 'SELECT pg_sleep(600)') as forking:
+        process = forking.start('nipap-admin', 'migrate', '-c', '/dev/null', '--data-dir', full_dir)
+        poll(lambda: sleeps(full_dir) or not process.runs(), SOON_S, process.said)
+        assert process.kill() == -signal.SIGKILL
     first = written(full_dir / NAME)
-    changing.has(MIGRATION, 'CREATE TABLE after_next ()')
-    assert f'version {next_version() + 1}' in migrate(changing.forking, full_dir)
+    assert f'version {next_version() + 1}' in migrate(forking_after_next, full_dir)
     assert dumps(full_dir) == [NAME]
     assert written(full_dir / NAME) == first
     assert manifest(full_dir / NAME)['schema'] == schema.latest()
@@ -249,11 +258,12 @@ def sleeps(data_dir: Path) -> bool:
         return cursor.rowcount == 1
 
 
-def test_what_a_later_upgrade_writes_has_its_own_number(full_dir: Path, changing: Changing) -> None:
-    changing.has(MIGRATION)
-    migrate(changing.forking, full_dir)
-    changing.has(MIGRATION, 'CREATE TABLE after_next ()')
-    migrate(changing.forking, full_dir)
+def test_what_a_later_upgrade_writes_has_its_own_number(
+    full_dir: Path, forking_next: Forking, forking_after_next: Forking
+) -> None:
+    """Although nothing was changed since the earlier one."""
+    migrate(forking_next, full_dir)
+    migrate(forking_after_next, full_dir)
     assert dumps(full_dir) == [NAME, f'before-{next_version() + 1:04}.dump']
 
 
@@ -262,8 +272,7 @@ def test_whatever_moment_an_upgrade_is_killed_at_the_dump_is_whole(
     full_dir: Path, make_dir: Callable[[], Path], site: Site, forking: Forking, forking_next: Forking
 ) -> None:
     """It is complete or not there, and once it is there it stays."""
-    undisturbed = make_dir()
-    subprocess.run(['cp', '-a', f'{full_dir}/.', undisturbed], check=True)
+    undisturbed = copy_of(full_dir, make_dir())
     _, whole_s = forking_next.timed('nipap-admin', 'migrate', '-c', '/dev/null', '--data-dir', undisturbed)
     before = state(full_dir)
     file, first = full_dir / NAME, None
@@ -307,10 +316,15 @@ def on_small_disk(program: Path, data_dir: Path, free: int) -> subprocess.Comple
     command = ['unshare', '--mount', 'sh', '-c', SMALL_DISK, 'sh', str(where), str(data_dir), str(free)]
     command += [sys.executable, '-m', 'nipapd', '-c', '/dev/null', '-p', '0', '--data-dir', str(where)]
     env = {**os.environ, 'PYTHONPATH': str(program)}
-    try:
-        return subprocess.run(command, env=env, cwd='/', capture_output=True, text=True, timeout=120, check=False)
-    finally:
-        where.rmdir()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=env, cwd='/', stdout=pipe, stderr=pipe, text=True, start_new_session=True) as sh:
+        try:
+            said = sh.communicate(timeout=240)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(sh.pid, signal.SIGTERM)  # a daemon that has started all the same
+    where.rmdir()
+    return subprocess.CompletedProcess(command, sh.returncode, *said)
 
 
 def check_not_started(ended: subprocess.CompletedProcess[str], problem: str) -> None:
@@ -326,17 +340,17 @@ def check_not_started(ended: subprocess.CompletedProcess[str], problem: str) -> 
 
 # PostgreSQL may want 16 MB for a segment of its log before anything is dumped. The sizes leave room for it.
 @as_root
-def test_with_too_little_disk_the_daemon_does_not_start(full_dir: Path, changing: Changing) -> None:
+def test_with_too_little_disk_the_daemon_does_not_start(full_dir: Path, next_program: Path) -> None:
     fill_table(full_dir, b'x' * 1_000_000, 60)
-    ended = on_small_disk(changing.program, full_dir, 20_000_000)
+    ended = on_small_disk(next_program, full_dir, 20_000_000)
     check_not_started(ended, rf'too little disk: \S+/{NAME}, .* may take 3\d\.\d MB and [12]?\d\.\d MB are free')
 
 
 @as_root
-def test_with_a_disk_that_gets_full_the_daemon_does_not_start(full_dir: Path, changing: Changing) -> None:
+def test_with_a_disk_that_gets_full_the_daemon_does_not_start(full_dir: Path, next_program: Path) -> None:
     """A dump of data that cannot be compressed is larger than expected."""
     fill_table(full_dir, os.urandom(1_000_000), 20)
-    ended = on_small_disk(changing.program, full_dir, 30_000_000)
+    ended = on_small_disk(next_program, full_dir, 30_000_000)
     check_not_started(ended, rf'cannot write \S+/{NAME}: .*No space left on device')
 
 

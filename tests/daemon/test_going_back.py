@@ -17,11 +17,11 @@ import keep_today
 import kept_facts
 import pytest
 from forked import Forking
-from programs import next_version, unpack_kept
+from programs import unpack_kept
 from support import open_directories
-from upgrading import KEEPER, private_database, private_server, serve, stop
+from upgrading import private_server, serve, stop
 
-from nipap.backend import Backend
+from nipap.postgres import schema
 
 EXPECTED: dict[str, Any] = json.loads((keep_today.KEPT / 'expected.json').read_text())
 ACCOUNT = 'nobody' if os.geteuid() == 0 else None
@@ -44,8 +44,9 @@ def facts_by(program: Path, dsn: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_an_ordinary_user_upgrades_and_goes_back(
-    kept_program: Path, forking_next: Forking, make_dir: Callable[[], Path]
+    kept_program: Path, forking: Forking, make_dir: Callable[[], Path]
 ) -> None:
     home = make_dir()
     data_dir, where = home / 'nipap', ('-c', '/dev/null', '--data-dir', home / 'nipap')
@@ -56,32 +57,29 @@ def test_an_ordinary_user_upgrades_and_goes_back(
         kept.run('nipap-admin', 'restore', *where, '--keep-webhooks', dump, account=ACCOUNT)
         stop(serve(kept, data_dir, account=ACCOUNT))
 
-        said = stop(serve(forking_next, data_dir, account=ACCOUNT))
-        assert f'applying migration {next_version()}' in said
+        said = stop(serve(forking, data_dir, account=ACCOUNT))
+        assert f'applying migration {schema.latest()}' in said
         files = EXPECTED['user']['installation']['files in it']
         assert keep_today.installation(data_dir) == {
             **EXPECTED['user']['installation'],
             'files in it': {**files, NAME: '-rw------- daemon'},
         }
-        with private_database(data_dir) as database:
-            Backend(database).add_asn(KEEPER, {'asn': 65100, 'name': 'Lost'})
 
         refused = kept.start('nipapd', *where, '-p', 0, account=ACCOUNT)
         assert refused.wait() == 1
-        newer = f'nipapd: The schema of the database has version {next_version()}, this program knows {SCHEMA}'
+        newer = f'nipapd: The schema of the database has version {schema.latest()}, this program knows {SCHEMA}'
         assert newer in refused.said()
-        said = kept.run(
-            'nipap-admin', 'restore', *where, '--replace', '--keep-webhooks', data_dir / NAME, account=ACCOUNT
-        )
-        assert said.endswith('no problems found\n')
+        aside = data_dir.rename(home / 'nipap.newer')
+        back = kept.run('nipap-admin', 'restore', *where, '--keep-webhooks', aside / NAME, account=ACCOUNT)
+        assert back.endswith('no problems found\n')
         with private_server(data_dir) as dsn:
-            facts = facts_by(kept_program, dsn)
-        assert kept_facts.differing(facts, EXPECTED['root']['facts']) == []
+            assert kept_facts.differing(facts_by(kept_program, dsn), EXPECTED['root']['facts']) == []
         serving = serve(kept, data_dir, account=ACCOUNT)
-        url = re.search(r'serving on http://(\S+)', serving.said())
-        assert url
-        with xmlrpc.client.ServerProxy(f'http://digits:salt%20of%20digits@{url[1]}/XMLRPC', allow_none=True) as proxy:
-            found: Any = proxy.list_asn({'auth': {'authoritative_source': 'test'}, 'asn': {'asn': 65100}})
-        assert found == []
+        found = re.search(r'serving on http://(\S+)', serving.said())
+        assert found
+        url = f'http://digits:salt%20of%20digits@{found[1]}/XMLRPC'
+        with xmlrpc.client.ServerProxy(url, allow_none=True) as proxy:
+            asns: Any = proxy.list_asn({'auth': {'authoritative_source': 'test'}, 'asn': {'asn': 65010}})
+        assert asns == [{'asn': 65010, 'name': 'Site 10'}]
         stop(serving)
         assert kept.run('nipap-admin', 'check', *where, account=ACCOUNT) == 'no problems found\n'
