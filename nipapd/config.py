@@ -157,6 +157,7 @@ class Config:
     tracing: TracingSettings = NOT_TRACED
     auto_install_db: bool = False
     auto_upgrade_db: bool = False
+    no_backup: bool = False
     check_config: bool = False
     version: bool = False
     db_version: bool = False
@@ -305,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
 _FLAGS = {
     '--auto-install-db': 'create the schema when the configured database has none (default: off)',
     '--auto-upgrade-db': 'bring an older schema up to date (default: off)',
+    '--no-backup': "upgrade the daemon's own database without writing before-NNNN.dump to the data directory first",
     '--check-config': 'say whether the configuration can be used and exit; nothing is started',
     '--version': 'print the version and exit',
     '--db-version': 'print the version of the schema in the database and exit',

@@ -86,12 +86,13 @@ DAEMON = (
     'listening',
     'preparation',
     'databases',
+    'archive',
+    'dump',
+    'backup',
     'running',
     'renewal',
     '__main__',
     'passwd',
-    'archive',
-    'dump',
     'maintenance',
 )
 ORDER = (
