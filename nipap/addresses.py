@@ -62,6 +62,20 @@ def parse_network(value: object) -> Network:
     return Network(f'{written}/{length}', family, length)
 
 
+def has_host_bits(value: object) -> bool:
+    """Return whether a text is an address with a length, and no network since bits to the right of the mask are set."""
+    address, slash, length = (value if isinstance(value, str) else '').strip().partition('/')
+    if not slash or not _LENGTH.fullmatch(length):
+        return False
+    with contextlib.suppress(NipapValueError):
+        if int(length) <= parse_network(address).length:
+            try:
+                parse_network(value)
+            except NipapValueError:
+                return True
+    return False
+
+
 def _read_v6(address: str) -> tuple[int, str]:
     """An IPv6 address as a number and as text (RFC 5952).
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nipap import rows
-from nipap.attributes import ASN, MAX_ASN, check_names, read_integer, read_value, shown
+from nipap.attributes import ASN, MAX_ASN, check_names, read_asn, read_value, shown
 from nipap.audit import Who
 from nipap.errors import (
     NipapMissingInputError,
@@ -20,12 +20,12 @@ _SPEC = ('asn', 'name')
 
 
 def read_number(value: object) -> int:
-    """An AS number, 1 to 4294967295, as integer or text.
+    """Return an AS number, 1 to 4294967295: an integer, also as text, ``AS64500`` or asdot.
 
     :raises NipapValueError: naming the value.
     """
     try:
-        number = read_integer(value)
+        number = read_asn(value)
     except NipapValueError:
         number = 0
     if not 1 <= number <= MAX_ASN:
@@ -54,7 +54,7 @@ def require_spec(spec: object) -> Condition:
 
     :raises NipapMissingInputError: when the spec is empty.
     """
-    condition = read_spec(spec)
+    condition = read_spec(rows.given(spec, 'asn'))
     if condition is EVERYTHING:
         raise NipapMissingInputError("asn spec must contain either 'asn' or 'name'")
     return condition

@@ -89,6 +89,7 @@ class Condition:
 
 _VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
 EVERYTHING = Condition('true', ordered=True)
+NOTHING = Condition('false', ordered=True)
 
 # Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
 _MAX_DEPTH = 100

