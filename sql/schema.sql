@@ -49,10 +49,9 @@ CREATE DOMAIN public.prefix_type AS text
 
 COMMENT ON DOMAIN public.prefix_type IS 'What a prefix is for.';
 
-CREATE DOMAIN public.vlan_id AS integer
-	CONSTRAINT vlan_id_check CHECK (((VALUE >= 0) AND (VALUE <= 4095)));
+CREATE DOMAIN public.vlan_id AS integer;
 
-COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q).';
+COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q), 0 to 4095; NIPAP stored others, and these may stay.';
 
 CREATE FUNCTION public.add_one_by_one(who public.actor) RETURNS void
     LANGUAGE plpgsql
@@ -297,7 +296,7 @@ COMMENT ON COLUMN public.prefix.description IS 'Free text.';
 
 COMMENT ON COLUMN public.prefix.comment IS 'Free text.';
 
-COMMENT ON COLUMN public.prefix.node IS 'Name of the node a full-length prefix sits on.';
+COMMENT ON COLUMN public.prefix.node IS 'Name of the node a full-length prefix sits on; NIPAP stored it of others too, and there it may stay.';
 
 COMMENT ON COLUMN public.prefix.country IS 'Country code, ISO 3166-1 alpha-2, upper case.';
 
@@ -311,7 +310,7 @@ COMMENT ON COLUMN public.prefix.alarm_priority IS 'warning, low, medium, high or
 
 COMMENT ON COLUMN public.prefix.monitor IS 'Whether it is to be monitored.';
 
-COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095.';
+COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095; NIPAP stored others, and these may stay.';
 
 COMMENT ON COLUMN public.prefix.tags IS 'Tags in the order given, duplicates kept.';
 
@@ -385,31 +384,77 @@ END $$;
 
 COMMENT ON FUNCTION public.check_children(n public.prefix) IS 'Refuse n when the types of its children do not nest in it.';
 
-CREATE FUNCTION public.check_left_behind(former_parent bigint, x public.prefix) RETURNS void
+CREATE TABLE public.pool (
+    id integer NOT NULL,
+    name text NOT NULL,
+    description text,
+    default_type text,
+    ipv4_default_prefix_length smallint,
+    ipv6_default_prefix_length smallint,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
+    CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
+    CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
+    CONSTRAINT pool_ipv6_length_check CHECK (((ipv6_default_prefix_length >= 1) AND (ipv6_default_prefix_length <= 128)))
+);
+
+COMMENT ON TABLE public.pool IS 'Named sets of prefixes to allocate from.';
+
+COMMENT ON COLUMN public.pool.id IS 'Identity.';
+
+COMMENT ON COLUMN public.pool.name IS 'Name, unique without regard to case.';
+
+COMMENT ON COLUMN public.pool.description IS 'Free text.';
+
+COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool; without one an allocation names its type.';
+
+COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that name none.';
+
+COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that name none.';
+
+COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.';
+
+COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
+
+CREATE FUNCTION public.check_defaults(n public.pool, x public.pool) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF n.default_type IS DISTINCT FROM 'host' OR (n.default_type, n.ipv4_default_prefix_length, n.ipv6_default_prefix_length)
+        IS NOT DISTINCT FROM (x.default_type, x.ipv4_default_prefix_length, x.ipv6_default_prefix_length) THEN
+        RETURN;
+    ELSIF n.ipv4_default_prefix_length <> 32 THEN
+        RAISE EXCEPTION 'A pool of default type host cannot have default IPv4 prefix length %, hosts have 32', n.ipv4_default_prefix_length
+            USING ERRCODE = 'NP200', COLUMN = 'ipv4_default_prefix_length';
+    ELSIF n.ipv6_default_prefix_length <> 128 THEN
+        RAISE EXCEPTION 'A pool of default type host cannot have default IPv6 prefix length %, hosts have 128', n.ipv6_default_prefix_length
+            USING ERRCODE = 'NP200', COLUMN = 'ipv6_default_prefix_length';
+    END IF;
+END $$;
+
+COMMENT ON FUNCTION public.check_defaults(n public.pool, x public.pool) IS 'Refuse defaults of a pool by which nothing can ever be allocated, unless they are those that it had.';
+
+CREATE FUNCTION public.check_left_behind(former_parent bigint, x public.prefix, place cidr) RETURNS void
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    p prefix;
-    orphan boolean;
+    orphan cidr;
 BEGIN
     IF x.type <> 'assignment' OR x.children = 0 THEN
         RETURN;
     END IF;
     IF former_parent IS NULL THEN
-        orphan := EXISTS (SELECT FROM prefix WHERE parent_id IS NULL AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host');
+        orphan := (SELECT prefix FROM prefix WHERE parent_id IS NULL AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host' ORDER BY vrf_id, prefix LIMIT 1);
     ELSE
-        orphan := EXISTS (SELECT FROM prefix WHERE parent_id = former_parent AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host');
+        orphan := (SELECT prefix FROM prefix WHERE parent_id = former_parent AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host' ORDER BY vrf_id, prefix LIMIT 1);
     END IF;
-    IF orphan THEN
-        SELECT * INTO p FROM prefix WHERE id = former_parent;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200', COLUMN = 'type';
-        END IF;
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
+    IF orphan IS NOT NULL THEN
+        RAISE EXCEPTION 'Moving % to % would leave host % without an assignment around it', x.prefix, place, orphan USING ERRCODE = 'NP200', COLUMN = 'prefix';
     END IF;
 END $$;
 
-COMMENT ON FUNCTION public.check_left_behind(former_parent bigint, x public.prefix) IS 'Refuse a move that leaves hosts of x without an assignment around them.';
+COMMENT ON FUNCTION public.check_left_behind(former_parent bigint, x public.prefix, place cidr) IS 'Refuse a move that leaves hosts of x without an assignment around them.';
 
 CREATE FUNCTION public.check_node(x cidr, type text, node text) RETURNS boolean
     LANGUAGE plpgsql
@@ -472,6 +517,18 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION public.check_type_change(x public.prefix, n public.prefix) IS 'Refuse a change of type but between reservation and assignment without children.';
+
+CREATE FUNCTION public.check_vlan(vlan integer, former integer) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF vlan IS DISTINCT FROM former AND vlan NOT BETWEEN 0 AND 4095 THEN
+        RAISE EXCEPTION 'Invalid value % for vlan, must be between 0 and 4095', vlan USING ERRCODE = 'NP200', COLUMN = 'vlan';
+    END IF;
+    RETURN true;
+END $$;
+
+COMMENT ON FUNCTION public.check_vlan(vlan integer, former integer) IS 'Refuse a new VLAN beyond 0 to 4095, true else. A former one may stay: NIPAP stored any.';
 
 CREATE FUNCTION public.closest_parent(v integer, x cidr) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -1129,6 +1186,7 @@ DECLARE
     done boolean;
     n pool := jsonb_populate_record(NULL::pool, facts);
 BEGIN
+    PERFORM check_defaults(n, NULL);
     n.id := nextval('pool_id_seq');
     INSERT INTO pool SELECT n.*;
     done := audit(who, 'pool', n.id, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
@@ -1147,10 +1205,13 @@ BEGIN
     IF s.pool_id IS NULL THEN
         RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
     END IF;
+    IF s.default_type IS NULL AND facts ->> 'type' IS NULL THEN
+        RAISE EXCEPTION 'Unknown prefix type' USING ERRCODE = 'NP200', COLUMN = 'type';
+    END IF;
     RETURN prefix_allocate(s.v, s.pool_id, s.networks, s.len, jsonb_build_object('type', s.default_type) || facts, who);
 END $$;
 
-COMMENT ON FUNCTION public.pool_allocate(i integer, named text, fam integer, v integer, len integer, facts jsonb, who public.actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one.';
+COMMENT ON FUNCTION public.pool_allocate(i integer, named text, fam integer, v integer, len integer, facts jsonb, who public.actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.';
 
 CREATE FUNCTION public.pool_edit(i integer, changes jsonb, who public.actor) RETURNS boolean
     LANGUAGE plpgsql
@@ -1166,6 +1227,7 @@ BEGIN
         RETURN false;
     END IF;
     n := jsonb_populate_record(x, changes);
+    PERFORM check_defaults(n, x);
     UPDATE pool SET
         name = n.name, description = n.description, default_type = n.default_type, tags = n.tags, avps = n.avps,
         ipv4_default_prefix_length = n.ipv4_default_prefix_length, ipv6_default_prefix_length = n.ipv6_default_prefix_length
@@ -1384,7 +1446,11 @@ BEGIN
             RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
-    done := check_node(n.prefix, n.type, n.node);
+    -- What NIPAP stored may stay as it is.
+    IF (n.node, n.type, n.prefix) IS DISTINCT FROM (x.node, x.type, x.prefix) THEN
+        done := check_node(n.prefix, n.type, n.node);
+    END IF;
+    done := check_vlan(n.vlan, x.vlan);
     IF n.type <> x.type THEN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
@@ -1437,7 +1503,8 @@ BEGIN
         FROM old, LATERAL jsonb_populate_record(old.row, changes) n
         WHERE t.id = (old.row).id
         RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after,
-            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id AND check_node(t.prefix, t.type, t.node) AS in_place
+            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id
+            AND (t.node IS NOT DISTINCT FROM (old.row).node OR check_node(t.prefix, t.type, t.node)) AND check_vlan(t.vlan, (old.row).vlan) AS in_place
     ), entry AS (
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after
@@ -1499,7 +1566,7 @@ BEGIN
     SELECT * INTO p FROM prefix WHERE id = to_id;
     done := check_place(p, n);
     PERFORM check_children(n);
-    PERFORM check_left_behind(from_id, x);
+    PERFORM check_left_behind(from_id, x, n.prefix);
     RETURN attach(p, n, taken);
 END $$;
 
@@ -2110,39 +2177,6 @@ COMMENT ON COLUMN public.idempotency.fingerprint IS 'Hash of the acting user, th
 COMMENT ON COLUMN public.idempotency.answer IS 'What was answered: JSON with marks for what JSON has not, compressed (zlib).';
 
 COMMENT ON COLUMN public.idempotency.created IS 'When it was answered.';
-
-CREATE TABLE public.pool (
-    id integer NOT NULL,
-    name text NOT NULL,
-    description text,
-    default_type text NOT NULL,
-    ipv4_default_prefix_length smallint,
-    ipv6_default_prefix_length smallint,
-    tags text[] DEFAULT '{}'::text[] NOT NULL,
-    avps jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
-    CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
-    CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
-    CONSTRAINT pool_ipv6_length_check CHECK (((ipv6_default_prefix_length >= 1) AND (ipv6_default_prefix_length <= 128)))
-);
-
-COMMENT ON TABLE public.pool IS 'Named sets of prefixes to allocate from.';
-
-COMMENT ON COLUMN public.pool.id IS 'Identity.';
-
-COMMENT ON COLUMN public.pool.name IS 'Name, unique without regard to case.';
-
-COMMENT ON COLUMN public.pool.description IS 'Free text.';
-
-COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool.';
-
-COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that name none.';
-
-COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that name none.';
-
-COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.';
-
-COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
 ALTER TABLE public.pool ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.pool_id_seq

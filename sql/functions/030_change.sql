@@ -109,6 +109,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION check_node(cidr, text, text) IS 'Refuse a node for what is not a single address, true else.';
 
+CREATE OR REPLACE FUNCTION check_vlan(vlan int, former int) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF vlan IS DISTINCT FROM former AND vlan NOT BETWEEN 0 AND 4095 THEN
+        RAISE EXCEPTION 'Invalid value % for vlan, must be between 0 and 4095', vlan USING ERRCODE = 'NP200', COLUMN = 'vlan';
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION check_vlan(int, int) IS 'Refuse a new VLAN beyond 0 to 4095, true else. A former one may stay: NIPAP stored any.';
+
 CREATE OR REPLACE FUNCTION check_children(n prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF n.type = 'assignment' THEN
@@ -300,33 +309,28 @@ BEGIN
     SELECT * INTO p FROM prefix WHERE id = to_id;
     done := check_place(p, n);
     PERFORM check_children(n);
-    PERFORM check_left_behind(from_id, x);
+    PERFORM check_left_behind(from_id, x, n.prefix);
     RETURN attach(p, n, taken);
 END $$;
 COMMENT ON FUNCTION prefix_move(prefix, prefix) IS 'Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.';
 
-CREATE OR REPLACE FUNCTION check_left_behind(former_parent bigint, x prefix) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION check_left_behind(former_parent bigint, x prefix, place cidr) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    p prefix;
-    orphan boolean;
+    orphan cidr;
 BEGIN
     IF x.type <> 'assignment' OR x.children = 0 THEN
         RETURN;
     END IF;
     IF former_parent IS NULL THEN
-        orphan := EXISTS (SELECT FROM prefix WHERE parent_id IS NULL AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host');
+        orphan := (SELECT prefix FROM prefix WHERE parent_id IS NULL AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host' ORDER BY vrf_id, prefix LIMIT 1);
     ELSE
-        orphan := EXISTS (SELECT FROM prefix WHERE parent_id = former_parent AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host');
+        orphan := (SELECT prefix FROM prefix WHERE parent_id = former_parent AND vrf_id = x.vrf_id AND prefix > x.prefix AND prefix <= addr_last(x.prefix) AND type = 'host' ORDER BY vrf_id, prefix LIMIT 1);
     END IF;
-    IF orphan THEN
-        SELECT * INTO p FROM prefix WHERE id = former_parent;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200', COLUMN = 'type';
-        END IF;
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', p.prefix, p.type USING ERRCODE = 'NP200', COLUMN = 'type';
+    IF orphan IS NOT NULL THEN
+        RAISE EXCEPTION 'Moving % to % would leave host % without an assignment around it', x.prefix, place, orphan USING ERRCODE = 'NP200', COLUMN = 'prefix';
     END IF;
 END $$;
-COMMENT ON FUNCTION check_left_behind(bigint, prefix) IS 'Refuse a move that leaves hosts of x without an assignment around them.';
+COMMENT ON FUNCTION check_left_behind(bigint, prefix, cidr) IS 'Refuse a move that leaves hosts of x without an assignment around them.';
 
 CREATE OR REPLACE FUNCTION check_type_change(x prefix, n prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -370,7 +374,11 @@ BEGIN
             RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
-    done := check_node(n.prefix, n.type, n.node);
+    -- What NIPAP stored may stay as it is.
+    IF (n.node, n.type, n.prefix) IS DISTINCT FROM (x.node, x.type, x.prefix) THEN
+        done := check_node(n.prefix, n.type, n.node);
+    END IF;
+    done := check_vlan(n.vlan, x.vlan);
     IF n.type <> x.type THEN
         IF NOT moves THEN
             SELECT * INTO p FROM prefix WHERE id = n.parent_id;
@@ -420,7 +428,8 @@ BEGIN
         FROM old, LATERAL jsonb_populate_record(old.row, changes) n
         WHERE t.id = (old.row).id
         RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after,
-            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id AND check_node(t.prefix, t.type, t.node) AS in_place
+            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id
+            AND (t.node IS NOT DISTINCT FROM (old.row).node OR check_node(t.prefix, t.type, t.node)) AND check_vlan(t.vlan, (old.row).vlan) AS in_place
     ), entry AS (
         INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
         SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after
@@ -576,6 +585,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lock_pool_members(int) IS 'Lock a pool and its members; returns its stored facts, NULL when it is not there.';
 
+CREATE OR REPLACE FUNCTION check_defaults(n pool, x pool) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF n.default_type IS DISTINCT FROM 'host' OR (n.default_type, n.ipv4_default_prefix_length, n.ipv6_default_prefix_length)
+        IS NOT DISTINCT FROM (x.default_type, x.ipv4_default_prefix_length, x.ipv6_default_prefix_length) THEN
+        RETURN;
+    ELSIF n.ipv4_default_prefix_length <> 32 THEN
+        RAISE EXCEPTION 'A pool of default type host cannot have default IPv4 prefix length %, hosts have 32', n.ipv4_default_prefix_length
+            USING ERRCODE = 'NP200', COLUMN = 'ipv4_default_prefix_length';
+    ELSIF n.ipv6_default_prefix_length <> 128 THEN
+        RAISE EXCEPTION 'A pool of default type host cannot have default IPv6 prefix length %, hosts have 128', n.ipv6_default_prefix_length
+            USING ERRCODE = 'NP200', COLUMN = 'ipv6_default_prefix_length';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_defaults(pool, pool) IS 'Refuse defaults of a pool by which nothing can ever be allocated, unless they are those that it had.';
+
 CREATE OR REPLACE FUNCTION pool_edit(i int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
@@ -588,6 +612,7 @@ BEGIN
         RETURN false;
     END IF;
     n := jsonb_populate_record(x, changes);
+    PERFORM check_defaults(n, x);
     UPDATE pool SET
         name = n.name, description = n.description, default_type = n.default_type, tags = n.tags, avps = n.avps,
         ipv4_default_prefix_length = n.ipv4_default_prefix_length, ipv6_default_prefix_length = n.ipv6_default_prefix_length

@@ -98,6 +98,9 @@ BEGIN
     IF s.pool_id IS NULL THEN
         RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
     END IF;
+    IF s.default_type IS NULL AND facts ->> 'type' IS NULL THEN
+        RAISE EXCEPTION 'Unknown prefix type' USING ERRCODE = 'NP200', COLUMN = 'type';
+    END IF;
     RETURN prefix_allocate(s.v, s.pool_id, s.networks, s.len, jsonb_build_object('type', s.default_type) || facts, who);
 END $$;
-COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one.';
+COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.';

@@ -41,6 +41,7 @@ DECLARE
     done boolean;
     n pool := jsonb_populate_record(NULL::pool, facts);
 BEGIN
+    PERFORM check_defaults(n, NULL);
     n.id := nextval('pool_id_seq');
     INSERT INTO pool SELECT n.*;
     done := audit(who, 'pool', n.id, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
