@@ -12,6 +12,7 @@ The grammar, in the order in which a token is tried:
   ``avps.KEY``, may be quoted; an unquoted value keeps pairs of parentheses, as in ``node~^(sw|r)1$``;
 - ``and``, ``or``, ``AND``, ``OR`` join what stands before and after them; with nothing to join before them they are
   words, and at the end of the text or of a group they are dropped;
+- ``*`` alone means the empty text, which finds everything;
 - everything else is a word: an address, a prefix, a route target or an AS number where the searched objects have
   one, else text.
 
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +73,8 @@ MISSPELT = {
 # Comparing an array by '=' asks whether it has the value.
 ARRAYS = frozenset({'tags', 'inherited_tags'})
 
+EVERYTHING = '*'  # this alone means what the empty text means
+
 # What is read of a text: a word of a search for prefixes costs a tenth of a millisecond and three kilobytes of answer.
 LONGEST_TEXT = 100_000  # characters
 LONGEST_WORD = patterns.LONGEST
@@ -99,7 +103,7 @@ _IPV4_ADDRESS = re.compile(rf'{_OCTET}(?:\.{_OCTET}){{3}}')
 _IPV4_PREFIX = re.compile(rf'({_OCTET}(?:\.{_OCTET}){{0,3}})/(3[0-2]|[12]?[0-9])')
 _IPV6_SHAPE = re.compile(r'([0-9a-fA-F:.]{2,45})(?:/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?')
 _ROUTE_TARGET = re.compile(rf'(?:[0-9]+|{_OCTET}(?:\.{_OCTET}){{3}}):[0-9]+')
-_DIGITS = re.compile('[0-9]+')
+_ASN_NUMBER = re.compile(r'(?:as)?[0-9]+|[0-9]+\.[0-9]+', re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -231,9 +235,10 @@ class _Dialect:
     def text(self, word: str) -> Query:
         """Return the query that looks for a word in every column."""
         first, *others = self.columns
-        query: Query = {'operator': 'regex_match', 'val1': first, 'val2': word}
+        sought = _normal(word)
+        query: Query = {'operator': 'regex_match', 'val1': first, 'val2': sought}
         for column in others:
-            match: Query = {'operator': 'regex_match', 'val1': column, 'val2': word}
+            match: Query = {'operator': 'regex_match', 'val1': column, 'val2': sought}
             query = {'operator': 'or', 'val1': query, 'val2': match}
         query['interpretation'] = self.fine(
             {'string': word, 'interpretation': 'text', 'attribute': self.label, 'operator': 'regex', 'error': False}
@@ -254,6 +259,11 @@ class _Dialect:
         if not self.says_no_error:
             del interpretation['error']
         return interpretation
+
+
+def _normal(text: str) -> str:
+    """Return a text in the normal form C, in which texts are stored."""
+    return text if text.isascii() else unicodedata.normalize('NFC', text)
 
 
 def _no_special(_word: str, _value_ok: ValueCheck) -> Query | None:
@@ -346,7 +356,7 @@ def _route_target(word: str) -> Query:
 
 def _asn_special(word: str, value_ok: ValueCheck) -> Query | None:
     """Read a word as an AS number; digits that are none may be part of a name."""
-    if not _DIGITS.fullmatch(word) or not value_ok('asn', '=', word):
+    if not _ASN_NUMBER.fullmatch(word) or not value_ok('asn', '=', word):
         return None
     return {
         'operator': 'equals',
@@ -427,6 +437,8 @@ class _Group:
 def _parse(text: str, dialect: _Dialect, attribute_ok: AttributeCheck, value_ok: ValueCheck) -> SmartQuery:
     if len(text) > LONGEST_TEXT:
         return not_understood(text, TOO_LONG)
+    if text.strip() == EVERYTHING:
+        text = ''
     return _Parser(text, dialect, attribute_ok, value_ok).parse()
 
 
@@ -540,7 +552,7 @@ class _Parser:
         if not tag:
             self._pos = start
             return False
-        self._add(self._dialect.tag(tag))
+        self._add(self._dialect.tag(_normal(tag)))
         return True
 
     def _read_comparison(self) -> bool:
@@ -558,7 +570,7 @@ class _Parser:
         name = head['name']
         if name is None:
             name = 'avps.' + next(key for key in head.group('double', 'single', 'key') if key is not None)
-        self._add(self._comparison(name, head['sign'], value))
+        self._add(self._comparison(_normal(name), head['sign'], _normal(value)))
         return True
 
     def _comparison(self, typed: str, sign: str, value: str) -> Query:

