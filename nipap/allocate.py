@@ -23,17 +23,17 @@ MAX_COUNT = 1000
 
 
 @dataclass(frozen=True)
-class Request:
-    """Checked arguments: a pool (as spec) and family, or networks; the length may be the pool's business."""
+class Allocation:
+    """Checked arguments: a pool and a family, or networks. The length may be left to the pool."""
 
-    pool_spec: object
+    pool: pool.PoolName | None
     networks: tuple[str, ...]
     family: int
     length: int | None
     count: int
 
 
-def read_args(args: object) -> Request:
+def read_args(args: object) -> Allocation:
     """Check the ``args`` of an allocation.
 
     :raises NipapInputError, NipapMissingInputError, NipapExtraneousInputError, NipapValueError:
@@ -50,7 +50,7 @@ def read_args(args: object) -> Request:
     else:
         family, networks = _networks(args)
     length = None if args.get('prefix_length') is None else _length(args['prefix_length'], family)
-    return Request(args.get('from-pool'), networks, family, length, count)
+    return Allocation(pool.read_one(args['from-pool']) if from_pool else None, networks, family, length, count)
 
 
 def read_count(value: object) -> int:
@@ -111,55 +111,45 @@ def _length(value: object, family: int) -> int:
     return length
 
 
-def find_free(tx: Transaction, vrf_names: Mapping[str, object], request: Request) -> list[str]:
-    """The lowest free blocks, as text; full-length ones without length.
+def find_free(tx: Transaction, name: vrf.VrfName, wanted: Allocation) -> list[str]:
+    """Return the lowest free blocks as text; full-length ones without length.
 
     :raises NipapNonExistentError: there is no such pool or VRF.
     """
-    if request.pool_spec is not None:
-        i, name = pool.read_one(request.pool_spec)
+    if wanted.pool is not None:
         sql = 'pool_find_free(%s, %s, %s, %s, %s)'
-        args: tuple[Any, ...] = (i, name, request.family, request.length, request.count)
+        args: tuple[Any, ...] = (wanted.pool.id, wanted.pool.name, wanted.family, wanted.length, wanted.count)
     else:
         sql = 'find_free(%s, %s::cidr[], %s, %s)'
-        args = (vrf.resolve(tx, vrf_names), list(request.networks), request.length, request.count)
+        args = (vrf.resolve(tx, name), list(wanted.networks), wanted.length, wanted.count)
     return [row[0] for row in tx.all(f'SELECT abbrev(b::inet) FROM {sql} b', args)]
 
 
-def place(attr: Mapping[str, object], request: Request) -> Hashable:
-    """The same for allocations that lock the same.
-
-    :raises NipapError: the pool spec is none.
-    """
-    source = request.networks if request.pool_spec is None else pool.read_one(request.pool_spec)
-    names = vrf.named_by(attr)
-    if not all(isinstance(name, int | str) for name in names.values()):
-        return object()  # like no other, and refused
-    return source, request.family, request.length, *names.items()
+def place(draft: prefix.PrefixDraft, wanted: Allocation) -> Hashable:
+    """Return a key that is equal for allocations that take the same locks."""
+    return wanted.pool or wanted.networks, wanted.family, wanted.length, draft.vrf
 
 
-def addition(attr: Mapping[str, object], request: Request, who: Who, shape: Shape) -> Addition[dict[str, Any]]:
-    """What finds the lowest free block and adds it as a prefix.
+def addition(draft: prefix.PrefixDraft, wanted: Allocation, who: Who, shape: Shape) -> Addition[dict[str, Any]]:
+    """Return the addition of the lowest free block as a prefix.
 
     Running it raises NipapNonExistentError when there is no room.
     """
     return Addition(
-        statement=lambda tx: _statement(tx, attr, request, who),
+        statement=lambda tx: _statement(tx, draft, wanted, who),
         added=lambda tx, changes: prefix.get_added_by(tx, changes, shape),
         answer=lambda tx, i: prefix.get_by_id(tx, i, shape),
     )
 
 
-def _statement(tx: Transaction, attr: Mapping[str, object], request: Request, who: Who) -> tuple[str, tuple[Any, ...]]:
-    names = vrf.named_by(attr)
+def _statement(tx: Transaction, draft: prefix.PrefixDraft, wanted: Allocation, who: Who) -> tuple[str, tuple[Any, ...]]:
     args: tuple[Any, ...]
-    if request.pool_spec is not None:
-        i, name = pool.read_one(request.pool_spec)
-        v = vrf.resolve(tx, names) if names else None
-        stored = rows.facts(prefix.new_facts(tx, attr, who, typed=False))
-        args = (i, name, request.family, v, request.length, stored, who)
+    if wanted.pool is not None:
+        v = vrf.resolve(tx, draft.vrf) if draft.vrf.given else None
+        stored = rows.facts(prefix.new_facts(tx, draft, who))
+        args = (wanted.pool.id, wanted.pool.name, wanted.family, v, wanted.length, stored, who)
         return 'SELECT pool_allocate(%s, %s, %s, %s, %s, %s, %s::actor)', args
-    v = vrf.resolve(tx, names)
-    stored = rows.facts(prefix.new_facts(tx, attr, who))
-    args = (v, list(request.networks), request.length, stored, who)
+    v = vrf.resolve(tx, draft.vrf)
+    stored = rows.facts(prefix.new_facts(tx, draft, who))
+    args = (v, list(wanted.networks), wanted.length, stored, who)
     return 'SELECT prefix_allocate(%s, NULL, %s::cidr[], %s, %s, %s::actor)', args

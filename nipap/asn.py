@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nipap import rows
-from nipap.attributes import ASN, MAX_ASN, check_names, read_asn, read_value, shown
+from nipap.attributes import ASN, MAX_ASN, check_names, read_asn, shown
 from nipap.audit import Who
 from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
+    Problems,
 )
 from nipap.paging import ASNS, Page
 from nipap.query import EVERYTHING, Condition, equals
@@ -65,19 +67,35 @@ def find(tx: Transaction, condition: Condition, page: Page | None = None) -> lis
     return rows.select(tx, ASN, 'asn a', condition, ASNS, page)
 
 
-def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
-    """Add an AS number; returns it."""
-    attr = rows.without_nil(attr, 'asn')
-    # Unlike anywhere else, the number is set on add but never by an edit.
-    check_names(attr, ASN, required=('asn',), extra=('asn',))
-    values = {'asn': read_number(attr['asn']), 'name': read_value(ASN['name'], attr.get('name'))}
-    return int(tx.value('SELECT asn_add(%s, %s::actor)', (rows.facts(values), who)))
+@dataclass(frozen=True)
+class AsnDraft:
+    """The attributes of an AS number that a call sets, as columns."""
+
+    values: Mapping[str, Any]
 
 
-def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
-    """Edit the AS numbers for which a condition holds; returns them."""
-    check_names(attr, ASN)
-    changes = rows.facts(rows.read_values(attr, ASN))
+def read_draft(attr: object, *, new: bool = False) -> AsnDraft:
+    """Read the ``attr`` of a call. An addition sets the number, an edit cannot.
+
+    :raises NipapError: naming the attribute; further errors are attached.
+    """
+    present: Any = rows.without_nil(attr, 'asn') if new else attr
+    check_names(present, ASN, required=('asn',) if new else (), extra=('asn',) if new else ())
+    problems = Problems()
+    number = {'asn': problems.read(read_number, present['asn']), 'name': None} if new else {}
+    values = problems.read(rows.read_values, {name: present[name] for name in present if name != 'asn'}, ASN)
+    problems.check()
+    return AsnDraft({**number, **values})
+
+
+def add(tx: Transaction, draft: AsnDraft, who: Who) -> int:
+    """Add an AS number and return it."""
+    return int(tx.value('SELECT asn_add(%s, %s::actor)', (rows.facts(draft.values), who)))
+
+
+def edit(tx: Transaction, condition: Condition, draft: AsnDraft, who: Who) -> list[int]:
+    """Edit the AS numbers that satisfy a condition and return them."""
+    changes = rows.facts(draft.values)
     return [i for i in _numbers(tx, condition) if tx.value('SELECT asn_edit(%s, %s, %s::actor)', (i, changes, who))]
 
 

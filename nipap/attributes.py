@@ -22,7 +22,7 @@ from nipap.errors import (
     NipapValueError,
 )
 from nipap.moments import read_moment
-from nipap.wire import forbidden_character
+from nipap.text import forbidden_character
 
 PREFIX_TYPES = ('reservation', 'assignment', 'host')
 STATUSES = ('assigned', 'reserved', 'quarantine')

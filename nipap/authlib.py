@@ -21,7 +21,7 @@ from nipap.audit import Who
 from nipap.errors import AuthenticationFailedError, NipapError, NipapInputError, NipapValueError
 from nipap.local_users import FileWatch, LocalUsers, UserFileError
 from nipap.login_limits import LoginCounts, LoginLimits
-from nipap.wire import forbidden_character
+from nipap.text import forbidden_character
 
 log = logging.getLogger(__name__)
 

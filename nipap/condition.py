@@ -6,9 +6,10 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 Compared = tuple[str, tuple[Any, ...]]
+H = TypeVar('H', 'InTreeOrder', 'ByText', 'ByTag', 'ByKey')
 
 
 PLAIN = 'plain'  # the operator ~* with an expression that `patterns.is_plain`
@@ -45,51 +46,125 @@ def literally(value: object) -> str:
     return re.sub(r'([\\%_])', r'\\\1', str(value))
 
 
+ALWAYS: Compared = ('true', ())
+
+
+@dataclass(frozen=True)
+class InTreeOrder:
+    """The order of the tree serves a part of the condition, which is one range of its index.
+
+    part: that part. whole: there is nothing else to the condition.
+    """
+
+    part: Compared
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class ByText:
+    """The index on text serves the condition.
+
+    guard: the text that every match must have. rewritten: the condition with guards before the parts that have one;
+    None when the guard of the whole is all there is.
+    """
+
+    guard: Guard | None
+    rewritten: Compared | None = None
+
+
+@dataclass(frozen=True)
+class ByTag:
+    """Every match has this tag or lies below a prefix that has it."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class ByKey:
+    """Columns must equal a value.
+
+    columns: of prefixes. listed: the objects are VRFs, pools or AS numbers and the condition names them; one plan
+    serves all parameters.
+    """
+
+    columns: frozenset[str] = frozenset()
+    listed: bool = False
+
+    @property
+    def unique(self) -> bool:
+        """Return whether the columns are a key of prefixes, so that at most one matches."""
+        return 'p.id' in self.columns or ('p.prefix' in self.columns and not self.columns.isdisjoint(_VRF_KEYS))
+
+
+Hint = InTreeOrder | ByText | ByTag | ByKey
+
+
 @dataclass(frozen=True)
 class Condition:
-    """A boolean SQL expression with its parameters, and what helps to find the rows for which it holds.
+    """A boolean SQL expression with its parameters, and hints that say which index finds the rows that satisfy it.
 
-    patterns: the regular expressions among the parameters. within: a condition that the order of the tree serves and
-    that is part of this one. ordered: there is nothing else to it. indexed: the same expression with guards before the
-    parts that an index on text serves. tag: only prefixes tagged so, or inside one that is, can match. pinned: the
-    columns that must equal a value. by_key: the objects are VRFs, pools or AS numbers, and it names those that are
-    meant; one plan serves all parameters.
+    hints: at most one of each type. patterns: the regular expressions among the parameters.
     """
 
     sql: str
     params: tuple[Any, ...] = ()
+    hints: tuple[Hint, ...] = ()
     patterns: tuple[str, ...] = ()
-    within: tuple[str, tuple[Any, ...]] = ('true', ())
-    ordered: bool = False
-    indexed: tuple[str, tuple[Any, ...]] = ('', ())
-    tag: str | None = None
-    guard: Guard | None = None
-    pinned: frozenset[str] = frozenset()
-    by_key: bool = False
+
+    def hint(self, kind: type[H]) -> H | None:
+        """Return the hint of a type, if there is one."""
+        return next((hint for hint in self.hints if isinstance(hint, kind)), None)
+
+    @property
+    def best(self) -> Hint | None:
+        """Return the hint by which prefixes are looked for: the order of the tree when it serves the whole condition,
+        else a tag, else text; None when no index helps.
+        """
+        order = self.hint(InTreeOrder)
+        if order is not None and order.whole:
+            return order
+        return self.hint(ByTag) or self.hint(ByText)
 
     @property
     def unique(self) -> bool:
-        """Whether a key of prefixes is given, so that it holds for one at most."""
-        return 'p.id' in self.pinned or ('p.prefix' in self.pinned and not self.pinned.isdisjoint(_VRF_KEYS))
+        """Return whether the condition has a key of prefixes, so that at most one matches."""
+        key = self.hint(ByKey)
+        return key is not None and key.unique
+
+    @property
+    def listed(self) -> bool:
+        """Return whether the condition names VRFs, pools or AS numbers by key."""
+        key = self.hint(ByKey)
+        return key is not None and key.listed
+
+    @property
+    def within(self) -> Compared:
+        """Return the part of the condition that the order of the tree serves."""
+        order = self.hint(InTreeOrder)
+        return ALWAYS if order is None else order.part
 
     def candidates(self) -> Compared | None:
-        """What an index on text tells alone of what matches, where that is nearly all there is to it."""
-        if self.guard is None or Guard.TABLE in self.indexed[0]:
+        """Return the condition of rows that nearly all match, as the index on text finds them; None without them."""
+        text = self.hint(ByText)
+        if text is None or text.guard is None or (text.rewritten and Guard.TABLE in text.rewritten[0]):
             return None
-        return self.guard.around(*self.within)
+        return text.guard.around(*self.within)
 
-    def guarded(self) -> tuple[str, tuple[Any, ...]]:
-        """The expression and its parameters, as an index serves it best."""
-        return self.guard.around(*self.behind_guard()) if self.guard else self.behind_guard()
+    def guarded(self) -> Compared:
+        """Return the expression and its parameters with guards, as the index on text serves it best."""
+        text = self.hint(ByText)
+        behind = self.behind_guard()
+        return behind if text is None or text.guard is None else text.guard.around(*behind)
 
     def behind_guard(self) -> Compared:
-        """The same without what guards the whole."""
-        return self.indexed if self.indexed[0] else (self.sql, self.params)
+        """Return the same without the guard of the whole."""
+        text = self.hint(ByText)
+        return text.rewritten if text is not None and text.rewritten else (self.sql, self.params)
 
 
 _VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
-EVERYTHING = Condition('true', ordered=True)
-NOTHING = Condition('false', ordered=True)
+EVERYTHING = Condition('true', hints=(InTreeOrder(ALWAYS),))
+NOTHING = Condition('false', hints=(InTreeOrder(ALWAYS),))
 
 # Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
 _MAX_DEPTH = 100
@@ -123,29 +198,34 @@ def _assemble_expression(leaves: list[Condition], program: list[Step]) -> Condit
             del stack[-number:]
             stack.append(_all(joined) if what == AND else _any(joined))
     whole = stack[0]
-    if whole.indexed[0].count(Guard.TABLE) > _MOST_GUARDS:
-        return replace(whole, indexed=('', ()), guard=None)
+    text = whole.hint(ByText)
+    if text is not None and text.rewritten and text.rewritten[0].count(Guard.TABLE) > _MOST_GUARDS:
+        return replace(whole, hints=tuple(hint for hint in whole.hints if hint is not text))
     return whole
 
 
 def _all(joined: Sequence[Condition]) -> Condition:
     sql, params = _joined(' AND ', [(each.sql, each.params) for each in joined])
-    return Condition(
-        sql,
-        params,
-        tuple(pattern for each in joined for pattern in each.patterns),
-        within=_joined(' AND ', [each.within for each in joined]),
-        ordered=all(each.ordered for each in joined),
-        indexed=_joined(' AND ', [each.behind_guard() for each in joined]),
-        guard=_all_guards(joined),
-        tag=next((each.tag for each in joined if each.tag), None),
-        pinned=frozenset().union(*(each.pinned for each in joined)),
-    )
+    hints: list[Hint] = [_in_order(joined)]
+    keys = [key for each in joined if (key := each.hint(ByKey))]
+    if keys:
+        hints.append(ByKey(frozenset().union(*(key.columns for key in keys))))
+    hints += [tag for each in joined if (tag := each.hint(ByTag))][:1]
+    if any(each.hint(ByText) for each in joined):
+        hints.append(ByText(_all_guards(joined), _joined(' AND ', [each.behind_guard() for each in joined])))
+    return Condition(sql, params, tuple(hints), tuple(pattern for each in joined for pattern in each.patterns))
+
+
+def _in_order(joined: Sequence[Condition]) -> InTreeOrder:
+    orders = [each.hint(InTreeOrder) for each in joined]
+    part = _joined(' AND ', [each.within for each in joined])
+    return InTreeOrder(part, all(order is not None and order.whole for order in orders))
 
 
 def _all_guards(joined: Sequence[Condition]) -> Guard | None:
     """One look for all words: with one for each, a common word beside a rare one is looked for in every row."""
-    terms = dict.fromkeys(term for each in joined if each.guard for term in each.guard.terms)
+    guards = [text.guard for each in joined if (text := each.hint(ByText)) and text.guard]
+    terms = dict.fromkeys(term for guard in guards for term in guard.terms)
     return Guard(tuple(sorted(terms, key=lambda term: -len(term[1]))[:_MOST_TERMS])) if terms else None
 
 
@@ -154,17 +234,20 @@ def _any(joined: Sequence[Condition]) -> Condition:
         return EVERYTHING
     sql, params = _joined(' OR ', [(each.sql, each.params) for each in joined])
     # A word is looked for in five attributes: one look into the index serves them all.
-    alike = [(guard, list(some)) for guard, some in itertools.groupby(joined, lambda each: each.guard)]
+    alike = [(guard, list(some)) for guard, some in itertools.groupby(joined, _guard_of)]
     guarded = [_any_guarded(guard, some) for guard, some in alike]
     same = alike[0][0] if len(alike) == 1 else None
-    return Condition(
-        sql,
-        params,
-        tuple(pattern for each in joined for pattern in each.patterns),
-        indexed=('', ()) if same else _joined(' OR ', guarded),
-        tag=joined[0].tag if len({each.tag for each in joined}) == 1 else None,
-        guard=same,
-    )
+    hints: list[Hint] = []
+    if any(each.hint(ByText) for each in joined):
+        hints.append(ByText(same, None if same else _joined(' OR ', guarded)))
+    tags = {each.hint(ByTag) for each in joined}
+    hints += [tag for tag in tags if tag is not None and len(tags) == 1]
+    return Condition(sql, params, tuple(hints), tuple(pattern for each in joined for pattern in each.patterns))
+
+
+def _guard_of(condition: Condition) -> Guard | None:
+    text = condition.hint(ByText)
+    return text.guard if text is not None else None
 
 
 def _any_guarded(guard: Guard | None, alike: list[Condition]) -> Compared:
@@ -186,7 +269,7 @@ def _assemble_program(leaves: list[Condition], program: list[Step]) -> Condition
     return Condition(
         f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])",
         tuple(param for leaf in leaves for param in leaf.params),
-        tuple(pattern for leaf in leaves for pattern in leaf.patterns),
+        patterns=tuple(pattern for leaf in leaves for pattern in leaf.patterns),
     )
 
 

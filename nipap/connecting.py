@@ -22,6 +22,7 @@ import psycopg2
 import psycopg2.extensions
 
 from nipap import waiting
+from nipap.runtime import Runtime
 
 Wait = Callable[['Connection', float | None], bool]
 
@@ -51,7 +52,7 @@ class RefusedError(psycopg2.OperationalError):
 
 
 class Connection(psycopg2.extensions.connection):
-    """One that waits by `wait_with`, and no longer than makes sense.
+    """A connection that waits as the runtime does, and no longer than makes sense.
 
     doubt: called when a statement has taken long, every now and then; raises a `NoAnswerError` when it was in vain.
     """
@@ -89,13 +90,10 @@ class Connection(psycopg2.extensions.connection):
                 raise TooLongError('PostgreSQL does not end what it should have ended, or given up, long ago')
 
 
-def wait_with(wait: Wait | None) -> None:
-    """Have every statement of this process wait for PostgreSQL by `wait`.
-
-    That is given the connection, which it polls until it is done, and for how many seconds; it says whether it is done.
-    None: by blocking the thread.
-    """
-
+def use(runtime: Runtime) -> None:
+    """Run this process in a runtime from now on; every statement waits for PostgreSQL as the runtime does."""
+    runtime.enter()
+    wait = runtime.wait_for_postgresql
     psycopg2.extensions.set_wait_callback(None if wait is None else partial(_wait, wait))
 
 

@@ -25,7 +25,7 @@ from nipap.joining import Joining
 from nipap.meter import SILENT, Meter
 from nipap.session import Session
 from nipap.sqlstates import RETRY, is_away, is_without_room, translate, unavailable
-from nipap.transaction import ANSWER_GRACE_S, CHANGING, Addition, OneMessage, Transaction, limit, new_number, send
+from nipap.transaction import ANSWER_GRACE_S, CHANGING, Addition, OneMessage, Reading, Transaction, new_number, send
 
 log = logging.getLogger('nipap.db')
 T = TypeVar('T')
@@ -229,16 +229,11 @@ class Database:
 
         :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
         """
-        return self._attempt(lambda session: _statements(session, work), self._read_limit_s)
+        return self._attempt(lambda session: self._statements(session, work), self._read_limit_s)
 
-    def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
-        """The same for one statement, in less time."""
-
-        def limited(tx: Transaction) -> T:
-            tx.ahead(limit(limit_s))
-            return work(tx)
-
-        return self.read(limited)
+    def _statements(self, session: Session, work: Callable[[Transaction], T]) -> T:
+        with session.connection.cursor() as cursor:
+            return work(Reading(cursor, session, self.snapshot))
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
@@ -301,7 +296,7 @@ class Database:
             session = self._take()
             session.connection.limit_s = self._read_limit_s
             with self._using(session):
-                _statements(session, lambda tx: tx.execute(end, former.identity))
+                self._statements(session, lambda tx: tx.execute(end, former.identity))
 
     def _again(self, once: Callable[[], T], began: float | None = None) -> T:
         """Run once, again while the failure is one that running again may cure, and translate what is left."""
@@ -452,11 +447,6 @@ def _message(session: Session, work: Callable[[OneMessage], T], change: int) -> 
                 raise _AnswerLostError(exc) from exc
             raise
         return result
-
-
-def _statements(session: Session, work: Callable[[Transaction], T]) -> T:
-    with session.connection.cursor() as cursor:
-        return work(Transaction(cursor, session))
 
 
 def _is_lost(session: Session, exc: psycopg2.Error) -> bool:

@@ -6,7 +6,10 @@ and what would be accepted; it never carries SQL, class names or other internals
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+T = TypeVar('T')
 
 
 class NipapError(Exception):
@@ -15,6 +18,7 @@ class NipapError(Exception):
     code = 1000
     position: int | None = None  # of many things asked for at once, which one this is about
     attribute: str | None = None  # the one whose value was refused, where that is known
+    others: tuple[NipapError, ...] = ()  # further errors of the same arguments
 
     def about(self, attribute: object) -> Self:
         """The same error, naming the attribute."""
@@ -148,3 +152,29 @@ class AuthorizationFailedError(AuthError):
     """The user is known but may not do this."""
 
     code = 1520
+
+
+class Problems:
+    """Collect every error of a call's arguments: a client sees the first, which carries the others."""
+
+    def __init__(self) -> None:
+        self.found: list[NipapError] = []
+
+    def read(self, read: Callable[..., T], *args: Any, default: Any = None) -> T:
+        """Return what `read` makes of the arguments; note its error and return `default` when it raises one."""
+        try:
+            return read(*args)
+        except NipapError as error:
+            self.note(error)
+            return default  # type: ignore[no-any-return]  # never used: `check` raises before
+
+    def note(self, error: NipapError) -> None:
+        """Note an error, and those that are attached to it."""
+        self.found += [error, *error.others]
+
+    def check(self) -> None:
+        """Raise the first error that was noted, with the others attached."""
+        if self.found:
+            first, *others = self.found
+            first.others = tuple(others)
+            raise first

@@ -17,7 +17,6 @@ from werkzeug.datastructures import MultiDict
 from nipap import events, waiting, webhook
 from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor
-from nipap.backend import Backend
 from nipap.db import Database
 from nipap.errors import NipapInputError, NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.rest_objects import encode
@@ -34,8 +33,6 @@ FILTERS = {'kinds': 'kind', 'vrf_ids': 'vrf_id', 'pool_ids': 'pool_id', 'tags': 
 class Api(Protocol):
     """What requests to a REST interface have in common, as far as it is used here."""
 
-    backend: Backend
-
     def connect(self, app: Any, method: str, path: str, view: Callable[..., Response]) -> None: ...
 
     def body(self) -> Any: ...
@@ -43,6 +40,8 @@ class Api(Protocol):
     def struct(self) -> dict[str, Any]: ...
 
     def change(self, actor: Actor, method: str, members: Mapping[str, Any]) -> Any: ...
+
+    def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any: ...
 
 
 def add_to(app: Any, api: Api, db: Database) -> None:
@@ -177,7 +176,7 @@ class _Hooks:
         self._api = api
 
     def list(self, actor: Actor) -> Response:
-        return _json({'result': self._api.backend.list_webhook(actor)})
+        return _json({'result': self._api.look(actor, 'list_webhook')})
 
     def add(self, actor: Actor) -> Response:
         item = self._api.change(actor, 'add_webhook', {'attr': self._api.body()})
@@ -186,7 +185,7 @@ class _Hooks:
         return response
 
     def get(self, actor: Actor, key: int) -> Response:
-        found = self._api.backend.list_webhook(actor, {'id': key})
+        found = self._api.look(actor, 'list_webhook', {'webhook': {'id': key}})
         if not found:
             raise NipapNonExistentError(f'There is no webhook {key}')
         return _json(found[0])
@@ -201,7 +200,8 @@ class _Hooks:
 
     def dead_letters(self, actor: Actor, key: int) -> Response:
         after = request_ctx.request.args.get('after')
-        return _json({'result': self._api.backend.list_dead_letter(actor, {'id': key}, after)})
+        members = {'webhook': {'id': key}, 'after': after}
+        return _json({'result': self._api.look(actor, 'list_dead_letter', members)})
 
     def resend(self, actor: Actor, key: int) -> Response:
         asked = self._api.struct()

@@ -21,7 +21,9 @@ from nipap import flask_events, http_calls, rest_openapi
 from nipap.allocate import read_count
 from nipap.attributes import read_integer, shown
 from nipap.authlib import Actor, Authenticator, AuthSettings, make_actor
-from nipap.backend import Backend, Expectation
+from nipap.backend import Backend
+from nipap.calls import CALLS, Expectation
+from nipap.calls import Request as CallRequest
 from nipap.db import Database
 from nipap.errors import (
     NipapError,
@@ -53,8 +55,9 @@ from nipap.rest_objects import (
     tag_of,
 )
 from nipap.rest_problems import http_problem, internal_problem, problem
+from nipap.rest_routes import served
 from nipap.spool import Spool
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 
 ROOT = '/api/v1'
 DEFAULT_SOURCE = 'nipap-rest'
@@ -127,7 +130,9 @@ class _Api:
         self._max_body = max_body
 
     def connect(self, app: Flask, method: str, path: str, view: View) -> None:
-        """Have requests to a path answered by a view, which is called with the actor and the parts of the path."""
+        """Answer requests to a path by a view, which is called with the actor and the parts of the path."""
+        if not served(method, path.replace('<number:key>', '{key}')):
+            return
 
         def answer(**parts: int) -> Response:
             return self._answer(f'{method} {path}', view, parts)
@@ -135,13 +140,13 @@ class _Api:
         app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])
 
     def _answer(self, name: str, view: View, parts: Mapping[str, int]) -> Response:
-        def respond(call: Call) -> Response:
+        def respond(call: CallRecord) -> Response:
             call.method = name
             return self._respond(call, view, parts)
 
         return http_calls.answer(request_ctx.request, self._meter, respond)
 
-    def _respond(self, call: Call, view: View, parts: Mapping[str, int]) -> Response:
+    def _respond(self, call: CallRecord, view: View, parts: Mapping[str, int]) -> Response:
         try:
             actor = self._actor(request_ctx.request)
             call.user, call.source = actor.username, actor.authoritative_source
@@ -191,11 +196,11 @@ class _Api:
     ) -> Any:
         """Make a call that changes something, once for its idempotency key when it has one."""
         key = idempotency_key(request_ctx.request, {})
-        if key is not None:
-            return self.backend.once(actor, method, members, key, expectation)
-        if expectation is not None:
-            return self.backend.provided(actor, method, members, expectation)
-        return getattr(self.backend, method)(actor, **members)
+        return self.backend.perform(actor, CallRequest(method, members, key, expectation))
+
+    def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any:
+        """Make a call that reads."""
+        return self.backend.perform(actor, CallRequest(method, members or {}))
 
 
 class _Collection:
@@ -266,7 +271,7 @@ class _Collection:
         fields = self._fields()
         limit = _limit(request.args.get('limit'))
         options = {name: request.args[name] for name in self._options() if name in request.args}
-        page = _Page(self._api.backend, self._resource, actor, text, query, options)
+        page = _Page(self._api, self._resource, actor, text, query, options)
         body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
         headers = {}
         if page.after is not None:
@@ -283,7 +288,7 @@ class _Collection:
 
         :raises NipapNonExistentError: it is not there.
         """
-        found: list[Object] = getattr(self._api.backend, f'list_{self.kind}')(actor, {self._resource.key: number})
+        found: list[Object] = self._api.look(actor, f'list_{self.kind}', {self.kind: {self._resource.key: number}})
         if not found:
             raise self._missing(number)
         return found[0]
@@ -366,8 +371,7 @@ class _Calls:
                 connect(app, 'GET', f'/{resource.plural}/<number:key>/free', _Allocations(self._api, collection).look)
 
     def _version(self, actor: Actor) -> Response:
-        backend = self._api.backend
-        versions = {'version': backend.version(actor), 'db_version': backend.db_version(actor)}
+        versions = {name: self._api.look(actor, name) for name in ('version', 'db_version')}
         return _respond(request_ctx.request, [encode(versions)])
 
     def _batch(self, actor: Actor) -> Response:
@@ -437,7 +441,7 @@ class _Allocations:
         else:
             args['from-prefix'] = [item['prefix']]
             vrf = {'id': item['vrf_id']}
-        found = self._api.backend.find_free_prefix(actor, vrf, args)
+        found = self._api.look(actor, 'find_free_prefix', {'vrf': vrf, 'args': args})
         return _respond(request_ctx.request, [encode({'result': found})])
 
 
@@ -449,7 +453,7 @@ class _Page:
 
     def __init__(
         self,
-        backend: Backend,
+        api: _Api,
         resource: Resource,
         actor: Actor,
         text: object,
@@ -457,7 +461,7 @@ class _Page:
         options: Mapping[str, Any],
     ) -> None:
         self.after: str | None = None
-        self._backend = backend
+        self._api = api
         self._resource = resource
         self._actor = actor
         self._text = text
@@ -484,14 +488,15 @@ class _Page:
         yield beginning + b'],' + encode({'after': self.after, **rest})[1:]
 
     def _ask(self, options: Object) -> Object:
-        backend, kind = self._backend, self._resource.kind
-        if self._text is None:
-            found: Object = getattr(backend, f'search_{kind}')(self._actor, self._query, options)
-        else:
-            smart = getattr(backend, f'smart_search_{kind}', None)
-            if smart is None:
+        kind = self._resource.kind
+        method = f'search_{kind}'
+        members: Object = {'query': self._query, 'search_options': options}
+        if self._text is not None:
+            method = f'smart_search_{kind}'
+            members = {'query_string': self._text, 'search_options': options, 'extra_query': self._query}
+            if method not in CALLS:
                 raise NipapInputError(f'there is no smart search of {kind}s').about('q')
-            found = smart(self._actor, self._text, options, self._query)
+        found: Object = self._api.look(self._actor, method, members)
         return found
 
 

@@ -15,6 +15,7 @@ from flask import Flask, Request, Response
 from flask.globals import request_ctx
 
 from nipap import http_calls
+from nipap.answers import LongList, Prefix
 from nipap.attributes import PREFIX
 from nipap.authlib import Actor, Authenticator, make_actor
 from nipap.backend import Backend
@@ -28,7 +29,7 @@ from nipap.http_auth import credentials_from_request, header_text
 from nipap.http_body import MAX_BODY, read_body
 from nipap.meter import SILENT, Meter
 from nipap.rest_objects import COUNTERS, decode
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 
 PATH = '/rest/v1/prefixes'
 
@@ -63,7 +64,7 @@ class _Endpoint:
     def view(self, name: str, call: Callable[[Actor, dict[str, str]], object]) -> Callable[[], Response]:
         """A method with authentication before it, whose answer or error is written as JSON."""
 
-        def respond(record: Call) -> Response:
+        def respond(record: CallRecord) -> Response:
             record.method = name
             return self._answer(call, record)
 
@@ -72,7 +73,7 @@ class _Endpoint:
 
         return answer
 
-    def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: Call) -> Response:
+    def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: CallRecord) -> Response:
         request: Request = request_ctx.request
         try:
             actor = self._actor(request)
@@ -111,28 +112,28 @@ class _Endpoint:
         body = read_body(request_ctx.request, self._max_body)
         return decode(body) if body else None
 
-    def search(self, actor: Actor, args: dict[str, str]) -> object:
-        """The prefixes for which every parameter holds."""
+    def search(self, actor: Actor, args: dict[str, str]) -> list[Prefix]:
+        """Return the prefixes for which every parameter holds."""
         options = {name: args.pop(name) for name in _OPTIONS if name in args}
         if not args:
             raise NipapMissingInputError("'val1' must be specified")
-        return self._backend.search_prefix(actor, _query(args), options)['result']
+        return _whole(self._backend.search_prefix(actor, _query(args), options)['result'])
 
-    def add(self, actor: Actor, args: dict[str, str]) -> object:
+    def add(self, actor: Actor, args: dict[str, str]) -> Prefix:
         """Add the prefix of the body, or allocate one as the parameters say."""
         sent = self._body()
         return self._backend.add_prefix(actor, sent, _allocation(args) if _ALLOCATION & args.keys() else None)
 
-    def edit(self, actor: Actor, args: dict[str, str]) -> object:
+    def edit(self, actor: Actor, args: dict[str, str]) -> list[Prefix]:
         """Edit the prefixes that the parameters select."""
-        return self._backend.edit_prefix(actor, args, self._body())
+        return _whole(self._backend.edit_prefix(actor, args, self._body()))
 
     def remove(self, actor: Actor, args: dict[str, str]) -> object:
         """Remove the prefix that the parameters name; what is answered tells which."""
         recursive = args.pop('recursive', None)
         named: object = args
         if 'id' in args:
-            found = [item for item in self._backend.list_prefix(actor, args) if isinstance(item, dict)]
+            found = _whole(self._backend.list_prefix(actor, args))
             named = {name: found[0][name] for name in ('prefix', 'vrf_id')} if found else args
         self._backend.remove_prefix(actor, args, recursive)
         return named
@@ -161,6 +162,11 @@ def _allocation(args: dict[str, str]) -> dict[str, Any]:
     if 'fromPrefix' in args:
         asked['from-prefix'] = [args['fromPrefix']]
     return asked
+
+
+def _whole(answer: list[Prefix] | LongList) -> list[Prefix]:
+    """Return a long list as one that is in memory: answers of this endpoint are."""
+    return answer if isinstance(answer, list) else [item for some in answer for item in some]
 
 
 def _plain(answer: object) -> object:

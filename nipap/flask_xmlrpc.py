@@ -9,21 +9,22 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
 from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
 
-from nipap import http_calls
+from nipap import calls, http_calls
 from nipap.authlib import Authenticator, Credentials, make_actor
-from nipap.backend import METHODS, TAKE_KEYS, Backend
+from nipap.backend import Backend
+from nipap.calls import CALLS
+from nipap.calls import Request as CallRequest
 from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
 from nipap.http_auth import auth_options, credentials_from_request, idempotency_key
 from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.meter import SILENT, Meter
 from nipap.spool import Spool
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 from nipap.wire import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
@@ -49,11 +50,6 @@ def create_app(
     return app
 
 
-class _Method(NamedTuple):
-    function: Callable[..., object]
-    members: tuple[str, ...]  # of the struct that are passed on; a missing one is passed as None
-
-
 class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annotations
     """Routes and parses nothing but our own calls; what the library does beyond routing is replaced."""
 
@@ -63,10 +59,6 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         self._authenticator = authenticator
         self._max_body = max_body
         self._meter = meter
-        self._calls = {
-            name: _Method(getattr(backend, name), tuple(member.rstrip('?') for member in members))
-            for name, members in METHODS.items()
-        }
         functions = self._list_methods, self._method_help, self._method_signature
         self._introspection: dict[str, Callable[[list[object]], object]] = dict(
             zip(INTROSPECTION, functions, strict=True)
@@ -79,7 +71,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             request, self._meter, lambda record: _respond(request, self._marshaled_dispatch(request, record))
         )
 
-    def _marshaled_dispatch(self, request: Request, record: Call) -> list[bytes] | Spool:
+    def _marshaled_dispatch(self, request: Request, record: CallRecord) -> list[bytes] | Spool:
         """Authenticate, unpack, call, encode; every exception becomes a fault here."""
         try:
             credentials = credentials_from_request(request, self._authenticator)
@@ -97,31 +89,24 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             return [encode_fault(record.fault, f'Internal error, request id {record.request_id}')]
 
     def _call(
-        self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: Call
+        self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: CallRecord
     ) -> object:
         introspect = self._introspection.get(method)
         if introspect is not None:
             record.method = method
             return introspect(parameters)
-        call = self._known(method)
+        call = calls.find(method)
         record.method = method
         arguments = _only_struct(parameters)
         actor = make_actor(credentials, auth_options(arguments))
         record.user, record.source = actor.username, actor.authoritative_source
-        members = {member: arguments.get(member) for member in call.members}
-        key = idempotency_key(request, arguments) if method in TAKE_KEYS else None
-        return call.function(actor, **members) if key is None else self._backend.once(actor, method, members, key)
-
-    def _known(self, method: str) -> _Method:
-        call = self._calls.get(method)
-        if call is None:
-            shown = method if len(method) <= 100 else f'{method[:100]}…'
-            raise NipapInputError(f"Unknown method '{shown}', system.listMethods names those there are")
-        return call
+        key = idempotency_key(request, arguments) if call.changes else None
+        asked = CallRequest(method, call.known(arguments), key, request_id=record.request_id)
+        return self._backend.perform(actor, asked)
 
     def _list_methods(self, _: list[object]) -> list[str]:
         """List the names of all methods."""
-        return sorted((*self._calls, *self._introspection))
+        return sorted((*CALLS, *self._introspection))
 
     def _method_help(self, parameters: list[object]) -> str:
         """Describe the method whose name is given."""
@@ -130,7 +115,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         name = parameters[0]
         if name in self._introspection:
             return inspect.getdoc(self._introspection[name]) or ''
-        return inspect.getdoc(self._known(name).function) or ''
+        return calls.find(name).doc.strip()
 
     def _method_signature(self, _: list[object]) -> str:
         """Say that there are none: every method takes one struct."""

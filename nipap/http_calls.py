@@ -14,7 +14,7 @@ from flask.globals import request_ctx
 
 from nipap import tracer
 from nipap.meter import Meter
-from nipap.tracer import Call
+from nipap.tracer import CallRecord
 
 REQUEST_ID = 'X-Request-ID'
 _CALL = 'nipap.call'
@@ -23,23 +23,30 @@ _log = logging.getLogger('nipap.request')
 
 
 def stamp_answers(app: Flask) -> None:
-    """Have every answer of an application carry the id of its request."""
+    """Give every answer of an application the id of its request, and the headers that browsers need.
+
+    An answer whose view says nothing about caches must not be stored: it may hold what its reader alone may see.
+    """
     app.after_request(_stamp)
 
 
 def _stamp(response: Response) -> Response:
     environ = request_ctx.request.environ
-    call: Call | None = environ.get(_CALL)
+    headers = response.headers
+    headers['X-Content-Type-Options'] = 'nosniff'
+    if 'Cache-Control' not in headers:
+        headers['Cache-Control'] = 'no-store'
+    call: CallRecord | None = environ.get(_CALL)
     if call is None:  # there is no such path
-        response.headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
+        headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
         return response
-    response.headers[REQUEST_ID] = call.request_id
+    headers[REQUEST_ID] = call.request_id
     if call.trace_id is not None and (header := tracer.header()):
-        response.headers[header] = call.trace_id
+        headers[header] = call.trace_id
     return response
 
 
-def answer(request: Request, meter: Meter, respond: Callable[[Call], Response]) -> Response:
+def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Response]) -> Response:
     """The answer that `respond` makes to a call; it notes what it finds out about the call."""
     started = time.perf_counter()
     call = request.environ[_CALL] = tracer.begin(request.environ)

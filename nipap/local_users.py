@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nipap import waiting
-from nipap.wire import forbidden_character
+from nipap.text import forbidden_character
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from nipap import waiting
+from nipap.chunks import Chunks
 from nipap.errors import NipapInputError
-from nipap.wire import Chunks
 
 DEEPEST = 200
 

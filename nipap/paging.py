@@ -14,8 +14,8 @@ from typing import Any
 
 from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import check_text, read_boolean, read_integer, shown
+from nipap.condition import Condition, InTreeOrder
 from nipap.errors import NipapInputError, NipapValueError
-from nipap.query import Condition
 
 Place = tuple[Any, ...]
 
@@ -90,7 +90,7 @@ def _behind_prefix(place: Place) -> Condition:
     sql = """((v.rt_rank, v.id) >= (%s, %s) AND (v.id <> %s OR p.prefix <> %s::cidr)
         AND p.prefix >= CASE WHEN v.id = %s THEN %s::cidr ELSE '0.0.0.0/0' END)"""
     params = (rank, i, i, prefix, i, prefix)
-    return Condition(sql, params, within=(sql, params), ordered=True)
+    return Condition(sql, params, (InTreeOrder((sql, params)),))
 
 
 VRFS = Order(

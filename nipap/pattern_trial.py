@@ -6,15 +6,14 @@ import time
 from collections.abc import Collection, Iterable
 
 from nipap import patterns
-from nipap.db import Database
 from nipap.errors import NipapTimeoutError
 from nipap.rows import bad_patterns
-from nipap.transaction import Inside
+from nipap.transaction import Transaction
 
 TRIAL_S = 0.5  # a thousand times what people write takes
 
 
-def refused(db: Database | Inside, given: Iterable[str], *, all_signs: bool = False) -> dict[str, str]:
+def refused(tx: Transaction, given: Iterable[str], *, all_signs: bool = False) -> dict[str, str]:
     """Those of the texts that are not used as regular expressions, with what is to be said of them.
 
     What is easy to read is looked at only with ``all_signs``, and only when there is a sign in it; else the search
@@ -30,25 +29,25 @@ def refused(db: Database | Inside, given: Iterable[str], *, all_signs: bool = Fa
             found[pattern] = why
     if patterns.easy(readable):
         readable = [pattern for pattern in readable if patterns.has_signs(pattern)] if all_signs else []
-    return found | _tried(db, readable)
+    return found | _tried(tx, readable)
 
 
-def _tried(db: Database | Inside, given: list[str]) -> dict[str, str]:
+def _tried(tx: Transaction, given: list[str]) -> dict[str, str]:
     """The same for some that are tried: all of them together, or else those by themselves that may be to blame."""
     if not given:
         return {}
     try:
-        return {pattern: patterns.not_posix(pattern) for pattern in _bad(db, given, TRIAL_S)}
+        return {pattern: patterns.not_posix(pattern) for pattern in _bad(tx, given, TRIAL_S)}
     except NipapTimeoutError:
         if len(given) == 1:
             return {given[0]: patterns.too_slow(given[0])}
     easy = [pattern for pattern in given if patterns.easy([pattern])]
     if len(easy) in (0, len(given)):
-        return _tried_singly(db, given)
-    return _tried(db, easy) | _tried_singly(db, [pattern for pattern in given if not patterns.easy([pattern])])
+        return _tried_singly(tx, given)
+    return _tried(tx, easy) | _tried_singly(tx, [pattern for pattern in given if not patterns.easy([pattern])])
 
 
-def _tried_singly(db: Database | Inside, given: list[str]) -> dict[str, str]:
+def _tried_singly(tx: Transaction, given: list[str]) -> dict[str, str]:
     """The same one by one, the lighter ones first, while there is time."""
     found: dict[str, str] = {}
     ends = time.monotonic() + TRIAL_S
@@ -57,15 +56,15 @@ def _tried_singly(db: Database | Inside, given: list[str]) -> dict[str, str]:
         try:
             if left_s <= 0:
                 found[pattern] = patterns.too_slow(pattern)
-            elif _bad(db, [pattern], left_s):
+            elif _bad(tx, [pattern], left_s):
                 found[pattern] = patterns.not_posix(pattern)
         except NipapTimeoutError:
             found[pattern] = patterns.too_slow(pattern)
     return found
 
 
-def _bad(db: Database | Inside, given: Collection[str], limit_s: float) -> list[str]:
+def _bad(tx: Transaction, given: Collection[str], limit_s: float) -> list[str]:
     """Those that are no regular expressions, as they are and as the index on text is asked for them."""
     forms = {form: pattern for pattern in given for form in (pattern, patterns.for_lines(pattern))}
-    bad = db.read_briefly(lambda tx: bad_patterns(tx, list(forms)), limit_s)
+    bad = tx.briefly(lambda tx: bad_patterns(tx, list(forms)), limit_s)
     return list(dict.fromkeys(forms[form] for form in bad))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nipap import rows
@@ -57,18 +58,26 @@ def read_spec(spec: object) -> Condition:
     return EVERYTHING if found is None else equals(POOL[found[0]], found[1])
 
 
-def read_one(spec: object) -> tuple[int | None, str | None]:
-    """The id or the name that a pool spec gives.
+@dataclass(frozen=True)
+class PoolName:
+    """The pool that an allocation names, by id or by name."""
 
-    :raises NipapMissingInputError: neither. And what `read_spec` raises.
+    id: int | None
+    name: str | None
+
+
+def read_one(spec: object) -> PoolName:
+    """Read a pool spec that must name a pool.
+
+    :raises NipapMissingInputError: it names none. And as `read_spec`.
     """
     found = _named(spec)
     if found is None:
         raise _missing()
     key, value = found
     if key == 'name':
-        return None, value
-    return value if 0 <= value <= LARGEST_ID else NO_ID, None  # which the column of ids cannot hold
+        return PoolName(None, value)
+    return PoolName(value if 0 <= value <= LARGEST_ID else NO_ID, None)  # other ids do not fit the column
 
 
 def _named(spec: object) -> tuple[str, Any] | None:
@@ -113,33 +122,63 @@ def find_ids(tx: Transaction, condition: Condition) -> list[int]:
     return rows.find_keys(tx, f'SELECT o.id FROM pool o WHERE {condition.sql} ORDER BY o.id', condition)
 
 
-def resolve(tx: Transaction, attr: Mapping[str, object]) -> int | None:
-    """The id of the pool that ``pool_id`` and ``pool_name`` of an attr mean; None when they are nil.
+@dataclass(frozen=True)
+class Membership:
+    """The pool that ``pool_id`` and ``pool_name`` of an attr name; without conditions: no pool."""
+
+    key: str = 'id'  # the first of them
+    conditions: tuple[Condition, ...] = ()
+
+
+def read_membership(attr: Mapping[str, object]) -> Membership:
+    """Read ``pool_id`` and ``pool_name`` of an attr; nil counts as not there.
+
+    :raises NipapValueError: naming the value.
+    """
+    names = {key: attr[f'pool_{key}'] for key in _SPEC if attr.get(f'pool_{key}') is not None}
+    return Membership(next(iter(names), 'id'), tuple(read_spec({key: value}) for key, value in names.items()))
+
+
+def resolve(tx: Transaction, membership: Membership) -> int | None:
+    """Return the id of the pool that a membership means, None when it means no pool.
 
     :raises NipapInputError: there is no such pool.
     """
-    names = {key: attr[f'pool_{key}'] for key in _SPEC if attr.get(f'pool_{key}') is not None}
-    if not names:
+    if not membership.conditions:
         return None
-    found = [set(find_ids(tx, read_spec({key: value}))) for key, value in names.items()]
+    found = [set(find_ids(tx, condition)) for condition in membership.conditions]
     common = set.intersection(*found)
     if not common:
-        raise NipapInputError('non-existing pool specified').about(f'pool_{next(iter(names))}')
+        raise NipapInputError('non-existing pool specified').about(f'pool_{membership.key}')
     return common.pop()
 
 
-def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
-    """Add a pool; returns its id."""
-    attr = rows.without_nil(attr, 'name')
-    check_names(attr, POOL, required=('name', 'description', 'default_type'))
-    values = {'tags': [], 'avps': {}, **rows.read_values(attr, POOL)}
-    return int(tx.value('SELECT pool_add(%s, %s::actor)', (rows.facts(values), who)))
+@dataclass(frozen=True)
+class PoolDraft:
+    """The attributes of a pool that a call sets, as columns."""
+
+    values: Mapping[str, Any]
 
 
-def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
-    """Edit the pools for which a condition holds; returns their ids."""
-    check_names(attr, POOL)
-    changes = rows.facts(rows.read_values(rows.without_nil(attr, 'name'), POOL))
+def read_draft(attr: object, *, new: bool = False) -> PoolDraft:
+    """Read the ``attr`` of a call.
+
+    :raises NipapError: naming the attribute; further errors are attached.
+    """
+    present = rows.without_nil(attr, 'name')
+    check_names(present, POOL, required=('name', 'description', 'default_type') if new else ())
+    values = rows.read_values(present, POOL)
+    return PoolDraft({'tags': [], 'avps': {}, **values} if new else values)
+
+
+def add(tx: Transaction, draft: PoolDraft, who: Who) -> int:
+    """Add a pool and return its id."""
+    return int(tx.value('SELECT pool_add(%s, %s::actor)', (rows.facts(draft.values), who)))
+
+
+def edit(tx: Transaction, condition: Condition, draft: PoolDraft, who: Who) -> list[int]:
+    """Edit the pools that satisfy a condition and return their ids."""
+    changes = rows.facts(draft.values)
     return [i for i in find_ids(tx, condition) if tx.value('SELECT pool_edit(%s, %s, %s::actor)', (i, changes, who))]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nipap import pool, rows, vrf
 from nipap.addresses import has_host_bits
-from nipap.attributes import EDITED, PREFIX, check_names, read_integer, read_value
+from nipap.attributes import EDITED, PREFIX, Table, check_names, read_integer, read_value
 from nipap.audit import Who
+from nipap.condition import ByKey
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -16,6 +18,7 @@ from nipap.errors import (
     NipapMissingInputError,
     NipapNonExistentError,
     NipapValueError,
+    Problems,
 )
 from nipap.prefix_search import AT_ONCE, IDS, read_named
 from nipap.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page, source
@@ -73,7 +76,23 @@ def require_spec(spec: object) -> Condition:
 # ---------------------------------------------------------------- changing
 
 _ELSEWHERE = frozenset({'vrf_id', 'vrf_rt', 'vrf_name', 'pool_id', 'pool_name', 'prefix'})
+_PLACING = frozenset({*_ELSEWHERE, 'type'})
 _DEFAULTED = ('type', 'status', 'authoritative_source')  # may not be empty: nil is absent
+
+
+@dataclass(frozen=True)
+class PrefixDraft:
+    """The attributes of a prefix that a call sets.
+
+    network: the place, None for one that stays or is allocated. pool: None when membership stays. values: the other
+    attributes as columns. in_place: neither place, VRF, pool nor type is set.
+    """
+
+    network: str | None
+    vrf: vrf.VrfName
+    pool: pool.Membership | None
+    values: Mapping[str, Any]
+    in_place: bool = False
 
 
 def check_attr(attr: object) -> None:
@@ -84,50 +103,83 @@ def check_attr(attr: object) -> None:
     check_names(attr, PREFIX)
 
 
-def read_facts(tx: Transaction, attr: Mapping[str, object], *, new: bool = False) -> dict[str, Any]:
-    """The members of an attr as columns; place and VRF are not among them.
+def read_draft(attr: Mapping[str, object]) -> PrefixDraft:
+    """Read the ``attr`` of an edit, whose names are checked.
 
-    :raises NipapValueError: naming the value. NipapInputError: there is no such pool.
+    :raises NipapError: naming the attribute; further errors are attached.
     """
+    problems = Problems()
+    values = problems.read(_read_values, attr, EDITED)
+    membership = problems.read(_read_membership, attr)
+    network = problems.read(_read_network, attr)
+    name = problems.read(vrf.read_name, attr)
+    problems.check()
+    return PrefixDraft(network, name, membership, values, _PLACING.isdisjoint(attr))
+
+
+def read_new(attr: Mapping[str, object], *, typed: bool = True) -> PrefixDraft:
+    """Read the ``attr`` of an addition, whose names are checked. Unless `typed`, the type may be left to the pool.
+
+    :raises NipapMissingInputError: neither description nor node. NipapValueError: no type, or a bad value.
+    """
+    problems = Problems()
+    network = problems.read(_read_network, attr)
+    name = problems.read(vrf.read_name, attr)
+    values = problems.read(_read_values, attr, PREFIX, default={})
+    if 'description' not in attr and 'node' not in attr:
+        problems.note(
+            NipapMissingInputError('Either description or node must be specified.').about('description'),
+        )
+    membership = problems.read(_read_membership, attr)
+    if typed and attr.get('type') is None:
+        problems.note(NipapValueError('Unknown prefix type').about('type'))
+    problems.check()
+    return PrefixDraft(network, name, membership, values)
+
+
+def _read_network(attr: Mapping[str, object]) -> str | None:
+    network: str | None = None if attr.get('prefix') is None else read_value(PREFIX['prefix'], attr['prefix'])
+    return network
+
+
+def _read_membership(attr: Mapping[str, object]) -> pool.Membership | None:
+    return pool.read_membership(attr) if 'pool_id' in attr or 'pool_name' in attr else None
+
+
+def _read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
+    """Return the attributes that are columns of a prefix; place, VRF and pool are not among them."""
     values = rows.read_values(
         {
             name: value
             for name, value in attr.items()
             if name not in _ELSEWHERE and (value is not None or name not in _DEFAULTED)
         },
-        PREFIX if new else EDITED,
+        table,
     )
-    if 'pool_id' in attr or 'pool_name' in attr:
-        values['pool_id'] = pool.resolve(tx, attr)
     return values
 
 
-def new_facts(tx: Transaction, attr: Mapping[str, object], who: Who, *, typed: bool = True) -> dict[str, Any]:
-    """What is stored for a new prefix, with defaults; unless ``typed``, its type may be left to its pool.
+def changes(tx: Transaction, draft: PrefixDraft) -> dict[str, Any]:
+    """Return the columns that a draft sets; its place is not among them.
 
-    :raises NipapMissingInputError: neither description nor node. NipapValueError: no type.
+    :raises NipapInputError: there is no such pool.
     """
-    values = {
-        'status': 'assigned',
-        'tags': [],
-        'avps': {},
-        'expires': read_value(PREFIX['expires'], None),
-        'authoritative_source': who.authoritative_source,
-        **read_facts(tx, attr, new=True),
-    }
-    if 'description' not in attr and 'node' not in attr:
-        raise NipapMissingInputError('Either description or node must be specified.').about('description')
-    if typed and values.get('type') is None:
-        raise NipapValueError('Unknown prefix type').about('type')
-    return values
+    return {**draft.values, 'pool_id': pool.resolve(tx, draft.pool)} if draft.pool else {**draft.values}
 
 
-def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> None:
-    """Add the prefix that an attr names: `get_added` shows it."""
-    network = read_value(PREFIX['prefix'], attr['prefix'])
-    v = vrf.resolve(tx, vrf.named_by(attr))
-    stored = rows.facts(new_facts(tx, attr, who))
-    tx.ahead('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, network, stored, who))
+_NEW = {'status': 'assigned', 'tags': [], 'avps': {}, 'expires': read_value(PREFIX['expires'], None)}
+
+
+def new_facts(tx: Transaction, draft: PrefixDraft, who: Who) -> dict[str, Any]:
+    """Return the columns of a new prefix, with defaults; its place is not among them."""
+    return {**_NEW, 'authoritative_source': who.authoritative_source, **changes(tx, draft)}
+
+
+def add(tx: Transaction, draft: PrefixDraft, who: Who) -> None:
+    """Add the prefix that a draft names: `get_added` shows it."""
+    v = vrf.resolve(tx, draft.vrf)
+    stored = rows.facts(new_facts(tx, draft, who))
+    tx.ahead('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, draft.network, stored, who))
 
 
 def get_added(tx: Transaction, shape: Shape = as_listed) -> dict[str, Any]:
@@ -155,20 +207,18 @@ def get_by_id(tx: Transaction, i: int, shape: Shape = as_listed) -> dict[str, An
     return found[0]
 
 
-def add_many(tx: Transaction, attrs: Sequence[Mapping[str, object]], who: Who) -> list[int]:
-    """Add the prefixes that many attrs name; returns their ids, in the same order.
+def add_many(tx: Transaction, drafts: Sequence[PrefixDraft], who: Who) -> list[int]:
+    """Add the prefixes that many drafts name; return their ids in the same order.
 
     :raises NipapError: with the ``position`` of the one that is refused; none is added then.
     """
     items = []
-    vrfs: dict[str, int] = {}
-    for position, attr in enumerate(attrs):
+    vrfs: dict[vrf.VrfName, int] = {}
+    for position, draft in enumerate(drafts):
         try:
-            network = read_value(PREFIX['prefix'], attr['prefix'])
-            names = vrf.named_by(attr)
-            if repr(names) not in vrfs:
-                vrfs[repr(names)] = vrf.resolve(tx, names)
-            items.append({**new_facts(tx, attr, who), 'vrf_id': vrfs[repr(names)], 'prefix': network})
+            if draft.vrf not in vrfs:
+                vrfs[draft.vrf] = vrf.resolve(tx, draft.vrf)
+            items.append({**new_facts(tx, draft, who), 'vrf_id': vrfs[draft.vrf], 'prefix': draft.network})
         except NipapError as error:
             error.position = position
             raise
@@ -209,18 +259,10 @@ def only_id(spec: object) -> int | None:
     return max(-(2**63), min(read_integer(spec['id']), 2**63 - 1))  # whatever is beyond is not there either
 
 
-_PLACING = frozenset({*_ELSEWHERE, 'type'})
-
-
-def stays(attr: Mapping[str, object]) -> bool:
-    """Whether a change leaves a prefix in its place, pool and type, whatever these are."""
-    return _PLACING.isdisjoint(attr)
-
-
-def edit_one(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[dict[str, Any]]:
-    """Edit the prefix for which a condition holds that names one, if it is there, by what leaves it in its place."""
-    stored = rows.facts(read_facts(tx, attr))
-    if condition.pinned == {'p.id'}:
+def edit_one(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who) -> list[dict[str, Any]]:
+    """Edit the one prefix that a condition names, if it is there, by a draft that leaves it in its place."""
+    stored = rows.facts(draft.values)
+    if condition.hint(ByKey) == ByKey(frozenset({'p.id'})):
         found = '[%s]::bigint[]'
     else:  # locked as it is looked for, so that it is still the one that the condition names
         found = f'(SELECT p.id FROM {source(condition.sql)} WHERE {condition.sql} FOR NO KEY UPDATE OF p)'
@@ -231,18 +273,17 @@ def edit_one(tx: Transaction, condition: Condition, attr: Mapping[str, object], 
     return read_few(tx, Condition('p.id = ANY (%s)', (edited,)), as_found)
 
 
-def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
-    """Edit the prefixes for which a condition holds; returns their ids.
+def edit(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who) -> list[int]:
+    """Edit the prefixes that satisfy a condition and return their ids.
 
     :raises NipapValueError: a rule of the tree would be broken, or the VRF changed.
     """
-    changes = read_facts(tx, attr)
-    if attr.get('prefix') is not None:
-        changes['prefix'] = read_value(PREFIX['prefix'], attr['prefix'])
-    names = vrf.named_by(attr)
-    wanted_vrf = vrf.resolve(tx, names) if names else None
+    changed = changes(tx, draft)
+    if draft.network is not None:
+        changed['prefix'] = draft.network
+    wanted_vrf = vrf.resolve(tx, draft.vrf) if draft.vrf.given else None
     # What changes place, type or pool is locked top down, one by one; the others in one statement.
-    moving = {name: changes[name] for name in ('prefix', 'type', 'pool_id') if name in changes}
+    moving = {name: changed[name] for name in ('prefix', 'type', 'pool_id') if name in changed}
     differs = ' OR '.join(f'p.{name} IS DISTINCT FROM %s{_CASTS[name]}' for name in moving) or 'false'
     sql = f"""SELECT p.id, p.vrf_id, p.prefix::text, {differs} FROM {FROM} WHERE {condition.sql}
         ORDER BY p.vrf_id, p.prefix"""
@@ -251,8 +292,8 @@ def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who:
         sql += ' FOR NO KEY UPDATE OF p'
     found = tx.all(sql, (*moving.values(), *condition.params))
     if wanted_vrf is not None and any(row[1] != wanted_vrf for row in found):
-        raise NipapValueError('Changing VRF is not allowed').about(f'vrf_{next(iter(names))}')
-    stored = rows.facts(changes)
+        raise NipapValueError('Changing VRF is not allowed').about(f'vrf_{draft.vrf.key}')
+    stored = rows.facts(changed)
     in_place = [row[0] for row in found if not row[3]]
     if in_place:
         tx.ahead('SELECT prefix_edit_many(%s, %s, %s::actor)', (in_place, stored, who))

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from nipap import rows
-from nipap.condition import EVERYTHING, Compared, Condition
+from nipap.condition import EVERYTHING, ByTag, ByText, Compared, Condition, InTreeOrder
 from nipap.errors import NipapNonExistentError
 from nipap.paging import Page, Place, Surroundings
 from nipap.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page, source, stream_page
@@ -80,7 +80,7 @@ def _candidates_sql(condition: Condition, candidates: Compared, page: Page) -> t
     )
 
 
-def _tagged_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]]:
+def _tagged_sql(condition: Condition, tag: str, page: Page | None) -> tuple[str, tuple[Any, ...]]:
     """Ids of matching prefixes in order, of those that carry or inherit a tag: from the tagged ones down."""
     most = None if page is None else _bound(page)
     cut = '' if most is None else f'ORDER BY p.prefix LIMIT {most:d}'
@@ -91,31 +91,36 @@ def _tagged_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any
             SELECT p.* FROM {FROM} WHERE p.vrf_id = q.vrf_id AND p.prefix >= q.prefix
             AND p.prefix <= addr_last(q.prefix)::cidr AND {condition.sql} {cut}) p) p
         JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {rows.limit(page)}""",
-        (condition.tag, *condition.params),
+        (tag, *condition.params),
     )
 
 
 def _plan(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:
-    """The statement that names the prefixes of a page, and whether it is a look-up by key.
+    """Return the statement that names the prefixes of a page, and whether one plan serves all its parameters.
 
-    The plan is chosen by ourselves: the planner cannot see that what a text matches lies close together, and is wrong
-    by a factor of a hundred either way.
+    The plan is chosen here, from the hints of the condition: PostgreSQL cannot see that the rows with a text lie close
+    together, and its own choice is wrong by a factor of a hundred either way. docs/search-plans.md has the table.
     """
-    if condition.ordered:
-        return _ordered_sql(condition, page), condition.params, True
-    if condition.tag is not None:
-        return *_tagged_sql(condition, page), False
-    # With an index on text and nothing else there is one plan, whatever is looked for.
-    by_key = condition.guard is not None and not condition.indexed[0]
-    candidates = condition.candidates()
-    if candidates is not None and page is not None and page.max_result is not None:
-        return *_candidates_sql(condition, candidates, page), by_key
-    return *_index_sql(condition, page), by_key
+    match condition.best:
+        case InTreeOrder():
+            return _ordered_sql(condition, page), condition.params, True
+        case ByTag(tag):
+            return *_tagged_sql(condition, tag, page), False
+        case ByText(guard, rewritten):
+            candidates = condition.candidates()
+            # With one look into the index on text and nothing else the plan is the same for all texts.
+            by_key = guard is not None and rewritten is None
+            if candidates is not None and page is not None and page.max_result is not None:
+                return *_candidates_sql(condition, candidates, page), by_key
+            return *_index_sql(condition, page), by_key
+        case _:
+            return *_index_sql(condition, page), False
 
 
 def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:
     """The same, when a page may be short beside what matches: what is common is found by a short walk in order."""
-    if not condition.ordered and page is not None and page.max_result is not None:
+    ordered = isinstance(condition.best, InTreeOrder)
+    if not ordered and page is not None and page.max_result is not None:
         for steps in WALKS:
             sql, params = _walk_sql(condition, page, steps)
             found = rows.run_search(tx, sql, condition, params, by_key=True)
@@ -257,7 +262,7 @@ def _surroundings(
     if around.parents_depth and matches:
         added |= _ancestors(tx, matches, around.parents_depth)
         if later and len(found) > len(matches):
-            by_index = not condition.ordered and condition.tag is None and sql is not IDS
+            by_index = not isinstance(condition.best, InTreeOrder | ByTag) and sql is not IDS
             added |= _ancestors_of_later(tx, condition, found[-2:], around.parents_depth, by_index=by_index)
     if around.children_depth:
         added |= _descendants(tx, matches + around_place, around.children_depth, page)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nipap import patterns, waiting
+from nipap import moments, patterns, waiting
 from nipap.addresses import parse_network
 from nipap.attributes import (
     Attribute,
@@ -26,15 +26,21 @@ from nipap.attributes import (
     shown,
 )
 from nipap.condition import (
+    ALWAYS,
     AND,
     EVERYTHING,
     LEAF,
     NOTHING,
     OR,
     PLAIN,
+    ByKey,
+    ByTag,
+    ByText,
     Compared,
     Condition,
     Guard,
+    Hint,
+    InTreeOrder,
     Step,
     all_of,
     assemble,
@@ -46,7 +52,6 @@ from nipap.errors import (
     NipapNoSuchOperatorError,
     NipapValueError,
 )
-from nipap.moments import ALWAYS, NEVER, read_moment
 
 _NAMES = {
     'equals': '=',
@@ -205,7 +210,7 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
     if attribute.kind == 'expires':
         return Condition(f"{sql} {'<>' if there else '='} 'infinity'", params)
     if attribute.name == 'vrf_id':
-        return Condition(f'{sql} {"<>" if there else "="} 0', params, ordered=not there)
+        return Condition(f'{sql} {"<>" if there else "="} 0', params, hints=() if there else (InTreeOrder(ALWAYS),))
     if attribute.name == 'inherited_tags':
         return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
     if attribute.kind in ('tags', 'avps'):
@@ -229,15 +234,15 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     if operator == 'like':
         if (len(text) - len(text.rstrip('\\'))) % 2:
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
-        guard = _words_guard(attribute, 'LIKE', f'%{text}%')
+        like = _words_guard(attribute, 'LIKE', f'%{text}%')
         compared = _as_text(attribute, sql, or_nil=bool(text.strip('%')))
-        return Condition(f'{compared} LIKE %s', (*params, text), guard=guard)
+        return Condition(f'{compared} LIKE %s', (*params, text), like)
     patterns.check(text)
     wanted = operator[0] != '!'
     if not text and wanted:
         there = attribute.nil_is_text or attribute.never_nil
         return EVERYTHING if there else Condition(f'{sql} IS NOT NULL', params)
-    guard = None
+    guard: tuple[Hint, ...] = ()
     if wanted and patterns.is_simple(text):
         plain = operator == '~*' and patterns.is_plain(text)
         guard = _words_guard(attribute, *((PLAIN, text) if plain else (operator, patterns.for_lines(text))))
@@ -246,16 +251,16 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     found = f'{compared} {operator} %s'
     if not wanted and not attribute.nil_is_text:
         found = f'coalesce({found}, true)'
-    return Condition(found, (*params, text), (text,), guard=guard)
+    return Condition(found, (*params, text), guard, (text,))
 
 
 _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
 
 
-def _words_guard(attribute: Attribute, operator: str, value: str) -> Guard | None:
+def _words_guard(attribute: Attribute, operator: str, value: str) -> tuple[Hint, ...]:
     if attribute.name in _WORDS and attribute.sql.startswith('p.'):
-        return Guard(((operator, value),))
-    return None
+        return (ByText(Guard(((operator, value),))),)
+    return ()
 
 
 # The ancestors of p that are tagged; inherited_tags is not stored anywhere.
@@ -278,7 +283,7 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
         found, tag = f'NOT {found}', None
     elif operator not in ('=', 'equals_any'):
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}'")
-    return Condition(found, (text, *params), tag=tag)
+    return Condition(found, (text, *params), (ByTag(tag),) if tag is not None else ())
 
 
 # As the partial index on tags has it.
@@ -306,10 +311,10 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
         return _displayed(parsed, compared)
     by_key = (attribute.name, sql) in _KEYS
     if sql in _IN_ORDER:
-        return Condition(*compared, within=compared, ordered=True, pinned=frozenset({sql}), by_key=by_key)
+        return Condition(*compared, (InTreeOrder(compared), ByKey(frozenset({sql}), by_key)))
     if by_key:
-        return Condition(*compared, by_key=True)
-    return Condition(*compared, guard=_words_guard(attribute, 'LIKE', _line(attribute, parsed)))
+        return Condition(*compared, (ByKey(listed=True),))
+    return Condition(*compared, _words_guard(attribute, 'LIKE', _line(attribute, parsed)))
 
 
 # Equality with these is a place in the order of the tree.
@@ -336,7 +341,7 @@ def _displayed(text: str, compared: Compared) -> Condition:
         with contextlib.suppress(NipapValueError):
             places.append(parse_network(place).text)
     within = ('p.prefix = ANY (%s::cidr[])', (f'{{{",".join(places)}}}',))
-    return Condition(f'({within[0]} AND {sql})', within[1] + params, within=within, ordered=True)
+    return Condition(f'({within[0]} AND {sql})', within[1] + params, (InTreeOrder(within),))
 
 
 # What names a VRF, a pool or an AS number; attributes of other objects read some of these too.
@@ -365,10 +370,10 @@ def _enum(attribute: Attribute, value: object) -> Any:
 
 def _moment(attribute: Attribute, value: object) -> Any:
     try:
-        parsed = read_moment(value, compared=True)
+        parsed = moments.read_moment(value, compared=True)
     except NipapValueError as exc:
         raise NipapValueError(f'{exc} for {attribute.name}') from None
-    return {NEVER: 'infinity', ALWAYS: '-infinity'}.get(parsed, parsed)
+    return {moments.NEVER: 'infinity', moments.ALWAYS: '-infinity'}.get(parsed, parsed)
 
 
 def _route_target(attribute: Attribute, value: object) -> str:
@@ -424,7 +429,7 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
         lengths = 'masklen(%s::inet)' if operator == '>>=' else 'masklen(%s::inet) - 1'
         sought = f'({sql} = ANY (ARRAY(SELECT network(set_masklen(%s::inet, g)) FROM generate_series(0, {lengths}) g)))'
     params = (network.text, network.text)
-    return Condition(sought, params, within=(sought, params), ordered=True)
+    return Condition(sought, params, (InTreeOrder((sought, params)),))
 
 
 __all__ = [

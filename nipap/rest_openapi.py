@@ -5,7 +5,6 @@ What an attribute means is said in `nipap.attributes`, what a call does in the d
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -16,12 +15,12 @@ from flask import Flask, Response
 from flask.globals import request_ctx
 from werkzeug.exceptions import NotFound
 
-from nipap import __version__
+from nipap import __version__, calls
 from nipap.attributes import MAX_ASN, Attribute
-from nipap.backend import Backend
 from nipap.paging import MOST
 from nipap.rest_objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest_problems import CONTENT_TYPE, STATUSES
+from nipap.rest_routes import served
 from nipap.rest_schemas import (
     BATCH,
     CURSOR,
@@ -140,6 +139,7 @@ def describe(root: str) -> Schema:
     paths |= _looking(TAGS)
     paths |= _calls()
     paths |= _events()
+    paths = {path: {verb: it for verb, it in its.items() if served(verb.upper(), path)} for path, its in paths.items()}
     return {
         'openapi': '3.1.0',
         'info': {
@@ -153,7 +153,7 @@ def describe(root: str) -> Schema:
         'security': [{'basic': []}, {'bearer': []}],
         'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)]
         + [{'name': name} for name in ('calls', 'events', 'webhooks')],
-        'paths': paths,
+        'paths': {path: its for path, its in paths.items() if its},
         'components': {
             'schemas': schemas(),
             'parameters': _PARAMETERS,
@@ -330,7 +330,7 @@ def _operation(
 
 def _of(method: str) -> str:
     """What a method of the backend says about itself."""
-    return inspect.getdoc(getattr(Backend, method)) or ''
+    return calls.CALLS[method].doc if method in calls.CALLS else ''
 
 
 # ---- paths

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from nipap.attributes import PREFIX, Attribute
-from nipap.backend import METHODS
 from nipap.batch import MAX_OPERATIONS
+from nipap.calls import CALLS
 from nipap.events import KINDS as EVENT_KINDS
 from nipap.query import COMPARISONS
 from nipap.rest_objects import RESOURCES, TAGS, Resource
@@ -63,7 +63,7 @@ def schemas() -> dict[str, Schema]:
             'type': 'object',
             'required': ['method'],
             'properties': {
-                'method': {'type': 'string', 'enum': sorted(METHODS.keys() - {'batch'})},
+                'method': {'type': 'string', 'enum': sorted(CALLS.keys() - {'batch'})},
                 'args': {'type': 'object', 'description': 'The members of the call.'},
             },
         },

@@ -12,7 +12,7 @@ from typing import Any
 
 from nipap import patterns
 from nipap.attributes import Table, read_value
-from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError
+from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapPatternError, NipapValueError, Problems
 from nipap.moments import NEVER
 from nipap.paging import Order, Page
 from nipap.query import Condition, all_of
@@ -27,7 +27,7 @@ def select(
     if page is not None:
         condition = behind(condition, page)
     sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order.by}'
-    if not condition.by_key:
+    if not condition.listed:
         rows = run_search(tx, sql + limit(page), condition, condition.params)
     elif page is None:
         rows = tx.all_prepared(sql, condition.params)
@@ -51,7 +51,7 @@ def limit(page: Page | None) -> str:
 
 def find_keys(tx: Transaction, sql: str, condition: Condition) -> list[int]:
     """The numbers that a statement with a condition in it selects."""
-    found = tx.all_prepared(sql, condition.params) if condition.by_key else tx.all(sql, condition.params)
+    found = tx.all_prepared(sql, condition.params) if condition.listed else tx.all(sql, condition.params)
     return [int(row[0]) for row in found]
 
 
@@ -139,11 +139,18 @@ def without_nil(attr: Any, *names: str) -> Any:
 
 
 def read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
-    """The members of an attr as they are stored.
+    """Return the members of an attr as they are stored.
 
-    :raises NipapValueError: naming the value.
+    :raises NipapValueError: naming the value; those of further values are attached.
     """
-    return {name: read_value(table[name], value) for name, value in attr.items()}
+    try:
+        return {name: read_value(table[name], value) for name, value in attr.items()}
+    except NipapValueError:
+        problems = Problems()
+        for name, value in attr.items():
+            problems.read(read_value, table[name], value)
+        problems.check()
+        raise
 
 
 def facts(values: Mapping[str, Any] | list[dict[str, Any]]) -> str:

@@ -84,13 +84,14 @@ def latest() -> int:
 
 def version(db: Database | Inside) -> int:
     """The version of the schema in the database; 0 when there is none."""
+    return db.read(version_in)
 
-    def read(tx: Transaction) -> int:
-        if tx.value("SELECT to_regclass('schema_migration')") is None:
-            return 0
-        return int(tx.value('SELECT coalesce(max(version), 0) FROM schema_migration'))
 
-    return db.read(read)
+def version_in(tx: Transaction) -> int:
+    """Return the version of the schema in the database; 0 when there is none."""
+    if tx.value("SELECT to_regclass('schema_migration')") is None:
+        return 0
+    return int(tx.value('SELECT coalesce(max(version), 0) FROM schema_migration'))
 
 
 def due(db: Database) -> bool:

@@ -32,7 +32,7 @@ _PREPARED = re.compile(r'EXECUTE (prepared_\d+)(?: \([^)]*\))?')
 _LONGEST_STATEMENT = 20_000  # characters of which a text is made
 
 
-class Call:
+class CallRecord:
     """What is known of a call while it is answered."""
 
     __slots__ = ('fault', 'method', 'peer', 'request_id', 'seconds', 'source', 'span', 'trace_id', 'user')
@@ -69,15 +69,15 @@ class Tracer:
 
     header: str | None = None  # of answers, which has the id of the trace
 
-    def begin(self, call: Call, environ: Mapping[str, Any]) -> None:
+    def begin(self, call: CallRecord, environ: Mapping[str, Any]) -> None:
         """A call begins, by a request with this environment of WSGI."""
 
-    def end(self, call: Call, status: int) -> None:
+    def end(self, call: CallRecord, status: int) -> None:
         """It is answered, with this status of HTTP."""
 
     def execute(  # these are for those who tell of it
         self,
-        call: Call,  # noqa: ARG002
+        call: CallRecord,  # noqa: ARG002
         cursor: Cursor,
         statement: Any,
         args: Any,
@@ -88,7 +88,7 @@ class Tracer:
 
 
 _tracer: Tracer | None = None
-_current: ContextVar[Call | None] = ContextVar('call', default=None)
+_current: ContextVar[CallRecord | None] = ContextVar('call', default=None)
 _numbers = itertools.count(1)
 _prefix = ''
 
@@ -99,21 +99,21 @@ def use(tracer: Tracer | None) -> None:
     _tracer = tracer
 
 
-def current() -> Call | None:
+def current() -> CallRecord | None:
     """The call that is being answered here, or was answered last."""
     return _current.get()
 
 
-def begin(environ: Mapping[str, Any]) -> Call:
+def begin(environ: Mapping[str, Any]) -> CallRecord:
     """The call that a request with this environment of WSGI makes."""
-    call = Call(request_id(environ.get('HTTP_X_REQUEST_ID')), environ.get('REMOTE_ADDR') or '-')
+    call = CallRecord(request_id(environ.get('HTTP_X_REQUEST_ID')), environ.get('REMOTE_ADDR') or '-')
     _current.set(call)
     if _tracer is not None:
         _tracer.begin(call, environ)
     return call
 
 
-def end(call: Call, status: int) -> None:
+def end(call: CallRecord, status: int) -> None:
     """The call is answered, with this status of HTTP."""
     if _tracer is not None and call.span is not None:
         _tracer.end(call, status)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -44,10 +44,12 @@ class Readable(Protocol):
 class Transaction:
     """One open transaction; statements run on it, rows come back as tuples.
 
-    sees_one_state: all statements see the same state of the database.
+    sees_one_state: all statements see the same state of the database. each_statement_alone: a statement that fails
+    spoils no other.
     """
 
     sees_one_state = False
+    each_statement_alone = False
 
     def __init__(self, cursor: psycopg2.extensions.cursor, session: Session) -> None:
         self._cursor = cursor
@@ -55,6 +57,20 @@ class Transaction:
         self._prepared = session.prepared
         self._ahead: list[bytes] = []
         self._limit_s = self._limited_s = 0.0  # of each statement: what it is to be, and what PostgreSQL knows
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """Read a long answer: yield this transaction, whose statements then have the time limit of reads."""
+        with self.limited():
+            yield self
+
+    def briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
+        """Run work that reads, with a time limit for each statement. A statement that times out spoils nothing."""
+        self.execute(f'SAVEPOINT briefly; {limit(limit_s)}')
+        try:
+            return work(self)
+        finally:  # the former limit comes back, too
+            self.execute('ROLLBACK TO SAVEPOINT briefly; RELEASE SAVEPOINT briefly')
 
     @contextmanager
     def limited(self) -> Iterator[None]:
@@ -171,6 +187,35 @@ class Transaction:
         self.execute('CLOSE stream')
 
 
+class Reading(Transaction):
+    """Statements that read, each on its own, outside a transaction.
+
+    snapshots: opens a snapshot of the database for answers that are read after this ends.
+    """
+
+    each_statement_alone = True
+
+    def __init__(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        session: Session,
+        snapshots: Callable[[], AbstractContextManager[Transaction]],
+    ) -> None:
+        super().__init__(cursor, session)
+        self._snapshots = snapshots
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """Read a long answer: yield a transaction that sees one state of the database."""
+        with self._snapshots() as tx:
+            yield tx
+
+    def briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
+        """Run work of one statement, with a time limit."""
+        self.ahead(limit(limit_s))
+        return work(self)
+
+
 class OneMessage(Transaction):
     """A transaction that is one message: what waits and the statement after it. What runs before is not part of it.
 
@@ -261,14 +306,6 @@ class Inside:
         result = work(self._tx)
         self._tx.flush()
         return result
-
-    def read_briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
-        """The same; one that is stopped spoils nothing of the transaction."""
-        self._tx.execute(f'SAVEPOINT briefly; {limit(limit_s)}')
-        try:
-            return work(self._tx)
-        finally:  # which brings back the former limit, too
-            self._tx.execute('ROLLBACK TO SAVEPOINT briefly; RELEASE SAVEPOINT briefly')
 
     def run_at_once(self, work: Callable[[Transaction], T], _answer: Callable[[Transaction, int], T]) -> T:
         """The same."""

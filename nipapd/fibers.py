@@ -176,7 +176,7 @@ class Fibers:
         return future.result()
 
     def wait_for_postgresql(self, connection: Asked, limit_s: float | None) -> bool:
-        """Wait until a statement has been answered, as `nipap.connecting.wait_with` wants it; False when time is up."""
+        """Wait for the answer to a statement, as a `nipap.runtime.Runtime` does; return False when time is up."""
         in_fiber = getcurrent().parent is not None
         ends = None if limit_s is None or math.isinf(limit_s) else time.monotonic() + limit_s
         while (state := connection.poll()) != READY:

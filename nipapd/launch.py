@@ -23,6 +23,13 @@ def say(text: str) -> None:
 class Launch:
     """A daemon in the foreground."""
 
+    def __init__(self) -> None:
+        self._private: list[int] = []
+
+    def keep_private(self, descriptor: int) -> None:
+        """Have every child close this descriptor."""
+        self._private.append(descriptor)
+
     def detach(self, log_file: Path | None) -> None:
         """Let go of the terminal, before the handlers are forked; stderr then goes to `log_file`, if given."""
 
@@ -32,7 +39,9 @@ class Launch:
             say(line)
 
     def in_child(self) -> None:
-        """A handler was forked: let go of what is the parent's."""
+        """Close what belongs to the parent alone, in a child that was just forked."""
+        for descriptor in self._private:
+            os.close(descriptor)
 
 
 class BackgroundLaunch(Launch):
@@ -42,6 +51,7 @@ class BackgroundLaunch(Launch):
     """
 
     def __init__(self, pipe: int) -> None:
+        super().__init__()
         self._pipe = pipe
         self._log_file: Path | None = None
         redirect('/dev/null', os.O_RDWR, (0, 1))
@@ -65,6 +75,7 @@ class BackgroundLaunch(Launch):
         self._answer(code, seen)
 
     def in_child(self) -> None:
+        super().in_child()
         self._close()
 
     def _answer(self, code: int, lines: Sequence[str]) -> None:

@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
 
 def _of_call(record: logging.LogRecord) -> dict[str, object]:
     """What is known of the call that a record is about, or was made in."""
-    about: tracer.Call | None = getattr(record, 'call', None)
+    about: tracer.CallRecord | None = getattr(record, 'call', None)
     call = about or tracer.current()
     if call is None:
         return {}

@@ -28,7 +28,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from nipap import __version__, flask_rest, flask_rest_v1
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 from nipap.errors import AuthenticationFailedError, NipapError
 from nipap.flask_xmlrpc import INTROSPECTION
 from nipap.meter import Meter
@@ -44,7 +44,7 @@ def _codes(base: type[NipapError] = NipapError) -> set[int]:
     return {base.code}.union(*map(_codes, base.__subclasses__()))
 
 
-NAMES = (*METHODS, *INTROSPECTION, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
+NAMES = (*CALLS, *INTROSPECTION, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
 CODES = (0, *sorted(_codes()))
 
 # What a row holds, one number after the other.
@@ -59,7 +59,7 @@ _METHOD_PLACES = {name: number * _CALLS for number, name in enumerate(NAMES)}
 _CODE_PLACES = {code: number for number, code in enumerate(CODES)}
 
 # What the parent says, before the rows.
-_HEADER = ('rows', 'draining', 'beat', 'started', *LOSSES)
+_HEADER = ('draining', 'beat', 'started', *LOSSES)
 _HEADER_PLACES = {name: number for number, name in enumerate(_HEADER)}
 
 
@@ -68,7 +68,9 @@ class Board:
 
     def __init__(self, most_rows: int = MOST_ROWS) -> None:
         self._most_rows = most_rows
-        self._numbers = memoryview(mmap.mmap(-1, 8 * (len(_HEADER) + most_rows * _ROW))).cast('d')
+        self._numbers = memoryview(mmap.mmap(-1, 8 * (len(_HEADER) + most_rows * (1 + _ROW)))).cast('d')
+        # One number for each row, set by the owner of the row: a number that several wrote could lose an update.
+        self._used = self._numbers[len(_HEADER) : len(_HEADER) + most_rows]
         with (
             tempfile.TemporaryFile() as file
         ):  # a byte for each row, locked by its owner: the system unlocks for the dead
@@ -96,10 +98,10 @@ class Board:
         """A row for this process, as long as it lives; one that nobody reads when there are none left."""
         for number in range(self._most_rows):
             if self._lock(number):
-                self._put('rows', max(self._get('rows'), number + 1))
                 row = self._row(number)
                 for name in _GAUGES:
                     row[_PLACES[name]] = 0.0
+                self._used[number] = 1.0
                 return Counter(row)
         return Counter(memoryview(bytearray(8 * _ROW)).cast('d'))
 
@@ -126,7 +128,7 @@ class Board:
     def totals(self) -> list[float]:
         """Every column added up; those that only mean something while a handler lives, over living ones."""
         sums = [0.0] * _ROW
-        for number in range(int(self._get('rows'))):
+        for number in self._rows():
             row = self._row(number)
             columns = _ROW if self._is_owned(number) else _ROW - len(_GAUGES)
             for place in range(columns):
@@ -136,11 +138,15 @@ class Board:
     def ready_handlers(self) -> int:
         """How many handlers answer."""
         heard = time.monotonic() - ALIVE_S
-        rows = [self._row(number) for number in range(int(self._get('rows'))) if self._is_owned(number)]
+        rows = [self._row(number) for number in self._rows() if self._is_owned(number)]
         return sum(bool(row[_PLACES['ready']]) and row[_PLACES['beat']] >= heard for row in rows)
 
+    def _rows(self) -> list[int]:
+        """Return the numbers of all rows that a handler has ever owned."""
+        return [number for number, used in enumerate(self._used.tolist()) if used]
+
     def _row(self, number: int) -> memoryview[float]:
-        first = len(_HEADER) + number * _ROW
+        first = len(_HEADER) + self._most_rows + number * _ROW
         return self._numbers[first : first + _ROW]
 
     def _is_owned(self, number: int) -> bool:

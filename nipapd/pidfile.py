@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 LONGEST = 64
+POLL_S = 0.02
+LOOK_S = 1.0  # longer than a script looks whether somebody has locked the file
 NUMBER = re.compile(rb'\s*[0-9]*\s*')
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -20,11 +26,14 @@ class PidFileError(Exception):
 
 
 @contextlib.contextmanager
-def pid_file(path: Path) -> Iterator[None]:
+def pid_file(path: Path) -> Iterator[int]:
     """Our process id in a file while the daemon runs; raises `PidFileError` when another one has it.
 
     Overwritten is only what is empty or a number, as a daemon leaves that was killed. Afterwards the file is gone, or
     empty when its directory is one that the account we dropped to may not write.
+
+    Yields the descriptor of the file. A process that is forked must close it: it carries a lock that lasts until the
+    last descriptor is closed.
     """
     try:
         descriptor = _acquire(path)
@@ -37,7 +46,8 @@ def pid_file(path: Path) -> Iterator[None]:
             os.pwrite(descriptor, text, 0)
         except OSError as error:
             raise PidFileError(f'cannot write the pid file {path}: {error.strerror}') from error
-        yield
+        _lock_for_scripts(path, descriptor)
+        yield descriptor
     finally:
         with contextlib.suppress(OSError):
             if os.pread(descriptor, LONGEST, 0) == text:
@@ -88,6 +98,26 @@ def _lock(path: Path, descriptor: int) -> None:
     except (BlockingIOError, PermissionError):
         owner = os.pread(descriptor, LONGEST, 0).decode('ascii', 'replace').strip()
         raise PidFileError(f'the pid file {path} is that of a daemon that runs, process {owner}') from None
+
+
+def _lock_for_scripts(path: Path, descriptor: int) -> None:
+    """Take the lock that flock(1) sees too: init scripts look whether a daemon runs with ``flock -xn``.
+
+    Everybody who may read the file can hold this lock, so it decides nothing here.
+    """
+    deadline = time.monotonic() + LOOK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                log.warning('%s is locked by another process: scripts that look with flock may be wrong', path)
+                return
+        except OSError as error:  # a file system without such locks
+            log.debug('%s cannot be locked with flock: %s', path, error.strerror)
+            return
+        time.sleep(POLL_S)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -25,6 +25,7 @@ from nipap import __version__, connecting, events, waiting, webhook
 from nipap.db import Database
 from nipap.errors import NipapError
 from nipap.rest_objects import encode
+from nipap.runtime import Runtime
 from nipap.transaction import Transaction
 from nipapd import kafka
 from nipapd.config import DaemonSettings, KafkaSettings
@@ -69,8 +70,7 @@ class Sending:
 
     async def _main(self) -> None:
         fibers = Fibers()
-        waiting.use(fibers)
-        connecting.wait_with(fibers.wait_for_postgresql)
+        connecting.use(Runtime(fibers, wait_for_postgresql=fibers.wait_for_postgresql))
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         self.begin(fibers)

@@ -35,7 +35,7 @@ from nipap import tracer
 from nipap.errors import NipapError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest_problems import told
 from nipapd.fibers import Fibers
-from nipapd.streams import REQUEST_ID, Stream, TlsStream, last_answer
+from nipapd.streams import REQUEST_ID, SAFE, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ WITHOUT_BODY = frozenset({204, 304})
 MAX_BODY = 10 * 2**20
 REQUEST_TIMEOUT_S = 30.0
 BUFFER = 2**20  # bodies are read in pieces, so this need only be more than headers are
+MOST_HEADERS = 2**16  # bytes of a request before its body
+HEADERS_TOO_LARGE = '431 Request Header Fields Too Large'
+TOO_LONG = b'The headers of the request are too large, %d bytes are accepted.\n' % MOST_HEADERS
 UNLIMITED = 2**62  # for Tornado, which would refuse without an answer what we refuse with one
 LOOKS = 8  # at connections that are slow, within the time they are given
 MOST_BODIES = 128 * 2**20  # bytes of bodies, in one handler, that are not answered yet
@@ -148,6 +151,7 @@ class Server(HTTPServer):
         **kwargs: Any,
     ) -> None:
         kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER, 'body_timeout': request_timeout_s}
+        kwargs['max_header_size'] = MOST_HEADERS
         super().initialize(*args, **kwargs)
         self._max_body = max_body
         self._bodies = Bodies(max(most_bodies, max_body))
@@ -496,7 +500,8 @@ class _Answer:
         call = tracer.current()
         request_id = call.request_id if call else tracer.request_id(self._request.headers.get(REQUEST_ID))
         code, kind, body = told(self._request.path, error, request_id)
-        named = {'Content-Type': kind, 'Content-Length': str(len(body)), REQUEST_ID: request_id, **dict(headers)}
+        named = {'Content-Type': kind, 'Content-Length': str(len(body)), REQUEST_ID: request_id, **dict(SAFE)}
+        named |= dict(headers)
         if stream_of(self._connection).hsts:
             named[HSTS[0]] = HSTS[1]
         start = ResponseStartLine('HTTP/1.1', code, HTTPStatus(code).phrase)
@@ -534,7 +539,10 @@ class _Request(HTTPMessageDelegate):
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         self._begun()
-        stream_of(self._connection).given_id = headers.get(REQUEST_ID)
+        stream = stream_of(self._connection)
+        if stream.has_long_headers:
+            return self._refuse_with(last_answer(HEADERS_TOO_LARGE, TOO_LONG))
+        stream.given_id = headers.get(REQUEST_ID)
         if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)
@@ -559,11 +567,14 @@ class _Request(HTTPMessageDelegate):
         self._received = 0
 
     async def _refuse(self, error: NipapError, *headers: tuple[str, str]) -> None:
-        """Say why, and close the connection when the client has gone or had time to read that."""
-        answer = refused(self._path, error, *headers)
+        await self._refuse_with(refused(self._path, error, *headers))
+
+    async def _refuse_with(self, answer: bytes) -> None:
+        """Send the `last_answer`, and close the connection when the client has gone or had time to read it."""
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
+        self.finish = lambda: None  # type: ignore[method-assign]  # the same
         stream = stream_of(self._connection)
         try:
             await asyncio.wait_for(_end_with(stream, stream.refusal(answer)), LINGER_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 
 from nipap import tracer
 from nipapd.tls import HSTS
@@ -13,12 +13,14 @@ from nipapd.tls import HSTS
 log = logging.getLogger(__name__)
 
 REQUEST_ID = 'X-Request-ID'
+# Of every answer that no application gives: browsers neither guess its type nor store it.
+SAFE = (('X-Content-Type-Options', 'nosniff'), ('Cache-Control', 'no-store'))
 MALFORMED = b'HTTP/1.1 400 Bad Request\r\n\r\n'  # as Tornado answers what is no HTTP
 
 
 def last_answer(status: str, body: bytes, kind: str = 'text/plain', *headers: tuple[str, str]) -> bytes:
     """An answer after which the connection ends."""
-    named = (('Connection', 'close'), ('Content-Type', kind), ('Content-Length', str(len(body))), *headers)
+    named = (('Connection', 'close'), ('Content-Type', kind), ('Content-Length', str(len(body))), *SAFE, *headers)
     lines = (f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in named), '', '')
     return '\r\n'.join(lines).encode() + body
 
@@ -26,11 +28,32 @@ def last_answer(status: str, body: bytes, kind: str = 'text/plain', *headers: tu
 NO_REQUEST = last_answer('400 Bad Request', b'That is no valid HTTP request.\n')
 
 
-class _Speaking:
+# Tornado reads this in place of headers that are longer than it accepts, so that the request can be refused.
+TOO_LONG = b'GET / HTTP/1.0\r\n\r\n'
+
+
+class _Speaking(IOStream):
     """A connection knows what is said with every answer, with those too that no application gives."""
 
     hsts = False
     given_id: str | None = None  # of the request that is read, as its client calls it
+    has_long_headers = False  # longer than they may be
+
+    def _find_read_pos(self) -> int | None:
+        """Return where the pending read ends.
+
+        Tornado closes a connection without an answer when the headers of a request are too long. Give it a short
+        request instead: `Server` refuses the request, because `has_long_headers` is set.
+        """
+        try:
+            return super()._find_read_pos()
+        except UnsatisfiableReadError:
+            if self._read_regex is None:  # something inside a body
+                raise
+            self.has_long_headers = True
+            self._read_buffer[:] = TOO_LONG
+            self._read_buffer_size = len(TOO_LONG)
+            return self._read_buffer_size
 
     def refusal(self, answer: bytes) -> bytes:
         """The `last_answer`, with what belongs to every answer."""
@@ -41,7 +64,7 @@ class _Speaking:
         return answer.replace(b'\r\n', f'{lines}\r\n'.encode(), 1)
 
 
-class Stream(_Speaking, IOStream):
+class Stream(_Speaking):
     """A connection."""
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:

@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from nipap import __version__, tracer
-from nipap.tracer import Call, Cursor
+from nipap.tracer import CallRecord, Cursor
 from nipapd.config import TracingSettings
 
 TRACE_ID = 'X-Trace-ID'
@@ -66,7 +66,7 @@ class Tracing(tracer.Tracer):
         stopping.start()
         stopping.join(limit_s)
 
-    def begin(self, call: Call, environ: Mapping[str, Any]) -> None:
+    def begin(self, call: CallRecord, environ: Mapping[str, Any]) -> None:
         carrier = {
             name: environ[key]
             for name, key in (('traceparent', 'HTTP_TRACEPARENT'), ('tracestate', 'HTTP_TRACESTATE'))
@@ -81,7 +81,7 @@ class Tracing(tracer.Tracer):
         call.span = span
         call.trace_id = format_trace_id(span.get_span_context().trace_id)
 
-    def end(self, call: Call, status: int) -> None:
+    def end(self, call: CallRecord, status: int) -> None:
         span: Span = call.span
         if span.is_recording():
             span.update_name(call.method if call.method != '-' else 'unknown')
@@ -90,7 +90,7 @@ class Tracing(tracer.Tracer):
                 span.set_status(StatusCode.ERROR)
         span.end()
 
-    def execute(self, call: Call, cursor: Cursor, statement: Any, args: Any, prepared: Mapping[str, str]) -> None:
+    def execute(self, call: CallRecord, cursor: Cursor, statement: Any, args: Any, prepared: Mapping[str, str]) -> None:
         if not call.span.is_recording():
             cursor.execute(statement, args)
             return
@@ -126,7 +126,7 @@ def _sampler(text: str) -> otel_sampling.Sampler:
     return otel_sampling.ParentBased(root) if name.startswith('parentbased_') else root
 
 
-def _of_request(environ: Mapping[str, Any], call: Call) -> dict[str, str | int]:
+def _of_request(environ: Mapping[str, Any], call: CallRecord) -> dict[str, str | int]:
     attributes: dict[str, str | int] = {
         'http.request.method': environ['REQUEST_METHOD'],
         'url.path': environ.get('PATH_INFO', ''),
@@ -142,7 +142,7 @@ def _of_request(environ: Mapping[str, Any], call: Call) -> dict[str, str | int]:
     return attributes | {'user_agent.original': agent} if agent else attributes
 
 
-def _of_call(call: Call, status: int) -> dict[str, str | int]:
+def _of_call(call: CallRecord, status: int) -> dict[str, str | int]:
     attributes: dict[str, str | int] = {
         'rpc.method': call.method,
         'rpc.service': 'nipap',

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nipap import connecting, flask_rest, flask_rest_v1, tracer, waiting
+from nipap import connecting, flask_rest, flask_rest_v1
 from nipap.authlib import Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
 from nipap.login_limits import LoginCounts
 from nipap.meter import SILENT
+from nipap.runtime import Runtime
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
@@ -104,10 +105,8 @@ class Service:
         )
         authenticator = Authenticator(self.auth, self.login_counts)
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
-        waiting.use(fibers)
-        connecting.wait_with(fibers.wait_for_postgresql)
         tracing = self._tracing()
-        tracer.use(tracing)
+        connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)

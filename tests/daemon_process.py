@@ -60,6 +60,7 @@ class Daemon:
         self.address = ''
         self.passed: list[tuple[str, socket.socket]] = []  # what a service manager would hand over, by name
         self.through: list[str] = []  # a command that becomes the one that it is followed by
+        self.python = sys.executable
         self._mark = uuid.uuid4().hex
         self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the daemon)
@@ -76,7 +77,7 @@ class Daemon:
 
     def spawn(self) -> Self:
         """Start the process without waiting for anything."""
-        command = [*self.through, sys.executable, '-m', 'nipapd', *self.args]
+        command = [*self.through, self.python, '-m', 'nipapd', *self.args]
         if self.passed:
             names = ':'.join(name for name, _ in self.passed)
             numbers = [str(each.fileno()) for _, each in self.passed]

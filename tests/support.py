@@ -16,7 +16,8 @@ import promql_parser
 import yaml
 from daemon_process import Daemon
 
-from nipap import connecting, waiting
+from nipap import connecting
+from nipap.runtime import Runtime
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -149,13 +150,11 @@ def run_fibers(
 @contextlib.contextmanager
 def waiting_in(fibers: Fibers) -> Iterator[None]:
     """Meanwhile everything in this process waits as fibers do, also for PostgreSQL."""
-    waiting.use(fibers)
-    connecting.wait_with(fibers.wait_for_postgresql)
+    connecting.use(Runtime(fibers, wait_for_postgresql=fibers.wait_for_postgresql))
     try:
         yield
     finally:
-        waiting.use(waiting.Blocking())
-        connecting.wait_with(None)
+        connecting.use(Runtime())
 
 
 @contextlib.contextmanager

@@ -28,12 +28,13 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / 'tests')]
 from bench.sites import Failed, Members, Site, is_fault  # noqa: E402
 from support import open_directories  # noqa: E402
 
-from nipap import connecting, schema, waiting  # noqa: E402
+from nipap import connecting, schema  # noqa: E402
 from nipap.authlib import Actor, Authenticator, AuthSettings, BackendSettings  # noqa: E402
 from nipap.backend import Backend  # noqa: E402
 from nipap.db import Database  # noqa: E402
 from nipap.flask_xmlrpc import create_app  # noqa: E402
 from nipap.local_users import LocalUser, LocalUsers  # noqa: E402
+from nipap.runtime import Runtime  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres  # noqa: E402
 from nipapd.fibers import Fibers  # noqa: E402
 from nipapd.server import Container, Server  # noqa: E402
@@ -62,8 +63,7 @@ def serve(listener: socket.socket, dsn: str, users: Path, fibers: Fibers) -> Non
     if isinstance(fibers, Directly):
         psycopg2.extensions.set_wait_callback(None)
     else:
-        waiting.use(fibers)
-        connecting.wait_with(fibers.wait_for_postgresql)
+        connecting.use(Runtime(fibers, wait_for_postgresql=fibers.wait_for_postgresql))
     settings = BackendSettings('local', 'SqliteAuth', {'db_path': str(users)})
     authenticator = Authenticator(AuthSettings('local', 3600, {'local': settings}))
     server = Server(Container(create_app(Backend(Database(dsn)), authenticator), fibers))

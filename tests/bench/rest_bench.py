@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from codec_bench import prefix
+from pages import prefix
 
 from nipap import flask_rest, schema, wire
 from nipap.authlib import Actor, Authenticator, AuthSettings, BackendSettings

@@ -10,7 +10,8 @@ import pytest
 
 from nipap import check
 from nipap.authlib import Actor
-from nipap.backend import Backend, Expectation
+from nipap.backend import Backend
+from nipap.calls import Expectation, Request
 from nipap.db import Database
 from nipap.errors import NipapChangedError, NipapNonExistentError
 
@@ -67,7 +68,7 @@ def test_one_of_many_changes_what_all_have_seen(dsn: str, db: Database, actor: A
         def change(client: Backend, n: int, seen: str = seen, round_: int = round_) -> Any:
             expected = Expectation(kind, number, lambda item: item[name] == seen)
             members = {kind: {key: number}, 'attr': {name: f'client {n} in round {round_}'}}
-            return client.provided(actor, f'edit_{kind}', members, expected)
+            return client.perform(actor, Request(f'edit_{kind}', members, expectation=expected))
 
         got = at_once(dsn, CLIENTS, change)
         done = [answer for answer in got if isinstance(answer, list)]
@@ -88,13 +89,20 @@ def test_expectations_beside_allocations(dsn: str, db: Database, actor: Actor) -
                 attr = {'description': f'{n} {i}'}
                 added = client.add_prefix(actor, attr, {'from-pool': {'id': pool}, 'family': 4, 'prefix_length': 28})
                 spec = {'prefix': {'id': added['id']}, 'recursive': None}
-                client.provided(actor, 'remove_prefix', spec, Expectation('prefix', added['id'], lambda _: True))
+                client.perform(
+                    actor,
+                    Request('remove_prefix', spec, expectation=Expectation('prefix', added['id'], lambda _: True)),
+                )
             elif n % 3 == 1:
                 members = {'prefix': {'id': prefix}, 'attr': {'description': f'{n} {i}'}}
-                client.provided(actor, 'edit_prefix', members, Expectation('prefix', prefix, lambda _: True))
+                client.perform(
+                    actor, Request('edit_prefix', members, expectation=Expectation('prefix', prefix, lambda _: True))
+                )
             else:
                 members = {'pool': {'id': pool}, 'attr': {'ipv4_default_prefix_length': 24 + i % 4}}
-                client.provided(actor, 'edit_pool', members, Expectation('pool', pool, lambda _: True))
+                client.perform(
+                    actor, Request('edit_pool', members, expectation=Expectation('pool', pool, lambda _: True))
+                )
         return n
 
     assert at_once(dsn, CLIENTS, work) == list(range(CLIENTS))

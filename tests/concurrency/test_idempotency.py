@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nipap.calls import Request
+
 from .aftermath import Scene
 from .clients import Client, Job
 
@@ -20,14 +22,14 @@ def add_keyed(client: Client, keys: list[str]) -> list[Any]:
     answers = {}
     for key in client.random.sample(keys, len(keys)):
         members = {'attr': {'description': key}, 'args': ARGS}
-        answers[key] = client.backend.once(same_user, 'add_prefix', members, key)
+        answers[key] = client.backend.perform(same_user, Request('add_prefix', members, key))
     return [answers[key] for key in keys]
 
 
 def add_or_fail(client: Client, key: str) -> Any:
     """Add the same prefix under a key of all clients' own: one gets it, the others are refused."""
     members = {'attr': {'prefix': '10.0.0.0/30', 'type': 'assignment', 'description': key}, 'args': None}
-    return client.call('once', 'add_prefix', members, key, refusals=(1400,))
+    return client.call('perform', Request('add_prefix', members, key), refusals=(1400,))
 
 
 def prepare(scene: Scene) -> None:

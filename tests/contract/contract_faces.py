@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from nipap import calls
 from nipap.authlib import Actor, Credentials, make_actor
-from nipap.backend import METHODS, Backend
+from nipap.backend import Backend
+from nipap.calls import Request
 from nipap.errors import NipapError
 
 SOURCE = 'nipap'
@@ -119,14 +121,10 @@ class BackendFace(Face):
         self.actor = actor or actor_of('alice')
 
     def call(self, method: str, /, **members: Any) -> Any:
-        known = {name.removesuffix('?') for name in METHODS[method]}
-        wanted = {name: members.get(name) for name in known}
+        wanted = calls.find(method).known(members)
         key = members.get('idempotency_key')
         try:
-            if key is None:
-                result = getattr(self.backend, method)(self.actor, **wanted)
-            else:
-                result = self.backend.once(self.actor, method, wanted, key)
+            result = self.backend.perform(self.actor, Request(method, wanted, key))
         except NipapError as exc:
             raise Fault(exc.code, str(exc)) from exc
         return as_client_sees(result)

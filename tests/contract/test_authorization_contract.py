@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 from contract_faces import Face
 
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 
 CHANGING = [f'{verb}_{kind}' for verb in ('add', 'edit', 'remove') for kind in ('vrf', 'pool', 'prefix', 'asn')]
 
@@ -57,7 +57,7 @@ def test_a_read_only_user_reads_everything(api: Face) -> None:
 def test_who_may_not_manage_webhooks(api: Face, who: str, members: dict[str, Any]) -> None:
     """Not even look at them; the refusal comes before the arguments are looked at."""
     user = api.as_user('gateway', readonly=True) if who.startswith('gateway') else api.as_user(who)
-    for method in (name for name in METHODS if name.endswith(('webhook', 'dead_letter'))):
+    for method in (name for name in CALLS if name.endswith(('webhook', 'dead_letter'))):
         fault = user.fault(method, **members)
         text = (
             f"user '{who.partition(' ')[0]}' is not authorized to manage webhooks: trusted users are, unless read-only"

@@ -13,7 +13,7 @@ from support import facts
 
 from nipap import wire
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 from nipap.db import Database
 
 KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400}
@@ -156,7 +156,7 @@ def members(draw: st.DrawFn, method: str) -> dict[str, Any]:
         'operations': st.lists(operations(), max_size=2),
         **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix', 'webhook'), spec),
     }
-    names = [name.rstrip('?') for name in METHODS[method]]
+    names = [member.name for member in CALLS[method].members]
     given_ = {name: draw(likely.get(name, values)) for name in names}
     odd = draw(st.sampled_from((None, None, None, *names)))
     if odd is not None and odd != 'sleep':
@@ -167,7 +167,7 @@ def members(draw: st.DrawFn, method: str) -> dict[str, Any]:
 
 
 def operations() -> st.SearchStrategy[Any]:
-    methods = st.sampled_from(sorted(set(METHODS) - {'batch', 'echo'}))
+    methods = st.sampled_from(sorted(set(CALLS) - {'batch', 'echo'}))
     return methods.flatmap(
         lambda method: st.fixed_dictionaries({'method': st.just(method), 'args': st.deferred(lambda: members(method))})
     )
@@ -205,7 +205,7 @@ def stocked(xmlrpc_face: XmlRpcFace) -> XmlRpcFace:
     return trusted
 
 
-@pytest.mark.parametrize('method', sorted(METHODS))
+@pytest.mark.parametrize('method', sorted(CALLS))
 def test_a_fault_of_the_contract_changes_nothing(stocked: XmlRpcFace, db: Database, method: str) -> None:
 
     @settings(max_examples=40, suppress_health_check=list(HealthCheck))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nipap import idempotency
 from nipap.backend import Backend
+from nipap.calls import Request
 from nipap.db import Database
 from nipap.errors import NipapOutcomeUnknownError
 from nipap.transaction import Transaction
@@ -266,13 +267,13 @@ def test_whatever_is_answered_is_answered_again(backend: Backend, message: Any) 
     operations = [{'method': 'echo', 'args': {'message': message}}, {'method': 'list_vrf', 'args': {}}]
     members = {'operations': operations, 'return': None}
     key = uuid.uuid4().hex
-    first, again = (backend.once(actor_of('alice'), 'batch', members, key) for _ in range(2))
+    first, again = (backend.perform(actor_of('alice'), Request('batch', members, key)) for _ in range(2))
     assert alike(first, again)
 
 
 def test_answers_are_the_same_value_by_value(backend: Backend) -> None:
     for number, (method, members) in enumerate(CHANGES):
-        first, again = (backend.once(actor_of('alice'), method, members, f'key {number}') for _ in range(2))
+        first, again = (backend.perform(actor_of('alice'), Request(method, members, f'key {number}')) for _ in range(2))
         assert alike(first, again), method
 
 

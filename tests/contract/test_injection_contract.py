@@ -17,7 +17,8 @@ from support import facts
 from nipap import flask_rest
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF
 from nipap.authlib import Authenticator
-from nipap.backend import METHODS, TAKE_KEYS, Backend
+from nipap.backend import Backend
+from nipap.calls import CALLS
 from nipap.db import Database
 from nipap.errors import NipapError
 
@@ -25,7 +26,7 @@ KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400, 1410}
 SLEPT_S = 9
 PLURALS = {'vrfs': 'vrf', 'pools': 'pool', 'prefixes': 'prefix', 'asns': 'asn'}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
-CHANGING = TAKE_KEYS
+CHANGING = {name for name, call in CALLS.items() if call.changes}
 
 # What is there beside the rows: relations with their columns, functions, triggers, constraints, rights and settings.
 SCHEMA = """
@@ -159,14 +160,14 @@ def kind_of(method: str) -> str:
 
 
 def members_of(method: str) -> st.SearchStrategy[dict[str, Any]]:
-    known = {name: member(name, kind_of(method)) for name in (name.rstrip('?') for name in METHODS[method])}
+    known = {name: member(name, kind_of(method)) for name in (member.name for member in CALLS[method].members)}
     if method.startswith('edit_'):
         known['attr'] = st.one_of(known['attr'], texts(kind_of(method), 1))
     return st.fixed_dictionaries(known)
 
 
 def operations() -> st.SearchStrategy[dict[str, Any]]:
-    methods = st.sampled_from(sorted(set(METHODS) - {'batch', 'echo'}))
+    methods = st.sampled_from(sorted(set(CALLS) - {'batch', 'echo'}))
     return methods.flatmap(
         lambda method: st.fixed_dictionaries({'method': st.just(method), 'args': members_of(method)})
     )
@@ -238,7 +239,7 @@ auths = st.fixed_dictionaries(
 keys = st.one_of(st.none(), st.none(), st.text('abc', min_size=1, max_size=2), hostile, values)
 
 
-@pytest.mark.parametrize('method', sorted(METHODS))
+@pytest.mark.parametrize('method', sorted(CALLS))
 def test_nothing_sent_becomes_sql(faces: tuple[Face, Face], db: Database, method: str) -> None:
     schema = schema_of(db)
     by_spec = method.partition('_')[0] in ('edit', 'remove') and method.rpartition('_')[2] in TABLES

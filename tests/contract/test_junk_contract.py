@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nipap.attributes import ASN, POOL, PREFIX, VRF
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 
 KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1300, 1400}
 OPERATORS = (
@@ -68,9 +68,9 @@ likely: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    method = draw(st.sampled_from(sorted(METHODS)))
+    method = draw(st.sampled_from(sorted(CALLS)))
     members = {}
-    for member in (name.removesuffix('?') for name in METHODS[method]):
+    for member in (member.name for member in CALLS[method].members):
         junk = member != 'sleep' and draw(st.integers(0, 5)) == 0
         members[member] = draw(values if junk else likely.get(member, values))
     return method, members

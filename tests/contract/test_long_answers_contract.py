@@ -18,12 +18,14 @@ from nipap import batch as batches
 from nipap import idempotency, prefix, prefix_search
 from nipap.authlib import Actor
 from nipap.backend import Backend
+from nipap.calls import Request
+from nipap.chunks import Chunks
 from nipap.db import Database
 from nipap.errors import NipapError, NipapInputError, NipapTimeoutError, NipapValueError
 from nipap.packed import whole
 from nipap.rest_objects import parts_of
 from nipap.transaction import Transaction
-from nipap.wire import Chunks, encode_response
+from nipap.wire import encode_response
 
 Calls = Callable[..., Any]
 INSIDE = {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'}
@@ -206,12 +208,12 @@ def test_an_edit_of_many_answers_the_same(backend: Backend, in_chunks: Backend, 
 @pytest.mark.parametrize('method', ['edit_prefix', 'batch'])
 def test_a_long_answer_is_kept(in_chunks: Backend, backend: Backend, actor: Actor, method: str) -> None:
     members = EDIT if method == 'edit_prefix' else {'operations': [*EVERY_CALL, *ADDITIONS]}
-    first = in_chunks.once(actor, method, members, 'key')
+    first = in_chunks.perform(actor, Request(method, members, 'key'))
     in_chunks.edit_prefix(actor, {'type': 'host'}, {'comment': 'later'})
-    again = in_chunks.once(actor, method, members, 'key')
+    again = in_chunks.perform(actor, Request(method, members, 'key'))
     assert isinstance(again, Chunks)
     assert encode_response(again) == encode_response(first)
-    assert backend.once(actor, method, members, 'key') == whole(first)
+    assert backend.perform(actor, Request(method, members, 'key')) == whole(first)
 
 
 def test_an_answer_that_is_too_long_to_be_kept_is_refused(
@@ -220,7 +222,7 @@ def test_an_answer_that_is_too_long_to_be_kept_is_refused(
     monkeypatch.setattr(idempotency, 'LARGEST_ANSWER', 1000)
     for method, members in (('edit_prefix', EDIT), ('batch', {'operations': EVERY_CALL})):
         with pytest.raises(NipapValueError, match='too large to be kept'):
-            in_chunks.once(actor, method, members, 'key')
+            in_chunks.perform(actor, Request(method, members, 'key'))
     assert in_chunks.list_prefix(actor, {'comment': 'edited'}) == []
 
 
@@ -252,7 +254,8 @@ def test_reads_in_a_batch_have_the_time_that_others_have(
     before = {'method': 'list_prefix', 'args': {}}
     operations = [before if reader else adding, {'method': method, 'args': {**members, 'query': query}}, before]
     actor = replace(actor, readonly=reader)
-    call = partial(hasty.once, actor, 'batch', key='key', members={'operations': operations}) if keyed else None
+    keyed_call = partial(hasty.perform, actor, Request('batch', {'operations': operations}, 'key'))
+    call = keyed_call if keyed else None
     with pytest.raises(NipapTimeoutError, match=rf'^operation 1 \({method}\): The search took too long') as caught:
         (call or partial(hasty.batch, actor, operations))()
     assert caught.value.code == 1210

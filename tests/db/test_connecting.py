@@ -25,6 +25,7 @@ from nipap import connecting, db, waiting
 from nipap.connecting import NoAnswerError
 from nipap.db import Database
 from nipap.errors import NipapOutcomeUnknownError, NipapUnavailableError
+from nipap.runtime import Runtime
 from nipapd.fibers import Fibers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,11 +115,11 @@ def test_others_go_on_while_a_look_up_hangs(hanging: Hanging, monkeypatch: pytes
         while fibers.running:
             await asyncio.sleep(0.01)
 
-    waiting.use(fibers)
+    Runtime(fibers).enter()
     try:
         asyncio.run(asyncio.wait_for(main(), 30))
     finally:
-        waiting.use(waiting.Blocking())
+        Runtime().enter()
     assert said == [f'nobody says which address the host {hanging.host} has'] * 8
     assert len(ticks) > 20
     assert max(ticks) < 1
@@ -133,6 +134,7 @@ def test_a_name_server_that_says_nothing(tmp_path: Path) -> None:
 import time
 from nipap.db import Database
 from nipap.errors import NipapUnavailableError
+from nipap.runtime import Runtime
 began = time.monotonic()
 try:
     Database('host=db.example.net dbname=x').read(lambda tx: tx.value('SELECT 1'))
@@ -178,9 +180,9 @@ def test_connections_have_any_descriptor(dsn: str) -> None:
 def limited(dsn: str) -> Iterator[Database]:
     """What takes more than a moment is given up, though PostgreSQL answers others. Two calls at once."""
     database = Database(dsn, most_sessions=1, change_limit_s=0.5)
-    connecting.wait_with(Fibers().wait_for_postgresql)
+    connecting.use(Runtime(wait_for_postgresql=Fibers().wait_for_postgresql))
     yield database
-    connecting.wait_with(None)
+    connecting.use(Runtime())
     database.close()
 
 

@@ -37,6 +37,7 @@ from nipap.http_auth import credentials_from_request, idempotency_key
 from nipap.http_body import read_body
 from nipap.paging import ASNS, POOLS, PREFIXES, TAGS, VRFS, read_options, read_prefix_options
 from nipap.query import Condition, compile_query
+from nipap.text import forbidden_character
 from nipapd import config
 
 TABLES = {'vrf': VRF, 'pool': POOL, 'prefix': PREFIX, 'asn': ASN, 'tag': TAG}
@@ -113,7 +114,7 @@ def _as_sent(value: Any, name: str = '') -> Any:
 
 
 def _sendable(text: str) -> str:
-    return ''.join('\ufffd' if wire.forbidden_character(character) else character for character in text)
+    return ''.join('\ufffd' if forbidden_character(character) else character for character in text)
 
 
 def _request(choices: Choices, body: bytes = b'') -> Request:
@@ -194,7 +195,7 @@ def smart_search(data: bytes) -> None:
                 check_text(text)
                 _check(compile_query(query, kind.table))
             except NipapError:
-                assert wire.forbidden_character(text)
+                assert forbidden_character(text)
 
 
 def _pairs(data: bytes) -> bool:
@@ -242,7 +243,7 @@ def _check(condition: Condition) -> None:
         assert '%' not in sql.replace('%s', ''), sql
         for param in params:
             assert isinstance(param, str | int | bool | Decimal | datetime | list), param
-            assert not isinstance(param, str) or wire.forbidden_character(param) is None, param
+            assert not isinstance(param, str) or forbidden_character(param) is None, param
     assert all(pattern in condition.params for pattern in condition.patterns)
 
 

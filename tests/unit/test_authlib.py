@@ -37,6 +37,7 @@ from nipap.authlib import (
 from nipap.errors import AuthenticationFailedError, AuthenticationMissingError, NipapError, NipapValueError
 from nipap.http_auth import auth_options, credentials_from_request
 from nipap.local_users import LocalUser
+from nipap.runtime import Runtime
 
 T = TypeVar('T')
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -356,9 +357,9 @@ class Aside(waiting.Blocking):
 @pytest.fixture
 def aside() -> Iterator[Aside]:
     waiter = Aside()
-    waiting.use(waiter)
+    Runtime(waiter).enter()
     yield waiter
-    waiting.use(waiting.Blocking())
+    Runtime().enter()
 
 
 @pytest.mark.parametrize('username', ['joe', 'nobody'])
@@ -513,7 +514,6 @@ def test_tokens_without_a_backend_for_them(make: Callable[..., Authenticator]) -
 
 @pytest.mark.parametrize(('algorithm', 'kind'), [('RS256', 'rsa'), ('ES256', 'EC')])
 def test_tokens_signed_with_a_private_key(make: Callable[..., Authenticator], algorithm: str, kind: str) -> None:
-    pytest.importorskip('cryptography')
     option = 'rsa_keygen_bits:2048' if kind == 'rsa' else 'ec_paramgen_curve:P-256'
     private = openssl('genpkey', '-algorithm', kind, '-pkeyopt', option)
     public = openssl('pkey', '-pubout', stdin=private)

@@ -459,7 +459,6 @@ def test_wrong_token_backends(read: Reader, certificate: tuple[Path, Path], opti
 
 
 def test_public_keys(read: Reader, certificate: tuple[Path, Path], tmp_path: Path) -> None:
-    pytest.importorskip('cryptography')
     public, text = tmp_path / 'public.pem', '[auth.backends.x]\ntype = JwtAuth\npublic_key_file = {}\n'
     command = ['openssl', 'pkey', '-in', certificate[1], '-pubout', '-out', public]
     subprocess.run(command, check=True, capture_output=True)

@@ -13,6 +13,7 @@ import pytest
 from nipap import login_limits, waiting
 from nipap.errors import AuthenticationFailedError
 from nipap.login_limits import LoginCounts, LoginLimits, network
+from nipap.runtime import Runtime
 
 HERE, THERE = '192.0.2.1', '198.51.100.7'
 REFUSED = r'^Incorrect username or password: too many failed logins, try again in (\d+) seconds?\.$'
@@ -38,9 +39,9 @@ class Patience(waiting.Blocking):
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[Patience]:
     patience = Patience(monkeypatch)
-    waiting.use(patience)
+    Runtime(patience).enter()
     yield patience
-    waiting.use(waiting.Blocking())
+    Runtime().enter()
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_few_wait_for_one_address() -> None:
             inside.release()
             assert release.wait(30)
 
-    waiting.use(Holding())
+    Runtime(Holding()).enter()
     try:
         with ThreadPoolExecutor() as pool:
             waiters = [pool.submit(is_heard, limits) for _ in range(login_limits.MOST_DELAYED_OF_ONE)]
@@ -148,7 +149,7 @@ def test_few_wait_for_one_address() -> None:
             release.set()
             assert all(waiter.result() for waiter in waiters)
     finally:
-        waiting.use(waiting.Blocking())
+        Runtime().enter()
     assert limits._delayed == {}
 
 

@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 from support import ALERTS, DASHBOARD, expressions, selectors
 
-from nipap.backend import METHODS
+from nipap.calls import CALLS
 from nipapd.metrics import ALIVE_S, OTHER, Board, Counter, State, exposition, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +137,29 @@ def test_each_handler_has_a_row_of_its_own() -> None:
             os.waitpid(pid, 0)
 
 
+@pytest.mark.parametrize('place', ['_lock', '_get'])
+def test_no_handler_is_lost_when_two_start_at_once(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second handler starts while the first has taken its row, or has read a number of the board."""
+    board = Board(4)
+    original = getattr(board, place)
+    started = []
+
+    def interrupted(argument: object) -> object:
+        result = original(argument)
+        if not started:
+            started.append(place)
+            in_child(board, 10)
+        return result
+
+    monkeypatch.setattr(board, place, interrupted)
+    counter = board.counter()
+    counter.call('echo', 0, 0.01)
+    monkeypatch.undo()
+    if not started:  # starting reads nothing
+        in_child(board, 10)
+    assert values(board)['nipap_calls_total code=0 method=echo'] == 11
+
+
 def test_a_handler_that_is_not_heard_of_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     board = Board(1)
     ready_r, ready_w = os.pipe()
@@ -168,9 +191,9 @@ def test_pools_and_vrfs_are_told_by_family() -> None:
 
 def test_every_method_has_a_place(counting: tuple[Board, Counter]) -> None:
     board, counter = counting
-    for method in METHODS:
+    for method in CALLS:
         counter.call(method, 0, 0.001)
-    assert {f'nipap_calls_total code=0 method={method}' for method in METHODS} <= values(board).keys()
+    assert {f'nipap_calls_total code=0 method={method}' for method in CALLS} <= values(board).keys()
 
 
 # ---- what is written about them

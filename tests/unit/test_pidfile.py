@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
@@ -121,14 +122,53 @@ def test_a_second_one_is_refused_while_the_first_lives(path: Path) -> None:
         hold(path)
 
 
+def flock_says(path: Path) -> int:
+    """What the command of init scripts finds: 0, nobody has locked the file; 1, somebody has."""
+    return subprocess.run(['flock', '-xn', path, '-c', 'true']).returncode
+
+
+def test_scripts_that_look_with_flock_see_that_it_is_locked(path: Path) -> None:
+    with holder(path) as other:
+        assert flock_says(path) == 1
+        other.communicate('\n')
+    path.touch()
+    assert flock_says(path) == 0
+
+
+def test_a_script_that_looks_at_this_moment_is_waited_for(path: Path) -> None:
+    path.touch()
+    script = subprocess.Popen(['flock', '-xn', path, '-c', 'echo held; sleep 0.3'], stdout=subprocess.PIPE)
+    with script:
+        assert script.stdout is not None
+        assert script.stdout.readline() == b'held\n'
+        with pid_file(path):
+            assert flock_says(path) == 1
+
+
+def test_whoever_can_only_read_it_cannot_lock_a_daemon_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr('nipapd.pidfile.LOOK_S', 0.1)
+    path.touch()
+    with path.open('rb') as reading:
+        fcntl.flock(reading, fcntl.LOCK_EX)
+        hold(path)
+    assert 'is locked by another process: scripts that look with flock may be wrong' in caplog.text
+
+
 def test_a_child_does_not_keep_it(path: Path) -> None:
     read, write = os.pipe()
-    with pid_file(path):
+    with pid_file(path) as descriptor:
         child = os.fork()
         if child == 0:
+            os.close(descriptor)
             os.close(write)
             os.read(read, 1)
             os._exit(0)
+    assert not path.exists()
+    path.touch()
+    assert flock_says(path) == 0
+    path.unlink()
     with holder(path) as other:
         other.communicate('\n')
     os.close(write)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import QuotedString, adapt
 
 from nipap import tracer, waiting
-from nipap.tracer import Call, Tracer
+from nipap.tracer import CallRecord, Tracer
 from nipapd import logs
 from nipapd.fibers import Fibers
 
@@ -88,10 +88,10 @@ class Noting(Tracer):
     def __init__(self) -> None:
         self.statements: list[tuple[str, str]] = []
 
-    def begin(self, call: Call, environ: Any) -> None:
+    def begin(self, call: CallRecord, environ: Any) -> None:
         call.span = call.request_id
 
-    def execute(self, call: Call, cursor: Any, statement: Any, args: Any, prepared: Any) -> None:
+    def execute(self, call: CallRecord, cursor: Any, statement: Any, args: Any, prepared: Any) -> None:
         self.statements.append((call.span, statement))
 
 

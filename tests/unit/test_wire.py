@@ -20,7 +20,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nipap import waiting, wire
+from nipap.chunks import Chunks
 from nipap.errors import NipapInputError
+from nipap.runtime import Runtime
+from nipap.text import forbidden_character
 
 FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
@@ -524,17 +527,17 @@ def refused_by_expat(character: str) -> bool:
 
 
 def test_forbidden_characters_are_those_that_parsers_refuse() -> None:
-    assert wire.forbidden_character('') is None
-    assert wire.forbidden_character('tab\tline\nreturn\råäö😀\x7f\x85') is None
-    assert wire.forbidden_character('a\x00b\x01') == '\x00'
+    assert forbidden_character('') is None
+    assert forbidden_character('tab\tline\nreturn\råäö😀\x7f\x85') is None
+    assert forbidden_character('a\x00b\x01') == '\x00'
     for point in (*range(0x100), *range(0xD7F0, 0xE010), *range(0xFFF0, 0x10010), 0x1FFFE, 0x10FFFF):
         if chr(point) not in '<&':
-            assert (wire.forbidden_character(chr(point)) is not None) == refused_by_expat(chr(point)), hex(point)
+            assert (forbidden_character(chr(point)) is not None) == refused_by_expat(chr(point)), hex(point)
 
 
 @given(all_text)
 def test_what_is_not_forbidden_arrives_unchanged(text: str) -> None:
-    if wire.forbidden_character(text) is None:
+    if forbidden_character(text) is None:
         assert received(wire.encode_response(text)) == text
     else:
         assert received(wire.encode_response(text)) != text
@@ -547,7 +550,7 @@ def test_what_is_not_forbidden_arrives_unchanged(text: str) -> None:
 def test_chunks_are_written_as_the_list_they_are_parts_of(sizes: tuple[int, ...]) -> None:
     parts = [[{'id': i, 'tags': ['<a>'], 'node': None} for i in range(size)] for size in sizes]
     everything = [row for part in parts for row in part]
-    chunks = wire.Chunks(lambda: iter(parts))
+    chunks = Chunks(lambda: iter(parts))
     assert wire.encode_response(chunks) == wire.encode_response(everything)
     for _ in range(2):  # they are read anew each time
         struct = {'search_options': {'offset': 0}, 'result': chunks, 'error': False}
@@ -562,7 +565,7 @@ def test_chunks_are_read_as_they_are_written() -> None:
             read.append(i)
             yield [i]
 
-    parts = wire.response_parts(wire.Chunks(chunks))
+    parts = wire.response_parts(Chunks(chunks))
     while b'<int>0</int>' not in next(parts):
         pass
     assert read == [0]
@@ -571,7 +574,7 @@ def test_chunks_are_read_as_they_are_written() -> None:
 
 def test_chunks_inside_something_else_are_refused() -> None:
     with pytest.raises(TypeError, match='Chunks cannot be sent'):
-        wire.encode_response([wire.Chunks(lambda: iter(()))])
+        wire.encode_response([Chunks(lambda: iter(()))])
 
 
 class Counting(waiting.Blocking):
@@ -586,9 +589,9 @@ class Counting(waiting.Blocking):
 @pytest.fixture
 def turns() -> Iterator[Counting]:
     counting = Counting()
-    waiting.use(counting)
+    Runtime(counting).enter()
     yield counting
-    waiting.use(waiting.Blocking())
+    Runtime().enter()
 
 
 def test_what_is_big_is_read_and_written_in_several_turns(turns: Counting) -> None:

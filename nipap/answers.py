@@ -1,0 +1,184 @@
+"""The answers of calls, typed: an object of each kind, pages, lists that are read or packed piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Generic, NotRequired, TypedDict, TypeVar
+
+from nipap.chunks import Chunks
+from nipap.packed import Packed
+
+T = TypeVar('T')
+
+
+class Vrf(TypedDict):
+    """A VRF, with its totals per address family."""
+
+    id: int
+    rt: str | None
+    name: str
+    description: str | None
+    num_prefixes_v4: int
+    num_prefixes_v6: int
+    total_addresses_v4: int
+    total_addresses_v6: int
+    used_addresses_v4: int
+    used_addresses_v6: int
+    free_addresses_v4: int
+    free_addresses_v6: int
+    tags: list[str]
+    avps: dict[str, str]
+
+
+class Pool(TypedDict):
+    """A pool, with its members and the sums over them."""
+
+    id: int
+    name: str
+    description: str | None
+    default_type: str | None
+    ipv4_default_prefix_length: int | None
+    ipv6_default_prefix_length: int | None
+    member_prefixes_v4: int
+    member_prefixes_v6: int
+    used_prefixes_v4: int
+    used_prefixes_v6: int
+    free_prefixes_v4: int | None
+    free_prefixes_v6: int | None
+    total_prefixes_v4: int | None
+    total_prefixes_v6: int | None
+    total_addresses_v4: int
+    total_addresses_v6: int
+    used_addresses_v4: int
+    used_addresses_v6: int
+    free_addresses_v4: int
+    free_addresses_v6: int
+    tags: list[str]
+    avps: dict[str, str]
+    vrf_id: int | None
+    vrf_rt: str | None
+    vrf_name: str | None
+    prefixes: list[str]
+
+
+class Prefix(TypedDict):
+    """A prefix. The last members are those of searches and edits."""
+
+    id: int
+    vrf_id: int
+    vrf_rt: str | None
+    vrf_name: str
+    family: int
+    prefix: str
+    display_prefix: str
+    description: str | None
+    comment: str | None
+    inherited_tags: list[str]
+    tags: list[str]
+    node: str | None
+    pool_id: int | None
+    pool_name: str | None
+    type: str
+    status: str
+    indent: int
+    country: str | None
+    order_id: str | None
+    customer_id: str | None
+    external_key: str | None
+    authoritative_source: str
+    alarm_priority: str | None
+    monitor: bool | None
+    vlan: int | None
+    added: datetime
+    last_modified: datetime
+    total_addresses: int
+    used_addresses: int
+    free_addresses: int
+    avps: dict[str, str]
+    expires: datetime | None
+    prefix_length: NotRequired[int]
+    children: NotRequired[int]
+    match: NotRequired[bool]
+    display: NotRequired[bool]
+
+
+class Asn(TypedDict):
+    """An AS number."""
+
+    asn: int
+    name: str | None
+
+
+class Tag(TypedDict):
+    """A tag in use."""
+
+    name: str
+
+
+class Webhook(TypedDict):
+    """A webhook and how far its deliveries have come."""
+
+    id: int
+    url: str
+    description: str | None
+    kinds: list[str]
+    vrf_ids: list[int]
+    pool_ids: list[int]
+    tags: list[str]
+    enabled: bool
+    added: datetime
+    cursor: int
+    attempts: int
+    failing_since: datetime | None
+    next_attempt: datetime | None
+    last_error: str | None
+    delivered: int
+    failed: int
+
+
+class DeadLetter(TypedDict):
+    """An event that a webhook did not take."""
+
+    id: int
+    event: Mapping[str, object]
+    error: str
+    added: datetime
+    again: bool
+
+
+LongList = Chunks  # read from a snapshot while it is encoded
+PackedList = Packed  # complete, compressed, read piece by piece
+Options = Mapping[str, object]  # the search options, echoed with defaults filled in
+
+
+class Page(TypedDict, Generic[T]):
+    """The answer of a search. `after` is the cursor of the next page, present when the request had one."""
+
+    search_options: Options
+    result: list[T]
+    after: NotRequired[str | None]
+
+
+class SmartPage(Page[T], Generic[T]):
+    """The answer of a smart search, with its interpretation."""
+
+    interpretation: Mapping[str, object]
+    error: bool
+    error_message: NotRequired[str | None]
+
+
+class PrefixPage(TypedDict):
+    """The answer of a search for prefixes, which may be long."""
+
+    search_options: Options
+    result: list[Prefix] | LongList
+    after: NotRequired[str | None]
+
+
+class SmartPrefixPage(PrefixPage):
+    """The answer of a smart search for prefixes, with its interpretation."""
+
+    interpretation: Mapping[str, object]
+    error: bool
+    error_message: NotRequired[str | None]

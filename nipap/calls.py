@@ -1,0 +1,690 @@
+"""The table of calls: what each takes, the right that it needs, how it runs, and its work.
+
+A transport, a batch, the description of an interface and its reference are made from `CALLS`. A call that is not in the
+table exists nowhere. `nipap.backend.Backend.perform` is the one way to make a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from functools import partial
+from typing import Any, Protocol
+
+from nipap import __version__, allocate, packed, schema, searching, webhooks
+from nipap import batch as batches
+from nipap import prefix as prefixes
+from nipap import prefix_search as searches
+from nipap import vrf as vrfs
+from nipap.attributes import parse_delta, read_boolean, shown
+from nipap.audit import Who
+from nipap.authlib import Actor
+from nipap.chunks import Chunks
+from nipap.condition import ByKey, Condition
+from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
+from nipap.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
+from nipap.prefix_view import Shape
+from nipap.query import equals
+from nipap.transaction import Addition, Transaction
+
+Raw = Mapping[str, Any]  # the members of a call as they were sent
+
+
+class Right(IntEnum):
+    """The right that a call needs; each includes those before it."""
+
+    READ = 1
+    ALLOCATE = 2
+    WRITE = 3
+    ADMINISTER = 4
+
+
+class Mode(Enum):
+    """How a call runs."""
+
+    COMPUTE = 'compute'  # without the database
+    READ = 'read'  # statements that only read, each on its own
+    TRANSACTION = 'transaction'
+
+
+@dataclass(frozen=True)
+class Message:
+    """Run as one pipelined message, which is a transaction of its own.
+
+    again: reads the answer of a change whose answer was lost, by the id of the object. when: whether these members
+    allow it; others take a transaction. joined: for a call that is sent together with others of the same key, the key
+    and the addition.
+    """
+
+    again: Callable[[Transaction, Caller, Any, int], Any]
+    when: Callable[[Any], bool] = lambda _: True
+    joined: Callable[[Caller, Any], tuple[Hashable, Addition[Any]] | None] = lambda _caller, _members: None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a call.
+
+    read: turns the value that was sent, None for none, into a frozen value, or raises NipapError.
+    """
+
+    name: str
+    read: Callable[[Any], Any]
+    doc: str
+    example: Any = None
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the API.
+
+    make: turns the values of the members, in their order, into one frozen value, which `work` gets with a transaction.
+    Without it that is the only member, or the tuple of all.
+    """
+
+    name: str
+    doc: str
+    members: tuple[Member, ...]
+    right: Right
+    mode: Mode | Message
+    work: Callable[[Any, Caller, Any], Any]
+    make: Callable[..., Any] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Return whether the call can change something, and so may be sent with an idempotency key."""
+        return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message)
+
+    def known(self, members: Raw) -> dict[str, Any]:
+        """Return the members that the call has, as they were sent; None for those that were not."""
+        return {member.name: members.get(member.name) for member in self.members}
+
+    def read(self, members: Raw) -> Any:
+        """Parse the members of a call once.
+
+        :raises NipapError: the first error; further ones are attached.
+        """
+        problems = Problems()
+        values = [problems.read(member.read, members.get(member.name)) for member in self.members]
+        problems.check()
+        if self.make is not None:
+            return self.make(*values)
+        return values[0] if len(values) == 1 else tuple(values)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The state in which an object must be for a change: `kind` is vrf, pool, asn or prefix; `key` is its number."""
+
+    kind: str
+    key: int
+    holds: Callable[[Object], bool]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: the name of a call, its members as they were sent, and the conditions under which it is made.
+
+    key: an idempotency key, checked when it is used. expectation: the state that an object must have. reason, group:
+    why a change is made, and the import or bulk action that it is a part of.
+    """
+
+    call: str
+    members: Raw = field(default_factory=dict)
+    key: object = None
+    expectation: Expectation | None = None
+    request_id: str | None = None
+    reason: str | None = None
+    group: str | None = None
+
+
+class Door(Protocol):
+    """The way to make calls inside a transaction, for a batch."""
+
+    def perform(self, actor: Actor, request: Request) -> Any: ...
+
+    def add_prefixes(self, actor: Actor, attrs: list[Any], *, ids: bool = False) -> list[Any] | packed.Packed: ...
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The side that a call comes from, and the form that it wants its answer in.
+
+    who: the author of changes, as the audit log has it. shape: of prefixes. longest_list: of prefixes; a longer answer,
+    or one that may be longer, is no list. enter: opens the door to a transaction. sleep: waits.
+    """
+
+    actor: Actor
+    who: Who
+    shape: Shape
+    longest_list: int | None
+    enter: Callable[[Transaction], Door]
+    sleep: Callable[[float], None]
+
+    def is_long(self, ids: list[int]) -> bool:
+        """Return whether so many prefixes are too long for a list."""
+        return self.longest_list is not None and len(ids) > self.longest_list
+
+
+# ---------------------------------------------------------------- the daemon
+
+
+def _version(_: None, _caller: Caller, _members: object) -> str:
+    return __version__
+
+
+def _db_version(tx: Transaction, _caller: Caller, _members: object) -> int:
+    return schema.version_in(tx)
+
+
+def _echo(_: None, caller: Caller, members: tuple[object, float | None]) -> object:
+    message, seconds = members
+    if seconds is not None:
+        caller.sleep(seconds)
+    return message
+
+
+def _seconds(value: object) -> float | None:
+    return None if value is None else parse_delta(value).total_seconds()
+
+
+# ---------------------------------------------------------------- objects of any kind
+
+
+def _add(kind: Kind, tx: Transaction, caller: Caller, draft: Any) -> Object:
+    return kind.find(tx, equals(kind.key, kind.store.add(tx, draft, caller.who)), None)[0]
+
+
+def _list(kind: Kind, tx: Transaction, _caller: Caller, condition: Condition) -> list[Object]:
+    return kind.find(tx, condition, None)
+
+
+def _edit(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Condition, Any]) -> list[Object]:
+    condition, draft = members
+    ids = kind.store.edit(tx, condition, draft, caller.who)
+    return kind.find(tx, Condition(f'{kind.key.sql} = ANY (%s)', (ids,), (ByKey(listed=True),)), None)
+
+
+def _remove(kind: Kind, tx: Transaction, caller: Caller, condition: Condition) -> None:
+    kind.store.remove(tx, condition, caller.who)
+
+
+def _search(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
+    condition, options = members
+    return searching.search(tx, kind, condition, options, caller.longest_list)
+
+
+def _smart_search(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
+    text, options, extra = members
+    return searching.smart_search(tx, kind, text, options, extra, caller.longest_list)
+
+
+def _read_changes(read: Callable[[Any], Any], attr: object) -> Any:
+    """Read the ``attr`` of an edit, which must set something."""
+    if not isinstance(attr, Mapping):
+        raise NipapInputError("'attr' must be a dict")
+    if not attr:
+        raise NipapInputError("'attr' must not be empty.")
+    return read(attr)
+
+
+# ---------------------------------------------------------------- prefixes
+
+
+@dataclass(frozen=True)
+class AddPrefix:
+    """The members of add_prefix: a draft that names its place, or one that is allocated."""
+
+    draft: prefixes.PrefixDraft
+    wanted: allocate.Allocation | None
+
+
+def _read_prefix_attr(attr: object) -> Any:
+    prefixes.check_attr(attr)
+    return attr
+
+
+def _read_args(args: object) -> Any:
+    if args is not None and not isinstance(args, Mapping):
+        raise NipapInputError('invalid input, please provide dict as args')
+    return args
+
+
+def _make_addition(attr: Raw, args: Raw | None) -> AddPrefix:
+    asked = args is not None and any(args.get(name) is not None for name in ('from-pool', 'from-prefix'))
+    if asked == (attr.get('prefix') is not None):
+        raise NipapExtraneousInputError("specify 'prefix' or 'from-prefix' or 'from-pool'")
+    wanted = allocate.read_args(args) if asked else None
+    return AddPrefix(prefixes.read_new(attr, typed=wanted is None or wanted.pool is None), wanted)
+
+
+def _add_prefix(tx: Transaction, caller: Caller, members: AddPrefix) -> Object:
+    prefixes.add(tx, members.draft, caller.who)
+    return prefixes.get_added(tx, caller.shape)
+
+
+def _allocation(caller: Caller, members: AddPrefix) -> tuple[Hashable, Addition[Object]] | None:
+    if members.wanted is None:
+        return None
+    addition = allocate.addition(members.draft, members.wanted, caller.who, caller.shape)
+    return (allocate.place(members.draft, members.wanted), caller.shape), addition
+
+
+def _added(tx: Transaction, caller: Caller, _members: AddPrefix, i: int) -> Object:
+    return prefixes.get_by_id(tx, i, caller.shape)
+
+
+def _list_prefix(tx: Transaction, caller: Caller, condition: Condition) -> list[Object] | Chunks:
+    most = caller.longest_list
+    if most is None:
+        return searches.find(tx, condition, shape=caller.shape)
+    found = searches.find_at_most(tx, condition, most, caller.shape)
+    if found is not None:
+        return found
+    return searching.chunks(tx, lambda inner: searches.find_all(inner, condition, caller.shape))
+
+
+def _edits_one(members: tuple[Condition, prefixes.PrefixDraft]) -> bool:
+    condition, draft = members
+    return condition.unique and draft.in_place
+
+
+def _edit_prefix(
+    tx: Transaction, caller: Caller, members: tuple[Condition, prefixes.PrefixDraft]
+) -> list[Object] | Chunks:
+    condition, draft = members
+    if _edits_one(members):
+        return prefixes.edit_one(tx, condition, draft, caller.who)
+    ids = prefixes.edit(tx, condition, draft, caller.who)
+    if caller.is_long(ids):
+        return packed.Packed(prefixes.get_edited_apart(tx, ids))
+    return prefixes.get_edited(tx, ids)
+
+
+def _edited(tx: Transaction, _caller: Caller, _members: object, i: int) -> list[Object]:
+    return prefixes.get_edited(tx, [i])
+
+
+def _read_prefix_changes(attr: Any) -> prefixes.PrefixDraft:
+    prefixes.check_attr(attr)
+    return prefixes.read_draft(attr)
+
+
+@dataclass(frozen=True)
+class RemovePrefix:
+    """The members of remove_prefix. id: of the only prefix that it can be, None when it is named otherwise."""
+
+    condition: Condition
+    id: int | None
+    recursive: bool
+
+
+def _read_removal(spec: object) -> tuple[Condition, int | None]:
+    return prefixes.removal(spec), prefixes.only_id(spec)
+
+
+def _make_removal(named: tuple[Condition, int | None], recursive: bool) -> RemovePrefix:
+    return RemovePrefix(*named, recursive)
+
+
+def _remove_prefix(tx: Transaction, caller: Caller, members: RemovePrefix) -> None:
+    if members.id is not None:
+        prefixes.remove_one(tx, members.id, caller.who, recursive=members.recursive)
+    else:
+        prefixes.remove(tx, members.condition, caller.who, recursive=members.recursive)
+
+
+def _find_free(tx: Transaction, _caller: Caller, members: tuple[vrfs.VrfName, allocate.Allocation]) -> list[str]:
+    return allocate.find_free(tx, *members)
+
+
+# ---------------------------------------------------------------- many calls at once
+
+
+def _read_return(value: object) -> bool:
+    """Return whether the answers are ids only."""
+    if value not in (None, 'all', 'ids'):
+        raise NipapValueError(f'Invalid value {shown(value)} for return, must be one of: all, ids')
+    return value == 'ids'
+
+
+def _batch(tx: Transaction, caller: Caller, members: tuple[bool, list[batches.Operation]]) -> Any:
+    ids, operations = members
+    door = caller.enter(tx)
+
+    def one(operation: batches.Operation, before: batches.References) -> Any:
+        return door.perform(caller.actor, Request(operation.method, before.resolved(operation)))
+
+    return batches.run(operations, ids=ids, one=one, many=partial(door.add_prefixes, caller.actor, ids=ids))
+
+
+# ---------------------------------------------------------------- the table
+
+
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    'vrf': {'add': {'rt': '65000:123', 'name': 'customers'}, 'spec': {'rt': '65000:123'}, 'edit': {'name': 'guests'}},
+    'pool': {
+        'add': {
+            'name': 'links',
+            'description': 'Links to customers',
+            'default_type': 'assignment',
+            'ipv4_default_prefix_length': 30,
+        },
+        'spec': {'name': 'links'},
+        'edit': {'ipv4_default_prefix_length': 31},
+    },
+    'asn': {'add': {'asn': 64500, 'name': 'Example'}, 'spec': {'asn': 64500}, 'edit': {'name': 'Example AS'}},
+    'prefix': {
+        'add': {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'RFC 1918'},
+        'spec': {'prefix': '10.0.0.0/8'},
+        'edit': {'description': 'Private use'},
+    },
+}
+_QUERIES: dict[str, Any] = {
+    'vrf': {'operator': 'equals', 'val1': 'name', 'val2': 'customers'},
+    'pool': {'operator': 'equals', 'val1': 'name', 'val2': 'links'},
+    'asn': {'operator': 'equals', 'val1': 'asn', 'val2': 64500},
+    'prefix': {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'},
+    'tag': {'operator': 'like', 'val1': 'name', 'val2': 'core%'},
+}
+_NOUNS = {'vrf': 'VRFs', 'pool': 'pools', 'asn': 'AS numbers', 'prefix': 'prefixes', 'tag': 'tags in use'}
+_REQUIRED = {
+    'vrf': '``rt`` and ``name`` are needed.',
+    'pool': '``name``, ``description`` and ``default_type`` are needed.',
+    'asn': '``asn`` is needed.',
+}
+
+
+def _text_of(kind: Kind) -> Member:
+    return Member('query_string', partial(searching.read_text, kind), 'The text to search for.', '10.1', required=True)
+
+
+def _options_of(kind: Kind) -> Member:
+    doc = 'The part of the answer that is wanted.'
+    return Member('search_options', partial(searching.read_options, kind), doc, {'max_result': 10})
+
+
+def _searches(kind: Kind, more: str = '') -> list[Call]:
+    """Return the searches of one kind of object."""
+    name, noun = kind.name, _NOUNS[kind.name]
+    query = Member('query', partial(searching.read_query, kind), 'The query struct.', _QUERIES[name], required=True)
+    doc = f'Return the {noun} that a query matches, as ``result``, beside the ``search_options``.{more}'
+    found = [Call(f'search_{name}', doc, (query, _options_of(kind)), Right.READ, Mode.READ, partial(_search, kind))]
+    if kind is not TAGS:
+        extra = Member('extra_query', partial(searching.read_extra, kind), 'A query that must match too.', {})
+        doc = f'Return the {noun} that a text matches; ``interpretation`` says how the text was understood.'
+        members = (_text_of(kind), _options_of(kind), extra)
+        work = partial(_smart_search, kind)
+        found.append(Call(f'smart_search_{name}', doc, members, Right.READ, Mode.READ, work))
+    return found
+
+
+def _calls_of(kind: Kind, removal: str) -> list[Call]:
+    """Return the calls that VRFs, pools and AS numbers share."""
+    name, noun, store, example = kind.name, _NOUNS[kind.name], kind.store, _EXAMPLES[kind.name]
+    new = Member('attr', partial(store.read_draft, new=True), 'The attributes to set.', example['add'], required=True)
+    attr = Member(
+        'attr', partial(_read_changes, store.read_draft), 'The attributes to set.', example['edit'], required=True
+    )
+    which = Member(name, store.read_spec, f'The spec that selects {noun}; all without one.', example['spec'])
+    named = Member(name, store.require_spec, f'The spec that selects {noun}.', example['spec'], required=True)
+    write, all_at_once = Right.WRITE, Mode.TRANSACTION
+    one = {'vrf': 'a VRF', 'pool': 'a pool', 'asn': 'an AS number'}[name]
+    return [
+        Call(
+            f'add_{name}',
+            f'Add {one} with the attributes ``attr`` and return it. {_REQUIRED[name]}',
+            (new,),
+            write,
+            all_at_once,
+            partial(_add, kind),
+        ),
+        Call(
+            f'list_{name}',
+            f'Return the {noun} that the spec ``{name}`` selects, all without one.',
+            (which,),
+            Right.READ,
+            Mode.READ,
+            partial(_list, kind),
+        ),
+        Call(
+            f'edit_{name}',
+            f'Set the attributes ``attr`` of the {noun} that the spec ``{name}`` selects; return them as edited.',
+            (named, attr),
+            write,
+            all_at_once,
+            partial(_edit, kind),
+        ),
+        Call(
+            f'remove_{name}',
+            f'Remove the {noun} that the spec ``{name}`` selects{removal}.',
+            (named,),
+            write,
+            all_at_once,
+            partial(_remove, kind),
+        ),
+        *_searches(kind),
+    ]
+
+
+_ADD_PREFIX_DOC = """\
+Add a prefix with the attributes ``attr``, the ``prefix`` named there or an allocated one; return it.
+
+To allocate, ``args`` is ``{'from-pool': pool spec, 'family': 4 or 6, 'prefix_length': n}``, where the length may be
+left to the pool, or ``{'from-prefix': [network, …], 'prefix_length': n}``. The lowest free block of the first source
+that has one is taken.
+"""
+_EDIT_PREFIX_DOC = """\
+Set the attributes ``attr`` of the prefixes that the spec ``prefix`` selects; return them as edited.
+
+A new ``prefix`` moves that row alone: its children go to its former parent, and prefixes inside the new place become
+its children.
+"""
+_SEARCH_PREFIX_DOC = """
+
+Options beside ``max_result`` and ``offset`` add prefixes around the matches: ``parents_depth``, ``children_depth``
+(-1: all), ``include_all_parents``, ``include_all_children``, ``include_neighbors``; ``parent_prefix`` shows one prefix
+and its children instead. With ``after``, '' at first, the answer has an ``after`` to ask for the next page with, nil
+behind the last one.
+"""
+_BATCH_DOC = """\
+Do many calls in one transaction and return their answers in order; on an error nothing is changed.
+
+``operations`` is ``[{'method': name, 'args': {…}}, …]``. ``{'$result': [0, 'id']}`` in args stands for the id in the
+answer of operation 0. With ``return`` set to ``ids`` the answers are ids only. The text of a fault begins with the
+number of the operation. All answers together may have 100,000 objects, or a million ids.
+"""
+
+
+def _prefix_calls() -> list[Call]:
+    example = _EXAMPLES['prefix']
+    new = Member('attr', _read_prefix_attr, 'The attributes to set.', example['add'], required=True)
+    args = Member('args', _read_args, 'The source to allocate from.', {'from-pool': {'name': 'links'}, 'family': 4})
+    attr = Member(
+        'attr', partial(_read_changes, _read_prefix_changes), 'The attributes to set.', example['edit'], required=True
+    )
+    which = Member('prefix', prefixes.read_spec, 'The spec that selects prefixes; all without one.', example['spec'])
+    named = Member('prefix', prefixes.require_spec, 'The spec that selects prefixes.', example['spec'], required=True)
+    removed = Member(
+        'prefix', _read_removal, 'The spec that names a prefix by id or prefix.', example['spec'], required=True
+    )
+    recursive = Member(
+        'recursive',
+        lambda value: value is not None and read_boolean(value),
+        'Whether everything inside is removed too.',
+        example=False,
+    )
+    vrf = Member('vrf', vrfs.read_spec_name, 'The spec of a VRF; nil or {}: VRF 0.', {'id': 0}, required=True)
+    source = Member(
+        'args',
+        allocate.read_args,
+        'The source to look in.',
+        {'from-pool': {'name': 'links'}, 'family': 4},
+        required=True,
+    )
+    return [
+        Call(
+            'add_prefix',
+            _ADD_PREFIX_DOC,
+            (new, args),
+            Right.ALLOCATE,
+            Message(_added, joined=_allocation),
+            _add_prefix,
+            _make_addition,
+        ),
+        Call(
+            'list_prefix',
+            'Return the prefixes that the spec ``prefix`` selects, of every VRF unless it names one; all without it.',
+            (which,),
+            Right.READ,
+            Mode.READ,
+            _list_prefix,
+        ),
+        Call(
+            'edit_prefix',
+            _EDIT_PREFIX_DOC,
+            (named, attr),
+            Right.WRITE,
+            Message(_edited, when=_edits_one),
+            _edit_prefix,
+        ),
+        Call(
+            'remove_prefix',
+            'Remove the prefix that the spec ``prefix`` names; its children move up, or go too when ``recursive``.',
+            (removed, recursive),
+            Right.ALLOCATE,
+            Message(lambda _tx, _caller, _members, _i: None, when=lambda members: members.id is not None),
+            _remove_prefix,
+            _make_removal,
+        ),
+        *_searches(PREFIXES, _SEARCH_PREFIX_DOC),
+        Call(
+            'find_free_prefix',
+            'Return the ``count`` (1 to 1000) lowest free blocks that `add_prefix` with the same ``args`` would take.',
+            (vrf, source),
+            Right.READ,
+            Mode.READ,
+            _find_free,
+        ),
+    ]
+
+
+def _webhook_calls() -> list[Call]:
+    new = Member(
+        'attr',
+        webhooks.read_new,
+        'The attributes to set.',
+        {'url': 'https://example.com/nipap', 'secret': 'a-secret-of-16-or-more'},
+        required=True,
+    )
+    attr = Member('attr', webhooks.read_changes, 'The attributes to set.', {'enabled': False}, required=True)
+    which = Member('webhook', webhooks.read_spec, 'The spec, by ``id``; all without one.', {'id': 1})
+    named = Member('webhook', webhooks.require_spec, 'The spec, by ``id``.', {'id': 1}, required=True)
+    after = Member('after', webhooks.read_after, 'The id behind which the answer begins.', 0)
+    ids = Member('ids', webhooks.read_ids, 'The ids of dead letters; all without them.', [1, 2])
+    administer, write = Right.ADMINISTER, Mode.TRANSACTION
+    return [
+        Call(
+            'add_webhook',
+            'Add a webhook for events from now on, with the attributes ``attr``, and return it.\n\n'
+            '``url`` and ``secret`` are needed. ``kinds``, ``vrf_ids``, ``pool_ids`` and ``tags`` select events.',
+            (new,),
+            administer,
+            write,
+            webhooks.add,
+        ),
+        Call(
+            'list_webhook',
+            'Return the webhook that the spec ``webhook`` names by its ``id``, or all, with their deliveries.',
+            (which,),
+            administer,
+            Mode.READ,
+            webhooks.find,
+        ),
+        Call(
+            'edit_webhook',
+            'Set the attributes ``attr`` of the webhook that the spec ``webhook`` names; return it as it is then.\n\n'
+            'Events that it has not taken are tried again at once, also when ``attr`` is empty.',
+            (named, attr),
+            administer,
+            write,
+            webhooks.edit,
+        ),
+        Call(
+            'remove_webhook',
+            'Remove the webhook that the spec ``webhook`` names, with its dead letters.',
+            (named,),
+            administer,
+            write,
+            webhooks.remove,
+        ),
+        Call(
+            'list_dead_letter',
+            'Return events that a webhook did not take, in order, a hundred at most; those with ids behind ``after``.',
+            (named, after),
+            administer,
+            Mode.READ,
+            webhooks.dead_letters,
+        ),
+        Call(
+            'resend_dead_letter',
+            'Send dead letters of a webhook once more, those with these ``ids`` or all; return their number.',
+            (named, ids),
+            administer,
+            write,
+            webhooks.send_again,
+        ),
+    ]
+
+
+def _daemon_calls() -> list[Call]:
+    message = Member('message', lambda value: value, 'Any value.', 'hello')
+    sleep = Member('sleep', _seconds, 'Seconds to wait before the answer.', 0)
+    doc = 'Return the message, after ``sleep`` seconds; to try out a connection. In a batch 10 at most, all together.'
+    return [
+        Call('version', 'Return the version of the daemon.', (), Right.READ, Mode.COMPUTE, _version),
+        Call('db_version', "Return the version of the database's schema.", (), Right.READ, Mode.READ, _db_version),
+        Call('echo', doc, (message, sleep), Right.READ, Mode.COMPUTE, _echo),
+    ]
+
+
+def _batch_call() -> Call:
+    wanted = Member('return', _read_return, 'Whether the answers are objects (``all``) or ``ids``.', 'ids')
+    operations = Member(
+        'operations',
+        lambda value: batches.read_operations(value, CALLS.keys() - {'batch'}),
+        'The calls to make, in order.',
+        [{'method': 'add_asn', 'args': {'attr': {'asn': 64500}}}],
+        required=True,
+    )
+    # Each operation asks for its own right.
+    return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch)
+
+
+CALLS: dict[str, Call] = {
+    call.name: call
+    for call in (
+        *_daemon_calls(),
+        *_calls_of(VRFS, ', with their prefixes'),
+        *_calls_of(POOLS, '; their members stay'),
+        *_calls_of(ASNS, ''),
+        *_prefix_calls(),
+        *_searches(TAGS),
+        *_webhook_calls(),
+        _batch_call(),
+    )
+}
+
+
+def find(name: str) -> Call:
+    """Return a call by its name.
+
+    :raises NipapInputError: there is none.
+    """
+    call = CALLS.get(name)
+    if call is None:
+        shortened = name if len(name) <= 100 else f'{name[:100]}…'
+        raise NipapInputError(f"Unknown method '{shortened}', system.listMethods names those there are")
+    return call

