@@ -180,6 +180,7 @@ def ordinary(bindir: str) -> Iterator[str]:
 
 def test_case_is_folded_beyond_ascii(ordinary: str) -> None:
     assert ask(ordinary, "SELECT lower('ÅÑЖ') || upper('é')") == 'åñжÉ'
+    assert ask(ordinary, 'SELECT datctype FROM pg_database WHERE datname = current_database()') in ('C.UTF-8', 'C.utf8')
     assert ask(ordinary, "SELECT 'Ålesund' ILIKE 'åLESUND'") is True
 
 
