@@ -252,6 +252,25 @@ ASN: Table = _table(
 
 TAG: Table = _table([Attribute('name', 'text', 'g.name', 'A tag in use.', never_nil=True)])
 
+# The old search grammar knew these attributes by these names only, so scripts may still send them.
+MISSPELT = {
+    'authoratative_source': 'authoritative_source',
+    'authorative_source': 'authoritative_source',
+    'cutomer_id': 'customer_id',
+    'free_addreses': 'free_addresses',
+    'free_addreses_v4': 'free_addresses_v4',
+    'free_addreses_v6': 'free_addresses_v6',
+    'ipv4_default_prefix_lenght': 'ipv4_default_prefix_length',
+    'ipv6_default_prefix_lenght': 'ipv6_default_prefix_length',
+    'prefix_lenght': 'prefix_length',
+    'total_addreses': 'total_addresses',
+    'total_addreses_v4': 'total_addresses_v4',
+    'total_addreses_v6': 'total_addresses_v6',
+    'used_addreses': 'used_addresses',
+    'used_addreses_v4': 'used_addresses_v4',
+    'used_addreses_v6': 'used_addresses_v6',
+}
+
 
 # ---------------------------------------------------------------- reading values
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nipap import moments, patterns, waiting
-from nipap.addresses import parse_network
+from nipap.addresses import parse_network, read_mac
 from nipap.attributes import (
     Attribute,
     Table,
@@ -249,6 +249,10 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
     compared = _as_text(attribute, sql, or_nil=wanted and not patterns.has_signs(text))
     found = f'{compared} {operator} %s'
+    if operator == '~*' and patterns.has_title_case(text) and not patterns.has_signs(text):
+        # PostgreSQL compares the small and the capital form of a letter, and these are a third one.
+        sought = f'%{literally(text)}%'
+        return Condition(f'({found} OR {compared} LIKE %s)', (*params, text, *params, sought), (), (text,))
     if not wanted and not attribute.nil_is_text:
         found = f'coalesce({found}, true)'
     return Condition(found, (*params, text), guard, (text,))
@@ -277,6 +281,10 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
         found = TAGGED
     elif attribute.kind in _ARRAYS:
         found = f'lower_each({sql}) @> ARRAY[lower(%s)]'
+    elif attribute.kind == 'avps':
+        mac = read_mac(text)
+        found = _WITH_MAC if mac else _WITH_VALUE
+        found, text = found.format(sql), mac or text
     else:
         found = f'lower(%s) = lower({sql}::text)'
     if operator in ('<>', 'is_not'):
@@ -286,6 +294,9 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
     return Condition(found, (text, *params), (ByTag(tag),) if tag is not None else ())
 
 
+# As the partial index on them has it; and pairs of which one has a value.
+_WITH_MAC = "({0} <> '{{}}' AND macs_of({0}) @> ARRAY[%s])"
+_WITH_VALUE = '(EXISTS (SELECT FROM jsonb_each_text({0}) e WHERE lower(e.value) = lower(%s)))'
 # As the partial index on tags has it.
 TAGGED = "(p.tags <> '{}' AND lower_each(p.tags) @> ARRAY[lower(%s)])"
 
@@ -298,6 +309,9 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
     if read is None:
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}' with {shown(value)}")
     parsed = read(attribute, value)
+    mac = read_mac(parsed) if attribute.kind == 'avp' else None
+    if mac is not None and operator in _EQUALITIES:
+        return _mac_of_pair(attribute, mac, wanted=operator == '=')
     if operator in ('is_not', '<>'):  # all that are not so, those without a value among them
         return Condition(f'{sql} IS DISTINCT FROM %s{cast}', (*params, parsed))
     compared = (f'{sql} {operator} %s{cast}', (*params, parsed))
@@ -319,6 +333,13 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
 
 # Equality with these is a place in the order of the tree.
 _IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
+
+
+def _mac_of_pair(attribute: Attribute, mac: str, *, wanted: bool) -> Condition:
+    """Return the condition that the value of a pair is a MAC address, in whatever notation."""
+    digits = f"lower(regexp_replace({attribute.sql} ->> %s, '[-:.]', '', 'g'))"
+    found = f'({_WITH_MAC.format(attribute.sql)} AND {digits} = %s)'
+    return Condition(found if wanted else f'NOT coalesce({found}, false)', (mac, attribute.name[5:], mac))
 
 
 def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:

@@ -1083,6 +1083,12 @@ END $$;
 
 COMMENT ON FUNCTION public.lowest_free(o bigint, leaf boolean, lo inet, hi inet, len integer) IS 'Lowest free block of a length within lo..hi directly inside an owner; leaf: the owner has no children and so no rows.';
 
+CREATE FUNCTION public.macs_of(avps jsonb) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT COALESCE(array_agg(DISTINCT lower(regexp_replace(m.m[1], '[-:.]'::text, ''::text, 'g'::text))), '{}'::text[]) AS "coalesce" FROM (jsonb_each_text(macs_of.avps) e(key, value) CROSS JOIN LATERAL regexp_matches(e.value, '(?<![0-9A-Fa-f:.-])([0-9A-Fa-f]{12}|[0-9A-Fa-f]{2}(?:([-:.])[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:[-:.][0-9A-Fa-f]{4}){2}|[0-9A-Fa-f]{6}[-:][0-9A-Fa-f]{6})(?![0-9A-Fa-f])'::text, 'g'::text) m(m)));
+
+COMMENT ON FUNCTION public.macs_of(avps jsonb) IS 'The MAC addresses in the values of pairs, as twelve digits each.';
+
 CREATE FUNCTION public.make_incoming() RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -2360,6 +2366,10 @@ COMMENT ON INDEX public.prefix_expires_idx IS 'Prefixes that expire.';
 CREATE INDEX prefix_external_key_idx ON public.prefix USING btree (external_key) WHERE (external_key IS NOT NULL);
 
 COMMENT ON INDEX public.prefix_external_key_idx IS 'Prefixes by external key.';
+
+CREATE INDEX prefix_macs_idx ON public.prefix USING gin (public.macs_of((avps)::jsonb)) WHERE ((avps)::jsonb <> '{}'::jsonb);
+
+COMMENT ON INDEX public.prefix_macs_idx IS 'Prefixes by a MAC address among their pairs.';
 
 CREATE INDEX prefix_parent_idx ON public.prefix USING btree (parent_id, vrf_id, prefix);
 
