@@ -1,9 +1,9 @@
 # make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, HEALTH, SOAK and FUZZ have options
-# for make bench, make compare, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage. BASE is
+# for make bench, make compare, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage; MUTANTS for make mutants. BASE is
 # the revision that make compare compares with.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz bench compare alerts schema
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema
 
 check: lint types tests
 
@@ -45,7 +45,12 @@ fuzz: | $(BIN)/pytest
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install atheris
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py $(FUZZ)
 
+mutants: | $(BIN)/pytest
+	$(BIN)/python -c 'import coverage' 2>/dev/null || $(BIN)/pip install 'coverage>=7.10'
+	$(BIN)/python tests/mutants/mutants.py $(MUTANTS)
+
 bench: | $(BIN)/pytest
+	$(BIN)/pytest tests/bench/check_tools.py tests/bench/check_timings.py
 	$(BIN)/python tests/bench/codec_bench.py
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)

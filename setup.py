@@ -48,7 +48,24 @@ setup(
         'Topic :: System :: Networking',
         'Typing :: Typed',
     ],
-    packages=['nipap', 'nipap.cli', 'nipap.sql', 'nipap.sql.migrations', 'nipap.sql.functions', 'nipapd'],
+    packages=[
+        'nipap',
+        'nipap.access',
+        'nipap.cli',
+        'nipap.history',
+        'nipap.http',
+        'nipap.integrity',
+        'nipap.objects',
+        'nipap.postgres',
+        'nipap.rest',
+        'nipap.runtime',
+        'nipap.search',
+        'nipap.xmlrpc',
+        'nipap.sql',
+        'nipap.sql.migrations',
+        'nipap.sql.functions',
+        'nipapd',
+    ],
     package_dir={'nipap.sql': 'sql'},
     package_data={
         'nipap': ['py.typed'],
@@ -63,8 +80,8 @@ setup(
         (
             'share/doc/nipapd',
             [
-                *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket'),
-                *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json'),
+                *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket', 'etc/nipapd.logrotate'),
+                *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json', 'docs/migrating.md'),
             ],
         ),
     ],
@@ -79,7 +96,7 @@ setup(
         'parsedatetime>=2.6,<3',
         'prometheus-client>=0.20,<1',
         'psycopg2-binary>=2.9.10,<3',
-        'PyJWT[crypto]>=2.13,<3',
+        'PyJWT[crypto]>=2.14,<3',
         'python-dateutil>=2.9.0.post0,<5',
         'swagger-ui-bundle-v2>=5.31,<6',  # the static files of a page that needs no other host
         'tornado>=6.5.5,<7',  # 7 changes how WSGIContainer runs its application

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Generic, NotRequired, TypedDict, TypeVar
 
-from nipap.chunks import Chunks
-from nipap.packed import Packed
+from nipap.runtime.chunks import Chunks
+from nipap.runtime.packed import Packed
 
 T = TypeVar('T')
 

@@ -2,14 +2,14 @@
 
 Each fact about an attribute is stated here once: its kind, the SQL that reads it, whether clients may set it, what
 it means. Validation, the query compiler and smart search all work from these tables. In SQL expressions ``v`` is the
-VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipap.query`).
+VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipap.search.query`).
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -514,3 +514,30 @@ def parse_delta(seconds: object) -> timedelta:
     if not 0 <= number <= 3600:
         raise NipapValueError(f'Invalid value {shown(seconds)} for sleep, must be 0 to 3600 seconds')
     return timedelta(seconds=number)
+
+
+def given(spec: object, noun: str) -> object:
+    """Return the spec of a change, which must be there.
+
+    :raises NipapInputError: it is nil.
+    """
+    if spec is None:
+        raise NipapInputError(f'{noun} specification must be a dict')
+    return spec
+
+
+def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:
+    """The one key and value of a spec that selects by a single key; None for nil and ``{}``.
+
+    :raises NipapInputError, NipapExtraneousInputError: no struct, an unknown key, or more than one.
+    """
+    if spec is None:
+        return None
+    if not isinstance(spec, Mapping):
+        raise NipapInputError(f'{noun} specification must be a dict')
+    for key in spec:
+        if key not in keys:
+            raise NipapExtraneousInputError(f'extraneous specification key {key}')
+    if len(spec) > 1:
+        raise NipapExtraneousInputError(too_many)
+    return next(iter(spec.items()), None)

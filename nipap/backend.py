@@ -24,10 +24,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from nipap import calls, idempotency, packed, rows, waiting
-from nipap import prefix as prefixes
+from nipap import calls
+from nipap.access.authentication import Actor
 from nipap.answers import (
     Asn,
     DeadLetter,
@@ -43,9 +44,7 @@ from nipap.answers import (
     Vrf,
     Webhook,
 )
-from nipap.authlib import Actor
 from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right
-from nipap.db import PATIENCE_S, Database
 from nipap.errors import (
     AuthorizationFailedError,
     NipapChangedError,
@@ -54,12 +53,17 @@ from nipap.errors import (
     NipapOutcomeUnknownError,
     NipapValueError,
 )
-from nipap.kinds import KINDS, Object
-from nipap.paging import Page as Part
-from nipap.paging import Surroundings
-from nipap.prefix_view import as_found, as_listed
-from nipap.query import equals
-from nipap.transaction import Inside, Transaction
+from nipap.history import idempotency
+from nipap.objects import prefix as prefixes
+from nipap.objects import rows
+from nipap.objects.kinds import KINDS, Object
+from nipap.objects.prefix_view import as_found, as_listed
+from nipap.postgres.database import PATIENCE_S, Database
+from nipap.postgres.transaction import Inside, Outcome, Transaction
+from nipap.runtime import packed, waiting
+from nipap.search.paging import Page as Part
+from nipap.search.paging import Surroundings
+from nipap.search.query import equals
 
 T = TypeVar('T')
 
@@ -74,6 +78,7 @@ class Backend:
     searches are read when they are iterated: errors come then. None: it is always a list.
     key_hours: the time for which an idempotency key is remembered.
     alike: every call shows a prefix as searches do, additions and lists too.
+    part_of: the request whose transaction this backend works in; its calls are parts of that change.
     """
 
     def __init__(
@@ -83,8 +88,10 @@ class Backend:
         longest_list: int | None = None,
         key_hours: int = idempotency.HOURS,
         alike: bool = False,
+        part_of: Request | None = None,
     ) -> None:
         self.db = db
+        self._part_of = part_of
         self._slept_s = 0.0
         self._longest_list = longest_list
         self._key_hours = key_hours
@@ -96,8 +103,8 @@ class Backend:
 
     # ------------------------------------------------------------ the way of a call
 
-    def perform(self, actor: Actor, request: Request) -> Any:
-        """Make a call for an actor and return its answer.
+    def perform(self, actor: Actor, request: Request, outcome: Outcome | None = None) -> Any:
+        """Make a call for an actor and return its answer. The outcome learns the number of the change set.
 
         A changing call with an idempotency key is done once: the same request, made again by the same user while the
         key is remembered, changes nothing and gets the first answer. A request that meets another with its key on the
@@ -111,15 +118,15 @@ class Backend:
         call = calls.find(request.call)
         _require(actor, call)
         if request.key is not None and call.changes and not actor.readonly:
-            return self._once(actor, call, request)
+            return self._once(actor, call, request, outcome)
         members = call.read(request.members)
         if request.expectation is not None:
-            return self._provided(actor, call, members, request.expectation)
-        return self._run(actor, call, members)
+            return self._provided(actor, call, members, request, outcome)
+        return self._run(actor, call, members, request, outcome)
 
-    def _run(self, actor: Actor, call: Call, members: Any) -> Any:
+    def _run(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
         """Open what the call runs in and do its work."""
-        caller = self._caller(actor)
+        caller = self._caller(actor, request)
         mode = call.mode
         if mode is Mode.COMPUTE:
             return call.work(None, caller, members)
@@ -129,41 +136,46 @@ class Backend:
         if isinstance(mode, Message):
             joined = mode.joined(caller, members)
             if joined is not None:
-                return self.db.add_joined(*joined)
+                return self.db.add_joined(*joined, outcome)
             if mode.when(members):
                 again = mode.again
-                return self.db.run_at_once(work, lambda tx, i: again(tx, caller, members, i))
-        return self._given(self.db.run(work))
+                return self.db.run_at_once(work, lambda tx, i: again(tx, caller, members, i), outcome)
+        return self._given(self.db.run(work, outcome))
 
-    def _once(self, actor: Actor, call: Call, request: Request) -> Any:
+    def _once(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
         """Make a changing call once for its idempotency key."""
         name = idempotency.read_key(request.key)
         sent = call.known(request.members)
         content = idempotency.fingerprint(actor.username, call.name, sent)
-        keyed = idempotency.Call(actor.authenticated_as, name, content)
+        keyed = idempotency.KeyedCall(actor.authenticated_as, name, content)
+        own = Outcome()
 
-        def work(tx: Transaction) -> Any:
+        def work(tx: Transaction) -> tuple[Any, idempotency.KeptAnswer | None]:
             kept = idempotency.find(tx, keyed, self._key_hours)
             if kept:
-                return kept.value
-            inside = self._enter(tx)
+                return kept.value, kept
+            inside = self._enter(tx, request)
             if request.expectation is not None:
                 inside.expect(request.expectation)
-            answer = inside._run(actor, call, call.read(sent))
+            answer = inside._run(actor, call, call.read(sent), request, None)
             idempotency.keep(tx, keyed, answer, self._key_hours)
-            return answer
+            return answer, None
 
-        return self._given(self._until_known(work))
+        answer, kept = self._until_known(work, own)
+        if outcome is not None:
+            outcome.change_set = kept.change_set if kept else own.change_set
+        return self._given(answer)
 
-    def _provided(self, actor: Actor, call: Call, members: Any, expectation: Expectation) -> Any:
+    def _provided(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
         """Make a changing call, provided that an object is as expected."""
 
         def work(tx: Transaction) -> Any:
-            inside = self._enter(tx)
-            inside.expect(expectation)
-            return inside._run(actor, call, members)
+            inside = self._enter(tx, request)
+            if request.expectation is not None:
+                inside.expect(request.expectation)
+            return inside._run(actor, call, members, request, None)
 
-        return self._given(self.db.run(work))
+        return self._given(self.db.run(work, outcome))
 
     def expect(self, expectation: Expectation) -> None:
         """Lock an object until the transaction ends and compare it with an expectation.
@@ -185,25 +197,34 @@ class Backend:
         if not expectation.holds(found[0]):
             raise NipapChangedError(f'The {expectation.kind} {expectation.key} is not as expected, it was changed')
 
-    def _until_known(self, work: Callable[[Transaction], T]) -> T:
+    def _until_known(self, work: Callable[[Transaction], T], outcome: Outcome) -> T:
         """Run work that finds out itself whether it was committed, until its outcome is known."""
         began = time.monotonic()
         while True:
             try:
-                return self.db.run(work)
+                return self.db.run(work, outcome)
             except NipapOutcomeUnknownError:
                 if time.monotonic() - began > PATIENCE_S:
                     raise
             waiting.sleep(random.uniform(0, 0.2))
 
-    def _enter(self, tx: Transaction) -> Backend:
-        """Return the same calls as parts of a transaction, in which no long list is in memory."""
+    def _enter(self, tx: Transaction, request: Request) -> Backend:
+        """Return the same calls as parts of a transaction and a request, in which no long list is in memory."""
         longest_list = LONGEST_INSIDE if self._longest_list is None else self._longest_list
-        return Backend(Inside(tx), longest_list=longest_list, alike=self._alike)
+        return Backend(Inside(tx), longest_list=longest_list, alike=self._alike, part_of=self._part_of or request)
 
-    def _caller(self, actor: Actor) -> Caller:
+    def _caller(self, actor: Actor, request: Request) -> Caller:
+        change = self._part_of or request
+        who = actor.who._replace(
+            method=change.call,
+            request_id=change.request_id,
+            key=change.key if isinstance(change.key, str) else None,
+            reason=change.reason,
+            change_group=change.group,
+        )
         shape = as_found if self._alike else as_listed
-        return Caller(actor, actor.who, shape, self._longest_list, self._enter, self._sleep)
+        enter = partial(self._enter, request=request)
+        return Caller(actor, who, shape, self._longest_list, enter, self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         if isinstance(self.db, Inside):
@@ -231,10 +252,10 @@ class Backend:
             except NipapError as error:
                 error.position = position
                 raise
-        caller = self._caller(actor)
+        caller = self._caller(actor, Request(call.name))
 
         def work(tx: Transaction) -> list[Any] | PackedList:
-            added = prefixes.add_many(tx, drafts, actor.who)
+            added = prefixes.add_many(tx, drafts, caller.who)
             if ids:
                 return [{'id': i} for i in added]
             if caller.is_long(added):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from nipap.attributes import read_integer, shown
-from nipap.chunks import Chunks
 from nipap.errors import NipapError, NipapInputError, NipapMissingInputError, NipapValueError
-from nipap.packed import Packed, check_depth, long_part, with_part
+from nipap.runtime.chunks import Chunks
+from nipap.runtime.packed import Packed, check_depth, long_part, with_part
 
 MAX_OPERATIONS = 100_000
 MOST_OBJECTS = 100_000  # in all answers: some minutes of work, and as many as operations can add

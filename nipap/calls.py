@@ -12,21 +12,25 @@ from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, Protocol
 
-from nipap import __version__, allocate, packed, schema, searching, webhooks
+from nipap import __version__
 from nipap import batch as batches
-from nipap import prefix as prefixes
-from nipap import prefix_search as searches
-from nipap import vrf as vrfs
+from nipap.access.authentication import Actor
 from nipap.attributes import parse_delta, read_boolean, shown
-from nipap.audit import Who
-from nipap.authlib import Actor
-from nipap.chunks import Chunks
-from nipap.condition import ByKey, Condition
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
-from nipap.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
-from nipap.prefix_view import Shape
-from nipap.query import equals
-from nipap.transaction import Addition, Transaction
+from nipap.history import webhook_calls as webhooks
+from nipap.history.audit import Who
+from nipap.objects import allocate, searching
+from nipap.objects import prefix as prefixes
+from nipap.objects import prefix_search as searches
+from nipap.objects import vrf as vrfs
+from nipap.objects.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
+from nipap.objects.prefix_view import Shape
+from nipap.postgres import schema
+from nipap.postgres.transaction import Addition, Transaction
+from nipap.runtime import packed
+from nipap.runtime.chunks import Chunks
+from nipap.search.condition import ByKey, Condition
+from nipap.search.query import equals
 
 Raw = Mapping[str, Any]  # the members of a call as they were sent
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from nipap.wire import encode_request
+from nipap.xmlrpc.codec import encode_request
 
 CONNECT_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 600

@@ -9,23 +9,25 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
 from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
 
-from nipap import calls, http_calls
-from nipap.authlib import Authenticator, Credentials, make_actor
+from nipap import calls
+from nipap.access.authentication import Authenticator, Credentials, make_actor
 from nipap.backend import Backend
 from nipap.calls import CALLS
 from nipap.calls import Request as CallRequest
 from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
-from nipap.http_auth import auth_options, credentials_from_request, idempotency_key
-from nipap.http_body import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
-from nipap.meter import SILENT, Meter
-from nipap.spool import Spool
-from nipap.tracer import CallRecord
-from nipap.wire import decode_request, encode_fault, response_parts
+from nipap.http import requests as http_calls
+from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
+from nipap.http.credentials import auth_options, change_group, change_reason, credentials_from_request, idempotency_key
+from nipap.runtime.meter import SILENT, Meter
+from nipap.runtime.spool import Spool
+from nipap.runtime.tracer import CallRecord
+from nipap.xmlrpc.codec import decode_request, encode_fault, response_parts
 
 PATHS = ('/XMLRPC', '/RPC2')
 INTROSPECTION = ('system.listMethods', 'system.methodHelp', 'system.methodSignature')
@@ -100,9 +102,18 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         arguments = _only_struct(parameters)
         actor = make_actor(credentials, auth_options(arguments))
         record.user, record.source = actor.username, actor.authoritative_source
-        key = idempotency_key(request, arguments) if call.changes else None
-        asked = CallRequest(method, call.known(arguments), key, request_id=record.request_id)
-        return self._backend.perform(actor, asked)
+        members = call.known(arguments)
+        if not call.changes:
+            return self._backend.perform(actor, CallRequest(method, members, request_id=record.request_id))
+        asked = CallRequest(
+            method,
+            members,
+            idempotency_key(request, arguments),
+            request_id=record.request_id,
+            reason=change_reason(request, arguments),
+            group=change_group(request),
+        )
+        return http_calls.performed(record, partial(self._backend.perform, actor, asked))
 
     def _list_methods(self, _: list[object]) -> list[str]:
         """List the names of all methods."""

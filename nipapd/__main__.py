@@ -18,35 +18,33 @@ drop theirs, and the parent, which serves nothing, stays able to restart Postgre
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import faulthandler
 import fcntl
-import grp
 import logging
 import os
-import pwd
-import secrets
 import signal
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from nipap import __version__, events, schema
-from nipap.authlib import LocalUsers
-from nipap.db import Database
+from nipap import __version__
+from nipap.access.local_users import UserFileError
+from nipap.access.login_limits import LoginCounts
 from nipap.errors import NipapError, NipapUnavailableError
-from nipap.local_users import LocalUser, UserFileError
-from nipap.login_limits import LoginCounts
+from nipap.history import events
+from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd import admin, logs, senders, systemd, tls
+from nipapd.accounts import create_first_user
 from nipapd.config import Config, ConfigError, DaemonSettings, TracingSettings, load
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from nipapd.launch import Launch, in_background, say
+from nipapd.identity import Identity, find_user
+from nipapd.launch import Launch, StartError, in_background, say
 from nipapd.listening import ListenError, Listening
 from nipapd.locks import open_lock
 from nipapd.metrics import Board
@@ -59,17 +57,10 @@ log = logging.getLogger('nipapd')
 
 EXIT_USAGE = 2
 SUPERVISOR_GRACE_S = 1.0
-PASSWORD_BYTES = 15
-FIRST_USER = 'admin'
 OTHERS_INSTALL_S = 10.0
 RESTART_TIMEOUT_S = 10.0
 SHARED_CHECK_S = 2.0
 LONGEST_PAUSE_S = 30.0
-PR_SET_NO_NEW_PRIVS = 38
-
-
-class StartError(Exception):
-    """The daemon cannot start; the text says why, in one line where that is enough."""
 
 
 EXPECTED = (
@@ -140,18 +131,26 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         dsn = postgres.dsn() if postgres else config.dsn
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
         create_first_user(config, identity)
-        detach(launch, config)
+        detach(launch, config, None if postgres else identity)
         if identity and not postgres:
             identity.assume()
         board = None if settings.forks < 0 else Board()
         service = service_of(config, dsn, listeners, LoginCounts(shared=True), board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
-        renewal = Renewal(config, service, reread, listening)
+        renewal = Renewal(config, service, reread, listening, launch)
         return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
 
 
 def configure_log(settings: DaemonSettings) -> None:
-    logs.configure(debug=settings.debug, use_syslog=settings.syslog, as_json=settings.log_format == 'json')
+    """Apply the configuration of the log. Calls are not logged to a terminal unless that is asked for."""
+    at_terminal = settings.foreground and not settings.syslog and sys.stderr.isatty()
+    logs.configure(
+        debug=settings.debug,
+        use_syslog=settings.syslog,
+        as_json=settings.log_format == 'json',
+        level=settings.log_level,
+        access=False if settings.access_log is None and at_terminal else settings.access_log,
+    )
 
 
 def prepare_tracing(settings: TracingSettings) -> None:
@@ -174,15 +173,19 @@ def service_of(
     settings = config.nipapd
     shares = Shares(handlers(settings))
     sending = senders.Sending(dsn, settings, config.kafka)
-    alone = sending if settings.forks < 0 and sending.wanted else None
+    alone = sending if settings.forks < 0 else None
     return Service(dsn, config.auth, settings, listeners, shares, login_counts, board, config.tracing, alone)
 
 
-def detach(launch: Launch, config: Config) -> None:
-    """In the background what would go to stderr goes to a file, which is opened while this process still may."""
+def detach(launch: Launch, config: Config, identity: Identity | None) -> None:
+    """In the background what would go to stderr goes to a file, which is opened while this process still may.
+
+    identity: the account that this process is about to become, and that has to be able to open the file again.
+    """
     path = config.data_dir / 'nipapd.log'
+    owner = (identity.uid, identity.gid) if identity else None
     try:
-        launch.detach(None if config.nipapd.syslog else path)
+        launch.detach(None if config.nipapd.syslog else path, owner)
     except OSError as error:
         raise StartError(f'cannot write {path}: {error.strerror}') from error
 
@@ -209,7 +212,7 @@ def serve(
     watch = postgres.watch if postgres else None
     board = service.board
     if settings.forks < 0 or board is None:
-        return service.run_alone(ready, refusing_hangups(watch))
+        return service.run_alone(ready, refusing_hangups(watch, launch))
 
     def stopping() -> None:
         board.drain()
@@ -252,14 +255,15 @@ def serving_lines(listeners: Listeners) -> list[str]:
     return [f'serving on {address}' for address in urls] + watched
 
 
-def refusing_hangups(watch: Callable[[], None] | None) -> Callable[[], None]:
-    """The same watch; it says, too, that a daemon which is its only handler cannot replace it."""
+def refusing_hangups(watch: Callable[[], None] | None, launch: Launch) -> Callable[[], None]:
+    """Return the same watch. A HUP has it open the log again; a daemon that is its only handler cannot replace it."""
     hangups: list[int] = []
     signal.signal(signal.SIGHUP, lambda number, _frame: hangups.append(number))
 
     def look() -> None:
         if hangups:
             hangups.clear()
+            launch.reopen_log()
             log.info('SIGHUP is ignored: restart nipapd to apply a changed configuration')
         if watch is not None:
             watch()
@@ -289,7 +293,10 @@ FIXED = ('user', 'group', 'foreground', 'syslog', 'pid_file', 'postgres_bindir',
 class Renewal:
     """Has handlers replaced by such as know the configuration as it is now."""
 
-    def __init__(self, config: Config, service: Service, reread: Callable[[], Config], listening: Listening) -> None:
+    def __init__(
+        self, config: Config, service: Service, reread: Callable[[], Config], listening: Listening, launch: Launch
+    ) -> None:
+        self._launch = launch
         self._config = config
         self._service = service
         self._reread = reread
@@ -322,14 +329,22 @@ class Renewal:
         self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
     def begin(self) -> Generation | None:
-        """Read the configuration; None, when it cannot be used, and then everything stays as it is."""
+        """Read the configuration; None, when it cannot be used, and then everything stays as it is.
+
+        The log is opened again in every case. Handlers have the former file open, so they are replaced even if the
+        configuration stays.
+        """
         systemd.notify_reloading()
+        reopened = self._launch.reopen_log()
         try:
             return self._prepare()
         except (ConfigError, *EXPECTED) as error:
             log.error('the configuration in use stays: %s', error)
         except Exception:
             log.exception('the configuration in use stays')
+        if reopened:
+            shares = Shares(handlers(self._config.nipapd))  # predecessors still count in theirs
+            return self._generation(self._config, dataclasses.replace(self._service, shares=shares))
         systemd.notify('READY=1')
         return None
 
@@ -357,6 +372,12 @@ class Renewal:
         for key in fixed:
             log.warning('%s: [nipapd] %s: a changed value takes a restart, ignored', read.path, key)
         service = service_of(config, dsn, listeners, self._service.login_counts, self._service.board)
+        generation = self._generation(config, service)
+        log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
+        return generation
+
+    def _generation(self, config: Config, service: Service) -> Generation:
+        settings = config.nipapd
         generation = Generation(
             handlers(settings),
             self.handler_of(service),
@@ -364,7 +385,6 @@ class Renewal:
             settings.hang_timeout,
         )
         self._begun[generation] = config, service
-        log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
         return generation
 
     def end(self, generation: Generation) -> None:
@@ -453,51 +473,6 @@ def serving(config: Config, alone: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-# accounts of the host
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The account that serves, when root starts the daemon."""
-
-    name: str
-    uid: int
-    gid: int
-
-    @classmethod
-    def configured(cls, settings: DaemonSettings) -> Identity | None:
-        """The account to become; None when none is configured or this process may not change."""
-        if settings.user is None and settings.group is None:
-            return None
-        if os.geteuid() != 0:
-            log.warning('not started by root: user and group stay as they are')
-            return None
-        account = find_user(settings.user) if settings.user else pwd.getpwuid(0)
-        gid = find_group(settings.group) if settings.group else account.pw_gid
-        return cls(account.pw_name, account.pw_uid, gid)
-
-    def assume(self) -> None:
-        """Become this account, for good: with its groups alone, no id to return to, and no program that gives one."""
-        os.initgroups(self.name, self.gid)
-        os.setgid(self.gid)  # by root: the saved one too, as below
-        os.setuid(self.uid)
-        gain_no_privileges()
-
-
-def gain_no_privileges() -> None:
-    """Have the kernel ignore set-user-ID bits and file capabilities for this process and all below. Linux only."""
-    if sys.platform == 'linux' and ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), 'privileges cannot be given up')
-
-
-def find_user(text: str) -> pwd.struct_passwd:
-    return pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
-
-
-def find_group(text: str) -> int:
-    return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
-
-
 # the database
 
 
@@ -562,10 +537,13 @@ def database_account(settings: DaemonSettings, identity: Identity | None) -> str
 
 
 def prepare_schema(dsn: str, install: bool, config: Config) -> None:
-    """Have the schema that this program works with, creating or upgrading it where that is allowed."""
+    """Have a schema that this program can serve, creating or upgrading it where that is allowed."""
     upgrade = config.embedded or config.auto_upgrade_db
     with database(dsn) as db:
+        schema.check_database(db)
         found = schema.version(db)
+        if found and (tables := schema.predecessor(db)):
+            log.warning('the database holds tables of NIPAP too, which are not served: %s', ', '.join(tables))
         if found == 0 and not install:
             raise StartError('the database has no schema: create it with --auto-install-db or with nipap-admin migrate')
         if found and not upgrade and found <= schema.latest():
@@ -577,14 +555,11 @@ def prepare_schema(dsn: str, install: bool, config: Config) -> None:
 
 
 def await_current_schema(db: Database, patience_s: float) -> None:
-    """Raise unless the schema is up to date, or will soon be because somebody else is installing it."""
+    """Raise unless this program can serve the schema, or soon will because somebody else is installing it."""
     deadline = time.monotonic() + patience_s
-    while schema.due(db):
+    while problem := schema.state(db).problem:
         if time.monotonic() >= deadline:
-            raise StartError(
-                f'the schema of the database has version {schema.version(db)}, this program needs {schema.latest()}: '
-                'upgrade it with --auto-upgrade-db or with nipap-admin migrate'
-            )
+            raise StartError(f'{problem}: upgrade it with --auto-upgrade-db or with nipap-admin migrate')
         time.sleep(0.1)
 
 
@@ -616,44 +591,12 @@ def print_db_version(config: Config) -> int:
             dsn = stack.enter_context(Keeper(config, Identity.configured(config.nipapd))).dsn()
         else:
             dsn = config.dsn
-        print(schema.version(stack.enter_context(database(dsn))))
+        db = stack.enter_context(database(dsn))
+        found = schema.version(db)
+        if not found:
+            schema.check_database(db)
+        print(found)
     return EXIT_OK
-
-
-# accounts of the daemon
-
-
-def create_first_user(config: Config, identity: Identity | None) -> None:
-    """Create the file of local accounts with one user, and say the password, unless there is such a file."""
-    backend = config.auth.backends[config.auth.default_backend]
-    if backend.type != 'SqliteAuth':
-        return
-    path = Path(backend.options['db_path'])
-    if os.path.lexists(path):
-        return
-    password = secrets.token_urlsafe(PASSWORD_BYTES)
-    if create_accounts(path, password, identity):
-        say(f"created user '{FIRST_USER}' with password '{password}' (shown only this once)")
-
-
-def create_accounts(path: Path, password: str, identity: Identity | None) -> bool:
-    """Put a complete file in place at once; False when somebody else was faster."""
-    partial = path.with_name(f'{path.name}.{os.getpid()}.new')
-    partial.unlink(missing_ok=True)
-    users = LocalUsers(partial)
-    try:
-        users.create()
-        users.add(LocalUser(FIRST_USER, trusted=True), password)
-        if identity:
-            os.chown(partial, identity.uid, identity.gid)
-        os.link(partial, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise StartError(f'cannot create {path}: {error.strerror}') from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
 
 
 if __name__ == '__main__':

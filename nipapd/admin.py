@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from nipap import events, pool, schema, vrf
-from nipap.db import Database
-from nipap.query import EVERYTHING
+from nipap.history import events
+from nipap.objects import pool, vrf
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipap.search.query import EVERYTHING
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
 from nipapd.prefork import die_with, fork
@@ -197,10 +199,7 @@ def schema_problem(database: Database) -> str:
 
     :raises NipapError: the database does not answer.
     """
-    found, wanted = schema.version(database), schema.latest()
-    if found > wanted:
-        return f'the schema has version {found}, this program works with {wanted}'
-    return f'the schema has to be brought to version {wanted}' if schema.due(database) else ''
+    return schema.state(database).problem
 
 
 def inventory(database: Database, *, kafka: bool) -> tuple[list[dict[str, Any]], ...]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from nipap.authlib import (
+from nipap.access.authentication import (
     BACKEND_TYPES,
     FAILED_LOGINS,
     FAILED_LOGINS_WINDOW_S,
@@ -59,7 +59,7 @@ class DaemonSettings:
     """``[nipapd]``, a field for every key, in the order of etc/nipap.conf.dist.
 
     None means not given; without `port`, only `ssl_port` is served. Without `admin_port` that is ADMIN_PORT if nobody
-    has it.
+    has it. Without `access_log` calls are logged unless the log goes to a terminal.
     """
 
     user: str | None = _key(None, values.account)
@@ -79,6 +79,8 @@ class DaemonSettings:
     forks: int = _key(0, values.forks)
     syslog: bool = _key(False, values.boolean)
     log_format: str = _key('text', values.log_format)
+    log_level: str = _key('info', values.log_level)
+    access_log: bool | None = _key(None, values.boolean)
     pid_file: str | None = _key(None, values.path)
     max_body: int = _key(10 * 2**20, values.size)
     idempotency_hours: int = _key(24, values.hours)
@@ -203,7 +205,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Confi
     environ = os.environ if environ is None else environ
     options = vars(_parser().parse_args(argv))
     given = options.pop('config')
-    data_dir = _data_dir(options.pop('data_dir'), environ)
+    data_dir = data_directory(options.pop('data_dir'), environ)
     flags = {name: options.pop(name) for name in ('auto_install_db', 'auto_upgrade_db', 'version', 'db_version')}
     file = _File(None, None) if flags['version'] else _find(given)
     daemon = _daemon_settings(file, options)
@@ -219,11 +221,12 @@ def load_accounts(
 ) -> tuple[AuthSettings, str | None]:
     """Where the accounts are and the user that the daemon runs as, whatever the rest of the file holds."""
     file = _find(path)
-    auth = _auth_settings(file, _data_dir(data_dir, os.environ if environ is None else environ))
+    auth = _auth_settings(file, data_directory(data_dir, os.environ if environ is None else environ))
     return auth, _read_key(file, 'user')
 
 
-def _data_dir(given: str | None, environ: Mapping[str, str]) -> Path:
+def data_directory(given: str | None, environ: Mapping[str, str]) -> Path:
+    """Return where data is kept, given the option ``--data-dir``."""
     if given is not None:
         return Path(given).absolute()
     if os.geteuid() == 0:

@@ -1,8 +1,8 @@
 """``nipap-admin dump`` and ``restore``: everything that a daemon keeps, in one file.
 
 The database is read by pg_dump, in one snapshot that holds up nobody, the accounts by SQLite's own backup. It is put
-back in one transaction (see `nipap.restore`): what was there goes, what is in the file comes, the schema is brought up
-to date and everything derived is checked. Until it is committed, nothing has changed.
+back in one transaction (see `nipap.integrity.restore`): what was there goes, what is in the file comes, the schema is
+brought up to date and everything derived is checked. Until it is committed, nothing has changed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from nipap import __version__, check, restore, schema, webhook
-from nipap.audit import Who
-from nipap.db import Database
-from nipap.local_users import LocalUsers, UserFileMissingError
-from nipap.transaction import Inside, Transaction
+from nipap import __version__
+from nipap.access.local_users import LocalUsers, UserFileMissingError
+from nipap.history import webhook
+from nipap.history.audit import Who
+from nipap.integrity import check, restore
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Inside, Transaction
 from nipapd import archive
-from nipapd.__main__ import Identity, Keeper, StartError, database, make_data_dir, serving
+from nipapd.__main__ import Keeper, database, make_data_dir, serving
 from nipapd.binaries import in_path, places
 from nipapd.config import Config
+from nipapd.identity import Identity
+from nipapd.launch import StartError
 
 DATABASE = 'database.dump'
 USERS = 'users.db'
@@ -247,6 +252,7 @@ def _prepared(config: Config) -> Iterator[Database]:
         else:
             dsn = config.dsn
         db = stack.enter_context(database(dsn))
+        schema.check_database(db)
         if others := db.read(restore.others):
             raise StartError(f'the database is in use by {others} other sessions: stop the daemons that serve it first')
         yield db

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from nipap.waiting import Blocking
+from nipap.runtime.waiting import Blocking
 
 T = TypeVar('T')
 Work = Callable[[], None]
@@ -50,7 +50,7 @@ class Asked(Protocol):
 
 
 class Fibers:
-    """The requests of one handler; also how they wait (`nipap.waiting.Waiter`).
+    """The requests of one handler; also how they wait (`nipap.runtime.runtime.waiting.Waiter`).
 
     `most_running` may have begun at once, as many as `most_waiting` more wait for their turn in the order in which they
     came.
@@ -176,7 +176,7 @@ class Fibers:
         return future.result()
 
     def wait_for_postgresql(self, connection: Asked, limit_s: float | None) -> bool:
-        """Wait for the answer to a statement, as a `nipap.runtime.Runtime` does; return False when time is up."""
+        """Wait for the answer to a statement, as a `Runtime` does; return False when time is up."""
         in_fiber = getcurrent().parent is not None
         ends = None if limit_s is None or math.isinf(limit_s) else time.monotonic() + limit_s
         while (state := connection.poll()) != READY:

@@ -10,9 +10,10 @@ import importlib
 import logging
 from typing import Any, Protocol
 
-from nipap import events, waiting
-from nipap.db import Database
-from nipap.rest_objects import encode
+from nipap.history import events
+from nipap.postgres.database import Database
+from nipap.rest.objects import encode
+from nipap.runtime import waiting
 from nipapd.config import KafkaSettings
 
 log = logging.getLogger(__name__)

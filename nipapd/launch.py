@@ -13,6 +13,12 @@ from typing import NoReturn
 
 log = logging.getLogger('nipapd')
 
+LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why, in one line where that is enough."""
+
 
 def say(text: str) -> None:
     """Write a line to whoever started the daemon, by one system call: other processes write to the same place."""
@@ -30,8 +36,15 @@ class Launch:
         """Have every child close this descriptor."""
         self._private.append(descriptor)
 
-    def detach(self, log_file: Path | None) -> None:
-        """Let go of the terminal, before the handlers are forked; stderr then goes to `log_file`, if given."""
+    def detach(self, log_file: Path | None, owner: tuple[int, int] | None = None) -> None:
+        """Let go of the terminal, before the handlers are forked; stderr then goes to `log_file`, if given.
+
+        owner: the user and group to whom the file is to belong, if not to this process.
+        """
+
+    def reopen_log(self) -> bool:
+        """Open the log file again by its name: the former one may have been moved. False when there is no such file."""
+        return False
 
     def ready(self, lines: Sequence[str]) -> None:
         """The daemon serves: say so."""
@@ -56,13 +69,25 @@ class BackgroundLaunch(Launch):
         self._log_file: Path | None = None
         redirect('/dev/null', os.O_RDWR, (0, 1))
 
-    def detach(self, log_file: Path | None) -> None:
+    def detach(self, log_file: Path | None, owner: tuple[int, int] | None = None) -> None:
         self._log_file = log_file
         sys.stderr.flush()
         if log_file is None:
             redirect('/dev/null', os.O_RDWR, (2,))
         else:
-            redirect(str(log_file), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, (2,))
+            redirect(str(log_file), LOG_FLAGS, (2,))
+            if owner:
+                os.fchown(2, *owner)
+
+    def reopen_log(self) -> bool:
+        if self._log_file is None:
+            return False
+        try:
+            redirect(str(self._log_file), LOG_FLAGS, (2,))
+        except OSError as error:
+            log.error('%s cannot be opened again, lines go to the former file: %s', self._log_file, error.strerror)
+            return False
+        return True
 
     def ready(self, lines: Sequence[str]) -> None:
         for line in lines:

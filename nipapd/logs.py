@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nipap import tracer
+from nipap.runtime import tracer
 
 SYSLOG_SOCKET = Path('/dev/log')
 CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]')
+ACCESS = 'nipap.request'  # the logger that has a line for each call
 # Libraries that say at these levels what our own lines say already.
 QUIET = {'tornado.access': logging.WARNING, 'asyncio': logging.WARNING}
 
@@ -84,19 +85,26 @@ def escape(text: str) -> str:
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def configure(*, debug: bool, use_syslog: bool, as_json: bool = False) -> None:
-    """Send the records of this process and of those it forks to one place; `debug` includes the debug level.
+def configure(
+    *, debug: bool, use_syslog: bool, as_json: bool = False, level: str = 'info', access: bool | None = None
+) -> None:
+    """Send the records of this process and of those it forks to one place, from `level` on.
 
-    Raises LogError when the system log is wanted and this host has none.
+    debug: from the debug level on, whatever `level` is.
+    access: whether calls are logged, whatever `level` is. None: as `level` says.
+
+    :raises LogError: the system log is wanted and this host has none.
     """
     handler = _syslog(as_json) if use_syslog else _stderr(as_json)
     root = logging.getLogger()
     for former in list(root.handlers):
         root.removeHandler(former)
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
-    for name, level in QUIET.items():
-        logging.getLogger(name).setLevel(level)
+    root.setLevel('DEBUG' if debug else level.upper())
+    calls = {None: logging.NOTSET, True: logging.INFO, False: logging.WARNING}
+    logging.getLogger(ACCESS).setLevel(logging.NOTSET if debug else calls[access])
+    for name, least in QUIET.items():
+        logging.getLogger(name).setLevel(least)
 
 
 def _stderr(as_json: bool) -> logging.Handler:

@@ -10,14 +10,16 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from nipap import check, repair, schema
-from nipap.db import Database
+from nipap.access.local_users import UserFileError
 from nipap.errors import NipapError
-from nipap.local_users import UserFileError
+from nipap.integrity import check, repair
+from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd import dump
-from nipapd.__main__ import Keeper, StartError, database
+from nipapd.__main__ import Keeper, database
 from nipapd.config import Config, ConfigError, load
 from nipapd.embedded import EmbeddedPostgresError
+from nipapd.launch import StartError
 
 MOST_SHOWN = 100
 
@@ -56,7 +58,20 @@ def served(config: Config) -> Iterator[str]:
 def on_database(config: Config, options: argparse.Namespace) -> int:
     """Run what works on an open database."""
     with served(config) as dsn, database(dsn) as db:
+        if options.work is not run_migrate:
+            require_schema(db)
         return int(options.work(db))
+
+
+def require_schema(db: Database) -> None:
+    """Raise StartError unless the tables are those that this program knows."""
+    found = schema.state(db)
+    if not found.version:
+        schema.check_database(db)
+        raise StartError('the database has no schema: create it with nipap-admin migrate')
+    if found.problem:
+        remedy = 'upgrade the program' if found.is_newer else 'nipap-admin migrate brings it up to date'
+        raise StartError(f'{found.problem}: {remedy}')
 
 
 def run_dump(config: Config, options: argparse.Namespace) -> int:

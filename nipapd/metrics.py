@@ -27,11 +27,13 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from nipap import __version__, flask_rest, flask_rest_v1
+from nipap import __version__
 from nipap.calls import CALLS
 from nipap.errors import AuthenticationFailedError, NipapError
 from nipap.flask_xmlrpc import INTROSPECTION
-from nipap.meter import Meter
+from nipap.rest import api as flask_rest
+from nipap.rest import v1 as flask_rest_v1
+from nipap.runtime.meter import Meter
 from nipapd.prefork import LOSSES
 
 MOST_ROWS = 2500  # handlers, and as many more as finish while others take over; pages nobody writes to take no memory

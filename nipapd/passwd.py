@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nipap import local_users
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.access import local_users
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipapd import config
 
 EXIT_OK = 0

@@ -1,8 +1,9 @@
-"""Delivers events: gives them their positions, posts them to webhooks, hands them to Kafka.
+"""Gives change sets and events their positions, posts events to webhooks, hands them to Kafka.
 
 A process of its own, kept by the parent of the handlers as that of the admin port is; with ``forks = -1`` the one that
 serves does it too. Of all daemons on one database one delivers, the holder of a lock; it is gone with its session. What
-was delivered is noted after it was: whoever is killed in between delivers it once more.
+was delivered is noted after it was: whoever is killed in between delivers it once more. Change sets get their positions
+from the holder of another lock, also where events are off.
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from tornado.httputil import HTTPHeaders
 
-from nipap import __version__, connecting, events, waiting, webhook
-from nipap.db import Database
+from nipap import __version__
 from nipap.errors import NipapError
-from nipap.rest_objects import encode
-from nipap.runtime import Runtime
-from nipap.transaction import Transaction
+from nipap.history import events, webhook
+from nipap.history.change_order import ChangeSequencer
+from nipap.history.sequencing import lead
+from nipap.postgres import advisory, connecting
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
+from nipap.rest.objects import encode
+from nipap.runtime import waiting
+from nipap.runtime.runtime import Runtime
 from nipapd import kafka
 from nipapd.config import DaemonSettings, KafkaSettings
 from nipapd.fibers import Fibers
@@ -60,9 +66,7 @@ class Sending:
     settings: DaemonSettings
     kafka: KafkaSettings
 
-    @property
-    def wanted(self) -> bool:
-        return self.settings.events
+    wanted: ClassVar[bool] = True  # change sets need their positions
 
     def run(self) -> None:
         """Deliver until TERM."""
@@ -107,19 +111,14 @@ class Delivery:
     def run(self) -> None:
         """Give positions while this process is the one that does, and see to it that each receiver has its fiber."""
         self._fibers.become_stream()  # requests may be answered beside
-        sequencer = events.Sequencer()
+        changes, sequencer = ChangeSequencer(), events.EventSequencer()
         while True:
             began = time.monotonic()
             try:
-                leads = self._own.read(events.lead)
-                if leads != self.leads:
-                    log.info('events are delivered by %s', 'this process' if leads else 'another daemon')
-                    self.leads = leads
-                if leads:
-                    while sequencer.step(self._own) >= events.SEQUENCED_AT_ONCE:
-                        waiting.give_way()
-                    self.last_position = sequencer.last_position
-                    self._see_to_receivers()
+                if self._own.read(lambda tx: lead(tx, advisory.ORDER)):
+                    changes.step(self._own)
+                if self.settings.events:
+                    self._deliver(sequencer)
             except NipapError as error:
                 self.leads = False
                 log.debug('events wait: %s', error)
@@ -131,6 +130,18 @@ class Delivery:
             else:
                 pause_s = min(max(LOOK_S, LOOK_SHARE * (time.monotonic() - began)), MOST_LOOK_PAUSE_S)
             waiting.sleep(pause_s)
+
+    def _deliver(self, sequencer: events.EventSequencer) -> None:
+        """Give events their positions if this process is the one that delivers, and see to the receivers."""
+        leads = self._own.read(lambda tx: lead(tx, advisory.DELIVERY))
+        if leads != self.leads:
+            log.info('events are delivered by %s', 'this process' if leads else 'another daemon')
+            self.leads = leads
+        if leads:
+            while sequencer.step(self._own) >= events.SEQUENCED_AT_ONCE:
+                waiting.give_way()
+            self.last_position = sequencer.last_position
+            self._see_to_receivers()
 
     def _see_to_receivers(self) -> None:
         if self._is_due('hooks', HOOKS_S):

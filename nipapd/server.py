@@ -31,9 +31,9 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
-from nipap import tracer
 from nipap.errors import NipapError, NipapTooLargeError, NipapUnavailableError
-from nipap.rest_problems import told
+from nipap.rest.problems import told
+from nipap.runtime import tracer
 from nipapd.fibers import Fibers
 from nipapd.streams import REQUEST_ID, SAFE, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS

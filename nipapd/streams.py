@@ -7,7 +7,7 @@ import logging
 
 from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 
-from nipap import tracer
+from nipap.runtime import tracer
 from nipapd.tls import HSTS
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from nipap import __version__, tracer
-from nipap.tracer import CallRecord, Cursor
+from nipap import __version__
+from nipap.runtime import tracer
+from nipap.runtime.tracer import CallRecord, Cursor
 from nipapd.config import TracingSettings
 
 TRACE_ID = 'X-Trace-ID'

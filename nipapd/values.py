@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from nipapd import tls
 
 LOG_FORMATS = ('text', 'json')
+LOG_LEVELS = ('debug', 'info', 'warning', 'error')
 SSLMODES = ('disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full')
 OFF = -1  # in place of a port
 SECURITY_PROTOCOLS = ('plaintext', 'ssl', 'sasl_plaintext', 'sasl_ssl')
@@ -112,6 +113,12 @@ def log_format(text: str) -> str:
     if text not in LOG_FORMATS:
         raise ValueError(f'not one of {", ".join(LOG_FORMATS)}')
     return text
+
+
+def log_level(text: str) -> str:
+    if text.lower() not in LOG_LEVELS:
+        raise ValueError(f'not one of {", ".join(LOG_LEVELS)}')
+    return text.lower()
 
 
 def endpoint(text: str) -> str:

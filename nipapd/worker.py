@@ -17,14 +17,16 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nipap import connecting, flask_rest, flask_rest_v1
-from nipap.authlib import Authenticator, AuthSettings
+from nipap.access.authentication import Authenticator, AuthSettings
+from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
-from nipap.login_limits import LoginCounts
-from nipap.meter import SILENT
-from nipap.runtime import Runtime
+from nipap.postgres import connecting
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
+from nipap.rest import v1 as flask_rest_v1
+from nipap.runtime.meter import SILENT
+from nipap.runtime.runtime import Runtime
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from configparser import RawConfigParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg2
-import psycopg2.extensions
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg2.sql import SQL, Identifier
+
+# Else each of hundreds of processes would compile the same modules again.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
 
 # How long an example takes is the machine's business.
 settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,20 +27,23 @@ settings.load_profile('patient')
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [path for path in (str(REPOSITORY), str(REPOSITORY / 'tests')) if path not in sys.path]
 
+import databases  # noqa: E402
 from daemon_process import Daemon, free_port  # noqa: E402
-from support import DATABASE_OPTIONS, FAST, DaemonFactory, open_directories  # noqa: E402
+from support import FAST, DaemonFactory, open_directories, options_of  # noqa: E402
 
+from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations, inspect  # noqa: E402
 
 if TYPE_CHECKING:
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
     from nipap.backend import Backend
-    from nipap.db import Database
+    from nipap.postgres.database import Database
 
 pytest_plugins = ['skip_rules']
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
+FIRST_USER = 'admin', 'secret-of-the-first-user'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,9 +95,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope='session')
 def template(cluster: EmbeddedPostgres) -> str:
     """The name of a database with the schema and nothing in it."""
-    from nipap import schema
+    from nipap.postgres import schema
 
-    _administer(cluster, 'CREATE DATABASE {}', TEMPLATE)
+    databases.create(cluster, TEMPLATE, 'template1')
     schema.install(cluster.dsn(TEMPLATE))
     return TEMPLATE
 
@@ -103,7 +110,10 @@ def _numbers() -> Iterator[int]:
 @pytest.fixture
 def empty_dsn(cluster: EmbeddedPostgres, _numbers: Iterator[int]) -> Iterator[str]:
     """A database without a schema, the test's own."""
-    yield from _database(cluster, f'test_{next(_numbers)}', 'template1')
+    name = f'test_{next(_numbers)}'
+    databases.create(cluster, name, 'template1')
+    yield cluster.dsn(name)
+    databases.drop(cluster, name)
 
 
 @pytest.fixture(scope='session')
@@ -119,71 +129,19 @@ def dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int], _empt
         name = _emptied.pop()
     else:
         name = f'test_{next(_numbers)}'
-        _administer(cluster, 'CREATE DATABASE {} TEMPLATE {}', name, template)
+        databases.create(cluster, name, template)
     yield cluster.dsn(name)
-    if _empty(cluster.dsn(name)):
+    with databases.connected(cluster.dsn(name)) as connection:
+        emptied = databases.empty(connection)
+    if emptied:
         _emptied.append(name)
     else:
-        _administer(cluster, 'DROP DATABASE {} WITH (FORCE)', name)
-
-
-def _empty(dsn: str) -> bool:
-    """Bring a database back to what an installation makes; False when somebody still holds locks in it."""
-    connection = psycopg2.connect(dsn)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(LOCK)
-            cursor.execute(SIZE)
-            cursor.execute(TRUNCATE if cursor.fetchone()[0] > MOST_LEFT else DELETE)
-            cursor.execute(FIRST_ROWS)
-        return True
-    except psycopg2.Error:
-        return False
-    finally:
-        connection.close()
-
-
-TABLES = (
-    'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
-    'webhook, dead_letter'
-)
-LOCK = f"SET lock_timeout = '500ms'; LOCK {TABLES}"
-# To truncate makes dozens of files and removes as many: 100 ms, where to delete a few rows takes less than one.
-MOST_LEFT = 1_000_000  # bytes with all indexes; half of them are there when nothing is stored
-SIZE = """SELECT sum(pg_total_relation_size(oid)) FROM pg_class
-    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"""
-TRUNCATE = f'TRUNCATE {TABLES} RESTART IDENTITY'
-DELETE = f"""SET session_replication_role = replica;
-{'; '.join(f'DELETE FROM {table}' for table in TABLES.split(', '))};
-SET session_replication_role = origin;
-SELECT setval(seqrelid, seqstart, false) FROM pg_sequence"""
-FIRST_ROWS = """
-INSERT INTO event_state DEFAULT VALUES;
-INSERT INTO vrf (id, rt_rank, name, description) VALUES (0, -1, 'default', 'The default VRF, typically the Internet.');
-INSERT INTO free_range VALUES
-    (-1, '0.0.0.0', '255.255.255.255', 0), (-2, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);
-"""
-
-
-def _database(cluster: EmbeddedPostgres, name: str, template: str) -> Iterator[str]:
-    _administer(cluster, 'CREATE DATABASE {} TEMPLATE {}', name, template)
-    yield cluster.dsn(name)
-    _administer(cluster, 'DROP DATABASE {} WITH (FORCE)', name)
-
-
-def _administer(cluster: EmbeddedPostgres, statement: str, *names: str) -> None:
-    connection = psycopg2.connect(cluster.dsn('postgres'))
-    connection.autocommit = True
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(SQL(statement).format(*map(Identifier, names)))
-    finally:
-        connection.close()
+        databases.drop(cluster, name)
 
 
 @pytest.fixture
 def db(dsn: str) -> Iterator[Database]:
-    from nipap.db import Database
+    from nipap.postgres.database import Database
 
     database = Database(dsn)
     yield database
@@ -200,7 +158,7 @@ def backend(db: Database) -> Backend:
 @pytest.fixture
 def actor() -> Actor:
     """Someone who may change everything."""
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
 
     return Actor(
         username='test',
@@ -214,8 +172,7 @@ def actor() -> Actor:
 @pytest.fixture
 def database_options(dsn: str) -> dict[str, str]:
     """What the section [nipapd] of a configuration says so that the daemon uses the test's database."""
-    parts = psycopg2.extensions.parse_dsn(dsn)
-    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
+    return options_of(dsn)
 
 
 @pytest.fixture
@@ -237,12 +194,61 @@ def root_logger() -> Iterator[logging.Logger]:
 
 
 @pytest.fixture
-def daemon(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
+def daemon(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFactory]:
     """Makes running daemons: `daemon(*args, config={section: {key: value}}, data_dir=…, env=…, start=True)`.
 
     Each listens on a free port of 127.0.0.1 and has a data directory of its own unless the arguments say
-    otherwise. At the end each must stop when asked and leave no process behind, or the test fails.
+    otherwise; its user is there already then. At the end each must stop when asked and leave no process behind, or the
+    test fails.
     """
+    with _daemons(make_dir, accounts) as make:
+        yield make
+
+
+@pytest.fixture(scope='session')
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of local accounts with the user that a first start creates; hashing the password takes 0.1 s."""
+    path = tmp_path_factory.mktemp('accounts') / 'local_auth.db'
+    users = LocalUsers(path)
+    users.create()
+    users.add(LocalUser(FIRST_USER[0], trusted=True), FIRST_USER[1])
+    return path
+
+
+@pytest.fixture(scope='module')
+def shared_dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int]) -> Iterator[str]:
+    """A database with the schema that the tests of a module share."""
+    name = f'test_{next(_numbers)}'
+    databases.create(cluster, name, template)
+    yield cluster.dsn(name)
+    databases.drop(cluster, name)
+
+
+@pytest.fixture(scope='module')
+def shared_daemon(shared_dsn: str, accounts: Path) -> Iterator[Callable[..., Daemon]]:
+    """Returns the daemon on `shared_dsn` that has these arguments and settings: `shared_daemon(*args, forks='1')`.
+
+    It is started once for all tests of a module. They call it; a test that signals it, or looks at all that it has
+    done or holds, takes a daemon of its own.
+    """
+    running: dict[object, Daemon] = {}
+    with open_directories() as make_dir, _daemons(make_dir, accounts) as make:
+
+        def get(*args: str, users_file: Path | None = None, **settings: str) -> Daemon:
+            which = args, users_file, tuple(sorted(settings.items()))
+            if which not in running:
+                config = {'nipapd': {'forks': '2', **options_of(shared_dsn), **settings}}
+                if users_file is not None:
+                    config['auth.backends.local'] = {'type': 'SqliteAuth', 'db_path': str(users_file)}
+                running[which] = make(*args, config=config)
+            return running[which]
+
+        yield get
+
+
+@contextlib.contextmanager
+def _daemons(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFactory]:
+    """Make daemons meanwhile, as the fixture `daemon` says."""
     daemons: list[Daemon] = []
 
     def make(
@@ -252,9 +258,13 @@ def daemon(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
         env: Mapping[str, str] | None = None,
         start: bool = True,
     ) -> Daemon:
+        home = data_dir or make_dir()
+        is_prepared = data_dir is None and 'user' not in (config or {}).get('nipapd', {})
+        if is_prepared:
+            shutil.copy(accounts, home)
         command = [
             '--data-dir',
-            str(data_dir or make_dir()),
+            str(home),
             '-l',
             '127.0.0.1',
             '-p',
@@ -265,6 +275,7 @@ def daemon(make_dir: Callable[[], Path]) -> Iterator[DaemonFactory]:
         if config is not None:
             command += ['-c', str(_write_configuration(make_dir(), config))]
         made = Daemon([*command, *args], env)
+        made.user = FIRST_USER if is_prepared else None
         daemons.append(made)
         return made.start() if start else made
 

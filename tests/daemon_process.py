@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -58,6 +58,7 @@ class Daemon:
     def __init__(self, args: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
         self.args = list(args)
         self.address = ''
+        self.user: tuple[str, str] | None = None  # name and password, unless the first start makes them
         self.passed: list[tuple[str, socket.socket]] = []  # what a service manager would hand over, by name
         self.through: list[str] = []  # a command that becomes the one that it is followed by
         self.python = sys.executable
@@ -65,7 +66,9 @@ class Daemon:
         self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the daemon)
         self._proc: subprocess.Popen[bytes] | None = None
-        self._seen: set[Process] = set()
+        self._seen: dict[int, int] = {}  # process number -> start time
+        self._others: set[int] = set()
+        self._first_started = 0
 
     def start(self, timeout_s: float = 60) -> Self:
         """Start the process and wait until it says where it serves."""
@@ -93,6 +96,8 @@ class Daemon:
             start_new_session=True,
             pass_fds=[each.fileno() for _, each in self.passed],
         )
+        fields = _stat(self._proc.pid)
+        self._first_started = self._first_started or int(fields[19] if fields else 0)
         return self
 
     @property
@@ -112,7 +117,9 @@ class Daemon:
         return f'{parts.scheme}://{quote(user, safe="")}:{quote(password or "", safe="")}@{parts.netloc}'
 
     def admin(self) -> tuple[str, str]:
-        """Name and password of the user that a first start creates."""
+        """Return name and password of the user that may change everything."""
+        if self.user is not None:
+            return self.user
         created = PASSWORD.search(self.log())
         if created is None:
             raise DaemonError(self._say('created no user'))
@@ -144,16 +151,24 @@ class Daemon:
         self.wait()
 
     def children(self) -> list[Process]:
-        """Descendants that are alive, those whose parent has died included (PostgreSQL among them)."""
-        roots = {self.pid, *(process.pid for process in self._alive())}
-        self._seen.update(_descendants(roots))
-        self._seen.update(process for process in processes() if self._marked(process))
-        return sorted(self._alive(), key=lambda process: process.pid)
+        """Return the descendants that are alive, including those whose parent has died (PostgreSQL among them).
+
+        Examine only processes that no earlier call has found to be others: descent never changes. A number that is
+        given again to a descendant would be missed, so `await_no_children` ends with an examination of all.
+        """
+        running = _numbers()
+        alive = {pid: process for pid, started in self._seen.items() if (process := _look_up(pid, started))}
+        new = running - alive.keys() - self._others
+        for process in self._descendants(new, {self.pid, *alive}):
+            self._seen[process.pid] = process.started
+            alive[process.pid] = process
+        self._others = running - self._seen.keys()
+        return sorted(alive.values(), key=lambda process: process.pid)
 
     def await_no_children(self, timeout_s: float = 15) -> None:
         """Wait until nothing that it started is alive; what remains at the deadline is killed and reported."""
         try:
-            poll(lambda: not self.children(), timeout_s, lambda: self._say(f'left behind {self.children()}'))
+            poll(self._nothing_left, timeout_s, lambda: self._say(f'left behind {self.children()}'))
         except DaemonError:
             for process in self.children():
                 os.kill(process.pid, signal.SIGKILL)
@@ -192,14 +207,21 @@ class Daemon:
             self.address = found[1]
         return found is not None
 
-    def _alive(self) -> set[Process]:
-        return {process for process in self._seen if process.alive()}
-
-    def _marked(self, process: Process) -> bool:
-        if process.pid == self.pid:
+    def _nothing_left(self) -> bool:
+        if self.children():
             return False
+        self._others.clear()
+        return not self.children()
+
+    def _descendants(self, among: set[int], roots: set[int]) -> Iterator[Process]:
+        """Yield those of some processes that are below the roots or have inherited the daemon's environment."""
+        younger = {pid: fields for pid in among if (fields := _stat(pid)) and int(fields[19]) >= self._first_started}
+        marked = {pid for pid in younger if pid != self.pid and self._marked(pid)}
+        yield from _existing(marked | _below(roots | marked, younger) - roots)
+
+    def _marked(self, pid: int) -> bool:
         try:
-            environment = Path('/proc', str(process.pid), 'environ').read_bytes()
+            environment = Path('/proc', str(pid), 'environ').read_bytes()
         except OSError:
             return False
         return f'{MARKER}={self._mark}'.encode() in environment
@@ -225,32 +247,36 @@ def free_port() -> int:
 
 
 def processes() -> Iterator[Process]:
-    """Every process of this host that has not ended; zombies have."""
-    for entry in os.listdir('/proc'):
-        if entry.isdecimal() and (process := _look_up(int(entry))):
-            yield process
+    """Yield every process of this host that has not ended; zombies have."""
+    yield from _existing(_numbers())
 
 
 def descendants_of(pid: int) -> set[Process]:
-    """Every living process below `pid`."""
-    return _descendants({pid})
+    """Return every living process below `pid`."""
+    return set(_existing(_below({pid}, {each: fields for each in _numbers() if (fields := _stat(each))})))
 
 
-def _descendants(roots: set[int]) -> set[Process]:
-    found = {process.pid: process for process in processes()}
-    parents = {pid: _stat(pid) for pid in found}
+def _numbers() -> set[int]:
+    return {int(entry) for entry in os.listdir('/proc') if entry.isdecimal()}
+
+
+def _existing(pids: Iterable[int]) -> Iterator[Process]:
+    yield from (process for pid in pids if (process := _look_up(pid)))
+
+
+def _below(roots: set[int], processes: Mapping[int, list[str]]) -> set[int]:
+    """Return the numbers of the processes below the roots; `processes` has the fields of /proc/PID/stat."""
+    parents = {pid: int(fields[1]) for pid, fields in processes.items()}
     below: set[int] = set()
-    grown = True
-    while grown:
-        new = {pid for pid, fields in parents.items() if fields and int(fields[1]) in roots | below} - below
+    while new := {pid for pid, parent in parents.items() if parent in roots | below} - below - roots:
         below |= new
-        grown = bool(new)
-    return {found[pid] for pid in below - roots}
+    return below
 
 
-def _look_up(pid: int) -> Process | None:
+def _look_up(pid: int, started: int | None = None) -> Process | None:
+    """Return the process with this number, unless it has ended or started at another time."""
     fields = _stat(pid)
-    if fields is None or fields[0] in 'ZX':
+    if fields is None or fields[0] in 'ZX' or started not in (None, int(fields[19])):
         return None
     try:
         command = Path('/proc', str(pid), 'comm').read_text(errors='replace').strip()
@@ -260,7 +286,7 @@ def _look_up(pid: int) -> Process | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat that follow the command: state, parent, …"""
+    """Return the fields of /proc/PID/stat that follow the command: state, parent, …"""
     try:
         text = Path('/proc', str(pid), 'stat').read_text(errors='replace')
     except OSError:

@@ -21,13 +21,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
-from nipap import schema  # noqa: E402
+from nipap.postgres import schema  # noqa: E402
+from nipap.postgres.database import Database  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations  # noqa: E402
 
 SCHEMA = REPOSITORY / 'sql' / 'schema.sql'
 HEADER = """\
--- The schema that the migrations and functions make, for readers: nothing is installed from this file, and what the
--- migrations put into the tables is not in it. Written by tests/dump_schema.py; do not edit.
+-- The schema that the migrations make, and a list of the functions, for readers: nothing is installed from this file,
+-- and what the migrations put into the tables is not in it. Written by tests/dump_schema.py; do not edit.
 
 SET check_function_bodies = false;
 
@@ -43,11 +44,35 @@ NOISE = re.compile(
 )
 
 
+# Those of the schemas of functions.
+FUNCTIONS = """SELECT proname || '(' || pg_get_function_arguments(f.oid) || ')', pg_get_function_result(f.oid),
+    obj_description(f.oid, 'pg_proc')
+FROM pg_proc f JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = %s ORDER BY 1"""
+
+
 def dump(bindir: Path, dsn: str) -> str:
     """The schema of a database as the text of sql/schema.sql."""
-    command = [str(bindir / 'pg_dump'), '--schema-only', '--no-owner', '--no-privileges', '--dbname', dsn]
-    raw = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return f'{dump_tables(bindir, dsn)}\n{list_functions(dsn)}'
+
+
+def dump_tables(bindir: Path, dsn: str) -> str:
+    """The part that can be run: all but the functions that have versions."""
+    command = [str(bindir / 'pg_dump'), '--schema-only', '--no-owner', '--no-privileges', '--exclude-schema=*_v[0-9]*']
+    raw = subprocess.run([*command, '--dbname', dsn], check=True, capture_output=True, text=True).stdout
     return HEADER + re.sub(r'\n{3,}', '\n\n', NOISE.sub('', raw)).strip() + '\n'
+
+
+def list_functions(dsn: str) -> str:
+    """The functions of this version with their comments, as SQL comments."""
+    name = f'public_v{schema.latest()}'
+    lines = [f'-- The functions of this version, in the schema {name}; their text is in sql/functions.']
+    db = Database(dsn)
+    try:
+        for signature, result, comment in db.read(lambda tx: tx.all(FUNCTIONS, (name,))):
+            lines += ['', f'-- {signature} -> {result}', f'--     {comment}']
+    finally:
+        db.close()
+    return '\n'.join(lines) + '\n'
 
 
 def dump_fresh(installation: Installation) -> str:

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import promql_parser
+import psycopg2.extensions
 import yaml
 from daemon_process import Daemon
 
-from nipap import connecting
-from nipap.runtime import Runtime
+from nipap.postgres import connecting
+from nipap.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
-    import psycopg2.extensions
-
-    from nipap.db import Database
+    from nipap.postgres.database import Database
     from nipapd.fibers import Fibers
 
 DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}
@@ -41,6 +40,12 @@ FACTS = (
 )
 
 DaemonFactory = Callable[..., Daemon]
+
+
+def options_of(dsn: str) -> dict[str, str]:
+    """Return the settings of [nipapd] with which a daemon uses this database."""
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items() if libpq in parts}
 
 
 def facts(db: Database) -> list[list[tuple[Any, ...]]]:
@@ -95,7 +100,8 @@ SET auto_explain.log_format = json; SET auto_explain.log_level = notice; SET aut
 
 
 # So many entries of the audit log.
-AUDIT_ENTRIES = """SELECT count(audit(('many', 'many', NULL, 'test')::actor, 'asn', n, 'add', NULL, '{}'))
+AUDIT_ENTRIES = """SELECT count(record_change(jsonb_populate_record(NULL::actor,
+    '{"username": "many", "authenticated_as": "many", "authoritative_source": "test"}'), 'asn', 'add', n, NULL, '{}'))
 FROM generate_series(1, %s) n"""
 
 

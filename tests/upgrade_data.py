@@ -125,10 +125,10 @@ def fill(backend: Any, actor: Any) -> None:
 
 def main() -> None:
     """Print a database of the program that is found first, as its pg_dump writes it."""
-    from nipap import schema
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
     from nipap.backend import Backend
-    from nipap.db import Database
+    from nipap.postgres import schema
+    from nipap.postgres.database import Database
     from nipapd.embedded import EmbeddedPostgres
 
     with tempfile.TemporaryDirectory(dir='/tmp') as directory:

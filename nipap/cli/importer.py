@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from nipap.cli.sheet import Columns, FileError, Row, Sheet, read
 from nipap.client import Client, Fault, TransportError
-from nipap.wire import Encoded, encode_struct, encode_value
+from nipap.xmlrpc.codec import Encoded, encode_struct, encode_value
 
 DUPLICATE = 1400
 IN_FLIGHT = 2

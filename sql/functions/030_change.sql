@@ -6,17 +6,6 @@ CREATE OR REPLACE FUNCTION prefix_facts(p prefix) RETURNS jsonb LANGUAGE sql STA
 RETURN jsonb_strip_nulls(to_jsonb(p) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
 COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without what is derived and without nulls.';
 
--- In plpgsql for their plans' sake: the body of an SQL function that is not inlined is prepared at every call. And they
--- return something, so that it can be assigned: PERFORM would run a statement to call a function, which takes longer than
--- what most of them do.
-CREATE OR REPLACE FUNCTION audit(who actor, kind text, object_id bigint, action text, before jsonb, after jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
-    VALUES (who.username, who.authenticated_as, who.full_name, who.authoritative_source, kind, object_id, action, before, after);
-    RETURN true;
-END $$;
-COMMENT ON FUNCTION audit(actor, text, bigint, text, jsonb, jsonb) IS 'Write one entry of the audit log.';
-
 CREATE OR REPLACE FUNCTION add_to_totals(v int, fam int, prefixes bigint, total numeric, used numeric) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO vrf_total AS t VALUES (v, fam, pg_backend_pid() % 16, prefixes, total, used)
@@ -258,7 +247,7 @@ BEGIN
     n := attach(p, n, a);
     INSERT INTO prefix SELECT n.*;
     INSERT INTO prefix_words VALUES (n.id, words_of(n));
-    done := audit(who, 'prefix', n.id, 'add', NULL, prefix_facts(n));
+    done := record_change(who, 'prefix', 'add', n.id, NULL, prefix_facts(n));
     RETURN n.id;
 END $$;
 COMMENT ON FUNCTION insert_under(prefix, int, cidr, jsonb, actor) IS 'Add x below p, whose lock is held.';
@@ -406,41 +395,38 @@ BEGIN
         alarm_priority = n.alarm_priority, monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
         authoritative_source = n.authoritative_source, last_modified = n.last_modified
     WHERE id = i;
-    done := audit(who, 'prefix', i, 'edit', prefix_facts(x), prefix_facts(n));
+    done := record_change(who, 'prefix', 'edit', i, prefix_facts(x), prefix_facts(n));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION prefix_edit(bigint, cidr, jsonb, actor) IS 'Edit one prefix, found at a place; changes may move it, change its type or its pool. False when it is not there.';
 
+CREATE OR REPLACE FUNCTION refuse_moved() RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'prefixes were moved meanwhile' USING ERRCODE = '40001';
+END $$;
+COMMENT ON FUNCTION refuse_moved() IS 'Have the call run again.';
+
 CREATE OR REPLACE FUNCTION prefix_edit_many(ids bigint[], changes jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    edited bigint;
-    logged bigint;
+    edited refcursor;
 BEGIN
     -- Locked in order first, so that two such edits cannot deadlock; then one statement, however many.
-    WITH old AS MATERIALIZED (
+    OPEN edited FOR WITH old AS MATERIALIZED (
         SELECT p AS row FROM prefix p WHERE id = ANY (ids) ORDER BY vrf_id, prefix FOR NO KEY UPDATE
-    ), changed AS (
-        UPDATE prefix t SET
-            status = n.status, description = n.description, comment = n.comment, node = n.node, country = n.country,
-            order_id = n.order_id, customer_id = n.customer_id, external_key = n.external_key, alarm_priority = n.alarm_priority,
-            monitor = n.monitor, vlan = n.vlan, tags = n.tags, avps = n.avps, expires = n.expires,
-            authoritative_source = n.authoritative_source, last_modified = now()
-        FROM old, LATERAL jsonb_populate_record(old.row, changes) n
-        WHERE t.id = (old.row).id
-        RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after,
-            n.prefix = t.prefix AND n.type = t.type AND n.pool_id IS NOT DISTINCT FROM t.pool_id
-            AND (t.node IS NOT DISTINCT FROM (old.row).node OR check_node(t.prefix, t.type, t.node)) AND check_vlan(t.vlan, (old.row).vlan) AS in_place
-    ), entry AS (
-        INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
-        SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after
-        FROM changed WHERE in_place
-        RETURNING 1
     )
-    SELECT (SELECT count(*) FROM changed), (SELECT count(*) FROM entry) INTO edited, logged;
-    IF edited <> logged THEN
-        RAISE EXCEPTION 'prefixes were moved meanwhile' USING ERRCODE = '40001';
-    END IF;
-    RETURN edited;
+    UPDATE prefix t SET
+        status = wanted.status, description = wanted.description, comment = wanted.comment, node = wanted.node,
+        country = wanted.country, order_id = wanted.order_id, customer_id = wanted.customer_id,
+        external_key = wanted.external_key, alarm_priority = wanted.alarm_priority, monitor = wanted.monitor,
+        vlan = wanted.vlan, tags = wanted.tags, avps = wanted.avps, expires = wanted.expires,
+        authoritative_source = wanted.authoritative_source, last_modified = now()
+    FROM old, LATERAL jsonb_populate_record(old.row, changes) wanted
+    WHERE t.id = (old.row).id
+    RETURNING t.id, prefix_facts(old.row),
+        CASE WHEN wanted.prefix = t.prefix AND wanted.type = t.type AND wanted.pool_id IS NOT DISTINCT FROM t.pool_id
+            AND (t.node IS NOT DISTINCT FROM (old.row).node OR check_node(t.prefix, t.type, t.node))
+            AND check_vlan(t.vlan, (old.row).vlan) THEN prefix_facts(t) ELSE refuse_moved() END;
+    RETURN record_rows(who, 'prefix', 'edit', edited);
 END $$;
 COMMENT ON FUNCTION prefix_edit_many(bigint[], jsonb, actor) IS 'Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many are there.';
 
@@ -483,20 +469,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lock_inside(int, cidr) IS 'Lock everything inside x, whose own row is locked.';
 
-CREATE OR REPLACE FUNCTION delete_inside(v int, x cidr, who actor) RETURNS bigint LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION delete_inside(vrf int, network cidr, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    inside refcursor;
+    removed bigint;
+BEGIN
+    OPEN inside FOR SELECT id, prefix_facts(p), NULL::jsonb FROM prefix p
+    WHERE vrf_id = vrf AND prefix > network AND prefix <= addr_last(network) ORDER BY vrf_id, prefix;
+    removed := record_rows(who, 'prefix', 'remove', inside);
     WITH gone AS (
-        DELETE FROM prefix p WHERE vrf_id = v AND prefix > x AND prefix <= addr_last(x) RETURNING p.id, p.vrf_id, p.prefix, prefix_facts(p) AS facts
+        DELETE FROM prefix WHERE vrf_id = vrf AND prefix > network AND prefix <= addr_last(network) RETURNING id
     ), ranges AS (
         DELETE FROM free_range USING gone WHERE owner = gone.id
-    ), texts AS (
-        DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id
-    ), logged AS (
-        INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
-        SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', facts
-        FROM gone ORDER BY vrf_id, prefix
     )
-    SELECT count(*) FROM gone
-$$;
+    DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id;
+    RETURN removed;
+END $$;
 COMMENT ON FUNCTION delete_inside(int, cidr, actor) IS 'Delete everything inside x with its ranges, with an audit entry each; counters of x and the VRF are the caller''s.';
 
 CREATE OR REPLACE FUNCTION prefix_remove(i bigint, place cidr, recursive boolean, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -527,26 +515,29 @@ BEGIN
     PERFORM detach(p, x, a);
     DELETE FROM prefix WHERE id = i;
     DELETE FROM prefix_words WHERE prefix_id = i;
-    done := audit(who, 'prefix', i, 'remove', prefix_facts(x), NULL);
+    done := record_change(who, 'prefix', 'remove', i, prefix_facts(x), NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.';
 
-CREATE OR REPLACE FUNCTION prefix_remove_one(i bigint, recursive boolean, who actor) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION prefix_remove_one(i bigint, recursive boolean, who actor) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT prefix_remove(i, NULL, recursive, who) THEN
         RAISE EXCEPTION 'No prefix with id % found.', i USING ERRCODE = 'NP300';
     END IF;
+    RETURN current_setting('nipap.change_set', true);
 END $$;
-COMMENT ON FUNCTION prefix_remove_one(bigint, boolean, actor) IS 'Remove the prefix that has an id, wherever it is.';
+COMMENT ON FUNCTION prefix_remove_one(bigint, boolean, actor) IS 'Remove the prefix that has an id, wherever it is. Returns call and change set, as nipap.change_set has them.';
 
 CREATE OR REPLACE FUNCTION vrf_remove(v int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
-    facts jsonb;
+    vrf_values jsonb;
     space cidr;
+    top bigint;
+    facts jsonb;
 BEGIN
-    SELECT jsonb_strip_nulls(to_jsonb(t) - 'rt_rank') INTO facts FROM vrf t WHERE id = v FOR NO KEY UPDATE;
+    SELECT jsonb_strip_nulls(to_jsonb(t) - 'rt_rank') INTO vrf_values FROM vrf t WHERE id = v FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -555,15 +546,16 @@ BEGIN
         PERFORM FROM prefix WHERE vrf_id = v AND prefix = space FOR UPDATE;
         PERFORM lock_inside(v, space);
         PERFORM delete_inside(v, space, who);
-        WITH gone AS (DELETE FROM prefix p WHERE vrf_id = v AND prefix = space RETURNING p.id, prefix_facts(p) AS facts),
-             ranges AS (DELETE FROM free_range USING gone WHERE owner = gone.id),
-             texts AS (DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id)
-        INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before)
-        SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'remove', gone.facts FROM gone;
+        DELETE FROM prefix p WHERE vrf_id = v AND prefix = space RETURNING p.id, prefix_facts(p) INTO top, facts;
+        IF FOUND THEN
+            DELETE FROM free_range WHERE owner = top;
+            DELETE FROM prefix_words WHERE prefix_id = top;
+            done := record_change(who, 'prefix', 'remove', top, facts, NULL);
+        END IF;
     END LOOP;
     DELETE FROM free_range WHERE owner IN (-1 - 2 * v::bigint, -2 - 2 * v::bigint);
     DELETE FROM vrf WHERE id = v;
-    done := audit(who, 'vrf', v, 'remove', facts, NULL);
+    done := record_change(who, 'vrf', 'remove', v, vrf_values, NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION vrf_remove(int, actor) IS 'Remove a VRF with all its prefixes. False when it is not there.';
@@ -620,7 +612,7 @@ BEGIN
     IF (n.ipv4_default_prefix_length, n.ipv6_default_prefix_length) IS DISTINCT FROM (x.ipv4_default_prefix_length, x.ipv6_default_prefix_length) THEN
         UPDATE prefix p SET free_blocks = free_blocks_of(p, default_length(i, p.prefix)) WHERE pool_id = i;
     END IF;
-    done := audit(who, 'pool', i, 'edit', facts, jsonb_strip_nulls(to_jsonb(n)));
+    done := record_change(who, 'pool', 'edit', i, facts, jsonb_strip_nulls(to_jsonb(n)));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.';
@@ -629,20 +621,19 @@ CREATE OR REPLACE FUNCTION pool_remove(i int, who actor) RETURNS boolean LANGUAG
 DECLARE
     done boolean;
     facts jsonb := lock_pool_members(i);
+    members refcursor;
 BEGIN
     IF facts IS NULL THEN
         RETURN false;
     END IF;
-    WITH old AS MATERIALIZED (
+    OPEN members FOR WITH old AS MATERIALIZED (
         SELECT p AS row FROM prefix p WHERE pool_id = i
-    ), changed AS (
-        UPDATE prefix t SET pool_id = NULL, free_blocks = NULL, last_modified = now() FROM old WHERE t.id = (old.row).id
-        RETURNING t.id, prefix_facts(old.row) AS before, prefix_facts(t) AS after
     )
-    INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
-    SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', id, 'edit', before, after FROM changed;
+    UPDATE prefix t SET pool_id = NULL, free_blocks = NULL, last_modified = now() FROM old WHERE t.id = (old.row).id
+    RETURNING t.id, prefix_facts(old.row), prefix_facts(t);
+    PERFORM record_rows(who, 'prefix', 'edit', members);
     DELETE FROM pool WHERE id = i;
-    done := audit(who, 'pool', i, 'remove', facts, NULL);
+    done := record_change(who, 'pool', 'remove', i, facts, NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pool_remove(int, actor) IS 'Remove a pool; its members stay, without a pool. False when it is not there.';

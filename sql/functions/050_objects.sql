@@ -14,7 +14,7 @@ BEGIN
     INSERT INTO free_range VALUES
         (-1 - 2 * n.id::bigint, '0.0.0.0', '255.255.255.255', 0),
         (-2 - 2 * n.id::bigint, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);
-    done := audit(who, 'vrf', n.id, 'add', NULL, vrf_facts(n));
+    done := record_change(who, 'vrf', 'add', n.id, NULL, vrf_facts(n));
     RETURN n.id;
 END $$;
 COMMENT ON FUNCTION vrf_add(jsonb, actor) IS 'Add a VRF with its two empty address spaces; returns its id.';
@@ -31,7 +31,7 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     UPDATE vrf SET rt = n.rt, rt_rank = n.rt_rank, name = n.name, description = n.description, tags = n.tags, avps = n.avps WHERE id = i;
-    done := audit(who, 'vrf', i, 'edit', vrf_facts(x), vrf_facts(n));
+    done := record_change(who, 'vrf', 'edit', i, vrf_facts(x), vrf_facts(n));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. False when it is not there.';
@@ -44,7 +44,7 @@ BEGIN
     PERFORM check_defaults(n, NULL);
     n.id := nextval('pool_id_seq');
     INSERT INTO pool SELECT n.*;
-    done := audit(who, 'pool', n.id, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
+    done := record_change(who, 'pool', 'add', n.id, NULL, jsonb_strip_nulls(to_jsonb(n)));
     RETURN n.id;
 END $$;
 COMMENT ON FUNCTION pool_add(jsonb, actor) IS 'Add a pool; returns its id.';
@@ -55,7 +55,7 @@ DECLARE
     n asn := jsonb_populate_record(NULL::asn, facts);
 BEGIN
     INSERT INTO asn SELECT n.*;
-    done := audit(who, 'asn', n.asn, 'add', NULL, jsonb_strip_nulls(to_jsonb(n)));
+    done := record_change(who, 'asn', 'add', n.asn, NULL, jsonb_strip_nulls(to_jsonb(n)));
     RETURN n.asn;
 END $$;
 COMMENT ON FUNCTION asn_add(jsonb, actor) IS 'Add an AS number.';
@@ -72,7 +72,7 @@ BEGIN
     END IF;
     n := jsonb_populate_record(x, changes);
     UPDATE asn SET name = n.name WHERE asn = i;
-    done := audit(who, 'asn', i, 'edit', jsonb_strip_nulls(to_jsonb(x)), jsonb_strip_nulls(to_jsonb(n)));
+    done := record_change(who, 'asn', 'edit', i, jsonb_strip_nulls(to_jsonb(x)), jsonb_strip_nulls(to_jsonb(n)));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. False when it is not there.';
@@ -86,7 +86,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    done := audit(who, 'asn', i, 'remove', facts, NULL);
+    done := record_change(who, 'asn', 'remove', i, facts, NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION asn_remove(bigint, actor) IS 'Remove an AS number. False when it is not there.';

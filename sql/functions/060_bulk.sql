@@ -193,10 +193,11 @@ COMMENT ON FUNCTION count_incoming() IS 'Move the totals of VRFs by the incoming
 CREATE OR REPLACE FUNCTION prefix_add_many(items jsonb, who actor) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     ids bigint[];
+    added refcursor;
 BEGIN
     PERFORM make_incoming();
     -- Additions of many to one VRF take turns from the beginning: else the one that waits has chosen its owners in vain.
-    PERFORM pg_advisory_xact_lock(5466128, v) FROM (
+    PERFORM pg_advisory_xact_lock(5466130, v) FROM (
         SELECT DISTINCT (item ->> 'vrf_id')::int AS v FROM jsonb_array_elements(items) item ORDER BY v) q;
     INSERT INTO incoming (ord, id, vrf_id, prefix, type, facts, pool_id)
     SELECT n::int, nextval('prefix_id_seq'), (item ->> 'vrf_id')::int, (item ->> 'prefix')::cidr, item ->> 'type', item,
@@ -235,9 +236,8 @@ BEGIN
             ON k.parent_id = i.id
         OFFSET 0) n;
     INSERT INTO prefix_words SELECT p.id, words_of(p) FROM incoming i JOIN prefix p ON p.id = i.id;
-    INSERT INTO audit_log (username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, after)
-    SELECT (who).username, (who).authenticated_as, (who).full_name, (who).authoritative_source, 'prefix', i.id, 'add', prefix_facts(p)
-    FROM incoming i JOIN prefix p ON p.id = i.id ORDER BY i.ord;
+    OPEN added FOR SELECT p.id, NULL::jsonb, prefix_facts(p) FROM incoming i JOIN prefix p ON p.id = i.id ORDER BY i.ord;
+    PERFORM record_rows(who, 'prefix', 'add', added);
     PERFORM count_incoming();
     RETURN ids;
 END $$;

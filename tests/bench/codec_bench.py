@@ -20,7 +20,7 @@ if __name__ == '__main__':
 
 from bench.pages import for_standard_library, prefix
 
-from nipap import wire
+from nipap.xmlrpc import codec as wire
 
 LEAST_TIMES = 2.0  # as fast as the standard library, for a page of prefixes
 

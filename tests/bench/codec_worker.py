@@ -27,31 +27,31 @@ def _page() -> list[dict[str, object]]:
 
 
 def encode_page() -> Part:
-    from nipap import wire
+    from nipap.xmlrpc import codec as wire
 
     return lambda: wire.encode_response(_page()), 1
 
 
 def encode_page_in_parts() -> Part:
-    from nipap import wire
+    from nipap.xmlrpc import codec as wire
 
     return lambda: list(wire.response_parts(_page())), 1
 
 
 def encode_prefix() -> Part:
-    from nipap import wire
+    from nipap.xmlrpc import codec as wire
 
     return lambda: wire.encode_response(_page()[1:2]), 100
 
 
 def encode_string() -> Part:
-    from nipap import wire
+    from nipap.xmlrpc import codec as wire
 
     return lambda: wire.encode_response('1.0.0'), 1000
 
 
 def decode_edit() -> Part:
-    from nipap import wire
+    from nipap.xmlrpc import codec as wire
 
     attr = {**pages.for_standard_library(_page()[1]), 'added': None, 'last_modified': None}
     call = {'auth': {'authoritative_source': 'nipap'}, 'prefix': {'id': 100_001}, 'attr': attr}
@@ -60,7 +60,7 @@ def decode_edit() -> Part:
 
 
 def encode_json_page() -> Part:
-    from nipap.rest_objects import RESOURCES, encode, plain_many
+    from nipap.rest.objects import RESOURCES, encode, plain_many
 
     counters = next(one.counters for one in RESOURCES if one.kind == 'prefix')
 

@@ -41,6 +41,7 @@ from support import open_directories  # noqa: E402
 REAL_ROWS, SIBLINGS = 20_000, 2000
 WARM_UP_SHARE = 0.1  # of the pairs, and of the time of a row
 AGAIN = 2  # times that a row is timed again which seems slower
+TRIES = 2  # of a call that a side may not know; a machine that is too busy refuses once
 JUDGED_FROM = 8  # pairs; fewer have no interval that means anything
 LOOK_EVERY = 10  # pairs: sessions of PostgreSQL come and go
 TAIL_S = 0.0003  # in which a daemon does what it still has to do after an answer
@@ -50,13 +51,17 @@ REFUSALS = (Refused, Failed, RevisionError, xmlrpc.client.Fault, psycopg2.Error,
 
 @dataclass
 class Result:
-    """The pairs of one row. `only`: the one side that knows the row; `problem`: why there are no pairs."""
+    """The pairs of one row. `only`: the one side that knows the row; `problem`: why there are no pairs.
+
+    `refusals`: what ended a round early. A machine that is too busy does that once, not in each round.
+    """
 
     row: Row
     times: Pairs = field(default_factory=Pairs)
     processor: Pairs = field(default_factory=Pairs)
     only: str = ''
     problem: str = ''
+    refusals: list[str] = field(default_factory=list)
     timed: int = 1
 
     @property
@@ -70,17 +75,17 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        return bool(self.problem and not self.only)
+        return bool(self.problem or not len(self.times)) and not self.only
 
     @property
     def verdict(self) -> str:
         """Return what the row shows, for people."""
         if self.problem:
             return f'only {self.only}: {self.problem}' if self.only else self.problem
-        if not len(self.times):
-            return 'not timed'
         word = 'slower' if self.slower else 'quicker' if any(one.quicker for one in self.judged) else ''
-        return f'{word} (timed {self.timed} times)'.strip() if self.timed > 1 else word
+        again = f'(timed {self.timed} times)' if self.timed > 1 else ''
+        refused = f'(refused {len(self.refusals)} times: {self.refusals[0]})' if self.refusals else ''
+        return ' '.join(filter(None, (word, again, refused)))
 
     def cells(self) -> list[str]:
         """Return the cells of the row in the report."""
@@ -158,14 +163,24 @@ def refusal(row: Row, side: Side) -> str:
     """Return why a side does not do what a row asks for; empty: it does. Raises nothing."""
     if row.method and row.method not in side.methods:
         return f'there is no method {row.method}'
-    try:
-        with contextlib.closing(row.timer(side)) as timer:
-            timer.prepare(0)
-            timer.run()
-            timer.finish(0)
-    except REFUSALS as error:
-        return str(error).strip() or repr(error)
-    return ''
+    said = ''
+    for _ in range(TRIES):
+        try:
+            with contextlib.closing(row.timer(side)) as timer:
+                timer.prepare(0)
+                timer.run()
+                timer.finish(0)
+        except REFUSALS as error:
+            said = explained(error)
+            side.site.close()
+        else:
+            return ''
+    return said
+
+
+def explained(error: Exception) -> str:
+    """Return what an error says, in one line and not too long."""
+    return ' '.join(str(error).split())[:300] or repr(error)
 
 
 # ------------------------------------------------------------------------------------------------ all rows
@@ -182,21 +197,18 @@ class Comparison:
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Fill both sides, time all rows, and those again that seem slower."""
-        with running(self.sides):
-            self._fill()
-            stored = self.base.counts()
-            self._find_unknown([row for row in ROWS if self._wanted(row)])
-        rows = [result.row for result in self.results.values() if not result.problem]
-        self._time(rows)
+        """Fill both sides, which must run, time all rows, and those again that seem slower."""
+        self._fill()
+        stored = self.base.counts()
+        self._find_unknown([row for row in ROWS if self._wanted(row)])
+        self._time([result.row for result in self.results.values() if not result.problem], restart=False)
         for again in range(AGAIN):
             rows = [result.row for result in self.results.values() if not result.problem and result.slower]
             for row in rows:
                 say(f'seems slower: {" | ".join(self.results[row.name].cells())}')
                 self.results[row.name] = Result(row, timed=again + 2)
-            self._time(rows)
-        with running(self.sides):
-            self._judge_data(stored)
+            self._time(rows, restart=True)
+        self._judge_data(stored)
 
     def _wanted(self, row: Row) -> bool:
         words = self.options.only
@@ -228,21 +240,21 @@ class Comparison:
             if result.problem:
                 say(f'{row.name}: {result.verdict}')
 
-    def _time(self, rows: Sequence[Row]) -> None:
+    def _time(self, rows: Sequence[Row], restart: bool) -> None:
         """Time rows, a part of the pairs in each round, between which both daemons are started again.
 
         Two processes of the same program differ by a per cent or two for as long as they live.
         """
         rounds = self.options.rounds
         for number in range(rounds if rows else 0):
-            with running(self.sides):
-                for row in rows:
-                    self._time_row(row, number, round(self.options.pairs / rounds), self.options.seconds / rounds)
+            for side in self.sides if restart or number else ():
+                side.stop()
+                side.start()
+            for row in rows:
+                self._time_row(row, number, round(self.options.pairs / rounds), self.options.seconds / rounds)
 
     def _time_row(self, row: Row, number: int, pairs: int, seconds: float) -> None:
         result = self.results[row.name]
-        if result.problem:
-            return
         try:
             with contextlib.ExitStack() as stack:
                 for side in self.sides if row.beside else ():
@@ -250,10 +262,10 @@ class Comparison:
                 base, ours = (stack.enter_context(contextlib.closing(row.timer(side))) for side in self.sides)
                 Turns(base, ours, result).take(number * (2 * pairs + 2), pairs, seconds)
         except REFUSALS as error:
-            result.problem = str(error).strip() or repr(error)
+            result.refusals.append(explained(error))
             for side in self.sides:
                 side.site.close()
-        say(f'{number + 1}/{self.options.rounds} {row.name}: {len(result.times)} pairs {result.problem}')
+        say(f'{number + 1}/{self.options.rounds} {row.name}: {len(result.times)} pairs {"".join(result.refusals)}')
 
     def _judge_data(self, stored: tuple[str, str]) -> None:
         """Note when a database does not hold what it held, or is not right."""
@@ -366,7 +378,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         base, ours = (Side(program, make(), options.siblings) for program in programs)
         comparison = Comparison(options, base, ours)
         try:
-            comparison.run()
+            with running((base, ours)):
+                comparison.run()
         except (Failed, DaemonError) as error:
             say(str(error))
             return 2

@@ -28,13 +28,13 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / 'tests')]
 from bench.sites import Failed, Members, Site, is_fault  # noqa: E402
 from support import open_directories  # noqa: E402
 
-from nipap import connecting, schema  # noqa: E402
-from nipap.authlib import Actor, Authenticator, AuthSettings, BackendSettings  # noqa: E402
+from nipap.access.authentication import Actor, Authenticator, AuthSettings, BackendSettings  # noqa: E402
+from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
 from nipap.backend import Backend  # noqa: E402
-from nipap.db import Database  # noqa: E402
 from nipap.flask_xmlrpc import create_app  # noqa: E402
-from nipap.local_users import LocalUser, LocalUsers  # noqa: E402
-from nipap.runtime import Runtime  # noqa: E402
+from nipap.postgres import connecting, schema  # noqa: E402
+from nipap.postgres.database import Database  # noqa: E402
+from nipap.runtime.runtime import Runtime  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres  # noqa: E402
 from nipapd.fibers import Fibers  # noqa: E402
 from nipapd.server import Container, Server  # noqa: E402

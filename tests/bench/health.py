@@ -34,10 +34,11 @@ from bench import dataset  # noqa: E402
 from bench.report import table  # noqa: E402
 from support import open_directories  # noqa: E402
 
-from nipap import check, schema  # noqa: E402
-from nipap.authlib import Actor  # noqa: E402
+from nipap.access.authentication import Actor  # noqa: E402
 from nipap.backend import Backend  # noqa: E402
-from nipap.db import Database  # noqa: E402
+from nipap.integrity import check  # noqa: E402
+from nipap.postgres import schema  # noqa: E402
+from nipap.postgres.database import Database  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres  # noqa: E402
 
 SLICES = 10

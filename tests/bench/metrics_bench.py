@@ -30,7 +30,7 @@ ADMIN = re.compile(r'health and metrics on (http://\S+)')
 # Loaded by each Python of the daemon as it starts.
 TAKING_TURNS = """
 import time
-from nipapd import metrics
+from nipapd import metrics  # noqa: E402
 count, calls, counted, began = metrics.Counter.call, 0, False, 0
 def call(self, *about):
     global calls, counted, began

@@ -24,13 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from pages import prefix
 
-from nipap import flask_rest, schema, wire
-from nipap.authlib import Actor, Authenticator, AuthSettings, BackendSettings
+from nipap.access.authentication import Actor, Authenticator, AuthSettings, BackendSettings
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
-from nipap.local_users import LocalUser, LocalUsers
-from nipap.rest_objects import RESOURCES, Object, encode, plain_many
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
+from nipap.rest.objects import RESOURCES, Object, encode, plain_many
+from nipap.xmlrpc import codec as wire
 from nipapd.embedded import EmbeddedPostgres
 
 PREFIXES = RESOURCES[2]

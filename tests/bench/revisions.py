@@ -187,7 +187,10 @@ def _output(command: Sequence[str], cwd: str | None = None, env: Mapping[str, st
 
 
 def _run(command: Sequence[str], cwd: str | None = None, env: Mapping[str, str] | None = None) -> bytes:
-    done = subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise RevisionError(f'{command[0]} cannot be run: {error}') from None
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors='replace').strip()
         raise RevisionError(f'{" ".join(command)} ended with {done.returncode}: {said}')

@@ -23,6 +23,7 @@ STOP_TIMEOUT_S = 120
 REST_TIMEOUT_S = 300
 REST_POLL_S = 1.0
 REST_SHARE = 0.05  # of one processor: a daemon that uses no more does nothing but wait
+UNAVAILABLE, UNAVAILABLE_TIMEOUT_S, UNAVAILABLE_POLL_S = 1010, 60, 0.5
 WORKER = Path(__file__).resolve().parent / 'codec_worker.py'
 _HEAD_END = b'\r\n\r\n'
 _LAST_CHUNK = b'0\r\n\r\n'
@@ -45,6 +46,17 @@ class Caller(Site):
     def ask(self, method: str, members: Members) -> bytes:
         """Return the answer to an XML-RPC call."""
         return self.exchange(self.request(method, members))[1]
+
+    def call(self, method: str, **members: Any) -> Any:
+        """Return the value of an answer. Call again while PostgreSQL cannot be used, on a machine that is too busy."""
+        deadline = time.monotonic() + UNAVAILABLE_TIMEOUT_S
+        while True:
+            try:
+                return super().call(method, **members)
+            except xmlrpc.client.Fault as fault:
+                if fault.faultCode != UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(UNAVAILABLE_POLL_S)
 
     def request(self, method: str, members: Members) -> bytes:
         """Return the HTTP request of an XML-RPC call."""

@@ -5,8 +5,8 @@ Usage: python tests/bench/soak.py [options], see --help and docs/performance.md.
 A daemon with a private PostgreSQL with the settings that everybody gets, in a temporary directory. Processes do all
 that clients do and keep a book of what was acknowledged, while handlers, sessions, PostgreSQL and the daemon itself are
 killed. The last part is quiet: nothing is killed, and memory and descriptors are compared. Then the books are compared
-with the database, and `nipap.check` looks for drift. Exit code 1: something is lost, doubled, wrong or grows, or a
-traceback is in the log. Ctrl-C ends the run early, with its report.
+with the database, and `nipap.integrity.check` looks for drift. Exit code 1: something is lost, doubled, wrong or
+grows, or a traceback is in the log. Ctrl-C ends the run early, with its report.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from bench.soak_clients import (  # noqa: E402
 )
 from support import open_directories  # noqa: E402
 
-from nipap import check  # noqa: E402
-from nipap.db import Database  # noqa: E402
+from nipap.integrity import check  # noqa: E402
+from nipap.postgres.database import Database  # noqa: E402
 
 TICK_S = 0.2
 SAMPLE_S = 2.0

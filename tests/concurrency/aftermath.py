@@ -18,10 +18,10 @@ import psycopg2
 # By this name in every import mode: pytest puts tests/ in the path.
 from properties.oracle import FULL, Model, Pool, Prefix, Vrf, net, sound
 
-from nipap import check
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 from .clients import Job, run_together
 

@@ -131,9 +131,9 @@ def _finish(process: Any) -> None:
 
 def _work(connection: Connection, dsn: str, number: int, job: Job, barrier: Barrier, seed: int) -> None:
     """What runs in the process of one client."""
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
     from nipap.backend import Backend
-    from nipap.db import Database
+    from nipap.postgres.database import Database
 
     db = Database(dsn)
     actor = Actor(f'client{number}', None, f'client{number}', 'test', readonly=False)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from nipap.authlib import Actor
+    from nipap.access.authentication import Actor
     from nipap.backend import Backend
-    from nipap.db import Database
+    from nipap.postgres.database import Database
 
     from .aftermath import Scene
 

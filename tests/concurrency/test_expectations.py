@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from nipap import check
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
 from nipap.calls import Expectation, Request
-from nipap.db import Database
 from nipap.errors import NipapChangedError, NipapNonExistentError
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 CLIENTS = 6
 ROUNDS = 5

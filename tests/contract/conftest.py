@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import databases
 import pytest
 from contract_faces import USERS, BackendFace, Face, Post, XmlRpcFace
-from contract_rest import RestFace
-from flask import Flask
+from contract_rest import RestFace, rest_application
+from databases import Standing
 
-from nipap import check, flask_rest
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.integrity import check
+from nipap.postgres.database import Database
+from nipapd.embedded import EmbeddedPostgres
 
 
 @pytest.fixture(scope='session')
@@ -39,6 +41,50 @@ def authenticator(users_file: Path) -> Iterator[Authenticator]:
     made = Authenticator(AuthSettings('local', 3600, {'local': local}))
     yield made
     made.close()
+
+
+@pytest.fixture(scope='session')
+def _standing() -> Iterator[list[Standing]]:
+    """Return the databases that are not in use."""
+    made: list[Standing] = []
+    yield made
+    for standing in made:
+        standing.close()
+
+
+@pytest.fixture
+def standing(
+    cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int], _standing: list[Standing]
+) -> Iterator[Standing]:
+    """A database with the schema and nothing in it, the test's own, with sessions that earlier tests have used."""
+    yield from borrowed(cluster, template, _numbers, _standing)
+
+
+def borrowed(
+    cluster: EmbeddedPostgres, template: str, numbers: Iterator[int], idle: list[Standing]
+) -> Iterator[Standing]:
+    if idle:
+        standing = idle.pop()
+    else:
+        name = f'test_{next(numbers)}'
+        databases.create(cluster, name, template)
+        standing = Standing(cluster, name)
+    yield standing
+    if standing.empty():
+        idle.append(standing)
+    else:
+        standing.close()
+        databases.drop(cluster, standing.name)
+
+
+@pytest.fixture
+def dsn(standing: Standing) -> str:
+    return standing.dsn
+
+
+@pytest.fixture
+def db(standing: Standing) -> Database:
+    return standing.db
 
 
 @pytest.fixture
@@ -66,11 +112,9 @@ def xmlrpc_face(backend: Backend, sound: None, authenticator: Authenticator) -> 
 
 
 @pytest.fixture
-def rest_face(backend: Backend, sound: None, authenticator: Authenticator) -> RestFace:
+def rest_face(standing: Standing, sound: None, authenticator: Authenticator) -> RestFace:
     """The REST application in this process."""
-    app = Flask('test', static_folder=None)
-    flask_rest.add_to(app, backend, authenticator)
-    client = app.test_client()
+    client = rest_application(standing, authenticator).test_client()
 
     def exchange(method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
         with client.open(f'/api/v1{path}', method=method, data=body, headers=dict(headers)) as response:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nipap import calls
-from nipap.authlib import Actor, Credentials, make_actor
+from nipap.access.authentication import Actor, Credentials, make_actor
 from nipap.backend import Backend
 from nipap.calls import Request
 from nipap.errors import NipapError

@@ -14,6 +14,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from contract_faces import SOURCE, USERS, Face, Fault, as_client_sees, basic
+from databases import Standing
+from flask import Flask
+
+from nipap.access.authentication import Authenticator
+from nipap.backend import Backend
+from nipap.rest import api as flask_rest
 
 Object = dict[str, Any]
 #: method, path below the root, body and headers of a request -> HTTP status and body of the answer
@@ -211,6 +217,15 @@ class RestFace(Face):
     def _headers(self) -> dict[str, str]:
         given = {HEADERS[name]: value for name, value in self.auth.items() if name in HEADERS and value is not None}
         return {name: str(value).encode().decode('latin-1') for name, value in given.items()}
+
+
+def rest_application(standing: Standing, authenticator: Authenticator, **options: Any) -> Flask:
+    """Return the REST application over a database; its routes, which take 11 ms to compile, are compiled once."""
+    name = f'REST {options}'
+    if name not in standing.applications:
+        app = standing.applications[name] = Flask('test', static_folder=None)
+        flask_rest.add_to(app, Backend(standing.db), authenticator, **options)
+    return standing.applications[name]
 
 
 def told(answer: Any) -> Any:

@@ -8,22 +8,25 @@ from typing import Any
 import pytest
 from contract_clients import CallsClient, Client, RestClient, equal
 from contract_faces import USERS, basic
+from databases import Standing
 
-from nipap import flask_rest
+from nipap.access.authentication import Authenticator
 from nipap.attributes import ASN, POOL, PREFIX, VRF
-from nipap.authlib import Authenticator
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
 
 AnyClient = CallsClient | RestClient
 
 
 @pytest.fixture
-def rest_client(backend: Backend, sound: None, authenticator: Authenticator) -> RestClient:
-    app = create_app(backend, authenticator)
-    flask_rest.add_to(app, backend, authenticator)
-    client = app.test_client()
+def rest_client(standing: Standing, sound: None, authenticator: Authenticator) -> RestClient:
+    if 'all' not in standing.applications:
+        backend = Backend(standing.db)
+        standing.applications['all'] = create_app(backend, authenticator)
+        flask_rest.add_to(standing.applications['all'], backend, authenticator)
+    client = standing.applications['all'].test_client()
 
     def request(method: str, path: str, body: Any, headers: Mapping[str, str]) -> tuple[int, Any]:
         named = {'NIPAP-Authoritative-Source': 'nipap', **headers}

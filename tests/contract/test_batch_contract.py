@@ -9,11 +9,11 @@ import pytest
 from contract_faces import Face
 
 from nipap import batch as batches
-from nipap import check
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapInputError
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 
 def adding(prefix: str, type_: str = 'reservation', **attr: Any) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import facts
 
-from nipap import wire
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute
 from nipap.calls import CALLS
-from nipap.db import Database
+from nipap.postgres.database import Database
+from nipap.xmlrpc import codec as wire
 
 KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}

@@ -14,12 +14,12 @@ from contract_faces import CALLS, BackendFace, Face, XmlRpcFace, actor_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nipap import idempotency
 from nipap.backend import Backend
 from nipap.calls import Request
-from nipap.db import Database
 from nipap.errors import NipapOutcomeUnknownError
-from nipap.transaction import Transaction
+from nipap.history import idempotency
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
 
 BLOCK = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'tags': ['a'], 'avps': {'k': 'v'}}
 POOL = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 24}
@@ -283,7 +283,7 @@ class Forgetful(Database):
     done = 0
     undone = 0
 
-    def run(self, work: Any) -> Any:
+    def run(self, work: Any, outcome: Any = None) -> Any:
         def counted(tx: Transaction) -> Any:
             answer = work(tx)
             if self.undone:
@@ -292,7 +292,7 @@ class Forgetful(Database):
                 tx.execute('SELECT pg_terminate_backend(pg_backend_pid())')
             return answer
 
-        answer = super().run(counted)
+        answer = super().run(counted, outcome)
         if self.done:
             self.done -= 1
             raise NipapOutcomeUnknownError('unknown')
@@ -326,7 +326,7 @@ FOR EACH ROW EXECUTE FUNCTION die();
 
 
 def test_a_connection_lost_during_commit(backend: Backend, empty_dsn: str) -> None:
-    from nipap import schema
+    from nipap.postgres import schema
 
     schema.install(empty_dsn)
     database = Database(empty_dsn)

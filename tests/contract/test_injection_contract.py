@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import facts
 
-from nipap import flask_rest
+from nipap.access.authentication import Authenticator
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF
-from nipap.authlib import Authenticator
 from nipap.backend import Backend
 from nipap.calls import CALLS
-from nipap.db import Database
 from nipap.errors import NipapError
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
 
 KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400, 1410}
 SLEPT_S = 9
@@ -32,7 +32,8 @@ CHANGING = {name for name, call in CALLS.items() if call.changes}
 SCHEMA = """
 SELECT 'column', format('%s %s %s', attrelid::regclass, attname, atttypid) FROM pg_attribute
     WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
-UNION ALL SELECT 'function', oid::regprocedure || md5(prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'function', oid::regprocedure || md5(prosrc) FROM pg_proc
+    WHERE pronamespace::regnamespace::text LIKE 'public%'
 UNION ALL SELECT 'trigger', tgrelid::regclass || ' ' || tgname FROM pg_trigger
 UNION ALL SELECT 'constraint', conrelid::regclass || ' ' || conname FROM pg_constraint
 UNION ALL SELECT 'role', rolname FROM pg_roles

@@ -15,17 +15,18 @@ from daemon_process import poll
 from support import connection_of
 
 from nipap import batch as batches
-from nipap import idempotency, prefix, prefix_search
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
 from nipap.calls import Request
-from nipap.chunks import Chunks
-from nipap.db import Database
 from nipap.errors import NipapError, NipapInputError, NipapTimeoutError, NipapValueError
-from nipap.packed import whole
-from nipap.rest_objects import parts_of
-from nipap.transaction import Transaction
-from nipap.wire import encode_response
+from nipap.history import idempotency
+from nipap.objects import prefix, prefix_search
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
+from nipap.rest.objects import parts_of
+from nipap.runtime.chunks import Chunks
+from nipap.runtime.packed import whole
+from nipap.xmlrpc.codec import encode_response
 
 Calls = Callable[..., Any]
 INSIDE = {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'}

@@ -8,7 +8,7 @@ import pytest
 from contract_faces import CALLS, SOURCE, Face, XmlRpcFace, as_client_sees
 
 from nipap.attributes import PREFIX
-from nipap.query import MOST_CONDITIONS, compile_query
+from nipap.search.query import MOST_CONDITIONS, compile_query
 
 Query = dict[str, Any]
 

@@ -13,11 +13,11 @@ import pytest
 from contract_faces import USERS, basic
 from flask import Flask
 
-from nipap import flask_rest
-from nipap.authlib import Authenticator
+from nipap.access.authentication import Authenticator
 from nipap.backend import Backend
-from nipap.rest_objects import encode
-from nipap.rest_openapi import describe
+from nipap.rest import api as flask_rest
+from nipap.rest.objects import encode
+from nipap.rest.openapi import describe
 
 NAME = 'generated_nipap_client'
 

@@ -10,27 +10,25 @@ from urllib.parse import urlencode
 
 import pytest
 from contract_faces import USERS, basic
-from flask import Flask
+from contract_rest import rest_application
+from databases import Standing
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator, FormatChecker
 from werkzeug.test import TestResponse
 
-from nipap import flask_rest
-from nipap.authlib import Authenticator
-from nipap.backend import Backend
-from nipap.db import Database
-from nipap.rest_objects import COUNTERS, RESOURCES
-from nipap.rest_openapi import describe
+from nipap.access.authentication import Authenticator
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
+from nipap.rest.objects import COUNTERS, RESOURCES
+from nipap.rest.openapi import describe
 
 Ask = Callable[..., TestResponse]
 AUTH = {'Authorization': basic('alice', USERS['alice'][0])}
 
 
 @pytest.fixture
-def client(backend: Backend, sound: None, authenticator: Authenticator) -> FlaskClient:
-    app = Flask('test', static_folder=None)
-    flask_rest.add_to(app, backend, authenticator, max_body=100_000)
-    return app.test_client()
+def client(standing: Standing, sound: None, authenticator: Authenticator) -> FlaskClient:
+    return rest_application(standing, authenticator, max_body=100_000).test_client()
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import schemathesis
 from contract_faces import USERS, basic
+from contract_rest import rest_application
+from databases import Standing
 from flask import Flask
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, CheckContext, GenerationMode, Response
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from nipap import flask_rest
-from nipap.authlib import Authenticator
-from nipap.backend import Backend
-from nipap.rest_openapi import describe
+from nipap.access.authentication import Authenticator
+from nipap.rest.openapi import describe
 
 NUMBER = st.integers(0, 2**32 - 1)
 
@@ -102,10 +102,9 @@ def refused_if_it_was_sent(ctx: CheckContext, response: Response, case: Case) ->
 
 
 @pytest.fixture
-def app(backend: Backend, sound: None, authenticator: Authenticator) -> Flask:
+def app(standing: Standing, sound: None, authenticator: Authenticator) -> Flask:
     """The interface over a database that holds a little of everything."""
-    made = Flask('test', static_folder=None)
-    flask_rest.add_to(made, backend, authenticator, max_body=100_000)
+    made = rest_application(standing, authenticator, max_body=100_000)
     stock(made)
     return made
 

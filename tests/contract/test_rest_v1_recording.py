@@ -12,10 +12,10 @@ from contract_faces import USERS, basic
 from flask import Flask
 from flask.testing import FlaskClient
 
-from nipap import flask_rest_v1
-from nipap.authlib import Authenticator
+from nipap.access.authentication import Authenticator
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.postgres.database import Database
+from nipap.rest import v1 as flask_rest_v1
 
 STEPS = json.loads((Path(__file__).parent.parent / 'data' / 'rest-session.json').read_text())
 WRONG_PASSWORD = 'Incorrect username or password'

@@ -15,7 +15,7 @@ from nipap.answers import LongList
 from nipap.backend import Backend
 from nipap.calls import CALLS, Request
 from nipap.errors import NipapError
-from nipap.packed import whole
+from nipap.runtime.packed import whole
 
 #: keys that the recorded program did not have
 ADDED: frozenset[str] = frozenset()

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nipap.attributes import ASN, LONGEST_KEY, POOL, PREFIX, VRF, Attribute
-from nipap.db import Database
-from nipap.transaction import Transaction
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
 
 COMPOSED, DECOMPOSED = 'Malmö', 'Malmo\u0308'
 RESERVATION = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from contract_faces import Face
 
-from nipap import webhook
-from nipap.db import Database
+from nipap.history import webhook
+from nipap.postgres.database import Database
 
 URL = 'https://receiver.example.com/nipap'
 SECRET = 'a secret of sixteen or more'

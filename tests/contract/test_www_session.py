@@ -16,7 +16,7 @@ import pytest
 from contract_faces import USERS, BackendFace, Face, XmlRpcFace, actor_of, basic
 
 import nipap
-from nipap import schema
+from nipap.postgres import migrations
 
 RECORDED = (Path(__file__).parent.parent / 'data' / 'www-session.json').read_text()
 # No VLAN has the number 5000, which the client has sent once.
@@ -29,7 +29,7 @@ LATER = frozenset({'version'})  # a member that answers have had since
 INSTEAD: Mapping[int, Any] = {
     # Blocks that can be allocated count, not fractions of blocks.
     166: [{**SESSION['calls'][166]['result'][0], 'free_prefixes_v4': '16382', 'total_prefixes_v4': '16384'}],
-    188: schema.latest(),
+    188: migrations.latest(),
     82: None,  # a fault of the daemon of then: it could not search for tags and text at once
     86: None,  # a quote inside a word was not understood: `it's` is a word
     178: (1110, 'missing attribute name'),

@@ -12,7 +12,7 @@ from daemon_process import Daemon
 from support import FAST, DaemonFactory, open_directories
 from talking import Configured
 
-from nipap import schema
+from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 from daemon_process import Daemon, Process, poll
-from psycopg2.extensions import parse_dsn
-from support import DATABASE_OPTIONS
 
 from nipap import __version__
 
@@ -23,11 +21,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become ano
 
 # Without a database of its own it starts in a fraction of the time; most tests do not care which one it is.
 Configured = Callable[..., Daemon]
-
-
-def database_settings(dsn: str) -> dict[str, str]:
-    parts = parse_dsn(dsn)
-    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
 
 
 class Client:

@@ -23,9 +23,10 @@ import pytest
 from callers import handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
 from prometheus_client.parser import text_string_to_metric_families
-from support import DATABASE_OPTIONS, FAST, DaemonFactory, expressions, selectors
+from support import FAST, DaemonFactory, expressions, options_of, selectors
 from test_events import Client
 
+from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
 ADMIN = re.compile(r'health and metrics on (http://\S+)')
@@ -256,9 +257,8 @@ def test_rules_and_dashboard_ask_for_what_a_daemon_tells(watched: Daemon) -> Non
 
 
 def test_it_is_not_ready_while_the_database_is_away(daemon: DaemonFactory, own_server: EmbeddedPostgres) -> None:
-    parts = psycopg2.extensions.parse_dsn(own_server.dsn())
-    options = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
-    running = daemon('--auto-install-db', '--admin-port', '0', config={'nipapd': {**options, 'forks': '1'}})
+    config = {'nipapd': {**options_of(own_server.dsn()), 'forks': '1'}}
+    running = daemon('--auto-install-db', '--admin-port', '0', config=config)
     await_page(running, 'ready', lambda status, _: status == 200)
 
     own_server.stop()
@@ -303,13 +303,16 @@ def test_it_is_not_ready_with_another_schema(watched: Daemon, dsn: str) -> None:
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:
-            cursor.execute("INSERT INTO schema_migration (version, name) VALUES (9999, 'of the future')")
-            await_page(watched, 'ready', lambda status, text: status == 503 and 'has version 9999' in text)
-            cursor.execute('DELETE FROM schema_migration WHERE version = 9999')
+            note = 'INSERT INTO schema_migration (version, name, oldest_program) VALUES'
+            cursor.execute(f"{note} (9998, 'of the future', 9998)")
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'of version 9998 or later' in text)
+            cursor.execute(f"{note} (9999, 'of the future', 1)")
             await_page(watched, 'ready', lambda status, _: status == 200)
-            cursor.execute('UPDATE schema_functions SET fingerprint = reverse(fingerprint)')
-            await_page(watched, 'ready', lambda status, text: status == 503 and 'has to be brought to' in text)
-            cursor.execute('UPDATE schema_functions SET fingerprint = reverse(fingerprint)')
+            cursor.execute(f'ALTER SCHEMA public_v{schema.latest()} RENAME TO elsewhere')
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'no functions for this' in text)
+            cursor.execute('DELETE FROM schema_migration WHERE version > 9000')
+            await_page(watched, 'ready', lambda status, text: status == 503 and 'functions in the data' in text)
+            cursor.execute(f'ALTER SCHEMA elsewhere RENAME TO public_v{schema.latest()}')
             await_page(watched, 'ready', lambda status, _: status == 200)
     finally:
         connection.close()

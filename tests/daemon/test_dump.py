@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -13,7 +14,7 @@ import sys
 import tarfile
 import threading
 import xmlrpc.client
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
@@ -21,38 +22,57 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
-from psycopg2.extensions import parse_dsn
-from support import DATABASE_OPTIONS, DaemonFactory, facts
+from support import DaemonFactory, facts, open_directories, options_of
 
-from nipap import check, schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.backend import Backend
 from nipap.calls import Request
-from nipap.db import Database
-from nipap.local_users import LocalUser, LocalUsers
-from nipapd import archive, config, dump
+from nipap.integrity import check
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipapd import archive, config, dump, maintenance
 from nipapd.embedded import EmbeddedPostgres
 
 AUTH = {'authoritative_source': 'test'}
+OPERATOR = Actor('test', 'Test User', 'test', 'test', readonly=False)
 SOON_S = 30.0
 
 
 def admin(*args: object) -> subprocess.CompletedProcess[bytes]:
+    """Run nipap-admin."""
     command = [sys.executable, '-m', 'nipapd.maintenance', *map(str, args)]
     env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
     return subprocess.run(command, cwd='/', env=env, capture_output=True, timeout=120, check=False)
 
 
-def done(*args: object) -> str:
+def admin_inside(*args: object) -> subprocess.CompletedProcess[bytes]:
+    """Run nipap-admin in this process, on a configured database: Python takes longer to start than it to work."""
+    with (
+        io.TextIOWrapper(io.BytesIO()) as out,
+        io.TextIOWrapper(io.BytesIO()) as err,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = maintenance.main(list(map(str, args)))
+        out.flush()
+        err.flush()
+        return subprocess.CompletedProcess(args, code, out.buffer.getvalue(), err.buffer.getvalue())  # type: ignore[attr-defined]
+
+
+Admin = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def done(*args: object, by: Admin = admin_inside) -> str:
     """What a command says that works."""
-    answer = admin(*args)
+    answer = by(*args)
     assert answer.returncode == 0, answer.stderr.decode()
     return answer.stdout.decode()
 
 
-def refused(*args: object) -> str:
+def refused(*args: object, by: Admin = admin_inside) -> str:
     """What a command says that fails, on one line."""
-    answer = admin(*args)
+    answer = by(*args)
     said = answer.stderr.decode()
     assert answer.returncode == 1, said
     assert said.startswith('nipap-admin: '), said
@@ -64,10 +84,8 @@ class Site:
     """A configured database and the accounts beside it."""
 
     def __init__(self, dsn: str, directory: Path, **settings: str) -> None:
-        parts = parse_dsn(dsn)
-        database = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
         parser = RawConfigParser()
-        parser.read_dict({'nipapd': {**database, **settings}})
+        parser.read_dict({'nipapd': {**options_of(dsn), **settings}})
         self.path, self.data_dir = directory / 'nipap.conf', directory
         with self.path.open('w') as file:
             parser.write(file)
@@ -95,14 +113,39 @@ class Site:
             connection.close()
 
 
-@pytest.fixture
-def full(dsn: str, make_dir: Callable[[], Path], actor: Actor) -> Site:
-    """A site that holds something of everything."""
-    site = Site(dsn, make_dir())
-    fill(dsn, actor, '192.0.2', "tab\there, \\. and 'quotes'\nnext — line")
+@pytest.fixture(scope='module')
+def directories() -> Iterator[Callable[[], Path]]:
+    """Makes directories for all tests of this module."""
+    with open_directories() as make:
+        yield make
+
+
+def filled_site(dsn: str, directory: Path) -> Site:
+    site = Site(dsn, directory)
+    fill(dsn, OPERATOR, '192.0.2', "tab\there, \\. and 'quotes'\nnext — line")
     site.users.create()
     site.users.add(LocalUser('operator', trusted=True), 'first secret')
     return site
+
+
+@pytest.fixture(scope='module')
+def full(shared_dsn: str, directories: Callable[[], Path]) -> Site:
+    """A site that holds something of everything and stays as it is."""
+    return filled_site(shared_dsn, directories())
+
+
+@pytest.fixture
+def own(dsn: str, make_dir: Callable[[], Path]) -> Site:
+    """A site of the test's own that holds the same."""
+    return filled_site(dsn, make_dir())
+
+
+@pytest.fixture(scope='module')
+def dumped(full: Site, directories: Callable[[], Path]) -> Path:
+    """A dump of the full site."""
+    path = directories() / 'nipap.tar'
+    done('dump', *full.where, path, by=admin)
+    return path
 
 
 def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
@@ -130,17 +173,15 @@ def empty(empty_dsn: str, make_dir: Callable[[], Path]) -> Site:
 
 
 @pytest.fixture
-def file(full: Site, make_dir: Callable[[], Path]) -> Path:
-    """A dump of the full site."""
-    path = make_dir() / 'nipap.tar'
-    done('dump', *full.where, path)
-    return path
+def file(dumped: Path, make_dir: Callable[[], Path]) -> Path:
+    """The dump, the test's own."""
+    return Path(shutil.copy(dumped, make_dir()))
 
 
-def test_what_was_dumped_is_restored(full: Site, empty: Site, file: Path) -> None:
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
-    assert 'no problems found' in done('restore', *empty.where, file)
+def test_what_was_dumped_is_restored(full: Site, empty: Site, dumped: Path) -> None:
+    assert dumped.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in dumped.parent.iterdir()] == [dumped.name]
+    assert 'no problems found' in done('restore', *empty.where, dumped, by=admin)
     assert empty.state() == full.state()
     assert empty.state()[1] == []
     assert empty.users.authenticate('operator', 'first secret')
@@ -197,7 +238,7 @@ def test_who_is_not_root_restores_and_dumps_too(full: Site, file: Path, make_dir
     with tarfile.open(fileobj=io.BytesIO(again)) as theirs, tarfile.open(file) as ours:
         assert theirs.getnames() == ours.getnames()
     own = make_dir()
-    done('restore', '-c', '/dev/null', '--data-dir', own, write(make_dir() / 'again.tar', again))
+    done('restore', '-c', '/dev/null', '--data-dir', own, write(make_dir() / 'again.tar', again), by=admin)
     restored = own_facts(own)
     assert {json.loads(row)['prefix'] for row in restored.values()} >= {'192.0.2.0/24'}
 
@@ -218,9 +259,9 @@ def test_without_accounts_those_that_are_there_stay(dsn: str, empty: Site, make_
 
 @pytest.mark.parametrize('kept', [False, True])
 def test_a_copy_sends_nothing_unless_it_is_to(
-    full: Site, empty: Site, actor: Actor, make_dir: Callable[[], Path], kept: bool
+    own: Site, empty: Site, actor: Actor, make_dir: Callable[[], Path], kept: bool
 ) -> None:
-    database, path = Database(full.dsn), make_dir() / 'hooks.tar'
+    database, path = Database(own.dsn), make_dir() / 'hooks.tar'
     manager = dataclasses.replace(actor, trusted=True)
     try:
         for enabled in (True, False, True):
@@ -228,7 +269,7 @@ def test_a_copy_sends_nothing_unless_it_is_to(
             Backend(database).add_webhook(manager, attr)
     finally:
         database.close()
-    done('dump', *full.where, path)
+    done('dump', *own.where, path)
     said = done('restore', *empty.where, *(['--keep-webhooks'] if kept else []), path)
     database = Database(empty.dsn)
     try:
@@ -242,7 +283,7 @@ def test_a_copy_sends_nothing_unless_it_is_to(
         database.close()
     if kept:
         assert 'webhooks' not in said
-        assert empty.state() == full.state()
+        assert empty.state() == own.state()
         return
     assert '2 webhooks are disabled' in said
     assert '--keep-webhooks' in said
@@ -339,11 +380,11 @@ def test_a_database_in_use_is_refused(empty: Site, file: Path) -> None:
         connection.close()
 
 
-def test_while_a_daemon_serves_nothing_is_restored(full: Site, file: Path, daemon: DaemonFactory) -> None:
-    before = full.state()
-    daemon('-c', str(full.path), data_dir=full.data_dir)
-    assert 'a daemon serves from it' in refused('restore', '--replace', *full.where, file)
-    assert full.state() == before
+def test_while_a_daemon_serves_nothing_is_restored(own: Site, file: Path, daemon: DaemonFactory) -> None:
+    before = own.state()
+    daemon('-c', str(own.path), data_dir=own.data_dir)
+    assert 'a daemon serves from it' in refused('restore', '--replace', *own.where, file)
+    assert own.state() == before
 
 
 # ---- what fails midway
@@ -363,14 +404,14 @@ def test_a_restore_that_fails_midway_changes_nothing(full: Site, empty: Site, fi
     empty.sql('SELECT * FROM report.used')
 
 
-def test_what_the_check_finds_is_reported(full: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
-    full.sql("UPDATE prefix SET children = 77 WHERE prefix = '192.0.2.0/24'")
+def test_what_the_check_finds_is_reported(own: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
+    own.sql("UPDATE prefix SET children = 77 WHERE prefix = '192.0.2.0/24'")
     path = make_dir() / 'wrong.tar'
-    done('dump', *full.where, path)
-    answer = admin('restore', *empty.where, path)
+    done('dump', *own.where, path)
+    answer = admin_inside('restore', *empty.where, path)
     assert answer.returncode == 1
     assert b'1 problems found' in answer.stdout
-    assert empty.state() == full.state()
+    assert empty.state() == own.state()
 
 
 # ---- other versions
@@ -414,7 +455,7 @@ def test_a_dump_that_fails_leaves_the_former_one(empty: Site, file: Path) -> Non
 
 
 def test_rows_are_read_in_pieces_of_any_size() -> None:
-    from nipap.restore import Rows
+    from nipap.integrity.restore import Rows
 
     data = io.BytesIO(b'one\t1\ntwo\t2\n\\.\nrest\n')
     rows = Rows(data)
@@ -458,7 +499,7 @@ def dump_while_writing(running: Daemon, data_dir: Path, file: Path) -> tuple[set
     try:
         poll(lambda: all(len(each) > 50 for each in written), SOON_S, lambda: 'nothing is written')
         before = set(written[0] + written[1])
-        done('dump', '--data-dir', data_dir, file)
+        done('dump', '--data-dir', data_dir, file, by=admin)
         at_end = len(written[0] + written[1])
         poll(lambda: len(written[0] + written[1]) > at_end, SOON_S, lambda: 'the dump has stopped the writers')
     finally:
@@ -473,9 +514,9 @@ def test_a_busy_daemon_is_dumped_and_another_goes_on(daemon: DaemonFactory, make
     running = daemon(data_dir=data_dir)
     before, at_end = dump_while_writing(running, data_dir, file)
     assert at_end > len(before), 'nothing was written meanwhile'
-    assert 'daemon serves' in refused('restore', '--data-dir', data_dir, '--replace', file)
+    assert 'daemon serves' in refused('restore', '--data-dir', data_dir, '--replace', file, by=admin)
 
-    assert 'no problems found' in done('--data-dir', other, 'restore', file)
+    assert 'no problems found' in done('--data-dir', other, 'restore', file, by=admin)
     restored = own_facts(other)
     assert before <= {json.loads(row)['prefix'] for row in restored.values()}
     assert restored.items() <= own_facts(data_dir).items()

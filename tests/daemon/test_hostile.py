@@ -21,8 +21,9 @@ import pytest
 from daemon_process import Daemon
 from support import DaemonFactory, facts
 
-from nipap import __version__, check
-from nipap.db import Database
+from nipap import __version__
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 MB = 2**20
 MAX_BODY = 10 * MB

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from daemon_process import poll
+from daemon_process import Daemon, poll
 from support import DaemonFactory
 from test_hostile import Target, call_body, received
 
@@ -26,6 +26,12 @@ ANSWER = re.compile(rb'^HTTP/1\.1 (\d{3}) .*?\r\n\r\n', re.MULTILINE | re.DOTALL
 VERSION = call_body('version')
 
 MakeTarget = Callable[..., Target]
+
+
+@pytest.fixture
+def target(shared_daemon: Callable[..., Daemon]) -> Target:
+    """A daemon with one handler that is still there when a test has said what it says."""
+    return Target(shared_daemon(forks='1', request_timeout=str(REQUEST_TIMEOUT_S)))
 
 
 @pytest.fixture
@@ -68,8 +74,7 @@ def statuses(answer: bytes) -> list[int]:
 # ---- request lines and targets
 
 
-def test_what_is_nearly_a_request(make: MakeTarget) -> None:
-    target = make()
+def test_what_is_nearly_a_request(target: Target) -> None:
     end = b' HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
     for said, wanted in {
         b'GET /\r\n\r\n': [400],  # HTTP/0.9
@@ -102,8 +107,7 @@ def test_what_is_nearly_a_request(make: MakeTarget) -> None:
 
 
 @pytest.mark.parametrize('url', ['http://elsewhere:1/XMLRPC', 'HTTP://[::1]/XMLRPC', 'https://x/XMLRPC?a=b'])
-def test_a_whole_url_is_asked_for_by_its_path(make: MakeTarget, url: str) -> None:
-    target = make()
+def test_a_whole_url_is_asked_for_by_its_path(target: Target, url: str) -> None:
     said = target.head(f'Content-Length: {len(VERSION)}', 'Connection: close', path=url) + VERSION
     answer = target.say(said)
     assert statuses(answer) == [200]
@@ -113,8 +117,7 @@ def test_a_whole_url_is_asked_for_by_its_path(make: MakeTarget, url: str) -> Non
 
 
 @pytest.mark.parametrize('host', ['x:', 'x:0', 'x:99999', '[::1]', '[::1]:80', '[::1]:', '', f'x:{"9" * 5000}'])
-def test_hosts_with_and_without_ports(make: MakeTarget, host: str) -> None:
-    target = make()
+def test_hosts_with_and_without_ports(target: Target, host: str) -> None:
     for path in ('/XMLRPC', '/api/docs'):
         request = f'GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n'
         (status,) = statuses(target.say(request.encode()))
@@ -122,8 +125,7 @@ def test_hosts_with_and_without_ports(make: MakeTarget, host: str) -> None:
     assert 'Traceback' not in target.running.log()
 
 
-def test_headers_that_are_too_large_are_refused(make: MakeTarget) -> None:
-    target = make()
+def test_headers_that_are_too_large_are_refused(target: Target) -> None:
     whole, filling = target.request(VERSION), b'x' * 200_000
     lines = b''.join(b'X-Line-%d: %s\r\n' % (number, b'y' * 90) for number in range(2000))
     for head in (
@@ -141,16 +143,14 @@ def test_headers_that_are_too_large_are_refused(make: MakeTarget) -> None:
     assert 'Traceback' not in target.running.log()
 
 
-def test_garbage_behind_requests_is_refused_by_itself(make: MakeTarget) -> None:
-    target = make()
+def test_garbage_behind_requests_is_refused_by_itself(target: Target) -> None:
     whole = target.request(VERSION)
     for garbage in (b'\x00' * 50 + b'\r\n\r\n', b'}{\r\n\r\n', b'HTTP/1.1 200 OK\r\n\r\n', VERSION + b'\r\n\r\n'):
         assert statuses(target.say(whole * 5 + garbage + whole)) == [200] * 5 + [400]
     assert statuses(target.say(b'\r\n' + target.request(VERSION, 'Connection: close')))[-1] in (200, 400)
 
 
-def test_the_id_of_a_request_is_told_when_it_is_broken_later(make: MakeTarget) -> None:
-    target = make()
+def test_the_id_of_a_request_is_told_when_it_is_broken_later(target: Target) -> None:
     first = target.request(VERSION, 'X-Request-ID: first')
     second = target.head('X-Request-ID: second', 'Transfer-Encoding: chunked') + b'zz\r\n'
     told = [re.search(rb'(?i)x-request-id: (\S+)', head) for head in heads(target.say(first + second))]
@@ -237,8 +237,7 @@ def answered(client: socket.socket) -> bool:
     return __version__.encode() in response.read()
 
 
-def test_half_a_head_is_given_up(make: MakeTarget) -> None:
-    target = make()
+def test_half_a_head_is_given_up(target: Target) -> None:
     head = target.head()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(target.connect()) for _ in range(1, len(head), 7)]

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 from daemon_process import Daemon, poll
 
-from nipap import check
-from nipap.db import Database
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DATA = REPOSITORY / 'tests/data/internet-prefixes.csv.xz'

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import xmlrpc.client
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from callers import change
+from daemon_process import REPOSITORY
 from support import DaemonFactory
 from talking import (
     Configured,
@@ -26,8 +32,8 @@ from nipap import __version__
 from nipapd import logs
 
 
-def test_a_line_for_each_request_and_no_password(configured: Configured) -> None:
-    running = configured('-d', db_pass='SECRET-of-the-database')
+def test_a_line_for_each_request_and_no_password(configured: Configured, make_dir: Callable[[], Path]) -> None:
+    running = configured('-d', db_pass='SECRET-of-the-database', data_dir=make_dir())
     password = running.admin()[1]
     told = running.log()
     call(running, 'echo', message='SECRET-message')
@@ -132,6 +138,159 @@ def test_the_background(daemon: DaemonFactory, data_dir: Path, make_dir: Any) ->
         os.kill(int(path.read_text()), signal.SIGTERM)
         caller.await_no_children()
     assert not path.exists()
+
+
+@pytest.mark.parametrize('forks', ['2', '-1'])
+def test_a_hup_opens_the_log_again(
+    daemon: DaemonFactory, database_options: Any, make_dir: Any, dsn: str, forks: str
+) -> None:
+    """As after logrotate has moved the file; also when root was given up, and when the configuration is of no use."""
+    path, home = make_dir() / 'nipapd.pid', make_dir()
+    log = home / 'nipapd.log'
+    user = {'user': 'postgres'} if os.geteuid() == 0 else {}
+    config = {'nipapd': {'forks': forks, **user, **database_options}}
+    caller = daemon('--background', '-P', str(path), config=config, data_dir=home)
+    try:
+        assert caller.wait() == 0
+        pid = int(path.read_text())
+        for number in range(2):
+            log.rename(home / f'nipapd.log.{number}')
+            log.touch(0o640)
+            os.chown(log, *owner_of(home / f'nipapd.log.{number}'))
+            os.kill(pid, signal.SIGHUP)
+            await_that(lambda: 'SIGHUP' in log.read_text() or 'stays' in log.read_text(), 'a line in the new file')
+            before = len((home / f'nipapd.log.{number}').read_text())
+
+            def heard() -> bool:
+                call(caller, 'version')
+                return ' INFO nipap.request: version ' in log.read_text()
+
+            await_that(heard, 'a line about a call in the new file')
+            if forks == '-1':
+                assert len((home / f'nipapd.log.{number}').read_text()) == before
+            change(caller, port='none')
+    finally:
+        os.kill(int(path.read_text()), signal.SIGTERM)
+        caller.await_no_children()
+
+
+def owner_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid
+
+
+def test_a_log_that_cannot_be_opened_again_goes_on(daemon: DaemonFactory, database_options: Any, make_dir: Any) -> None:
+    path, home = make_dir() / 'nipapd.pid', make_dir()
+    log = home / 'nipapd.log'
+    config = {'nipapd': {'forks': '1', **database_options}}
+    caller = daemon('--background', '-P', str(path), config=config, data_dir=home)
+    try:
+        assert caller.wait() == 0
+        log.rename(home / 'moved')
+        log.symlink_to('/etc/passwd')
+        os.kill(int(path.read_text()), signal.SIGHUP)
+        await_that(lambda: f'{log} cannot be opened again' in (home / 'moved').read_text(), 'a complaint')
+        assert call(caller, 'version') == __version__
+    finally:
+        os.kill(int(path.read_text()), signal.SIGTERM)
+        caller.await_no_children()
+
+
+LOGROTATE = shutil.which('logrotate') or shutil.which('logrotate', path='/usr/sbin')
+
+
+@pytest.mark.skipif(LOGROTATE is None, reason='this host has no logrotate')
+def test_the_shipped_logrotate_file(make_dir: Any) -> None:
+    """logrotate reads it, moves the one file, empties the other, and has somebody open the log again."""
+    home = make_dir()
+    told = home / 'told'
+    text = (REPOSITORY / 'etc/nipapd.logrotate').read_text()
+    assert '/var/lib/nipap/nipapd.log' in text
+    text = (
+        text.replace('/var/lib/nipap/', f'{home}/')
+        .replace('/run/nipap/', f'{home}/')
+        .replace('kill -HUP', f'> {told} echo')
+    )
+    (home / 'conf').write_text(text)
+    (home / 'nipapd.pid').write_text('77\n')
+    for name in ('nipapd.log', 'postgresql.log'):
+        (home / name).write_text(name)
+    server_log = (home / 'postgresql.log').open('a')
+    with server_log:
+        command = [LOGROTATE, '--force', '--state', str(home / 'state'), str(home / 'conf')]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+        server_log.write('goes on')
+    assert told.read_text() == '77\n'
+    assert (home / 'nipapd.log.1').read_text() == 'nipapd.log'
+    assert (home / 'nipapd.log').read_text() == ''
+    assert (home / 'postgresql.log').read_text() == 'goes on'
+    assert gzip.decompress((home / 'postgresql.log.1.gz').read_bytes()) == b'postgresql.log'
+
+
+# Becomes a program at a terminal of its own, and copies what that shows.
+AT_TERMINAL = """
+import os, pty, signal, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: os.kill(child, number))
+while True:
+    try:
+        os.write(1, os.read(terminal, 65536).replace(b'\\r\\n', b'\\n'))
+    except OSError:
+        break
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_calls_are_not_logged_to_a_terminal_unless_that_is_asked_for(configured: Configured) -> None:
+    running = configured(start=False, log_level='info', forks='1')
+    running.through = [sys.executable, '-c', AT_TERMINAL]
+    running.start()
+    assert call(running, 'version') == __version__
+    running.send(signal.SIGHUP)
+    await_that(lambda: running.log().count('serving on') == 2, 'the HUP')
+    assert ' INFO nipapd: SIGHUP: 1 handlers take over' in running.log()
+    assert 'nipap.request' not in running.log()
+    change(running, access_log='true')
+    running.send(signal.SIGHUP)
+    await_that(lambda: running.log().count('serving on') == 3, 'the HUP')
+    assert call(running, 'version') == __version__
+    assert 'INFO nipap.request: version' in running.log()
+
+
+def test_levels_and_lines_of_calls_are_two_things(configured: Configured) -> None:
+    running = configured(log_level='warning', access_log='yes', forks='1', colour='green')
+    assert call(running, 'version') == __version__
+    lines = [line for line in running.log().splitlines() if re.match(r'\d{4}-', line)]
+    assert [re.findall(r' (WARNING|INFO) (\S+): ', line)[0] for line in lines] == [
+        ('WARNING', 'nipapd'),
+        ('INFO', 'nipap.request'),
+    ]
+    change(running, log_level='info', access_log='no')
+    running.send(signal.SIGHUP)
+    await_that(lambda: ' INFO nipapd: serving on' in running.log(), 'the HUP')
+    told = len(running.log())
+    assert call(running, 'version') == __version__
+    assert 'nipap.request' not in running.log()[told:]
+
+
+def test_the_line_of_the_first_password_says_how_to_change_it(
+    daemon: DaemonFactory, database_options: Any, make_dir: Any
+) -> None:
+    home = make_dir()
+    running = daemon(data_dir=home, config={'nipapd': {'forks': '1', **database_options}})
+    said = re.search(r'shown only this once; to change it: (nipap-passwd .* modify -u admin)\)\n', running.log())
+    assert said, running.log()
+    words = shlex.split(said[1])[1:]
+    changed = subprocess.run(
+        [sys.executable, '-m', 'nipapd.passwd', *words, '-p', 'a better password'], cwd=REPOSITORY, capture_output=True
+    )
+    assert changed.returncode == 0, changed
+    with xmlrpc.client.ServerProxy(f'{running.url("admin", "a better password")}/XMLRPC') as nipap:
+        assert nipap.version({'auth': {'authoritative_source': 'test'}}) == __version__
 
 
 def test_a_start_that_fails_in_the_background_is_told_to_the_caller(daemon: DaemonFactory) -> None:

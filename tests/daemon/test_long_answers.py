@@ -20,10 +20,10 @@ from daemon_process import Daemon, poll
 from support import DaemonFactory
 
 from nipap import __version__
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
-from nipap.wire import encode_response
+from nipap.postgres.database import Database
+from nipap.xmlrpc.codec import encode_response
 
 ALL = {'max_result': None}
 SMALL_MB = 120

@@ -20,9 +20,9 @@ import psycopg2.extensions
 import pytest
 from callers import handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
-from support import DATABASE_OPTIONS, FAST, DaemonFactory, open_directories
+from support import FAST, DaemonFactory, open_directories, options_of
 
-from nipap import schema
+from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
 AUTH = {'authoritative_source': 'test'}
@@ -174,11 +174,6 @@ def server(make_server: MakeServer) -> EmbeddedPostgres:
     return server
 
 
-def options(dsn: str) -> dict[str, str]:
-    parts = psycopg2.extensions.parse_dsn(dsn)
-    return {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items() if libpq in parts}
-
-
 @pytest.fixture
 def serve(daemon: DaemonFactory) -> Callable[[Mapping[str, str]], Daemon]:
     """Runs a daemon with one handler on a database, with a prefix to edit, and ready for every kind of call."""
@@ -222,7 +217,7 @@ def postmaster(server: EmbeddedPostgres) -> int:
 
 
 def test_stopped_it_is_away_and_back_by_itself(server: EmbeddedPostgres, serve: Serve) -> None:
-    running = serve(options(server.dsn()))
+    running = serve(options_of(server.dsn()))
     with undisturbed(running):
         server.stop()
         calls = made(running, *EVERY_KIND)
@@ -237,7 +232,7 @@ def test_stopped_it_is_away_and_back_by_itself(server: EmbeddedPostgres, serve: 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['restarted', 'killed'])
 def test_calls_wait_for_a_restart(server: EmbeddedPostgres, serve: Serve, number: signal.Signals) -> None:
-    running = serve(options(server.dsn()))
+    running = serve(options_of(server.dsn()))
     with undisturbed(running):
         os.kill(postmaster(server), number)
         assert server.proc is not None
@@ -253,7 +248,7 @@ def test_calls_wait_for_a_restart(server: EmbeddedPostgres, serve: Serve, number
 
 def test_cut_connections_are_nobodys_business(dsn: str, serve: Serve) -> None:
     cut = 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> '
-    running = serve(options(dsn))
+    running = serve(options_of(dsn))
     with undisturbed(running):
         for _ in range(3):
             ask(dsn, f'{cut} pg_backend_pid()')
@@ -264,7 +259,7 @@ def test_cut_connections_are_nobodys_business(dsn: str, serve: Serve) -> None:
 
 
 def test_hung_it_is_given_up(server: EmbeddedPostgres, serve: Serve) -> None:
-    running = serve(options(server.dsn()))
+    running = serve(options_of(server.dsn()))
     with undisturbed(running), locked(server.dsn()) as is_waited_for:
         sent = Made(running, change)
         poll(is_waited_for, 10, lambda: 'no change has come to PostgreSQL')
@@ -285,7 +280,7 @@ def test_hung_it_is_given_up(server: EmbeddedPostgres, serve: Serve) -> None:
 
 
 def test_a_long_change_is_no_hung_one(dsn: str, serve: Serve) -> None:
-    running = serve(options(dsn))
+    running = serve(options_of(dsn))
     with undisturbed(running):
         with locked(dsn):
             thread = Made(running, change)
@@ -297,7 +292,7 @@ def test_a_long_change_is_no_hung_one(dsn: str, serve: Serve) -> None:
 
 def test_an_unreachable_host_is_given_up(serve: Serve, server: EmbeddedPostgres) -> None:
     """A listener that accepts nothing more looks like a host that is not there."""
-    running = serve(options(server.dsn()))
+    running = serve(options_of(server.dsn()))
     path = psycopg2.extensions.parse_dsn(server.dsn())['host'] + '/.s.PGSQL.5432'
     with undisturbed(running):
         server.stop()
@@ -319,7 +314,7 @@ def test_an_unreachable_host_is_given_up(serve: Serve, server: EmbeddedPostgres)
 def test_out_of_connections(make_server: MakeServer, serve: Serve) -> None:
     server = make_server(max_connections='12', superuser_reserved_connections='1', max_wal_senders='0')
     schema.install(server.dsn())
-    running = serve(options(server.dsn()))
+    running = serve(options_of(server.dsn()))
     with undisturbed(running), contextlib.ExitStack() as held:
         ask(server.dsn(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'nipap' "
             'AND pid <> pg_backend_pid()')  # fmt: skip
@@ -335,7 +330,7 @@ def test_out_of_connections(make_server: MakeServer, serve: Serve) -> None:
 
 
 def test_read_only_it_is_read(server: EmbeddedPostgres, serve: Serve) -> None:
-    running = serve(options(server.dsn()))
+    running = serve(options_of(server.dsn()))
     with undisturbed(running):
         ask(server.dsn(), 'ALTER DATABASE nipap SET default_transaction_read_only = on')
         ask(server.dsn('postgres'), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'nipap'")
@@ -355,7 +350,7 @@ CHECKPOINT"""
 
 def test_without_space_changes_are_refused_at_once(server: EmbeddedPostgres, serve: Serve) -> None:
     """A table that each change adds to lies on a device that is always full."""
-    running = serve(options(server.dsn()))
+    running = serve(options_of(server.dsn()))
     for statement in FILLING.split(';\n'):
         ask(server.dsn(), statement)
     file = server.data / ask(server.dsn(), "SELECT pg_relation_filepath('filled')")[0]
@@ -406,7 +401,7 @@ def test_without_space_for_the_write_ahead_log(make_server: MakeServer, serve: S
     server = make_server(synchronous_commit='on')
     schema.install(server.dsn())
     with small_wal(server) as wal:
-        running = serve(options(server.dsn()))
+        running = serve(options_of(server.dsn()))
         with undisturbed(running):
             with open(wal / 'big', 'wb', buffering=0) as big, contextlib.suppress(OSError):
                 while True:
@@ -467,7 +462,7 @@ def test_no_process_dies(
     outage: Callable[[EmbeddedPostgres], contextlib.AbstractContextManager[list[int]]],
 ) -> None:
     """A handler for each core, the admin port and the delivery of events, which goes on where it was."""
-    running = serve_by_default(options(server.dsn()))
+    running = serve_by_default(options_of(server.dsn()))
     before = running.children()
     assert len(before) == (os.cpu_count() or 1) + 2, before
     with outage(server) as expected:
@@ -484,7 +479,7 @@ def test_no_process_dies(
 def test_events_go_on_soon_after_an_outage_that_calls_wait_for(
     server: EmbeddedPostgres, serve_by_default: Serve
 ) -> None:
-    running = serve_by_default(options(server.dsn()))
+    running = serve_by_default(options_of(server.dsn()))
     assert_events(server, running)
     server.stop()
     threads = [Made(running, call) for call in EVERY_KIND]

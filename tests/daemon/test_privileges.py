@@ -110,7 +110,7 @@ def test_a_handler_cannot_become_root_again(make_dir: Callable[[], Path]) -> Non
     program.chmod(0o4755)
     code = f"""
 import os, pwd, subprocess
-from nipapd.__main__ import Identity
+from nipapd.identity import Identity
 account = pwd.getpwnam('nobody')
 Identity(account.pw_name, account.pw_uid, account.pw_gid).assume()
 for name in ('setuid', 'seteuid', 'setgid', 'setegid'):
@@ -173,7 +173,7 @@ def test_nobody_else_may_write_anything(no_umask: None, daemon: DaemonFactory, m
 LOCK_ALL = """
 import fcntl, os, sys
 from pathlib import Path
-from nipapd.__main__ import Identity
+from nipapd.identity import Identity
 import pwd
 account = pwd.getpwnam('daemon')
 Identity(account.pw_name, account.pw_uid, account.pw_gid).assume()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import databases
 import psycopg2
 import pynipap
 import pytest
@@ -15,7 +16,7 @@ from pynipap import VRF, AuthOptions, Pool, Prefix, Tag
 from pynipap import pynipap as implementation
 
 import nipap
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.access.local_users import LocalUser, LocalUsers
 
 # The library makes a connection for each call and leaves closing it to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore:unclosed:ResourceWarning')
@@ -38,19 +39,18 @@ def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope='module')
+def running(shared_dsn: str, shared_daemon: Callable[..., Any], users_file: Path) -> Any:
+    """A daemon that keeps nothing of what the database had before."""
+    return shared_daemon(users_file=users_file, forks='1', events='false')
+
+
 @pytest.fixture
-def log_in(
-    daemon: Callable[..., Any],
-    database_options: dict[str, str],
-    users_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[..., None]]:
-    """Point the library at a daemon of the test's own and make it forget what it knew of any other.
+def log_in(running: Any, shared_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Point the library at the daemon, on an empty database, and make it forget what it knew.
 
     The result changes the user: `log_in('reader')`, with another password or other authentication options if given.
     """
-    accounts = {'type': 'SqliteAuth', 'db_path': str(users_file)}
-    running = daemon(config={'nipapd': {**database_options, 'forks': '1'}, 'auth.backends.local': accounts})
     for cache in implementation._cache.values():
         cache.clear()
 
@@ -61,6 +61,8 @@ def log_in(
     log_in('alice')
     yield log_in
     gc.collect()
+    with databases.connected(shared_dsn) as connection:
+        assert databases.empty(connection)
 
 
 @pytest.fixture(autouse=True)
@@ -333,14 +335,14 @@ def test_who_may(log_in: Callable[..., None]) -> None:
         VRF.list()
 
 
-def test_authentication_options(log_in: Callable[..., None], dsn: str) -> None:
+def test_authentication_options(log_in: Callable[..., None], shared_dsn: str) -> None:
     """A trusted user acts for others, a user who is not trusted for nobody else."""
     on_behalf = {'username': 'bob', 'full_name': 'Bob Brown', 'readonly': False}
     log_in('gateway', authoritative_source='web', **on_behalf)
     assert prefix('10.0.0.0/8').authoritative_source == 'web'
     log_in('alice', **on_behalf)
     prefix('11.0.0.0/8')
-    connection = psycopg2.connect(dsn)
+    connection = psycopg2.connect(shared_dsn)
     with connection.cursor() as cursor:
         cursor.execute('SELECT username, authenticated_as, full_name, authoritative_source FROM audit_log ORDER BY id')
         audited = cursor.fetchall()

@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 from callers import Changer, await_calls, calling, change, handlers
 from daemon_process import Daemon, free_port, poll
-from psycopg2.extensions import parse_dsn
-from support import DATABASE_OPTIONS, DaemonFactory
+from support import DaemonFactory, options_of
 
-from nipap import schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
+from nipap.postgres import schema
 
 Configured = Callable[..., Daemon]
 LONG = 1500  # prefixes: more than are answered as one list
@@ -205,9 +204,7 @@ def test_accounts_of_another_file(configured: Configured) -> None:
 def test_another_database(configured: Configured, empty_dsn: str) -> None:
     running = configured()
     assert call(running, 'add_vrf', attr={'rt': '65000:1', 'name': 'there'})
-    parts = parse_dsn(empty_dsn)
-    settings = {f'db_{ours}': parts[libpq] for ours, libpq in DATABASE_OPTIONS.items()}
-    change(running, **settings)
+    change(running, **options_of(empty_dsn))
     assert 'the database has no schema' in refuse(running)
     assert len(call(running, 'list_vrf', vrf={})) == 2
     schema.install(empty_dsn)

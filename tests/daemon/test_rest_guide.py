@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
 import re
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from talking import Configured
 
-from nipap.rest_problems import STATUSES
+from nipap.rest.problems import STATUSES
 
 GUIDE = (Path(__file__).parent.parent.parent / 'docs/rest.md').read_text()
 ADDRESS = 'http://127.0.0.1:1337'
@@ -31,9 +35,9 @@ def filled_in(program: str, running: Any) -> str:
     return program.replace(ADDRESS, running.url().rstrip('/')).replace('PASSWORD', password)
 
 
-def test_the_python_examples_do_what_the_guide_says(daemon: Callable[..., Any]) -> None:
+def test_the_python_examples_do_what_the_guide_says(configured: Configured) -> None:
     """One program: each block goes on where the one before has ended."""
-    running = daemon()
+    running = configured()
     found = blocks('python')
     assert found
     output = ''.join(
@@ -44,10 +48,10 @@ def test_the_python_examples_do_what_the_guide_says(daemon: Callable[..., Any]) 
     assert (done.returncode, done.stdout) == (0, output), done.stderr
 
 
-def test_the_shell_examples_succeed(daemon: Callable[..., Any]) -> None:
+def test_the_shell_examples_succeed(configured: Configured) -> None:
     if shutil.which('curl') is None:
         pytest.skip('no curl on this host')
-    running = daemon()
+    running = configured()
     command = ['bash', '-e', '-c', filled_in(''.join(blocks('sh')), running)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,10 +67,10 @@ def test_the_guide_has_every_status_with_its_codes() -> None:
     assert all(HTTPStatus(status) for status in codes)
 
 
-def test_the_paths_are_served_by_the_daemon(daemon: Callable[..., Any]) -> None:
+def test_the_paths_are_served_by_the_daemon(configured: Configured) -> None:
     """In a daemon the interface is there beside XML-RPC, pages and older endpoint included."""
-    running = daemon()
-    user, password = running.admin()
+    running = configured()
+    login = 'Basic ' + base64.b64encode(':'.join(running.admin()).encode()).decode()
     for path, status in (
         ('/api/docs', 200),
         ('/api/docs/swagger-ui-bundle.js', 200),
@@ -75,16 +79,7 @@ def test_the_paths_are_served_by_the_daemon(daemon: Callable[..., Any]) -> None:
         ('/rest/v1/prefixes?id=1', 200),
         ('/api/v1/bogus', 404),
     ):
-        command = [sys.executable, '-c', FETCH, running.url(), path, user, password]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.stdout == f'{status}\n', (path, done.stderr)
-
-
-FETCH = """
-import base64, http.client, sys, urllib.parse
-url, path, user, password = sys.argv[1:]
-connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc)
-login = 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
-connection.request('GET', path, headers={'Authorization': login, 'NIPAP-Authoritative-Source': 'x'})
-print(connection.getresponse().status)
-"""
+        connection = http.client.HTTPConnection(urlsplit(running.url()).netloc)
+        with contextlib.closing(connection):
+            connection.request('GET', path, headers={'Authorization': login, 'NIPAP-Authoritative-Source': 'x'})
+            assert connection.getresponse().status == status, path

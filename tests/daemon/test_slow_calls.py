@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from daemon_process import Daemon
 from support import DaemonFactory
+from talking import Configured
 
 NOISE_MS = 2
 AUTH = {'authoritative_source': 'test'}
@@ -111,9 +112,9 @@ COSTLY = {
 }
 
 
-def test_what_costs_much_lets_others_have_their_turn(daemon: DaemonFactory) -> None:
+def test_what_costs_much_lets_others_have_their_turn(configured: Configured) -> None:
     """One handler, two clients that ask for what costs most, and one whose calls are answered in between."""
-    running = daemon(config={'nipapd': {'forks': '1'}})
+    running = configured(forks='1')
     address = url(running)
     call(address, 'add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'})
 
@@ -138,9 +139,9 @@ def test_what_costs_much_lets_others_have_their_turn(daemon: DaemonFactory) -> N
     assert max(longest.values()) < max(1.5, 300 * usual), longest
 
 
-def test_a_password_that_is_hashed_holds_up_nobody(daemon: DaemonFactory) -> None:
+def test_a_password_that_is_hashed_holds_up_nobody(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
     """Hashing takes a tenth of a second; with one at a time, ten of them a second."""
-    running = daemon(config={'nipapd': {'forks': '1'}, 'auth': {'failed_logins': '0'}})
+    running = daemon(config={'nipapd': {'forks': '1', **database_options}, 'auth': {'failed_logins': '0'}})
     wrong = running.url(running.admin()[0], 'wrong') + '/XMLRPC'
     with ThreadPoolExecutor(4) as pool:
         refused = [pool.submit(call, wrong, 'version') for _ in range(20)]
@@ -151,8 +152,8 @@ def test_a_password_that_is_hashed_holds_up_nobody(daemon: DaemonFactory) -> Non
         assert {each.exception().faultCode for each in refused} == {1510}  # type: ignore[union-attr]  # it is a Fault
 
 
-def test_what_is_too_much_is_refused(daemon: DaemonFactory) -> None:
-    running = daemon(config={'nipapd': {'forks': '1', 'most_running': '2', 'most_waiting': '1'}})
+def test_what_is_too_much_is_refused(configured: Configured) -> None:
+    running = configured(forks='1', most_running='2', most_waiting='1')
     sleep = {'message': 'slept', 'sleep': 2}
     with under_way(running, *[('echo', sleep)] * 5) as calls:
         answers = [each.result() for each in calls]
@@ -161,8 +162,8 @@ def test_what_is_too_much_is_refused(daemon: DaemonFactory) -> None:
     assert call(url(running), 'echo', message='as before') == 'as before'
 
 
-def test_what_is_too_much_is_a_problem_in_rest(daemon: DaemonFactory) -> None:
-    running = daemon(config={'nipapd': {'forks': '1', 'most_running': '2', 'most_waiting': '1'}})
+def test_what_is_too_much_is_a_problem_in_rest(configured: Configured) -> None:
+    running = configured(forks='1', most_running='2', most_waiting='1')
     login = base64.b64encode(':'.join(running.admin()).encode()).decode()
     headers = {'Authorization': f'Basic {login}', 'Content-Type': 'application/json'}
     sleep = {'operations': [{'method': 'echo', 'args': {'message': 'slept', 'sleep': 2}}]}
@@ -182,8 +183,8 @@ def test_what_is_too_much_is_a_problem_in_rest(daemon: DaemonFactory) -> None:
     assert [(problem['status'], problem['code']) for *_, problem in refused] == [(503, 1010)] * 2
 
 
-def test_more_calls_than_connections_take_turns(daemon: DaemonFactory) -> None:
-    running = daemon(config={'nipapd': {'forks': '1', 'db_connections': '2'}})
+def test_more_calls_than_connections_take_turns(configured: Configured) -> None:
+    running = configured(forks='1', db_connections='2')
     address = url(running)
     call(
         address,
@@ -205,8 +206,8 @@ def test_more_calls_than_connections_take_turns(daemon: DaemonFactory) -> None:
     assert len(set(prefixes)) == 200
 
 
-def test_a_stop_waits_for_slow_calls(daemon: DaemonFactory) -> None:
-    running = daemon(config={'nipapd': {'forks': '1'}})
+def test_a_stop_waits_for_slow_calls(configured: Configured) -> None:
+    running = configured(forks='1')
     with under_way(running, *[('echo', {'message': 'slept', 'sleep': 2})] * 8) as slow:
         call(url(running), 'version')  # behind them, as they were sent before
         assert running.stop() == 0

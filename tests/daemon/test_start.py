@@ -16,18 +16,18 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import READY, Daemon, free_port
-from support import DaemonFactory
+from support import DaemonFactory, options_of
 from talking import (
     Configured,
     await_that,
     call,
     client,
     connections,
-    database_settings,
     handlers,
 )
 
-from nipap import __version__, schema
+from nipap import __version__
+from nipap.postgres import schema
 from nipapd import logs
 
 
@@ -86,7 +86,7 @@ def test_handlers_share_the_connections(configured: Configured) -> None:
 
 
 def test_eight_daemons_install_one_database_at_once(daemon: DaemonFactory, empty_dsn: str) -> None:
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     started = [daemon('--auto-install-db', config=config, start=False).spawn() for _ in range(8)]
     for running in started:
         await_that(lambda running=running: READY.search(running.log()), 'serving', 60)
@@ -97,7 +97,7 @@ def test_eight_daemons_install_one_database_at_once(daemon: DaemonFactory, empty
 
 
 def test_a_database_without_schema_needs_permission_to_install(daemon: DaemonFactory, empty_dsn: str) -> None:
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
     assert refused.log() == (
@@ -114,20 +114,105 @@ def install_changed(dsn: str, statement: str) -> None:
 
 
 def test_an_older_schema_needs_permission_to_upgrade(daemon: DaemonFactory, empty_dsn: str) -> None:
-    install_changed(empty_dsn, "UPDATE schema_functions SET fingerprint = 'older'")
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
+    install_changed(empty_dsn, f'DROP SCHEMA public_v{schema.latest()} CASCADE')
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
     assert '--auto-upgrade-db or with nipap-admin migrate' in refused.log()
     daemon('--auto-upgrade-db', config=config)
 
 
+LATER = 'INSERT INTO schema_migration (version, name, oldest_program) VALUES (9999, $$later$$, {})'
+
+
+def admin(*args: str) -> subprocess.CompletedProcess[str]:
+    """The command nipap-admin, run to its end."""
+    command = [sys.executable, '-m', 'nipapd.maintenance', *args]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/', timeout=120)
+
+
+def test_a_database_of_the_predecessor_is_left_alone_by_everything(
+    daemon: DaemonFactory, empty_dsn: str, dsn: str, make_dir: Any
+) -> None:
+    """By the daemon with every option, and by each command of nipap-admin: all name the way over."""
+    tables = 'CREATE TABLE ip_net_vrf (id int); CREATE TABLE ip_net_plan (prefix cidr)'
+    with contextlib.closing(psycopg2.connect(empty_dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f"{tables}; INSERT INTO ip_net_plan VALUES ('192.0.2.0/24')")
+    before = contents(empty_dsn)
+    home, dumped = make_dir(), make_dir() / 'dump'
+    config = {'nipapd': {'forks': '1', **options_of(dsn)}}
+    ours = daemon(config=config, data_dir=home, start=False)
+    assert admin('dump', str(dumped), *ours.args[-2:], '--data-dir', str(home)).returncode == 0
+    said = []
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
+    for options in ([], ['--auto-install-db'], ['--auto-upgrade-db', '--auto-install-db'], ['--db-version']):
+        refused = daemon(*options, config=config, data_dir=home, start=False).spawn()
+        assert refused.wait() == 1
+        said.append(refused.log())
+    where = [*refused.args[refused.args.index('-c') :][:2], '--data-dir', str(home)]
+    for command in (['migrate'], ['check'], ['check', '--repair'], ['restore', str(dumped)]):
+        done = admin(*command, *where)
+        assert done.returncode == 1
+        said.append(done.stderr)
+    done = admin('restore', '--replace', str(dumped), *where)
+    assert done.returncode == 1
+    for text in (*said, done.stderr):
+        (line,) = text.splitlines()
+        assert 'this is a database of NIPAP (public.ip_net_plan, public.ip_net_vrf)' in line
+        assert 'nothing was changed: docs/migrating.md' in line
+    assert contents(empty_dsn) == before
+
+
+def contents(dsn: str) -> list[tuple[Any, ...]]:
+    """The names of all tables and functions, and the prefixes of the predecessor."""
+    query = """SELECT relname::text FROM pg_class WHERE oid >= 16384
+    UNION ALL SELECT proname FROM pg_proc WHERE oid >= 16384
+    UNION ALL SELECT extname FROM pg_extension UNION ALL SELECT prefix::text FROM ip_net_plan ORDER BY 1"""
+    with contextlib.closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchall()
+
+
+def test_tables_of_the_predecessor_beside_our_own_are_told(daemon: DaemonFactory, dsn: str, empty_dsn: str) -> None:
+    install_changed(empty_dsn, 'CREATE SCHEMA former; CREATE TABLE former.ip_net_plan (prefix cidr)')
+    running = daemon(config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
+    assert (
+        'WARNING nipapd: the database holds tables of NIPAP too, which are not served: former.ip_net_plan'
+        in running.log()
+    )
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ('DELETE FROM schema_migration WHERE version = (SELECT max(version) FROM schema_migration)', 'up to date'),
+        (LATER.format(9998), 'upgrade the program'),
+    ],
+)
+def test_a_check_of_another_schema_says_so(daemon: DaemonFactory, empty_dsn: str, change: str, said: str) -> None:
+    install_changed(empty_dsn, change)
+    made = daemon(config={'nipapd': options_of(empty_dsn)}, start=False)
+    where = made.args[made.args.index('-c') :][:2]
+    for command in (['check'], ['check', '--repair']):
+        done = admin(*command, *where)
+        assert (done.returncode, done.stdout) == (1, '')
+        assert re.fullmatch(rf'nipap-admin: the schema of the database has version \d+, .*{said}\n', done.stderr)
+
+
 def test_a_newer_schema_is_left_alone(daemon: DaemonFactory, empty_dsn: str) -> None:
-    install_changed(empty_dsn, "INSERT INTO schema_migration (version, name) VALUES (9999, 'later')")
-    config = {'nipapd': {'forks': '1', **database_settings(empty_dsn)}}
-    refused = daemon('--auto-upgrade-db', config=config, start=False).spawn()
-    assert refused.wait() == 1
-    assert 'version 9999' in refused.log()
+    install_changed(empty_dsn, LATER.format(9998))
+    config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
+    for options in ((), ('--auto-upgrade-db',)):
+        refused = daemon(*options, config=config, start=False).spawn()
+        assert refused.wait() == 1
+        assert 'version 9999, which takes a program of version 9998 or later' in refused.log()
+
+
+def test_a_newer_schema_is_served_when_that_is_allowed(daemon: DaemonFactory, empty_dsn: str) -> None:
+    install_changed(empty_dsn, LATER.format(schema.latest()))
+    daemon(config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
+    daemon('--auto-upgrade-db', config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
 
 
 # it does not start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 import socket
 import ssl
 import warnings
@@ -88,19 +89,20 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 Make = Callable[..., Daemon]
 
 
-@pytest.fixture
-def make(daemon: DaemonFactory, database_options: dict[str, str], certificates: Certificates) -> Make:
-    """Makes daemons that serve TLS and plain HTTP, with these settings of [nipapd]."""
+@pytest.fixture(scope='module')
+def make(shared_daemon: Make, certificates: Certificates) -> Make:
+    """Returns the daemon that serves TLS and plain HTTP with these settings of [nipapd]."""
 
     def made(**settings: str) -> Daemon:
-        nipapd = {'forks': '1', **database_options, 'ssl_cert_file': str(certificates.server), **settings}
-        return daemon('-s', str(free_port()), config={'nipapd': nipapd})
+        return shared_daemon(**{'forks': '1', 'ssl_port': '0', 'ssl_cert_file': str(certificates.server), **settings})
 
     return made
 
 
 def secure_address(daemon: Daemon) -> tuple[str, int]:
-    return '127.0.0.1', int(daemon.args[daemon.args.index('-s') + 1])
+    found = re.search(r'serving on https://127\.0\.0\.1:(\d+)', daemon.log())
+    assert found, daemon.log()
+    return '127.0.0.1', int(found[1])
 
 
 def trusting(certificates: Certificates, own: Path | None = None) -> ssl.SSLContext:

@@ -29,7 +29,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from support import DaemonFactory
 
-from nipap.db import Database
+from nipap.postgres.database import Database
 
 AUTH = {'authoritative_source': 'robot'}
 TRACE = '0af7651916cd43dd8448eb211c80319c'

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from nipap.postgres import migrations
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Range = tuple[Address, Address]
@@ -30,6 +32,7 @@ def cursor(dsn: str) -> Iterator[Any]:
     connection.autocommit = True
     try:
         with connection.cursor() as opened:
+            opened.execute(migrations.search_path())
             yield opened
     finally:
         connection.close()

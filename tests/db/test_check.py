@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from nipap import check, schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapError
-from nipap.transaction import Transaction
+from nipap.integrity import check
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
 
 PATIENCE_S = 30.0
 

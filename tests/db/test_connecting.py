@@ -21,11 +21,13 @@ import psycopg2.extensions
 import pytest
 from daemon_process import poll
 
-from nipap import connecting, db, waiting
-from nipap.connecting import NoAnswerError
-from nipap.db import Database
 from nipap.errors import NipapOutcomeUnknownError, NipapUnavailableError
-from nipap.runtime import Runtime
+from nipap.postgres import connecting
+from nipap.postgres import database as db
+from nipap.postgres.connecting import NoAnswerError
+from nipap.postgres.database import Database
+from nipap.runtime import waiting
+from nipap.runtime.runtime import Runtime
 from nipapd.fibers import Fibers
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -16,10 +16,11 @@ import psycopg2.extensions
 import pytest
 from support import connection_of
 
-from nipap import db as storage
-from nipap import errors, sqlstates
-from nipap.db import Database
-from nipap.transaction import Transaction
+from nipap import errors
+from nipap.postgres import database as storage
+from nipap.postgres import sqlstates
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Transaction
 
 PATIENCE_S = 30.0
 PID = 'SELECT pg_backend_pid()'
@@ -349,8 +350,10 @@ def test_a_connection_lost_in_a_snapshot_is_told(blank: Database, other: Databas
 
 
 ADD = 'UPDATE t SET n = n + 1 WHERE id = %s'
-LOG = """CREATE TABLE audit_log (id int GENERATED ALWAYS AS IDENTITY, object_id bigint,
-    change bigint DEFAULT nullif(current_setting('nipap.change', true), '')::bigint)"""
+LOG = """CREATE TABLE audit_log (id int GENERATED ALWAYS AS IDENTITY, object_id bigint, change_set bigint);
+    CREATE TABLE change_set (id int GENERATED ALWAYS AS IDENTITY, call bigint);"""
+ENTRY = """WITH s AS (INSERT INTO change_set (call) VALUES (current_setting('nipap.change')::bigint) RETURNING id)
+    INSERT INTO audit_log (object_id, change_set) SELECT 77, id FROM s"""
 
 
 def no_answer(_tx: Transaction, _i: int) -> Any:
@@ -409,7 +412,7 @@ def test_a_change_has_the_time_it_needs(scratch: str, blank: Database) -> None:
 
 
 def test_one_message_that_was_not_committed_is_sent_again(blank: Database) -> None:
-    blank.run(lambda tx: tx.execute(f'{LOG}; CREATE SEQUENCE lives'))
+    blank.run(lambda tx: tx.execute(f'{LOG} CREATE SEQUENCE lives'))
     once = "SELECT CASE WHEN nextval('lives') = 1 THEN pg_terminate_backend(pg_backend_pid()) END"
 
     def work(tx: Transaction) -> Any:
@@ -430,7 +433,7 @@ def test_one_message_that_was_cut_off_is_done_once(blank: Database, other: Datab
     def work(tx: Transaction) -> Any:
         attempts.append(1)
         tx.ahead(ADD, (1,))
-        tx.ahead('INSERT INTO audit_log (object_id) VALUES (77)')
+        tx.ahead(ENTRY)
         if len(attempts) == 1:
             cut_off(connection_of(blank), after_sending=delay_s == 0)
             tx.ahead('SELECT pg_sleep(%s)', (delay_s,))
@@ -438,7 +441,7 @@ def test_one_message_that_was_cut_off_is_done_once(blank: Database, other: Datab
 
     assert blank.run_at_once(work, lambda _tx, i: i) in (0, 77)
     assert numbers(other) == [1, 0]
-    assert other.read(lambda tx: tx.value('SELECT count(*) FROM audit_log WHERE change IS NOT NULL')) == 1
+    assert other.read(lambda tx: tx.value('SELECT count(*) FROM audit_log JOIN change_set s ON s.id = change_set')) == 1
 
 
 def cut_off(connection: Any, *, after_sending: bool) -> None:
@@ -697,7 +700,7 @@ def test_a_violation_is_told_in_words(db: Database, constraint: str) -> None:
 
 
 def test_constraints_that_clients_are_told_of_exist(db: Database) -> None:
-    sql = 'SELECT conname FROM pg_constraint UNION SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()'
+    sql = "SELECT conname FROM pg_constraint UNION SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"
     names = {row[0] for row in db.read(lambda tx: tx.all(sql))}
     assert {*sqlstates.UNIQUE, *sqlstates.VIOLATIONS} <= names
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from nipap import check
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapValueError
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 # As with the property tests: what is promised for 100,000 is searched for when there is time.
 MANY = 100_000 if os.environ.get('HYPOTHESIS_PROFILE') == 'soak' else 20_000

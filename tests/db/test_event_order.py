@@ -13,12 +13,14 @@ import psycopg2
 import pytest
 from support import AUDIT_ENTRIES
 
-from nipap import events, webhook
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapError
-from nipap.events import Filter, Sequencer
+from nipap.history import events, webhook
+from nipap.history.events import EventSequencer, Filter
+from nipap.history.sequencing import lead
+from nipap.postgres import advisory, migrations
+from nipap.postgres.database import Database
 
 Prefix = dict[str, Any]
 
@@ -44,9 +46,9 @@ def sequenced(db: Database) -> list[int]:
 
 
 @pytest.fixture
-def sequencer(db: Database) -> Sequencer:
+def sequencer(db: Database) -> EventSequencer:
     """One that has begun to look."""
-    made = Sequencer()
+    made = EventSequencer()
     assert made.step(db) == 0
     return made
 
@@ -63,16 +65,19 @@ def add(backend: Backend, actor: Actor) -> Callable[..., Prefix]:
 def late(dsn: str) -> Iterator[psycopg2.extensions.connection]:
     """A connection whose transactions end when the test says so."""
     connection = psycopg2.connect(dsn)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(migrations.search_path())
     yield connection
     connection.close()
 
 
 LATE = """INSERT INTO asn (asn, name) VALUES (%s, 'late');
-SELECT audit(('late', 'late', NULL, 'test')::actor, 'asn', %s, 'add', NULL, '{"name": "late"}')"""
+SELECT record_change(('late', 'late', NULL, 'test', NULL, NULL, NULL, NULL, NULL)::actor, 'asn', 'add', %s, NULL,
+    '{"name": "late"}')"""
 
 
 def test_a_change_becomes_an_event(
-    db: Database, backend: Backend, actor: Actor, sequencer: Sequencer, add: Callable[..., Prefix]
+    db: Database, backend: Backend, actor: Actor, sequencer: EventSequencer, add: Callable[..., Prefix]
 ) -> None:
     item = add('10.0.0.0/8', tags=['a'])
     backend.edit_prefix(actor, {'id': item['id']}, {'description': 'y'})
@@ -97,7 +102,7 @@ def test_a_change_becomes_an_event(
 
 def test_what_was_before_the_first_look_is_no_event(db: Database, add: Callable[..., Prefix]) -> None:
     add('10.0.0.0/8')
-    sequencer = Sequencer()
+    sequencer = EventSequencer()
     assert sequencer.step(db) == 0
     add('11.0.0.0/8')
     assert sequencer.step(db) == 1
@@ -105,7 +110,7 @@ def test_what_was_before_the_first_look_is_no_event(db: Database, add: Callable[
 
 
 def test_who_commits_late_is_told_later_and_not_lost(
-    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
+    db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
 ) -> None:
     with late.cursor() as cursor:
         cursor.execute(LATE, (1, 1))  # has an id, and is not committed
@@ -125,7 +130,7 @@ def test_who_commits_late_is_told_later_and_not_lost(
 
 
 def test_ids_of_what_was_rolled_back_are_not_waited_for(
-    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
+    db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
 ) -> None:
     with late.cursor() as cursor:
         cursor.execute(LATE, (1, 1))
@@ -137,7 +142,7 @@ def test_ids_of_what_was_rolled_back_are_not_waited_for(
     assert sequencer.step(db) == 1
 
 
-def test_what_waits_is_done_with_as_it_gets_positions(db: Database, sequencer: Sequencer) -> None:
+def test_what_waits_is_done_with_as_it_gets_positions(db: Database, sequencer: EventSequencer) -> None:
     """Or the first of it would be looked at for each of the later."""
     many = events.SEQUENCED_AT_ONCE
     db.run(lambda tx: tx.execute(AUDIT_ENTRIES, (3 * many + 1,)))
@@ -149,7 +154,7 @@ def test_what_waits_is_done_with_as_it_gets_positions(db: Database, sequencer: S
 
 
 def test_while_more_comes_than_is_given_at_once_what_was_done_is_left_behind(
-    db: Database, sequencer: Sequencer, late: psycopg2.extensions.connection
+    db: Database, sequencer: EventSequencer, late: psycopg2.extensions.connection
 ) -> None:
     """An import takes minutes, and there always is one transaction at least that runs."""
     many = events.SEQUENCED_AT_ONCE
@@ -164,14 +169,14 @@ def test_while_more_comes_than_is_given_at_once_what_was_done_is_left_behind(
 
 
 def test_another_sequencer_goes_on(
-    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
+    db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
 ) -> None:
     """One that is killed leaves nothing behind that another would need."""
     with late.cursor() as cursor:
         cursor.execute(LATE, (1, 1))
         add('10.0.0.0/8')
         sequencer.step(db)
-        other = Sequencer()
+        other = EventSequencer()
         assert other.step(db) == 0
         late.commit()
     assert other.step(db) == 1
@@ -180,7 +185,7 @@ def test_another_sequencer_goes_on(
 
 @pytest.mark.parametrize('seed', range(8))
 def test_with_many_writers_none_is_lost_and_objects_keep_their_order(
-    dsn: str, db: Database, sequencer: Sequencer, actor: Actor, seed: int
+    dsn: str, db: Database, sequencer: EventSequencer, actor: Actor, seed: int
 ) -> None:
     writers, done = 4, threading.Event()
     failed: list[BaseException] = []
@@ -189,12 +194,15 @@ def test_with_many_writers_none_is_lost_and_objects_keep_their_order(
         chance = random.Random(seed * 100 + number)
         connection = psycopg2.connect(dsn)
         try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(migrations.search_path())
             for n in range(40):
                 with connection.cursor() as cursor:
                     for asn in sorted(chance.sample(range(1, 6), chance.randint(1, 3))):  # in the order of locks
                         cursor.execute('UPDATE asn SET name = %s WHERE asn = %s RETURNING name', (f'{number}.{n}', asn))
                         cursor.execute(
-                            "SELECT audit(('w','w',NULL,'w')::actor, 'asn', %s, 'edit', '{}', "
+                            "SELECT record_change(('w','w',NULL,'w',NULL,NULL,NULL,NULL,NULL)::actor, 'asn', 'edit', "
+                            "%s, '{}', "
                             "jsonb_build_object('name', %s::text, 'n', (SELECT nextval('counts'))))",
                             (asn, f'{number}.{n}'),
                         )
@@ -231,20 +239,21 @@ def test_with_many_writers_none_is_lost_and_objects_keep_their_order(
 
 
 def test_one_session_leads(dsn: str) -> None:
+    leads = partial(lead, lock=advisory.DELIVERY)
     first, second = Database(dsn, most_sessions=1), Database(dsn, most_sessions=1)
-    assert first.read(events.lead)
-    assert first.read(events.lead)
-    assert not second.read(events.lead)
+    assert first.read(leads)
+    assert first.read(leads)
+    assert not second.read(leads)
     first.close()
     waited = 0
-    while not second.read(events.lead):  # the server notices the end of a session in its own time
+    while not second.read(leads):  # the server notices the end of a session in its own time
         waited += 1
         assert waited < 10_000
     second.close()
 
 
 def test_changes_of_webhooks_are_no_events(
-    db: Database, backend: Backend, actor: Actor, sequencer: Sequencer, add: Callable[..., Prefix]
+    db: Database, backend: Backend, actor: Actor, sequencer: EventSequencer, add: Callable[..., Prefix]
 ) -> None:
     """Everybody may read events, and a webhook that hears of itself would never come to an end."""
     sequencer.step(db)
@@ -262,7 +271,7 @@ def test_changes_of_webhooks_are_no_events(
 
 
 def test_what_is_old_is_removed_once_all_have_it(
-    db: Database, sequencer: Sequencer, actor: Actor, add: Callable[..., Prefix]
+    db: Database, sequencer: EventSequencer, actor: Actor, add: Callable[..., Prefix]
 ) -> None:
     hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}, actor.who))
     for n in range(3):
@@ -282,7 +291,7 @@ def test_what_is_old_is_removed_once_all_have_it(
 
 
 def test_who_is_disabled_is_waited_for_by_nobody(
-    db: Database, sequencer: Sequencer, add: Callable[..., Prefix], actor: Actor
+    db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], actor: Actor
 ) -> None:
     hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}, actor.who))
     db.run(events.kafka_cursor)
@@ -315,7 +324,7 @@ def test_filters(
     db: Database,
     backend: Backend,
     actor: Actor,
-    sequencer: Sequencer,
+    sequencer: EventSequencer,
     add: Callable[..., Prefix],
     wanted: dict[str, Any],
     positions: list[int],

@@ -1,25 +1,21 @@
-"""The database stays as it is while prefixes come and go. The long run is tests/bench/health.py, tried out here."""
+"""The database stays as it is while prefixes come and go. The long run is tests/bench/health.py."""
 
 from __future__ import annotations
 
 import random
-import re
-import subprocess
-import sys
 from collections import deque
 
 import pytest
 from bench import health
 
-from nipap import check
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 ROUNDS, CYCLES, KEPT = 4, 500, 40
 PAGE = 8192
 LEAST_HOT = 0.9
-LATENCIES = ['median of an allocation, in floors', 'quickest allocations, in floors']
 UPDATES = """SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
     WHERE relname IN ('prefix', 'vrf_total', 'free_range')"""
 POOL = {'from-pool': {'name': 'churn'}, 'family': 4}
@@ -83,44 +79,3 @@ def test_counters_and_ranges_are_updated_within_their_pages(filled: Backend, act
 def test_text_is_never_updated_within_its_page_and_leaves_no_room_for_that(backend: Backend) -> None:
     sql = "SELECT reloptions FROM pg_class WHERE relname = 'prefix_words'"
     assert 'fillfactor=100' in backend.db.read(lambda tx: tx.value(sql))
-
-
-def test_the_long_run_runs_through() -> None:
-    """Nothing is bigger, and autovacuum comes; only the speed of so short a run may be judged wrongly."""
-    size = ['--cycles', '1500', '--clients', '2', '--rows', '50', '--kept', '5', '--snapshot', '50']
-    command = [sys.executable, health.__file__, *size, '--setting', 'autovacuum_naptime=1']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    found = dict(re.findall(r'^\| ([^|]+) \|.* \| (yes|no) \|$', done.stdout, re.MULTILINE))
-    assert found.keys() > {*LATENCIES, 'prefix, MB', 'free_range_pkey, MB'}, done.stderr
-    wrong = {name for name, ok in found.items() if ok == 'no'}
-    assert wrong <= set(LATENCIES)
-    assert done.returncode == (1 if wrong else 0)
-    assert 'nipap-admin check: 0 problems' in done.stdout
-    vacuums = dict(re.findall(r'^\| (\w+) \|(?: [^|]+ \|){5} (\d+) \|$', done.stdout, re.MULTILINE))
-    assert vacuums['prefix_words'] != '0'
-    assert vacuums['free_range'] != '0'
-
-
-@pytest.mark.parametrize(
-    ('before', 'after', 'allowance', 'ok'),
-    [(10, 13, 0, True), (10, 13.1, 0, False), (0, 1, 1, True), (0, 1.1, 1, False)],
-)
-def test_verdicts(before: float, after: float, allowance: float, ok: bool) -> None:
-    assert health.Verdict('size', before, after, 1.3, allowance).ok is ok
-
-
-def slices(*last: float) -> list[health.Slice]:
-    """A run whose last tenth takes so many floors, median and quickest, where the others take 4 and 3."""
-    sizes = [{'prefix': n, 'audit_log': n, 'audit_log_pkey': n} for n in (1, 2, 3)]
-    return [
-        health.Slice(1, 2, 3, 2, 0.5, *floors, size) for floors, size in zip([(4, 3), (4, 3), last], sizes, strict=True)
-    ]
-
-
-def test_what_grows_by_design_is_not_judged() -> None:
-    assert [one.name for one in health.verdicts(slices(4, 3))] == [*LATENCIES, 'prefix, MB']
-
-
-def test_median_and_quickest_are_judged() -> None:
-    for last, slower in (((5.3, 3), LATENCIES[:1]), ((4, 4), LATENCIES[1:]), ((5.2, 3.8), [])):
-        assert [one.name for one in health.verdicts(slices(*last)) if not one.ok] == slower

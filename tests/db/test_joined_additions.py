@@ -14,12 +14,13 @@ import psycopg2
 import pytest
 from support import connection_of, run_fibers, waiting_in
 
-from nipap import db as storage
-from nipap import errors, transaction
-from nipap.authlib import Actor
+from nipap import errors
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.check import problems
-from nipap.db import Database
+from nipap.integrity.check import problems
+from nipap.postgres import database as storage
+from nipap.postgres import transaction
+from nipap.postgres.database import Database
 from nipapd.fibers import Fibers
 
 Outcomes = list[Any]
@@ -90,9 +91,10 @@ def test_they_are_one_message_and_each_has_its_own_answer(
     assert [each['display_prefix'] for each in found] == [f'10.0.0.{n}/28' for n in range(1, 7)]
     for each in found:
         assert each == backend.list_prefix(actor, {'id': each['id']})[0]
-    changes = db.read(lambda tx: tx.all('SELECT change, object_id FROM audit_log ORDER BY id DESC LIMIT 6'))
+    changes = db.read(lambda tx: tx.all('SELECT change_set, object_id FROM audit_log ORDER BY id DESC LIMIT 6'))
     assert len({change for change, _ in changes}) == 6
     assert [i for _, i in changes] == [each['id'] for each in reversed(found)]
+    assert db.read(lambda tx: tx.value('SELECT count(DISTINCT call) FROM change_set WHERE call > 0')) >= 6
 
 
 def test_each_says_who_it_was(backend: Backend, pool: Any, db: Database, at_once: Any, messages: list[int]) -> None:
@@ -237,16 +239,16 @@ def test_an_answer_that_cannot_be_read_again_is_unknown(
     sent: list[int] = []
     message = storage._message
 
-    def lost(session: Any, work: Any, change: int) -> Any:
-        message(session, work, change)
-        sent.append(change)
+    def lost(session: Any, work: Any, call: int, outcome: Any) -> Any:
+        message(session, work, call, outcome)
+        sent.append(call)
         raise storage._AnswerLostError(storage.psycopg2.OperationalError('lost'))
 
     def gone(*_: Any) -> Any:
         raise errors.NipapUnavailableError('away')
 
     monkeypatch.setattr(storage, '_message', lost)
-    monkeypatch.setattr('nipap.prefix.get_by_id', gone)
+    monkeypatch.setattr('nipap.objects.prefix.get_by_id', gone)
     with pytest.raises(errors.NipapOutcomeUnknownError):
         backend.add_prefix(actor, *asked('a'))
     with pytest.raises(errors.NipapOutcomeUnknownError):

@@ -7,12 +7,16 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support import connection_of
 
-from nipap import patterns
-from nipap.pattern_trial import TRIAL_S, refused
+from nipap.errors import NipapValueError
+from nipap.search import patterns
+from nipap.search.pattern_trial import TRIAL_S, refused
 
 if TYPE_CHECKING:
-    from nipap.db import Database
+    from nipap.access.authentication import Actor
+    from nipap.backend import Backend
+    from nipap.postgres.database import Database
 
 WRITTEN = [
     *('router', '^core', r'10\.1\.', r'^10\.(1|2)\.[0-9]+\.', r'\ysw[0-9]+\y', r'(^|,)office(,|$)', '.*', r'\d{1,3}'),
@@ -85,6 +89,17 @@ def test_inside_a_transaction_nothing_is_spoilt(db: Database) -> None:
     before, found, after = db.run(work)
     assert before == after
     assert set(found) == {slow, '['}
+
+
+def test_a_bad_pattern_is_refused_where_there_is_nothing_to_compare(
+    db: Database, backend: Backend, actor: Actor
+) -> None:
+    """The plan that is kept for an empty table does not read the pattern."""
+    query = {'operator': 'regex_match', 'val1': 'description', 'val2': '('}
+    for _ in range(3):
+        with pytest.raises(NipapValueError, match='POSIX'):
+            backend.search_prefix(actor, query)
+        connection_of(db).cursor().execute('ANALYZE')
 
 
 def test_what_is_easy_takes_no_time(db: Database) -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nipap import patterns
-from nipap.condition import PLAIN, PLAIN_LOOK, Guard
-from nipap.db import Database
+from nipap.postgres.database import Database
+from nipap.search import patterns
+from nipap.search.condition import PLAIN, PLAIN_LOOK, Guard
 
 # Letters that have no, another or a longer counterpart in some language; and what LIKE takes for signs.
 LETTERS = 'aAiIkKsSzZ.%_-' + 'ıİſKßẞςσΣǅǆÅåÌìijIJ' + '\u0307\u0300\n'

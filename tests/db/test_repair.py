@@ -14,12 +14,12 @@ import pytest
 from support import facts
 from test_check import BITS_SET, CORRUPTIONS, PATIENCE_S, WRONG_NETWORKS, changed, populate, without_ids, writing
 
-from nipap import check, repair
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapError
-from nipap.transaction import Inside, Row, Transaction
+from nipap.integrity import check, repair
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Inside, Row, Transaction
 from nipapd import maintenance
 
 # Of the corruptions, those of facts, as far as they are that.

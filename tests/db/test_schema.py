@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -13,37 +15,39 @@ from typing import Any
 import psycopg2
 import psycopg2.errors
 import pytest
-from dump_schema import SCHEMA, dump, dump_fresh
+from dump_schema import SCHEMA, dump, dump_fresh, dump_tables
 
-from nipap import schema
-from nipap.db import Database
 from nipap.errors import NipapError
-from nipap.schema import Migration
+from nipap.postgres import migrations, schema
+from nipap.postgres.database import Database
+from nipap.postgres.migrations import Migration
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations
 
 # Processes of their own, forked from a server that has neither connections nor threads.
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['pytest', 'nipap.schema'])
+CONTEXT.set_forkserver_preload(['pytest', 'nipap.postgres.schema'])
 PATIENCE_S = 60.0
 INSTALLERS = 8
 
-# Whatever the schema `public` holds, by kind: its name, and its comment.
+# Whatever our schemas hold, by kind: its name, and its comment.
+OURS = f"IN ('public'::regnamespace, 'public_v{schema.latest()}'::regnamespace)"
 OBJECTS = {
-    'table': """SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
-        WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace = 'public'::regnamespace""",
-    'column': """SELECT attrelid::regclass || '.' || attname, col_description(attrelid, attnum) FROM pg_attribute
+    'table': f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
+        WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace {OURS}""",
+    'column': f"""SELECT attrelid::regclass || '.' || attname, col_description(attrelid, attnum) FROM pg_attribute
         JOIN pg_class c ON c.oid = attrelid
-        WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace = 'public'::regnamespace AND attnum > 0
+        WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace {OURS} AND attnum > 0
         AND NOT attisdropped""",
     # What a constraint makes for itself says what it is by the constraint.
-    'index': """SELECT relname, obj_description(c.oid, 'pg_class') FROM pg_class c
-        WHERE relkind = 'i' AND relnamespace = 'public'::regnamespace
+    'index': f"""SELECT relname, obj_description(c.oid, 'pg_class') FROM pg_class c
+        WHERE relkind = 'i' AND relnamespace {OURS}
         AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid)""",
-    'function': """SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc') FROM pg_proc
-        WHERE pronamespace = 'public'::regnamespace
+    'function': f"""SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc') FROM pg_proc
+        WHERE pronamespace {OURS}
         AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')""",
-    'type': """SELECT typname, obj_description(t.oid, 'pg_type') FROM pg_type t LEFT JOIN pg_class c ON c.oid = typrelid
-        WHERE typnamespace = 'public'::regnamespace AND (typtype IN ('d', 'e', 'r') OR relkind = 'c')""",
+    'type': f"""SELECT typname, obj_description(t.oid, 'pg_type') FROM pg_type t
+        WHERE typnamespace {OURS} AND (typtype IN ('d', 'e', 'r')
+        OR EXISTS (SELECT FROM pg_class c WHERE c.oid = typrelid AND relkind = 'c'))""",
 }
 
 
@@ -67,7 +71,7 @@ def bindir(cluster: EmbeddedPostgres) -> Path:
 
 def source() -> str:
     """All that creates tables, as it is written."""
-    return '\n'.join([schema.BOOKKEEPING, *(step.text for step in schema.migrations())])
+    return '\n'.join([schema.BOOKKEEPING, *(step.text for step in migrations.steps())])
 
 
 # ---------------------------------------------------------------- what is there
@@ -105,15 +109,74 @@ def test_every_index_has_a_chosen_name(dsn: str) -> None:
 
 
 def test_no_name_is_cut(dsn: str) -> None:
-    text = source() + schema.functions()
+    text = source() + migrations.functions()
     assert [name for name in re.findall(r'\b(?:CONSTRAINT|INDEX|FUNCTION|TABLE) (\w+)', text) if len(name) > 63] == []
 
 
 def test_migrations_are_numbered_without_gaps() -> None:
-    steps = schema.migrations()
+    steps = migrations.steps()
     assert [step.version for step in steps] == list(range(1, len(steps) + 1))
     assert schema.latest() == len(steps)
     assert all(re.fullmatch(r'[a-z0-9_]+', step.name) for step in steps)
+
+
+# ---------------------------------------------------------------- databases that do not get it
+
+EVERYTHING = """SELECT 'relation', oid, xmin::text, relname::text FROM pg_class WHERE oid >= 16384
+UNION ALL SELECT 'function', oid, xmin::text, proname FROM pg_proc WHERE oid >= 16384
+UNION ALL SELECT 'extension', oid, xmin::text, extname FROM pg_extension
+UNION ALL SELECT 'namespace', oid, xmin::text, nspname FROM pg_namespace ORDER BY 1, 2"""
+
+
+def refused(dsn: str) -> str:
+    """Why migrate refuses a database, in which nothing changes."""
+    before = ask(dsn, EVERYTHING)
+    db = Database(dsn)
+    try:
+        with pytest.raises(NipapError) as caught:
+            schema.migrate(db)
+    finally:
+        db.close()
+    assert ask(dsn, EVERYTHING) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'table', ['public.ip_net_plan', 'public.ip_net_vrf', 'ipam.ip_net_pool', 'public.ip_net_log', 'public.ip_net_asn']
+)
+def test_a_database_of_the_predecessor_is_refused(empty_dsn: str, table: str) -> None:
+    ask(empty_dsn, f'CREATE SCHEMA ipam; CREATE TABLE {table} (prefix cidr)')
+    said = refused(empty_dsn)
+    assert said.startswith(f'this is a database of NIPAP ({table}), ')
+    assert 'docs/migrating.md' in said
+    assert (Path(__file__).parents[2] / schema.MIGRATING).is_file()
+
+
+def test_tables_of_the_predecessor_beside_our_own_are_no_reason_to_stop(empty_dsn: str) -> None:
+    db = Database(empty_dsn)
+    try:
+        schema.migrate(db)
+        ask(empty_dsn, 'CREATE SCHEMA former; CREATE TABLE former.ip_net_plan (prefix cidr)')
+        assert schema.migrate(db) == []
+        assert schema.predecessor(db) == ['former.ip_net_plan']
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize('encoding', ['LATIN1', 'SQL_ASCII', 'EUC_JP'])
+def test_a_database_in_another_encoding_is_refused(cluster: EmbeddedPostgres, encoding: str) -> None:
+    name = f'encoded_{encoding.lower()}'
+    provider = "LOCALE_PROVIDER 'libc'" if cluster.installation and cluster.installation.major >= 15 else ''
+    ask(
+        cluster.dsn('postgres'),
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' {provider} LOCALE 'C'",
+    )
+    try:
+        said = refused(cluster.dsn(name))
+        assert said.startswith(f'the database has the encoding {encoding}, UTF8 is needed; nothing was changed: ')
+        assert 'createdb --encoding UTF8 --template template0' in said
+    finally:
+        ask(cluster.dsn('postgres'), f'DROP DATABASE {name} WITH (FORCE)')
 
 
 # ---------------------------------------------------------------- sql/schema.sql
@@ -125,9 +188,10 @@ def test_the_committed_dump_is_what_is_installed(cluster: EmbeddedPostgres, dsn:
     assert dump(bindir(cluster), dsn) == SCHEMA.read_text(encoding='utf-8'), UPDATE
 
 
-def test_the_committed_dump_is_complete(cluster: EmbeddedPostgres, empty_dsn: str) -> None:
+def test_the_committed_dump_is_complete(cluster: EmbeddedPostgres, empty_dsn: str, empty_db: Database) -> None:
     text = SCHEMA.read_text(encoding='utf-8')
     ask(empty_dsn, text)
+    empty_db.run(schema.put_functions)
     assert dump(bindir(cluster), empty_dsn) == text
 
 
@@ -174,7 +238,7 @@ def test_a_database_without_a_schema_has_version_0(empty_db: Database) -> None:
 
 
 def test_installing_applies_every_migration_in_order(empty_db: Database, empty_dsn: str) -> None:
-    known = schema.migrations()
+    known = migrations.steps()
     assert schema.migrate(empty_db) == [step.version for step in known]
     assert schema.version(empty_db) == schema.latest()
     assert not schema.due(empty_db)
@@ -218,7 +282,7 @@ def test_processes_that_install_at_once_agree(cluster: EmbeddedPostgres, empty_d
         process.join(PATIENCE_S)
         ours.close()
     assert [answer for answer in answers if not isinstance(answer, list)] == []
-    assert sorted(version for answer in answers for version in answer) == [s.version for s in schema.migrations()]
+    assert sorted(version for answer in answers for version in answer) == [s.version for s in migrations.steps()]
     assert dump(bindir(cluster), empty_dsn) == SCHEMA.read_text(encoding='utf-8')
 
 
@@ -230,11 +294,11 @@ Extend = Callable[[str], Migration]
 @pytest.fixture
 def extend(monkeypatch: pytest.MonkeyPatch) -> Extend:
     """Adds a migration to those that the program knows, for this test; a second call replaces it."""
-    known = schema.migrations()
+    known = migrations.steps()
 
     def add(text: str) -> Migration:
         step = Migration(known[-1].version + 1, 'extra', text)
-        monkeypatch.setattr(schema, 'migrations', lambda: [*known, step])
+        monkeypatch.setattr(migrations, 'steps', lambda: (*known, step))
         return step
 
     return add
@@ -259,49 +323,169 @@ def test_a_migration_may_hold_percent_signs(own_db: Database, own_dsn: str, exte
 def test_a_migration_that_fails_leaves_the_database_as_it_was(
     cluster: EmbeddedPostgres, own_db: Database, own_dsn: str, extend: Extend
 ) -> None:
-    before = dump(bindir(cluster), own_dsn), contents(own_dsn)
+    before = dump_tables(bindir(cluster), own_dsn), contents(own_dsn)
     extend('CREATE TABLE extra (n integer); UPDATE vrf SET name = name; SELECT 1 / 0')
     with pytest.raises(psycopg2.errors.DivisionByZero):
         schema.migrate(own_db)
-    assert (dump(bindir(cluster), own_dsn), contents(own_dsn)) == before
+    assert (dump_tables(bindir(cluster), own_dsn), contents(own_dsn)) == before
 
     step = extend('CREATE TABLE extra (n integer)')
     assert schema.migrate(own_db) == [step.version]
 
 
-def test_functions_are_replaced_when_their_text_changes(
+def with_answer(number: int) -> str:
+    """The text of functions, one of which says which text it is from."""
+    function = f'CREATE FUNCTION answer() RETURNS int LANGUAGE sql RETURN {number};'
+    return f'{migrations.functions()}\n{function}'
+
+
+def answer_of(dsn: str, version: int) -> int:
+    return int(ask(dsn, f'SELECT public_v{version}.answer()')[0][0])
+
+
+def test_functions_of_a_version_are_replaced_while_it_is_developed(
     own_db: Database, own_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = schema.functions()
-
-    def answer(number: int) -> None:
-        function = f'CREATE OR REPLACE FUNCTION answer() RETURNS int LANGUAGE sql RETURN {number};'
-        monkeypatch.setattr(schema, 'functions', lambda: f'{text}\n{function}')
-
-    for number in (41, 42):
-        answer(number)
+    for text in [with_answer(41), with_answer(42)]:
+        monkeypatch.setattr(migrations, 'functions', lambda text=text: text)
         assert schema.due(own_db)
         assert schema.migrate(own_db) == []
         assert not schema.due(own_db)
-        assert ask(own_dsn, 'SELECT answer()') == [(number,)]
-        assert ask(own_dsn, 'SELECT fingerprint FROM schema_functions') == [(schema.fingerprint(),)]
+        assert schema.state(own_db).fingerprint == migrations.fingerprint()
+    assert answer_of(own_dsn, schema.latest()) == 42
 
 
 def test_functions_that_fail_leave_the_former_ones(
     own_db: Database, own_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    former = schema.fingerprint()
-    broken = 'CREATE OR REPLACE FUNCTION exp2(n int) RETURNS numeric LANGUAGE sql RETURN 0; SELECT 1 / 0'
-    monkeypatch.setattr(schema, 'functions', lambda: broken)
+    former = schema.state(own_db)
+    broken = 'CREATE FUNCTION exp2(n int) RETURNS numeric LANGUAGE sql RETURN 0; SELECT 1 / 0'
+    monkeypatch.setattr(migrations, 'functions', lambda: broken)
     with pytest.raises(psycopg2.errors.DivisionByZero):
         schema.migrate(own_db)
-    assert ask(own_dsn, 'SELECT exp2(4)') == [(16,)]
-    assert ask(own_dsn, 'SELECT fingerprint FROM schema_functions') == [(former,)]
+    assert own_db.read(lambda tx: tx.value('SELECT exp2(4)')) == 16
+    assert schema.state(own_db) == former
+
+
+# ---------------------------------------------------------------- programs of two versions
+
+FINGERPRINTS = Path(__file__).resolve().parent.parent / 'data' / 'functions.json'
+
+
+def test_no_function_is_changed_without_a_migration() -> None:
+    noted = json.loads(FINGERPRINTS.read_text(encoding='utf-8'))
+    assert noted.get(str(schema.latest())) == migrations.fingerprint(), (
+        'The text of sql/functions has changed. Programs of two versions serve one database side by side, each with '
+        'the functions of its version: add a migration, which may consist of a comment, and to '
+        f'{FINGERPRINTS} its number: "{migrations.fingerprint()}". Only a version that was never released may get '
+        'another fingerprint.'
+    )
+
+
+def test_functions_of_two_versions_stand_side_by_side(
+    own_db: Database, own_dsn: str, extend: Extend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = schema.latest()
+    former, other = with_answer(41), with_answer(42)
+    monkeypatch.setattr(migrations, 'functions', lambda: former)
+    schema.migrate(own_db)
+    extend('-- Another answer.')
+    monkeypatch.setattr(migrations, 'functions', lambda: other)
+    assert schema.migrate(own_db) == [ours + 1]
+    assert (answer_of(own_dsn, ours), answer_of(own_dsn, ours + 1)) == (41, 42)
+    assert own_db.read(schema.function_versions).keys() == {ours, ours + 1}
+    newer = Database(own_dsn)  # its sessions look where the latest program looks
+    assert newer.read(lambda tx: tx.value('SELECT answer()')) == 42
+    assert own_db.read(lambda tx: tx.value('SELECT answer()')) == 41, 'a session of the older program has its own'
+    newer.close()
+
+
+def test_a_program_that_may_serve_a_newer_schema_leaves_it_alone(
+    cluster: EmbeddedPostgres, own_db: Database, own_dsn: str, extend: Extend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend('ALTER TABLE asn ADD COLUMN extra text')
+    schema.migrate(own_db)
+    monkeypatch.undo()
+    before = dump_tables(bindir(cluster), own_dsn), contents(own_dsn)
+    found = schema.state(own_db)
+    assert (found.version, found.oldest_program, found.problem) == (schema.latest() + 1, schema.UNVERSIONED, '')
+    assert not schema.due(own_db)
+    assert schema.migrate(own_db) == []
+    assert (dump_tables(bindir(cluster), own_dsn), contents(own_dsn)) == before
+
+
+def test_a_program_that_may_not_serve_a_newer_schema_says_which_version_it_takes(
+    cluster: EmbeddedPostgres, own_db: Database, own_dsn: str, extend: Extend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = schema.latest()
+    step = extend(f'-- Oldest program: {ours + 1}\nALTER TABLE asn DROP COLUMN name')
+    assert step.oldest_program == step.version
+    schema.migrate(own_db)
+    assert own_db.read(schema.function_versions).keys() == {ours + 1}, 'nobody needs those of the older version'
+    monkeypatch.undo()
+    before = dump_tables(bindir(cluster), own_dsn), contents(own_dsn)
+    with pytest.raises(NipapError) as refused:
+        schema.migrate(own_db)
+    assert str(refused.value) == (
+        f'the schema of the database has version {ours + 1}, which takes a program of version {ours + 1} or later; '
+        f'this one has version {ours}: upgrade the program'
+    )
+    assert (dump_tables(bindir(cluster), own_dsn), contents(own_dsn)) == before
+
+
+def test_a_program_never_puts_functions_into_a_newer_schema(
+    own_db: Database, extend: Extend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = schema.latest()
+    extend('-- Nothing.')
+    schema.migrate(own_db)
+    monkeypatch.undo()
+    own_db.run(lambda tx: schema.drop_functions(tx, ours))
+    with pytest.raises(NipapError, match=f'has version {ours + 1} and no functions for this program'):
+        schema.migrate(own_db)
+    assert own_db.read(schema.function_versions).keys() == {ours + 1}
+
+
+def test_a_contracting_migration_drops_the_functions_without_a_version(
+    own_db: Database, own_dsn: str, extend: Extend
+) -> None:
+    ask(own_dsn, 'CREATE FUNCTION former(a actor) RETURNS int LANGUAGE sql RETURN 1')
+    ask(own_dsn, 'CREATE TABLE schema_functions (fingerprint text NOT NULL, signatures text[] NOT NULL)')
+    ask(own_dsn, "INSERT INTO schema_functions VALUES ('former', ARRAY['former(actor)', 'words_of(prefix)'])")
+    extend('-- Expands.')
+    schema.migrate(own_db)
+    assert ask(own_dsn, "SELECT to_regproc('public.former') IS NULL") == [(False,)]
+    extend(f'-- Oldest program: {schema.latest()}')
+    ask(own_dsn, f'DELETE FROM schema_migration WHERE version = {schema.latest()}')
+    schema.migrate(own_db)
+    gone = "SELECT to_regproc('public.former') IS NULL, to_regclass('public.schema_functions') IS NULL"
+    assert ask(own_dsn, f"{gone}, to_regproc('public.words_of') IS NULL") == [(True, True, False)]
+
+
+def test_a_migration_waits_for_a_lock_and_calls_do_not_wait_for_it(
+    own_db: Database, own_dsn: str, extend: Extend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a lock that is waited for everybody else queues: the migration goes out of the way, and tries again."""
+    monkeypatch.setattr(schema, 'LOCK_PATIENCE_S', 0.1)
+    monkeypatch.setattr(schema, 'PAUSE_S', 0.01)
+    step = extend('ALTER TABLE asn ADD COLUMN extra text')
+    holder = psycopg2.connect(own_dsn)
+    with holder.cursor() as cursor:
+        cursor.execute('SELECT count(*) FROM asn')
+        with ThreadPoolExecutor(1) as thread:
+            migrating = thread.submit(schema.migrate, own_db)
+            for _ in range(20):
+                ask(own_dsn, "SET statement_timeout = '30s'; SELECT count(*) FROM asn")
+            assert not migrating.done()
+            holder.rollback()
+            assert migrating.result(PATIENCE_S) == [step.version]
+    holder.close()
 
 
 def test_a_database_newer_than_the_program_is_refused(own_db: Database, own_dsn: str) -> None:
     newer = schema.latest() + 1
-    ask(own_dsn, f"INSERT INTO schema_migration (version, name) VALUES ({newer}, 'of a later program')")
+    note = 'INSERT INTO schema_migration (version, name, oldest_program)'
+    ask(own_dsn, f"{note} VALUES ({newer}, 'of a later program', {newer})")
     before = contents(own_dsn)
     with pytest.raises(NipapError) as refused:
         schema.migrate(own_db)

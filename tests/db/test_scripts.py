@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nipap import schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 
 WORDS = [

@@ -13,10 +13,12 @@ import pytest
 import upgrade_data as data
 from dump_schema import NOISE, SCHEMA, dump
 
-from nipap import check, schema
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
+from nipap.history.change_order import ChangeSequencer
+from nipap.integrity import check
+from nipap.postgres import migrations, schema
+from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 from nipapd.maintenance import main as admin
 
@@ -47,11 +49,10 @@ def load(empty_dsn: str) -> Iterator[Load]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, database: Database, version: int) -> None:
     """Migrate so far and no further, as a program that is killed on its way: the functions are the former ones."""
-    known = schema.migrations()
-    former = database.read(lambda tx: tx.value('SELECT fingerprint FROM schema_functions'))
+    known = migrations.steps()
     with monkeypatch.context() as patch:
-        patch.setattr(schema, 'migrations', lambda: known[:version])
-        patch.setattr(schema, 'fingerprint', lambda: former)
+        patch.setattr(migrations, 'steps', lambda: known[:version])
+        patch.setattr(schema, 'put_functions', lambda _tx: None)
         schema.migrate(database)
     assert schema.version(database) == version
 
@@ -122,6 +123,26 @@ def check_use(backend: Backend, actor: Actor) -> None:
     assert check.problems(backend.db) == []
 
 
+OLDER = """SELECT min(id), at, username, authenticated_as, full_name, authoritative_source, count(*)
+FROM audit_log WHERE change_set IS NULL GROUP BY 2, 3, 4, 5, 6 ORDER BY max(id)"""
+OLDER_SETS = """SELECT s.id, at, username, authenticated_as, full_name, authoritative_source,
+    (SELECT count(*) FROM entries_of(s.id) e WHERE change_set_of(e) = s.id)
+FROM change_set s JOIN change_order ON change_set = s.id ORDER BY position"""
+
+
+def check_change_sets(backend: Backend) -> None:
+    """Entries that are older than change sets have theirs, by moment and actor, and later ones come behind."""
+    read = backend.db.read
+    older = read(lambda tx: tx.all(OLDER))
+    assert older
+    assert read(lambda tx: tx.all(OLDER_SETS)) == older
+    last = read(lambda tx: tx.value('SELECT max(id) FROM audit_log'))
+    backend.add_asn(Actor('ben', None, 'ben', 'web', readonly=False), {'asn': 4_200_000_000})
+    newest = 'SELECT id, username FROM change_set ORDER BY id DESC LIMIT 1'
+    assert read(lambda tx: tx.one(newest)) == (last + 1, 'ben')
+    assert ChangeSequencer().step(backend.db) == 1  # type: ignore[arg-type]
+
+
 def test_every_schema_that_was_in_use_is_kept() -> None:
     assert KEPT[0] == 1
 
@@ -134,11 +155,13 @@ def test_a_database_of_an_earlier_schema_is_migrated(
     assert schema.due(database)
     assert schema.migrate(database) == list(range(version + 1, schema.latest() + 1))
     assert not schema.due(database)
+    database.run(lambda tx: schema.drop_functions_before(tx, schema.latest()))
     assert cluster.installation is not None
     assert dump(cluster.installation.bindir, empty_dsn) == SCHEMA.read_text(encoding='utf-8')
     assert check.problems(database) == []
     backend = Backend(database)
     check_data(backend, actor)
+    check_change_sets(backend)
     check_use(backend, actor)
 
 

@@ -26,18 +26,21 @@ from choices_of_bytes import Choices
 from flask import Request
 from werkzeug.test import EnvironBuilder
 
-from nipap import idempotency, packed, patterns, smart_parsing, wire
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
 from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute, check_text, read_value
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings
 from nipap.backend import _ASNS, _POOLS, _PREFIXES, _VRFS
 from nipap.cli import sheet
 from nipap.errors import NipapError, NipapInputError
-from nipap.http_auth import credentials_from_request, idempotency_key
-from nipap.http_body import read_body
-from nipap.paging import ASNS, POOLS, PREFIXES, TAGS, VRFS, read_options, read_prefix_options
-from nipap.query import Condition, compile_query
+from nipap.history import idempotency
+from nipap.http.bodies import read_body
+from nipap.http.credentials import credentials_from_request, idempotency_key
+from nipap.runtime import packed
+from nipap.search import patterns, smart_parsing
+from nipap.search.paging import ASNS, POOLS, PREFIXES, TAGS, VRFS, read_options, read_prefix_options
+from nipap.search.query import Condition, compile_query
 from nipap.text import forbidden_character
+from nipap.xmlrpc import codec as wire
 from nipapd import config
 
 TABLES = {'vrf': VRF, 'pool': POOL, 'prefix': PREFIX, 'asn': ASN, 'tag': TAG}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from nipap.authlib import Actor
-    from nipap.db import Database
+    from nipap.access.authentication import Actor
+    from nipap.postgres.database import Database
 
     from .playground import Playground
 

@@ -11,11 +11,11 @@ import psycopg2
 from hypothesis import HealthCheck, note, settings
 from psycopg2.sql import SQL, Identifier
 
-from nipap import check
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.errors import NipapError
+from nipap.integrity import check
+from nipap.postgres.database import Database
 
 PATIENT = settings(
     deadline=None,

@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap import prefix_search
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
 from nipap.errors import NipapError
+from nipap.objects import prefix_search
 
 from .playground import Playground, searching
 

@@ -13,11 +13,11 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap import flask_rest
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.addresses import parse_route_target
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings
 from nipap.backend import Backend
-from nipap.local_users import LocalUser, LocalUsers
+from nipap.rest import api as flask_rest
 
 from .playground import Playground, searching
 

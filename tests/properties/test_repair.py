@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 from support import facts
 
-from nipap import repair
+from nipap.integrity import repair
 
 from .playground import Playground, searching
 from .test_tree import TreeMachine

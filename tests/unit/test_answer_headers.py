@@ -10,11 +10,12 @@ import pytest
 from flask import Flask
 from werkzeug.routing import Rule
 
-from nipap import flask_rest, flask_rest_v1
-from nipap.authlib import Authenticator, AuthSettings, Credentials
+from nipap.access.authentication import Authenticator, AuthSettings, Credentials
 from nipap.backend import Backend
-from nipap.db import Database
 from nipap.flask_xmlrpc import create_app
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
+from nipap.rest import v1 as flask_rest_v1
 
 LOGIN = {'Authorization': 'Basic ' + base64.b64encode(b'ann:secret').decode()}
 # Public, the same for everybody, and asked for again with an ETag.
@@ -48,8 +49,8 @@ def requests(app: Flask) -> Iterator[tuple[Rule, str, str]]:
 
 @pytest.mark.parametrize('login', [{}, LOGIN], ids=['nobody', 'ann'])
 def test_every_answer_of_every_path(app: Flask, login: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('nipap.db.PATIENCE_S', 0.0)
-    monkeypatch.setattr('nipap.db.LATER_PATIENCE_S', 0.0)
+    monkeypatch.setattr('nipap.postgres.database.PATIENCE_S', 0.0)
+    monkeypatch.setattr('nipap.postgres.database.LATER_PATIENCE_S', 0.0)
     client = app.test_client()
     asked = [
         (rule, method, path, client.open(path, method=method, headers=login)) for rule, method, path in requests(app)

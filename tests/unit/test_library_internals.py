@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import pkgutil
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -327,7 +329,10 @@ def test_flask_has_the_context_of_a_request() -> None:
     app = Flask('canary')
     with app.test_request_context('/path'):
         internal(
-            request_ctx.request.path == '/path', 'Flask', 'lacks flask.globals.request_ctx.request', 'nipap.http_calls'
+            request_ctx.request.path == '/path',
+            'Flask',
+            'lacks flask.globals.request_ctx.request',
+            'nipap.http.requests',
         )
 
 
@@ -345,7 +350,7 @@ def test_flask_refuses_more_than_the_limit_while_it_reads() -> None:
         return ''
 
     app.test_client().post('/', data=b'more')
-    internal(caught, 'Werkzeug', 'does not raise RequestEntityTooLarge in get_data', 'nipap.http_body.read_body')
+    internal(caught, 'Werkzeug', 'does not raise RequestEntityTooLarge in get_data', 'nipap.http.bodies.read_body')
 
 
 def test_werkzeug_reads_a_body_of_unknown_length_to_its_end() -> None:
@@ -356,7 +361,7 @@ def test_werkzeug_reads_a_body_of_unknown_length_to_its_end() -> None:
         Request(environ).get_data() == b'all of it',
         'Werkzeug',
         'does not look at wsgi.input_terminated',
-        'nipap.http_body.read_body',
+        'nipap.http.bodies.read_body',
     )
 
 
@@ -367,7 +372,7 @@ def test_werkzeug_tells_of_a_body_that_is_cut_off() -> None:
         Request(environ).get_data()
     except ClientDisconnected:
         return
-    internal(False, 'Werkzeug', 'does not raise ClientDisconnected for a body that is cut off', 'nipap.http_body')
+    internal(False, 'Werkzeug', 'does not raise ClientDisconnected for a body that is cut off', 'nipap.http.bodies')
 
 
 def test_werkzeug_closes_what_an_answer_holds() -> None:
@@ -416,7 +421,7 @@ def test_psycopg2_waits_by_a_function_of_ours() -> None:
         len(given) == 1 and isinstance(given[0], Ours) and hasattr(given[0], 'poll') and hasattr(given[0], 'fileno'),
         'psycopg2-binary',
         'does not call the function of set_wait_callback with the connection while it is opened',
-        'nipap.connecting',
+        'nipap.postgres.connecting',
     )
 
 
@@ -446,6 +451,12 @@ def test_greenlets_are_children_of_whoever_makes_them() -> None:
     internal(ended.dead, 'greenlet', 'does not end by GreenletExit in silence', 'nipapd.fibers.Fibers.end')
 
 
+def test_the_names_of_our_code_in_this_file_are_right() -> None:
+    """A sentence that names a module which has moved helps nobody."""
+    for name in set(re.findall(r"'(nipapd?\.[\w.]+)'", Path(__file__).read_text())):
+        pkgutil.resolve_name(name)
+
+
 # ---- files that come with packages
 
 
@@ -457,7 +468,7 @@ def test_swagger_ui_has_its_files_where_they_are_looked_for() -> None:
         {'swagger-ui.css', 'swagger-ui-bundle.js'} <= there,
         'swagger-ui-bundle-v2',
         'has the files of Swagger UI in another place than one directory below vendor',
-        'nipap.rest_openapi',
+        'nipap.rest.openapi',
     )
 
 

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nipap import login_limits, waiting
+from nipap.access import login_limits
+from nipap.access.login_limits import LoginCounts, LoginLimits, network
 from nipap.errors import AuthenticationFailedError
-from nipap.login_limits import LoginCounts, LoginLimits, network
-from nipap.runtime import Runtime
+from nipap.runtime import waiting
+from nipap.runtime.runtime import Runtime
 
 HERE, THERE = '192.0.2.1', '198.51.100.7'
 REFUSED = r'^Incorrect username or password: too many failed logins, try again in (\d+) seconds?\.$'

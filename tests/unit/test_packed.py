@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap import packed
-from nipap.packed import Packed, decode, encode, size_of, whole
-from nipap.wire import encode_response
+from nipap.runtime import packed
+from nipap.runtime.packed import Packed, decode, encode, size_of, whole
+from nipap.xmlrpc.codec import encode_response
 
 ROWS = [{'id': n, 'tags': ['a'], 'added': datetime(2026, 1, 1, tzinfo=UTC), 'total': 2**70 + n} for n in range(50)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pty
 import re
@@ -13,13 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nipap import local_users
-from nipap.authlib import Authenticator, AuthSettings, BackendSettings
-from nipap.local_users import LocalUser, LocalUsers, UserFileError
+from nipap.access import local_users
+from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
+from nipap.access.local_users import LocalUser, LocalUsers, UserFileError
 from nipapd import passwd
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,16 +54,44 @@ def users(path: Path) -> LocalUsers:
 
 
 @pytest.fixture
-def run(path: Path) -> Command:
+def command(path: Path) -> Command:
     """Run nipap-passwd with -f of the test's file, unless the arguments name another."""
+    return partial(run_checked, path, lambda args, stdin: run_python(['-m', 'nipapd.passwd', *args], stdin))
 
-    def runner(*args: str, stdin: str = '', code: int = 0) -> subprocess.CompletedProcess[str]:
-        where = [] if {'-f', '-c', '--data-dir'} & set(args) else ['-f', str(path)]
-        done = run_python(['-m', 'nipapd.passwd', *args, *where], stdin)
-        assert (done.returncode, bool(done.stderr)) == (code, code != 0), done
-        return done
 
-    return runner
+@pytest.fixture
+def run(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run nipap-passwd as `command` does, in this process: Python takes longer to start than it to work."""
+
+    def inside(args: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, 'stdin', io.StringIO(stdin))
+        capsys.readouterr()
+        try:
+            code = passwd.main(args)
+        except SystemExit as left:
+            code = int(str(left.code))
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+
+    return partial(run_checked, path, inside)
+
+
+def run_checked(
+    path: Path,
+    run: Callable[[Sequence[str], str], subprocess.CompletedProcess[str]],
+    /,
+    *args: str,
+    stdin: str = '',
+    code: int = 0,
+) -> subprocess.CompletedProcess[str]:
+    where = [] if {'-f', '-c', '--data-dir'} & set(args) else ['-f', str(path)]
+    done = run([*args, *where], stdin)
+    assert (done.returncode, bool(done.stderr)) == (code, code != 0), done
+    return done
+
+
+@pytest.fixture
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_users, '_LOG2_N', 4)
 
 
 def run_python(args: Sequence[str], stdin: str = '', cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -93,27 +123,28 @@ def stored(path: Path, username: str = 'joe') -> tuple[str, str]:
 # --------------------------------------------------------------------------------------------------------- the command
 
 
-def test_a_life(run: Command, path: Path) -> None:
-    run('create-database')
-    run('add', '-u', 'joe', '-p', 'secret', '-n', 'Joe Doe', '-t')
-    run('add', '-u', 'åsa', '-p', 'hemligt', '--readonly')
-    assert run('list').stdout.splitlines() == [
+def test_a_life(command: Command, path: Path) -> None:
+    command('create-database')
+    command('add', '-u', 'joe', '-p', 'secret', '-n', 'Joe Doe', '-t')
+    command('add', '-u', 'åsa', '-p', 'hemligt', '--readonly')
+    assert command('list').stdout.splitlines() == [
         'username  name     trusted  readonly',
         'joe       Joe Doe  yes      no',
         'åsa                no       yes',
     ]
-    run('test-user', '-u', 'joe', '-p', 'secret')
-    run('modify', '-u', 'joe', '-p', 'other', '-n', '', '--no-trusted', '-r')
-    run('test-user', '-u', 'joe', '-p', 'other')
+    command('test-user', '-u', 'joe', '-p', 'secret')
+    command('modify', '-u', 'joe', '-p', 'other', '-n', '', '--no-trusted', '-r')
+    command('test-user', '-u', 'joe', '-p', 'other')
     assert LocalUsers(path).get('joe') == LocalUser('joe', None, trusted=False, readonly=True)
-    run('modify', '-u', 'joe', '--no-readonly')
-    assert run('list', '-u', 'joe').stdout.splitlines()[1:] == ['joe             no       no']
-    run('delete', '-u', 'joe')
-    assert run('list').stdout.splitlines()[1:] == ['åsa             no       yes']
-    run('latest-version')
-    assert 'has the newest layout' in run('upgrade-database').stdout
+    command('modify', '-u', 'joe', '--no-readonly')
+    assert command('list', '-u', 'joe').stdout.splitlines()[1:] == ['joe             no       no']
+    command('delete', '-u', 'joe')
+    assert command('list').stdout.splitlines()[1:] == ['åsa             no       yes']
+    command('latest-version')
+    assert 'has the newest layout' in command('upgrade-database').stdout
 
 
+@pytest.mark.usefixtures('cheap_hashes')
 def test_options_may_come_first(run: Command) -> None:
     run('create-database')
     run('-u', 'joe', '-p', 'secret', 'add')
@@ -127,6 +158,7 @@ def says(done: subprocess.CompletedProcess[str]) -> str:
     return line.removeprefix('nipap-passwd: ')
 
 
+@pytest.mark.usefixtures('cheap_hashes')
 def test_errors_have_codes_of_their_own(run: Command, users: LocalUsers, path: Path) -> None:
     users.add(LocalUser('joe'), 'secret')
     assert says(run('test-user', '-u', 'joe', '-p', 'x', code=1)) == 'wrong user name or password'
@@ -161,20 +193,21 @@ def test_a_file_that_is_something_else(run: Command, path: Path) -> None:
     assert 'cannot be created' in says(run('create-database', '-f', '/nowhere/at/all.db', code=6))
 
 
+@pytest.mark.usefixtures('cheap_hashes')
 @pytest.mark.parametrize('name', ['', ' ', 'a:b', 'a@b', 'a\nb', 'a\x7fb', 'a\x85b'])
 def test_names_that_could_not_log_in(run: Command, users: LocalUsers, name: str) -> None:
     assert 'the name of a user must not' in says(run('add', '-u', name, '-p', 'x', code=2))
     assert users.users() == []
 
 
-def test_text_that_is_no_utf8(run: Command, users: LocalUsers) -> None:
+def test_text_that_is_no_utf8(command: Command, users: LocalUsers) -> None:
     users.add(LocalUser('joe'), 'secret')
     broken = os.fsdecode(b'\xff')
     for args in (['add', '-u', broken], ['delete', '-u', broken], ['modify', '-u', 'joe', '-p', broken]):
-        run(*args, code=2)
-    run('test-user', '-u', 'joe', '-p', broken, code=2)
-    run('modify', '-u', 'joe', '-n', broken, code=2)
-    run('modify', '-u', 'joe', '-n', 'two\nlines', code=2)
+        command(*args, code=2)
+    command('test-user', '-u', 'joe', '-p', broken, code=2)
+    command('modify', '-u', 'joe', '-n', broken, code=2)
+    command('modify', '-u', 'joe', '-n', 'two\nlines', code=2)
 
 
 def test_the_wrong_usage(run: Command) -> None:
@@ -266,16 +299,16 @@ def test_an_empty_file_gets_its_table(run: Command, path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- passwords
 
 
-def test_passwords_from_a_pipe(run: Command, users: LocalUsers) -> None:
-    run('add', '-u', 'joe', stdin='secret\n')
-    run('test-user', '-u', 'joe', stdin='secret')
-    run('modify', '-u', 'joe', stdin='other\nother\n')
-    run('test-user', '-u', 'joe', stdin='other\n')
-    run('test-user', '-u', 'joe', stdin='secret\n', code=1)
-    assert says(run('modify', '-u', 'joe', stdin='one\ntwo\n', code=2)) == 'the two passwords differ'
-    assert says(run('modify', '-u', 'joe', stdin='\n', code=2)) == 'the password must not be empty'
-    assert says(run('modify', '-u', 'joe', code=130)) == 'interrupted'
-    run('modify', '-u', 'joe', '-n', 'Joe')
+def test_passwords_from_a_pipe(command: Command, users: LocalUsers) -> None:
+    command('add', '-u', 'joe', stdin='secret\n')
+    command('test-user', '-u', 'joe', stdin='secret')
+    command('modify', '-u', 'joe', stdin='other\nother\n')
+    command('test-user', '-u', 'joe', stdin='other\n')
+    command('test-user', '-u', 'joe', stdin='secret\n', code=1)
+    assert says(command('modify', '-u', 'joe', stdin='one\ntwo\n', code=2)) == 'the two passwords differ'
+    assert says(command('modify', '-u', 'joe', stdin='\n', code=2)) == 'the password must not be empty'
+    assert says(command('modify', '-u', 'joe', code=130)) == 'interrupted'
+    command('modify', '-u', 'joe', '-n', 'Joe')
     assert users.authenticate('joe', 'other') == LocalUser('joe', 'Joe')
 
 
@@ -336,6 +369,7 @@ def test_other_parameters_are_brought_up_to_date(users: LocalUsers, path: Path) 
     assert users.authenticate('joe', 'secret')
 
 
+@pytest.mark.usefixtures('cheap_hashes')
 @pytest.mark.parametrize(
     'damaged',
     [
@@ -397,6 +431,7 @@ def test_a_password_changed_meanwhile_is_not_overwritten(path: Path, users: Loca
     assert stored(path) == before
 
 
+@pytest.mark.usefixtures('cheap_hashes')
 def test_older_layouts(run: Command, path: Path) -> None:
     old_file(path)
     assert 'older layout' in says(run('latest-version', code=1))
@@ -435,6 +470,7 @@ def test_a_file_made_by_a_newer_daemon(users: LocalUsers, path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- while running
 
 
+@pytest.mark.usefixtures('cheap_hashes')
 def test_a_running_authenticator_sees_the_command_at_once(run: Command, users: LocalUsers) -> None:
     settings = AuthSettings('local', 3600, {'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path})})
     authenticator = Authenticator(settings)

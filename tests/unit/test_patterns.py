@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nipap import patterns
 from nipap.errors import NipapValueError
+from nipap.search import patterns
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from nipap import errors, flask_rest, flask_rest_v1
-from nipap.authlib import Authenticator, Credentials
+from nipap import errors
+from nipap.access.authentication import Authenticator, Credentials
 from nipap.backend import Backend
-from nipap.rest_problems import CHALLENGES
+from nipap.rest import api as flask_rest
+from nipap.rest import v1 as flask_rest_v1
+from nipap.rest.problems import CHALLENGES
 
 #: error -> status, code
 STATUSES = {
@@ -54,7 +56,7 @@ class Raiser:
     def showing_alike(self) -> Raiser:
         return self
 
-    def perform(self, *_: Any) -> Any:
+    def perform(self, *_: Any, **__: Any) -> Any:
         raise self.error
 
     def add_prefix(self, *_: Any) -> Any:

@@ -10,11 +10,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 
-from nipap import errors, flask_rest, rest_openapi
+from nipap import errors
+from nipap.access.authentication import Authenticator
 from nipap.attributes import ASN, POOL, PREFIX, VRF
-from nipap.authlib import Authenticator
 from nipap.backend import Backend
-from nipap.rest_problems import STATUSES
+from nipap.rest import api as flask_rest
+from nipap.rest import openapi as rest_openapi
+from nipap.rest.problems import STATUSES
 
 DESCRIPTION: dict[str, Any] = rest_openapi.describe('/api/v1')
 METHODS = {'GET', 'POST', 'PUT', 'PATCH', 'DELETE'}

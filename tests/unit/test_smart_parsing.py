@@ -16,8 +16,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from nipap import patterns, smart_parsing
-from nipap.smart_parsing import (
+from nipap.search import patterns, smart_parsing
+from nipap.search.smart_parsing import (
     LONGEST_TEXT,
     LONGEST_WORD,
     MISSPELT,

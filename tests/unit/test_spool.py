@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nipap import spool
-from nipap.spool import Spool
+from nipap.runtime import spool
+from nipap.runtime.spool import Spool
 
 NOISE = random.Random(1).randbytes(300_000)
 ANSWERS = {

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import QuotedString, adapt
 
-from nipap import tracer, waiting
-from nipap.tracer import CallRecord, Tracer
+from nipap.runtime import tracer, waiting
+from nipap.runtime.tracer import CallRecord, Tracer
 from nipapd import logs
 from nipapd.fibers import Fibers
 

@@ -19,11 +19,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nipap import waiting, wire
-from nipap.chunks import Chunks
 from nipap.errors import NipapInputError
-from nipap.runtime import Runtime
+from nipap.runtime import waiting
+from nipap.runtime.chunks import Chunks
+from nipap.runtime.runtime import Runtime
 from nipap.text import forbidden_character
+from nipap.xmlrpc import codec as wire
 
 FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1

@@ -1,0 +1,380 @@
+"""Who is calling: credentials are proved here and become the actor of a call.
+
+Two kinds of backend prove credentials. ``SqliteAuth`` keeps local accounts in a SQLite file that ``nipap-passwd``
+may change at any moment; ``JwtAuth`` checks signed tokens. The result is a `Credentials`, which together with the
+``auth`` struct of a call makes the `Actor` that every backend call takes as its first argument.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import jwt
+
+from nipap.access.local_users import FileWatch, LocalUsers, UserFileError
+from nipap.access.login_limits import LoginCounts, LoginLimits
+from nipap.errors import AuthenticationFailedError, NipapError, NipapInputError, NipapValueError
+from nipap.history.audit import Who
+from nipap.runtime import waiting
+from nipap.text import forbidden_character
+
+log = logging.getLogger(__name__)
+
+__all__ = [
+    'BACKEND_TYPES',
+    'Actor',
+    'AuthSettings',
+    'Authenticator',
+    'BackendSettings',
+    'Credentials',
+    'LocalUsers',
+    'authoritative_source',
+    'check_backend',
+    'make_actor',
+    'to_bool',
+]
+
+BACKEND_TYPES = ('SqliteAuth', 'JwtAuth')
+
+FAILED_LOGINS = 20
+FAILED_LOGINS_WINDOW_S = 60.0
+ALIKE_POLL_S = 0.02  # a login that waits for one with the same password looks this often
+
+_TRUE = frozenset({'1', 'true', 'yes', 'on'})
+_FALSE = frozenset({'', '0', 'false', 'no', 'off'})
+
+_INCORRECT = 'Incorrect username or password.'
+_INVALID = 'Invalid token.'
+_EXPIRED = 'The token has expired.'
+_NOT_ACCEPTED = 'Tokens are not accepted: no auth backend of type JwtAuth is configured.'
+
+
+@dataclass(frozen=True)
+class BackendSettings:
+    """One ``[auth.backends.NAME]``. The options may hold keys, so they are not shown."""
+
+    name: str
+    type: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class AuthSettings:
+    """``[auth]`` and its backends; a login without ``@backend`` goes to ``default_backend``.
+
+    `failed_logins` within `failed_logins_window_s` are what an address is allowed; 0: any number.
+    """
+
+    default_backend: str
+    cache_timeout_s: int
+    backends: Mapping[str, BackendSettings]
+    failed_logins: int = FAILED_LOGINS
+    failed_logins_window_s: float = FAILED_LOGINS_WINDOW_S
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who proved their identity, and what the backend that checked it says about them."""
+
+    username: str
+    full_name: str | None = None
+    readonly: bool = False
+    trusted: bool = False
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who makes a call: on whose behalf, proved by whom, and from which system."""
+
+    username: str
+    full_name: str | None
+    authenticated_as: str
+    authoritative_source: str
+    readonly: bool
+    trusted: bool = False
+
+    @property
+    def who(self) -> Who:
+        """What the audit log says of them."""
+        return Who(self.username, self.authenticated_as, self.full_name, self.authoritative_source)
+
+
+def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor:
+    """Make the actor of a call from proved credentials and the call's ``auth`` struct.
+
+    A trusted user may name a ``username`` and ``full_name`` to act for and may give up the right to change things
+    with ``readonly``; nobody gains it that way. For everybody else these three are ignored whatever they hold.
+    Raises `NipapError` without an ``authoritative_source``.
+    """
+    source = authoritative_source(options)
+    own, readonly = credentials.username, credentials.readonly
+    username, full_name = own, credentials.full_name
+    if credentials.trusted:
+        username = _text_option(options, 'username') or own
+        full_name = _text_option(options, 'full_name') or (full_name if username == own else None)
+        readonly = readonly or _bool_option(options, 'readonly')
+    return Actor(username, full_name, own, source, readonly, credentials.trusted)
+
+
+def authoritative_source(options: Mapping[str, object]) -> str:
+    """The mandatory member of the ``auth`` struct: the system that a change comes from."""
+    source = options.get('authoritative_source')
+    if not isinstance(source, str):
+        raise NipapError('Missing authoritative source in auth options.')
+    return _storable('authoritative_source', source)
+
+
+def _text_option(options: Mapping[str, object], name: str) -> str | None:
+    value = options.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise NipapInputError(f"'{name}' in auth options must be a string.")
+    return _storable(name, value)
+
+
+def _bool_option(options: Mapping[str, object], name: str) -> bool:
+    value = to_bool(options.get(name))
+    if value is None:
+        raise NipapValueError(f"'{name}' in auth options must be a boolean: true or false.")
+    return value
+
+
+def _storable(name: str, value: str) -> str:
+    if forbidden_character(value):
+        raise NipapValueError(f"'{name}' in auth options has a control character.")
+    return value
+
+
+def to_bool(value: object) -> bool | None:
+    """Read a boolean the way clients write it (``True``, 1, ``'yes'``, nil for false); None if it is none."""
+    text = '' if value is None else str(value).strip().lower()
+    return True if text in _TRUE else False if text in _FALSE else None
+
+
+class Authenticator:
+    """Proves credentials by the configured backends. One per process; it opens files only when first used.
+
+    May be used by several threads at once. Failed logins are counted in `counts`, else for this process alone.
+    """
+
+    def __init__(self, settings: AuthSettings, counts: LoginCounts | None = None) -> None:
+        self._settings = settings
+        self._limits = LoginLimits(settings.failed_logins, settings.failed_logins_window_s, counts)
+        self._local: dict[str, _LocalAccounts] = {}
+        self._tokens: list[_Tokens] = []
+        for name, backend in settings.backends.items():
+            if backend.type == 'SqliteAuth':
+                self._local[name] = _LocalAccounts(backend.options['db_path'], settings.cache_timeout_s)
+            else:
+                self._tokens.append(_Tokens(backend))
+
+    def login(self, username: str, password: str, address: str | None = None) -> Credentials:
+        """Prove ``user`` or ``user@backend`` by a password; raises `AuthenticationFailedError`.
+
+        An answer that is not remembered costs the time of hashing a password, about 0.1 s. From an address where many
+        have failed it may come late, or be a refusal without a look at the password; what is remembered never.
+        """
+        known = self.known_login(username, password)
+        if known is not None:
+            return known
+        name, backend_name = self._split(username)
+        accounts = self._accounts(backend_name)
+        credentials = self._limits.guarded(
+            address, f'{backend_name} {name}', lambda: _ask(accounts.login, backend_name, name, password)
+        )
+        if credentials is None:
+            raise AuthenticationFailedError(_INCORRECT)
+        return credentials
+
+    def known_login(self, username: str, password: str) -> Credentials | None:
+        """The answer of `login` if it is remembered and still true, else None; hashes nothing."""
+        name, backend_name = self._split(username)
+        return _ask(self._accounts(backend_name).remembered, backend_name, name, password)
+
+    def login_token(self, token: str) -> Credentials:
+        """Prove a Bearer token, by whichever token backend accepts it; raises `AuthenticationFailedError`."""
+        if not self._tokens:
+            raise AuthenticationFailedError(_NOT_ACCEPTED)
+        text = _INVALID
+        for backend in self._tokens:
+            try:
+                return backend.login(token)
+            except jwt.ExpiredSignatureError:
+                text = _EXPIRED
+            except (jwt.PyJWTError, ValueError, RecursionError) as exc:
+                log.debug('token refused: %s', exc)
+        raise AuthenticationFailedError(text)
+
+    def close(self) -> None:
+        """Close the files; the next login opens them again."""
+        for accounts in self._local.values():
+            accounts.close()
+
+    def _accounts(self, backend_name: str) -> _LocalAccounts:
+        accounts = self._local.get(backend_name)
+        if accounts is not None:
+            return accounts
+        if backend_name in self._settings.backends:
+            raise AuthenticationFailedError(_INCORRECT)
+        raise AuthenticationFailedError(f'Invalid auth backend {backend_name!r} specified')
+
+    def _split(self, username: str) -> tuple[str, str]:
+        name, at, backend_name = username.rpartition('@')
+        return (name, backend_name) if at else (username, self._settings.default_backend)
+
+
+def _ask(question: _Question, backend_name: str, name: str, password: str) -> Credentials | None:
+    """The answer of a file of accounts; what is wrong with that is logged, and not for clients to know."""
+    try:
+        return question(name, password)
+    except UnicodeEncodeError:
+        return None
+    except UserFileError as exc:
+        log.error('auth backend %s: %s', backend_name, exc)
+        raise NipapError(f'Auth backend {backend_name!r} is not available.') from exc
+
+
+def check_backend(settings: BackendSettings) -> None:
+    """Raise ValueError, with a text that names the option, when a backend cannot work with its options."""
+    if settings.type == 'JwtAuth':
+        _Tokens(settings)
+
+
+# ------------------------------------------------------------------------------------------------------------ tokens
+
+
+class _Tokens:
+    """The tokens of one issuer: JSON Web Tokens signed with a shared key, or with a key whose public half we have.
+
+    ``audience`` and ``issuer`` are compared when configured. A token made for some audience is refused when none is.
+    """
+
+    def __init__(self, settings: BackendSettings) -> None:
+        options = settings.options
+        self._key, self._algorithm = _token_key(options)
+        self._audience, self._issuer = options.get('audience') or None, options.get('issuer') or None
+
+    def login(self, token: str) -> Credentials:
+        claims = jwt.decode(
+            token,
+            self._key,
+            algorithms=[self._algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            options={'require': ['exp']},
+        )
+        return _claimed(claims)
+
+
+def _claimed(claims: Mapping[str, object]) -> Credentials:
+    username, full_name = claims.get('username') or claims.get('sub'), claims.get('full_name') or None
+    readonly, trusted = to_bool(claims.get('readonly')), to_bool(claims.get('trusted'))
+    if not isinstance(username, str) or not username or not isinstance(full_name, str | None):
+        raise ValueError('the name of the user is missing or has the wrong type')
+    if readonly is None or trusted is None:
+        raise ValueError('readonly or trusted is no boolean')
+    if forbidden_character(username + (full_name or '')):
+        raise ValueError('a claim about the user has a control character')
+    return Credentials(username, full_name, readonly, trusted)
+
+
+def _token_key(options: Mapping[str, str]) -> tuple[str, str]:
+    """The key that tokens are checked with and the one algorithm that it is good for."""
+    secret, public = options.get('signing_key', ''), options.get('public_key', '')
+    if bool(secret) == bool(public):
+        raise ValueError('one of signing_key and public_key_file is needed, and not both')
+    if secret:
+        _prepare('HS256', 'signing_key', secret)
+        return secret, 'HS256'
+    if 'PRIVATE KEY' in public:
+        raise ValueError('public_key_file: holds a private key, which belongs to the issuer alone')
+    for algorithm in ('RS256', 'ES256'):
+        try:
+            _prepare(algorithm, 'public_key_file', public)
+        except TypeError:
+            continue
+        return public, algorithm
+    raise ValueError('public_key_file: holds no public key of type RSA or EC P-256')
+
+
+def _prepare(algorithm: str, option: str, key: str) -> None:
+    """Raise ValueError when the key is none, TypeError when it is one for another algorithm."""
+    try:
+        jwt.get_algorithm_by_name(algorithm).prepare_key(key)
+    except NotImplementedError as exc:
+        raise ValueError(f"{option}: needs the Python package 'cryptography', which is not installed") from exc
+    except jwt.InvalidKeyError as exc:
+        raise (ValueError(f'{option}: is a public key, not a secret') if algorithm == 'HS256' else TypeError) from exc
+    except ValueError as exc:
+        raise ValueError(f'{option}: holds no public key in PEM format') from exc
+
+
+# ---------------------------------------------------------------------------------------------------- local accounts
+
+
+class _LocalAccounts:
+    """The accounts of one file as a login backend: right answers are remembered while the file stays as it is."""
+
+    def __init__(self, path: str, cache_timeout_s: int) -> None:
+        self._users = LocalUsers(path)
+        self._watch = FileWatch(path)
+        self._cache = _LoginCache(cache_timeout_s)
+        self._hashing: set[bytes] = set()
+
+    def login(self, username: str, password: str) -> Credentials | None:
+        proof = self._cache.proof(username, password)
+        while proof in self._hashing:  # many that come at once with one password cost one hash
+            waiting.sleep(ALIKE_POLL_S)
+        self._hashing.add(proof)
+        try:
+            return self._prove(proof, username, password)
+        finally:
+            self._hashing.discard(proof)
+
+    def _prove(self, proof: bytes, username: str, password: str) -> Credentials | None:
+        # The revision is read first: an answer is never filed under a state of the file newer than what it was read of.
+        revision = self._watch.revision()
+        credentials = self._cache.get(proof, revision)
+        if credentials is None and (user := self._users.authenticate(username, password)):
+            credentials = Credentials(user.username, user.full_name, user.readonly, user.trusted)
+            self._cache.put(proof, revision, credentials)
+        return credentials
+
+    def remembered(self, username: str, password: str) -> Credentials | None:
+        return self._cache.get(self._cache.proof(username, password), self._watch.revision())
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+_Question = Callable[[str, str], Credentials | None]
+
+
+class _LoginCache:
+    """Remembers who proved their identity, for a while, under a keyed digest of name and password."""
+
+    def __init__(self, timeout_s: int) -> None:
+        self._timeout_s = timeout_s
+        self._key = secrets.token_bytes(32)
+        self._entries: dict[bytes, tuple[int, float, Credentials]] = {}
+
+    def proof(self, username: str, password: str) -> bytes:
+        return hmac.digest(self._key, f'{len(username)}:{username}{password}'.encode(), 'sha256')
+
+    def get(self, proof: bytes, revision: int) -> Credentials | None:
+        entry = self._entries.get(proof)
+        if entry is None or entry[0] != revision or entry[1] <= time.monotonic():
+            return None
+        return entry[2]
+
+    def put(self, proof: bytes, revision: int, credentials: Credentials) -> None:
+        now = time.monotonic()
+        # A new dict in place of the old one: other threads may be reading that.
+        kept = {key: entry for key, entry in self._entries.copy().items() if entry[0] == revision and entry[1] > now}
+        self._entries = {**kept, proof: (revision, now + self._timeout_s, credentials)}

@@ -1,0 +1,496 @@
+"""Local accounts: the SQLite file that nipap-passwd changes and that logins are checked against.
+
+The file has one table, ``user``, which older daemons wrote too: a file of theirs works as it is. What only they knew,
+passwords as salted SHA-1, is replaced by scrypt as users log in.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import pwd
+import re
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nipap.runtime import waiting
+from nipap.text import forbidden_character
+
+log = logging.getLogger(__name__)
+
+
+class UserFileError(Exception):
+    """Something about the file of local accounts; the text is one line for the operator."""
+
+
+class UserFileMissingError(UserFileError):
+    """There is no such file."""
+
+
+class UserFileExistsError(UserFileError):
+    """There is such a file already."""
+
+
+class UserFileUnusableError(UserFileError):
+    """The file cannot be read or written, or is not a SQLite file."""
+
+
+class UserFileLayoutError(UserFileError):
+    """The file has no table of users, or an older one that the change needs upgraded first."""
+
+
+class UserExistsError(UserFileError):
+    """A user of that name exists already."""
+
+
+class NoSuchUserError(UserFileError):
+    """No user has that name."""
+
+
+class UserInputError(UserFileError):
+    """A name or password that is not acceptable."""
+
+
+@dataclass(frozen=True)
+class LocalUser:
+    """One row of the file, without the password."""
+
+    username: str
+    full_name: str | None = None
+    trusted: bool = False
+    readonly: bool = False
+
+
+_CREATE = """
+CREATE TABLE user (
+    username NOT NULL PRIMARY KEY,
+    pwd_salt NOT NULL,
+    pwd_hash NOT NULL,
+    full_name,
+    trusted NOT NULL DEFAULT 0,
+    readonly NOT NULL DEFAULT 0
+)"""
+_OLDEST_COLUMNS = frozenset({'username', 'pwd_salt', 'pwd_hash'})
+_NEWER_COLUMNS = {
+    'full_name': 'ALTER TABLE user ADD COLUMN full_name',
+    'trusted': 'ALTER TABLE user ADD COLUMN trusted NOT NULL DEFAULT 0',
+    'readonly': 'ALTER TABLE user ADD COLUMN readonly NOT NULL DEFAULT 0',
+}
+
+
+class LocalUsers:
+    """The SQLite file of local accounts.
+
+    Every method opens the file, does one thing in one transaction and closes it, so that changes are seen at once by
+    everyone who has it in use. Passwords are hashed with scrypt; the salted SHA-1 of older files is still understood.
+    All raise a `UserFileError`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+
+    def create(self, owner: str | None = None) -> None:
+        """Make the file, for its owner alone, or the table in a file that has none.
+
+        Made by root it belongs to the account `owner`, else to the owner of its directory.
+        """
+        self.create_file(owner)
+        with self._change() as connection:
+            if _columns(connection):
+                raise UserFileExistsError(f'{self.path}: exists already')
+            connection.execute(_CREATE)
+
+    def create_file(self, owner: str | None = None) -> bool:
+        """Make the file as `create` does, without a table; False when it is there already."""
+        try:
+            uid, gid = _owner(owner) if owner else _owner_of(os.path.dirname(self.path) or '.')
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            try:
+                if os.geteuid() == 0:
+                    os.fchown(descriptor, uid, gid)
+            finally:
+                os.close(descriptor)
+        except FileExistsError:
+            return False
+        except (OSError, LookupError) as exc:
+            raise UserFileUnusableError(f'{self.path}: cannot be created: {_reason(exc)}') from exc
+        return True
+
+    def upgrade(self) -> bool:
+        """Add the columns that an older file lacks; False when there was nothing to do."""
+        with self._change() as connection:
+            missing = self._missing(connection)
+            for column in missing:
+                connection.execute(_NEWER_COLUMNS[column])
+        return bool(missing)
+
+    def is_latest(self) -> bool:
+        """Whether the file has every column of the newest layout."""
+        with self._open() as connection:
+            return not self._missing(connection)
+
+    def copy_to(self, target: str | os.PathLike[str]) -> None:
+        """Make another file, which is there, what this one is at one moment; both may be in use meanwhile."""
+        path = os.fspath(target)
+        with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
+            source.backup(copy)
+
+    def users(self) -> list[LocalUser]:
+        """All users by name."""
+        with self._open() as connection:
+            self._missing(connection)
+            rows = connection.execute('SELECT * FROM user ORDER BY username').fetchall()
+        return [_user(row) for row in rows]
+
+    def get(self, username: str) -> LocalUser:
+        """The user of that name; raises `NoSuchUserError`."""
+        with self._open() as connection:
+            return _user(self._existing(connection, username))
+
+    def check_new(self, user: LocalUser) -> None:
+        """Raise what `add` would raise, a password aside."""
+        check_username(user.username)
+        _checked_name(user.full_name)
+        with self._open() as connection:
+            self._check_new(connection, user)
+
+    def add(self, user: LocalUser, password: str) -> None:
+        """Store a new user."""
+        check_username(user.username)
+        values = (_checked_name(user.full_name), user.trusted, user.readonly, _hash_new(password))
+        with self._change() as connection:
+            self._check_new(connection, user)
+            statement = (
+                'INSERT INTO user (username, full_name, trusted, readonly, pwd_hash, pwd_salt)'
+                " VALUES (?, ?, ?, ?, ?, '')"
+            )
+            connection.execute(statement, (user.username, *values))
+
+    def modify(
+        self,
+        username: str,
+        *,
+        password: str | None = None,
+        full_name: str | None = None,
+        trusted: bool | None = None,
+        readonly: bool | None = None,
+    ) -> None:
+        """Change what is not None; an empty full name removes it."""
+        changes: dict[str, object] = {} if password is None else {'pwd_hash': _hash_new(password), 'pwd_salt': ''}
+        if full_name is not None:
+            changes['full_name'] = _checked_name(full_name)
+        changes |= {name: int(on) for name, on in (('trusted', trusted), ('readonly', readonly)) if on is not None}
+        with self._change() as connection:
+            self._check_newest(connection)
+            self._existing(connection, username)
+            for column, value in changes.items():
+                connection.execute(_UPDATES[column], (value, username))
+
+    def delete(self, username: str) -> None:
+        """Remove a user."""
+        with self._change() as connection:
+            self._existing(connection, username)
+            connection.execute('DELETE FROM user WHERE username = ?', (username,))
+
+    def authenticate(self, username: str, password: str, rehash: bool = True) -> LocalUser | None:
+        """The user whose password this is, or None, after the same time whether or not there is such a user.
+
+        With `rehash`, a password that was stored in an older way is stored anew if the file can be written.
+        """
+        with self._open() as connection:
+            self._missing(connection)
+            row = self._row(connection, username)
+        stored, salt = (str(row['pwd_hash']), str(row['pwd_salt'])) if row else ('', '')
+        given = password.encode()
+        right, newer = waiting.aside(lambda: _check_password(given, stored, salt))
+        if row is None or not right:
+            return None
+        if newer and rehash:
+            self._replace_hash(username, stored, newer)
+        return _user(row)
+
+    def _replace_hash(self, username: str, stored: str, newer: str) -> None:
+        """Store a newer hash of the same password, unless somebody changed the password meanwhile."""
+        try:
+            with self._change() as connection:
+                statement = "UPDATE user SET pwd_hash = ?, pwd_salt = '' WHERE username = ? AND pwd_hash = ?"
+                connection.execute(statement, (newer, username, stored))
+        except UserFileError as exc:
+            log.warning('the password of %r stays stored in the older way: %s', username, exc)
+
+    def _missing(self, connection: sqlite3.Connection) -> list[str]:
+        columns = _columns(connection)
+        if not columns >= _OLDEST_COLUMNS:
+            raise UserFileLayoutError(f'{self.path}: has no table of users (create it with create-database)')
+        return [column for column in _NEWER_COLUMNS if column not in columns]
+
+    def _check_newest(self, connection: sqlite3.Connection) -> None:
+        if self._missing(connection):
+            raise UserFileLayoutError(f'{self.path}: has an older layout (bring it up to date: upgrade-database)')
+
+    def _check_new(self, connection: sqlite3.Connection, user: LocalUser) -> None:
+        self._check_newest(connection)
+        if self._row(connection, user.username):
+            raise UserExistsError(f'user {user.username!r} exists already')
+
+    def _existing(self, connection: sqlite3.Connection, username: str) -> sqlite3.Row:
+        self._missing(connection)
+        row = self._row(connection, username)
+        if row is None:
+            raise NoSuchUserError(f'no user {username!r}')
+        return row
+
+    def _row(self, connection: sqlite3.Connection, username: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = connection.execute('SELECT * FROM user WHERE username = ?', (username,)).fetchone()
+        return row
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that writes."""
+        with self._open() as connection:
+            connection.execute('BEGIN IMMEDIATE')
+            yield connection
+            connection.execute('COMMIT')
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with _sqlite_errors(self.path), contextlib.closing(_connect(self.path)) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection
+
+
+_UPDATES = {
+    column: f'UPDATE user SET {column} = ? WHERE username = ?'
+    for column in ('pwd_hash', 'pwd_salt', 'full_name', 'trusted', 'readonly')
+}
+
+
+def _owner(account: str) -> tuple[int, int]:
+    found = pwd.getpwuid(int(account)) if account.isdecimal() else pwd.getpwnam(account)
+    return found.pw_uid, found.pw_gid
+
+
+def _owner_of(directory: str) -> tuple[int, int]:
+    status = os.stat(directory)
+    return status.st_uid, status.st_gid
+
+
+def _reason(exc: Exception) -> str:
+    return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
+
+
+def check_username(username: str) -> None:
+    """Raise `UserInputError` unless a user can be called that: Basic authentication splits at ':', we at '@'."""
+    if not username.strip():
+        raise UserInputError('the name of a user must not be empty')
+    for character in (*':@', *_control_characters(username)):
+        if character in username:
+            raise UserInputError(f'the name of a user must not contain {character!r}: {username!r}')
+
+
+def _checked_name(full_name: str | None) -> str | None:
+    if full_name and _control_characters(full_name):
+        raise UserInputError(f'a full name must not contain control characters: {full_name!r}')
+    return full_name or None
+
+
+def _control_characters(text: str) -> list[str]:
+    return [character for character in text if forbidden_character(character) or ord(character) in _CONTROLS]
+
+
+_CONTROLS = frozenset((*range(32), *range(127, 160)))
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {row['name'] for row in connection.execute('PRAGMA table_info(user)')}
+
+
+def _user(row: sqlite3.Row) -> LocalUser:
+    found = dict(zip(row.keys(), row, strict=True))
+    full_name = found.get('full_name')
+    return LocalUser(
+        username=str(found['username']),
+        full_name=None if full_name is None else str(full_name),
+        trusted=str(found.get('trusted')) == '1',
+        readonly=str(found.get('readonly') or 0) != '0',
+    )
+
+
+def _connect(path: str, check_same_thread: bool = True) -> sqlite3.Connection:
+    # mode=rw never creates a file, and falls back to reading where writing is not allowed.
+    uri = f'{Path(path).absolute().as_uri()}?mode=rw'
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=check_same_thread)
+
+
+@contextlib.contextmanager
+def _sqlite_errors(path: str) -> Iterator[None]:
+    """Say what is wrong with the file at `path` in place of SQLite's exceptions."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        if not os.path.lexists(path):
+            raise UserFileMissingError(f'{path}: no such file') from exc
+        name = getattr(exc, 'sqlite_errorname', '')
+        text = next((text for start, text in _SQLITE_ERRORS.items() if name.startswith(start)), str(exc))
+        raise UserFileUnusableError(f'{path}: {text}') from exc
+    except FileNotFoundError as exc:
+        raise UserFileMissingError(f'{path}: no such file') from exc
+    except OSError as exc:
+        raise UserFileUnusableError(f'{path}: {exc.strerror}') from exc
+
+
+_SQLITE_ERRORS = {
+    'SQLITE_READONLY_DIRECTORY': 'cannot be written, because its directory cannot',
+    'SQLITE_READONLY': 'cannot be written',
+    'SQLITE_CANTOPEN': 'cannot be opened',
+    'SQLITE_PERM': 'cannot be opened',
+    'SQLITE_NOTADB': 'is not a SQLite file',
+    'SQLITE_BUSY': 'is locked by another process',
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ change
+
+
+class FileWatch:
+    """Tells whether a SQLite file has changed, by anybody and in any way, for a few microseconds a look.
+
+    ``PRAGMA data_version`` on a connection that stays open sees every commit of other connections; the file's
+    identity and time of change see a file put in its place or copied over it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._revision = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._seen: tuple[int, ...] = ()
+        self._data_version = 0
+
+    def revision(self) -> int:
+        """A number that is larger after every change; raises `UserFileError` when the file cannot be read."""
+        if self._pid != os.getpid():
+            # SQLite forbids even to close a connection in a child process: that one stays open and unused.
+            _inherited.append(self._connection)
+            self._start()
+        with self._lock, _sqlite_errors(self._path):
+            self._look()
+            return self._revision
+
+    def _look(self) -> None:
+        status = os.stat(self._path)
+        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        connection = self._connection
+        if connection is None or seen != self._seen:
+            connection = self._open_again()
+            self._seen = seen
+        data_version = connection.execute('PRAGMA data_version').fetchone()[0]
+        if data_version != self._data_version:
+            self._data_version = data_version
+            self._revision += 1
+
+    def _open_again(self) -> sqlite3.Connection:
+        self._close_connection()
+        self._revision += 1
+        self._connection = connection = _connect(self._path, check_same_thread=False)
+        return connection
+
+    def close(self) -> None:
+        """Close the file; the next look opens it again."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._close_connection()
+
+    def _close_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+_inherited: list[sqlite3.Connection | None] = []
+
+
+# --------------------------------------------------------------------------------------------------- password hashes
+
+# 32 MB and about 0.1 s a password.
+_LOG2_N, _R, _P = 15, 8, 1
+_SALT_BYTES, _HASH_BYTES = 16, 32
+_SCRYPT = re.compile(r'\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)')
+_SHA1 = re.compile('[0-9a-fA-F]{40}')
+_MOST_MEMORY = 2**30
+
+
+def hash_password(password: bytes) -> str:
+    """The password as it is stored: ``$scrypt$ln=LOG2_N,r=R,p=P$SALT$HASH``, the last two in unpadded base64."""
+    salt = secrets.token_bytes(_SALT_BYTES)
+    digest = _scrypt(password, salt, _LOG2_N, _R, _P, _HASH_BYTES)
+    return f'$scrypt$ln={_LOG2_N},r={_R},p={_P}${_to_base64(salt)}${_to_base64(digest)}'
+
+
+def _check_password(password: bytes, stored: str, salt: str) -> tuple[bool, str | None]:
+    """Whether the password is the one that is stored, and how to store it better if it is but in an older way.
+
+    Hashes with scrypt in every case, so that the time does not tell whether a user exists or has an older hash.
+    """
+    found = _SCRYPT.fullmatch(stored)
+    checked = _check_scrypt(password, found) if found else None
+    if checked is not None:
+        return checked
+    newer = hash_password(password)
+    if found:
+        return False, None
+    if not _SHA1.fullmatch(stored):
+        if stored:
+            log.warning('a stored password hash has an unknown format')
+        return False, None
+    digest = hashlib.sha1(salt.encode() + password, usedforsecurity=False).hexdigest()
+    return hmac.compare_digest(digest, stored.lower()), newer
+
+
+def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | None] | None:
+    """The same for a hash that scrypt made; None, and nothing is hashed, when that cannot be used."""
+    log2_n, r, p = (int(found[number]) for number in (1, 2, 3))
+    if 128 * r * 2**log2_n > _MOST_MEMORY:
+        log.warning('a stored password hash asks for too much memory')
+        return None
+    try:
+        salt, expected = _from_base64(found[4]), _from_base64(found[5])
+        digest = _scrypt(password, salt, log2_n, r, p, len(expected))
+    except ValueError:
+        log.warning('a stored password hash is damaged')
+        return None
+    right = hmac.compare_digest(digest, expected)
+    outdated = (log2_n, r, p, len(expected)) != (_LOG2_N, _R, _P, _HASH_BYTES)
+    return right, hash_password(password) if right and outdated else None
+
+
+def _hash_new(password: str) -> str:
+    if not password:
+        raise UserInputError('the password must not be empty')
+    return hash_password(password.encode())
+
+
+def _scrypt(password: bytes, salt: bytes, log2_n: int, r: int, p: int, size: int) -> bytes:
+    n = 2**log2_n
+    needed = 128 * r * (n + p + 2) + 2**16
+    return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=needed, dklen=size)
+
+
+def _to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode().rstrip('=')
+
+
+def _from_base64(text: str) -> bytes:
+    return base64.b64decode(text + '=' * (-len(text) % 4), validate=True)

@@ -1,0 +1,221 @@
+"""Events: the entries of the audit log in an order in which they can be followed.
+
+An entry is written in the transaction of its change. Ids of entries say nothing about what was committed first, so who
+followed them would miss what is committed late; therefore the `EventSequencer` gives each entry a position once it is
+committed (`nipap.history.sequencing`). The entries of one object are in the order of its changes, as these wait for
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nipap.history.sequencing import IS_OVER, Sequencer
+from nipap.postgres.database import Database
+from nipap.postgres.transaction import Row, Transaction
+
+Event = dict[str, Any]
+
+KINDS = ('vrf', 'pool', 'prefix', 'asn')
+AT_ONCE = 500
+SEQUENCED_AT_ONCE = 2000
+REMOVED_AT_ONCE = 5000
+DEAD_LETTER_DAYS = 30
+
+_LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq)'
+# Whatever is audited and is none of these is no event.
+_KINDS = ', '.join(f"'{kind}'" for kind in KINDS)
+# The id is said of both sides: without that a merge of the two reads all events there are.
+_NEW = f"""a.id > %s AND a.object_type IN ({_KINDS})
+    AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id AND e.audit_id > %s)"""
+_LOOK = f'SELECT s.settled, s.last_position, {_LAST_ID} FROM event_state s'
+_HAS_NEW = f'SELECT EXISTS (SELECT FROM audit_log a WHERE {_NEW})'
+_SEQUENCE = f"""WITH given AS (INSERT INTO event (position, audit_id)
+SELECT %s + row_number() OVER (ORDER BY id), id
+FROM (SELECT a.id FROM audit_log a WHERE {_NEW} ORDER BY a.id LIMIT {SEQUENCED_AT_ONCE}) new RETURNING audit_id)
+SELECT count(*), max(audit_id) FROM given"""
+_READ = """SELECT e.position, a.at, a.username, a.authenticated_as, a.full_name, a.authoritative_source,
+    a.object_type, a.object_id, a.action, a.before, a.after
+FROM event e JOIN audit_log a ON a.id = e.audit_id WHERE e.position > %s ORDER BY e.position LIMIT %s"""
+
+# What is oldest has the lowest positions: only the first are looked at, whether they are old or not.
+_REMOVE = """WITH gone AS (DELETE FROM event WHERE position IN (
+    SELECT position FROM (SELECT * FROM event ORDER BY position LIMIT %s) first WHERE position <= %s AND audit_id <= %s
+    AND created < now() - %s * interval '1 hour') RETURNING position)
+UPDATE event_state SET removed = (SELECT max(position) FROM gone) WHERE EXISTS (SELECT FROM gone)"""
+
+
+# ---------------------------------------------------------------- the order
+
+
+class EventSequencer(Sequencer):
+    """Gives events their positions, at most `SEQUENCED_AT_ONCE` at a time."""
+
+    look = _LOOK
+    has_new = _HAS_NEW
+
+    def step(self, db: Database) -> int:
+        """Give positions to what has none; the first step ever begins, and what was before it becomes no event."""
+        begin(db)
+        return super().step(db)
+
+    def sequence(self, tx: Transaction, noted: tuple[int, int]) -> tuple[int, int]:
+        """Give positions; returns to how many, and the highest there is."""
+        settled, last_position = tx.one('SELECT settled, last_position FROM event_state FOR UPDATE') or (0, 0)
+        is_over = tx.value(IS_OVER, (noted[1],))  # before the look for entries, whose snapshot then has them all
+        given, highest = tx.one(_SEQUENCE, (last_position, settled, settled)) or (0, None)
+        if is_over:
+            # What had no position and is above the highest that got one may wait still. While more comes than is given
+            # at once, this has to move on as well: everything above it is looked at each time.
+            settled = max(settled, noted[0] if given < SEQUENCED_AT_ONCE else min(highest, noted[0]))
+        tx.execute('UPDATE event_state SET settled = %s, last_position = last_position + %s', (settled, given))
+        return given, last_position + given
+
+
+def begin(db: Database) -> None:
+    """Have what is changed from now on become events, unless that began before."""
+    if db.read(lambda tx: tx.value('SELECT settled FROM event_state')) is None:
+        db.run(lambda tx: tx.execute(f'UPDATE event_state SET settled = {_LAST_ID} WHERE settled IS NULL'))
+
+
+def last_position(tx: Transaction) -> int:
+    """The highest position there is."""
+    return int(tx.value('SELECT last_position FROM event_state') or 0)
+
+
+def removed(tx: Transaction) -> int:
+    """The highest position that was removed."""
+    return int(tx.value('SELECT removed FROM event_state') or 0)
+
+
+def remove_old(tx: Transaction, hours: int, *, kafka: bool) -> int:
+    """Remove some of what is older than that and was delivered to all; returns 1 if there was any.
+
+    kafka: Kafka is one of them.
+    """
+    waiting_for = 'SELECT min(cursor) FROM webhook WHERE enabled'
+    settled, last, kafka_cursor, hooks = tx.one(
+        f'SELECT settled, last_position, kafka_cursor, ({waiting_for}) FROM event_state FOR UPDATE'
+    ) or (0, 0, 0, 0)
+    floor = min([last, *(cursor for cursor in (hooks, kafka_cursor if kafka else None) if cursor is not None)])
+    tx.execute("DELETE FROM dead_letter WHERE added < now() - %s * interval '1 day'", (DEAD_LETTER_DAYS,))
+    return tx.execute(_REMOVE, (REMOVED_AT_ONCE, floor, settled, hours))
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def read(tx: Transaction, after: int, limit: int = AT_ONCE) -> list[Event]:
+    """The events behind a position, in order."""
+    return [_event(row) for row in tx.all(_READ, (after, limit))]
+
+
+def _event(row: Row) -> Event:
+    position, at, username, authenticated_as, full_name, source, kind, key, action, before, after = row
+    return {
+        'id': position,
+        'at': _written(at),
+        'actor': {
+            'username': username,
+            'authenticated_as': authenticated_as,
+            'full_name': full_name,
+            'authoritative_source': source,
+        },
+        'action': action,
+        'object': {'kind': kind, 'id': key},
+        'before': before,
+        'after': after,
+        'changes': changes(before or {}, after or {}),
+    }
+
+
+def _written(at: datetime) -> str:
+    return at.isoformat().replace('+00:00', 'Z')
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The attributes that differ, each with its value before and after; what has none is None."""
+    names = dict.fromkeys((*before, *after))
+    return {
+        name: {'before': before.get(name), 'after': after.get(name)}
+        for name in names
+        if before.get(name) != after.get(name)
+    }
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which events are wanted: for each condition that is not empty, one of its values has to be that of the object.
+
+    The object as it was counts as much as what it has become, so who follows a pool learns what leaves it.
+    """
+
+    kinds: frozenset[str] = frozenset()
+    vrf_ids: frozenset[int] = frozenset()
+    pool_ids: frozenset[int] = frozenset()
+    tags: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, item: Mapping[str, Iterable[Any]]) -> Filter:
+        """The filter with these members."""
+        return cls(*(frozenset(item[name]) for name in ('kinds', 'vrf_ids', 'pool_ids', 'tags')))
+
+    def wants(self, event: Event) -> bool:
+        """Whether the event is wanted."""
+        kind = event['object']['kind']
+        states = [state for state in (event['before'], event['after']) if state]
+        if self.kinds and kind not in self.kinds:
+            return False
+        if self.tags and not any(self.tags.intersection(state.get('tags') or ()) for state in states):
+            return False
+        return _concerns(event, states, 'vrf', self.vrf_ids) and _concerns(event, states, 'pool', self.pool_ids)
+
+
+def _concerns(event: Event, states: list[dict[str, Any]], kind: str, wanted: frozenset[int]) -> bool:
+    """Whether the object is one of the wanted ones of this kind, or belongs to one."""
+    if not wanted or (event['object']['kind'] == kind and event['object']['id'] in wanted):
+        return True
+    return any(state.get(f'{kind}_id') in wanted for state in states)
+
+
+def seconds_of(event: Event) -> float:
+    """When it happened, in seconds since 1970."""
+    return datetime.fromisoformat(event['at']).timestamp()
+
+
+# ---------------------------------------------------------------- how far receivers are
+
+
+def kafka_cursor(tx: Transaction) -> int:
+    """How far Kafka is. What is new when it is used for the first time is where it begins."""
+    tx.execute('UPDATE event_state SET kafka_cursor = last_position WHERE kafka_cursor IS NULL')
+    return int(tx.value('SELECT kafka_cursor FROM event_state'))
+
+
+def note_kafka(tx: Transaction, position: int | None, delivered: int, *, failed: bool) -> None:
+    """Note what Kafka has confirmed, and whether it has refused something."""
+    tx.execute(
+        'UPDATE event_state SET kafka_cursor = greatest(kafka_cursor, %s), kafka_delivered = kafka_delivered + %s, '
+        'kafka_failed = kafka_failed + %s',
+        (position, delivered, int(failed)),
+    )
+
+
+_RECEIVERS = """SELECT 'kafka', kafka_cursor, kafka_delivered, kafka_failed, last_position FROM event_state
+WHERE kafka_cursor IS NOT NULL AND %s
+UNION ALL SELECT 'webhook-' || id, cursor, delivered, failed, last_position FROM webhook, event_state WHERE enabled
+ORDER BY 1"""
+
+
+def receivers(tx: Transaction, *, kafka: bool) -> list[dict[str, Any]]:
+    """Webhooks that are enabled: how many events wait, were delivered, have failed.
+
+    kafka: Kafka is told of, too.
+    """
+    return [
+        {'name': name, 'pending': max(0, last - cursor), 'delivered': delivered, 'failed': failed}
+        for name, cursor, delivered, failed, last in tx.all(_RECEIVERS, (kafka,))
+    ]

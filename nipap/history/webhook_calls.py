@@ -1,0 +1,127 @@
+"""The members of the calls that manage webhooks, read, and their work. A secret is never part of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from nipap.attributes import named, read_integer, shown
+from nipap.errors import NipapInputError, NipapMissingInputError, NipapValueError
+from nipap.history import webhook as hooks
+from nipap.history.audit import Who
+from nipap.postgres.transaction import Transaction
+
+Object = dict[str, Any]
+
+LARGEST = 2**63 - 1
+
+
+class Caller(Protocol):
+    """The side that a call comes from."""
+
+    @property
+    def who(self) -> Who: ...
+
+
+# ---------------------------------------------------------------- members
+
+
+def read_new(attr: object) -> Object:
+    """Read the ``attr`` of an addition.
+
+    :raises NipapError: naming the attribute.
+    """
+    values = read_changes(attr)
+    for name in ('url', 'secret'):
+        if name not in values:
+            raise NipapMissingInputError(f'attribute {name} is missing').about(name)
+    return values
+
+
+def read_changes(attr: object) -> Object:
+    """Read the ``attr`` of an edit.
+
+    :raises NipapError: naming the attribute.
+    """
+    if not isinstance(attr, Mapping):
+        raise NipapInputError("'attr' must be a dict")
+    return hooks.read(attr)
+
+
+def read_spec(spec: object) -> int | None:
+    """Read the id that a spec names; None for all.
+
+    :raises NipapError: the spec is none.
+    """
+    found = named(spec, ('id',), 'webhook', '')
+    return None if found is None else _number('id', found[1])
+
+
+def require_spec(spec: object) -> int:
+    """Read a spec that must name a webhook.
+
+    :raises NipapMissingInputError: it names none.
+    """
+    key = read_spec(spec)
+    if key is None:
+        raise NipapMissingInputError("webhook spec must contain 'id'")
+    return key
+
+
+def read_after(after: object) -> int:
+    """Read the id behind which an answer begins; 0 for none."""
+    return 0 if after is None else _number('after', after)
+
+
+def read_ids(ids: object) -> list[int] | None:
+    """Read the ids of dead letters; None for all."""
+    if ids is not None and not isinstance(ids, list):
+        raise NipapInputError(f'Invalid ids ({shown(ids)}), must be a list').about('ids')
+    return None if ids is None else [_number('ids', i) for i in ids]
+
+
+def _number(name: str, value: object) -> int:
+    try:
+        number = read_integer(value)
+    except NipapValueError:
+        number = -1
+    if not 0 <= number <= LARGEST:
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be the number of one').about(name)
+    return number
+
+
+# ---------------------------------------------------------------- work
+
+
+def add(tx: Transaction, caller: Caller, values: Object) -> Object:
+    """Add a webhook for events from now on."""
+    return hooks.one(tx, hooks.add(tx, values, caller.who))
+
+
+def find(tx: Transaction, _caller: Caller, key: int | None) -> list[Object]:
+    """Return one webhook, or all."""
+    return hooks.find(tx, key)
+
+
+def edit(tx: Transaction, caller: Caller, members: tuple[int, Object]) -> list[Object]:
+    """Set attributes of a webhook and return it in a list."""
+    key, values = members
+    hooks.edit(tx, key, values, caller.who)
+    return [hooks.one(tx, key)]
+
+
+def remove(tx: Transaction, caller: Caller, key: int) -> None:
+    """Remove a webhook."""
+    hooks.remove(tx, key, caller.who)
+
+
+def dead_letters(tx: Transaction, _caller: Caller, members: tuple[int, int]) -> list[Object]:
+    """Return a page of the dead letters of a webhook."""
+    key, after = members
+    hooks.one(tx, key)
+    return hooks.dead_letters(tx, key, after)
+
+
+def send_again(tx: Transaction, caller: Caller, members: tuple[int, list[int] | None]) -> int:
+    """Mark dead letters of a webhook to be sent once more and return their number."""
+    return hooks.send_again(tx, *members, caller.who)

@@ -1,0 +1,137 @@
+"""What HTTP carries beside the arguments of a call: credentials (the Authorization header and the ``auth`` struct of a
+call) and its idempotency key.
+
+Shared by every transport, so that all of them judge a caller alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+
+from flask import Request
+
+from nipap.access.authentication import Authenticator, Credentials, authoritative_source
+from nipap.attributes import shown
+from nipap.errors import (
+    AuthenticationFailedError,
+    AuthenticationMissingError,
+    NipapError,
+    NipapInputError,
+    NipapValueError,
+)
+
+# A String of RFC 8941 with its parameters, which mean nothing here.
+_quoted = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?:\s*;.*)?').fullmatch
+
+
+def auth_options(arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """The ``auth`` member of a call; raises `NipapError` unless it is a struct with an authoritative source."""
+    options = arguments.get('auth')
+    if not isinstance(options, Mapping):
+        raise NipapError('Missing/invalid authentication options in request.')
+    authoritative_source(options)
+    return options
+
+
+def credentials_from_request(request: Request, authenticator: Authenticator) -> Credentials:
+    """Prove the identity that the Authorization header claims: ``Basic`` (in UTF-8) or ``Bearer``.
+
+    Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing. Too
+    many passwords that do, from one address, have others wait or be refused.
+    """
+    scheme, value = _authorization(request)
+    if scheme == 'bearer':
+        return authenticator.login_token(value)
+    return authenticator.login(*_name_and_password(value), request.remote_addr)
+
+
+def _authorization(request: Request) -> tuple[str, str]:
+    scheme, _, value = request.headers.get('Authorization', '').strip().partition(' ')
+    if scheme.lower() not in ('basic', 'bearer'):
+        raise AuthenticationMissingError('Missing authentication method')
+    return scheme.lower(), value.strip()
+
+
+def _name_and_password(value: str) -> tuple[str, str]:
+    try:
+        name, colon, password = base64.b64decode(value, validate=True).decode().partition(':')
+    except ValueError:
+        colon = ''
+    if not colon:
+        raise AuthenticationFailedError('Malformed Authorization header: Basic takes base64 of user:password in UTF-8.')
+    return name, password
+
+
+def header_text(request: Request, name: str) -> str | None:
+    """The text of a header, in UTF-8 or, from those who know no better, in ISO 8859-1."""
+    value = request.headers.get(name)
+    if value is None or value.isascii():
+        return value
+    try:
+        return value.encode('latin-1').decode()
+    except UnicodeError:
+        return value
+
+
+LONGEST_REASON = 1000
+LONGEST_GROUP = 100
+
+
+def change_reason(request: Request, arguments: Mapping[str, object]) -> str | None:
+    """Return why a change is made: the member ``reason`` of a call, else the header ``NIPAP-Reason``.
+
+    :raises NipapInputError: both are there and differ. NipapValueError: it is too long, or no text.
+    """
+    member, header = arguments.get('reason'), header_text(request, 'NIPAP-Reason')
+    if member is not None and header is not None and member != header:
+        raise NipapInputError('reason and the header NIPAP-Reason differ, one is enough').about('reason')
+    return _short_text('reason', header if member is None else member, LONGEST_REASON)
+
+
+def change_group(request: Request) -> str | None:
+    """Return the import or bulk action that a change is a part of: the header ``NIPAP-Group``.
+
+    :raises NipapValueError: it is too long.
+    """
+    return _short_text('NIPAP-Group', header_text(request, 'NIPAP-Group'), LONGEST_GROUP)
+
+
+def _short_text(name: str, value: object, longest: int) -> str | None:
+    if value is None or value == '':
+        return None
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        raise NipapValueError(
+            f'Invalid {name} ({shown(value)}), must be a text of at most {longest} printable characters'
+        ).about(name)
+    return value
+
+
+def idempotency_key(request: Request, arguments: Mapping[str, object]) -> object:
+    """The member ``idempotency_key`` of a call, else the header ``Idempotency-Key`` of its request; None without both.
+
+    :raises NipapInputError: both are there and differ, or the header makes no sense.
+    """
+    member = arguments.get('idempotency_key')
+    header = request.environ.get('HTTP_IDEMPOTENCY_KEY')
+    if header is None:
+        return member
+    key = _header_key(header.strip())
+    if member is not None and member != key:
+        raise NipapInputError(
+            f'idempotency_key ({shown(member)}) and the header Idempotency-Key ({shown(key)}) differ, one is enough'
+        )
+    return key
+
+
+def _header_key(text: str) -> str:
+    """The key in a header: in quotes, as the draft of the header asks for, or bare, as it is often sent."""
+    if not text.startswith('"') and text.isascii():
+        return text
+    found = _quoted(text)
+    if found is None:
+        raise NipapInputError(
+            f'Invalid header Idempotency-Key ({shown(text)}), must be one key in ASCII, in quotes or without'
+        )
+    return re.sub(r'\\(.)', r'\1', found[1])

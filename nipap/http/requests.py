@@ -1,0 +1,89 @@
+"""What is done around every call that comes by HTTP, whatever its format: an id, a line in the log, figures, a trace.
+
+Shared by every transport, so that all of them tell the same of a call.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+
+from nipap.postgres.transaction import Outcome
+from nipap.runtime import tracer
+from nipap.runtime.meter import Meter
+from nipap.runtime.tracer import CallRecord
+
+REQUEST_ID = 'X-Request-ID'
+CHANGE_SET = 'NIPAP-Change-Set'  # of answers to a change: the number of its change set
+_CALL = 'nipap.call'
+
+T = TypeVar('T')
+
+_log = logging.getLogger('nipap.request')
+
+
+def stamp_answers(app: Flask) -> None:
+    """Give every answer of an application the id of its request, and the headers that browsers need.
+
+    An answer whose view says nothing about caches must not be stored: it may hold what its reader alone may see.
+    """
+    app.after_request(_stamp)
+
+
+def _stamp(response: Response) -> Response:
+    environ = request_ctx.request.environ
+    headers = response.headers
+    headers['X-Content-Type-Options'] = 'nosniff'
+    if 'Cache-Control' not in headers:
+        headers['Cache-Control'] = 'no-store'
+    call: CallRecord | None = environ.get(_CALL)
+    if call is None:  # there is no such path
+        headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
+        return response
+    headers[REQUEST_ID] = call.request_id
+    if call.change_set is not None:
+        headers[CHANGE_SET] = str(call.change_set)
+    if call.trace_id is not None and (header := tracer.header()):
+        headers[header] = call.trace_id
+    return response
+
+
+def record_of(request: Request) -> CallRecord:
+    """Return the record of the call that a request makes."""
+    call: CallRecord = request.environ[_CALL]
+    return call
+
+
+def performed(call: CallRecord, perform: Callable[..., T]) -> T:
+    """Make a changing call and note the number of its change set, which the answer carries."""
+    outcome = Outcome()
+    result = perform(outcome=outcome)
+    call.change_set = outcome.change_set
+    return result
+
+
+def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Response]) -> Response:
+    """The answer that `respond` makes to a call; it notes what it finds out about the call."""
+    started = time.perf_counter()
+    call = request.environ[_CALL] = tracer.begin(request.environ)
+    status = 500
+    try:
+        response = respond(call)
+        status = response.status_code
+    finally:
+        call.seconds = time.perf_counter() - started
+        tracer.end(call, status)
+    meter.call(call.method, call.fault or 0, call.seconds)
+    if _log.isEnabledFor(logging.INFO):
+        outcome = 'ok' if call.fault is None else f'fault {call.fault}'
+        _log.info(
+            '%s user=%r %.1f ms %s request=%s',
+            *(call.method, call.user, call.seconds * 1e3, outcome, call.request_id),
+            extra={'call': call},
+        )
+    return response

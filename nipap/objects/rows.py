@@ -1,0 +1,132 @@
+"""Objects as rows: the parts that VRFs, pools, prefixes and AS numbers share.
+
+Every function takes an open transaction; none commits or asks who may.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from nipap.attributes import Table, read_value
+from nipap.errors import NipapPatternError, NipapValueError, Problems
+from nipap.moments import NEVER
+from nipap.postgres.transaction import Transaction
+from nipap.search import patterns
+from nipap.search.paging import Order, Page
+from nipap.search.query import Condition, all_of
+
+
+def select(
+    tx: Transaction, table: Table, source: str, condition: Condition, order: Order, page: Page | None
+) -> list[dict[str, Any]]:
+    """The objects of a table for which a condition holds, in order; page None: all of them."""
+    columns = ', '.join(attribute.sql for attribute in table.values())
+    if page is not None:
+        condition = behind(condition, page)
+    sql = f'SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY {order.by}'
+    if not condition.listed:
+        rows = run_search(tx, sql + limit(page), condition, condition.params)
+    elif page is None:
+        rows = tx.all_prepared(sql, condition.params)
+    else:  # a statement that is kept must not be another one for each page
+        rows = tx.all_prepared(f'{sql} LIMIT %s OFFSET %s', (*condition.params, page.max_result, page.offset))
+    names = tuple(table)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def behind(condition: Condition, page: Page) -> Condition:
+    """The same condition, and that something comes later than the place behind which a page begins."""
+    return condition if page.behind is None else all_of([condition, page.behind])
+
+
+def limit(page: Page | None) -> str:
+    """The LIMIT and OFFSET of a page."""
+    if page is None:
+        return ''
+    return (f' LIMIT {page.max_result:d}' if page.max_result is not None else '') + f' OFFSET {page.offset:d}'
+
+
+def find_keys(tx: Transaction, sql: str, condition: Condition) -> list[int]:
+    """The numbers that a statement with a condition in it selects."""
+    found = tx.all_prepared(sql, condition.params) if condition.listed else tx.all(sql, condition.params)
+    return [int(row[0]) for row in found]
+
+
+# In the order in which everybody locks: what is above a prefix before it, members before their pool.
+_LOCKS = {
+    'vrf': 'SELECT 1 FROM vrf WHERE id = %s FOR NO KEY UPDATE',
+    'pool': 'SELECT lock_pool_members(%s)',
+    'asn': 'SELECT 1 FROM asn WHERE asn = %s FOR NO KEY UPDATE',
+    'prefix': 'SELECT 1 FROM lock_with_parent(%s)',
+}
+_LARGEST = {'vrf': 2**31 - 1, 'pool': 2**31 - 1}  # of their keys; other keys are bigint
+
+
+def lock(tx: Transaction, kind: str, key: int) -> None:
+    """Lock an object, if it is there, for a change of any kind until the transaction ends."""
+    if key <= _LARGEST.get(kind, 2**63 - 1):
+        tx.execute(_LOCKS[kind], (key,))
+
+
+def run_search(
+    tx: Transaction, sql: str, condition: Condition, params: Iterable[Any], *, by_key: bool = False
+) -> list[tuple[Any, ...]]:
+    """Run a search; a regular expression that is none is named in the error.
+
+    by_key: it is a look-up whose plan is the same for all parameters.
+
+    :raises NipapValueError: naming the first bad regular expression of the condition.
+    """
+    try:
+        return tx.all_prepared(sql, tuple(params)) if by_key else tx.all(sql, tuple(params))
+    except Exception as exc:
+        from_us = pattern_error(tx, exc, condition)
+        if from_us is None:
+            raise
+        raise from_us from exc
+
+
+def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> NipapValueError | None:
+    """The error that names the bad regular expression, if that is what went wrong."""
+    if not isinstance(exc, NipapPatternError):
+        return None
+    for pattern in condition.patterns:
+        if not tx.value('SELECT is_pattern(%s)', (pattern,)):
+            return NipapValueError(patterns.not_posix(pattern))
+    return exc
+
+
+def without_nil(attr: Any, *names: str) -> Any:
+    """An attr without those of the named members that are nil: where an attribute may not be empty, nil is absent."""
+    if not isinstance(attr, Mapping):
+        return attr
+    return {name: value for name, value in attr.items() if value is not None or name not in names}
+
+
+def read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
+    """Return the members of an attr as they are stored.
+
+    :raises NipapValueError: naming the value; those of further values are attached.
+    """
+    try:
+        return {name: read_value(table[name], value) for name, value in attr.items()}
+    except NipapValueError:
+        problems = Problems()
+        for name, value in attr.items():
+            problems.read(read_value, table[name], value)
+        problems.check()
+        raise
+
+
+def facts(values: Mapping[str, Any] | list[dict[str, Any]]) -> str:
+    """Column values as the JSON that the SQL functions take."""
+    return json.dumps(values, default=_moment)
+
+
+def _moment(value: object) -> str:
+    if not isinstance(value, datetime):
+        raise TypeError(f'cannot store {type(value)}')
+    return 'infinity' if value == NEVER else value.isoformat()

@@ -1,0 +1,236 @@
+"""Connections to PostgreSQL: opened without holding up anybody, given up when it does not answer.
+
+A server that refuses says so at once. One that hangs, or whose host is gone, says nothing: so nothing here waits
+without a limit. To look up names has `OPENING_S`, to open a connection as long for each address. A statement may take
+as long as it needs, or as its caller says, but one that takes longer than `DOUBT_S` has its server asked, by another
+connection, whether it answers anybody at all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, ClassVar
+
+import psycopg2
+import psycopg2.extensions
+
+from nipap.runtime import waiting
+from nipap.runtime.runtime import Runtime
+
+Wait = Callable[['Connection', float | None], bool]
+
+OPENING_S = 3.0
+DOUBT_S = 3.0
+LOOK_UP_POLL_S = 0.01
+MOMENT_S = 0.1  # for so long it is not asked again after it was away
+# A host that has vanished from the network is given up, unless the connection string says otherwise.
+PROMPT = (
+    f'connect_timeout={OPENING_S:.0f} keepalives_idle=10 keepalives_interval=3 keepalives_count=3 '
+    'tcp_user_timeout=15000'
+)
+# Nobody says by a code why no connection was opened. In other languages the reason is not seen, and tried again.
+REFUSED = re.compile(r'FATAL: .*(authentication failed|does not exist|no pg_hba\.conf entry)|no password supplied')
+
+
+class NoAnswerError(psycopg2.OperationalError):
+    """PostgreSQL says nothing at all."""
+
+
+class TooLongError(NoAnswerError):
+    """PostgreSQL is there, but works on one statement for longer than any may take."""
+
+
+class RefusedError(psycopg2.OperationalError):
+    """PostgreSQL is there, and lets nobody in under that name, with that password or to that database."""
+
+
+class Connection(psycopg2.extensions.connection):
+    """A connection that waits as the runtime does, and no longer than makes sense.
+
+    doubt: called when a statement has taken long, every now and then; raises a `NoAnswerError` when it was in vain.
+    """
+
+    def __init__(self, dsn: str, **options: Any) -> None:
+        self.doubt: Callable[[], None] = lambda: None
+        self.limit_s: float | None = None  # for a statement, though its server is there
+        self.takes_long = False  # to answer, as what is committed waits for the disk
+        self._opened_by: float | None = time.monotonic() + _opening_s(dsn)
+        super().__init__(dsn, **options)
+
+    def is_open(self) -> None:
+        """All is said that belongs to the opening."""
+        self._opened_by = None
+
+    def has_input(self) -> bool:
+        """Whether PostgreSQL has said something that was not read yet."""
+        poll = select.poll()  # which, unlike select, knows descriptors beyond 1023
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def wait(self, wait: Wait) -> None:
+        """Wait for the answer.
+
+        :raises NoAnswerError: and psycopg2 closes the connection; a TooLongError when it is for this statement alone.
+        """
+        if self._opened_by is not None:
+            if not wait(self, max(0.0, self._opened_by - time.monotonic())):
+                raise NoAnswerError('PostgreSQL does not answer')
+            return
+        ends = time.monotonic() + self.limit_s if self.limit_s is not None else None
+        while not wait(self, DOUBT_S):
+            self.doubt()
+            if ends is not None and time.monotonic() >= ends and not wait(self, 0.0):
+                raise TooLongError('PostgreSQL does not end what it should have ended, or given up, long ago')
+
+
+def use(runtime: Runtime) -> None:
+    """Run this process in a runtime from now on; every statement waits for PostgreSQL as the runtime does."""
+    runtime.enter()
+    wait = runtime.wait_for_postgresql
+    psycopg2.extensions.set_wait_callback(None if wait is None else partial(_wait, wait))
+
+
+def _wait(wait: Wait, connection: Any) -> None:
+    if isinstance(connection, Connection):
+        connection.wait(wait)
+    else:
+        wait(connection, None)
+
+
+def connect(target: str) -> Connection:
+    """Open a connection to one of the `targets`."""
+    try:
+        return psycopg2.connect(target, connection_factory=Connection)
+    except psycopg2.OperationalError as exc:
+        if REFUSED.search(str(exc)):
+            raise RefusedError(*exc.args) from exc
+        raise
+
+
+def targets(dsn: str) -> list[str]:
+    """The connection strings, one for each address of each host, to be tried in this order.
+
+    libpq would try them itself, each for so long, but only while it blocks the thread; and look up names likewise.
+
+    :raises psycopg2.OperationalError: no host has an address; a NoAnswerError when nobody says whether one has.
+    """
+    dsn = f'{PROMPT} {dsn}'
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    if not parts.get('host') or 'hostaddr' in parts:
+        return [dsn]
+    hosts, ports = parts['host'].split(','), parts.get('port', '').split(',')
+    each_port = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    look_ups = {host: LookUp.begin(host) for host in hosts if _is_name(host)}
+    found, problems = [], []
+    for host, port in zip(hosts, each_port, strict=True):
+        try:
+            for address in look_ups[host].addresses() if host in look_ups else [{}]:
+                found.append(psycopg2.extensions.make_dsn(dsn, host=host, port=port or None, **address))
+        except psycopg2.OperationalError as exc:
+            problems.append(exc)
+    if not found:
+        raise together(problems)
+    return found
+
+
+class LookUp:
+    """A name that is looked up, in a thread of its own: nothing ends that sooner than the resolver does.
+
+    There is one at a time for each name. Who comes while one takes too long already is told so at once.
+    """
+
+    _running: ClassVar[dict[str, LookUp]] = {}
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._gives_up = time.monotonic() + OPENING_S
+        self._outcome: list[str] | OSError | None = None
+        self._thread = threading.Thread(target=self._run, name='look-up', daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def begin(cls, host: str) -> LookUp:
+        running = cls._running.get(host)
+        if running is None or not running._thread.is_alive():  # as in a process that was forked meanwhile
+            running = cls._running[host] = cls(host)
+        return running
+
+    def _run(self) -> None:
+        try:
+            found = socket.getaddrinfo(self._host, None, type=socket.SOCK_STREAM)
+            self._outcome = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        except OSError as exc:
+            self._outcome = exc
+        except UnicodeError as exc:
+            self._outcome = OSError(str(exc))
+
+    def addresses(self) -> Iterator[dict[str, str]]:
+        """What libpq need not look up any more."""
+        self._thread.join(LOOK_UP_POLL_S / 10)
+        while self._outcome is None and time.monotonic() < self._gives_up:
+            waiting.sleep(LOOK_UP_POLL_S)
+        if self._outcome is None:
+            raise NoAnswerError(f'nobody says which address the host {self._host} has')
+        if isinstance(self._outcome, OSError):
+            raise psycopg2.OperationalError(f'the host {self._host} has no address: {self._outcome.strerror}')
+        return iter([{'hostaddr': address} for address in self._outcome])
+
+
+def _is_name(host: str) -> bool:
+    return bool(host) and not host.startswith(('/', '@')) and not _is_address(host)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _opening_s(dsn: str) -> float:
+    """As libpq reads it: none when it is 0, and 2 at least."""
+    given = int(psycopg2.extensions.parse_dsn(dsn).get('connect_timeout', OPENING_S))
+    return max(given, 2) if given > 0 else float('inf')
+
+
+def together(problems: list[psycopg2.OperationalError]) -> psycopg2.OperationalError:
+    """One error for those of all targets: of the kind that all of them are."""
+    kinds = {type(problem) for problem in problems}
+    kind = kinds.pop() if len(kinds) == 1 else psycopg2.OperationalError
+    return kind('; '.join(dict.fromkeys(str(problem).strip() for problem in problems)))
+
+
+class Asking:
+    """Something that is found out once, for all who want to know."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+        self._exc: psycopg2.OperationalError | None = None
+        self._ended: float | None = None
+
+    def run(self, find_out: Callable[[], None]) -> None:
+        try:
+            find_out()
+        except psycopg2.OperationalError as exc:
+            self._exc = exc
+        finally:
+            self._ended = time.monotonic()
+            for go_on in self._waiting:
+                go_on()
+
+    def is_over(self) -> bool:
+        return self._ended is not None and time.monotonic() > self._ended + MOMENT_S
+
+    def outcome(self) -> psycopg2.OperationalError | None:
+        """What went wrong, once that is known."""
+        if self._ended is None:
+            waiting.until(self._waiting.append)
+        return self._exc

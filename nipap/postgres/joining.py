@@ -1,0 +1,87 @@
+"""Calls that would wait for one another, made one: those that come while one is under way are the next, together.
+
+All of it happens in one thread, in which others run only where one waits (`nipap.runtime.runtime.waiting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from nipap.runtime import waiting
+
+S = TypeVar('S')
+T = TypeVar('T')
+
+MOST = 16  # are made one
+
+
+@dataclass
+class _Call(Generic[S, T]):
+    share: S
+    answers: list[T] = field(default_factory=list)  # one, once it is there
+    error: Exception | None = None
+    group: list[_Call[S, T]] = field(default_factory=list)  # of the one that leads it
+    go_on: Callable[[], None] = lambda: None
+
+    def wait(self, go_on: Callable[[], None]) -> None:
+        self.go_on = go_on
+
+
+class Joining(Generic[S, T]):
+    """Joins calls that have the same key.
+
+    alone: what one call does with its share. together: what several do at once, an answer for each, or what is raised
+    for it; None: it cannot be done together, and nothing has been done. What it raises itself is raised for all.
+    """
+
+    def __init__(self, alone: Callable[[S], T], together: Callable[[list[S]], list[T | Exception] | None]) -> None:
+        self._alone = alone
+        self._together = together
+        self._queues: dict[Hashable, list[_Call[S, T]]] = {}
+
+    def run(self, key: Hashable, share: S) -> T:
+        """The answer to a share, done alone or with others."""
+        if key not in self._queues:
+            self._queues[key] = []
+            return self._first(key, share)
+        call: _Call[S, T] = _Call(share)
+        self._queues[key].append(call)
+        waiting.until(call.wait)
+        if len(call.group) == 1:
+            return self._first(key, share)
+        if call.group:
+            self._lead(key, call.group)
+        if call.error is not None:
+            raise call.error
+        return call.answers[0] if call.answers else self._alone(share)
+
+    def _first(self, key: Hashable, share: S) -> T:
+        try:
+            return self._alone(share)
+        finally:
+            self._call_next(key)
+
+    def _lead(self, key: Hashable, group: list[_Call[S, T]]) -> None:
+        try:
+            outcomes = self._together([each.share for each in group])
+            for each, outcome in zip(group, outcomes or (), strict=bool(outcomes)):
+                if isinstance(outcome, Exception):
+                    each.error = outcome
+                else:
+                    each.answers = [outcome]
+        except Exception as exc:
+            for each in group:
+                each.error = exc
+        finally:
+            self._call_next(key)
+            for each in group[1:]:
+                each.go_on()
+
+    def _call_next(self, key: Hashable) -> None:
+        queue = self._queues.pop(key)
+        if queue:
+            self._queues[key] = queue[MOST:]
+            queue[0].group = queue[:MOST]
+            queue[0].go_on()

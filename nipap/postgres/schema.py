@@ -1,0 +1,314 @@
+"""Install and upgrade the schema: numbered migrations, then the functions of this program's version.
+
+Each migration is one transaction and runs once. All happens under one advisory lock, so any number of daemons may start
+at once. Functions of other versions stay as they are: programs of several versions serve one database side by side. A
+migration that takes away what older programs need says which may still serve, and drops the functions of the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from nipap.errors import NipapError
+from nipap.postgres import advisory, migrations
+from nipap.postgres.database import Database, LockNotAvailable
+from nipap.postgres.transaction import Inside, Transaction
+from nipap.runtime import waiting
+
+log = logging.getLogger('nipap.postgres.schema')
+
+UNVERSIONED = 8  # up to this version all functions were in the schema of the tables, those of one version
+LOCK_PATIENCE_S = 2.0  # for which calls may queue behind a migration that waits for a lock
+PAUSE_S = 1.0  # until the migration tries again
+
+ENCODING = 'UTF8'
+MIGRATING = 'docs/migrating.md'
+
+# Tables of NIPAP, whose schema is another one, wherever in the database they are.
+_PREDECESSOR = """SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relname IN ('ip_net_plan', 'ip_net_vrf', 'ip_net_pool', 'ip_net_asn', 'ip_net_log')
+ORDER BY 1"""
+
+BOOKKEEPING = """
+CREATE TABLE IF NOT EXISTS schema_migration (
+    version integer CONSTRAINT schema_migration_pkey PRIMARY KEY,
+    name text NOT NULL,
+    applied timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE schema_migration IS 'The migrations that this database has seen.';
+COMMENT ON COLUMN schema_migration.version IS 'Number of the migration; the highest is the version of the schema.';
+COMMENT ON COLUMN schema_migration.name IS 'What it is called.';
+COMMENT ON COLUMN schema_migration.applied IS 'When it was applied.';
+DO $$ BEGIN
+    -- The first schema did not note which functions are in place. It had none but those, and what extensions bring.
+    IF to_regclass('schema_functions') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('schema_functions') AND attname = 'signatures'
+    ) THEN
+        ALTER TABLE schema_functions ADD signatures text[] NOT NULL DEFAULT '{}';
+        ALTER TABLE schema_functions ALTER signatures DROP DEFAULT;
+        UPDATE schema_functions SET signatures = ARRAY(
+            SELECT oid::regprocedure::text FROM pg_proc f WHERE pronamespace = current_schema()::regnamespace
+            AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = f.oid AND deptype = 'e'))
+        WHERE (SELECT max(version) FROM schema_migration) = 1;
+    END IF;
+END $$;
+"""
+
+
+class State(NamedTuple):
+    """A database as a program finds it.
+
+    version: of the schema; 0 when there is none. oldest_program: the oldest version that may serve it. fingerprint: of
+    the functions of this program's version; None when these are not in place.
+    """
+
+    version: int
+    oldest_program: int
+    fingerprint: str | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the functions of this program are in place, with the text that this program knows."""
+        return self.fingerprint == migrations.fingerprint()
+
+    @property
+    def problem(self) -> str:
+        """Why this program cannot serve the database, in words; empty when it can."""
+        ours = migrations.latest()
+        if self.version < ours:
+            return f'the schema of the database has version {self.version}, this program needs {ours}'
+        if self.oldest_program > ours:
+            return (
+                f'the schema of the database has version {self.version}, which takes a program of version '
+                f'{self.oldest_program} or later; this one has version {ours}'
+            )
+        if self.is_ours:
+            return ''
+        if self.version > ours:
+            return (
+                f'the schema of the database has version {self.version} and no functions for this program, which has '
+                f'version {ours}'
+            )
+        return f'the functions in the database are not those of version {ours} that this program has'
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether the schema is one that this program does not know."""
+        return self.version > migrations.latest()
+
+
+def state(db: Database | Inside) -> State:
+    """Read what is in the database."""
+    return db.read(_state)
+
+
+def _state(tx: Transaction) -> State:
+    if not _exists(tx, 'schema_migration'):
+        return State(0, 0, None)
+    version = int(tx.value('SELECT coalesce(max(version), 0) FROM schema_migration'))
+    oldest = version
+    if version > UNVERSIONED:
+        oldest = int(tx.value('SELECT oldest_program FROM schema_migration WHERE version = %s', (version,)))
+    return State(version, oldest, function_versions(tx).get(migrations.latest()))
+
+
+def version(db: Database | Inside) -> int:
+    """The version of the schema in the database; 0 when there is none."""
+    return state(db).version
+
+
+def version_in(tx: Transaction) -> int:
+    """Return the version of the schema in the database; 0 when there is none."""
+    return _state(tx).version
+
+
+def latest() -> int:
+    """The version of this program, and of the schema that it makes."""
+    return migrations.latest()
+
+
+def predecessor(db: Database | Inside) -> list[str]:
+    """Return the tables of NIPAP that the database holds."""
+    return [str(name) for (name,) in db.read(lambda tx: tx.all(_PREDECESSOR))]
+
+
+def check_database(db: Database | Inside) -> None:
+    """Refuse a database that must not get the schema, or that cannot hold every text. Changes nothing.
+
+    :raises NipapError: its encoding is another one than UTF8, or it is a database of NIPAP.
+    """
+    encoding = db.read(lambda tx: tx.value('SHOW server_encoding'))
+    if encoding != ENCODING:
+        raise NipapError(
+            f'the database has the encoding {encoding}, {ENCODING} is needed; nothing was changed: '
+            f'make another one with createdb --encoding {ENCODING} --template template0'
+        )
+    tables = predecessor(db)
+    if tables and version(db) == 0:
+        raise NipapError(
+            f'this is a database of NIPAP ({", ".join(tables)}), and addresses in it would be taken for free; '
+            f'nothing was changed: {MIGRATING} says how its contents are brought over'
+        )
+
+
+def due(db: Database) -> bool:
+    """Whether `migrate` would change anything."""
+    found = state(db)
+    return not found.is_newer and bool(found.problem)
+
+
+def migrate(db: Database | Inside) -> list[int]:
+    """Bring the database to the latest version; returns the versions that were applied.
+
+    A database that is newer than this program stays as it is.
+
+    :raises NipapError: it is so much newer that this program cannot serve it, or it must not get the schema.
+    """
+    check_database(db)
+    applied: list[int] = []
+    while True:
+        try:
+            step = db.run(_next_step if isinstance(db, Inside) else _impatient_step)
+        except LockNotAvailable:
+            # The calls that waited behind us go on; one of those that were in our way may take long.
+            log.info('a migration waits for what runs in the database')
+            waiting.sleep(random.uniform(0.5, 1.0) * PAUSE_S)
+            continue
+        if step is None:
+            return applied
+        applied.append(step)
+
+
+def install(dsn: str) -> None:
+    """Bring the database that dsn names to the latest version."""
+    db = Database(dsn)
+    try:
+        migrate(db)
+    finally:
+        db.close()
+
+
+def _impatient_step(tx: Transaction) -> int | None:
+    """Take the next step, or fail with 55P03 when a lock cannot be had within `LOCK_PATIENCE_S`."""
+    _lock(tx)
+    tx.execute(f'SET LOCAL lock_timeout = {int(LOCK_PATIENCE_S * 1000)}')
+    return _next_step(tx)
+
+
+def _lock(tx: Transaction) -> None:
+    tx.execute('SELECT pg_advisory_xact_lock(%s)', (advisory.SCHEMA,))
+
+
+def _next_step(tx: Transaction) -> int | None:
+    """Apply the next migration, or put the functions in place when none is due."""
+    _lock(tx)
+    found = _state(tx)
+    if found.is_newer:
+        if found.problem:
+            raise NipapError(f'{found.problem}: upgrade the program')
+        return None
+    with _looking_up(tx, _HOME_PATH):
+        tx.execute(BOOKKEEPING)
+        for step in migrations.steps():
+            if step.version > found.version:
+                _apply(tx, step, found.oldest_program)
+                return step.version
+    if not found.is_ours:
+        put_functions(tx)
+    return None
+
+
+def _apply(tx: Transaction, step: migrations.Migration, oldest: int) -> None:
+    """Apply a migration to a database that programs from version `oldest` on may serve."""
+    log.info('applying migration %d, %s', step.version, step.name)
+    tx.execute(f'{step.text}\n; SELECT')  # one may consist of comments, and be there for its functions
+    note = 'INSERT INTO schema_migration (version, name'
+    if step.version <= UNVERSIONED:
+        tx.execute(f'{note}) VALUES (%s, %s)', (step.version, step.name))
+        return
+    oldest_now = step.oldest_program or oldest
+    tx.execute(f'{note}, oldest_program) VALUES (%s, %s, %s)', (step.version, step.name, oldest_now))
+    if oldest_now > oldest:
+        drop_functions_before(tx, oldest_now)
+
+
+# ---------------------------------------------------------------- functions
+
+_COMMENT = 'SQL functions of version {} of nipapd. Fingerprint of their text: {}.'
+_FUNCTIONS = r"""SELECT nspname, substring(obj_description(oid, 'pg_namespace'), 'Fingerprint of their text: (\w+)')
+FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') LIKE 'SQL functions of version % of nipapd.%'
+AND starts_with(nspname, current_setting('nipap.home') || '_v')"""
+
+
+def function_versions(tx: Transaction) -> dict[int, str]:
+    """The versions whose functions are in place, with the fingerprint of each."""
+    return {int(name.rpartition('_v')[2]): fingerprint for name, fingerprint in tx.all(_FUNCTIONS)}
+
+
+def home(tx: Transaction) -> str:
+    """The schema of PostgreSQL that has our tables."""
+    return str(tx.value("SELECT current_setting('nipap.home')"))
+
+
+def drop_functions(tx: Transaction, version: int) -> None:
+    """Drop the functions of a version."""
+    tx.execute(f'DROP SCHEMA {_functions_schema(tx, version)} CASCADE')  # they call each other
+
+
+def _functions_schema(tx: Transaction, version: int) -> str:
+    return str(tx.value('SELECT quote_ident(%s)', (f'{home(tx)}_v{version}',)))
+
+
+def put_functions(tx: Transaction) -> None:
+    """Put the functions of this program in place, also for those that a development version of this number has left."""
+    ours, wanted = migrations.latest(), migrations.fingerprint()
+    name = _functions_schema(tx, ours)
+    tx.execute(f'DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}')
+    tx.execute(f'COMMENT ON SCHEMA {name} IS %s', (_COMMENT.format(ours, wanted),))
+    tx.execute(f'GRANT USAGE ON SCHEMA {name} TO PUBLIC')  # as of the schema public, where they were before
+    with _looking_up(tx, f"'{name}, ' || {_HOME_PATH}"):
+        tx.execute(migrations.functions())
+
+
+def drop_functions_before(tx: Transaction, oldest: int) -> None:
+    """Drop the functions of versions that may not serve any more."""
+    for version in function_versions(tx):
+        if version < oldest:
+            drop_functions(tx, version)
+    with _looking_up(tx, _HOME_PATH):
+        if oldest > UNVERSIONED and _exists(tx, 'schema_functions'):
+            kept = _created_by_migrations()
+            for signature in tx.value('SELECT signatures FROM schema_functions') or []:
+                if signature.partition('(')[0] not in kept:
+                    tx.execute(f'DROP FUNCTION IF EXISTS {signature} CASCADE')
+            tx.execute('DROP TABLE schema_functions')
+
+
+def _created_by_migrations() -> set[str]:
+    """The names of functions that tables, indexes and triggers use."""
+    found = r'\bCREATE OR REPLACE FUNCTION (\w+)'
+    return {name for step in migrations.steps() for name in re.findall(found, step.text)}
+
+
+# ---------------------------------------------------------------- where names are looked up
+
+_HOME_PATH = "current_setting('nipap.path')"
+
+
+@contextmanager
+def _looking_up(tx: Transaction, path: str) -> Iterator[None]:
+    """Look up names, and create what is created, in the schemas that an SQL expression lists."""
+    former = tx.value('SHOW search_path')
+    tx.execute(f"SELECT set_config('search_path', {path}, true)")
+    yield
+    tx.execute("SELECT set_config('search_path', %s, true)", (former,))
+
+
+def _exists(tx: Transaction, table: str) -> bool:
+    # Reading a table makes PostgreSQL learn what others have made since the transaction began; to_regclass does not.
+    return bool(tx.value('SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s))', (table,)))

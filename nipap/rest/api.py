@@ -1,0 +1,566 @@
+"""REST over HTTP: resources at ``/api/v1``, each request one call of the backend.
+
+`add_to` gives an application the paths of this interface. A request is unpacked into the members of a call, the answer
+is written as JSON; what goes wrong is ``application/problem+json``. `nipap.rest.openapi` describes it all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, cast
+from urllib.parse import urlencode
+
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
+
+from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
+from nipap.attributes import read_integer, shown
+from nipap.backend import Backend
+from nipap.calls import CALLS, Expectation
+from nipap.calls import Request as CallRequest
+from nipap.errors import (
+    NipapError,
+    NipapInputError,
+    NipapMediaTypeError,
+    NipapNonExistentError,
+    NipapUnavailableError,
+    NipapValueError,
+)
+from nipap.http import requests as http_calls
+from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
+from nipap.http.credentials import change_group, change_reason, credentials_from_request, header_text, idempotency_key
+from nipap.objects.allocate import read_count
+from nipap.postgres.database import Database
+from nipap.rest import events as flask_events
+from nipap.rest import openapi as rest_openapi
+from nipap.rest.objects import (
+    RESOURCES,
+    TAGS,
+    Object,
+    Resource,
+    alone,
+    cut,
+    decode,
+    digest,
+    edition,
+    encode,
+    parts_of,
+    plain_many,
+    read_fields,
+    settable,
+    tag_of,
+)
+from nipap.rest.problems import http_problem, internal_problem, problem
+from nipap.rest.routes import served
+from nipap.runtime.meter import SILENT, Meter
+from nipap.runtime.packed import whole
+from nipap.runtime.spool import Spool
+from nipap.runtime.tracer import CallRecord
+
+ROOT = '/api/v1'
+DEFAULT_SOURCE = 'nipap-rest'
+DEFAULT_LIMIT = 50
+MOST = 10_000
+TREE_OPTIONS = (
+    'parents_depth',
+    'children_depth',
+    'include_all_parents',
+    'include_all_children',
+    'include_neighbors',
+    'parent_prefix',
+)
+PAGING = ('q', 'limit', 'after', 'fields')
+FREE = ('prefix_length', 'family', 'count')
+
+_AT_ONCE = 1000  # objects that are in memory at the same time
+_JSON = 'application/json'
+_JSON_TYPES = (_JSON, 'application/merge-patch+json')
+
+_log = logging.getLogger(__name__)
+
+View = Callable[..., Response]
+Args = MultiDict[str, str]
+
+
+def add_to(
+    app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY, meter: Meter = SILENT
+) -> None:
+    """Have an application offer `backend` at `ROOT` to those whom `authenticator` knows; `meter` hears of calls."""
+    app.url_map.converters['number'] = _Number
+    api = _Api(backend, authenticator, max_body, meter)
+    for resource in RESOURCES:
+        _Collection(api, resource).connect(app)
+    _Collection(api, TAGS).connect_list(app)
+    _Calls(api).connect(app)
+    flask_events.add_to(app, api, cast(Database, backend.db))  # an interface is not built inside a transaction
+    rest_openapi.add_to(app, ROOT)
+    app.register_error_handler(HTTPException, _refused)
+
+
+def names() -> list[str]:
+    """What logs and metrics call the requests that there are."""
+    app = Flask('names')
+    add_to(app, Backend(Database('')), Authenticator(AuthSettings('', 0, {})))
+    return [rule.endpoint for rule in app.url_map.iter_rules() if ' /' in rule.endpoint]
+
+
+def _refused(error: HTTPException) -> Response | HTTPException:
+    """What Flask itself refuses, in the form that its path is answered in."""
+    return http_problem(error) if request_ctx.request.path.startswith('/api') else error
+
+
+class _Number(BaseConverter):
+    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object."""
+
+    regex = '[0-9]{1,18}'
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+
+class _Api:
+    """What all requests have in common: who calls, the body, the answer, and what goes wrong."""
+
+    def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int, meter: Meter) -> None:
+        self.backend = backend.showing_alike()
+        self._meter = meter
+        self._authenticator = authenticator
+        self._max_body = max_body
+
+    def connect(self, app: Flask, method: str, path: str, view: View) -> None:
+        """Answer requests to a path by a view, which is called with the actor and the parts of the path."""
+        if not served(method, path.replace('<number:key>', '{key}')):
+            return
+
+        def answer(**parts: int) -> Response:
+            return self._answer(f'{method} {path}', view, parts)
+
+        app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])
+
+    def _answer(self, name: str, view: View, parts: Mapping[str, int]) -> Response:
+        def respond(call: CallRecord) -> Response:
+            call.method = name
+            return self._respond(call, view, parts)
+
+        return http_calls.answer(request_ctx.request, self._meter, respond)
+
+    def _respond(self, call: CallRecord, view: View, parts: Mapping[str, int]) -> Response:
+        try:
+            actor = self._actor(request_ctx.request)
+            call.user, call.source = actor.username, actor.authoritative_source
+            return view(actor, **parts)
+        except NipapError as exc:
+            call.fault = exc.code
+            if isinstance(exc, NipapUnavailableError):
+                _log.error('the database cannot be used: %s, request id %s', exc.why, call.request_id)
+            return problem(exc)
+        except Exception:
+            call.fault = NipapError.code
+            _log.exception('internal error in %s, request id %s', call.method, call.request_id)
+            return internal_problem(call.request_id)
+
+    def _actor(self, request: Request) -> Actor:
+        credentials = credentials_from_request(request, self._authenticator)
+        return make_actor(
+            credentials,
+            {
+                'authoritative_source': header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
+                'username': header_text(request, 'NIPAP-Username'),
+                'full_name': header_text(request, 'NIPAP-Full-Name'),
+                'readonly': header_text(request, 'NIPAP-Read-Only'),
+            },
+        )
+
+    def body(self) -> Any:
+        """The value that the body of the request holds.
+
+        :raises NipapInputError: it holds none.
+        """
+        request: Request = request_ctx.request
+        body = read_body(request, self._max_body)
+        if request.mimetype not in _JSON_TYPES:
+            raise NipapMediaTypeError(f'Content-Type {shown(request.mimetype)} is not supported, {_JSON} is')
+        return decode(body)
+
+    def struct(self) -> dict[str, Any]:
+        """The object that the body holds."""
+        value = self.body()
+        if not isinstance(value, dict):
+            raise NipapInputError(f'Invalid body ({shown(value)}), must be an object')
+        return value
+
+    def change(
+        self, actor: Actor, method: str, members: Mapping[str, Any], expectation: Expectation | None = None
+    ) -> Any:
+        """Make a call that changes something, once for its idempotency key when it has one."""
+        request: Request = request_ctx.request
+        record = http_calls.record_of(request)
+        asked = CallRequest(
+            method,
+            members,
+            idempotency_key(request, {}),
+            expectation,
+            record.request_id,
+            change_reason(request, {}),
+            change_group(request),
+        )
+        return http_calls.performed(record, partial(self.backend.perform, actor, asked))
+
+    def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any:
+        """Make a call that reads."""
+        return self.backend.perform(actor, CallRequest(method, members or {}))
+
+
+class _Collection:
+    """The paths of one kind of object."""
+
+    def __init__(self, api: _Api, resource: Resource) -> None:
+        self._api = api
+        self._resource = resource
+        self.kind = resource.kind
+
+    def connect_list(self, app: Flask) -> None:
+        """The paths of what can only be looked at."""
+        path = f'/{self._resource.plural}'
+        self._api.connect(app, 'GET', path, self._list)
+        self._api.connect(app, 'POST', f'{path}/search', self._search)
+
+    def connect(self, app: Flask) -> None:
+        """All paths."""
+        self.connect_list(app)
+        path = f'/{self._resource.plural}'
+        self._api.connect(app, 'POST', path, self._add)
+        self._api.connect(app, 'GET', f'{path}/<number:key>', self._get)
+        self._api.connect(app, 'PATCH', f'{path}/<number:key>', self._edit)
+        self._api.connect(app, 'DELETE', f'{path}/<number:key>', self._remove)
+
+    # looking
+
+    def _list(self, actor: Actor) -> Response:
+        args = request_ctx.request.args
+        self._check_parameters(args)
+        return self._found(actor, args.get('q'), self._filter(args))
+
+    def _search(self, actor: Actor) -> Response:
+        asked = self._api.struct()
+        text, query = asked.get('q'), asked.get('query')
+        for name, value in asked.items():
+            if name not in ('q', 'query'):
+                raise NipapInputError(f'extraneous member {name}, known: q, query').about(name)
+            if not isinstance(value, dict if name == 'query' else str):
+                kind = 'an object' if name == 'query' else 'a string'
+                raise NipapInputError(f'Invalid {name} ({shown(value)}), must be {kind}').about(name)
+        filters = self._filter(request_ctx.request.args)
+        if query is not None and filters:
+            query = {'operator': 'and', 'val1': filters, 'val2': query}
+        return self._found(actor, text, filters if query is None else query)
+
+    def _filter(self, args: Args) -> Object:
+        """The query that the other parameters mean: equality with each, nothing being nil."""
+        query: Object = {}
+        options = (*PAGING, *self._options())
+        for name, value in args.items(multi=True):
+            if name not in options:
+                one = {'operator': 'equals', 'val1': name, 'val2': value or None}
+                query = {'operator': 'and', 'val1': query, 'val2': one} if query else one
+        return query
+
+    def _check_parameters(self, args: Args) -> None:
+        for name in (*PAGING, *self._options()):
+            if len(args.getlist(name)) > 1:
+                raise NipapInputError(f'parameter {name} is there more than once').about(name)
+
+    def _options(self) -> tuple[str, ...]:
+        return TREE_OPTIONS if self.kind == 'prefix' else ()
+
+    def _found(self, actor: Actor, text: object, query: Object) -> Response:
+        """A page of what a text and a query match."""
+        request: Request = request_ctx.request
+        fields = self._fields()
+        limit = _limit(request.args.get('limit'))
+        options = {name: request.args[name] for name in self._options() if name in request.args}
+        page = _Page(self._api, self._resource, actor, text, query, options)
+        body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
+        headers = {}
+        if page.after is not None:
+            args = [*((k, v) for k, v in request.args.items(multi=True) if k != 'after'), ('after', page.after)]
+            headers['Link'] = f'<{request.path}?{urlencode(args)}>; rel="next"'
+        tag = None if isinstance(body, Spool) or request.method == 'POST' else digest(b''.join(body))
+        return _respond(request, body, tag=tag, headers=headers)
+
+    def _get(self, actor: Actor, key: int) -> Response:
+        return self._shown(self.one(actor, key), self._fields())
+
+    def one(self, actor: Actor, number: int) -> Object:
+        """An object.
+
+        :raises NipapNonExistentError: it is not there.
+        """
+        found: list[Object] = self._api.look(actor, f'list_{self.kind}', {self.kind: {self._resource.key: number}})
+        if not found:
+            raise self._missing(number)
+        return found[0]
+
+    def _fields(self) -> list[str] | None:
+        """The members that are asked for. Who changes something reads them first: a bad name must change nothing."""
+        return read_fields(request_ctx.request.args.get('fields'), self._resource)
+
+    def _shown(self, item: Object, fields: list[str] | None, status: int = 200) -> Response:
+        request: Request = request_ctx.request
+        tag = tag_of(item, self._resource)
+        (shown_item,) = cut([alone(item)], fields)
+        headers = {'Location': self._place(item)} if status == 201 else {}
+        return _respond(request, [encode(shown_item)], status, tag=tag, headers=headers)
+
+    def _place(self, item: Object) -> str:
+        return f'{ROOT}/{self._resource.plural}/{item[self._resource.key]}'
+
+    def _missing(self, key: object) -> NipapNonExistentError:
+        return NipapNonExistentError(f'There is no {self.kind} {key}')
+
+    # changing
+
+    def _add(self, actor: Actor) -> Response:
+        fields = self._fields()
+        attr = settable(self._api.body(), self._resource, new=True)
+        item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
+        return self._shown(item, fields, 201)
+
+    def _edit(self, actor: Actor, key: int) -> Response:
+        fields = self._fields()
+        members = {self.kind: {self._resource.key: key}, 'attr': settable(self._api.body(), self._resource)}
+        # With an idempotency key what is not there has to fail before that is remembered as an answer.
+        has_key = idempotency_key(request_ctx.request, {}) is not None
+        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))
+        if not edited:
+            raise self._missing(key)
+        return self._shown(edited[0], fields)
+
+    def _remove(self, actor: Actor, key: int) -> Response:
+        args = request_ctx.request.args
+        members: Object = {self.kind: {self._resource.key: key}}
+        if self.kind == 'prefix':
+            members['recursive'] = args.get('recursive')
+        # What was not there is told of a prefix by its removal, of others by a look at them before.
+        expected = self._expectation(key, always=self.kind != 'prefix')
+        self._api.change(actor, f'remove_{self.kind}', members, expected)
+        return Response(status=204)
+
+    def _expectation(self, number: int, *, always: bool = False) -> Expectation | None:
+        """What the header If-Match expects of the object; None without one, unless it is expected to be there."""
+        request: Request = request_ctx.request
+        if 'If-Match' not in request.headers:
+            return Expectation(self.kind, number, lambda _: True) if always else None
+        any_will_do = request.if_match.star_tag
+        editions = {edition(tag) for tag in request.if_match.as_set() if tag}  # an empty one is read as None
+
+        def holds(item: Object) -> bool:
+            return any_will_do or edition(tag_of(item, self._resource)) in editions
+
+        return Expectation(self.kind, number, holds)
+
+
+class _Calls:
+    """The paths that are no collection: allocation, a look at free blocks, batches."""
+
+    def __init__(self, api: _Api) -> None:
+        self._api = api
+
+    def connect(self, app: Flask) -> None:
+        connect = self._api.connect
+        connect(app, 'GET', '/version', self._version)
+        connect(app, 'POST', '/batch', self._batch)
+        for resource in RESOURCES:
+            if resource.kind in ('pool', 'prefix'):
+                collection = _Collection(self._api, resource)
+                connect(
+                    app, 'POST', f'/{resource.plural}/<number:key>/allocations', _Allocations(self._api, collection).add
+                )
+                connect(app, 'GET', f'/{resource.plural}/<number:key>/free', _Allocations(self._api, collection).look)
+
+    def _version(self, actor: Actor) -> Response:
+        versions = {name: self._api.look(actor, name) for name in ('version', 'db_version')}
+        return _respond(request_ctx.request, [encode(versions)])
+
+    def _batch(self, actor: Actor) -> Response:
+        asked = self._api.struct()
+        for name in asked.keys() - {'operations', 'return'}:
+            raise NipapInputError(f'extraneous member {name}, known: operations, return').about(name)
+        members = {'operations': asked.get('operations'), 'return': asked.get('return')}
+        answers = self._api.change(actor, 'batch', members)
+        return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
+
+
+class _Allocations:
+    """Blocks of a pool or of a prefix."""
+
+    def __init__(self, api: _Api, collection: _Collection) -> None:
+        self._api = api
+        self._collection = collection
+        self._of_pool = collection.kind == 'pool'
+
+    def add(self, actor: Actor, key: int) -> Response:
+        """Allocate as many as are asked for, all or none."""
+        attr = self._api.struct()
+        args = {name: attr.pop(name) for name in FREE if name in attr}
+        count = read_count(args.pop('count', None))
+        try:
+            answers = self._allocated(actor, self._operations(key, attr, args, count))
+        except NipapError as exc:
+            self._collection.one(actor, key)  # if that is what is wrong, it is what is said
+            cause = exc.__cause__
+            if exc.position is not None and isinstance(cause, NipapError):
+                raise cause from None  # who sent no batch knows no operations
+            raise
+        added = [alone(item) for item in answers[-count:]]
+        response = _respond(request_ctx.request, [encode({'result': added})], 201)
+        if count == 1:
+            response.headers['Location'] = f'{ROOT}/prefixes/{added[0]["id"]}'
+        return response
+
+    def _allocated(self, actor: Actor, operations: list[Object]) -> list[Any]:
+        if len(operations) == 1:
+            return [self._api.change(actor, 'add_prefix', operations[0]['args'])]
+        answers: list[Any] = whole(self._api.change(actor, 'batch', {'operations': operations, 'return': None}))
+        return answers
+
+    def _operations(self, number: int, attr: Object, args: Object, count: int) -> list[Object]:
+        if self._of_pool:
+            first: list[Object] = []
+            source: Object = {'from-pool': {'id': number}}
+        else:
+            # Looked up in the same transaction, and under an idempotency key the same call however it has moved.
+            first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}}}]
+            source = {'from-prefix': [{'$result': [0, 0, 'prefix']}]}
+            attr = {**attr, 'vrf_id': {'$result': [0, 0, 'vrf_id']}}
+        one = {'method': 'add_prefix', 'args': {'attr': attr, 'args': {**source, **args}}}
+        return [*first, *[one] * count]
+
+    def look(self, actor: Actor, key: int) -> Response:
+        """Say which would be allocated."""
+        given = request_ctx.request.args
+        for name in given.keys() - set(FREE):
+            raise NipapInputError(f'extraneous parameter {name}, known: {", ".join(FREE)}').about(name)
+        item = self._collection.one(actor, key)
+        args: Object = {name: given[name] for name in FREE if name in given}
+        vrf = None
+        if self._of_pool:
+            args['from-pool'] = {'id': key}
+        else:
+            args['from-prefix'] = [item['prefix']]
+            vrf = {'id': item['vrf_id']}
+        found = self._api.look(actor, 'find_free_prefix', {'vrf': vrf, 'args': args})
+        return _respond(request_ctx.request, [encode({'result': found})])
+
+
+# ---------------------------------------------------------------- pages
+
+
+class _Page:
+    """A page of an answer, read and written some at a time; `after` is where the next one begins, known at the end."""
+
+    def __init__(
+        self,
+        api: _Api,
+        resource: Resource,
+        actor: Actor,
+        text: object,
+        query: Object,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.after: str | None = None
+        self._api = api
+        self._resource = resource
+        self._actor = actor
+        self._text = text
+        self._query = query
+        self._options = options
+
+    def parts(self, limit: int, after: str, fields: list[str] | None) -> Iterator[bytes]:
+        """The page as JSON."""
+        self.after = after
+        rest: Object = {}
+        between = b'{"result":['
+        while limit and self.after is not None:
+            number = min(limit, _AT_ONCE)
+            answer = self._ask({**self._options, 'max_result': number, 'after': self.after})
+            items = answer['result']
+            rest = rest or {name: answer[name] for name in _BESIDE if name in answer}
+            self.after = answer.get('after')
+            limit -= number
+            if items:
+                plain_many(items, self._resource.counters)
+                yield between + encode(cut(items, fields))[1:-1]
+                between = b','
+        beginning = b'' if between == b',' else between
+        yield beginning + b'],' + encode({'after': self.after, **rest})[1:]
+
+    def _ask(self, options: Object) -> Object:
+        kind = self._resource.kind
+        method = f'search_{kind}'
+        members: Object = {'query': self._query, 'search_options': options}
+        if self._text is not None:
+            method = f'smart_search_{kind}'
+            members = {'query_string': self._text, 'search_options': options, 'extra_query': self._query}
+            if method not in CALLS:
+                raise NipapInputError(f'there is no smart search of {kind}s').about('q')
+        found: Object = self._api.look(self._actor, method, members)
+        return found
+
+
+_BESIDE = ('interpretation', 'error', 'error_message')
+
+
+# ---------------------------------------------------------------- requests and answers
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    try:
+        limit = read_integer(text)
+    except NipapValueError:
+        limit = 0
+    if not 1 <= limit <= MOST:
+        raise NipapValueError(f'Invalid value {shown(text)} for limit, must be 1 to {MOST}').about('limit')
+    return limit
+
+
+def _packed(tag: str) -> str:
+    """The tag of the same answer in the gzip format: strong tags tell bytes apart."""
+    return f'{tag}-gzip'
+
+
+def _respond(
+    request: Request,
+    body: list[bytes] | Spool,
+    status: int = 200,
+    *,
+    tag: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer with this body, compressed when that is worth it, or that it has not changed."""
+    size = body.size if isinstance(body, Spool) else sum(map(len, body))
+    pack = size > WORTH_COMPRESSING and takes_gzip(request)
+    sent = tag and (_packed(tag) if pack else tag)
+    if sent and request.method in ('GET', 'HEAD') and request.if_none_match.contains_weak(sent):
+        response = Response(status=304, content_type=_JSON)
+    elif isinstance(body, Spool):
+        response = Response(body.packed() if pack else body.plain(), status, content_type=_JSON)
+        response.headers['Content-Length'] = str(body.packed_size if pack else size)
+        response.call_on_close(body.close)
+    else:
+        response = Response(compressed(body) if pack else body, status, content_type=_JSON)
+    if sent:
+        response.set_etag(sent)
+    if pack and response.status_code != 304:
+        response.headers['Content-Encoding'] = 'gzip'
+    response.headers['Vary'] = 'Accept-Encoding, Authorization'
+    response.headers['Cache-Control'] = 'private, no-cache'
+    response.headers.update(headers or {})
+    return response

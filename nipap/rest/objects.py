@@ -1,0 +1,207 @@
+"""Objects as JSON: the resources there are, what their members look like, and the tag that tells two states apart.
+
+Counters (attributes of kind ``number``) are decimal strings whatever their size, since those of IPv6 pass what clients
+read exactly; timestamps are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, shown
+from nipap.errors import NipapInputError, NipapValueError
+from nipap.runtime.packed import long_part
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A collection of the API: its name in paths, the kind of its objects in methods, and what names one of them."""
+
+    plural: str
+    kind: str
+    key: str
+    table: Table
+
+    @cached_property
+    def counters(self) -> Collection[str]:
+        """The attributes that are decimal strings."""
+        return tuple(name for name, attribute in self.table.items() if attribute.kind == 'number')
+
+    @cached_property
+    def writable(self) -> Collection[str]:
+        """The attributes that clients can set."""
+        return frozenset(name for name, attribute in self.table.items() if attribute.writable)
+
+    @property
+    def fields(self) -> Collection[str]:
+        """The members that an answer can have."""
+        return (*self.table, 'match') if self.kind == 'prefix' else self.table
+
+
+RESOURCES = (
+    Resource('vrfs', 'vrf', 'id', VRF),
+    Resource('pools', 'pool', 'id', POOL),
+    Resource('prefixes', 'prefix', 'id', PREFIX),
+    Resource('asns', 'asn', 'asn', ASN),
+)
+TAGS = Resource('tags', 'tag', 'name', TAG)
+
+_BETWEEN = '-'  # the two parts of an entity tag
+
+COUNTERS = frozenset(name for resource in RESOURCES for name in resource.counters)
+
+
+def encode(value: Any) -> bytes:
+    """Anything that `plain` has returned as JSON.
+
+    :raises NipapError: it nests too deeply.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+    except orjson.JSONEncodeError as exc:
+        raise NipapValueError('The answer nests too deeply for JSON') from exc
+
+
+def decode(body: bytes) -> Any:
+    """The value that a body holds.
+
+    :raises NipapInputError: it is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise NipapInputError(f'The body is no JSON: {exc}') from None
+
+
+def settable(attr: Any, resource: Resource, *, new: bool = False) -> Any:
+    """Return the attributes of a body. XML-RPC ignores nil where an attribute always has a value; here it is refused.
+
+    A prefix without a route target is in VRF 0, and whoever sends back what was answered sends that as null.
+
+    :raises NipapValueError: an attribute that cannot be unset is null.
+    """
+    if not isinstance(attr, dict):
+        return attr
+    for name, value in attr.items():
+        meant = new and name.startswith('vrf_')  # VRF 0
+        if value is None and name in resource.writable and resource.table[name].never_nil and not meant:
+            raise NipapValueError(f'Invalid value null for {name}, which cannot be unset').about(name)
+    if not new and resource.kind == 'prefix' and attr.get('vrf_rt', '') is None and 'vrf_id' not in attr:
+        return {**attr, 'vrf_id': 0}
+    return attr
+
+
+def tag_of(item: Object, resource: Resource) -> str:
+    """The entity tag of one object, another one as soon as anything that is shown of it differs.
+
+    It begins with that of what clients can set: see `edition`.
+    """
+    values = alone(item)
+    facts = {name: value for name, value in values.items() if name in resource.writable}
+    derived = {name: value for name, value in values.items() if name not in facts}
+    return f'{_digest_of(facts)}{_BETWEEN}{_digest_of(derived)}'
+
+
+def edition(tag: str) -> str:
+    """What an entity tag says of what clients can set: who edits an object need not mind its counters."""
+    return tag.partition(_BETWEEN)[0]
+
+
+def _digest_of(item: Object) -> str:
+    return digest(orjson.dumps(item, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z))
+
+
+def digest(content: bytes) -> str:
+    """The entity tag of content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def alone(item: Object) -> Object:
+    """An object that is no part of a search."""
+    plain_one(item)
+    item.pop('match', None)
+    return item
+
+
+def plain_one(item: Object) -> None:
+    """Make an object what JSON can say, in place."""
+    plain_many((item,), [name for name in COUNTERS if name in item])
+
+
+def plain_many(items: Iterable[Object], counters: Collection[str]) -> None:
+    """Make objects that have these counters what JSON can say, in place."""
+    for item in items:
+        item.pop('display', None)
+        for name in counters:
+            value = item[name]
+            if value is not None:
+                item[name] = str(value)
+
+
+def plain(value: Any) -> Any:
+    """The answer of any call as what JSON can say; objects are changed in place."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        item = dict(value)
+        plain_one(item)
+        if isinstance(item.get('result'), list):
+            item['result'] = plain(item['result'])
+        return item
+    return value
+
+
+def parts_of(answer: Any) -> Iterator[bytes]:
+    """The answer of any call as JSON, piece by piece where it is long; objects are changed in place."""
+    part = long_part(answer)
+    if part is None:
+        yield encode(plain(answer))
+    elif isinstance(answer, Mapping):
+        others = {name: item for name, item in answer.items() if name != 'result'}
+        yield encode(plain(others))[:-1] + (b',"result":' if others else b'"result":')
+        yield from parts_of(part)
+        yield b'}'
+    else:
+        before = b'['
+        for some in part:
+            yield before
+            if len(some) == 1:
+                yield from parts_of(some[0])
+            else:
+                yield encode(plain(some))[1:-1]
+            before = b','
+        yield b']' if before == b',' else b'[]'
+
+
+def read_fields(text: str | None, resource: Resource) -> list[str] | None:
+    """The members that an answer is cut to; None: it is not cut.
+
+    :raises NipapInputError: naming the one that there is not.
+    """
+    if not text:
+        return None
+    names = [name.strip() for name in text.split(',')]
+    for name in names:
+        if name not in resource.fields:
+            raise NipapInputError(f'Unknown member {shown(name)} in fields, known: {known(resource)}').about(name)
+    return names
+
+
+def known(resource: Resource) -> str:
+    """The names of the members, for error texts."""
+    return ', '.join(resource.fields)
+
+
+def cut(items: list[Object], fields: list[str] | None) -> list[Object]:
+    """The objects with no members but these."""
+    if fields is None:
+        return items
+    return [{name: item[name] for name in fields if name in item} for item in items]

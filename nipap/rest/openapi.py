@@ -1,0 +1,524 @@
+"""The description of the REST interface: OpenAPI 3.1 from the tables of attributes and methods, and a page.
+
+What an attribute means is said in `nipap.attributes`, what a call does in the docstrings of `nipap.backend`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from http import HTTPStatus
+from importlib import resources
+
+from flask import Flask, Response
+from flask.globals import request_ctx
+from werkzeug.exceptions import NotFound
+
+from nipap import __version__, calls
+from nipap.attributes import MAX_ASN, Attribute
+from nipap.rest.objects import RESOURCES, TAGS, Resource, digest, encode
+from nipap.rest.problems import CONTENT_TYPE, STATUSES
+from nipap.rest.routes import served
+from nipap.rest.schemas import (
+    BATCH,
+    CURSOR,
+    FREE,
+    ID,
+    INTEGER,
+    KINDS,
+    MOMENT,
+    STORED,
+    TEXT,
+    VERSIONS,
+    Schema,
+    listed,
+    ref,
+    result,
+    schemas,
+)
+from nipap.search.paging import MOST
+
+PAGE = '/api/docs'
+FILES = {
+    'swagger-ui.css': 'text/css',
+    'swagger-ui-bundle.js': 'text/javascript',
+    'favicon-32x32.png': 'image/png',
+}
+START = """window.onload = () => SwaggerUIBundle({
+  url: '/api/v1/openapi.json', dom_id: '#swagger-ui', deepLinking: true, validatorUrl: null
+});
+"""
+HTML = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>nipapd REST API</title>
+<link rel="stylesheet" href="{PAGE}/swagger-ui.css">
+<link rel="icon" type="image/png" href="{PAGE}/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="{PAGE}/swagger-ui-bundle.js"></script>
+<script src="{PAGE}/start.js"></script>
+</body>
+</html>
+"""
+# Nothing from any other host, no script but these files. The page sets styles of elements, and has pictures inline.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def add_to(app: Flask, root: str) -> None:
+    """Have an application serve the description below `root`, and the page."""
+
+    def description() -> Response:
+        return _static(_encoded(root), 'application/json')
+
+    def page() -> Response:
+        return _static(HTML.encode(), 'text/html; charset=utf-8')
+
+    def file(name: str) -> Response:
+        if name == 'start.js':
+            return _static(START.encode(), 'text/javascript')
+        if name not in FILES:
+            raise NotFound
+        return _static(_file(name), FILES[name])
+
+    app.add_url_rule(f'{root}/openapi.json', 'openapi', description, methods=['GET'])
+    app.add_url_rule(PAGE, 'docs', page, methods=['GET'])
+    app.add_url_rule(f'{PAGE}/<name>', 'docs file', file, methods=['GET'])
+
+
+@cache
+def _encoded(root: str) -> bytes:
+    return encode(describe(root))
+
+
+@cache
+def _file(name: str) -> bytes:
+    """A file of Swagger UI. Found as one of a package: its directory has its version in its name."""
+    vendor = resources.files('swagger_ui_bundle') / 'vendor'
+    (directory,) = (place for place in vendor.iterdir() if place.is_dir())
+    return (directory / name).read_bytes()
+
+
+def _static(content: bytes, content_type: str) -> Response:
+    response = Response(content, content_type=content_type)
+    response.set_etag(digest(content))
+    response.headers['Cache-Control'] = 'no-cache'
+    response.headers['Content-Security-Policy'] = POLICY
+    response.headers['X-Content-Type-Options'] = 'nosniff'
+    response.headers['Referrer-Policy'] = 'no-referrer'
+    response.make_conditional(request_ctx.request)
+    return response
+
+
+# ---------------------------------------------------------------- the description
+
+
+_INTRODUCTION = """\
+* A **VRF** is an address space. VRF 0, `default`, always exists; others are told apart by their route target.
+* A **prefix** is a network in a VRF. Prefixes nest: a *reservation* holds reservations and *assignments*, an assignment
+  holds *hosts*. Parents, indent, inherited tags and used addresses follow from what is stored.
+* A **pool** is a named set of prefixes to allocate from: the lowest free block is found and added in one transaction.
+* A **query** is `{"operator": …, "val1": …, "val2": …}`; `and` and `or` join two queries. `q=` reads text instead.
+
+Each request is one transaction, audit entry included. What goes wrong is `application/problem+json` with a permanent
+`code`. A changing request with an `Idempotency-Key` can be sent again until it is answered, and is done once.
+"""
+
+
+def describe(root: str) -> Schema:
+    """The whole description as a value that JSON can say."""
+    paths: dict[str, Schema] = {}
+    for resource in RESOURCES:
+        paths |= _collection(resource)
+    paths |= _looking(TAGS)
+    paths |= _calls()
+    paths |= _events()
+    paths = {path: {verb: it for verb, it in its.items() if served(verb.upper(), path)} for path, its in paths.items()}
+    return {
+        'openapi': '3.1.0',
+        'info': {
+            'title': 'nipapd',
+            'version': __version__,
+            'summary': 'IP address management: VRFs, pools, prefixes and AS numbers.',
+            'description': _INTRODUCTION,
+            'license': {'name': 'MIT', 'identifier': 'MIT'},
+        },
+        'servers': [{'url': root}],
+        'security': [{'basic': []}, {'bearer': []}],
+        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)]
+        + [{'name': name} for name in ('calls', 'events', 'webhooks')],
+        'paths': {path: its for path, its in paths.items() if its},
+        'components': {
+            'schemas': schemas(),
+            'parameters': _PARAMETERS,
+            'headers': _HEADERS,
+            'responses': _problems(),
+            'securitySchemes': {
+                'basic': {'type': 'http', 'scheme': 'basic'},
+                'bearer': {'type': 'http', 'scheme': 'bearer', 'bearerFormat': 'JWT'},
+            },
+        },
+    }
+
+
+def _sentence(text: str) -> str:
+    """The words of a docstring for readers of Markdown."""
+    return re.sub(r'``', '`', text.partition('\n>>>')[0].strip())
+
+
+# ---- parameters and headers
+
+
+def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
+    return {'name': name, 'in': where, 'required': where == 'path', 'schema': schema, 'description': text}
+
+
+def _listed(names: Iterable[str]) -> Schema:
+    """Some of these names, separated by commas. An array would be sent in as many ways as there are clients."""
+    one = f'({"|".join(names)})'
+    return {**TEXT, 'pattern': f'^({one}(,{one})*)?$'}
+
+
+_DEPTH = {'type': 'integer', 'minimum': -1, 'maximum': MOST}
+_TREE: Mapping[str, tuple[Schema, str]] = {
+    'parents_depth': (_DEPTH, 'So many levels above the matches too; -1: all.'),
+    'children_depth': (_DEPTH, 'So many levels below the matches too; -1: all.'),
+    'include_all_parents': ({'type': 'boolean'}, 'All above the matches too.'),
+    'include_all_children': ({'type': 'boolean'}, 'All below the matches too.'),
+    'include_neighbors': ({'type': 'boolean'}, 'The other hosts of their assignments too.'),
+    'parent_prefix': (
+        {'type': 'integer', 'minimum': 0, 'maximum': MOST},
+        'This prefix, by id, and its children instead.',
+    ),
+}
+_KEY = {'type': 'integer', 'minimum': 0, 'maximum': 10**18 - 1}
+_PARAMETERS: dict[str, Schema] = {
+    'key': _parameter('key', 'path', _KEY, 'The `id`.'),
+    'asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, 'The number.'),
+    'q': _parameter('q', 'query', TEXT, 'Text to search for, understood as people write it.'),
+    'limit': _parameter(
+        'limit', 'query', {'type': 'integer', 'minimum': 1, 'maximum': 10_000, 'default': 50}, 'How many at most.'
+    ),
+    'after': _parameter('after', 'query', CURSOR, 'Where the page begins: what the answer before had as `after`.'),
+    **{
+        f'fields_{resource.kind}': _parameter(
+            'fields', 'query', _listed(resource.fields), 'No members but these, separated by commas.'
+        )
+        for resource in (*RESOURCES, TAGS)
+    },
+    'recursive': _parameter('recursive', 'query', {'type': 'boolean'}, 'Remove everything inside too.'),
+    'IfMatch': _parameter('If-Match', 'header', TEXT, 'Only if the object still has this tag, else 412.'),
+    'IfNoneMatch': _parameter('If-None-Match', 'header', TEXT, '304 if the answer still has this tag.'),
+    'IdempotencyKey': _parameter(
+        'Idempotency-Key',
+        'header',
+        {**TEXT, 'minLength': 1, 'maxLength': 255, 'pattern': '^[!#-~]([ -~]*[!-~])?$'},  # or the same in quotes
+        'The change is made once for each key.',
+    ),
+    'Reason': _parameter(
+        'NIPAP-Reason', 'header', {**TEXT, 'maxLength': 1000}, 'Why the change is made; kept with its change set.'
+    ),
+    'Group': _parameter(
+        'NIPAP-Group',
+        'header',
+        {**TEXT, 'maxLength': 100},
+        'The import or bulk action that the change is a part of; kept with its change set.',
+    ),
+    'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
+    'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),
+    'FullName': _parameter('NIPAP-Full-Name', 'header', TEXT, 'The full name of that one.'),
+    'ReadOnly': _parameter(
+        'NIPAP-Read-Only',
+        'header',
+        {**TEXT, 'enum': ['true', 'false', '']},  # an empty header is none
+        'Whether the right to change anything is given up for this request; from trusted users.',
+    ),
+    **{name: _parameter(name, 'query', schema, text) for name, (schema, text) in _TREE.items()},
+    **{
+        f'free_{name}': _parameter(
+            name, 'query', {k: v for k, v in schema.items() if k != 'description'}, schema['description']
+        )
+        for name, schema in FREE.items()
+    },
+}
+_HEADER_NAMES = {'ChangeSet': 'NIPAP-Change-Set'}  # of those whose name is no name of a component
+_HEADERS: dict[str, Schema] = {
+    'ChangeSet': {'description': 'The number of the change set that the request has made.', 'schema': INTEGER},
+    'ETag': {'description': 'Tells this state of the content from any other.', 'schema': TEXT},
+    'Location': {'description': 'Where what was added is.', 'schema': TEXT},
+    'Link': {'description': 'With `rel="next"`: the next page.', 'schema': TEXT},
+}
+
+
+def _parameters(names: Iterable[str]) -> list[Schema]:
+    return [ref('parameters', name) for name in names]
+
+
+_ACTOR = ('Source', 'Username', 'FullName', 'ReadOnly')
+_LOOK = ('IfNoneMatch',)
+_CHANGE = (*_ACTOR, 'IdempotencyKey', 'Reason', 'Group')
+
+
+def _filters(resource: Resource) -> list[Schema]:
+    return [
+        _parameter(name, 'query', _as_parameter(attribute), f'Equal to this; nothing: null. {attribute.doc}')
+        for name, attribute in resource.table.items()
+        if attribute.kind not in ('avps',)
+    ]
+
+
+def _as_parameter(attribute: Attribute) -> Schema:
+    if attribute.kind in ('tags', 'networks'):
+        return {'type': 'array', 'items': KINDS[attribute.kind]['items']}
+    if attribute.choices:
+        return {'type': 'string', 'enum': [*attribute.choices, '']}
+    if attribute.kind == 'text':
+        return STORED
+    schema = INTEGER if attribute.kind == 'number' else KINDS[attribute.kind]
+    return {'anyOf': [MOMENT if attribute.kind in ('time', 'expires') else schema, {'type': 'string', 'maxLength': 0}]}
+
+
+# ---- answers
+
+
+def _content(schema: Schema) -> Schema:
+    return {'application/json': {'schema': schema}}
+
+
+def _answer(text: str, schema: Schema | None = None, headers: Iterable[str] = ()) -> Schema:
+    answer: Schema = {'description': text}
+    if schema is not None:
+        answer['content'] = _content(schema)
+    if headers:
+        answer['headers'] = {_HEADER_NAMES.get(name, name): ref('headers', name) for name in headers}
+    return answer
+
+
+def _statuses() -> list[int]:
+    return sorted({*STATUSES.values(), 500})
+
+
+def _problems() -> dict[str, Schema]:
+    """An answer for each status of an error, with the codes that it may carry."""
+    found = {}
+    for status in _statuses():
+        codes = sorted({error.code for error, its in STATUSES.items() if its == status})
+        text = HTTPStatus(status).phrase + (f' ({", ".join(map(str, codes))})' if codes else '')
+        found[f'Problem{status}'] = {
+            'description': text,
+            'content': {CONTENT_TYPE: {'schema': ref('schemas', 'Problem')}},
+        }
+    return found
+
+
+def _operation(
+    name: str,
+    tag: str,
+    text: str,
+    answers: Mapping[str, Schema],
+    parameters: Iterable[Schema] = (),
+    body: Schema | None = None,
+) -> Schema:
+    problems = {str(status): ref('responses', f'Problem{status}') for status in _statuses()}
+    operation: Schema = {
+        'operationId': name,
+        'tags': [tag],
+        'summary': name.replace('_', ' ').capitalize(),
+        'description': _sentence(text),
+        'parameters': list(parameters),
+        'responses': {**answers, **problems},
+    }
+    if body is not None:
+        operation['requestBody'] = {'required': True, 'content': _content(body)}
+    return operation
+
+
+def _of(method: str) -> str:
+    """What a method of the backend says about itself."""
+    return calls.CALLS[method].doc if method in calls.CALLS else ''
+
+
+# ---- paths
+
+
+def _looking(resource: Resource) -> dict[str, Schema]:
+    """Listing and searching."""
+    name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
+    options = _parameters(['limit', 'after', f'fields_{kind}', *(_TREE if kind == 'prefix' else ()), *_ACTOR])
+    found = {'200': _answer('A page.', ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
+    text = _parameters(['q']) if resource is not TAGS else []
+    listing = _operation(
+        f'list_{kind}',
+        resource.plural,
+        'Those for which every parameter holds, and that the text `q` matches.',
+        found,
+        [*text, *options, *_parameters(_LOOK), *_filters(resource)],
+    )
+    members = {'query': ref('schemas', f'{name}Query'), **({'q': TEXT} if resource is not TAGS else {})}
+    asked: Schema = {'type': 'object', 'additionalProperties': False, 'properties': members}
+    searching = _operation(
+        f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, options, asked
+    )
+    return {path: {'get': listing}, f'{path}/search': {'post': searching}}
+
+
+def _collection(resource: Resource) -> dict[str, Schema]:
+    """All paths of objects that can be changed."""
+    name, kind, plural = resource.kind.capitalize(), resource.kind, resource.plural
+    one, key = ref('schemas', name), _parameters(['asn' if kind == 'asn' else 'key'])
+    fields = _parameters([f'fields_{kind}'])
+    paths = _looking(resource)
+    paths[f'/{plural}']['post'] = _operation(
+        f'add_{kind}',
+        plural,
+        _of(f'add_{kind}'),
+        {'201': _answer('It was added.', one, ['ETag', 'Location', 'ChangeSet'])},
+        [*fields, *_parameters(_CHANGE)],
+        ref('schemas', f'{name}New'),
+    )
+    shown = _answer('The object.', one, ['ETag'])
+    recursive = _parameters(['recursive']) if kind == 'prefix' else []
+    paths[f'/{plural}/{{key}}'] = {
+        'get': _operation(
+            f'get_{kind}',
+            plural,
+            f'One {kind}.',
+            {'200': shown, '304': _answer('As before.')},
+            [*key, *fields, *_parameters((*_ACTOR, *_LOOK))],
+        ),
+        'patch': _operation(
+            f'edit_{kind}',
+            plural,
+            _of(f'edit_{kind}'),
+            {'200': _answer('The object.', one, ['ETag', 'ChangeSet'])},
+            [*key, *fields, *_parameters((*_CHANGE, 'IfMatch'))],
+            ref('schemas', f'{name}Attr'),
+        ),
+        'delete': _operation(
+            f'remove_{kind}',
+            plural,
+            _of(f'remove_{kind}'),
+            {'204': _answer('It was removed.', headers=['ChangeSet'])},
+            [*key, *recursive, *_parameters((*_CHANGE, 'IfMatch'))],
+        ),
+    }
+    return paths
+
+
+def _calls() -> dict[str, Schema]:
+    """The paths that are no collection."""
+    prefixes: Schema = {'type': 'array', 'items': ref('schemas', 'Prefix')}
+    paths: dict[str, Schema] = {
+        '/version': {
+            'get': _operation(
+                'version', 'calls', _of('version'), {'200': _answer('It.', VERSIONS)}, _parameters(_ACTOR)
+            )
+        },
+        '/batch': {
+            'post': _operation(
+                'batch',
+                'calls',
+                _of('batch'),
+                {'200': _answer('The answers, in order.', result({'type': 'array', 'items': {}}), ['ChangeSet'])},
+                _parameters(_CHANGE),
+                BATCH,
+            )
+        },
+    }
+    for resource in RESOURCES:
+        if resource.kind in ('pool', 'prefix'):
+            path, family = f'/{resource.plural}/{{key}}', resource.kind == 'pool'
+            needed = _PARAMETERS['free_family' if family else 'free_prefix_length'] | {'required': True}
+            names = ['free_count', *(['free_prefix_length'] if family else [])]
+            paths[f'{path}/allocations'] = {
+                'post': _operation(
+                    f'allocate_from_{resource.kind}',
+                    resource.plural,
+                    f'Allocate the lowest free blocks of this {resource.kind}: all that are asked for, or none.',
+                    {'201': _answer('The prefixes that were added.', result(prefixes), ['Location', 'ChangeSet'])},
+                    _parameters(['key', *_CHANGE]),
+                    ref('schemas', f'{resource.kind.capitalize()}Allocation'),
+                )
+            }
+            paths[f'{path}/free'] = {
+                'get': _operation(
+                    f'find_free_in_{resource.kind}',
+                    resource.plural,
+                    _of('find_free_prefix'),
+                    {'200': _answer('Free blocks.', result({'type': 'array', 'items': TEXT}))},
+                    [needed, *_parameters(['key', *names, *_ACTOR])],
+                )
+            }
+    return paths
+
+
+def _events() -> dict[str, Schema]:
+    """The paths of events and of those who get them."""
+    hook = ref('schemas', 'Webhook')
+    letters = result({'type': 'array', 'items': {'type': 'object'}})
+    filters = [
+        _parameter(name, 'query', {'type': 'array', 'items': TEXT}, 'One of these only.')
+        for name in ('kind', 'vrf_id', 'pool_id', 'tag')
+    ]
+    after = _parameter('after', 'query', _KEY, 'The id of the last event that is known; without one, what is new.')
+    last = _parameter('Last-Event-ID', 'header', TEXT, 'The same.')
+    stream: Schema = {'description': 'Events.', 'content': {'text/event-stream': {'schema': TEXT}}}
+
+    def about(name: str, doc: str, answers: Mapping[str, Schema], body: Schema | None = None) -> Schema:
+        names = [] if name in _OF_ALL else ['key']
+        names += _ACTOR if name.startswith(('list', 'get')) else _CHANGE
+        return _operation(name, 'webhooks', doc, answers, _parameters(names), body)
+
+    return {
+        '/events': {
+            'get': _operation(
+                'stream_events',
+                'events',
+                'Every change from now on, as server-sent events.',
+                {'200': stream},
+                [after, last, *filters, *_parameters(_ACTOR)],
+            )
+        },
+        '/webhooks': {
+            'get': about('list_webhook', _of('list_webhook'), {'200': _answer('All.', result(listed(hook)))}),
+            'post': about(
+                'add_webhook',
+                _of('add_webhook'),
+                {'201': _answer('It was added.', hook, ['Location'])},
+                ref('schemas', 'WebhookNew'),
+            ),
+        },
+        '/webhooks/{key}': {
+            'get': about('get_webhook', 'One webhook.', {'200': _answer('It.', hook)}),
+            'patch': about(
+                'edit_webhook', _of('edit_webhook'), {'200': _answer('It.', hook)}, ref('schemas', 'WebhookAttr')
+            ),
+            'delete': about('remove_webhook', _of('remove_webhook'), {'204': _answer('It was removed.')}),
+        },
+        '/webhooks/{key}/dead-letters': {
+            'get': _operation(
+                'list_dead_letter',
+                'webhooks',
+                _of('list_dead_letter'),
+                {'200': _answer('Some.', letters)},
+                [*_parameters(['key', *_ACTOR]), _parameter('after', 'query', ID, 'Those with ids behind this.')],
+            )
+        },
+        '/webhooks/{key}/dead-letters/resend': {
+            'post': about(
+                'resend_dead_letter',
+                _of('resend_dead_letter'),
+                {'202': _answer('They will be sent.', {'type': 'object', 'properties': {'resent': INTEGER}})},
+                ref('schemas', 'Resend'),
+            )
+        },
+    }
+
+
+_OF_ALL = ('list_webhook', 'add_webhook')

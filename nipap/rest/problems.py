@@ -1,0 +1,98 @@
+"""What goes wrong, as HTTP says it: one table of statuses, and ``application/problem+json`` (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from flask import Response
+from werkzeug.exceptions import HTTPException
+
+from nipap import errors
+from nipap.rest.objects import encode
+
+CONTENT_TYPE = 'application/problem+json'
+RETRY_AFTER_S = 5
+CHALLENGES = ('Basic realm="nipap", charset="UTF-8"', 'Bearer realm="nipap"')
+
+# The status of an error is that of its class, or of the closest one above it that is here.
+STATUSES: Mapping[type[errors.NipapError], int] = {
+    errors.NipapError: 400,
+    errors.NipapUnavailableError: 503,
+    errors.NipapOutcomeUnknownError: 504,
+    errors.NipapInputError: 400,
+    errors.NipapMissingInputError: 400,
+    errors.NipapExtraneousInputError: 400,
+    errors.NipapNoSuchOperatorError: 400,
+    errors.NipapTooLargeError: 413,
+    errors.NipapMediaTypeError: 415,
+    errors.NipapValueError: 422,
+    errors.NipapTimeoutError: 422,
+    errors.NipapNonExistentError: 404,
+    errors.NipapDuplicateError: 409,
+    errors.NipapKeyReusedError: 422,
+    errors.AuthError: 401,
+    errors.AuthenticationMissingError: 401,
+    errors.AuthenticationFailedError: 401,
+    errors.TooManyLoginsError: 429,
+    errors.AuthorizationFailedError: 403,
+    errors.NipapChangedError: 412,
+}
+
+
+def status_of(error: errors.NipapError) -> int:
+    """The HTTP status that says what kind of error it is."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def problem(error: errors.NipapError) -> Response:
+    """The answer that tells a client what went wrong."""
+    status = status_of(error)
+    members: dict[str, object] = {'detail': str(error), 'code': error.code}
+    if error.attribute is not None:
+        members['attribute'] = error.attribute
+    if error.position is not None:
+        members['position'] = error.position
+    response = _response(status, members)
+    if status == 401:
+        for challenge in CHALLENGES:
+            response.headers.add('WWW-Authenticate', challenge)
+    if isinstance(error, errors.TooManyLoginsError):
+        response.headers['Retry-After'] = str(error.retry_after_s)
+    elif status in (503, 504):
+        response.headers['Retry-After'] = str(RETRY_AFTER_S)
+    return response
+
+
+def internal_problem(request_id: str) -> Response:
+    """The answer when the fault is ours: no more than what the log can be searched for."""
+    members = {'detail': f'Internal error, request id {request_id}', 'code': errors.NipapError.code}
+    return _response(500, members)
+
+
+def told(path: str, error: errors.NipapError | None, request_id: str) -> tuple[int, str, bytes]:
+    """Status, content type and body with which the server itself answers a request: an error, or None: it failed.
+
+    Text, but a problem where all that goes wrong is one.
+    """
+    answer = internal_problem(request_id) if error is None else problem(error)
+    if path.startswith('/api/'):
+        return answer.status_code, CONTENT_TYPE, answer.get_data()
+    text = f'Internal error, request id {request_id}' if error is None else error
+    return answer.status_code, 'text/plain', f'{text}\n'.encode()
+
+
+def http_problem(error: HTTPException) -> Response:
+    """The answer to what no call was made of: an unknown path, a method that a path does not have."""
+    status = error.code or 500
+    code = errors.NipapNonExistentError.code if status == 404 else errors.NipapInputError.code
+    response = _response(status, {'detail': error.description or HTTPStatus(status).phrase, 'code': code})
+    for name, value in error.get_headers():
+        if name in ('Allow', 'Location'):
+            response.headers[name] = value
+    return response
+
+
+def _response(status: int, members: Mapping[str, object]) -> Response:
+    body = {'type': 'about:blank', 'title': HTTPStatus(status).phrase, 'status': status, **members}
+    return Response(encode(body), status, content_type=CONTENT_TYPE)

@@ -1,0 +1,263 @@
+"""The schemas of the REST interface's description: what objects and arguments look like, from the tables of attributes.
+
+They say as much as JSON Schema can of what is accepted; what depends on what there is, they cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from nipap.attributes import PREFIX, Attribute
+from nipap.batch import MAX_OPERATIONS
+from nipap.calls import CALLS
+from nipap.history.events import KINDS as EVENT_KINDS
+from nipap.history.webhook import LONGEST_SECRET, LONGEST_URL, MOST_IN_A_FILTER, SHORTEST_SECRET
+from nipap.rest.objects import RESOURCES, TAGS, Resource
+from nipap.search.query import COMPARISONS
+
+Schema = dict[str, Any]
+
+INTEGER: Schema = {'type': 'integer'}
+TEXT: Schema = {'type': 'string'}
+# What XML 1.0 can carry, for XML-RPC has to.
+STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
+NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
+AVP = r'^avps\.[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]+$'
+ID: Schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**63 - 1}
+# Of a receiver: no password, a host, no blanks.
+URL = r'^https?://([A-Za-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,3})?([/?#][!-~]*)?$'
+# Formats of our own, where no pattern can say it. Who does not know them reads strings.
+NETWORK: Schema = {'type': 'string', 'format': 'cidr'}  # an address, or a network without host bits
+ROUTE_TARGET: Schema = {'type': 'string', 'format': 'route-target'}  # ASN:n or a.b.c.d:n, of 32 bits each
+MOMENT: Schema = {'type': 'string', 'format': 'moment'}  # RFC 3339, or words
+CURSOR: Schema = {'type': 'string', 'format': 'cursor'}  # nothing, or what an answer had as `after`
+KINDS: Mapping[str, Schema] = {
+    'text': STORED,
+    'rt': ROUTE_TARGET,
+    'network': NETWORK,
+    'integer': INTEGER,
+    'asn': INTEGER,
+    'number': {'type': 'string', 'pattern': '^[0-9]+$'},
+    'boolean': {'type': 'boolean'},
+    'time': {'type': 'string', 'format': 'date-time'},
+    'expires': {'type': 'string', 'format': 'date-time'},
+    'enum': TEXT,
+    'tags': {'type': 'array', 'items': STORED},
+    'networks': {'type': 'array', 'items': NETWORK},
+    'avps': {'type': 'object', 'propertyNames': {**STORED, 'minLength': 1}, 'additionalProperties': STORED},
+}
+_NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'prefix', 'family'})
+_REQUIRED = {
+    'vrf': ['rt', 'name'],
+    'pool': ['name', 'description', 'default_type'],
+    'prefix': ['prefix', 'type'],
+    'asn': ['asn'],
+}
+
+
+def schemas() -> dict[str, Schema]:
+    """Every schema that has a name."""
+    found: dict[str, Schema] = {
+        'Operation': {
+            'type': 'object',
+            'required': ['method'],
+            'properties': {
+                'method': {'type': 'string', 'enum': sorted(CALLS.keys() - {'batch'})},
+                'args': {'type': 'object', 'description': 'The members of the call.'},
+            },
+        },
+        'Problem': {
+            'type': 'object',
+            'description': 'RFC 9457.',
+            'required': ['type', 'title', 'status', 'detail', 'code'],
+            'properties': {
+                'type': TEXT,
+                'title': TEXT,
+                'status': INTEGER,
+                'detail': {'type': 'string', 'description': 'What was wrong, the value, and what would be accepted.'},
+                'code': {'type': 'integer', 'description': 'The permanent number of the error.'},
+                'attribute': {'type': 'string', 'description': 'The attribute or parameter that it is about.'},
+                'position': {'type': 'integer', 'description': 'The operation that it is about, from 0.'},
+            },
+        },
+    }
+    for resource in (*RESOURCES, TAGS):
+        name = resource.kind.capitalize()
+        shown = {key: _shown(attribute) for key, attribute in resource.table.items()}
+        more = {'match': {'type': 'boolean', 'description': 'Whether it matches, or is only around what does.'}}
+        found[name] = {
+            'type': 'object',
+            'description': 'With the parameter `fields` no more than these members.',
+            'properties': shown | (more if resource.kind == 'prefix' else {}),
+        }
+        found[f'{name}Query'] = _query(resource)
+        found[f'{name}List'] = _list_of(name, smart=resource is not TAGS)
+        if resource is not TAGS:
+            found[f'{name}Attr'] = _settable(resource)
+            found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
+    attr = found['PrefixAttr']['properties']
+    return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **webhooks()}
+
+
+_NO_NODE: Schema = {'if': {'not': {'required': ['node']}}, 'then': {'required': ['description']}}
+
+
+def _of_pool(attr: Schema) -> Schema:
+    """What is allocated from a pool, of one family; the pool may say which length and type."""
+    properties = {name: schema for name, schema in {**FREE, **attr}.items() if name != 'prefix'}
+    ipv4 = {'properties': {'family': {'const': 4}}}
+    short = {'properties': {'prefix_length': {'maximum': 32}}}
+    return {
+        'type': 'object',
+        'additionalProperties': False,
+        'required': ['family'],
+        'properties': properties,
+        'allOf': [_NO_NODE, {'if': ipv4, 'then': short}],
+    }
+
+
+def _of_prefix(attr: Schema) -> Schema:
+    """What is allocated from a prefix, which is of one family."""
+    properties = {name: schema for name, schema in {**FREE, **attr}.items() if name not in ('prefix', 'family')}
+    return {
+        'type': 'object',
+        'additionalProperties': False,
+        'required': ['prefix_length', 'type'],
+        'properties': {**properties, 'type': {**attr['type'], 'type': 'string', 'enum': list(PREFIX['type'].choices)}},
+        **_NO_NODE,
+    }
+
+
+def _query(resource: Resource) -> Schema:
+    own = ref('schemas', f'{resource.kind.capitalize()}Query')
+    names: list[Schema] = [{'enum': sorted(resource.table)}]
+    if 'avps' in resource.table:
+        names.append({'type': 'string', 'pattern': AVP})
+    members = ['operator', 'val1', 'val2']
+    joined: Schema = {'required': members, 'properties': {'val1': own, 'val2': own}}
+    compared: Schema = {
+        'required': members,
+        'properties': {'operator': {'enum': COMPARISONS}, 'val1': {'anyOf': names}},
+    }
+    # In this form, since generators of clients know no unions of objects that hold each other.
+    return {
+        'description': 'A comparison of the attribute `val1` with the value `val2`, or `and` or `or` of two queries; '
+        '`{}` is true of everything. `avps.KEY` is the value of one pair.',
+        'type': 'object',
+        'properties': {'operator': TEXT, 'val1': {}, 'val2': {}},
+        'if': {'required': ['operator'], 'properties': {'operator': {'enum': ['and', 'or']}}},
+        'then': joined,
+        'else': {'anyOf': [{'maxProperties': 0}, compared]},
+    }
+
+
+def _shown(attribute: Attribute) -> Schema:
+    schema = dict(KINDS[attribute.kind])
+    if attribute.choices:
+        schema['enum'] = list(attribute.choices)
+    if not attribute.never_nil and attribute.name not in _NEVER_NULL:
+        schema['type'] = [schema['type'], 'null']
+        if 'enum' in schema:
+            schema['enum'] = [*schema['enum'], None]
+    return {**schema, 'description': attribute.doc}
+
+
+def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
+    """What clients may send; what is required is not null, but for descriptions, which are only to be thought of."""
+    properties = {}
+    for name, attribute in resource.table.items():
+        if attribute.writable or name in required:
+            schema = _shown(attribute)
+            if name in required and name != 'description':
+                schema |= {'type': KINDS[attribute.kind]['type']}
+                schema |= {'enum': list(attribute.choices)} if attribute.choices else {}
+            if attribute.kind in ('tags', 'avps'):
+                schema |= {'type': [schema['type'], 'null']}
+            if attribute.low is not None:
+                schema |= {'minimum': attribute.low, 'maximum': attribute.high}
+            if attribute.longest is not None and attribute.kind == 'text':
+                schema['maxLength'] = attribute.longest
+            if attribute.longest is not None and attribute.kind == 'tags':
+                schema['items'] = {**STORED, 'maxLength': attribute.longest}
+            if attribute.refuse is not None:
+                schema['pattern'] = '^[A-Za-z]{2}$' if attribute.name == 'country' else NOT_BLANK
+            if attribute.kind == 'expires':
+                schema |= {'format': MOMENT['format']}
+                schema['description'] += ' Also in words, such as `tomorrow`.'
+            properties[name] = schema
+    schema = {'type': 'object', 'additionalProperties': False, 'properties': properties}
+    if required and resource.kind == 'prefix':
+        schema |= _NO_NODE
+    return schema | ({'required': list(required)} if required else {'minProperties': 1})
+
+
+def _list_of(name: str, *, smart: bool) -> Schema:
+    after = {'type': ['string', 'null'], 'description': 'To ask for the next page with; null behind the last one.'}
+    properties: Schema = {'result': {'type': 'array', 'items': ref('schemas', name)}, 'after': after}
+    if smart:
+        properties |= {
+            'interpretation': {'type': 'object', 'description': 'How the text `q` was understood.'},
+            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood.'},
+            'error_message': TEXT,
+        }
+    return {'type': 'object', 'required': ['result', 'after'], 'properties': properties}
+
+
+def ref(kind: str, name: str) -> Schema:
+    return {'$ref': f'#/components/{kind}/{name}'}
+
+
+FREE: Mapping[str, Schema] = {
+    'prefix_length': {**INTEGER, 'minimum': 0, 'maximum': 128, 'description': 'The default is that of the pool.'},
+    'family': {**INTEGER, 'enum': [4, 6], 'description': 'Of a pool only.'},
+    'count': {**INTEGER, 'minimum': 1, 'maximum': 1000, 'default': 1, 'description': 'How many; all or none.'},
+}
+
+
+def listed(schema: Schema) -> Schema:
+    return {'type': 'array', 'items': schema}
+
+
+def webhooks() -> dict[str, Schema]:
+    """The schemas of webhooks."""
+    nothing = ['string', 'null']
+    text: Schema = {**STORED, 'minLength': 1}
+    filters: Schema = {
+        'kinds': {**listed({'enum': list(EVENT_KINDS)}), 'maxItems': MOST_IN_A_FILTER},
+        **{name: {**listed(ID), 'maxItems': MOST_IN_A_FILTER} for name in ('vrf_ids', 'pool_ids')},
+        'tags': {**listed(text), 'maxItems': MOST_IN_A_FILTER},
+    }
+    own: Schema = {
+        'url': {'type': 'string', 'pattern': URL, 'maxLength': LONGEST_URL},
+        'description': {**text, 'type': nothing},
+        'enabled': {'type': 'boolean'},
+        **filters,
+    }
+    secret: Schema = {'type': 'string', 'minLength': SHORTEST_SECRET, 'maxLength': LONGEST_SECRET}
+    counts = dict.fromkeys(('id', 'cursor', 'attempts', 'delivered', 'failed'), INTEGER)
+    told = {name: {'type': nothing} for name in ('added', 'failing_since', 'next_attempt', 'last_error')}
+    attr: Schema = {'type': 'object', 'additionalProperties': False, 'properties': {**own, 'secret': secret}}
+    again: Schema = {'ids': {'type': ['array', 'null'], 'items': ID}}
+    return {
+        'Webhook': {'type': 'object', 'properties': {**own, **counts, **told}},
+        'WebhookAttr': attr,
+        'WebhookNew': {**attr, 'required': ['url', 'secret']},
+        'Resend': {'type': 'object', 'additionalProperties': False, 'properties': again},
+    }
+
+
+def result(schema: Schema) -> Schema:
+    return {'type': 'object', 'required': ['result'], 'properties': {'result': schema}}
+
+
+VERSIONS: Schema = {'type': 'object', 'properties': {'version': TEXT, 'db_version': INTEGER}}
+BATCH: Schema = {
+    'type': 'object',
+    'required': ['operations'],
+    'additionalProperties': False,
+    'properties': {
+        'operations': {'type': 'array', 'maxItems': MAX_OPERATIONS, 'items': ref('schemas', 'Operation')},
+        'return': {'type': 'string', 'enum': ['all', 'ids'], 'default': 'all'},
+    },
+}

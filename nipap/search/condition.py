@@ -1,0 +1,301 @@
+"""Conditions: SQL that holds or not for an object, and how many of them become one."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from nipap.search import patterns
+
+Compared = tuple[str, tuple[Any, ...]]
+H = TypeVar('H', 'InTreeOrder', 'ByText', 'ByTag', 'ByKey')
+
+
+PLAIN = 'plain'  # the operator ~* with an expression that `patterns.is_plain`
+# Where the character type of the database is C the index knows no letters beyond ASCII, and loses words with a letter
+# that is ASCII in its other form: there all texts are compared. PostgreSQL drops one of the two when it plans.
+UNSURE_LOOK = "CASE WHEN show_trgm('ж') <> '{{}}' THEN w.words {0} %s ELSE w.words || '' {0} %s END"
+PLAIN_LOOK = "(w.words ILIKE %s OR lower('I') <> 'i' AND w.words ~* %s)"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the text of a prefix must satisfy for a condition to hold: operators and values. Its index serves them."""
+
+    TABLE: ClassVar = 'prefix_words'
+    terms: tuple[tuple[str, str], ...]
+
+    def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        """A condition with this before it. The ids are looked up once, before the rows are."""
+        looks = [_look(operator, value) for operator, value in self.terms]
+        words = ' AND '.join(look for look, _ in looks)
+        ids = f'SELECT w.prefix_id FROM {self.TABLE} w WHERE {words}'
+        return f'(p.id = ANY (ARRAY({ids})) AND {sql})', (*(param for _, some in looks for param in some), *params)
+
+
+def _look(operator: str, value: str) -> Compared:
+    """What finds at least the words for which an operator holds."""
+    if operator in ('~', '~*') and patterns.looks_ascii(value):
+        return UNSURE_LOOK.format(operator), (value, value)
+    if operator != PLAIN:
+        return f'w.words {operator} %s', (value,)
+    # What the index finds is compared as well, 60,000 texts of a common word; by ILIKE in half the time. It writes all
+    # in small letters first: no matter for ASCII, but where the small I is no i. Elsewhere PostgreSQL drops the OR when
+    # it plans.
+    return PLAIN_LOOK, (f'%{literally(value).replace(".", "_")}%', value)
+
+
+def literally(value: object) -> str:
+    """A value for LIKE that stands for itself."""
+    return re.sub(r'([\\%_])', r'\\\1', str(value))
+
+
+ALWAYS: Compared = ('true', ())
+
+
+@dataclass(frozen=True)
+class InTreeOrder:
+    """The order of the tree serves a part of the condition, which is one range of its index.
+
+    part: that part. whole: there is nothing else to the condition.
+    """
+
+    part: Compared
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class ByText:
+    """The index on text serves the condition.
+
+    guard: the text that every match must have. rewritten: the condition with guards before the parts that have one;
+    None when the guard of the whole is all there is.
+    """
+
+    guard: Guard | None
+    rewritten: Compared | None = None
+
+
+@dataclass(frozen=True)
+class ByTag:
+    """Every match has this tag or lies below a prefix that has it."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class ByKey:
+    """Columns must equal a value.
+
+    columns: of prefixes. listed: the objects are VRFs, pools or AS numbers and the condition names them; one plan
+    serves all parameters.
+    """
+
+    columns: frozenset[str] = frozenset()
+    listed: bool = False
+
+    @property
+    def unique(self) -> bool:
+        """Return whether the columns are a key of prefixes, so that at most one matches."""
+        return 'p.id' in self.columns or ('p.prefix' in self.columns and not self.columns.isdisjoint(_VRF_KEYS))
+
+
+Hint = InTreeOrder | ByText | ByTag | ByKey
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A boolean SQL expression with its parameters, and hints that say which index finds the rows that satisfy it.
+
+    hints: at most one of each type. patterns: the regular expressions among the parameters.
+    """
+
+    sql: str
+    params: tuple[Any, ...] = ()
+    hints: tuple[Hint, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    def hint(self, kind: type[H]) -> H | None:
+        """Return the hint of a type, if there is one."""
+        return next((hint for hint in self.hints if isinstance(hint, kind)), None)
+
+    @property
+    def best(self) -> Hint | None:
+        """Return the hint by which prefixes are looked for: the order of the tree when it serves the whole condition,
+        else a tag, else text; None when no index helps.
+        """
+        order = self.hint(InTreeOrder)
+        if order is not None and order.whole:
+            return order
+        return self.hint(ByTag) or self.hint(ByText)
+
+    @property
+    def unique(self) -> bool:
+        """Return whether the condition has a key of prefixes, so that at most one matches."""
+        key = self.hint(ByKey)
+        return key is not None and key.unique
+
+    @property
+    def listed(self) -> bool:
+        """Return whether the condition names VRFs, pools or AS numbers by key."""
+        key = self.hint(ByKey)
+        return key is not None and key.listed
+
+    @property
+    def within(self) -> Compared:
+        """Return the part of the condition that the order of the tree serves."""
+        order = self.hint(InTreeOrder)
+        return ALWAYS if order is None else order.part
+
+    def candidates(self) -> Compared | None:
+        """Return the condition of rows that nearly all match, as the index on text finds them; None without them."""
+        text = self.hint(ByText)
+        if text is None or text.guard is None or (text.rewritten and Guard.TABLE in text.rewritten[0]):
+            return None
+        return text.guard.around(*self.within)
+
+    def guarded(self) -> Compared:
+        """Return the expression and its parameters with guards, as the index on text serves it best."""
+        text = self.hint(ByText)
+        behind = self.behind_guard()
+        return behind if text is None or text.guard is None else text.guard.around(*behind)
+
+    def behind_guard(self) -> Compared:
+        """Return the same without the guard of the whole."""
+        text = self.hint(ByText)
+        return text.rewritten if text is not None and text.rewritten else (self.sql, self.params)
+
+
+_VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
+EVERYTHING = Condition('true', hints=(InTreeOrder(ALWAYS),))
+NOTHING = Condition('false', hints=(InTreeOrder(ALWAYS),))
+
+# Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
+_MAX_DEPTH = 100
+# More looks into the index on text take longer to plan than they save.
+_MOST_GUARDS = 1_000
+# The longest words are mostly the rarest. The others are compared with what these find.
+_MOST_TERMS = 8
+
+LEAF, AND, OR = 0, -1, -2
+
+
+class Step(NamedTuple):
+    """One of a query in postfix: a leaf and its number, or a join and how many of what came before it belongs to it."""
+
+    what: int
+    number: int
+
+
+def assemble(leaves: list[Condition], program: list[Step], depth: int) -> Condition:
+    """The condition that a query in postfix means; depth: of its tree."""
+    return _assemble_expression(leaves, program) if depth <= _MAX_DEPTH else _assemble_program(leaves, program)
+
+
+def _assemble_expression(leaves: list[Condition], program: list[Step]) -> Condition:
+    stack: list[Condition] = []
+    for what, number in program:
+        if what == LEAF:
+            stack.append(leaves[number])
+        else:
+            joined = stack[-number:]
+            del stack[-number:]
+            stack.append(_all(joined) if what == AND else _any(joined))
+    whole = stack[0]
+    text = whole.hint(ByText)
+    if text is not None and text.rewritten and text.rewritten[0].count(Guard.TABLE) > _MOST_GUARDS:
+        return replace(whole, hints=tuple(hint for hint in whole.hints if hint is not text))
+    return whole
+
+
+def _all(joined: Sequence[Condition]) -> Condition:
+    sql, params = _joined(' AND ', [(each.sql, each.params) for each in joined])
+    hints: list[Hint] = [_in_order(joined)]
+    keys = [key for each in joined if (key := each.hint(ByKey))]
+    if keys:
+        hints.append(ByKey(frozenset().union(*(key.columns for key in keys))))
+    hints += [tag for each in joined if (tag := each.hint(ByTag))][:1]
+    if any(each.hint(ByText) for each in joined):
+        hints.append(ByText(_all_guards(joined), _joined(' AND ', [each.behind_guard() for each in joined])))
+    return Condition(sql, params, tuple(hints), tuple(pattern for each in joined for pattern in each.patterns))
+
+
+def _in_order(joined: Sequence[Condition]) -> InTreeOrder:
+    orders = [each.hint(InTreeOrder) for each in joined]
+    part = _joined(' AND ', [each.within for each in joined])
+    return InTreeOrder(part, all(order is not None and order.whole for order in orders))
+
+
+def _all_guards(joined: Sequence[Condition]) -> Guard | None:
+    """One look for all words: with one for each, a common word beside a rare one is looked for in every row."""
+    guards = [text.guard for each in joined if (text := each.hint(ByText)) and text.guard]
+    terms = dict.fromkeys(term for guard in guards for term in guard.terms)
+    return Guard(tuple(sorted(terms, key=lambda term: -len(term[1]))[:_MOST_TERMS])) if terms else None
+
+
+def _any(joined: Sequence[Condition]) -> Condition:
+    if any(each is EVERYTHING for each in joined):
+        return EVERYTHING
+    sql, params = _joined(' OR ', [(each.sql, each.params) for each in joined])
+    # A word is looked for in five attributes: one look into the index serves them all.
+    alike = [(guard, list(some)) for guard, some in itertools.groupby(joined, _guard_of)]
+    by_text = any(each.hint(ByText) for each in joined)
+    guarded = [_any_guarded(guard, _by_id(some) if by_text else some) for guard, some in alike]
+    same = alike[0][0] if len(alike) == 1 else None
+    hints: list[Hint] = []
+    if by_text:
+        hints.append(ByText(same, None if same else _joined(' OR ', guarded)))
+    tags = {each.hint(ByTag) for each in joined}
+    hints += [tag for tag in tags if tag is not None and len(tags) == 1]
+    return Condition(sql, params, tuple(hints), tuple(pattern for each in joined for pattern in each.patterns))
+
+
+def _by_id(conditions: list[Condition]) -> list[Condition]:
+    """Return conditions of which those on networks name ids: beside a text, the order of the tree would serve none."""
+    return [replace(each, sql=_IN_VRFS.format(each.sql)) if _is_network(each) else each for each in conditions]
+
+
+def _is_network(condition: Condition) -> bool:
+    order = condition.hint(InTreeOrder)
+    return order is not None and order.whole and len(condition.hints) == 1 and 'p.prefix' in order.part[0]
+
+
+# VRF by VRF along the index on (vrf_id, prefix).
+_IN_VRFS = """p.id = ANY (ARRAY(SELECT i.id FROM vrf z CROSS JOIN LATERAL (
+    SELECT p.id FROM prefix p WHERE p.vrf_id = z.id AND {}) i))"""
+
+
+def _guard_of(condition: Condition) -> Guard | None:
+    text = condition.hint(ByText)
+    return text.guard if text is not None else None
+
+
+def _any_guarded(guard: Guard | None, alike: list[Condition]) -> Compared:
+    if guard is None:
+        return _joined(' OR ', [each.guarded() for each in alike])
+    return guard.around(*_joined(' OR ', [(each.sql, each.params) for each in alike]))
+
+
+def _joined(word: str, parts: Sequence[Compared]) -> Compared:
+    if len(parts) == 1:
+        return parts[0]
+    return f'({word.join(sql for sql, _ in parts)})', tuple(param for _, params in parts for param in params)
+
+
+def _assemble_program(leaves: list[Condition], program: list[Step]) -> Condition:
+    values = ', '.join(leaf.sql for leaf in leaves)
+    # To join more than two is to join two several times.
+    steps = ','.join(str(number) if what == LEAF else ','.join([str(what)] * (number - 1)) for what, number in program)
+    return Condition(
+        f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])",
+        tuple(param for leaf in leaves for param in leaf.params),
+        patterns=tuple(pattern for leaf in leaves for pattern in leaf.patterns),
+    )
+
+
+def all_of(conditions: Sequence[Condition]) -> Condition:
+    """The condition that all of them hold."""
+    return _all(conditions) if conditions else EVERYTHING

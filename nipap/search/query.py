@@ -1,0 +1,468 @@
+"""From the query struct of a search to SQL: one compiler for all objects.
+
+A query is ``{operator, val1, val2}``: ``and`` and ``or`` join two queries, any other operator compares the attribute
+``val1`` with the value ``val2``; ``{}`` matches everything. The SQL is put together from constants of the attribute
+tables and of this module only; whatever a client sends travels as a parameter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nipap import moments
+from nipap.addresses import parse_network, read_mac
+from nipap.attributes import (
+    Attribute,
+    Table,
+    comparable_text,
+    normal_text,
+    read_asn,
+    read_boolean,
+    read_integer,
+    read_value,
+    shown,
+)
+from nipap.errors import (
+    NipapInputError,
+    NipapMissingInputError,
+    NipapNoSuchOperatorError,
+    NipapValueError,
+)
+from nipap.runtime import waiting
+from nipap.search import patterns
+from nipap.search.condition import (
+    ALWAYS,
+    AND,
+    EVERYTHING,
+    LEAF,
+    NOTHING,
+    OR,
+    PLAIN,
+    ByKey,
+    ByTag,
+    ByText,
+    Compared,
+    Condition,
+    Guard,
+    Hint,
+    InTreeOrder,
+    Step,
+    all_of,
+    assemble,
+    literally,
+)
+
+_NAMES = {
+    'equals': '=',
+    'not_equals': '<>',
+    '!=': '<>',
+    'less': '<',
+    'less_or_equal': '<=',
+    'greater': '>',
+    'greater_or_equal': '>=',
+    'regex_match': '~*',
+    'regex_not_match': '!~*',
+    'contains': '>>',
+    'contains_equals': '>>=',
+    'contained_within': '<<',
+    'contained_within_equals': '<<=',
+}
+_COMPARISONS = frozenset({'=', '<>', '<', '<=', '>', '>='})
+_EQUALITIES = frozenset({'=', '<>', 'is', 'is_not'})
+_PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
+_NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
+_OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
+COMPARISONS = sorted({*_NAMES, *_OPERATORS})
+MOST_CONDITIONS = 12_000  # five for each word of the longest smart search, and some more
+
+
+def compile_query(query: object, table: Table) -> Condition:
+    """The condition that a query struct means for the objects of a table.
+
+    :raises NipapInputError: not a struct, unknown attribute or operator, something missing.
+    :raises NipapValueError: a value that its attribute cannot have.
+    """
+    leaves: list[Condition] = []
+    program: list[Step] = []
+    deepest = 0
+    turns = waiting.Turns()
+    todo: list[tuple[object, int] | Step] = [(query, 1)]  # nodes with their depth, and steps to come after them
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Step):
+            program.append(item)
+            continue
+        node, depth = item
+        deepest = max(deepest, depth)
+        joined = _parts(node)
+        if joined is None:
+            if len(leaves) == MOST_CONDITIONS:
+                raise NipapValueError(f'The query has too many conditions, {MOST_CONDITIONS} are accepted')
+            program.append(Step(LEAF, len(leaves)))
+            leaves.append(_leaf(node, table))
+        else:
+            operands = _operands(*joined)
+            todo.append(Step(joined[0], len(operands)))
+            todo += [(operand, depth + 1) for operand in reversed(operands)]
+        turns.next()
+    return assemble(leaves, program, deepest)
+
+
+def _parts(node: object) -> tuple[int, object, object] | None:
+    """Operator and operands of a node that joins two queries; None for a comparison."""
+    if not isinstance(node, Mapping):
+        raise NipapInputError(f'Invalid query ({shown(node)}), must be a struct')
+    if not node:
+        return None
+    for member in ('operator', 'val1', 'val2'):
+        if member not in node and (member != 'val2' or not isinstance(node.get('val1'), str)):
+            raise NipapMissingInputError(f"'{member}' must be specified")
+    operator = node['operator']
+    if operator not in ('and', 'or'):
+        return None
+    if 'val2' not in node:
+        raise NipapMissingInputError("'val2' must be specified")
+    return AND if operator == 'and' else OR, node['val1'], node['val2']
+
+
+def _operands(operator: int, *pair: object) -> list[object]:
+    """What a join joins, however it is nested: a long list of words is one join, not a deep tree."""
+    found: list[object] = []
+    todo = list(reversed(pair))
+    while todo:
+        node = todo.pop()
+        inner = _parts(node)
+        if inner is not None and inner[0] == operator:
+            todo += [inner[2], inner[1]]
+        elif len(found) > MOST_CONDITIONS:
+            break  # too many, whatever they are
+        else:
+            found.append(node)
+    return found
+
+
+def equals(attribute: Attribute, value: object) -> Condition:
+    """The condition that an attribute has a value, as a spec means it."""
+    return _compare(attribute, '=', value)
+
+
+def find_attribute(name: object, table: Table) -> Attribute:
+    """The attribute that a query names; ``avps.KEY`` is the value of one pair.
+
+    :raises NipapInputError: there is none.
+    """
+    if isinstance(name, str):
+        if name in table:
+            return table[name]
+        if name.startswith('avps.') and 'avps' in table and len(name) > 5:
+            avps = table['avps']
+            return Attribute(normal_text(name), 'avp', avps.sql, '', nil_is_text=avps.nil_is_text)
+    text = name if isinstance(name, str) else shown(name)
+    raise NipapInputError(f"Search variable '{text}' unknown").about(text)
+
+
+def _leaf(node: Any, table: Table) -> Condition:
+    if not node:
+        return EVERYTHING
+    operator = node['operator']
+    if not isinstance(operator, str) or _NAMES.get(operator, operator) not in _OPERATORS:
+        raise NipapNoSuchOperatorError(f'No such operator {operator if isinstance(operator, str) else shown(operator)}')
+    attribute = find_attribute(node['val1'], table)
+    name = attribute.name
+    if 'val2' not in node:
+        raise NipapMissingInputError(f"Value (val2 in API) for '{name}' must be specified").about(name)
+    try:
+        return _compare(attribute, _NAMES.get(operator, operator), node['val2'])
+    except NipapValueError as exc:
+        raise exc.about(name) from exc.__cause__
+
+
+def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
+    sql = attribute.sql
+    params: tuple[Any, ...] = ()
+    if attribute.kind == 'avp':
+        sql, params = f'({sql} ->> %s)', (attribute.name[5:],)
+    if operator in _NETWORKS:
+        return _network(attribute, operator, value)
+    if value is None:
+        return _null(attribute, sql, params, operator)
+    if operator in _PATTERNS:
+        return _pattern(attribute, sql, params, operator, value)
+    if operator == 'is':
+        operator = '='  # which an index can serve
+    if attribute.name == 'pool_name' and operator == '=' and isinstance(value, str):
+        # Joined, the planner would take every prefix for a member.
+        name = comparable_text(attribute, value)
+        return Condition(f'p.pool_id = (SELECT id FROM pool WHERE {_NAMED.format("name")})', (name, name))
+    if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
+        return _equals_any(attribute, sql, params, operator, value)
+    return _scalar(attribute, sql, params, operator, value)
+
+
+_ARRAYS = frozenset({'tags', 'networks'})
+
+
+def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str) -> Condition:
+    if operator not in _EQUALITIES:
+        raise NipapValueError(f"Operator '{operator}' for '{attribute.name}' needs a value, not nil")
+    there = operator in ('<>', 'is_not')
+    if attribute.kind == 'expires':
+        return Condition(f"{sql} {'<>' if there else '='} 'infinity'", params)
+    if attribute.name == 'vrf_id':
+        return Condition(f'{sql} {"<>" if there else "="} 0', params, hints=() if there else (InTreeOrder(ALWAYS),))
+    if attribute.name == 'inherited_tags':
+        return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
+    if attribute.kind in ('tags', 'avps'):
+        return Condition(f"{sql} {'<>' if there else '='} '{{}}'", params)
+    return Condition(f'{sql} IS {"NOT " if there else ""}NULL', params)
+
+
+def _as_text(attribute: Attribute, sql: str, *, or_nil: bool = False) -> str:
+    """Return the attribute as the text that clients see; or_nil: nil need not become text, it comes out the same."""
+    if attribute.kind == 'expires':
+        sql = f"nullif({sql}, 'infinity')"
+    if attribute.name == 'inherited_tags':
+        sql = f'(SELECT array_agg(DISTINCT u) FROM prefix q, unnest(q.tags) u WHERE {_ABOVE})'
+    if attribute.kind in _ARRAYS:
+        sql = f"array_to_string({sql}, ' ')"
+    return f"coalesce({sql}::text, '')" if attribute.nil_is_text and not or_nil else f'{sql}::text'
+
+
+def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
+    text = normal_text(value) if isinstance(value, str) else shown(value)
+    if operator == 'like':
+        if (len(text) - len(text.rstrip('\\'))) % 2:
+            raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
+        like = _words_guard(attribute, 'LIKE', f'%{text}%')
+        compared = _as_text(attribute, sql, or_nil=bool(text.strip('%')))
+        return Condition(f'{compared} LIKE %s', (*params, text), like)
+    patterns.check(text)
+    wanted = operator[0] != '!'
+    if not text and wanted:
+        there = attribute.nil_is_text or attribute.never_nil
+        return EVERYTHING if there else Condition(f'{sql} IS NOT NULL', params)
+    guard: tuple[Hint, ...] = ()
+    if wanted and patterns.is_simple(text):
+        plain = operator == '~*' and patterns.is_plain(text)
+        guard = _words_guard(attribute, *((PLAIN, text) if plain else (operator, patterns.for_lines(text))))
+    # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
+    compared = _as_text(attribute, sql, or_nil=wanted and not patterns.has_signs(text))
+    found = f'{compared} {operator} %s'
+    if operator == '~*' and patterns.has_title_case(text) and not patterns.has_signs(text):
+        # PostgreSQL compares the small and the capital form of a letter, and these are a third one.
+        sought = f'%{literally(text)}%'
+        return Condition(f'({found} OR {compared} LIKE %s)', (*params, text, *params, sought), (), (text,))
+    if not wanted and not attribute.nil_is_text:
+        found = f'coalesce({found}, true)'
+    return Condition(found, (*params, text), guard, (text,))
+
+
+_WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
+
+
+def _words_guard(attribute: Attribute, operator: str, value: str) -> tuple[Hint, ...]:
+    if attribute.name in _WORDS and attribute.sql.startswith('p.'):
+        return (ByText(Guard(((operator, value),))),)
+    return ()
+
+
+# The ancestors of p that are tagged; inherited_tags is not stored anywhere.
+_ABOVE = 'q.vrf_id = p.vrf_id AND q.prefix = ANY (supernets(p.prefix))'
+_INHERITED = f'EXISTS (SELECT FROM prefix q WHERE {_ABOVE} AND %s)'
+
+
+def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
+    text = normal_text(value) if isinstance(value, str) else shown(value)
+    tag = text if attribute.sql == 'p.tags' or attribute.name == 'inherited_tags' else None
+    if attribute.name == 'inherited_tags':
+        found = _INHERITED % TAGGED.replace('p.', 'q.')
+    elif attribute.sql == 'p.tags':
+        found = TAGGED
+    elif attribute.kind in _ARRAYS:
+        found = f'lower_each({sql}) @> ARRAY[lower(%s)]'
+    elif attribute.kind == 'avps':
+        mac = read_mac(text)
+        found = _WITH_MAC if mac else _WITH_VALUE
+        found, text = found.format(sql), mac or text
+    else:
+        found = f'lower(%s) = lower({sql}::text)'
+    if operator in ('<>', 'is_not'):
+        found, tag = f'NOT {found}', None
+    elif operator not in ('=', 'equals_any'):
+        raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}'")
+    return Condition(found, (text, *params), (ByTag(tag),) if tag is not None else ())
+
+
+# As the partial index on them has it; and pairs of which one has a value.
+_WITH_MAC = "({0} <> '{{}}' AND macs_of({0}) @> ARRAY[%s])"
+_WITH_VALUE = '(EXISTS (SELECT FROM jsonb_each_text({0}) e WHERE lower(e.value) = lower(%s)))'
+# As the partial index on tags has it.
+TAGGED = "(p.tags <> '{}' AND lower_each(p.tags) @> ARRAY[lower(%s)])"
+
+
+def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
+    if attribute.name == 'inherited_tags':
+        sql = f'ARRAY(SELECT DISTINCT u FROM prefix q, unnest(q.tags) u WHERE {_ABOVE} ORDER BY u)'
+        value = sorted(set(_tags(attribute, value)))
+    read, cast = _COMPARABLE.get(attribute.kind, (None, ''))
+    if read is None:
+        raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}' with {shown(value)}")
+    parsed = read(attribute, value)
+    mac = read_mac(parsed) if attribute.kind == 'avp' else None
+    if mac is not None and operator in _EQUALITIES:
+        return _mac_of_pair(attribute, mac, wanted=operator == '=')
+    if operator in ('is_not', '<>'):  # all that are not so, those without a value among them
+        return Condition(f'{sql} IS DISTINCT FROM %s{cast}', (*params, parsed))
+    compared = (f'{sql} {operator} %s{cast}', (*params, parsed))
+    if operator != '=':
+        return Condition(*compared)
+    if sql in _UNIQUE_NAMES:
+        compared = (f'({_NAMED.format(sql)})', (parsed, parsed))
+    if attribute.kind in ('avp', 'avps', 'tags'):
+        return _contained(attribute, parsed, compared)
+    if attribute.name == 'display_prefix':
+        return _displayed(parsed, compared)
+    by_key = (attribute.name, sql) in _KEYS
+    if sql in _IN_ORDER:
+        return Condition(*compared, (InTreeOrder(compared), ByKey(frozenset({sql}), by_key)))
+    if by_key:
+        return Condition(*compared, (ByKey(listed=True),))
+    return Condition(*compared, _words_guard(attribute, 'LIKE', _line(attribute, parsed)))
+
+
+# Equality with these is a place in the order of the tree.
+_IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
+
+
+def _mac_of_pair(attribute: Attribute, mac: str, *, wanted: bool) -> Condition:
+    """Return the condition that the value of a pair is a MAC address, in whatever notation."""
+    digits = f"lower(regexp_replace({attribute.sql} ->> %s, '[-:.]', '', 'g'))"
+    found = f'({_WITH_MAC.format(attribute.sql)} AND {digits} = %s)'
+    return Condition(found if wanted else f'NOT coalesce({found}, false)', (mac, attribute.name[5:], mac))
+
+
+def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:
+    """Equality of pairs or tags. What an index serves is that they are among those that are stored."""
+    sql, params = compared
+    if attribute.kind == 'avp':
+        value = json.dumps({attribute.name[5:]: value})
+    if value in ([], '{}') or attribute.name == 'inherited_tags':
+        return Condition(sql, params)
+    part = 'lower_each({0}) @> lower_each(%s::text[])' if attribute.kind == 'tags' else '{0} @> %s::jsonb'
+    there = f"{{0}} <> '{{{{}}}}' AND {part}".format(attribute.sql)  # the first as the partial indexes have it
+    return Condition(f'({there} AND {sql})', (value, *params))
+
+
+def _displayed(text: str, compared: Compared) -> Condition:
+    """Equality of what is displayed: a network, or an address with the length of what is around it."""
+    sql, params = compared
+    places = []
+    for place in (text, text.partition('/')[0]):
+        with contextlib.suppress(NipapValueError):
+            places.append(parse_network(place).text)
+    within = ('p.prefix = ANY (%s::cidr[])', (f'{{{",".join(places)}}}',))
+    return Condition(f'({within[0]} AND {sql})', within[1] + params, (InTreeOrder(within),))
+
+
+# What names a VRF, a pool or an AS number; attributes of other objects read some of these too.
+_KEYS = frozenset(
+    {
+        *(('id', 'v.id'), ('rt', 'v.rt'), ('name', 'v.name')),
+        *(('id', 'o.id'), ('name', 'o.name')),
+        *(('asn', 'a.asn'), ('name', 'a.name')),
+    }
+)
+_UNIQUE_NAMES = frozenset({'v.name', 'o.name'})
+# Names are unique without regard to case: that is what their index knows, but they are selected with it.
+_NAMED = '{0} = %s AND lower({0}) = lower(%s)'
+
+
+def _line(attribute: Attribute, value: object) -> str:
+    """The pattern of text in which the line of an attribute is a value; its ends help to find short ones."""
+    before = '' if attribute.name == 'comment' else '%\n'
+    after = '' if attribute.name == 'customer_id' else '\n%'
+    return f'{before}{literally(value)}{after}'
+
+
+def _enum(attribute: Attribute, value: object) -> Any:
+    return read_value(attribute, value)
+
+
+def _moment(attribute: Attribute, value: object) -> Any:
+    try:
+        parsed = moments.read_moment(value, compared=True)
+    except NipapValueError as exc:
+        raise NipapValueError(f'{exc} for {attribute.name}') from None
+    return {moments.NEVER: 'infinity', moments.ALWAYS: '-infinity'}.get(parsed, parsed)
+
+
+def _route_target(attribute: Attribute, value: object) -> str:
+    try:
+        return str(read_value(attribute, value))
+    except NipapValueError:
+        return normal_text(str(value))  # equal to none, but no reason for a fault
+
+
+def _tags(attribute: Attribute, value: object) -> Any:
+    if not isinstance(value, list | tuple):
+        raise NipapValueError(f'Invalid value {shown(value)} for {attribute.name}, must be a list of strings')
+    return [normal_text(str(item)) for item in value]
+
+
+def _bigint(value: int) -> int:
+    """The nearest that fits in 64 bits: no column has more, so comparisons come out the same."""
+    return max(-(2**63), min(value, 2**63 - 1))
+
+
+# How the value of a kind is read for comparison, and the cast that its parameter needs.
+_COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = {
+    'text': (comparable_text, ''),
+    'asn': (lambda _, value: _bigint(read_asn(value)), '::bigint'),
+    'avp': (lambda _, value: normal_text(value) if isinstance(value, str) else shown(value), ''),
+    'rt': (_route_target, ''),
+    'enum': (_enum, ''),
+    'integer': (lambda _, value: _bigint(read_integer(value)), '::bigint'),
+    'number': (lambda _, value: read_integer(value), ''),
+    'boolean': (lambda _, value: read_boolean(value), ''),
+    'network': (lambda _, value: parse_network(value).text, '::cidr'),
+    'time': (_moment, '::timestamptz'),
+    'expires': (_moment, '::timestamptz'),
+    'tags': (_tags, '::text[]'),
+    'avps': (lambda a, value: json.dumps(read_value(a, value)), '::jsonb'),
+}
+
+
+def _network(attribute: Attribute, operator: str, value: object) -> Condition:
+    """Containment written out as what the index on (vrf_id, prefix) can serve.
+
+    ``p << $1`` is a sequential scan under a generic plan; the descendants of a network are one range of the index,
+    and what covers it is among its at most 128 supernets.
+    """
+    if attribute.kind != 'network':
+        raise NipapValueError(f"Operator '{operator}' works on 'prefix' only, not on '{attribute.name}'")
+    network = parse_network(value)
+    sql = attribute.sql
+    if operator in ('<<', '<<='):
+        sign = '>' if operator == '<<' else '>='
+        sought = f'({sql} {sign} %s::cidr AND {sql} <= addr_last(%s::inet)::cidr)'
+    else:
+        lengths = 'masklen(%s::inet)' if operator == '>>=' else 'masklen(%s::inet) - 1'
+        sought = f'({sql} = ANY (ARRAY(SELECT network(set_masklen(%s::inet, g)) FROM generate_series(0, {lengths}) g)))'
+    params = (network.text, network.text)
+    return Condition(sought, params, (InTreeOrder((sought, params)),))
+
+
+__all__ = [
+    'COMPARISONS',
+    'EVERYTHING',
+    'NOTHING',
+    'TAGGED',
+    'Condition',
+    'all_of',
+    'compile_query',
+    'equals',
+    'find_attribute',
+]

@@ -1,0 +1,64 @@
+"""The local accounts that a start looks at: the first one is created, and what is wrong with the file is told."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+from pathlib import Path
+
+from nipap.access.local_users import LocalUser, LocalUsers
+from nipapd.config import DEFAULT_FILE, Config, data_directory
+from nipapd.identity import Identity
+from nipapd.launch import StartError, say
+
+PASSWORD_BYTES = 15
+FIRST_USER = 'admin'
+
+
+def create_first_user(config: Config, identity: Identity | None) -> None:
+    """Create the file of local accounts with one user, and say the password, unless there is such a file."""
+    backend = config.auth.backends[config.auth.default_backend]
+    if backend.type != 'SqliteAuth':
+        return
+    path = Path(backend.options['db_path'])
+    if os.path.lexists(path):
+        return
+    password = secrets.token_urlsafe(PASSWORD_BYTES)
+    if create_accounts(path, password, identity):
+        say(
+            f"created user '{FIRST_USER}' with password '{password}' (shown only this once; to change it: "
+            f'{passwd_command(config)} modify -u {FIRST_USER})'
+        )
+
+
+def passwd_command(config: Config) -> str:
+    """Return the command line of nipap-passwd that works on the accounts of this daemon."""
+    program = Path(sys.argv[0]).with_name('nipap-passwd')
+    words = [str(program) if program.exists() else program.name]
+    if config.path not in (None, DEFAULT_FILE):
+        words += ['-c', str(config.path)]
+    if config.data_dir != data_directory(None, os.environ):
+        words += ['--data-dir', str(config.data_dir)]
+    return shlex.join(words)
+
+
+def create_accounts(path: Path, password: str, identity: Identity | None) -> bool:
+    """Put a complete file in place at once; False when somebody else was faster."""
+    partial = path.with_name(f'{path.name}.{os.getpid()}.new')
+    partial.unlink(missing_ok=True)
+    users = LocalUsers(partial)
+    try:
+        users.create()
+        users.add(LocalUser(FIRST_USER, trusted=True), password)
+        if identity:
+            os.chown(partial, identity.uid, identity.gid)
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StartError(f'cannot create {path}: {error.strerror}') from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,120 @@
+-- The gate: every change of every object is recorded here, and nowhere else.
+
+CREATE TYPE actor AS (
+    username text, authenticated_as text, full_name text, authoritative_source text,
+    method text, request_id text, idempotency_key text, reason text, change_group text
+);
+COMMENT ON TYPE actor IS 'Who changes something: on whose behalf, proved by whom, from which system; and by which call, why, as a part of what.';
+
+-- The setting nipap.change_set remembers for the rest of a call the call and its change set, as call/number. Several calls may
+-- be one transaction, each with a number of its own in nipap.change; without one the transaction stands for the call. The
+-- setting outlives the transaction, so that it can be read behind the COMMIT; no later call takes it for its own.
+CREATE FUNCTION call_under_way() RETURNS text LANGUAGE sql STABLE
+RETURN coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
+COMMENT ON FUNCTION call_under_way() IS 'What stands for the call that is under way, and for no other.';
+
+CREATE FUNCTION current_change_set() RETURNS bigint LANGUAGE sql STABLE
+RETURN CASE WHEN split_part(current_setting('nipap.change_set', true), '/', 1) = call_under_way()
+    THEN split_part(current_setting('nipap.change_set', true), '/', 2)::bigint END;
+COMMENT ON FUNCTION current_change_set() IS 'The change set of the call that is under way; NULL as long as it has changed nothing.';
+
+-- In plpgsql for their plans' sake: the body of an SQL function that is not inlined is prepared at every call. And they
+-- return something, so that it can be assigned: PERFORM would run a statement to call a function, which takes longer than
+-- what most of them do.
+CREATE FUNCTION record_changes(who actor, kind text, action text, object_ids bigint[], before jsonb[], after jsonb[]) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    call text := coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
+    noted text := current_setting('nipap.change_set', true);
+    number bigint;
+BEGIN
+    IF split_part(noted, '/', 1) = call THEN
+        number := split_part(noted, '/', 2);
+    ELSE
+        number := nextval('change_set_id_seq');
+        INSERT INTO change_set (
+            id, call, username, authenticated_as, full_name, authoritative_source, method, request_id, idempotency_key, reason, change_group)
+        VALUES (
+            number, nullif(current_setting('nipap.change', true), '')::bigint, who.username, who.authenticated_as, who.full_name,
+            who.authoritative_source, who.method, who.request_id, who.idempotency_key, who.reason, who.change_group);
+        noted := set_config('nipap.change_set', call || '/' || number, false);
+    END IF;
+    INSERT INTO audit_log (
+        change_set, change, username, authenticated_as, full_name, authoritative_source, object_type, object_id, action, before, after)
+    SELECT number, NULL, who.username, who.authenticated_as, who.full_name, who.authoritative_source, kind, entry.object_id,
+        action, entry.before, entry.after
+    FROM (SELECT unnest(object_ids) AS object_id, unnest(before) AS before, unnest(after) AS after) entry;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION record_changes(actor, text, text, bigint[], jsonb[], jsonb[]) IS 'Record what was done to up to 10,000 objects, as entries of the audit log that belong to the change set of the call; the first change of a call begins its change set.';
+
+CREATE FUNCTION record_change(who actor, kind text, action text, object_id bigint, before jsonb, after jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN record_changes(who, kind, action, ARRAY[object_id], ARRAY[before], ARRAY[after]);
+END $$;
+COMMENT ON FUNCTION record_change(actor, text, text, bigint, jsonb, jsonb) IS 'Record what was done to one object.';
+
+CREATE FUNCTION record_rows(who actor, kind text, action text, rows refcursor) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    -- So many objects, or bytes of their values, are in memory at once: comments may be long.
+    most_objects constant int := 10000;
+    most_bytes constant int := 16777216;
+    object_id bigint;
+    before jsonb;
+    after jsonb;
+    object_ids bigint[];
+    befores jsonb[];
+    afters jsonb[];
+    objects int := 0;
+    bytes bigint := 0;
+    recorded bigint := 0;
+    done boolean;
+BEGIN
+    LOOP
+        FETCH rows INTO object_id, before, after;
+        EXIT WHEN NOT FOUND;
+        object_ids := object_ids || object_id;
+        befores := befores || before;
+        afters := afters || after;
+        objects := objects + 1;
+        bytes := bytes + coalesce(pg_column_size(before), 0) + coalesce(pg_column_size(after), 0);
+        IF objects = most_objects OR bytes > most_bytes THEN
+            done := record_changes(who, kind, action, object_ids, befores, afters);
+            recorded := recorded + objects;
+            object_ids := NULL;
+            befores := NULL;
+            afters := NULL;
+            objects := 0;
+            bytes := 0;
+        END IF;
+    END LOOP;
+    CLOSE rows;
+    IF objects > 0 THEN
+        done := record_changes(who, kind, action, object_ids, befores, afters);
+    END IF;
+    RETURN recorded + objects;
+END $$;
+COMMENT ON FUNCTION record_rows(actor, text, text, refcursor) IS 'Record what was done to each object that a cursor has, as its id and its values before and after; returns how many. The cursor is closed.';
+
+CREATE FUNCTION change_set_of(entry audit_log) RETURNS bigint LANGUAGE sql STABLE
+RETURN coalesce(entry.change_set, (
+    SELECT s.id FROM change_set s WHERE s.id <= entry.id AND s.last_older_entry >= entry.id AND s.at = entry.at
+        AND s.username = entry.username AND s.authenticated_as = entry.authenticated_as
+        AND s.full_name IS NOT DISTINCT FROM entry.full_name AND s.authoritative_source = entry.authoritative_source
+    ORDER BY s.id DESC LIMIT 1));
+COMMENT ON FUNCTION change_set_of(audit_log) IS 'The change set that an audit entry belongs to, whichever version has written it.';
+
+CREATE FUNCTION entries_of(number bigint) RETURNS SETOF audit_log LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    older change_set;
+BEGIN
+    SELECT * INTO older FROM change_set WHERE id = number AND last_older_entry IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT * FROM audit_log WHERE change_set = number ORDER BY id;
+    ELSE
+        RETURN QUERY SELECT * FROM audit_log a WHERE id BETWEEN older.id AND older.last_older_entry AND change_set IS NULL
+            AND a.at = older.at AND a.username = older.username AND a.authenticated_as = older.authenticated_as
+            AND a.full_name IS NOT DISTINCT FROM older.full_name AND a.authoritative_source = older.authoritative_source
+        ORDER BY id;
+    END IF;
+END $$;
+COMMENT ON FUNCTION entries_of(bigint) IS 'The audit entries of a change set, whichever version has written them, in order.';

@@ -1,0 +1,191 @@
+"""Run tests again and again in forks of one process.
+
+A process that is `fresh` has loaded the libraries alone: each fork reads the program and its tests anew. One that has
+`collected` all tests takes a tenth of the time: each fork puts the mutated code into the functions of the program.
+
+Reads jobs from standard input and writes an answer a line, both as JSON. A job names tests and how long they may take
+together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import IO, Any
+
+LIBRARIES = """
+_pytest.main pytest hypothesis.stateful hypothesis.strategies psycopg2.extras flask flask_xmlrpcre.xmlrpcre
+tornado.httpserver tornado.wsgi tornado.simple_httpclient IPy orjson parsedatetime prometheus_client jwt jsonschema yaml
+httpx cryptography.x509 promql_parser greenlet xmlrpc.client xml.etree.ElementTree sqlite3 werkzeug.test asyncio pynipap
+openapi_spec_validator pytest_timeout concurrent.futures.process multiprocessing.forkserver"""
+OPTIONS = [
+    *('-q', '-s', '--tb=line', '--timeout=120', '--hypothesis-seed=0'),
+    *('-p', 'no:randomly', '-p', 'no:cacheprovider', '-p', 'no:xdist'),
+    *('-W', 'ignore::pytest.PytestAssertRewriteWarning'),
+]
+POLL_S = 0.02
+
+
+def main(root: str, how: str) -> None:
+    os.chdir(root)
+    sys.path[:0] = [root, f'{root}/tests']
+    answers = os.fdopen(os.dup(1), 'w')
+    jobs = os.fdopen(os.dup(0))
+    with open(os.devnull, 'r+b') as nothing:
+        for descriptor in range(3):
+            os.dup2(nothing.fileno(), descriptor)
+    if how == 'fresh':
+        for name in LIBRARIES.split():
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        serve(jobs, answers, _become_pytest)
+    else:
+        import pytest
+
+        pytest.main([*OPTIONS, 'tests'], plugins=[Collected(jobs, answers)])
+
+
+def serve(jobs: IO[str], answers: IO[str], become: Any) -> bool:
+    """Fork for each job; returns True in a fork whose work goes on, else False at the end."""
+    for line in jobs:
+        job = json.loads(line)
+        Path(job['results']).unlink(missing_ok=True)
+        pid = os.fork()
+        if pid == 0:
+            _become_own(job)
+            if become is None:
+                job_of_fork.update(job)
+                return True
+            code = 70
+            try:
+                code = become(job)
+            finally:
+                os._exit(code)
+        answers.write(json.dumps(_await(pid, job)) + '\n')
+        answers.flush()
+    return False
+
+
+job_of_fork: dict[str, Any] = {}
+
+
+def _await(pid: int, job: dict[str, Any]) -> dict[str, Any]:
+    """Wait for a fork, or end it when its time is over; returns what became of its tests."""
+    deadline = time.monotonic() + job['seconds']
+    ended, status, used = 0, 0, None
+    while not ended and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        ended, status, used = os.wait4(pid, os.WNOHANG)
+    if not ended:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        _, _, used = os.wait4(pid, 0)
+    _end_strays(job['run'])
+    results = Path(job['results'])
+    lines = results.read_text().splitlines() if results.exists() else []
+    code = os.waitstatus_to_exitcode(status) if ended else None
+    cpu = used.ru_utime + used.ru_stime if used else 0
+    return {'code': code, 'cpu': round(cpu, 2), 'tests': [json.loads(each) for each in lines]}
+
+
+def _become_own(job: dict[str, Any]) -> None:
+    os.setsid()
+    os.environ['MUTANTS_RUN'] = job['run']
+    sys.dont_write_bytecode = True
+    os.environ['PYTHONDONTWRITEBYTECODE'] = '1'
+    with open(job['log'], 'ab') as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def _end_strays(run: str) -> None:
+    """End what a fork has left behind: the processes that have its number in their environment."""
+    for entry in os.listdir('/proc'):
+        if entry.isdecimal() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                if f'MUTANTS_RUN={run}\0'.encode() in Path('/proc', entry, 'environ').read_bytes():
+                    os.kill(int(entry), signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- each fork reads everything anew
+
+
+def _become_pytest(job: dict[str, Any]) -> int:
+    import pytest
+    from watch_mutant import Watch
+
+    files = list(dict.fromkeys(each.partition('::')[0] for each in job['tests']))
+    return int(pytest.main([*OPTIONS, f'--maxfail={job["failures"]}', *files], plugins=[Watch(job)]))
+
+
+# ---------------------------------------------------------------- everything is there before the fork
+
+
+class Collected:
+    """A plugin that forks where pytest would run the tests that it has collected."""
+
+    def __init__(self, jobs: IO[str], answers: IO[str]) -> None:
+        self._jobs, self._answers = jobs, answers
+
+    def pytest_sessionstart(self) -> None:
+        from watch_mutant import do_not_shrink
+
+        do_not_shrink()
+
+    def pytest_runtestloop(self, session: Any) -> bool | None:
+        """Serve jobs; in a fork, choose what pytest goes on with."""
+        functions: dict[str, list[FunctionType]] = defaultdict(list)
+        for each in gc.get_objects():
+            if isinstance(each, FunctionType):
+                functions[each.__code__.co_filename].append(each)
+        tests = {each.nodeid: each for each in session.items}
+        self._answers.write(json.dumps(list(tests)) + '\n')
+        self._answers.flush()
+        gc.collect()
+        gc.freeze()
+        if not serve(self._jobs, self._answers, None):
+            os._exit(0)
+        from watch_mutant import Watch
+
+        session.config.pluginmanager.register(Watch(job_of_fork))
+        session.config.option.maxfail = job_of_fork['failures']
+        session.items[:] = [tests[each] for each in job_of_fork['tests'] if each in tests]
+        session.testscollected = len(session.items)
+        if path := job_of_fork.get('patch'):
+            put_code(path, job_of_fork['original'], Path(path).read_text(encoding='utf-8'), functions[path])
+        return None
+
+
+def put_code(path: str, original: str, text: str, functions: list[FunctionType]) -> None:
+    """Put the code of a changed file into the functions that its original has made."""
+    former = {(code.co_qualname, code.co_firstlineno): key for key, code in _codes(compile(original, path, 'exec'))}
+    new = dict(_codes(compile(text, path, 'exec')))
+    for function in functions:
+        key = former.get((function.__code__.co_qualname, function.__code__.co_firstlineno))
+        if key in new:
+            function.__code__ = new[key]
+
+
+def _codes(module: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
+    """Yield the code of every function, named by its qualified name and which of those with that name it is."""
+    seen = Counter[str]()
+    waiting = [module]
+    while waiting:
+        code = waiting.pop(0)
+        yield (code.co_qualname, seen[code.co_qualname]), code
+        seen[code.co_qualname] += 1
+        waiting += [each for each in code.co_consts if isinstance(each, CodeType)]
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,498 @@
+"""Draw mutants, find the tests that kill them, and see later whether these still do: `make mutants`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import psycopg2  # noqa: E402
+from changes import Change, changes_of  # noqa: E402
+from measure import measure  # noqa: E402
+from places import Mutant, Place, describe, find, load, save  # noqa: E402
+from selection import Covering, Measured, cover, is_in_function  # noqa: E402
+from sources import Source, read_all  # noqa: E402
+
+ROOT = HERE.parents[1]
+MUTANTS, RECORD, COVERING = HERE / 'mutants.json', HERE / 'record.jsonl', HERE / 'covering.json.xz'
+OLD = 1_000_000_000  # the time of unchanged files: no compiled file of a mutant is ever taken for theirs
+UNSTEADY = ('tests/daemon/', 'tests/concurrency/', 'tests/properties/')
+OWN_CLUSTER = ('embedded', 'schema')  # mutants of these modules get a PostgreSQL that the tests start
+PATIENCE, HANG_S = 6, 150  # a machine may be so much slower than where durations were measured
+QUICK_S = 2.0  # tests that are run early because they have killed others
+DEAD = ('killed', 'timeout')
+
+
+# ---------------------------------------------------------------- workers
+
+
+class Worker:
+    """A copy of a tree, a PostgreSQL and a process that forks to run tests."""
+
+    def __init__(self, root: Path) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix='nipap-mutants-'))
+        self._home.chmod(0o755)
+        self.copy = self._home / 'copy'
+        self._copy_tree(root)
+        path = f'{self.copy}{os.pathsep}{self.copy}/tests{os.pathsep}{HERE}'
+        self._environment = {**os.environ, 'PYTHONPATH': path, 'PYTHONHASHSEED': '0'}
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._tests: set[str] = set()
+        self._patch: dict[str, str] = {}
+        self.cluster: dict[str, str] = json.loads(self._answer(self._start('hold_cluster.py', str(self._home))))
+
+    def _start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a process that answers a line for each line, unless it runs."""
+        key = ' '.join([program, *arguments])
+        if key not in self._processes:
+            command = [sys.executable, str(HERE / program), *arguments]
+            pipe = subprocess.PIPE
+            self._processes[key] = subprocess.Popen(
+                command, cwd=self.copy, env=self._environment, stdin=pipe, stdout=pipe, text=True
+            )
+        return self._processes[key]
+
+    def _forks(self, fresh: bool) -> subprocess.Popen[str]:
+        process = self._start('fork_tests.py', str(self.copy), 'fresh' if fresh else 'collected')
+        if not fresh and not self._tests:
+            self._tests = set(json.loads(self._answer(process)))
+        return process
+
+    def _answer(self, process: subprocess.Popen[str]) -> str:
+        assert process.stdout
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f'{process.args} has ended')
+        return line
+
+    def _copy_tree(self, root: Path) -> None:
+        command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+        listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, listed.split('\0')):
+            if (root / name).is_file():
+                target = self.copy / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / name, target)
+                os.utime(target, (OLD, OLD))
+        if not (self.copy / 'nipap/sql').exists():
+            (self.copy / 'nipap/sql').symlink_to('../sql')
+        subprocess.run(['git', 'init', '-q'], cwd=self.copy, check=True)
+
+    def collect(self) -> set[str]:
+        """Return every test that there is."""
+        self._forks(fresh=False)
+        return self._tests
+
+    def run(
+        self, tests: list[str], seconds: float, mutant: Mutant | None = None, fresh: bool = False
+    ) -> dict[str, Any]:
+        """Run tests on the tree as it is now; fresh: with modules that were imported after it was changed."""
+        job = {'tests': tests, 'seconds': seconds, 'run': uuid.uuid4().hex, 'failures': 3}
+        job |= {'results': str(self._home / 'results'), 'log': str(self._home / 'log')}
+        if mutant is None or Path(mutant.path).stem not in OWN_CLUSTER:
+            job['cluster'] = self.cluster
+        if self._patch and not fresh:
+            job |= self._patch
+        forks = self._forks(fresh)
+        assert forks.stdin
+        forks.stdin.write(json.dumps(job) + '\n')
+        forks.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._answer(forks))
+        return answer
+
+    @contextmanager
+    def mutated(self, place: Place, mutant: Mutant) -> Iterator[None]:
+        self._forks(fresh=False)  # has read the original
+        path = self.copy / place.source.path
+        path.write_text(place.mutated, encoding='utf-8')
+        if mutant.is_sql:
+            self._put_function(place, place.mutated)
+        else:
+            self._patch = {'patch': str(path), 'original': place.source.text}
+        try:
+            yield
+        finally:
+            self._patch = {}
+            path.write_text(place.source.text, encoding='utf-8')
+            os.utime(path, (OLD, OLD))
+            if mutant.is_sql:
+                self._put_function(place, place.source.text)
+
+    def _put_function(self, place: Place, text: str) -> None:
+        """Put the function of a place into the template database, as it is in a text."""
+        name = place.source.function_at(place.start)
+        source = Source(place.source.path, text)
+        function = next(each for each in source.functions if each.name == name)
+        connection = psycopg2.connect(self.cluster['dsn'])
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(text[function.start : function.end])
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            if process.stdin:
+                process.stdin.close()
+            process.wait(60)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def in_parallel(root: Path, workers: int, jobs: Iterable[Any], work: Callable[[Worker, Any], None]) -> None:
+    """Have each job done by one of some workers."""
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        worker = Worker(root)
+        try:
+            while not errors:
+                try:
+                    job = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                work(worker, job)
+        except BaseException as exc:
+            errors.append(exc)
+        finally:
+            worker.close()
+
+    threads = [threading.Thread(target=serve) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+# ---------------------------------------------------------------- draw
+
+
+def draw(root: Path, count: int, seed: int) -> list[Mutant]:
+    """Draw two mutants of each SQL function and fill up with Python, each from a line of its own where there is one."""
+    chance = random.Random(seed)
+    sources = read_all(root)
+    worker = Worker(root)
+    try:
+        drawn = list(_draw_sql(chance, [each for each in sources if each.is_sql], worker.cluster['dsn']))
+    finally:
+        worker.close()
+    lines: dict[tuple[str, int], list[tuple[Source, Change]]] = defaultdict(list)
+    for source in sources:
+        for change in [] if source.is_sql else changes_of(source):
+            lines[source.path, source.line_of(change.start)].append((source, change))
+    chosen = chance.sample(sorted(lines), count - len(drawn))
+    return drawn + [describe(*chance.choice(lines[line])) for line in sorted(chosen)]
+
+
+def _draw_sql(chance: random.Random, sources: list[Source], dsn: str, each: int = 2) -> Iterator[Mutant]:
+    connection = psycopg2.connect(dsn)
+    for source in sources:
+        changes = changes_of(source)
+        for function in source.functions:
+            own = [change for change in changes if function.start <= change.start < function.end]
+            chance.shuffle(own)
+            lines: set[int] = set()
+            chosen: list[Change] = []
+            for change in sorted(own, key=lambda one: 0):
+                if source.line_of(change.start) not in lines and _installs(
+                    connection, source, function.start, function.end, change
+                ):
+                    lines.add(source.line_of(change.start))
+                    chosen.append(change)
+            chosen += [
+                one
+                for one in own
+                if one not in chosen and _installs(connection, source, function.start, function.end, one)
+            ]
+            yield from (describe(source, one) for one in sorted(chosen[:each], key=lambda one: one.start))
+    connection.close()
+
+
+def _installs(connection: Any, source: Source, start: int, end: int, change: Change) -> bool:
+    """Return whether PostgreSQL takes a function with a change."""
+    text = source.text[start : change.start] + change.replacement + source.text[change.end : end]
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(text)
+        return True
+    except psycopg2.Error:
+        return False
+    finally:
+        connection.rollback()
+
+
+# ---------------------------------------------------------------- run
+
+
+class Record:
+    """What became of each mutant, kept in a file that a later run goes on with."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+        self.results: dict[str, dict[str, Any]] = {one['id']: one for one in map(json.loads, lines)}
+
+    def add(self, result: dict[str, Any]) -> None:
+        with self._lock:
+            former = self.results.get(result['id'], {})
+            self.results[result['id']] = result | ({'note': former['note']} if 'note' in former else {})
+            lines = [json.dumps(one, ensure_ascii=False) for _, one in sorted(self.results.items())]
+            self._path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+class Hunt:
+    """Looks for tests that kill mutants, with what the earlier ones have shown about which tests are likely to."""
+
+    def __init__(self, sources: list[Source], covering: Covering, limit_s: float) -> None:
+        self._sources, self._covering, self._limit_s = sources, covering, limit_s
+        self._recent: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=8))
+
+    def hunt(
+        self, worker: Worker, mutant: Mutant, first: Iterable[str] = (), present: set[str] | None = None
+    ) -> dict[str, Any]:
+        """Run the tests that execute a mutant until three fail or the time is over; `first` go before all others."""
+        began = time.monotonic()
+        place = find(mutant, self._sources)
+        if place is None:
+            return {'id': mutant.id, 'status': 'lost'}
+        first = list(first)
+        wanted = first + [test for test in self._covering.of(mutant, self._recent[mutant.path]) if test not in first]
+        if present is not None:
+            wanted = [test for test in wanted if test in present]
+        with worker.mutated(place, mutant):
+            fresh = not mutant.is_sql and not is_in_function(place.source, place.start)
+            result = self._stages(worker, mutant, wanted, len(first), fresh)
+            if result['status'] == 'killed' and all(test.startswith(UNSTEADY) for test in result['killers']):
+                result = self._again(worker, mutant, result, fresh)
+        for test in result['killers']:
+            if self._covering.seconds.get(test, QUICK_S) < QUICK_S:
+                self._recent[mutant.path].appendleft(test)
+        return {'id': mutant.id, **result, 'of': len(wanted), 'seconds': round(time.monotonic() - began, 1)}
+
+    def _stages(self, worker: Worker, mutant: Mutant, wanted: list[str], first: int, fresh: bool) -> dict[str, Any]:
+        ran = 0
+        for stage, most_s in _stages(wanted, self._covering.seconds, first, self._limit_s):
+            answer = worker.run(stage, PATIENCE * most_s + HANG_S, mutant, fresh)
+            lines = answer['tests']
+            ran += sum('ended' in line for line in lines)
+            failed = {line['failed']: line['why'] for line in reversed(lines) if 'failed' in line}
+            if failed:
+                return {
+                    'status': 'killed',
+                    'killers': [*reversed(failed)][:3],
+                    'ran': ran,
+                    'why': [*failed.values()][-1][:120],
+                }
+            last = [line['began'] for line in lines if 'began' in line][-1:]
+            if answer['code'] not in (0, 5, None):
+                return {
+                    'status': 'killed',
+                    'killers': last or ['pytest itself'],
+                    'ran': ran,
+                    'why': f'exit {answer["code"]}',
+                }
+            if answer['code'] is None and last and not any('ended' in line for line in lines[-1:]):
+                return {'status': 'timeout', 'killers': last, 'ran': ran}
+        return {'status': 'survived', 'killers': [], 'ran': ran}
+
+    def _again(self, worker: Worker, mutant: Mutant, result: dict[str, Any], fresh: bool) -> dict[str, Any]:
+        """Keep those killers alone that fail twice: a slow machine may fail tests of the whole daemon."""
+        answer = worker.run(result['killers'], 120, mutant, fresh)
+        failed = {line['failed'] for line in answer['tests'] if 'failed' in line}
+        twice = [test for test in result['killers'] if test in failed]
+        return result | ({'killers': twice} if twice else {'status': 'survived', 'killers': []})
+
+
+def _stages(
+    tests: list[str], seconds: dict[str, float], first: int, limit_s: float
+) -> Iterator[tuple[list[str], float]]:
+    """Part tests into a few runs, each longer than the last, as far as they take no more than a time together."""
+    start, left = 0, limit_s
+    for budget, files in ((2.5, 5), (12.0, 15), (limit_s, 10_000)):
+        stage: dict[str, list[str]] = defaultdict(list)
+        spent = 0.0
+        while start < len(tests):
+            test = tests[start]
+            file = test.partition('::')[0]
+            enough = start >= first and sum(map(len, stage.values())) >= 3
+            if enough and (
+                spent + seconds.get(test, 1.0) > min(budget, left) or (file not in stage and len(stage) >= files)
+            ):
+                break
+            stage[file].append(test)
+            spent += seconds.get(test, 1.0)
+            start += 1
+        left -= spent
+        if stage:
+            yield [test for own in stage.values() for test in own], spent
+        if left <= 0:
+            return
+
+
+def run(args: argparse.Namespace) -> None:
+    mutants, record = load(MUTANTS), Record(RECORD)
+    covering = Covering.load(args.covering)
+    hunt = Hunt(read_all(args.root), covering, args.limit)
+    open_ones = [each for each in mutants if is_wanted(each, record, args)]
+    open_ones.sort(key=lambda each: (not covering.tests.get(each.id), each.path))
+    done = Counter[str]()
+
+    def work(worker: Worker, mutant: Mutant) -> None:
+        former = record.results.get(mutant.id, {}).get('killers', [])
+        result = hunt.hunt(worker, mutant, [test for test in former if '::' in test])
+        record.add(result)
+        done[result['status']] += 1
+        print(f'{sum(done.values())}/{len(open_ones)}', *_line(mutant, result), flush=True)
+
+    in_parallel(args.root, args.workers, open_ones, work)
+    report(mutants, record)
+
+
+def is_wanted(mutant: Mutant, record: Record, args: argparse.Namespace) -> bool:
+    """Return whether a run is about a mutant: without arguments when it has no outcome yet."""
+    status = record.results.get(mutant.id, {}).get('status')
+    if args.only:
+        return mutant.id in args.only or status in args.only
+    language = 'sql' if mutant.is_sql else 'python'
+    return (args.again or status is None) and args.language in (None, language)
+
+
+def _line(mutant: Mutant, result: dict[str, Any]) -> tuple[str, ...]:
+    about = f'{result.get("ran", 0)} of {result.get("of", 0)} tests, {result.get("seconds", 0)} s'
+    return result['status'], mutant.id, about, ' '.join(result.get('killers', []))[:150]
+
+
+def verify(args: argparse.Namespace) -> int:
+    """See whether every mutant that died still dies in the present tree, by the tests that killed it or by others."""
+    mutants, record = load(MUTANTS), Record(RECORD)
+    covering = Covering.load(args.covering)
+    died = [each for each in mutants if record.results.get(each.id, {}).get('status') in DEAD]
+    if args.only:
+        died = [each for each in died if each.id in args.only]
+    hunt = Hunt(read_all(args.root), covering, args.limit)
+    outcomes: dict[str, dict[str, Any]] = {}
+    present: set[str] = set()
+    collecting = threading.Lock()
+
+    def work(worker: Worker, mutant: Mutant) -> None:
+        with collecting:
+            if not present:
+                present.update(worker.collect())
+        former = [present_name(test, present) for test in record.results[mutant.id]['killers']]
+        result = hunt.hunt(worker, mutant, [test for test in former if test], present)
+        outcomes[mutant.id] = result
+        if result['status'] not in DEAD or args.verbose:
+            print(*_line(mutant, result), flush=True)
+
+    in_parallel(args.root, args.workers, died, work)
+    alive = [each for each in died if outcomes[each.id]['status'] not in DEAD]
+    print(f'{len(died) - len(alive)} of {len(died)} mutants that died still die')
+    for mutant in alive:
+        print(f'  {outcomes[mutant.id]["status"]}: {describe_line(mutant)}')
+    return 1 if alive else 0
+
+
+def present_name(test: str, present: set[str]) -> str | None:
+    """Return the name of a test now: it may have moved to another file."""
+    if test in present:
+        return test
+    _, _, name = test.partition('::')
+    moved = [each for each in present if each.partition('::')[2] == name]
+    return moved[0] if name and len(moved) == 1 else None
+
+
+def describe_line(mutant: Mutant) -> str:
+    change = f'{mutant.original!r} -> {mutant.replacement!r}'
+    return f'{mutant.id} {mutant.path}:{mutant.line} {mutant.kind}: {change} in: {mutant.text}'
+
+
+def report(mutants: list[Mutant], record: Record) -> None:
+    table: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for mutant in mutants:
+        status = record.results.get(mutant.id, {}).get('status', 'open')
+        note = record.results.get(mutant.id, {}).get('note', '')
+        status = 'equivalent' if note.startswith('equivalent') else status
+        for kind in (mutant.kind, 'all'):
+            table['SQL' if mutant.is_sql else 'Python', kind][status] += 1
+    for (language, kind), counts in sorted(table.items()):
+        print(f'{language:7}{kind:12}', ' '.join(f'{status} {count}' for status, count in sorted(counts.items())))
+
+
+def list_places(args: argparse.Namespace) -> int:
+    """Say where each mutant is in the present tree; returns 1 when some have no place."""
+    sources = read_all(args.root)
+    lost = 0
+    for mutant in load(MUTANTS):
+        place = find(mutant, sources)
+        lost += place is None
+        if place is None or place.how != 'in place' or args.verbose:
+            print(f'{place.how}: {place.source.path}:{place.line}' if place else 'lost:', describe_line(mutant))
+    print(f'{lost} lost')
+    return 1 if lost else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--root', type=Path, default=ROOT, help='the tree to work on (default: this one)')
+    parser.add_argument('--workers', type=int, default=2)
+    parser.add_argument('--limit', type=float, default=60, help='seconds of tests for one mutant')
+    parser.add_argument('--covering', type=Path, default=COVERING)
+    parser.add_argument('--verbose', action='store_true')
+    parser.add_argument('--only', nargs='+', metavar='ID', help='these mutants, or those with this status')
+    parser.add_argument('--language', choices=('python', 'sql'), help='mutants of that alone')
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument('--verify', action='store_true', help='see whether those that died still die')
+    what.add_argument('--places', action='store_true', help='see where they are in the present tree')
+    what.add_argument('--report', action='store_true', help='count them by kind and outcome')
+    what.add_argument('--draw', type=int, metavar='COUNT', help='draw other mutants')
+    what.add_argument(
+        '--measure', type=Path, metavar='DIR', help='run the suite under coverage, into a directory, and --cover'
+    )
+    what.add_argument(
+        '--cover', type=Path, metavar='DIR', help='note the tests of each mutant from what --measure has left'
+    )
+    parser.add_argument('--seed', type=int, default=13)
+    parser.add_argument('--again', action='store_true', help='also those that have an outcome')
+    args = parser.parse_args(argv)
+    if args.verify:
+        return verify(args)
+    if args.places:
+        return list_places(args)
+    if args.draw:
+        save(MUTANTS, draw(args.root, args.draw, args.seed))
+    elif args.measure or args.cover:
+        if args.measure:
+            measure(args.root, args.measure.resolve(), args.workers)
+        measured = Measured((args.measure or args.cover).resolve(), args.root)
+        cover(load(MUTANTS), read_all(args.root), measured).save(args.covering)
+    elif args.report:
+        report(load(MUTANTS), Record(RECORD))
+    else:
+        run(args)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Which tests execute a mutant's line, from the measurements of one run of the suite."""
+
+from __future__ import annotations
+
+import ast
+import json
+import lzma
+import re
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from places import Mutant, find
+from sources import Source
+
+# Tests that compare the text of the program or its documentation find every change, and show nothing about behaviour.
+OF_TEXT = ('tests/unit/test_docs.py', 'tests/unit/test_layering.py', 'tests/unit/test_mutants.py')
+OF_SQL_TEXT = ('tests/db/test_schema.py', 'tests/db/test_upgrade.py')
+
+
+@dataclass
+class Covering:
+    """How long each test takes, and which tests execute each mutant."""
+
+    seconds: dict[str, float]
+    tests: dict[str, list[str]]
+
+    @classmethod
+    def load(cls, path: Path) -> Covering:
+        stored = json.loads(lzma.decompress(path.read_bytes()))
+        names = [name for name, _ in stored['tests']]
+        return cls(
+            dict(stored['tests']), {key: [names[each] for each in own] for key, own in stored['mutants'].items()}
+        )
+
+    def save(self, path: Path) -> None:
+        number = {name: index for index, name in enumerate(self.seconds)}
+        mutants = {key: [number[each] for each in own if each in number] for key, own in self.tests.items()}
+        stored = {'tests': list(self.seconds.items()), 'mutants': mutants}
+        path.write_bytes(lzma.compress(json.dumps(stored, separators=(',', ':')).encode(), preset=9))
+
+    def of(self, mutant: Mutant, first: Iterable[str] = ()) -> list[str]:
+        """Return the tests that execute a mutant: `first`, then one of each function by duration, then the rest."""
+        unfit = OF_TEXT + (OF_SQL_TEXT if mutant.is_sql else ())
+        own = [each for each in self.tests.get(mutant.id, []) if not each.startswith(unfit) and each in self.seconds]
+        ranks: dict[str, int] = {}
+        seen: dict[str, int] = defaultdict(int)
+        for test in sorted(own, key=self.seconds.__getitem__):
+            function = test.partition('[')[0]
+            ranks[test] = seen[function]
+            seen[function] += 1
+        known = set(own)
+        preferred = list(dict.fromkeys(each for each in first if each in known))
+        rest = sorted(known.difference(preferred), key=lambda each: (ranks[each], self.seconds[each]))
+        return preferred + rest
+
+
+class Measured:
+    """The files that a run of the suite under coverage has left in a directory."""
+
+    def __init__(self, raw: Path, root: Path) -> None:
+        self.seconds: dict[str, float] = {}
+        self.sql: dict[str, set[str]] = defaultdict(set)
+        self._lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for path in sorted(raw.glob('tests-*.jsonl')):
+            for line in path.read_text().splitlines():
+                one = json.loads(line)
+                self.seconds[one['test']] = one['seconds']
+                for function in one['sql']:
+                    self.sql[function].add(one['test'])
+        for path in raw.glob('.coverage.*'):
+            self._read(path, root)
+
+    def _read(self, path: Path, root: Path) -> None:
+        try:
+            connection = sqlite3.connect(f'file:{path}?mode=ro', uri=True)
+            rows = connection.execute(
+                'SELECT file.path, context.context, tono FROM arc JOIN file ON file.id = file_id '
+                'JOIN context ON context.id = context_id WHERE tono > 0'
+            ).fetchall()
+            connection.close()
+        except sqlite3.Error:
+            return  # its process was killed, or is at work
+        for file, context, line in rows:
+            self._lines[Path(file).relative_to(root).as_posix()][line].add(context)
+
+    def executing(self, path: str, lines: Iterable[int]) -> set[str]:
+        return {test for line in lines for test in self._lines[path].get(line, ()) if test in self.seconds}
+
+    def in_file(self, path: str) -> set[str]:
+        return self.executing(path, list(self._lines[path]))
+
+
+def cover(mutants: Iterable[Mutant], sources: list[Source], measured: Measured) -> Covering:
+    """Find the tests of every mutant in the tree that was measured."""
+    callers = _callers(sources)
+    found = {}
+    for mutant in mutants:
+        place = find(mutant, sources)
+        if place is None:
+            continue
+        if mutant.is_sql:
+            own = {test for each in _closure(mutant.function, callers) for test in measured.sql.get(each, ())}
+        else:
+            own = _of_python(place.source, place.start, sources, measured)
+        found[mutant.id] = sorted(own, key=lambda each: measured.seconds[each])
+    return Covering(measured.seconds, found)
+
+
+def _callers(sources: list[Source]) -> dict[str, set[str]]:
+    """Map each SQL function to those whose text names it: what PostgreSQL inlines is not counted as called."""
+    bodies = {
+        each.name: source.masked[each.start : each.end]
+        for source in sources
+        if source.is_sql
+        for each in source.functions
+    }
+    callers: dict[str, set[str]] = defaultdict(set)
+    for name, body in bodies.items():
+        for called in set(re.findall(r'\b(\w+)\(', body)) & bodies.keys() - {name}:
+            callers[called].add(name)
+    return callers
+
+
+def _closure(function: str, callers: dict[str, set[str]]) -> Iterator[str]:
+    yield function
+    yield from callers[function]
+
+
+def _of_python(source: Source, position: int, sources: list[Source], measured: Measured) -> set[str]:
+    statement = _innermost(source, position)
+    own = measured.executing(source.path, _header(statement))
+    if is_in_function(source, position):
+        return own or measured.in_file(source.path)
+    # Run when the module is imported, before any test: what uses the names that it sets decides.
+    names = {each.id for each in ast.walk(statement) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        return measured.executing(source.path, range(statement.body[0].lineno, (statement.end_lineno or 0) + 1))
+    used = {test for each in sources if not each.is_sql for test in measured.executing(each.path, _uses(each, names))}
+    return used or own or measured.in_file(source.path)
+
+
+def _innermost(source: Source, position: int) -> ast.stmt:
+    line = source.line_of(position)
+    around = [
+        node
+        for node in ast.walk(ast.parse(source.text))
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    return max(around, key=lambda each: (each.lineno, each.col_offset))
+
+
+def _header(statement: ast.stmt) -> range:
+    """Return the lines of a statement without those of the statements inside."""
+    body = getattr(statement, 'body', None)
+    last = max(statement.lineno, body[0].lineno - 1) if body else statement.end_lineno or statement.lineno
+    return range(statement.lineno, last + 1)
+
+
+def is_in_function(source: Source, position: int) -> bool:
+    line = source.line_of(position)
+    return any(
+        node.body[0].lineno <= line <= (node.end_lineno or 0)
+        for node in ast.walk(ast.parse(source.text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def _uses(source: Source, names: set[str]) -> list[int]:
+    if not names:
+        return []
+    return [
+        line
+        for node in ast.walk(ast.parse(source.text))
+        if isinstance(node, ast.Name | ast.Attribute)
+        and (node.id if isinstance(node, ast.Name) else node.attr) in names
+        and is_in_function(source, source.position(node.lineno, node.col_offset))
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    ]
