@@ -185,6 +185,8 @@ BOUNDED = {
     'prefix_avps_idx': 'hashes',
     'idempotency_pkey': 'test_a_long_user_name_with_a_key',
     'audit_log_object_idx': 'the kind of an object',
+    'change_set_group_idx': 'LONGEST_GROUP in nipap.http.credentials',
+    'prefix_macs_idx': 'twelve digits',
 }
 
 
