@@ -505,12 +505,16 @@ def check_names(attr: object, table: Table, *, required: Iterable[str] = (), ext
         raise NipapMissingInputError(f'missing attribute {missing}').about(missing)
 
 
+_SECONDS = re.compile('[0-9]{1,4}(?:[.][0-9]{1,9})?')
+
+
 def parse_delta(seconds: object) -> timedelta:
-    """A duration in seconds, zero or more."""
-    try:
-        number = float(seconds) if isinstance(seconds, str | int | float) else -1.0
-    except ValueError:
-        number = -1.0
+    """Return a duration of zero or more seconds, also as text."""
+    number = -1.0
+    if isinstance(seconds, str):
+        number = float(seconds) if _SECONDS.fullmatch(seconds.strip()) else number
+    elif isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        number = float(seconds)
     if not 0 <= number <= 3600:
         raise NipapValueError(f'Invalid value {shown(seconds)} for sleep, must be 0 to 3600 seconds')
     return timedelta(seconds=number)

@@ -226,6 +226,16 @@ def rest_face_authorization(face: RestFace) -> str:
     return basic(face.user, USERS[face.user][0])
 
 
+# ---------------------------------------------------------------- other texts that are read
+
+
+@CALLS
+def test_a_duration_is_read_as_a_whole(api: Face) -> None:
+    assert api.call('echo', message='m', sleep=' 0.01 ') == 'm'
+    for text in ('0_1', '1e-3', 'nan', '-1', '1 s', '', '٠', True, [], '99999'):
+        assert api.fault('echo', message='m', sleep=text).code == 1200, text
+
+
 # ---------------------------------------------------------------- null over REST
 
 
