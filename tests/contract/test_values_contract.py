@@ -133,6 +133,12 @@ def test_both_forms_of_unicode_find_each_other(api: Face, stored: str, sought: s
     assert api.fault('add_prefix', attr={**RESERVATION, 'prefix': '11.0.0.0/8', 'avps': avps}).code == 1200
 
 
+@CALLS
+def test_a_filter_of_events_has_the_form_of_tags(api: Face) -> None:
+    attr = {'url': 'http://127.0.0.1:9/x', 'secret': 's' * 16, 'tags': [DECOMPOSED]}
+    assert api.call('add_webhook', attr=attr)['tags'] == [COMPOSED]
+
+
 @pytest.mark.parametrize('kind', ['vrf', 'pool'])
 def test_names_have_no_blanks_around_them(api: Face, kind: str) -> None:
     base = {**BASES[kind], 'name': ' x\u00a0'}
