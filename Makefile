@@ -1,6 +1,5 @@
-# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, HEALTH, SOAK and FUZZ have options
-# for make bench, make compare, make health, make soak and make fuzz; MATRIX and COVERAGE for make matrix and make coverage; MUTANTS for make mutants. BASE is
-# the revision that make compare compares with.
+# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, COVERAGE, FUZZ, HEALTH, MATRIX,
+# MUTANTS and SOAK have options for make bench and so on. BASE is the revision that make compare compares with.
 BIN ?= .venv/bin
 
 .PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema
@@ -40,6 +39,7 @@ soak: | $(BIN)/pytest
 
 health: | $(BIN)/pytest
 	$(BIN)/python tests/bench/health.py $(HEALTH)
+	$(BIN)/python tests/bench/removal.py
 
 fuzz: | $(BIN)/pytest
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install atheris

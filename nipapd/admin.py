@@ -223,7 +223,7 @@ class Task(Protocol):
         """Do it until TERM."""
 
 
-class Keeper:
+class HelperProcess:
     """Keeps a process running that does a task beside the handlers, for their parent: the one that answers."""
 
     def __init__(

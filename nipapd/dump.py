@@ -30,11 +30,12 @@ from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Inside, Transaction
 from nipapd import archive
-from nipapd.__main__ import Keeper, database, make_data_dir, serving
 from nipapd.binaries import in_path, places
 from nipapd.config import Config
+from nipapd.databases import KeptPostgres, database
 from nipapd.identity import Identity
 from nipapd.launch import StartError
+from nipapd.preparation import make_data_dir, serving
 
 DATABASE = 'database.dump'
 USERS = 'users.db'
@@ -248,7 +249,7 @@ def _prepared(config: Config) -> Iterator[Database]:
     """The database to restore into; the private PostgreSQL runs for the while, and is made when there is none."""
     with contextlib.ExitStack() as stack:
         if config.embedded:
-            dsn = stack.enter_context(Keeper(config, Identity.configured(config.nipapd))).dsn()
+            dsn = stack.enter_context(KeptPostgres(config, Identity.configured(config.nipapd))).dsn()
         else:
             dsn = config.dsn
         db = stack.enter_context(database(dsn))
@@ -289,7 +290,7 @@ def _restore(tx: Transaction, source: Source, keep_webhooks: bool) -> Restored:
     restore.clear(tx)
     before, after = _run(source.command('pre-data')), _run(source.command('post-data'))
     with subprocess.Popen(source.command('data'), stdout=subprocess.PIPE) as data:
-        if data.stdout is None:
+        if data.stdout is None:  # pragma: no cover - for mypy, as a pipe was asked for
             raise RuntimeError('a pipe was asked for')
         restore.load(tx, source.manifest['extensions'], before, data.stdout, after)
     if data.returncode:

@@ -17,14 +17,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from nipap import app
 from nipap.access.authentication import Authenticator, AuthSettings
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
-from nipap.flask_xmlrpc import create_app
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
-from nipap.rest import api as flask_rest
-from nipap.rest import v1 as flask_rest_v1
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
@@ -111,9 +109,7 @@ class Service:
         connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
-            application = create_app(backend, authenticator, max_body=self.settings.max_body, meter=meter)
-            flask_rest.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
-            flask_rest_v1.add_to(application, backend, authenticator, max_body=self.settings.max_body, meter=meter)
+            application = app.create(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)

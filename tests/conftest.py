@@ -43,6 +43,7 @@ pytest_plugins = ['skip_rules']
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
+SMALL = {'max_wal_size': '256MB'}  # its directory may be in memory
 FIRST_USER = 'admin', 'secret-of-the-first-user'
 
 
@@ -86,7 +87,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     option = str(request.config.getoption('postgres'))
     binaries = installation(getattr(request, 'param', option))
     with open_directories() as make:
-        server = EmbeddedPostgres(make() / 'postgres', bindir=str(binaries.bindir), settings=FAST)
+        server = EmbeddedPostgres(make() / 'postgres', bindir=str(binaries.bindir), settings=FAST | SMALL)
         server.start()
         yield server
         server.stop()

@@ -115,11 +115,24 @@ def _copy(tx: Transaction, data: IO[bytes]) -> None:
         if line.startswith(b'COPY '):
             if not line.endswith(b' FROM stdin;\n'):
                 raise NipapError('The dump has data of an unknown form')
-            tx.copy_in(line.decode(), Rows(data))
+            _copy_rows(tx, line.decode(), Rows(data))
         elif line.startswith(b'SELECT pg_catalog.setval('):
             tx.execute(line.decode())
         elif not re.match(rb'\s*$|--|SET |SELECT pg_catalog\.set_config\(|\\(un)?restrict ', line):
             raise NipapError('The dump has data of an unknown form')
+
+
+def _copy_rows(tx: Transaction, statement: str, rows: Rows) -> None:
+    """Send the rows of one table.
+
+    :raises NipapError: the file is cut off. psycopg2 then cancels the statement, and tells of that alone.
+    """
+    try:
+        tx.copy_in(statement, rows)
+    except Exception as error:
+        if rows.is_cut_off:
+            raise NipapError('The dump ends amid the rows of a table') from error
+        raise
 
 
 class Rows:
@@ -128,14 +141,15 @@ class Rows:
     def __init__(self, data: IO[bytes]) -> None:
         self._lines = self._until_end(data)
         self._rest = b''
+        self.is_cut_off = False
 
-    @staticmethod
-    def _until_end(data: IO[bytes]) -> Iterator[bytes]:
+    def _until_end(self, data: IO[bytes]) -> Iterator[bytes]:
         for line in data:
             if line == b'\\.\n':
                 return
             yield line
-        raise NipapError('The dump ends amid the rows of a table')
+        self.is_cut_off = True
+        raise EOFError('the rows of a table are cut off')
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, none at the end."""
@@ -155,4 +169,4 @@ class Rows:
     def readline(self, _size: int = -1) -> bytes:
         """The next row."""
         rest, self._rest = self._rest, b''
-        return rest + next(self._lines, b'')
+        return rest or next(self._lines, b'')

@@ -64,8 +64,8 @@ class Connection(psycopg2.extensions.connection):
         self._opened_by: float | None = time.monotonic() + _opening_s(dsn)
         super().__init__(dsn, **options)
 
-    def is_open(self) -> None:
-        """All is said that belongs to the opening."""
+    def opened(self) -> None:
+        """End the time limit of opening the connection."""
         self._opened_by = None
 
     def has_input(self) -> bool:

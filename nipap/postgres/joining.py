@@ -18,11 +18,11 @@ MOST = 16  # are made one
 
 
 @dataclass
-class _Call(Generic[S, T]):
+class _Joiner(Generic[S, T]):
     share: S
     answers: list[T] = field(default_factory=list)  # one, once it is there
     error: Exception | None = None
-    group: list[_Call[S, T]] = field(default_factory=list)  # of the one that leads it
+    group: list[_Joiner[S, T]] = field(default_factory=list)  # of the one that leads it
     go_on: Callable[[], None] = lambda: None
 
     def wait(self, go_on: Callable[[], None]) -> None:
@@ -39,14 +39,14 @@ class Joining(Generic[S, T]):
     def __init__(self, alone: Callable[[S], T], together: Callable[[list[S]], list[T | Exception] | None]) -> None:
         self._alone = alone
         self._together = together
-        self._queues: dict[Hashable, list[_Call[S, T]]] = {}
+        self._queues: dict[Hashable, list[_Joiner[S, T]]] = {}
 
     def run(self, key: Hashable, share: S) -> T:
         """The answer to a share, done alone or with others."""
         if key not in self._queues:
             self._queues[key] = []
             return self._first(key, share)
-        call: _Call[S, T] = _Call(share)
+        call: _Joiner[S, T] = _Joiner(share)
         self._queues[key].append(call)
         waiting.until(call.wait)
         if len(call.group) == 1:
@@ -63,7 +63,7 @@ class Joining(Generic[S, T]):
         finally:
             self._call_next(key)
 
-    def _lead(self, key: Hashable, group: list[_Call[S, T]]) -> None:
+    def _lead(self, key: Hashable, group: list[_Joiner[S, T]]) -> None:
         try:
             outcomes = self._together([each.share for each in group])
             for each, outcome in zip(group, outcomes or (), strict=bool(outcomes)):

@@ -35,7 +35,7 @@ class Session:
         except BaseException:
             self.close()
             raise
-        self.connection.is_open()
+        self.connection.opened()
 
     @property
     def is_ours(self) -> bool:

@@ -30,13 +30,14 @@ def configured(daemon: DaemonFactory, database_options: dict[str, str]) -> Confi
 QUICK = 'fsync = off\nfull_page_writes = off\n'  # a test's data need not survive a power cut
 
 
-@pytest.fixture(scope='module')
-def prepared() -> Iterator[Path]:
+@pytest.fixture(scope='session')
+def prepared(cluster: EmbeddedPostgres) -> Iterator[Path]:
     """A data directory with an installed database, made once."""
+    assert cluster.installation is not None
     with open_directories() as make:
         home = make()
         home.joinpath('postgresql.conf').write_text(QUICK)
-        server = EmbeddedPostgres(home, settings=FAST).start()
+        server = EmbeddedPostgres(home, bindir=str(cluster.installation.bindir), settings=FAST).start()
         try:
             schema.install(server.dsn())
         finally:

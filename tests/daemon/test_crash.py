@@ -20,6 +20,8 @@ from support import DaemonFactory
 
 from nipapd import maintenance
 
+pytestmark = pytest.mark.slow
+
 AUTH = {'authoritative_source': 'test'}
 CLIENTS = 4
 KILLS = 4

@@ -15,11 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from daemon_process import Daemon, poll
 from support import DaemonFactory
 from test_crash import AUTH, BETWEEN_S, CLIENTS, sessions
 
 from nipapd import maintenance
+
+pytestmark = pytest.mark.slow
 
 ROUNDS = 3
 ARGS = {'from-pool': {'name': 'p'}, 'family': 4}

@@ -29,10 +29,12 @@ from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.backend import Backend
 from nipap.calls import Request
 from nipap.integrity import check
-from nipap.postgres import schema
+from nipap.postgres import migrations, schema
 from nipap.postgres.database import Database
 from nipapd import archive, config, dump, maintenance
 from nipapd.embedded import EmbeddedPostgres
+
+pytestmark = pytest.mark.slow
 
 AUTH = {'authoritative_source': 'test'}
 OPERATOR = Actor('test', 'Test User', 'test', 'test', readonly=False)
@@ -420,9 +422,9 @@ def test_what_the_check_finds_is_reported(own: Site, empty: Site, make_dir: Call
 def test_an_older_schema_is_migrated(
     empty: Site, dsn: str, make_dir: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = schema.migrations()
-    monkeypatch.setattr(schema, 'migrations', lambda: known[:3])
-    monkeypatch.setattr(schema, 'functions', lambda: 'SELECT 1')
+    known = migrations.steps()
+    monkeypatch.setattr(migrations, 'steps', lambda: known[:3])
+    monkeypatch.setattr(migrations, 'functions', lambda: 'SELECT 1')
     schema.install(empty.dsn)
     monkeypatch.undo()
     empty.sql("INSERT INTO asn (asn, name) VALUES (65000, 'old')")

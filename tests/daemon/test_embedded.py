@@ -22,6 +22,8 @@ from support import open_directories
 from nipapd import binaries, config, dump, embedded
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError, Installation, find_installations, inspect
 
+pytestmark = pytest.mark.slow
+
 HOLDER = REPOSITORY / 'tests' / 'daemon' / 'hold_postgres.py'
 FAST = {'fsync': 'off'}
 
@@ -145,10 +147,9 @@ def await_gone(group: set[Process]) -> None:
 # -- starting and stopping
 
 
-def test_first_start_makes_the_database(home: Path, make: Make) -> None:
-    server = make(home, settings=None).start()
-    assert ask(server.dsn(), 'SELECT current_database()') == 'nipap'
-    assert ask(server.dsn('postgres'), 'SELECT current_database()') == 'postgres'
+def test_first_start_makes_the_database(ordinary: EmbeddedPostgres) -> None:
+    assert ask(ordinary.dsn(), 'SELECT current_database()') == 'nipap'
+    assert ask(ordinary.dsn('postgres'), 'SELECT current_database()') == 'postgres'
 
 
 @pytest.mark.parametrize(
@@ -166,52 +167,53 @@ def test_first_start_makes_the_database(home: Path, make: Make) -> None:
         ('jit', 'off'),
     ],
 )
-def test_settings_of_an_ordinary_server(ordinary: str, setting: str, value: str) -> None:
-    assert ask(ordinary, f"SELECT current_setting('{setting}')") == value
+def test_settings_of_an_ordinary_server(ordinary: EmbeddedPostgres, setting: str, value: str) -> None:
+    assert ask(ordinary.dsn(), f"SELECT current_setting('{setting}')") == value
 
 
 @pytest.fixture(scope='module')
-def ordinary(bindir: str) -> Iterator[str]:
+def ordinary(bindir: str) -> Iterator[EmbeddedPostgres]:
+    """A server as a first start makes it, which no test stops or changes."""
     with open_directories() as make:
         server = EmbeddedPostgres(make() / 'postgres', bindir=bindir).start()
-        yield server.dsn()
+        yield server
         server.stop()
 
 
-def test_case_is_folded_beyond_ascii(ordinary: str) -> None:
-    assert ask(ordinary, "SELECT lower('ÅÑЖ') || upper('é')") == 'åñжÉ'
-    assert ask(ordinary, 'SELECT datctype FROM pg_database WHERE datname = current_database()') in ('C.UTF-8', 'C.utf8')
-    assert ask(ordinary, "SELECT 'Ålesund' ILIKE 'åLESUND'") is True
+def test_case_is_folded_beyond_ascii(ordinary: EmbeddedPostgres) -> None:
+    assert ask(ordinary.dsn(), "SELECT lower('ÅÑЖ') || upper('é')") == 'åñжÉ'
+    letters = ask(ordinary.dsn(), 'SELECT datctype FROM pg_database WHERE datname = current_database()')
+    assert letters in ('C.UTF-8', 'C.utf8')
+    assert ask(ordinary.dsn(), "SELECT 'Ålesund' ILIKE 'åLESUND'") is True
 
 
-def test_settings_can_be_overridden(home: Path, make: Make) -> None:
-    server = make(home, settings={'fsync': 'off', 'work_mem': '3MB'}).start()
+def test_settings_can_be_overridden(data_dir: Path, make: Make) -> None:
+    server = make(data_dir, settings={'fsync': 'off', 'work_mem': '3MB'}).start()
     assert ask(server.dsn(), "SELECT current_setting('work_mem')") == '3MB'
 
 
-def test_edited_configuration_survives_a_restart(home: Path, make: Make) -> None:
-    make(home).start().stop()
-    with open(home / 'postgresql.conf', 'a', encoding='utf-8') as file:
+def test_edited_configuration_survives_a_restart(data_dir: Path, make: Make) -> None:
+    make(data_dir).start().stop()
+    with open(data_dir / 'postgresql.conf', 'a', encoding='utf-8') as file:
         file.write('work_mem = 5MB\n')
-    assert ask(make(home).start().dsn(), "SELECT current_setting('work_mem')") == '5MB'
+    assert ask(make(data_dir).start().dsn(), "SELECT current_setting('work_mem')") == '5MB'
 
 
-def test_restart_keeps_data(home: Path, make: Make) -> None:
-    server = make(home).start()
+def test_restart_keeps_data(data_dir: Path, make: Make) -> None:
+    server = make(data_dir).start()
     ask(server.dsn(), 'CREATE TABLE kept AS SELECT 42 AS answer')
     server.stop()
     assert not answers(server.dsn())
     assert ask(server.start().dsn(), 'SELECT answer FROM kept') == 42
 
 
-def test_start_is_idempotent(home: Path, make: Make) -> None:
-    server = make(home).start()
-    pid = postmaster(server)
-    assert postmaster(server.start()) == pid
+def test_start_is_idempotent(ordinary: EmbeddedPostgres) -> None:
+    pid = postmaster(ordinary)
+    assert postmaster(ordinary.start()) == pid
 
 
-def test_stop_leaves_no_process(home: Path, make: Make) -> None:
-    server = make(home).start()
+def test_stop_leaves_no_process(data_dir: Path, make: Make) -> None:
+    server = make(data_dir).start()
     group = descendants_of(postmaster(server)) | {p for p in processes() if p.pid == postmaster(server)}
     assert len(group) > 3
     connection = psycopg2.connect(server.dsn())  # an open session does not hold it up
@@ -233,12 +235,11 @@ def test_an_interrupted_first_start_leaves_nothing_to_mistake(home: Path, make: 
     assert answers(make(home).start().dsn())
 
 
-def test_a_large_log_is_set_aside(home: Path, make: Make) -> None:
-    home.mkdir()
-    (home / 'postgresql.log').write_bytes(b'old\n' * 3_000_000)
-    make(home).start()
-    assert (home / 'postgresql.log.1').stat().st_size == 12_000_000
-    assert (home / 'postgresql.log').stat().st_size < 100_000
+def test_a_large_log_is_set_aside(data_dir: Path, make: Make) -> None:
+    (data_dir / 'postgresql.log').write_bytes(b'old\n' * 3_000_000)
+    make(data_dir).start()
+    assert (data_dir / 'postgresql.log.1').stat().st_size == 12_000_000
+    assert (data_dir / 'postgresql.log').stat().st_size < 100_000
 
 
 # -- several processes
@@ -260,48 +261,48 @@ def test_simultaneous_first_starts_agree(home: Path, hold: Callable[..., Holder]
     await_none_in(home)
 
 
-def test_a_fork_does_not_stop_the_server(home: Path, hold: Callable[..., Holder]) -> None:
-    holder = hold(home)
+def test_a_fork_does_not_stop_the_server(data_dir: Path, hold: Callable[..., Holder]) -> None:
+    holder = hold(data_dir)
     dsn = holder.answer()['dsn']
     holder.tell('fork-stop')
     assert answers(dsn)
 
 
-def test_a_killed_holder_takes_the_server_along(home: Path, hold: Callable[..., Holder], make: Make) -> None:
-    holder = hold(home)
+def test_a_killed_holder_takes_the_server_along(data_dir: Path, hold: Callable[..., Holder], make: Make) -> None:
+    holder = hold(data_dir)
     dsn = holder.answer()['dsn']
     ask(dsn, 'CREATE TABLE kept AS SELECT 42 AS answer')
     holder.kill()
-    await_none_in(home)
-    assert ask(make(home).start().dsn(), 'SELECT answer FROM kept') == 42
+    await_none_in(data_dir)
+    assert ask(make(data_dir).start().dsn(), 'SELECT answer FROM kept') == 42
 
 
-def test_start_right_after_the_holder_was_killed(home: Path, hold: Callable[..., Holder], make: Make) -> None:
-    holder = hold(home)
+def test_start_right_after_the_holder_was_killed(data_dir: Path, hold: Callable[..., Holder], make: Make) -> None:
+    holder = hold(data_dir)
     dsn = holder.answer()['dsn']
     ask(dsn, 'CREATE TABLE kept AS SELECT 42 AS answer')
     holder.proc.kill()
-    server = make(home).start()
+    server = make(data_dir).start()
     holder.proc.wait()
     poll(lambda: answers(server.start().dsn()), 15, lambda: 'does not come back')
     assert ask(server.dsn(), 'SELECT answer FROM kept') == 42
 
 
 def test_start_while_the_predecessor_cannot_stop(
-    home: Path, hold: Callable[..., Holder], make: Make, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, hold: Callable[..., Holder], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, 'PATIENT_S', 0.5)
-    holder = hold(home)
+    holder = hold(data_dir)
     dsn = holder.answer()['dsn']
     ask(dsn, 'CREATE TABLE kept AS SELECT 42 AS answer')
     sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
     os.kill(int(str(ask(dsn, sql))), signal.SIGSTOP)  # it would have to write the last checkpoint
     holder.kill()
-    assert ask(make(home).start().dsn(), 'SELECT answer FROM kept') == 42
+    assert ask(make(data_dir).start().dsn(), 'SELECT answer FROM kept') == 42
 
 
-def test_recovery_after_the_postmaster_was_killed(home: Path, make: Make) -> None:
-    server = make(home).start()
+def test_recovery_after_the_postmaster_was_killed(data_dir: Path, make: Make) -> None:
+    server = make(data_dir).start()
     ask(server.dsn(), 'CREATE TABLE kept AS SELECT 42 AS answer')
     connection = psycopg2.connect(server.dsn())  # its backend outlives the postmaster for a moment
     os.kill(postmaster(server), signal.SIGKILL)
@@ -309,13 +310,13 @@ def test_recovery_after_the_postmaster_was_killed(home: Path, make: Make) -> Non
     connection.close()
 
 
-def test_a_stale_pid_file_does_not_matter(home: Path, make: Make) -> None:
-    server = make(home).start()
+def test_a_stale_pid_file_does_not_matter(data_dir: Path, make: Make) -> None:
+    server = make(data_dir).start()
     os.kill(postmaster(server), signal.SIGKILL)
     poll(lambda: server.proc is None or server.proc.poll() is not None, 15, lambda: 'is not killed')
-    await_none_in(home)
-    assert (home / 'data' / 'postmaster.pid').exists()
-    assert answers(make(home).start().dsn())
+    await_none_in(data_dir)
+    assert (data_dir / 'data' / 'postmaster.pid').exists()
+    assert answers(make(data_dir).start().dsn())
 
 
 # -- directories
@@ -325,7 +326,17 @@ def deep(directory: Path) -> Path:
     return directory.joinpath(*['a directory, with "quotes" and \'more\''] * 5, 'postgres')
 
 
-def test_a_deep_directory_keeps_its_socket_elsewhere(home: Path, make: Make, hold: Callable[..., Holder]) -> None:
+def put_deep(data_dir: Path, directory: Path) -> None:
+    """Move an installed database to where sockets have too long a name."""
+    deep(directory).parent.mkdir(parents=True)
+    data_dir.rename(deep(directory))
+    data_dir.mkdir()
+
+
+def test_a_deep_directory_keeps_its_socket_elsewhere(
+    home: Path, data_dir: Path, make: Make, hold: Callable[..., Holder]
+) -> None:
+    put_deep(data_dir, home)
     server = make(deep(home)).start()
     sockets = Path((deep(home) / 'run.path').read_text())
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
@@ -337,7 +348,10 @@ def test_a_deep_directory_keeps_its_socket_elsewhere(home: Path, make: Make, hol
     assert answers(server.start().dsn())
 
 
-def test_a_killed_holder_in_a_deep_directory(home: Path, hold: Callable[..., Holder], make: Make) -> None:
+def test_a_killed_holder_in_a_deep_directory(
+    home: Path, data_dir: Path, hold: Callable[..., Holder], make: Make
+) -> None:
+    put_deep(data_dir, home)
     holder = hold(deep(home))
     holder.answer()
     sockets = (deep(home) / 'run.path').read_text()
@@ -348,8 +362,8 @@ def test_a_killed_holder_in_a_deep_directory(home: Path, hold: Callable[..., Hol
     assert answers(server.dsn())
 
 
-def test_a_socket_directory_that_others_can_write_is_not_trusted(home: Path, make: Make) -> None:
-    deep(home).mkdir(parents=True)
+def test_a_socket_directory_that_others_can_write_is_not_trusted(home: Path, data_dir: Path, make: Make) -> None:
+    put_deep(data_dir, home)
     trap = home / 'trap'
     trap.mkdir()
     trap.chmod(0o777)
@@ -358,10 +372,9 @@ def test_a_socket_directory_that_others_can_write_is_not_trusted(home: Path, mak
     assert Path((deep(home) / 'run.path').read_text()) != trap
 
 
-def test_data_and_socket_are_private(home: Path, make: Make) -> None:
-    make(home).start()
+def test_data_and_socket_are_private(ordinary: EmbeddedPostgres) -> None:
     for name in ('data', 'run'):
-        assert stat.S_IMODE((home / name).stat().st_mode) == 0o700
+        assert stat.S_IMODE((ordinary.home / name).stat().st_mode) == 0o700
 
 
 def test_a_directory_that_cannot_be_made() -> None:
@@ -443,20 +456,18 @@ def test_configured_binaries_that_do_not_exist(home: Path, make: Make) -> None:
         make(home, bindir='/nowhere').start()
 
 
-def test_data_of_another_major_version(home: Path, make: Make) -> None:
-    make(home).start().stop()
-    (home / 'data' / 'PG_VERSION').write_text('9\n')
+def test_data_of_another_major_version(data_dir: Path, make: Make) -> None:
+    (data_dir / 'data' / 'PG_VERSION').write_text('9\n')
     with pytest.raises(EmbeddedPostgresError, match='the data needs PostgreSQL 9, but found only'):
-        make(home).start()
+        make(data_dir).start()
 
 
-def test_a_server_that_does_not_come_up(home: Path, make: Make) -> None:
-    make(home).start().stop()
-    with open(home / 'postgresql.conf', 'a', encoding='utf-8') as file:
+def test_a_server_that_does_not_come_up(data_dir: Path, make: Make) -> None:
+    with open(data_dir / 'postgresql.conf', 'a', encoding='utf-8') as file:
         file.write('no_such_setting = 1\n')
     with pytest.raises(EmbeddedPostgresError, match=r'did not start\n(.*\n)*.*no_such_setting'):
-        make(home).start()
-    assert servers_in(home) == []
+        make(data_dir).start()
+    assert servers_in(data_dir) == []
 
 
 def test_the_wheel_is_the_default(home: Path, make: Make) -> None:
@@ -493,12 +504,11 @@ def test_data_decides_the_version(home: Path, make: Make, system: Installation) 
 
 
 @as_root
-def test_root_runs_the_server_as_another_account(home: Path, make: Make) -> None:
-    server = make(home).start()
-    owner = os.stat(f'/proc/{postmaster(server)}').st_uid
+def test_root_runs_the_server_as_another_account(ordinary: EmbeddedPostgres) -> None:
+    owner = os.stat(f'/proc/{postmaster(ordinary)}').st_uid
     assert owner != 0
-    assert (home / 'data').stat().st_uid == owner
-    status = Path(f'/proc/{postmaster(server)}/status').read_text()
+    assert (ordinary.home / 'data').stat().st_uid == owner
+    status = Path(f'/proc/{postmaster(ordinary)}/status').read_text()
     assert 'Groups:\t \n' in status  # none of root's groups
 
 
@@ -520,10 +530,11 @@ def test_accounts_that_will_not_do(home: Path, make: Make, account: str) -> None
 
 
 @as_root
-def test_data_of_another_account(home: Path, make: Make) -> None:
-    make(home, user='nobody').start().stop()
+def test_data_of_another_account(data_dir: Path, make: Make) -> None:
+    for path in (data_dir / 'data', *(data_dir / 'data').rglob('*')):
+        shutil.chown(path, 'nobody')
     with pytest.raises(EmbeddedPostgresError, match='belongs to nobody, not to the configured account daemon'):
-        make(home, user='daemon').start()
+        make(data_dir, user='daemon').start()
 
 
 @as_root
@@ -543,12 +554,11 @@ def test_an_account_other_than_root(home: Path, hold: Callable[..., Holder], mak
 
 
 @as_root
-def test_others_may_not_connect(home: Path, make: Make, bindir: str) -> None:
-    server = make(home).start()
+def test_others_may_not_connect(ordinary: EmbeddedPostgres, bindir: str) -> None:
     nobody = pwd.getpwnam('nobody')
     psql = str(Path(bindir) / 'psql')
     outcome = subprocess.run(
-        [psql, '-XAtd', server.dsn(), '-c', 'SELECT 1'],
+        [psql, '-XAtd', ordinary.dsn(), '-c', 'SELECT 1'],
         user=nobody.pw_uid,
         group=nobody.pw_gid,
         extra_groups=[],
@@ -622,8 +632,8 @@ def test_a_strict_umask_does_not_lock_the_server_out(home: Path, make: Make) -> 
     assert answers(server.dsn())
 
 
-def test_the_environment_is_not_inherited(home: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_not_inherited(data_dir: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MARKER, 'secret')
     monkeypatch.setenv('PGPORT', '1')
-    server = make(home).start()
+    server = make(data_dir).start()
     assert b'secret' not in Path(f'/proc/{postmaster(server)}/environ').read_bytes()

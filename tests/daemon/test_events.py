@@ -23,7 +23,10 @@ import pytest
 from daemon_process import Daemon, poll
 from support import DaemonFactory
 
+from nipap.postgres.database import Database
 from nipapd.senders import signature
+
+pytestmark = pytest.mark.slow
 
 SECRET = 'a secret of a webhook'
 PATIENCE_S = 40.0
@@ -373,10 +376,15 @@ def test_only_trusted_users_manage_webhooks(start: Callable[..., Client]) -> Non
         assert error.code == 403
 
 
-def test_without_events_nothing_is_delivered(start: Callable[..., Client]) -> None:
-    client = start(events='false')
+@pytest.mark.parametrize('forks', ['2', '-1'])
+def test_without_events_nothing_is_delivered_and_changes_have_their_order(
+    start: Callable[..., Client], db: Database, forks: str
+) -> None:
+    client = start(events='false', forks=forks)
     client.add(1)
-    assert 'nipapd-events' not in {process.command for process in client.daemon.children()}
+    places = 'SELECT count(*) FROM change_order o JOIN change_set s ON s.id = o.change_set'
+    until(lambda: db.read(lambda tx: tx.value(places)) == 1, 'the change set has a position')
+    assert db.read(lambda tx: tx.one('SELECT settled, last_position FROM event_state')) == (None, 0)
 
 
 def test_a_daemon_of_one_process_delivers_too(start: Callable[..., Client], receiver: Receiver) -> None:

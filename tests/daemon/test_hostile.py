@@ -25,6 +25,8 @@ from nipap import __version__
 from nipap.integrity import check
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 MB = 2**20
 MAX_BODY = 10 * MB
 REQUEST_TIMEOUT_S = 1.0

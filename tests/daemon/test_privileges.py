@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from callers import await_calls, calling, change
 from callers import handlers as handler_processes
 from daemon_process import REPOSITORY, Daemon, poll
 from support import DaemonFactory
+
+pytestmark = pytest.mark.slow
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
 
@@ -102,10 +105,18 @@ def test_a_privileged_port_is_bound_before_root_is_given_up(
         poll(lambda: refused in running.log(), 40, running.log)
 
 
+@pytest.fixture
+def outside_memory() -> Iterator[Path]:
+    """A directory that any account may enter where set-user-ID bits mean something; in memory they may not."""
+    with tempfile.TemporaryDirectory(prefix='nipap-test-', dir='/tmp') as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 @as_root
-def test_a_handler_cannot_become_root_again(make_dir: Callable[[], Path]) -> None:
+def test_a_handler_cannot_become_root_again(outside_memory: Path) -> None:
     """Tried by a process that became another as handlers do, and by a program with the set-user-ID bit that it runs."""
-    program = make_dir() / 'id'
+    program = outside_memory / 'id'
     program.write_bytes(Path('/usr/bin/id').read_bytes())
     program.chmod(0o4755)
     code = f"""

@@ -34,6 +34,15 @@ COLUMNS = (
 Sets = Callable[[], dict[int, list[tuple[str, str, int]]]]
 
 
+def add_vrf(tx: Transaction, number: int) -> int:
+    return vrf.add(tx, vrf.read_draft({'rt': f'1:{number}', 'name': f'VRF {number}'}, new=True), WHO)
+
+
+def new(network: str | None = None, description: str = 'd') -> prefix.PrefixDraft:
+    place = {} if network is None else {'prefix': network}
+    return prefix.read_new({**BLOCK, **place, 'description': description})
+
+
 @pytest.fixture
 def sets(db: Database) -> Sets:
     """The change sets since the last look, each with its entries: action, kind and id of the object."""
@@ -60,7 +69,7 @@ def rows(db: Database) -> list[tuple[Any, ...]]:
 
 
 def test_a_change_set_says_who_asked_for_it_and_how(db: Database) -> None:
-    db.run(lambda tx: vrf.add(tx, {'rt': '1:1', 'name': 'one'}, WHO))
+    db.run(lambda tx: add_vrf(tx, 1))
     assert rows(db) == [(1, *WHO)]
     at = 'SELECT s.at = a.at AND s.call > 0 FROM change_set s JOIN audit_log a ON a.change_set = s.id'
     assert db.read(lambda tx: tx.all(at)) == [(True,)]
@@ -104,9 +113,9 @@ def test_a_batch_is_one_change_set(backend: Backend, actor: Actor, sets: Sets) -
 def test_a_call_with_a_key_is_one_change_set_and_its_replay_has_the_same(
     backend: Backend, db: Database, actor: Actor, sets: Sets
 ) -> None:
-    call = idempotency.Call('test', 'k', b'fingerprint')
+    call = idempotency.KeyedCall('test', 'k', b'fingerprint')
 
-    def once(tx: Transaction) -> idempotency.Answer | None:
+    def once(tx: Transaction) -> idempotency.KeptAnswer | None:
         kept = idempotency.find(tx, call, 1)
         if kept is None:
             inside = Backend(Inside(tx))
@@ -143,9 +152,9 @@ def test_a_part_that_is_taken_back_takes_its_change_set_along(db: Database) -> N
 
     def work(tx: Transaction) -> None:
         tx.execute('SAVEPOINT part')
-        vrf.add(tx, {'rt': '1:1', 'name': 'one'}, WHO)
+        add_vrf(tx, 1)
         tx.execute('ROLLBACK TO SAVEPOINT part')
-        vrf.add(tx, {'rt': '1:2', 'name': 'two'}, WHO)
+        add_vrf(tx, 2)
 
     outcome = Outcome()
     db.run(work, outcome)
@@ -158,18 +167,18 @@ def test_a_part_that_is_taken_back_takes_its_change_set_along(db: Database) -> N
 
 def test_run_tells_which_change_set_was_written(db: Database) -> None:
     outcome = Outcome()
-    db.run(lambda tx: vrf.add(tx, {'rt': '1:1', 'name': 'one'}, WHO), outcome)
+    db.run(lambda tx: add_vrf(tx, 1), outcome)
     assert outcome.change_set == 1
     db.run(lambda tx: tx.value('SELECT 1'), outcome)
     assert outcome.change_set is None
     with pytest.raises(NipapError):
-        db.run(lambda tx: vrf.add(tx, {'rt': '1:1', 'name': 'one'}, WHO), outcome)
+        db.run(lambda tx: add_vrf(tx, 1), outcome)
     assert outcome.change_set is None
 
 
 def test_one_message_tells_which_change_set_was_written(db: Database) -> None:
     def add(tx: Transaction) -> Any:
-        prefix.add(tx, {'prefix': '10.0.0.0/8', **BLOCK}, WHO)
+        prefix.add(tx, new('10.0.0.0/8'), WHO)
         added = prefix.get_added(tx)
         assert tx.change_set == 1
         return added
@@ -180,22 +189,23 @@ def test_one_message_tells_which_change_set_was_written(db: Database) -> None:
     outcome = Outcome()
     added = db.run_at_once(add, fail, outcome)
     assert outcome.change_set == 1
+    edited = prefix.read_draft({'description': 'e'})
     condition = prefix.require_spec({'id': added['id']})
-    db.run_at_once(lambda tx: prefix.edit_one(tx, condition, {'description': 'e'}, WHO), fail, outcome)
+    db.run_at_once(lambda tx: prefix.edit_one(tx, condition, edited, WHO), fail, outcome)
     assert outcome.change_set == 2
     nobody = prefix.require_spec({'id': added['id'] + 1})
-    db.run_at_once(lambda tx: prefix.edit_one(tx, nobody, {'description': 'e'}, WHO), fail, outcome)
+    db.run_at_once(lambda tx: prefix.edit_one(tx, nobody, edited, WHO), fail, outcome)
     assert outcome.change_set is None
     db.run_at_once(lambda tx: prefix.remove_one(tx, added['id'], WHO, recursive=False), fail, outcome)
     assert outcome.change_set == 3
 
 
 def test_additions_tell_it_alone_and_joined(db: Database) -> None:
-    db.run(lambda tx: prefix.add(tx, {'prefix': '10.0.0.0/8', **BLOCK}, WHO))
+    db.run(lambda tx: prefix.add(tx, new('10.0.0.0/8'), WHO))
     request = allocate.read_args({'from-prefix': ['10.0.0.0/8'], 'prefix_length': 24})
 
     def addition(n: int) -> Any:
-        return allocate.addition({**BLOCK, 'description': str(n)}, request, WHO._replace(username=f'u{n}'), as_listed)
+        return allocate.addition(new(description=str(n)), request, WHO._replace(username=f'u{n}'), as_listed)
 
     outcome = Outcome()
     db.add_joined('key', addition(0), outcome)
@@ -232,13 +242,13 @@ def test_advisory_locks_have_numbers_of_their_own() -> None:
     numbers = {name: value for name, value in vars(advisory).items() if name.isupper()}
     assert len(set(numbers.values())) == len(numbers)
     for name, text in sources('nipap/**/*.py', 'nipapd/**/*.py', 'sql/functions/*.sql').items():
-        if name == 'nipap/advisory.py':
+        if name == 'nipap/postgres/advisory.py':
             continue
         for key in re.findall(r'pg_(?:try_)?advisory_(?:xact_)?lock(?:_shared)?\(([^,)]*)', text):
             assert key.startswith('%s') or int(key) in numbers.values(), f'{name} locks {key}'
         written = [int(digits.replace('_', '')) for digits in re.findall(r'\b5_?466_?\d{3}\b', text)]
-        assert name.endswith('.sql') or written == [], f'{name} says {written}: nipap/advisory.py has the numbers'
-        assert set(written) <= set(numbers.values()), f'{name} has numbers that nipap/advisory.py has not'
+        assert name.endswith('.sql') or written == [], f'{name} says {written}: nipap/postgres/advisory.py has them'
+        assert set(written) <= set(numbers.values()), f'{name} has numbers that nipap/postgres/advisory.py has not'
 
 
 # ---------------------------------------------------------------- programs without change sets

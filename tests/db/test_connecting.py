@@ -30,6 +30,8 @@ from nipap.runtime import waiting
 from nipap.runtime.runtime import Runtime
 from nipapd.fibers import Fibers
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANY = 1100  # descriptors; select takes 1024
 
@@ -134,7 +136,7 @@ def test_a_name_server_that_says_nothing(tmp_path: Path) -> None:
     conf.write_text('nameserver 127.0.0.53\n')
     code = """
 import time
-from nipap.db import Database
+from nipap.postgres.database import Database
 from nipap.errors import NipapUnavailableError
 from nipap.runtime import Runtime
 began = time.monotonic()

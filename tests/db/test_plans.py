@@ -17,6 +17,8 @@ from nipap.objects import prefix_search
 from nipap.objects.prefix import get_added_by
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 CHILDREN = 60_000
 # As many as are stored, in the fashion of a big pool; of what is derived no more than these questions look at.
 MEMBER = """

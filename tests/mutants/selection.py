@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import lzma
 import re
@@ -76,15 +77,15 @@ class Measured:
     def _read(self, path: Path, root: Path) -> None:
         try:
             connection = sqlite3.connect(f'file:{path}?mode=ro', uri=True)
-            rows = connection.execute(
-                'SELECT file.path, context.context, tono FROM arc JOIN file ON file.id = file_id '
-                'JOIN context ON context.id = context_id WHERE tono > 0'
-            ).fetchall()
+            files = dict(connection.execute('SELECT id, path FROM file').fetchall())
+            contexts = dict(connection.execute('SELECT id, context FROM context').fetchall())
+            rows = connection.execute('SELECT DISTINCT file_id, context_id, tono FROM arc WHERE tono > 0').fetchall()
             connection.close()
         except sqlite3.Error:
             return  # its process was killed, or is at work
+        lines = {key: self._lines[Path(file).relative_to(root).as_posix()] for key, file in files.items()}
         for file, context, line in rows:
-            self._lines[Path(file).relative_to(root).as_posix()][line].add(context)
+            lines[file][line].add(contexts[context])
 
     def executing(self, path: str, lines: Iterable[int]) -> set[str]:
         return {test for line in lines for test in self._lines[path].get(line, ()) if test in self.seconds}
@@ -142,12 +143,19 @@ def _of_python(source: Source, position: int, sources: list[Source], measured: M
     return used or own or measured.in_file(source.path)
 
 
+@functools.cache
+def _nodes_of(text: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(text)))
+
+
+def _nodes(source: Source) -> list[ast.AST]:
+    return _nodes_of(source.text)
+
+
 def _innermost(source: Source, position: int) -> ast.stmt:
     line = source.line_of(position)
     around = [
-        node
-        for node in ast.walk(ast.parse(source.text))
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+        node for node in _nodes(source) if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
     ]
     return max(around, key=lambda each: (each.lineno, each.col_offset))
 
@@ -163,7 +171,7 @@ def is_in_function(source: Source, position: int) -> bool:
     line = source.line_of(position)
     return any(
         node.body[0].lineno <= line <= (node.end_lineno or 0)
-        for node in ast.walk(ast.parse(source.text))
+        for node in _nodes(source)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
 
@@ -173,7 +181,7 @@ def _uses(source: Source, names: set[str]) -> list[int]:
         return []
     return [
         line
-        for node in ast.walk(ast.parse(source.text))
+        for node in _nodes(source)
         if isinstance(node, ast.Name | ast.Attribute)
         and (node.id if isinstance(node, ast.Name) else node.attr) in names
         and is_in_function(source, source.position(node.lineno, node.col_offset))

@@ -47,12 +47,10 @@ class Watch:
         cluster = self._job.get('cluster')
         if not cluster or fixturedef.argname not in ('cluster', 'template') or fixturedef.baseid != 'tests':
             return None
-        if fixturedef.argname == 'cluster' and 'installation' in fixturedef.func.__globals__:
+        if fixturedef.argname == 'cluster':
             value = self._attach(cluster, fixturedef.func.__globals__)
-        elif fixturedef.argname == 'template':
-            value = 'nipap_template'
         else:
-            return None
+            value = 'nipap_template'
         fixturedef.cached_result = (value, fixturedef.cache_key(request), None)
         return value
 
@@ -79,8 +77,9 @@ class Watch:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._spent[report.nodeid] = self._spent.get(report.nodeid, 0.0) + report.duration
         if report.failed:
-            reason = str(report.longrepr).strip().splitlines()[-1:] or ['']
-            self._write(failed=report.nodeid, when=report.when, why=reason[0][:200])
+            crash = getattr(report.longrepr, 'reprcrash', None)
+            why = str(crash.message if crash else report.longrepr).strip().partition('\n')[0]
+            self._write(failed=report.nodeid, when=report.when, why=why[:200])
         elif report.when == 'teardown':
             self._write(ended=report.nodeid, seconds=round(self._spent[report.nodeid], 3))
 

@@ -56,12 +56,15 @@ MODULES_IN_ORDER = (
         'rest.api',
         'rest.v1',
     ),
+    'app',
     *('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 )
 DAEMON = (
     'logs',
     'launch',
     'locks',
+    'commandline',
+    'inifile',
     'pidfile',
     'tls',
     'values',
@@ -82,6 +85,10 @@ DAEMON = (
     'worker',
     'systemd',
     'listening',
+    'preparation',
+    'databases',
+    'running',
+    'renewal',
     '__main__',
     'passwd',
     'archive',
@@ -101,7 +108,7 @@ def room_of(module: str) -> str:
     return module.removeprefix('nipap.').partition('.')[0]
 
 
-TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest'))
+TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest', 'app'))
 EDGES = frozenset(module for module in ORDER if room_of(module) in ('client', 'cli'))
 # What clients may share with the daemon: how it writes, and what things are called.
 SHARED = frozenset({'nipap', 'nipap.xmlrpc.codec', 'nipap.attributes', 'nipap.errors', 'nipap.addresses', 'nipap.text'})

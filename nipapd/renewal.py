@@ -1,0 +1,160 @@
+"""Another configuration while the daemon runs: handlers are replaced one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from nipap.access.local_users import UserFileError
+from nipapd import accounts, admin, logs, senders, systemd
+from nipapd.config import Config, DaemonSettings
+from nipapd.databases import prepare_schema
+from nipapd.embedded import EmbeddedPostgresError
+from nipapd.identity import Identity
+from nipapd.inifile import ConfigError
+from nipapd.launch import Launch, StartError
+from nipapd.listening import ListenError, Listening
+from nipapd.pidfile import PidFileError
+from nipapd.prefork import Generation, HandlerMain, Pulse
+from nipapd.preparation import configure_log, prepare_tracing, tls_context
+from nipapd.running import SUPERVISOR_GRACE_S, handlers, service_of, serving_lines
+from nipapd.server import Shares
+from nipapd.worker import Listeners, Service
+
+log = logging.getLogger('nipapd')
+
+EXPECTED = (
+    *(StartError, ListenError, systemd.ActivationError),
+    *(EmbeddedPostgresError, PidFileError, UserFileError, logs.LogError),
+)
+FIXED = ('user', 'group', 'foreground', 'syslog', 'pid_file', 'postgres_bindir', 'postgres_user')
+
+
+class Renewal:
+    """Has handlers replaced by such as know the configuration as it is now."""
+
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        reread: Callable[[], Config],
+        listening: Listening,
+        launch: Launch,
+        identity: Identity | None,
+    ) -> None:
+        self._launch = launch
+        self._identity = identity  # of handlers, where it is not that of this process
+        self._config = config
+        self._service = service
+        self._reread = reread
+        self._listening = listening
+        self._begun: dict[Generation, tuple[Config, Service]] = {}
+        self._admin: admin.HelperProcess | None = None
+        self._sender: admin.HelperProcess | None = None
+
+    def answering_with(self, keeper: admin.HelperProcess, sender: admin.HelperProcess) -> None:
+        """Have the admin port answered, and events delivered, by processes that know the configuration in use."""
+        self._admin, self._sender = keeper, sender
+        self._answer()
+
+    def _answer(self) -> None:
+        service = self._service
+        if self._admin is None or self._sender is None or service.board is None:
+            return
+
+        def prepare() -> None:
+            self._listening.close_passed()
+            self._listening.close_all_but(Listeners(admin=service.listeners.admin))
+
+        def prepare_sender() -> None:
+            self._listening.close_passed()
+            self._listening.close_all_but(Listeners())
+
+        kafka = self._config.kafka
+        number, sockets = handlers(service.settings), service.listeners.admin
+        self._admin.use(admin.Admin(service.dsn, service.board, number, sockets, kafka.enabled), prepare)
+        self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
+
+    def begin(self) -> Generation | None:
+        """Read the configuration; None, when it cannot be used, and then everything stays as it is.
+
+        The log is opened again in every case. Handlers have the former file open, so they are replaced even if the
+        configuration stays.
+        """
+        systemd.notify_reloading()
+        reopened = self._launch.reopen_log()
+        try:
+            return self._prepare()
+        except (ConfigError, *EXPECTED) as error:
+            log.error('the configuration in use stays: %s', error)
+        except Exception:
+            log.exception('the configuration in use stays')
+        if reopened:
+            shares = Shares(handlers(self._config.nipapd))  # predecessors still count in theirs
+            return self._generation(self._config, dataclasses.replace(self._service, shares=shares))
+        systemd.notify('READY=1')
+        return None
+
+    def handler_of(self, service: Service) -> HandlerMain:
+        """What a handler does. It lets go first of sockets of others, which would stay open as long as it lives."""
+
+        def handle(slot: int, pulse: Pulse) -> int:
+            self._listening.close_all_but(dataclasses.replace(service.listeners, admin=()))
+            return service.run_supervised(slot, pulse)
+
+        return handle
+
+    def _prepare(self) -> Generation:
+        read = self._reread()
+        config, fixed = applicable(self._config, read)
+        settings, context = config.nipapd, tls_context(config.nipapd)
+        config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
+        accounts.check(config, self._identity)
+        dsn = self._service.dsn if config.embedded else config.dsn
+        if dsn != self._service.dsn:
+            prepare_schema(dsn, install=config.auto_install_db, config=config)
+        listeners = self._listening.open(settings, context)
+        configure_log(settings)
+        for warning in read.warnings:
+            log.warning('%s', warning)
+        for key in fixed:
+            log.warning('%s: [nipapd] %s: a changed value takes a restart, ignored', read.path, key)
+        service = service_of(config, dsn, listeners, self._service.login_counts, self._service.board)
+        generation = self._generation(config, service)
+        log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
+        return generation
+
+    def _generation(self, config: Config, service: Service) -> Generation:
+        settings = config.nipapd
+        generation = Generation(
+            handlers(settings),
+            self.handler_of(service),
+            settings.drain_timeout + SUPERVISOR_GRACE_S,
+            settings.hang_timeout,
+        )
+        self._begun[generation] = config, service
+        return generation
+
+    def end(self, generation: Generation) -> None:
+        """All handlers are of that generation; one that was not begun here is the first."""
+        self._config, self._service = self._begun.get(generation, (self._config, self._service))
+        self._begun = {generation: (self._config, self._service)}
+        self._answer()
+        self._listening.close_all_but(self._service.listeners)
+        configure_log(self._config.nipapd)
+        for line in serving_lines(self._service.listeners):
+            log.info('%s', line)
+        systemd.notify('READY=1')
+
+
+def applicable(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """The new configuration with the old values of what a running daemon cannot change, and the keys of those."""
+    fixed = [*FIXED]
+    if old.embedded != new.embedded:
+        fixed += [key.name for key in dataclasses.fields(DaemonSettings) if key.name.startswith('db_')]
+    if (old.nipapd.forks < 0) != (new.nipapd.forks < 0):
+        fixed.append('forks')
+    changed = [name for name in fixed if getattr(old.nipapd, name) != getattr(new.nipapd, name)]
+    kept = {name: getattr(old.nipapd, name) for name in changed}
+    return dataclasses.replace(new, nipapd=dataclasses.replace(new.nipapd, **kept)), changed
