@@ -52,6 +52,7 @@ from nipap.rest.objects import (
     parts_of,
     plain_many,
     read_fields,
+    settable,
     tag_of,
 )
 from nipap.rest.problems import http_problem, internal_problem, problem
@@ -326,12 +327,13 @@ class _Collection:
 
     def _add(self, actor: Actor) -> Response:
         fields = self._fields()
-        item = self._api.change(actor, f'add_{self.kind}', {'attr': self._api.body()})
+        attr = settable(self._api.body(), self._resource, new=True)
+        item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
         return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
         fields = self._fields()
-        members = {self.kind: {self._resource.key: key}, 'attr': self._api.body()}
+        members = {self.kind: {self._resource.key: key}, 'attr': settable(self._api.body(), self._resource)}
         # With an idempotency key what is not there has to fail before that is remembered as an answer.
         has_key = idempotency_key(request_ctx.request, {}) is not None
         edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))

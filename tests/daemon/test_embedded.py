@@ -182,6 +182,8 @@ def ordinary(bindir: str) -> Iterator[EmbeddedPostgres]:
 
 def test_case_is_folded_beyond_ascii(ordinary: EmbeddedPostgres) -> None:
     assert ask(ordinary.dsn(), "SELECT lower('ÅÑЖ') || upper('é')") == 'åñжÉ'
+    letters = ask(ordinary.dsn(), 'SELECT datctype FROM pg_database WHERE datname = current_database()')
+    assert letters in ('C.UTF-8', 'C.utf8')
     assert ask(ordinary.dsn(), "SELECT 'Ålesund' ILIKE 'åLESUND'") is True
 
 

