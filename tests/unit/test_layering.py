@@ -73,6 +73,7 @@ DAEMON = (
     'binaries',
     'embedded',
     'prefork',
+    'signals',
     'fibers',
     'metrics',
     'streams',
