@@ -170,11 +170,17 @@ class EmbeddedPostgres:
         self._remove_socket_dir()
 
     def dsn(self, dbname: str = DATABASE) -> str:
-        """The libpq connection string of a database on the server; only after `start`."""
+        """The libpq connection string of a database on the server; only after `start`.
+
+        Its sessions log no errors: to PostgreSQL a refused change is an error; its text has values of the client.
+        What fails is logged by whoever asked; what the server does by itself, such as autovacuum, it logs as always.
+        """
         if self._socket_dir is None:
             raise EmbeddedPostgresError('PostgreSQL has not been started')
         host = str(self._socket_dir)
-        return psycopg2.extensions.make_dsn(host=host, port=PORT, user=SUPERUSER, dbname=dbname)
+        return psycopg2.extensions.make_dsn(
+            host=host, port=PORT, user=SUPERUSER, dbname=dbname, options='-c log_min_messages=log'
+        )
 
     # -- accounts and directories
 
