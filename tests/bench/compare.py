@@ -124,7 +124,7 @@ class Turns:
         for timer in self._both:
             timer.find_processes()
         start = time.monotonic()
-        for done in range(WARM_UP):
+        for done in range(WARM_UP if self._both[0].warms_up else 0):
             self._pair(first + done, kept=False)
             if time.monotonic() > start + seconds * WARM_UP_SHARE:
                 break

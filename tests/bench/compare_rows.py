@@ -35,6 +35,7 @@ class Timer:
     """Times one row on one side. Everything but `run` happens outside the timing."""
 
     calls = 1  # how many calls the last run has made
+    warms_up = True  # the first runs take longer
 
     def __init__(self, side: Side) -> None:
         self.side = side
@@ -251,6 +252,8 @@ class Part(Timer):
     Where a process has its code and its objects in memory makes as much as 4 % for a part that takes microseconds.
     """
 
+    warms_up = False
+
     def __init__(self, part: str, side: Side) -> None:
         super().__init__(side)
         self._part, self._used_ns = part, 0
@@ -283,6 +286,8 @@ class Part(Timer):
 class Import(Timer):
     """The command that imports a file, as a whole process; the processor time is the daemon's alone."""
 
+    warms_up = False
+
     def __init__(self, side: Side) -> None:
         super().__init__(side)
         self._file = side.home / 'import.csv'
@@ -300,6 +305,8 @@ class Import(Timer):
 
 class Maintenance(Timer):
     """A command of nipap-admin, as a whole process; `before` is run in the database first."""
+
+    warms_up = False
 
     def __init__(self, args: tuple[str, ...], before: str, side: Side) -> None:
         super().__init__(side)
