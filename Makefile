@@ -39,13 +39,13 @@ soak: | $(BIN)/pytest
 
 health: | $(BIN)/pytest
 	$(BIN)/python tests/bench/health.py $(HEALTH)
+	$(BIN)/python tests/bench/removal.py
 
 fuzz: | $(BIN)/pytest
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install atheris
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz.py $(FUZZ)
 
 mutants: | $(BIN)/pytest
-	$(BIN)/python -c 'import coverage' 2>/dev/null || $(BIN)/pip install 'coverage>=7.10'
 	$(BIN)/python tests/mutants/mutants.py $(MUTANTS)
 
 bench: | $(BIN)/pytest

@@ -36,6 +36,12 @@ class NipapUnavailableError(NipapError):
         self.why = why  # for the operator, not for clients
 
 
+class AuthUnavailableError(NipapUnavailableError):
+    """Accounts cannot be read; nothing was changed, and the call can be made again."""
+
+    code = 1010
+
+
 class NipapOutcomeUnknownError(NipapError):
     """The database went away while a change was being committed: perhaps it was."""
 

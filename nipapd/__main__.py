@@ -18,6 +18,7 @@ drop theirs, and the parent, which serves nothing, stays able to restart Postgre
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import logging
 import os
@@ -29,11 +30,11 @@ from types import FrameType
 
 from nipap import __version__
 from nipap.access.login_limits import LoginCounts
-from nipapd import admin, backup, senders, systemd
-from nipapd.accounts import create_first_user
-from nipapd.config import Config, ConfigError, DaemonSettings, load
+from nipapd import accounts, admin, backup, senders, systemd
+from nipapd.config import Config, DaemonSettings, load
 from nipapd.databases import KeptPostgres, prepare_schema, print_db_version
 from nipapd.identity import Identity
+from nipapd.inifile import ConfigError
 from nipapd.launch import Launch, in_background, say
 from nipapd.listening import Listening
 from nipapd.metrics import Board
@@ -42,6 +43,7 @@ from nipapd.prefork import EXIT_FAILED, EXIT_OK, SHOW_STACK, Supervisor
 from nipapd.preparation import configure_log, detach, make_data_dir, prepare_tracing, serving, tls_context
 from nipapd.renewal import EXPECTED, Renewal
 from nipapd.running import SUPERVISOR_GRACE_S, handlers, refusing_hangups, service_of, serving_lines
+from nipapd.values import forget_database_variables
 from nipapd.worker import Service
 
 log = logging.getLogger('nipapd')
@@ -58,14 +60,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error))
         return EXIT_USAGE
     if config.version:
-        print(f'nipapd {__version__}')
+        print(f'nipapd version: {__version__}')
         return EXIT_OK
+    forget_database_variables(os.environ)
+    if config.check_config:
+        return check_config(config)
     if config.db_version:
         return reporting_errors(lambda: print_db_version(config))
     if config.nipapd.foreground:
         return reporting_errors(lambda: run(config, Launch(), lambda: load(given)))
     reread = from_directory(os.getcwd(), lambda: load(given))
     return in_background(lambda launch: reporting_errors(lambda: run(config, launch, reread)))
+
+
+def check_config(config: Config) -> int:
+    """Say whether a daemon could work with the configuration; nothing is started or made."""
+    configure_log(config.nipapd)
+    for warning in config.warnings:
+        say(warning)
+    prepare_tracing(config.tracing)
+    try:
+        tls_context(config.nipapd)
+        accounts.check(config, Identity.configured(config.nipapd))
+    except (*EXPECTED, OSError) as error:
+        say(str(error))
+        return EXIT_USAGE
+    print(f'{config.path or "no file"}: the configuration can be used')
+    return EXIT_OK
 
 
 def from_directory(directory: str, read: Callable[[], Config]) -> Callable[[], Config]:
@@ -99,10 +120,11 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         configure_log(settings)
         for warning in config.warnings:
             log.warning('%s', warning)
-        prepare_tracing(config.tracing)
+        config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
         listening = stack.enter_context(Listening(systemd.take_sockets(os.environ)))
         listeners = listening.open(settings, tls_context(settings))
         identity = Identity.configured(settings)
+        accounts.check(config, identity)
         make_data_dir(config)
         stack.enter_context(serving(config))
         if settings.pid_file is not None:
@@ -111,14 +133,14 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         dsn = postgres.dsn() if postgres else config.dsn
         backup.before_upgrade(config, dsn)
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
-        create_first_user(config, identity)
+        accounts.create_first_user(config, identity)
         detach(launch, config, None if postgres else identity)
         if identity and not postgres:
             identity.assume()
         board = None if settings.forks < 0 else Board()
         service = service_of(config, dsn, listeners, LoginCounts(shared=True), board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
-        renewal = Renewal(config, service, reread, listening, launch)
+        renewal = Renewal(config, service, reread, listening, launch, identity if postgres else None)
         return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
 
 

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shlex
 import sys
 from pathlib import Path
 
-from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.access.local_users import LocalUser, LocalUsers, UserFileMissingError
 from nipapd.config import DEFAULT_FILE, Config, data_directory
 from nipapd.identity import Identity
+from nipapd.inifile import everybody_can_read
 from nipapd.launch import StartError, say
+
+log = logging.getLogger('nipapd')
 
 PASSWORD_BYTES = 15
 FIRST_USER = 'admin'
+
+
+def check(config: Config, identity: Identity | None) -> None:
+    """Refuse files of accounts that nobody could log in with: a start with such a file would be of no use.
+
+    A file that is not there is a warning; the first user is created in that of the default backend.
+
+    identity: the account that reads the files, when it is not that of this process.
+    :raises UserFileError: a file is damaged, has no table of users, or cannot be read.
+    """
+    for name, backend in config.auth.backends.items():
+        if 'db_path' not in backend.options:
+            continue
+        users = LocalUsers(backend.options['db_path'])
+        try:
+            users.users()
+        except UserFileMissingError as error:
+            if name != config.auth.default_backend:
+                log.warning('auth backend %s lets nobody in: %s', name, error)
+            continue
+        if identity and not _can_read(identity, users):
+            raise StartError(f'{users.path}: cannot be read by {identity.name}, as whom calls are answered')
+        if everybody_can_read(Path(users.path)):
+            log.warning('%s: everybody on this host can read it, and it holds password hashes: chmod o-r', users.path)
+
+
+def _can_read(identity: Identity, users: LocalUsers) -> bool:
+    """Try it in a process that becomes the other account."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    code = 1
+    try:
+        identity.assume()
+        users.users()
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def create_first_user(config: Config, identity: Identity | None) -> None:

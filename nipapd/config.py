@@ -8,7 +8,6 @@ known is a warning, so that a file written for an older daemon is read as it is.
 from __future__ import annotations
 
 import argparse
-import configparser
 import dataclasses
 import importlib.util
 import os
@@ -29,6 +28,8 @@ from nipap.access.authentication import (
     check_backend,
 )
 from nipapd import tls, values
+from nipapd.commandline import Parser
+from nipapd.inifile import ConfigError, File, everybody_can_read, on_one_line, read_file
 
 T = TypeVar('T')
 
@@ -39,11 +40,7 @@ LOCAL_FILE = 'local_auth.db'
 BACKEND_PREFIX = 'auth.backends.'
 SHORTEST_SIGNING_KEY = 32
 ADMIN_PORT = 1338
-SECRET_KEYS = frozenset({'db_pass', 'signing_key', 'sasl_password'})
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be used: one line that says where, what, and what would do."""
+WEB_CLIENT = 'www'  # the section of NIPAP's web client
 
 
 # --------------------------------------------------------------------------------------------------------------- keys
@@ -140,7 +137,8 @@ class KafkaSettings:
     ssl_cafile: str | None = _key(None, values.path)
 
 
-_AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window')
+LATER_TYPES = ('LdapAuth',)
+_AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window', 'password_hash')
 _BACKEND_KEYS = {
     'SqliteAuth': ('type', 'db_path'),
     'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer'),
@@ -160,6 +158,7 @@ class Config:
     auto_install_db: bool = False
     auto_upgrade_db: bool = False
     no_backup: bool = False
+    check_config: bool = False
     version: bool = False
     db_version: bool = False
     kafka: KafkaSettings = KafkaSettings()
@@ -207,14 +206,14 @@ def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Confi
     options = vars(_parser().parse_args(argv))
     given = options.pop('config')
     data_dir = data_directory(options.pop('data_dir'), environ)
-    names = (flag.removeprefix('--').replace('-', '_') for flag in _FLAGS)
-    flags = {name: options.pop(name) for name in names}
-    file = _File(None, None) if flags['version'] else _find(given)
+    flags = {name: options.pop(name) for name in (flag[2:].replace('-', '_') for flag in _FLAGS)}
+    file = File(None, None) if flags['version'] else _find(given)
     daemon = _daemon_settings(file, options)
     auth = _auth_settings(file, data_dir)
     tracing = _tracing_settings(file)
     kafka = _kafka_settings(file)
     file.warn_of_the_rest()
+    file.warn_of_readers()
     return Config(daemon, auth, data_dir, file.path, tuple(file.warnings), tracing, kafka=kafka, **flags)
 
 
@@ -262,7 +261,7 @@ def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='nipapd',
         description='IP address management daemon. Without a configuration it keeps its data in a PostgreSQL of its '
         'own and serves this host only.',
@@ -308,6 +307,7 @@ _FLAGS = {
     '--auto-install-db': 'create the schema when the configured database has none (default: off)',
     '--auto-upgrade-db': 'bring an older schema up to date (default: off)',
     '--no-backup': "upgrade the daemon's own database without writing before-NNNN.dump to the data directory first",
+    '--check-config': 'say whether the configuration can be used and exit; nothing is started',
     '--version': 'print the version and exit',
     '--db-version': 'print the version of the schema in the database and exit',
 }
@@ -320,105 +320,29 @@ def _default_data_dir() -> str:
 # --------------------------------------------------------------------------------------------------------------- file
 
 
-class _File:
-    """The text of every section and key, which of them were asked for, and what is strange about them."""
-
-    def __init__(self, path: Path | None, parser: configparser.RawConfigParser | None) -> None:
-        self.path = path
-        self.warnings: list[str] = []
-        self._sections = {name: dict(parser[name]) for name in parser.sections()} if parser else {}
-        self._asked: set[tuple[str, str]] = set()
-
-    def sections(self) -> list[str]:
-        return list(self._sections)
-
-    def has(self, section: str, key: str) -> bool:
-        return key in self._sections.get(section, {})
-
-    def text(self, section: str, key: str) -> str:
-        """The value without blanks around it; empty when it is not there."""
-        self._asked.add((section, key))
-        value = self._sections.get(section, {}).get(key, '').strip()
-        if '\0' in value:
-            raise self.error(section, key, 'has a NUL character')
-        return value
-
-    def error(self, section: str, key: str, problem: str) -> ConfigError:
-        """The exception that names file, section, key and value, the value unless it is a secret."""
-        value = self._sections.get(section, {}).get(key, '').strip()
-        shown = f' = {_on_one_line(value)}' if value and key not in SECRET_KEYS else ''
-        return ConfigError(f'{self.path}: [{_on_one_line(section)}] {key}{shown}: {problem}')
-
-    def warn(self, section: str, key: str, problem: str) -> None:
-        self.warnings.append(f'{self.path}: [{_on_one_line(section)}] {key}: {problem}')
-
-    def warn_of_the_rest(self) -> None:
-        """Warn of every section and key that nobody asked for."""
-        sections = {section for section, _ in self._asked}
-        for section, given in self._sections.items():
-            if section not in sections:
-                self.warnings.append(f'{self.path}: [{_on_one_line(section)}]: unknown section, ignored')
-                continue
-            for key, value in given.items():
-                if (section, key) not in self._asked:
-                    self.warn(section, _on_one_line(key), 'unknown key, ignored')
-                elif '%%' in value:
-                    self.warn(section, key, 'two percent signs are read as two')
-
-
-def _on_one_line(text: str) -> str:
-    return text if text.isprintable() else repr(text)
-
-
-def _find(given: str | None) -> _File:
+def _find(given: str | None) -> File:
     """The file that was asked for, which must be there, or the default one, which may be."""
     if given is not None:
-        return _read(Path(os.path.abspath(given)))
+        return read_file(Path(os.path.abspath(given)))
     if os.access(DEFAULT_FILE, os.R_OK):
-        return _read(DEFAULT_FILE)
-    file = _File(None, None)
+        return read_file(DEFAULT_FILE)
+    file = File(None, None)
     if DEFAULT_FILE.exists():
         file.warnings.append(f'{DEFAULT_FILE}: cannot be read, so defaults are used')
     return file
 
 
-def _read(path: Path) -> _File:
-    # Blank and '#' or ';' begin a comment also behind a value, and '%' is nothing special.
-    parser = configparser.RawConfigParser(inline_comment_prefixes=('#', ';'))
-    try:
-        parser.read_string(path.read_text('utf-8-sig'), str(path))
-    except OSError as exc:
-        raise ConfigError(f'{path}: {exc.strerror}') from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f'{path}: is not a text in UTF-8 (byte {exc.start})') from exc
-    except ValueError as exc:
-        raise ConfigError(f'{str(path)!r}: is no file name') from exc
-    except configparser.Error as exc:
-        raise ConfigError(f'{path}: {_syntax_problem(exc)}') from exc
-    return _File(path, parser)
-
-
-def _syntax_problem(exc: configparser.Error) -> str:
-    """The problem on one line, without the text of the line concerned: it may hold a password."""
-    if isinstance(exc, configparser.DuplicateOptionError):
-        return f'line {exc.lineno}: [{_on_one_line(exc.section)}] {_on_one_line(exc.option)} is there twice'
-    if isinstance(exc, configparser.DuplicateSectionError):
-        return f'line {exc.lineno}: section [{_on_one_line(exc.section)}] is there twice'
-    if isinstance(exc, configparser.MissingSectionHeaderError):
-        return f'line {exc.lineno}: not in a section such as [nipapd]'
-    lines = [number for number, _ in getattr(exc, 'errors', [])]
-    return f'line {lines[0]}: neither [section] nor key = value' if lines else 'is not in INI format'
-
-
 # ----------------------------------------------------------------------------------------------------------- sections
 
 
-def _daemon_settings(file: _File, options: Mapping[str, object]) -> DaemonSettings:
+def _daemon_settings(file: File, options: Mapping[str, object]) -> DaemonSettings:
     """[nipapd] with the command line on top; every value of the file is checked, also one that loses."""
     values: dict[str, Any] = {}
     for name in _KEYS:
         if (value := _read_key(file, name)) is not None:
             values[name] = value
+    if file.has('nipapd', 'listen') and 'listen' not in values and 'listen' not in options:
+        file.warn('nipapd', 'listen', 'is empty, which means 127.0.0.1; every interface is 0.0.0.0, ::')
     if file.has('nipapd', 'port') and 'port' not in values and ('ssl_port' in values or 'ssl_port' in options):
         values['port'] = None
     daemon = DaemonSettings(**{**values, **options})
@@ -428,7 +352,7 @@ def _daemon_settings(file: _File, options: Mapping[str, object]) -> DaemonSettin
     return daemon
 
 
-def _tracing_settings(file: _File) -> TracingSettings:
+def _tracing_settings(file: File) -> TracingSettings:
     values = {name: _read_key(file, name, 'tracing', _TRACING_KEYS) for name in _TRACING_KEYS}
     settings = TracingSettings(**{name: value for name, value in values.items() if value is not None})
     if settings != NOT_TRACED and not settings.is_on:
@@ -438,7 +362,7 @@ def _tracing_settings(file: _File) -> TracingSettings:
     return settings
 
 
-def _read_key(file: _File, name: str, section: str = 'nipapd', keys: Mapping[str, Any] = _KEYS) -> Any:
+def _read_key(file: File, name: str, section: str = 'nipapd', keys: Mapping[str, Any] = _KEYS) -> Any:
     """The value of a key, None when it is empty or not there."""
     text = file.text(section, name)
     try:
@@ -447,7 +371,7 @@ def _read_key(file: _File, name: str, section: str = 'nipapd', keys: Mapping[str
         raise file.error(section, name, str(exc)) from exc
 
 
-def _check_certificate(file: _File, daemon: DaemonSettings) -> None:
+def _check_certificate(file: File, daemon: DaemonSettings) -> None:
     """What ssl_port needs is there, can be read and fits together."""
     for name in ('ssl_cert_file', 'ssl_key_file'):
         path = getattr(daemon, name)
@@ -459,13 +383,15 @@ def _check_certificate(file: _File, daemon: DaemonSettings) -> None:
             raise file.error('nipapd', name, str(exc.strerror)) from exc
     try:
         tls.server_context(str(daemon.ssl_cert_file), daemon.ssl_key_file)
+        if everybody_can_read(Path(str(daemon.ssl_key_file))):
+            file.warnings.append(f'{daemon.ssl_key_file}: everybody can read the key of the certificate: chmod o-r')
     except (ValueError, OSError) as exc:
         problem = f'no certificate with its key ({daemon.ssl_key_file}) in PEM format, without password'
         raise file.error('nipapd', 'ssl_cert_file', problem) from exc
     _check_client_ca(file, daemon)
 
 
-def _check_client_ca(file: _File, daemon: DaemonSettings) -> None:
+def _check_client_ca(file: File, daemon: DaemonSettings) -> None:
     """Certificates of clients can be verified, when they are to be."""
     ca_file = daemon.ssl_client_ca_file
     if daemon.ssl_verify_client == 'off':
@@ -482,7 +408,7 @@ def _check_client_ca(file: _File, daemon: DaemonSettings) -> None:
         raise file.error('nipapd', 'ssl_client_ca_file', str(exc.strerror)) from exc
 
 
-def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
+def _auth_settings(file: File, data_dir: Path) -> AuthSettings:
     """[auth] and its backends; the default backend 'local' needs no section."""
     default = file.text('auth', 'default_backend') or LOCAL_BACKEND
     backends = {
@@ -493,7 +419,7 @@ def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
     if default == LOCAL_BACKEND and default not in backends:
         backends[default] = _backend(file, BACKEND_PREFIX + default, default, data_dir)
     if default not in backends:
-        problem = f'there is no section [{BACKEND_PREFIX}{_on_one_line(default)}]'
+        problem = f'there is no section [{BACKEND_PREFIX}{on_one_line(default)}]'
         raise file.error('auth', 'default_backend', problem)
     return AuthSettings(
         default,
@@ -501,28 +427,58 @@ def _auth_settings(file: _File, data_dir: Path) -> AuthSettings:
         MappingProxyType(backends),
         _read_auth_key(file, 'failed_logins', values.failures, FAILED_LOGINS),
         _read_auth_key(file, 'failed_logins_window', values.some_seconds, FAILED_LOGINS_WINDOW_S),
+        _rehashes(file),
     )
 
 
-def _kafka_settings(file: _File) -> KafkaSettings:
-    """[kafka]; what it needs is there when it is enabled."""
+def _rehashes(file: File) -> bool:
+    """Return whether logins replace password hashes of the older form.
+
+    NIPAP's web client opens the accounts itself and may understand no other form. Its section alone keeps what is
+    stored.
+    """
+    chosen = _read_auth_key(file, 'password_hash', values.password_hash, '')
+    if WEB_CLIENT not in file.sections():
+        return chosen != 'legacy'
+    file.know(WEB_CLIENT)
+    if not chosen:
+        file.warnings.append(
+            f'{file.path}: [{WEB_CLIENT}]: belongs to the web client of NIPAP, for which passwords that are stored as '
+            'salted SHA-1 stay so, though they are easily guessed: say password_hash = legacy in [auth] if it still '
+            'needs that, else remove the section'
+        )
+    return chosen == 'scrypt'
+
+
+def _kafka_settings(file: File) -> KafkaSettings:
+    """[kafka]; what it needs is there when it is enabled, and what cannot be used is a warning when it is not."""
+    enabled = bool(_kafka_value(file, 'enabled'))
     values: dict[str, Any] = {}
     for key in dataclasses.fields(KafkaSettings):
-        text = file.text('kafka', key.name)
         try:
-            if text:
-                values[key.name] = key.metadata['read'](text)
-        except ValueError as exc:
-            raise file.error('kafka', key.name, str(exc)) from exc
+            value = _kafka_value(file, key.name)
+        except ConfigError as exc:
+            if enabled:
+                raise
+            file.warnings.append(f'{exc} (not used, because enabled is false)')
+            continue
+        if value is not None:
+            values[key.name] = value
     settings = KafkaSettings(**values)
     if settings.enabled and settings.brokers is None:
         raise file.error('kafka', 'brokers', 'is needed when Kafka is enabled')
     if settings.enabled and importlib.util.find_spec('confluent_kafka') is None:
-        raise file.error('kafka', 'enabled', "needs the package confluent-kafka: pip install 'nipapd[kafka]'")
+        problem = "needs the package confluent-kafka: pip install '.[kafka]' in the directory of nipapd's source"
+        raise file.error('kafka', 'enabled', problem)
     return settings
 
 
-def _read_auth_key(file: _File, name: str, read: Callable[[str], T], default: T) -> T:
+def _kafka_value(file: File, name: str) -> Any:
+    keys = {key.name: key for key in dataclasses.fields(KafkaSettings)}
+    return _read_key(file, name, 'kafka', keys)
+
+
+def _read_auth_key(file: File, name: str, read: Callable[[str], T], default: T) -> T:
     text = file.text('auth', name)
     try:
         return read(text) if text else default
@@ -530,8 +486,14 @@ def _read_auth_key(file: _File, name: str, read: Callable[[str], T], default: T)
         raise file.error('auth', name, str(exc)) from exc
 
 
-def _backend(file: _File, section: str, name: str, data_dir: Path) -> BackendSettings:
+def _backend(file: File, section: str, name: str, data_dir: Path) -> BackendSettings:
     kind = file.text(section, 'type') or ('SqliteAuth' if name == LOCAL_BACKEND else '')
+    if kind in LATER_TYPES:
+        return _later_backend(file, section, name, kind, f'type = {kind}')
+    if kind == 'JwtAuth' and file.text(section, 'jwk_url'):
+        if not file.text(section, 'signing_key') and not file.text(section, 'public_key_file'):
+            return _later_backend(file, section, name, kind, 'jwk_url')
+        file.warn(section, 'jwk_url', 'is not supported by this version, ignored')
     if kind not in BACKEND_TYPES:
         raise file.error(section, 'type', f'the types of backend are {" and ".join(BACKEND_TYPES)}')
     given = {key: text for key in _BACKEND_KEYS[kind] if (text := file.text(section, key)) and key != 'type'}
@@ -544,13 +506,22 @@ def _backend(file: _File, section: str, name: str, data_dir: Path) -> BackendSet
     try:
         check_backend(settings)
     except ValueError as exc:
-        raise ConfigError(f'{file.path}: [{_on_one_line(section)}] {exc}') from exc
+        raise ConfigError(f'{file.path}: [{on_one_line(section)}] {exc}') from exc
     if 0 < len(given.get('signing_key', '').encode()) < SHORTEST_SIGNING_KEY:
         file.warn(section, 'signing_key', f'has fewer than {SHORTEST_SIGNING_KEY} bytes, which can be guessed')
     return settings
 
 
-def _public_key(file: _File, section: str, path: str) -> str:
+def _later_backend(file: File, section: str, name: str, kind: str, what: str) -> BackendSettings:
+    """A backend that NIPAP knows and this version does not: it lets nobody in."""
+    file.know(section)
+    file.warnings.append(
+        f'{file.path}: [{on_one_line(section)}] {what}: is not supported by this version, logins with it are refused'
+    )
+    return BackendSettings(name, kind, refusal=f'{what} is not supported by this version of nipapd')
+
+
+def _public_key(file: File, section: str, path: str) -> str:
     """The key itself: the daemon may not be able to read the file once it runs as another user."""
     try:
         return Path(path).read_text('ascii')

@@ -145,5 +145,5 @@ def print_db_version(config: Config) -> int:
         found = schema.version(db)
         if not found:
             schema.check_database(db)
-        print(found)
+        print(f'nipap db schema: {found}')
     return EXIT_OK

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import locale
 import logging
 import os
 import shutil
@@ -326,11 +327,15 @@ class EmbeddedPostgres:
         _make_private(partial, account)
         # Locale C would fold the case of ASCII letters only.
         if installation.major >= 17:
-            locale = ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+            # The character type tells the index on text which characters are letters. Where the system has none for
+            # Unicode, words beyond ASCII are found without it.
+            character_type = _unicode_character_type() or 'C'
+            options = ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+            options.append(f'--lc-ctype={character_type}')
         else:
-            locale = ['--locale=C.UTF-8']
+            options = ['--locale=C.UTF-8']
         command = [str(installation.bindir / 'initdb'), '--pgdata', str(partial), '--username', SUPERUSER]
-        command += ['--auth=peer', '--encoding=UTF8', '--data-checksums', *locale]
+        command += ['--auth=peer', '--encoding=UTF8', '--data-checksums', *options]
         if self._settings.get('fsync') == 'off':
             command.append('--no-sync')
         made = subprocess.run(command, capture_output=True, text=True, errors='replace', **account.run_options())
@@ -571,3 +576,16 @@ def _stop(proc: subprocess.Popen[bytes]) -> None:
             proc.wait(patience_s)
         except subprocess.TimeoutExpired:
             log.warning('PostgreSQL ignored %s for %g s', number.name, patience_s)
+
+
+def _unicode_character_type() -> str | None:
+    """Return the name of a character type of this system that knows the letters of Unicode and is no country's."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        for name in ('C.UTF-8', 'C.utf8'):
+            with contextlib.suppress(locale.Error):
+                locale.setlocale(locale.LC_CTYPE, name)
+                return name
+        return None
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)

@@ -1,4 +1,4 @@
-"""Hands events to Kafka, when that is configured; the client library is an extra (``pip install nipapd[kafka]``).
+"""Hands events to Kafka, when that is configured; the client library is an extra (``pip install '.[kafka]'``).
 
 One topic for each kind of object. The key of a message is the id of its object, so that all of one object are in one
 partition, in order. How far they were handed over is noted when Kafka has confirmed it.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -16,10 +17,13 @@ from nipap.integrity import check, repair
 from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipapd import backup, dump
-from nipapd.config import Config, ConfigError, load
+from nipapd.commandline import Parser
+from nipapd.config import Config, load
 from nipapd.databases import KeptPostgres, database
 from nipapd.embedded import EmbeddedPostgresError
+from nipapd.inifile import ConfigError
 from nipapd.launch import StartError
+from nipapd.values import forget_database_variables
 
 MOST_SHOWN = 100
 
@@ -27,6 +31,7 @@ MOST_SHOWN = 100
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(argv)
+    forget_database_variables(os.environ)
     try:
         return int(options.command(_config(options), options))
     except ConfigError as error:
@@ -140,16 +145,16 @@ def _config(options: argparse.Namespace) -> Config:
     return load(arguments)
 
 
-def _places(default: str | None) -> argparse.ArgumentParser:
+def _places(default: str | None) -> Parser:
     """The options that stand before or after the command: what is not given after it leaves what was given before."""
-    places = argparse.ArgumentParser(add_help=False, argument_default=default)
+    places = Parser(add_help=False, argument_default=default)
     places.add_argument('-c', '--config', metavar='FILE', help='the configuration of the daemon')
     places.add_argument('--data-dir', metavar='DIR', help='the data directory of the daemon')
     return places
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='nipap-admin',
         description='Look after the database of nipapd, also while it runs.',
         parents=[_places(None)],

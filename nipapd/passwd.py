@@ -14,12 +14,13 @@ from pathlib import Path
 from nipap.access import local_users
 from nipap.access.local_users import LocalUser, LocalUsers
 from nipapd import config
+from nipapd.inifile import ConfigError
 
 EXIT_OK = 0
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_CODES: dict[type[Exception], int] = {
-    config.ConfigError: EXIT_USAGE,
+    ConfigError: EXIT_USAGE,
     local_users.UserInputError: EXIT_USAGE,
     local_users.UserExistsError: 3,
     local_users.NoSuchUserError: 4,
@@ -92,7 +93,7 @@ def _users(args: argparse.Namespace) -> LocalUsers:
     settings, args.owner = config.load_accounts(args.config, args.data_dir)
     files = {name: backend.options['db_path'] for name, backend in settings.backends.items() if backend.type == _LOCAL}
     if not files:
-        raise config.ConfigError(f'{args.config}: has no auth backend of type {_LOCAL}: say which file with -f')
+        raise ConfigError(f'{args.config}: has no auth backend of type {_LOCAL}: say which file with -f')
     return LocalUsers(files.get(settings.default_backend) or next(iter(files.values())))
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from nipapd import logs, tls
-from nipapd.config import Config, DaemonSettings, TracingSettings
+from nipapd.config import NOT_TRACED, Config, DaemonSettings, TracingSettings
 from nipapd.identity import Identity
 from nipapd.launch import Launch, StartError
 from nipapd.locks import open_lock
@@ -31,18 +31,22 @@ def configure_log(settings: DaemonSettings) -> None:
     )
 
 
-def prepare_tracing(settings: TracingSettings) -> None:
-    """Have what traces need, if there are to be any: OpenTelemetry is not there unless it was asked for."""
+def prepare_tracing(settings: TracingSettings) -> TracingSettings:
+    """Import what traces need, and return the settings; without OpenTelemetry nothing is traced."""
     if not settings.is_on:
-        return
+        return settings
     try:
         from nipapd import tracing
 
         tracing.prepare(settings)
     except ImportError as error:
-        raise StartError(
-            f"[tracing] is configured and OpenTelemetry is not installed ({error}): pip install 'nipapd[tracing]'"
-        ) from error
+        log.warning(
+            '[tracing] is configured and OpenTelemetry is not installed (%s), so nothing is traced: '
+            "pip install '.[tracing]' in the directory of nipapd's source",
+            error,
+        )
+        return NOT_TRACED
+    return settings
 
 
 def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:

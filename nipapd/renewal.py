@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable
 
 from nipap.access.local_users import UserFileError
-from nipapd import admin, logs, senders, systemd
-from nipapd.config import Config, ConfigError, DaemonSettings
+from nipapd import accounts, admin, logs, senders, systemd
+from nipapd.config import Config, DaemonSettings
 from nipapd.databases import prepare_schema
 from nipapd.embedded import EmbeddedPostgresError
+from nipapd.identity import Identity
+from nipapd.inifile import ConfigError
 from nipapd.launch import Launch, StartError
 from nipapd.listening import ListenError, Listening
 from nipapd.pidfile import PidFileError
@@ -33,9 +35,16 @@ class Renewal:
     """Has handlers replaced by such as know the configuration as it is now."""
 
     def __init__(
-        self, config: Config, service: Service, reread: Callable[[], Config], listening: Listening, launch: Launch
+        self,
+        config: Config,
+        service: Service,
+        reread: Callable[[], Config],
+        listening: Listening,
+        launch: Launch,
+        identity: Identity | None,
     ) -> None:
         self._launch = launch
+        self._identity = identity  # of handlers, where it is not that of this process
         self._config = config
         self._service = service
         self._reread = reread
@@ -100,7 +109,8 @@ class Renewal:
         read = self._reread()
         config, fixed = applicable(self._config, read)
         settings, context = config.nipapd, tls_context(config.nipapd)
-        prepare_tracing(config.tracing)
+        config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
+        accounts.check(config, self._identity)
         dsn = self._service.dsn if config.embedded else config.dsn
         if dsn != self._service.dsn:
             prepare_schema(dsn, install=config.auto_install_db, config=config)

@@ -117,11 +117,16 @@ def _exporter(kind: str, endpoint: str) -> SpanExporter:
 
 
 def _sampler(text: str) -> otel_sampling.Sampler:
+    """Return the sampler; OpenTelemetry's own variable has the ratio if the text has none."""
     name, _, ratio = text.partition('=')
+    try:
+        default = min(1.0, max(0.0, float(os.environ.get('OTEL_TRACES_SAMPLER_ARG', ''))))
+    except ValueError:
+        default = 1.0
     roots: dict[str, otel_sampling.Sampler] = {
         'always_on': otel_sampling.ALWAYS_ON,
         'always_off': otel_sampling.ALWAYS_OFF,
-        'traceidratio': otel_sampling.TraceIdRatioBased(float(ratio or 1)),
+        'traceidratio': otel_sampling.TraceIdRatioBased(float(ratio or default)),
     }
     root = roots[name.removeprefix('parentbased_')]
     return otel_sampling.ParentBased(root) if name.startswith('parentbased_') else root

@@ -8,7 +8,7 @@ import ipaddress
 import os
 import pwd
 import re
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from urllib.parse import urlsplit
 
 from nipapd import tls
@@ -16,6 +16,12 @@ from nipapd import tls
 LOG_FORMATS = ('text', 'json')
 LOG_LEVELS = ('debug', 'info', 'warning', 'error')
 SSLMODES = ('disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full')
+PASSWORD_HASHES = ('scrypt', 'legacy')
+DATABASE_VARIABLES = (
+    *('PGHOST', 'PGHOSTADDR', 'PGPORT', 'PGDATABASE', 'PGUSER', 'PGSSLMODE', 'PGREQUIRESSL', 'PGSERVICE'),
+    *('PGSERVICEFILE', 'PGTARGETSESSIONATTRS', 'PGLOADBALANCEHOSTS', 'PGOPTIONS', 'PGCLIENTENCODING', 'PGDATESTYLE'),
+    *('PGTZ', 'PGGEQO', 'PGCONNECT_TIMEOUT'),
+)
 OFF = -1  # in place of a port
 SECURITY_PROTOCOLS = ('plaintext', 'ssl', 'sasl_plaintext', 'sasl_ssl')
 
@@ -99,7 +105,7 @@ def address(text: str) -> str:
         ipaddress.ip_address(bare)
     except ValueError:
         if not _HOST_NAME.fullmatch(bare) or re.fullmatch('[0-9.]+', bare):
-            raise ValueError(f'{text!r} is no address (every interface: 0.0.0.0 and ::)') from None
+            raise ValueError(f'{text!r} is no address (every interface: 0.0.0.0 by IPv4, :: by IPv6)') from None
     return bare
 
 
@@ -141,7 +147,7 @@ def http_endpoint(text: str) -> str:
 def sampler(text: str) -> str:
     name, equals, ratio = text.partition('=')
     kind = name.removeprefix('parentbased_')
-    if kind == 'traceidratio' and re.fullmatch(r'0(\.[0-9]{1,18})?|1(\.0{1,18})?', ratio):
+    if kind == 'traceidratio' and (not equals or re.fullmatch(r'0(\.[0-9]{1,18})?|1(\.0{1,18})?', ratio)):
         return text
     if kind not in ('always_on', 'always_off') or equals:
         raise ValueError(
@@ -167,8 +173,14 @@ def topic_prefix(text: str) -> str:
 
 
 def security_protocol(text: str) -> str:
-    if text not in SECURITY_PROTOCOLS:
+    if text.lower() not in SECURITY_PROTOCOLS:
         raise ValueError(f'not one of {", ".join(SECURITY_PROTOCOLS)}')
+    return text.lower()
+
+
+def password_hash(text: str) -> str:
+    if text not in PASSWORD_HASHES:
+        raise ValueError(f'not one of {", ".join(PASSWORD_HASHES)}')
     return text
 
 
@@ -189,6 +201,15 @@ def known(text: str, by_name: Callable[[str], object], by_id: Callable[[int], ob
     except (KeyError, ValueError, OverflowError):
         raise ValueError(f'there is no such {what}') from None
     return text
+
+
+def forget_database_variables(environ: MutableMapping[str, str]) -> None:
+    """Remove the variables of libpq that would decide, unseen, what the configuration leaves to a documented default.
+
+    Passwords (PGPASSWORD, PGPASSFILE) and files of certificates stay.
+    """
+    for name in DATABASE_VARIABLES:
+        environ.pop(name, None)
 
 
 def path(text: str) -> str:

@@ -49,10 +49,9 @@ CREATE DOMAIN public.prefix_type AS text
 
 COMMENT ON DOMAIN public.prefix_type IS 'What a prefix is for.';
 
-CREATE DOMAIN public.vlan_id AS integer
-	CONSTRAINT vlan_id_check CHECK (((VALUE >= 0) AND (VALUE <= 4095)));
+CREATE DOMAIN public.vlan_id AS integer;
 
-COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q).';
+COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q), 0 to 4095; NIPAP stored others, and these may stay.';
 
 CREATE FUNCTION public.keep_change_set() RETURNS trigger
     LANGUAGE plpgsql
@@ -90,6 +89,12 @@ CREATE FUNCTION public.lower_each(words text[]) RETURNS text[]
     RETURN (SELECT COALESCE(array_agg(lower(word.word)), '{}'::text[]) AS "coalesce" FROM unnest(lower_each.words) word(word));
 
 COMMENT ON FUNCTION public.lower_each(words text[]) IS 'The words in lower case, for comparisons that ignore case.';
+
+CREATE FUNCTION public.macs_of(avps jsonb) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT COALESCE(array_agg(DISTINCT lower(regexp_replace(m.m[1], '[-:.]'::text, ''::text, 'g'::text))), '{}'::text[]) AS "coalesce" FROM (jsonb_each_text(macs_of.avps) e(key, value) CROSS JOIN LATERAL regexp_matches(e.value, '(?<![0-9A-Fa-f:.-])([0-9A-Fa-f]{12}|[0-9A-Fa-f]{2}(?:([-:.])[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:[-:.][0-9A-Fa-f]{4}){2}|[0-9A-Fa-f]{6}[-:][0-9A-Fa-f]{6})(?![0-9A-Fa-f])'::text, 'g'::text) m(m)));
+
+COMMENT ON FUNCTION public.macs_of(avps jsonb) IS 'The MAC addresses in the values of pairs, as twelve digits each.';
 
 CREATE TABLE public.prefix (
     id bigint NOT NULL,
@@ -147,7 +152,7 @@ COMMENT ON COLUMN public.prefix.description IS 'Free text.';
 
 COMMENT ON COLUMN public.prefix.comment IS 'Free text.';
 
-COMMENT ON COLUMN public.prefix.node IS 'Name of the node a full-length prefix sits on.';
+COMMENT ON COLUMN public.prefix.node IS 'Name of the node a full-length prefix sits on; NIPAP stored it of others too, and there it may stay.';
 
 COMMENT ON COLUMN public.prefix.country IS 'Country code, ISO 3166-1 alpha-2, upper case.';
 
@@ -161,7 +166,7 @@ COMMENT ON COLUMN public.prefix.alarm_priority IS 'warning, low, medium, high or
 
 COMMENT ON COLUMN public.prefix.monitor IS 'Whether it is to be monitored.';
 
-COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095.';
+COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095; NIPAP stored others, and these may stay.';
 
 COMMENT ON COLUMN public.prefix.tags IS 'Tags in the order given, duplicates kept.';
 
@@ -272,6 +277,39 @@ COMMENT ON COLUMN public.change_set.reason IS 'Why, as the client says.';
 COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as the client says.';
 
 COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry, of a change set that is older than this table: its entries do not name it, it has the number of the first.';
+
+CREATE TABLE public.pool (
+    id integer NOT NULL,
+    name text NOT NULL,
+    description text,
+    default_type text,
+    ipv4_default_prefix_length smallint,
+    ipv6_default_prefix_length smallint,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
+    CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
+    CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
+    CONSTRAINT pool_ipv6_length_check CHECK (((ipv6_default_prefix_length >= 1) AND (ipv6_default_prefix_length <= 128)))
+);
+
+COMMENT ON TABLE public.pool IS 'Named sets of prefixes to allocate from.';
+
+COMMENT ON COLUMN public.pool.id IS 'Identity.';
+
+COMMENT ON COLUMN public.pool.name IS 'Name, unique without regard to case.';
+
+COMMENT ON COLUMN public.pool.description IS 'Free text.';
+
+COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool; without one an allocation names its type.';
+
+COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that name none.';
+
+COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that name none.';
+
+COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.';
+
+COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
 CREATE TABLE public.vrf (
     id integer NOT NULL,
@@ -534,39 +572,6 @@ COMMENT ON COLUMN public.idempotency.created IS 'When it was answered.';
 
 COMMENT ON COLUMN public.idempotency.change_set IS 'The change set of the call; NULL when it changed nothing.';
 
-CREATE TABLE public.pool (
-    id integer NOT NULL,
-    name text NOT NULL,
-    description text,
-    default_type text NOT NULL,
-    ipv4_default_prefix_length smallint,
-    ipv6_default_prefix_length smallint,
-    tags text[] DEFAULT '{}'::text[] NOT NULL,
-    avps jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
-    CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
-    CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
-    CONSTRAINT pool_ipv6_length_check CHECK (((ipv6_default_prefix_length >= 1) AND (ipv6_default_prefix_length <= 128)))
-);
-
-COMMENT ON TABLE public.pool IS 'Named sets of prefixes to allocate from.';
-
-COMMENT ON COLUMN public.pool.id IS 'Identity.';
-
-COMMENT ON COLUMN public.pool.name IS 'Name, unique without regard to case.';
-
-COMMENT ON COLUMN public.pool.description IS 'Free text.';
-
-COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool.';
-
-COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that name none.';
-
-COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that name none.';
-
-COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.';
-
-COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
-
 ALTER TABLE public.pool ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.pool_id_seq
     START WITH 1
@@ -770,6 +775,10 @@ CREATE INDEX prefix_external_key_idx ON public.prefix USING btree (external_key)
 
 COMMENT ON INDEX public.prefix_external_key_idx IS 'Prefixes by external key.';
 
+CREATE INDEX prefix_macs_idx ON public.prefix USING gin (public.macs_of((avps)::jsonb)) WHERE ((avps)::jsonb <> '{}'::jsonb);
+
+COMMENT ON INDEX public.prefix_macs_idx IS 'Prefixes by a MAC address among their pairs.';
+
 CREATE INDEX prefix_parent_idx ON public.prefix USING btree (parent_id, vrf_id, prefix);
 
 COMMENT ON INDEX public.prefix_parent_idx IS 'Direct children in order, of a prefix or (parent_id IS NULL) of a VRF.';
@@ -819,25 +828,25 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v11; their text is in sql/functions.
+-- The functions of this version, in the schema public_v13; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.
 
--- add_to_totals(v integer, fam integer, prefixes bigint, total numeric, used numeric) -> boolean
+-- add_to_totals(in_vrf integer, address_family integer, prefixes bigint, total numeric, used numeric) -> boolean
 --     Move the totals of a VRF by deltas; the last lock a change takes.
 
--- addr_first(x inet) -> inet
+-- addr_first(network inet) -> inet
 --     First address of a network, full length.
 
--- addr_last(x inet) -> inet
+-- addr_last(network inet) -> inet
 --     Last address of a network, full length.
 
--- addr_number(a inet) -> numeric
+-- addr_number(address inet) -> numeric
 --     An address as an unsigned integer.
 
--- adopt(old_parent bigint, v integer, x cidr, new_parent bigint, OUT a adopted) -> adopted
---     Give the direct children of one parent that lie inside x to another; NULL is the top level. One statement, however many.
+-- adopt(old_parent bigint, in_vrf integer, network cidr, new_parent bigint, OUT given adopted) -> adopted
+--     Give the direct children of one parent that lie inside a network to another; NULL is the top level. One statement, however many.
 
 -- ancestors_of(parents bigint[]) -> json
 --     Prefixes, given by id, and all above them, as {id: [parent, length, tags]}; NULL when there are none. Each is read once when they come in the order of the tree.
@@ -845,14 +854,14 @@ ALTER TABLE ONLY public.vrf_total
 -- asn_add(facts jsonb, who actor) -> bigint
 --     Add an AS number.
 
--- asn_edit(i bigint, changes jsonb, who actor) -> boolean
+-- asn_edit(target bigint, changes jsonb, who actor) -> boolean
 --     Edit an AS number. False when it is not there.
 
--- asn_remove(i bigint, who actor) -> boolean
+-- asn_remove(target bigint, who actor) -> boolean
 --     Remove an AS number. False when it is not there.
 
--- attach(p prefix, INOUT n prefix, a adopted) -> prefix
---     Put n, which has adopted what it covers, below p: ranges, counters, totals. Returns n with its derived columns; the caller stores it.
+-- attach(parent prefix, INOUT new_row prefix, taken adopted) -> prefix
+--     Put new_row, which has adopted what it covers, below parent: ranges, counters, totals. Returns new_row with its derived columns; the caller stores it.
 
 -- call_under_way() -> text
 --     What stands for the call that is under way, and for no other.
@@ -860,28 +869,34 @@ ALTER TABLE ONLY public.vrf_total
 -- change_set_of(entry audit_log) -> bigint
 --     The change set that an audit entry belongs to, whichever version has written it.
 
--- check_children(n prefix) -> void
---     Refuse n when the types of its children do not nest in it.
+-- check_children(new_row prefix) -> void
+--     Refuse new_row when the types of its children do not nest in it.
 
--- check_left_behind(former_parent bigint, x prefix) -> void
---     Refuse a move that leaves hosts of x without an assignment around them.
+-- check_defaults(new_row pool, old_row pool) -> void
+--     Refuse defaults of a pool by which nothing can ever be allocated, unless they are those that it had.
 
--- check_node(x cidr, type text, node text) -> boolean
+-- check_left_behind(former_parent bigint, old_row prefix, place cidr) -> void
+--     Refuse a move that leaves hosts of old_row without an assignment around them.
+
+-- check_node(network cidr, type text, node text) -> boolean
 --     Refuse a node for what is not a single address, true else.
 
--- check_place(p prefix, n prefix) -> boolean
---     Refuse n below p when their types do not nest, true else.
+-- check_place(parent prefix, new_row prefix) -> boolean
+--     Refuse new_row below parent when their types do not nest, true else.
 
--- check_pool(n prefix) -> void
---     Refuse n as a member of its pool when that is not there or lives in another VRF; the pool is locked.
+-- check_pool(new_row prefix) -> void
+--     Refuse new_row as a member of its pool when that is not there or lives in another VRF; the pool is locked.
 
--- check_type_change(x prefix, n prefix) -> void
+-- check_type_change(old_row prefix, new_row prefix) -> void
 --     Refuse a change of type but between reservation and assignment without children.
 
--- closest_parent(v integer, x cidr) -> bigint
---     Id of the longest stored prefix that covers x, x itself not counted; NULL at the top level.
+-- check_vlan(vlan integer, former integer) -> boolean
+--     Refuse a new VLAN beyond 0 to 4095, true else. A former one may stay: NIPAP stored any.
 
--- count_blocks(a inet, z inet, len integer) -> numeric
+-- closest_parent(in_vrf integer, network cidr) -> bigint
+--     Id of the longest stored prefix that covers a network, the network itself not counted; NULL at the top level.
+
+-- count_blocks(first_address inet, last_address inet, length integer) -> numeric
 --     Number of aligned blocks of a length that lie wholly in a range.
 
 -- count_incoming() -> void
@@ -890,38 +905,38 @@ ALTER TABLE ONLY public.vrf_total
 -- current_change_set() -> bigint
 --     The change set of the call that is under way; NULL as long as it has changed nothing.
 
--- default_length(pool integer, x inet) -> integer
---     Default prefix length of a pool in the family of x; read under the lock of the member or of the pool.
+-- default_length(pool integer, address inet) -> integer
+--     Default prefix length of a pool in the family of the address; read under the lock of the member or of the pool.
 
--- delete_inside(vrf integer, network cidr, who actor) -> bigint
---     Delete everything inside x with its ranges, with an audit entry each; counters of x and the VRF are the caller's.
+-- delete_inside(in_vrf integer, network cidr, who actor) -> bigint
+--     Delete everything inside a network with its ranges, with an audit entry each; counters of its prefix and the VRF are the caller's.
 
--- detach(p prefix, x prefix, a adopted) -> void
---     Take x, whose children p has adopted, out from below p: ranges, counters, totals.
+-- detach(parent prefix, old_row prefix, given adopted) -> void
+--     Take old_row, whose children parent has adopted, out from below parent: ranges, counters, totals.
 
 -- entries_of(number bigint) -> SETOF audit_log
 --     The audit entries of a change set, whichever version has written them, in order.
 
--- exp2(n integer) -> numeric
---     2^n exactly, for n from 0 to 128.
+-- exp2(exponent integer) -> numeric
+--     2^exponent exactly, for exponents from 0 to 128.
 
--- find_free(v integer, sources cidr[], len integer, wanted integer) -> SETOF cidr
+-- find_free(in_vrf integer, sources cidr[], length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a length, source by source in the order given, at most as many as wanted.
 
--- first_block(a inet, z inet, len integer) -> cidr
+-- first_block(first_address inet, last_address inet, length integer) -> cidr
 --     Lowest aligned block of a length that lies wholly in a range; NULL when none does.
 
--- free_blocks_of(p prefix, len integer) -> numeric
+-- free_blocks_of(parent prefix, length integer) -> numeric
 --     Free blocks of a length in a prefix, counted from its free ranges; a full-length prefix uses itself.
 
--- full_length(x inet) -> integer
---     Prefix length of a single address in the family of x.
+-- full_length(address inet) -> integer
+--     Prefix length of a single address in its family.
 
 -- gaps_of_taken() -> TABLE(owner bigint, a inet, z inet)
 --     What is left free of the spaces in taken.
 
--- give_range(o bigint, space cidr, x cidr, len integer) -> numeric
---     Give block x back to the free ranges of an owner that keeps other children, merging neighbours. Returns the change of its free blocks.
+-- give_range(owner_id bigint, space cidr, network cidr, length integer) -> numeric
+--     Give a network back to the free ranges of an owner that keeps other children, merging neighbours. Returns the change of its free blocks.
 
 -- holds(leaves boolean[], program integer[]) -> boolean
 --     Value of a boolean expression given in postfix: n >= 0 is leaf n, -1 is AND, -2 is OR. For queries too deep for the parser.
@@ -929,8 +944,8 @@ ALTER TABLE ONLY public.vrf_total
 -- incoming_parents() -> TABLE(child bigint, parent bigint)
 --     For those rows of incoming that lie inside another one: the closest such.
 
--- insert_under(p prefix, v integer, x cidr, facts jsonb, who actor) -> bigint
---     Add x below p, whose lock is held.
+-- insert_under(parent prefix, in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
+--     Add a network below parent, whose lock is held.
 
 -- is_pattern(pattern text) -> boolean
 --     Whether a text is a regular expression that PostgreSQL understands and can use.
@@ -938,95 +953,95 @@ ALTER TABLE ONLY public.vrf_total
 -- lock_incoming_owners() -> void
 --     Lock the stored prefixes, or VRFs, right above the incoming ones.
 
--- lock_inside(v integer, x cidr) -> void
---     Lock everything inside x, whose own row is locked.
+-- lock_inside(in_vrf integer, network cidr) -> void
+--     Lock everything inside a network whose own row is locked.
 
--- lock_owner(v integer, x cidr) -> prefix
---     Lock the row whose children change when x does: the closest prefix around x, or the VRF (then NULL is returned).
+-- lock_owner(in_vrf integer, network cidr) -> prefix
+--     Lock the row whose children change when a network does: the closest prefix around it, or the VRF (then NULL is returned).
 
--- lock_pool_members(i integer) -> jsonb
+-- lock_pool_members(target integer) -> jsonb
 --     Lock a pool and its members; returns its stored facts, NULL when it is not there.
 
 -- lock_pools(ids integer[]) -> void
 --     Lock pools whose members change, in order, after all prefixes. Who only counts the blocks of a member needs no more than the lock of that member: whoever edits the pool locks all members first.
 
--- lock_source(v integer, source cidr) -> prefix
+-- lock_source(in_vrf integer, source cidr) -> prefix
 --     Lock the row whose children change when a block is taken from a source: its own when it is stored, else the closest prefix around it, or the VRF (then NULL is returned).
 
--- lock_vrf(v integer) -> void
+-- lock_vrf(in_vrf integer) -> void
 --     Lock the top level of a VRF.
 
--- lock_with_parent(i bigint, OUT p prefix, OUT x prefix) -> record
---     Lock a prefix after what is above it (a prefix or the VRF); x is NULL when it is not there.
+-- lock_with_parent(target bigint, OUT parent prefix, OUT old_row prefix) -> record
+--     Lock a prefix after what is above it (a prefix or the VRF); old_row is NULL when it is not there.
 
--- lowest_free(o bigint, leaf boolean, lo inet, hi inet, len integer) -> cidr
---     Lowest free block of a length within lo..hi directly inside an owner; leaf: the owner has no children and so no rows.
+-- lowest_free(owner_id bigint, leaf boolean, lowest inet, highest inet, length integer) -> cidr
+--     Lowest free block of a length within lowest..highest directly inside an owner; leaf: the owner has no children and so no rows.
 
 -- make_incoming() -> void
 --     The temporary tables of this session, empty.
 
--- move_ranges_down(o bigint, to_owner bigint, x cidr, len integer) -> numeric
---     Hand the free ranges inside x from an owner to x, which now covers some of its children. Returns the change of the old owner's free blocks.
+-- move_ranges_down(owner_id bigint, to_owner bigint, network cidr, length integer) -> numeric
+--     Hand the free ranges inside a network from an owner to the prefix of that network, which now covers some of its children. Returns the change of the old owner's free blocks.
 
--- move_ranges_up(o bigint, to_owner bigint, space cidr, x cidr, len integer) -> numeric
---     Hand all free ranges of x, which has children, to the prefix around it. Returns the change of the new owner's free blocks.
+-- move_ranges_up(owner_id bigint, to_owner bigint, space cidr, network cidr, length integer) -> numeric
+--     Hand all free ranges of the prefix of a network, which has children, to the prefix around it. Returns the change of the new owner's free blocks.
 
 -- pool_add(facts jsonb, who actor) -> integer
 --     Add a pool; returns its id.
 
--- pool_allocate(i integer, named text, fam integer, v integer, len integer, facts jsonb, who actor) -> bigint
---     Add the lowest free block of a pool; its type is that of the pool unless the facts name one.
+-- pool_allocate(by_id integer, by_name text, address_family integer, in_vrf integer, length integer, facts jsonb, who actor) -> bigint
+--     Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.
 
--- pool_edit(i integer, changes jsonb, who actor) -> boolean
+-- pool_edit(target integer, changes jsonb, who actor) -> boolean
 --     Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.
 
--- pool_find_free(i integer, named text, fam integer, len integer, wanted integer) -> SETOF cidr
+-- pool_find_free(by_id integer, by_name text, address_family integer, length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a pool, at most as many as wanted.
 
--- pool_remove(i integer, who actor) -> boolean
+-- pool_remove(target integer, who actor) -> boolean
 --     Remove a pool; its members stay, without a pool. False when it is not there.
 
--- pool_sources(i integer, named text, fam integer, INOUT v integer, INOUT len integer, OUT pool_id integer, OUT default_type text, OUT networks cidr[]) -> record
---     Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be v unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.
+-- pool_sources(by_id integer, by_name text, address_family integer, INOUT in_vrf integer, INOUT length integer, OUT pool_id integer, OUT default_type text, OUT networks cidr[]) -> record
+--     Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be in_vrf unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.
 
--- prefix_add(v integer, x cidr, facts jsonb, who actor) -> bigint
+-- prefix_add(in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
 --     Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.
 
 -- prefix_add_many(items jsonb, who actor) -> bigint[]
 --     Add many prefixes; returns their ids in the order given. items: their columns, vrf_id and prefix among them. The column of an error is the number of the item it is about.
 
--- prefix_allocate(v integer, from_pool integer, sources cidr[], len integer, facts jsonb, who actor) -> bigint
+-- prefix_allocate(in_vrf integer, from_pool integer, sources cidr[], length integer, facts jsonb, who actor) -> bigint
 --     Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.
 
--- prefix_edit(i bigint, place cidr, changes jsonb, who actor) -> boolean
+-- prefix_edit(target bigint, place cidr, changes jsonb, who actor) -> boolean
 --     Edit one prefix, found at a place; changes may move it, change its type or its pool. False when it is not there.
 
 -- prefix_edit_many(ids bigint[], changes jsonb, who actor) -> bigint
 --     Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many are there.
 
--- prefix_facts(p prefix) -> jsonb
+-- prefix_facts(stored prefix) -> jsonb
 --     The stored facts of a prefix, without what is derived and without nulls.
 
--- prefix_move(x prefix, n prefix) -> prefix
---     Move the row x to the place n.prefix; returns n with its derived columns, which the caller stores.
+-- prefix_move(old_row prefix, new_row prefix) -> prefix
+--     Move old_row to the place new_row.prefix; returns new_row with its derived columns, which the caller stores.
 
--- prefix_remove(i bigint, place cidr, recursive boolean, who actor) -> boolean
+-- prefix_remove(target bigint, place cidr, recursive boolean, who actor) -> boolean
 --     Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.
 
--- prefix_remove_one(i bigint, recursive boolean, who actor) -> text
+-- prefix_remove_one(target bigint, recursive boolean, who actor) -> text
 --     Remove the prefix that has an id, wherever it is. Returns call and change set, as nipap.change_set has them.
 
--- prefix_size(x inet) -> numeric
+-- prefix_size(network inet) -> numeric
 --     Number of addresses in a network.
 
--- probe_source(p prefix, v integer, source cidr, len integer, after inet) -> cidr
---     Lowest free block of a length in a source whose owner (see source_owner) is p, behind an address when one is given; takes no lock.
+-- probe_source(owner_row prefix, in_vrf integer, source cidr, length integer, after inet) -> cidr
+--     Lowest free block of a length in a source whose owner (see source_owner) is owner_row, behind an address when one is given; takes no lock.
 
--- range_fit(a inet, z inet) -> integer
+-- range_fit(first_address inet, last_address inet) -> integer
 --     Prefix length of the largest aligned block in a range.
 
--- range_owner(p prefix, v integer, x inet) -> bigint
---     Owner of the free ranges directly inside p or, when p is NULL, inside the address space of a VRF in the family of x.
+-- range_owner(parent prefix, in_vrf integer, address inet) -> bigint
+--     Owner of the free ranges directly inside parent or, when parent is NULL, inside the address space of a VRF in the family of the address.
 
 -- record_change(who actor, kind text, action text, object_id bigint, before jsonb, after jsonb) -> boolean
 --     Record what was done to one object.
@@ -1037,8 +1052,8 @@ ALTER TABLE ONLY public.vrf_total
 -- record_rows(who actor, kind text, action text, rows refcursor) -> bigint
 --     Record what was done to each object that a cursor has, as its id and its values before and after; returns how many. The cursor is closed.
 
--- refuse_duplicate(v integer, x cidr) -> void
---     Say that x is taken.
+-- refuse_duplicate(in_vrf integer, network cidr) -> void
+--     Say that a network is taken.
 
 -- refuse_incoming() -> void
 --     Refuse incoming prefixes that are there already, whose types do not nest or that must not have a node.
@@ -1046,32 +1061,32 @@ ALTER TABLE ONLY public.vrf_total
 -- refuse_moved() -> jsonb
 --     Have the call run again.
 
--- source_owner(v integer, source cidr) -> prefix
+-- source_owner(in_vrf integer, source cidr) -> prefix
 --     The stored prefix whose free ranges a source to allocate from lies in: itself or its closest parent; NULL at the top level.
 
--- supernets(x inet) -> cidr[]
---     All networks that cover x, longest first, without x itself.
+-- supernets(network inet) -> cidr[]
+--     All networks that cover a network, longest first, without itself.
 
 -- take_incoming() -> void
 --     Take the incoming prefixes out of the free ranges around them.
 
--- take_range(o bigint, leaf_space cidr, x cidr, len integer) -> numeric
---     Take block x out of the free ranges of an owner; leaf_space: its whole network when it had no rows yet. Returns the change of its free blocks.
+-- take_range(owner_id bigint, leaf_space cidr, network cidr, length integer) -> numeric
+--     Take a network out of the free ranges of an owner; leaf_space: the whole network of the owner when it had no rows yet. Returns the change of its free blocks.
 
 -- vrf_add(facts jsonb, who actor) -> integer
 --     Add a VRF with its two empty address spaces; returns its id.
 
--- vrf_edit(i integer, changes jsonb, who actor) -> boolean
+-- vrf_edit(target integer, changes jsonb, who actor) -> boolean
 --     Edit a VRF. False when it is not there.
 
--- vrf_facts(t vrf) -> jsonb
+-- vrf_facts(stored vrf) -> jsonb
 --     The stored facts of a VRF, without nulls.
 
--- vrf_remove(v integer, who actor) -> boolean
+-- vrf_remove(in_vrf integer, who actor) -> boolean
 --     Remove a VRF with all its prefixes. False when it is not there.
 
--- webhook_facts(t webhook) -> jsonb
+-- webhook_facts(stored webhook) -> jsonb
 --     What clients set of a webhook, without its secret and without nulls.
 
--- whole_space(p prefix, x inet) -> cidr
---     The network of p or, when p is NULL, the whole address space in the family of x.
+-- whole_space(parent prefix, address inet) -> cidr
+--     The network of parent or, when parent is NULL, the whole address space in the family of the address.

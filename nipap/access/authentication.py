@@ -18,7 +18,13 @@ import jwt
 
 from nipap.access.local_users import FileWatch, LocalUsers, UserFileError
 from nipap.access.login_limits import LoginCounts, LoginLimits
-from nipap.errors import AuthenticationFailedError, NipapError, NipapInputError, NipapValueError
+from nipap.errors import (
+    AuthenticationFailedError,
+    AuthUnavailableError,
+    NipapError,
+    NipapInputError,
+    NipapValueError,
+)
 from nipap.history.audit import Who
 from nipap.runtime import waiting
 from nipap.text import forbidden_character
@@ -56,11 +62,15 @@ _NOT_ACCEPTED = 'Tokens are not accepted: no auth backend of type JwtAuth is con
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """One ``[auth.backends.NAME]``. The options may hold keys, so they are not shown."""
+    """One ``[auth.backends.NAME]``. The options may hold keys, so they are not shown.
+
+    refusal: why this backend lets nobody in, if that is known from the configuration.
+    """
 
     name: str
     type: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class AuthSettings:
     """``[auth]`` and its backends; a login without ``@backend`` goes to ``default_backend``.
 
     `failed_logins` within `failed_logins_window_s` are what an address is allowed; 0: any number.
+    rehash: whether a login replaces a hash of the older form, which NIPAP's web client alone understands.
     """
 
     default_backend: str
@@ -75,6 +86,7 @@ class AuthSettings:
     backends: Mapping[str, BackendSettings]
     failed_logins: int = FAILED_LOGINS
     failed_logins_window_s: float = FAILED_LOGINS_WINDOW_S
+    rehash: bool = True
 
 
 @dataclass(frozen=True)
@@ -169,8 +181,11 @@ class Authenticator:
         self._local: dict[str, _LocalAccounts] = {}
         self._tokens: list[_Tokens] = []
         for name, backend in settings.backends.items():
+            if backend.refusal is not None:
+                continue
             if backend.type == 'SqliteAuth':
-                self._local[name] = _LocalAccounts(backend.options['db_path'], settings.cache_timeout_s)
+                path = backend.options['db_path']
+                self._local[name] = _LocalAccounts(path, settings.cache_timeout_s, settings.rehash)
             else:
                 self._tokens.append(_Tokens(backend))
 
@@ -200,7 +215,8 @@ class Authenticator:
     def login_token(self, token: str) -> Credentials:
         """Prove a Bearer token, by whichever token backend accepts it; raises `AuthenticationFailedError`."""
         if not self._tokens:
-            raise AuthenticationFailedError(_NOT_ACCEPTED)
+            refused = [each for each in self._settings.backends.values() if each.type == 'JwtAuth' and each.refusal]
+            raise AuthenticationFailedError(_refused(refused[0]) if refused else _NOT_ACCEPTED)
         text = _INVALID
         for backend in self._tokens:
             try:
@@ -220,13 +236,18 @@ class Authenticator:
         accounts = self._local.get(backend_name)
         if accounts is not None:
             return accounts
-        if backend_name in self._settings.backends:
-            raise AuthenticationFailedError(_INCORRECT)
+        backend = self._settings.backends.get(backend_name)
+        if backend is not None:
+            raise AuthenticationFailedError(_refused(backend) if backend.refusal else _INCORRECT)
         raise AuthenticationFailedError(f'Invalid auth backend {backend_name!r} specified')
 
     def _split(self, username: str) -> tuple[str, str]:
         name, at, backend_name = username.rpartition('@')
         return (name, backend_name) if at else (username, self._settings.default_backend)
+
+
+def _refused(backend: BackendSettings) -> str:
+    return f'Auth backend {backend.name!r} lets nobody in: {backend.refusal}.'
 
 
 def _ask(question: _Question, backend_name: str, name: str, password: str) -> Credentials | None:
@@ -237,7 +258,7 @@ def _ask(question: _Question, backend_name: str, name: str, password: str) -> Cr
         return None
     except UserFileError as exc:
         log.error('auth backend %s: %s', backend_name, exc)
-        raise NipapError(f'Auth backend {backend_name!r} is not available.') from exc
+        raise AuthUnavailableError(f'Auth backend {backend_name!r} is not available.', str(exc)) from exc
 
 
 def check_backend(settings: BackendSettings) -> None:
@@ -321,8 +342,9 @@ def _prepare(algorithm: str, option: str, key: str) -> None:
 class _LocalAccounts:
     """The accounts of one file as a login backend: right answers are remembered while the file stays as it is."""
 
-    def __init__(self, path: str, cache_timeout_s: int) -> None:
+    def __init__(self, path: str, cache_timeout_s: int, rehash: bool) -> None:
         self._users = LocalUsers(path)
+        self._rehash = rehash
         self._watch = FileWatch(path)
         self._cache = _LoginCache(cache_timeout_s)
         self._hashing: set[bytes] = set()
@@ -341,7 +363,7 @@ class _LocalAccounts:
         # The revision is read first: an answer is never filed under a state of the file newer than what it was read of.
         revision = self._watch.revision()
         credentials = self._cache.get(proof, revision)
-        if credentials is None and (user := self._users.authenticate(username, password)):
+        if credentials is None and (user := self._users.authenticate(username, password, self._rehash)):
             credentials = Credentials(user.username, user.full_name, user.readonly, user.trusted)
             self._cache.put(proof, revision, credentials)
         return credentials

@@ -16,6 +16,7 @@ import pwd
 import re
 import secrets
 import sqlite3
+import string
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,10 +93,14 @@ class LocalUsers:
     Every method opens the file, does one thing in one transaction and closes it, so that changes are seen at once by
     everyone who has it in use. Passwords are hashed with scrypt; the salted SHA-1 of older files is still understood.
     All raise a `UserFileError`.
+
+    legacy: store new passwords as salted SHA-1, which can be guessed billions of times a second, for programs that
+    read the file themselves and understand nothing else.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, legacy: bool = False) -> None:
         self.path = os.fspath(path)
+        self._hash_new = _hash_legacy if legacy else _hash_new
 
     def create(self, owner: str | None = None) -> None:
         """Make the file, for its owner alone, or the table in a file that has none.
@@ -121,7 +126,8 @@ class LocalUsers:
         except FileExistsError:
             return False
         except (OSError, LookupError) as exc:
-            raise UserFileUnusableError(f'{self.path}: cannot be created: {_reason(exc)}') from exc
+            reason = exc.strerror if isinstance(exc, OSError) else exc
+            raise UserFileUnusableError(f'{self.path}: cannot be created: {reason}') from exc
         return True
 
     def upgrade(self) -> bool:
@@ -165,12 +171,12 @@ class LocalUsers:
     def add(self, user: LocalUser, password: str) -> None:
         """Store a new user."""
         check_username(user.username)
-        values = (_checked_name(user.full_name), user.trusted, user.readonly, _hash_new(password))
+        values = (_checked_name(user.full_name), user.trusted, user.readonly, *self._hash_new(password))
         with self._change() as connection:
             self._check_new(connection, user)
             statement = (
                 'INSERT INTO user (username, full_name, trusted, readonly, pwd_hash, pwd_salt)'
-                " VALUES (?, ?, ?, ?, ?, '')"
+                ' VALUES (?, ?, ?, ?, ?, ?)'
             )
             connection.execute(statement, (user.username, *values))
 
@@ -184,7 +190,9 @@ class LocalUsers:
         readonly: bool | None = None,
     ) -> None:
         """Change what is not None; an empty full name removes it."""
-        changes: dict[str, object] = {} if password is None else {'pwd_hash': _hash_new(password), 'pwd_salt': ''}
+        changes: dict[str, object] = {}
+        if password is not None:
+            changes['pwd_hash'], changes['pwd_salt'] = self._hash_new(password)
         if full_name is not None:
             changes['full_name'] = _checked_name(full_name)
         changes |= {name: int(on) for name, on in (('trusted', trusted), ('readonly', readonly)) if on is not None}
@@ -281,10 +289,6 @@ def _owner(account: str) -> tuple[int, int]:
 def _owner_of(directory: str) -> tuple[int, int]:
     status = os.stat(directory)
     return status.st_uid, status.st_gid
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
 
 
 def check_username(username: str) -> None:
@@ -429,6 +433,7 @@ _LOG2_N, _R, _P = 15, 8, 1
 _SALT_BYTES, _HASH_BYTES = 16, 32
 _SCRYPT = re.compile(r'\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)')
 _SHA1 = re.compile('[0-9a-fA-F]{40}')
+_SALT_CHARACTERS = string.ascii_letters + string.digits
 _MOST_MEMORY = 2**30
 
 
@@ -455,8 +460,7 @@ def _check_password(password: bytes, stored: str, salt: str) -> tuple[bool, str 
         if stored:
             log.warning('a stored password hash has an unknown format')
         return False, None
-    digest = hashlib.sha1(salt.encode() + password, usedforsecurity=False).hexdigest()
-    return hmac.compare_digest(digest, stored.lower()), newer
+    return hmac.compare_digest(_sha1(password, salt), stored.lower()), newer
 
 
 def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | None] | None:
@@ -476,10 +480,23 @@ def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | No
     return right, hash_password(password) if right and outdated else None
 
 
-def _hash_new(password: str) -> str:
+def _hash_new(password: str) -> tuple[str, str]:
+    """Return the hash of a new password, and the salt beside it, which is inside of the hash."""
     if not password:
         raise UserInputError('the password must not be empty')
-    return hash_password(password.encode())
+    return hash_password(password.encode()), ''
+
+
+def _hash_legacy(password: str) -> tuple[str, str]:
+    """Return the hash and salt of a new password in the form of older files."""
+    if not password:
+        raise UserInputError('the password must not be empty')
+    salt = ''.join(secrets.choice(_SALT_CHARACTERS) for _ in range(8))
+    return _sha1(password.encode(), salt), salt
+
+
+def _sha1(password: bytes, salt: str) -> str:
+    return hashlib.sha1(salt.encode() + password, usedforsecurity=False).hexdigest()
 
 
 def _scrypt(password: bytes, salt: bytes, log2_n: int, r: int, p: int, size: int) -> bytes:

@@ -1,38 +1,38 @@
 -- Allocation: the lowest free block of a source, added in the same locked section.
 
-CREATE OR REPLACE FUNCTION lock_source(v int, source cidr) RETURNS prefix LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION lock_source(in_vrf int, source cidr) RETURNS prefix LANGUAGE plpgsql AS $$
 DECLARE
-    p prefix;
+    owner_row prefix;
 BEGIN
     LOOP
-        SELECT * INTO p FROM prefix WHERE vrf_id = v AND prefix = source FOR NO KEY UPDATE;
+        SELECT * INTO owner_row FROM prefix WHERE vrf_id = in_vrf AND prefix = source FOR NO KEY UPDATE;
         IF NOT FOUND THEN
-            p := lock_owner(v, source);
+            owner_row := lock_owner(in_vrf, source);
             -- It may have been added before what is above it was locked.
-            CONTINUE WHEN EXISTS (SELECT FROM prefix WHERE vrf_id = v AND prefix = source);
+            CONTINUE WHEN EXISTS (SELECT FROM prefix WHERE vrf_id = in_vrf AND prefix = source);
         END IF;
-        RETURN p;
+        RETURN owner_row;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION lock_source(int, cidr) IS 'Lock the row whose children change when a block is taken from a source: its own when it is stored, else the closest prefix around it, or the VRF (then NULL is returned).';
 
-CREATE OR REPLACE FUNCTION prefix_allocate(v int, from_pool int, sources cidr[], len int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION prefix_allocate(in_vrf int, from_pool int, sources cidr[], length int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     source cidr;
     block cidr;
-    p prefix;
+    owner_row prefix;
 BEGIN
     FOREACH source IN ARRAY sources LOOP
         -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
-        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(source_owner(v, source), v, source, len, NULL) IS NULL;
-        p := lock_source(v, source);
-        IF from_pool IS NOT NULL AND (p.prefix IS DISTINCT FROM source OR p.pool_id IS DISTINCT FROM from_pool) THEN
+        CONTINUE WHEN cardinality(sources) > 1 AND probe_source(source_owner(in_vrf, source), in_vrf, source, length, NULL) IS NULL;
+        owner_row := lock_source(in_vrf, source);
+        IF from_pool IS NOT NULL AND (owner_row.prefix IS DISTINCT FROM source OR owner_row.pool_id IS DISTINCT FROM from_pool) THEN
             -- It has been moved or has left the pool; wherever it is now there may be room.
             RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
         END IF;
-        block := probe_source(p, v, source, len, NULL);
+        block := probe_source(owner_row, in_vrf, source, length, NULL);
         IF block IS NOT NULL THEN
-            RETURN insert_under(p, v, block, facts, who);
+            RETURN insert_under(owner_row, in_vrf, block, facts, who);
         END IF;
     END LOOP;
     IF from_pool IS NOT NULL AND sources IS DISTINCT FROM
@@ -45,59 +45,62 @@ COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Fin
 
 -- All that a call by pool needs to know is looked up here: a round trip costs more than the look-up.
 CREATE OR REPLACE FUNCTION pool_sources(
-    i int, named text, fam int, INOUT v int, INOUT len int, OUT pool_id int, OUT default_type text, OUT networks cidr[]
+    by_id int, by_name text, address_family int, INOUT in_vrf int, INOUT length int, OUT pool_id int, OUT default_type text, OUT networks cidr[]
 ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    o pool;
+    chosen pool;
     implied int;
 BEGIN
-    IF named IS NULL THEN
-        SELECT * INTO o FROM pool WHERE id = i;
+    IF by_name IS NULL THEN
+        SELECT * INTO chosen FROM pool WHERE id = by_id;
     ELSE
-        SELECT * INTO o FROM pool WHERE lower(name) = lower(named) AND name = named;
+        SELECT * INTO chosen FROM pool WHERE lower(name) = lower(by_name) AND name = by_name;
     END IF;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    pool_id := o.id;
-    default_type := o.default_type;
-    SELECT min(m.vrf_id), array_agg(m.prefix ORDER BY m.prefix) FILTER (WHERE family(m.prefix) = fam) INTO implied, networks
-    FROM prefix m WHERE m.pool_id = o.id;
+    pool_id := chosen.id;
+    default_type := chosen.default_type;
+    SELECT min(m.vrf_id), array_agg(m.prefix ORDER BY m.prefix) FILTER (WHERE family(m.prefix) = address_family) INTO implied, networks
+    FROM prefix m WHERE m.pool_id = chosen.id;
     IF implied IS NULL THEN
         RAISE EXCEPTION 'No prefixes in pool' USING ERRCODE = 'NP100';
     ELSIF networks IS NULL THEN
-        RAISE EXCEPTION 'No prefixes of family % in pool', fam USING ERRCODE = 'NP100', COLUMN = 'family';
-    ELSIF v <> implied THEN
+        RAISE EXCEPTION 'No prefixes of family % in pool', address_family USING ERRCODE = 'NP100', COLUMN = 'family';
+    ELSIF in_vrf <> implied THEN
         RAISE EXCEPTION 'VRF must be the same as the pools implied VRF' USING ERRCODE = 'NP100', COLUMN = 'vrf_id';
     END IF;
-    v := implied;
-    len := coalesce(len, CASE fam WHEN 4 THEN o.ipv4_default_prefix_length ELSE o.ipv6_default_prefix_length END);
-    IF len IS NULL THEN
-        RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', fam USING ERRCODE = 'NP110', COLUMN = 'prefix_length';
+    in_vrf := implied;
+    length := coalesce(length, CASE address_family WHEN 4 THEN chosen.ipv4_default_prefix_length ELSE chosen.ipv6_default_prefix_length END);
+    IF length IS NULL THEN
+        RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', address_family USING ERRCODE = 'NP110', COLUMN = 'prefix_length';
     END IF;
 END $$;
-COMMENT ON FUNCTION pool_sources(int, text, int, int, int) IS 'Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be v unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.';
+COMMENT ON FUNCTION pool_sources(int, text, int, int, int) IS 'Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be in_vrf unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.';
 
-CREATE OR REPLACE FUNCTION pool_find_free(i int, named text, fam int, len int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+CREATE OR REPLACE FUNCTION pool_find_free(by_id int, by_name text, address_family int, length int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
-    s record;
+    chosen record;
 BEGIN
-    s := pool_sources(i, named, fam, NULL, len);
-    IF s.pool_id IS NULL THEN
+    chosen := pool_sources(by_id, by_name, address_family, NULL, length);
+    IF chosen.pool_id IS NULL THEN
         RAISE EXCEPTION 'Non-existent pool specified' USING ERRCODE = 'NP300';
     END IF;
-    RETURN QUERY SELECT * FROM find_free(s.v, s.networks, s.len, wanted);
+    RETURN QUERY SELECT * FROM find_free(chosen.in_vrf, chosen.networks, chosen.length, wanted);
 END $$;
 COMMENT ON FUNCTION pool_find_free(int, text, int, int, int) IS 'The lowest free blocks of a pool, at most as many as wanted.';
 
-CREATE OR REPLACE FUNCTION pool_allocate(i int, named text, fam int, v int, len int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION pool_allocate(by_id int, by_name text, address_family int, in_vrf int, length int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    s record;
+    chosen record;
 BEGIN
-    s := pool_sources(i, named, fam, v, len);
-    IF s.pool_id IS NULL THEN
+    chosen := pool_sources(by_id, by_name, address_family, in_vrf, length);
+    IF chosen.pool_id IS NULL THEN
         RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
     END IF;
-    RETURN prefix_allocate(s.v, s.pool_id, s.networks, s.len, jsonb_build_object('type', s.default_type) || facts, who);
+    IF chosen.default_type IS NULL AND facts ->> 'type' IS NULL THEN
+        RAISE EXCEPTION 'Unknown prefix type' USING ERRCODE = 'NP200', COLUMN = 'type';
+    END IF;
+    RETURN prefix_allocate(chosen.in_vrf, chosen.pool_id, chosen.networks, chosen.length, jsonb_build_object('type', chosen.default_type) || facts, who);
 END $$;
-COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one.';
+COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.';

@@ -32,27 +32,27 @@ COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression 
 -- A walk by primary key in place of a recursive query, which takes PostgreSQL longer to begin and end than to run.
 CREATE OR REPLACE FUNCTION ancestors_of(parents bigint[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    i bigint;
+    walked bigint;
     above bigint;
-    len int;
+    length int;
     own_tags text[];
     met int;
     fresh bigint[];
     path bigint[]; -- the last way up
     found_ones text := '';
 BEGIN
-    FOREACH i IN ARRAY parents LOOP
-        CONTINUE WHEN i = path[1];
+    FOREACH walked IN ARRAY parents LOOP
+        CONTINUE WHEN walked = path[1];
         fresh := NULL;
         met := NULL;
-        WHILE i IS NOT NULL LOOP
-            met := array_position(path, i);
+        WHILE walked IS NOT NULL LOOP
+            met := array_position(path, walked);
             EXIT WHEN met IS NOT NULL;
-            SELECT parent_id, masklen(prefix), tags INTO above, len, own_tags FROM prefix WHERE id = i;
-            found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || i || '":[' || coalesce(above::text, 'null') || ','
-                || len || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
-            fresh := fresh || i;
-            i := above;
+            SELECT parent_id, masklen(prefix), tags INTO above, length, own_tags FROM prefix WHERE id = walked;
+            found_ones := found_ones || CASE found_ones WHEN '' THEN '{"' ELSE ',"' END || walked || '":[' || coalesce(above::text, 'null') || ','
+                || length || ',' || CASE own_tags WHEN '{}' THEN '[]' ELSE to_json(own_tags)::text END || ']';
+            fresh := fresh || walked;
+            walked := above;
         END LOOP;
         -- In the order of the tree all that was met before and lies above the next lies above this one.
         IF fresh IS NOT NULL THEN

@@ -1,37 +1,37 @@
 -- Add, edit and remove of what is no tree: VRFs, pools, AS numbers. Each with its audit entries.
 
-CREATE OR REPLACE FUNCTION vrf_facts(t vrf) RETURNS jsonb LANGUAGE sql STABLE
-RETURN jsonb_strip_nulls(to_jsonb(t) - 'rt_rank');
+CREATE OR REPLACE FUNCTION vrf_facts(stored vrf) RETURNS jsonb LANGUAGE sql STABLE
+RETURN jsonb_strip_nulls(to_jsonb(stored) - 'rt_rank');
 COMMENT ON FUNCTION vrf_facts(vrf) IS 'The stored facts of a VRF, without nulls.';
 
 CREATE OR REPLACE FUNCTION vrf_add(facts jsonb, who actor) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
-    n vrf := jsonb_populate_record(NULL::vrf, facts);
+    new_row vrf := jsonb_populate_record(NULL::vrf, facts);
 BEGIN
-    n.id := nextval('vrf_id_seq');
-    INSERT INTO vrf SELECT n.*;
+    new_row.id := nextval('vrf_id_seq');
+    INSERT INTO vrf SELECT new_row.*;
     INSERT INTO free_range VALUES
-        (-1 - 2 * n.id::bigint, '0.0.0.0', '255.255.255.255', 0),
-        (-2 - 2 * n.id::bigint, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);
-    done := record_change(who, 'vrf', 'add', n.id, NULL, vrf_facts(n));
-    RETURN n.id;
+        (-1 - 2 * new_row.id::bigint, '0.0.0.0', '255.255.255.255', 0),
+        (-2 - 2 * new_row.id::bigint, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);
+    done := record_change(who, 'vrf', 'add', new_row.id, NULL, vrf_facts(new_row));
+    RETURN new_row.id;
 END $$;
 COMMENT ON FUNCTION vrf_add(jsonb, actor) IS 'Add a VRF with its two empty address spaces; returns its id.';
 
-CREATE OR REPLACE FUNCTION vrf_edit(i int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION vrf_edit(target int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
-    x vrf;
-    n vrf;
+    old_row vrf;
+    new_row vrf;
 BEGIN
-    SELECT * INTO x FROM vrf WHERE id = i FOR NO KEY UPDATE;
+    SELECT * INTO old_row FROM vrf WHERE id = target FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    n := jsonb_populate_record(x, changes);
-    UPDATE vrf SET rt = n.rt, rt_rank = n.rt_rank, name = n.name, description = n.description, tags = n.tags, avps = n.avps WHERE id = i;
-    done := record_change(who, 'vrf', 'edit', i, vrf_facts(x), vrf_facts(n));
+    new_row := jsonb_populate_record(old_row, changes);
+    UPDATE vrf SET rt = new_row.rt, rt_rank = new_row.rt_rank, name = new_row.name, description = new_row.description, tags = new_row.tags, avps = new_row.avps WHERE id = target;
+    done := record_change(who, 'vrf', 'edit', target, vrf_facts(old_row), vrf_facts(new_row));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. False when it is not there.';
@@ -39,53 +39,54 @@ COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. False when it is
 CREATE OR REPLACE FUNCTION pool_add(facts jsonb, who actor) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
-    n pool := jsonb_populate_record(NULL::pool, facts);
+    new_row pool := jsonb_populate_record(NULL::pool, facts);
 BEGIN
-    n.id := nextval('pool_id_seq');
-    INSERT INTO pool SELECT n.*;
-    done := record_change(who, 'pool', 'add', n.id, NULL, jsonb_strip_nulls(to_jsonb(n)));
-    RETURN n.id;
+    PERFORM check_defaults(new_row, NULL);
+    new_row.id := nextval('pool_id_seq');
+    INSERT INTO pool SELECT new_row.*;
+    done := record_change(who, 'pool', 'add', new_row.id, NULL, jsonb_strip_nulls(to_jsonb(new_row)));
+    RETURN new_row.id;
 END $$;
 COMMENT ON FUNCTION pool_add(jsonb, actor) IS 'Add a pool; returns its id.';
 
 CREATE OR REPLACE FUNCTION asn_add(facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
-    n asn := jsonb_populate_record(NULL::asn, facts);
+    new_row asn := jsonb_populate_record(NULL::asn, facts);
 BEGIN
-    INSERT INTO asn SELECT n.*;
-    done := record_change(who, 'asn', 'add', n.asn, NULL, jsonb_strip_nulls(to_jsonb(n)));
-    RETURN n.asn;
+    INSERT INTO asn SELECT new_row.*;
+    done := record_change(who, 'asn', 'add', new_row.asn, NULL, jsonb_strip_nulls(to_jsonb(new_row)));
+    RETURN new_row.asn;
 END $$;
 COMMENT ON FUNCTION asn_add(jsonb, actor) IS 'Add an AS number.';
 
-CREATE OR REPLACE FUNCTION asn_edit(i bigint, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION asn_edit(target bigint, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
-    x asn;
-    n asn;
+    old_row asn;
+    new_row asn;
 BEGIN
-    SELECT * INTO x FROM asn WHERE asn = i FOR NO KEY UPDATE;
+    SELECT * INTO old_row FROM asn WHERE asn = target FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    n := jsonb_populate_record(x, changes);
-    UPDATE asn SET name = n.name WHERE asn = i;
-    done := record_change(who, 'asn', 'edit', i, jsonb_strip_nulls(to_jsonb(x)), jsonb_strip_nulls(to_jsonb(n)));
+    new_row := jsonb_populate_record(old_row, changes);
+    UPDATE asn SET name = new_row.name WHERE asn = target;
+    done := record_change(who, 'asn', 'edit', target, jsonb_strip_nulls(to_jsonb(old_row)), jsonb_strip_nulls(to_jsonb(new_row)));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. False when it is not there.';
 
-CREATE OR REPLACE FUNCTION asn_remove(i bigint, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION asn_remove(target bigint, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
     facts jsonb;
 BEGIN
-    DELETE FROM asn t WHERE asn = i RETURNING jsonb_strip_nulls(to_jsonb(t)) INTO facts;
+    DELETE FROM asn t WHERE asn = target RETURNING jsonb_strip_nulls(to_jsonb(t)) INTO facts;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    done := record_change(who, 'asn', 'remove', i, facts, NULL);
+    done := record_change(who, 'asn', 'remove', target, facts, NULL);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION asn_remove(bigint, actor) IS 'Remove an AS number. False when it is not there.';

@@ -19,29 +19,29 @@ COMMENT ON FUNCTION make_incoming() IS 'The temporary tables of this session, em
 
 CREATE OR REPLACE FUNCTION incoming_parents() RETURNS TABLE (child bigint, parent bigint) LANGUAGE plpgsql AS $$
 DECLARE
-    r record;
+    entry record;
     open_prefixes cidr[] := '{}';
     open_ids bigint[] := '{}';
     top int := 0;
-    v int;
+    in_vrf int;
 BEGIN
     -- One pass in tree order with a stack of the incoming prefixes that are still open.
-    FOR r IN SELECT i.id, i.vrf_id, i.prefix FROM incoming i ORDER BY i.vrf_id, i.prefix LOOP
-        IF v IS DISTINCT FROM r.vrf_id THEN
-            v := r.vrf_id;
+    FOR entry IN SELECT i.id, i.vrf_id, i.prefix FROM incoming i ORDER BY i.vrf_id, i.prefix LOOP
+        IF in_vrf IS DISTINCT FROM entry.vrf_id THEN
+            in_vrf := entry.vrf_id;
             top := 0;
         END IF;
-        WHILE top > 0 AND NOT open_prefixes[top] >> r.prefix LOOP
+        WHILE top > 0 AND NOT open_prefixes[top] >> entry.prefix LOOP
             top := top - 1;
         END LOOP;
         IF top > 0 THEN
-            child := r.id;
+            child := entry.id;
             parent := open_ids[top];
             RETURN NEXT;
         END IF;
         top := top + 1;
-        open_prefixes[top] := r.prefix;
-        open_ids[top] := r.id;
+        open_prefixes[top] := entry.prefix;
+        open_ids[top] := entry.id;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION incoming_parents() IS 'For those rows of incoming that lie inside another one: the closest such.';
@@ -50,20 +50,20 @@ CREATE OR REPLACE FUNCTION add_one_by_one(who actor) RETURNS void LANGUAGE plpgs
 DECLARE
     members cidr[] := ARRAY(SELECT i.prefix FROM incoming i WHERE i.pool_id IS NOT NULL);
     about text;
-    r record;
+    entry record;
 BEGIN
-    FOR r IN SELECT i.* FROM incoming i
+    FOR entry IN SELECT i.* FROM incoming i
         WHERE i.pool_id IS NOT NULL
            OR i.prefix >> ANY (members)
            OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix))
         ORDER BY i.vrf_id, i.prefix
     LOOP
         BEGIN
-            UPDATE incoming SET owner_id = insert_under(lock_owner(r.vrf_id, r.prefix), r.vrf_id, r.prefix, r.facts, who)
-            WHERE ord = r.ord;
+            UPDATE incoming SET owner_id = insert_under(lock_owner(entry.vrf_id, entry.prefix), entry.vrf_id, entry.prefix, entry.facts, who)
+            WHERE ord = entry.ord;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS about = COLUMN_NAME;
-            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord || ' ' || about;
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = entry.ord || ' ' || about;
         END;
     END LOOP;
 END $$;
@@ -71,13 +71,13 @@ COMMENT ON FUNCTION add_one_by_one(actor) IS 'Add those incoming prefixes that c
 
 CREATE OR REPLACE FUNCTION lock_incoming_owners() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    v int;
+    in_vrf int;
 BEGIN
     UPDATE incoming i SET owner_id = c.id, owner_version = (SELECT p.ctid FROM prefix p WHERE p.id = c.id)
     FROM (SELECT n.ord, closest_parent(n.vrf_id, n.prefix) AS id FROM incoming n WHERE NOT n.inside OFFSET 0) c
     WHERE c.ord = i.ord;
-    FOR v IN SELECT DISTINCT vrf_id FROM incoming WHERE NOT inside AND owner_id IS NULL ORDER BY vrf_id LOOP
-        PERFORM lock_vrf(v);
+    FOR in_vrf IN SELECT DISTINCT vrf_id FROM incoming WHERE NOT inside AND owner_id IS NULL ORDER BY vrf_id LOOP
+        PERFORM lock_vrf(in_vrf);
     END LOOP;
     PERFORM FROM prefix WHERE id IN (SELECT owner_id FROM incoming) ORDER BY vrf_id, prefix FOR NO KEY UPDATE;
     -- Chosen before they were locked: when something came in between, start over. An owner whose row is still the same
@@ -95,13 +95,13 @@ CREATE OR REPLACE FUNCTION refuse_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     about text;
     done boolean;
-    r record;
-    n prefix;
-    p prefix;
+    entry record;
+    new_row prefix;
+    parent prefix;
 BEGIN
     -- The first one, in the order given, that breaks a rule; its number travels before the attribute as the column of the error.
     -- No EXISTS for duplicates: of one beside an OR PostgreSQL hashes all prefixes there are, a third of a second for half a million.
-    FOR r IN
+    FOR entry IN
         SELECT * FROM (
             SELECT i.ord, i.vrf_id, i.prefix, i.type, i.facts ->> 'node' AS node, i.parent_id,
                    coalesce(above.type, stored.type) AS parent_type, coalesce(above.prefix, stored.prefix) AS parent_prefix,
@@ -117,19 +117,19 @@ BEGIN
         ORDER BY ord
     LOOP
         BEGIN
-            IF r.duplicate THEN
-                RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', r.vrf_id, r.prefix USING ERRCODE = 'NP400', COLUMN = 'prefix';
+            IF entry.duplicate THEN
+                RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', entry.vrf_id, entry.prefix USING ERRCODE = 'NP400', COLUMN = 'prefix';
             END IF;
-            n.prefix := r.prefix;
-            n.type := r.type;
-            p.id := r.parent_id;
-            p.prefix := r.parent_prefix;
-            p.type := r.parent_type;
-            done := check_place(p, n);
-            done := check_node(r.prefix, r.type, r.node);
+            new_row.prefix := entry.prefix;
+            new_row.type := entry.type;
+            parent.id := entry.parent_id;
+            parent.prefix := entry.parent_prefix;
+            parent.type := entry.parent_type;
+            done := check_place(parent, new_row);
+            done := check_node(entry.prefix, entry.type, entry.node);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS about = COLUMN_NAME;
-            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = r.ord || ' ' || about;
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE, COLUMN = entry.ord || ' ' || about;
         END;
     END LOOP;
 END $$;
@@ -175,9 +175,9 @@ COMMENT ON FUNCTION gaps_of_taken() IS 'What is left free of the spaces in taken
 CREATE OR REPLACE FUNCTION count_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
-    r record;
+    entry record;
 BEGIN
-    FOR r IN
+    FOR entry IN
         SELECT i.vrf_id, family(i.prefix) AS fam, count(*) AS prefixes,
             coalesce(sum(prefix_size(i.prefix)) FILTER (WHERE NOT i.inside AND i.owner_id IS NULL), 0) AS total,
             coalesce(sum(n.used_addresses) FILTER (WHERE NOT i.inside AND i.owner_id IS NULL), 0)
@@ -185,7 +185,7 @@ BEGIN
         FROM incoming i JOIN prefix n ON n.id = i.id LEFT JOIN prefix o ON o.id = i.owner_id
         GROUP BY 1, 2 ORDER BY 1, 2
     LOOP
-        done := add_to_totals(r.vrf_id, r.fam, r.prefixes, r.total, r.used);
+        done := add_to_totals(entry.vrf_id, entry.fam, entry.prefixes, entry.total, entry.used);
     END LOOP;
 END $$;
 COMMENT ON FUNCTION count_incoming() IS 'Move the totals of VRFs by the incoming prefixes.';
@@ -197,8 +197,8 @@ DECLARE
 BEGIN
     PERFORM make_incoming();
     -- Additions of many to one VRF take turns from the beginning: else the one that waits has chosen its owners in vain.
-    PERFORM pg_advisory_xact_lock(5466130, v) FROM (
-        SELECT DISTINCT (item ->> 'vrf_id')::int AS v FROM jsonb_array_elements(items) item ORDER BY v) q;
+    PERFORM pg_advisory_xact_lock(5466130, in_vrf) FROM (
+        SELECT DISTINCT (item ->> 'vrf_id')::int AS in_vrf FROM jsonb_array_elements(items) item ORDER BY in_vrf) q;
     INSERT INTO incoming (ord, id, vrf_id, prefix, type, facts, pool_id)
     SELECT n::int, nextval('prefix_id_seq'), (item ->> 'vrf_id')::int, (item ->> 'prefix')::cidr, item ->> 'type', item,
         (item ->> 'pool_id')::int

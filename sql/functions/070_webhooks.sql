@@ -1,5 +1,5 @@
 -- What the audit log says of webhooks.
 
-CREATE OR REPLACE FUNCTION webhook_facts(t webhook) RETURNS jsonb LANGUAGE sql STABLE
-RETURN jsonb_strip_nulls(to_jsonb(t) - '{secret,cursor,attempts,failing_since,next_attempt,last_error,delivered,failed}'::text[]);
+CREATE OR REPLACE FUNCTION webhook_facts(stored webhook) RETURNS jsonb LANGUAGE sql STABLE
+RETURN jsonb_strip_nulls(to_jsonb(stored) - '{secret,cursor,attempts,failing_since,next_attempt,last_error,delivered,failed}'::text[]);
 COMMENT ON FUNCTION webhook_facts(webhook) IS 'What clients set of a webhook, without its secret and without nulls.';

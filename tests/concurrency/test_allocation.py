@@ -11,6 +11,8 @@ from .aftermath import Scene, assert_nothing_is_lost, disjoint
 from .clients import DUPLICATE, INPUT, MISSING, NON_EXISTENT, VALUE, Client, Job
 from .rounds import ROUNDS, allocate_from_each, change_each, rounds, succeeded
 
+pytestmark = pytest.mark.slow
+
 Added = list[tuple[int, str]]
 Outcome = tuple[Added, list[int]]
 

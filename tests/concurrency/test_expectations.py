@@ -15,6 +15,8 @@ from nipap.errors import NipapChangedError, NipapNonExistentError
 from nipap.integrity import check
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 6
 ROUNDS = 5
 

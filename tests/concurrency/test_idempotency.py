@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from nipap.calls import Request
 
 from .aftermath import Scene
 from .clients import Client, Job
+
+pytestmark = pytest.mark.slow
 
 CLIENTS = 8
 KEYS = 5

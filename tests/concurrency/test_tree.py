@@ -11,6 +11,8 @@ from .aftermath import Scene, assert_nothing_is_lost
 from .clients import DUPLICATE, INPUT, NON_EXISTENT, VALUE, Client, Job
 from .rounds import ROUNDS, add_each, allocate_each, change_each, exactly_one, rounds, succeeded
 
+pytestmark = pytest.mark.slow
+
 # ------------------------------------------------------------------------------------------------------------- scripts
 
 

@@ -142,7 +142,13 @@ def poster(connection: http.client.HTTPConnection) -> Post:
     return post
 
 
-@pytest.fixture(params=['backend_face', 'xmlrpc_face', 'rest_face'])
+@pytest.fixture(
+    params=[
+        'backend_face',
+        pytest.param('xmlrpc_face', marks=pytest.mark.slow),
+        pytest.param('rest_face', marks=pytest.mark.slow),
+    ]
+)
 def api(request: pytest.FixtureRequest) -> Face:
-    """Each face in turn, on a database that holds nothing but VRF 0."""
+    """Each face in turn, on a database that holds nothing but VRF 0; those over HTTP are slow."""
     return request.getfixturevalue(request.param)

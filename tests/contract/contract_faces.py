@@ -33,7 +33,9 @@ WIRE_TIME = re.compile(r'\d{8}T\d\d:\d\d:\d\d')
 MAX_INT = 2**31 - 1
 
 #: for scenarios that REST has no form for; what it says instead is in `test_face_differences.py`
-CALLS = pytest.mark.parametrize('api', ['backend_face', 'xmlrpc_face'], indirect=True)
+CALLS = pytest.mark.parametrize(
+    'api', ['backend_face', pytest.param('xmlrpc_face', marks=pytest.mark.slow)], indirect=True
+)
 
 #: path, body and headers of a request -> HTTP status and body of the answer
 Post = Callable[[str, bytes, Mapping[str, str]], tuple[int, bytes]]

@@ -16,6 +16,8 @@ from nipap.calls import CALLS
 from nipap.postgres.database import Database
 from nipap.xmlrpc import codec as wire
 
+pytestmark = pytest.mark.slow
+
 KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
 

@@ -22,6 +22,8 @@ from nipap.errors import NipapError
 from nipap.postgres.database import Database
 from nipap.rest import api as flask_rest
 
+pytestmark = pytest.mark.slow
+
 KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400, 1410}
 SLEPT_S = 9
 PLURALS = {'vrfs': 'vrf', 'pools': 'pool', 'prefixes': 'prefix', 'asns': 'asn'}

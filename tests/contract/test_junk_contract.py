@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from nipap.attributes import ASN, POOL, PREFIX, VRF
 from nipap.calls import CALLS
 
+pytestmark = pytest.mark.slow
+
 KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1300, 1400}
 OPERATORS = (
     *('equals', 'not_equals', 'less', 'greater_or_equal', 'like', 'regex_match', '~', '!~*', 'contains'),

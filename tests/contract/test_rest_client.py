@@ -19,6 +19,8 @@ from nipap.rest import api as flask_rest
 from nipap.rest.objects import encode
 from nipap.rest.openapi import describe
 
+pytestmark = pytest.mark.slow
+
 NAME = 'generated_nipap_client'
 
 

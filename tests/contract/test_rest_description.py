@@ -23,6 +23,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from nipap.access.authentication import Authenticator
 from nipap.rest.openapi import describe
 
+pytestmark = pytest.mark.slow
+
 NUMBER = st.integers(0, 2**32 - 1)
 
 

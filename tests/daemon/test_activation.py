@@ -21,6 +21,8 @@ from support import DaemonFactory
 
 from nipapd import systemd
 
+pytestmark = pytest.mark.slow
+
 Activated = Callable[..., Daemon]
 
 

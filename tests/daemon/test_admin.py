@@ -29,6 +29,8 @@ from test_events import Client
 from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
+pytestmark = pytest.mark.slow
+
 ADMIN = re.compile(r'health and metrics on (http://\S+)')
 
 

@@ -21,6 +21,8 @@ from support import DaemonFactory
 
 from nipap import __version__
 
+pytestmark = pytest.mark.slow
+
 HANDLERS = 3
 REFUSED = re.compile(r'too many failed logins, try again in (\d+) seconds?\.$')
 Make = Callable[..., Daemon]

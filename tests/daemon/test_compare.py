@@ -23,6 +23,8 @@ from bench.upkeep import session
 import nipap
 from nipap.postgres import schema
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'nipap', 'nipapd', 'sql', 'etc', 'docs')
 TIMED = (FLOOR, 'add_prefix, leaf', 'code alone: decode an edit', '8 clients: add_prefix, from an unused pool')

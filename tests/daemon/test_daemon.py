@@ -36,6 +36,8 @@ from talking import (
 from nipap import __version__
 from nipapd.server import Container, Server
 
+pytestmark = pytest.mark.slow
+
 # handlers come and go
 
 

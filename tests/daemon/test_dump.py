@@ -34,6 +34,8 @@ from nipap.postgres.database import Database
 from nipapd import archive, config, dump, maintenance
 from nipapd.embedded import EmbeddedPostgres
 
+pytestmark = pytest.mark.slow
+
 AUTH = {'authoritative_source': 'test'}
 OPERATOR = Actor('test', 'Test User', 'test', 'test', readonly=False)
 SOON_S = 30.0

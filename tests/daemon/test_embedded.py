@@ -22,6 +22,8 @@ from support import open_directories
 from nipapd import binaries, config, dump, embedded
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError, Installation, find_installations, inspect
 
+pytestmark = pytest.mark.slow
+
 HOLDER = REPOSITORY / 'tests' / 'daemon' / 'hold_postgres.py'
 FAST = {'fsync': 'off'}
 
@@ -180,6 +182,8 @@ def ordinary(bindir: str) -> Iterator[EmbeddedPostgres]:
 
 def test_case_is_folded_beyond_ascii(ordinary: EmbeddedPostgres) -> None:
     assert ask(ordinary.dsn(), "SELECT lower('ÅÑЖ') || upper('é')") == 'åñжÉ'
+    letters = ask(ordinary.dsn(), 'SELECT datctype FROM pg_database WHERE datname = current_database()')
+    assert letters in ('C.UTF-8', 'C.utf8')
     assert ask(ordinary.dsn(), "SELECT 'Ålesund' ILIKE 'åLESUND'") is True
 
 

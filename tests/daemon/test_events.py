@@ -26,6 +26,8 @@ from support import DaemonFactory
 from nipap.postgres.database import Database
 from nipapd.senders import signature
 
+pytestmark = pytest.mark.slow
+
 SECRET = 'a secret of a webhook'
 PATIENCE_S = 40.0
 

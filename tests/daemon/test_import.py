@@ -22,6 +22,8 @@ from daemon_process import Daemon, poll
 from nipap.integrity import check
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parent.parent.parent
 DATA = REPOSITORY / 'tests/data/internet-prefixes.csv.xz'
 AUTH = {'authoritative_source': 'test'}

@@ -14,8 +14,8 @@ SHIPPED = {
     'share/man/man8': ['docs/man/nipapd.8'],
     'share/man/man1': ['docs/man/nipap.1', 'docs/man/nipap-admin.1', 'docs/man/nipap-passwd.1'],
     'share/doc/nipapd': [
-        *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket'),
-        *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json'),
+        *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket', 'etc/nipapd.logrotate'),
+        *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json', 'docs/migrating.md'),
     ],
 }
 

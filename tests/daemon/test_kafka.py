@@ -27,6 +27,8 @@ from test_admin import samples
 from test_events import Client, sender_of
 from test_tls import make_pair
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 40.0
 TOPICS = ('t.prefix', 't.asn')
 SITE = Path(confluent_kafka.__file__).parents[1]

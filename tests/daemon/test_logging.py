@@ -31,6 +31,8 @@ from talking import (
 from nipap import __version__
 from nipapd import logs
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_line_for_each_request_and_no_password(configured: Configured, make_dir: Callable[[], Path]) -> None:
     running = configured('-d', db_pass='SECRET-of-the-database', data_dir=make_dir())

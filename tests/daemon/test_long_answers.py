@@ -25,6 +25,8 @@ from nipap.backend import Backend
 from nipap.postgres.database import Database
 from nipap.xmlrpc.codec import encode_response
 
+pytestmark = pytest.mark.slow
+
 ALL = {'max_result': None}
 SMALL_MB = 120
 LONG = 3000  # several times what is sent at once

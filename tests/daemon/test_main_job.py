@@ -22,6 +22,8 @@ import pytest
 
 from nipapd.embedded import EmbeddedPostgres
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent.parent / 'data' / 'internet-prefixes.csv.xz'
 ROWS = 5000
 REPOSITORY = Path(__file__).parent.parent.parent

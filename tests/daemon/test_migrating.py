@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from daemon_process import REPOSITORY, Daemon
 from support import DaemonFactory, options_of
 from talking import Client, client
 
 from nipap.postgres import schema
+
+pytestmark = pytest.mark.slow
 
 KINDS = ('vrf', 'pool', 'asn', 'prefix')
 VARYING = {'id', 'vrf_id', 'pool_id', 'added', 'last_modified', 'version'}

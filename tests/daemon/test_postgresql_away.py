@@ -25,6 +25,8 @@ from support import FAST, DaemonFactory, open_directories, options_of
 from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
 
+pytestmark = pytest.mark.slow
+
 AUTH = {'authoritative_source': 'test'}
 AWAY, UNKNOWN = 1010, 1020
 # Patience of eight seconds, the attempt that goes on then, and some for a busy machine.

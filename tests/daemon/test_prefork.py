@@ -21,6 +21,8 @@ import pytest
 
 from nipapd.prefork import EXIT_CUT_OFF, EXIT_FAILED, EXIT_OK, Backoff, Supervisor, how_it_ended
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 20.0
 

@@ -22,6 +22,8 @@ from callers import handlers as handler_processes
 from daemon_process import REPOSITORY, Daemon, poll
 from support import DaemonFactory
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
 
 

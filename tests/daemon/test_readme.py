@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parent.parent.parent
 DATA = 'tests/data/internet-prefixes.csv.xz'
 ADDRESS = 'http://admin:PASSWORD@127.0.0.1:1337'

@@ -24,6 +24,8 @@ from nipap.access.authentication import Actor
 from nipap.backend import Backend
 from nipap.postgres import schema
 
+pytestmark = pytest.mark.slow
+
 Configured = Callable[..., Daemon]
 LONG = 1500  # prefixes: more than are answered as one list
 TAKEN_OVER = ' INFO nipapd: serving on '

@@ -15,9 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from daemon_process import Daemon
 from support import DaemonFactory
 from talking import Configured
+
+pytestmark = pytest.mark.slow
 
 NOISE_MS = 2
 AUTH = {'authoritative_source': 'test'}

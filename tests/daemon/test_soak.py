@@ -17,6 +17,8 @@ from bench.soak_chaos import DECK, Site
 from bench.soak_clients import Wire
 from support import open_directories
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parent.parent.parent
 SMALL = ('--clients', '4', '--without-key', '1', '--kept', '20', '--seed', '1')
 

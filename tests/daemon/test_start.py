@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from daemon_process import READY, Daemon, free_port
+from daemon_process import READY, REPOSITORY, Daemon, free_port
 from support import DaemonFactory, options_of
 from talking import (
     Configured,
@@ -27,6 +32,7 @@ from talking import (
 )
 
 from nipap import __version__
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.postgres import schema
 from nipapd import logs
 
@@ -242,7 +248,9 @@ def test_a_database_that_does_not_answer_is_one_line(daemon: DaemonFactory, make
     settings = {'db_host': str(make_dir()), 'db_name': 'nipap', 'db_user': 'nipap', 'db_pass': 'SECRET-db-pass'}
     refused = daemon(config={'nipapd': settings}, start=False).spawn()
     assert refused.wait() == 1
-    assert re.fullmatch(r'nipapd: the database cannot be used: .*No such file or directory.*\n', refused.log())
+    warning, line = refused.log().splitlines()  # the file of the configuration is open to everybody
+    assert 'everybody can read it' in warning
+    assert re.fullmatch(r'nipapd: the database cannot be used: .*No such file or directory.*', line)
     assert 'SECRET' not in refused.log()
 
 
@@ -264,6 +272,209 @@ def test_it_can_be_stopped_while_it_starts(daemon: DaemonFactory, make_dir: Any,
     starting.await_no_children()
 
 
+# configurations of the predecessor, and what is wrong with a configuration
+
+OF_THE_PREDECESSOR = """
+[DEFAULT]
+shared = {directory}
+
+[nipapd]
+listen =
+foreground = true
+debug = false
+forks = 1
+syslog = false
+db_sslmode = disable
+db_pass = pa%%pin
+{database}
+
+[auth]
+default_backend = ldap1
+auth_cache_timeout = 3600
+
+[auth.backends.local]
+type = SqliteAuth
+db_path = %(shared)s/accounts.db
+
+[auth.backends.ldap1]
+type = LdapAuth
+basedn = dc=test,dc=com
+uri = ldaps://ldap.test.com
+binddn_fmt = uid={{}},ou=people,dc=test,dc=com
+search = uid={{}}
+search_binddn = cn=admin
+search_password = secret
+rw_group = cn=nipap
+
+[auth.backends.jwt]
+type = JwtAuth
+jwk_url = https://id.example.net/jwks.json
+
+[kafka]
+enabled = false
+brokers = kafka:9092
+security_protocol = PLAINTEXT
+
+[tracing]
+otlp_http_endpoint = http://127.0.0.1:9/v1/traces
+otel_traces_sampler = parentbased_traceidratio
+
+[www]
+xmlrpc_uri = http://www@local:secret@127.0.0.1:1337
+welcome_message = Welcome!
+"""
+
+
+def test_a_configuration_of_the_predecessor_starts(daemon: DaemonFactory, dsn: str, make_dir: Any) -> None:
+    """Without the packages of OpenTelemetry; what is not supported is told, and refuses logins by its name."""
+    home = make_dir()
+    accounts = LocalUsers(home / 'accounts.db', legacy=True)
+    accounts.create()
+    accounts.add(LocalUser('cli', 'Command line'), 'secret')
+    options = '\n'.join(f'{name} = {value}' for name, value in options_of(dsn).items())
+    file = make_dir() / 'nipap.conf'
+    file.write_text(OF_THE_PREDECESSOR.format(database=options, directory=home))
+    hidden = make_dir() / 'opentelemetry'
+    hidden.mkdir()
+    (hidden / '__init__.py').write_text("raise ImportError('No module named opentelemetry')\n")
+    path = os.pathsep.join([str(hidden.parent), os.fspath(REPOSITORY)])
+    running = daemon('-c', str(file), env={'PYTHONPATH': path}, data_dir=home)
+    told = running.log()
+    for warning in (
+        '[auth.backends.ldap1] type = LdapAuth: is not supported by this version, logins with it are refused',
+        '[auth.backends.jwt] jwk_url: is not supported by this version, logins with it are refused',
+        '[www]: belongs to the web client of NIPAP',
+        'OpenTelemetry is not installed (No module named opentelemetry), so nothing is traced',
+        f'{file}: everybody can read it, and it holds db_pass, search_password, xmlrpc_uri',
+    ):
+        assert warning in told
+    assert len(re.findall(' WARNING ', told)) == 5
+
+    def version(user: str, password: str) -> object:
+        with xmlrpc.client.ServerProxy(f'{running.url(user, password)}/XMLRPC') as nipap:
+            return nipap.version({'auth': {'authoritative_source': 'test'}})
+
+    assert version('cli@local', 'secret') == __version__
+    for name in ('cli', 'cli@ldap1'):
+        with pytest.raises(
+            xmlrpc.client.Fault, match=r"1510.*'ldap1' lets nobody in: type = LdapAuth is not supported"
+        ):
+            version(name, 'secret')
+    token = urllib.request.Request(f'{running.address}/api/v1/vrfs', headers={'Authorization': 'Bearer x.y.z'})
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(token)
+    with refusal.value as answer:
+        assert (answer.code, b'jwk_url is not supported' in answer.read()) == (401, True)
+    with contextlib.closing(sqlite3.connect(accounts.path)) as connection:
+        assert len(connection.execute('SELECT pwd_hash FROM user').fetchone()[0]) == 40  # the form that [www] needs
+
+
+def test_variables_of_libpq_decide_nothing(daemon: DaemonFactory, dsn: str) -> None:
+    settings = options_of(dsn)
+    port = settings.pop('db_port')
+    assert port == '5432'
+    env = {
+        'PGPORT': '1',
+        'PGHOST': '/nowhere',
+        'PGDATABASE': 'x',
+        'PGUSER': 'x',
+        'PGSERVICE': 'x',
+        'PGSSLMODE': 'require',
+    }
+    env |= {'PGOPTIONS': '-c search_path=nowhere', 'PGTARGETSESSIONATTRS': 'standby', 'PGCLIENTENCODING': 'latin1'}
+    running = daemon(config={'nipapd': {'forks': '1', **settings}}, env=env)
+    assert call(running, 'list_vrf', vrf={'id': 0})
+    where = running.args[running.args.index('-c') :][:2]
+    command = [sys.executable, '-m', 'nipapd.maintenance', 'check', *where]
+    environment = {**os.environ, **env, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/', timeout=120)
+    assert (done.returncode, done.stdout) == (0, 'no problems found\n')
+
+
+BROKEN = {
+    'is not a SQLite file': b'username:password\n' * 100,
+    'has no table of users (create it with create-database)': b'',
+}
+
+
+@pytest.mark.parametrize('problem', BROKEN)
+def test_a_broken_file_of_accounts_ends_the_start(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Any, problem: str
+) -> None:
+    """Of whichever backend; and a HUP does not take a configuration with one."""
+    file = make_dir() / 'accounts.db'
+    file.write_bytes(BROKEN[problem])
+    file.chmod(0o600)
+    config: dict[str, dict[str, str]] = {'nipapd': {'forks': '1', **database_options}}
+    running = daemon(config=config)
+    for name in ('local', 'other'):
+        section = {f'auth.backends.{name}': {'type': 'SqliteAuth', 'db_path': str(file)}}
+        refused = daemon(config={**config, **section}, start=False).spawn()
+        assert refused.wait() == 1
+        assert refused.log() == f'nipapd: {file}: {problem}\n'
+        checked = run('--check-config', *refused.args)
+        assert (checked.returncode, checked.stderr, checked.stdout) == (2, f'nipapd: {file}: {problem}\n', '')
+    Path(running.args[running.args.index('-c') + 1]).write_text(
+        Path(refused.args[refused.args.index('-c') + 1]).read_text()
+    )
+    running.send(signal.SIGHUP)
+    await_that(lambda: f'the configuration in use stays: {file}: {problem}' in running.log(), 'a refusal')
+    file.unlink()
+    running.send(signal.SIGHUP)
+    await_that(lambda: f'auth backend other lets nobody in: {file}: no such file' in running.log(), 'a warning')
+
+
+def test_accounts_that_break_later_are_a_fault_that_can_be_tried_again(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Any
+) -> None:
+    home = make_dir()
+    running = daemon(config={'nipapd': {'forks': '1', **database_options}}, data_dir=home)
+    login = base64.b64encode(':'.join(running.admin()).encode()).decode()
+    (home / 'local_auth.db').write_text('something else\n' * 100)
+    with pytest.raises(xmlrpc.client.Fault, match="1010: \"Auth backend 'local' is not available") as fault:
+        call(running, 'version')
+    assert fault.value.faultCode == 1010
+    request = urllib.request.Request(f'{running.address}/api/v1/vrfs', headers={'Authorization': f'Basic {login}'})
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request)
+    with refusal.value as answer:
+        assert (answer.code, 'Retry-After' in answer.headers) == (503, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
+@pytest.mark.parametrize('own', [True, False], ids=['own database', 'configured database'])
+def test_accounts_that_handlers_cannot_read_end_the_start(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Any, own: bool
+) -> None:
+    file = make_dir() / 'accounts.db'
+    LocalUsers(file).create()
+    config = {
+        'nipapd': {'forks': '1', 'user': 'postgres', **({} if own else database_options)},
+        'auth.backends.local': {'type': 'SqliteAuth', 'db_path': str(file)},
+    }
+    os.chown(file, 0, 0)
+    refused = daemon(config=config, start=False).spawn()
+    assert refused.wait() == 1
+    assert refused.log() == f'nipapd: {file}: cannot be read by postgres, as whom calls are answered\n'
+    os.chmod(file, 0o644)
+    running = daemon(config=config)
+    assert f'WARNING nipapd: {file}: everybody on this host can read it, and it holds password hashes' in running.log()
+
+
+def test_a_configuration_can_be_checked(make_dir: Any) -> None:
+    home, file = make_dir() / 'none', make_dir() / 'nipap.conf'
+    file.write_text('[nipapd]\nprot = 1\ndb_host = 192.0.2.1\n')
+    done = run('--check-config', '-c', str(file), '--data-dir', str(home))
+    assert (done.returncode, done.stdout) == (0, f'{file}: the configuration can be used\n')
+    assert done.stderr == f'nipapd: {file}: [nipapd] prot: unknown key, ignored, did you mean port?\n'
+    assert not home.exists()
+    file.write_text('[nipapd]\nport = many\n')
+    done = run('--check-config', '-c', str(file))
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == f'nipapd: {file}: [nipapd] port = many: not a port (0 to 65535)\n'
+    assert run('--check-config', '-c', '/dev/null').stdout == '/dev/null: the configuration can be used\n'
+
+
 # it says things and leaves
 
 
@@ -275,13 +486,13 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_version() -> None:
-    assert run('--version').stdout == f'nipapd {__version__}\n'
+    assert run('--version').stdout == f'nipapd version: {__version__}\n'  # as scripts read it
 
 
 def test_the_version_of_the_schema(daemon: DaemonFactory, data_dir: Path) -> None:
-    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'{schema.latest()}\n'
+    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'nipap db schema: {schema.latest()}\n'
     daemon(data_dir=data_dir, config={'nipapd': {'forks': '1'}})
-    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'{schema.latest()}\n'
+    assert run('--db-version', '--data-dir', str(data_dir)).stdout == f'nipap db schema: {schema.latest()}\n'
 
 
 def test_there_is_no_version_of_no_schema(make_dir: Any) -> None:

@@ -27,6 +27,8 @@ from test_prefork import Running, crash_after_ready, say, serve
 from nipapd import prefork
 from nipapd.prefork import EXIT_FAILED, EXIT_OK, Backoff, Generation, Pulse, Supervisor
 
+pytestmark = pytest.mark.slow
+
 QUICK = Backoff(first_s=0.01, most_s=0.02, hopeless_losses=6)
 
 

@@ -28,6 +28,8 @@ from nipap.integrity import check
 from nipap.postgres import schema
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 KEPT = REPOSITORY / 'tests' / 'data' / 'kept'
 AUTH = {'authoritative_source': 'test'}
 BLOCK = {'type': 'reservation', 'description': 'block'}
@@ -201,11 +203,13 @@ def ask(dsn: str, statement: str) -> list[tuple[Any, ...]]:
 
 def contents(dsn: str) -> list[tuple[Any, ...]]:
     """All that programs make in a database, other than rows."""
-    sql = """SELECT 'relation', oid::regclass::text, '' FROM pg_class WHERE oid >= 16384 AND relkind <> 't'
-    UNION ALL SELECT 'function', oid::regprocedure::text, md5(prosrc) FROM pg_proc WHERE oid >= 16384
+    sql = """SELECT 'relation', c.oid::regclass::text, '' FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE nspname LIKE 'public%'
+    UNION ALL SELECT 'function', f.oid::regprocedure::text, md5(prosrc) FROM pg_proc f
+    JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname LIKE 'public%'
     UNION ALL SELECT 'schema', nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace
     WHERE nspname LIKE 'public%'
-    UNION ALL SELECT 'migration', name, version::text FROM schema_migration ORDER BY 1, 2"""
+    UNION ALL SELECT 'migration', version::text, name FROM schema_migration ORDER BY 1, 2"""
     return ask(dsn, sql)
 
 

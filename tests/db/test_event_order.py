@@ -22,6 +22,8 @@ from nipap.history.sequencing import lead
 from nipap.postgres import advisory, migrations
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 Prefix = dict[str, Any]
 
 

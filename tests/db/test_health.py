@@ -13,6 +13,8 @@ from nipap.backend import Backend
 from nipap.integrity import check
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 ROUNDS, CYCLES, KEPT = 4, 500, 40
 PAGE = 8192
 LEAST_HOT = 0.9

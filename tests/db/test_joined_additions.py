@@ -23,6 +23,8 @@ from nipap.postgres import transaction
 from nipap.postgres.database import Database
 from nipapd.fibers import Fibers
 
+pytestmark = pytest.mark.slow
+
 Outcomes = list[Any]
 
 

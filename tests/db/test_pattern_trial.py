@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nipap.backend import Backend
     from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 WRITTEN = [
     *('router', '^core', r'10\.1\.', r'^10\.(1|2)\.[0-9]+\.', r'\ysw[0-9]+\y', r'(^|,)office(,|$)', '.*', r'\d{1,3}'),
     r'^(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(\.(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})){3}$',

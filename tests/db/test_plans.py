@@ -17,6 +17,8 @@ from nipap.objects import prefix_search
 from nipap.objects.prefix import get_added_by
 from nipap.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 CHILDREN = 60_000
 # As many as are stored, in the fashion of a big pool; of what is derived no more than these questions look at.
 MEMBER = """
@@ -338,6 +340,17 @@ def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, acto
     with explained(db) as nodes:
         assert len(backend.search_tag(actor, {}, {'max_result': 1000})['result']) == ROWS // 1000 + 1
     wrong += [f'search_tag: {brief(nodes)}'] * reads_everything(nodes)
+    assert not wrong, '\n'.join(wrong)
+
+
+def test_words_that_are_more_than_text_read_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
+    mac = 'UPDATE prefix SET avps = \'{{"mac": "00:1a:2b:3c:4d:5e"}}\' WHERE id = 60000; ANALYZE'
+    db.run(lambda tx: tx.execute((STORED + ';' + mac).format(rows=ROWS)))
+    wrong = []
+    for text, found in (('10.1.100.', 50), ('10.1.100', 50), ('10.1.100. node-89001', 1), ('001a.2b3c.4d5e', 1)):
+        with explained(db) as nodes:
+            assert len(backend.smart_search_prefix(actor, text)['result']) == found, text
+        wrong += [f'{text}: {brief(nodes)}'] * reads_everything(nodes)
     assert not wrong, '\n'.join(wrong)
 
 

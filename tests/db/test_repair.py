@@ -22,6 +22,8 @@ from nipap.postgres.database import Database
 from nipap.postgres.transaction import Inside, Row, Transaction
 from nipapd import maintenance
 
+pytestmark = pytest.mark.slow
+
 # Of the corruptions, those of facts, as far as they are that.
 OF_FACTS = re.compile(r'.*: a \w+ inside |pool \d+ has members in|.* is not a route target')
 

@@ -20,6 +20,8 @@ from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 from nipapd.maintenance import main as admin
 
+pytestmark = pytest.mark.slow
+
 SCHEMAS = Path(__file__).resolve().parent.parent / 'data' / 'schemas'
 KEPT = sorted(int(path.name.split('.')[0]) for path in SCHEMAS.glob('*.sql.xz'))
 

@@ -29,12 +29,12 @@ from werkzeug.test import EnvironBuilder
 from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
 from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute, check_text, read_value
-from nipap.backend import _ASNS, _POOLS, _PREFIXES, _VRFS
 from nipap.cli import sheet
 from nipap.errors import NipapError, NipapInputError
 from nipap.history import idempotency
 from nipap.http.bodies import read_body
 from nipap.http.credentials import credentials_from_request, idempotency_key
+from nipap.objects.kinds import KINDS
 from nipap.runtime import packed
 from nipap.search import patterns, smart_parsing
 from nipap.search.paging import ASNS, POOLS, PREFIXES, TAGS, VRFS, read_options, read_prefix_options
@@ -44,7 +44,6 @@ from nipap.xmlrpc import codec as wire
 from nipapd import config
 
 TABLES = {'vrf': VRF, 'pool': POOL, 'prefix': PREFIX, 'asn': ASN, 'tag': TAG}
-KINDS = (_VRFS, _POOLS, _ASNS, _PREFIXES)
 NAMES = sorted({name for table in TABLES.values() for name in table} | {'avps.k', 'avps.'})
 ATTRIBUTES: list[Attribute] = [attribute for table in TABLES.values() for attribute in table.values()]
 OPERATORS = (
@@ -183,8 +182,8 @@ def smart_search(data: bytes) -> None:
     text = data[1:].decode(
         'utf-8' if data[:1] < b'\x80' else 'utf-16-le', 'surrogatepass' if _pairs(data) else 'replace'
     )
-    for kind in KINDS:
-        understood = kind.parse(text, kind.knows, lambda *compared, kind=kind: kind.compare(*compared) is not None)
+    for kind in KINDS.values():
+        understood = kind.parse(text, kind.knows, kind.accepts)
         assert understood.error == (understood.error_message is not None)
         wire.encode_response(understood.query)
         if understood.error:

@@ -29,7 +29,7 @@ tornado.httpserver tornado.wsgi tornado.simple_httpclient IPy orjson parsedateti
 httpx cryptography.x509 promql_parser greenlet xmlrpc.client xml.etree.ElementTree sqlite3 werkzeug.test asyncio pynipap
 openapi_spec_validator pytest_timeout concurrent.futures.process multiprocessing.forkserver"""
 OPTIONS = [
-    *('-q', '-s', '--tb=line', '--timeout=3600', '--hypothesis-seed=0'),
+    *('-q', '-s', '--continue-on-collection-errors', '--tb=line', '--timeout=3600', '--hypothesis-seed=0'),
     *('-p', 'no:randomly', '-p', 'no:cacheprovider', '-p', 'no:xdist'),
     *('-W', 'ignore::pytest.PytestAssertRewriteWarning'),
 ]
@@ -221,7 +221,7 @@ class Collected:
         session.config.pluginmanager.register(Watch(job_of_fork))
         session.config.option.maxfail = job_of_fork['failures']
         session.items[:] = [tests[each] for each in job_of_fork['tests'] if each in tests]
-        session.testscollected = len(session.items)
+        session.testscollected, session.testsfailed = len(session.items), 0
         if path := job_of_fork.get('patch'):
             put_code(path, job_of_fork['original'], Path(path).read_text(encoding='utf-8'), functions[path])
         return None

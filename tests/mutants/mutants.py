@@ -38,6 +38,9 @@ UNSTEADY = ('tests/daemon/', 'tests/concurrency/', 'tests/properties/')
 OWN_CLUSTER = ('embedded', 'schema')  # mutants of these modules get a PostgreSQL that the tests start
 MOST_S = 90.0  # of CPU: a test that takes more hangs
 QUICK_S = 2.0  # tests that are run early because they have killed others
+# Look up functions and tables as the program does: the functions of its version may be in a schema of their own.
+FIND_FUNCTIONS = """SELECT set_config('search_path', max(nspname) || ', public', false)
+FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace WHERE proname = %s"""
 DEAD = ('killed', 'timeout')
 
 
@@ -144,6 +147,7 @@ class Worker:
         connection = psycopg2.connect(self.cluster['dsn'])
         try:
             with connection, connection.cursor() as cursor:
+                cursor.execute(FIND_FUNCTIONS, (name,))
                 cursor.execute(text[function.start : function.end])
         finally:
             connection.close()
@@ -212,6 +216,8 @@ def draw(root: Path, count: int, seed: int) -> list[Mutant]:
 
 def _draw_sql(chance: random.Random, sources: list[Source], dsn: str, each: int = 2) -> Iterator[Mutant]:
     connection = psycopg2.connect(dsn)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(FIND_FUNCTIONS, ('full_length',))
     for source in sources:
         changes = changes_of(source)
         for function in source.functions:
@@ -307,7 +313,9 @@ class Hunt:
                 killers = [*reversed(failed)][:3]
                 return {'status': 'killed', 'killers': killers, 'ran': ran, 'why': failed[killers[0]][:120]}
             last = [line['began'] for line in lines if 'began' in line][-1:]
-            if answer['code'] not in (0, 5, None):
+            if answer['code'] is not None and not last:
+                return {'status': 'not run', 'killers': [], 'ran': ran, 'why': f'exit {answer["code"]}'}
+            if answer['code'] not in (0, None):
                 why = f'exit {answer["code"]}'
                 return {'status': 'killed', 'killers': last or ['pytest itself'], 'ran': ran, 'why': why}
             if answer['code'] is None:

@@ -6,11 +6,14 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from .oracle import FULL, Model, Network, Prefix, attempt, bare, block_at, first, net, overlap, spelled
 from .playground import Playground, searching
+
+pytestmark = pytest.mark.slow
 
 PARENTS = (
     '10.0.0.0/24',

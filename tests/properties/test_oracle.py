@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from .oracle import Model, Network, Prefix, Refused, count_blocks, gaps, net
 
+pytestmark = pytest.mark.slow
+
 
 def add(model: Model, text: str, type_: str = 'reservation', vrf: int = 0, **attributes: Any) -> Prefix:
     """Add a prefix by its text."""

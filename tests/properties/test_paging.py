@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from nipap.errors import NipapError
 from nipap.objects import prefix_search
 
 from .playground import Playground, searching
+
+pytestmark = pytest.mark.slow
 
 FULL = {4: 32, 6: 128}
 WORDS = ('red', 'green', 'blue')

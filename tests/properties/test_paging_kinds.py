@@ -21,6 +21,8 @@ from nipap.rest import api as flask_rest
 
 from .playground import Playground, searching
 
+pytestmark = pytest.mark.slow
+
 Item = dict[str, Any]
 Turn = Callable[[str | None], tuple[list[Item], str | None]]  # one page, and where the next begins
 

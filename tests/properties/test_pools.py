@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -38,6 +39,8 @@ from .oracle import (
 )
 from .playground import Playground, differences, searching
 from .test_tree import default_lengths, shown
+
+pytestmark = pytest.mark.slow
 
 # Three places where prefixes nest: the whole of IPv6 down to its last address, a LAN, and the last addresses of IPv4.
 PLACES = {

@@ -5,6 +5,7 @@ The tree goes on growing after each repair, so what was repaired is also used.
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -14,6 +15,8 @@ from nipap.integrity import repair
 
 from .playground import Playground, searching
 from .test_tree import TreeMachine
+
+pytestmark = pytest.mark.slow
 
 ANY_RANGE = (
     '(owner, last_address) IN (SELECT owner, last_address FROM free_range ORDER BY 1, 2 LIMIT {many} OFFSET {at})'

@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -43,6 +44,8 @@ from .choices import (
 )
 from .oracle import FULL, TYPES, Model, Network, Pool, Prefix, Vrf, attempt, covers, net, spelled
 from .playground import Playground, differences, searching
+
+pytestmark = pytest.mark.slow
 
 
 class TreeMachine(RuleBasedStateMachine):

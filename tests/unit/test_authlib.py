@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -186,7 +188,7 @@ def test_a_missing_file_is_a_fault_without_its_path(make: Callable[..., Authenti
     os.rename(users.path, f'{users.path}.away')
     with pytest.raises(NipapError, match=r"^Auth backend 'local' is not available\.$") as error:
         authenticator.login('joe', 'right')
-    assert error.value.code == 1000
+    assert error.value.code == 1010
     os.rename(f'{users.path}.away', users.path)
     assert authenticator.login('joe', 'right')
 
@@ -291,8 +293,8 @@ def test_an_answer_from_before_a_change_is_not_kept(
     authenticator = make()
     authenticate = LocalUsers.authenticate
 
-    def slow(self: LocalUsers, username: str, password: str) -> LocalUser | None:
-        found = authenticate(self, username, password)
+    def slow(self: LocalUsers, username: str, password: str, rehash: bool) -> LocalUser | None:
+        found = authenticate(self, username, password, rehash)
         users.modify('joe', password='other')
         assert authenticator.known_login('joe', 'right') is None
         return found
@@ -596,3 +598,43 @@ def test_the_options_of_a_call() -> None:
     with pytest.raises(NipapError, match=r'^Missing authoritative source in auth options\.$') as error:
         auth_options({'auth': {}})
     assert error.value.code == 1000
+
+
+@pytest.mark.parametrize(('kind', 'what'), [('LdapAuth', 'type = LdapAuth'), ('JwtAuth', 'jwk_url')])
+def test_a_backend_that_is_not_supported_lets_nobody_in_and_says_so(kind: str, what: str) -> None:
+    refusal = f'{what} is not supported by this version of nipapd'
+    settings = AuthSettings('later', 60, {'later': BackendSettings('later', kind, refusal=refusal)})
+    authenticator = Authenticator(settings)
+    said = rf"^Auth backend 'later' lets nobody in: {what} is not supported by this version of nipapd\.$"
+    for name in ('joe', 'joe@later'):
+        with pytest.raises(AuthenticationFailedError, match=said):
+            authenticator.login(name, 'right')
+    with pytest.raises(
+        AuthenticationFailedError, match=said if kind == 'JwtAuth' else 'no auth backend of type JwtAuth'
+    ):
+        authenticator.login_token('x.y.z')
+
+
+@pytest.mark.parametrize('rehash', [True, False])
+def test_whether_a_login_replaces_an_older_hash(tmp_path: Path, rehash: bool) -> None:
+    path = str(tmp_path / 'accounts.db')
+    users = LocalUsers(path, legacy=True)
+    users.create()
+    users.add(LocalUser('joe'), 'right')
+    older = stored_hash(path)
+    assert re.fullmatch('[0-9a-f]{40}', older)
+    backends = {'local': BackendSettings('local', 'SqliteAuth', {'db_path': path})}
+    authenticator = Authenticator(AuthSettings('local', 60, backends, rehash=rehash))
+    assert authenticator.login('joe', 'right').username == 'joe'
+    authenticator.close()
+    assert (stored_hash(path) == older) == (not rehash)
+    users.modify('joe', password='other')
+    with closing(sqlite3.connect(path)) as connection:
+        ((salt, digest),) = connection.execute('SELECT pwd_salt, pwd_hash FROM user')
+    assert re.fullmatch('[0-9A-Za-z]{8}', salt)
+    assert digest == hashlib.sha1(f'{salt}other'.encode()).hexdigest()
+
+
+def stored_hash(path: str) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute('SELECT pwd_hash FROM user').fetchone()[0])

@@ -95,6 +95,12 @@ def test_make_check_and_ci_run_the_same() -> None:
     assert {command.replace('$(BIN)', '.venv/bin') for command in checked} == in_ci
 
 
+def test_nobody_is_sent_to_an_index_that_does_not_have_this_package() -> None:
+    """`pip install 'nipapd[kafka]'` asks a public index."""
+    texts = [*DOCUMENTS, *ROOT.glob('etc/*'), *ROOT.glob('nipap*/**/*.py')]
+    assert [path for path in texts if re.search(r"install\W+'?nipapd", path.read_text())] == []
+
+
 def test_hooks_of_git_run_parts_of_make_check_without_the_network() -> None:
     rules = (ROOT / 'Makefile').read_text().replace('$(BIN)', '.venv/bin')
     (repository,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']

@@ -33,6 +33,7 @@ MAX_BODY = 200_000
 CODES = {
     'NipapError': 1000,
     'NipapUnavailableError': 1010,
+    'AuthUnavailableError': 1010,
     'NipapOutcomeUnknownError': 1020,
     'NipapInputError': 1100,
     'NipapTooLargeError': 1100,

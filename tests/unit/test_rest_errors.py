@@ -21,6 +21,7 @@ from nipap.rest.problems import CHALLENGES
 STATUSES = {
     'NipapError': (400, 1000),
     'NipapUnavailableError': (503, 1010),
+    'AuthUnavailableError': (503, 1010),
     'NipapOutcomeUnknownError': (504, 1020),
     'NipapInputError': (400, 1100),
     'NipapMissingInputError': (400, 1110),
