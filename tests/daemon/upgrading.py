@@ -25,7 +25,7 @@ from nipap.backend import Backend
 from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 
-SOON_S = 60.0
+SOON_S = 240.0
 MOST_TRIES = 200
 KEEPER = Actor('keeper', None, 'keeper', 'kept', readonly=False, trusted=True)
 
@@ -114,7 +114,11 @@ def serve(forking: Forking, data_dir: Path, *args: object, account: str | None =
     config = data_dir.with_name(f'{data_dir.name}.conf')
     config.write_text('[nipapd]\nforks = -1\nport = 0\n')
     process = forking.start('nipapd', '-c', config, '--data-dir', data_dir, *args, account=account)
-    poll(lambda: 'serving on' in process.said() or not process.runs(), SOON_S, process.said)
+    try:
+        poll(lambda: 'serving on' in process.said() or not process.runs(), SOON_S, process.said)
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 
