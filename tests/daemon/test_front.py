@@ -81,6 +81,6 @@ def test_the_database_is_not_asked_for_every_visitor(dsn: str, monkeypatch: pyte
 
 
 def test_a_database_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('nipap.db.PATIENCE_S', 0.0)
-    monkeypatch.setattr('nipap.db.LATER_PATIENCE_S', 0.0)
+    monkeypatch.setattr('nipap.postgres.database.PATIENCE_S', 0.0)
+    monkeypatch.setattr('nipap.postgres.database.LATER_PATIENCE_S', 0.0)
     assert front.Health(Database('host=/nowhere'))() == 'its database does not'
