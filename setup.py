@@ -60,6 +60,7 @@ setup(
         'nipap.rest',
         'nipap.runtime',
         'nipap.search',
+        'nipap.www',
         'nipap.xmlrpc',
         'nipap.sql',
         'nipap.sql.migrations',

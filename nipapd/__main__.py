@@ -32,7 +32,7 @@ from nipap import __version__
 from nipap.access.login_limits import LoginCounts
 from nipapd import accounts, admin, backup, senders, systemd
 from nipapd.config import Config, DaemonSettings, load
-from nipapd.databases import KeptPostgres, prepare_schema, print_db_version
+from nipapd.databases import KeptPostgres, await_database, prepare_schema, print_db_version
 from nipapd.identity import Identity
 from nipapd.inifile import ConfigError
 from nipapd.launch import Launch, in_background, say
@@ -131,6 +131,7 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
             launch.keep_private(stack.enter_context(pid_file(Path(settings.pid_file))))
         postgres = stack.enter_context(KeptPostgres(config, identity)) if config.embedded else None
         dsn = postgres.dsn() if postgres else config.dsn
+        await_database(dsn, settings.database_wait)
         backup.before_upgrade(config, dsn)
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
         accounts.create_first_user(config, identity)

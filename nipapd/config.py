@@ -97,6 +97,7 @@ class DaemonSettings:
     db_pass: str | None = _key(None, secret=True)
     db_sslmode: str | None = _key(None, values.sslmode)
     db_connections: int = _key(8, values.count)
+    database_wait: float = _key(60.0, values.seconds)
     postgres_bindir: str | None = _key(None, values.path)
     postgres_user: str | None = _key(None, values.account)
 

@@ -19,7 +19,7 @@ from nipap.postgres.database import Database
 from nipapd import backup, dump
 from nipapd.commandline import Parser
 from nipapd.config import Config, load
-from nipapd.databases import KeptPostgres, database
+from nipapd.databases import KeptPostgres, await_database, database
 from nipapd.embedded import EmbeddedPostgresError
 from nipapd.inifile import ConfigError
 from nipapd.launch import StartError
@@ -117,6 +117,7 @@ def run_migrate(config: Config, _options: argparse.Namespace) -> int:
     A private database is written to before-NNNN.dump in the data directory first, unless --no-backup is given.
     """
     with served(config) as dsn:
+        await_database(dsn, config.nipapd.database_wait)  # scripts of containers run this before the daemon
         if file := backup.before_upgrade(config, dsn):
             print(f'{file}: the database as it was before')
         with database(dsn) as db:

@@ -111,7 +111,7 @@ def _text(value: object) -> str:
 def _kind(objects: list[Object], names: Iterable[str]) -> Object:
     """The facts of one kind of object, which has these attributes."""
     names = tuple(names)
-    objects = plain([{name: each[name] for name in names} for each in objects])
+    objects = plain([{name: _value(name, each[name]) for name in names} for each in objects])
     objects.sort(key=lambda each: each.get('id', each.get('asn')))
     digests = {}
     for name in names:
@@ -119,6 +119,11 @@ def _kind(objects: list[Object], names: Iterable[str]) -> Object:
         digests[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     step = max(1, len(objects) // SAMPLES)
     return {'count': len(objects), 'digests': digests, 'samples': objects[::step][:SAMPLES]}
+
+
+def _value(name: str, value: Any) -> Any:
+    """The value of an attribute, without an order that another program may choose."""
+    return sorted(value) if name == 'inherited_tags' else value
 
 
 def _figures(prefixes: list[Object]) -> Object:

@@ -292,10 +292,13 @@ def _owner_of(directory: str) -> tuple[int, int]:
 
 
 def check_username(username: str) -> None:
-    """Raise `UserInputError` unless a user can be called that: Basic authentication splits at ':', we at '@'."""
+    """Raise `UserInputError` unless a user can be called that: Basic authentication splits at ':'.
+
+    A name with '@' logs in with the name of a back end behind it: ann@example.com@local.
+    """
     if not username.strip():
         raise UserInputError('the name of a user must not be empty')
-    for character in (*':@', *_control_characters(username)):
+    for character in (':', *_control_characters(username)):
         if character in username:
             raise UserInputError(f'the name of a user must not contain {character!r}: {username!r}')
 

@@ -22,7 +22,7 @@ from daemon_process import poll
 from forked import Forking
 from programs import MIGRATION, make_next, next_version
 from support import facts, open_directories
-from upgrading import Kills, Site, private_database, serve, stop
+from upgrading import SOON_S, Kills, Site, private_database, serve, stop
 
 from nipap.access.authentication import Actor
 from nipap.access.local_users import LocalUser, LocalUsers
@@ -30,7 +30,6 @@ from nipap.backend import Backend
 from nipap.postgres import schema
 from nipapd import archive, dump
 
-SOON_S = 60.0
 NAME = f'before-{next_version():04}.dump'
 ANN = Actor('ann', 'Ann Example', 'ann', 'web', readonly=False)
 
@@ -319,7 +318,7 @@ def on_small_disk(program: Path, data_dir: Path, free: int) -> subprocess.Comple
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=env, cwd='/', stdout=pipe, stderr=pipe, text=True, start_new_session=True) as sh:
         try:
-            said = sh.communicate(timeout=240)
+            said = sh.communicate(timeout=SOON_S)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(sh.pid, signal.SIGTERM)  # a daemon that has started all the same
@@ -357,9 +356,9 @@ def test_with_a_disk_that_gets_full_the_daemon_does_not_start(full_dir: Path, ne
 def fill_table(data_dir: Path, value: bytes, rows: int) -> None:
     """Make a table with so many rows."""
     with private_database(data_dir) as database:
-        database.run(lambda tx: tx.execute('CREATE UNLOGGED TABLE large (bytes bytea)'))
-        database.run(lambda tx: tx.execute('ALTER TABLE large ALTER bytes SET STORAGE EXTERNAL'))
-        insert = 'INSERT INTO large SELECT %s FROM generate_series(1, %s)'
+        database.run(lambda tx: tx.execute('CREATE UNLOGGED TABLE public.large (bytes bytea)'))
+        database.run(lambda tx: tx.execute('ALTER TABLE public.large ALTER bytes SET STORAGE EXTERNAL'))
+        insert = 'INSERT INTO public.large SELECT %s FROM generate_series(1, %s)'
         database.run(lambda tx: tx.execute(insert, (psycopg2.Binary(value), rows)))
 
 

@@ -25,7 +25,9 @@ from nipap.backend import Backend
 from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 
-SOON_S = 60.0
+SOON_S = 240.0
+OTHERS = 'SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()'
+TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
 MOST_TRIES = 200
 KEEPER = Actor('keeper', None, 'keeper', 'kept', readonly=False, trusted=True)
 
@@ -82,10 +84,20 @@ class Site:
         text = lzma.decompress(file.read_bytes()).decode()
         self.query('SET check_function_bodies = false;' + NOISE.sub('', text))
 
-    def await_alone(self) -> None:
-        """Wait until PostgreSQL has noticed that its client was killed."""
-        others = 'SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()'
-        poll(lambda: self.query(others) == [(0,)], SOON_S, lambda: 'a session of a killed process is still there')
+    def rows(self) -> dict[str, int]:
+        """How many rows each table has, once PostgreSQL has noticed that its clients were killed."""
+        with contextlib.closing(psycopg2.connect(self.dsn)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+
+            def others() -> bool:
+                cursor.execute(OTHERS)
+                return cursor.rowcount > 0
+
+            poll(lambda: not others(), SOON_S, lambda: 'a session of a killed process is still there')
+            cursor.execute(TABLES)
+            counts = [f"SELECT '{name}', count(*) FROM {name}" for (name,) in cursor.fetchall()]
+            cursor.execute(' UNION ALL '.join(counts) or "SELECT '', 0 WHERE false")
+            return dict(cursor.fetchall())
 
     def facts(self) -> dict[str, Any]:
         with self.database() as database:
@@ -114,7 +126,11 @@ def serve(forking: Forking, data_dir: Path, *args: object, account: str | None =
     config = data_dir.with_name(f'{data_dir.name}.conf')
     config.write_text('[nipapd]\nforks = -1\nport = 0\n')
     process = forking.start('nipapd', '-c', config, '--data-dir', data_dir, *args, account=account)
-    poll(lambda: 'serving on' in process.said() or not process.runs(), SOON_S, process.said)
+    try:
+        poll(lambda: 'serving on' in process.said() or not process.runs(), SOON_S, process.said)
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 

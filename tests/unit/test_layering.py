@@ -55,6 +55,7 @@ MODULES_IN_ORDER = (
         'rest.api',
         'rest.v1',
     ),
+    'www.front',
     'app',
     *('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 )
@@ -73,6 +74,7 @@ DAEMON = (
     'binaries',
     'embedded',
     'prefork',
+    'signals',
     'fibers',
     'metrics',
     'streams',
@@ -108,7 +110,7 @@ def room_of(module: str) -> str:
     return module.removeprefix('nipap.').partition('.')[0]
 
 
-TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest', 'app'))
+TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest', 'www', 'app'))
 EDGES = frozenset(module for module in ORDER if room_of(module) in ('client', 'cli'))
 # What clients may share with the daemon: how it writes, and what things are called.
 SHARED = frozenset({'nipap', 'nipap.xmlrpc.codec', 'nipap.attributes', 'nipap.errors', 'nipap.addresses', 'nipap.text'})
