@@ -70,7 +70,8 @@ def before_upgrade(config: Config, dsn: str) -> Path | None:
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Let one process at a time write dumps, and remove what a killed one has left."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    # PostgreSQL's own directory: other users can open the one around it, and would hold the lock.
+    descriptor = os.open(directory / 'data', os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         for left in directory.glob('.before-*.dump.*'):
