@@ -20,6 +20,7 @@ Schema = dict[str, Any]
 
 INTEGER: Schema = {'type': 'integer'}
 TEXT: Schema = {'type': 'string'}
+PRINTABLE: Schema = {'type': 'string', 'pattern': '^[ -~]*$'}
 # What XML 1.0 can carry, for XML-RPC has to.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
 NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
