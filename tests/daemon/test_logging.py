@@ -257,13 +257,13 @@ def test_calls_are_not_logged_to_a_terminal_unless_that_is_asked_for(configured:
     assert call(running, 'version') == __version__
     running.send(signal.SIGHUP)
     await_that(lambda: running.log().count('serving on') == 2, 'the HUP')
-    assert ' INFO nipapd: SIGHUP: 1 handlers take over' in running.log()
+    await_that(lambda: ' INFO nipapd: SIGHUP: 1 handlers take over' in running.log(), 'the line of the HUP')
     assert 'nipap.request' not in running.log()
     change(running, access_log='true')
     running.send(signal.SIGHUP)
     await_that(lambda: running.log().count('serving on') == 3, 'the HUP')
     assert call(running, 'version') == __version__
-    assert 'INFO nipap.request: version' in running.log()
+    await_that(lambda: 'INFO nipap.request: version' in running.log(), 'the line of the call')
 
 
 def test_levels_and_lines_of_calls_are_two_things(configured: Configured) -> None:
