@@ -214,17 +214,9 @@ class Backend:
         return Backend(Inside(tx), longest_list=longest_list, alike=self._alike, part_of=self._part_of or request)
 
     def _caller(self, actor: Actor, request: Request) -> Caller:
-        change = self._part_of or request
-        who = actor.who._replace(
-            method=change.call,
-            request_id=change.request_id,
-            key=change.key if isinstance(change.key, str) else None,
-            reason=change.reason,
-            change_group=change.group,
-        )
         shape = as_found if self._alike else as_listed
         enter = partial(self._enter, request=request)
-        return Caller(actor, who, shape, self._longest_list, enter, self._sleep)
+        return Caller(actor, self._part_of or request, shape, self._longest_list, enter, self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         if isinstance(self.db, Inside):

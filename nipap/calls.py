@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from nipap import __version__
@@ -156,16 +156,29 @@ class Door(Protocol):
 class Caller:
     """The side that a call comes from, and the form that it wants its answer in.
 
-    who: the author of changes, as the audit log has it. shape: of prefixes. longest_list: of prefixes; a longer answer,
+    change: the request that a change is recorded with. shape: of prefixes. longest_list: of prefixes; a longer answer,
     or one that may be longer, is no list. enter: opens the door to a transaction. sleep: waits.
     """
 
     actor: Actor
-    who: Who
+    change: Request
     shape: Shape
     longest_list: int | None
     enter: Callable[[Transaction], Door]
     sleep: Callable[[float], None]
+
+    @cached_property
+    def who(self) -> Who:
+        """The author of changes, as the audit log has it."""
+        actor, change = self.actor, self.change
+        return Who(
+            *(actor.username, actor.authenticated_as, actor.full_name, actor.authoritative_source),
+            method=change.call,
+            request_id=change.request_id,
+            key=change.key if isinstance(change.key, str) else None,
+            reason=change.reason,
+            change_group=change.group,
+        )
 
     def is_long(self, ids: list[int]) -> bool:
         """Return whether so many prefixes are too long for a list."""

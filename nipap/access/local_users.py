@@ -18,6 +18,7 @@ import secrets
 import sqlite3
 import string
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -370,12 +371,15 @@ _SQLITE_ERRORS = {
 class FileWatch:
     """Tells whether a SQLite file has changed, by anybody and in any way, for a few microseconds a look.
 
-    ``PRAGMA data_version`` on a connection that stays open sees every commit of other connections; the file's
-    identity and time of change see a file put in its place or copied over it.
+    The file's identity and times see a file put in its place or copied over it. ``PRAGMA data_version``, on a
+    connection that stays open, sees every commit of other connections. It is asked unless the file has not changed for
+    `settled_s`: two changes within one tick of the file system's clock have the same time, and in WAL mode commits
+    change another file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, settled_s: float = 2.0) -> None:
         self._path = path
+        self._settled_ns = round(settled_s * 1e9)
         self._revision = 0
         self._start()
 
@@ -385,6 +389,7 @@ class FileWatch:
         self._connection: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] = ()
         self._data_version = 0
+        self._in_place = self._settled = False
 
     def revision(self) -> int:
         """A number that is larger after every change; raises `UserFileError` when the file cannot be read."""
@@ -398,20 +403,26 @@ class FileWatch:
 
     def _look(self) -> None:
         status = os.stat(self._path)
-        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         connection = self._connection
         if connection is None or seen != self._seen:
             connection = self._open_again()
             self._seen = seen
+        elif self._settled:
+            return
         data_version = connection.execute('PRAGMA data_version').fetchone()[0]
         if data_version != self._data_version:
             self._data_version = data_version
             self._revision += 1
+        # A commit after the look at the file has given it a later time.
+        self._settled = self._in_place and time.time_ns() - status.st_ctime_ns > self._settled_ns
 
     def _open_again(self) -> sqlite3.Connection:
         self._close_connection()
         self._revision += 1
+        self._settled = False
         self._connection = connection = _connect(self._path, check_same_thread=False)
+        self._in_place = connection.execute('PRAGMA journal_mode').fetchone()[0] != 'wal'
         return connection
 
     def close(self) -> None:

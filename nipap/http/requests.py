@@ -38,9 +38,11 @@ def stamp_answers(app: Flask) -> None:
 def _stamp(response: Response) -> Response:
     environ = request_ctx.request.environ
     headers = response.headers
-    headers['X-Content-Type-Options'] = 'nosniff'
-    if 'Cache-Control' not in headers:
-        headers['Cache-Control'] = 'no-store'
+    given = {name for name, _ in headers}
+    if 'Cache-Control' not in given:
+        headers.add('Cache-Control', 'no-store')
+    if 'X-Content-Type-Options' not in given:
+        headers.add('X-Content-Type-Options', 'nosniff')
     call: CallRecord | None = environ.get(_CALL)
     if call is None:  # there is no such path
         headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
