@@ -387,6 +387,9 @@ BEGIN
         END IF;
         new_row.free_blocks := free_blocks_of(new_row, default_length(new_row.pool_id, new_row.prefix));
     END IF;
+    IF new_row IS NOT DISTINCT FROM old_row THEN
+        RETURN true;
+    END IF;
     new_row.last_modified := now();
     UPDATE prefix SET
         prefix = new_row.prefix, type = new_row.type, parent_id = new_row.parent_id, children = new_row.children, used_addresses = new_row.used_addresses,
@@ -398,7 +401,7 @@ BEGIN
     done := record_change(who, 'prefix', 'edit', target, prefix_facts(old_row), prefix_facts(new_row));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION prefix_edit(bigint, cidr, jsonb, actor) IS 'Edit one prefix, found at a place; changes may move it, change its type or its pool. False when it is not there.';
+COMMENT ON FUNCTION prefix_edit(bigint, cidr, jsonb, actor) IS 'Edit one prefix, found at a place; changes may move it, change its type or its pool. Where they change no fact nothing is written. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION refuse_moved() RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -421,14 +424,14 @@ BEGIN
         vlan = wanted.vlan, tags = wanted.tags, avps = wanted.avps, expires = wanted.expires,
         authoritative_source = wanted.authoritative_source, last_modified = now()
     FROM old, LATERAL jsonb_populate_record(old.row, changes) wanted
-    WHERE t.id = (old.row).id
+    WHERE t.id = (old.row).id AND wanted IS DISTINCT FROM old.row
     RETURNING t.id, prefix_facts(old.row),
         CASE WHEN wanted.prefix = t.prefix AND wanted.type = t.type AND wanted.pool_id IS NOT DISTINCT FROM t.pool_id
             AND (t.node IS NOT DISTINCT FROM (old.row).node OR check_node(t.prefix, t.type, t.node))
             AND check_vlan(t.vlan, (old.row).vlan) THEN prefix_facts(t) ELSE refuse_moved() END;
     RETURN record_rows(who, 'prefix', 'edit', edited);
 END $$;
-COMMENT ON FUNCTION prefix_edit_many(bigint[], jsonb, actor) IS 'Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many are there.';
+COMMENT ON FUNCTION prefix_edit_many(bigint[], jsonb, actor) IS 'Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many were changed; where no fact changes nothing is written.';
 
 -- ---------------------------------------------------------------- remove
 
@@ -604,6 +607,9 @@ BEGIN
         RETURN false;
     END IF;
     new_row := jsonb_populate_record(old_row, changes);
+    IF new_row IS NOT DISTINCT FROM old_row THEN
+        RETURN true;
+    END IF;
     PERFORM check_defaults(new_row, old_row);
     UPDATE pool SET
         name = new_row.name, description = new_row.description, default_type = new_row.default_type, tags = new_row.tags, avps = new_row.avps,
@@ -615,7 +621,7 @@ BEGIN
     done := record_change(who, 'pool', 'edit', target, facts, jsonb_strip_nulls(to_jsonb(new_row)));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.';
+COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. Where the changes change no fact nothing is written. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION pool_remove(target int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
