@@ -1014,10 +1014,10 @@ ALTER TABLE ONLY public.vrf_total
 --     Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.
 
 -- prefix_edit(target bigint, place cidr, changes jsonb, who actor) -> boolean
---     Edit one prefix, found at a place; changes may move it, change its type or its pool. Where they change no fact nothing is written. False when it is not there.
+--     Edit one prefix, found at a place (NULL: anywhere); changes may move it, change its type or its pool. Where they change no fact nothing is written. False when it is not there.
 
--- prefix_edit_many(ids bigint[], changes jsonb, who actor) -> bigint
---     Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many were changed; where no fact changes nothing is written.
+-- prefix_edit_many(ids bigint[], changes jsonb, who actor) -> boolean
+--     Edit any number of prefixes by changes that leave place, type and pool as they are. Where no fact changes nothing is written. False when there was nothing to edit.
 
 -- prefix_facts(stored prefix) -> jsonb
 --     The stored facts of a prefix, without what is derived and without nulls.
