@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Protocol
 
 from nipap import __version__
@@ -167,7 +167,7 @@ class Caller:
     enter: Callable[[Transaction], Door]
     sleep: Callable[[float], None]
 
-    @cached_property
+    @property
     def who(self) -> Who:
         """The author of changes, as the audit log has it."""
         actor, change = self.actor, self.change
