@@ -77,7 +77,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         """Authenticate, unpack, call, encode; every exception becomes a fault here."""
         try:
             credentials = credentials_from_request(request, self._authenticator)
-            record.user = credentials.username
+            record.user = credentials.authenticated_as
             method, parameters = decode_request(read_body(request, self._max_body))
             return kept(giving_way(response_parts(self._call(request, credentials, method, parameters, record))))
         except NipapError as exc:
@@ -101,7 +101,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         record.method = method
         arguments = _only_struct(parameters)
         actor = make_actor(credentials, auth_options(arguments))
-        record.user, record.source = actor.username, actor.authoritative_source
+        http_calls.note_caller(record, credentials, actor)
         members = call.known(arguments)
         if not call.changes:
             return self._backend.perform(actor, CallRequest(method, members, request_id=record.request_id))

@@ -12,11 +12,11 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jwt
 
-from nipap.access.local_users import FileWatch, LocalUsers, UserFileError
+from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError
 from nipap.access.login_limits import LoginCounts, LoginLimits
 from nipap.errors import (
     AuthenticationFailedError,
@@ -91,17 +91,30 @@ class AuthSettings:
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who proved their identity, and what the backend that checked it says about them."""
+    """Who proved their identity, and what the backend that checked it says about them.
+
+    username: the name within that backend.
+    identity: the name among the users of all backends, where that is another one.
+    """
 
     username: str
     full_name: str | None = None
     readonly: bool = False
     trusted: bool = False
+    identity: str | None = None
+
+    @property
+    def authenticated_as(self) -> str:
+        """Return the name that no user of another backend has."""
+        return self.identity or self.username
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who makes a call: on whose behalf, proved by whom, and from which system."""
+    """Who makes a call: on whose behalf, proved by whom, and from which system.
+
+    authenticated_as: ``name``, but ``name@backend`` of a user whom another backend than the default one knows.
+    """
 
     username: str
     full_name: str | None
@@ -130,7 +143,7 @@ def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor
         username = _text_option(options, 'username') or own
         full_name = _text_option(options, 'full_name') or (full_name if username == own else None)
         readonly = readonly or _bool_option(options, 'readonly')
-    return Actor(username, full_name, own, source, readonly, credentials.trusted)
+    return Actor(username, full_name, credentials.authenticated_as, source, readonly, credentials.trusted)
 
 
 def authoritative_source(options: Mapping[str, object]) -> str:
@@ -184,10 +197,9 @@ class Authenticator:
             if backend.refusal is not None:
                 continue
             if backend.type == 'SqliteAuth':
-                path = backend.options['db_path']
-                self._local[name] = _LocalAccounts(path, settings.cache_timeout_s, settings.rehash)
+                self._local[name] = _LocalAccounts(settings, backend)
             else:
-                self._tokens.append(_Tokens(backend))
+                self._tokens.append(_Tokens(backend, settings))
 
     def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         """Prove ``user`` or ``user@backend`` by a password; raises `AuthenticationFailedError`.
@@ -201,7 +213,7 @@ class Authenticator:
         name, backend_name = self._split(username)
         accounts = self._accounts(backend_name)
         credentials = self._limits.guarded(
-            address, f'{backend_name} {name}', lambda: _ask(accounts.login, backend_name, name, password)
+            address, f'{name}@{backend_name}', lambda: _ask(accounts.login, backend_name, name, password)
         )
         if credentials is None:
             raise AuthenticationFailedError(_INCORRECT)
@@ -264,7 +276,17 @@ def _ask(question: _Question, backend_name: str, name: str, password: str) -> Cr
 def check_backend(settings: BackendSettings) -> None:
     """Raise ValueError, with a text that names the option, when a backend cannot work with its options."""
     if settings.type == 'JwtAuth':
-        _Tokens(settings)
+        _token_key(settings.options)
+
+
+def identity_of(settings: AuthSettings, backend_name: str, username: str) -> str | None:
+    """Return the name of a user among those of all backends, or None: it is the plain one.
+
+    A user of the default backend whose name ends like that of another backend's user has the longer form too.
+    """
+    _, at, end = username.rpartition('@')
+    is_plain = backend_name == settings.default_backend and not (at and end in settings.backends)
+    return None if is_plain else f'{username}@{backend_name}'
 
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -276,8 +298,9 @@ class _Tokens:
     ``audience`` and ``issuer`` are compared when configured. A token made for some audience is refused when none is.
     """
 
-    def __init__(self, settings: BackendSettings) -> None:
-        options = settings.options
+    def __init__(self, backend: BackendSettings, settings: AuthSettings) -> None:
+        options = backend.options
+        self._name, self._settings = backend.name, settings
         self._key, self._algorithm = _token_key(options)
         self._audience, self._issuer = options.get('audience') or None, options.get('issuer') or None
 
@@ -290,7 +313,8 @@ class _Tokens:
             issuer=self._issuer,
             options={'require': ['exp']},
         )
-        return _claimed(claims)
+        claimed = _claimed(claims)
+        return replace(claimed, identity=identity_of(self._settings, self._name, claimed.username))
 
 
 def _claimed(claims: Mapping[str, object]) -> Credentials:
@@ -342,11 +366,12 @@ def _prepare(algorithm: str, option: str, key: str) -> None:
 class _LocalAccounts:
     """The accounts of one file as a login backend: right answers are remembered while the file stays as it is."""
 
-    def __init__(self, path: str, cache_timeout_s: int, rehash: bool) -> None:
+    def __init__(self, settings: AuthSettings, backend: BackendSettings) -> None:
+        path = backend.options['db_path']
+        self._name, self._settings = backend.name, settings
         self._users = LocalUsers(path)
-        self._rehash = rehash
         self._watch = FileWatch(path)
-        self._cache = _LoginCache(cache_timeout_s)
+        self._cache = _LoginCache(settings.cache_timeout_s)
         self._hashing: set[bytes] = set()
 
     def login(self, username: str, password: str) -> Credentials | None:
@@ -363,10 +388,14 @@ class _LocalAccounts:
         # The revision is read first: an answer is never filed under a state of the file newer than what it was read of.
         revision = self._watch.revision()
         credentials = self._cache.get(proof, revision)
-        if credentials is None and (user := self._users.authenticate(username, password, self._rehash)):
-            credentials = Credentials(user.username, user.full_name, user.readonly, user.trusted)
+        if credentials is None and (user := self._users.authenticate(username, password, self._settings.rehash)):
+            credentials = self._credentials(user)
             self._cache.put(proof, revision, credentials)
         return credentials
+
+    def _credentials(self, user: LocalUser) -> Credentials:
+        identity = identity_of(self._settings, self._name, user.username)
+        return Credentials(user.username, user.full_name, user.readonly, user.trusted, identity)
 
     def remembered(self, username: str, password: str) -> Credentials | None:
         return self._cache.get(self._cache.proof(username, password), self._watch.revision())

@@ -151,9 +151,7 @@ class _Api:
 
     def _respond(self, call: CallRecord, view: View, parts: Mapping[str, int]) -> Response:
         try:
-            actor = self._actor(request_ctx.request)
-            call.user, call.source = actor.username, actor.authoritative_source
-            return view(actor, **parts)
+            return view(self._actor(request_ctx.request, call), **parts)
         except NipapError as exc:
             call.fault = exc.code
             if isinstance(exc, NipapUnavailableError):
@@ -164,9 +162,9 @@ class _Api:
             _log.exception('internal error in %s, request id %s', call.method, call.request_id)
             return internal_problem(call.request_id)
 
-    def _actor(self, request: Request) -> Actor:
+    def _actor(self, request: Request, call: CallRecord) -> Actor:
         credentials = credentials_from_request(request, self._authenticator)
-        return make_actor(
+        actor = make_actor(
             credentials,
             {
                 'authoritative_source': header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
@@ -175,6 +173,8 @@ class _Api:
                 'readonly': header_text(request, 'NIPAP-Read-Only'),
             },
         )
+        http_calls.note_caller(call, credentials, actor)
+        return actor
 
     def body(self) -> Any:
         """The value that the body of the request holds.

@@ -33,6 +33,7 @@ from nipap.access.authentication import (
     BackendSettings,
     Credentials,
     LocalUsers,
+    identity_of,
     make_actor,
     to_bool,
 )
@@ -96,6 +97,24 @@ def test_a_trusted_user_acts_for_others() -> None:
     assert make_actor(trusted, options) == Actor('ann', 'Ann B', 'web', 'tests', False, True)
     assert make_actor(trusted, {**SOURCE, 'username': 'ann'}).full_name is None
     assert make_actor(trusted, {**SOURCE, 'username': None, 'full_name': None}).full_name == 'Web UI'
+
+
+def test_users_of_different_backends_have_different_names() -> None:
+    """Also one whose name in the default backend reads as that of another backend's user."""
+    names = ('local', 'ldap', 'sso')
+    settings = AuthSettings('local', 60, {name: BackendSettings(name, 'SqliteAuth') for name in names})
+    users = [(name, user) for name in names for user in ('ann', 'ann@ldap', 'ann@ldap@local', 'ann@local', 'ann@x.org')]
+    found = [identity_of(settings, name, user) or user for name, user in users]
+    assert len(set(found)) == len(users)
+    assert found[:6] == ['ann', 'ann@ldap@local', 'ann@ldap@local@local', 'ann@local@local', 'ann@x.org', 'ann@ldap']
+    actor = make_actor(Credentials('ann', 'Ann', identity='ann@ldap', trusted=True), SOURCE)
+    assert actor == Actor('ann', 'Ann', 'ann@ldap', 'tests', False, True)
+
+
+def test_a_token_names_a_user_of_its_backend(make: Callable[..., Authenticator]) -> None:
+    claims = {'sub': 'joe', 'exp': int(time.time()) + 60}
+    credentials = make(signing_key=SECRET).login_token(jwt.encode(claims, SECRET))
+    assert (credentials.username, credentials.authenticated_as) == ('joe', 'joe@sso')
 
 
 @pytest.mark.parametrize('value', [True, 1, 'true', 'yes', 'True', 'YES', '1'])
@@ -448,9 +467,9 @@ def token(key: str = SECRET, algorithm: str = 'HS256', **claims: object) -> str:
 
 def test_tokens(make: Callable[..., Authenticator]) -> None:
     authenticator = make(signing_key=SECRET)
-    assert authenticator.login_token(token()) == Credentials('ann')
+    assert authenticator.login_token(token()) == Credentials('ann', identity='ann@sso')
     claims = {'username': 'bob', 'full_name': 'Bob C', 'readonly': True, 'trusted': 'yes'}
-    assert authenticator.login_token(token(**claims)) == Credentials('bob', 'Bob C', True, True)
+    assert authenticator.login_token(token(**claims)) == Credentials('bob', 'Bob C', True, True, 'bob@sso')
 
 
 def claims_that_are_refused() -> list[dict[str, object]]:
@@ -530,7 +549,7 @@ def test_tokens_signed_with_a_private_key(make: Callable[..., Authenticator], al
     private = openssl('genpkey', '-algorithm', kind, '-pkeyopt', option)
     public = openssl('pkey', '-pubout', stdin=private)
     authenticator = make(public_key=public)
-    assert authenticator.login_token(token(private, algorithm)) == Credentials('ann')
+    assert authenticator.login_token(token(private, algorithm)) == Credentials('ann', identity='ann@sso')
     # Signed with the public key as if it were a shared secret.
     parts = token().rpartition('.')[0]
     signature = jwt.get_algorithm_by_name('HS256').sign(parts.encode(), public.encode())
@@ -586,7 +605,9 @@ def test_missing_credentials(make: Callable[..., Authenticator], header: str | N
 
 def test_bearer_tokens(make: Callable[..., Authenticator]) -> None:
     header = f'Bearer {token(readonly=True)}'
-    assert credentials_from_request(request(header), make(signing_key=SECRET)) == Credentials('ann', readonly=True)
+    assert credentials_from_request(request(header), make(signing_key=SECRET)) == Credentials(
+        'ann', readonly=True, identity='ann@sso'
+    )
 
 
 def test_the_options_of_a_call() -> None:

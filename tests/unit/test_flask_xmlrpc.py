@@ -504,7 +504,7 @@ def test_one_line_a_request(client: FlaskClient, backend: Recorder, caplog: pyte
     lines = [re.sub(varying, 'N', r.getMessage()) for r in caplog.records if r.name == 'nipap.request']
     assert lines == [
         "version user='ann' N ms ok request=N",
-        r"echo user='eve\nfake' N ms fault 1000 request=N",
+        r"echo user='eve\nfake' by='ann' N ms fault 1000 request=N",
         "- user='ann' N ms fault 1100 request=N",
         "- user='-' N ms fault 1500 request=N",
     ]
