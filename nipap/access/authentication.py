@@ -95,6 +95,7 @@ class Credentials:
 
     username: the name within that backend.
     identity: the name among the users of all backends, where that is another one.
+    predecessors: accounts of this name that were removed before.
     """
 
     username: str
@@ -102,6 +103,7 @@ class Credentials:
     readonly: bool = False
     trusted: bool = False
     identity: str | None = None
+    predecessors: int = 0
 
     @property
     def authenticated_as(self) -> str:
@@ -114,6 +116,7 @@ class Actor:
     """Who makes a call: on whose behalf, proved by whom, and from which system.
 
     authenticated_as: ``name``, but ``name@backend`` of a user whom another backend than the default one knows.
+    predecessors: accounts of that name that were removed before, whose answers are not for this actor.
     """
 
     username: str
@@ -122,6 +125,7 @@ class Actor:
     authoritative_source: str
     readonly: bool
     trusted: bool = False
+    predecessors: int = 0
 
     @property
     def who(self) -> Who:
@@ -143,7 +147,8 @@ def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor
         username = _text_option(options, 'username') or own
         full_name = _text_option(options, 'full_name') or (full_name if username == own else None)
         readonly = readonly or _bool_option(options, 'readonly')
-    return Actor(username, full_name, credentials.authenticated_as, source, readonly, credentials.trusted)
+    proved = credentials.authenticated_as
+    return Actor(username, full_name, proved, source, readonly, credentials.trusted, credentials.predecessors)
 
 
 def authoritative_source(options: Mapping[str, object]) -> str:
@@ -395,7 +400,7 @@ class _LocalAccounts:
 
     def _credentials(self, user: LocalUser) -> Credentials:
         identity = identity_of(self._settings, self._name, user.username)
-        return Credentials(user.username, user.full_name, user.readonly, user.trusted, identity)
+        return Credentials(user.username, user.full_name, user.readonly, user.trusted, identity, user.predecessors)
 
     def remembered(self, username: str, password: str) -> Credentials | None:
         return self._cache.get(self._cache.proof(username, password), self._watch.revision())
