@@ -34,6 +34,7 @@ from nipap.errors import (
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.http.credentials import change_group, change_reason, credentials_from_request, header_text, idempotency_key
+from nipap.http.origins import refuse_other_sites
 from nipap.objects.allocate import read_count
 from nipap.postgres.database import Database
 from nipap.rest import events as flask_events
@@ -151,6 +152,8 @@ class _Api:
 
     def _respond(self, call: CallRecord, view: View, parts: Mapping[str, int]) -> Response:
         try:
+            if request_ctx.request.method not in ('GET', 'HEAD'):
+                refuse_other_sites(request_ctx.request)
             return view(self._actor(request_ctx.request, call), **parts)
         except NipapError as exc:
             call.fault = exc.code

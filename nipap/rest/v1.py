@@ -29,6 +29,7 @@ from nipap.errors import (
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, read_body
 from nipap.http.credentials import credentials_from_request, header_text
+from nipap.http.origins import refuse_other_sites
 from nipap.rest.objects import COUNTERS, decode
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.tracer import CallRecord
@@ -78,6 +79,8 @@ class _Endpoint:
     def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: CallRecord) -> Response:
         request: Request = request_ctx.request
         try:
+            if request.method != 'GET':
+                refuse_other_sites(request)
             actor = self._actor(request, record)
             return _json(200, _plain(call(actor, request.args.to_dict())))
         except AuthenticationMissingError as exc:

@@ -44,7 +44,7 @@ MODULES_IN_ORDER = (
     *('integrity.check', 'integrity.repair', 'integrity.restore'),
     *('access.local_users', 'access.login_limits', 'access.authentication'),
     *('batch', 'objects.kinds', 'objects.searching', 'calls', 'backend'),
-    *('http.credentials', 'http.bodies', 'http.requests', 'flask_xmlrpc'),
+    *('http.credentials', 'http.bodies', 'http.origins', 'http.requests', 'flask_xmlrpc'),
     *(
         'rest.objects',
         'rest.problems',
