@@ -7,15 +7,15 @@ may change at any moment; ``JwtAuth`` checks signed tokens. The result is a `Cre
 
 from __future__ import annotations
 
-import hmac
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import jwt
 
+from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError
 from nipap.access.login_limits import LoginCounts, LoginLimits
 from nipap.errors import (
@@ -28,6 +28,8 @@ from nipap.errors import (
 from nipap.history.audit import Who
 from nipap.runtime import waiting
 from nipap.text import forbidden_character
+
+T = TypeVar('T')
 
 log = logging.getLogger(__name__)
 
@@ -190,11 +192,15 @@ def to_bool(value: object) -> bool | None:
 class Authenticator:
     """Proves credentials by the configured backends. One per process; it opens files only when first used.
 
-    May be used by several threads at once. Failed logins are counted in `counts`, else for this process alone.
+    May be used by several threads at once. Failed logins are counted in `counts`, and those that were right are noted
+    in `known`; without, in memory of this process alone.
     """
 
-    def __init__(self, settings: AuthSettings, counts: LoginCounts | None = None) -> None:
+    def __init__(
+        self, settings: AuthSettings, counts: LoginCounts | None = None, known: KnownLogins | None = None
+    ) -> None:
         self._settings = settings
+        known = known or KnownLogins()
         self._limits = LoginLimits(settings.failed_logins, settings.failed_logins_window_s, counts)
         self._local: dict[str, _LocalAccounts] = {}
         self._tokens: list[_Tokens] = []
@@ -202,7 +208,7 @@ class Authenticator:
             if backend.refusal is not None:
                 continue
             if backend.type == 'SqliteAuth':
-                self._local[name] = _LocalAccounts(settings, backend)
+                self._local[name] = _LocalAccounts(settings, backend, known)
             else:
                 self._tokens.append(_Tokens(backend, settings))
 
@@ -210,13 +216,16 @@ class Authenticator:
         """Prove ``user`` or ``user@backend`` by a password; raises `AuthenticationFailedError`.
 
         An answer that is not remembered costs the time of hashing a password, about 0.1 s. From an address where many
-        have failed it may come late, or be a refusal without a look at the password; what is remembered never.
+        have failed it may come late, or be a refusal without a look at the password; what is remembered never, and
+        neither is a password that was right within a day.
         """
         known = self.known_login(username, password)
         if known is not None:
             return known
         name, backend_name = self._split(username)
         accounts = self._accounts(backend_name)
+        if _ask(accounts.was_right, backend_name, name, password):
+            address = None
         credentials = self._limits.guarded(
             address, f'{name}@{backend_name}', lambda: _ask(accounts.login, backend_name, name, password)
         )
@@ -267,7 +276,7 @@ def _refused(backend: BackendSettings) -> str:
     return f'Auth backend {backend.name!r} lets nobody in: {backend.refusal}.'
 
 
-def _ask(question: _Question, backend_name: str, name: str, password: str) -> Credentials | None:
+def _ask(question: Callable[[str, str], T | None], backend_name: str, name: str, password: str) -> T | None:
     """The answer of a file of accounts; what is wrong with that is logged, and not for clients to know."""
     try:
         return question(name, password)
@@ -369,18 +378,19 @@ def _prepare(algorithm: str, option: str, key: str) -> None:
 
 
 class _LocalAccounts:
-    """The accounts of one file as a login backend: right answers are remembered while the file stays as it is."""
+    """The accounts of one file as a login backend: right answers are remembered while the account stays as it is."""
 
-    def __init__(self, settings: AuthSettings, backend: BackendSettings) -> None:
+    def __init__(self, settings: AuthSettings, backend: BackendSettings, known: KnownLogins) -> None:
         path = backend.options['db_path']
         self._name, self._settings = backend.name, settings
         self._users = LocalUsers(path)
         self._watch = FileWatch(path)
-        self._cache = _LoginCache(settings.cache_timeout_s)
+        self._known = known
+        self._cache = _LoginCache()
         self._hashing: set[bytes] = set()
 
     def login(self, username: str, password: str) -> Credentials | None:
-        proof = self._cache.proof(username, password)
+        proof = self._known.digest(self._name, username, password)
         while proof in self._hashing:  # many that come at once with one password cost one hash
             waiting.sleep(ALIKE_POLL_S)
         self._hashing.add(proof)
@@ -395,7 +405,8 @@ class _LocalAccounts:
         credentials = self._cache.get(proof, revision)
         if credentials is None and (user := self._users.authenticate(username, password, self._settings.rehash)):
             credentials = self._credentials(user)
-            self._cache.put(proof, revision, credentials)
+            self._cache.put(proof, revision, time.monotonic() + self._settings.cache_timeout_s, credentials)
+            self._known.note(proof, user.state)
         return credentials
 
     def _credentials(self, user: LocalUser) -> Credentials:
@@ -403,25 +414,40 @@ class _LocalAccounts:
         return Credentials(user.username, user.full_name, user.readonly, user.trusted, identity, user.predecessors)
 
     def remembered(self, username: str, password: str) -> Credentials | None:
-        return self._cache.get(self._cache.proof(username, password), self._watch.revision())
+        """Return the answer of `login` if this process, or another, need not check the password again, else None."""
+        proof = self._known.digest(self._name, username, password)
+        revision = self._watch.revision()
+        credentials = self._cache.get(proof, revision)
+        if credentials is not None:
+            return credentials
+        known = self._known.find(proof)
+        until = known.proved_at + self._settings.cache_timeout_s if known else 0.0
+        if known is None or until <= time.monotonic():
+            return None
+        user = self._users.find(username)
+        if user is None or user.state != known.state:
+            return None
+        credentials = self._credentials(user)
+        self._cache.put(proof, revision, until, credentials)
+        return credentials
+
+    def was_right(self, username: str, password: str) -> bool:
+        """Return whether the password was right not long ago, for the account as it is."""
+        known = self._known.find(self._known.digest(self._name, username, password))
+        if known is None:
+            return False
+        user = self._users.find(username)
+        return user is not None and user.state == known.state
 
     def close(self) -> None:
         self._watch.close()
 
 
-_Question = Callable[[str, str], Credentials | None]
-
-
 class _LoginCache:
-    """Remembers who proved their identity, for a while, under a keyed digest of name and password."""
+    """Remembers, for this process, who proved their identity, while the file of accounts stays as it is."""
 
-    def __init__(self, timeout_s: int) -> None:
-        self._timeout_s = timeout_s
-        self._key = secrets.token_bytes(32)
+    def __init__(self) -> None:
         self._entries: dict[bytes, tuple[int, float, Credentials]] = {}
-
-    def proof(self, username: str, password: str) -> bytes:
-        return hmac.digest(self._key, f'{len(username)}:{username}{password}'.encode(), 'sha256')
 
     def get(self, proof: bytes, revision: int) -> Credentials | None:
         entry = self._entries.get(proof)
@@ -429,8 +455,8 @@ class _LoginCache:
             return None
         return entry[2]
 
-    def put(self, proof: bytes, revision: int, credentials: Credentials) -> None:
+    def put(self, proof: bytes, revision: int, until: float, credentials: Credentials) -> None:
         now = time.monotonic()
         # A new dict in place of the old one: other threads may be reading that.
         kept = {key: entry for key, entry in self._entries.copy().items() if entry[0] == revision and entry[1] > now}
-        self._entries = {**kept, proof: (revision, now + self._timeout_s, credentials)}
+        self._entries = {**kept, proof: (revision, until, credentials)}

@@ -19,9 +19,10 @@ import sqlite3
 import string
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from nipap.access.known_logins import state_of
 from nipap.runtime import waiting
 from nipap.text import forbidden_character
 
@@ -65,6 +66,7 @@ class LocalUser:
     """One row of the file, without the password.
 
     predecessors: accounts of this name that were removed before; a new one need not be the same person's.
+    state: what differs after each change of the account, the password included.
     """
 
     username: str
@@ -72,6 +74,7 @@ class LocalUser:
     trusted: bool = False
     readonly: bool = False
     predecessors: int = 0
+    state: bytes = field(default=b'', compare=False, repr=False)
 
 
 _CREATE = """
@@ -174,6 +177,13 @@ class LocalUsers:
         """The user of that name; raises `NoSuchUserError`."""
         with self._open() as connection:
             return _user(connection, self._existing(connection, username))
+
+    def find(self, username: str) -> LocalUser | None:
+        """Return the user of that name, or None."""
+        with self._open() as connection:
+            self._missing(connection)
+            row = self._row(connection, username)
+            return None if row is None else _user(connection, row)
 
     def check_new(self, user: LocalUser) -> None:
         """Raise what `add` would raise, a password aside."""
@@ -353,12 +363,14 @@ def _predecessors(connection: sqlite3.Connection, username: str) -> int:
 def _user(connection: sqlite3.Connection, row: sqlite3.Row) -> LocalUser:
     found = dict(zip(row.keys(), row, strict=True))
     full_name = found.get('full_name')
+    predecessors = _predecessors(connection, str(found['username']))
     return LocalUser(
         username=str(found['username']),
         full_name=None if full_name is None else str(full_name),
         trusted=str(found.get('trusted')) == '1',
         readonly=str(found.get('readonly') or 0) != '0',
-        predecessors=_predecessors(connection, str(found['username'])),
+        predecessors=predecessors,
+        state=state_of((*found.items(), predecessors)),
     )
 
 
