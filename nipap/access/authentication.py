@@ -16,7 +16,7 @@ from typing import TypeVar
 import jwt
 
 from nipap.access.known_logins import KnownLogins
-from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError
+from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError, hash_password
 from nipap.access.login_limits import LoginCounts, LoginLimits
 from nipap.errors import (
     AuthenticationFailedError,
@@ -59,7 +59,7 @@ _FALSE = frozenset({'', '0', 'false', 'no', 'off'})
 _INCORRECT = 'Incorrect username or password.'
 _INVALID = 'Invalid token.'
 _EXPIRED = 'The token has expired.'
-_NOT_ACCEPTED = 'Tokens are not accepted: no auth backend of type JwtAuth is configured.'
+_NO_TOKENS = 'no auth backend of type JwtAuth is configured'
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,7 @@ class Authenticator:
             return known
         name, backend_name = self._split(username)
         accounts = self._accounts(backend_name)
+        self._say_why_nobody(username)
         if _ask(accounts.was_right, backend_name, name, password):
             address = None
         credentials = self._limits.guarded(
@@ -241,8 +242,8 @@ class Authenticator:
     def login_token(self, token: str) -> Credentials:
         """Prove a Bearer token, by whichever token backend accepts it; raises `AuthenticationFailedError`."""
         if not self._tokens:
-            refused = [each for each in self._settings.backends.values() if each.type == 'JwtAuth' and each.refusal]
-            raise AuthenticationFailedError(_refused(refused[0]) if refused else _NOT_ACCEPTED)
+            reasons = [each.refusal for each in self._settings.backends.values() if each.type == 'JwtAuth']
+            raise AuthenticationFailedError(f'Tokens are not accepted: {next(filter(None, reasons), _NO_TOKENS)}.')
         text = _INVALID
         for backend in self._tokens:
             try:
@@ -258,22 +259,29 @@ class Authenticator:
         for accounts in self._local.values():
             accounts.close()
 
-    def _accounts(self, backend_name: str) -> _LocalAccounts:
-        accounts = self._local.get(backend_name)
-        if accounts is not None:
-            return accounts
+    def _accounts(self, backend_name: str) -> _LocalAccounts | _NoAccounts:
+        """Return the accounts of a backend. One that has none, or is unknown, must not be told from others."""
+        others = self._local.get(self._settings.default_backend) or next(iter(self._local.values()), None)
+        return self._local.get(backend_name) or _NoAccounts(others)
+
+    def _say_why_nobody(self, username: str) -> None:
+        """Refuse a login without the name of a backend when it is known that the default one lets nobody in.
+
+        Of other backends only the log says that: the answer would tell which there are.
+
+        :raises AuthenticationFailedError: saying why.
+        """
+        _, backend_name = self._split(username)
         backend = self._settings.backends.get(backend_name)
-        if backend is not None:
-            raise AuthenticationFailedError(_refused(backend) if backend.refusal else _INCORRECT)
-        raise AuthenticationFailedError(f'Invalid auth backend {backend_name!r} specified')
+        if backend is None or backend.refusal is None:
+            return
+        log.info('auth backend %s lets nobody in: %s', backend_name, backend.refusal)
+        if '@' not in username:
+            raise AuthenticationFailedError(f'Nobody is let in by the default auth backend: {backend.refusal}.')
 
     def _split(self, username: str) -> tuple[str, str]:
         name, at, backend_name = username.rpartition('@')
         return (name, backend_name) if at else (username, self._settings.default_backend)
-
-
-def _refused(backend: BackendSettings) -> str:
-    return f'Auth backend {backend.name!r} lets nobody in: {backend.refusal}.'
 
 
 def _ask(question: Callable[[str, str], T | None], backend_name: str, name: str, password: str) -> T | None:
@@ -284,7 +292,7 @@ def _ask(question: Callable[[str, str], T | None], backend_name: str, name: str,
         return None
     except UserFileError as exc:
         log.error('auth backend %s: %s', backend_name, exc)
-        raise AuthUnavailableError(f'Auth backend {backend_name!r} is not available.', str(exc)) from exc
+        raise AuthUnavailableError('The auth backend is not available.', str(exc)) from exc
 
 
 def check_backend(settings: BackendSettings) -> None:
@@ -441,6 +449,33 @@ class _LocalAccounts:
 
     def close(self) -> None:
         self._watch.close()
+
+
+class _NoAccounts:
+    """Stands in for the accounts of a backend that has none: nobody is let in, after the time that others take."""
+
+    def __init__(self, others: _LocalAccounts | None) -> None:
+        self._others = others
+
+    def login(self, username: str, password: str) -> None:
+        if self._others is None:
+            waiting.aside(lambda: hash_password(password.encode()))
+        else:
+            self._others.login(_nobody(username), password)
+
+    def remembered(self, username: str, password: str) -> None:
+        if self._others is not None:
+            self._others.remembered(_nobody(username), password)
+
+    def was_right(self, username: str, password: str) -> bool:
+        if self._others is not None:
+            self._others.was_right(_nobody(username), password)
+        return False
+
+
+def _nobody(username: str) -> str:
+    """Return a name that HTTP Basic cannot carry."""
+    return f'{username}:'
 
 
 class _LoginCache:
