@@ -592,9 +592,52 @@ def openssl(*args: str, stdin: str = '') -> str:
 # ---------------------------------------------------------------------------------------------------------------- HTTP
 
 
-def request(authorization: str | None = None) -> Request:
+def request(authorization: str | None = None, address: str = '192.0.2.1') -> Request:
     headers = {} if authorization is None else {'Authorization': authorization}
-    return Request(EnvironBuilder(headers=headers).get_environ())
+    return Request({**EnvironBuilder(headers=headers).get_environ(), 'REMOTE_ADDR': address})
+
+
+@pytest.mark.parametrize(
+    ('authorization', 'line'),
+    [
+        ('joe:SECRET', "failed login from 192.0.2.1 user='joe'"),
+        ('jo e@x.org@local:SECRET', "failed login from 192.0.2.1 user='jo e@x.org@local'"),
+        ("x' user='y:SECRET", 'failed login from 192.0.2.1 user="x\' user=\'y"'),
+        (
+            'x\nfailed login from 192.0.2.9 :SECRET',
+            r"failed login from 192.0.2.1 user='x\nfailed login from 192.0.2.9 '",
+        ),
+        (f'{"x" * 5000}:SECRET', f"failed login from 192.0.2.1 user='{'x' * 99}…"),
+        (b'Basic SECRET', 'failed login from 192.0.2.1 malformed'),
+        (b'Bearer SECRET', 'failed login from 192.0.2.1 token'),
+    ],
+)
+def test_a_failed_login_is_logged_with_address_and_name(
+    make: Callable[..., Authenticator],
+    caplog: pytest.LogCaptureFixture,
+    authorization: str | bytes,
+    line: str,
+) -> None:
+    header = basic(authorization) if isinstance(authorization, str) else authorization.decode()
+    with pytest.raises(AuthenticationFailedError):
+        credentials_from_request(request(header), make())
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ('nipap.login', 'WARNING', line)
+    ]
+
+
+def test_a_login_that_is_refused_for_others_is_logged_too(
+    make: Callable[..., Authenticator], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_limits, 'MOST_DELAY_S', 0.001)
+    authenticator = make()
+    for _ in range(11):
+        with pytest.raises(AuthenticationFailedError):
+            credentials_from_request(request(basic('joe:wrong')), authenticator)
+    lines = [f"{what} login from 192.0.2.1 user='joe'" for what in (*['failed'] * 10, 'refused')]
+    assert [record.getMessage() for record in caplog.records] == lines
+    credentials_from_request(request(basic('joe:right'), '192.0.2.2'), authenticator)
+    assert len(caplog.records) == 11
 
 
 def basic(text: str, encoding: str = 'utf-8') -> str:
