@@ -82,7 +82,12 @@ setup(
             'share/doc/nipapd',
             [
                 *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket', 'etc/nipapd.logrotate'),
-                *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json', 'docs/migrating.md'),
+                *(
+                    'etc/nipapd.fail2ban',
+                    'etc/prometheus-alerts.yml',
+                    'etc/grafana-dashboard.json',
+                    'docs/migrating.md',
+                ),
             ],
         ),
     ],

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ from nipap.answers import (
     Vrf,
     Webhook,
 )
+from nipap.batch import at
 from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right
 from nipap.errors import (
     AuthorizationFailedError,
@@ -143,16 +144,20 @@ class Backend:
         return self._given(self.db.run(work, outcome))
 
     def _once(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
-        """Make a changing call once for its idempotency key."""
+        """Make a changing call once for its idempotency key.
+
+        An answer that is stored is given to an actor who may make the call now, every part of it.
+        """
         name = idempotency.read_key(request.key)
         sent = call.known(request.members)
         content = idempotency.fingerprint(actor.username, call.name, sent)
-        keyed = idempotency.KeyedCall(actor.authenticated_as, name, content)
+        keyed = idempotency.KeyedCall(actor.authenticated_as, name, content, actor.predecessors)
         own = Outcome()
 
         def work(tx: Transaction) -> tuple[Any, idempotency.KeptAnswer | None]:
             kept = idempotency.find(tx, keyed, self._key_hours)
             if kept:
+                _require_parts(actor, call, sent)
                 return kept.value, kept
             inside = self._enter(tx, request)
             if request.expectation is not None:
@@ -426,3 +431,17 @@ def _require(actor: Actor, call: Call) -> None:
         raise AuthorizationFailedError(
             f"read-only user '{actor.username}' is not authorized to run function '{call.name}'"
         )
+
+
+def _require_parts(actor: Actor, call: Call, members: Mapping[str, Any]) -> None:
+    """Refuse a call that is made of others when the actor may not make one of these.
+
+    :raises AuthorizationFailedError: naming the part.
+    """
+    if call.parts is None:
+        return
+    for position, part in enumerate(call.parts(call.read(members))):
+        try:
+            _require(actor, calls.find(part))
+        except NipapError as error:
+            raise at(position, part, error) from error

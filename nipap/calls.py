@@ -6,7 +6,7 @@ table exists nowhere. `nipap.backend.Backend.perform` is the one way to make a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from functools import partial
@@ -95,6 +95,7 @@ class Call:
     mode: Mode | Message
     work: Callable[[Any, Caller, Any], Any]
     make: Callable[..., Any] | None = None
+    parts: Callable[[Any], Sequence[str]] | None = None  # of the members: the names of the calls that it makes
 
     @property
     def changes(self) -> bool:
@@ -677,7 +678,8 @@ def _batch_call() -> Call:
         required=True,
     )
     # Each operation asks for its own right.
-    return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch)
+    parts: Callable[[Any], list[str]] = lambda members: [operation.method for operation in members[1]]  # noqa: E731
+    return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 
 CALLS: dict[str, Call] = {

@@ -20,9 +20,10 @@ import string
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from nipap.access.known_logins import state_of
 from nipap.runtime import waiting
 from nipap.text import forbidden_character
 
@@ -63,12 +64,18 @@ class UserInputError(UserFileError):
 
 @dataclass(frozen=True)
 class LocalUser:
-    """One row of the file, without the password."""
+    """One row of the file, without the password.
+
+    predecessors: accounts of this name that were removed before; a new one need not be the same person's.
+    state: what differs after each change of the account, the password included.
+    """
 
     username: str
     full_name: str | None = None
     trusted: bool = False
     readonly: bool = False
+    predecessors: int = 0
+    state: bytes = field(default=b'', compare=False, repr=False)
 
 
 _CREATE = """
@@ -80,6 +87,14 @@ CREATE TABLE user (
     trusted NOT NULL DEFAULT 0,
     readonly NOT NULL DEFAULT 0
 )"""
+# A trigger, since others write the file as well. It is read by programs whose SQLite is old, too.
+_REMEMBER_REMOVALS = (
+    'CREATE TABLE IF NOT EXISTS former_user (username NOT NULL PRIMARY KEY, removals NOT NULL)',
+    """CREATE TRIGGER IF NOT EXISTS user_removed AFTER DELETE ON user BEGIN
+        INSERT OR REPLACE INTO former_user (username, removals) VALUES (OLD.username,
+            1 + coalesce((SELECT removals FROM former_user WHERE username = OLD.username), 0));
+    END""",
+)
 _OLDEST_COLUMNS = frozenset({'username', 'pwd_salt', 'pwd_hash'})
 _NEWER_COLUMNS = {
     'full_name': 'ALTER TABLE user ADD COLUMN full_name',
@@ -113,6 +128,7 @@ class LocalUsers:
             if _columns(connection):
                 raise UserFileExistsError(f'{self.path}: exists already')
             connection.execute(_CREATE)
+            _remember_removals(connection)
 
     def create_file(self, owner: str | None = None) -> bool:
         """Make the file as `create` does, without a table; False when it is there already."""
@@ -137,6 +153,7 @@ class LocalUsers:
             missing = self._missing(connection)
             for column in missing:
                 connection.execute(_NEWER_COLUMNS[column])
+            _remember_removals(connection)
         return bool(missing)
 
     def is_latest(self) -> bool:
@@ -155,12 +172,19 @@ class LocalUsers:
         with self._open() as connection:
             self._missing(connection)
             rows = connection.execute('SELECT * FROM user ORDER BY username').fetchall()
-        return [_user(row) for row in rows]
+            return [_user(connection, row) for row in rows]
 
     def get(self, username: str) -> LocalUser:
         """The user of that name; raises `NoSuchUserError`."""
         with self._open() as connection:
-            return _user(self._existing(connection, username))
+            return _user(connection, self._existing(connection, username))
+
+    def find(self, username: str) -> LocalUser | None:
+        """Return the user of that name, or None."""
+        with self._open() as connection:
+            self._missing(connection)
+            row = self._row(connection, username)
+            return None if row is None else _user(connection, row)
 
     def check_new(self, user: LocalUser) -> None:
         """Raise what `add` would raise, a password aside."""
@@ -175,6 +199,7 @@ class LocalUsers:
         values = (_checked_name(user.full_name), user.trusted, user.readonly, *self._hash_new(password))
         with self._change() as connection:
             self._check_new(connection, user)
+            _remember_removals(connection)
             statement = (
                 'INSERT INTO user (username, full_name, trusted, readonly, pwd_hash, pwd_salt)'
                 ' VALUES (?, ?, ?, ?, ?, ?)'
@@ -204,9 +229,10 @@ class LocalUsers:
                 connection.execute(_UPDATES[column], (value, username))
 
     def delete(self, username: str) -> None:
-        """Remove a user."""
+        """Remove a user. The file remembers that there was one of this name."""
         with self._change() as connection:
             self._existing(connection, username)
+            _remember_removals(connection)
             connection.execute('DELETE FROM user WHERE username = ?', (username,))
 
     def authenticate(self, username: str, password: str, rehash: bool = True) -> LocalUser | None:
@@ -217,6 +243,7 @@ class LocalUsers:
         with self._open() as connection:
             self._missing(connection)
             row = self._row(connection, username)
+            user = None if row is None else _user(connection, row)
         stored, salt = (str(row['pwd_hash']), str(row['pwd_salt'])) if row else ('', '')
         given = password.encode()
         right, newer = waiting.aside(lambda: _check_password(given, stored, salt))
@@ -224,7 +251,7 @@ class LocalUsers:
             return None
         if newer and rehash:
             self._replace_hash(username, stored, newer)
-        return _user(row)
+        return user
 
     def _replace_hash(self, username: str, stored: str, newer: str) -> None:
         """Store a newer hash of the same password, unless somebody changed the password meanwhile."""
@@ -321,14 +348,30 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
     return {row['name'] for row in connection.execute('PRAGMA table_info(user)')}
 
 
-def _user(row: sqlite3.Row) -> LocalUser:
+def _remember_removals(connection: sqlite3.Connection) -> None:
+    """Have the file remember from now on of which users accounts were removed."""
+    for statement in _REMEMBER_REMOVALS:
+        connection.execute(statement)
+
+
+def _predecessors(connection: sqlite3.Connection, username: str) -> int:
+    if not connection.execute('PRAGMA table_info(former_user)').fetchall():
+        return 0
+    row = connection.execute('SELECT removals FROM former_user WHERE username = ?', (username,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _user(connection: sqlite3.Connection, row: sqlite3.Row) -> LocalUser:
     found = dict(zip(row.keys(), row, strict=True))
     full_name = found.get('full_name')
+    predecessors = _predecessors(connection, str(found['username']))
     return LocalUser(
         username=str(found['username']),
         full_name=None if full_name is None else str(full_name),
         trusted=str(found.get('trusted')) == '1',
         readonly=str(found.get('readonly') or 0) != '0',
+        predecessors=predecessors,
+        state=state_of((*found.items(), predecessors)),
     )
 
 
