@@ -73,7 +73,9 @@ class Renewal:
 
         kafka = self._config.kafka
         number, sockets = handlers(service.settings), service.listeners.admin
-        self._admin.use(admin.Admin(service.dsn, service.board, number, sockets, kafka.enabled), prepare)
+        self._admin.use(
+            admin.Admin(service.dsn, service.board, number, sockets, kafka.enabled, service.settings), prepare
+        )
         self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
     def begin(self) -> Generation | None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import psycopg2.extensions
 import pytest
-from callers import handlers
+from callers import change, handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
 from prometheus_client.parser import text_string_to_metric_families
 from support import FAST, DaemonFactory, expressions, options_of, selectors
@@ -79,7 +79,8 @@ def call_often(daemon: Daemon, number: int) -> None:
 @pytest.fixture
 def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
     """A daemon with two handlers on the test's database, ready."""
-    running = daemon('--admin-port', '0', config={'nipapd': {**database_options, 'forks': '2'}})
+    settings = {**database_options, 'forks': '2', 'metrics_names': 'true'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
     await_page(running, 'metrics', lambda _, text: 'nipap_handlers_ready 2.0' in text)
     return running
 
@@ -405,6 +406,77 @@ def test_other_pages_and_methods_are_refused(watched: Daemon) -> None:
         urllib.request.urlopen(request, timeout=10)
     with refusal.value:
         assert refusal.value.code == 405
+
+
+def raw(daemon: Daemon, path: str, *headers: str) -> tuple[int, str]:
+    """The status and the body of a request with exactly these headers."""
+    parts = urlsplit(ADMIN.findall(daemon.log())[-1])
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=20) as client:
+        client.sendall('\r\n'.join([f'GET {path} HTTP/1.1', *headers, 'Connection: close', '', '']).encode())
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        return answer.status, answer.read().decode()
+
+
+def test_only_names_of_this_host_are_answered(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    """A page of a host whose name is looked up as 127.0.0.1 reads nothing."""
+    settings = {**database_options, 'forks': '1', 'admin_hosts': 'ipam.example.net, Monitor'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    for host in (
+        '127.0.0.1',
+        '127.0.0.1:1338',
+        '[::1]:9',
+        '192.0.2.1',
+        'localhost',
+        'LOCALHOST.:80',
+        socket.gethostname(),
+    ):
+        assert raw(running, '/live', f'Host: {host}') == (200, 'ok\n'), host
+    for host in ('ipam.example.net', 'IPAM.example.net:1338', 'monitor'):
+        assert raw(running, '/live', f'Host: {host}')[0] == 200, host
+    for host in (
+        'evil.example.com',
+        'evil.example.com:1338',
+        '127.0.0.1.evil.example.com',
+        'localhost.evil',
+        'x',
+        '::1',
+    ):
+        for path in ('/live', '/ready', '/metrics', '/nowhere'):
+            status, text = raw(running, path, f'Host: {host}')
+            assert (status, 'admin_hosts' in text, 'nipap_' in text) == (421, True, False), host
+
+
+def test_metrics_have_no_names_unless_they_take_a_token(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    settings = {**database_options, 'forks': '1'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    with proxy(running) as nipap:
+        auth = {'auth': {'authoritative_source': 'test'}}
+        vrf = nipap.add_vrf({**auth, 'attr': {'rt': '65000:1', 'name': 'secret customer'}})
+        attr = {
+            'name': 'secret pool',
+            'description': '',
+            'default_type': 'assignment',
+            'ipv4_default_prefix_length': 26,
+        }
+        pool = nipap.add_pool({**auth, 'attr': attr})
+        member = {'prefix': '10.0.0.0/24', 'type': 'reservation', 'description': 'x', 'pool_name': 'secret pool'}
+        nipap.add_prefix({**auth, 'attr': member})
+    numbers = f'pool="{pool["id"]}"', f'vrf="{vrf["id"]}"'
+    await_page(running, 'metrics', lambda _, text: all(number in text for number in numbers))
+    assert 'secret' not in page(running, 'metrics')[1]
+    change(running, metrics_token='a-token-of-this-test')
+    running.send(signal.SIGHUP)
+    await_page(running, 'metrics', lambda status, _: status == 401)
+    host = 'Host: 127.0.0.1'
+    for wrong in ('', 'Bearer', 'Bearer a-token', 'Basic a-token-of-this-test', 'Bearer a-token-of-this-test2'):
+        status, text = raw(running, '/metrics', host, f'Authorization: {wrong}')
+        assert (status, 'nipap_' in text) == (401, False), wrong
+    assert raw(running, '/ready', host)[0] == 200
+    status, text = raw(running, '/metrics', host, 'Authorization: bearer a-token-of-this-test')
+    assert (status, 'pool="secret pool"' in text, 'vrf="secret customer"' in text) == (200, True, True)
 
 
 def test_without_handlers_there_is_no_admin_port(daemon: DaemonFactory, database_options: dict[str, str]) -> None:

@@ -423,6 +423,7 @@ def open_to_all(make_dir: Callable[[], Path], text: str) -> Path:
 
 
 SECRETS = {
+    'metrics_token': '[nipapd]\nmetrics_token = hunter2-hunter2-hunter2\n',
     'db_pass': '[nipapd]\ndb_pass = hunter2\n',
     'signing_key': f'[auth.backends.x]\ntype = JwtAuth\nsigning_key = {SECRET}\n',
     'sasl_password': '[kafka]\nsasl_password = hunter2\n',
