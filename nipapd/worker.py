@@ -21,11 +21,13 @@ from nipap import app
 from nipap.access.authentication import Authenticator, AuthSettings
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
+from nipap.http import traces
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
 from nipapd import signals
+from nipapd.collector import Collector
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
@@ -111,6 +113,8 @@ class Service:
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = app.create(backend, authenticator, max_body=self.settings.max_body, meter=meter)
+            if endpoint := self.tracing.otlp_http_endpoint:
+                traces.add_to(application, authenticator, Collector(endpoint, fibers))
             container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)

@@ -44,7 +44,7 @@ MODULES_IN_ORDER = (
     *('integrity.check', 'integrity.repair', 'integrity.restore'),
     *('access.local_users', 'access.login_limits', 'access.authentication'),
     *('batch', 'objects.kinds', 'objects.searching', 'calls', 'backend'),
-    *('http.credentials', 'http.bodies', 'http.requests', 'flask_xmlrpc'),
+    *('http.credentials', 'http.bodies', 'http.requests', 'http.traces', 'flask_xmlrpc'),
     *(
         'rest.objects',
         'rest.problems',
@@ -76,6 +76,7 @@ DAEMON = (
     'prefork',
     'signals',
     'fibers',
+    'collector',
     'metrics',
     'streams',
     'server',
