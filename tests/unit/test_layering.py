@@ -57,6 +57,7 @@ MODULES_IN_ORDER = (
     ),
     'www.front',
     'app',
+    *('nipapconfig', 'authlib'),
     *('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 )
 DAEMON = (
