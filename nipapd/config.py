@@ -70,6 +70,7 @@ class DaemonSettings:
     ssl_client_ca_file: str | None = _key(None, values.path)
     ssl_verify_client: str = _key('off', values.verify_client)
     ssl_hsts: bool = _key(True, values.boolean)
+    trusted_proxies: tuple[str, ...] = _key((), values.networks)
     admin_listen: tuple[str, ...] = _key(('127.0.0.1',), values.addresses)
     admin_port: int | None = _key(None, values.admin_port)
     admin_hosts: tuple[str, ...] = _key((), values.addresses)

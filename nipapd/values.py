@@ -109,6 +109,15 @@ def address(text: str) -> str:
     return bare
 
 
+def networks(text: str) -> tuple[str, ...]:
+    """IP networks and addresses, each once."""
+    found = [part for part in re.split(r'[,\s]+', text) if part]
+    try:
+        return tuple(dict.fromkeys(str(ipaddress.ip_network(part)) for part in found))
+    except ValueError as exc:
+        raise ValueError(f'not a list of addresses and networks ({exc})') from None
+
+
 def is_address(text: str) -> bool:
     """Return whether a text is an IP address."""
     try:

@@ -32,6 +32,7 @@ from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
+from nipapd.proxies import Proxies
 from nipapd.senders import Sending
 from nipapd.server import Container, Server, Shares
 
@@ -168,6 +169,7 @@ class Service:
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),
             hsts=self.settings.ssl_hsts,
+            proxies=Proxies(self.settings.trusted_proxies),
         )
 
     def _tracing(self) -> Tracing | None:

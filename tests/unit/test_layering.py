@@ -80,6 +80,7 @@ DAEMON = (
     'collector',
     'metrics',
     'streams',
+    'proxies',
     'server',
     'admin',
     'tracing',
@@ -134,7 +135,13 @@ LIBRARIES = {
     'prometheus_client': frozenset({'nipapd.metrics'}),
     'opentelemetry': frozenset({'nipapd.tracing'}),
     'ipaddress': frozenset(
-        {'nipap.postgres.connecting', 'nipap.access.login_limits', 'nipap.search.smart_parsing', 'nipapd.values'}
+        {
+            'nipap.postgres.connecting',
+            'nipap.access.login_limits',
+            'nipap.search.smart_parsing',
+            'nipapd.values',
+            'nipapd.proxies',
+        }
     ),
     'IPy': frozenset({'nipap.addresses'}),
     'dateutil': frozenset({'nipap.moments'}),
