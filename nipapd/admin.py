@@ -54,6 +54,7 @@ PR_SET_NAME = 15
 NAME = b'nipapd-admin'  # as ps shows it; handlers are called as they were started
 PAUSE_S = 1.0  # before a process that ended is replaced, at least
 MOST_PAUSE_S = 30.0
+BACKUP = '.dump'  # nipap-admin dump writes under another name until a file is complete
 PLAIN = 'text/plain; charset=utf-8'
 MISDIRECTED = '421 Misdirected Request'
 UNAUTHORIZED = '401 Unauthorized'
@@ -73,6 +74,7 @@ class Admin:
     sockets: Sequence[socket.socket]
     kafka: bool  # whether events go there
     settings: DaemonSettings
+    certificate_end: float | None
 
     @property
     def wanted(self) -> bool:
@@ -84,7 +86,7 @@ class Admin:
 
     async def _main(self) -> None:
         fibers = Fibers()
-        view = View(self.dsn, self.board, self.handlers, self.settings, kafka=self.kafka)
+        view = View(self.dsn, self.board, self.handlers, self.settings, self.certificate_end, kafka=self.kafka)
         server = Server(
             Container(Application(view, fibers, self.settings), fibers), max_body=MOST_BODY, request_timeout_s=REQUEST_S
         )
@@ -166,7 +168,18 @@ def told(problem: str) -> Answer:
 class View:
     """What can be said about the daemon, from beside it."""
 
-    def __init__(self, dsn: str, board: Board, handlers: int, settings: DaemonSettings, *, kafka: bool) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        board: Board,
+        handlers: int,
+        settings: DaemonSettings,
+        certificate_end: float | None,
+        *,
+        kafka: bool,
+    ) -> None:
+        self._certificate_end = certificate_end
+        self._backup_dir = settings.backup_dir
         names = settings.metrics_names
         self._names = settings.metrics_token is not None if names is None else names
         self._board = board
@@ -174,6 +187,8 @@ class View:
         database = Database(dsn, most_sessions=1, read_timeout_s=STATEMENT_S)
         threads = ThreadPoolExecutor(1, thread_name_prefix='database')
         self._due = Asked(threads, lambda: schema_problem(database), FRESH_S)
+        disks = ThreadPoolExecutor(1, thread_name_prefix='disk')  # of its own: a disk may be away, and the database not
+        self._backup = Asked(disks, Backups(str(self._backup_dir)).newest, INVENTORY_S)
         self._inventory = Asked(threads, lambda: inventory(database, kafka=kafka), INVENTORY_S)
 
     def not_live(self) -> str:
@@ -203,7 +218,13 @@ class View:
         pools, vrfs, receivers = found or ([], [], [])
         if not self._names:
             pools, vrfs = numbered(pools), numbered(vrfs)
-        return exposition(self._board, State(ready, problem is not None, self._handlers, pools, vrfs, receivers))
+        backup = (await self._backup.answer() or 0.0) if self._backup_dir else None
+        state = State(
+            *(ready, problem is not None, self._handlers, pools, vrfs, receivers),
+            certificate_end=self._certificate_end,
+            newest_backup=backup,
+        )
+        return exposition(self._board, state)
 
 
 class Asked:
@@ -245,6 +266,35 @@ def schema_problem(database: Database) -> str:
     :raises NipapError: the database does not answer.
     """
     return schema.state(database).problem
+
+
+class Backups:
+    """The dumps in a directory. A directory that cannot be read is a warning, once until it can be read again."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._warned = False
+
+    def newest(self) -> float:
+        """Return when the newest complete dump was written, in seconds since 1970; 0 without one."""
+        try:
+            with os.scandir(self._directory) as entries:
+                found = [written(entry) for entry in entries if entry.name.endswith(BACKUP)]
+        except OSError as error:
+            if not self._warned:
+                log.warning('%s: backups cannot be looked for: %s', self._directory, error.strerror)
+            self._warned = True
+            return 0.0
+        self._warned = False
+        return max(found, default=0.0)
+
+
+def written(entry: os.DirEntry[str]) -> float:
+    """Return when a file was written, in seconds since 1970; 0 if it is no file, or has been removed meanwhile."""
+    try:
+        return entry.stat().st_mtime if entry.is_file() else 0.0
+    except OSError:
+        return 0.0
 
 
 def numbered(objects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

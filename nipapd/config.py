@@ -74,6 +74,7 @@ class DaemonSettings:
     admin_listen: tuple[str, ...] = _key(('127.0.0.1',), values.addresses)
     admin_port: int | None = _key(None, values.admin_port)
     admin_hosts: tuple[str, ...] = _key((), values.addresses)
+    backup_dir: str | None = _key(None, values.path)
     metrics_token: str | None = _key(None, values.token, secret=True)
     metrics_names: bool | None = _key(None, values.boolean)
     foreground: bool = _key(True, values.boolean)

@@ -62,6 +62,7 @@ class Listeners:
     tls: Sequence[socket.socket] = ()
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
     admin: Sequence[socket.socket] = ()
+    certificate_end: float | None = None  # in seconds since 1970, for metrics
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import contextlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import time
 import urllib.error
 import urllib.request
 import xmlrpc.client
@@ -27,6 +31,7 @@ from support import FAST, DaemonFactory, expressions, options_of, selectors
 from test_events import Client
 
 from nipap.postgres import schema
+from nipapd.admin import Backups
 from nipapd.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.slow
@@ -237,7 +242,79 @@ def test_what_waits_and_what_is_run_again_is_told(
     poll(lambda: at_once() == (0, 0, 0), 30, lambda: f'{names}: {at_once()}')
 
 
-def test_rules_and_dashboard_ask_for_what_a_daemon_tells(watched: Daemon) -> None:
+@pytest.fixture
+def secured(
+    daemon: DaemonFactory, database_options: dict[str, str], certificate: tuple[str, str], make_dir: Callable[[], Path]
+) -> Daemon:
+    """A daemon with a certificate, and a directory for backups in which there is none."""
+    tls = {'ssl_port': str(free_port()), 'ssl_cert_file': certificate[0], 'ssl_key_file': certificate[1]}
+    settings = {**database_options, **tls, 'forks': '1', 'metrics_names': 'true', 'backup_dir': str(make_dir())}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    await_page(running, 'metrics', lambda _, text: 'nipap_handlers_ready 1.0' in text)
+    return running
+
+
+def setting(daemon: Daemon, name: str) -> str:
+    parser = configparser.RawConfigParser()
+    parser.read(daemon.args[daemon.args.index('-c') + 1])
+    return parser['nipapd'][name]
+
+
+def make_certificate(directory: Path, days: int, *, first: str = '') -> str:
+    """A certificate with its key in one file, behind another one."""
+    command = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', str(days), '-subj', '/CN=localhost']
+    made = [directory / name for name in ('made.pem', 'made.key', 'all.pem')]
+    subprocess.run([*command, '-out', made[0], '-keyout', made[1]], check=True, capture_output=True)
+    made[2].write_text(made[1].read_text() + made[0].read_text() + first)
+    made[2].chmod(0o600)
+    return str(made[2])
+
+
+def test_the_end_of_the_certificate_in_use_and_the_newest_backup(secured: Daemon, make_dir: Callable[[], Path]) -> None:
+    end, backup = 'nipap_certificate_end_time_seconds', 'nipap_backup_time_seconds'
+    now = time.time()
+    assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
+    assert samples(secured)[backup] == 0
+    directory = Path(setting(secured, 'backup_dir'))
+    for name, age_s in (('old.dump', 5000), ('newer.dump', 1000), ('newest.dump.new', 0), ('else.txt', 0)):
+        (directory / name).touch()
+        os.utime(directory / name, (now - age_s, now - age_s))
+    poll(lambda: samples(secured)[backup] == pytest.approx(now - 1000, abs=1), 30, secured.log)
+    # Another certificate on the disk is not in use before a HUP; of a chain the first end counts.
+    short = Path(setting(secured, 'ssl_cert_file')).read_text()
+    change(secured, ssl_cert_file=make_certificate(make_dir(), 90, first=short), ssl_key_file='', backup_dir='')
+    assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
+    secured.send(signal.SIGHUP)
+    poll(lambda: backup not in samples(secured), 30, secured.log)
+    assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
+    change(secured, ssl_cert_file=make_certificate(make_dir(), 90), backup_dir='/nowhere/at/all')
+    secured.send(signal.SIGHUP)
+    poll(lambda: samples(secured).get(backup) == 0, 30, secured.log)
+    assert samples(secured)[end] == pytest.approx(now + 90 * 86400, abs=3600)
+    assert '/nowhere/at/all: backups cannot be looked for: No such file or directory' in secured.log()
+
+
+def test_a_directory_of_backups_that_cannot_be_read_is_one_warning(
+    make_dir: Callable[[], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = make_dir() / 'backups'
+    backups = Backups(str(directory))
+    assert [backups.newest() for _ in range(3)] == [0.0] * 3
+    assert len(caplog.records) == 1
+    directory.mkdir()
+    (directory / 'dangling.dump').symlink_to('nowhere')
+    (directory / 'directory.dump').mkdir()
+    assert backups.newest() == 0.0
+    (directory / 'a.dump').touch()
+    os.utime(directory / 'a.dump', (5000, 5000))
+    assert backups.newest() == 5000.0
+    shutil.rmtree(directory)
+    assert [backups.newest() for _ in range(3)] == [0.0] * 3
+    assert len(caplog.records) == 2
+
+
+def test_rules_and_dashboard_ask_for_what_a_daemon_tells(secured: Daemon) -> None:
+    watched = secured
     with proxy(watched) as nipap:
         auth = {'auth': {'authoritative_source': 'test'}}
         attr = {'name': 'customers', 'description': '', 'default_type': 'assignment', 'ipv4_default_prefix_length': 26}
