@@ -22,6 +22,7 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
+from programs import unpack_kept
 from support import DaemonFactory, facts, open_directories, options_of
 
 from nipap.access.authentication import Actor
@@ -439,6 +440,43 @@ def test_an_older_schema_is_migrated(
         assert database.read(lambda tx: tx.all('SELECT asn, name FROM asn')) == [(65000, 'old')]
     finally:
         database.close()
+
+
+def test_an_older_data_directory_is_converted(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    """As docs/differences.md says: one whose index on text knows ASCII alone, made by a program of that time."""
+    old, new, file, program = make_dir(), make_dir(), make_dir() / 'nipap.dump', unpack_kept(make_dir())
+    former = daemon(config={'nipapd': {'forks': '1'}}, data_dir=old, env={'PYTHONPATH': str(program)})
+    user, password = former.admin()
+    words = {'москва': '10.1.0.0/16', 'αθήνα': '10.2.0.0/16', '東京': '10.3.0.0/16', 'malmö': '10.4.0.0/16'}
+    with xmlrpc.client.ServerProxy(f'{former.url(user, password)}/XMLRPC', allow_none=True) as nipap:
+        for word, prefix in words.items():
+            nipap.add_prefix(
+                {'auth': AUTH, 'attr': {'prefix': prefix, 'type': 'assignment', 'description': word.title()}}
+            )
+    assert former.stop() == 0
+    before, (major, letters) = own_facts(old), letters_of(old)
+    assert letters is (major < 17)  # with an older PostgreSQL that program chose another locale
+    assert 'schema version 8, with accounts' in done('dump', '--data-dir', old, file, by=admin)
+    assert 'no problems found' in done('restore', '--data-dir', new, file, by=admin)
+    assert letters_of(new) == (major, True)
+    assert own_facts(new) == before == own_facts(old)
+    running = daemon(config={'nipapd': {'forks': '1'}}, data_dir=new)
+    with xmlrpc.client.ServerProxy(f'{running.url(user, password)}/XMLRPC', allow_none=True) as nipap:
+        for word, prefix in words.items():
+            found = nipap.smart_search_prefix({'auth': AUTH, 'query_string': word})
+            assert [each['prefix'] for each in found['result']] == [prefix], word
+
+
+def letters_of(data_dir: Path) -> tuple[int, bool]:
+    """Return the major version of a private PostgreSQL, and whether its index on text knows Cyrillic letters."""
+    server = EmbeddedPostgres(data_dir).start()
+    database = Database(server.dsn())
+    try:
+        known = database.read(lambda tx: tx.value("SELECT cardinality(show_trgm('Москва')) > 0"))
+        return int(database.read(lambda tx: tx.value('SHOW server_version_num'))) // 10000, bool(known)
+    finally:
+        database.close()
+        server.stop()
 
 
 def test_without_fitting_programs_it_says_what_to_install(full: Site) -> None:
