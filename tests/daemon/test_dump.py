@@ -8,7 +8,9 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -405,6 +407,92 @@ def test_a_restore_that_fails_midway_changes_nothing(full: Site, empty: Site, fi
     assert empty.state() == before
     assert empty.users.authenticate('somebody', 'secret')
     empty.sql('SELECT * FROM report.used')
+
+
+# Ends the process, as KILL does, in place of a function that is about to be called.
+KILLED_AT = """
+import importlib, os, signal, sys
+from nipapd import maintenance
+where, _, function = sys.argv.pop(1).rpartition('.')
+setattr(importlib.import_module(where), function, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+sys.exit(maintenance.main())
+"""
+POINTS = {  # where a restore is killed, and whether the database was committed by then
+    'nipap.integrity.check.examine': False,
+    'nipapd.restored.keep': False,
+    'nipapd.archive._sync_directory': False,
+    'nipapd.restored.settle_one': True,
+    'nipapd.restored.put_in_place': True,
+}
+
+
+def restore_killed_at(point: str, *args: object) -> None:
+    command = [sys.executable, '-c', KILLED_AT, point, 'restore', *map(str, args)]
+    env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
+    answer = subprocess.run(command, cwd='/', env=env, capture_output=True, timeout=120, check=False)
+    assert answer.returncode == -signal.SIGKILL, answer.stderr.decode()
+
+
+@pytest.mark.parametrize('with_accounts', [True, False], ids=['accounts before', 'none before'])
+@pytest.mark.parametrize('point', POINTS)
+def test_a_restore_that_is_killed_leaves_accounts_and_database_of_one_time(
+    point: str, with_accounts: bool, full: Site, empty: Site, file: Path, actor: Actor, daemon: DaemonFactory
+) -> None:
+    """A start of the daemon decides what was left open; before it nobody changes accounts that may be replaced."""
+    schema.install(empty.dsn)
+    if with_accounts:
+        empty.users.create()
+        empty.users.add(LocalUser('somebody', trusted=True), 'secret')
+    restore_killed_at(point, '--replace', *empty.where, file)
+    committed = POINTS[point]
+    if empty.users.of_restores():
+        passwd = [sys.executable, '-m', 'nipapd.passwd', 'add', '-u', 'kim', '-p', 'x', *map(str, empty.where)]
+        changed = subprocess.run(passwd, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+        assert (changed.returncode, 'a restore was interrupted' in changed.stderr) == (6, True), changed.stderr
+    assert bool(empty.users.of_restores()) is (committed or point == 'nipapd.archive._sync_directory')
+    running = daemon('-c', str(empty.path), data_dir=empty.data_dir)
+    assert running.stop() == 0
+    assert empty.users.of_restores() == []
+    assert bool(empty.state()[0][0]) is committed, 'the prefixes of the dump'
+    name = 'operator' if committed else 'somebody' if with_accounts else 'admin'
+    assert [user.username for user in empty.users.users()] == [name]
+    assert {path.name for path in empty.data_dir.iterdir() if 'local_auth' in path.name} == {'local_auth.db'}
+
+
+@pytest.mark.parametrize('work', ['dump', 'restore'])
+def test_the_next_dump_or_restore_ends_one_that_was_killed(
+    work: str, full: Site, empty: Site, file: Path, make_dir: Callable[[], Path]
+) -> None:
+    schema.install(empty.dsn)
+    empty.users.create()
+    empty.users.add(LocalUser('somebody', trusted=True), 'secret')
+    restore_killed_at('shutil.copyfileobj', '--replace', *empty.where, file)
+    assert len([*empty.data_dir.glob('local_auth.db.restored-*.new')]) == 1
+    restore_killed_at('nipapd.restored.settle_one', '--replace', *empty.where, file)
+    assert [*empty.data_dir.glob('local_auth.db.restored-*.new')] == []
+    assert [user.username for user in empty.users.users()] == ['somebody']
+    if work == 'dump':
+        done('dump', *empty.where, make_dir() / 'again.tar')
+    else:
+        assert '1 accounts' in refused('restore', *empty.where, file)
+    assert [user.username for user in empty.users.users()] == ['operator']
+    assert empty.users.of_restores() == []
+    assert empty.state() == full.state()
+
+
+def test_accounts_of_a_restore_into_another_database_are_left_alone(
+    empty: Site, file: Path, make_dir: Callable[[], Path]
+) -> None:
+    schema.install(empty.dsn)
+    empty.users.create()
+    empty.users.add(LocalUser('somebody', trusted=True), 'secret')
+    restore_killed_at('nipapd.restored.settle_one', '--replace', *empty.where, file)
+    (left,) = empty.users.of_restores()
+    other = left.with_name(re.sub(r'(restored-)\d+', r'\g<1>1', left.name))
+    left.rename(other)
+    done('dump', *empty.where, make_dir() / 'again.tar')
+    assert empty.users.of_restores() == [other]
+    assert [user.username for user in empty.users.users()] == ['somebody']
 
 
 def test_what_the_check_finds_is_reported(own: Site, empty: Site, make_dir: Callable[[], Path]) -> None:

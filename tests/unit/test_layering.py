@@ -92,6 +92,7 @@ DAEMON = (
     'preparation',
     'databases',
     'archive',
+    'restored',
     'dump',
     'backup',
     'running',
