@@ -30,6 +30,10 @@ from nipap.text import forbidden_character
 log = logging.getLogger(__name__)
 
 
+# Of a file beside the accounts, with three numbers behind it: accounts of a restore (nipapd/restored.py).
+RESTORED = '.restored-'
+
+
 class UserFileError(Exception):
     """Something about the file of local accounts; the text is one line for the operator."""
 
@@ -166,6 +170,13 @@ class LocalUsers:
         path = os.fspath(target)
         with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
             source.backup(copy)
+
+    def of_restores(self) -> list[Path]:
+        """Return the files of accounts that restores which were interrupted have left, the earliest first."""
+        found = Path(self.path).parent.glob(f'*{RESTORED}*-*-*')
+        pattern = re.compile(re.escape(os.path.basename(self.path) + RESTORED) + r'[0-9]+-[0-9]+-([0-9]+)')
+        numbers = {path: int(match[1]) for path in found if (match := pattern.fullmatch(path.name))}
+        return sorted(numbers, key=lambda path: numbers[path])
 
     def users(self) -> list[LocalUser]:
         """All users by name."""

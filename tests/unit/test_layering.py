@@ -45,7 +45,7 @@ MODULES_IN_ORDER = (
     *('access.shared_memory', 'access.known_logins', 'access.local_users', 'access.login_limits'),
     'access.authentication',
     *('batch', 'objects.kinds', 'objects.searching', 'calls', 'backend'),
-    *('http.credentials', 'http.bodies', 'http.origins', 'http.requests', 'flask_xmlrpc'),
+    *('http.credentials', 'http.bodies', 'http.origins', 'http.requests', 'http.traces', 'flask_xmlrpc'),
     *(
         'rest.objects',
         'rest.problems',
@@ -58,6 +58,7 @@ MODULES_IN_ORDER = (
     ),
     'www.front',
     'app',
+    *('nipapconfig', 'authlib'),
     *('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
 )
 DAEMON = (
@@ -77,8 +78,10 @@ DAEMON = (
     'prefork',
     'signals',
     'fibers',
+    'collector',
     'metrics',
     'streams',
+    'proxies',
     'server',
     'admin',
     'tracing',
@@ -90,6 +93,7 @@ DAEMON = (
     'preparation',
     'databases',
     'archive',
+    'restored',
     'dump',
     'backup',
     'running',
@@ -133,7 +137,13 @@ LIBRARIES = {
     'prometheus_client': frozenset({'nipapd.metrics'}),
     'opentelemetry': frozenset({'nipapd.tracing'}),
     'ipaddress': frozenset(
-        {'nipap.postgres.connecting', 'nipap.access.login_limits', 'nipap.search.smart_parsing', 'nipapd.values'}
+        {
+            'nipap.postgres.connecting',
+            'nipap.access.login_limits',
+            'nipap.search.smart_parsing',
+            'nipapd.values',
+            'nipapd.proxies',
+        }
     ),
     'IPy': frozenset({'nipap.addresses'}),
     'dateutil': frozenset({'nipap.moments'}),
