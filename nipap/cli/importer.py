@@ -101,7 +101,8 @@ def plan(client: Client, job: Job, sheet: Sheet, vrfs: Sequence[Mapping[str, obj
     count = len(sheet.rows)
     v4 = sum(row.family == 4 for row in sheet.rows)
     chunks = -(-count // job.chunk)
-    lines.append(f'would add {count} prefixes ({v4} IPv4, {count - v4} IPv6) in {chunks} transactions')
+    added = f'would add {count} prefixes ({v4} IPv4, {count - v4} IPv6) in {chunks} transactions'
+    lines.append(f'{client.server}: {added}')
     return '\n'.join(lines)
 
 
@@ -209,9 +210,8 @@ class Import:
             stack.callback(self._client.close)  # interrupted: the pool waits for what was sent, unless it cannot come
             self._run(pool, cycle(clients))
         self._state.remove()
-        self._progress.note(
-            '{added} prefixes added, {there} were there already, {refused} refused'.format(**self._state.counts)
-        )
+        counts = '{added} prefixes added, {there} were there already, {refused} refused'.format(**self._state.counts)
+        self._progress.note(f'{self._client.server}: {counts}')
 
     def _run(self, pool: Executor, clients: Iterator[Client]) -> None:
         state, total = self._state, len(self._rows)

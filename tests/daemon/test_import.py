@@ -49,15 +49,14 @@ class Importer:
         ours = {'NIPAP_PORT': port, 'NIPAP_USERNAME': name, 'NIPAP_PASSWORD': password, 'HOME': str(self.directory)}
         return {**os.environ, 'PYTHONPATH': str(REPOSITORY), **ours}
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        command = [sys.executable, '-m', 'nipap.cli.main', 'import', str(self.file), *args]
-        return subprocess.Popen(
-            command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def start(self, *args: str, before: tuple[str, ...] = (), **environ: str) -> subprocess.Popen[str]:
+        command = [sys.executable, '-m', 'nipap.cli.main', *before, 'import', str(self.file), *args]
+        environment = {**self.environment(), **environ}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self, *args: str) -> tuple[int, str]:
+    def run(self, *args: str, before: tuple[str, ...] = (), **environ: str) -> tuple[int, str]:
         """The exit code, and what is printed."""
-        with self.start(*args) as process:
+        with self.start(*args, before=before, **environ) as process:
             out, err = process.communicate(timeout=120)
         return process.returncode, out + err
 
@@ -65,6 +64,10 @@ class Importer:
         url = f'{self.daemon.url(*self.daemon.admin())}/XMLRPC'
         with xmlrpc.client.ServerProxy(url, allow_none=True) as proxy:
             return getattr(proxy, method)({'auth': AUTH, **members})
+
+    def says(self, counts: str) -> str:
+        """The last line of an import, which names the daemon."""
+        return f'127.0.0.1:{urlsplit(self.daemon.address).port}: {counts}'
 
     def stored(self) -> dict[str, dict[str, Any]]:
         found = self.call('list_prefix')
@@ -97,7 +100,10 @@ def test_a_file_arrives_once_and_whole(importer: Importer, db: Database) -> None
     assert (code, importer.stored()) == (0, {})
     assert 'would add 1500 prefixes (1500 IPv4, 0 IPv6) in 4 transactions' in printed
     code, printed = importer.run('--chunk', '400')
-    assert (code, printed.splitlines()[-1]) == (0, '1500 prefixes added, 0 were there already, 0 refused')
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        importer.says('1500 prefixes added, 0 were there already, 0 refused'),
+    )
     stored = importer.stored()
     assert {(row['prefix'], row['type'], row['description'], row['country'] or None) for row in lines} == {
         (name, item['type'], item['description'], item['country']) for name, item in stored.items()
@@ -106,8 +112,20 @@ def test_a_file_arrives_once_and_whole(importer: Importer, db: Database) -> None
     assert check.problems(db) == []
 
     code, printed = importer.run('--chunk', '400')
-    assert (code, printed.splitlines()[-1]) == (0, '0 prefixes added, 1500 were there already, 0 refused')
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        importer.says('0 prefixes added, 1500 were there already, 0 refused'),
+    )
     assert importer.stored() == stored
+
+
+def test_the_daemon_of_options_before_the_command_is_imported_into(importer: Importer) -> None:
+    importer.write('prefix,type,description\n10.0.0.0/8,reservation,x\n')
+    port = str(urlsplit(importer.daemon.address).port)
+    for before in (('--port', port), ('--host', f'http://127.0.0.1:{port}')):
+        code, printed = importer.run(before=before, NIPAP_PORT='9')
+        assert (code, printed.splitlines()[-1].startswith(importer.says(''))) == (0, True), printed
+    assert set(importer.stored()) == {'10.0.0.0/8'}
 
 
 def test_a_killed_import_goes_on(importer: Importer, db: Database) -> None:
@@ -141,7 +159,7 @@ def test_what_became_of_the_last_chunk_is_found_out(importer: Importer) -> None:
     assert first.run()[0] == 0
     importer.write(text)
     code, printed = importer.run('--chunk', '20')
-    assert (code, printed.splitlines()[-1]) == (0, '30 prefixes added, 30 were there already, 0 refused')
+    assert (code, printed.splitlines()[-1]) == (0, importer.says('30 prefixes added, 30 were there already, 0 refused'))
 
 
 def test_a_daemon_that_ends_in_between(importer: Importer) -> None:

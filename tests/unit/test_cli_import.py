@@ -201,6 +201,66 @@ def test_the_environment_wins_and_the_command_line_over_it(rc: Path) -> None:
     assert made == Server('example.net', 2, 'eve', 'secret', tls=True)
 
 
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('http://example.net:41310', ('example.net', 41310, False)),
+        ('HTTPS://example.net:41310/', ('example.net', 41310, True)),
+        ('example.net:41310', ('example.net', 41310, False)),
+        ('[2001:db8::1]:41310', ('2001:db8::1', 41310, False)),
+        ('http://[::1]:41310', ('::1', 41310, False)),
+        ('[::1]', ('::1', 1338, False)),
+        ('::1', ('::1', 1338, False)),
+        ('fe80::1%eth0', ('fe80::1%eth0', 1338, False)),
+        ('192.0.2.1', ('192.0.2.1', 1338, False)),
+        ('münchen.example', ('münchen.example', 1338, False)),
+    ],
+)
+def test_the_port_of_a_host_is_used(rc: Path, text: str, expected: tuple[str, int, bool]) -> None:
+    made = cli.server_of(options(host=text), {}, rc)
+    assert (made.host, made.port, made.tls) == expected
+    rc.write_text(RC.replace('ipam.example.net\nport = 1338', text))
+    made = cli.server_of(options(), {}, rc)
+    assert (made.host, made.port, made.tls) == (expected[0], 1337 if expected[1] == 1338 else expected[1], expected[2])
+
+
+def test_a_port_wins_over_one_in_a_host_that_counts_less(rc: Path) -> None:
+    environ = {'NIPAP_HOST': 'http://h:1'}
+    assert cli.server_of(options(port='2'), environ, rc).port == 2
+    assert cli.server_of(options(), environ, rc).port == 1
+    assert cli.server_of(options(host='g'), environ, rc).port == 1
+    assert cli.server_of(options(host='h:3', port='3'), {**environ, 'NIPAP_PORT': '1'}, rc).port == 3
+    with pytest.raises(cli.ConfigError, match=r"hostname 'h:3': the command line names another port too, 4"):
+        cli.server_of(options(host='h:3', port='4'), environ, rc)
+    with pytest.raises(cli.ConfigError, match='the environment names another port too, 2'):
+        cli.server_of(options(), {**environ, 'NIPAP_PORT': '2'}, rc)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        *(
+            '',
+            'http://',
+            'http://ann:secret@h',
+            'h/nipap',
+            'http://h:80/XMLRPC?x',
+            'h:port',
+            'h:',
+            '[::1',
+            'a b',
+            'a..b',
+        ),
+        *('x' * 64, 'http://::1', 'ftp://x', 'h:0', 'h:65536'),
+    ],
+)
+def test_a_host_is_understood_as_a_whole_or_refused(rc: Path, text: str) -> None:
+    with pytest.raises(cli.ConfigError, match=r'^(hostname|port) '):
+        cli.server_of(options(host=text), {}, rc)
+    rc.write_text(RC.replace('ipam.example.net\nport = 1338', text))
+    assert cli.server_of(options(host='g', port='1'), {}, rc).host == 'g'
+
+
 def test_a_password_is_sent_for_nobody_else(rc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('sys.stdin', open(rc))  # noqa: SIM115 (closed with the test)
     with pytest.raises(cli.ConfigError, match='no password for bob'):
@@ -362,6 +422,27 @@ def test_exit_codes(
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(': ')[0] for line in lines] == ['nipap'] * 5
     assert lines[3] == 'nipap: there is no VRF with id 0 (line 2)'
+
+
+def test_options_before_the_command_hold(
+    server: Callable[[bytes], int], command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last line says which daemon was asked."""
+    wrong = http(wire.encode_fault(1510, 'wrong password'))
+    for place in range(2):
+        port = server(wrong)
+        ours = ['--port', str(port), '--host', '127.0.0.1', '--user', 'bob']
+        import_it = ['import', str(tmp_path / 'one.csv')]
+        assert cli.main(ours + import_it if place == 0 else import_it + ours) == cli.EXIT_USAGE
+        assert capsys.readouterr().err == f'nipap: 127.0.0.1:{port}: wrong password (fault 1510)\n'
+    later = cli._parser().parse_args(['--port', '1', '--user', 'ann', 'import', 'x', '--port', '2'])
+    assert (later.host, later.port, later.user) == (None, '2', 'ann')
+
+
+@pytest.mark.parametrize('name', ['.', '/', '..', ''])
+def test_a_directory_is_no_file(name: str, command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['import', name]) == cli.EXIT_USAGE
+    assert capsys.readouterr().err == f'nipap: {Path(name)}: Is a directory\n'
 
 
 # ---- how far it is
