@@ -22,7 +22,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TextIO
 
-from nipap.cli.sheet import Columns, FileError, Row, Sheet, read
+from nipap.cli.records import FileError
+from nipap.cli.sheet import Columns, Row, Sheet, read
 from nipap.client import Client, Fault, TransportError
 from nipap.xmlrpc.codec import Encoded, encode_struct, encode_value
 
@@ -36,7 +37,11 @@ _BEFORE, _AFTER = encode_value({'method': 'add_prefix', 'args': {'attr': Encoded
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line asks for. `vrf` names the VRF of rows that name none; nothing: VRF 0."""
+    """What the command line asks for.
+
+    vrf names the VRF of rows that name none; nothing: VRF 0. state: where to note how far the import has come; None:
+    nowhere. encoding: that of the file; None: as its first bytes say, or UTF-8.
+    """
 
     file: Path
     vrf: Mapping[str, str]
@@ -44,7 +49,8 @@ class Job:
     chunk: int
     dry_run: bool
     skip_bad: bool
-    state: Path
+    state: Path | None
+    encoding: str | None = None
 
 
 def run(client: Client, job: Job) -> bool:
@@ -52,7 +58,7 @@ def run(client: Client, job: Job) -> bool:
 
     :raises FileError, Fault, TransportError, KeyboardInterrupt: it ended early.
     """
-    sheet = read(job.file, job.vrf, job.type)
+    sheet = read(job.file, job.vrf, job.type, job.encoding)
     for line, reason in sheet.bad:
         print(f'{job.file}:{line}: {reason}', file=sys.stderr)
     if sheet.bad and not job.skip_bad:
@@ -111,9 +117,9 @@ def plan(client: Client, job: Job, sheet: Sheet, vrfs: Sequence[Mapping[str, obj
 
 @dataclass
 class State:
-    """How far an import has come, kept in a file until it is complete."""
+    """How far an import has come, kept in a file until it is complete, if there is a path."""
 
-    path: Path
+    path: Path | None
     of: str
     done: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(('added', 'there', 'refused'), 0))
@@ -123,12 +129,14 @@ class State:
         return self.counts['refused']
 
     @classmethod
-    def load(cls, path: Path, of: str, total: int) -> State:
+    def load(cls, path: Path | None, of: str, total: int) -> State:
         """What was noted for the same import, else the beginning.
 
         :raises FileError: the file is something else, or cannot be written.
         """
         state = cls(path, of)
+        if path is None:
+            return state
         try:
             noted = json.loads(path.read_bytes())
             if noted['of'] == of and 0 <= noted['done'] <= total:
@@ -145,6 +153,8 @@ class State:
 
     def save(self) -> None:
         """Note it, so that a crash leaves the old note or the new one."""
+        if self.path is None:
+            return
         new = self.path.with_name(f'{self.path.name}.new')
         try:
             new.write_text(json.dumps({'of': self.of, 'done': self.done, 'counts': self.counts}))
@@ -154,6 +164,8 @@ class State:
 
     def remove(self) -> None:
         """Forget it."""
+        if self.path is None:
+            return
         with suppress(FileNotFoundError):
             self.path.unlink()
 

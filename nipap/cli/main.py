@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nipap.attributes import PREFIX_TYPES
 from nipap.cli import importer
-from nipap.cli.sheet import FileError
+from nipap.cli.records import FileError, check_encoding
 from nipap.client import Client, Fault, Server, TransportError
 
 EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_LOST = 0, 1, 2, 3
@@ -172,15 +172,27 @@ def _job(options: argparse.Namespace) -> importer.Job:
     vrf = {'vrf_rt': options.vrf} if options.vrf is not None else {}
     if options.vrf_name is not None:
         vrf = {'vrf_name': options.vrf_name}
+    file = Path('/dev/stdin' if options.file == '-' else options.file)
+    # The place of a pipe has none for notes beside it.
+    note = f'{file}.progress' if file.is_file() and file.parts[:2] != ('/', 'dev') else None
+    state = options.state or note
     return importer.Job(
-        file=Path(options.file),
+        file=file,
         vrf=vrf,
         type=options.type,
         chunk=options.chunk,
         dry_run=options.dry_run,
         skip_bad=options.skip_bad,
-        state=Path(options.state if options.state else f'{options.file}.progress'),
+        state=Path(state) if state else None,
+        encoding=options.encoding,
     )
+
+
+def _encoding(text: str) -> str:
+    try:
+        return check_encoding(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 def _chunk(text: str) -> int:
@@ -218,13 +230,14 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     # Without a default here the same options before the command hold.
     _add_server(command, argparse.SUPPRESS)
     add = command.add_argument
-    add('file', metavar='FILE', help='the file, in UTF-8')
+    add('file', metavar='FILE', help='the file; -: the standard input')
     vrf = command.add_mutually_exclusive_group()
     vrf.add_argument('--vrf', metavar='RT', help='route target of the VRF of rows that name none')
     vrf.add_argument('--vrf-name', metavar='NAME', help='the same by name')
     add('--type', choices=PREFIX_TYPES, metavar='TYPE', help=f'type of rows without one: {", ".join(PREFIX_TYPES)}')
     add('--dry-run', action='store_true', help='check the file and the daemon, change nothing')
     add('--skip-bad', action='store_true', help='import the good lines of a file that has bad ones')
+    add('--encoding', type=_encoding, metavar='NAME', help='its encoding (default: UTF-8, or as its first bytes say)')
     add('--chunk', type=_chunk, default=2000, metavar='N', help='rows in one transaction (default 2000)')
     add('--state', metavar='FILE', help='where to note how far the import has come (default FILE.progress)')
 

@@ -128,6 +128,18 @@ def test_the_daemon_of_options_before_the_command_is_imported_into(importer: Imp
     assert set(importer.stored()) == {'10.0.0.0/8'}
 
 
+def test_the_standard_input_is_imported(importer: Importer) -> None:
+    """A pipe is read once, and has no place for notes beside it."""
+    importer.write('prefix;type;description\r\n10.0.0.0/8;reservation;ö\r\n;;\r\n')
+    for name, counts in (('-', '1 prefixes added, 0'), ('/dev/stdin', '0 prefixes added, 1')):
+        command = [sys.executable, '-m', 'nipap.cli.main', 'import', name]
+        done = subprocess.run(
+            command, env=importer.environment(), input=importer.file.read_bytes(), capture_output=True, timeout=120
+        )
+        assert (done.returncode, counts in done.stderr.decode()) == (0, True), done.stderr
+    assert importer.stored()['10.0.0.0/8']['description'] == 'ö'
+
+
 def test_a_killed_import_goes_on(importer: Importer, db: Database) -> None:
     lines = rows(1500)
     write(importer.file, lines)

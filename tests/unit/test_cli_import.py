@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import socket
 import threading
@@ -18,6 +19,7 @@ from nipap.addresses import parse_network
 from nipap.cli import main as cli
 from nipap.cli import sheet
 from nipap.cli.importer import Progress, State
+from nipap.cli.records import FileError
 from nipap.client import Client, Fault, Server, TransportError
 from nipap.xmlrpc import codec as wire
 
@@ -70,10 +72,10 @@ def test_parents_come_first(read: Read) -> None:
 
 
 def test_what_rows_do_not_say(read: Read) -> None:
-    found = read('prefix,type,node,vrf_rt\n1.0.0.0/8,,,\n1.0.0.0/8,host,n,1:2\n', 'assignment', vrf_name='lab')
+    found = read('prefix,type,node,vrf_rt\n1.0.0.0/8,,m,\n1.0.0.0/8,host,n,1:2\n', 'assignment', vrf_name='lab')
     assert found.bad == []
     assert [found.columns.attr(row) for row in found.rows] == [
-        {'vrf_name': 'lab', 'prefix': '1.0.0.0/8', 'type': 'assignment'},
+        {'vrf_name': 'lab', 'prefix': '1.0.0.0/8', 'type': 'assignment', 'node': 'm'},
         {'prefix': '1.0.0.0/8', 'type': 'host', 'node': 'n', 'vrf_rt': '1:2'},
     ]
 
@@ -130,9 +132,177 @@ def test_every_bad_line_is_named(read: Read) -> None:
     ],
 )
 def test_files_that_make_no_sense(read: Read, text: str, complaint: str) -> None:
-    with pytest.raises(sheet.FileError, match=r'prefixes\.csv: ') as refused:
+    with pytest.raises(FileError, match=r'prefixes\.csv: ') as refused:
         read(text)
     assert complaint in str(refused.value)
+
+
+TABLE = 'prefix,type,description\n10.0.0.0/8,reservation,"ö, é"\n10.0.0.0/24,assignment,x\n'
+
+
+@pytest.mark.parametrize(
+    'written',
+    [
+        *(TABLE.encode(encoding) for encoding in ('utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32')),
+        *(TABLE.replace(',', sign).replace(f'ö{sign}', 'ö,').encode() for sign in ';\t|'),
+        b'\xef\xbb\xbfsep=;\r\n' + TABLE.replace(',', ';').replace('ö;', 'ö,').encode(),
+        b'"sep=:"\n' + TABLE.replace(',', ':').replace('ö:', 'ö,').encode(),
+        b'sep=\t\n' + TABLE.replace(',', '\t').replace('ö\t', 'ö,').encode(),
+        TABLE.replace(',', '\t').replace('ö\t', 'ö,').replace('\n', '\r\n').encode('utf-16'),
+        TABLE.replace('\n', '\r').encode(),
+        b'\n  \n\n' + TABLE.replace('\n', '\n,,\n\n , ,\n').encode(),
+        TABLE.replace('\n', ',,\n').encode(),
+        TABLE.replace('x\n', 'x,,,\n,,,,\n').encode(),
+    ],
+)
+def test_files_of_other_programs_are_read(read: Read, written: bytes) -> None:
+    """Encodings with a mark or without, separators with a first line or without, blank rows, cells and columns."""
+    found = read(written)
+    assert found.bad == []
+    assert [found.columns.attr(row) for row in found.rows] == [
+        {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'ö, é'},
+        {'prefix': '10.0.0.0/24', 'type': 'assignment', 'description': 'x'},
+    ]
+
+
+def test_the_encoding_may_be_named(tmp_path: Path) -> None:
+    path = tmp_path / 'prefixes.csv'
+    path.write_bytes('prefix;type;description\n10.0.0.0/8;reservation;Göteborg €\n'.encode('cp1252'))
+    with pytest.raises(
+        FileError, match=r'prefixes\.csv: not in UTF-8 \(line 2 has the byte 0xF6\): .*--encoding cp1252'
+    ):
+        sheet.read(path, {}, None)
+    found = sheet.read(path, {}, None, 'cp1252')
+    assert [row.cells[2] for row in found.rows] == ['Göteborg €']
+    assert found.digest != sheet.read(path, {}, None, 'latin-1').digest
+
+
+@pytest.mark.parametrize('name', ['utf8x', 'hex', '', 'a\0b'])
+def test_an_encoding_is_the_name_of_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(['import', 'x.csv', '--encoding', name])
+    assert (ended.value.code, 'such as utf-8, utf-16 or cp1252' in capsys.readouterr().err) == (2, True)
+
+
+@pytest.mark.parametrize('start', [b'PK\x03\x04\x14\0', b'\xd0\xcf\x11\xe0\xa1\xb1'])
+def test_a_workbook_is_no_csv(read: Read, start: bytes) -> None:
+    with pytest.raises(FileError, match='save the sheet as CSV'):
+        read(start + bytes(100))
+
+
+def test_a_pipe_is_read_once() -> None:
+    taken, given = os.pipe()
+    with os.fdopen(taken, 'rb'):
+        with os.fdopen(given, 'wb') as writer:
+            writer.write(TABLE.encode())
+        found = sheet.read(Path(f'/dev/fd/{taken}'), {}, None)
+    assert [row.cells[0] for row in found.rows] == ['10.0.0.0/8', '10.0.0.0/24']
+
+
+def test_notes_are_beside_a_file_and_not_beside_a_pipe(tmp_path: Path) -> None:
+    file = tmp_path / 'x.csv'
+    file.write_text(TABLE)
+    parser = cli._parser()
+    assert cli._job(parser.parse_args(['import', str(file)])).state == tmp_path / 'x.csv.progress'
+    for name in ('-', '/dev/stdin', '/dev/fd/0'):
+        job = cli._job(parser.parse_args(['import', name]))
+        assert (job.state, job.file) == (None, Path(name if name != '-' else '/dev/stdin'))
+    assert cli._job(parser.parse_args(['import', '-', '--state', 'note'])).state == Path('note')
+
+
+def test_a_text_below_a_column_without_a_name_is_a_fault(read: Read) -> None:
+    found = read('prefix,type,description,,\n10.0.0.0/8,host,a,,\n10.1.0.0/16,host,b,,lost\n10.2.0.0/16,host,c\n')
+    assert found.bad == [(3, "'lost' is in a column without a name"), (4, '3 cells, the header has 5')]
+
+
+ROWS = [f'10.0.{number}.0/24,assignment,row {number}' for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'named'),
+    [
+        ({2: '10.0.2.0/24,assignment,"19 rack'}, {4: 'goes on to line 9: unexpected end of data'}),
+        ({2: '10.0.2.0/24,assignment,"19 rack', 5: '10.0.5.0/24,assignment,"ok"'}, {4: 'goes on to line 7: '}),
+        ({2: '10.0.2.0/24,assignment,"19 rack', 5: '10.0.5.0/24,assignment,rack 19"'}, {4: 'line 5 looks like a row'}),
+        ({2: '"10.0.2.0/24,assignment,x', 5: '10.0.5.0/24,"assignment",x'}, {4: 'goes on to line 7: '}),
+        ({2: '10.0.2.0/24,"assignment,x', 4: '10.0.4.0/24,assignment,x"'}, {4: 'goes on to line 6: 2 cells'}),
+        ({0: '"', 7: '"'}, {2: 'goes on to line 9: 1 cells', 9: 'unexpected end of data'}),
+        ({7: '10.0.7.0/24,assignment,"'}, {9: 'unexpected end of data'}),
+    ],
+)
+def test_a_stray_quote_loses_no_row_unnamed(read: Read, changes: dict[int, str], named: dict[int, str]) -> None:
+    lines = [changes.get(number, line) for number, line in enumerate(ROWS)]
+    found = read('\n'.join(['prefix,type,description', *lines]))
+    assert {row.line for row in found.rows} | set(dict(found.bad)) == set(range(2, 10))
+    reasons = dict(found.bad)
+    assert set(reasons) == set(named)
+    assert {line: text for line, text in named.items() if text not in reasons[line]} == {}
+
+
+def test_a_quote_that_never_ends_is_given_up_after_a_while(read: Read) -> None:
+    """Else each stray quote would cost the reading of the whole file."""
+    lines = [f'10.{number >> 8}.{number & 255}.0/24,assignment,text' for number in range(20_000)]
+    lines[5] = lines[5].replace('text', '"text')
+    found = read('\n'.join(['prefix,type,description', *lines]))
+    assert ([line for line, _ in found.bad], len(found.rows)) == ([7], 19_999)
+    assert 'field larger than field limit' in found.bad[0][1]
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from(
+            [*ROWS[:4], '10.1.0.0/24,assignment,"a\nb"', '"', '10.2.0.0/24,"x', 'x",y,"', '', ',,', 'a"b"']
+        ),
+        max_size=12,
+    )
+)
+def test_a_line_that_is_a_row_is_stored_or_named(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    path = tmp_path_factory.getbasetemp() / 'lines.csv'
+    text = '\n'.join(['prefix,type,description', *lines])
+    path.write_text(text)
+    found = sheet.read(path, {}, None)
+    seen = {row.line for row in found.rows} | set(dict(found.bad))
+    assert {number for number, line in enumerate(text.split('\n'), 1) if line in ROWS} <= seen
+
+
+@pytest.mark.parametrize('text', ['a\nb, c\nd', '10.9.0.0/24 was here\n10.8.0.0/24, and here', '\n"quoted"\n'])
+def test_texts_may_have_several_lines(read: Read, text: str) -> None:
+    quoted = text.replace('"', '""')
+    found = read(f'prefix,type,description,node\n10.0.0.0/8,reservation,"{quoted}",n\n10.0.0.0/24,assignment,x,n\n')
+    assert (found.bad, [row.cells[2] for row in found.rows]) == ([], [text.strip(), 'x'])
+    assert [row.line for row in found.rows] == [2, 3 + text.count('\n')]
+
+
+def test_all_faults_of_a_line_are_named(read: Read) -> None:
+    header = 'prefix,type,vlan,country,expires,tags,node,comment,monitor,vrf_id,avps.k'
+    long = 'x' * 601
+    found = read(
+        '\n'.join(
+            (
+                header,
+                f'10.0.0.1/8,other,4096,Sweden,45658,{long},,a\x01b,maybe,one,c\x02d',
+                '10.0.0.0/8,reservation,,,,,n,,,,',
+                '10.0.0.0/8,,x,,,,,,,,',
+            )
+        )
+    )
+    assert [row.line for row in found.rows] == [3]
+    reasons = {line: text.split('; ') for line, text in found.bad}
+    # One of the prefix has a semicolon of its own.
+    assert [len(each) for each in reasons.values()] == [12, 4]
+    words = ('mask', 'other', '4096', 'country', 'expires', '601', 'neither', 'comment', 'monitor', 'vrf_id', 'avps.k')
+    assert [word for word in words if word not in '; '.join(reasons[2])] == []
+    words = ('no type', 'vlan', 'neither', '10.0.0.0/8 is in line 3 already')
+    assert [word for word in words if word not in '; '.join(reasons[4])] == []
+
+
+def test_all_faults_of_a_header_are_named(read: Read) -> None:
+    with pytest.raises(FileError) as refused:
+        read('type,colour,indent,type,vlan\n')
+    assert re.findall(r'colour|indent|twice|no column prefix|neither a column', str(refused.value)) == [
+        *('twice', 'colour', 'indent'),
+        *('no column prefix', 'neither a column'),
+    ]
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name(read: Read) -> None:
@@ -330,7 +500,7 @@ def test_texts_that_no_index_can_hold_and_dates_that_are_none_are_named(read: Re
 def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / 'note'
     path.write_text(text)
-    with pytest.raises(sheet.FileError, match='not written by an import'):
+    with pytest.raises(FileError, match='not written by an import'):
         State.load(path, 'this', 10)
     assert path.read_text() == text
 
