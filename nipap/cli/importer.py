@@ -2,8 +2,8 @@
 
 A transaction is all or nothing and its fault names the row, which is reported and left out; the others are sent again,
 fewer at a time while faults go on. How far the import has come is noted after each chunk. What became of the last one
-before an interruption is unknown, so a prefix that turns out to be there with the same type and description counts as
-imported: running the same import again never doubles anything.
+before an interruption is unknown, so a prefix that turns out to be there with all the values of the row counts as
+imported: running the same import again never doubles anything. With other values it is different, and is left alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import cycle
 from pathlib import Path
 from typing import Any, TextIO
 
+from nipap.cli.comparison import differences
 from nipap.cli.records import FileError
 from nipap.cli.sheet import Columns, Row, Sheet, read
 from nipap.client import Client, Fault, TransportError
@@ -30,6 +32,7 @@ from nipap.xmlrpc.codec import Encoded, encode_struct, encode_value
 DUPLICATE = 1400
 IN_FLIGHT = 2
 AUTH_FAULTS = range(1500, 1600)
+_COUNTS = '{added} prefixes added, {there} were there already, {different} differ, {refused} refused'
 
 _names_operation = re.compile(r'operation ([0-9]+)(?: \(\w+\))?: ').match
 _BEFORE, _AFTER = encode_value({'method': 'add_prefix', 'args': {'attr': Encoded('|')}}).split('|')
@@ -53,8 +56,22 @@ class Job:
     encoding: str | None = None
 
 
-def run(client: Client, job: Job) -> bool:
-    """Import a file; returns whether all of it is there now.
+class Outcome(Enum):
+    """How an import ended."""
+
+    COMPLETE = 'all rows are there'
+    REFUSED = 'some rows are bad or refused'
+    DIFFERENT = 'some rows are there with other values, and none is refused'
+
+    @classmethod
+    def of(cls, sheet: Sheet, counts: Mapping[str, int]) -> Outcome:
+        if sheet.bad or counts['refused']:
+            return cls.REFUSED
+        return cls.DIFFERENT if counts['different'] else cls.COMPLETE
+
+
+def run(client: Client, job: Job) -> Outcome:
+    """Import a file.
 
     :raises FileError, Fault, TransportError, KeyboardInterrupt: it ended early.
     """
@@ -66,10 +83,10 @@ def run(client: Client, job: Job) -> bool:
     vrfs = find_vrfs(client, sheet)
     if job.dry_run:
         print(plan(client, job, sheet, vrfs))
-        return not sheet.bad
+        return Outcome.REFUSED if sheet.bad else Outcome.COMPLETE
     state = State.load(job.state, f'{sheet.digest} {client.server}', len(sheet.rows))
     Import(client, job, sheet, state).run()
-    return not sheet.bad and not state.refused
+    return Outcome.of(sheet, state.counts)
 
 
 def find_vrfs(client: Client, sheet: Sheet) -> list[dict[str, Any]]:
@@ -122,11 +139,7 @@ class State:
     path: Path | None
     of: str
     done: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(('added', 'there', 'refused'), 0))
-
-    @property
-    def refused(self) -> int:
-        return self.counts['refused']
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(('added', 'there', 'different', 'refused'), 0))
 
     @classmethod
     def load(cls, path: Path | None, of: str, total: int) -> State:
@@ -141,12 +154,12 @@ class State:
             noted = json.loads(path.read_bytes())
             if noted['of'] == of and 0 <= noted['done'] <= total:
                 state.done = int(noted['done'])
-                state.counts.update({name: int(noted['counts'][name]) for name in state.counts})
+                state.counts.update({name: int(noted['counts'].get(name, 0)) for name in state.counts})
         except FileNotFoundError:
             pass
         except OSError as exc:
             raise FileError(f'{path}: {exc.strerror}') from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise FileError(f'{path}: not written by an import, name another file with --state') from None
         state.save()
         return state
@@ -222,8 +235,7 @@ class Import:
             stack.callback(self._client.close)  # interrupted: the pool waits for what was sent, unless it cannot come
             self._run(pool, cycle(clients))
         self._state.remove()
-        counts = '{added} prefixes added, {there} were there already, {refused} refused'.format(**self._state.counts)
-        self._progress.note(f'{self._client.server}: {counts}')
+        self._progress.note(f'{self._client.server}: {_COUNTS.format(**self._state.counts)}')
 
     def _run(self, pool: Executor, clients: Iterator[Client]) -> None:
         state, total = self._state, len(self._rows)
@@ -278,26 +290,27 @@ class Import:
             raise fault
         left = self._not_there(rows) if fault.code == DUPLICATE else rows
         if len(left) == len(rows):
-            self._refuse(rows[position], fault.text[named.end() :] if named else fault.text)
+            self._leave_out('refused', rows[position], fault.text[named.end() :] if named else fault.text)
             left = rows[:position] + rows[position + 1 :]
         return left
 
     def _not_there(self, rows: list[Row]) -> list[Row]:
-        """The rows whose prefix is not stored; the others are counted, or refused when they say something else."""
+        """The rows whose prefix is not stored; the others are counted, as different when they say something else."""
         attrs = [self._columns.attr(row) for row in rows]
         stored = _array(self._client, {'operations': [_look_up(self._columns, row) for row in rows]}, len(rows))
         left = []
         for row, attr, found in zip(rows, attrs, stored, strict=True):
             if not found:
                 left.append(row)
-            elif all(found[0][name] == attr.get(name) for name in ('type', 'description')):
-                self._counts['there'] += 1
+            elif different := differences(attr, found[0]):
+                self._leave_out('different', row, f'is there already, and differs: {"; ".join(different)}')
             else:
-                self._refuse(row, 'is there already, with another type or description')
+                self._counts['there'] += 1
         return left
 
-    def _refuse(self, row: Row, reason: str) -> None:
-        self._counts['refused'] += 1
+    def _leave_out(self, why: str, row: Row, reason: str) -> None:
+        """Count a row that is not imported, and say why it is not."""
+        self._counts[why] += 1
         prefix = row.cells[self._columns.prefix]
         self._progress.note(f'{self._job.file}:{row.line}: {prefix}: {reason}')
 

@@ -21,7 +21,7 @@ from nipap.cli import importer
 from nipap.cli.records import FileError, check_encoding
 from nipap.client import Client, Fault, Server, TransportError
 
-EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_LOST = 0, 1, 2, 3
+EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_LOST, EXIT_DIFFERENT = 0, 1, 2, 3, 4
 SOURCE = 'nipap'
 DEFAULTS = {'hostname': '127.0.0.1', 'port': '1337'}
 KEYS = {'hostname': 'NIPAP_HOST', 'port': 'NIPAP_PORT', 'username': 'NIPAP_USERNAME', 'password': 'NIPAP_PASSWORD'}
@@ -31,7 +31,15 @@ exit codes:
   0  all prefixes are there        1  some were refused, each with its line and the reason
   2  wrong usage, configuration, file or credentials
   3  cut off: the connection was lost or the import interrupted; the same command goes on where it stopped
+  4  none was refused, but some are there with other values, each with its line and the differences
 """
+
+
+_EXITS = {
+    importer.Outcome.COMPLETE: EXIT_OK,
+    importer.Outcome.REFUSED: EXIT_REFUSED,
+    importer.Outcome.DIFFERENT: EXIT_DIFFERENT,
+}
 
 
 class ConfigError(Exception):
@@ -59,12 +67,12 @@ def _import(server: Server, job: importer.Job) -> int:
     """
     try:
         with Client(server, SOURCE) as client:
-            complete = importer.run(client, job)
+            outcome = importer.run(client, job)
     except Fault as exc:
         return _failed(EXIT_LOST if exc.code == 1000 else EXIT_USAGE, f'{server}: {exc}')
     except KeyboardInterrupt:
         return _failed(EXIT_LOST, f'{server}: interrupted')
-    return EXIT_OK if complete else EXIT_REFUSED
+    return _EXITS[outcome]
 
 
 def _failed(code: int, reason: str) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import lzma
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,7 +104,7 @@ def test_a_file_arrives_once_and_whole(importer: Importer, db: Database) -> None
     code, printed = importer.run('--chunk', '400')
     assert (code, printed.splitlines()[-1]) == (
         0,
-        importer.says('1500 prefixes added, 0 were there already, 0 refused'),
+        importer.says('1500 prefixes added, 0 were there already, 0 differ, 0 refused'),
     )
     stored = importer.stored()
     assert {(row['prefix'], row['type'], row['description'], row['country'] or None) for row in lines} == {
@@ -114,7 +116,7 @@ def test_a_file_arrives_once_and_whole(importer: Importer, db: Database) -> None
     code, printed = importer.run('--chunk', '400')
     assert (code, printed.splitlines()[-1]) == (
         0,
-        importer.says('0 prefixes added, 1500 were there already, 0 refused'),
+        importer.says('0 prefixes added, 1500 were there already, 0 differ, 0 refused'),
     )
     assert importer.stored() == stored
 
@@ -171,7 +173,10 @@ def test_what_became_of_the_last_chunk_is_found_out(importer: Importer) -> None:
     assert first.run()[0] == 0
     importer.write(text)
     code, printed = importer.run('--chunk', '20')
-    assert (code, printed.splitlines()[-1]) == (0, importer.says('30 prefixes added, 30 were there already, 0 refused'))
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        importer.says('30 prefixes added, 30 were there already, 0 differ, 0 refused'),
+    )
 
 
 def test_a_daemon_that_ends_in_between(importer: Importer) -> None:
@@ -203,10 +208,68 @@ def test_refused_rows_are_named_and_the_others_stored(importer: Importer) -> Non
     refused = {int(line.split(':')[1]): line for line in printed.splitlines() if line.startswith(str(importer.file))}
     assert sorted(refused) == [2, 4, 6, 7]
     assert 'assignment' in refused[6]
-    assert refused[7].endswith(': 10.3.0.0/16: is there already, with another type or description')
+    differs = "type is 'assignment', not 'reservation'; description is 'other', not 'fine'"
+    assert refused[7].endswith(f': 10.3.0.0/16: is there already, and differs: {differs}')
     assert 'operation' not in printed
-    assert '2 prefixes added, 0 were there already, 4 refused' in printed
+    assert '2 prefixes added, 0 were there already, 1 differ, 3 refused' in printed
     assert set(importer.stored()) == {'10.1.0.0/16', '10.1.2.3/32', '10.3.0.0/16'}
+
+
+SAID = {
+    'type': ('assignment', 'reservation'),
+    'description': ('LAN  ö', 'LAN'),
+    'comment': ('said "so"', 'so'),
+    'status': ('reserved', 'assigned'),
+    'country': ('se', 'no'),
+    'order_id': ('007', '7'),
+    'customer_id': ('1.10', '1.1'),
+    'external_key': ('key', 'KEY'),
+    'alarm_priority': ('high', 'low'),
+    'monitor': ('yes', 'no'),
+    'vlan': ('017', '18'),
+    'expires': ('31 Dec 2031 12:00:00.5', '2031-12-31'),
+    'tags': ('b,a b', 'a'),
+    'avps.site': ('lab', 'attic'),
+    'pool_name': ('links ', 'spare'),
+    'authoritative_source': ('erp', 'nipap'),
+}
+
+
+def test_another_value_of_any_attribute_is_a_difference(importer: Importer) -> None:
+    for name in ('links', 'spare'):
+        importer.call('add_pool', attr={'name': name, 'description': '', 'default_type': 'assignment'})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(['prefix', *SAID, 'node'])
+    writer.writerow(['10.0.0.0/24', *(said for said, _ in SAID.values()), ''])
+    importer.write(text.getvalue())
+    for counts in ('1 prefixes added, 0', '0 prefixes added, 1'):
+        code, printed = importer.run()
+        assert (code, printed.splitlines()[-1]) == (
+            0,
+            importer.says(f'{counts} were there already, 0 differ, 0 refused'),
+        )
+    stored = importer.stored()
+    for name, (_, other) in SAID.items():
+        writer.writerow(['10.0.0.0/24', *(other if name == one else said for one, (said, _) in SAID.items()), ''])
+        header, *_, last = text.getvalue().splitlines()
+        importer.write(f'{header}\n{last}\n')
+        code, printed = importer.run()
+        counts = printed.splitlines()[-1]
+        assert (code, counts) == (4, importer.says('0 prefixes added, 0 were there already, 1 differ, 0 refused'))
+        assert re.search(f':2: 10.0.0.0/24: is there already, and differs: {name} is [^;\n]+\n', printed), printed
+    assert importer.stored() == stored
+
+
+def test_differences_are_all_named_and_empty_cells_say_nothing(importer: Importer) -> None:
+    importer.write('prefix,type,description,vlan,customer_id,expires\n10.0.0.0/8,reservation,x,1,A,\n')
+    assert importer.run()[0] == 0
+    importer.write('prefix,type,description,vlan,customer_id,expires\n10.0.0.0/8,reservation,,,,tomorrow\n')
+    assert importer.run()[0] == 0
+    importer.write('prefix,type,description,vlan,customer_id\n10.0.0.0/8,reservation,y,,B\n10.0.0.1/32,host,x,,\n')
+    code, printed = importer.run()
+    assert code == 1  # something is refused as well
+    assert "differs: description is 'x', not 'y'; customer_id is 'A', not 'B'\n" in printed
 
 
 def test_with_bad_lines_nothing_is_imported_unless_they_are_skipped(importer: Importer) -> None:
@@ -226,7 +289,9 @@ def test_vrfs(importer: Importer) -> None:
         importer.call('add_vrf', attr={'rt': f'65000:{number}', 'name': f'vrf {number}'})
     importer.write('prefix,type,description,vrf_rt\n10.0.0.0/8,reservation,,\n10.0.0.0/8,reservation,,65000:2\n')
     assert importer.run('--vrf', '65000:1')[0] == 0
-    assert importer.run('--vrf-name', 'vrf 1')[1].endswith('0 prefixes added, 2 were there already, 0 refused\n')
+    assert importer.run('--vrf-name', 'vrf 1')[1].endswith(
+        '0 prefixes added, 2 were there already, 0 differ, 0 refused\n'
+    )
     assert sorted(prefix['vrf_rt'] for prefix in importer.call('list_prefix')) == ['65000:1', '65000:2']
     code, printed = importer.run('--vrf', '65000:3')
     assert (code, 'there is no VRF with rt 65000:3 (line 2)' in printed) == (2, True)

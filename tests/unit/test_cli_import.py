@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from nipap.addresses import parse_network
 from nipap.cli import main as cli
 from nipap.cli import sheet
+from nipap.cli.comparison import differences
 from nipap.cli.importer import Progress, State
 from nipap.cli.records import FileError
 from nipap.client import Client, Fault, Server, TransportError
+from nipap.moments import read_moment
 from nipap.xmlrpc import codec as wire
 
 HEADER = 'prefix,type,description,tags,avps.site,vlan'
@@ -458,13 +461,35 @@ def test_configurations_that_cannot_be_used(rc: Path, text: str, complaint: str)
         cli.server_of(options(), {}, rc)
 
 
+# ---- what is stored
+
+
+@given(st.sampled_from(['tomorrow', 'in 2 days', '17:00', 'at 5 pm', 'eom', 'friday', 'noon', ' Next Week ']))
+def test_moments_that_depend_on_now_are_not_compared(text: str) -> None:
+    assert differences({'expires': text}, {'expires': datetime(2031, 1, 1)}) == []
+
+
+@given(st.sampled_from(['never', '2031-01-02', '20310101T00:00:01Z', '1 Jan 2031 17:00', '17:00 on 1 Jan 2031']))
+def test_other_moments_are_compared(text: str) -> None:
+    (found,) = differences({'expires': text}, {'expires': datetime(2031, 1, 1)})
+    assert found.startswith('expires is 2031-01-01 00:00:00, not ')
+    assert differences({'expires': text}, {'expires': read_moment(text)}) == []
+
+
+def test_values_from_before_a_limit_are_shown_as_they_are() -> None:
+    assert differences({'vlan': '7'}, {'vlan': 5000}) == ['vlan is 5000, not 7']
+    assert differences({'avps': {'a': '1', 'b': '2'}}, {'avps': {'a': '1'}}) == ["avps.b is nil, not '2'"]
+    assert differences({'tags': ['a', 'b']}, {'tags': ['b', 'a', 'a']}) == []
+    assert differences({'tags': ['a']}, {'tags': []}) == ["tags is nil, not 'a'"]
+
+
 # ---- how far
 
 
 def test_the_note_of_another_import_is_not_taken(tmp_path: Path) -> None:
     path = tmp_path / 'note'
     state = State.load(path, 'this', 10)
-    state.done, state.counts = 4, {'added': 3, 'there': 0, 'refused': 1}
+    state.done, state.counts = 4, {'added': 2, 'there': 0, 'different': 1, 'refused': 1}
     state.save()
     assert State.load(path, 'this', 10) == state
     assert State.load(path, 'that', 10).done == 0
