@@ -243,7 +243,7 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     vrf.add_argument('--vrf', metavar='RT', help='route target of the VRF of rows that name none')
     vrf.add_argument('--vrf-name', metavar='NAME', help='the same by name')
     add('--type', choices=PREFIX_TYPES, metavar='TYPE', help=f'type of rows without one: {", ".join(PREFIX_TYPES)}')
-    add('--dry-run', action='store_true', help='check the file and the daemon, change nothing')
+    add('--dry-run', action='store_true', help='say what would be added, refused or different, and change nothing')
     add('--skip-bad', action='store_true', help='import the good lines of a file that has bad ones')
     add('--encoding', type=_encoding, metavar='NAME', help='its encoding (default: UTF-8, or as its first bytes say)')
     add('--chunk', type=_chunk, default=2000, metavar='N', help='rows in one transaction (default 2000)')

@@ -18,6 +18,7 @@ from nipap.errors import NipapError
 from nipap.text import forbidden_character
 
 VRF_NAMES = ('vrf_id', 'vrf_rt', 'vrf_name')
+POOL_NAMES = ('pool_id', 'pool_name')
 _AVPS = 'avps.'
 _separators = re.compile(r'[\s,]+')
 _like_an_address = re.compile(r'\s*[0-9A-Fa-f]*[.:][0-9A-Fa-f.:]*(?:/[0-9]*)?\s*').fullmatch
@@ -58,6 +59,7 @@ class Columns:
             raise ValueError('; '.join(faults))
         self.prefix = self.names.index('prefix')
         self._vrf_places = [(name, self.names.index(name)) for name in VRF_NAMES if name in self.names]
+        self._pool_places = [(name, self.names.index(name)) for name in POOL_NAMES if name in self.names]
         self._checked = [
             (place, PREFIX[name]) for place, name in enumerate(self.names) if name in PREFIX and place != self.prefix
         ]
@@ -89,6 +91,10 @@ class Columns:
     def vrf_of(self, row: Row) -> dict[str, str]:
         """What names the VRF of a row; nothing: VRF 0."""
         return {name: row.cells[place] for name, place in self._vrf_places if row.cells[place]} or self.vrf
+
+    def pools_of(self, row: Row) -> list[tuple[str, str]]:
+        """Return what names the pool of a row: none, or a name or more."""
+        return [(name, row.cells[place]) for name, place in self._pool_places if row.cells[place]]
 
     def attr(self, row: Row) -> dict[str, object]:
         """The attributes of a row, as the daemon takes them. Empty cells are absent, an empty description is nil."""

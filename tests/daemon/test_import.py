@@ -294,7 +294,95 @@ def test_vrfs(importer: Importer) -> None:
     )
     assert sorted(prefix['vrf_rt'] for prefix in importer.call('list_prefix')) == ['65000:1', '65000:2']
     code, printed = importer.run('--vrf', '65000:3')
-    assert (code, 'there is no VRF with rt 65000:3 (line 2)' in printed) == (2, True)
+    assert (code, 'there is no VRF with rt 65000:3, in which' in printed) == (2, True)
+
+
+def test_every_row_in_a_vrf_that_is_not_there_is_named(importer: Importer) -> None:
+    importer.call('add_vrf', attr={'rt': '65000:1', 'name': 'one'})
+    importer.write(
+        'prefix,type,description,vrf_rt,vrf_name,vrf_id\n'
+        '10.0.0.0/8,reservation,fine,65000:1,one,\n'
+        '10.1.0.0/16,reservation,,65000:1,two,\n'
+        '10.2.0.0/16,reservation,,65000:2,,\n'
+        '10.3.0.0/16,reservation,,,,99999999999999999999\n'
+        '10.0.0.0/8,reservation,as line 2,,one,\n'
+        '10.4.0.0/16,reservation,fine,,,0\n'
+    )
+    for more in ((), ('--dry-run',)):
+        code, printed = importer.run(*more)
+        assert (code, importer.stored()) == (2, {})
+        assert named(printed) == [
+            '3: there is no VRF with rt 65000:1, name two',
+            '4: there is no VRF with rt 65000:2',
+            '5: there is no VRF with id 99999999999999999999',
+            '6: 10.0.0.0/8 is in line 2 already, in the same VRF',
+        ]
+    code, printed = importer.run('--skip-bad')
+    assert (code, set(importer.stored())) == (1, {'10.0.0.0/8', '10.4.0.0/16'})
+
+
+def named(printed: str) -> list[str]:
+    """The lines of a file that are complained of, by number, with the reasons."""
+    return sorted(
+        re.findall(r'^\S+\.csv:([0-9]+: .*)', printed, re.MULTILINE), key=lambda line: int(line.split(':')[0])
+    )
+
+
+@pytest.mark.parametrize('chunk', ['1', '2', '3', '2000'])
+def test_a_dry_run_says_what_an_import_does(importer: Importer, db: Database, chunk: str) -> None:
+    """Rows need what is stored, and rows of earlier transactions; nothing of it stays."""
+    for number in (1, 2):
+        importer.call('add_vrf', attr={'rt': f'65000:{number}', 'name': f'vrf {number}'})
+    importer.call('add_pool', attr={'name': 'links', 'description': '', 'default_type': 'assignment'})
+    for prefix, kind in (('10.0.0.0/8', 'reservation'), ('10.9.0.0/24', 'assignment'), ('10.7.1.0/24', 'assignment')):
+        importer.call('add_prefix', attr={'prefix': prefix, 'type': kind, 'description': 'x', 'vlan': 5})
+    importer.write(
+        'prefix,type,description,vrf_rt,vlan,pool_name\n'
+        '10.0.0.0/8,reservation,x,,5,\n'  # 2 is there
+        '10.1.0.0/16,assignment,new,,,\n'
+        '10.1.0.1,host,in a row,,,\n'
+        '10.1.0.1,host,without an assignment,65000:1,,\n'  # 5 refused
+        '10.1.2.0/24,assignment,in an assignment,,,\n'  # 6 refused
+        '10.1.2.1,host,in a row before,,,\n'
+        '10.7.0.0/16,assignment,around one,,,\n'  # 8 refused
+        '10.7.0.1,host,its assignment is refused,,,\n'  # 9 refused
+        '10.9.0.0/24,assignment,x,,6,\n'  # 10 differs
+        '10.9.0.1,host,in one that is stored,,,\n'
+        '10.20.0.0/24,reservation,first member,65000:1,,links\n'
+        '10.21.0.0/24,reservation,member in another,65000:2,,links\n'  # 13 refused
+        '10.22.0.0/24,reservation,second member,65000:1,,links\n'
+        '2001:db8::/32,reservation,v6,,,\n'
+        '2001:db8::/64,assignment,v6,,,\n'
+        '2001:db8::1,host,v6,,,\n'
+    )
+    before = importer.stored()
+    code, printed = importer.run('--dry-run', '--chunk', chunk)
+    assert code == 1
+    assert importer.call('list_prefix', prefix={'type': 'host'}) == []
+    assert importer.stored() == before
+    assert check.problems(db) == []
+    foreseen = named(printed)
+    assert [int(line.partition(': ')[0]) for line in foreseen] == [5, 6, 8, 9, 10, 13]
+    summary = f'would add 9 prefixes (6 IPv4, 3 IPv6) in {-(-16 // int(chunk))} transactions'
+    assert f'{importer.says(summary)}, 1 are there already, 1 differ, 5 would be refused\n' in printed
+    assert list(importer.directory.glob('*.progress*')) == []
+
+    code, printed = importer.run('--chunk', chunk)
+    assert (code, named(printed)) == (1, foreseen)
+    assert printed.splitlines()[-1] == importer.says('9 prefixes added, 1 were there already, 1 differ, 5 refused')
+    assert check.problems(db) == []
+    code, printed = importer.run('--dry-run', '--chunk', chunk)
+    assert '10 are there already, 1 differ, 5 would be refused' in printed
+
+
+def test_a_dry_run_of_what_differs_has_the_exit_code_of_that(importer: Importer) -> None:
+    importer.call('add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'})
+    importer.write('prefix,type,description\n10.0.0.0/8,reservation,x\n')
+    assert importer.run('--dry-run')[0] == 0
+    importer.write('prefix,type,description\n10.0.0.0/8,reservation,y\n')
+    assert importer.run('--dry-run')[0] == 4
+    importer.write('prefix,type,description\n11.0.0.1/32,host,y\n')
+    assert importer.run('--dry-run')[0] == 1
 
 
 def test_tags_and_avps(importer: Importer) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import ipaddress
 import os
 import re
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -17,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nipap.addresses import parse_network
+from nipap.cli import importer, sheet
 from nipap.cli import main as cli
-from nipap.cli import sheet
 from nipap.cli.comparison import differences
 from nipap.cli.importer import Progress, State
 from nipap.cli.records import FileError
@@ -564,6 +566,38 @@ def server() -> Iterator[Callable[[bytes], int]]:
         listener.close()
 
 
+@pytest.fixture
+def answers() -> Iterator[Callable[..., int]]:
+    """Makes a server that gives some answers to calls, one after the other; returns its port."""
+    threads: list[threading.Thread] = []
+
+    def make(*values: object) -> int:
+        waiting = [http(wire.encode_response(value)) for value in values]
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                for answer in waiting:
+                    headers = b''.join(iter(self.rfile.readline, b'\r\n'))
+                    length = re.search(rb'(?i)content-length: ([0-9]+)', headers)
+                    assert length
+                    self.rfile.read(int(length[1]))
+                    self.wfile.write(answer)
+
+        server = socketserver.TCPServer(('127.0.0.1', 0), Handler)
+
+        def serve() -> None:
+            with server:
+                server.handle_request()
+
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+        return int(server.server_address[1])
+
+    yield make
+    for thread in threads:
+        thread.join()
+
+
 def http(body: bytes, status: str = '200 OK') -> bytes:
     return f'HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n'.encode() + body
 
@@ -616,7 +650,7 @@ def test_exit_codes(
     assert command(1, '--host', 'ftp://x') == cli.EXIT_USAGE
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(': ')[0] for line in lines] == ['nipap'] * 5
-    assert lines[3] == 'nipap: there is no VRF with id 0 (line 2)'
+    assert lines[3] == 'nipap: there is no VRF with id 0, in which rows are that name none'
 
 
 def test_options_before_the_command_hold(
@@ -640,6 +674,29 @@ def test_a_directory_is_no_file(name: str, command: Callable[..., int], capsys: 
     assert capsys.readouterr().err == f'nipap: {Path(name)}: Is a directory\n'
 
 
+def test_a_dry_run_that_is_carried_out_is_no_success(
+    answers: Callable[..., int], command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    vrf = {'id': 0, 'name': 'default', 'num_prefixes_v4': '0', 'num_prefixes_v6': '0'}
+    port = answers([[vrf]], '1.0.0', [1, 2])
+    assert command(port, '--dry-run') == cli.EXIT_LOST
+    assert f'nipap: 127.0.0.1:{port}: it has done what no daemon can do' in capsys.readouterr().err
+
+
+NETWORKS = [
+    parse_network(text).text for text in ('0.0.0.0/0', '10.0.0.0/8', '10.0.0.0/9', '10.128.0.0/9', '11.0.0.0/8')
+]
+
+
+@pytest.mark.parametrize('outer', [*NETWORKS, '::/0', '2001:db8::/32', '::a00:0/128'])
+@pytest.mark.parametrize('inner', [*NETWORKS, '10.0.0.1/32', '2001:db8:1::/48', '2001:db9::/48'])
+def test_what_is_around_a_network_is_found_by_keys(outer: str, inner: str) -> None:
+    one, other = ipaddress.ip_network(outer), ipaddress.ip_network(inner)
+    if sheet._key(outer) < sheet._key(inner):
+        expected = one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]
+        assert importer._is_around(sheet._key(outer), sheet._key(inner)) == expected
+
+
 # ---- how far it is
 
 
@@ -656,7 +713,9 @@ def test_a_terminal_shows_a_bar_that_is_written_over() -> None:
     for done in (105, 120, 200):
         progress.show(done)
     progress.note('200 prefixes added')
-    *shown, last = screen.getvalue().split('\r')[1:]
+    progress.wipe()
+    *shown, last, wiped = screen.getvalue().split('\r')[1:]
+    assert wiped == '\x1b[K'
     bars = [re.fullmatch(r'\[([#.]{20})\] (\d+)/200 rows, \d+ rows/s, \d+:\d\d left\x1b\[K', line) for line in shown]
     assert [(found[1], found[2]) for found in bars if found] == [
         ('#' * 10 + '.' * 10, '105'),
@@ -672,6 +731,7 @@ def test_a_file_gets_a_line_each_tenth() -> None:
     for done in range(150, 1001, 10):
         progress.show(done)
     progress.note('1000 prefixes added')
+    progress.wipe()
     *shown, last = file.getvalue().splitlines()
     lines = [re.fullmatch(r'(\d+)/1000 rows, \d+ rows/s, \d+:\d\d left', line) for line in shown]
     assert [found and int(found[1]) for found in lines] == list(range(200, 1001, 100))

@@ -57,7 +57,7 @@ MODULES_IN_ORDER = (
     ),
     'www.front',
     'app',
-    *('client', 'cli', 'cli.comparison', 'cli.records', 'cli.sheet', 'cli.importer', 'cli.main'),
+    *('client', 'cli', 'cli.comparison', 'cli.records', 'cli.sheet', 'cli.vrfs', 'cli.importer', 'cli.main'),
 )
 DAEMON = (
     'logs',
