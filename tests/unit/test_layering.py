@@ -50,6 +50,7 @@ MODULES_IN_ORDER = (
         'rest.problems',
         'rest.routes',
         'rest.schemas',
+        'rest.texts',
         'rest.openapi',
         'rest.events',
         'rest.api',
