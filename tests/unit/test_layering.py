@@ -51,6 +51,7 @@ MODULES_IN_ORDER = (
         'rest.problems',
         'rest.routes',
         'rest.schemas',
+        'rest.texts',
         'rest.openapi',
         'rest.events',
         'rest.api',
@@ -59,7 +60,7 @@ MODULES_IN_ORDER = (
     'www.front',
     'app',
     *('nipapconfig', 'authlib'),
-    *('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
+    *('client', 'cli', 'cli.comparison', 'cli.records', 'cli.sheet', 'cli.vrfs', 'cli.importer', 'cli.main'),
 )
 DAEMON = (
     'logs',
@@ -118,7 +119,9 @@ def room_of(module: str) -> str:
 TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest', 'www', 'app'))
 EDGES = frozenset(module for module in ORDER if room_of(module) in ('client', 'cli'))
 # What clients may share with the daemon: how it writes, and what things are called.
-SHARED = frozenset({'nipap', 'nipap.xmlrpc.codec', 'nipap.attributes', 'nipap.errors', 'nipap.addresses', 'nipap.text'})
+SHARED = frozenset(
+    f'nipap{module}' for module in ('', '.xmlrpc.codec', '.attributes', '.errors', '.addresses', '.moments', '.text')
+)
 LIBRARIES = {
     'psycopg2': frozenset(
         {
