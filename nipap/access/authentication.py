@@ -13,10 +13,11 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import jwt
 
-from nipap.access.local_users import FileWatch, LocalUsers, UserFileError
+from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError
 from nipap.access.login_limits import LoginCounts, LoginLimits
 from nipap.errors import (
     AuthenticationFailedError,
@@ -89,19 +90,30 @@ class AuthSettings:
     rehash: bool = True
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Credentials:
-    """Who proved their identity, and what the backend that checked it says about them."""
+    """Who proved their identity, and what the backend that checked it says about them.
+
+    are_valid: returns whether the same proof would give the same rights now; costs microseconds.
+    """
 
     username: str
     full_name: str | None = None
     readonly: bool = False
     trusted: bool = False
+    are_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who makes a call: on whose behalf, proved by whom, and from which system."""
+    """Who makes a call: on whose behalf, proved by whom, and from which system.
+
+    is_valid: returns whether the credentials of this actor are still valid. A call that goes on for long asks.
+    """
 
     username: str
     full_name: str | None
@@ -109,6 +121,7 @@ class Actor:
     authoritative_source: str
     readonly: bool
     trusted: bool = False
+    is_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
 
     @property
     def who(self) -> Who:
@@ -130,7 +143,7 @@ def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor
         username = _text_option(options, 'username') or own
         full_name = _text_option(options, 'full_name') or (full_name if username == own else None)
         readonly = readonly or _bool_option(options, 'readonly')
-    return Actor(username, full_name, own, source, readonly, credentials.trusted)
+    return Actor(username, full_name, own, source, readonly, credentials.trusted, credentials.are_valid)
 
 
 def authoritative_source(options: Mapping[str, object]) -> str:
@@ -302,7 +315,8 @@ def _claimed(claims: Mapping[str, object]) -> Credentials:
         raise ValueError('readonly or trusted is no boolean')
     if forbidden_character(username + (full_name or '')):
         raise ValueError('a claim about the user has a control character')
-    return Credentials(username, full_name, readonly, trusted)
+    ends = int(cast('float | str', claims['exp']))  # as `jwt.decode` has read it
+    return Credentials(username, full_name, readonly, trusted, lambda: time.time() < ends)
 
 
 def _token_key(options: Mapping[str, str]) -> tuple[str, str]:
@@ -348,6 +362,7 @@ class _LocalAccounts:
         self._watch = FileWatch(path)
         self._cache = _LoginCache(cache_timeout_s)
         self._hashing: set[bytes] = set()
+        self._rows: tuple[int, dict[str, LocalUser | None]] = 0, {}  # a revision of the file, and what was read of it
 
     def login(self, username: str, password: str) -> Credentials | None:
         proof = self._cache.proof(username, password)
@@ -364,12 +379,33 @@ class _LocalAccounts:
         revision = self._watch.revision()
         credentials = self._cache.get(proof, revision)
         if credentials is None and (user := self._users.authenticate(username, password, self._rehash)):
-            credentials = Credentials(user.username, user.full_name, user.readonly, user.trusted)
+            credentials = Credentials(
+                user.username, user.full_name, user.readonly, user.trusted, lambda: self._is_unchanged(user)
+            )
             self._cache.put(proof, revision, credentials)
         return credentials
 
     def remembered(self, username: str, password: str) -> Credentials | None:
         return self._cache.get(self._cache.proof(username, password), self._watch.revision())
+
+    def _is_unchanged(self, user: LocalUser) -> bool:
+        """Whether the user is there with the password and the rights of then; not while the file cannot be read."""
+        try:
+            now = self._row(user.username)
+        except UserFileError as exc:
+            log.info('whether user %r is unchanged cannot be read: %s', user.username, exc)
+            return False
+        return now is not None and (now.mark, now.trusted, now.readonly) == (user.mark, user.trusted, user.readonly)
+
+    def _row(self, username: str) -> LocalUser | None:
+        """Return the row of a user, which is read once for each state of the file."""
+        revision = self._watch.revision()
+        if self._rows[0] != revision:
+            self._rows = revision, {}
+        rows = self._rows[1]
+        if username not in rows:
+            rows[username] = self._users.find(username)
+        return rows[username]
 
     def close(self) -> None:
         self._watch.close()

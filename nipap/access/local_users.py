@@ -19,7 +19,7 @@ import sqlite3
 import string
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nipap.runtime import waiting
@@ -62,12 +62,16 @@ class UserInputError(UserFileError):
 
 @dataclass(frozen=True)
 class LocalUser:
-    """One row of the file, without the password."""
+    """One row of the file, without the password.
+
+    mark: differs for another password; empty for a user who was not read from a file.
+    """
 
     username: str
     full_name: str | None = None
     trusted: bool = False
     readonly: bool = False
+    mark: str = field(default='', compare=False, repr=False)
 
 
 _CREATE = """
@@ -161,6 +165,13 @@ class LocalUsers:
         with self._open() as connection:
             return _user(self._existing(connection, username))
 
+    def find(self, username: str) -> LocalUser | None:
+        """Return the user of that name; None when there is no such user."""
+        try:
+            return self.get(username)
+        except NoSuchUserError:
+            return None
+
     def check_new(self, user: LocalUser) -> None:
         """Raise what `add` would raise, a password aside."""
         check_username(user.username)
@@ -221,18 +232,19 @@ class LocalUsers:
         right, newer = waiting.aside(lambda: _check_password(given, stored, salt))
         if row is None or not right:
             return None
-        if newer and rehash:
-            self._replace_hash(username, stored, newer)
+        if newer and rehash and self._replace_hash(username, stored, newer):
+            return replace(_user(row), mark=_mark(newer))
         return _user(row)
 
-    def _replace_hash(self, username: str, stored: str, newer: str) -> None:
+    def _replace_hash(self, username: str, stored: str, newer: str) -> bool:
         """Store a newer hash of the same password, unless somebody changed the password meanwhile."""
         try:
             with self._change() as connection:
                 statement = "UPDATE user SET pwd_hash = ?, pwd_salt = '' WHERE username = ? AND pwd_hash = ?"
-                connection.execute(statement, (newer, username, stored))
+                return connection.execute(statement, (newer, username, stored)).rowcount > 0
         except UserFileError as exc:
             log.warning('the password of %r stays stored in the older way: %s', username, exc)
+            return False
 
     def _missing(self, connection: sqlite3.Connection) -> list[str]:
         columns = _columns(connection)
@@ -328,7 +340,13 @@ def _user(row: sqlite3.Row) -> LocalUser:
         full_name=None if full_name is None else str(full_name),
         trusted=str(found.get('trusted')) == '1',
         readonly=str(found.get('readonly') or 0) != '0',
+        mark=_mark(str(found['pwd_hash'])),
     )
+
+
+def _mark(stored: str) -> str:
+    """Return what tells passwords of one user apart: their hashes have salts of their own."""
+    return hashlib.sha256(stored.encode(errors='surrogatepass')).hexdigest()
 
 
 def _connect(path: str, check_same_thread: bool = True) -> sqlite3.Connection:

@@ -6,6 +6,7 @@ look, so that whoever sends it comes to see that the client has gone or that it 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,11 @@ from nipap.runtime import waiting
 LOOK_S = 0.25
 HEARTBEAT_S = 15.0
 LONGEST_S = 3600.0  # then the client comes again, and proves again who it is
+PROOF_S = 1.0  # how often it is checked that the credentials are still valid
 REMEMBERED = 2000
 UNUSED_S = 5.0  # without a look for so long, no stream waits for the next events
+
+_log = logging.getLogger(__name__)
 
 # Members of a filter, and the parameters that they are.
 FILTERS = {'kinds': 'kind', 'vrf_ids': 'vrf_id', 'pool_ids': 'pool_id', 'tags': 'tag'}
@@ -157,7 +161,7 @@ class _Stream:
     def __init__(self, db: Database) -> None:
         self._feed = Feed(db)
 
-    def answer(self, _actor: Actor) -> Response:
+    def answer(self, actor: Actor) -> Response:
         """A stream that goes on from where the client was."""
         request: Request = request_ctx.request
         given = request.args
@@ -166,7 +170,8 @@ class _Stream:
         filters = {member: [value for value in given.getlist(name) if value] for member, name in FILTERS.items()}
         wanted = events.Filter.of(webhook.read_filter(filters, FILTERS))
         text = request.headers.get('Last-Event-ID') or given.get('after')
-        response = Response(self._parts(*self._start(text), wanted), content_type='text/event-stream; charset=utf-8')
+        parts = self._parts(actor, *self._start(text), wanted)
+        response = Response(parts, content_type='text/event-stream; charset=utf-8')
         # For whoever is between here and the client, our own server among them: pass on what there is.
         response.headers['X-Accel-Buffering'] = 'no'
         response.headers['Cache-Control'] = 'no-store'
@@ -183,11 +188,11 @@ class _Stream:
             return error.position, _gap(error.position)
         return position, b''
 
-    def _parts(self, position: int, first: bytes, wanted: events.Filter) -> Iterator[bytes]:
-        ends = time.monotonic() + LONGEST_S
+    def _parts(self, actor: Actor, position: int, first: bytes, wanted: events.Filter) -> Iterator[bytes]:
+        may_go_on = _permission(actor)
         yield b'retry: 2000\n\n' + first
         silent_since = time.monotonic()
-        while time.monotonic() < ends:
+        while may_go_on():
             found: list[events.Event] = []
             parts: list[bytes] = []
             try:
@@ -213,6 +218,23 @@ class _Stream:
             return self._feed.after(position)
         except NipapUnavailableError:
             return []  # it will be back; the client has missed nothing
+
+
+def _permission(actor: Actor) -> Callable[[], bool]:
+    """Return a function that says whether the stream of an actor may go on."""
+    began = asked = time.monotonic()
+
+    def may_go_on() -> bool:
+        nonlocal asked
+        now = time.monotonic()
+        if now - asked >= PROOF_S:
+            asked = now
+            if not actor.is_valid():
+                _log.info('a stream of events ends: the credentials of %r are not valid any more', actor.username)
+                return False
+        return now - began < LONGEST_S
+
+    return may_go_on
 
 
 def _gap(position: int) -> bytes:

@@ -18,11 +18,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+import jwt
 import psycopg2
 import pytest
 from daemon_process import Daemon, poll
 from support import AUDIT_ENTRIES, DaemonFactory
 
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.postgres import migrations
 from nipap.postgres.database import Database
 from nipapd.senders import signature
@@ -33,14 +35,18 @@ SECRET = 'a secret of a webhook'
 PATIENCE_S = 40.0
 
 
+def basic(user: str, password: str) -> str:
+    """A header `Authorization`."""
+    return 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
+
+
 class Client:
     """Calls the REST interface of a daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        user, password = daemon.admin()
+    def __init__(self, daemon: Daemon, authorization: str | None = None) -> None:
         self.address = daemon.address.removeprefix('http://')
         self.daemon = daemon
-        self._auth = 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
+        self._auth = authorization or basic(*daemon.admin())
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """The answer as JSON; None without one. Raises HTTPError."""
@@ -83,6 +89,11 @@ class Stream:
         assert self.response.status == 200, self.response.read()
         assert self.message() == {'retry': '2000'}
         return self
+
+    def status(self) -> int:
+        """The status of the answer, which is not read."""
+        with contextlib.closing(self._connection):
+            return self._connection.getresponse().status
 
     def message(self) -> dict[str, str]:
         """The next message that is no comment; empty at the end."""
@@ -327,6 +338,62 @@ def test_a_stream_with_a_position_that_was_never_given_goes_on_from_now(start: C
         newest += 1
         assert one.next()['id'] == newest
         one.close()
+
+
+def ended_within(stream: Stream, seconds: float) -> bool:
+    """Whether a stream ends so soon, without an event before."""
+    began = time.monotonic()
+    assert stream.message() == {}
+    stream.close()
+    return time.monotonic() - began < seconds
+
+
+def test_a_stream_ends_with_its_account(
+    daemon: DaemonFactory, database_options: dict[str, str], tmp_path: Path
+) -> None:
+    """When the account is removed, loses a right or gets another password; streams of others go on."""
+    users = LocalUsers(tmp_path / 'local_auth.db')
+    users.create()
+    names = ('removed', 'demoted', 'renewed', 'stays')
+    for name in names:
+        users.add(LocalUser(name, trusted=True), 'secret')
+    config = {
+        'nipapd': {**database_options, 'forks': '2'},
+        'auth.backends.local': {'type': 'SqliteAuth', 'db_path': users.path},
+    }
+    made = daemon(config=config)
+    removed, demoted, renewed, stays = (Client(made, basic(name, 'secret')) for name in names)
+    streams = {client: client.stream() for client in (removed, demoted, renewed, stays)}
+    users.delete('removed')
+    assert ended_within(streams[removed], PATIENCE_S / 2)
+    users.modify('demoted', trusted=False)
+    assert ended_within(streams[demoted], PATIENCE_S / 2)
+    users.modify('renewed', password='another secret')
+    assert ended_within(streams[renewed], PATIENCE_S / 2)
+    for client, status in ((removed, 401), (renewed, 401), (demoted, 200)):
+        assert client.open_stream().status() == status
+    i = stays.add(1)
+    assert streams[stays].next()['object']['id'] == i
+    streams[stays].close()
+
+
+def test_a_stream_ends_with_its_token(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    key = 'k3y-of-thirty-two-bytes-or-more!!'
+    config = {
+        'nipapd': {**database_options, 'forks': '1'},
+        'auth.backends.sso': {'type': 'JwtAuth', 'signing_key': key},
+    }
+    made = daemon(config=config)
+    short, long = (
+        Client(made, 'Bearer ' + jwt.encode({'sub': 'ann', 'exp': time.time() + seconds}, key, 'HS256'))
+        for seconds in (10, 600)
+    )
+    streams = short.stream(), long.stream()
+    assert ended_within(streams[0], PATIENCE_S / 2)
+    assert short.open_stream().status() == 401
+    i = long.add(1)
+    assert streams[1].next()['object']['id'] == i
+    streams[1].close()
 
 
 @pytest.mark.parametrize('query', ['after=x', 'kind=dog', 'vrf_id=x', 'other=1'])
