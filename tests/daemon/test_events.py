@@ -9,6 +9,9 @@ import json
 import os
 import re
 import signal
+import socket
+import socketserver
+import ssl
 import threading
 import time
 import urllib.error
@@ -152,6 +155,7 @@ class Receiver:
         self.attempts = 0
         self.problems: list[str] = []
         self.status: Callable[[int], int] = lambda _: 204
+        self.answer: Callable[[int], bytes | None] = lambda _: None  # in place of a good one
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -159,6 +163,10 @@ class Receiver:
                 body = self.rfile.read(int(self.headers['Content-Length']))
                 receiver.check(self.headers, body)
                 receiver.attempts += 1
+                if answer := receiver.answer(receiver.attempts):
+                    self.wfile.write(answer)
+                    self.close_connection = True
+                    return
                 status = receiver.status(receiver.attempts)
                 if 200 <= status < 300:
                     receiver.got.append(json.loads(body))
@@ -479,6 +487,112 @@ def test_what_is_given_up_can_be_sent_again(start: Callable[..., Client], receiv
     assert client.ask('POST', f'/webhooks/{key}/dead-letters/resend', {'ids': [letter['id']]}) == {'resent': 1}
     until(lambda: not letters(), 'it is not sent again')
     assert receiver.got == [letter['event']]
+
+
+HEAD = b'HTTP/1.1 200 OK\r\n'
+CHUNKED = HEAD + b'Transfer-Encoding: chunked\r\n\r\n'
+BROKEN: dict[str, list[bytes]] = {  # the last part is sent again and again when there are several
+    'one long header': [HEAD + b'X: ' + bytes(100_000).replace(b'\0', b'x') + b'\r\n\r\n'],
+    'many headers': [HEAD + b'X: y\r\n' * 20_000 + b'\r\n'],
+    'endless headers': [HEAD, b'X: y\r\n' * 100],
+    'no status line': [b'hello\r\n\r\n'],
+    'no status': [b'HTTP/1.1 abc OK\r\n\r\n'],
+    'no HTTP': [bytes(range(256))],
+    'no header': [HEAD + b'hello\r\n\r\n'],
+    'a zero byte': [HEAD + b'X: \0\xff\r\nContent-Length: 0\r\n\r\n'],
+    'nothing': [b''],
+    'half a head': [HEAD + b'X: y\r\n'],
+    'no length': [HEAD + b'Content-Length: abc\r\n\r\n'],
+    'two lengths': [HEAD + b'Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!'],
+    'a huge length': [HEAD + b'Content-Length: 99999999999\r\n\r\nhello'],
+    'half a body': [HEAD + b'Content-Length: 50\r\n\r\nhello'],
+    'no chunk size': [CHUNKED + b'zz\r\nhello\r\n0\r\n\r\n'],
+    'a long chunk size': [CHUNKED + b'3' * 100_000],
+    'no end of a chunk': [CHUNKED + b'3\r\nabcXX0\r\n\r\n'],
+    'no last chunk': [CHUNKED + b'3\r\nabc\r\n'],
+    'no gzip': [HEAD + b'Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc'],
+    'an unknown encoding': [HEAD + b'Transfer-Encoding: gzip\r\n\r\nabc'],
+    'an endless body': [HEAD + b'\r\n', b'x' * 10_000],
+    'endless chunks': [CHUNKED, b'1000\r\n' + b'x' * 4096 + b'\r\n'],
+    'endless patience': [b'', b'HTTP/1.1 100 Continue\r\n\r\n'],
+}
+
+
+class BrokenReceiver:
+    """A server whose answers are no HTTP, or have no end."""
+
+    def __init__(self, parts: list[bytes], certificate: tuple[str, str] | None = None) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    connection = self.request
+                    if certificate:
+                        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                        context.load_cert_chain(*certificate)
+                        connection = context.wrap_socket(connection, server_side=True)
+                    connection.recv(2**16)
+                    connection.sendall(parts[0])
+                    while parts[1:]:
+                        connection.sendall(parts[-1])
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(2**16):  # closed before the client has read it, the answer would be lost
+                        pass
+
+        self._server = socketserver.ThreadingTCPServer(('127.0.0.1', 0), Handler)
+        self.address = f'127.0.0.1:{self._server.server_address[1]}'
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={'poll_interval': 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def test_an_answer_that_is_no_http_is_a_failed_attempt(
+    start: Callable[..., Client], receiver: Receiver, certificate: tuple[str, str]
+) -> None:
+    client = start(webhook_give_up='0')
+    with contextlib.ExitStack() as stack:
+
+        def serve(parts: list[bytes], tls: tuple[str, str] | None = None) -> str:
+            made = BrokenReceiver(parts, tls)
+            stack.callback(made.close)
+            return made.address
+
+        keys = {name: client.hook(f'http://{serve(parts)}/') for name, parts in BROKEN.items()}
+        good = [HEAD + b'Content-Length: 0\r\n\r\n']
+        keys['a certificate that nobody trusts'] = client.hook(f'https://{serve(good, certificate)}/')
+        keys['no TLS'] = client.hook(f'https://{serve(good)}/')
+        client.hook(receiver.url)
+        client.add(1)
+        until(lambda: receiver.got, 'others hold it up')
+
+        def given_up() -> dict[str, str]:
+            letters = {name: client.ask('GET', f'/webhooks/{key}/dead-letters')['result'] for name, key in keys.items()}
+            return {name: each[0]['error'] for name, each in letters.items() if each}
+
+        until(lambda: given_up().keys() == keys.keys(), f'some are asked again and again: {keys.keys() - given_up()}')
+        errors = given_up()
+        for name in ('one long header', 'many headers', 'endless headers'):
+            assert errors[name] == 'The headers of the answer are too long'
+        for hook in client.ask('GET', '/webhooks')['result']:
+            if hook['id'] in keys.values():
+                assert (hook['delivered'], hook['failed'] > 0) == (0, True), hook
+    assert 'events wait' not in client.daemon.log()
+
+
+def test_after_an_answer_that_is_no_http_the_event_is_sent_again(
+    start: Callable[..., Client], receiver: Receiver
+) -> None:
+    receiver.answer = lambda attempt: BROKEN['one long header'][0] if attempt == 1 else None
+    client = start()
+    key = client.hook(receiver.url)
+    i = client.add(1)
+    until(lambda: receiver.got, 'it is not sent again')
+    assert [event['object']['id'] for event in receiver.got] == [i]
+    until(lambda: client.ask('GET', f'/webhooks/{key}')['delivered'] == 1, 'it is not noted')
+    assert client.ask('GET', f'/webhooks/{key}')['failed'] == 1
 
 
 def test_a_sender_that_is_killed_loses_nothing(start: Callable[..., Client], receiver: Receiver) -> None:
