@@ -20,7 +20,7 @@ import string
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nipap.access.known_logins import state_of
@@ -72,6 +72,7 @@ class LocalUser:
 
     predecessors: accounts of this name that were removed before; a new one need not be the same person's.
     state: what differs after each change of the account, the password included.
+    mark: differs for another password; empty for a user who was not read from a file.
     """
 
     username: str
@@ -80,6 +81,7 @@ class LocalUser:
     readonly: bool = False
     predecessors: int = 0
     state: bytes = field(default=b'', compare=False, repr=False)
+    mark: str = field(default='', compare=False, repr=False)
 
 
 _CREATE = """
@@ -260,18 +262,19 @@ class LocalUsers:
         right, newer = waiting.aside(lambda: _check_password(given, stored, salt))
         if row is None or not right:
             return None
-        if newer and rehash:
-            self._replace_hash(username, stored, newer)
+        if newer and rehash and user and self._replace_hash(username, stored, newer):
+            return replace(user, mark=_mark(newer))
         return user
 
-    def _replace_hash(self, username: str, stored: str, newer: str) -> None:
+    def _replace_hash(self, username: str, stored: str, newer: str) -> bool:
         """Store a newer hash of the same password, unless somebody changed the password meanwhile."""
         try:
             with self._change() as connection:
                 statement = "UPDATE user SET pwd_hash = ?, pwd_salt = '' WHERE username = ? AND pwd_hash = ?"
-                connection.execute(statement, (newer, username, stored))
+                return connection.execute(statement, (newer, username, stored)).rowcount > 0
         except UserFileError as exc:
             log.warning('the password of %r stays stored in the older way: %s', username, exc)
+            return False
 
     def _missing(self, connection: sqlite3.Connection) -> list[str]:
         columns = _columns(connection)
@@ -383,7 +386,13 @@ def _user(connection: sqlite3.Connection, row: sqlite3.Row) -> LocalUser:
         readonly=str(found.get('readonly') or 0) != '0',
         predecessors=predecessors,
         state=state_of((*found.items(), predecessors)),
+        mark=_mark(str(found['pwd_hash'])),
     )
+
+
+def _mark(stored: str) -> str:
+    """Return what tells passwords of one user apart: their hashes have salts of their own."""
+    return hashlib.sha256(stored.encode(errors='surrogatepass')).hexdigest()
 
 
 def _connect(path: str, check_same_thread: bool = True) -> sqlite3.Connection:
