@@ -116,7 +116,7 @@ class Backend:
         :raises NipapNonExistentError, NipapChangedError: the object is not there, or not as expected.
         """
         call = calls.find(request.call)
-        _require(actor, call)
+        authorize(actor, call)
         if request.key is not None and call.changes and not actor.readonly:
             return self._once(actor, call, request, outcome)
         members = call.read(request.members)
@@ -244,7 +244,7 @@ class Backend:
         :raises NipapError: with the ``position`` of the attr that it is about.
         """
         call = calls.find('add_prefix')
-        _require(actor, call)
+        authorize(actor, call)
         drafts = []
         for position, attr in enumerate(attrs):
             try:
@@ -421,7 +421,7 @@ class Backend:
         return answer
 
 
-def _require(actor: Actor, call: Call) -> None:
+def authorize(actor: Actor, call: Call) -> None:
     """Refuse a call that an actor may not make at all, before its members are looked at.
 
     :raises AuthorizationFailedError: naming the actor and the call.

@@ -160,6 +160,13 @@ class AuthorizationFailedError(AuthError):
     code = 1520
 
 
+def at_operation(position: int, method: str, error: NipapError) -> NipapError:
+    """Return an error of a batch that names the operation in which an error was raised."""
+    named = type(error)(f'operation {position} ({method}): {error}')
+    named.position, named.attribute = position, error.attribute
+    return named
+
+
 class Problems:
     """Collect every error of a call's arguments: a client sees the first, which carries the others."""
 

@@ -63,6 +63,7 @@ def schemas() -> dict[str, Schema]:
         'Operation': {
             'type': 'object',
             'required': ['method'],
+            'additionalProperties': False,
             'properties': {
                 'method': {'type': 'string', 'enum': sorted(CALLS.keys() - {'batch'})},
                 'args': {'type': 'object', 'description': 'The members of the call.'},
@@ -146,6 +147,7 @@ def _query(resource: Resource) -> Schema:
         'description': 'A comparison of the attribute `val1` with the value `val2`, or `and` or `or` of two queries; '
         '`{}` is true of everything. `avps.KEY` is the value of one pair.',
         'type': 'object',
+        'additionalProperties': False,
         'properties': {'operator': TEXT, 'val1': {}, 'val2': {}},
         'if': {'required': ['operator'], 'properties': {'operator': {'enum': ['and', 'or']}}},
         'then': joined,

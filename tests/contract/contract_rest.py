@@ -181,6 +181,8 @@ class RestFace(Face):
         source = self._source(args, named)
         if source is None or any(value is None for value in args.values()):
             return None
+        if source.startswith('/prefixes') and 'family' in args:  # no parameter of such a look
+            return None
         return self.ask('GET', f'{source}/free{written({k: v for k, v in args.items() if k in ALLOCATING})}')['result']
 
     # naming

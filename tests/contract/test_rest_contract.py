@@ -102,8 +102,8 @@ def test_the_life_of_what_is_no_prefix(ask: Ask, plural: str, attr: dict[str, An
     refused(ask('POST', f'/{plural}', attr), 409, 1400)
     assert ask('PATCH', path, {'name': 'two'}).json == {**item, 'name': 'two'}
     assert ask('DELETE', path).status_code == 204
-    for method in ('GET', 'DELETE', 'PATCH'):
-        refused(ask(method, path, {'name': 'x'}), 404, 1300)
+    for method, body in (('GET', None), ('DELETE', None), ('PATCH', {'name': 'x'})):
+        refused(ask(method, path, body), 404, 1300)
 
 
 def test_filters_and_smart_search(ask: Ask) -> None:
@@ -448,9 +448,10 @@ def test_what_cannot_be_allocated_names_the_attribute(ask: Ask) -> None:
         (f'/prefixes/{source["id"]}', {'prefix_length': 'x'}, 422, 1200, 'prefix_length'),
         (f'/prefixes/{source["id"]}', {'prefix_length': 30, 'family': 4}, 400, 1120, 'family'),
     ):
+        code_of_free = 1100 if code == 1120 else code  # no parameter of a look inside a prefix
         told = refused(ask('POST', f'{path}/allocations', {**fixed, **body}), status, code)
         assert (told['attribute'], 'operation' in told['detail'], 'position' in told) == (name, False, False), body
-        assert refused(ask('GET', f'{path}/free?{urlencode(body)}'), status, code)['attribute'] == name, body
+        assert refused(ask('GET', f'{path}/free?{urlencode(body)}'), status, code_of_free)['attribute'] == name, body
 
 
 @pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes', 'asns'])

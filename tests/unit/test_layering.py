@@ -48,8 +48,9 @@ MODULES_IN_ORDER = (
     *(
         'rest.objects',
         'rest.problems',
-        'rest.routes',
         'rest.schemas',
+        'rest.parameters',
+        'rest.routes',
         'rest.openapi',
         'rest.events',
         'rest.api',
