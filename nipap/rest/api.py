@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
-from nipap.attributes import read_integer, shown
+from nipap.attributes import Attribute, read_integer, shown
 from nipap.backend import Backend, authorize
 from nipap.batch import REFERENCE
 from nipap.calls import CALLS, Expectation
@@ -272,12 +272,14 @@ class _Collection:
         return self._found(actor, text, filters if query is None else query)
 
     def _filter(self, args: Args) -> Object:
-        """The query that the other parameters mean: equality with each, nothing being nil."""
+        """Return the query that filters mean: each must hold, and of the values of one attribute any."""
         query: Object = {}
-        for name, value in args.items(multi=True):
+        for name, values in args.lists():
             if name in self._resource.table or name.startswith(parameters.PAIR):
-                one = {'operator': 'equals', 'val1': name, 'val2': value or None}
-                query = {'operator': 'and', 'val1': query, 'val2': one} if query else one
+                attribute = self._resource.table.get(name)
+                all_of_them = attribute is not None and attribute.kind in parameters.LISTS
+                one = _joined('and' if all_of_them else 'or', [_equal(name, attribute, value) for value in values])
+                query = _joined('and', [query, one]) if query else one
         return query
 
     def _found(self, actor: Actor, text: object, query: Object) -> Response:
@@ -536,6 +538,25 @@ _BESIDE = ('interpretation', 'error', 'error_message')
 
 
 # ---------------------------------------------------------------- requests and answers
+
+
+def _joined(operator: str, queries: list[Object]) -> Object:
+    return reduce(lambda first, second: {'operator': operator, 'val1': first, 'val2': second}, queries)
+
+
+def _equal(name: str, attribute: Attribute | None, value: str) -> Object:
+    """Return the query that an attribute, or a pair, has a value; without one that it is unset, or an empty text.
+
+    :raises NipapValueError: there is no value, and the attribute always has one.
+    """
+    one: Object = {'operator': 'equals', 'val1': name, 'val2': value or None}
+    if value:
+        return one
+    if attribute is not None and attribute.never_nil and name != 'vrf_id':  # as without a route target: VRF 0
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, which always has a value').about(name)
+    if attribute is None or attribute.kind == 'text':
+        return _joined('or', [one, {**one, 'val2': ''}])
+    return one
 
 
 def _check_query(query: object) -> None:

@@ -110,7 +110,7 @@ class _Stream:
         """A stream that goes on from where the client was."""
         request: Request = request_ctx.request
         given = request.args
-        filters = {member: [value for value in given.getlist(name) if value] for member, name in FILTERS.items()}
+        filters = {member: given.getlist(name) for member, name in FILTERS.items()}
         wanted = events.Filter.of(webhook.read_filter(filters, FILTERS))
         text = request.headers.get('Last-Event-ID') or given.get('after')
         position = self._feed.last() if text is None else _position(text)

@@ -22,6 +22,7 @@ Args = MultiDict[str, str]
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 10_000
+LISTS = ('tags', 'networks')  # kinds of attributes that a filter looks for one value in
 PAIR = 'avps.'  # how the name of a parameter begins that is the key of a pair
 LARGEST_KEY = 10**18 - 1  # of an object in a path
 
@@ -150,19 +151,22 @@ def filters(resource: Resource) -> tuple[Parameter, ...]:
 
 
 def _filter(attribute: Attribute) -> Parameter:
-    doc = f'Equal to this; nothing: null. {attribute.doc}'
     if attribute.kind == 'avps':
         return Parameter('avps', {**TEXT, 'maxLength': 0}, 'Nothing: no pairs. `avps.KEY` is the value of one pair.')
-    if attribute.kind in ('tags', 'networks'):
+    more = 'all of these' if attribute.kind in LISTS else 'one of these'
+    nothing = '' if attribute.never_nil else ' Nothing: unset.'
+    doc = f'Equal to this; more than once: {more}.{nothing} {attribute.doc}'
+    if attribute.kind in LISTS:
         schema: Schema = {'type': 'array', 'items': KINDS[attribute.kind]['items']}
     elif attribute.choices:
-        schema = {'type': 'string', 'enum': [*attribute.choices, '']}
+        schema = {'type': 'string', 'enum': [*attribute.choices, *(() if attribute.never_nil else ('',))]}
     elif attribute.kind == 'text':
-        schema = STORED
+        schema = {**STORED, 'minLength': 1} if attribute.never_nil else STORED
     else:
-        one = INTEGER if attribute.kind == 'number' else KINDS[attribute.kind]
-        one = MOMENT if attribute.kind in ('time', 'expires') else one
-        schema = {'anyOf': [one, {'type': 'string', 'maxLength': 0}]}
+        schema = INTEGER if attribute.kind == 'number' else KINDS[attribute.kind]
+        schema = MOMENT if attribute.kind in ('time', 'expires') else schema
+        if not attribute.never_nil or attribute.name == 'vrf_id':
+            schema = {'anyOf': [schema, {'type': 'string', 'maxLength': 0}]}
     return Parameter(attribute.name, schema, doc, many=True)
 
 
