@@ -31,6 +31,7 @@ from nipap.runtime import packed
 from nipap.runtime.chunks import Chunks
 from nipap.search.condition import ByKey, Condition
 from nipap.search.query import equals
+from nipap.search.smart_parsing import objections as objections  # transports tell what was not understood
 
 Raw = Mapping[str, Any]  # the members of a call as they were sent
 

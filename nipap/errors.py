@@ -18,6 +18,7 @@ class NipapError(Exception):
     code = 1000
     position: int | None = None  # of many things asked for at once, which one this is about
     attribute: str | None = None  # the one whose value was refused, where that is known
+    interpretation: object = None  # of the text of a search that was not understood
     others: tuple[NipapError, ...] = ()  # further errors of the same arguments
 
     def about(self, attribute: object) -> Self:

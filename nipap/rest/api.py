@@ -57,8 +57,8 @@ from nipap.rest.objects import (
     settable,
     tag_of,
 )
-from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members
-from nipap.rest.problems import http_problem, internal_problem, problem
+from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members, read_flag
+from nipap.rest.problems import http_problem, internal_problem, not_understood, problem
 from nipap.rest.routes import ROUTES, Route
 from nipap.runtime import waiting
 from nipap.runtime.meter import SILENT, Meter
@@ -288,7 +288,8 @@ class _Collection:
         fields = self._fields()
         limit = _limit(request.args.get('limit'))
         options = {name: request.args[name] for name in _TREE_OPTIONS if name in request.args}
-        page = _Page(self._api, self._resource, actor, text, query, options)
+        lenient = read_flag(request.args, 'lenient')
+        page = _Page(self._api, self._resource, actor, text, query, options, lenient=lenient)
         body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
         headers = {}
         if page.after is not None:
@@ -494,7 +495,10 @@ class _Page:
         text: object,
         query: Object,
         options: Mapping[str, Any],
+        *,
+        lenient: bool,
     ) -> None:
+        self._lenient = lenient
         self.after: str | None = None
         self._api = api
         self._resource = resource
@@ -530,6 +534,8 @@ class _Page:
             method = f'smart_search_{kind}'
             members = {'query_string': self._text, 'search_options': options, 'extra_query': self._query}
         found: Object = self._api.look(self._actor, method, members)
+        if found.get('error') and not self._lenient:
+            raise not_understood(str(self._text), found['interpretation'])
         return found
 
 

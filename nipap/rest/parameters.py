@@ -11,8 +11,8 @@ from typing import Any
 
 from werkzeug.datastructures import MultiDict
 
-from nipap.attributes import Attribute, shown
-from nipap.errors import NipapInputError
+from nipap.attributes import Attribute, read_boolean, shown
+from nipap.errors import NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
 from nipap.rest.objects import TAGS, Resource
 from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, STORED, TEXT, Schema
@@ -77,6 +77,17 @@ def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
             raise NipapInputError(f'parameter {name} is there more than once').about(name)
 
 
+def read_flag(args: Args, name: str) -> bool:
+    """Return whether a parameter is there and true.
+
+    :raises NipapValueError: neither true nor false.
+    """
+    try:
+        return name in args and read_boolean(args[name])
+    except NipapValueError as exc:
+        raise exc.about(name) from None
+
+
 def check_members(struct: Mapping[str, Any], accepted: Iterable[str]) -> None:
     """Refuse members of an object in a body that it does not have.
 
@@ -100,6 +111,11 @@ def _shared(name: str, schema: Schema, doc: str) -> Parameter:
 
 
 Q = _shared('q', TEXT, 'Text to search for, understood as people write it.')
+LENIENT = _shared(
+    'lenient',
+    _BOOLEAN,
+    'Answer a text that is not understood with an empty list, whose `error` is true, and not with 422.',
+)
 LIMIT = _shared(
     'limit', {**INTEGER, 'minimum': 1, 'maximum': LARGEST_LIMIT, 'default': DEFAULT_LIMIT}, 'How many at most.'
 )
@@ -142,7 +158,8 @@ def fields(resource: Resource) -> Parameter:
 
 def options(resource: Resource) -> tuple[Parameter, ...]:
     """Return the options of a search that are parameters of its requests."""
-    return (LIMIT, AFTER, fields(resource), *(TREE if resource.kind == 'prefix' else ()))
+    lenient = () if resource is TAGS else (LENIENT,)
+    return (*lenient, LIMIT, AFTER, fields(resource), *(TREE if resource.kind == 'prefix' else ()))
 
 
 def filters(resource: Resource) -> tuple[Parameter, ...]:

@@ -81,6 +81,7 @@ def schemas() -> dict[str, Schema]:
                 'code': {'type': 'integer', 'description': 'The permanent number of the error.'},
                 'attribute': {'type': 'string', 'description': 'The attribute or parameter that it is about.'},
                 'position': {'type': 'integer', 'description': 'The operation that it is about, from 0.'},
+                'interpretation': {'type': 'object', 'description': 'How the text `q` was understood, and where not.'},
             },
         },
     }
@@ -201,7 +202,7 @@ def _list_of(name: str, *, smart: bool) -> Schema:
     if smart:
         properties |= {
             'interpretation': {'type': 'object', 'description': 'How the text `q` was understood.'},
-            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood.'},
+            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood, with `lenient`.'},
             'error_message': TEXT,
         }
     return {'type': 'object', 'required': ['result', 'after'], 'properties': properties}

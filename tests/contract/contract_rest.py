@@ -170,6 +170,8 @@ class RestFace(Face):
         if not isinstance(options.get('after', ''), str):  # a parameter is text
             return None
         asked = {'limit': size, **{name: value for name, value in options.items() if name != 'max_result'}}
+        if 'q' in body:
+            asked['lenient'] = True
         answer = self.ask('POST', f'/{PLURALS[kind]}/search{written(asked)}', body)
         if 'after' not in options:
             del answer['after']

@@ -118,7 +118,7 @@ def test_filters_and_smart_search(ask: Ask) -> None:
     assert [item['prefix'] for item in answer['result']] == ['10.1.0.0/16']
     assert answer['interpretation']
     assert answer['error'] is False
-    assert ask('GET', '/prefixes?q="').json['error'] is True
+    assert ask('GET', '/prefixes?q="&lenient=1').json['error'] is True
     query = {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'}
     assert [i['prefix'] for i in ask('POST', '/prefixes/search', {'query': query}).json['result']] == ['10.1.0.0/16']
     assert ask('POST', '/prefixes/search?type=host', {'query': query}).json['result'] == []
@@ -138,6 +138,31 @@ def test_filters_and_smart_search(ask: Ask) -> None:
         refused(ask('POST', '/prefixes/search', body), 400, 1100)
     refused(ask('GET', '/prefixes?vlan=x'), 422, 1200)
     refused(ask('POST', '/prefixes/search', {'query': {'operator': '?', 'val1': 'id', 'val2': 1}}), 400, 1130)
+
+
+@pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes', 'asns'])
+def test_a_text_that_is_not_understood_is_no_empty_list(ask: Ask, plural: str) -> None:
+    """Scripts take an empty list for an answer. Who looks at `error` asks for it."""
+    for text, part, why in (
+        ('vlna=5', 'vlna=5', 'unknown attribute'),
+        ('one (two vlna=5) x', 'vlna=5', 'unknown attribute'),
+        ('x "one', '"one', 'unclosed quote'),
+        ('(one', '(one', 'unclosed parentheses'),
+        ('name~[', 'name~[', 'invalid value') if plural != 'prefixes' else ('vlan=abc', 'vlan=abc', 'invalid value'),
+    ):
+        for more in ('', '&lenient=0', '&name=x' if plural != 'prefixes' else '&type=host'):
+            told = refused(ask('GET', f'/{plural}?{urlencode({"q": text})}{more}'), 422, 1200)
+            assert refused(ask('POST', f'/{plural}/search?{more[1:]}', {'q': text}), 422, 1200) == told
+            assert told['attribute'] == 'q'
+            assert why in told['detail']
+            assert part in told['detail']
+            assert why in json.dumps(told['interpretation'])
+        answer = ask('GET', f'/{plural}?{urlencode({"q": text})}&lenient=1')
+        assert (answer.status_code, answer.json['error'], answer.json['result']) == (200, True, [])
+        assert answer.json['interpretation'] == told['interpretation']
+        assert ask('POST', f'/{plural}/search?lenient=true', {'q': text}).json == answer.json
+    assert ask('GET', f'/{plural}?q=fine').json['error'] is False
+    assert refused(ask('GET', f'/{plural}?q=x&lenient=perhaps'), 422, 1200)['attribute'] == 'lenient'
 
 
 def test_pages(ask: Ask) -> None:
