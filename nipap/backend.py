@@ -293,8 +293,8 @@ class Backend:
         answer: list[Vrf] = self._call(actor, 'edit_vrf', vrf=vrf, attr=attr)
         return answer
 
-    def remove_vrf(self, actor: Actor, vrf: Any = None) -> None:
-        self._call(actor, 'remove_vrf', vrf=vrf)
+    def remove_vrf(self, actor: Actor, vrf: Any = None, recursive: Any = None) -> None:
+        self._call(actor, 'remove_vrf', vrf=vrf, recursive=recursive)
 
     def search_vrf(self, actor: Actor, query: Any = None, search_options: Any = None) -> Page[Vrf]:
         answer: Page[Vrf] = self._call(actor, 'search_vrf', query=query, search_options=search_options)

@@ -59,7 +59,7 @@ from nipap.rest.objects import (
 )
 from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members, read_flag
 from nipap.rest.problems import http_problem, internal_problem, not_understood, problem
-from nipap.rest.routes import ROUTES, Route
+from nipap.rest.routes import RECURSIVE, ROUTES, Route
 from nipap.runtime import waiting
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.packed import whole
@@ -349,8 +349,8 @@ class _Collection:
     def _remove(self, actor: Actor, key: int) -> Response:
         args = request_ctx.request.args
         members: Object = {self.kind: {self._resource.key: key}}
-        if self.kind == 'prefix':
-            members['recursive'] = args.get('recursive')
+        if self.kind in RECURSIVE:
+            members['recursive'] = read_flag(args, 'recursive')
         # What was not there is told of a prefix by its removal, of others by a look at them before.
         expected = self._expectation(key, always=self.kind != 'prefix')
         self._api.change(actor, f'remove_{self.kind}', members, expected)
@@ -395,8 +395,10 @@ class _Calls:
     def _batch(self, actor: Actor) -> Response:
         asked = self._api.struct()
         check_members(asked, ('operations', 'return'))
-        self._check_operations(actor, asked.get('operations'))
-        members = {'operations': asked.get('operations'), 'return': asked.get('return')}
+        operations = asked.get('operations')
+        self._check_operations(actor, operations)
+        operations = list(map(_cautious, operations)) if isinstance(operations, list) else operations
+        members = {'operations': operations, 'return': asked.get('return')}
         answers = self._api.change(actor, 'batch', members)
         return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
 
@@ -579,6 +581,16 @@ def _check_query(query: object) -> None:
             if node.get('operator') in ('and', 'or'):  # the value of a comparison is no query
                 todo += [node.get('val1'), node.get('val2')]
             turns.next()
+
+
+def _cautious(operation: Any) -> Any:
+    """Return an operation that removes a VRF with its prefixes only when it says so, as requests for a VRF do."""
+    if not isinstance(operation, dict) or operation.get('method') != 'remove_vrf':
+        return operation
+    args = operation.get('args')
+    if not isinstance(args, dict) or REFERENCE in args or args.get('recursive') is not None:
+        return operation
+    return {**operation, 'args': {**args, 'recursive': False}}
 
 
 def _limit(text: str | None) -> int:

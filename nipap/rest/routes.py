@@ -33,6 +33,8 @@ class Route:
         return self.call is None or self.call in CALLS
 
 
+RECURSIVE = ('vrf', 'prefix')  # kinds of objects whose removal may remove others too
+
 _Entry = tuple[tuple[str, str], Route]
 
 
@@ -54,7 +56,7 @@ def _collection(resource: Resource) -> Iterator[_Entry]:
     yield _route('POST', path, f'add_{kind}', fields)
     yield _route('GET', f'{path}/{{key}}', f'list_{kind}', fields)
     yield _route('PATCH', f'{path}/{{key}}', f'edit_{kind}', fields)
-    yield _route('DELETE', f'{path}/{{key}}', f'remove_{kind}', (parameters.RECURSIVE,) if kind == 'prefix' else ())
+    yield _route('DELETE', f'{path}/{{key}}', f'remove_{kind}', (parameters.RECURSIVE,) if kind in RECURSIVE else ())
 
 
 def _source(resource: Resource) -> Iterator[_Entry]:

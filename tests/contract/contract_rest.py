@@ -117,6 +117,8 @@ class RestFace(Face):
             return self._unless_absent(fault, method, members)
 
     def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
+        if kind == 'vrf' and members.get('recursive') is None:  # over REST prefixes have to be meant
+            members = {**members, 'recursive': True}
         place, recursive = self._place(kind, members.get(kind)), members.get('recursive')
         if place is None or members.keys() - {kind, 'recursive'}:
             return self.as_batch(method, members, headers)

@@ -246,6 +246,36 @@ def test_an_allocation_in_another_vrf(ask: Ask) -> None:
     assert ask('GET', f'/prefixes/{source["id"]}/free?prefix_length=26').json == {'result': ['10.0.0.64/26']}
 
 
+def test_a_vrf_with_prefixes_is_removed_with_them_when_that_is_said(ask: Ask) -> None:
+    vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
+    path, by_name = f'/vrfs/{vrf["id"]}', {'vrf': {'name': 'v'}}
+    add(ask, '10.0.0.0/8', vrf_id=vrf['id'])
+
+    def in_batch(**args: Any) -> TestResponse:
+        return ask('POST', '/batch', {'operations': [{'method': 'remove_vrf', 'args': {**by_name, **args}}]})
+
+    for query in ('', '?recursive=false', '?recursive=0'):
+        told = refused(ask('DELETE', path + query), 422, 1200)
+        assert (told['attribute'], "VRF 'v' contains prefixes" in told['detail']) == ('recursive', True)
+        refused(ask('DELETE', path + query, None, If_Match=ask('GET', path).headers['ETag']), 422, 1200)
+        refused(ask('DELETE', path + query, None, Idempotency_Key='k'), 422, 1200)
+    for args in ({}, {'recursive': None}, {'recursive': False}):
+        assert refused(in_batch(**args), 422, 1200)['position'] == 0
+    assert refused(ask('DELETE', f'{path}?recursive=x'), 422, 1200)['attribute'] == 'recursive'
+    assert [item['prefix'] for item in ask('GET', f'/prefixes?vrf_id={vrf["id"]}').json['result']] == ['10.0.0.0/8']
+    assert ask('DELETE', f'{path}?recursive=true').status_code == 204
+    assert ask('GET', '/prefixes').json['result'] == []
+    # An empty one needs no more.
+    path = f'/vrfs/{ask("POST", "/vrfs", {"rt": "1:1", "name": "v"}).json["id"]}'
+    assert ask('DELETE', path).status_code == 204
+    vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
+    assert in_batch().status_code == 200
+    vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
+    add(ask, '10.0.0.0/8', vrf_id=vrf['id'])
+    assert in_batch(recursive=True).status_code == 200
+    assert ask('GET', '/prefixes').json['result'] == []
+
+
 def test_tags_of_objects(ask: Ask) -> None:
     item = add(ask, '10.0.0.0/8')
     path = f'/prefixes/{item["id"]}'
@@ -596,11 +626,11 @@ def test_answers_are_as_described(ask: Ask) -> None:
         found = list(Draft202012Validator(whole, format_checker=FormatChecker()).iter_errors(value))
         assert not found, found
 
-    def exchange(method: str, path: str, body: Any = None, status: int = 200, **parts: int) -> Any:
+    def exchange(method: str, path: str, body: Any = None, status: int = 200, query: str = '', **parts: int) -> Any:
         operation = description['paths'][path][method.lower()]
         if body is not None:
             check_form(body, operation['requestBody']['content']['application/json']['schema'])
-        answer = ask(method, path.format(**parts), body)
+        answer = ask(method, path.format(**parts) + query, body)
         assert answer.status_code == status, (method, path, answer.json)
         told = operation['responses'][str(answer.status_code)]
         if '$ref' in told:
@@ -645,5 +675,5 @@ def test_answers_are_as_described(ask: Ask) -> None:
         ('pools', pool['id']),
         ('vrfs', vrf['id']),
     ):
-        exchange('DELETE', f'/{plural}/{{key}}', None, 204, key=number)
+        exchange('DELETE', f'/{plural}/{{key}}', None, 204, '?recursive=true' if plural == 'vrfs' else '', key=number)
         exchange('DELETE', f'/{plural}/{{key}}', None, 404, key=number)
