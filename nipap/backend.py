@@ -44,7 +44,6 @@ from nipap.answers import (
     Vrf,
     Webhook,
 )
-from nipap.batch import at
 from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right
 from nipap.errors import (
     AuthorizationFailedError,
@@ -53,6 +52,7 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapOutcomeUnknownError,
     NipapValueError,
+    at_operation,
 )
 from nipap.history import idempotency
 from nipap.objects import prefix as prefixes
@@ -117,7 +117,7 @@ class Backend:
         :raises NipapNonExistentError, NipapChangedError: the object is not there, or not as expected.
         """
         call = calls.find(request.call)
-        _require(actor, call)
+        authorize(actor, call)
         if request.key is not None and call.changes and not actor.readonly:
             return self._once(actor, call, request, outcome)
         members = call.read(request.members)
@@ -241,7 +241,7 @@ class Backend:
         :raises NipapError: with the ``position`` of the attr that it is about.
         """
         call = calls.find('add_prefix')
-        _require(actor, call)
+        authorize(actor, call)
         drafts = []
         for position, attr in enumerate(attrs):
             try:
@@ -290,8 +290,8 @@ class Backend:
         answer: list[Vrf] = self._call(actor, 'edit_vrf', vrf=vrf, attr=attr)
         return answer
 
-    def remove_vrf(self, actor: Actor, vrf: Any = None) -> None:
-        self._call(actor, 'remove_vrf', vrf=vrf)
+    def remove_vrf(self, actor: Actor, vrf: Any = None, recursive: Any = None) -> None:
+        self._call(actor, 'remove_vrf', vrf=vrf, recursive=recursive)
 
     def search_vrf(self, actor: Actor, query: Any = None, search_options: Any = None) -> Page[Vrf]:
         answer: Page[Vrf] = self._call(actor, 'search_vrf', query=query, search_options=search_options)
@@ -418,7 +418,7 @@ class Backend:
         return answer
 
 
-def _require(actor: Actor, call: Call) -> None:
+def authorize(actor: Actor, call: Call) -> None:
     """Refuse a call that an actor may not make at all, before its members are looked at.
 
     :raises AuthorizationFailedError: naming the actor and the call.
@@ -442,6 +442,6 @@ def _require_parts(actor: Actor, call: Call, members: Mapping[str, Any]) -> None
         return
     for position, part in enumerate(call.parts(call.read(members))):
         try:
-            _require(actor, calls.find(part))
+            authorize(actor, calls.find(part))
         except NipapError as error:
-            raise at(position, part, error) from error
+            raise at_operation(position, part, error) from error

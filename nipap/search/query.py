@@ -211,11 +211,11 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
     there = operator in ('<>', 'is_not')
     if attribute.kind == 'expires':
         return Condition(f"{sql} {'<>' if there else '='} 'infinity'", params)
-    if attribute.name == 'vrf_id':
+    if attribute.sql == 'p.vrf_id':
         return Condition(f'{sql} {"<>" if there else "="} 0', params, hints=() if there else (InTreeOrder(ALWAYS),))
     if attribute.name == 'inherited_tags':
         return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
-    if attribute.kind in ('tags', 'avps'):
+    if attribute.kind in ('tags', 'networks', 'avps'):
         return Condition(f"{sql} {'<>' if there else '='} '{{}}'", params)
     return Condition(f'{sql} IS {"NOT " if there else ""}NULL', params)
 

@@ -49,9 +49,10 @@ MODULES_IN_ORDER = (
     *(
         'rest.objects',
         'rest.problems',
-        'rest.routes',
         'rest.schemas',
         'rest.texts',
+        'rest.parameters',
+        'rest.routes',
         'rest.openapi',
         'rest.events',
         'rest.api',
