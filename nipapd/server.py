@@ -37,6 +37,7 @@ from nipap.rest.problems import told
 from nipap.runtime import tracer
 from nipapd.fibers import Fibers
 from nipapd.proxies import Proxies
+from nipapd.shares import Parties
 from nipapd.streams import REQUEST_ID, SAFE, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS
 
@@ -345,15 +346,21 @@ class Container(WSGIContainer):
     A short answer is written at once. Of a long one the next part is asked for when the client has taken the last.
     """
 
-    def __init__(self, application: WSGIApplication, fibers: Fibers | None = None) -> None:
+    def __init__(
+        self, application: WSGIApplication, fibers: Fibers | None = None, parties: Parties | None = None
+    ) -> None:
         super().__init__(application)
         self._fibers = fibers or Fibers()
+        self._parties = parties or Parties()
 
     def __call__(self, request: HTTPServerRequest) -> None:
         if request.connection is None:
             return
         answer = _Answer(request, request.connection, self._fibers)
-        if not self._fibers.start(lambda: self._serve(request, answer)):
+        fibers = self._fibers
+        authorization = request.headers.get('Authorization')
+        turn = self._parties.turn(authorization, request.remote_ip, is_urgent=fibers.is_full)
+        if not fibers.start(lambda: self._serve(request, answer), turn, answer.refuse):
             log.warning('too many requests wait, one is refused')
             answer.refuse()
 
@@ -489,7 +496,7 @@ class _Answer:
     def _await_flushed(self) -> None:
         limited = asyncio.wait_for(self._written, STALLED_S)
         try:
-            self._fibers.result_of(asyncio.get_running_loop().create_task(limited))
+            self._fibers.for_client(asyncio.get_running_loop().create_task(limited))
         except TimeoutError:
             log.warning('a client has taken nothing of its answer for %d s', STALLED_S)
             abort(self._connection)

@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
 from nipap.http import traces
+from nipap.http.credentials import known_user
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
 from nipap.runtime.meter import SILENT
@@ -36,6 +38,7 @@ from nipapd.prefork import EXIT_CUT_OFF, Pulse
 from nipapd.proxies import Proxies
 from nipapd.senders import Sending
 from nipapd.server import Container, Server, Shares
+from nipapd.shares import Limits, Parties, Reached
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -104,14 +107,25 @@ class Service:
     ) -> int:
         counter = self.board.counter() if self.board else None
         meter = counter or SILENT
+        limits = Limits.of(self.settings)
+        reached = Reached(counter.limit) if counter else Reached()
         database = Database(
             self.dsn,
-            most_sessions=self.settings.db_connections,
+            most_sessions=limits.sessions,
             change_limit_s=self.settings.change_timeout or None,
             meter=meter,
+            share=limits.sessions_of_one,
+            note_waiting=reached.of('sessions'),
         )
         authenticator = Authenticator(self.auth, self.login_counts, self.known_logins)
-        fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
+        fibers = Fibers(
+            most_running=limits.running,
+            most_waiting=limits.waiting,
+            share=limits.running_of_one,
+            streams_of_one=limits.streams_of_one,
+            note=reached.note,
+        )
+        parties = Parties(partial(known_user, authenticator=authenticator))
         tracing = self._tracing()
         connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))
         try:
@@ -119,7 +133,7 @@ class Service:
             application = app.create(backend, authenticator, max_body=self.settings.max_body, meter=meter)
             if endpoint := self.tracing.otlp_http_endpoint:
                 traces.add_to(application, authenticator, Collector(endpoint, fibers))
-            container = Container(noting(application, note_answer) if note_answer else application, fibers)
+            container = Container(noting(application, note_answer) if note_answer else application, fibers, parties)
             if counter is not None:
                 look = looking(counter, fibers, database)
                 watch = both(watch, look)

@@ -23,6 +23,7 @@ from nipap.errors import (
     NipapValueError,
     TooManyLoginsError,
 )
+from nipap.runtime import places
 
 _log = logging.getLogger('nipap.login')
 
@@ -45,15 +46,18 @@ def credentials_from_request(request: Request, authenticator: Authenticator) -> 
     Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing, which
     is logged. Too many passwords that do, from one address, have others wait or be refused.
     """
-    scheme, value = _authorization(request)
+    scheme, value = _authorization(request.headers.get('Authorization', ''))
     claimed = 'token'
     try:
         if scheme == 'bearer':
-            return authenticator.login_token(value)
-        claimed = 'malformed'
-        name, password = _name_and_password(value)
-        claimed = f'user={shown(name)}'
-        return authenticator.login(name, password, request.remote_addr)
+            credentials = authenticator.login_token(value)
+        else:
+            claimed = 'malformed'
+            name, password = _name_and_password(value)
+            claimed = f'user={shown(name)}'
+            credentials = authenticator.login(name, password, request.remote_addr)
+        places.prove(credentials.authenticated_as)
+        return credentials
     except AuthenticationFailedError as error:
         # Programs that ban addresses read this line. The client chooses nothing before the quotation mark.
         what = 'refused' if isinstance(error, TooManyLoginsError) else 'failed'
@@ -61,8 +65,20 @@ def credentials_from_request(request: Request, authenticator: Authenticator) -> 
         raise
 
 
-def _authorization(request: Request) -> tuple[str, str]:
-    scheme, _, value = request.headers.get('Authorization', '').strip().partition(' ')
+def known_user(authorization: str, authenticator: Authenticator) -> str | None:
+    """Return the user whom an Authorization header proves without a password being hashed, or None."""
+    try:
+        scheme, value = _authorization(authorization)
+        if scheme == 'bearer':
+            return authenticator.login_token(value).authenticated_as
+        known = authenticator.known_login(*_name_and_password(value))
+    except NipapError:
+        return None
+    return known.authenticated_as if known else None
+
+
+def _authorization(header: str) -> tuple[str, str]:
+    scheme, _, value = header.strip().partition(' ')
     if scheme.lower() not in ('basic', 'bearer'):
         raise AuthenticationMissingError('Missing authentication method')
     return scheme.lower(), value.strip()

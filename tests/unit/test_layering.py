@@ -20,6 +20,7 @@ MODULES_IN_ORDER = (
     *(
         'runtime.chunks',
         'runtime.waiting',
+        'runtime.places',
         'runtime.meter',
         'runtime.tracer',
         'runtime.runtime',
@@ -81,6 +82,7 @@ DAEMON = (
     'signals',
     'fibers',
     'collector',
+    'shares',
     'metrics',
     'streams',
     'proxies',
