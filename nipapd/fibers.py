@@ -14,6 +14,7 @@ import asyncio
 import math
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -83,6 +84,7 @@ class Fibers:
         self._streams: dict[greenlet, str] = {}  # each with the group that it belongs to
         self._streams_of_one = streams_of_one
         self._note = note
+        self._strangers: deque[tuple[Work, Turn]] = deque()  # that have a place and begin one after the other
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
         self.refused = 0  # so far
@@ -110,7 +112,9 @@ class Fibers:
         """
         turn = turn or Turn(OURSELVES)
         if self._places.take(turn.party):
-            if getcurrent().parent is None:
+            if not turn.party.proved:
+                self._begin_later(work, turn)
+            elif getcurrent().parent is None:
                 self._run(work, turn)
             else:  # who makes a greenlet is its parent, to which it goes when it waits: that has to be the loop
                 asyncio.get_running_loop().call_soon(self._run, work, turn)
@@ -120,6 +124,19 @@ class Fibers:
         if not waits:
             self.refused += 1
         return waits
+
+    def _begin_later(self, work: Work, turn: Turn) -> None:
+        """Begin work of a party without proof, of all such one in each turn of the loop: users come in between."""
+        self._strangers.append((work, turn))
+        if len(self._strangers) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_next)
+
+    def _begin_next(self) -> None:
+        if self._strangers:
+            work, turn = self._strangers.popleft()
+            if self._strangers:
+                asyncio.get_running_loop().call_soon(self._begin_next)
+            self._run(work, turn)
 
     def _drop(self, drop: Work) -> None:
         self.refused += 1
@@ -165,6 +182,7 @@ class Fibers:
     def end(self) -> None:
         """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""
         self._places.clear()
+        self._strangers.clear()
         for fiber in list(self._running):
             fiber.throw(GreenletExit)
         if self._threads is not None:

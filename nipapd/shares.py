@@ -28,6 +28,9 @@ NAMES = {
     'waiting': 'requests that wait for their turn',
     'sessions': 'sessions of the database',
     'streams': 'streams of events',
+    'bodies': 'bytes of bodies',
+    'connections': 'connections',
+    'rate': 'bytes a second of a request or an answer',
 }
 
 
@@ -41,6 +44,10 @@ class Limits:
     sessions: int
     sessions_of_one: int
     streams_of_one: int
+    bodies: int
+    bodies_of_one: int
+    connection_share: float
+    min_rate: int
 
     @classmethod
     def of(cls, settings: DaemonSettings) -> Limits:
@@ -52,6 +59,10 @@ class Limits:
             sessions=settings.db_connections,
             sessions_of_one=part(settings.session_share, settings.db_connections),
             streams_of_one=settings.streams_per_user,
+            bodies=settings.most_bodies,
+            bodies_of_one=part(settings.body_share, settings.most_bodies),
+            connection_share=settings.connection_share / 100,
+            min_rate=settings.min_rate,
         )
 
 
@@ -98,7 +109,7 @@ class Parties:
 
     def turn(self, authorization: str | None, address: str | None, *, is_urgent: bool) -> Turn:
         """Return the turn of a request. When it is urgent, unknown credentials are looked up, without hashing."""
-        stranger = self._networks.get(address or '') or self._stranger(address or '')
+        stranger = self.stranger(address or '')
         if authorization is None:
             return Turn(stranger)
         proof = hash(authorization)
@@ -114,8 +125,11 @@ class Parties:
             self._users.clear()
         self._users[proof] = user
 
-    def _stranger(self, address: str) -> Party:
+    def stranger(self, address: str) -> Party:
         """Return the party of an address without proof: of IPv6 its /48, in which each /64 has turns."""
+        return self._networks.get(address) or self._new_stranger(address)
+
+    def _new_stranger(self, address: str) -> Party:
         if len(self._networks) >= REMEMBERED:
             self._networks.clear()
         made = Party(f'\0{network(address, 48)}', network(address), proved=False)  # no user is called that

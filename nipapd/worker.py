@@ -30,6 +30,7 @@ from nipap.postgres.database import Database
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
 from nipapd import signals
+from nipapd.admission import Admission
 from nipapd.collector import Collector
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
@@ -37,7 +38,7 @@ from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
 from nipapd.proxies import Proxies
 from nipapd.senders import Sending
-from nipapd.server import Container, Server, Shares
+from nipapd.server import Container, Guards, Server, Shares
 from nipapd.shares import Limits, Parties, Reached
 
 if TYPE_CHECKING:
@@ -138,7 +139,16 @@ class Service:
                 look = looking(counter, fibers, database)
                 watch = both(watch, look)
                 ready = both(lambda: counter.ready(True), both(look, ready))
-            server = self._server(container, slot)
+            guards = Guards(
+                parties=parties,
+                admit=Admission(fibers, parties, authenticator),
+                note=reached.note,
+                most_bodies=limits.bodies,
+                bodies_of_one=limits.bodies_of_one,
+                connection_share=limits.connection_share,
+                min_rate=limits.min_rate,
+            )
+            server = self._server(container, slot, guards)
             return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter, tracing))
         finally:
             authenticator.close()
@@ -178,10 +188,11 @@ class Service:
             fibers.end()
             signals.ignore(numbers)
 
-    def _server(self, container: Container, slot: int) -> Server:
+    def _server(self, container: Container, slot: int, guards: Guards) -> Server:
         return Server(
             container,
             max_body=self.settings.max_body,
+            guards=guards,
             request_timeout_s=self.settings.request_timeout,
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),

@@ -46,7 +46,12 @@ def credentials_from_request(request: Request, authenticator: Authenticator) -> 
     Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing, which
     is logged. Too many passwords that do, from one address, have others wait or be refused.
     """
-    scheme, value = _authorization(request.headers.get('Authorization', ''))
+    return prove(request.headers.get('Authorization', ''), request.remote_addr, authenticator)
+
+
+def prove(authorization: str, address: str | None, authenticator: Authenticator) -> Credentials:
+    """Prove the identity that an Authorization header from an address claims, as `credentials_from_request` does."""
+    scheme, value = _authorization(authorization)
     claimed = 'token'
     try:
         if scheme == 'bearer':
@@ -55,13 +60,13 @@ def credentials_from_request(request: Request, authenticator: Authenticator) -> 
             claimed = 'malformed'
             name, password = _name_and_password(value)
             claimed = f'user={shown(name)}'
-            credentials = authenticator.login(name, password, request.remote_addr)
+            credentials = authenticator.login(name, password, address)
         places.prove(credentials.authenticated_as)
         return credentials
     except AuthenticationFailedError as error:
         # Programs that ban addresses read this line. The client chooses nothing before the quotation mark.
         what = 'refused' if isinstance(error, TooManyLoginsError) else 'failed'
-        _log.warning('%s login from %s %s', what, request.remote_addr or '-', claimed)
+        _log.warning('%s login from %s %s', what, address or '-', claimed)
         raise
 
 

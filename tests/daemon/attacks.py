@@ -24,7 +24,6 @@ from nipap import __version__
 IN_TIME_S = 2.0
 PATIENCE_S = 30.0  # of a machine that others use
 GUEST = ('mallory', 'a-password-to-attack-with')
-READY_S = 0.05
 
 
 class Site:
@@ -38,9 +37,11 @@ class Site:
         command = [sys.executable, '-m', 'nipapd.passwd', 'add', '-u', GUEST[0], '-n', 'Guest', '--readonly']
         command += ['-p', GUEST[1], '--file', str(accounts)]
         subprocess.run(command, check=True, capture_output=True, cwd='/', env={'PYTHONPATH': str(REPOSITORY)})
-        for credentials in (daemon.admin(), GUEST):  # from now on the daemon knows both
-            with self.connection() as connection:
+        with self.connection() as connection:
+            for credentials in (daemon.admin(), GUEST):  # from now on the daemon knows both
                 assert self.call(connection, 'version', credentials=credentials) == __version__
+        self.in_time_s = IN_TIME_S
+        self.in_time_s += 10 * self.work(4)  # on a machine that others use, a call that is not attacked takes long, too
 
     # connections
 
@@ -103,7 +104,7 @@ class Site:
                     method, members = (('version', {}), ('list_vrf', {'vrf': {'id': 0}}))[number // 2 % 2]
                     assert self.call(connection, method, **members)
                 took = time.monotonic() - began
-                assert took < IN_TIME_S, (number, took, self.daemon.log()[-3000:])
+                assert took < self.in_time_s, (number, took, self.daemon.log()[-3000:])
                 slowest = max(slowest, took)
         return slowest
 

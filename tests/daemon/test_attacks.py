@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import resource
 import socket
+import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,10 +28,16 @@ Make = Callable[..., Site]
 def site(configured: Configured, make_dir: Callable[[], Path]) -> Make:
     """Makes daemons of one handler with an account to attack from: `site(**settings of [nipapd])`."""
 
-    def make(**settings: str) -> Site:
+    def make(descriptors: int | None = None, **settings: str) -> Site:
         data_dir = make_dir()
         settings = {'forks': '1', 'drain_timeout': '1', **settings}
-        return Site(configured('--admin-port', '0', data_dir=data_dir, **settings), data_dir)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors or soft, hard))
+        try:
+            running = configured('--admin-port', '0', data_dir=data_dir, **settings)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return Site(running, data_dir)
 
     return make
 
@@ -63,3 +72,72 @@ def test_patterns_that_keep_postgresql_busy_take_a_share_of_its_sessions(site: M
         target.work()
         target.await_reached('sessions')
         target.await_reached('running')
+
+
+def test_readers_that_take_nothing_hold_no_place_and_lose_their_connection(site: Make) -> None:
+    """Without credentials: they ask for the largest file that there is."""
+    target = site(most_running='4', request_timeout='1')
+    page = target.head(target='GET /api/docs/swagger-ui-bundle.js', credentials=None)
+
+    def ask(_: int) -> socket.socket:
+        client = target.connect('127.0.0.2', receive=4096)
+        client.sendall(page * 9)  # more than the system keeps for a reader
+        return client
+
+    with holding(ask, 64):
+        target.work()
+        target.await_reached('rate', user=None, address='127.0.0.2')
+        target.work()
+
+
+def test_bodies_that_do_not_end_keep_nobody_from_sending_theirs(site: Make) -> None:
+    target = site(most_bodies='20M', max_body='2M', request_timeout='20')
+    head, part = target.head('Content-Length: 2000000', 'Content-Type: text/xml'), b' ' * 1_900_000
+
+    def begin(_: int) -> socket.socket:
+        client = target.connect()
+        client.sendall(head)
+        client.sendall(part)
+        return client
+
+    with holding(begin, 20), target.connection() as connection:
+        target.await_reached('bodies')
+        target.work(6)
+        assert target.call(connection, 'echo', message='x' * 1_500_000) == 'x' * 1_500_000
+
+
+def test_bodies_without_credentials_are_not_read(site: Make) -> None:
+    target = site()
+    head = target.head('Content-Length: 9000000', 'Content-Type: text/xml', credentials=('nobody', 'wrong'))
+    with holding(lambda _: target.connect('127.0.0.2'), 4) as clients:
+        for client in clients:
+            client.sendall(head + b' ' * 100_000)
+        answers = [client.recv(65536) for client in clients]
+        assert all(b'<int>1510</int>' in answer for answer in answers), answers
+        target.work(6)
+
+
+def test_a_client_with_a_wrong_password_is_told_so_after_a_large_batch(site: Make) -> None:
+    """Not by a broken connection: what it sends is read to its end and thrown away."""
+    target = site()
+    wrong = target.daemon.url('nobody', 'wrong') + '/XMLRPC'
+    arguments = {'auth': {'authoritative_source': 'test'}, 'operations': ['x' * 5_000_000]}
+    with xmlrpc.client.ServerProxy(wrong) as server:
+        for _ in range(3):
+            with pytest.raises(xmlrpc.client.Fault) as caught:
+                server.batch(arguments)
+            assert caught.value.faultCode == 1510
+
+
+def test_requests_that_never_end_make_room_for_others(site: Make) -> None:
+    target = site(descriptors=256, request_timeout='20')
+
+    def begin(number: int) -> socket.socket:
+        client = target.connect('127.0.0.2')
+        with contextlib.suppress(OSError):  # it may have been closed already
+            client.sendall(b'POST /XMLRPC HT' if number % 2 else target.head('Content-Length: 9', credentials=None))
+        return client
+
+    with holding(begin, 200):
+        target.work()
+        target.await_reached('connections', user=None, address='127.0.0.2')

@@ -87,6 +87,7 @@ DAEMON = (
     'streams',
     'proxies',
     'server',
+    'admission',
     'admin',
     'tracing',
     'kafka',
