@@ -61,7 +61,7 @@ from nipap.objects.kinds import KINDS, Object
 from nipap.objects.prefix_view import as_found, as_listed
 from nipap.postgres.database import PATIENCE_S, Database
 from nipap.postgres.transaction import Inside, Outcome, Transaction
-from nipap.runtime import packed, waiting
+from nipap.runtime import packed, places, waiting
 from nipap.search.paging import Page as Part
 from nipap.search.paging import Surroundings
 from nipap.search.query import equals
@@ -121,6 +121,8 @@ class Backend:
         """
         call = calls.find(request.call)
         authorize(actor, call)
+        if call.changes:
+            places.turn().finishes = True
         if call.parts is not None and self._owed is None:
             return self._perform_parts(actor, request, outcome)
         if request.key is not None and call.changes and not actor.readonly:

@@ -11,6 +11,7 @@ Code between two waits is never interrupted, so nothing needs a lock that is loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import select
 import time
@@ -23,7 +24,7 @@ from typing import Protocol, TypeVar
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from nipap.runtime import places
-from nipap.runtime.places import OURSELVES, Party, Places, Turn
+from nipap.runtime.places import OURSELVES, ClientGoneError, Party, Places, Turn
 from nipap.runtime.waiting import Blocking
 
 T = TypeVar('T')
@@ -33,7 +34,7 @@ MOST_RUNNING = 64
 MOST_WAITING = 512
 MOST_STREAMS = 1000
 MOMENT_MS = 2
-ASIDE_THREADS = 2
+ASIDE_THREADS = 4
 
 READY, READABLE = 0, 1  # numbers of psycopg2: done, or the socket has to become readable; else writable
 
@@ -46,6 +47,9 @@ class Asked(Protocol):
 
     def fileno(self) -> int:
         """Its socket."""
+
+    def cancel(self) -> None:
+        """Have the statement end with an error; blocks the thread for a moment."""
 
     @property
     def takes_long(self) -> bool:
@@ -203,14 +207,20 @@ class Fibers:
         if getcurrent().parent is None:
             self._blocking.sleep(seconds)
         else:
-            loop = asyncio.get_running_loop()
-            turn = places.turn()
-            place = turn.leave()
-            try:
-                self.until(lambda go_on: _later(loop, seconds, go_on))
-            finally:
-                if place is not None:
-                    turn.come_back(place)
+            self._sleep(asyncio.get_running_loop(), places.turn(), seconds)
+
+    def _sleep(self, loop: asyncio.AbstractEventLoop, turn: Turn, seconds: float) -> None:
+        """Sleep without a place, as long as the client is there."""
+        place = turn.leave()
+        try:
+            self.until(lambda go_on: _later(loop, seconds, go_on, turn))
+        finally:
+            turn.wake = None
+            if place is not None:
+                turn.come_back(place)
+        if turn.is_abandoned:
+            self._note('cancelled', turn.party)
+            raise ClientGoneError
 
     def give_way(self) -> None:
         if getcurrent().parent is not None:
@@ -252,12 +262,14 @@ class Fibers:
                 poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
                 if poll.poll(MOMENT_MS if in_fiber else _milliseconds(left_s)):
                     continue
-            if not in_fiber or not self._wait_on_loop(connection.fileno(), state, left_s):
+            if not in_fiber or not self._wait_on_loop(connection, state, left_s):
                 return False
         return True
 
-    def _wait_on_loop(self, descriptor: int, state: int, limit_s: float | None) -> bool:
+    def _wait_on_loop(self, connection: Asked, state: int, limit_s: float | None) -> bool:
+        """Wait without a place; have PostgreSQL cancel the statement when the client has left who alone needs it."""
         loop = asyncio.get_running_loop()
+        descriptor = connection.fileno()
         add, remove = (
             (loop.add_reader, loop.remove_reader) if state == READABLE else (loop.add_writer, loop.remove_writer)
         )
@@ -267,14 +279,29 @@ class Fibers:
         timer = None if limit_s is None else loop.call_later(limit_s, fiber.switch, False)
         turn = places.turn()
         place = turn.leave()  # for PostgreSQL may wait for the locks of others; sessions are few enough
+        cancelling: list[asyncio.Future[None]] = []
+
+        def cancel() -> None:
+            turn.wake = None
+            self._note('cancelled', turn.party)
+            cancelling.append(loop.run_in_executor(None, connection.cancel))
+
+        turn.wake = cancel
+        if turn.is_abandoned:
+            cancel()
         try:
-            return bool(fiber.parent.switch())
+            is_ready = bool(fiber.parent.switch())
         finally:  # of the two that go on with the fiber only the first may
+            turn.wake = None
             if place is not None:
                 turn.come_back(place)
             remove(descriptor)
             if timer is not None:
                 timer.cancel()
+        for each in cancelling:  # it must not meet the next statement of the session
+            with contextlib.suppress(Exception):
+                self.result_of(each)
+        return is_ready
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -285,5 +312,14 @@ def _go_on(loop: asyncio.AbstractEventLoop, fiber: greenlet) -> None:
     loop.call_soon(fiber.switch)
 
 
-def _later(loop: asyncio.AbstractEventLoop, seconds: float, go_on: Callable[[], None]) -> None:
-    loop.call_later(seconds, go_on)
+def _later(loop: asyncio.AbstractEventLoop, seconds: float, go_on: Callable[[], None], turn: Turn) -> None:
+    """Call a function later, or at once when the client of a turn leaves before that."""
+
+    def wake() -> None:
+        timer.cancel()
+        if turn.wake is wake:
+            turn.wake = None
+            go_on()
+
+    timer = loop.call_later(seconds, wake)
+    turn.wake = wake

@@ -37,7 +37,7 @@ from tornado.wsgi import WSGIContainer
 from nipap.errors import NipapError, NipapInputError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest.problems import told
 from nipap.runtime import tracer
-from nipap.runtime.places import Party
+from nipap.runtime.places import ClientGoneError, Party, Turn
 from nipapd.fibers import Fibers
 from nipapd.proxies import Proxies
 from nipapd.shares import Parties
@@ -490,18 +490,22 @@ class Container(WSGIContainer):
         fibers = self._fibers
         authorization = request.headers.get('Authorization')
         turn = self._parties.turn(authorization, request.remote_ip, is_urgent=fibers.is_full)
-        if not fibers.start(lambda: self._serve(request, answer), turn, answer.refuse):
+        request.connection.set_close_callback(turn.vanish)  # type: ignore[attr-defined]  # HTTP/1 has it
+        if not fibers.start(lambda: self._serve(request, answer, turn), turn, answer.refuse):
             log.warning('too many requests wait, one is refused')
             answer.refuse()
 
-    def _serve(self, request: HTTPServerRequest, answer: _Answer) -> None:
+    def _serve(self, request: HTTPServerRequest, answer: _Answer, turn: Turn) -> None:
+        if turn.is_abandoned:
+            log.debug('a client has left before its request was looked at')
+            return
         try:
             answer.begin(self.wsgi_application, self.environ(request))
             if answer.is_stream:
                 answer.send_stream()
             elif answer.rest is not None:
                 answer.send_rest()
-        except StreamClosedError:
+        except (StreamClosedError, ClientGoneError):
             log.debug('a client has left before its answer was complete')
         except GreenletExit:  # the handler ends
             answer.fail()

@@ -29,7 +29,10 @@ NAMES = {
     'sessions': 'sessions of the database',
     'streams': 'streams of events',
     'bodies': 'bytes of bodies',
+    'hashes': 'passwords that are hashed',
     'connections': 'connections',
+    'cancelled': 'work for a client that has left',
+    'values': 'values of a request',
     'rate': 'bytes a second of a request or an answer',
 }
 
@@ -48,6 +51,9 @@ class Limits:
     bodies_of_one: int
     connection_share: float
     min_rate: int
+    values: int
+    hashes_at_once: int
+    hashes_per_second: int
 
     @classmethod
     def of(cls, settings: DaemonSettings) -> Limits:
@@ -63,6 +69,9 @@ class Limits:
             bodies_of_one=part(settings.body_share, settings.most_bodies),
             connection_share=settings.connection_share / 100,
             min_rate=settings.min_rate,
+            values=settings.most_values,
+            hashes_at_once=settings.hashes_at_once,
+            hashes_per_second=settings.hashes_per_second,
         )
 
 

@@ -184,6 +184,10 @@ def count(text: str) -> int:
     return integer(text, 1, 100_000, 'a number')
 
 
+def many(text: str) -> int:
+    return integer(text, 1, 100_000_000, 'a number')
+
+
 def percent(text: str) -> int:
     return integer(text, 1, 100, 'a percentage')
 

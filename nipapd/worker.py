@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from nipap import app
 from nipap.access.authentication import Authenticator, AuthSettings
+from nipap.access.hash_lane import HashLane
 from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
@@ -27,6 +28,7 @@ from nipap.http import traces
 from nipap.http.credentials import known_user
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
+from nipap.runtime import places
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
 from nipapd import signals
@@ -118,7 +120,8 @@ class Service:
             share=limits.sessions_of_one,
             note_waiting=reached.of('sessions'),
         )
-        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins)
+        lane = HashLane(limits.hashes_at_once, limits.hashes_per_second, reached.of('hashes'))
+        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins, lane)
         fibers = Fibers(
             most_running=limits.running,
             most_waiting=limits.waiting,
@@ -132,6 +135,8 @@ class Service:
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = app.create(backend, authenticator, max_body=self.settings.max_body, meter=meter)
+            application.config['MOST_VALUES'] = limits.values
+            application.config['NOTE_LIMIT'] = lambda name: reached.note(name, places.current())
             if endpoint := self.tracing.otlp_http_endpoint:
                 traces.add_to(application, authenticator, Collector(endpoint, fibers))
             container = Container(noting(application, note_answer) if note_answer else application, fibers, parties)

@@ -20,6 +20,7 @@ from typing import TypeVar
 from nipap.access.shared_memory import LockedMemory
 from nipap.errors import AuthenticationFailedError, TooManyLoginsError
 from nipap.runtime import waiting
+from nipap.runtime.places import ClientGoneError
 
 T = TypeVar('T')
 
@@ -128,7 +129,7 @@ class LoginLimits:
         self._begin(there)
         try:
             found = check()
-        except Exception:
+        except (Exception, ClientGoneError):
             self._end(there, anywhere, failed=False)
             raise
         self._end(there, anywhere, failed=found is None)

@@ -122,7 +122,7 @@ class Database:
     def _take(self) -> Session:
         """A session for the time being, opened now if none is idle; waits for one when all that may be are in use."""
         party = places.current()
-        while self._away_since is not None or not (self._places.take(party) or self._waited(party)):
+        while self._away_since is not None or not (self._places.take(party) or self._places.await_place(party)):
             if self._away_since is not None:
                 self._ask(None)
         try:
@@ -132,30 +132,6 @@ class Database:
             raise
         session.party = party
         return session
-
-    def _waited(self, party: Party) -> bool:
-        """Wait for the place of a session and take it; return False when PostgreSQL is away."""
-        state = ''
-
-        def begin(go_on: Callable[[], None]) -> None:
-            def grant() -> None:
-                nonlocal state
-                if state == 'left':
-                    self._places.give_back(party)
-                else:
-                    state = 'granted'
-                    go_on()
-
-            self._places.wait(party, grant, go_on)
-
-        try:
-            waiting.until(begin)
-        except BaseException:
-            if state == 'granted':
-                self._places.give_back(party)
-            state = 'left'
-            raise
-        return state == 'granted'
 
     def _open(self) -> Session:
         try:

@@ -33,7 +33,16 @@ from nipap.errors import (
     at_operation,
 )
 from nipap.http import requests as http_calls
-from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
+from nipap.http.bodies import (
+    MAX_BODY,
+    WORTH_COMPRESSING,
+    check_json,
+    compressed,
+    giving_way,
+    kept,
+    read_body,
+    takes_gzip,
+)
 from nipap.http.credentials import change_group, change_reason, credentials_from_request, header_text, idempotency_key
 from nipap.http.origins import refuse_other_sites
 from nipap.objects.allocate import read_count
@@ -201,7 +210,7 @@ class _Api:
         body = read_body(request, self._max_body)
         if request.mimetype not in _JSON_TYPES:
             raise NipapMediaTypeError(f'Content-Type {shown(request.mimetype)} is not supported, {_JSON} is')
-        return decode(body)
+        return decode(check_json(body))
 
     def struct(self) -> dict[str, Any]:
         """The object that the body holds."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from nipap.runtime import waiting
+
 Grant = Callable[[], object]
 
 
@@ -30,18 +32,40 @@ class Party(NamedTuple):
 OURSELVES = Party('')  # the program itself, which has no share
 
 
+class ClientGoneError(BaseException):
+    """The client of a request has left, and nothing was begun that must be finished.
+
+    It is no Exception: nobody is there who could be told what went wrong.
+    """
+
+
 class Turn:
     """Work for a party, in a place of its own most of the time.
 
     note_proof: called with the user whose credentials were proved, when that was not known before.
+    finishes: whether the work goes on without its client, as a change that has begun does.
+    wake: ends the wait that this work is in, if it can be ended.
     """
 
-    __slots__ = ('_note_proof', '_places', 'party')
+    __slots__ = ('_has_vanished', '_note_proof', '_places', 'finishes', 'party', 'wake')
 
     def __init__(self, party: Party, note_proof: Callable[[str], None] = lambda _: None) -> None:
         self.party = party
         self._note_proof = note_proof
         self._places: Places | None = None  # where it holds one
+        self.finishes = self._has_vanished = False
+        self.wake: Callable[[], None] | None = None
+
+    def vanish(self) -> None:
+        """Note that the client has left."""
+        self._has_vanished = True
+        if self.wake is not None and self.is_abandoned:
+            self.wake()
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody needs the work any more."""
+        return self._has_vanished and not self.finishes
 
     def begin(self, places: Places) -> None:
         """Note that it holds a place, and that this fiber, or thread, works on it from now on."""
@@ -129,7 +153,7 @@ class Places:
         self.most = most
         self._share = max(1, share)
         self._kept = kept
-        self._kept_from_strangers = kept // 2
+        self._kept_from_strangers = (kept + 1) // 2
         self._free = most + kept
         self._held: dict[str, int] = {}  # by group
         self._groups: dict[str, Members] = {}  # that wait; the first is the one whose turn it is
@@ -175,6 +199,35 @@ class Places:
         members.setdefault(party.member, deque()).append(_Waiting(party, grant, drop))
         self.waiting += 1
         return True
+
+    def await_place(self, party: Party) -> bool:
+        """Wait for a place and take it; return False when there will be none."""
+        state = ''
+
+        def begin(go_on: Grant) -> None:
+            def grant() -> None:
+                nonlocal state
+                if state == 'left':
+                    self.give_back(party)
+                else:
+                    state = 'granted'
+                    go_on()
+
+            def drop() -> None:
+                if state != 'left':
+                    go_on()
+
+            if not self.wait(party, grant, drop):
+                go_on()
+
+        try:
+            waiting.until(begin)
+        except BaseException:
+            if state == 'granted':
+                self.give_back(party)
+            state = 'left'
+            raise
+        return state == 'granted'
 
     def take_anyway(self, party: Party) -> None:
         """Take a place again that was given back for a while, though there may be none."""

@@ -559,3 +559,19 @@ def test_metrics_have_no_names_unless_they_take_a_token(
 def test_without_handlers_there_is_no_admin_port(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
     running = daemon('--admin-port', '0', config={'nipapd': {**database_options, 'forks': '-1'}})
     assert not ADMIN.findall(running.log())
+
+
+def test_it_is_not_ready_while_no_handler_answers(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    """Seconds before its sign of life is missed."""
+    settings = {**database_options, 'forks': '1', 'hang_timeout': '0'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    await_page(running, 'ready', lambda status, _: status == 200)
+    (handler,) = handlers(running)
+    os.kill(handler.pid, signal.SIGSTOP)
+    said: list[str] = []
+    try:
+        poll(lambda: said.append(page(running, 'ready')[1]) or said[-1] != 'ok\n', 30, running.log)
+    finally:
+        os.kill(handler.pid, signal.SIGCONT)
+    assert said[-1] == 'no handler answers within 2 s\n'
+    await_page(running, 'ready', lambda status, _: status == 200)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import random
 import resource
 import socket
+import time
 import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg2
 import pytest
 from attacks import PATIENCE_S, Site, body_of, holding
 from daemon_process import poll
 from talking import Configured
 from test_admin import samples
+
+from nipap.postgres.database import Database
 
 pytestmark = pytest.mark.slow
 
@@ -141,3 +146,87 @@ def test_requests_that_never_end_make_room_for_others(site: Make) -> None:
     with holding(begin, 200):
         target.work()
         target.await_reached('connections', user=None, address='127.0.0.2')
+
+
+def test_wrong_logins_from_many_addresses_keep_no_user_waiting(site: Make) -> None:
+    target = site(most_running='8')
+
+    def ask(number: int) -> socket.socket:
+        client = target.connect(f'127.0.1.{number % 75 + 1}')
+        client.sendall(target.post(body_of('version'), credentials=(f'user-{number}', 'wrong')))
+        return client
+
+    with holding(ask, 150):
+        target.work()
+        target.await_reached('hashes', user=None, address='127.0.1.')
+        target.work()
+
+
+def test_what_clients_have_asked_to_read_ends_when_they_leave(site: Make, db: Database) -> None:
+    """Long before PostgreSQL would stop it."""
+    target = site()
+    with target.connection() as connection:
+        attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': TEXT}
+        target.call(connection, 'add_prefix', attr=attr)
+    search = target.post(
+        body_of('search_prefix', query={'operator': 'regex_match', 'val1': 'description', 'val2': SLOW})
+    )
+    active = """SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()"""
+
+    def busy() -> int:
+        return int(db.read(lambda tx: tx.value(active)))
+
+    with holding(lambda _: target.connect(), 3) as clients:
+        for client in clients:
+            client.sendall(search)
+        poll(lambda: busy() >= 3, PATIENCE_S, target.daemon.log)
+        began = time.monotonic()
+    poll(lambda: busy() == 0, PATIENCE_S, target.daemon.log)
+    assert time.monotonic() - began < 15  # of the 20 seconds that a search may take
+    target.await_reached('cancelled')
+    target.work(4)
+
+
+def test_a_change_that_has_begun_is_finished_for_a_client_that_has_left(site: Make, db: Database, dsn: str) -> None:
+    target = site()
+    attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'kept'}
+    user = target.daemon.admin()
+    change = target.post(body_of('add_prefix', attr=attr, idempotency_key='k'), credentials=user)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with contextlib.closing(psycopg2.connect(dsn)) as blocker, blocker.cursor() as cursor:
+        cursor.execute('SELECT 1 FROM vrf WHERE id = 0 FOR UPDATE')
+        with target.connect() as client:
+            client.sendall(change)
+            poll(lambda: db.read(lambda tx: tx.value(waiting)) == 1, PATIENCE_S, target.daemon.log)
+        target.work(4)
+        blocker.rollback()
+    with target.connection() as connection:
+        poll(
+            lambda: target.call(connection, 'list_prefix', prefix={'prefix': '10.0.0.0/8'}),
+            PATIENCE_S,
+            target.daemon.log,
+        )
+        (found,) = target.call(connection, 'list_prefix', prefix={'prefix': '10.0.0.0/8'})
+        again = target.call(connection, 'add_prefix', attr=attr, idempotency_key='k')
+    assert again['id'] == found['id']
+
+
+def test_compressed_bodies_of_many_values_are_refused_before_they_are_parsed(site: Make) -> None:
+    target = site(most_values='100000')
+    many = body_of('echo', message=['x']).replace(b'<value><string>x</string></value>', b'<value/>' * 1_000_000)
+    calls = {
+        'POST /XMLRPC': gzip.compress(many),
+        'POST /api/v1/batch': gzip.compress(b'{"operations": [' + b'[],' * 2_000_000 + b'1]}'),
+    }
+    for path, body in calls.items():
+        described = 'Content-Encoding: gzip', f'Content-Length: {len(body)}'
+        kind = 'Content-Type: text/xml' if path.endswith('XMLRPC') else 'Content-Type: application/json'
+        request = target.head(*described, kind, target=path) + body
+        with holding(lambda _: target.connect(), 8) as clients:
+            for client in clients:
+                client.sendall(request)
+            target.work(4)
+            answers = [client.recv(65536) for client in clients]
+            assert all(b'1100' in answer for answer in answers), answers
+    target.await_reached('values')
