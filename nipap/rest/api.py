@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -54,8 +55,11 @@ from nipap.rest.objects import (
     parts_of,
     plain_many,
     read_fields,
+    refuse_unknown,
+    sent_back,
     settable,
     tag_of,
+    without_sent_back,
 )
 from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members, read_flag
 from nipap.rest.problems import http_problem, internal_problem, not_understood, problem
@@ -333,18 +337,36 @@ class _Collection:
     def _add(self, actor: Actor) -> Response:
         fields = self._fields()
         attr = settable(self._api.body(), self._resource, new=True)
+        if isinstance(attr, dict):
+            refuse_unknown(attr, {*self._resource.writable, self._resource.key} - {'id'})
         item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
         return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
         fields = self._fields()
-        members = {self.kind: {self._resource.key: key}, 'attr': settable(self._api.body(), self._resource)}
+        attr = settable(self._api.body(), self._resource)
         # With an idempotency key what is not there has to fail before that is remembered as an answer.
-        has_key = idempotency_key(request_ctx.request, {}) is not None
-        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))
+        always = idempotency_key(request_ctx.request, {}) is not None
+        if isinstance(attr, dict):
+            refuse_unknown(attr, self._resource.fields)
+            always = always or bool(sent_back(attr, self._resource))
+        expected = self._expectation(key, always=always)
+        if isinstance(attr, dict) and sent_back(attr, self._resource):
+            expected = expected and replace(expected, members=partial(self._completed, key, attr))
+        edited = self._api.change(actor, f'edit_{self.kind}', self._edit_members(key, attr), expected)
         if not edited:
             raise self._missing(key)
         return self._shown(edited[0], fields)
+
+    def _edit_members(self, key: int, attr: Any) -> Object:
+        return {self.kind: {self._resource.key: key}, 'attr': attr}
+
+    def _completed(self, key: int, attr: Object, item: Object) -> Object:
+        """Return the members of an edit for an object as it is stored. An edit of nothing sets a name to what it is."""
+        left = without_sent_back(attr, alone(dict(item)), self._resource.writable)
+        left.pop('match', None)  # of a search
+        name = 'name' if 'name' in self._resource.writable else 'description'
+        return self._edit_members(key, left or {name: item[name]})
 
     def _remove(self, actor: Actor, key: int) -> Response:
         args = request_ctx.request.args
