@@ -6,7 +6,7 @@ table exists nowhere. `nipap.backend.Backend.perform` is the one way to make a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from functools import partial
@@ -96,6 +96,7 @@ class Call:
     mode: Mode | Message
     work: Callable[[Any, Caller, Any], Any]
     make: Callable[..., Any] | None = None
+    parts: Callable[[Any], Sequence[str]] | None = None  # of the members: the names of the calls that it makes
 
     @property
     def changes(self) -> bool:
@@ -162,16 +163,29 @@ class Door(Protocol):
 class Caller:
     """The side that a call comes from, and the form that it wants its answer in.
 
-    who: the author of changes, as the audit log has it. shape: of prefixes. longest_list: of prefixes; a longer answer,
+    change: the request that a change is recorded with. shape: of prefixes. longest_list: of prefixes; a longer answer,
     or one that may be longer, is no list. enter: opens the door to a transaction. sleep: waits.
     """
 
     actor: Actor
-    who: Who
+    change: Request
     shape: Shape
     longest_list: int | None
     enter: Callable[[Transaction], Door]
     sleep: Callable[[float], None]
+
+    @property
+    def who(self) -> Who:
+        """The author of changes, as the audit log has it."""
+        actor, change = self.actor, self.change
+        return Who(
+            *(actor.username, actor.authenticated_as, actor.full_name, actor.authoritative_source),
+            method=change.call,
+            request_id=change.request_id,
+            key=change.key if isinstance(change.key, str) else None,
+            reason=change.reason,
+            change_group=change.group,
+        )
 
     def is_long(self, ids: list[int]) -> bool:
         """Return whether so many prefixes are too long for a list."""
@@ -689,7 +703,8 @@ def _batch_call() -> Call:
         required=True,
     )
     # Each operation asks for its own right.
-    return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch)
+    parts: Callable[[Any], list[str]] = lambda members: [operation.method for operation in members[1]]  # noqa: E731
+    return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 
 CALLS: dict[str, Call] = {

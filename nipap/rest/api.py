@@ -36,6 +36,7 @@ from nipap.errors import (
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.http.credentials import change_group, change_reason, credentials_from_request, header_text, idempotency_key
+from nipap.http.origins import refuse_other_sites
 from nipap.objects.allocate import read_count
 from nipap.postgres.database import Database
 from nipap.rest import events as flask_events
@@ -151,8 +152,9 @@ class _Api:
     def _respond(self, call: CallRecord, route: Route, view: View, parts: Mapping[str, int]) -> Response:
         try:
             request: Request = request_ctx.request
-            actor = self._actor(request)
-            call.user, call.source = actor.username, actor.authoritative_source
+            if request.method not in ('GET', 'HEAD'):
+                refuse_other_sites(request)
+            actor = self._actor(request, call)
             if route.call is not None:
                 authorize(actor, CALLS[route.call])  # a refusal says nothing about what was sent
             parameters.check(request.args, route.parameters, pairs=route.pairs)
@@ -169,9 +171,9 @@ class _Api:
             _log.exception('internal error in %s, request id %s', call.method, call.request_id)
             return internal_problem(call.request_id)
 
-    def _actor(self, request: Request) -> Actor:
+    def _actor(self, request: Request, call: CallRecord) -> Actor:
         credentials = credentials_from_request(request, self._authenticator)
-        return make_actor(
+        actor = make_actor(
             credentials,
             {
                 'authoritative_source': header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
@@ -180,6 +182,8 @@ class _Api:
                 'readonly': header_text(request, 'NIPAP-Read-Only'),
             },
         )
+        http_calls.note_caller(call, credentials, actor)
+        return actor
 
     def _check_no_body(self, request: Request) -> None:
         """Refuse a body where none is read: its members would be ignored. Some clients send an empty object.

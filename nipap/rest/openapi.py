@@ -1,11 +1,10 @@
 """The description of the REST interface: OpenAPI 3.1 from the tables of attributes and methods, and a page.
 
-What an attribute means is said in `nipap.attributes`, what a call does in the docstrings of `nipap.backend`.
+What an attribute means is said in `nipap.attributes`, what an operation does in `nipap.rest.texts`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -15,7 +14,7 @@ from flask import Flask, Response
 from flask.globals import request_ctx
 from werkzeug.exceptions import NotFound
 
-from nipap import __version__, calls
+from nipap import __version__
 from nipap.attributes import MAX_ASN
 from nipap.rest.objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest.parameters import LARGEST_KEY, Parameter
@@ -33,6 +32,7 @@ from nipap.rest.schemas import (
     result,
     schemas,
 )
+from nipap.rest.texts import BODIES, TEXTS
 
 PAGE = '/api/docs'
 FILES = {
@@ -166,11 +166,6 @@ def describe(root: str) -> Schema:
     }
 
 
-def _sentence(text: str) -> str:
-    """The words of a docstring for readers of Markdown."""
-    return re.sub(r'``', '`', text.partition('\n>>>')[0].strip())
-
-
 # ---- parameters and headers
 
 
@@ -286,18 +281,19 @@ def _operation(
         'operationId': name,
         'tags': [tag],
         'summary': name.replace('_', ' ').capitalize(),
-        'description': _sentence(text),
+        'description': text,
         'parameters': list(parameters),
         'responses': {**answers, **problems},
     }
     if body is not None:
-        operation['requestBody'] = {'required': True, 'content': _content(body)}
+        content: Schema = {'schema': body, 'example': BODIES[name]}
+        operation['requestBody'] = {'required': True, 'content': {'application/json': content}}
     return operation
 
 
 def _of(method: str) -> str:
-    """What a method of the backend says about itself."""
-    return calls.CALLS[method].doc if method in calls.CALLS else ''
+    """Return what an operation does."""
+    return TEXTS[method]
 
 
 # ---- paths

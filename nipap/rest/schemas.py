@@ -164,7 +164,7 @@ def _shown(attribute: Attribute) -> Schema:
         schema['type'] = [schema['type'], 'null']
         if 'enum' in schema:
             schema['enum'] = [*schema['enum'], None]
-    return {**schema, 'description': attribute.doc}
+    return {**schema, 'description': attribute.doc, 'examples': [attribute.example]}
 
 
 def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
