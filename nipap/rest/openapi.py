@@ -19,7 +19,7 @@ from nipap.attributes import MAX_ASN
 from nipap.rest.objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest.parameters import LARGEST_KEY, Parameter
 from nipap.rest.problems import CONTENT_TYPE, STATUSES
-from nipap.rest.routes import ROUTES
+from nipap.rest.routes import MERGE, ROUTES
 from nipap.rest.schemas import (
     BATCH,
     INTEGER,
@@ -28,12 +28,14 @@ from nipap.rest.schemas import (
     VERSIONS,
     Schema,
     listed,
+    merge_of,
     ref,
     result,
     schemas,
 )
 from nipap.rest.texts import BODIES, TEXTS
 
+JSON = 'application/json'
 PAGE = '/api/docs'
 FILES = {
     'swagger-ui.css': 'text/css',
@@ -137,6 +139,9 @@ def describe(root: str) -> Schema:
     for (method, path), route in ROUTES.items():
         operation = paths[path][method.lower()]
         operation['parameters'] += [_query_parameter(parameter) for parameter in route.parameters.values()]
+        if route.merges:
+            content = operation['requestBody']['content']
+            content[MERGE] = {**content[JSON], 'schema': merge_of(content[JSON]['schema'])}
         if not route.served:
             del paths[path][method.lower()]
     return {
@@ -239,7 +244,7 @@ _CHANGE = (*_ACTOR, 'IdempotencyKey', 'Reason', 'Group')
 
 
 def _content(schema: Schema) -> Schema:
-    return {'application/json': {'schema': schema}}
+    return {JSON: {'schema': schema}}
 
 
 def _answer(text: str, schema: Schema | None = None, headers: Iterable[str] = ()) -> Schema:
@@ -287,7 +292,7 @@ def _operation(
     }
     if body is not None:
         content: Schema = {'schema': body, 'example': BODIES[name]}
-        operation['requestBody'] = {'required': True, 'content': {'application/json': content}}
+        operation['requestBody'] = {'required': True, 'content': {JSON: content}}
     return operation
 
 
