@@ -15,11 +15,11 @@ from urllib.parse import urlencode
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.routing import BaseConverter, ValidationError
 
 from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
-from nipap.attributes import PREFIX, Attribute, read_integer, read_value, shown
+from nipap.attributes import PREFIX, Attribute, read_asn, read_integer, read_value, shown
 from nipap.backend import Backend, authorize
 from nipap.batch import REFERENCE
 from nipap.calls import CALLS, Expectation
@@ -116,12 +116,24 @@ def _refused(error: HTTPException) -> Response | HTTPException:
 
 
 class _Number(BaseConverter):
-    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object."""
+    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object.
 
-    regex = '[0-9]{1,18}'
+    A number in a notation for AS numbers is a `_Notation`, which is a path of AS numbers alone.
+    """
+
+    regex = '[0-9]{1,18}|[Aa][Ss][0-9]{1,10}|(?:[Aa][Ss])?[0-9]{1,5}[.][0-9]{1,5}'
 
     def to_python(self, value: str) -> int:
-        return int(value)
+        if value.isdecimal():
+            return int(value)
+        try:
+            return _Notation(read_asn(value))
+        except NipapValueError:
+            raise ValidationError from None
+
+
+class _Notation(int):
+    """An AS number that was written as ``AS64500`` or in asdot."""
 
 
 class _Api:
@@ -139,7 +151,11 @@ class _Api:
         if not route.served:
             return
 
+        takes_notations = path.startswith('/asns/')
+
         def answer(**parts: int) -> Response:
+            if not takes_notations and isinstance(parts.get('key'), _Notation):
+                raise NotFound
             return self._answer(f'{method} {path}', route, view, parts)
 
         app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])

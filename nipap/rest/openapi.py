@@ -36,6 +36,7 @@ from nipap.rest.schemas import (
 from nipap.rest.texts import BODIES, TEXTS
 
 JSON = 'application/json'
+AS_NOTATION = '^([Aa][Ss][1-9][0-9]{0,8}|([Aa][Ss])?[0-9]{1,4}[.][1-9][0-9]{0,3})$'
 PAGE = '/api/docs'
 FILES = {
     'swagger-ui.css': 'text/css',
@@ -181,7 +182,12 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
 _KEY = {'type': 'integer', 'minimum': 0, 'maximum': LARGEST_KEY}
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`.'),
-    'asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, 'The number.'),
+    'asn': _parameter(
+        'key',
+        'path',
+        {'anyOf': [{'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, {**TEXT, 'pattern': AS_NOTATION}]},
+        'The number, also as `AS64500` or in asdot.',
+    ),
     'IfMatch': _parameter('If-Match', 'header', TEXT, 'Only if the object still has this tag, else 412.'),
     'IfNoneMatch': _parameter('If-None-Match', 'header', TEXT, '304 if the answer still has this tag.'),
     'IdempotencyKey': _parameter(
