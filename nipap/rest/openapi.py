@@ -206,7 +206,7 @@ _PARAMETERS: dict[str, Schema] = {
         'NIPAP-Group',
         'header',
         {**PRINTABLE, 'maxLength': 100},
-        'The import or bulk action that the change is a part of; kept with its change set.',
+        'The import or bulk action that the change is a part of; kept with its change set. In UTF-8 too.',
     ),
     'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
     'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),

@@ -20,7 +20,11 @@ Schema = dict[str, Any]
 
 INTEGER: Schema = {'type': 'integer'}
 TEXT: Schema = {'type': 'string'}
-PRINTABLE: Schema = {'type': 'string', 'pattern': '^[ -~]*$'}
+# Without control characters, and blanks and hyphens that nobody sees. Letters beyond ASCII are sent as UTF-8.
+PRINTABLE: Schema = {
+    'type': 'string',
+    'pattern': r'^[^\u0000-\u001f\u007f-\u00a0\u00ad\u2000-\u200f\u2028-\u202f\ufeff]*$',
+}
 # What XML 1.0 can carry, for XML-RPC has to.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
 NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')

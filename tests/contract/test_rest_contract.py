@@ -329,6 +329,26 @@ def test_notations_of_as_numbers(ask: Ask) -> None:
                 refused(ask(method, f'/{plural}/{written}'), 404, 1300)
 
 
+@pytest.mark.parametrize(
+    ('text', 'fine'),
+    [
+        *[(text, True) for text in ('ticket 7', 'Größe', 'växel i Malmö', '日本語', 'за́явка', '€', '~')],
+        *[
+            (text, False)
+            for text in ('a\tb', 'a\x7fb', 'a\u0085b', 'a\u00a0b', 'a\u00adb', 'a\u2028b', 'a\u200bb', '\ufeffa')
+        ],
+    ],
+)
+def test_reasons_and_groups_are_described_as_they_are_taken(ask: Ask, text: str, fine: bool) -> None:
+    """In UTF-8, whatever is printable."""
+    parameters = describe('/api/v1')['components']['parameters']
+    for number, (name, part) in enumerate((('NIPAP-Reason', 'Reason'), ('NIPAP-Group', 'Group'))):
+        assert Draft202012Validator(parameters[part]['schema']).is_valid(text) == fine
+        sent = {name: text.encode().decode('latin-1')}
+        answer = ask('POST', '/asns', {'asn': number + 1, 'name': 'x'}, **sent)
+        assert (answer.status_code == 201) == fine, answer.data
+
+
 def test_a_vrf_with_prefixes_is_removed_with_them_when_that_is_said(ask: Ask) -> None:
     vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
     path, by_name = f'/vrfs/{vrf["id"]}', {'vrf': {'name': 'v'}}
