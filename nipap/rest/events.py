@@ -17,10 +17,11 @@ from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor
 from nipap.attributes import read_integer, shown
-from nipap.errors import NipapInputError, NipapNonExistentError, NipapUnavailableError, NipapValueError
+from nipap.errors import NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.history import events, webhook
 from nipap.postgres.database import Database
 from nipap.rest.objects import encode
+from nipap.rest.parameters import check_members
 from nipap.runtime import waiting
 
 LOOK_S = 0.25
@@ -165,9 +166,7 @@ class _Stream:
         """A stream that goes on from where the client was."""
         request: Request = request_ctx.request
         given = request.args
-        for name in given.keys() - {'after', *FILTERS.values()}:
-            raise NipapInputError(f'extraneous parameter {name}').about(name)
-        filters = {member: [value for value in given.getlist(name) if value] for member, name in FILTERS.items()}
+        filters = {member: given.getlist(name) for member, name in FILTERS.items()}
         wanted = events.Filter.of(webhook.read_filter(filters, FILTERS))
         text = request.headers.get('Last-Event-ID') or given.get('after')
         parts = self._parts(actor, *self._start(text), wanted)
@@ -295,8 +294,7 @@ class _Hooks:
 
     def resend(self, actor: Actor, key: int) -> Response:
         asked = self._api.struct()
-        for name in asked.keys() - {'ids'}:
-            raise NipapInputError(f'extraneous member {name}, known: ids').about(name)
+        check_members(asked, ('ids',))
         members = {'webhook': {'id': key}, 'ids': asked.get('ids')}
         return _json({'resent': self._api.change(actor, 'resend_dead_letter', members)}, 202)
 
