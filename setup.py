@@ -86,6 +86,7 @@ setup(
                     'etc/nipapd.service',
                     'etc/nipapd.socket',
                     'etc/nipapd.logrotate',
+                    'etc/nipapd.fail2ban',
                     'etc/nipap-backup.service',
                     'etc/nipap-backup.timer',
                 ),

@@ -29,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 
 from nipap import __version__
+from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import LocalUsers
 from nipap.access.login_limits import LoginCounts
 from nipapd import accounts, admin, backup, restored, senders, systemd
@@ -141,7 +142,7 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         if identity and not postgres:
             identity.assume()
         board = None if settings.forks < 0 else Board()
-        service = service_of(config, dsn, listeners, LoginCounts(shared=True), board)
+        service = service_of(config, dsn, listeners, LoginCounts(shared=True), KnownLogins(shared=True), board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         renewal = Renewal(config, service, reread, listening, launch, identity if postgres else None)
         return serve(service, settings, launch, postgres, identity if postgres else None, renewal)

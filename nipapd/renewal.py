@@ -123,7 +123,8 @@ class Renewal:
             log.warning('%s', warning)
         for key in fixed:
             log.warning('%s: [nipapd] %s: a changed value takes a restart, ignored', read.path, key)
-        service = service_of(config, dsn, listeners, self._service.login_counts, self._service.board)
+        former = self._service
+        service = service_of(config, dsn, listeners, former.login_counts, former.known_logins, former.board)
         generation = self._generation(config, service)
         log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
         return generation

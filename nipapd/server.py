@@ -32,7 +32,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
-from nipap.errors import NipapError, NipapTooLargeError, NipapUnavailableError
+from nipap.errors import NipapError, NipapInputError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest.problems import told
 from nipap.runtime import tracer
 from nipapd.fibers import Fibers
@@ -64,6 +64,10 @@ MOST_BODIES = 128 * 2**20  # bytes of bodies, in one handler, that are not answe
 ABSOLUTE = re.compile(r'https?://([^/?#@]*)((?:[/?#].*)?)', re.IGNORECASE)
 SPARE_DESCRIPTORS = 128  # for PostgreSQL, files of long answers, accounts; of few, half
 PORT = re.compile('[0-9]{1,5}')
+ONLY_ONCE = (
+    'Nipap-',
+    'Idempotency-Key',
+)  # how names of headers begin that may be there once; joined, they would say something else
 LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
@@ -558,7 +562,10 @@ class _Request(HTTPMessageDelegate):
         if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)
+        leave_out_underscores(headers)
         self._path = getattr(start_line, 'path', '')  # it is a request's
+        if repeated := repeated_header(headers):
+            return self._refuse(NipapInputError(f'The header {repeated} is there more than once.'))
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -634,6 +641,20 @@ def leave_out_port(headers: HTTPHeaders) -> None:
     host, colon, port = headers.get('Host', '').rpartition(':')
     if colon and not port.endswith(']') and not PORT.fullmatch(port):
         headers['Host'] = host
+
+
+def leave_out_underscores(headers: HTTPHeaders) -> None:
+    """Remove headers with an underscore in their name: WSGI would take NIPAP_Username for NIPAP-Username.
+
+    Proxies that set or remove the latter leave the former alone.
+    """
+    for name in [name for name in headers if '_' in name]:
+        del headers[name]
+
+
+def repeated_header(headers: HTTPHeaders) -> str | None:
+    """Return the name of a header that may be there once and is there more often, or None."""
+    return next((str(name) for name in headers if name.startswith(ONLY_ONCE) and len(headers.get_list(name)) > 1), None)
 
 
 def descriptors_for_connections() -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from nipap import app
 from nipap.access.authentication import Authenticator, AuthSettings
+from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
 from nipap.http import traces
@@ -75,6 +76,7 @@ class Service:
     listeners: Listeners
     shares: Shares
     login_counts: LoginCounts
+    known_logins: KnownLogins
     board: Board | None = None
     tracing: TracingSettings = NOT_TRACED
     sending: Sending | None = None  # of events, when no other process does it
@@ -108,7 +110,7 @@ class Service:
             change_limit_s=self.settings.change_timeout or None,
             meter=meter,
         )
-        authenticator = Authenticator(self.auth, self.login_counts)
+        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins)
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         tracing = self._tracing()
         connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import itertools
 import json
 import re
 import subprocess
@@ -152,6 +153,20 @@ def test_who_is_known_is_never_held_up(make: Make, callers: Any) -> None:
     for _ in range(20):
         assert {caller.ask(user, password) for caller in connections} == {__version__}
     assert time.monotonic() - began < 5
+
+
+def test_who_was_heard_by_one_handler_is_refused_by_none(make: Make, callers: Any, make_dir: Any) -> None:
+    directory = make_dir()
+    running = make(data_dir=directory, failed_logins='4', failed_logins_window='1000')
+    user, password = running.admin()
+    first, guessing, *others = callers(running, 2 + 2 * HANDLERS)
+    assert first.ask(user, password) == __version__
+    names = (f'nobody {number}' for number in itertools.count())
+    poll(lambda: REFUSED.search(guessing.ask(next(names), 'wrong')), 30, lambda: 'it is not refused')
+    assert {caller.ask(user, password) for caller in others} == {__version__}
+    passwd(directory, 'add', '--user', 'ann', '--password', 'password of ann')
+    assert {caller.ask(user, password) for caller in others} == {__version__}
+    assert REFUSED.search(first.ask('ann', 'password of ann'))
 
 
 def test_without_a_limit_every_guess_is_heard(make: Make, callers: Any) -> None:
