@@ -96,10 +96,10 @@ def _table(
     }
 
 
-def _families(name: str, sql: str, doc: str, kind: str = 'number') -> list[Attribute]:
+def _families(name: str, sql: str, doc: str, *, never_nil: bool = True) -> list[Attribute]:
     """The IPv4 and the IPv6 version of a figure."""
     return [
-        Attribute(f'{name}_v{family}', kind, sql.format(f=family), f'{doc}, IPv{family}.', writable=False)
+        Attribute(f'{name}_v{family}', 'number', sql.format(f=family), f'{doc}, IPv{family}.', never_nil=never_nil)
         for family in (4, 6)
     ]
 
@@ -182,8 +182,12 @@ POOL: Table = _table(
         ),
         *_families('member_prefixes', 'm.member_prefixes_v{f}', 'Number of members'),
         *_families('used_prefixes', 'm.used_prefixes_v{f}', 'Number of direct children of members'),
-        *_families('free_prefixes', 'm.free_prefixes_v{f}', 'Free blocks of the default length in members'),
-        *_families('total_prefixes', '(m.used_prefixes_v{f} + m.free_prefixes_v{f})', 'Used and free prefixes'),
+        *_families(
+            'free_prefixes', 'm.free_prefixes_v{f}', 'Free blocks of the default length in members', never_nil=False
+        ),
+        *_families(
+            'total_prefixes', '(m.used_prefixes_v{f} + m.free_prefixes_v{f})', 'Used and free prefixes', never_nil=False
+        ),
         *_families('total_addresses', 'm.total_addresses_v{f}', 'Addresses of members'),
         *_families('used_addresses', 'm.used_addresses_v{f}', 'Used addresses of members'),
         *_families('free_addresses', '(m.total_addresses_v{f} - m.used_addresses_v{f})', 'Free addresses of members'),
@@ -215,6 +219,7 @@ PREFIX: Table = _table(
             "CASE WHEN p.type = 'host' THEN host(p.prefix) || '/' || "
             '(SELECT masklen(q.prefix) FROM prefix q WHERE q.id = p.parent_id) ELSE p.prefix::text END',
             'A host with the length of the assignment around it; else the prefix.',
+            never_nil=True,
         ),
         Attribute('description', 'text', 'p.description', 'Free text.', True),
         Attribute('comment', 'text', 'p.comment', 'Free text.', True),
@@ -230,6 +235,7 @@ PREFIX: Table = _table(
             'integer',
             '(SELECT count(*) FROM prefix q WHERE q.vrf_id = p.vrf_id AND q.prefix = ANY (supernets(p.prefix)))',
             'Number of ancestors.',
+            never_nil=True,
         ),
         Attribute(
             'country',
@@ -257,10 +263,12 @@ PREFIX: Table = _table(
         Attribute('vlan', 'integer', 'p.vlan', 'VLAN identifier, 0 to 4095.', True, low=0, high=4095),
         Attribute('added', 'time', 'p.added', 'When it was added.', never_nil=True),
         Attribute('last_modified', 'time', 'p.last_modified', 'When it was last edited.', never_nil=True),
-        Attribute('children', 'integer', 'p.children', 'Number of direct children.'),
-        Attribute('total_addresses', 'number', _TOTAL, 'Number of addresses.'),
-        Attribute('used_addresses', 'number', 'p.used_addresses', 'Sum of the sizes of direct children.'),
-        Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.'),
+        Attribute('children', 'integer', 'p.children', 'Number of direct children.', never_nil=True),
+        Attribute('total_addresses', 'number', _TOTAL, 'Number of addresses.', never_nil=True),
+        Attribute(
+            'used_addresses', 'number', 'p.used_addresses', 'Sum of the sizes of direct children.', never_nil=True
+        ),
+        Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.', never_nil=True),
         Attribute('avps', 'avps', 'p.avps', _AVPS, True),
         Attribute('expires', 'expires', 'p.expires', 'When it expires; without it never.', True),
     ],

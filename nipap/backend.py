@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapOutcomeUnknownError,
     NipapValueError,
+    at_operation,
 )
 from nipap.history import idempotency
 from nipap.objects import prefix as prefixes
@@ -116,7 +117,7 @@ class Backend:
         :raises NipapNonExistentError, NipapChangedError: the object is not there, or not as expected.
         """
         call = calls.find(request.call)
-        _require(actor, call)
+        authorize(actor, call)
         if request.key is not None and call.changes and not actor.readonly:
             return self._once(actor, call, request, outcome)
         members = call.read(request.members)
@@ -143,16 +144,20 @@ class Backend:
         return self._given(self.db.run(work, outcome))
 
     def _once(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
-        """Make a changing call once for its idempotency key."""
+        """Make a changing call once for its idempotency key.
+
+        An answer that is stored is given to an actor who may make the call now, every part of it.
+        """
         name = idempotency.read_key(request.key)
         sent = call.known(request.members)
         content = idempotency.fingerprint(actor.username, call.name, sent)
-        keyed = idempotency.KeyedCall(actor.authenticated_as, name, content)
+        keyed = idempotency.KeyedCall(actor.authenticated_as, name, content, actor.predecessors)
         own = Outcome()
 
         def work(tx: Transaction) -> tuple[Any, idempotency.KeptAnswer | None]:
             kept = idempotency.find(tx, keyed, self._key_hours)
             if kept:
+                _require_parts(actor, call, sent)
                 return kept.value, kept
             inside = self._enter(tx, request)
             if request.expectation is not None:
@@ -214,17 +219,9 @@ class Backend:
         return Backend(Inside(tx), longest_list=longest_list, alike=self._alike, part_of=self._part_of or request)
 
     def _caller(self, actor: Actor, request: Request) -> Caller:
-        change = self._part_of or request
-        who = actor.who._replace(
-            method=change.call,
-            request_id=change.request_id,
-            key=change.key if isinstance(change.key, str) else None,
-            reason=change.reason,
-            change_group=change.group,
-        )
         shape = as_found if self._alike else as_listed
         enter = partial(self._enter, request=request)
-        return Caller(actor, who, shape, self._longest_list, enter, self._sleep)
+        return Caller(actor, self._part_of or request, shape, self._longest_list, enter, self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         if isinstance(self.db, Inside):
@@ -244,7 +241,7 @@ class Backend:
         :raises NipapError: with the ``position`` of the attr that it is about.
         """
         call = calls.find('add_prefix')
-        _require(actor, call)
+        authorize(actor, call)
         drafts = []
         for position, attr in enumerate(attrs):
             try:
@@ -293,8 +290,8 @@ class Backend:
         answer: list[Vrf] = self._call(actor, 'edit_vrf', vrf=vrf, attr=attr)
         return answer
 
-    def remove_vrf(self, actor: Actor, vrf: Any = None) -> None:
-        self._call(actor, 'remove_vrf', vrf=vrf)
+    def remove_vrf(self, actor: Actor, vrf: Any = None, recursive: Any = None) -> None:
+        self._call(actor, 'remove_vrf', vrf=vrf, recursive=recursive)
 
     def search_vrf(self, actor: Actor, query: Any = None, search_options: Any = None) -> Page[Vrf]:
         answer: Page[Vrf] = self._call(actor, 'search_vrf', query=query, search_options=search_options)
@@ -421,7 +418,7 @@ class Backend:
         return answer
 
 
-def _require(actor: Actor, call: Call) -> None:
+def authorize(actor: Actor, call: Call) -> None:
     """Refuse a call that an actor may not make at all, before its members are looked at.
 
     :raises AuthorizationFailedError: naming the actor and the call.
@@ -434,3 +431,17 @@ def _require(actor: Actor, call: Call) -> None:
         raise AuthorizationFailedError(
             f"read-only user '{actor.username}' is not authorized to run function '{call.name}'"
         )
+
+
+def _require_parts(actor: Actor, call: Call, members: Mapping[str, Any]) -> None:
+    """Refuse a call that is made of others when the actor may not make one of these.
+
+    :raises AuthorizationFailedError: naming the part.
+    """
+    if call.parts is None:
+        return
+    for position, part in enumerate(call.parts(call.read(members))):
+        try:
+            authorize(actor, calls.find(part))
+        except NipapError as error:
+            raise at_operation(position, part, error) from error

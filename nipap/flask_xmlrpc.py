@@ -24,6 +24,7 @@ from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.http.credentials import auth_options, change_group, change_reason, credentials_from_request, idempotency_key
+from nipap.http.origins import refuse_other_sites, require_xml
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.spool import Spool
 from nipap.runtime.tracer import CallRecord
@@ -67,7 +68,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         )
 
     def handle_request(self) -> Response:
-        """Answer the current request, whatever its content type says."""
+        """Answer the current request."""
         request: Request = request_ctx.request
         return http_calls.answer(
             request, self._meter, lambda record: _respond(request, self._marshaled_dispatch(request, record))
@@ -76,8 +77,10 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
     def _marshaled_dispatch(self, request: Request, record: CallRecord) -> list[bytes] | Spool:
         """Authenticate, unpack, call, encode; every exception becomes a fault here."""
         try:
+            refuse_other_sites(request)
+            require_xml(request)
             credentials = credentials_from_request(request, self._authenticator)
-            record.user = credentials.username
+            record.user = credentials.authenticated_as
             method, parameters = decode_request(read_body(request, self._max_body))
             return kept(giving_way(response_parts(self._call(request, credentials, method, parameters, record))))
         except NipapError as exc:
@@ -101,7 +104,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         record.method = method
         arguments = _only_struct(parameters)
         actor = make_actor(credentials, auth_options(arguments))
-        record.user, record.source = actor.username, actor.authoritative_source
+        http_calls.note_caller(record, credentials, actor)
         members = call.known(arguments)
         if not call.changes:
             return self._backend.perform(actor, CallRequest(method, members, request_id=record.request_id))

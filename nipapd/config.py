@@ -56,7 +56,8 @@ class DaemonSettings:
     """``[nipapd]``, a field for every key, in the order of etc/nipap.conf.dist.
 
     None means not given; without `port`, only `ssl_port` is served. Without `admin_port` that is ADMIN_PORT if nobody
-    has it. Without `access_log` calls are logged unless the log goes to a terminal.
+    has it. Without `access_log` calls are logged unless the log goes to a terminal. Without `metrics_names` pools and
+    VRFs have their names in metrics if these take a token.
     """
 
     user: str | None = _key(None, values.account)
@@ -69,8 +70,13 @@ class DaemonSettings:
     ssl_client_ca_file: str | None = _key(None, values.path)
     ssl_verify_client: str = _key('off', values.verify_client)
     ssl_hsts: bool = _key(True, values.boolean)
+    trusted_proxies: tuple[str, ...] = _key((), values.networks)
     admin_listen: tuple[str, ...] = _key(('127.0.0.1',), values.addresses)
     admin_port: int | None = _key(None, values.admin_port)
+    admin_hosts: tuple[str, ...] = _key((), values.addresses)
+    backup_dir: str | None = _key(None, values.path)
+    metrics_token: str | None = _key(None, values.token, secret=True)
+    metrics_names: bool | None = _key(None, values.boolean)
     foreground: bool = _key(True, values.boolean)
     debug: bool = _key(False, values.boolean)
     forks: int = _key(0, values.forks)

@@ -224,6 +224,8 @@ class State:
     pools: Iterable[Mapping[str, Any]] = ()
     vrfs: Iterable[Mapping[str, Any]] = ()
     receivers: Iterable[Mapping[str, Any]] = ()
+    certificate_end: float | None = None  # in seconds since 1970; None without TLS
+    newest_backup: float | None = None  # likewise; 0: there is none, None: nobody looks
 
 
 def exposition(board: Board, state: State) -> bytes:
@@ -281,6 +283,13 @@ def _handlers(board: Board, state: State, totals: list[float]) -> Iterator[Metri
     build.add_metric([__version__, platform.python_version()], 1)
     yield build
     yield _gauge('nipap_start_time_seconds', 'When the daemon was started, since 1970.', board.started)
+    if state.certificate_end is not None:
+        text = 'When the certificate for TLS ends, since 1970.'
+        yield _gauge('nipap_certificate_end_time_seconds', text, state.certificate_end)
+    if state.newest_backup is not None:
+        yield _gauge(
+            'nipap_backup_time_seconds', 'When the newest backup was written, since 1970.', state.newest_backup
+        )
     yield _gauge('nipap_ready', 'Whether calls are answered, as /ready says.', state.ready)
     yield _gauge('nipap_draining', 'Whether the daemon was told to stop.', board.draining)
     yield _gauge('nipap_handlers', 'Handlers that there should be.', state.handlers)

@@ -13,6 +13,7 @@ import ssl
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,10 +32,11 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
-from nipap.errors import NipapError, NipapTooLargeError, NipapUnavailableError
+from nipap.errors import NipapError, NipapInputError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest.problems import told
 from nipap.runtime import tracer
 from nipapd.fibers import Fibers
+from nipapd.proxies import Proxies
 from nipapd.streams import REQUEST_ID, SAFE, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS
 
@@ -62,6 +64,10 @@ MOST_BODIES = 128 * 2**20  # bytes of bodies, in one handler, that are not answe
 ABSOLUTE = re.compile(r'https?://([^/?#@]*)((?:[/?#].*)?)', re.IGNORECASE)
 SPARE_DESCRIPTORS = 128  # for PostgreSQL, files of long answers, accounts; of few, half
 PORT = re.compile('[0-9]{1,5}')
+ONLY_ONCE = (
+    'Nipap-',
+    'Idempotency-Key',
+)  # how names of headers begin that may be there once; joined, they would say something else
 LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
@@ -136,7 +142,8 @@ class Server(HTTPServer):
     `request_timeout_s` for the headers of a request, or then for its body, loses the connection. When there are as many
     connections as `most_connections`, or as descriptors allow, one that waits for a request makes room for the next.
 
-    With `hsts`, every answer over TLS tells browsers never to come without for a year.
+    With `hsts`, every answer over TLS tells browsers never to come without for a year. What `proxies` say of the
+    addresses of their clients is believed.
     """
 
     def initialize(
@@ -148,6 +155,7 @@ class Server(HTTPServer):
         request_timeout_s: float = REQUEST_TIMEOUT_S,
         most_connections: int | None = None,
         hsts: bool = False,
+        proxies: Proxies | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER, 'body_timeout': request_timeout_s}
@@ -160,6 +168,7 @@ class Server(HTTPServer):
         self._slow: dict[ServerConnection, float] = {}  # since when part of a request's headers was there
         self._most_connections = most_connections or descriptors_for_connections()
         self._hsts = hsts
+        self._proxies = proxies
         self._share = share or Shares(1).of(0)
         self._listening: list[socket.socket] = []
         self._waiting: dict[ServerConnection, None] = {}  # who has waited longest comes first
@@ -253,7 +262,8 @@ class Server(HTTPServer):
             asyncio.get_running_loop().call_later(self._grace_s, self._close_waiting, [server_conn])
         delegate = super().start_request(server_conn, request_conn)
         self._let_go(server_conn)
-        request = _Request(delegate, request_conn, lambda: self._note_begun(server_conn), self._max_body, self._bodies)
+        begun = partial(self._note_begun, server_conn)
+        request = _Request(delegate, request_conn, begun, self._max_body, self._bodies, self._proxies)
         self._requests[server_conn] = request
         return request
 
@@ -525,8 +535,10 @@ class _Request(HTTPMessageDelegate):
         begun: Callable[[], None],
         max_body: int,
         bodies: Bodies,
+        proxies: Proxies | None,
     ) -> None:
         self._begun = begun
+        self._proxies = proxies
         self._connection = connection
         self._delegate = delegate
         self._max_body = max_body
@@ -543,10 +555,17 @@ class _Request(HTTPMessageDelegate):
         if stream.has_long_headers:
             return self._refuse_with(last_answer(HEADERS_TOO_LARGE, TOO_LONG))
         stream.given_id = headers.get(REQUEST_ID)
+        if self._proxies:
+            # Tornado makes one context for a connection, on which a proxy sends requests of many clients.
+            context = self._connection.context  # type: ignore[attr-defined]  # HTTP/1 has one, as its stream
+            context.remote_ip = self._proxies.client_of(context.address[0], headers.get('X-Forwarded-For', ''))
         if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)
+        leave_out_underscores(headers)
         self._path = getattr(start_line, 'path', '')  # it is a request's
+        if repeated := repeated_header(headers):
+            return self._refuse(NipapInputError(f'The header {repeated} is there more than once.'))
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -622,6 +641,20 @@ def leave_out_port(headers: HTTPHeaders) -> None:
     host, colon, port = headers.get('Host', '').rpartition(':')
     if colon and not port.endswith(']') and not PORT.fullmatch(port):
         headers['Host'] = host
+
+
+def leave_out_underscores(headers: HTTPHeaders) -> None:
+    """Remove headers with an underscore in their name: WSGI would take NIPAP_Username for NIPAP-Username.
+
+    Proxies that set or remove the latter leave the former alone.
+    """
+    for name in [name for name in headers if '_' in name]:
+        del headers[name]
+
+
+def repeated_header(headers: HTTPHeaders) -> str | None:
+    """Return the name of a header that may be there once and is there more often, or None."""
+    return next((str(name) for name in headers if name.startswith(ONLY_ONCE) and len(headers.get_list(name)) > 1), None)
 
 
 def descriptors_for_connections() -> int:

@@ -78,7 +78,9 @@ def edit(tx: Transaction, key: int, values: Mapping[str, Any], who: Who) -> None
     sql = f'UPDATE webhook SET {changes}attempts = 0, failing_since = NULL, next_attempt = NULL WHERE id = %s'
     tx.execute(sql, (*values.values(), key))
     told = {'secret_changed': True} if values.get('secret', secret) != secret else {}
-    _audit(tx, who, key, 'edit', before, {**facts(tx, key), **told})
+    after = {**facts(tx, key), **told}
+    if after != before:
+        _audit(tx, who, key, 'edit', before, after)
 
 
 def remove(tx: Transaction, key: int, who: Who) -> None:

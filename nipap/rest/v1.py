@@ -29,6 +29,7 @@ from nipap.errors import (
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, read_body
 from nipap.http.credentials import credentials_from_request, header_text
+from nipap.http.origins import refuse_other_sites
 from nipap.rest.objects import COUNTERS, decode
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.tracer import CallRecord
@@ -78,8 +79,9 @@ class _Endpoint:
     def _answer(self, call: Callable[[Actor, dict[str, str]], object], record: CallRecord) -> Response:
         request: Request = request_ctx.request
         try:
-            actor = self._actor(request)
-            record.user, record.source = actor.username, actor.authoritative_source
+            if request.method != 'GET':
+                refuse_other_sites(request)
+            actor = self._actor(request, record)
             return _json(200, _plain(call(actor, request.args.to_dict())))
         except AuthenticationMissingError as exc:
             record.fault = exc.code
@@ -95,7 +97,7 @@ class _Endpoint:
             _log.exception('internal error in %s, request id %s', PATH, record.request_id)
             return _json(500, _error(NipapError.code, f'Internal error, request id {record.request_id}'))
 
-    def _actor(self, request: Request) -> Actor:
+    def _actor(self, request: Request, record: CallRecord) -> Actor:
         source = header_text(request, 'NIPAP-Authoritative-Source')
         try:
             credentials = credentials_from_request(request, self._authenticator)
@@ -108,7 +110,9 @@ class _Endpoint:
             'username': header_text(request, 'NIPAP-Username'),
             'full_name': header_text(request, 'NIPAP-Full-Name'),
         }
-        return make_actor(credentials, options)
+        actor = make_actor(credentials, options)
+        http_calls.note_caller(record, credentials, actor)
+        return actor
 
     def _body(self) -> Any:
         body = read_body(request_ctx.request, self._max_body)

@@ -117,6 +117,8 @@ class RestFace(Face):
             return self._unless_absent(fault, method, members)
 
     def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
+        if kind == 'vrf' and members.get('recursive') is None:  # over REST prefixes have to be meant
+            members = {**members, 'recursive': True}
         place, recursive = self._place(kind, members.get(kind)), members.get('recursive')
         if place is None or members.keys() - {kind, 'recursive'}:
             return self.as_batch(method, members, headers)
@@ -170,6 +172,8 @@ class RestFace(Face):
         if not isinstance(options.get('after', ''), str):  # a parameter is text
             return None
         asked = {'limit': size, **{name: value for name, value in options.items() if name != 'max_result'}}
+        if 'q' in body:
+            asked['lenient'] = True
         answer = self.ask('POST', f'/{PLURALS[kind]}/search{written(asked)}', body)
         if 'after' not in options:
             del answer['after']
@@ -180,6 +184,8 @@ class RestFace(Face):
         named = {f'vrf_{name}': value for name, value in vrf.items()} if isinstance(vrf, dict) else {}
         source = self._source(args, named)
         if source is None or any(value is None for value in args.values()):
+            return None
+        if source.startswith('/prefixes') and 'family' in args:  # no parameter of such a look
             return None
         return self.ask('GET', f'{source}/free{written({k: v for k, v in args.items() if k in ALLOCATING})}')['result']
 

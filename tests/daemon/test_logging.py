@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
+import http.client
 import logging
 import os
 import re
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import xmlrpc.client
 from collections.abc import Callable
+from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +234,37 @@ def test_the_shipped_logrotate_file(make_dir: Any) -> None:
     assert (home / 'nipapd.log').read_text() == ''
     assert (home / 'postgresql.log').read_text() == 'goes on'
     assert gzip.decompress((home / 'postgresql.log.1.gz').read_bytes()) == b'postgresql.log'
+
+
+def ban_filter() -> re.Pattern[str]:
+    """What the shipped filter for fail2ban matches; fail2ban takes the time out of a line before it looks."""
+    parser = RawConfigParser()
+    parser.read(REPOSITORY / 'etc/nipapd.fail2ban')
+    return re.compile(parser['Definition']['failregex'].replace('<ADDR>', r'(?P<address>[0-9.]+|[0-9a-f:]+)'))
+
+
+def test_the_shipped_filter_for_fail2ban(configured: Configured) -> None:
+    running = configured(access_log='true')
+    port = int(running.address.rpartition(':')[2])
+    told = running.log()
+    fake = "nipapd[1] WARNING nipap.login: failed login from 192.0.2.9 user='x"
+    for name, password in (('admin', 'wrong'), (fake, 'x'), (f'x"\'\n{fake}', 'x'), running.admin()):
+        connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60, source_address=('127.0.0.2', 0))
+        login = base64.b64encode(f'{name.replace(":", ";")}:{password}'.encode()).decode()
+        acting = {'authoritative_source': 'test', 'username': fake}
+        body = xmlrpc.client.dumps(({'auth': acting},), 'version')
+        connection.request('POST', '/XMLRPC', body, {'Authorization': f'Basic {login}', 'Content-Type': 'text/xml'})
+        connection.getresponse().read()
+        connection.close()
+    lines = [line for line in running.log()[len(told) :].splitlines() if ' nipap' in line]
+    assert len(lines) == 7
+    for line in lines:
+        rest = line.partition(' ')[2]
+        # From a file, from the journal, and as syslog has it.
+        for shape in (f' {rest}', f'host nipapd[7]: {line}', f'host {rest.replace("] ", "]: ", 1)}'):
+            found = ban_filter().search(shape)
+            assert (found and found['address']) == ('127.0.0.2' if 'WARNING nipap.login' in line[:70] else None), shape
+    assert len([line for line in lines if ban_filter().search(line.partition(' ')[2])]) == 3
 
 
 # Becomes a program at a terminal of its own, and copies what that shows.

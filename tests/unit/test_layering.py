@@ -42,15 +42,17 @@ MODULES_IN_ORDER = (
     *('objects.rows', 'objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
     *('objects.prefix_view', 'objects.prefix_search', 'objects.prefix', 'objects.allocate'),
     *('integrity.check', 'integrity.repair', 'integrity.restore'),
-    *('access.local_users', 'access.login_limits', 'access.authentication'),
+    *('access.shared_memory', 'access.known_logins', 'access.local_users', 'access.login_limits'),
+    'access.authentication',
     *('batch', 'objects.kinds', 'objects.searching', 'calls', 'backend'),
-    *('http.credentials', 'http.bodies', 'http.requests', 'flask_xmlrpc'),
+    *('http.credentials', 'http.bodies', 'http.origins', 'http.requests', 'http.traces', 'flask_xmlrpc'),
     *(
         'rest.objects',
         'rest.problems',
-        'rest.routes',
         'rest.schemas',
         'rest.texts',
+        'rest.parameters',
+        'rest.routes',
         'rest.openapi',
         'rest.events',
         'rest.api',
@@ -58,6 +60,7 @@ MODULES_IN_ORDER = (
     ),
     'www.front',
     'app',
+    *('nipapconfig', 'authlib'),
     *('client', 'cli', 'cli.comparison', 'cli.records', 'cli.sheet', 'cli.vrfs', 'cli.importer', 'cli.main'),
 )
 DAEMON = (
@@ -77,8 +80,10 @@ DAEMON = (
     'prefork',
     'signals',
     'fibers',
+    'collector',
     'metrics',
     'streams',
+    'proxies',
     'server',
     'admin',
     'tracing',
@@ -90,6 +95,7 @@ DAEMON = (
     'preparation',
     'databases',
     'archive',
+    'restored',
     'dump',
     'backup',
     'running',
@@ -135,7 +141,13 @@ LIBRARIES = {
     'prometheus_client': frozenset({'nipapd.metrics'}),
     'opentelemetry': frozenset({'nipapd.tracing'}),
     'ipaddress': frozenset(
-        {'nipap.postgres.connecting', 'nipap.access.login_limits', 'nipap.search.smart_parsing', 'nipapd.values'}
+        {
+            'nipap.postgres.connecting',
+            'nipap.access.login_limits',
+            'nipap.search.smart_parsing',
+            'nipapd.values',
+            'nipapd.proxies',
+        }
     ),
     'IPy': frozenset({'nipap.addresses'}),
     'dateutil': frozenset({'nipap.moments'}),
