@@ -517,6 +517,14 @@ def test_paths_and_methods(ask: Ask, method: str, path: str, status: int, code: 
     assert ('Allow' in answer.headers) == (status == 405)
 
 
+@pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes'])
+@pytest.mark.parametrize('key', [2**31 - 1, 2**31, 2**32, 10**18 - 1])
+def test_a_condition_on_what_no_column_can_number(client: FlaskClient, plural: str, key: int) -> None:
+    for method, body in (('DELETE', None), ('PATCH', {'description': 'x'})):
+        answer = client.open(f'/api/v1/{plural}/{key}', method=method, json=body, headers=AUTH | {'If-Match': '*'})
+        refused(answer, 404, 1300)
+
+
 @pytest.mark.parametrize('path', ['/prefixes', '/vrfs', '/pools', '/asns', '/batch', '/prefixes/search'])
 def test_bodies_that_are_none(client: FlaskClient, path: str) -> None:
     def sent(body: bytes, **headers: str) -> TestResponse:
