@@ -284,7 +284,7 @@ def test_what_is_old_is_removed_once_all_have_it(
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 0
     db.run(lambda tx: webhook.pass_by(tx, hook, 1))
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
-    assert db.read(events.removed) == 1
+    assert db.read(events.bounds).removed == 1
     db.run(lambda tx: webhook.pass_by(tx, hook, 3))
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
     assert [event['id'] for event in read_all(db)] == [3]
