@@ -286,6 +286,24 @@ def test_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
         load([], {})
 
 
+def test_a_daemon_that_has_become_another_account_reads_the_same_file_for_the_same_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'default.conf'
+    path.write_text('[nipapd]\nport = 7\n')
+    monkeypatch.setattr(config, 'DEFAULT_FILE', path)
+    monkeypatch.setattr(config.os, 'geteuid', lambda: 0)
+    first = load([], {})
+    monkeypatch.setattr(config.os, 'geteuid', lambda: 1)
+    path.write_text('[nipapd]\nport = 8\n')
+    second = load([], {'HOME': '/home/x'}, former=first)
+    assert (second.nipapd.port, second.data_dir, second.path) == (8, Path('/var/lib/nipap'), path)
+    assert second.auth.backends['local'].options['db_path'] == '/var/lib/nipap/local_auth.db'
+    path.unlink()
+    with pytest.raises(ConfigError, match='No such file'):
+        load([], {'HOME': '/home/x'}, former=first)
+
+
 @pytest.mark.parametrize(
     'args', [['-p', '65536'], ['-s', 'x'], ['-l', '*'], ['-P', ''], ['--nonsense'], ['stray'], ['--back']]
 )

@@ -594,14 +594,14 @@ def test_one_line_a_request(client: FlaskClient, backend: Recorder, caplog: pyte
     caplog.set_level(logging.INFO, 'nipap.request')
     call(client, 'version')
     backend.answer = NipapError('no')
-    fault_of(client, body_of('echo', {'auth': {**AUTH, 'username': 'eve\nfake'}}))
+    fault_of(client, body_of('echo', {'auth': {**AUTH, 'username': "eve' fake"}}))
     fault_of(client, body_of('no\nsuch', {'auth': AUTH}))
     fault_of(client, body_of('version'), {})
     varying = r'[0-9]+\.[0-9](?= ms)|(?<=request=)\S+'
     lines = [re.sub(varying, 'N', r.getMessage()) for r in caplog.records if r.name == 'nipap.request']
     assert lines == [
         "version user='ann' N ms ok request=N",
-        r"echo user='eve\nfake' by='ann' N ms fault 1000 request=N",
+        "echo user=\"eve' fake\" by='ann' N ms fault 1000 request=N",
         "- user='ann' N ms fault 1100 request=N",
         "- user='-' N ms fault 1500 request=N",
     ]
