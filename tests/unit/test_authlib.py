@@ -503,6 +503,9 @@ def claims_that_are_refused() -> list[dict[str, object]]:
     return [
         {'exp': None},
         {'exp': 'tomorrow'},
+        {'exp': float('inf')},
+        {'iat': 'yesterday'},
+        {'iat': time.time() + 60},
         {'sub': None},
         {'sub': ''},
         {'sub': 7},
@@ -529,6 +532,39 @@ def test_tokens_that_claim_nonsense(make: Callable[..., Authenticator], number: 
     forged = b'.'.join([*parts, jwt.utils.base64url_encode(signature)]).decode()
     with pytest.raises(AuthenticationFailedError, match=r'^Invalid token\.$'):
         make(signing_key=SECRET).login_token(forged)
+
+
+HOUR, YEAR = 3600, 8760 * 3600
+
+
+@pytest.mark.parametrize(
+    ('options', 'exp', 'iat', 'is_accepted'),
+    [
+        ({}, YEAR, None, True),
+        ({}, YEAR + 2 * HOUR, None, False),
+        ({}, 100 * YEAR, None, False),
+        ({}, 2**62, None, False),
+        ({}, HOUR, -YEAR + 2 * HOUR, True),
+        ({}, HOUR, -YEAR, False),  # nearly over, and was good for longer
+        ({}, 100 * YEAR, -1, False),
+        ({'max_token_hours': '12'}, 12 * HOUR, -1, True),
+        ({'max_token_hours': '12'}, 13 * HOUR, -1, False),
+        ({'max_token_hours': '12'}, 11 * HOUR, -2 * HOUR, False),
+        ({'max_token_hours': '876000'}, 99 * YEAR, None, True),
+    ],
+)
+def test_a_token_has_a_longest_lifetime(
+    make: Callable[..., Authenticator], options: dict[str, str], exp: int, iat: int | None, is_accepted: bool
+) -> None:
+    now = int(time.time())
+    claims = {'exp': now + exp} if iat is None else {'exp': now + exp, 'iat': now + iat}
+    authenticator = make(signing_key=SECRET, **options)
+    if is_accepted:
+        assert authenticator.login_token(token(**claims)).username == 'ann'
+        return
+    hours = options.get('max_token_hours', '8760')
+    with pytest.raises(AuthenticationFailedError, match=rf'longer than is accepted: at most {hours} hours\.$'):
+        authenticator.login_token(token(**claims))
 
 
 def test_expired_and_forged_tokens(make: Callable[..., Authenticator]) -> None:
