@@ -53,6 +53,12 @@ The file is -f, else what the configuration says, else local_auth.db in the data
 """
 
 
+_INTERRUPTED = (
+    'a restore was interrupted, and these may be the accounts: the next start of the daemon finds out; '
+    'remove the file if the restore was given up'
+)
+
+
 class _MissingError(Exception):
     """Something was not given; the message is one line."""
 
@@ -65,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return EXIT_OK
     try:
-        return _ACTIONS[args.action](_users(args), args)
+        users = _users(args)
+        if args.action not in _READING and (left := users.of_restores()):
+            raise local_users.UserFileUnusableError(f'{left[-1]}: {_INTERRUPTED}')
+        return _ACTIONS[args.action](users, args)
     except _MissingError as exc:
         print(f'nipap-passwd: {exc}', file=sys.stderr)
         return EXIT_NO
@@ -243,6 +252,9 @@ _ACTIONS: dict[str, Callable[[LocalUsers, argparse.Namespace], int]] = {
     'upgrade-database': _upgrade_database,
     'latest-version': _latest_version,
 }
+
+
+_READING = ('list', 'test-user', 'latest-version')
 
 
 def _done(text: str) -> int:

@@ -72,8 +72,11 @@ class Renewal:
             self._listening.close_all_but(Listeners())
 
         kafka = self._config.kafka
-        number, sockets = handlers(service.settings), service.listeners.admin
-        self._admin.use(admin.Admin(service.dsn, service.board, number, sockets, kafka.enabled), prepare)
+        number, listeners, settings = handlers(service.settings), service.listeners, service.settings
+        end = listeners.certificate_end
+        self._admin.use(
+            admin.Admin(service.dsn, service.board, number, listeners.admin, kafka.enabled, settings, end), prepare
+        )
         self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
     def begin(self) -> Generation | None:

@@ -22,15 +22,18 @@ from nipap.access.authentication import Authenticator, AuthSettings
 from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
+from nipap.http import traces
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
 from nipapd import signals
+from nipapd.collector import Collector
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
+from nipapd.proxies import Proxies
 from nipapd.senders import Sending
 from nipapd.server import Container, Server, Shares
 
@@ -60,6 +63,7 @@ class Listeners:
     tls: Sequence[socket.socket] = ()
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
     admin: Sequence[socket.socket] = ()
+    certificate_end: float | None = None  # in seconds since 1970, for metrics
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Service:
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = app.create(backend, authenticator, max_body=self.settings.max_body, meter=meter)
+            if endpoint := self.tracing.otlp_http_endpoint:
+                traces.add_to(application, authenticator, Collector(endpoint, fibers))
             container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)
@@ -153,7 +159,10 @@ class Service:
                 watching.cancel()
             if counter:
                 counter.ready(False)
-            return await self._finish(server, tracing)
+            code = await self._finish(server, tracing)
+            fibers.end()
+            await server.cut_off()
+            return code
         finally:
             fibers.end()
             signals.ignore(numbers)
@@ -166,6 +175,7 @@ class Service:
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),
             hsts=self.settings.ssl_hsts,
+            proxies=Proxies(self.settings.trusted_proxies),
         )
 
     def _tracing(self) -> Tracing | None:

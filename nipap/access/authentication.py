@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jwt
 
@@ -96,6 +96,10 @@ class AuthSettings:
     rehash: bool = True
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Credentials:
     """Who proved their identity, and what the backend that checked it says about them.
@@ -103,6 +107,7 @@ class Credentials:
     username: the name within that backend.
     identity: the name among the users of all backends, where that is another one.
     predecessors: accounts of this name that were removed before.
+    are_valid: returns whether the same proof would give the same rights now; costs microseconds.
     """
 
     username: str
@@ -111,6 +116,7 @@ class Credentials:
     trusted: bool = False
     identity: str | None = None
     predecessors: int = 0
+    are_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
 
     @property
     def authenticated_as(self) -> str:
@@ -124,6 +130,7 @@ class Actor:
 
     authenticated_as: ``name``, but ``name@backend`` of a user whom another backend than the default one knows.
     predecessors: accounts of that name that were removed before, whose answers are not for this actor.
+    is_valid: returns whether the credentials of this actor are still valid. A call that goes on for long asks.
     """
 
     username: str
@@ -133,6 +140,7 @@ class Actor:
     readonly: bool
     trusted: bool = False
     predecessors: int = 0
+    is_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
 
     @property
     def who(self) -> Who:
@@ -155,7 +163,8 @@ def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor
         full_name = _text_option(options, 'full_name') or (full_name if username == own else None)
         readonly = readonly or _bool_option(options, 'readonly')
     proved = credentials.authenticated_as
-    return Actor(username, full_name, proved, source, readonly, credentials.trusted, credentials.predecessors)
+    trusted, predecessors, are_valid = credentials.trusted, credentials.predecessors, credentials.are_valid
+    return Actor(username, full_name, proved, source, readonly, trusted, predecessors, are_valid)
 
 
 def authoritative_source(options: Mapping[str, object]) -> str:
@@ -257,6 +266,8 @@ class Authenticator:
                 return backend.login(token)
             except jwt.ExpiredSignatureError:
                 text = _EXPIRED
+            except AuthenticationFailedError as exc:  # another backend may take it
+                text = str(exc)
             except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as exc:
                 log.debug('token refused: %s', exc)
         raise AuthenticationFailedError(text)
@@ -370,7 +381,8 @@ def _claimed(claims: Mapping[str, object]) -> Credentials:
         raise ValueError('readonly or trusted is no boolean')
     if control_characters(username + (full_name or '')) or max(len(username), len(full_name or '')) > LONGEST_OPTION:
         raise ValueError('a claim about the user has a control character, or is too long')
-    return Credentials(username, full_name, readonly, trusted)
+    ends = int(cast('float | str', claims['exp']))  # as `jwt.decode` has read it
+    return Credentials(username, full_name, readonly, trusted, are_valid=lambda: time.time() < ends)
 
 
 def _token_hours(options: Mapping[str, str]) -> int:
@@ -426,6 +438,7 @@ class _LocalAccounts:
         self._known = known
         self._cache = _LoginCache()
         self._hashing: set[bytes] = set()
+        self._rows: tuple[int, dict[str, LocalUser | None]] = 0, {}  # a revision of the file, and what was read of it
 
     def login(self, username: str, password: str) -> Credentials | None:
         proof = self._known.digest(self._name, username, password)
@@ -449,7 +462,10 @@ class _LocalAccounts:
 
     def _credentials(self, user: LocalUser) -> Credentials:
         identity = identity_of(self._settings, self._name, user.username)
-        return Credentials(user.username, user.full_name, user.readonly, user.trusted, identity, user.predecessors)
+        return Credentials(
+            *(user.username, user.full_name, user.readonly, user.trusted, identity, user.predecessors),
+            are_valid=lambda: self._is_unchanged(user),
+        )
 
     def remembered(self, username: str, password: str) -> Credentials | None:
         """Return the answer of `login` if this process, or another, need not check the password again, else None."""
@@ -476,6 +492,25 @@ class _LocalAccounts:
             return False
         user = self._users.find(username)
         return user is not None and user.state == known.state
+
+    def _is_unchanged(self, user: LocalUser) -> bool:
+        """Whether the user is there with the password and the rights of then; not while the file cannot be read."""
+        try:
+            now = self._row(user.username)
+        except UserFileError as exc:
+            log.info('whether user %r is unchanged cannot be read: %s', user.username, exc)
+            return False
+        return now is not None and (now.mark, now.trusted, now.readonly) == (user.mark, user.trusted, user.readonly)
+
+    def _row(self, username: str) -> LocalUser | None:
+        """Return the row of a user, which is read once for each state of the file."""
+        revision = self._watch.revision()
+        if self._rows[0] != revision:
+            self._rows = revision, {}
+        rows = self._rows[1]
+        if username not in rows:
+            rows[username] = self._users.find(username)
+        return rows[username]
 
     def close(self) -> None:
         self._watch.close()

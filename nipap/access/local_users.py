@@ -18,8 +18,9 @@ import secrets
 import sqlite3
 import string
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nipap.access.known_logins import state_of
@@ -27,6 +28,10 @@ from nipap.access.names import ACCEPTED, LONGEST_FULL_NAME, LONGEST_NAME, contro
 from nipap.runtime import waiting
 
 log = logging.getLogger(__name__)
+
+
+# Of a file beside the accounts, with three numbers behind it: accounts of a restore (nipapd/restored.py).
+RESTORED = '.restored-'
 
 
 class UserFileError(Exception):
@@ -67,6 +72,7 @@ class LocalUser:
 
     predecessors: accounts of this name that were removed before; a new one need not be the same person's.
     state: what differs after each change of the account, the password included.
+    mark: differs for another password; empty for a user who was not read from a file.
     """
 
     username: str
@@ -75,6 +81,7 @@ class LocalUser:
     readonly: bool = False
     predecessors: int = 0
     state: bytes = field(default=b'', compare=False, repr=False)
+    mark: str = field(default='', compare=False, repr=False)
 
 
 SHORTEST_PASSWORD = 8
@@ -169,6 +176,13 @@ class LocalUsers:
         with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
             source.backup(copy)
 
+    def of_restores(self) -> list[Path]:
+        """Return the files of accounts that restores which were interrupted have left, the earliest first."""
+        found = Path(self.path).parent.glob(f'*{RESTORED}*-*-*')
+        pattern = re.compile(re.escape(os.path.basename(self.path) + RESTORED) + r'[0-9]+-[0-9]+-([0-9]+)')
+        numbers = {path: int(match[1]) for path in found if (match := pattern.fullmatch(path.name))}
+        return sorted(numbers, key=lambda path: numbers[path])
+
     def users(self) -> list[LocalUser]:
         """All users by name."""
         with self._open() as connection:
@@ -251,18 +265,19 @@ class LocalUsers:
         right, newer = waiting.aside(lambda: _check_password(given, stored, salt))
         if row is None or not right:
             return None
-        if newer and rehash:
-            self._replace_hash(username, stored, newer)
+        if newer and rehash and user and self._replace_hash(username, stored, newer):
+            return replace(user, mark=_mark(newer))
         return user
 
-    def _replace_hash(self, username: str, stored: str, newer: str) -> None:
+    def _replace_hash(self, username: str, stored: str, newer: str) -> bool:
         """Store a newer hash of the same password, unless somebody changed the password meanwhile."""
         try:
             with self._change() as connection:
                 statement = "UPDATE user SET pwd_hash = ?, pwd_salt = '' WHERE username = ? AND pwd_hash = ?"
-                connection.execute(statement, (newer, username, stored))
+                return connection.execute(statement, (newer, username, stored)).rowcount > 0
         except UserFileError as exc:
             log.warning('the password of %r stays stored in the older way: %s', username, exc)
+            return False
 
     def _missing(self, connection: sqlite3.Connection) -> list[str]:
         columns = _columns(connection)
@@ -372,7 +387,13 @@ def _user(connection: sqlite3.Connection, row: sqlite3.Row) -> LocalUser:
         readonly=str(found.get('readonly') or 0) != '0',
         predecessors=predecessors,
         state=state_of((*found.items(), predecessors)),
+        mark=_mark(str(found['pwd_hash'])),
     )
+
+
+def _mark(stored: str) -> str:
+    """Return what tells passwords of one user apart: their hashes have salts of their own."""
+    return hashlib.sha256(stored.encode(errors='surrogatepass')).hexdigest()
 
 
 def _connect(path: str, check_same_thread: bool = True) -> sqlite3.Connection:
@@ -414,12 +435,15 @@ _SQLITE_ERRORS = {
 class FileWatch:
     """Tells whether a SQLite file has changed, by anybody and in any way, for a few microseconds a look.
 
-    ``PRAGMA data_version`` on a connection that stays open sees every commit of other connections; the file's
-    identity and time of change see a file put in its place or copied over it.
+    The file's identity and times see a file put in its place or copied over it. ``PRAGMA data_version``, on a
+    connection that stays open, sees every commit of other connections. It is asked unless the file has not changed for
+    `settled_s`: two changes within one tick of the file system's clock have the same time, and in WAL mode commits
+    change another file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, settled_s: float = 2.0) -> None:
         self._path = path
+        self._settled_ns = round(settled_s * 1e9)
         self._revision = 0
         self._start()
 
@@ -429,6 +453,7 @@ class FileWatch:
         self._connection: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] = ()
         self._data_version = 0
+        self._in_place = self._settled = False
 
     def revision(self) -> int:
         """A number that is larger after every change; raises `UserFileError` when the file cannot be read."""
@@ -442,20 +467,26 @@ class FileWatch:
 
     def _look(self) -> None:
         status = os.stat(self._path)
-        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         connection = self._connection
         if connection is None or seen != self._seen:
             connection = self._open_again()
             self._seen = seen
+        elif self._settled:
+            return
         data_version = connection.execute('PRAGMA data_version').fetchone()[0]
         if data_version != self._data_version:
             self._data_version = data_version
             self._revision += 1
+        # A commit after the look at the file has given it a later time.
+        self._settled = self._in_place and time.time_ns() - status.st_ctime_ns > self._settled_ns
 
     def _open_again(self) -> sqlite3.Connection:
         self._close_connection()
         self._revision += 1
+        self._settled = False
         self._connection = connection = _connect(self._path, check_same_thread=False)
+        self._in_place = connection.execute('PRAGMA journal_mode').fetchone()[0] != 'wal'
         return connection
 
     def close(self) -> None:

@@ -104,4 +104,6 @@ def _first_word(character: str) -> str:
 
 def control_characters(text: str) -> list[str]:
     """Return the characters of a text that control terminals, lines or documents."""
+    if text.isprintable():
+        return []
     return [character for character in text if forbidden_character(character) or ord(character) in _CONTROLS]

@@ -79,8 +79,8 @@ def _name_and_password(value: str) -> tuple[str, str]:
 
 
 def header_text(request: Request, name: str) -> str | None:
-    """The text of a header, in UTF-8 or, from those who know no better, in ISO 8859-1."""
-    value = request.headers.get(name)
+    """Return the text of a header, in UTF-8 or else in ISO 8859-1; None without it."""
+    value: str | None = request.environ.get(f'HTTP_{name.upper().replace("-", "_")}')
     if value is None or value.isascii():
         return value
     try:

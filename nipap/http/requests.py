@@ -39,9 +39,11 @@ def stamp_answers(app: Flask) -> None:
 def _stamp(response: Response) -> Response:
     environ = request_ctx.request.environ
     headers = response.headers
-    headers['X-Content-Type-Options'] = 'nosniff'
-    if 'Cache-Control' not in headers:
-        headers['Cache-Control'] = 'no-store'
+    given = {name for name, _ in headers}
+    if 'Cache-Control' not in given:
+        headers.add('Cache-Control', 'no-store')
+    if 'X-Content-Type-Options' not in given:
+        headers.add('X-Content-Type-Options', 'nosniff')
     call: CallRecord | None = environ.get(_CALL)
     if call is None:  # there is no such path
         headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
@@ -87,6 +89,24 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
     finally:
         call.seconds = time.perf_counter() - started
         tracer.end(call, status)
+    _count(call, meter)
+    return response
+
+
+def part(request: Request, meter: Meter, respond: Callable[[CallRecord], T]) -> T:
+    """Return the answer that `respond` makes to one of the calls of a request; it counts as a call of its own."""
+    whole = record_of(request)
+    call = CallRecord(whole.request_id, whole.peer)
+    call.user, call.trace_id = whole.user, whole.trace_id
+    started = time.perf_counter()
+    found = respond(call)
+    call.seconds = time.perf_counter() - started
+    _count(call, meter)
+    return found
+
+
+def _count(call: CallRecord, meter: Meter) -> None:
+    """Count an answered call and log it."""
     meter.call(call.method, call.fault or 0, call.seconds)
     if _log.isEnabledFor(logging.INFO):
         outcome = 'ok' if call.fault is None else f'fault {call.fault}'
@@ -96,4 +116,3 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
             *(call.method, call.user, by, call.seconds * 1e3, outcome, call.request_id),
             extra={'call': call},
         )
-    return response

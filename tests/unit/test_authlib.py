@@ -485,6 +485,61 @@ def test_threads_may_log_in_together(make: Callable[..., Authenticator], users: 
     assert authenticator.login('joe', 'right').readonly
 
 
+def test_credentials_are_valid_while_the_account_is_as_it_was(
+    make: Callable[..., Authenticator], users: LocalUsers
+) -> None:
+    authenticator = make()
+    credentials = authenticator.login('joe', 'right')
+    users.add(LocalUser('ann'), 'secret')
+    users.modify('joe', full_name='Joe D.')
+    assert credentials.are_valid()
+    users.delete('ann')
+    assert make_actor(credentials, SOURCE).is_valid()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda users: users.delete('joe'),
+        lambda users: users.modify('joe', readonly=True),
+        lambda users: users.modify('joe', password='another'),
+        lambda users: os.remove(users.path),
+    ],
+    ids=['removed', 'demoted', 'another password', 'no file'],
+)
+def test_credentials_of_an_account_that_is_changed_are_not_valid(
+    make: Callable[..., Authenticator], users: LocalUsers, change: Callable[[LocalUsers], None]
+) -> None:
+    authenticator = make()
+    first, remembered = authenticator.login('joe', 'right'), authenticator.login('joe', 'right')
+    assert first.are_valid()
+    change(users)
+    assert not first.are_valid()
+    assert not remembered.are_valid()
+
+
+def test_a_trusted_user_who_is_trusted_no_more_has_no_valid_credentials(
+    make: Callable[..., Authenticator], users: LocalUsers
+) -> None:
+    users.modify('joe', trusted=True)
+    actor = make_actor(make().login('joe', 'right'), {**SOURCE, 'username': 'ann'})
+    assert actor.is_valid()
+    users.modify('joe', trusted=False)
+    assert not actor.is_valid()
+
+
+@pytest.mark.parametrize('rehash', [True, False])
+def test_a_hash_that_a_login_replaces_leaves_its_credentials_valid(users: LocalUsers, rehash: bool) -> None:
+    LocalUsers(users.path, legacy=True).modify('joe', password='right')
+    backends = {'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path})}
+    with closing(Authenticator(AuthSettings('local', 3600, backends, rehash=rehash))) as authenticator:
+        credentials = authenticator.login('joe', 'right')
+        assert credentials.are_valid()
+        assert authenticator.login('joe', 'right').are_valid()
+        users.modify('joe', password='another')
+        assert not credentials.are_valid()
+
+
 # -------------------------------------------------------------------------------------------------------------- tokens
 
 
@@ -497,6 +552,19 @@ def test_tokens(make: Callable[..., Authenticator]) -> None:
     assert authenticator.login_token(token()) == Credentials('ann', identity='ann@sso')
     claims = {'username': 'bob', 'full_name': 'Bob C', 'readonly': True, 'trusted': 'yes'}
     assert authenticator.login_token(token(**claims)) == Credentials('bob', 'Bob C', True, True, 'bob@sso')
+
+
+@pytest.mark.parametrize('form', [int, float, str])
+def test_credentials_of_a_token_are_valid_until_it_expires(
+    make: Callable[..., Authenticator], monkeypatch: pytest.MonkeyPatch, form: Callable[[int], object]
+) -> None:
+    ends = int(time.time()) + 60
+    credentials = make(signing_key=SECRET).login_token(token(exp=form(ends)))
+    assert credentials.are_valid()
+    monkeypatch.setattr(time, 'time', lambda: ends - 0.1)
+    assert credentials.are_valid()
+    monkeypatch.setattr(time, 'time', lambda: float(ends))
+    assert not credentials.are_valid()
 
 
 def claims_that_are_refused() -> list[dict[str, object]]:
