@@ -148,7 +148,9 @@ def test_options_of_the_wrong_type(option: str, value: object, code: int) -> Non
 
 
 @pytest.mark.parametrize('option', ['authoritative_source', 'username', 'full_name'])
-@pytest.mark.parametrize('value', ['x\x08', 'a\nb', 'a\tb', 'a\x7f', 'a\u2028', 'x' * 256, 'x' * 2**20])
+@pytest.mark.parametrize(
+    'value', ['x\x08', 'a\nb', 'a\tb', 'a\x7f', 'a\u2028', 'a\u202eb', 'a\u2066b', 'x' * 256, 'x' * 2**20]
+)
 def test_no_name_is_stored_that_breaks_lines_or_is_long(option: str, value: str) -> None:
     with pytest.raises(NipapValueError, match=f"^'{option}' in auth options has "):
         make_actor(Credentials('joe', trusted=True), {**SOURCE, option: value})
@@ -580,6 +582,7 @@ def claims_that_are_refused() -> list[dict[str, object]]:
         {'sub': 'a\nb'},
         {'sub': 'x' * 256},
         {'full_name': 'A\u2028'},
+        {'full_name': 'A\u202e'},
         {'full_name': 'x' * 256},
         {'username': ['x']},
         {'full_name': 7},
