@@ -28,7 +28,8 @@ POLL_S = 0.1
 _DATABASE = """SELECT system_identifier || '-' || (SELECT oid FROM pg_database WHERE datname = current_database())
 FROM pg_control_system()"""
 _COMMIT = 'SET LOCAL synchronous_commit = on; CREATE TEMPORARY TABLE nipap_restore () ON COMMIT DROP'
-# A server that was itself put back to an earlier state has not reached the number yet.
+# `keep` has had a later transaction committed. So only a server that was put back to an earlier state has not reached
+# the number: a transaction that is in progress is below the end of the snapshot.
 _OUTCOME = """SELECT CASE WHEN %s::text::xid8 < pg_snapshot_xmax(pg_current_snapshot())
 THEN coalesce(pg_xact_status(%s::text::xid8), 'unknown') ELSE 'aborted' END"""
 
