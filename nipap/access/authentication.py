@@ -18,6 +18,7 @@ import jwt
 from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError, hash_password
 from nipap.access.login_limits import LoginCounts, LoginLimits
+from nipap.access.names import control_characters
 from nipap.errors import (
     AuthenticationFailedError,
     AuthUnavailableError,
@@ -27,7 +28,6 @@ from nipap.errors import (
 )
 from nipap.history.audit import Who
 from nipap.runtime import waiting
-from nipap.text import forbidden_character
 
 T = TypeVar('T')
 
@@ -51,6 +51,7 @@ BACKEND_TYPES = ('SqliteAuth', 'JwtAuth')
 
 FAILED_LOGINS = 20
 FAILED_LOGINS_WINDOW_S = 60.0
+LONGEST_OPTION = 255  # characters of a name that a token or a trusted user gives
 ALIKE_POLL_S = 0.02  # a login that waits for one with the same password looks this often
 
 _TRUE = frozenset({'1', 'true', 'yes', 'on'})
@@ -187,8 +188,10 @@ def _bool_option(options: Mapping[str, object], name: str) -> bool:
 
 
 def _storable(name: str, value: str) -> str:
-    if forbidden_character(value):
+    if control_characters(value):
         raise NipapValueError(f"'{name}' in auth options has a control character.")
+    if len(value) > LONGEST_OPTION:
+        raise NipapValueError(f"'{name}' in auth options has more than {LONGEST_OPTION} characters.")
     return value
 
 
@@ -355,8 +358,8 @@ def _claimed(claims: Mapping[str, object]) -> Credentials:
         raise ValueError('the name of the user is missing or has the wrong type')
     if readonly is None or trusted is None:
         raise ValueError('readonly or trusted is no boolean')
-    if forbidden_character(username + (full_name or '')):
-        raise ValueError('a claim about the user has a control character')
+    if control_characters(username + (full_name or '')) or max(len(username), len(full_name or '')) > LONGEST_OPTION:
+        raise ValueError('a claim about the user has a control character, or is too long')
     ends = int(cast('float | str', claims['exp']))  # as `jwt.decode` has read it
     return Credentials(username, full_name, readonly, trusted, are_valid=lambda: time.time() < ends)
 

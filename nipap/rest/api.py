@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -18,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
-from nipap.attributes import Attribute, read_integer, shown
+from nipap.attributes import PREFIX, Attribute, read_integer, read_value, shown
 from nipap.backend import Backend, authorize
 from nipap.batch import REFERENCE
 from nipap.calls import CALLS, Expectation
@@ -55,8 +56,11 @@ from nipap.rest.objects import (
     parts_of,
     plain_many,
     read_fields,
+    refuse_unknown,
+    sent_back,
     settable,
     tag_of,
+    without_sent_back,
 )
 from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members, read_flag
 from nipap.rest.problems import http_problem, internal_problem, not_understood, problem
@@ -74,6 +78,7 @@ FREE = ('prefix_length', 'family', 'count')
 _AT_ONCE = 1000  # objects that are in memory at the same time
 _JSON = 'application/json'
 _WITH_BODY = ('POST', 'PATCH')
+_VRF = ('vrf_id', 'vrf_rt', 'vrf_name')
 _TREE_OPTIONS = tuple(parameter.name for parameter in parameters.TREE)
 _JSON_TYPES = (_JSON, 'application/merge-patch+json')
 
@@ -337,18 +342,36 @@ class _Collection:
     def _add(self, actor: Actor) -> Response:
         fields = self._fields()
         attr = settable(self._api.body(), self._resource, new=True)
+        if isinstance(attr, dict):
+            refuse_unknown(attr, {*self._resource.writable, self._resource.key} - {'id'})
         item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
         return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
         fields = self._fields()
-        members = {self.kind: {self._resource.key: key}, 'attr': settable(self._api.body(), self._resource)}
+        attr = settable(self._api.body(), self._resource)
         # With an idempotency key what is not there has to fail before that is remembered as an answer.
-        has_key = idempotency_key(request_ctx.request, {}) is not None
-        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))
+        always = idempotency_key(request_ctx.request, {}) is not None
+        if isinstance(attr, dict):
+            refuse_unknown(attr, self._resource.fields)
+            always = always or bool(sent_back(attr, self._resource))
+        expected = self._expectation(key, always=always)
+        if isinstance(attr, dict) and sent_back(attr, self._resource):
+            expected = expected and replace(expected, members=partial(self._completed, key, attr))
+        edited = self._api.change(actor, f'edit_{self.kind}', self._edit_members(key, attr), expected)
         if not edited:
             raise self._missing(key)
         return self._shown(edited[0], fields)
+
+    def _edit_members(self, key: int, attr: Any) -> Object:
+        return {self.kind: {self._resource.key: key}, 'attr': attr}
+
+    def _completed(self, key: int, attr: Object, item: Object) -> Object:
+        """Return the members of an edit for an object as it is stored. An edit of nothing sets a name to what it is."""
+        left = without_sent_back(attr, alone(dict(item)), self._resource.writable)
+        left.pop('match', None)  # of a search
+        name = 'name' if 'name' in self._resource.writable else 'description'
+        return self._edit_members(key, left or {name: item[name]})
 
     def _remove(self, actor: Actor, key: int) -> Response:
         args = request_ctx.request.args
@@ -441,7 +464,7 @@ class _Allocations:
         args = {name: attr.pop(name) for name in FREE if name in attr}
         count = read_count(args.pop('count', None))
         try:
-            answers = self._allocated(actor, self._operations(key, attr, args, count))
+            answers = self._allocated(actor, self._operations(key, attr, args, count), self._expectation(key, attr))
         except NipapError as exc:
             self._collection.one(actor, key)  # if that is what is wrong, it is what is said
             cause = exc.__cause__
@@ -454,11 +477,30 @@ class _Allocations:
             response.headers['Location'] = f'{ROOT}/prefixes/{added[0]["id"]}'
         return response
 
-    def _allocated(self, actor: Actor, operations: list[Object]) -> list[Any]:
+    def _allocated(self, actor: Actor, operations: list[Object], expected: Expectation | None) -> list[Any]:
         if len(operations) == 1:
-            return [self._api.change(actor, 'add_prefix', operations[0]['args'])]
-        answers: list[Any] = whole(self._api.change(actor, 'batch', {'operations': operations, 'return': None}))
+            return [self._api.change(actor, 'add_prefix', operations[0]['args'], expected)]
+        members = {'operations': operations, 'return': None}
+        answers: list[Any] = whole(self._api.change(actor, 'batch', members, expected))
         return answers
+
+    def _expectation(self, key: int, attr: Object) -> Expectation | None:
+        """Return the expectation that the source is in the VRF that a body names; None when it names none."""
+        named = {name: read_value(PREFIX[name], attr[name]) for name in _VRF if attr.get(name) is not None}
+
+        def holds(item: Object) -> bool:
+            if item['vrf_id'] is None:
+                return True  # a pool without members has another problem
+            for name, value in named.items():
+                if value != item[name]:
+                    kind, where = self._collection.kind, shown(item[name])
+                    text = (
+                        f'Invalid value {shown(attr[name])} for {name}, {kind} {key} is in the VRF with {name} {where}'
+                    )
+                    raise NipapValueError(text).about(name)
+            return True
+
+        return Expectation(self._collection.kind, key, holds) if named else None
 
     def _operations(self, number: int, attr: Object, args: Object, count: int) -> list[Object]:
         if self._of_pool:
@@ -466,7 +508,9 @@ class _Allocations:
             source: Object = {'from-pool': {'id': number}}
         else:
             # Looked up in the same transaction, and under an idempotency key the same call however it has moved.
-            first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}}}]
+            # The VRF that the body names is a part of what is asked for, though the call has no such member.
+            asked = {name: attr[name] for name in _VRF if attr.get(name) is not None}
+            first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}, **asked}}]
             source = {'from-prefix': [{'$result': [0, 0, 'prefix']}]}
             attr = {**attr, 'vrf_id': {'$result': [0, 0, 'vrf_id']}}
         one = {'method': 'add_prefix', 'args': {'attr': attr, 'args': {**source, **args}}}

@@ -174,6 +174,7 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
 
 
 _KEY = {'type': 'integer', 'minimum': 0, 'maximum': LARGEST_KEY}
+_NAME = {**PRINTABLE, 'maxLength': 255}  # other letters than those of ASCII are sent as UTF-8
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`.'),
     'asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, 'The number.'),
@@ -197,9 +198,9 @@ _PARAMETERS: dict[str, Schema] = {
         {**PRINTABLE, 'maxLength': 100},
         'The import or bulk action that the change is a part of; kept with its change set.',
     ),
-    'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
-    'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),
-    'FullName': _parameter('NIPAP-Full-Name', 'header', TEXT, 'The full name of that one.'),
+    'Source': _parameter('NIPAP-Authoritative-Source', 'header', _NAME, 'The system that a change comes from.'),
+    'Username': _parameter('NIPAP-Username', 'header', _NAME, 'On whose behalf; from trusted users.'),
+    'FullName': _parameter('NIPAP-Full-Name', 'header', _NAME, 'The full name of that one.'),
     'ReadOnly': _parameter(
         'NIPAP-Read-Only',
         'header',

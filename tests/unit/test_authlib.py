@@ -147,9 +147,11 @@ def test_options_of_the_wrong_type(option: str, value: object, code: int) -> Non
     assert error.value.code == code
 
 
-def test_nothing_is_stored_that_xml_cannot_carry() -> None:
-    with pytest.raises(NipapValueError):
-        make_actor(Credentials('joe'), {'authoritative_source': 'x\x08'})
+@pytest.mark.parametrize('option', ['authoritative_source', 'username', 'full_name'])
+@pytest.mark.parametrize('value', ['x\x08', 'a\nb', 'a\tb', 'a\x7f', 'a\u2028', 'x' * 256, 'x' * 2**20])
+def test_no_name_is_stored_that_breaks_lines_or_is_long(option: str, value: str) -> None:
+    with pytest.raises(NipapValueError, match=f"^'{option}' in auth options has "):
+        make_actor(Credentials('joe', trusted=True), {**SOURCE, option: value})
 
 
 @given(value=st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.integers())))
@@ -572,6 +574,10 @@ def claims_that_are_refused() -> list[dict[str, object]]:
         {'sub': None},
         {'sub': ''},
         {'sub': 7},
+        {'sub': 'a\nb'},
+        {'sub': 'x' * 256},
+        {'full_name': 'A\u2028'},
+        {'full_name': 'x' * 256},
         {'username': ['x']},
         {'full_name': 7},
         {'readonly': 'perhaps'},
