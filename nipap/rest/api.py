@@ -7,7 +7,7 @@ is written as JSON; what goes wrong is ``application/problem+json``. `nipap.rest
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, cast
@@ -15,11 +15,11 @@ from urllib.parse import urlencode
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.routing import BaseConverter, ValidationError
 
 from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
-from nipap.attributes import PREFIX, Attribute, read_integer, read_value, shown
+from nipap.attributes import PREFIX, Attribute, read_asn, read_integer, read_value, shown
 from nipap.backend import Backend, authorize
 from nipap.batch import REFERENCE
 from nipap.calls import CALLS, Expectation
@@ -53,6 +53,8 @@ from nipap.rest.objects import (
     digest,
     edition,
     encode,
+    marked,
+    merged,
     parts_of,
     plain_many,
     read_fields,
@@ -64,7 +66,7 @@ from nipap.rest.objects import (
 )
 from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members, read_flag
 from nipap.rest.problems import http_problem, internal_problem, not_understood, problem
-from nipap.rest.routes import RECURSIVE, ROUTES, Route
+from nipap.rest.routes import MERGE, RECURSIVE, ROUTES, Route
 from nipap.runtime import waiting
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.packed import whole
@@ -80,7 +82,6 @@ _JSON = 'application/json'
 _WITH_BODY = ('POST', 'PATCH')
 _VRF = ('vrf_id', 'vrf_rt', 'vrf_name')
 _TREE_OPTIONS = tuple(parameter.name for parameter in parameters.TREE)
-_JSON_TYPES = (_JSON, 'application/merge-patch+json')
 
 _log = logging.getLogger(__name__)
 
@@ -115,12 +116,24 @@ def _refused(error: HTTPException) -> Response | HTTPException:
 
 
 class _Number(BaseConverter):
-    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object."""
+    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object.
 
-    regex = '[0-9]{1,18}'
+    A number in a notation for AS numbers is a `_Notation`, which is a path of AS numbers alone.
+    """
+
+    regex = '[0-9]{1,18}|[Aa][Ss][0-9]{1,10}|(?:[Aa][Ss])?[0-9]{1,5}[.][0-9]{1,5}'
 
     def to_python(self, value: str) -> int:
-        return int(value)
+        if value.isdecimal():
+            return int(value)
+        try:
+            return _Notation(read_asn(value))
+        except NipapValueError:
+            raise ValidationError from None
+
+
+class _Notation(int):
+    """An AS number that was written as ``AS64500`` or in asdot."""
 
 
 class _Api:
@@ -138,7 +151,11 @@ class _Api:
         if not route.served:
             return
 
+        takes_notations = path.startswith('/asns/')
+
         def answer(**parts: int) -> Response:
+            if not takes_notations and isinstance(parts.get('key'), _Notation):
+                raise NotFound
             return self._answer(f'{method} {path}', route, view, parts)
 
         app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])
@@ -197,15 +214,16 @@ class _Api:
         if body not in (b'', b'{}', b'null'):
             raise NipapInputError(f'A {request.method} has no body here, its parameters are in the URL')
 
-    def body(self) -> Any:
-        """The value that the body of the request holds.
+    def body(self, types: Collection[str] = (_JSON,)) -> Any:
+        """Return the value that the body of the request holds.
 
-        :raises NipapInputError: it holds none.
+        :raises NipapInputError: it holds none. NipapMediaTypeError: it is in another type than these.
         """
         request: Request = request_ctx.request
         body = read_body(request, self._max_body)
-        if request.mimetype not in _JSON_TYPES:
-            raise NipapMediaTypeError(f'Content-Type {shown(request.mimetype)} is not supported, {_JSON} is')
+        if request.mimetype not in types:
+            accepted = f'{" and ".join(types)} {"is" if len(types) == 1 else "are"}'
+            raise NipapMediaTypeError(f'Content-Type {shown(request.mimetype)} is not supported, {accepted}')
         return decode(body)
 
     def struct(self) -> dict[str, Any]:
@@ -349,16 +367,20 @@ class _Collection:
 
     def _edit(self, actor: Actor, key: int) -> Response:
         fields = self._fields()
-        attr = settable(self._api.body(), self._resource)
+        attr = settable(self._api.body((_JSON, MERGE)), self._resource)
+        merge = request_ctx.request.mimetype == MERGE
         # With an idempotency key what is not there has to fail before that is remembered as an answer.
         always = idempotency_key(request_ctx.request, {}) is not None
+        complete = None
         if isinstance(attr, dict):
             refuse_unknown(attr, self._resource.fields)
-            always = always or bool(sent_back(attr, self._resource))
-        expected = self._expectation(key, always=always)
-        if isinstance(attr, dict) and sent_back(attr, self._resource):
-            expected = expected and replace(expected, members=partial(self._completed, key, attr))
-        edited = self._api.change(actor, f'edit_{self.kind}', self._edit_members(key, attr), expected)
+            if merge or sent_back(attr, self._resource):
+                complete = partial(self._completed, key, attr, merge=merge)
+        expected = self._expectation(key, always=always or complete is not None)
+        if expected is not None:
+            expected = replace(expected, members=complete)
+        members = self._edit_members(key, marked(attr) if merge else attr)
+        edited = self._api.change(actor, f'edit_{self.kind}', members, expected)
         if not edited:
             raise self._missing(key)
         return self._shown(edited[0], fields)
@@ -366,10 +388,12 @@ class _Collection:
     def _edit_members(self, key: int, attr: Any) -> Object:
         return {self.kind: {self._resource.key: key}, 'attr': attr}
 
-    def _completed(self, key: int, attr: Object, item: Object) -> Object:
+    def _completed(self, key: int, attr: Object, item: Object, *, merge: bool) -> Object:
         """Return the members of an edit for an object as it is stored. An edit of nothing sets a name to what it is."""
         left = without_sent_back(attr, alone(dict(item)), self._resource.writable)
         left.pop('match', None)  # of a search
+        if merge:
+            left = merged(left, item)
         name = 'name' if 'name' in self._resource.writable else 'description'
         return self._edit_members(key, left or {name: item[name]})
 

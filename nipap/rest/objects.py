@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, read_integer, shown
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, normal_text, read_integer, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError
 from nipap.moments import read_moment
 from nipap.runtime.packed import long_part
@@ -130,6 +130,29 @@ def _same(sent: Any, stored: Any) -> bool:
         with suppress(NipapValueError):
             return bool(read(sent) == read(stored))
     return False
+
+
+def merged(attr: Object, item: Object) -> Object:
+    """Return the attributes of a merge patch (RFC 7396) for an object as it is stored: pairs are merged one by one.
+
+    :raises NipapValueError: a key that cannot be stored.
+    """
+    patch = attr.get('avps')
+    if not isinstance(patch, dict):
+        return attr
+    pairs = dict(item['avps'])
+    for name, value in patch.items():
+        name = normal_text(name)
+        if value is None:
+            pairs.pop(name, None)
+        else:
+            pairs[name] = value
+    return {**attr, 'avps': pairs}
+
+
+def marked(attr: Any) -> Any:
+    """Return the attributes of a merge patch in a form that an idempotency key tells from one that sets all pairs."""
+    return {**attr, 'avps': {'$merge': attr['avps']}} if isinstance(attr, dict) and 'avps' in attr else attr
 
 
 def refuse_unknown(attr: Object, accepted: Collection[str]) -> None:

@@ -303,6 +303,52 @@ def test_a_body_that_names_another_object_than_the_path(ask: Ask, plural: str) -
     assert ask('GET', f'/{plural}').json['result'][-1] == item
 
 
+def test_notations_of_as_numbers(ask: Ask) -> None:
+    """In a path as in a value, and of AS numbers only."""
+    item = ask('POST', '/asns', {'asn': 'AS1.10', 'name': 'x'}).json
+    assert item['asn'] == 65546
+    for written in ('65546', 'AS65546', 'as65546', '1.10', 'AS1.10', 'as01.010'):
+        answer = ask('GET', f'/asns/{written}')
+        assert (answer.status_code, answer.json) == (200, item), written
+        assert ask('PATCH', f'/asns/{written}', {'name': written}).json == {'asn': 65546, 'name': written}
+        item = ask('GET', '/asns/65546').json
+        assert ask('GET', f'/asns?asn={written}').json['result'] == [item]
+        refused(ask('POST', '/asns', {'asn': written, 'name': 'y'}), 409, 1400)
+        assert ask('DELETE', f'/asns/{written}').status_code == 204
+        made = ask('POST', '/asns', {'asn': written, 'name': 'x'})
+        assert made.headers['Location'] == '/api/v1/asns/65546'
+        item = made.json
+    for written in ('AS', 'ASx', 'AS1.', '70000.1', '1.70000', 'AS1.2.3', 'AS99999999999', 'AS-1', '1.2.3.4', 'A1'):
+        told = refused(ask('GET', f'/asns/{written}'), 404, 1300)
+        assert 'There is no asn' not in told['detail'], written  # no such path
+    refused(ask('GET', '/asns/AS64499'), 404, 1300)
+    refused(ask('GET', '/asns/AS4294967296'), 422, 1200)
+    for plural in ('vrfs', 'pools', 'prefixes', 'webhooks'):
+        for written in ('AS0', '0.0', 'AS1'):
+            for method in ('GET', 'DELETE'):
+                refused(ask(method, f'/{plural}/{written}'), 404, 1300)
+
+
+@pytest.mark.parametrize(
+    ('text', 'fine'),
+    [
+        *[(text, True) for text in ('ticket 7', 'Größe', 'växel i Malmö', '日本語', 'за́явка', '€', '~')],
+        *[
+            (text, False)
+            for text in ('a\tb', 'a\x7fb', 'a\u0085b', 'a\u00a0b', 'a\u00adb', 'a\u2028b', 'a\u200bb', '\ufeffa')
+        ],
+    ],
+)
+def test_reasons_and_groups_are_described_as_they_are_taken(ask: Ask, text: str, fine: bool) -> None:
+    """In UTF-8, whatever is printable."""
+    parameters = describe('/api/v1')['components']['parameters']
+    for number, (name, part) in enumerate((('NIPAP-Reason', 'Reason'), ('NIPAP-Group', 'Group'))):
+        assert Draft202012Validator(parameters[part]['schema']).is_valid(text) == fine
+        sent = {name: text.encode().decode('latin-1')}
+        answer = ask('POST', '/asns', {'asn': number + 1, 'name': 'x'}, **sent)
+        assert (answer.status_code == 201) == fine, answer.data
+
+
 def test_a_vrf_with_prefixes_is_removed_with_them_when_that_is_said(ask: Ask) -> None:
     vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
     path, by_name = f'/vrfs/{vrf["id"]}', {'vrf': {'name': 'v'}}
