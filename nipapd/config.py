@@ -148,7 +148,7 @@ LATER_TYPES = ('LdapAuth',)
 _AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window', 'password_hash')
 _BACKEND_KEYS = {
     'SqliteAuth': ('type', 'db_path'),
-    'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer'),
+    'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer', 'max_token_hours'),
 }
 
 

@@ -47,7 +47,8 @@ exit codes:
   4  modify: there is no such user         5  there is no such file
   6  the file cannot be read or written    7  the file has an older layout or none
 
-A password that is not given is asked for at a terminal; else it is a line of the standard input.
+A new password has 8 to 1000 characters. One that is not given is asked for at a terminal; else it is a line of the
+standard input.
 The file is -f, else what the configuration says, else local_auth.db in the data directory.
 """
 
@@ -170,6 +171,8 @@ def _modify(users: LocalUsers, args: argparse.Namespace) -> int:
     password = args.password
     if all(change is None for change in (password, args.name, args.trusted, args.readonly)):
         password = _new_password(args, 'Please specify value to change')
+    elif password is not None:
+        local_users.check_password(password)
     users.modify(username, password=password, full_name=args.name, trusted=args.trusted, readonly=args.readonly)
     if password is not None:
         _warn_of_legacy(args)
@@ -272,8 +275,10 @@ MISSING = 'Please specify password with --password, or as a line of the standard
 
 def _new_password(args: argparse.Namespace, missing: str = MISSING) -> str:
     if args.password is not None:
+        local_users.check_password(args.password)
         return str(args.password)
     password = _ask('New password: ', missing=missing)
+    local_users.check_password(password)
     # A script that pipes the password in need not write it twice.
     if _ask('The same again: ', at_end=password) != password:
         raise local_users.UserInputError('the two passwords differ')

@@ -84,6 +84,9 @@ class LocalUser:
     mark: str = field(default='', compare=False, repr=False)
 
 
+SHORTEST_PASSWORD = 8
+LONGEST_PASSWORD = 1000
+
 _CREATE = """
 CREATE TABLE user (
     username NOT NULL PRIMARY KEY,
@@ -338,6 +341,14 @@ def check_username(username: str) -> None:
     if problem := problem_of(username):
         shown = ascii(username if len(username) <= LONGEST_NAME else f'{username[:LONGEST_NAME]}…')
         raise UserInputError(f'the name of a user {problem}: {shown} ({ACCEPTED})')
+
+
+def check_password(password: str) -> None:
+    """Raise `UserInputError` unless a person may choose that password. Users who have another one go on."""
+    if not password:
+        raise UserInputError('the password must not be empty')
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise UserInputError(f'the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters')
 
 
 def _checked_name(full_name: str | None) -> str | None:

@@ -36,7 +36,8 @@ AB52 AB5A AB75 AB81 AB83 AB93 ABA9-ABAA ABAF
 _EAST_ASIAN = frozenset({'HIRAGANA', 'KATAKANA', 'KATAKANA-HIRAGANA', 'IDEOGRAPHIC', 'BOPOMOFO', 'HANGUL', 'CJK'})
 _latin = re.compile('[a-zA-Z\u00c0-\u024f\u0259\u1e00-\u1eff]').match
 _BLANK_LETTERS = frozenset('\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f')
-_CONTROLS = frozenset((*range(32), *range(127, 160), 0x2028, 0x2029))
+# The last two ranges overrule the direction of the text around them.
+_CONTROLS = frozenset((*range(32), *range(127, 160), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
 
 def _ranges(text: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nipap.access.authentication import TOKEN_HOURS
 from nipapd import config
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.values import OFF
@@ -613,6 +614,10 @@ def test_the_local_backend_needs_no_section(read: Reader, tmp_path: Path) -> Non
     ('options', 'reason'),
     [
         ('', 'one of signing_key and public_key_file is needed, and not both'),
+        *(
+            (f'signing_key = {SECRET}\nmax_token_hours = {hours}', f'max_token_hours = {hours}: not a number of hours')
+            for hours in ('0', 'x', '876001')
+        ),
         (f'signing_key = {SECRET}\npublic_key_file = {EXAMPLE}', 'one of signing_key and public_key_file is needed'),
         ('public_key_file = /nowhere/key.pem', 'public_key_file = /nowhere/key.pem: No such file or directory'),
         ('signing_key = ssh-rsa AAAA', 'signing_key: is a public key, not a secret'),
@@ -713,7 +718,7 @@ def test_the_example_of_a_token_backend(tmp_path: Path) -> None:
     path.write_text(before + header[1:] + after)
     loaded = load(['-c', str(path), '--data-dir', str(tmp_path)], {})
     assert loaded.warnings == ()
-    assert loaded.auth.backends['sso'].options == {'signing_key': SECRET}
+    assert loaded.auth.backends['sso'].options == {'signing_key': SECRET, 'max_token_hours': str(TOKEN_HOURS)}
     assert {key for key in config._BACKEND_KEYS['JwtAuth'] if f'\n{key} =' in path.read_text()} == set(
         config._BACKEND_KEYS['JwtAuth']
     )

@@ -41,7 +41,8 @@ REFUSED = {
     '\U0001d41admin': 'must be in the normal form C',  # a bold letter
     'ann\xa0b': 'must be in the normal form C',
     'admin\u200f': 'which is no letter',  # writes on from right to left
-    '\u202enimda': 'which is no letter',
+    '\u202enimda': "must not contain '\\u202e'",
+    '\u2067nimda': "must not contain '\\u2067'",
     'ad\u200bmin': 'which is no letter',
     'ad\u200dmin': 'which is no letter',
     'admin\ufe0f': 'which is no letter',
