@@ -91,6 +91,7 @@ class Fibers:
         self._strangers: deque[tuple[Work, Turn]] = deque()  # that have a place and begin one after the other
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
+        self._ended = False
         self.refused = 0  # so far
 
     @property
@@ -150,6 +151,8 @@ class Fibers:
         if getcurrent().parent is not None:  # else it would be a child of the fiber that starts it, and wake that one
             asyncio.get_running_loop().call_soon(self._run, work, turn)
             return
+        if self._ended:
+            return
         fiber = greenlet(self._fiber)
         self._running.add(fiber)
         fiber.switch(work, turn)
@@ -185,6 +188,7 @@ class Fibers:
 
     def end(self) -> None:
         """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""
+        self._ended = True
         self._places.clear()
         self._strangers.clear()
         for fiber in list(self._running):

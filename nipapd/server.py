@@ -73,6 +73,7 @@ ONLY_ONCE = (
     'Nipap-',
     'Idempotency-Key',
 )  # how names of headers begin that may be there once; joined, they would say something else
+READING_S = 0.01
 LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
@@ -463,6 +464,15 @@ class Server(HTTPServer):
         """Return when, after stop_accepting, every connection is closed."""
         await self._drained.wait()
 
+    async def cut_off(self) -> None:
+        """Close every connection, whatever is on it, and return when nothing of them is left on the loop.
+
+        A loop that ends cancels what waits on it, and Tornado would log that as an error.
+        """
+        for connection in [*self._requests]:
+            connection.stream.close()
+        await self.close_all_connections()
+
     def _note_drained(self) -> None:
         if self._draining and self._share.open == 0:
             self._drained.set()
@@ -687,6 +697,7 @@ class _Request(HTTPMessageDelegate):
         self._max_body = max_body
         self._bodies = bodies
         self.received = 0
+        self._is_refused = False
         self._path = ''
         # Passed on as it is, without a call in between; mypy knows methods only as written.
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
@@ -721,6 +732,8 @@ class _Request(HTTPMessageDelegate):
         self._delegate.finish()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._is_refused:  # what was being read when it was refused
+            return None
         received = self.received + len(chunk)
         if received > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -770,6 +783,7 @@ class _Request(HTTPMessageDelegate):
 
     async def _refuse_with(self, answer: bytes) -> None:
         """Send the `last_answer`, and close the connection when the client has gone or had time to read it."""
+        self._is_refused = True
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
         self.is_arriving = False
@@ -792,6 +806,8 @@ async def _end_with(stream: Stream | TlsStream, answer: bytes) -> None:
     await stream.write(answer)
     if not isinstance(stream, TlsStream):
         stream.socket.shutdown(socket.SHUT_WR)
+    while stream.reading():  # Tornado asks for the next part of a chunked body before it passes one on
+        await asyncio.sleep(READING_S)
     while True:
         await stream.read_bytes(AT_ONCE // 16, partial=True)
         await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
