@@ -711,7 +711,8 @@ class _Request(HTTPMessageDelegate):
         if self._proxies:
             # Tornado makes one context for a connection, on which a proxy sends requests of many clients.
             context = self._connection.context  # type: ignore[attr-defined]  # HTTP/1 has one, as its stream
-            context.remote_ip = self._proxies.client_of(context.address[0], headers.get('X-Forwarded-For', ''))
+            told_by = headers.get('X-Forwarded-For', ''), headers.get('Forwarded', '')
+            context.remote_ip = self._proxies.client_of(context.address[0], *told_by)
         if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)

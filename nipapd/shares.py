@@ -20,6 +20,7 @@ from nipapd.config import DaemonSettings
 log = logging.getLogger(__name__)
 
 SILENT_S = 10.0  # a party that goes on reaching a limit has no second line in the log for so long
+MANY_USERS = 10  # from one address: it may be that of a proxy
 REMEMBERED = 4096  # addresses, credentials and lines in the log that are known at once
 
 # The names of limits in metrics and in the log, and what they are limits of.
@@ -114,6 +115,7 @@ class Parties:
     def __init__(self, known_user: Callable[[str], str | None] = lambda _: None) -> None:
         self._known_user = known_user
         self._users: dict[int, str] = {}
+        self._users_at: dict[str, set[str]] = {}  # an address, or a network of IPv6
         self._networks: dict[str, Party] = {}
 
     def turn(self, authorization: str | None, address: str | None, *, is_urgent: bool) -> Turn:
@@ -124,12 +126,23 @@ class Parties:
         proof = hash(authorization)
         user = self._users.get(proof)
         if user is None and is_urgent and (user := self._known_user(authorization)) is not None:
-            self._note(proof, user)
+            self._note(proof, stranger.member, user)
         if user is None:
-            return Turn(stranger, partial(self._note, proof))
+            return Turn(stranger, partial(self._note, proof, stranger.member))
         return Turn(Party(user, stranger.member))
 
-    def _note(self, proof: int, user: str) -> None:
+    def _note(self, proof: int, address: str, user: str) -> None:
+        """Remember a user by a proof, and name an address in the log from which many users log in."""
+        if len(self._users_at) >= REMEMBERED:
+            self._users_at.clear()
+        users = self._users_at.setdefault(address, set())
+        if len(users) < MANY_USERS:
+            users.add(user)
+            if len(users) == MANY_USERS:
+                log.warning(
+                    '%d users log in from %s: if that is a proxy, trusted_proxies must name it, else they share limits',
+                    *(MANY_USERS, address or '-'),
+                )
         if len(self._users) >= REMEMBERED:
             self._users.clear()
         self._users[proof] = user

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from attacks import PATIENCE_S, Site, body_of, holding
+from attacks import GUEST, PATIENCE_S, Site, body_of, holding
 from daemon_process import poll
 from talking import Configured
 from test_admin import samples
@@ -230,3 +230,20 @@ def test_compressed_bodies_of_many_values_are_refused_before_they_are_parsed(sit
             answers = [client.recv(65536) for client in clients]
             assert all(b'1100' in answer for answer in answers), answers
     target.await_reached('values')
+
+
+def test_streams_of_one_user_leave_room_for_those_of_others(site: Make) -> None:
+    target = site(streams_per_user='20')
+
+    def open_stream(credentials: tuple[str, str]) -> socket.socket:
+        client = target.connect()
+        client.sendall(target.head(target='GET /api/v1/events', credentials=credentials))
+        return client
+
+    with holding(lambda _: open_stream(GUEST), 30) as clients:
+        began = [client.recv(12) for client in clients]
+        assert sorted(began) == [b'HTTP/1.1 200'] * 20 + [b'HTTP/1.1 503'] * 10
+        with open_stream(target.daemon.admin()) as other:
+            assert other.recv(12) == b'HTTP/1.1 200'
+        target.work(6)
+        target.await_reached('streams')
