@@ -101,6 +101,8 @@ class DaemonSettings:
     body_share: int = _key(25, values.percent)
     connection_share: int = _key(50, values.percent)
     most_values: int = _key(1_000_000, values.many)
+    most_spooled: int = _key(1024 * 2**20, values.size)
+    spool_share: int = _key(25, values.percent)
     min_rate: int = _key(2**10, values.size)
     hashes_at_once: int = _key(2, values.count)
     hashes_per_second: int = _key(20, values.count)

@@ -34,6 +34,7 @@ NAMES = {
     'connections': 'connections',
     'cancelled': 'work for a client that has left',
     'values': 'values of a request',
+    'spooled': 'bytes of long answers that are not sent yet',
     'rate': 'bytes a second of a request or an answer',
 }
 
@@ -52,6 +53,8 @@ class Limits:
     bodies_of_one: int
     connection_share: float
     min_rate: int
+    spooled: int
+    spooled_of_one: int
     values: int
     hashes_at_once: int
     hashes_per_second: int
@@ -70,6 +73,8 @@ class Limits:
             bodies_of_one=part(settings.body_share, settings.most_bodies),
             connection_share=settings.connection_share / 100,
             min_rate=settings.min_rate,
+            spooled=settings.most_spooled,
+            spooled_of_one=part(settings.spool_share, settings.most_spooled),
             values=settings.most_values,
             hashes_at_once=settings.hashes_at_once,
             hashes_per_second=settings.hashes_per_second,
