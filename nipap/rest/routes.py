@@ -20,12 +20,13 @@ class Route:
     """One route.
 
     call: the call that it makes, of several the first that it needs; None for a stream, which is no call. pairs:
-    whether ``avps.KEY`` is a parameter too.
+    whether ``avps.KEY`` is a parameter too. merges: whether the body may be a merge patch.
     """
 
     call: str | None
     parameters: Parameters = field(default_factory=dict)
     pairs: bool = False
+    merges: bool = False
 
     @property
     def served(self) -> bool:
@@ -34,6 +35,8 @@ class Route:
 
 
 RECURSIVE = ('vrf', 'prefix')  # kinds of objects whose removal may remove others too
+
+MERGE = 'application/merge-patch+json'
 
 _Entry = tuple[tuple[str, str], Route]
 
@@ -55,7 +58,7 @@ def _collection(resource: Resource) -> Iterator[_Entry]:
     yield from _looking(resource)
     yield _route('POST', path, f'add_{kind}', fields)
     yield _route('GET', f'{path}/{{key}}', f'list_{kind}', fields)
-    yield _route('PATCH', f'{path}/{{key}}', f'edit_{kind}', fields)
+    yield ('PATCH', f'{path}/{{key}}'), Route(f'edit_{kind}', parameters.named(fields), merges=True)
     yield _route('DELETE', f'{path}/{{key}}', f'remove_{kind}', (parameters.RECURSIVE,) if kind in RECURSIVE else ())
 
 
