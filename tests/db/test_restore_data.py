@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import psycopg2
 import pytest
@@ -90,6 +91,32 @@ def test_rows_are_written_with_the_rights_of_a_role_that_has_no_others(db: Datab
     db.run(work)
     assert seen[0] != former
     assert db.run(lambda tx: tx.all("SELECT rolname FROM pg_roles WHERE rolname LIKE 'nipap_restore%%'")) == []
+
+
+@pytest.fixture
+def plain_db(empty_dsn: str) -> Iterator[Database]:
+    """An empty database whose owner, a role without any other right, works on it."""
+    name = psycopg2.extensions.parse_dsn(empty_dsn)['dbname']
+    role = f'plain_{name}'
+    admin = psycopg2.connect(empty_dsn)
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute(f'CREATE ROLE {role}; ALTER DATABASE {name} OWNER TO {role}')
+        database = Database(psycopg2.extensions.make_dsn(empty_dsn, options=f'-c role={role}'))
+        yield database
+        database.close()
+        cursor.execute(f'ALTER DATABASE {name} OWNER TO CURRENT_USER; DROP OWNED BY {role} CASCADE; DROP ROLE {role}')
+    admin.close()
+
+
+def test_the_owner_of_a_database_restores_too(plain_db: Database) -> None:
+    """Configured servers rarely have more for us."""
+    rights = 'SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = current_user'
+    assert not plain_db.read(lambda tx: tx.value(rights))
+    assert load(plain_db, ROWS) == []
+    assert names(plain_db) == ['one', 'two']
+    assert schema.migrate(plain_db) == []
+    assert schema.state(plain_db).problem == ''
 
 
 @pytest.mark.parametrize(
