@@ -368,11 +368,16 @@ def check_username(username: str) -> None:
         raise UserInputError(f'the name of a user {problem}: {shown} ({ACCEPTED})')
 
 
-def check_password(password: str) -> None:
-    """Raise `UserInputError` unless a person may choose that password. Users who have another one go on."""
+def check_password(password: str, *, chosen: bool = True) -> None:
+    """Refuse a new password that is too short or too long. Users who have another one go on.
+
+    chosen: a person chooses it now. A script of the former program may set a shorter one.
+
+    :raises UserInputError: saying what is accepted.
+    """
     if not password:
         raise UserInputError('the password must not be empty')
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+    if len(password) > LONGEST_PASSWORD or (chosen and len(password) < SHORTEST_PASSWORD):
         raise UserInputError(f'the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters')
 
 
