@@ -277,6 +277,8 @@ class Source:
             raise DumpError(f'{file} cannot be restored: {problem}: upgrade the program')
         if reader is None:
             raise DumpError(f'there is no pg_restore: {INSTALL} (the dump is of PostgreSQL {manifest["postgresql"]})')
+        if DATABASE not in manifest['files']:
+            raise DumpError(f'{file} cannot be restored: it has no database')
         users = None
         if USERS in manifest['files']:
             users = LocalUsers(directory / 'accounts.db')
