@@ -60,6 +60,7 @@ setup(
         'nipap.rest',
         'nipap.runtime',
         'nipap.search',
+        'nipap.www',
         'nipap.xmlrpc',
         'nipap.sql',
         'nipap.sql.migrations',
@@ -97,6 +98,7 @@ setup(
         'prometheus-client>=0.20,<1',
         'psycopg2-binary>=2.9.10,<3',
         'PyJWT[crypto]>=2.14,<3',
+        'python-dateutil>=2.9.0.post0,<5',
         'swagger-ui-bundle-v2>=5.31,<6',  # the static files of a page that needs no other host
         'tornado>=6.5.5,<7',  # 7 changes how WSGIContainer runs its application
         # The private PostgreSQL of an unconfigured daemon. No wheel on other platforms: configure db_host there.

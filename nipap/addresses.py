@@ -16,6 +16,13 @@ WIDTH = {4: 32, 6: 128}
 # IPy reads more than networks ('10', '0x0a000000', '1-2'): only what has one of these shapes is handed to it.
 _V4 = re.compile(r'(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})')
 _V6 = re.compile(r'[0-9a-fA-F]*:[0-9a-fA-F:]*(?::[0-9]{1,3}(?:\.[0-9]{1,3}){3})?')
+_MAC = re.compile(
+    r'[0-9a-f]{12}|[0-9a-f]{2}([-:.])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}'
+    r'|[0-9a-f]{4}([-:.])[0-9a-f]{4}\2[0-9a-f]{4}|[0-9a-f]{6}[-:][0-9a-f]{6}',
+    re.IGNORECASE | re.ASCII,
+)
+_V4_BEGINNING = re.compile(r'[0-9]{1,3}\.|[0-9]{1,3}(?:\.[0-9]{1,3}){1,2}\.?')
+_V6_BEGINNING = re.compile('[0-9a-fA-F]{1,4}:|[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4}){1,6}:?')
 _LENGTH = re.compile(r'[0-9]{1,3}')
 _RT_NUMBER = re.compile(r'[0-9]{1,20}')
 _RT_HELP = 'Invalid input for column rt, should be ASN:id (123:456) or IP:id (1.3.3.7:456)'
@@ -60,6 +67,20 @@ def parse_network(value: object) -> Network:
             f'Invalid prefix ({text}); bits set to right of mask. Network address for current mask: {fix}'
         )
     return Network(f'{written}/{length}', family, length)
+
+
+def has_host_bits(value: object) -> bool:
+    """Return whether a text is an address with a length, and no network since bits to the right of the mask are set."""
+    address, slash, length = (value if isinstance(value, str) else '').strip().partition('/')
+    if not slash or not _LENGTH.fullmatch(length):
+        return False
+    with contextlib.suppress(NipapValueError):
+        if int(length) <= parse_network(address).length:
+            try:
+                parse_network(value)
+            except NipapValueError:
+                return True
+    return False
 
 
 def _read_v6(address: str) -> tuple[int, str]:
@@ -109,6 +130,32 @@ def parse_route_target(value: object) -> tuple[str, int]:
     if first > 0xFFFFFFFF or number > 0xFFFFFFFF:
         raise NipapValueError(_RT_HELP)
     return f'{name}:{number}', first << 32 | number
+
+
+def read_mac(text: str) -> str | None:
+    """Return the twelve digits of a MAC address, in whatever notation it is written; None for anything else."""
+    return re.sub('[-:.]', '', text).lower() if _MAC.fullmatch(text) else None
+
+
+def mac_pattern(digits: str) -> str:
+    """Return the regular expression of a MAC address in all notations."""
+    forms = [digits]
+    for signs, width in ((':-.', 2), ('.-:', 4), ('-:', 6)):
+        parts = [digits[n : n + width] for n in range(0, 12, width)]
+        forms += [f'[{sign}]'.join(parts) if sign == '.' else sign.join(parts) for sign in signs]
+    return f'({"|".join(forms)})'
+
+
+def read_beginning(word: str) -> str | None:
+    """Return the network of all addresses that begin with a text: ``10.4.``, ``198.51``, ``2001:db8:11``."""
+    sign = ':' if ':' in word else '.'
+    parts = word.removesuffix(sign).split(sign)
+    if not (_V6_BEGINNING if sign == ':' else _V4_BEGINNING).fullmatch(word):
+        return None
+    rest = '::' if sign == ':' else '.0' * (4 - len(parts))
+    with contextlib.suppress(NipapValueError):
+        return parse_network(f'{sign.join(parts)}{rest}/{len(parts) * (16 if sign == ":" else 8)}').text
+    return None
 
 
 def _shown(value: object) -> str:

@@ -8,13 +8,11 @@ VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipa
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
-
-import parsedatetime
 
 from nipap.addresses import parse_network, parse_route_target
 from nipap.errors import (
@@ -23,12 +21,15 @@ from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
 )
+from nipap.moments import read_moment
 from nipap.text import forbidden_character
 
 PREFIX_TYPES = ('reservation', 'assignment', 'host')
 STATUSES = ('assigned', 'reserved', 'quarantine')
 ALARM_PRIORITIES = ('warning', 'low', 'medium', 'high', 'critical')
 MAX_ASN = 4294967295
+# Characters of what an index holds. Four bytes each they are 2,400; a B-tree takes 2,704, and so does GIN.
+LONGEST_KEY = 600
 
 TRUE = frozenset({'true', 't', 'yes', 'y', 'on', '1'})
 FALSE = frozenset({'false', 'f', 'no', 'n', 'off', '0'})
@@ -38,8 +39,11 @@ FALSE = frozenset({'false', 'f', 'no', 'n', 'off', '0'})
 class Attribute:
     """One attribute of an object.
 
-    kind: text, integer, number (may pass 2^63), boolean, network, time, expires, enum, tags, avps, networks or rt.
+    kind: text, integer, number (may pass 2^63), boolean, network, time, expires, enum, tags, avps, networks, rt or asn.
     sql: the expression that reads it. writable: clients may set it. choices: what an enum accepts.
+    longest: characters of a text or of each tag. never_nil: it always has a value. nil_is_text: text operators take nil
+    for the empty text. normal: makes the one form of a text under which it is stored and looked for. refuse: raises
+    NipapValueError for a text in this form that may not be stored.
     """
 
     name: str
@@ -51,13 +55,18 @@ class Attribute:
     low: int | None = None
     high: int | None = None
     error: str | None = None
+    longest: int | None = None
+    never_nil: bool = False
+    nil_is_text: bool = False
+    normal: Callable[[str], str] | None = None
+    refuse: Callable[[str], None] | None = None
 
 
 Table = Mapping[str, Attribute]
 
 
-def _table(attributes: Iterable[Attribute]) -> dict[str, Attribute]:
-    return {attribute.name: attribute for attribute in attributes}
+def _table(attributes: Iterable[Attribute], *, nil_is_text: bool = False) -> dict[str, Attribute]:
+    return {attribute.name: replace(attribute, nil_is_text=nil_is_text) for attribute in attributes}
 
 
 def _families(name: str, sql: str, doc: str, kind: str = 'number') -> list[Attribute]:
@@ -68,30 +77,69 @@ def _families(name: str, sql: str, doc: str, kind: str = 'number') -> list[Attri
     ]
 
 
-_TAGS = 'Tags, order and duplicates kept.'
+def _trimmed(text: str) -> str:
+    return text.strip()
+
+
+def _not_empty(text: str) -> None:
+    if not text:
+        raise NipapValueError("Invalid value '', must not be empty or blank")
+
+
+def _upper(text: str) -> str:
+    return text.upper() if text.isascii() else text
+
+
+_COUNTRY_HELP = ' Please enter a two letter country code according to ISO 3166-1 alpha-2'
+
+
+def _country_code(text: str) -> None:
+    if len(text) != 2 or not text.isascii() or not text.isalpha():
+        raise NipapValueError(_COUNTRY_HELP)
+
+
+def _key_name(sql: str, doc: str, *, name: str = 'name') -> Attribute:
+    """Return the name of a VRF or of a pool."""
+    doc = f'{doc} Blanks around it are dropped.'
+    return Attribute(
+        name, 'text', sql, doc, True, longest=LONGEST_KEY, never_nil=True, normal=_trimmed, refuse=_not_empty
+    )
+
+
+def _tags(sql: str) -> Attribute:
+    return Attribute('tags', 'tags', sql, 'Tags, order and duplicates kept.', True, longest=LONGEST_KEY)
+
+
 _AVPS = 'Attribute-value pairs, string to string.'
 
 VRF: Table = _table(
     [
-        Attribute('id', 'integer', 'v.id', 'Identity; 0 is the default VRF.'),
+        Attribute('id', 'integer', 'v.id', 'Identity; 0 is the default VRF.', never_nil=True),
         Attribute('rt', 'rt', 'v.rt', 'Route target, ASN:n or a.b.c.d:n (RFC 4364); VRF 0 has none.', True),
-        Attribute('name', 'text', 'v.name', 'Name, unique without regard to case.', True),
+        _key_name('v.name', 'Name, unique without regard to case.'),
         Attribute('description', 'text', 'v.description', 'Free text.', True),
         *_families('num_prefixes', 't.num_prefixes_v{f}', 'Number of prefixes'),
         *_families('total_addresses', 't.total_addresses_v{f}', 'Addresses of prefixes without parent'),
         *_families('used_addresses', 't.used_addresses_v{f}', 'Used addresses of prefixes without parent'),
         *_families('free_addresses', '(t.total_addresses_v{f} - t.used_addresses_v{f})', 'Free addresses of those'),
-        Attribute('tags', 'tags', 'v.tags', _TAGS, True),
+        _tags('v.tags'),
         Attribute('avps', 'avps', 'v.avps', _AVPS, True),
     ]
 )
 
 POOL: Table = _table(
     [
-        Attribute('id', 'integer', 'o.id', 'Identity.'),
-        Attribute('name', 'text', 'o.name', 'Name, unique without regard to case.', True),
+        Attribute('id', 'integer', 'o.id', 'Identity.', never_nil=True),
+        _key_name('o.name', 'Name, unique without regard to case.'),
         Attribute('description', 'text', 'o.description', 'Free text.', True),
-        Attribute('default_type', 'enum', 'o.default_type', 'Type of what is allocated.', True, PREFIX_TYPES),
+        Attribute(
+            'default_type',
+            'enum',
+            'o.default_type',
+            'Type of what is allocated; nil: an allocation names it.',
+            True,
+            PREFIX_TYPES,
+        ),
         *(
             Attribute(
                 f'ipv{family}_default_prefix_length',
@@ -112,11 +160,11 @@ POOL: Table = _table(
         *_families('total_addresses', 'm.total_addresses_v{f}', 'Addresses of members'),
         *_families('used_addresses', 'm.used_addresses_v{f}', 'Used addresses of members'),
         *_families('free_addresses', '(m.total_addresses_v{f} - m.used_addresses_v{f})', 'Free addresses of members'),
-        Attribute('tags', 'tags', 'o.tags', _TAGS, True),
+        _tags('o.tags'),
         Attribute('avps', 'avps', 'o.avps', _AVPS, True),
         Attribute('vrf_id', 'integer', 'v.id', 'The VRF that all members live in.'),
         Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of that VRF.'),
-        Attribute('vrf_name', 'text', 'v.name', 'Name of that VRF.'),
+        Attribute('vrf_name', 'text', 'v.name', 'Name of that VRF.', normal=_trimmed),
         Attribute('prefixes', 'networks', 'm.prefixes', 'The members, in order.'),
     ]
 )
@@ -124,13 +172,15 @@ POOL: Table = _table(
 _TOTAL = 'prefix_size(p.prefix)'
 PREFIX: Table = _table(
     [
-        Attribute('id', 'integer', 'p.id', 'Identity.'),
-        Attribute('vrf_id', 'integer', 'p.vrf_id', 'The VRF it lives in; VRF 0 when none is named.', True),
+        Attribute('id', 'integer', 'p.id', 'Identity.', never_nil=True),
+        Attribute(
+            'vrf_id', 'integer', 'p.vrf_id', 'The VRF it lives in; VRF 0 when none is named.', True, never_nil=True
+        ),
         Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of its VRF.', True),
-        Attribute('vrf_name', 'text', 'v.name', 'Name of its VRF.', True),
-        Attribute('family', 'integer', 'family(p.prefix)', 'Address family, 4 or 6.'),
-        Attribute('prefix', 'network', 'p.prefix', 'The network; unique in its VRF.', True),
-        Attribute('prefix_length', 'integer', 'masklen(p.prefix)', 'Prefix length.'),
+        _key_name('v.name', 'Name of its VRF.', name='vrf_name'),
+        Attribute('family', 'integer', 'family(p.prefix)', 'Address family, 4 or 6.', never_nil=True),
+        Attribute('prefix', 'network', 'p.prefix', 'The network; unique in its VRF.', True, never_nil=True),
+        Attribute('prefix_length', 'integer', 'masklen(p.prefix)', 'Prefix length.', never_nil=True),
         Attribute(
             'display_prefix',
             'text',
@@ -140,46 +190,86 @@ PREFIX: Table = _table(
         ),
         Attribute('description', 'text', 'p.description', 'Free text.', True),
         Attribute('comment', 'text', 'p.comment', 'Free text.', True),
-        Attribute('inherited_tags', 'tags', 'inherited', 'Tags of all ancestors, each once.'),
-        Attribute('tags', 'tags', 'p.tags', _TAGS, True),
+        Attribute('inherited_tags', 'tags', 'inherited', 'Tags of all ancestors, each once, from the top down.'),
+        _tags('p.tags'),
         Attribute('node', 'text', 'p.node', 'Name of the node; hosts and full-length assignments only.', True),
         Attribute('pool_id', 'integer', 'p.pool_id', 'The pool of which it is a member.', True),
-        Attribute('pool_name', 'text', 'o.name', 'Name of that pool.', True),
-        Attribute('type', 'enum', 'p.type', 'reservation, assignment or host.', True, PREFIX_TYPES),
-        Attribute('status', 'enum', 'p.status', 'assigned, reserved or quarantine.', True, STATUSES),
+        replace(_key_name('o.name', 'Name of that pool.', name='pool_name'), never_nil=False),
+        Attribute('type', 'enum', 'p.type', 'reservation, assignment or host.', True, PREFIX_TYPES, never_nil=True),
+        Attribute('status', 'enum', 'p.status', 'assigned, reserved or quarantine.', True, STATUSES, never_nil=True),
         Attribute(
             'indent',
             'integer',
             '(SELECT count(*) FROM prefix q WHERE q.vrf_id = p.vrf_id AND q.prefix = ANY (supernets(p.prefix)))',
             'Number of ancestors.',
         ),
-        Attribute('country', 'text', 'p.country', 'Country code, ISO 3166-1 alpha-2.', True),
+        Attribute(
+            'country',
+            'text',
+            'p.country',
+            'Country code, ISO 3166-1 alpha-2; stored in capitals.',
+            True,
+            error=_COUNTRY_HELP,
+            normal=_upper,
+            refuse=_country_code,
+        ),
         Attribute('order_id', 'text', 'p.order_id', 'Order identifier.', True),
         Attribute('customer_id', 'text', 'p.customer_id', 'Customer identifier.', True),
-        Attribute('external_key', 'text', 'p.external_key', 'Key in some other system.', True),
-        Attribute('authoritative_source', 'text', 'p.authoritative_source', 'The system it comes from.', True),
+        Attribute('external_key', 'text', 'p.external_key', 'Key in some other system.', True, longest=LONGEST_KEY),
+        Attribute(
+            'authoritative_source',
+            'text',
+            'p.authoritative_source',
+            'The system it comes from.',
+            True,
+            never_nil=True,
+        ),
         Attribute('alarm_priority', 'enum', 'p.alarm_priority', 'Alarm priority.', True, ALARM_PRIORITIES),
         Attribute('monitor', 'boolean', 'p.monitor', 'Whether to monitor it.', True),
         Attribute('vlan', 'integer', 'p.vlan', 'VLAN identifier, 0 to 4095.', True, low=0, high=4095),
-        Attribute('added', 'time', 'p.added', 'When it was added.'),
-        Attribute('last_modified', 'time', 'p.last_modified', 'When it was last edited.'),
+        Attribute('added', 'time', 'p.added', 'When it was added.', never_nil=True),
+        Attribute('last_modified', 'time', 'p.last_modified', 'When it was last edited.', never_nil=True),
         Attribute('children', 'integer', 'p.children', 'Number of direct children.'),
         Attribute('total_addresses', 'number', _TOTAL, 'Number of addresses.'),
         Attribute('used_addresses', 'number', 'p.used_addresses', 'Sum of the sizes of direct children.'),
         Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.'),
         Attribute('avps', 'avps', 'p.avps', _AVPS, True),
         Attribute('expires', 'expires', 'p.expires', 'When it expires; nil: never.', True),
-    ]
+    ],
+    nil_is_text=True,
 )
+
+# A VLAN beyond these that is stored already may be sent with an edit: SQL refuses a new one.
+EDITED: Table = {**PREFIX, 'vlan': replace(PREFIX['vlan'], low=-(2**31), high=2**31 - 1)}
 
 ASN: Table = _table(
     [
-        Attribute('asn', 'integer', 'a.asn', 'AS number, 1 to 4294967295 (RFC 6793).', low=1, high=MAX_ASN),
-        Attribute('name', 'text', 'a.name', 'Name.', True),
-    ]
+        Attribute('asn', 'asn', 'a.asn', 'AS number, 1 to 4294967295 (RFC 6793).', low=1, high=MAX_ASN, never_nil=True),
+        Attribute('name', 'text', 'a.name', 'Name. Blanks around it are dropped.', True, normal=_trimmed),
+    ],
+    nil_is_text=True,
 )
 
-TAG: Table = _table([Attribute('name', 'text', 'g.name', 'A tag in use.')])
+TAG: Table = _table([Attribute('name', 'text', 'g.name', 'A tag in use.', never_nil=True)])
+
+# The old search grammar knew these attributes by these names only, so scripts may still send them.
+MISSPELT = {
+    'authoratative_source': 'authoritative_source',
+    'authorative_source': 'authoritative_source',
+    'cutomer_id': 'customer_id',
+    'free_addreses': 'free_addresses',
+    'free_addreses_v4': 'free_addresses_v4',
+    'free_addreses_v6': 'free_addresses_v6',
+    'ipv4_default_prefix_lenght': 'ipv4_default_prefix_length',
+    'ipv6_default_prefix_lenght': 'ipv6_default_prefix_length',
+    'prefix_lenght': 'prefix_length',
+    'total_addreses': 'total_addresses',
+    'total_addreses_v4': 'total_addresses_v4',
+    'total_addreses_v6': 'total_addresses_v6',
+    'used_addreses': 'used_addresses',
+    'used_addreses_v4': 'used_addresses_v4',
+    'used_addreses_v6': 'used_addresses_v6',
+}
 
 
 # ---------------------------------------------------------------- reading values
@@ -196,13 +286,47 @@ def check_text(value: str) -> str:
     return value
 
 
+def normal_text(value: str) -> str:
+    """Return a text in Unicode's normal form C, which all texts are stored in and looked for.
+
+    :raises NipapValueError: a character that XML 1.0 cannot carry.
+    """
+    check_text(value)
+    return value if value.isascii() else unicodedata.normalize('NFC', value)
+
+
 def read_text(value: object) -> str:
-    """A string; numbers are taken as written."""
+    """Return a string; an integer is taken as written. A fraction is refused: its digits may not be those written."""
     if isinstance(value, str):
-        return check_text(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+        return normal_text(value)
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise NipapValueError(f'Invalid value {shown(value)}, must be a string')
+    what = 'must be a string: a number may lose digits' if isinstance(value, float) else 'must be a string'
+    raise NipapValueError(f'Invalid value {shown(value)}, {what}')
+
+
+def comparable_text(attribute: Attribute, value: object) -> str:
+    """Return the text with which the values of an attribute are compared, in the form in which they are stored.
+
+    :raises NipapValueError: no text, or a character that XML 1.0 cannot carry.
+    """
+    text = read_text(value)
+    return attribute.normal(text) if attribute.normal else text
+
+
+def _storable_text(attribute: Attribute, value: object) -> str:
+    text = comparable_text(attribute, value)
+    _check_length(attribute, text)
+    if attribute.refuse is not None:
+        attribute.refuse(text)
+    return text
+
+
+def _check_length(attribute: Attribute, text: str) -> None:
+    if attribute.longest is not None and len(text) > attribute.longest:
+        raise NipapValueError(
+            f'Invalid value of {len(text)} characters ({text[:60]}…), at most {attribute.longest} are accepted'
+        )
 
 
 def read_integer(value: object) -> int:
@@ -221,6 +345,25 @@ def read_integer(value: object) -> int:
     raise NipapValueError(f'Invalid syntax for integer ({value if isinstance(value, str) else shown(value)})')
 
 
+_ASN = re.compile(r'(?:as[n ]?)?\s*(?:([0-9]{1,10})|([0-9]{1,5})\.([0-9]{1,5}))', re.IGNORECASE | re.ASCII)
+
+
+def read_asn(value: object) -> int:
+    """Return an AS number: an integer, also as text, ``AS64500`` or asdot (``1.10``, RFC 5396).
+
+    :raises NipapValueError: it is none, or none in this notation. Whether there is such an AS number is not looked at.
+    """
+    found = _ASN.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        return read_integer(value)
+    if found[1] is not None:
+        return int(found[1])
+    high, low = int(found[2]), int(found[3])
+    if high > 0xFFFF or low > 0xFFFF:
+        raise NipapValueError(f'Invalid value {shown(value)}, the parts of asdot must be 0 to 65535')
+    return high << 16 | low
+
+
 def read_boolean(value: object) -> bool:
     """A boolean, also as text (true, yes, false, no, …) or 0 and 1."""
     if isinstance(value, bool):
@@ -237,7 +380,7 @@ def read_tags(value: object) -> list[str]:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(tag, str) for tag in value):
         raise NipapValueError(f'Invalid value {shown(value)} for tags, must be a list of strings')
-    return [check_text(tag) for tag in value]
+    return [normal_text(tag) for tag in value]
 
 
 def read_avps(value: object) -> dict[str, str]:
@@ -251,86 +394,10 @@ def read_avps(value: object) -> dict[str, str]:
             raise NipapValueError('AVP with empty name is not allowed')
         if not isinstance(text, str):
             raise NipapValueError(f'Invalid value {shown(text)} for AVP {name!r}, must be a string')
-        check_text(name)
-        check_text(text)
-    return dict(value)
-
-
-NEVER = datetime.max.replace(tzinfo=UTC)  # stands for infinity; PostgreSQL's own is later than any date
-_NEVER_WORDS = frozenset({'never', 'infinity'})
-
-
-@cache
-def _calendar() -> parsedatetime.Calendar:
-    return parsedatetime.Calendar(version=parsedatetime.VERSION_CONTEXT_STYLE)
-
-
-def read_moment(value: object) -> datetime:
-    """A moment, UTC; NEVER for nil, ``never`` and ``infinity``.
-
-    Text is ISO 8601 (without zone: UTC) or English as the parsedatetime library reads it, relative to now.
-
-    :raises NipapValueError: when it cannot be read.
-    """
-    if value is None:
-        return NEVER
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lower() in _NEVER_WORDS:
-            return NEVER
-        value = _read_iso(text) or _read_english(text)
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else _to_utc(value)
-    raise NipapValueError('Invalid date specification')
-
-
-def _to_utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise NipapValueError('Invalid date specification') from None
-
-
-def _read_iso(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.combine(datetime.now(UTC).date(), time.fromisoformat(text))
-    except ValueError:
-        return None
-
-
-_DAY = re.compile(r'[+-]?([0-9]{4,})-([0-9]{1,2})-([0-9]{1,2})(?![0-9])')
-
-
-def _names_no_day(text: str) -> bool:
-    """Whether text begins like year, month and day, but there is no such day: English would make another of it."""
-    found = _DAY.match(text)
-    if found is None:
-        return False
-    try:
-        date(*map(int, found.groups()))
-    except (ValueError, OverflowError):
-        return True
-    return False
-
-
-# Words by which the library cuts a text in two, to read both: each may double what it does.
-_MODIFIERS = re.compile('from|before|after|ago|prior|prev|last|next|end of|this|eod|eom|eoy', re.IGNORECASE)
-_MOST_MODIFIERS = 4
-
-
-def _read_english(text: str) -> datetime | None:
-    if len(text) > 100 or len(_MODIFIERS.findall(text)) > _MOST_MODIFIERS or _names_no_day(text):
-        return None
-    now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
-    try:
-        moment, context = _calendar().parseDT(text, sourceTime=now)
-    except (ValueError, OverflowError, TypeError, AttributeError, IndexError, KeyError):
-        return None  # the library trips over some odd inputs
-    return moment if context.hasDateOrTime and isinstance(moment, datetime) else None
+    normal = {normal_text(name): normal_text(text) for name, text in value.items()}
+    if len(normal) < len(value):
+        raise NipapValueError('AVP with the same name twice, which Unicode writes in two ways, is not allowed')
+    return normal
 
 
 def shown(value: object) -> str:
@@ -364,7 +431,11 @@ def _read_value(attribute: Attribute, value: object) -> Any:
     if attribute.kind in _DATES:
         return _read_date(attribute, value)
     if attribute.kind in _READ_NIL:
-        return _READERS[attribute.kind](value)
+        result = _READERS[attribute.kind](value)
+        if attribute.kind == 'tags':
+            for tag in result:
+                _check_length(attribute, tag)
+        return result
     if value is None:
         return None
     if attribute.kind == 'enum':
@@ -373,6 +444,8 @@ def _read_value(attribute: Attribute, value: object) -> Any:
             raise NipapValueError(f'Invalid value {shown(value)} for {attribute.name}, must be one of: {accepted}')
         return value
     try:
+        if attribute.kind == 'text':
+            return _storable_text(attribute, value)
         result = _READERS[attribute.kind](value)
     except NipapValueError as exc:
         if attribute.error:
@@ -401,7 +474,7 @@ def _read_date(attribute: Attribute, value: object) -> datetime:
 _DATES = frozenset({'time', 'expires'})
 _READ_NIL = frozenset({'tags', 'avps'})
 _READERS: dict[str, Callable[[object], Any]] = {
-    'text': read_text,
+    'asn': read_asn,
     'rt': lambda value: parse_route_target(value)[0],
     'integer': read_integer,
     'number': read_integer,
@@ -415,27 +488,46 @@ _READERS: dict[str, Callable[[object], Any]] = {
 def check_names(attr: object, table: Table, *, required: Iterable[str] = (), extra: Iterable[str] = ()) -> None:
     """Refuse an ``attr`` that is no struct, lacks a required member or has one that cannot be set.
 
-    :raises NipapInputError, NipapMissingInputError, NipapExtraneousInputError:
+    A bad value is refused before a missing member.
+
+    :raises NipapInputError, NipapMissingInputError, NipapExtraneousInputError, NipapValueError:
     """
     if not isinstance(attr, Mapping):
         raise NipapInputError('invalid input type, must be dict')
     for name in attr:
         if name not in extra and (name not in table or not table[name].writable):
             raise NipapExtraneousInputError(f'extraneous attribute {name}').about(name)
-    for name in required:
-        if name not in attr:
-            raise NipapMissingInputError(f'missing attribute {name}').about(name)
+    missing = next((name for name in required if name not in attr), None)
+    if missing is not None:
+        for name, value in attr.items():  # what is wrong is said before what is missing
+            if value is not None:
+                read_value(table[name], value)
+        raise NipapMissingInputError(f'missing attribute {missing}').about(missing)
+
+
+_SECONDS = re.compile('[0-9]{1,4}(?:[.][0-9]{1,9})?')
 
 
 def parse_delta(seconds: object) -> timedelta:
-    """A duration in seconds, zero or more."""
-    try:
-        number = float(seconds) if isinstance(seconds, str | int | float) else -1.0
-    except ValueError:
-        number = -1.0
+    """Return a duration of zero or more seconds, also as text."""
+    number = -1.0
+    if isinstance(seconds, str):
+        number = float(seconds) if _SECONDS.fullmatch(seconds.strip()) else number
+    elif isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        number = float(seconds)
     if not 0 <= number <= 3600:
         raise NipapValueError(f'Invalid value {shown(seconds)} for sleep, must be 0 to 3600 seconds')
     return timedelta(seconds=number)
+
+
+def given(spec: object, noun: str) -> object:
+    """Return the spec of a change, which must be there.
+
+    :raises NipapInputError: it is nil.
+    """
+    if spec is None:
+        raise NipapInputError(f'{noun} specification must be a dict')
+    return spec
 
 
 def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:

@@ -1,7 +1,7 @@
 """The command `nipapd`: puts everything in place, then supervises the handlers.
 
-The order is: configuration, background, log, certificate, sockets, pid file, PostgreSQL, schema, accounts,
-privileges, handlers. What was started is undone in the opposite order, however the daemon ends.
+The order is: configuration, background, log, certificate, sockets, pid file, PostgreSQL, backup, schema,
+accounts, privileges, handlers. What was started is undone in the opposite order, however the daemon ends.
 
 Exit codes:
 
@@ -30,9 +30,9 @@ from types import FrameType
 
 from nipap import __version__
 from nipap.access.login_limits import LoginCounts
-from nipapd import accounts, admin, senders, systemd
+from nipapd import accounts, admin, backup, senders, systemd
 from nipapd.config import Config, DaemonSettings, load
-from nipapd.databases import KeptPostgres, prepare_schema, print_db_version
+from nipapd.databases import KeptPostgres, await_database, prepare_schema, print_db_version
 from nipapd.identity import Identity
 from nipapd.inifile import ConfigError
 from nipapd.launch import Launch, in_background, say
@@ -131,6 +131,8 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
             launch.keep_private(stack.enter_context(pid_file(Path(settings.pid_file))))
         postgres = stack.enter_context(KeptPostgres(config, identity)) if config.embedded else None
         dsn = postgres.dsn() if postgres else config.dsn
+        await_database(dsn, settings.database_wait)
+        backup.before_upgrade(config, dsn)
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
         accounts.create_first_user(config, identity)
         detach(launch, config, None if postgres else identity)

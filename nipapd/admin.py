@@ -25,6 +25,7 @@ from nipap.objects import pool, vrf
 from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipap.search.query import EVERYTHING
+from nipapd import signals
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
 from nipapd.prefork import die_with, fork
@@ -85,6 +86,7 @@ class Admin:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.drained(), FINISH_S)
         fibers.end()
+        signals.ignore((signal.SIGTERM,))
 
 
 class Application:

@@ -28,7 +28,7 @@ class ArchiveError(Exception):
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, for its owner alone, that takes the place of `path` when it is complete."""
+    """A new file, for its owner alone, that takes the place of `path` when it is complete and on the disk."""
     partial = path.with_name(f'{path.name}.new')
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -38,9 +38,18 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(descriptor)
         partial.rename(path)
+        _sync_directory(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write(out: IO[bytes], facts: dict[str, Any], files: Sequence[Path]) -> None:
@@ -65,8 +74,10 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(content, 'sha256').hexdigest()
 
 
-def read(source: IO[bytes], directory: Path, known: Sequence[str]) -> dict[str, Any]:
+def read(source: IO[bytes], directory: Path | None, known: Sequence[str]) -> dict[str, Any]:
     """Put the files, which may have the known names only, into `directory`; returns the manifest.
+
+    Without a directory, only check that everything is there and whole.
 
     :raises ArchiveError: something is missing, damaged, or not as `write` writes it.
     """
@@ -77,7 +88,7 @@ def read(source: IO[bytes], directory: Path, known: Sequence[str]) -> dict[str, 
             for name in files:
                 if name not in known:
                     raise ArchiveError(f'it has {name!r}, which this program does not know')
-                _extract(tar, name, files[name], directory / name)
+                _extract(tar, name, files[name], Path(os.devnull) if directory is None else directory / name)
             return manifest
     except tarfile.TarError as error:
         raise ArchiveError(f'it is no tar archive, or it is damaged or cut off ({error})') from error

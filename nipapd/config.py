@@ -97,6 +97,7 @@ class DaemonSettings:
     db_pass: str | None = _key(None, secret=True)
     db_sslmode: str | None = _key(None, values.sslmode)
     db_connections: int = _key(8, values.count)
+    database_wait: float = _key(60.0, values.seconds)
     postgres_bindir: str | None = _key(None, values.path)
     postgres_user: str | None = _key(None, values.account)
 
@@ -157,6 +158,7 @@ class Config:
     tracing: TracingSettings = NOT_TRACED
     auto_install_db: bool = False
     auto_upgrade_db: bool = False
+    no_backup: bool = False
     check_config: bool = False
     version: bool = False
     db_version: bool = False
@@ -305,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
 _FLAGS = {
     '--auto-install-db': 'create the schema when the configured database has none (default: off)',
     '--auto-upgrade-db': 'bring an older schema up to date (default: off)',
+    '--no-backup': "upgrade the daemon's own database without writing before-NNNN.dump to the data directory first",
     '--check-config': 'say whether the configuration can be used and exit; nothing is started',
     '--version': 'print the version and exit',
     '--db-version': 'print the version of the schema in the database and exit',

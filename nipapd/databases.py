@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from nipap.access.local_users import UserFileError
 from nipap.errors import NipapError, NipapUnavailableError
 from nipap.history import events
-from nipap.postgres import schema
+from nipap.postgres import connecting, schema
 from nipap.postgres.database import Database
 from nipapd.config import Config, DaemonSettings
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -23,6 +23,7 @@ log = logging.getLogger('nipapd')
 OTHERS_INSTALL_S = 10.0
 RESTART_TIMEOUT_S = 10.0
 SHARED_CHECK_S = 2.0
+DATABASE_POLL_S = 0.25
 LONGEST_PAUSE_S = 30.0
 
 
@@ -84,6 +85,34 @@ def database_account(settings: DaemonSettings, identity: Identity | None) -> str
             'give user and postgres_user the same name, or leave out postgres_user'
         )
     return identity.name
+
+
+def await_database(dsn: str, patience_s: float) -> None:
+    """Return when PostgreSQL answers, or when waiting is of no use: after so long, or when it lets nobody in."""
+    deadline = time.monotonic() + patience_s
+    told = False
+    while (problem := database_problem(dsn)) is not None:
+        if isinstance(problem, connecting.RefusedError) or time.monotonic() >= deadline:
+            return  # what works on it says what is wrong
+        if not told:
+            log.warning('waiting for the database, up to %g s: %s', patience_s, ' '.join(str(problem).split()))
+        told = True
+        time.sleep(DATABASE_POLL_S)
+
+
+def database_problem(dsn: str) -> Exception | None:
+    """Return why no server can be reached, None when one answers."""
+    problem: Exception | None = None
+    try:
+        for target in connecting.targets(dsn):
+            try:
+                connecting.connect(target).close()
+                return None
+            except Exception as error:
+                problem = error
+    except Exception as error:  # names that cannot be looked up
+        problem = error
+    return problem
 
 
 def prepare_schema(dsn: str, install: bool, config: Config) -> None:

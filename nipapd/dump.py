@@ -107,21 +107,30 @@ def dump(config: Config, dsn: str, file: str) -> int:
     """Write database and accounts to one file, or to the standard output; the daemon may serve meanwhile."""
     if file == STANDARD:
         with tempfile.TemporaryDirectory(prefix='nipap-dump-') as directory:
-            archive.write(sys.stdout.buffer, *_gather(config, dsn, Path(directory)))
+            archive.write(sys.stdout.buffer, *_gather(config, dsn, Path(directory), 'nipap-admin'))
             sys.stdout.buffer.flush()
         return 0
     path = Path(file).absolute()
-    with (
-        archive.replacing(path) as out,
-        tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as directory,
-    ):
-        facts, files = _gather(config, dsn, Path(directory))
-        archive.write(out, facts, files)
+    facts, files = write(config, dsn, path)
     print(f'{path}: schema version {facts["schema"]}, {"with" if len(files) > 1 else "without"} accounts')
     return 0
 
 
-def _gather(config: Config, dsn: str, directory: Path) -> tuple[dict[str, Any], list[Path]]:
+def write(config: Config, dsn: str, path: Path, program: str = 'nipap-admin') -> tuple[dict[str, Any], list[Path]]:
+    """Write database and accounts to a file, complete or not at all; returns its facts and the names of its parts.
+
+    program: the name in front of warnings.
+    """
+    with (
+        archive.replacing(path) as out,
+        tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as directory,
+    ):
+        facts, files = _gather(config, dsn, Path(directory), program)
+        archive.write(out, facts, files)
+    return facts, files
+
+
+def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[dict[str, Any], list[Path]]:
     """What goes into the file, and what is said about it."""
     with database(dsn) as db:
         version = schema.version(db)
@@ -130,12 +139,13 @@ def _gather(config: Config, dsn: str, directory: Path) -> tuple[dict[str, Any], 
         server = str(db.read(lambda tx: tx.value('SHOW server_version'))).split()[0]
         namespace = db.read(restore.namespace)
         extensions = db.read(restore.extensions)
+        last_change = db.read(restore.last_change)  # before pg_dump reads: the file has that change at least
     tools = _for_server(config, tuple(map(int, re.findall(r'\d+', server))))
     files = [directory / DATABASE]
     target, env = _target(config, dsn)
     command = [str(tools.bindir / 'pg_dump'), '--format=custom', '--no-password', f'--schema="{namespace}"']
     _run([*command, f'--file={files[0]}', f'--dbname={target}'], env)
-    if (users := accounts(config)) and _copy_accounts(users, directory / USERS):
+    if (users := accounts(config, program)) and _copy_accounts(users, directory / USERS):
         files.append(directory / USERS)
     facts = {
         'schema': version,
@@ -144,6 +154,7 @@ def _gather(config: Config, dsn: str, directory: Path) -> tuple[dict[str, Any], 
         'postgresql': server,
         'namespace': namespace,
         'extensions': extensions,
+        'last_change': last_change,
     }
     return facts, files
 
@@ -157,7 +168,7 @@ def _target(config: Config, dsn: str) -> tuple[str, dict[str, str]]:
     return without.dsn, {'PGPASSWORD': password} if password else {}
 
 
-def accounts(config: Config) -> LocalUsers | None:
+def accounts(config: Config, program: str = 'nipap-admin') -> LocalUsers | None:
     """The file of local accounts, the one that nipap-passwd changes; None when none is configured."""
     auth = config.auth
     files = {
@@ -165,7 +176,7 @@ def accounts(config: Config) -> LocalUsers | None:
     }
     chosen = files.get(auth.default_backend) or next(iter(files.values()), None)
     for path in sorted({*files.values()} - {chosen}):
-        print(f'nipap-admin: {path}: further accounts are not part of a dump', file=sys.stderr)
+        print(f'{program}: {path}: further accounts are not part of a dump', file=sys.stderr)
     return LocalUsers(chosen) if chosen else None
 
 

@@ -20,8 +20,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import locale
 import logging
 import os
+import re
 import shutil
 import signal
 import stat
@@ -60,6 +62,7 @@ SUPERUSER = 'postgres'
 DATABASE = 'nipap'
 PORT = 5432  # only part of the socket's name
 SOCKET_NAME = f'.s.PGSQL.{PORT}'
+SOCKET_LOCK = f'{SOCKET_NAME}.lock'
 SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, without the final NUL
 LOG_LIMIT = 10_000_000
 POLL_S = 0.02
@@ -67,6 +70,10 @@ RETRY_S = 0.1
 PATIENT_S = 5.0
 STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
 PR_SET_PDEATHSIG = 1
+
+# What a program of PostgreSQL says before it gives up. Further lines, of what it undoes, may follow.
+CAUSE = re.compile(r'\b(?:FATAL|PANIC|ERROR|error): +(.*)')
+NO_SPACE = 'No space left on device'
 
 # A predecessor that is going away, but has not gone yet, makes PostgreSQL say one of these.
 NOT_YET = ('pre-existing shared memory block', 'lock file "postmaster.pid" already exists')
@@ -169,11 +176,17 @@ class EmbeddedPostgres:
         self._remove_socket_dir()
 
     def dsn(self, dbname: str = DATABASE) -> str:
-        """The libpq connection string of a database on the server; only after `start`."""
+        """The libpq connection string of a database on the server; only after `start`.
+
+        Its sessions log no errors: to PostgreSQL a refused change is an error; its text has values of the client.
+        What fails is logged by whoever asked; what the server does by itself, such as autovacuum, it logs as always.
+        """
         if self._socket_dir is None:
             raise EmbeddedPostgresError('PostgreSQL has not been started')
         host = str(self._socket_dir)
-        return psycopg2.extensions.make_dsn(host=host, port=PORT, user=SUPERUSER, dbname=dbname)
+        return psycopg2.extensions.make_dsn(
+            host=host, port=PORT, user=SUPERUSER, dbname=dbname, options='-c log_min_messages=log'
+        )
 
     # -- accounts and directories
 
@@ -238,7 +251,7 @@ class EmbeddedPostgres:
             return run
         with contextlib.suppress(OSError):
             noted = Path(note.read_text())
-            if _is_private(noted, account):
+            if _is_private(noted, account) and not self._is_foreign(noted):
                 return noted
         short = Path(tempfile.mkdtemp(prefix='nipapd-', dir='/tmp'))
         log.info('%s cannot name a UNIX socket (limit %d bytes): using %s', run, SOCKET_PATH_LIMIT, short)
@@ -308,6 +321,8 @@ class EmbeddedPostgres:
     # -- the server
 
     def _start_or_share(self, account: Account, timeout_s: float) -> None:
+        self._refuse_copy()
+        self._remove_copied_socket()
         if self._problem() is None:
             return
         if self.proc:  # it died, or no longer answers
@@ -319,6 +334,30 @@ class EmbeddedPostgres:
         self._write_configuration(account)
         self._run(self.installation, account, timeout_s)
 
+    def _refuse_copy(self) -> None:
+        """Raise when the files were copied from a server that runs: its lock file names another directory.
+
+        PostgreSQL would wait in vain for that server to end.
+        """
+        pid, original = _locked_by(self.data / 'postmaster.pid')
+        if original and not _is_same(original, self.data) and _runs(pid):
+            raise EmbeddedPostgresError(
+                f'{self.data} is a copy of {original}, made while PostgreSQL ran there as process {pid}, which goes '
+                'on: such a copy may be torn, use nipap-admin dump and restore; if it is a snapshot of one moment, '
+                f'remove {self.data}/postmaster.pid'
+            )
+
+    def _remove_copied_socket(self) -> None:
+        """Remove a socket, and its lock file, that were copied along."""
+        if self._socket_dir and self._is_foreign(self._socket_dir):
+            for name in (SOCKET_NAME, SOCKET_LOCK):
+                (self._socket_dir / name).unlink(missing_ok=True)
+
+    def _is_foreign(self, socket_dir: Path) -> bool:
+        """Return whether the socket in a directory is that of a server with other files."""
+        _, original = _locked_by(socket_dir / SOCKET_LOCK)
+        return bool(original) and not _is_same(original, self.data)
+
     def _initialise(self, installation: Installation, account: Account) -> None:
         """Make the data directory under another name first: an interrupted attempt leaves nothing to mistake."""
         partial = self.home / 'data.new'
@@ -326,11 +365,15 @@ class EmbeddedPostgres:
         _make_private(partial, account)
         # Locale C would fold the case of ASCII letters only.
         if installation.major >= 17:
-            locale = ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+            # The character type tells the index on text which characters are letters. Where the system has none for
+            # Unicode, words beyond ASCII are found without it.
+            character_type = _unicode_character_type() or 'C'
+            options = ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+            options.append(f'--lc-ctype={character_type}')
         else:
-            locale = ['--locale=C.UTF-8']
+            options = ['--locale=C.UTF-8']
         command = [str(installation.bindir / 'initdb'), '--pgdata', str(partial), '--username', SUPERUSER]
-        command += ['--auth=peer', '--encoding=UTF8', '--data-checksums', *locale]
+        command += ['--auth=peer', '--encoding=UTF8', '--data-checksums', *options]
         if self._settings.get('fsync') == 'off':
             command.append('--no-sync')
         made = subprocess.run(command, capture_output=True, text=True, errors='replace', **account.run_options())
@@ -484,6 +527,30 @@ def _flock(descriptor: int, timeout_s: float, home: Path) -> None:
         time.sleep(POLL_S)
 
 
+def _locked_by(lock: Path) -> tuple[int, str]:
+    """Return process id and data directory of the server that made a lock file; 0 and nothing without one."""
+    try:
+        pid, directory = lock.read_text().splitlines()[:2]
+        return int(pid), directory
+    except (OSError, ValueError):
+        return 0, ''
+
+
+def _is_same(original: str, directory: Path) -> bool:
+    """Return whether both are one directory, under whatever names."""
+    return Path(original) == directory or (os.path.exists(original) and os.path.samefile(original, directory))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
 def _fits_socket(directory: Path) -> bool:
     """Whether a socket in `directory` has a name that the kernel and libpq take."""
     name = os.fsencode(directory / SOCKET_NAME)
@@ -539,8 +606,10 @@ def _why_none(candidates: list[Installation], fitting: list[Installation], major
 
 
 def _with_tail(line: str, text: str) -> str:
-    tail = [part for part in text.splitlines() if part.strip()][-5:]
-    return '\n'.join([line, *(f'  {part}' for part in tail)])
+    """Return a first line with the cause, where the text has one, and the last lines of the text."""
+    lines = [part for part in text.splitlines() if part.strip()]
+    cause = NO_SPACE if NO_SPACE in text else next((found[1] for part in lines if (found := CAUSE.search(part))), '')
+    return '\n'.join([f'{line}: {cause}' if cause else line, *(f'  {part}' for part in lines[-5:])])
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -571,3 +640,16 @@ def _stop(proc: subprocess.Popen[bytes]) -> None:
             proc.wait(patience_s)
         except subprocess.TimeoutExpired:
             log.warning('PostgreSQL ignored %s for %g s', number.name, patience_s)
+
+
+def _unicode_character_type() -> str | None:
+    """Return the name of a character type of this system that knows the letters of Unicode and is no country's."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        for name in ('C.UTF-8', 'C.utf8'):
+            with contextlib.suppress(locale.Error):
+                locale.setlocale(locale.LC_CTYPE, name)
+                return name
+        return None
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)

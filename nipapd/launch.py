@@ -47,9 +47,8 @@ class Launch:
         return False
 
     def ready(self, lines: Sequence[str]) -> None:
-        """The daemon serves: say so."""
-        for line in lines:
-            say(line)
+        """Say that the daemon serves. All lines are one system call: a reader of the first finds the others too."""
+        say('\nnipapd: '.join(lines))
 
     def in_child(self) -> None:
         """Close what belongs to the parent alone, in a child that was just forked."""

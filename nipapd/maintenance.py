@@ -16,10 +16,10 @@ from nipap.errors import NipapError
 from nipap.integrity import check, repair
 from nipap.postgres import schema
 from nipap.postgres.database import Database
-from nipapd import dump
+from nipapd import backup, dump
 from nipapd.commandline import Parser
 from nipapd.config import Config, load
-from nipapd.databases import KeptPostgres, database
+from nipapd.databases import KeptPostgres, await_database, database
 from nipapd.embedded import EmbeddedPostgresError
 from nipapd.inifile import ConfigError
 from nipapd.launch import StartError
@@ -63,8 +63,7 @@ def served(config: Config) -> Iterator[str]:
 def on_database(config: Config, options: argparse.Namespace) -> int:
     """Run what works on an open database."""
     with served(config) as dsn, database(dsn) as db:
-        if options.work is not run_migrate:
-            require_schema(db)
+        require_schema(db)
         return int(options.work(db))
 
 
@@ -112,11 +111,19 @@ def run_repair(db: Database) -> int:
     return 1 if outcome.left else 0
 
 
-def run_migrate(db: Database) -> int:
-    """Install the schema, or bring it to the version of this program."""
-    before = schema.version(db)
-    applied = schema.migrate(db)
-    print(f'the schema has version {schema.version(db)}' + (f', it had {before}' if applied else ''))
+def run_migrate(config: Config, _options: argparse.Namespace) -> int:
+    """Install the schema, or bring it to the version of this program.
+
+    A private database is written to before-NNNN.dump in the data directory first, unless --no-backup is given.
+    """
+    with served(config) as dsn:
+        await_database(dsn, config.nipapd.database_wait)  # scripts of containers run this before the daemon
+        if file := backup.before_upgrade(config, dsn):
+            print(f'{file}: the database as it was before')
+        with database(dsn) as db:
+            before = schema.version(db)
+            applied = schema.migrate(db)
+            print(f'the schema has version {schema.version(db)}' + (f', it had {before}' if applied else ''))
     return 0
 
 
@@ -134,6 +141,8 @@ def _config(options: argparse.Namespace) -> Config:
         arguments += ['--config', options.config]
     if options.data_dir is not None:
         arguments += ['--data-dir', options.data_dir]
+    if options.no_backup:
+        arguments.append('--no-backup')
     return load(arguments)
 
 
@@ -153,16 +162,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     repair_help = 'put right what differs, in one transaction that changes of the tree wait for'
-    for name, work in (('check', run_check), ('migrate', run_migrate)):
-        text = (work.__doc__ or '').strip()
+
+    def add(name: str, text: str | None, **defaults: object) -> argparse.ArgumentParser:
+        text = (text or '').strip()
         command = commands.add_parser(name, help=text, description=text, parents=[_places(argparse.SUPPRESS)])
-        command.set_defaults(command=on_database, work=work)
-        if work is run_check:
-            command.add_argument('--repair', dest='work', action='store_const', const=run_repair, help=repair_help)
+        command.set_defaults(**{'no_backup': False, **defaults})
+        return command
+
+    check_parser = add('check', run_check.__doc__, command=on_database, work=run_check)
+    check_parser.add_argument('--repair', dest='work', action='store_const', const=run_repair, help=repair_help)
+    migrate_parser = add('migrate', run_migrate.__doc__, command=run_migrate)
+    migrate_parser.add_argument('--no-backup', action='store_true', help='write no dump first')
     for name, run, where in (('dump', run_dump, 'output'), ('restore', run_restore, 'input')):
-        text = (run.__doc__ or '').strip()
-        command = commands.add_parser(name, help=text, description=text, parents=[_places(argparse.SUPPRESS)])
-        command.set_defaults(command=run)
+        command = add(name, run.__doc__, command=run)
         command.add_argument('file', metavar='FILE', help=f'the file; "-" is the standard {where}')
         if run is run_restore:
             command.add_argument('--replace', action='store_true', help='put the dump in the place of what is there')

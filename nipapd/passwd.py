@@ -6,63 +6,80 @@ A change is seen by a running daemon at once. Each way to fail has its exit code
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nipap import __version__
 from nipap.access import local_users
 from nipap.access.local_users import LocalUser, LocalUsers
 from nipapd import config
+from nipapd.commandline import Parser
 from nipapd.inifile import ConfigError
 
 EXIT_OK = 0
 EXIT_NO = 1
+EXIT_WRONG = 2
 EXIT_USAGE = 2
 EXIT_CODES: dict[type[Exception], int] = {
     ConfigError: EXIT_USAGE,
     local_users.UserInputError: EXIT_USAGE,
-    local_users.UserExistsError: 3,
     local_users.NoSuchUserError: 4,
     local_users.UserFileMissingError: 5,
     local_users.UserFileUnusableError: 6,
     local_users.UserFileLayoutError: 7,
-    local_users.UserFileExistsError: 8,
 }
 EXIT_INTERRUPTED = 130
+LEGACY_WARNING = (
+    'the password is stored as salted SHA-1, as the web client of NIPAP reads it: whoever gets hold of the file '
+    'guesses billions of passwords a second, so choose a long random one'
+)
 
 _EPILOG = """
 exit codes:
-  0  done; test-user: the password is right; latest-version: the layout is the newest
-  1  test-user: wrong user name or password; latest-version: the layout is older
-  2  wrong usage, configuration, name or password
-  3  add: the user exists already          4  there is no such user
-  5  there is no such file                 6  the file cannot be read or written
-  7  the file has an older layout or none  8  create-database: the file exists already
+  0  done, or as it is wanted already: add of a user who exists and delete of one who does not change nothing and say so
+  1  something is missing: a user, a password, or what to change
+  2  test-user: wrong user name or password; latest-version: the layout is older; or wrong usage, configuration, name or
+     password
+  4  modify: there is no such user         5  there is no such file
+  6  the file cannot be read or written    7  the file has an older layout or none
 
-A password that is not given is asked for; without a terminal it is a line of the standard input.
+A password that is not given is asked for at a terminal; else it is a line of the standard input.
 The file is -f, else what the configuration says, else local_auth.db in the data directory.
 """
 
 
+class _MissingError(Exception):
+    """Something was not given; the message is one line."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one action and return the exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.action is None:
+        parser.print_help()
+        return EXIT_OK
     try:
         return _ACTIONS[args.action](_users(args), args)
+    except _MissingError as exc:
+        print(f'nipap-passwd: {exc}', file=sys.stderr)
+        return EXIT_NO
     except tuple(EXIT_CODES) as exc:
         print(f'nipap-passwd: {exc}', file=sys.stderr)
         return EXIT_CODES[type(exc)]
     except UnicodeError:
         print('nipap-passwd: the arguments are not valid UTF-8', file=sys.stderr)
         return EXIT_USAGE
-    except (KeyboardInterrupt, EOFError):
+    except KeyboardInterrupt:
         print('nipap-passwd: interrupted', file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='nipap-passwd',
         description='Local accounts of nipapd. Works while the daemon runs; a change holds at once.',
         epilog=_EPILOG,
@@ -70,31 +87,43 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
-    add('action', choices=_ACTIONS, metavar='ACTION', help=', '.join(_ACTIONS))
-    add('-u', '--user', metavar='USER', help='name of the user (list: this one only)')
+    add('action', nargs='?', choices=_ACTIONS, metavar='ACTION', help=', '.join(_ACTIONS))
+    add('-u', '--user', '--username', metavar='USER', help='name of the user (list: this one only)')
     add(
         '-p', '--password', metavar='PASSWORD', help='password; other users of this host can see it in the process list'
     )
     add('-n', '--name', metavar='NAME', help='full name; empty: none')
     add('-t', '--trusted', action=flag, default=None, help='the user may act for others')
     add('-r', '--readonly', action=flag, default=None, help='the user may not change anything')
-    file = parser.add_mutually_exclusive_group()
-    file.add_argument('-f', '--file', metavar='FILE', help='file with the accounts')
-    file.add_argument('-c', '--config', metavar='CONFIG', help=f'configuration (default: {config.DEFAULT_FILE} if any)')
+    add('--legacy-hash', action='store_true', help="store the password weakly, as NIPAP's web client reads it")
+    add('-f', '--file', metavar='FILE', help='file with the accounts, whatever the configuration says')
+    add('-c', '--config', metavar='CONFIG', help=f'configuration (default: {config.DEFAULT_FILE} if any)')
     add('--data-dir', metavar='DIR', help="the daemon's data directory")
+    add('--version', action='version', version=f'nipap-passwd version {__version__}')
     return parser
 
 
 def _users(args: argparse.Namespace) -> LocalUsers:
-    """The file that the arguments mean; `args.owner` becomes who is to own it if the configuration says so."""
-    args.owner = None
-    if args.file is not None:
-        return LocalUsers(Path(args.file).absolute())
+    """The file that the arguments mean.
+
+    `args.owner` becomes who is to own it if the configuration says so, `args.backends` the back ends that a name of a
+    user may end with, and `args.keeps` whether logins leave hashes of the older form; None: nobody has said.
+    """
+    args.owner, args.backends, args.keeps = None, frozenset({config.LOCAL_BACKEND}), None
+    if args.file is not None and args.config is None:
+        return LocalUsers(Path(args.file).absolute(), legacy=args.legacy_hash)
     settings, args.owner = config.load_accounts(args.config, args.data_dir)
-    files = {name: backend.options['db_path'] for name, backend in settings.backends.items() if backend.type == _LOCAL}
+    args.keeps = not settings.rehash
+    files = {
+        name: backend.options['db_path'] for name, backend in settings.backends.items() if 'db_path' in backend.options
+    }
+    if args.file is not None:
+        files = {name: str(Path(args.file).absolute()) for name in files or args.backends}
     if not files:
         raise ConfigError(f'{args.config}: has no auth backend of type {_LOCAL}: say which file with -f')
-    return LocalUsers(files.get(settings.default_backend) or next(iter(files.values())))
+    path = files.get(settings.default_backend) or next(iter(files.values()))
+    args.backends = frozenset(name for name, file in files.items() if file == path)
+    return LocalUsers(path, legacy=args.legacy_hash)
 
 
 _LOCAL = 'SqliteAuth'
@@ -104,21 +133,25 @@ _LOCAL = 'SqliteAuth'
 
 
 def _list(users: LocalUsers, args: argparse.Namespace) -> int:
-    found = users.users() if args.user is None else [users.get(args.user)]
-    rows = [(user.username, user.full_name or '', _yes(user.trusted), _yes(user.readonly)) for user in found]
-    rows.insert(0, ('username', 'name', 'trusted', 'readonly'))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    """Print a table whose columns scripts know from NIPAP."""
+    found = [user for user in users.users() if args.user in (None, user.username)]
+    header = f'{"username":<20} {"real name":<25} {"trusted":<7} {"read only":<7}'
+    print(f'{header}\n{"-" * len(header)}')
+    for user in found:
+        print(f'{user.username:<20} {user.full_name or "":<25} {user.trusted:<7d} {user.readonly:<7d}')
     return EXIT_OK
 
 
 def _add(users: LocalUsers, args: argparse.Namespace) -> int:
     username = _username(args)
     user = LocalUser(username, args.name, bool(args.trusted), bool(args.readonly))
-    users.check_new(user)
-    users.add(user, _new_password(args))
-    return _done(f'user {username!r} added')
+    try:
+        users.check_new(user)
+        users.add(user, _new_password(args))
+    except local_users.UserExistsError as exc:
+        return _done(f'{exc} in database {users.path}, nothing was changed')
+    _warn_of_legacy(args)
+    return _done(f'Added user {username} to database {users.path}')
 
 
 def _modify(users: LocalUsers, args: argparse.Namespace) -> int:
@@ -126,41 +159,61 @@ def _modify(users: LocalUsers, args: argparse.Namespace) -> int:
     users.get(username)
     password = args.password
     if all(change is None for change in (password, args.name, args.trusted, args.readonly)):
-        password = _new_password(args)
+        password = _new_password(args, 'Please specify value to change')
     users.modify(username, password=password, full_name=args.name, trusted=args.trusted, readonly=args.readonly)
-    return _done(f'user {username!r} changed')
+    if password is not None:
+        _warn_of_legacy(args)
+    return EXIT_OK
+
+
+def _warn_of_legacy(args: argparse.Namespace) -> None:
+    if args.legacy_hash:
+        print(f'nipap-passwd: {LEGACY_WARNING}', file=sys.stderr)
+        if not args.keeps:
+            hint = 'the next login stores it anew, unless password_hash = legacy is in the section [auth] of nipap.conf'
+            print(f'nipap-passwd: {hint}', file=sys.stderr)
+    elif args.keeps:
+        hint = 'the password is stored with scrypt, which the web client of NIPAP does not read: --legacy-hash'
+        print(f'nipap-passwd: {hint}', file=sys.stderr)
 
 
 def _delete(users: LocalUsers, args: argparse.Namespace) -> int:
-    users.delete(_username(args))
-    return _done(f'user {args.user!r} deleted')
+    username = _username(args)
+    try:
+        users.delete(username)
+    except local_users.NoSuchUserError:
+        return _done(f'User {username} is not in database {users.path}, nothing was changed')
+    return _done(f'User {username} deleted from database {users.path}')
 
 
 def _test_user(users: LocalUsers, args: argparse.Namespace) -> int:
     username = _username(args)
+    name, _, backend = username.rpartition('@')
     users.is_latest()
     password = args.password if args.password is not None else _ask('Password: ')
-    if users.authenticate(username, password, rehash=False):
-        return _done('the password is right')
-    print('nipap-passwd: wrong user name or password', file=sys.stderr)
-    return EXIT_NO
+    if users.authenticate(name if backend in args.backends and name else username, password, rehash=False):
+        return _done('Username and password seem to be correct')
+    print('The username or password seems to be wrong')
+    return EXIT_WRONG
 
 
 def _create_database(users: LocalUsers, args: argparse.Namespace) -> int:
-    users.create(args.owner)
-    return _done(f'{users.path} created')
+    """Make the file unless it is there."""
+    with contextlib.suppress(local_users.UserFileExistsError):
+        users.create(args.owner)
+    return EXIT_OK
 
 
 def _upgrade_database(users: LocalUsers, _args: argparse.Namespace) -> int:
-    upgraded = users.upgrade()
-    return _done(f'{users.path} upgraded' if upgraded else f'{users.path} has the newest layout')
+    users.upgrade()
+    return EXIT_OK
 
 
 def _latest_version(users: LocalUsers, _args: argparse.Namespace) -> int:
     if users.is_latest():
-        return _done(f'{users.path} has the newest layout')
+        return _done('Sqlite database for local auth is of the latest version.')
     print(f'nipap-passwd: {users.path} has an older layout (bring it up to date: upgrade-database)', file=sys.stderr)
-    return EXIT_NO
+    return EXIT_WRONG
 
 
 _ACTIONS: dict[str, Callable[[LocalUsers, argparse.Namespace], int]] = {
@@ -175,10 +228,6 @@ _ACTIONS: dict[str, Callable[[LocalUsers, argparse.Namespace], int]] = {
 }
 
 
-def _yes(value: bool) -> str:
-    return 'yes' if value else 'no'
-
-
 def _done(text: str) -> int:
     print(text)
     return EXIT_OK
@@ -186,30 +235,38 @@ def _done(text: str) -> int:
 
 def _username(args: argparse.Namespace) -> str:
     if args.user is None:
-        raise local_users.UserInputError(f'{args.action} needs a user: -u USER')
+        raise _MissingError('Please specify user with --user')
     return str(args.user)
 
 
 # ---------------------------------------------------------------------------------------------------------- passwords
 
+MISSING = 'Please specify password with --password, or as a line of the standard input'
 
-def _new_password(args: argparse.Namespace) -> str:
+
+def _new_password(args: argparse.Namespace, missing: str = MISSING) -> str:
     if args.password is not None:
         return str(args.password)
-    password = _ask('New password: ')
+    password = _ask('New password: ', missing=missing)
     # A script that pipes the password in need not write it twice.
     if _ask('The same again: ', at_end=password) != password:
         raise local_users.UserInputError('the two passwords differ')
     return password
 
 
-def _ask(prompt: str, at_end: str | None = None) -> str:
-    """Ask at the terminal, unseen, or read a line of the input when it is none; at its end the answer is `at_end`."""
+def _ask(prompt: str, at_end: str | None = None, missing: str = MISSING) -> str:
+    """Ask at the terminal, unseen, or read a line of the input when it is none; at its end the answer is `at_end`.
+
+    missing: what to say when there is neither an answer nor `at_end`.
+    """
     if sys.stdin.isatty():
-        return getpass.getpass(prompt)
+        try:
+            return getpass.getpass(prompt)
+        except EOFError:
+            raise _MissingError(missing) from None
     line = sys.stdin.readline()
     if not line and at_end is None:
-        raise EOFError
+        raise _MissingError(missing)
     return line.removesuffix('\n') if line else str(at_end)
 
 

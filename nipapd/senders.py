@@ -33,7 +33,7 @@ from nipap.postgres.transaction import Transaction
 from nipap.rest.objects import encode
 from nipap.runtime import waiting
 from nipap.runtime.runtime import Runtime
-from nipapd import kafka
+from nipapd import kafka, signals
 from nipapd.config import DaemonSettings, KafkaSettings
 from nipapd.fibers import Fibers
 
@@ -80,6 +80,7 @@ class Sending:
         self.begin(fibers)
         await stop.wait()
         fibers.end()
+        signals.ignore((signal.SIGTERM,))
 
     def begin(self, fibers: Fibers) -> None:
         """Deliver until these fibers are ended, on the loop that runs."""

@@ -25,6 +25,7 @@ from nipap.postgres import connecting
 from nipap.postgres.database import Database
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
+from nipapd import signals
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
@@ -153,6 +154,7 @@ class Service:
             return await self._finish(server, tracing)
         finally:
             fibers.end()
+            signals.ignore(numbers)
 
     def _server(self, container: Container, slot: int) -> Server:
         return Server(

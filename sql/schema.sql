@@ -49,10 +49,9 @@ CREATE DOMAIN public.prefix_type AS text
 
 COMMENT ON DOMAIN public.prefix_type IS 'What a prefix is for.';
 
-CREATE DOMAIN public.vlan_id AS integer
-	CONSTRAINT vlan_id_check CHECK (((VALUE >= 0) AND (VALUE <= 4095)));
+CREATE DOMAIN public.vlan_id AS integer;
 
-COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q).';
+COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q), 0 to 4095; NIPAP stored others, and these may stay.';
 
 CREATE FUNCTION public.keep_change_set() RETURNS trigger
     LANGUAGE plpgsql
@@ -90,6 +89,12 @@ CREATE FUNCTION public.lower_each(words text[]) RETURNS text[]
     RETURN (SELECT COALESCE(array_agg(lower(word.word)), '{}'::text[]) AS "coalesce" FROM unnest(lower_each.words) word(word));
 
 COMMENT ON FUNCTION public.lower_each(words text[]) IS 'The words in lower case, for comparisons that ignore case.';
+
+CREATE FUNCTION public.macs_of(avps jsonb) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT COALESCE(array_agg(DISTINCT lower(regexp_replace(m.m[1], '[-:.]'::text, ''::text, 'g'::text))), '{}'::text[]) AS "coalesce" FROM (jsonb_each_text(macs_of.avps) e(key, value) CROSS JOIN LATERAL regexp_matches(e.value, '(?<![0-9A-Fa-f:.-])([0-9A-Fa-f]{12}|[0-9A-Fa-f]{2}(?:([-:.])[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:[-:.][0-9A-Fa-f]{4}){2}|[0-9A-Fa-f]{6}[-:][0-9A-Fa-f]{6})(?![0-9A-Fa-f])'::text, 'g'::text) m(m)));
+
+COMMENT ON FUNCTION public.macs_of(avps jsonb) IS 'The MAC addresses in the values of pairs, as twelve digits each.';
 
 CREATE TABLE public.prefix (
     id bigint NOT NULL,
@@ -147,7 +152,7 @@ COMMENT ON COLUMN public.prefix.description IS 'Free text.';
 
 COMMENT ON COLUMN public.prefix.comment IS 'Free text.';
 
-COMMENT ON COLUMN public.prefix.node IS 'Name of the node a full-length prefix sits on.';
+COMMENT ON COLUMN public.prefix.node IS 'Name of the node a full-length prefix sits on; NIPAP stored it of others too, and there it may stay.';
 
 COMMENT ON COLUMN public.prefix.country IS 'Country code, ISO 3166-1 alpha-2, upper case.';
 
@@ -161,7 +166,7 @@ COMMENT ON COLUMN public.prefix.alarm_priority IS 'warning, low, medium, high or
 
 COMMENT ON COLUMN public.prefix.monitor IS 'Whether it is to be monitored.';
 
-COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095.';
+COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095; NIPAP stored others, and these may stay.';
 
 COMMENT ON COLUMN public.prefix.tags IS 'Tags in the order given, duplicates kept.';
 
@@ -272,6 +277,39 @@ COMMENT ON COLUMN public.change_set.reason IS 'Why, as the client says.';
 COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as the client says.';
 
 COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry, of a change set that is older than this table: its entries do not name it, it has the number of the first.';
+
+CREATE TABLE public.pool (
+    id integer NOT NULL,
+    name text NOT NULL,
+    description text,
+    default_type text,
+    ipv4_default_prefix_length smallint,
+    ipv6_default_prefix_length smallint,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
+    CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
+    CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
+    CONSTRAINT pool_ipv6_length_check CHECK (((ipv6_default_prefix_length >= 1) AND (ipv6_default_prefix_length <= 128)))
+);
+
+COMMENT ON TABLE public.pool IS 'Named sets of prefixes to allocate from.';
+
+COMMENT ON COLUMN public.pool.id IS 'Identity.';
+
+COMMENT ON COLUMN public.pool.name IS 'Name, unique without regard to case.';
+
+COMMENT ON COLUMN public.pool.description IS 'Free text.';
+
+COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool; without one an allocation names its type.';
+
+COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that name none.';
+
+COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that name none.';
+
+COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.';
+
+COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
 CREATE TABLE public.vrf (
     id integer NOT NULL,
@@ -534,39 +572,6 @@ COMMENT ON COLUMN public.idempotency.created IS 'When it was answered.';
 
 COMMENT ON COLUMN public.idempotency.change_set IS 'The change set of the call; NULL when it changed nothing.';
 
-CREATE TABLE public.pool (
-    id integer NOT NULL,
-    name text NOT NULL,
-    description text,
-    default_type text NOT NULL,
-    ipv4_default_prefix_length smallint,
-    ipv6_default_prefix_length smallint,
-    tags text[] DEFAULT '{}'::text[] NOT NULL,
-    avps jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
-    CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
-    CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
-    CONSTRAINT pool_ipv6_length_check CHECK (((ipv6_default_prefix_length >= 1) AND (ipv6_default_prefix_length <= 128)))
-);
-
-COMMENT ON TABLE public.pool IS 'Named sets of prefixes to allocate from.';
-
-COMMENT ON COLUMN public.pool.id IS 'Identity.';
-
-COMMENT ON COLUMN public.pool.name IS 'Name, unique without regard to case.';
-
-COMMENT ON COLUMN public.pool.description IS 'Free text.';
-
-COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool.';
-
-COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that name none.';
-
-COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that name none.';
-
-COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.';
-
-COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
-
 ALTER TABLE public.pool ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.pool_id_seq
     START WITH 1
@@ -770,6 +775,10 @@ CREATE INDEX prefix_external_key_idx ON public.prefix USING btree (external_key)
 
 COMMENT ON INDEX public.prefix_external_key_idx IS 'Prefixes by external key.';
 
+CREATE INDEX prefix_macs_idx ON public.prefix USING gin (public.macs_of((avps)::jsonb)) WHERE ((avps)::jsonb <> '{}'::jsonb);
+
+COMMENT ON INDEX public.prefix_macs_idx IS 'Prefixes by a MAC address among their pairs.';
+
 CREATE INDEX prefix_parent_idx ON public.prefix USING btree (parent_id, vrf_id, prefix);
 
 COMMENT ON INDEX public.prefix_parent_idx IS 'Direct children in order, of a prefix or (parent_id IS NULL) of a VRF.';
@@ -819,7 +828,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v11; their text is in sql/functions.
+-- The functions of this version, in the schema public_v13; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.
@@ -863,7 +872,10 @@ ALTER TABLE ONLY public.vrf_total
 -- check_children(new_row prefix) -> void
 --     Refuse new_row when the types of its children do not nest in it.
 
--- check_left_behind(former_parent bigint, old_row prefix) -> void
+-- check_defaults(new_row pool, old_row pool) -> void
+--     Refuse defaults of a pool by which nothing can ever be allocated, unless they are those that it had.
+
+-- check_left_behind(former_parent bigint, old_row prefix, place cidr) -> void
 --     Refuse a move that leaves hosts of old_row without an assignment around them.
 
 -- check_node(network cidr, type text, node text) -> boolean
@@ -877,6 +889,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- check_type_change(old_row prefix, new_row prefix) -> void
 --     Refuse a change of type but between reservation and assignment without children.
+
+-- check_vlan(vlan integer, former integer) -> boolean
+--     Refuse a new VLAN beyond 0 to 4095, true else. A former one may stay: NIPAP stored any.
 
 -- closest_parent(in_vrf integer, network cidr) -> bigint
 --     Id of the longest stored prefix that covers a network, the network itself not counted; NULL at the top level.
@@ -975,7 +990,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Add a pool; returns its id.
 
 -- pool_allocate(by_id integer, by_name text, address_family integer, in_vrf integer, length integer, facts jsonb, who actor) -> bigint
---     Add the lowest free block of a pool; its type is that of the pool unless the facts name one.
+--     Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.
 
 -- pool_edit(target integer, changes jsonb, who actor) -> boolean
 --     Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.

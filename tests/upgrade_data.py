@@ -13,11 +13,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 Attributes = dict[str, Any]
+Listed = dict[Any, Attributes]
 
 VRFS: list[Attributes] = [
     {
@@ -121,6 +123,57 @@ def fill(backend: Any, actor: Any) -> None:
     backend.edit_prefix(actor, EDITED, CHANGES)
     for prefix in REMOVED:
         backend.remove_prefix(actor, {'prefix': prefix})
+
+
+def _differing(found: Listed, wanted: Listed) -> dict[Any, Any]:
+    """What is missing, surplus or has other attributes than it was given."""
+    keys = dict.fromkeys(wanted.keys() - found.keys(), 'missing')
+    keys |= dict.fromkeys(found.keys() - wanted.keys(), 'surplus')
+    both = wanted.keys() & found.keys()
+    shown = {key: {name: found[key][name] for name in wanted[key]} for key in both}
+    return keys | {key: shown[key] for key in both if shown[key] != wanted[key]}
+
+
+def _wanted_prefixes() -> Listed:
+    """By VRF and prefix, with what was given or follows from the pool."""
+    types = {pool['name']: pool['default_type'] for pool in POOLS}
+    prefixes = {(attr.get('vrf_rt'), attr['prefix']): dict(attr) for attr in PREFIXES}
+    for pool, family, blocks in ALLOCATED:
+        for number, block in enumerate(blocks):
+            given = {'description': f'Number {number}', 'type': types[pool['name']], 'family': family}
+            prefixes[None, block] = given
+    prefixes[None, EDITED['prefix']] |= CHANGES
+    for removed in REMOVED:
+        del prefixes[None, removed]
+    return prefixes
+
+
+def check(backend: Any, actor: Any) -> None:
+    """Calls answer what was put in, and every change has its entry in the audit log."""
+    prefixes = {(each['vrf_rt'], each['prefix']): each for each in backend.list_prefix(actor)}
+    assert _differing(prefixes, _wanted_prefixes()) == {}
+    vrfs = {each['rt']: each for each in backend.list_vrf(actor) if each['id'] != 0}
+    assert _differing(vrfs, {vrf['rt']: vrf for vrf in VRFS}) == {}
+    pools = {each['name']: each for each in backend.list_pool(actor)}
+    assert _differing(pools, {pool['name']: pool for pool in POOLS}) == {}
+    asns = {each['asn']: each for each in backend.list_asn(actor)}
+    assert _differing(asns, {asn['asn']: asn for asn in ASNS}) == {}
+    assert {each['prefix'] for each in _found(backend, actor, 'ns1')} == {'2001:db8:2:3::53/128'}
+    log = 'SELECT object_type, action, username, authoritative_source FROM audit_log'
+    added = len(PREFIXES) + sum(len(blocks) for _, _, blocks in ALLOCATED)
+    assert Counter(backend.db.read(lambda tx: tx.all(log))) == {
+        ('vrf', 'add', 'ann', 'web'): len(VRFS),
+        ('pool', 'add', 'ann', 'web'): len(POOLS),
+        ('asn', 'add', 'ann', 'web'): len(ASNS),
+        ('prefix', 'add', 'ann', 'web'): added,
+        ('prefix', 'edit', 'ann', 'web'): 1,
+        ('prefix', 'remove', 'ann', 'web'): len(REMOVED),
+    }
+
+
+def _found(backend: Any, actor: Any, text: str) -> list[dict[str, Any]]:
+    answer: list[dict[str, Any]] = backend.smart_search_prefix(actor, text)['result']
+    return answer
 
 
 def main() -> None:

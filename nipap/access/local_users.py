@@ -126,7 +126,8 @@ class LocalUsers:
         except FileExistsError:
             return False
         except (OSError, LookupError) as exc:
-            raise UserFileUnusableError(f'{self.path}: cannot be created: {_reason(exc)}') from exc
+            reason = exc.strerror if isinstance(exc, OSError) else exc
+            raise UserFileUnusableError(f'{self.path}: cannot be created: {reason}') from exc
         return True
 
     def upgrade(self) -> bool:
@@ -290,15 +291,14 @@ def _owner_of(directory: str) -> tuple[int, int]:
     return status.st_uid, status.st_gid
 
 
-def _reason(exc: Exception) -> str:
-    return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
-
-
 def check_username(username: str) -> None:
-    """Raise `UserInputError` unless a user can be called that: Basic authentication splits at ':', we at '@'."""
+    """Raise `UserInputError` unless a user can be called that: Basic authentication splits at ':'.
+
+    A name with '@' logs in with the name of a back end behind it: ann@example.com@local.
+    """
     if not username.strip():
         raise UserInputError('the name of a user must not be empty')
-    for character in (*':@', *_control_characters(username)):
+    for character in (':', *_control_characters(username)):
         if character in username:
             raise UserInputError(f'the name of a user must not contain {character!r}: {username!r}')
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nipap.addresses import WIDTH, parse_network
-from nipap.attributes import PREFIX, Attribute, check_text, read_value
+from nipap.attributes import LONGEST_KEY, PREFIX, Attribute, check_text, read_value
 from nipap.errors import NipapError
 
 VRF_NAMES = ('vrf_id', 'vrf_rt', 'vrf_name')
@@ -114,8 +114,12 @@ class Columns:
         for cell in stripped:
             check_text(cell)
         for place, attribute in self._checked:
-            if stripped[place] and attribute.kind not in ('text', 'tags'):
-                _check(attribute, stripped[place])
+            cell = stripped[place]
+            if attribute.kind == 'tags':
+                if len(cell) > LONGEST_KEY:
+                    read_value(attribute, _separators.split(cell))
+            elif cell and (attribute.kind != 'text' or attribute.longest or attribute.refuse):
+                _check(attribute, cell)
         return Row(key, line, stripped)
 
 

@@ -117,7 +117,7 @@ def _event(row: Row) -> Event:
     position, at, username, authenticated_as, full_name, source, kind, key, action, before, after = row
     return {
         'id': position,
-        'at': _written(at),
+        'at': at.isoformat().replace('+00:00', 'Z'),
         'actor': {
             'username': username,
             'authenticated_as': authenticated_as,
@@ -130,10 +130,6 @@ def _event(row: Row) -> Event:
         'after': after,
         'changes': changes(before or {}, after or {}),
     }
-
-
-def _written(at: datetime) -> str:
-    return at.isoformat().replace('+00:00', 'Z')
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

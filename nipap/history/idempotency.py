@@ -45,6 +45,12 @@ class KeyedCall(NamedTuple):
     key: str
     fingerprint: bytes
 
+    @property
+    def owner(self) -> str:
+        """Return the user as the index on keys can hold it. A token may name anybody."""
+        name = self.authenticated_as
+        return name if len(name) <= LONGEST_KEY else f'sha256 {hashlib.sha256(name.encode()).hexdigest()}'
+
 
 class KeptAnswer(NamedTuple):
     """What was answered, it may be None; and the number of the change set that the call has written, if any.
@@ -88,9 +94,9 @@ def find(tx: Transaction, call: KeyedCall, hours: int) -> KeptAnswer | None:
     :raises NipapKeyReusedError: the key was used for another call.
     """
     # First of all and alone of its kind, so nobody waits in a circle. The statement after it sees what its holder did.
-    number = zlib.crc32(f'{call.authenticated_as}\0{call.key}'.encode()) - 2**31
+    number = zlib.crc32(f'{call.owner}\0{call.key}'.encode()) - 2**31
     tx.ahead('SELECT pg_advisory_xact_lock(%s, %s)', (advisory.KEYS, number))
-    found = tx.one(_FIND, (call.authenticated_as, call.key, hours))
+    found = tx.one(_FIND, (call.owner, call.key, hours))
     if found is None:
         return None
     if bytes(found[0]) != call.fingerprint:
@@ -106,7 +112,7 @@ def keep(tx: Transaction, call: KeyedCall, answer: object, hours: int) -> None:
     :raises NipapError: it cannot be stored, so the call must not be carried out.
     """
     # In this order, as whoever stores under a key that somebody else removes waits for them.
-    tx.ahead(_KEEP, (call.authenticated_as, call.key, call.fingerprint, encode(answer)))
+    tx.ahead(_KEEP, (call.owner, call.key, call.fingerprint, encode(answer)))
     tx.execute(_EXPIRE, (hours, EXPIRED_AT_ONCE))
 
 

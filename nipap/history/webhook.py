@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from nipap.attributes import check_text, read_boolean, read_integer, shown
+from nipap.attributes import normal_text, read_boolean, read_integer, shown
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -166,8 +166,7 @@ def _read_kind(value: object) -> str:
 def _read_text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise NipapValueError(f'Invalid value {shown(value)}, must be a string')
-    check_text(value)
-    return value
+    return normal_text(value)
 
 
 def _read_url(value: object) -> str:

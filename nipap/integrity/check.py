@@ -97,12 +97,11 @@ class Stored(NamedTuple):
     used: int
     pool_id: int | None
     free_blocks: int | None
-    node: str | None
     default_length: int | None
 
 
 _PREFIXES = """SELECT p.id, p.vrf_id, family(p.prefix), host(p.prefix), masklen(p.prefix), p.type, p.parent_id,
-    p.children, p.used_addresses, p.pool_id, p.free_blocks, p.node,
+    p.children, p.used_addresses, p.pool_id, p.free_blocks,
     CASE family(p.prefix) WHEN 4 THEN o.ipv4_default_prefix_length ELSE o.ipv6_default_prefix_length END
     FROM prefix p LEFT JOIN pool o ON o.id = p.pool_id ORDER BY p.vrf_id, p.prefix"""
 
@@ -229,8 +228,6 @@ class _Examination:
             wrong.append(f'a {p.type} inside {above or "no prefix"}')
         if p.type == 'host' and p.length != parent.width:
             wrong.append('a host that is not full length')
-        if p.node is not None and (p.type == 'reservation' or p.length != parent.width):
-            wrong.append('has a node')
         if address & ((1 << parent.width - p.length) - 1):
             wrong.append('has bits set behind its length')
         if parent.stored and parent.stored.length == p.length:

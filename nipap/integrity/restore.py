@@ -68,6 +68,12 @@ def extensions(tx: Transaction) -> list[str]:
     return [str(name) for (name,) in found]
 
 
+def last_change(tx: Transaction) -> int | None:
+    """Return the id of the last entry of the audit log, which tells later whether anything was changed since."""
+    found: int | None = tx.value('SELECT max(id) FROM audit_log')
+    return found
+
+
 def clear(tx: Transaction) -> None:
     """Drop everything in our schema, extensions aside, and our functions.
 

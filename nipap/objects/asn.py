@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nipap.attributes import ASN, MAX_ASN, check_names, named, read_integer, shown
+from nipap.attributes import ASN, MAX_ASN, check_names, given, named, read_asn, shown
 from nipap.errors import (
     NipapMissingInputError,
     NipapValueError,
@@ -22,12 +22,12 @@ _SPEC = ('asn', 'name')
 
 
 def read_number(value: object) -> int:
-    """An AS number, 1 to 4294967295, as integer or text.
+    """Return an AS number, 1 to 4294967295: an integer, also as text, ``AS64500`` or asdot.
 
     :raises NipapValueError: naming the value.
     """
     try:
-        number = read_integer(value)
+        number = read_asn(value)
     except NipapValueError:
         number = 0
     if not 1 <= number <= MAX_ASN:
@@ -56,7 +56,7 @@ def require_spec(spec: object) -> Condition:
 
     :raises NipapMissingInputError: when the spec is empty.
     """
-    condition = read_spec(spec)
+    condition = read_spec(given(spec, 'asn'))
     if condition is EVERYTHING:
         raise NipapMissingInputError("asn spec must contain either 'asn' or 'name'")
     return condition

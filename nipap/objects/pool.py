@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nipap.attributes import POOL, check_names, named, read_integer, shown
+from nipap.attributes import POOL, check_names, comparable_text, given, named, read_integer, shown
 from nipap.errors import (
     NipapInputError,
     NipapMissingInputError,
@@ -20,22 +20,32 @@ from nipap.search.query import EVERYTHING, Condition, equals
 
 _SPEC = ('id', 'name')
 LARGEST_ID, NO_ID = 2**31 - 1, -1
+# Each address counts once, also an address of a member inside a member. The free addresses of members are distinct, and
+# the used ones are the rest.
+_TOTAL = 'coalesce(sum(prefix_size(q.prefix)) FILTER (WHERE {0} AND q.outermost), 0)'
+_FREE = 'coalesce(sum(prefix_size(q.prefix) - q.used_addresses) FILTER (WHERE {0}), 0)'
 _MEMBER_SUMS = {
-    'member_prefixes': 'count(*) FILTER (WHERE {})',
-    'used_prefixes': 'coalesce(sum(q.children) FILTER (WHERE {}), 0)',
-    'total_addresses': 'coalesce(sum(prefix_size(q.prefix)) FILTER (WHERE {}), 0)',
-    'used_addresses': 'coalesce(sum(q.used_addresses) FILTER (WHERE {}), 0)',
+    'member_prefixes': 'count(*) FILTER (WHERE {0})',
+    'used_prefixes': 'coalesce(sum(q.children) FILTER (WHERE {0}), 0)',
+    'total_addresses': _TOTAL,
+    'used_addresses': f'{_TOTAL} - {_FREE}',
     # nil without a member of the family, and members know no number without a default length
-    'free_prefixes': 'sum(q.free_blocks) FILTER (WHERE {})',
+    'free_prefixes': 'sum(q.free_blocks) FILTER (WHERE {0})',
 }
+# In the order of the tree a member that lies inside another does not end behind all members before it.
+_MEMBERS = """SELECT q.vrf_id, q.prefix, q.children, q.used_addresses, q.free_blocks,
+    coalesce(addr_last(q.prefix) > max(addr_last(q.prefix))
+        OVER (ORDER BY q.prefix ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true) AS outermost
+    FROM prefix q WHERE q.pool_id = o.id"""
 _SOURCE = """pool o LEFT JOIN LATERAL (
     SELECT min(q.vrf_id) AS vrf_id, coalesce(array_agg(q.prefix::text ORDER BY q.prefix), '{{}}') AS prefixes, {}
-    FROM prefix q WHERE q.pool_id = o.id) m ON true LEFT JOIN vrf v ON v.id = m.vrf_id""".format(
+    FROM ({}) q) m ON true LEFT JOIN vrf v ON v.id = m.vrf_id""".format(
     ', '.join(
         f'{figure.format(f"family(q.prefix) = {family}")} AS {name}_v{family}'
         for name, figure in _MEMBER_SUMS.items()
         for family in (4, 6)
-    )
+    ),
+    _MEMBERS,
 )
 
 
@@ -82,6 +92,8 @@ def _named(spec: object) -> tuple[str, Any] | None:
             raise NipapValueError("pool specification key 'id' must be an integer") from None
     elif not isinstance(value, str):
         raise NipapValueError(f"pool specification key 'name' must be a string, not {shown(value)}")
+    else:
+        value = comparable_text(POOL['name'], value)
     return key, value
 
 
@@ -94,7 +106,7 @@ def require_spec(spec: object) -> Condition:
 
     :raises NipapMissingInputError: when the spec is empty.
     """
-    condition = read_spec(spec)
+    condition = read_spec(given(spec, 'pool'))
     if condition is EVERYTHING:
         raise _missing()
     return condition
@@ -153,7 +165,7 @@ def read_draft(attr: object, *, new: bool = False) -> PoolDraft:
 
     :raises NipapError: naming the attribute; further errors are attached.
     """
-    present = rows.without_nil(attr, 'name', 'default_type')
+    present = rows.without_nil(attr, 'name')
     check_names(present, POOL, required=('name', 'description', 'default_type') if new else ())
     values = rows.read_values(present, POOL)
     return PoolDraft({'tags': [], 'avps': {}, **values} if new else values)

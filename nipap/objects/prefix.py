@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nipap.attributes import PREFIX, check_names, read_integer, read_value
+from nipap.addresses import has_host_bits
+from nipap.attributes import EDITED, PREFIX, Table, check_names, read_integer, read_value
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -22,7 +23,7 @@ from nipap.objects.prefix_search import AT_ONCE, IDS, read_named
 from nipap.objects.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page, source
 from nipap.postgres.transaction import Expression, Transaction
 from nipap.search.condition import ByKey
-from nipap.search.query import EVERYTHING, Condition, all_of, equals
+from nipap.search.query import EVERYTHING, NOTHING, Condition, all_of, equals
 
 # ---------------------------------------------------------------- specs
 
@@ -43,6 +44,8 @@ def read_spec(spec: object, *, default_vrf: bool = False) -> Condition:
             raise NipapExtraneousInputError(f"Key '{key}' not allowed in prefix spec.")
     if 'id' in spec and len(spec) > 1:
         raise NipapExtraneousInputError("If 'id' specified, no other keys are allowed.")
+    if not default_vrf and has_host_bits(spec.get('prefix')):
+        return NOTHING  # a list of what is not there is empty; what is to be changed must be named right
     conditions = [_equals(key, value) for key, value in spec.items()]
     if (
         default_vrf
@@ -106,7 +109,7 @@ def read_draft(attr: Mapping[str, object]) -> PrefixDraft:
     :raises NipapError: naming the attribute; further errors are attached.
     """
     problems = Problems()
-    values = problems.read(_read_values, attr)
+    values = problems.read(_read_values, attr, EDITED)
     membership = problems.read(_read_membership, attr)
     network = problems.read(_read_network, attr)
     name = problems.read(vrf.read_name, attr)
@@ -122,11 +125,11 @@ def read_new(attr: Mapping[str, object], *, typed: bool = True) -> PrefixDraft:
     problems = Problems()
     network = problems.read(_read_network, attr)
     name = problems.read(vrf.read_name, attr)
+    values = problems.read(_read_values, attr, PREFIX, default={})
     if 'description' not in attr and 'node' not in attr:
         problems.note(
             NipapMissingInputError('Either description or node must be specified.').about('description'),
         )
-    values = problems.read(_read_values, attr, default={})
     membership = problems.read(_read_membership, attr)
     if typed and attr.get('type') is None:
         problems.note(NipapValueError('Unknown prefix type').about('type'))
@@ -143,7 +146,7 @@ def _read_membership(attr: Mapping[str, object]) -> pool.Membership | None:
     return pool.read_membership(attr) if 'pool_id' in attr or 'pool_name' in attr else None
 
 
-def _read_values(attr: Mapping[str, object]) -> dict[str, Any]:
+def _read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
     """Return the attributes that are columns of a prefix; place, VRF and pool are not among them."""
     values = rows.read_values(
         {
@@ -151,21 +154,9 @@ def _read_values(attr: Mapping[str, object]) -> dict[str, Any]:
             for name, value in attr.items()
             if name not in _ELSEWHERE and (value is not None or name not in _DEFAULTED)
         },
-        PREFIX,
+        table,
     )
-    if 'country' in values:
-        values['country'] = _country(values['country'])
     return values
-
-
-def _country(value: str | None) -> str | None:
-    if value is None:
-        return None
-    if len(value) != 2 or not value.isascii() or not value.isalpha():
-        raise NipapValueError(' Please enter a two letter country code according to ISO 3166-1 alpha-2').about(
-            'country'
-        )
-    return value.upper()
 
 
 def changes(tx: Transaction, draft: PrefixDraft) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import orjson
@@ -171,17 +171,17 @@ def _objects(found: list[Row], shape: Shape, above: Ancestors | None = None) -> 
 
 
 def _lineage(parent: int | None, above: Ancestors) -> tuple[int, list[str], int]:
-    """Number of ancestors, their tags (each once, the closest first) and the length of the closest."""
+    """Return the number of ancestors, their tags (each once, from the top of the tree down), the closest's length."""
     depth = 0
-    tags: dict[str, None] = {}
     length = 0
+    upwards: list[list[str]] = []
     while parent is not None and str(parent) in above:
         grandparent, own_length, own_tags = above[str(parent)]
         length = length or own_length
         depth += 1
-        tags.update(dict.fromkeys(own_tags))
+        upwards.append(own_tags)
         parent = grandparent
-    return depth, list(tags), length
+    return depth, list(dict.fromkeys(chain.from_iterable(reversed(upwards)))), length
 
 
 def as_listed(item: dict[str, Any], _: Row) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from nipap.attributes import NEVER, Table, read_value
+from nipap.attributes import Table, read_value
 from nipap.errors import NipapPatternError, NipapValueError, Problems
+from nipap.moments import NEVER
 from nipap.postgres.transaction import Transaction
 from nipap.search import patterns
 from nipap.search.paging import Order, Page

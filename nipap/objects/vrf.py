@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nipap.addresses import parse_route_target
-from nipap.attributes import VRF, check_names, named, read_integer, read_value, shown
+from nipap.attributes import VRF, check_names, given, named, read_integer, read_value, shown
 from nipap.errors import (
     NipapError,
     NipapMissingInputError,
@@ -55,7 +55,7 @@ def require_spec(spec: object) -> Condition:
 
     :raises NipapMissingInputError: when the spec is empty.
     """
-    condition = read_spec(spec)
+    condition = read_spec(given(spec, 'vrf'))
     if condition is EVERYTHING:
         raise NipapMissingInputError("vrf spec must contain either 'id', 'rt' or 'name'")
     return condition

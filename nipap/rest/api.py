@@ -52,6 +52,7 @@ from nipap.rest.objects import (
     parts_of,
     plain_many,
     read_fields,
+    settable,
     tag_of,
 )
 from nipap.rest.problems import http_problem, internal_problem, problem
@@ -326,12 +327,13 @@ class _Collection:
 
     def _add(self, actor: Actor) -> Response:
         fields = self._fields()
-        item = self._api.change(actor, f'add_{self.kind}', {'attr': self._api.body()})
+        attr = settable(self._api.body(), self._resource, new=True)
+        item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
         return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
         fields = self._fields()
-        members = {self.kind: {self._resource.key: key}, 'attr': self._api.body()}
+        members = {self.kind: {self._resource.key: key}, 'attr': settable(self._api.body(), self._resource)}
         # With an idempotency key what is not there has to fail before that is remembered as an answer.
         has_key = idempotency_key(request_ctx.request, {}) is not None
         edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))
@@ -529,11 +531,6 @@ def _limit(text: str | None) -> int:
     return limit
 
 
-def _packed(tag: str) -> str:
-    """The tag of the same answer in the gzip format: strong tags tell bytes apart."""
-    return f'{tag}-gzip'
-
-
 def _respond(
     request: Request,
     body: list[bytes] | Spool,
@@ -545,7 +542,8 @@ def _respond(
     """The answer with this body, compressed when that is worth it, or that it has not changed."""
     size = body.size if isinstance(body, Spool) else sum(map(len, body))
     pack = size > WORTH_COMPRESSING and takes_gzip(request)
-    sent = tag and (_packed(tag) if pack else tag)
+    # A strong tag tells bytes apart, so the same answer in the gzip format has another one.
+    sent = tag and (f'{tag}-gzip' if pack else tag)
     if sent and request.method in ('GET', 'HEAD') and request.if_none_match.contains_weak(sent):
         response = Response(status=304, content_type=_JSON)
     elif isinstance(body, Spool):

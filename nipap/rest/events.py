@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from flask import Request, Response
 from flask.globals import request_ctx
-from werkzeug.datastructures import MultiDict
 
 from nipap.access.authentication import Actor
 from nipap.attributes import read_integer, shown
@@ -112,7 +111,8 @@ class _Stream:
         given = request.args
         for name in given.keys() - {'after', *FILTERS.values()}:
             raise NipapInputError(f'extraneous parameter {name}').about(name)
-        wanted = events.Filter.of(webhook.read_filter(_filters(given), FILTERS))
+        filters = {member: [value for value in given.getlist(name) if value] for member, name in FILTERS.items()}
+        wanted = events.Filter.of(webhook.read_filter(filters, FILTERS))
         text = request.headers.get('Last-Event-ID') or given.get('after')
         position = self._feed.last() if text is None else _position(text)
         gap = text is not None and position < self._db.read(events.removed)
@@ -151,10 +151,6 @@ class _Stream:
 
 def _written(event: events.Event) -> bytes:
     return b'id: %d\nevent: %s\ndata: %s\n\n' % (event['id'], event['action'].encode(), encode(event))
-
-
-def _filters(given: MultiDict[str, str]) -> dict[str, Any]:
-    return {member: [value for value in given.getlist(name) if value] for member, name in FILTERS.items()}
 
 
 def _position(text: str) -> int:

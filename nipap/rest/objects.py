@@ -81,6 +81,24 @@ def decode(body: bytes) -> Any:
         raise NipapInputError(f'The body is no JSON: {exc}') from None
 
 
+def settable(attr: Any, resource: Resource, *, new: bool = False) -> Any:
+    """Return the attributes of a body. XML-RPC ignores nil where an attribute always has a value; here it is refused.
+
+    A prefix without a route target is in VRF 0, and whoever sends back what was answered sends that as null.
+
+    :raises NipapValueError: an attribute that cannot be unset is null.
+    """
+    if not isinstance(attr, dict):
+        return attr
+    for name, value in attr.items():
+        meant = new and name.startswith('vrf_')  # VRF 0
+        if value is None and name in resource.writable and resource.table[name].never_nil and not meant:
+            raise NipapValueError(f'Invalid value null for {name}, which cannot be unset').about(name)
+    if not new and resource.kind == 'prefix' and attr.get('vrf_rt', '') is None and 'vrf_id' not in attr:
+        return {**attr, 'vrf_id': 0}
+    return attr
+
+
 def tag_of(item: Object, resource: Resource) -> str:
     """The entity tag of one object, another one as soon as anything that is shown of it differs.
 

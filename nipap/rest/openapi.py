@@ -28,6 +28,7 @@ from nipap.rest.schemas import (
     INTEGER,
     KINDS,
     MOMENT,
+    PRINTABLE,
     STORED,
     TEXT,
     VERSIONS,
@@ -222,12 +223,15 @@ _PARAMETERS: dict[str, Schema] = {
         'The change is made once for each key.',
     ),
     'Reason': _parameter(
-        'NIPAP-Reason', 'header', {**TEXT, 'maxLength': 1000}, 'Why the change is made; kept with its change set.'
+        'NIPAP-Reason',
+        'header',
+        {**PRINTABLE, 'maxLength': 1000},
+        'Why the change is made; kept with its change set. Other letters than those of ASCII are sent as UTF-8.',
     ),
     'Group': _parameter(
         'NIPAP-Group',
         'header',
-        {**TEXT, 'maxLength': 100},
+        {**PRINTABLE, 'maxLength': 100},
         'The import or bulk action that the change is a part of; kept with its change set.',
     ),
     'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),

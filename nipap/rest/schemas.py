@@ -20,8 +20,10 @@ Schema = dict[str, Any]
 
 INTEGER: Schema = {'type': 'integer'}
 TEXT: Schema = {'type': 'string'}
+PRINTABLE: Schema = {'type': 'string', 'pattern': '^[ -~]*$'}
 # What XML 1.0 can carry, for XML-RPC has to.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
+NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
 AVP = r'^avps\.[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]+$'
 ID: Schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**63 - 1}
 # Of a receiver: no password, a host, no blanks.
@@ -36,6 +38,7 @@ KINDS: Mapping[str, Schema] = {
     'rt': ROUTE_TARGET,
     'network': NETWORK,
     'integer': INTEGER,
+    'asn': INTEGER,
     'number': {'type': 'string', 'pattern': '^[0-9]+$'},
     'boolean': {'type': 'boolean'},
     'time': {'type': 'string', 'format': 'date-time'},
@@ -154,7 +157,7 @@ def _shown(attribute: Attribute) -> Schema:
     schema = dict(KINDS[attribute.kind])
     if attribute.choices:
         schema['enum'] = list(attribute.choices)
-    if attribute.name not in _NEVER_NULL:
+    if not attribute.never_nil and attribute.name not in _NEVER_NULL:
         schema['type'] = [schema['type'], 'null']
         if 'enum' in schema:
             schema['enum'] = [*schema['enum'], None]
@@ -174,8 +177,12 @@ def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
                 schema |= {'type': [schema['type'], 'null']}
             if attribute.low is not None:
                 schema |= {'minimum': attribute.low, 'maximum': attribute.high}
-            if attribute.name == 'country':
-                schema['pattern'] = '^[A-Za-z]{2}$'
+            if attribute.longest is not None and attribute.kind == 'text':
+                schema['maxLength'] = attribute.longest
+            if attribute.longest is not None and attribute.kind == 'tags':
+                schema['items'] = {**STORED, 'maxLength': attribute.longest}
+            if attribute.refuse is not None:
+                schema['pattern'] = '^[A-Za-z]{2}$' if attribute.name == 'country' else NOT_BLANK
             if attribute.kind == 'expires':
                 schema |= {'format': MOMENT['format']}
                 schema['description'] += ' Also in words, such as `tomorrow`.'

@@ -7,7 +7,7 @@ fault; 401 for who proves nothing. New clients use `nipap.rest.api`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -181,12 +181,8 @@ def _whole(answer: list[Prefix] | LongList) -> list[Prefix]:
 def _plain(answer: object) -> object:
     items: list[Any] = answer if isinstance(answer, list) else [answer]
     for item in items:
-        item.update({name: str(item[name]) for name in _counters(item)})
+        item.update({name: str(item[name]) for name in COUNTERS & item.keys() if item[name] is not None})
     return answer
-
-
-def _counters(item: dict[str, Any]) -> Iterator[str]:
-    return (name for name in COUNTERS & item.keys() if item[name] is not None)
 
 
 def _error(code: int, text: str) -> dict[str, object]:

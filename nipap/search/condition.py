@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from nipap.search import patterns
+
 Compared = tuple[str, tuple[Any, ...]]
 H = TypeVar('H', 'InTreeOrder', 'ByText', 'ByTag', 'ByKey')
 
 
 PLAIN = 'plain'  # the operator ~* with an expression that `patterns.is_plain`
+# Where the character type of the database is C the index knows no letters beyond ASCII, and loses words with a letter
+# that is ASCII in its other form: there all texts are compared. PostgreSQL drops one of the two when it plans.
+UNSURE_LOOK = "CASE WHEN show_trgm('ж') <> '{{}}' THEN w.words {0} %s ELSE w.words || '' {0} %s END"
 PLAIN_LOOK = "(w.words ILIKE %s OR lower('I') <> 'i' AND w.words ~* %s)"
 
 
@@ -33,6 +38,8 @@ class Guard:
 
 def _look(operator: str, value: str) -> Compared:
     """What finds at least the words for which an operator holds."""
+    if operator in ('~', '~*') and patterns.looks_ascii(value):
+        return UNSURE_LOOK.format(operator), (value, value)
     if operator != PLAIN:
         return f'w.words {operator} %s', (value,)
     # What the index finds is compared as well, 60,000 texts of a common word; by ILIKE in half the time. It writes all
@@ -164,6 +171,7 @@ class Condition:
 
 _VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
 EVERYTHING = Condition('true', hints=(InTreeOrder(ALWAYS),))
+NOTHING = Condition('false', hints=(InTreeOrder(ALWAYS),))
 
 # Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
 _MAX_DEPTH = 100
@@ -234,14 +242,30 @@ def _any(joined: Sequence[Condition]) -> Condition:
     sql, params = _joined(' OR ', [(each.sql, each.params) for each in joined])
     # A word is looked for in five attributes: one look into the index serves them all.
     alike = [(guard, list(some)) for guard, some in itertools.groupby(joined, _guard_of)]
-    guarded = [_any_guarded(guard, some) for guard, some in alike]
+    by_text = any(each.hint(ByText) for each in joined)
+    guarded = [_any_guarded(guard, _by_id(some) if by_text else some) for guard, some in alike]
     same = alike[0][0] if len(alike) == 1 else None
     hints: list[Hint] = []
-    if any(each.hint(ByText) for each in joined):
+    if by_text:
         hints.append(ByText(same, None if same else _joined(' OR ', guarded)))
     tags = {each.hint(ByTag) for each in joined}
     hints += [tag for tag in tags if tag is not None and len(tags) == 1]
     return Condition(sql, params, tuple(hints), tuple(pattern for each in joined for pattern in each.patterns))
+
+
+def _by_id(conditions: list[Condition]) -> list[Condition]:
+    """Return conditions of which those on networks name ids: beside a text, the order of the tree would serve none."""
+    return [replace(each, sql=_IN_VRFS.format(each.sql)) if _is_network(each) else each for each in conditions]
+
+
+def _is_network(condition: Condition) -> bool:
+    order = condition.hint(InTreeOrder)
+    return order is not None and order.whole and len(condition.hints) == 1 and 'p.prefix' in order.part[0]
+
+
+# VRF by VRF along the index on (vrf_id, prefix).
+_IN_VRFS = """p.id = ANY (ARRAY(SELECT i.id FROM vrf z CROSS JOIN LATERAL (
+    SELECT p.id FROM prefix p WHERE p.vrf_id = z.id AND {}) i))"""
 
 
 def _guard_of(condition: Condition) -> Guard | None:

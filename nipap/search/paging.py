@@ -155,17 +155,19 @@ class Page:
 def read_options(options: object, order: Order, *, unlimited: bool = False) -> tuple[dict[str, Any], Page]:
     """``search_options`` with defaults filled in, as they are echoed, and the page they mean.
 
-    unlimited: nil or false as ``max_result`` ask for everything.
+    Unknown options are echoed as they were sent: a client that numbers its searches finds the number in the answer.
+
+    unlimited: nil or false as ``max_result`` ask for everything, and are echoed as nil.
 
     :raises NipapValueError: naming the option.
     """
     given = _options_struct(options)
-    echo: dict[str, Any] = {'max_result': DEFAULT_MAX_RESULT, 'offset': 0}
+    echo: dict[str, Any] = {**given, 'max_result': DEFAULT_MAX_RESULT, 'offset': 0}
     max_result: int | None = DEFAULT_MAX_RESULT
     if 'max_result' in given:
         value = given['max_result']
         if unlimited and (value is None or value is False):
-            echo['max_result'], max_result = value, None
+            echo['max_result'] = max_result = None
         else:
             echo['max_result'] = max_result = _count('max_result', value)
     if 'offset' in given:

@@ -69,6 +69,16 @@ def has_signs(pattern: str) -> bool:
     return _SPECIAL.search(pattern) is not None
 
 
+def has_title_case(pattern: str) -> bool:
+    """Return whether there is a letter with a form for titles, neither small nor capital, such as U+01C5."""
+    return not pattern.isascii() and any(sign in 'ǅǈǋǲ' for sign in pattern)
+
+
+def looks_ascii(pattern: str) -> bool:
+    """Return whether there is a letter beyond ASCII whose other form is ASCII: the index may take one for the other."""
+    return not pattern.isascii() and any(sign in 'İıſK' for sign in pattern)
+
+
 def is_plain(pattern: str) -> bool:
     """Whether it stands for itself and is ASCII, but for dots, which stand for any character."""
     return pattern.isascii() and not has_signs(pattern)

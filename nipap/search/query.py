@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
-from nipap.addresses import parse_network
+from nipap import moments
+from nipap.addresses import parse_network, read_mac
 from nipap.attributes import (
-    NEVER,
     Attribute,
     Table,
-    check_text,
+    comparable_text,
+    normal_text,
+    read_asn,
     read_boolean,
     read_integer,
     read_value,
@@ -37,6 +38,7 @@ from nipap.search.condition import (
     AND,
     EVERYTHING,
     LEAF,
+    NOTHING,
     OR,
     PLAIN,
     ByKey,
@@ -156,7 +158,8 @@ def find_attribute(name: object, table: Table) -> Attribute:
         if name in table:
             return table[name]
         if name.startswith('avps.') and 'avps' in table and len(name) > 5:
-            return Attribute(check_text(name), 'avp', table['avps'].sql, '')
+            avps = table['avps']
+            return Attribute(normal_text(name), 'avp', avps.sql, '', nil_is_text=avps.nil_is_text)
     text = name if isinstance(name, str) else shown(name)
     raise NipapInputError(f"Search variable '{text}' unknown").about(text)
 
@@ -192,7 +195,7 @@ def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
         operator = '='  # which an index can serve
     if attribute.name == 'pool_name' and operator == '=' and isinstance(value, str):
         # Joined, the planner would take every prefix for a member.
-        name = check_text(value)
+        name = comparable_text(attribute, value)
         return Condition(f'p.pool_id = (SELECT id FROM pool WHERE {_NAMED.format("name")})', (name, name))
     if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
         return _equals_any(attribute, sql, params, operator, value)
@@ -218,18 +221,18 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
 
 
 def _as_text(attribute: Attribute, sql: str, *, or_nil: bool = False) -> str:
-    """The attribute as the text that clients see, '' for nil; or_nil: as it is, if that is simpler."""
+    """Return the attribute as the text that clients see; or_nil: nil need not become text, it comes out the same."""
     if attribute.kind == 'expires':
         sql = f"nullif({sql}, 'infinity')"
     if attribute.name == 'inherited_tags':
         sql = f'(SELECT array_agg(DISTINCT u) FROM prefix q, unnest(q.tags) u WHERE {_ABOVE})'
     if attribute.kind in _ARRAYS:
         sql = f"array_to_string({sql}, ' ')"
-    return f'{sql}::text' if or_nil else f"coalesce({sql}::text, '')"
+    return f"coalesce({sql}::text, '')" if attribute.nil_is_text and not or_nil else f'{sql}::text'
 
 
 def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
-    text = check_text(value) if isinstance(value, str) else shown(value)
+    text = normal_text(value) if isinstance(value, str) else shown(value)
     if operator == 'like':
         if (len(text) - len(text.rstrip('\\'))) % 2:
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
@@ -239,14 +242,22 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     patterns.check(text)
     wanted = operator[0] != '!'
     if not text and wanted:
-        return EVERYTHING
+        there = attribute.nil_is_text or attribute.never_nil
+        return EVERYTHING if there else Condition(f'{sql} IS NOT NULL', params)
     guard: tuple[Hint, ...] = ()
     if wanted and patterns.is_simple(text):
         plain = operator == '~*' and patterns.is_plain(text)
         guard = _words_guard(attribute, *((PLAIN, text) if plain else (operator, patterns.for_lines(text))))
     # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
     compared = _as_text(attribute, sql, or_nil=wanted and not patterns.has_signs(text))
-    return Condition(f'{compared} {operator} %s', (*params, text), guard, (text,))
+    found = f'{compared} {operator} %s'
+    if operator == '~*' and patterns.has_title_case(text) and not patterns.has_signs(text):
+        # PostgreSQL compares the small and the capital form of a letter, and these are a third one.
+        sought = f'%{literally(text)}%'
+        return Condition(f'({found} OR {compared} LIKE %s)', (*params, text, *params, sought), (), (text,))
+    if not wanted and not attribute.nil_is_text:
+        found = f'coalesce({found}, true)'
+    return Condition(found, (*params, text), guard, (text,))
 
 
 _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
@@ -264,7 +275,7 @@ _INHERITED = f'EXISTS (SELECT FROM prefix q WHERE {_ABOVE} AND %s)'
 
 
 def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
-    text = check_text(value) if isinstance(value, str) else shown(value)
+    text = normal_text(value) if isinstance(value, str) else shown(value)
     tag = text if attribute.sql == 'p.tags' or attribute.name == 'inherited_tags' else None
     if attribute.name == 'inherited_tags':
         found = _INHERITED % TAGGED.replace('p.', 'q.')
@@ -272,6 +283,10 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
         found = TAGGED
     elif attribute.kind in _ARRAYS:
         found = f'lower_each({sql}) @> ARRAY[lower(%s)]'
+    elif attribute.kind == 'avps':
+        mac = read_mac(text)
+        found = _WITH_MAC if mac else _WITH_VALUE
+        found, text = found.format(sql), mac or text
     else:
         found = f'lower(%s) = lower({sql}::text)'
     if operator in ('<>', 'is_not'):
@@ -281,6 +296,9 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
     return Condition(found, (text, *params), (ByTag(tag),) if tag is not None else ())
 
 
+# As the partial index on them has it; and pairs of which one has a value.
+_WITH_MAC = "({0} <> '{{}}' AND macs_of({0}) @> ARRAY[%s])"
+_WITH_VALUE = '(EXISTS (SELECT FROM jsonb_each_text({0}) e WHERE lower(e.value) = lower(%s)))'
 # As the partial index on tags has it.
 TAGGED = "(p.tags <> '{}' AND lower_each(p.tags) @> ARRAY[lower(%s)])"
 
@@ -293,7 +311,10 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
     if read is None:
         raise NipapValueError(f"Operator '{operator}' cannot compare '{attribute.name}' with {shown(value)}")
     parsed = read(attribute, value)
-    if operator == 'is_not':
+    mac = read_mac(parsed) if attribute.kind == 'avp' else None
+    if mac is not None and operator in _EQUALITIES:
+        return _mac_of_pair(attribute, mac, wanted=operator == '=')
+    if operator in ('is_not', '<>'):  # all that are not so, those without a value among them
         return Condition(f'{sql} IS DISTINCT FROM %s{cast}', (*params, parsed))
     compared = (f'{sql} {operator} %s{cast}', (*params, parsed))
     if operator != '=':
@@ -314,6 +335,13 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
 
 # Equality with these is a place in the order of the tree.
 _IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
+
+
+def _mac_of_pair(attribute: Attribute, mac: str, *, wanted: bool) -> Condition:
+    """Return the condition that the value of a pair is a MAC address, in whatever notation."""
+    digits = f"lower(regexp_replace({attribute.sql} ->> %s, '[-:.]', '', 'g'))"
+    found = f'({_WITH_MAC.format(attribute.sql)} AND {digits} = %s)'
+    return Condition(found if wanted else f'NOT coalesce({found}, false)', (mac, attribute.name[5:], mac))
 
 
 def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:
@@ -364,21 +392,24 @@ def _enum(attribute: Attribute, value: object) -> Any:
 
 
 def _moment(attribute: Attribute, value: object) -> Any:
-    parsed: datetime = read_value(attribute, value)
-    return 'infinity' if parsed == NEVER else parsed
+    try:
+        parsed = moments.read_moment(value, compared=True)
+    except NipapValueError as exc:
+        raise NipapValueError(f'{exc} for {attribute.name}') from None
+    return {moments.NEVER: 'infinity', moments.ALWAYS: '-infinity'}.get(parsed, parsed)
 
 
 def _route_target(attribute: Attribute, value: object) -> str:
     try:
         return str(read_value(attribute, value))
     except NipapValueError:
-        return check_text(str(value))  # equal to none, but no reason for a fault
+        return normal_text(str(value))  # equal to none, but no reason for a fault
 
 
 def _tags(attribute: Attribute, value: object) -> Any:
     if not isinstance(value, list | tuple):
         raise NipapValueError(f'Invalid value {shown(value)} for {attribute.name}, must be a list of strings')
-    return [check_text(str(item)) for item in value]
+    return [normal_text(str(item)) for item in value]
 
 
 def _bigint(value: int) -> int:
@@ -388,8 +419,9 @@ def _bigint(value: int) -> int:
 
 # How the value of a kind is read for comparison, and the cast that its parameter needs.
 _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = {
-    'text': (lambda a, value: check_text(value) if isinstance(value, str) else read_value(a, value), ''),
-    'avp': (lambda _, value: check_text(value) if isinstance(value, str) else shown(value), ''),
+    'text': (comparable_text, ''),
+    'asn': (lambda _, value: _bigint(read_asn(value)), '::bigint'),
+    'avp': (lambda _, value: normal_text(value) if isinstance(value, str) else shown(value), ''),
     'rt': (_route_target, ''),
     'enum': (_enum, ''),
     'integer': (lambda _, value: _bigint(read_integer(value)), '::bigint'),
@@ -426,6 +458,7 @@ def _network(attribute: Attribute, operator: str, value: object) -> Condition:
 __all__ = [
     'COMPARISONS',
     'EVERYTHING',
+    'NOTHING',
     'TAGGED',
     'Condition',
     'all_of',

@@ -5,15 +5,18 @@ with a stack of their own, so neither length nor depth of the text matters.
 
 The grammar, in the order in which a token is tried:
 
-- ``(`` and ``)`` group; a ``)`` that closes nothing is an ordinary character;
+- ``(`` and ``)`` group. Inside a word, a ``(`` that nothing closes and a ``)`` that closes nothing are ordinary
+  characters; such a ``)`` at the end of a word is an error, as is a ``(`` at its start;
 - ``'…'`` or ``"…"`` at the start of a word is text and nothing else, blanks, signs and ``and`` included;
 - ``#tag`` (``#"two words"``) finds a tag;
 - ``attribute SIGN value`` is a comparison, with or without blanks around the sign. The value, and KEY in
   ``avps.KEY``, may be quoted; an unquoted value keeps pairs of parentheses, as in ``node~^(sw|r)1$``;
 - ``and``, ``or``, ``AND``, ``OR`` join what stands before and after them; with nothing to join before them they are
   words, and at the end of the text or of a group they are dropped;
+- ``*`` alone means the empty text, which finds everything;
 - everything else is a word: an address, a prefix, a route target or an AS number where the searched objects have
-  one, else text.
+  one, else text. The beginning of an address (``10.4.``) is text, and finds what lies in it too; a MAC address is text
+  in each of its notations, and the value of a pair.
 
 Neighbours that nothing joins are joined by ``and``; there is no precedence.
 
@@ -28,10 +31,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from nipap.addresses import mac_pattern, read_beginning, read_mac
+from nipap.attributes import MISSPELT
 from nipap.search import patterns
 
 Query = dict[str, object]
@@ -45,31 +51,15 @@ UNKNOWN_ATTRIBUTE = 'unknown attribute'
 INVALID_VALUE = 'invalid value'
 UNCLOSED_QUOTE = 'unclosed quote'
 UNCLOSED_PARENTHESES = 'unclosed parentheses'
+UNOPENED_PARENTHESES = 'unopened parentheses'
 TOO_LONG = 'too long'
 TOO_MANY_WORDS = 'too many words'
 FORBIDDEN_CHARACTER = 'forbidden character'
 
-# The old search grammar knew these attributes by these names only, so scripts may still send them.
-MISSPELT = {
-    'authoratative_source': 'authoritative_source',
-    'authorative_source': 'authoritative_source',
-    'cutomer_id': 'customer_id',
-    'free_addreses': 'free_addresses',
-    'free_addreses_v4': 'free_addresses_v4',
-    'free_addreses_v6': 'free_addresses_v6',
-    'ipv4_default_prefix_lenght': 'ipv4_default_prefix_length',
-    'ipv6_default_prefix_lenght': 'ipv6_default_prefix_length',
-    'prefix_lenght': 'prefix_length',
-    'total_addreses': 'total_addresses',
-    'total_addreses_v4': 'total_addresses_v4',
-    'total_addreses_v6': 'total_addresses_v6',
-    'used_addreses': 'used_addresses',
-    'used_addreses_v4': 'used_addresses_v4',
-    'used_addreses_v6': 'used_addresses_v6',
-}
-
 # Comparing an array by '=' asks whether it has the value.
 ARRAYS = frozenset({'tags', 'inherited_tags'})
+
+EVERYTHING = '*'  # this alone means what the empty text means
 
 # What is read of a text: a word of a search for prefixes costs a tenth of a millisecond and three kilobytes of answer.
 LONGEST_TEXT = 100_000  # characters
@@ -99,7 +89,7 @@ _IPV4_ADDRESS = re.compile(rf'{_OCTET}(?:\.{_OCTET}){{3}}')
 _IPV4_PREFIX = re.compile(rf'({_OCTET}(?:\.{_OCTET}){{0,3}})/(3[0-2]|[12]?[0-9])')
 _IPV6_SHAPE = re.compile(r'([0-9a-fA-F:.]{2,45})(?:/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?')
 _ROUTE_TARGET = re.compile(rf'(?:[0-9]+|{_OCTET}(?:\.{_OCTET}){{3}}):[0-9]+')
-_DIGITS = re.compile('[0-9]+')
+_ASN_NUMBER = re.compile(r'(?:as)?[0-9]+|[0-9]+\.[0-9]+', re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -171,6 +161,20 @@ def mark_invalid(query: Query, compared: Collection[str], unusable: Collection[s
     return marked
 
 
+def objections(query: Query) -> list[tuple[str, str]]:
+    """Return the parts of a smart query that were not understood, as they were typed, and why."""
+    found: list[tuple[str, str]] = []
+    pending: list[object] = [query]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict) and isinstance(part := node.get('interpretation'), dict):
+            if part.get('error'):
+                found.append((str(part['string']), str(part['error_message'])))
+            elif part['interpretation'] in ('and', 'or'):
+                pending += (node['val2'], node['val1'])
+    return found
+
+
 def _comparisons(query: Query) -> Iterator[Query]:
     """Return what a smart query joins."""
     pending: list[object] = [query]
@@ -225,15 +229,38 @@ class _Dialect:
     """The query of a tag; None where there are no tags."""
     aliases: Mapping[str, str]
     """Other names of attributes."""
+    beginning: Callable[[str], str | None] = lambda _word: None
+    """The network of the addresses that begin like a word; None when none do."""
     says_no_error: bool = True
     """Whether the interpretation of what is fine has 'error': False."""
 
     def text(self, word: str) -> Query:
-        """Return the query that looks for a word in every column."""
+        """Return the query that looks for a word in every column, and where else the interpretation says."""
+        mac = read_mac(word)
+        network = self.beginning(word) if mac is None else None
+        query = self.quoted(word) if mac is None else self._in_columns(word, mac_pattern(mac))
+        if mac is not None and self.tag is not None:
+            query = self._also(query, {'operator': 'equals_any', 'val1': 'avps', 'val2': mac}, 'mac_address', mac)
+        elif network is not None:
+            inside: Query = {'operator': 'contained_within_equals', 'val1': 'prefix', 'val2': network}
+            query = self._also(query, inside, 'expanded', network)
+        return query
+
+    def quoted(self, word: str) -> Query:
+        """Return the query that looks for a word in every column and takes it for nothing else."""
+        return self._in_columns(word, _normal(word))
+
+    def _also(self, text: Query, other: Query, name: str, shown: str) -> Query:
+        """Return the query that finds what a text or another query finds."""
+        interpretation = text.pop('interpretation')
+        assert isinstance(interpretation, dict)
+        return {'operator': 'or', 'val1': text, 'val2': other, 'interpretation': interpretation | {name: shown}}
+
+    def _in_columns(self, word: str, sought: str) -> Query:
         first, *others = self.columns
-        query: Query = {'operator': 'regex_match', 'val1': first, 'val2': word}
+        query: Query = {'operator': 'regex_match', 'val1': first, 'val2': sought}
         for column in others:
-            match: Query = {'operator': 'regex_match', 'val1': column, 'val2': word}
+            match: Query = {'operator': 'regex_match', 'val1': column, 'val2': sought}
             query = {'operator': 'or', 'val1': query, 'val2': match}
         query['interpretation'] = self.fine(
             {'string': word, 'interpretation': 'text', 'attribute': self.label, 'operator': 'regex', 'error': False}
@@ -254,6 +281,11 @@ class _Dialect:
         if not self.says_no_error:
             del interpretation['error']
         return interpretation
+
+
+def _normal(text: str) -> str:
+    """Return a text in the normal form C, in which texts are stored."""
+    return text if text.isascii() else unicodedata.normalize('NFC', text)
 
 
 def _no_special(_word: str, _value_ok: ValueCheck) -> Query | None:
@@ -346,7 +378,7 @@ def _route_target(word: str) -> Query:
 
 def _asn_special(word: str, value_ok: ValueCheck) -> Query | None:
     """Read a word as an AS number; digits that are none may be part of a name."""
-    if not _DIGITS.fullmatch(word) or not value_ok('asn', '=', word):
+    if not _ASN_NUMBER.fullmatch(word) or not value_ok('asn', '=', word):
         return None
     return {
         'operator': 'equals',
@@ -385,6 +417,7 @@ _PREFIX = _Dialect(
     special=_prefix_special,
     tag=_own_or_inherited_tag,
     aliases=MISSPELT | {'pool': 'pool_name', 'vrf': 'vrf_rt'},
+    beginning=read_beginning,
 )
 _VRF = _Dialect(
     label='vrf or name or description',
@@ -427,6 +460,8 @@ class _Group:
 def _parse(text: str, dialect: _Dialect, attribute_ok: AttributeCheck, value_ok: ValueCheck) -> SmartQuery:
     if len(text) > LONGEST_TEXT:
         return not_understood(text, TOO_LONG)
+    if text.strip() == EVERYTHING:
+        text = ''
     return _Parser(text, dialect, attribute_ok, value_ok).parse()
 
 
@@ -465,6 +500,10 @@ class _Parser:
         return SmartQuery(query, self._failed, FAILED if self._failed else None)
 
     @cached_property
+    def _paired(self) -> dict[int, int]:
+        return _bracket_pairs(self._text, blanks=True)
+
+    @cached_property
     def _closing(self) -> dict[int, int]:
         return _bracket_pairs(self._text)
 
@@ -496,12 +535,12 @@ class _Parser:
             group.query = self._dialect.join(group.joiner or 'and', group.query, query)
         group.joiner = None
 
-    def _add_text(self, word: str) -> None:
+    def _add_text(self, word: str, *, quoted: bool = False) -> None:
         if len(word) > LONGEST_WORD:
             self._failed = True
             self._add(_not_understood(word, TOO_LONG))
         else:
-            self._add(self._dialect.text(word))
+            self._add(self._dialect.quoted(word) if quoted else self._dialect.text(word))
 
     def _read_token(self) -> None:
         character = self._text[self._pos]
@@ -512,7 +551,7 @@ class _Parser:
             self._pos += 1
             self._close_group()
         elif character in _QUOTES:
-            self._add_text(self._read_quoted())
+            self._add_text(self._read_quoted(), quoted=True)
         elif not self._read_tag() and not self._read_comparison():
             self._read_word()
 
@@ -540,7 +579,7 @@ class _Parser:
         if not tag:
             self._pos = start
             return False
-        self._add(self._dialect.tag(tag))
+        self._add(self._dialect.tag(_normal(tag)))
         return True
 
     def _read_comparison(self) -> bool:
@@ -558,7 +597,7 @@ class _Parser:
         name = head['name']
         if name is None:
             name = 'avps.' + next(key for key in head.group('double', 'single', 'key') if key is not None)
-        self._add(self._comparison(name, head['sign'], value))
+        self._add(self._comparison(_normal(name), head['sign'], _normal(value)))
         return True
 
     def _comparison(self, typed: str, sign: str, value: str) -> Query:
@@ -604,6 +643,12 @@ class _Parser:
         """Read up to a blank or a parenthesis whose partner is elsewhere."""
         return self._read_run(keep_pairs=True)
 
+    def _ends_a_word(self, start: int) -> bool:
+        """Return whether the parenthesis here is the last character of the word that began at a place."""
+        after = self._text[self._pos + 1 : self._pos + 2]
+        escaped = self._pos > start and self._text[self._pos - 1] == '\\'
+        return not escaped and (not after or after.isspace())
+
     def _read_run(self, *, keep_pairs: bool) -> str:
         start = self._pos
         while True:
@@ -611,6 +656,10 @@ class _Parser:
             self._pos = plain.end() if plain else self._pos
             character = self._text[self._pos : self._pos + 1]
             if character == ')' and len(self._groups) == 1:
+                if not keep_pairs and self._ends_a_word(start):
+                    raise _GivenUpError(UNOPENED_PARENTHESES)
+                self._pos += 1
+            elif character == '(' and self._pos > start and self._pos not in self._paired:
                 self._pos += 1
             elif character == '(' and keep_pairs and self._pos in self._closing:
                 self._pos = self._closing[self._pos] + 1
@@ -634,15 +683,15 @@ def _not_understood(string: str, message: str) -> Query:
     }
 
 
-def _bracket_pairs(text: str) -> dict[int, int]:
-    """Map each opening parenthesis to its closing one, for those with no blank between the two."""
+def _bracket_pairs(text: str, *, blanks: bool = False) -> dict[int, int]:
+    """Map each opening parenthesis to its closing one; those with blanks between the two only when these may be."""
     pairs: dict[int, int] = {}
     opened: list[int] = []
     for match in _BRACKET_OR_BLANK.finditer(text):
         if match[0] == '(':
             opened.append(match.start())
         elif match[0] != ')':
-            opened.clear()
+            opened = opened if blanks else []
         elif opened:
             pairs[opened.pop()] = match.start()
     return pairs

@@ -98,6 +98,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION check_node(cidr, text, text) IS 'Refuse a node for what is not a single address, true else.';
 
+CREATE OR REPLACE FUNCTION check_vlan(vlan int, former int) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF vlan IS DISTINCT FROM former AND vlan NOT BETWEEN 0 AND 4095 THEN
+        RAISE EXCEPTION 'Invalid value % for vlan, must be between 0 and 4095', vlan USING ERRCODE = 'NP200', COLUMN = 'vlan';
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION check_vlan(int, int) IS 'Refuse a new VLAN beyond 0 to 4095, true else. A former one may stay: NIPAP stored any.';
+
 CREATE OR REPLACE FUNCTION check_children(new_row prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF new_row.type = 'assignment' THEN
@@ -289,33 +298,28 @@ BEGIN
     SELECT * INTO parent FROM prefix WHERE id = to_id;
     done := check_place(parent, new_row);
     PERFORM check_children(new_row);
-    PERFORM check_left_behind(from_id, old_row);
+    PERFORM check_left_behind(from_id, old_row, new_row.prefix);
     RETURN attach(parent, new_row, taken);
 END $$;
 COMMENT ON FUNCTION prefix_move(prefix, prefix) IS 'Move old_row to the place new_row.prefix; returns new_row with its derived columns, which the caller stores.';
 
-CREATE OR REPLACE FUNCTION check_left_behind(former_parent bigint, old_row prefix) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION check_left_behind(former_parent bigint, old_row prefix, place cidr) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    parent prefix;
-    orphan boolean;
+    orphan cidr;
 BEGIN
     IF old_row.type <> 'assignment' OR old_row.children = 0 THEN
         RETURN;
     END IF;
     IF former_parent IS NULL THEN
-        orphan := EXISTS (SELECT FROM prefix WHERE parent_id IS NULL AND vrf_id = old_row.vrf_id AND prefix > old_row.prefix AND prefix <= addr_last(old_row.prefix) AND type = 'host');
+        orphan := (SELECT prefix FROM prefix WHERE parent_id IS NULL AND vrf_id = old_row.vrf_id AND prefix > old_row.prefix AND prefix <= addr_last(old_row.prefix) AND type = 'host' ORDER BY vrf_id, prefix LIMIT 1);
     ELSE
-        orphan := EXISTS (SELECT FROM prefix WHERE parent_id = former_parent AND vrf_id = old_row.vrf_id AND prefix > old_row.prefix AND prefix <= addr_last(old_row.prefix) AND type = 'host');
+        orphan := (SELECT prefix FROM prefix WHERE parent_id = former_parent AND vrf_id = old_row.vrf_id AND prefix > old_row.prefix AND prefix <= addr_last(old_row.prefix) AND type = 'host' ORDER BY vrf_id, prefix LIMIT 1);
     END IF;
-    IF orphan THEN
-        SELECT * INTO parent FROM prefix WHERE id = former_parent;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'Prefix of type host must have a parent (covering) prefix of type assignment' USING ERRCODE = 'NP200', COLUMN = 'type';
-        END IF;
-        RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', parent.prefix, parent.type USING ERRCODE = 'NP200', COLUMN = 'type';
+    IF orphan IS NOT NULL THEN
+        RAISE EXCEPTION 'Moving % to % would leave host % without an assignment around it', old_row.prefix, place, orphan USING ERRCODE = 'NP200', COLUMN = 'prefix';
     END IF;
 END $$;
-COMMENT ON FUNCTION check_left_behind(bigint, prefix) IS 'Refuse a move that leaves hosts of old_row without an assignment around them.';
+COMMENT ON FUNCTION check_left_behind(bigint, prefix, cidr) IS 'Refuse a move that leaves hosts of old_row without an assignment around them.';
 
 CREATE OR REPLACE FUNCTION check_type_change(old_row prefix, new_row prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -359,7 +363,11 @@ BEGIN
             RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
         END IF;
     END IF;
-    done := check_node(new_row.prefix, new_row.type, new_row.node);
+    -- What NIPAP stored may stay as it is.
+    IF (new_row.node, new_row.type, new_row.prefix) IS DISTINCT FROM (old_row.node, old_row.type, old_row.prefix) THEN
+        done := check_node(new_row.prefix, new_row.type, new_row.node);
+    END IF;
+    done := check_vlan(new_row.vlan, old_row.vlan);
     IF new_row.type <> old_row.type THEN
         IF NOT moves THEN
             SELECT * INTO parent FROM prefix WHERE id = new_row.parent_id;
@@ -416,7 +424,8 @@ BEGIN
     WHERE t.id = (old.row).id
     RETURNING t.id, prefix_facts(old.row),
         CASE WHEN wanted.prefix = t.prefix AND wanted.type = t.type AND wanted.pool_id IS NOT DISTINCT FROM t.pool_id
-            AND check_node(t.prefix, t.type, t.node) THEN prefix_facts(t) ELSE refuse_moved() END;
+            AND (t.node IS NOT DISTINCT FROM (old.row).node OR check_node(t.prefix, t.type, t.node))
+            AND check_vlan(t.vlan, (old.row).vlan) THEN prefix_facts(t) ELSE refuse_moved() END;
     RETURN record_rows(who, 'prefix', 'edit', edited);
 END $$;
 COMMENT ON FUNCTION prefix_edit_many(bigint[], jsonb, actor) IS 'Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many are there.';
@@ -568,6 +577,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lock_pool_members(int) IS 'Lock a pool and its members; returns its stored facts, NULL when it is not there.';
 
+CREATE OR REPLACE FUNCTION check_defaults(new_row pool, old_row pool) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF new_row.default_type IS DISTINCT FROM 'host' OR (new_row.default_type, new_row.ipv4_default_prefix_length, new_row.ipv6_default_prefix_length)
+        IS NOT DISTINCT FROM (old_row.default_type, old_row.ipv4_default_prefix_length, old_row.ipv6_default_prefix_length) THEN
+        RETURN;
+    ELSIF new_row.ipv4_default_prefix_length <> 32 THEN
+        RAISE EXCEPTION 'A pool of default type host cannot have default IPv4 prefix length %, hosts have 32', new_row.ipv4_default_prefix_length
+            USING ERRCODE = 'NP200', COLUMN = 'ipv4_default_prefix_length';
+    ELSIF new_row.ipv6_default_prefix_length <> 128 THEN
+        RAISE EXCEPTION 'A pool of default type host cannot have default IPv6 prefix length %, hosts have 128', new_row.ipv6_default_prefix_length
+            USING ERRCODE = 'NP200', COLUMN = 'ipv6_default_prefix_length';
+    END IF;
+END $$;
+COMMENT ON FUNCTION check_defaults(pool, pool) IS 'Refuse defaults of a pool by which nothing can ever be allocated, unless they are those that it had.';
+
 CREATE OR REPLACE FUNCTION pool_edit(target int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
@@ -580,6 +604,7 @@ BEGIN
         RETURN false;
     END IF;
     new_row := jsonb_populate_record(old_row, changes);
+    PERFORM check_defaults(new_row, old_row);
     UPDATE pool SET
         name = new_row.name, description = new_row.description, default_type = new_row.default_type, tags = new_row.tags, avps = new_row.avps,
         ipv4_default_prefix_length = new_row.ipv4_default_prefix_length, ipv6_default_prefix_length = new_row.ipv6_default_prefix_length

@@ -98,6 +98,9 @@ BEGIN
     IF chosen.pool_id IS NULL THEN
         RAISE EXCEPTION 'non-existing pool specified' USING ERRCODE = 'NP100';
     END IF;
+    IF chosen.default_type IS NULL AND facts ->> 'type' IS NULL THEN
+        RAISE EXCEPTION 'Unknown prefix type' USING ERRCODE = 'NP200', COLUMN = 'type';
+    END IF;
     RETURN prefix_allocate(chosen.in_vrf, chosen.pool_id, chosen.networks, chosen.length, jsonb_build_object('type', chosen.default_type) || facts, who);
 END $$;
-COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one.';
+COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.';

@@ -41,6 +41,7 @@ DECLARE
     done boolean;
     new_row pool := jsonb_populate_record(NULL::pool, facts);
 BEGIN
+    PERFORM check_defaults(new_row, NULL);
     new_row.id := nextval('pool_id_seq');
     INSERT INTO pool SELECT new_row.*;
     done := record_change(who, 'pool', 'add', new_row.id, NULL, jsonb_strip_nulls(to_jsonb(new_row)));

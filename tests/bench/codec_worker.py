@@ -1,18 +1,21 @@
 """Times parts of the code that it finds in PYTHONPATH, without a daemon: a name on stdin, a line of JSON on stdout.
 
 `sides.Worker` runs it with the code of each revision. A part that this revision does not have is answered with a
-`problem`. New parts are added to `PARTS`, and to the table in compare_rows.py.
+`problem`. A new part is one more entry of `PARTS`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import json
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -26,32 +29,44 @@ def _page() -> list[dict[str, object]]:
     return [pages.prefix(i) for i in range(1000)]
 
 
+def _first(*names: str) -> Any:
+    """Return the first of these modules that the revision has: modules move."""
+    for name in names[:-1]:
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    return importlib.import_module(names[-1])
+
+
+def _wire() -> Any:
+    return _first('nipap.xmlrpc.codec', 'nipap.wire')
+
+
 def encode_page() -> Part:
-    from nipap.xmlrpc import codec as wire
+    wire = _wire()
 
     return lambda: wire.encode_response(_page()), 1
 
 
 def encode_page_in_parts() -> Part:
-    from nipap.xmlrpc import codec as wire
+    wire = _wire()
 
     return lambda: list(wire.response_parts(_page())), 1
 
 
 def encode_prefix() -> Part:
-    from nipap.xmlrpc import codec as wire
+    wire = _wire()
 
     return lambda: wire.encode_response(_page()[1:2]), 100
 
 
 def encode_string() -> Part:
-    from nipap.xmlrpc import codec as wire
+    wire = _wire()
 
     return lambda: wire.encode_response('1.0.0'), 1000
 
 
 def decode_edit() -> Part:
-    from nipap.xmlrpc import codec as wire
+    wire = _wire()
 
     attr = {**pages.for_standard_library(_page()[1]), 'added': None, 'last_modified': None}
     call = {'auth': {'authoritative_source': 'nipap'}, 'prefix': {'id': 100_001}, 'attr': attr}
@@ -60,14 +75,14 @@ def decode_edit() -> Part:
 
 
 def encode_json_page() -> Part:
-    from nipap.rest.objects import RESOURCES, encode, plain_many
-
-    counters = next(one.counters for one in RESOURCES if one.kind == 'prefix')
+    rest = _first('nipap.rest.objects', 'nipap.rest_objects')
+    counters = next(one.counters for one in rest.RESOURCES if one.kind == 'prefix')
 
     def work() -> bytes:
         items = [item.copy() for item in _page()]  # `plain_many` changes them
-        plain_many(items, counters)
-        return encode(items)
+        rest.plain_many(items, counters)
+        encoded: bytes = rest.encode(items)
+        return encoded
 
     return work, 2
 

@@ -39,7 +39,7 @@ from daemon_process import DaemonError  # noqa: E402
 from support import open_directories  # noqa: E402
 
 REAL_ROWS, SIBLINGS = 20_000, 2000
-WARM_UP_SHARE = 0.1  # of the pairs, and of the time of a row
+WARM_UP, WARM_UP_SHARE = 10, 0.1  # pairs, and the most of a row's time: PostgreSQL plans a statement five times
 AGAIN = 2  # times that a row is timed again which seems slower
 TRIES = 2  # of a call that a side may not know; a machine that is too busy refuses once
 JUDGED_FROM = 8  # pairs; fewer have no interval that means anything
@@ -121,15 +121,14 @@ class Turns:
 
         `first`: the number of the first run, which decides what its call is about.
         """
-        warm = max(1, round(pairs * WARM_UP_SHARE))
         for timer in self._both:
             timer.find_processes()
         start = time.monotonic()
-        for done in range(warm):
+        for done in range(WARM_UP if self._both[0].warms_up else 0):
             self._pair(first + done, kept=False)
             if time.monotonic() > start + seconds * WARM_UP_SHARE:
                 break
-        start, number = time.monotonic(), first + warm
+        start, number = time.monotonic(), first + WARM_UP
         for done in range(0, max(pairs, 2), 2):
             if done and time.monotonic() > start + seconds:
                 break
@@ -251,7 +250,8 @@ class Comparison:
                 side.stop()
                 side.start()
             for row in rows:
-                self._time_row(row, number, round(self.options.pairs / rounds), self.options.seconds / rounds)
+                pairs = min(self.options.pairs, row.pairs or self.options.pairs)
+                self._time_row(row, number, round(pairs / rounds), self.options.seconds / rounds)
 
     def _time_row(self, row: Row, number: int, pairs: int, seconds: float) -> None:
         result = self.results[row.name]
@@ -260,7 +260,7 @@ class Comparison:
                 for side in self.sides if row.beside else ():
                     stack.enter_context(row.beside(side.site))
                 base, ours = (stack.enter_context(contextlib.closing(row.timer(side))) for side in self.sides)
-                Turns(base, ours, result).take(number * (2 * pairs + 2), pairs, seconds)
+                Turns(base, ours, result).take(number * (pairs + WARM_UP + 2), pairs, seconds)
         except REFUSALS as error:
             result.refusals.append(explained(error))
             for side in self.sides:
@@ -354,7 +354,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--only', default='', metavar='WORDS', help='only rows with one of these words, separated by commas')
     add('--pairs', type=int, default=400, metavar='N', help='calls of each side in a row (default %(default)s)')
     add('--seconds', type=float, default=60, metavar='S', help='a row that takes longer has fewer pairs (%(default)s)')
-    add('--rounds', type=int, default=4, metavar='N', help='starts of both daemons (default %(default)s)')
+    add('--rounds', type=int, default=8, metavar='N', help='starts of both daemons (default %(default)s)')
     add('--json', type=Path, metavar='FILE', help='write the figures to a file too')
     options = parser.parse_args(argv)
     everything = options.rows == 'all'

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,7 +102,9 @@ def _build(tree: str, directory: Path) -> Path:
     source, wheels, code = directory / 'source', directory / 'wheels', directory / 'code'
     with tarfile.open(fileobj=io.BytesIO(_git_bytes('archive', '--format=tar', tree))) as archive:
         archive.extractall(source, filter='data')
-    _pip(sys.executable, 'wheel', '--no-deps', '--wheel-dir', str(wheels), str(source))
+    with open(source / 'pyproject.toml', 'rb') as file:
+        builder = _environment(tomllib.load(file)['build-system']['requires'])
+    _pip(builder, 'wheel', '--no-build-isolation', '--no-deps', '--wheel-dir', str(wheels), str(source))
     (wheel,) = wheels.iterdir()
     with zipfile.ZipFile(wheel) as file:
         file.extractall(code)
@@ -140,15 +143,18 @@ def _of_extras(requirement: Requirement) -> Iterator[Requirement]:
 
 def _python_for(wanted: Sequence[str]) -> Path:
     """Return this Python if it has what is wanted, else that of a virtual environment with these requirements."""
-    if not unsatisfied(wanted):
-        return Path(sys.executable)
+    return _environment(wanted) if unsatisfied(wanted) else Path(sys.executable)
+
+
+def _environment(wanted: Sequence[str]) -> Path:
+    """Return the Python of a virtual environment with these requirements, made when it is not there."""
     key = hashlib.sha256('\n'.join([sys.version, *wanted]).encode()).hexdigest()[:20]
     venv = CACHE / f'venv-{key}'
     python = venv / 'bin' / 'python'
     with _complete(venv) as missing:
         if missing:
-            _output([sys.executable, '-m', 'venv', str(venv)])
-            _pip(str(python), 'install', *wanted)
+            _output([sys.executable, '-m', 'venv', '--without-pip', str(venv)])
+            _pip(python, 'install', *wanted)
     return python
 
 
@@ -160,7 +166,8 @@ def _complete(directory: Path) -> Iterator[bool]:
     if missing:
         shutil.rmtree(directory, ignore_errors=True)
     yield missing
-    mark.touch()
+    mark.touch()  # also tells when the environment was used last
+    os.utime(directory)
 
 
 def _forget_old() -> None:
@@ -170,8 +177,10 @@ def _forget_old() -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _pip(python: str, *args: str) -> None:
-    _output([python, '-m', 'pip', '--quiet', '--disable-pip-version-check', *args])
+def _pip(python: Path, *args: str) -> None:
+    """Run our pip for another Python."""
+    pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check', '--python', str(python)]
+    _output([*pip, *args])
 
 
 def _git(*args: str, **variables: str) -> str:

@@ -19,7 +19,7 @@ from bench.sites import AUTH, Failed, Members, Site
 from bench.upkeep import settle
 from daemon_process import Daemon, free_port
 
-STOP_TIMEOUT_S = 120
+START_TIMEOUT_S, STOP_TIMEOUT_S = 300, 120
 REST_TIMEOUT_S = 300
 REST_POLL_S = 1.0
 REST_SHARE = 0.05  # of one processor: a daemon that uses no more does nothing but wait
@@ -163,11 +163,10 @@ class Side:
         self.data_dir = home / 'data'
         self._siblings = siblings
         self._args = ['--config', '/dev/null', '--data-dir', str(self.data_dir), '--listen', '127.0.0.1']
-        self._args += ['--port', str(free_port())]
+        self._args += ['--port', str(free_port()), '--admin-port', 'off']
         self._daemon: Daemon | None = None
         self._site: Caller | None = None
         self.import_s = 0.0
-        self._worker: Worker | None = None
         self.methods: frozenset[str] = frozenset()
 
     @property
@@ -182,27 +181,17 @@ class Side:
             raise Failed(f'{self.name}: the daemon has never run')
         return self._site
 
-    @property
-    def worker(self) -> Worker:
-        """Return a process that runs parts of this side's code without a daemon."""
-        if self._worker is None:
-            self._worker = Worker(self.program)
-        return self._worker
-
     def start(self) -> None:
         """Start the daemon, with processes and a connection that no earlier row has used."""
         self._daemon = Daemon(self._args, self.program.environment)
         self._daemon.python = str(self.program.python)
-        self._daemon.start()
+        self._daemon.start(START_TIMEOUT_S)
         if self._site is None:
             self._site = Caller(self._daemon.url(*self._daemon.admin()), self._siblings)
             self.methods = frozenset(self._site.call('system.listMethods'))
 
     def stop(self) -> None:
         """Stop everything that runs on this side."""
-        if self._worker:
-            self._worker.close()
-            self._worker = None
         if self._site:
             self._site.close()
         if self._daemon:

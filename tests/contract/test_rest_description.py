@@ -53,11 +53,14 @@ TREE = (
     'Unknown prefix type|Changing (VRF|type|from type)|Change not allowed|must be the same as the pools implied VRF'
 )
 POOL = '[Nn]on-existing pool|No prefixes (of family . )?in pool|the pool has no default prefix length'
+HOSTS = 'A pool of default type host cannot have'
 SHORT = 'must be between 0 and 32 for ipv4'
 VALUES = "Invalid |Operator '|Default IPv|incorrect|regular expression"
 REFUSALS = {
     'add_prefix': f'{TREE}|{POOL}',
     'edit_prefix': f'{TREE}|{POOL}',
+    'add_pool': HOSTS,
+    'edit_pool': HOSTS,
     'allocate_from_pool': f'{TREE}|{POOL}|{SHORT}',
     'allocate_from_prefix': f'{TREE}|{POOL}|{SHORT}',
     'find_free_in_pool': f'{POOL}|{SHORT}',

@@ -42,7 +42,7 @@ FINDS: list[tuple[str, list[str]]] = [
     ('c-1', [V6]),
     ('o-1', [CUSTOMER]),
     ('10', [NET]),
-    ('10.1.1', []),
+    ('10.1.1', [OFFICE, HOST]),
     ('1.2.3', []),
     ('', ALL),
     ('   ', ALL),
@@ -100,7 +100,7 @@ FINDS: list[tuple[str, list[str]]] = [
     ('vlan >= 7', [OFFICE, LAB]),
     ('vlan<100', [LAB]),
     ('vlan<=7', [LAB]),
-    ('vlan!=7', [OFFICE]),
+    ('vlan!=7', [NET, OFFICE, HOST, V6, CUSTOMER]),
     ('type=host', [HOST]),
     ('type!=reservation and family=4', [OFFICE, HOST, CUSTOMER]),
     ('prefix_length>=24', [OFFICE, HOST, V6, CUSTOMER]),
@@ -144,9 +144,9 @@ def test_misspelt_names_of_the_old_grammar(plan: Face) -> None:
 
 def test_a_word_that_is_no_regular_expression_is_literal(plan: Face) -> None:
     """Deliberate difference 6."""
-    for word in ('*', '*lab*', *'+[]{}\\^$?.|%_&;', '[a', '{2', '+46', 'a**', 'a{2,1}', '--', '[z-a]', '\\x'):
+    for word in ('*lab*', *'+[]{}\\^$?.|%_&;', '[a', '{2', '+46', 'a**', 'a{2,1}', '--', '[z-a]', '\\x'):
         found = plan.smart(word)
-        assert word not in ('*', '*lab*') or found == [LAB]
+        assert word != '*lab*' or found == [LAB]
 
 
 SIGNS = ('=', '!=', '<', '>', '<=', '>=', '~', '!~', '~*', '!~*', '<<', '>>', '<<=', '>>=', '!', '==')
@@ -279,7 +279,7 @@ POOLS = {
     'nets': ['linknets'],
     'POOL': ['linknets', 'loopbacks'],
     '#core': ['loopbacks'],
-    'default_type=host': ['linknets'],
+    'default_type=reservation': ['linknets'],
     'ipv4_default_prefix_length=31': ['linknets'],
     'ipv4_default_prefix_length>=31': ['linknets', 'loopbacks'],
     'member_prefixes_v4>0': ['loopbacks'],
@@ -291,7 +291,7 @@ POOLS = {
 def test_pools(api: Face) -> None:
     api.add_vrf('65000:1', 'v')
     api.add_pool('loopbacks', tags=['core'], ipv4_default_prefix_length=32, avps={'site': 'sto'})
-    api.add_pool('linknets', 'host', ipv4_default_prefix_length=31)
+    api.add_pool('linknets', 'reservation', ipv4_default_prefix_length=31)
     api.add_prefix('10.0.0.0/8', vrf_rt='65000:1', pool_name='loopbacks')
     answers = {text: api.call('smart_search_pool', query_string=text) for text in POOLS}
     assert {text: [pool['name'] for pool in answer['result']] for text, answer in answers.items()} == POOLS

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from daemon_process import Daemon
+from forked import Forking
+from programs import MIGRATION, make_next
 from support import FAST, DaemonFactory, open_directories
 from talking import Configured
+from upgrading import Site
 
 from nipap.postgres import schema
 from nipapd.embedded import EmbeddedPostgres
@@ -73,3 +76,41 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     subprocess.run(command, check=True, capture_output=True)
     os.chmod(paths[1], 0o600)
     return paths
+
+
+# ---- upgrades
+
+
+@pytest.fixture(scope='session')
+def forking() -> Iterator[Forking]:
+    """Processes of the code under test."""
+    with open_directories() as make, Forking(make()) as made:
+        yield made
+
+
+@pytest.fixture(scope='session')
+def next_program() -> Iterator[Path]:
+    """Where Python finds a program that is a migration ahead of the code under test."""
+    with open_directories() as make:
+        yield make_next(make(), MIGRATION)
+
+
+@pytest.fixture(scope='session')
+def forking_next(next_program: Path) -> Iterator[Forking]:
+    """Processes of that program."""
+    with open_directories() as make, Forking(make(), next_program) as made:
+        yield made
+
+
+@pytest.fixture
+def site(empty_dsn: str, make_dir: Callable[[], Path]) -> Site:
+    """A site with nothing in it."""
+    return Site(empty_dsn, make_dir())
+
+
+@pytest.fixture
+def other_site(cluster: EmbeddedPostgres, make_dir: Callable[[], Path]) -> Iterator[Site]:
+    """A site whose database is a copy of another, once it has been copied to."""
+    made = Site(cluster.dsn('kept_copy'), make_dir())
+    yield made
+    made.drop()

@@ -68,7 +68,7 @@ def test_whatever_dies_everything_is_done_once(
 ) -> None:
     """A killed session takes all others with it: PostgreSQL starts over."""
     data_dir = new_data_dir
-    running: Daemon = daemon('--data-dir', str(data_dir))
+    running: Daemon = daemon(data_dir=data_dir)
     with xmlrpc.client.ServerProxy(running.url(*running.admin()), allow_none=True) as server:
         pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 32}
         server.add_pool({'auth': AUTH, 'attr': pool})

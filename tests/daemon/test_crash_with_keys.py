@@ -93,7 +93,7 @@ def postmaster(data_dir: Path) -> list[int]:
 
 def test_with_a_key_whatever_dies_everything_is_done_once(daemon: DaemonFactory, new_data_dir: Path) -> None:
     data_dir = new_data_dir
-    running: Daemon = daemon('--data-dir', str(data_dir))
+    running: Daemon = daemon(data_dir=data_dir)
     url = running.url(*running.admin())
     with xmlrpc.client.ServerProxy(url, allow_none=True) as server:
         pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 32}

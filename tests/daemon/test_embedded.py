@@ -182,6 +182,8 @@ def ordinary(bindir: str) -> Iterator[EmbeddedPostgres]:
 
 def test_case_is_folded_beyond_ascii(ordinary: EmbeddedPostgres) -> None:
     assert ask(ordinary.dsn(), "SELECT lower('ÅÑЖ') || upper('é')") == 'åñжÉ'
+    letters = ask(ordinary.dsn(), 'SELECT datctype FROM pg_database WHERE datname = current_database()')
+    assert letters in ('C.UTF-8', 'C.utf8')
     assert ask(ordinary.dsn(), "SELECT 'Ålesund' ILIKE 'åLESUND'") is True
 
 
@@ -463,9 +465,63 @@ def test_data_of_another_major_version(data_dir: Path, make: Make) -> None:
 def test_a_server_that_does_not_come_up(data_dir: Path, make: Make) -> None:
     with open(data_dir / 'postgresql.conf', 'a', encoding='utf-8') as file:
         file.write('no_such_setting = 1\n')
-    with pytest.raises(EmbeddedPostgresError, match=r'did not start\n(.*\n)*.*no_such_setting'):
+    with pytest.raises(
+        EmbeddedPostgresError, match=r'did not start: configuration file .* contains errors\n(.*\n)*.*no_such_setting'
+    ):
         make(data_dir).start()
     assert servers_in(data_dir) == []
+
+
+def test_a_copy_of_a_server_that_runs_is_named(home: Path, make: Make, make_dir: Callable[[], Path]) -> None:
+    """At once, and the original goes on; a copy whose lock file was removed, as of a snapshot, starts."""
+    original = make(home).start()
+    copy = make_dir() / 'copy'
+    subprocess.run(['cp', '-a', str(home), str(copy)], check=True)
+    with pytest.raises(EmbeddedPostgresError) as caught:
+        make(copy).start()
+    (said,) = str(caught.value).splitlines()
+    assert said.startswith(f'{copy}/data is a copy of {home}/data, made while PostgreSQL ran there as process ')
+    assert f'remove {copy}/data/postmaster.pid' in said
+    assert answers(original.dsn())
+    (copy / 'data' / 'postmaster.pid').unlink()
+    started = make(copy).start()
+    assert ask(started.dsn(), 'SHOW data_directory') == f'{copy}/data'
+    assert ask(original.dsn(), 'SHOW data_directory') == f'{home}/data'
+    original.stop()
+    stale = make_dir() / 'stale'
+    subprocess.run(['cp', '-a', str(home), str(stale)], check=True)
+    (stale / 'data' / 'postmaster.pid').write_text(f'4194304\n{home}/data\n')
+    assert answers(make(stale).start().dsn())
+
+
+def test_a_copy_with_a_long_name_does_not_use_the_socket_of_the_original(
+    make: Make, make_dir: Callable[[], Path]
+) -> None:
+    """Where that is noted in a file, which was copied along."""
+    home = make_dir() / ('long' * 30)
+    original = make(home).start()
+    copy = make_dir() / ('copy' * 30)
+    subprocess.run(['cp', '-a', str(home), str(copy)], check=True)
+    with pytest.raises(EmbeddedPostgresError, match='is a copy of '):
+        make(copy).start()
+    (copy / 'data' / 'postmaster.pid').unlink()
+    started = make(copy).start()
+    assert ask(started.dsn(), 'SHOW data_directory') == f'{copy}/data'
+    assert ask(original.dsn(), 'SHOW data_directory') == f'{home}/data'
+
+
+@as_root
+@pytest.mark.parametrize('size', ['2m', '20m'])
+def test_a_full_disk_is_named_in_the_first_line(make_dir: Callable[[], Path], make: Make, size: str) -> None:
+    """However much initdb says afterwards about what it undoes."""
+    small = make_dir()
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size},mode=755', 'tmpfs', str(small)], check=True)
+    try:
+        with pytest.raises(EmbeddedPostgresError) as caught:
+            make(small / 'home').start()
+        assert str(caught.value).splitlines()[0] == f'initdb failed in {small}/home: No space left on device'
+    finally:
+        subprocess.run(['umount', '--lazy', str(small)], check=True)
 
 
 def test_the_wheel_is_the_default(home: Path, make: Make) -> None:

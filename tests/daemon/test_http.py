@@ -92,7 +92,7 @@ def test_what_is_nearly_a_request(target: Target) -> None:
         b'OPTIONS *' + end: [404],
         b'TRACE /XMLRPC' + end: [405],
         b'BREW /XMLRPC' + end: [405],
-        b'GET http://' + end: [404],
+        b'GET http://' + end: [200],  # the first page
         b'GET http://a:b@c/XMLRPC' + end: [404],
         b'GET ftp://x/XMLRPC' + end: [404],
         b'GET //XMLRPC' + end: [405],
@@ -112,8 +112,8 @@ def test_a_whole_url_is_asked_for_by_its_path(target: Target, url: str) -> None:
     answer = target.say(said)
     assert statuses(answer) == [200]
     assert __version__.encode() in answer
-    assert statuses(target.say(b'GET http://x?a HTTP/1.1\r\nHost: y\r\nConnection: close\r\n\r\n')) == [404]
-    assert statuses(target.say(b'GET http://a_b:x/ HTTP/1.1\r\nHost: y\r\nConnection: close\r\n\r\n')) == [404]
+    assert statuses(target.say(b'GET http://x?a HTTP/1.1\r\nHost: y\r\nConnection: close\r\n\r\n')) == [200]
+    assert statuses(target.say(b'GET http://a_b:x/ HTTP/1.1\r\nHost: y\r\nConnection: close\r\n\r\n')) == [200]
 
 
 @pytest.mark.parametrize('host', ['x:', 'x:0', 'x:99999', '[::1]', '[::1]:80', '[::1]:', '', f'x:{"9" * 5000}'])

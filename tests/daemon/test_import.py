@@ -164,7 +164,7 @@ def test_refused_rows_are_named_and_the_others_stored(importer: Importer) -> Non
         '10.1.0.0/16,assignment,fine,se\n'
         '10.1.1.0/24,assignment,inside an assignment,\n'
         '10.1.2.3,host,fine,\n'
-        '10.2.0.0/16,assignment,,Sweden\n'
+        '10.1.3.0/24,reservation,inside an assignment,\n'
         '10.3.0.0/16,reservation,fine,\n'
     )
     importer.call('add_prefix', attr={'prefix': '10.3.0.0/16', 'type': 'assignment', 'description': 'other'})
@@ -172,7 +172,7 @@ def test_refused_rows_are_named_and_the_others_stored(importer: Importer) -> Non
     assert code == 1
     refused = {int(line.split(':')[1]): line for line in printed.splitlines() if line.startswith(str(importer.file))}
     assert sorted(refused) == [2, 4, 6, 7]
-    assert 'two letter country code' in refused[6]
+    assert 'assignment' in refused[6]
     assert refused[7].endswith(': 10.3.0.0/16: is there already, with another type or description')
     assert 'operation' not in printed
     assert '2 prefixes added, 0 were there already, 4 refused' in printed
@@ -180,11 +180,13 @@ def test_refused_rows_are_named_and_the_others_stored(importer: Importer) -> Non
 
 
 def test_with_bad_lines_nothing_is_imported_unless_they_are_skipped(importer: Importer) -> None:
-    importer.write('prefix,description\n10.0.0.0/8,a\n10.0.0.1/8,b\nx,c\n')
+    importer.write('prefix,description,country\n10.0.0.0/8,a,se\n10.0.0.1/8,b,\nx,c,\n11.0.0.0/8,d,Sweden\n')
     code, printed = importer.run('--type', 'reservation')
     assert (code, importer.stored()) == (2, {})
     assert f'{importer.file}:3: ' in printed
     assert f'{importer.file}:4: ' in printed
+    assert f'{importer.file}:5: ' in printed
+    assert 'two letter country code' in printed
     code, _ = importer.run('--type', 'reservation', '--skip-bad')
     assert (code, list(importer.stored())) == (1, ['10.0.0.0/8'])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import os
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from callers import change
 from daemon_process import REPOSITORY
@@ -25,6 +27,7 @@ from talking import (
     Configured,
     await_that,
     call,
+    client,
     handlers,
 )
 
@@ -254,13 +257,13 @@ def test_calls_are_not_logged_to_a_terminal_unless_that_is_asked_for(configured:
     assert call(running, 'version') == __version__
     running.send(signal.SIGHUP)
     await_that(lambda: running.log().count('serving on') == 2, 'the HUP')
-    assert ' INFO nipapd: SIGHUP: 1 handlers take over' in running.log()
+    await_that(lambda: ' INFO nipapd: SIGHUP: 1 handlers take over' in running.log(), 'the line of the HUP')
     assert 'nipap.request' not in running.log()
     change(running, access_log='true')
     running.send(signal.SIGHUP)
     await_that(lambda: running.log().count('serving on') == 3, 'the HUP')
     assert call(running, 'version') == __version__
-    assert 'INFO nipap.request: version' in running.log()
+    await_that(lambda: 'INFO nipap.request: version' in running.log(), 'the line of the call')
 
 
 def test_levels_and_lines_of_calls_are_two_things(configured: Configured) -> None:
@@ -277,6 +280,34 @@ def test_levels_and_lines_of_calls_are_two_things(configured: Configured) -> Non
     told = len(running.log())
     assert call(running, 'version') == __version__
     assert 'nipap.request' not in running.log()[told:]
+
+
+def test_refusals_are_no_errors_of_the_database(daemon: DaemonFactory, data_dir: Path) -> None:
+    """The log of the private PostgreSQL has no line of them, and so no values; what it does by itself is logged."""
+    running = daemon(data_dir=data_dir, config={'nipapd': {'forks': '1'}})
+    log = data_dir / 'postgresql.log'
+    with client(running) as ask:
+        ask('add_prefix', attr={'prefix': '192.0.2.0/24', 'type': 'assignment', 'description': 'there'})
+        ask('add_vrf', attr={'rt': '1:1', 'name': 'one'})
+        before = log.read_text()
+        refused = [
+            ('add_prefix', {'attr': {'prefix': '192.0.2.0/24', 'type': 'assignment', 'description': 'HUSH'}}),
+            ('add_prefix', {'attr': {'prefix': '192.0.2.0/25', 'type': 'assignment', 'description': 'HUSH'}}),
+            ('add_prefix', {'attr': {'prefix': '10.0.0.1/32', 'type': 'host', 'node': 'HUSH'}}),
+            ('add_vrf', {'attr': {'rt': '1:1', 'name': 'HUSH'}}),
+            ('edit_vrf', {'vrf': {'rt': '1:1'}, 'attr': {'name': 'default'}}),
+            ('remove_vrf', {'vrf': {'id': 0}}),
+            ('search_prefix', {'query': {'operator': 'regex_match', 'val1': 'node', 'val2': 'HUSH('}}),
+            ('batch', {'operations': [{'method': 'add_asn', 'args': {'attr': {'asn': 1}}}] * 2}),
+        ]
+        for method, members in refused * 3:
+            with pytest.raises(xmlrpc.client.Fault):
+                ask(method, **members)
+    assert log.read_text() == before
+    other = contextlib.closing(psycopg2.connect(host=str(data_dir / 'run'), user='postgres', dbname='nipap'))
+    with other as connection, connection.cursor() as cursor, pytest.raises(psycopg2.Error):
+        cursor.execute('SELECT 1/0')
+    assert 'division by zero' in log.read_text()[len(before) :]
 
 
 def test_the_line_of_the_first_password_says_how_to_change_it(

@@ -21,7 +21,7 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import READY, REPOSITORY, Daemon, free_port
-from support import DaemonFactory, options_of
+from support import FAST, DaemonFactory, options_of
 from talking import (
     Configured,
     await_that,
@@ -35,6 +35,7 @@ from nipap import __version__
 from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.postgres import schema
 from nipapd import logs
+from nipapd.embedded import EmbeddedPostgres
 
 
 def test_without_configuration_it_has_a_database_and_a_user_of_its_own(
@@ -246,10 +247,54 @@ def test_a_used_port_is_one_line_and_nothing_is_started(daemon: DaemonFactory, m
 
 def test_a_database_that_does_not_answer_is_one_line(daemon: DaemonFactory, make_dir: Any) -> None:
     settings = {'db_host': str(make_dir()), 'db_name': 'nipap', 'db_user': 'nipap', 'db_pass': 'SECRET-db-pass'}
-    refused = daemon(config={'nipapd': settings}, start=False).spawn()
+    refused = daemon(config={'nipapd': {'database_wait': '0', **settings}}, start=False).spawn()
     assert refused.wait() == 1
-    assert re.fullmatch(r'nipapd: the database cannot be used: .*No such file or directory.*\n', refused.log())
+    said = refused.log().splitlines()[-1]  # before it a warning: everybody can read the file
+    assert re.fullmatch('nipapd: the database cannot be used: .*No such file or directory.*', said)
     assert 'SECRET' not in refused.log()
+
+
+def test_a_database_that_comes_up_later_is_waited_for(daemon: DaemonFactory, make_dir: Any) -> None:
+    """By the daemon, by nipap-admin migrate, and until TERM."""
+    server = EmbeddedPostgres(make_dir() / 'postgres', settings=FAST).start()
+    settings = options_of(server.dsn())
+    server.stop()
+    try:
+        starting = daemon('--auto-install-db', config={'nipapd': {'forks': '1', **settings}}, start=False).spawn()
+        stopped = daemon(config={'nipapd': {'forks': '1', **settings}}, start=False).spawn()
+        for each in (starting, stopped):
+            await_that(
+                lambda each=each: 'WARNING nipapd: waiting for the database, up to 60 s: ' in each.log(), 'a line'
+            )
+        command = [
+            sys.executable,
+            '-m',
+            'nipapd.maintenance',
+            'migrate',
+            *starting.args[starting.args.index('-c') :][:2],
+        ]
+        migrating = subprocess.Popen(command, cwd='/', env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+        stopped.send(signal.SIGTERM)
+        assert stopped.wait() == 0
+        assert migrating.poll() is None
+        server.start()
+        await_that(lambda: READY.search(starting.log()), 'serving')
+        starting.address = READY.findall(starting.log())[0]
+        assert call(starting, 'db_version') == schema.latest()
+        assert starting.log().count('waiting for the database') == 1
+        assert migrating.wait(60) == 0
+        assert starting.stop() == 0
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize('wrong', [{'db_name': 'none'}, {'db_user': 'nobody-of-that-name'}])
+def test_a_database_that_lets_nobody_in_is_not_waited_for(
+    daemon: DaemonFactory, dsn: str, wrong: dict[str, str]
+) -> None:
+    refused = daemon(config={'nipapd': {'forks': '1', **options_of(dsn), **wrong}}, start=False).spawn()
+    assert refused.wait() == 1
+    assert 'waiting' not in refused.log()
 
 
 def test_a_system_log_that_is_not_there_is_one_line(daemon: DaemonFactory) -> None:

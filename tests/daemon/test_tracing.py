@@ -202,7 +202,11 @@ def test_a_call_and_its_statements(daemon: DaemonFactory, database_options: dict
 def test_faults(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
     with http_collector() as collector:
         running = traced(daemon, database_options, otlp_http_endpoint=collector.endpoint)
-        answer = post(running, 'add_prefix', {'attr': {'prefix': '10.0.0.0/8', 'type': 'assignment', 'vrf_id': 77}})
+        answer = post(
+            running,
+            'add_prefix',
+            {'attr': {'prefix': '10.0.0.0/8', 'type': 'assignment', 'description': 'x', 'vrf_id': 77}},
+        )
         assert 'X-Trace-ID' not in answer.headers
         post(running, 'no_such_method', {})
         stopped(running)

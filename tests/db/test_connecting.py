@@ -138,7 +138,6 @@ def test_a_name_server_that_says_nothing(tmp_path: Path) -> None:
 import time
 from nipap.postgres.database import Database
 from nipap.errors import NipapUnavailableError
-from nipap.runtime import Runtime
 began = time.monotonic()
 try:
     Database('host=db.example.net dbname=x').read(lambda tx: tx.value('SELECT 1'))
@@ -148,6 +147,7 @@ except NipapUnavailableError as error:
     command = f'mount --bind {conf} /etc/resolv.conf && exec {sys.executable} -c "$0"'
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(('127.0.0.53', 53))
+        silent.settimeout(60)
         said = subprocess.run(
             ['unshare', '--mount', 'sh', '-c', command, code],
             capture_output=True,

@@ -343,6 +343,17 @@ def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, acto
     assert not wrong, '\n'.join(wrong)
 
 
+def test_words_that_are_more_than_text_read_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
+    mac = 'UPDATE prefix SET avps = \'{{"mac": "00:1a:2b:3c:4d:5e"}}\' WHERE id = 60000; ANALYZE'
+    db.run(lambda tx: tx.execute((STORED + ';' + mac).format(rows=ROWS)))
+    wrong = []
+    for text, found in (('10.1.100.', 50), ('10.1.100', 50), ('10.1.100. node-89001', 1), ('001a.2b3c.4d5e', 1)):
+        with explained(db) as nodes:
+            assert len(backend.smart_search_prefix(actor, text)['result']) == found, text
+        wrong += [f'{text}: {brief(nodes)}'] * reads_everything(nodes)
+    assert not wrong, '\n'.join(wrong)
+
+
 def reads_everything(nodes: list[Plan]) -> bool:
     """Whether a table of prefixes is scanned, or most of it is read in some other way."""
     tables = ('prefix', 'prefix_words')

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import lzma
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 import pytest
@@ -28,7 +26,6 @@ SCHEMAS = Path(__file__).resolve().parent.parent / 'data' / 'schemas'
 KEPT = sorted(int(path.name.split('.')[0]) for path in SCHEMAS.glob('*.sql.xz'))
 
 Load = Callable[[int], Database]
-Listed = dict[Any, dict[str, Any]]
 
 
 @pytest.fixture
@@ -57,57 +54,6 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, database: Database, version: int) -
         patch.setattr(schema, 'put_functions', lambda _tx: None)
         schema.migrate(database)
     assert schema.version(database) == version
-
-
-def differing(found: Listed, wanted: Listed) -> dict[Any, Any]:
-    """What is missing, surplus or has other attributes than it was given."""
-    keys = dict.fromkeys(wanted.keys() - found.keys(), 'missing')
-    keys |= dict.fromkeys(found.keys() - wanted.keys(), 'surplus')
-    both = wanted.keys() & found.keys()
-    shown = {key: {name: found[key][name] for name in wanted[key]} for key in both}
-    return keys | {key: shown[key] for key in both if shown[key] != wanted[key]}
-
-
-def wanted_prefixes() -> Listed:
-    """By VRF and prefix, with what was given or follows from the pool."""
-    types = {pool['name']: pool['default_type'] for pool in data.POOLS}
-    prefixes = {(attr.get('vrf_rt'), attr['prefix']): dict(attr) for attr in data.PREFIXES}
-    for pool, family, blocks in data.ALLOCATED:
-        for number, block in enumerate(blocks):
-            given = {'description': f'Number {number}', 'type': types[pool['name']], 'family': family}
-            prefixes[None, block] = given
-    prefixes[None, data.EDITED['prefix']] |= data.CHANGES
-    for removed in data.REMOVED:
-        del prefixes[None, removed]
-    return prefixes
-
-
-def check_data(backend: Backend, actor: Actor) -> None:
-    """Calls answer what was put in, and every change has its entry in the audit log."""
-    prefixes = {(each['vrf_rt'], each['prefix']): each for each in backend.list_prefix(actor)}
-    assert differing(prefixes, wanted_prefixes()) == {}
-    vrfs = {each['rt']: each for each in backend.list_vrf(actor) if each['id'] != 0}
-    assert differing(vrfs, {vrf['rt']: vrf for vrf in data.VRFS}) == {}
-    pools = {each['name']: each for each in backend.list_pool(actor)}
-    assert differing(pools, {pool['name']: pool for pool in data.POOLS}) == {}
-    asns = {each['asn']: each for each in backend.list_asn(actor)}
-    assert differing(asns, {asn['asn']: asn for asn in data.ASNS}) == {}
-    assert {each['prefix'] for each in found(backend, actor, 'ns1')} == {'2001:db8:2:3::53/128'}
-    log = 'SELECT object_type, action, username, authoritative_source FROM audit_log'
-    added = len(data.PREFIXES) + sum(len(blocks) for _, _, blocks in data.ALLOCATED)
-    assert Counter(backend.db.read(lambda tx: tx.all(log))) == {
-        ('vrf', 'add', 'ann', 'web'): len(data.VRFS),
-        ('pool', 'add', 'ann', 'web'): len(data.POOLS),
-        ('asn', 'add', 'ann', 'web'): len(data.ASNS),
-        ('prefix', 'add', 'ann', 'web'): added,
-        ('prefix', 'edit', 'ann', 'web'): 1,
-        ('prefix', 'remove', 'ann', 'web'): len(data.REMOVED),
-    }
-
-
-def found(backend: Backend, actor: Actor, text: str) -> list[dict[str, Any]]:
-    answer: list[dict[str, Any]] = backend.smart_search_prefix(actor, text)['result']
-    return answer
 
 
 def check_use(backend: Backend, actor: Actor) -> None:
@@ -162,7 +108,7 @@ def test_a_database_of_an_earlier_schema_is_migrated(
     assert dump(cluster.installation.bindir, empty_dsn) == SCHEMA.read_text(encoding='utf-8')
     assert check.problems(database) == []
     backend = Backend(database)
-    check_data(backend, actor)
+    data.check(backend, actor)
     check_change_sets(backend)
     check_use(backend, actor)
 
@@ -176,7 +122,7 @@ def test_a_migration_that_was_interrupted_goes_on(
     assert schema.migrate(database) == list(range(version + 1, schema.latest() + 1))
     assert check.problems(database) == []
     backend = Backend(database)
-    check_data(backend, actor)
+    data.check(backend, actor)
     check_use(backend, actor)
 
 

@@ -265,15 +265,15 @@ class Model:
 
     def add_pool(self, name: str, default_type: str, lengths: dict[int, int | None]) -> Pool:
         """Add a pool without members."""
-        self._judge_pool(None, name, lengths)
+        self._judge_pool(None, name, lengths, default_type)
         pool = Pool(next(self._handles), name, default_type, {4: lengths.get(4), 6: lengths.get(6)})
         self.pools[pool.handle] = pool
         return pool
 
     def edit_pool(self, pool: int, name: str | None = None, lengths: dict[int, int | None] | None = None) -> Pool:
         """Change the name or the default lengths of a pool; a length of None removes that default."""
-        self._judge_pool(pool, name, lengths or {})
         found = self.pools[pool]
+        self._judge_pool(pool, name, {**found.lengths, **(lengths or {})}, found.default_type)
         found.name = name or found.name
         found.lengths.update(lengths or {})
         return found
@@ -284,8 +284,12 @@ class Model:
         for prefix in self.prefixes.values():
             prefix.pool = None if prefix.pool == pool else prefix.pool
 
-    def _judge_pool(self, pool: int | None, name: str | None, lengths: dict[int, int | None]) -> None:
+    def _judge_pool(
+        self, pool: int | None, name: str | None, lengths: dict[int, int | None], default_type: str
+    ) -> None:
         wrong = set()
+        if default_type == 'host' and any(lengths.get(family) not in (None, bits) for family, bits in FULL.items()):
+            wrong.add(VALUE)
         if any(p.handle != pool and p.name.lower() == (name or '').lower() for p in self.pools.values()):
             wrong.add(DUPLICATE)
         if any(length is not None and not 1 <= length <= FULL[family] for family, length in lengths.items()):
@@ -573,7 +577,10 @@ class Answers:
         ranges = [r for m in members for r in self.free_ranges(m)]
         counted = bool(members) and length is not None
         free = sum(count_blocks(low, high, length or 0, family) for low, high in ranges) if counted else None
-        total, used = sum(size(m.network) for m in members), sum(self.used(m) for m in members)
+        # Each address once: that of a member inside a member is the outer one's.
+        inside = [m for m in members if any(o is not m and covers(o.network, m.network) for o in members)]
+        total = sum(size(m.network) for m in members) - sum(size(m.network) for m in inside)
+        used = total - sum(size(m.network) - self.used(m) for m in members)
         return {
             'member_prefixes': len(members),
             'used_prefixes': used_prefixes,

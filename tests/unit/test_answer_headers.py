@@ -16,6 +16,7 @@ from nipap.flask_xmlrpc import create_app
 from nipap.postgres.database import Database
 from nipap.rest import api as flask_rest
 from nipap.rest import v1 as flask_rest_v1
+from nipap.www import front
 
 LOGIN = {'Authorization': 'Basic ' + base64.b64encode(b'ann:secret').decode()}
 # Public, the same for everybody, and asked for again with an ETag.
@@ -35,6 +36,7 @@ def app() -> Flask:
     made = create_app(backend, authenticator)
     flask_rest.add_to(made, backend, authenticator)
     flask_rest_v1.add_to(made, backend, authenticator)
+    front.add_to(made, lambda: '')
     return made
 
 

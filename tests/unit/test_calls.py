@@ -133,7 +133,7 @@ def test_every_error_of_the_members_is_collected() -> None:
     with pytest.raises(NipapError) as caught:
         CALLS['add_prefix'].read({'attr': attr})
     told = [caught.value, *caught.value.others]
-    assert [error.attribute for error in told][1:] == ['type', 'vlan']
+    assert [error.attribute for error in told][1:] == ['type', 'vlan', 'country']
     assert 'bits set to right of mask' in str(told[0])
 
 

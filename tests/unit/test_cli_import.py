@@ -240,6 +240,32 @@ def test_the_note_of_another_import_is_not_taken(tmp_path: Path) -> None:
     assert State.load(path, 'that', 10).done == 0
 
 
+def test_texts_that_no_index_can_hold_and_dates_that_are_none_are_named(read: Read) -> None:
+    """An import that is refused by the daemon in the middle would begin again, and never end."""
+    long = 'x' * 601
+    lines = (
+        f'10.0.0.0/24,assignment,{long},"a, {"y" * 500}","2031-12-31T12:00:00 GMT",se',
+        f'10.0.1.0/24,assignment,,"a, {long}",,',
+        '10.0.2.0/24,assignment,,,tomorrow-ish,',
+        '10.0.3.0/24,assignment,,,01.02.2030,',
+        '10.0.4.0/24,assignment,,,45658,',
+        '10.0.5.0/24,assignment,,,,sweden',
+    )
+    found = read('\n'.join(('prefix,type,description,tags,expires,country', *lines)))
+    reasons = dict(found.bad)
+    assert [row.line for row in found.rows] == [2]
+    words = {
+        3: '601 characters',
+        4: 'Invalid date',
+        5: 'write 2030-02-01 or 2030-01-02',
+        6: 'Invalid date',
+        7: 'two letter',
+    }
+    assert {line: text for line, text in words.items() if text not in reasons[line]} == {}
+    found = read(f'prefix,type,external_key,description\n10.0.0.0/24,assignment,{long},\n')
+    assert '601 characters' in dict(found.bad)[2]
+
+
 @pytest.mark.parametrize('text', ['precious', '[]', '{"of": "this"}', '{"of": "this", "done": "x", "counts": {}}'])
 def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / 'note'

@@ -599,6 +599,20 @@ def test_public_keys(read: Reader, certificate: tuple[Path, Path], tmp_path: Pat
     assert 'no public key in PEM format' in refused(read, text.format(EXAMPLE))
 
 
+def test_a_public_key_that_is_no_text_or_is_not_there(read: Reader, tmp_path: Path) -> None:
+    path, text = tmp_path / 'public.der', '[auth.backends.x]\ntype = JwtAuth\npublic_key_file = {}\n'
+    path.write_bytes(b'\x30\x82\xff')
+    assert refused(read, text.format(path)).endswith(': holds no public key in PEM format')
+    assert refused(read, text.format(tmp_path / 'none')).endswith(': No such file or directory')
+
+
+def test_kafka_needs_a_package(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    message = refused(read, '[kafka]\nenabled = true\nbrokers = 127.0.0.1:9092\n')
+    assert '[kafka] enabled = true: needs the package confluent-kafka' in message
+    assert not read('[kafka]\nenabled = false\n').kafka.enabled
+
+
 def test_public_keys_need_a_package(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(name: str) -> None:
         raise NotImplementedError(name)
