@@ -81,7 +81,15 @@ setup(
         (
             'share/doc/nipapd',
             [
-                *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket', 'etc/nipapd.logrotate'),
+                *(
+                    'etc/nipap.conf.dist',
+                    'etc/nipapd.service',
+                    'etc/nipapd.socket',
+                    'etc/nipapd.logrotate',
+                    'etc/nipapd.fail2ban',
+                    'etc/nipap-backup.service',
+                    'etc/nipap-backup.timer',
+                ),
                 *('etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json', 'docs/migrating.md'),
             ],
         ),

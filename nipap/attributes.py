@@ -41,9 +41,10 @@ class Attribute:
 
     kind: text, integer, number (may pass 2^63), boolean, network, time, expires, enum, tags, avps, networks, rt or asn.
     sql: the expression that reads it. writable: clients may set it. choices: what an enum accepts.
-    longest: characters of a text or of each tag. never_nil: it always has a value. nil_is_text: text operators take nil
-    for the empty text. normal: makes the one form of a text under which it is stored and looked for. refuse: raises
-    NipapValueError for a text in this form that may not be stored.
+    longest: characters of a text or of each tag. never_nil: it always has a value. nil_is_text: text operators take
+    nil for the empty text. example: a value that people know it by, as JSON has it. normal: makes the one form of a
+    text under which it is stored and looked for. refuse: raises NipapValueError for a text in this form that may not
+    be stored.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Attribute:
     longest: int | None = None
     never_nil: bool = False
     nil_is_text: bool = False
+    example: object = None
     normal: Callable[[str], str] | None = None
     refuse: Callable[[str], None] | None = None
 
@@ -65,14 +67,39 @@ class Attribute:
 Table = Mapping[str, Attribute]
 
 
-def _table(attributes: Iterable[Attribute], *, nil_is_text: bool = False) -> dict[str, Attribute]:
-    return {attribute.name: replace(attribute, nil_is_text=nil_is_text) for attribute in attributes}
+# By name, for every table; a table may have others of its own. They are documentation addresses, names and numbers.
+_EXAMPLES: Mapping[str, object] = {
+    **{'id': 1, 'vrf_id': 0, 'pool_id': 1, 'vrf_rt': '65000:123', 'vrf_name': 'customers', 'pool_name': 'links'},
+    **{'rt': '65000:123', 'name': 'customers', 'asn': 64500, 'description': 'Office in Malmö', 'comment': 'Floor 3'},
+    **{'tags': ['core'], 'inherited_tags': ['private'], 'avps': {'site': 'malmo1'}},
+    **{'family': 4, 'prefix': '192.0.2.0/24', 'prefix_length': 24, 'display_prefix': '192.0.2.0/24', 'indent': 1},
+    **{'type': 'assignment', 'default_type': 'assignment', 'status': 'assigned', 'node': 'r1.example.net'},
+    **{'country': 'SE', 'order_id': '89460123', 'customer_id': 'C-1001', 'external_key': 'crm:4711', 'vlan': 42},
+    **{'authoritative_source': 'nipap', 'alarm_priority': 'medium', 'monitor': True, 'children': 3},
+    **{'added': '2026-01-31T12:00:00Z', 'last_modified': '2026-01-31T12:00:00Z', 'expires': '2031-12-31T00:00:00Z'},
+    **{'total_addresses': '256', 'used_addresses': '3', 'free_addresses': '253', 'prefixes': ['192.0.2.0/24']},
+    **{'ipv4_default_prefix_length': 30, 'ipv6_default_prefix_length': 64},
+    **{'total_addresses_v4': '256', 'used_addresses_v4': '3', 'free_addresses_v4': '253', 'num_prefixes_v4': '4'},
+    **{'member_prefixes_v4': '1', 'used_prefixes_v4': '2', 'free_prefixes_v4': '62', 'total_prefixes_v4': '64'},
+    **{'total_addresses_v6': '0', 'used_addresses_v6': '0', 'free_addresses_v6': '0', 'num_prefixes_v6': '0'},
+    **{'member_prefixes_v6': '0', 'used_prefixes_v6': '0', 'free_prefixes_v6': '0', 'total_prefixes_v6': '0'},
+}
 
 
-def _families(name: str, sql: str, doc: str, kind: str = 'number') -> list[Attribute]:
+def _table(
+    attributes: Iterable[Attribute], *, nil_is_text: bool = False, examples: Mapping[str, object] | None = None
+) -> dict[str, Attribute]:
+    known = {**_EXAMPLES, **(examples or {})}
+    return {
+        attribute.name: replace(attribute, nil_is_text=nil_is_text, example=known[attribute.name])
+        for attribute in attributes
+    }
+
+
+def _families(name: str, sql: str, doc: str, *, never_nil: bool = True) -> list[Attribute]:
     """The IPv4 and the IPv6 version of a figure."""
     return [
-        Attribute(f'{name}_v{family}', kind, sql.format(f=family), f'{doc}, IPv{family}.', writable=False)
+        Attribute(f'{name}_v{family}', 'number', sql.format(f=family), f'{doc}, IPv{family}.', never_nil=never_nil)
         for family in (4, 6)
     ]
 
@@ -136,7 +163,7 @@ POOL: Table = _table(
             'default_type',
             'enum',
             'o.default_type',
-            'Type of what is allocated; nil: an allocation names it.',
+            'Type of what is allocated; without it an allocation names it.',
             True,
             PREFIX_TYPES,
         ),
@@ -155,8 +182,12 @@ POOL: Table = _table(
         ),
         *_families('member_prefixes', 'm.member_prefixes_v{f}', 'Number of members'),
         *_families('used_prefixes', 'm.used_prefixes_v{f}', 'Number of direct children of members'),
-        *_families('free_prefixes', 'm.free_prefixes_v{f}', 'Free blocks of the default length in members'),
-        *_families('total_prefixes', '(m.used_prefixes_v{f} + m.free_prefixes_v{f})', 'Used and free prefixes'),
+        *_families(
+            'free_prefixes', 'm.free_prefixes_v{f}', 'Free blocks of the default length in members', never_nil=False
+        ),
+        *_families(
+            'total_prefixes', '(m.used_prefixes_v{f} + m.free_prefixes_v{f})', 'Used and free prefixes', never_nil=False
+        ),
         *_families('total_addresses', 'm.total_addresses_v{f}', 'Addresses of members'),
         *_families('used_addresses', 'm.used_addresses_v{f}', 'Used addresses of members'),
         *_families('free_addresses', '(m.total_addresses_v{f} - m.used_addresses_v{f})', 'Free addresses of members'),
@@ -166,7 +197,8 @@ POOL: Table = _table(
         Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of that VRF.'),
         Attribute('vrf_name', 'text', 'v.name', 'Name of that VRF.', normal=_trimmed),
         Attribute('prefixes', 'networks', 'm.prefixes', 'The members, in order.'),
-    ]
+    ],
+    examples={'name': 'links', 'description': 'Links to customers'},
 )
 
 _TOTAL = 'prefix_size(p.prefix)'
@@ -187,6 +219,7 @@ PREFIX: Table = _table(
             "CASE WHEN p.type = 'host' THEN host(p.prefix) || '/' || "
             '(SELECT masklen(q.prefix) FROM prefix q WHERE q.id = p.parent_id) ELSE p.prefix::text END',
             'A host with the length of the assignment around it; else the prefix.',
+            never_nil=True,
         ),
         Attribute('description', 'text', 'p.description', 'Free text.', True),
         Attribute('comment', 'text', 'p.comment', 'Free text.', True),
@@ -202,6 +235,7 @@ PREFIX: Table = _table(
             'integer',
             '(SELECT count(*) FROM prefix q WHERE q.vrf_id = p.vrf_id AND q.prefix = ANY (supernets(p.prefix)))',
             'Number of ancestors.',
+            never_nil=True,
         ),
         Attribute(
             'country',
@@ -229,12 +263,14 @@ PREFIX: Table = _table(
         Attribute('vlan', 'integer', 'p.vlan', 'VLAN identifier, 0 to 4095.', True, low=0, high=4095),
         Attribute('added', 'time', 'p.added', 'When it was added.', never_nil=True),
         Attribute('last_modified', 'time', 'p.last_modified', 'When it was last edited.', never_nil=True),
-        Attribute('children', 'integer', 'p.children', 'Number of direct children.'),
-        Attribute('total_addresses', 'number', _TOTAL, 'Number of addresses.'),
-        Attribute('used_addresses', 'number', 'p.used_addresses', 'Sum of the sizes of direct children.'),
-        Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.'),
+        Attribute('children', 'integer', 'p.children', 'Number of direct children.', never_nil=True),
+        Attribute('total_addresses', 'number', _TOTAL, 'Number of addresses.', never_nil=True),
+        Attribute(
+            'used_addresses', 'number', 'p.used_addresses', 'Sum of the sizes of direct children.', never_nil=True
+        ),
+        Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.', never_nil=True),
         Attribute('avps', 'avps', 'p.avps', _AVPS, True),
-        Attribute('expires', 'expires', 'p.expires', 'When it expires; nil: never.', True),
+        Attribute('expires', 'expires', 'p.expires', 'When it expires; without it never.', True),
     ],
     nil_is_text=True,
 )
@@ -248,9 +284,10 @@ ASN: Table = _table(
         Attribute('name', 'text', 'a.name', 'Name. Blanks around it are dropped.', True, normal=_trimmed),
     ],
     nil_is_text=True,
+    examples={'name': 'Example AS'},
 )
 
-TAG: Table = _table([Attribute('name', 'text', 'g.name', 'A tag in use.', never_nil=True)])
+TAG: Table = _table([Attribute('name', 'text', 'g.name', 'A tag in use.', never_nil=True)], examples={'name': 'core'})
 
 # The old search grammar knew these attributes by these names only, so scripts may still send them.
 MISSPELT = {

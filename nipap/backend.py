@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapOutcomeUnknownError,
     NipapValueError,
+    at_operation,
 )
 from nipap.history import idempotency
 from nipap.objects import prefix as prefixes
@@ -116,13 +117,12 @@ class Backend:
         :raises NipapNonExistentError, NipapChangedError: the object is not there, or not as expected.
         """
         call = calls.find(request.call)
-        _require(actor, call)
+        authorize(actor, call)
         if request.key is not None and call.changes and not actor.readonly:
             return self._once(actor, call, request, outcome)
-        members = call.read(request.members)
         if request.expectation is not None:
-            return self._provided(actor, call, members, request, outcome)
-        return self._run(actor, call, members, request, outcome)
+            return self._provided(actor, call, request, outcome)
+        return self._run(actor, call, call.read(request.members), request, outcome)
 
     def _run(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
         """Open what the call runs in and do its work."""
@@ -143,21 +143,23 @@ class Backend:
         return self._given(self.db.run(work, outcome))
 
     def _once(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
-        """Make a changing call once for its idempotency key."""
+        """Make a changing call once for its idempotency key.
+
+        An answer that is stored is given to an actor who may make the call now, every part of it.
+        """
         name = idempotency.read_key(request.key)
         sent = call.known(request.members)
         content = idempotency.fingerprint(actor.username, call.name, sent)
-        keyed = idempotency.KeyedCall(actor.authenticated_as, name, content)
+        keyed = idempotency.KeyedCall(actor.authenticated_as, name, content, actor.predecessors)
         own = Outcome()
 
         def work(tx: Transaction) -> tuple[Any, idempotency.KeptAnswer | None]:
             kept = idempotency.find(tx, keyed, self._key_hours)
             if kept:
+                _require_parts(actor, call, sent)
                 return kept.value, kept
             inside = self._enter(tx, request)
-            if request.expectation is not None:
-                inside.expect(request.expectation)
-            answer = inside._run(actor, call, call.read(sent), request, None)
+            answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
             idempotency.keep(tx, keyed, answer, self._key_hours)
             return answer, None
 
@@ -166,19 +168,28 @@ class Backend:
             outcome.change_set = kept.change_set if kept else own.change_set
         return self._given(answer)
 
-    def _provided(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
+    def _provided(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
         """Make a changing call, provided that an object is as expected."""
+        completed = request.expectation is not None and request.expectation.members is not None
+        early = None if completed else call.read(request.members)
 
         def work(tx: Transaction) -> Any:
             inside = self._enter(tx, request)
-            if request.expectation is not None:
-                inside.expect(request.expectation)
-            return inside._run(actor, call, members, request, None)
+            members = inside._expected(request, request.members)
+            return inside._run(actor, call, call.read(members) if completed else early, request, None)
 
         return self._given(self.db.run(work, outcome))
 
-    def expect(self, expectation: Expectation) -> None:
-        """Lock an object until the transaction ends and compare it with an expectation.
+    def _expected(self, request: Request, sent: calls.Raw) -> calls.Raw:
+        """Lock the object that a request expects something of; return the members of its call."""
+        expectation = request.expectation
+        if expectation is None:
+            return sent
+        item = self.expect(expectation)
+        return sent if expectation.members is None else expectation.members(item)
+
+    def expect(self, expectation: Expectation) -> Object:
+        """Lock an object until the transaction ends, compare it with an expectation and return it.
 
         :raises NipapNonExistentError: it is not there. NipapChangedError: it is there, and not as expected.
         """
@@ -196,6 +207,7 @@ class Backend:
             raise NipapNonExistentError(f'There is no {expectation.kind} {expectation.key}')
         if not expectation.holds(found[0]):
             raise NipapChangedError(f'The {expectation.kind} {expectation.key} is not as expected, it was changed')
+        return found[0]
 
     def _until_known(self, work: Callable[[Transaction], T], outcome: Outcome) -> T:
         """Run work that finds out itself whether it was committed, until its outcome is known."""
@@ -214,17 +226,9 @@ class Backend:
         return Backend(Inside(tx), longest_list=longest_list, alike=self._alike, part_of=self._part_of or request)
 
     def _caller(self, actor: Actor, request: Request) -> Caller:
-        change = self._part_of or request
-        who = actor.who._replace(
-            method=change.call,
-            request_id=change.request_id,
-            key=change.key if isinstance(change.key, str) else None,
-            reason=change.reason,
-            change_group=change.group,
-        )
         shape = as_found if self._alike else as_listed
         enter = partial(self._enter, request=request)
-        return Caller(actor, who, shape, self._longest_list, enter, self._sleep)
+        return Caller(actor, self._part_of or request, shape, self._longest_list, enter, self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         if isinstance(self.db, Inside):
@@ -244,7 +248,7 @@ class Backend:
         :raises NipapError: with the ``position`` of the attr that it is about.
         """
         call = calls.find('add_prefix')
-        _require(actor, call)
+        authorize(actor, call)
         drafts = []
         for position, attr in enumerate(attrs):
             try:
@@ -293,8 +297,8 @@ class Backend:
         answer: list[Vrf] = self._call(actor, 'edit_vrf', vrf=vrf, attr=attr)
         return answer
 
-    def remove_vrf(self, actor: Actor, vrf: Any = None) -> None:
-        self._call(actor, 'remove_vrf', vrf=vrf)
+    def remove_vrf(self, actor: Actor, vrf: Any = None, recursive: Any = None) -> None:
+        self._call(actor, 'remove_vrf', vrf=vrf, recursive=recursive)
 
     def search_vrf(self, actor: Actor, query: Any = None, search_options: Any = None) -> Page[Vrf]:
         answer: Page[Vrf] = self._call(actor, 'search_vrf', query=query, search_options=search_options)
@@ -421,7 +425,7 @@ class Backend:
         return answer
 
 
-def _require(actor: Actor, call: Call) -> None:
+def authorize(actor: Actor, call: Call) -> None:
     """Refuse a call that an actor may not make at all, before its members are looked at.
 
     :raises AuthorizationFailedError: naming the actor and the call.
@@ -434,3 +438,17 @@ def _require(actor: Actor, call: Call) -> None:
         raise AuthorizationFailedError(
             f"read-only user '{actor.username}' is not authorized to run function '{call.name}'"
         )
+
+
+def _require_parts(actor: Actor, call: Call, members: Mapping[str, Any]) -> None:
+    """Refuse a call that is made of others when the actor may not make one of these.
+
+    :raises AuthorizationFailedError: naming the part.
+    """
+    if call.parts is None:
+        return
+    for position, part in enumerate(call.parts(call.read(members))):
+        try:
+            authorize(actor, calls.find(part))
+        except NipapError as error:
+            raise at_operation(position, part, error) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from nipap.attributes import read_integer, shown
-from nipap.errors import NipapError, NipapInputError, NipapMissingInputError, NipapValueError
+from nipap.errors import NipapError, NipapInputError, NipapMissingInputError, NipapValueError, at_operation
 from nipap.runtime.chunks import Chunks
 from nipap.runtime.packed import Packed, check_depth, long_part, with_part
 
@@ -20,6 +20,8 @@ MAX_OPERATIONS = 100_000
 MOST_OBJECTS = 100_000  # in all answers: some minutes of work, and as many as operations can add
 MOST_IDS = 1_000_000
 MOST_REFERRED = 1_000_000  # values, and for text one more each 16 characters, that references stand for
+
+REFERENCE = '$result'
 
 Path = tuple[str | int, ...]  # an operation's number, and what leads to a value in its answer
 
@@ -59,6 +61,11 @@ def read_operations(value: object, methods: Collection[str]) -> list[Operation]:
 def _read(n: int, item: object, methods: Collection[str]) -> Operation:
     if not isinstance(item, Mapping):
         raise NipapInputError(f'operation {n}: must be a struct of method and args')
+    for name in item:
+        if name not in ('method', 'args'):
+            error = NipapInputError(f'operation {n}: extraneous member {shown(name)}, accepted: method, args')
+            error.position = n
+            raise error.about(name)
     method, args = item.get('method'), item.get('args', {})
     if not isinstance(method, str) or method not in methods:
         raise NipapInputError(f'operation {n}: Unknown method {shown(method)}')
@@ -81,13 +88,6 @@ def runs(operations: Sequence[Operation]) -> list[tuple[int, int]]:
     return found
 
 
-def at(position: int, method: str, error: NipapError) -> NipapError:
-    """The same error, naming the operation."""
-    named = type(error)(f'operation {position} ({method}): {error}')
-    named.position, named.attribute = position, error.attribute
-    return named
-
-
 def run(
     operations: Sequence[Operation],
     *,
@@ -108,7 +108,7 @@ def run(
                 answers.append(one(operations[first], answers.references))
         except NipapError as error:
             position = first + (error.position or 0)
-            raise at(position, operations[position].method, error) from error
+            raise at_operation(position, operations[position].method, error) from error
     return answers.all()
 
 
@@ -151,8 +151,10 @@ class References:
 
     def _resolved(self, value: Any) -> Any:
         if isinstance(value, Mapping):
-            if '$result' in value:
-                return self._value(value['$result'])
+            if REFERENCE in value:
+                if len(value) > 1:
+                    raise NipapInputError("A struct with '$result' has no other member")
+                return self._value(value[REFERENCE])
             return {name: self._resolved(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._resolved(item) for item in value]
@@ -182,8 +184,8 @@ def _paths(args: Mapping[str, Any]) -> Sequence[object]:
         for container in level:
             if not isinstance(container, Mapping):
                 items = container
-            elif '$result' in container:
-                found.append(container['$result'])
+            elif REFERENCE in container:
+                found.append(container[REFERENCE])
                 continue
             else:
                 items = container.values()

@@ -6,8 +6,8 @@ table exists nowhere. `nipap.backend.Backend.perform` is the one way to make a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from nipap.runtime import packed
 from nipap.runtime.chunks import Chunks
 from nipap.search.condition import ByKey, Condition
 from nipap.search.query import equals
+from nipap.search.smart_parsing import objections as objections  # transports tell what was not understood
 
 Raw = Mapping[str, Any]  # the members of a call as they were sent
 
@@ -95,6 +96,7 @@ class Call:
     mode: Mode | Message
     work: Callable[[Any, Caller, Any], Any]
     make: Callable[..., Any] | None = None
+    parts: Callable[[Any], Sequence[str]] | None = None  # of the members: the names of the calls that it makes
 
     @property
     def changes(self) -> bool:
@@ -120,11 +122,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Expectation:
-    """The state in which an object must be for a change: `kind` is vrf, pool, asn or prefix; `key` is its number."""
+    """The state in which an object must be for a change: `kind` is vrf, pool, asn or prefix; `key` is its number.
+
+    members: makes the members of the call from the object as it is under the lock, or raises NipapError. Without it the
+    members are those of the request.
+    """
 
     kind: str
     key: int
     holds: Callable[[Object], bool]
+    members: Callable[[Object], Raw] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,16 +163,29 @@ class Door(Protocol):
 class Caller:
     """The side that a call comes from, and the form that it wants its answer in.
 
-    who: the author of changes, as the audit log has it. shape: of prefixes. longest_list: of prefixes; a longer answer,
+    change: the request that a change is recorded with. shape: of prefixes. longest_list: of prefixes; a longer answer,
     or one that may be longer, is no list. enter: opens the door to a transaction. sleep: waits.
     """
 
     actor: Actor
-    who: Who
+    change: Request
     shape: Shape
     longest_list: int | None
     enter: Callable[[Transaction], Door]
     sleep: Callable[[float], None]
+
+    @property
+    def who(self) -> Who:
+        """The author of changes, as the audit log has it."""
+        actor, change = self.actor, self.change
+        return Who(
+            *(actor.username, actor.authenticated_as, actor.full_name, actor.authoritative_source),
+            method=change.call,
+            request_id=change.request_id,
+            key=change.key if isinstance(change.key, str) else None,
+            reason=change.reason,
+            change_group=change.group,
+        )
 
     def is_long(self, ids: list[int]) -> bool:
         """Return whether so many prefixes are too long for a list."""
@@ -213,6 +233,11 @@ def _edit(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Condition,
 
 def _remove(kind: Kind, tx: Transaction, caller: Caller, condition: Condition) -> None:
     kind.store.remove(tx, condition, caller.who)
+
+
+def _remove_vrf(tx: Transaction, caller: Caller, members: tuple[Condition, bool]) -> None:
+    condition, recursive = members
+    vrfs.remove(tx, condition, caller.who, recursive=recursive)
 
 
 def _search(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
@@ -502,6 +527,20 @@ number of the operation. All answers together may have 100,000 objects, or a mil
 """
 
 
+def _vrf_calls() -> list[Call]:
+    """Return the calls of VRFs. Their removal has one member more."""
+    recursive = Member(
+        'recursive',
+        lambda value: value is None or read_boolean(value),
+        'Whether prefixes are removed too. The default is true; false refuses a VRF that has prefixes.',
+        example=True,
+    )
+    return [
+        replace(call, members=(*call.members, recursive), work=_remove_vrf) if call.name == 'remove_vrf' else call
+        for call in _calls_of(VRFS, ', with their prefixes unless ``recursive`` is false')
+    ]
+
+
 def _prefix_calls() -> list[Call]:
     example = _EXAMPLES['prefix']
     new = Member('attr', _read_prefix_attr, 'The attributes to set.', example['add'], required=True)
@@ -664,14 +703,15 @@ def _batch_call() -> Call:
         required=True,
     )
     # Each operation asks for its own right.
-    return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch)
+    parts: Callable[[Any], list[str]] = lambda members: [operation.method for operation in members[1]]  # noqa: E731
+    return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 
 CALLS: dict[str, Call] = {
     call.name: call
     for call in (
         *_daemon_calls(),
-        *_calls_of(VRFS, ', with their prefixes'),
+        *_vrf_calls(),
         *_calls_of(POOLS, '; their members stay'),
         *_calls_of(ASNS, ''),
         *_prefix_calls(),

@@ -13,6 +13,7 @@ import xmlrpc.client
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 from xml.parsers import expat
 
 from nipap.xmlrpc.codec import encode_request
@@ -131,3 +132,14 @@ class Client:
         except (xmlrpc.client.Error, expat.ExpatError, ValueError, TypeError) as exc:
             raise TransportError(f'{self.server}: the answer is not XML-RPC: {exc}') from None
         return value
+
+
+def array(client: Client, members: Mapping[str, object], length: int) -> list[Any]:
+    """Return the answers to a batch, one for each operation.
+
+    :raises Fault, TransportError:
+    """
+    answers = client.call('batch', members)
+    if not isinstance(answers, list) or len(answers) != length:
+        raise TransportError(f'{client.server}: the answer to {length} operations has another shape')
+    return answers

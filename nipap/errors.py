@@ -18,6 +18,7 @@ class NipapError(Exception):
     code = 1000
     position: int | None = None  # of many things asked for at once, which one this is about
     attribute: str | None = None  # the one whose value was refused, where that is known
+    interpretation: object = None  # of the text of a search that was not understood
     others: tuple[NipapError, ...] = ()  # further errors of the same arguments
 
     def about(self, attribute: object) -> Self:
@@ -158,6 +159,13 @@ class AuthorizationFailedError(AuthError):
     """The user is known but may not do this."""
 
     code = 1520
+
+
+def at_operation(position: int, method: str, error: NipapError) -> NipapError:
+    """Return an error of a batch that names the operation in which an error was raised."""
+    named = type(error)(f'operation {position} ({method}): {error}')
+    named.position, named.attribute = position, error.attribute
+    return named
 
 
 class Problems:

@@ -119,6 +119,13 @@ def read_moment(value: object, *, compared: bool = False) -> datetime:
     _refuse()
 
 
+def is_relative(text: str) -> bool:
+    """Return whether a text that is a moment depends on now, as ``tomorrow`` and ``17:00`` do."""
+    words = text.strip().lower()
+    timed = _TIMED.fullmatch(words)
+    return _ENGLISH.fullmatch(words) is not None or (timed is not None and timed['date'] is None)
+
+
 def _refuse() -> NoReturn:
     raise NipapValueError('Invalid date specification')
 

@@ -29,10 +29,12 @@ from pathlib import Path
 from types import FrameType
 
 from nipap import __version__
+from nipap.access.known_logins import KnownLogins
+from nipap.access.local_users import LocalUsers
 from nipap.access.login_limits import LoginCounts
-from nipapd import accounts, admin, backup, senders, systemd
+from nipapd import accounts, admin, backup, restored, senders, systemd
 from nipapd.config import Config, DaemonSettings, load
-from nipapd.databases import KeptPostgres, await_database, prepare_schema, print_db_version
+from nipapd.databases import KeptPostgres, await_database, database, prepare_schema, print_db_version
 from nipapd.identity import Identity
 from nipapd.inifile import ConfigError
 from nipapd.launch import Launch, in_background, say
@@ -68,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.db_version:
         return reporting_errors(lambda: print_db_version(config))
     if config.nipapd.foreground:
-        return reporting_errors(lambda: run(config, Launch(), lambda: load(given)))
-    reread = from_directory(os.getcwd(), lambda: load(given))
+        return reporting_errors(lambda: run(config, Launch(), lambda: load(given, former=config)))
+    reread = from_directory(os.getcwd(), lambda: load(given, former=config))
     return in_background(lambda launch: reporting_errors(lambda: run(config, launch, reread)))
 
 
@@ -132,6 +134,7 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         postgres = stack.enter_context(KeptPostgres(config, identity)) if config.embedded else None
         dsn = postgres.dsn() if postgres else config.dsn
         await_database(dsn, settings.database_wait)
+        end_interrupted_restores(config, dsn)
         backup.before_upgrade(config, dsn)
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
         accounts.create_first_user(config, identity)
@@ -139,10 +142,19 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         if identity and not postgres:
             identity.assume()
         board = None if settings.forks < 0 else Board()
-        service = service_of(config, dsn, listeners, LoginCounts(shared=True), board)
+        service = service_of(config, dsn, listeners, LoginCounts(shared=True), KnownLogins(shared=True), board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         renewal = Renewal(config, service, reread, listening, launch, identity if postgres else None)
         return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
+
+
+def end_interrupted_restores(config: Config, dsn: str) -> None:
+    """Have the accounts that belong to the database, where a restore of both was killed."""
+    for backend in config.auth.backends.values():
+        users = LocalUsers(backend.options.get('db_path', ''))
+        if backend.type == 'SqliteAuth' and users.of_restores():
+            with database(dsn) as db:
+                restored.settle(db, users, config.nipapd.user)
 
 
 def serve(

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import hmac
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,11 +28,13 @@ from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipap.search.query import EVERYTHING
 from nipapd import signals
+from nipapd.config import DaemonSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
 from nipapd.prefork import die_with, fork
 from nipapd.server import Container, Server
 from nipapd.streams import SAFE
+from nipapd.values import is_address
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -50,7 +54,11 @@ PR_SET_NAME = 15
 NAME = b'nipapd-admin'  # as ps shows it; handlers are called as they were started
 PAUSE_S = 1.0  # before a process that ended is replaced, at least
 MOST_PAUSE_S = 30.0
+BACKUP = '.dump'  # nipap-admin dump writes under another name until a file is complete
 PLAIN = 'text/plain; charset=utf-8'
+MISDIRECTED = '421 Misdirected Request'
+UNAUTHORIZED = '401 Unauthorized'
+HOST = re.compile(r'(?:\[([^\]]*)\]|([^:]*))(?::[0-9]*)?')
 EXPOSITION = 'text/plain; version=0.0.4; charset=utf-8'
 
 Answer = tuple[str, str, bytes]
@@ -65,6 +73,8 @@ class Admin:
     handlers: int
     sockets: Sequence[socket.socket]
     kafka: bool  # whether events go there
+    settings: DaemonSettings
+    certificate_end: float | None
 
     @property
     def wanted(self) -> bool:
@@ -76,8 +86,10 @@ class Admin:
 
     async def _main(self) -> None:
         fibers = Fibers()
-        view = View(self.dsn, self.board, self.handlers, kafka=self.kafka)
-        server = Server(Container(Application(view, fibers), fibers), max_body=MOST_BODY, request_timeout_s=REQUEST_S)
+        view = View(self.dsn, self.board, self.handlers, self.settings, self.certificate_end, kafka=self.kafka)
+        server = Server(
+            Container(Application(view, fibers, self.settings), fibers), max_body=MOST_BODY, request_timeout_s=REQUEST_S
+        )
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         server.listen_on(self.sockets)
@@ -86,14 +98,22 @@ class Admin:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.drained(), FINISH_S)
         fibers.end()
+        await server.cut_off()
         signals.ignore((signal.SIGTERM,))
 
 
 class Application:
-    """Three pages, each read with GET, as a WSGI application that runs in fibers."""
+    """Three pages, each read with GET, as a WSGI application that runs in fibers.
 
-    def __init__(self, view: View, fibers: Fibers) -> None:
+    A page of another host that is looked up as an address of ours (DNS rebinding) could read them with the browser of
+    somebody here. Such a request has the name of that host, so only names of this one are answered.
+    """
+
+    def __init__(self, view: View, fibers: Fibers, settings: DaemonSettings) -> None:
         self._fibers = fibers
+        self._hosts = {'localhost', socket.gethostname().lower(), *map(str.lower, settings.admin_hosts)}
+        self._hosts |= {name.lower() for name in settings.admin_listen}
+        self._token = settings.metrics_token
         self._pages: dict[str, Callable[[], Answer]] = {
             '/live': lambda: told(view.not_live()),
             '/ready': lambda: told(self._awaited(view.not_ready())),
@@ -101,17 +121,39 @@ class Application:
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        status, kind, body = self._answer(environ.get('PATH_INFO', ''), environ['REQUEST_METHOD'])
-        start_response(status, [('Content-Type', kind), *SAFE])
+        status, kind, body = self._answer(environ)
+        challenge = [('WWW-Authenticate', 'Bearer realm="nipap metrics"')] if status == UNAUTHORIZED else []
+        start_response(status, [('Content-Type', kind), *SAFE, *challenge])
         return [body]
 
-    def _answer(self, path: str, method: str) -> Answer:
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
+        path, method = environ.get('PATH_INFO', ''), environ['REQUEST_METHOD']
+        host = environ.get('HTTP_HOST')
+        if host is not None and not self._is_ours(host):
+            return (
+                MISDIRECTED,
+                PLAIN,
+                b'This is not that host; admin_hosts in [nipapd] has the names that are answered.\n',
+            )
         page = self._pages.get(path)
         if page is None:
             return '404 Not Found', PLAIN, f'There is {", ".join(self._pages)}.\n'.encode()
         if method not in ('GET', 'HEAD'):
             return '405 Method Not Allowed', PLAIN, b'Only GET and HEAD are.\n'
+        if path == '/metrics' and not self._may_see_metrics(environ.get('HTTP_AUTHORIZATION', '')):
+            return UNAUTHORIZED, PLAIN, b'The metrics take the Bearer token that metrics_token in [nipapd] has.\n'
         return page()
+
+    def _is_ours(self, host: str) -> bool:
+        found = HOST.fullmatch(host)
+        name = (found[1] or found[2]).rstrip('.').lower() if found else ''
+        return name in self._hosts or is_address(name)
+
+    def _may_see_metrics(self, authorization: str) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, given = authorization.partition(' ')
+        return scheme.lower() == 'bearer' and hmac.compare_digest(given.strip().encode(), self._token.encode())
 
     def _awaited(self, work: Any) -> Any:
         return self._fibers.result_of(asyncio.get_running_loop().create_task(work))
@@ -127,12 +169,27 @@ def told(problem: str) -> Answer:
 class View:
     """What can be said about the daemon, from beside it."""
 
-    def __init__(self, dsn: str, board: Board, handlers: int, *, kafka: bool) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        board: Board,
+        handlers: int,
+        settings: DaemonSettings,
+        certificate_end: float | None,
+        *,
+        kafka: bool,
+    ) -> None:
+        self._certificate_end = certificate_end
+        self._backup_dir = settings.backup_dir
+        names = settings.metrics_names
+        self._names = settings.metrics_token is not None if names is None else names
         self._board = board
         self._handlers = handlers
         database = Database(dsn, most_sessions=1, read_timeout_s=STATEMENT_S)
         threads = ThreadPoolExecutor(1, thread_name_prefix='database')
         self._due = Asked(threads, lambda: schema_problem(database), FRESH_S)
+        disks = ThreadPoolExecutor(1, thread_name_prefix='disk')  # of its own: a disk may be away, and the database not
+        self._backup = Asked(disks, Backups(str(self._backup_dir)).newest, INVENTORY_S)
         self._inventory = Asked(threads, lambda: inventory(database, kafka=kafka), INVENTORY_S)
 
     def not_live(self) -> str:
@@ -160,7 +217,15 @@ class View:
         ready = not (problem is None or problem or self._own_problem())
         found = None if problem is None or problem else await self._inventory.answer()
         pools, vrfs, receivers = found or ([], [], [])
-        return exposition(self._board, State(ready, problem is not None, self._handlers, pools, vrfs, receivers))
+        if not self._names:
+            pools, vrfs = numbered(pools), numbered(vrfs)
+        backup = (await self._backup.answer() or 0.0) if self._backup_dir else None
+        state = State(
+            *(ready, problem is not None, self._handlers, pools, vrfs, receivers),
+            certificate_end=self._certificate_end,
+            newest_backup=backup,
+        )
+        return exposition(self._board, state)
 
 
 class Asked:
@@ -202,6 +267,40 @@ def schema_problem(database: Database) -> str:
     :raises NipapError: the database does not answer.
     """
     return schema.state(database).problem
+
+
+class Backups:
+    """The dumps in a directory. A directory that cannot be read is a warning, once until it can be read again."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._warned = False
+
+    def newest(self) -> float:
+        """Return when the newest complete dump was written, in seconds since 1970; 0 without one."""
+        try:
+            with os.scandir(self._directory) as entries:
+                found = [written(entry) for entry in entries if entry.name.endswith(BACKUP)]
+        except OSError as error:
+            if not self._warned:
+                log.warning('%s: backups cannot be looked for: %s', self._directory, error.strerror)
+            self._warned = True
+            return 0.0
+        self._warned = False
+        return max(found, default=0.0)
+
+
+def written(entry: os.DirEntry[str]) -> float:
+    """Return when a file was written, in seconds since 1970; 0 if it is no file, or has been removed meanwhile."""
+    try:
+        return entry.stat().st_mtime if entry.is_file() else 0.0
+    except OSError:
+        return 0.0
+
+
+def numbered(objects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return objects that are called by their numbers: whoever reaches the port need not know their names."""
+    return [{**each, 'name': str(each['id'])} for each in objects]
 
 
 def inventory(database: Database, *, kafka: bool) -> tuple[list[dict[str, Any]], ...]:

@@ -56,7 +56,8 @@ class DaemonSettings:
     """``[nipapd]``, a field for every key, in the order of etc/nipap.conf.dist.
 
     None means not given; without `port`, only `ssl_port` is served. Without `admin_port` that is ADMIN_PORT if nobody
-    has it. Without `access_log` calls are logged unless the log goes to a terminal.
+    has it. Without `access_log` calls are logged unless the log goes to a terminal. Without `metrics_names` pools and
+    VRFs have their names in metrics if these take a token.
     """
 
     user: str | None = _key(None, values.account)
@@ -69,8 +70,13 @@ class DaemonSettings:
     ssl_client_ca_file: str | None = _key(None, values.path)
     ssl_verify_client: str = _key('off', values.verify_client)
     ssl_hsts: bool = _key(True, values.boolean)
+    trusted_proxies: tuple[str, ...] = _key((), values.networks)
     admin_listen: tuple[str, ...] = _key(('127.0.0.1',), values.addresses)
     admin_port: int | None = _key(None, values.admin_port)
+    admin_hosts: tuple[str, ...] = _key((), values.addresses)
+    backup_dir: str | None = _key(None, values.path)
+    metrics_token: str | None = _key(None, values.token, secret=True)
+    metrics_names: bool | None = _key(None, values.boolean)
     foreground: bool = _key(True, values.boolean)
     debug: bool = _key(False, values.boolean)
     forks: int = _key(0, values.forks)
@@ -197,16 +203,22 @@ def _quoted(value: str) -> str:
     return "'{}'".format(value.replace('\\', '\\\\').replace("'", "\\'"))
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Config:
+def load(argv: Sequence[str], environ: Mapping[str, str] | None = None, former: Config | None = None) -> Config:
     """Read the command line `argv` (without the program's name) and the file that it names.
+
+    former: the configuration in use, which this one is to replace. Its file and its data directory stay: what their
+    defaults are depends on the account, and the daemon may have become another one since.
 
     Raises `ConfigError`; a command line that cannot be understood, and ``--help``, end the process as argparse does.
     With ``--version`` no file is read.
     """
     environ = os.environ if environ is None else environ
     options = vars(_parser().parse_args(argv))
-    given = options.pop('config')
-    data_dir = data_directory(options.pop('data_dir'), environ)
+    given, data_dir = options.pop('config'), options.pop('data_dir')
+    if former:
+        given = given or (str(former.path) if former.path else None)
+        data_dir = str(former.data_dir)
+    data_dir = data_directory(data_dir, environ)
     flags = {name: options.pop(name) for name in (flag[2:].replace('-', '_') for flag in _FLAGS)}
     file = File(None, None) if flags['version'] else _find(given)
     daemon = _daemon_settings(file, options)

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from nipap.integrity import check, restore
 from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Inside, Transaction
-from nipapd import archive
+from nipapd import archive, restored
 from nipapd.binaries import in_path, places
 from nipapd.config import Config
 from nipapd.databases import KeptPostgres, database
@@ -139,13 +138,16 @@ def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[di
         server = str(db.read(lambda tx: tx.value('SHOW server_version'))).split()[0]
         namespace = db.read(restore.namespace)
         extensions = db.read(restore.extensions)
+        users = accounts(config, program)
+        if users:
+            restored.settle(db, users, config.nipapd.user)
         last_change = db.read(restore.last_change)  # before pg_dump reads: the file has that change at least
     tools = _for_server(config, tuple(map(int, re.findall(r'\d+', server))))
     files = [directory / DATABASE]
     target, env = _target(config, dsn)
     command = [str(tools.bindir / 'pg_dump'), '--format=custom', '--no-password', f'--schema="{namespace}"']
     _run([*command, f'--file={files[0]}', f'--dbname={target}'], env)
-    if (users := accounts(config, program)) and _copy_accounts(users, directory / USERS):
+    if users and _copy_accounts(users, directory / USERS):
         files.append(directory / USERS)
     facts = {
         'schema': version,
@@ -204,10 +206,13 @@ def restore_file(config: Config, file: str, *, replace: bool, keep_webhooks: boo
         make_data_dir(config)
         with serving(config, alone=True), _prepared(config) as db:
             users = accounts(config)
+            if users:
+                restored.remove_partial(users)
+                restored.settle(db, users, config.nipapd.user)
             if not replace:
                 _refuse_what_holds_anything(db, users)
-            restored = _replace(db, source, users, config, keep_webhooks)
-    return _report(source, users, restored)
+            outcome = _replace(db, source, users, config, keep_webhooks)
+    return _report(source, users, outcome)
 
 
 @dataclass(frozen=True)
@@ -287,14 +292,15 @@ class Restored(NamedTuple):
 
 
 def _replace(db: Database, source: Source, users: LocalUsers | None, config: Config, keep_webhooks: bool) -> Restored:
-    """Database and accounts, both or neither."""
-    with contextlib.ExitStack() as stack:
-        if users and source.users:
-            stack.enter_context(_accounts_replaced(users, source.users, config))
-        return db.run(lambda tx: _restore(tx, source, keep_webhooks))
+    """Replace database and accounts, both or neither."""
+    try:
+        return db.run(lambda tx: _restore(tx, source, users, keep_webhooks))
+    finally:
+        if users:
+            restored.settle(db, users, config.nipapd.user)
 
 
-def _restore(tx: Transaction, source: Source, keep_webhooks: bool) -> Restored:
+def _restore(tx: Transaction, source: Source, users: LocalUsers | None, keep_webhooks: bool) -> Restored:
     if restore.namespace(tx) != source.manifest['namespace']:
         raise DumpError(f'the dump is of a schema {source.manifest["namespace"]!r}, which is not where things go here')
     tx.execute('SET LOCAL idle_in_transaction_session_timeout = 0')
@@ -309,29 +315,14 @@ def _restore(tx: Transaction, source: Source, keep_webhooks: bool) -> Restored:
     schema.migrate(Inside(tx))
     disabled = 0 if keep_webhooks else webhook.disable_all(tx, WHO)
     restore.analyze(tx)
-    return Restored([problem.text for problem in check.examine(tx)], disabled)
+    problems = [problem.text for problem in check.examine(tx)]
+    if users and source.users:
+        restored.keep(tx, users, source.users)
+    return Restored(problems, disabled)
 
 
-@contextlib.contextmanager
-def _accounts_replaced(users: LocalUsers, restored: LocalUsers, config: Config) -> Iterator[None]:
-    """Other accounts, unless what is done with them fails: then those that were there."""
-    former = f'{restored.path}.former'
-    made = users.create_file(config.nipapd.user)
-    if not made:
-        shutil.copyfile(users.path, former)
-    try:
-        restored.copy_to(users.path)
-        yield
-    except BaseException:
-        if made:
-            os.unlink(users.path)
-        else:
-            LocalUsers(former).copy_to(users.path)
-        raise
-
-
-def _report(source: Source, users: LocalUsers | None, restored: Restored) -> int:
-    manifest, problems = source.manifest, restored.problems
+def _report(source: Source, users: LocalUsers | None, outcome: Restored) -> int:
+    manifest, problems = source.manifest, outcome.problems
     print(f'restored what a daemon {manifest["daemon"]} held at {manifest["time"]}')
     if manifest['schema'] < schema.latest():
         print(f'the schema has version {schema.latest()}, it had {manifest["schema"]}')
@@ -339,9 +330,9 @@ def _report(source: Source, users: LocalUsers | None, restored: Restored) -> int
         print('the dump holds no accounts: those of the daemon are as they were')
     elif users is None:
         print('the accounts of the dump are not restored: the configuration names no file of accounts')
-    if restored.disabled:
+    if outcome.disabled:
         print(
-            f'{restored.disabled} webhooks are disabled, so that receivers hear nothing from a copy: enable those that '
+            f'{outcome.disabled} webhooks are disabled, so that receivers hear nothing from a copy: enable those that '
             'shall send from here; --keep-webhooks leaves them as they were'
         )
     for text in problems[:100]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nipapd.commandline import suggestion
 
-SECRET_KEYS = frozenset({'db_pass', 'signing_key', 'sasl_password', 'search_password', 'xmlrpc_uri'})
+SECRET_KEYS = frozenset({'db_pass', 'signing_key', 'metrics_token', 'sasl_password', 'search_password', 'xmlrpc_uri'})
 DEFAULTS = 'DEFAULT'  # the section whose keys hold in every section of the file
 REFERENCE = re.compile(r'%(?:(%)|\(([^()]+)\)s)')
 DEEPEST = 10  # references to references

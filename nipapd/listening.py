@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tornado.netutil import bind_sockets
 
+from nipapd import tls
 from nipapd.config import ADMIN_PORT, DaemonSettings
 from nipapd.systemd import TLS_NAME
 from nipapd.values import OFF
@@ -45,7 +46,8 @@ class Listening:
         """
         before = set(self._bound)
         try:
-            return dataclasses.replace(self._main(settings, context), admin=self._admin(settings))
+            end = tls.certificate_end(str(settings.ssl_cert_file)) if context else None
+            return dataclasses.replace(self._main(settings, context), admin=self._admin(settings), certificate_end=end)
         except ListenError:
             for key in set(self._bound) - before:
                 self._close(key)
@@ -83,10 +85,10 @@ class Listening:
             self._close(key)
 
     def _activated(self, context: ssl.SSLContext | None) -> Listeners:
-        tls = [each for name, each in self._passed if name == TLS_NAME]
-        if tls and context is None:
+        encrypted = [each for name, each in self._passed if name == TLS_NAME]
+        if encrypted and context is None:
             raise ListenError(f'a socket named {TLS_NAME} was passed, for which ssl_port and ssl_cert_file are needed')
-        return Listeners([each for name, each in self._passed if name != TLS_NAME], tls, context)
+        return Listeners([each for name, each in self._passed if name != TLS_NAME], encrypted, context)
 
     def _at(self, addresses: Iterable[str], port: int | None, purpose: str = '') -> list[socket.socket]:
         if port is None:

@@ -77,6 +77,8 @@ def _of_call(record: logging.LogRecord) -> dict[str, object]:
     if about is not None:
         members |= {'method': about.method, 'user': about.user, 'duration_ms': round(about.seconds * 1e3, 3)}
         members |= {'fault': about.fault or 0, 'peer': about.peer}
+        if about.authenticated_as is not None:
+            members['authenticated_as'] = about.authenticated_as
     return members
 
 

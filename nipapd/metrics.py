@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from nipap import __version__
 from nipap.calls import CALLS
 from nipap.errors import AuthenticationFailedError, NipapError
-from nipap.flask_xmlrpc import INTROSPECTION
+from nipap.flask_xmlrpc import SYSTEM
 from nipap.rest import api as flask_rest
 from nipap.rest import v1 as flask_rest_v1
 from nipap.runtime.meter import Meter
@@ -46,7 +46,7 @@ def _codes(base: type[NipapError] = NipapError) -> set[int]:
     return {base.code}.union(*map(_codes, base.__subclasses__()))
 
 
-NAMES = (*CALLS, *INTROSPECTION, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
+NAMES = (*CALLS, *SYSTEM, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
 CODES = (0, *sorted(_codes()))
 
 # What a row holds, one number after the other.
@@ -224,6 +224,8 @@ class State:
     pools: Iterable[Mapping[str, Any]] = ()
     vrfs: Iterable[Mapping[str, Any]] = ()
     receivers: Iterable[Mapping[str, Any]] = ()
+    certificate_end: float | None = None  # in seconds since 1970; None without TLS
+    newest_backup: float | None = None  # likewise; 0: there is none, None: nobody looks
 
 
 def exposition(board: Board, state: State) -> bytes:
@@ -281,6 +283,13 @@ def _handlers(board: Board, state: State, totals: list[float]) -> Iterator[Metri
     build.add_metric([__version__, platform.python_version()], 1)
     yield build
     yield _gauge('nipap_start_time_seconds', 'When the daemon was started, since 1970.', board.started)
+    if state.certificate_end is not None:
+        text = 'When the certificate for TLS ends, since 1970.'
+        yield _gauge('nipap_certificate_end_time_seconds', text, state.certificate_end)
+    if state.newest_backup is not None:
+        yield _gauge(
+            'nipap_backup_time_seconds', 'When the newest backup was written, since 1970.', state.newest_backup
+        )
     yield _gauge('nipap_ready', 'Whether calls are answered, as /ready says.', state.ready)
     yield _gauge('nipap_draining', 'Whether the daemon was told to stop.', board.draining)
     yield _gauge('nipap_handlers', 'Handlers that there should be.', state.handlers)

@@ -16,6 +16,7 @@ from nipap import __version__
 from nipap.access import local_users
 from nipap.access.local_users import LocalUser, LocalUsers
 from nipapd import config
+from nipapd.accounts import FIRST_USER, first_password_of
 from nipapd.commandline import Parser
 from nipapd.inifile import ConfigError
 
@@ -51,6 +52,12 @@ The file is -f, else what the configuration says, else local_auth.db in the data
 """
 
 
+_INTERRUPTED = (
+    'a restore was interrupted, and these may be the accounts: the next start of the daemon finds out; '
+    'remove the file if the restore was given up'
+)
+
+
 class _MissingError(Exception):
     """Something was not given; the message is one line."""
 
@@ -63,7 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return EXIT_OK
     try:
-        return _ACTIONS[args.action](_users(args), args)
+        users = _users(args)
+        if args.action not in _READING and (left := users.of_restores()):
+            raise local_users.UserFileUnusableError(f'{left[-1]}: {_INTERRUPTED}')
+        return _ACTIONS[args.action](users, args)
     except _MissingError as exc:
         print(f'nipap-passwd: {exc}', file=sys.stderr)
         return EXIT_NO
@@ -163,6 +173,7 @@ def _modify(users: LocalUsers, args: argparse.Namespace) -> int:
     users.modify(username, password=password, full_name=args.name, trusted=args.trusted, readonly=args.readonly)
     if password is not None:
         _warn_of_legacy(args)
+        _forget_first_password(users, username)
     return EXIT_OK
 
 
@@ -183,7 +194,19 @@ def _delete(users: LocalUsers, args: argparse.Namespace) -> int:
         users.delete(username)
     except local_users.NoSuchUserError:
         return _done(f'User {username} is not in database {users.path}, nothing was changed')
+    _forget_first_password(users, username)
     return _done(f'User {username} deleted from database {users.path}')
+
+
+def _forget_first_password(users: LocalUsers, username: str) -> None:
+    """Remove the file with the password that the first start chose: it is the password of nobody any more."""
+    if username != FIRST_USER:
+        return
+    file = first_password_of(users.path)
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as exc:
+        print(f'nipap-passwd: {file} holds a former password and cannot be removed: {exc.strerror}', file=sys.stderr)
 
 
 def _test_user(users: LocalUsers, args: argparse.Namespace) -> int:
@@ -226,6 +249,9 @@ _ACTIONS: dict[str, Callable[[LocalUsers, argparse.Namespace], int]] = {
     'upgrade-database': _upgrade_database,
     'latest-version': _latest_version,
 }
+
+
+_READING = ('list', 'test-user', 'latest-version')
 
 
 def _done(text: str) -> int:

@@ -18,7 +18,7 @@ LONGEST = 64
 POLL_S = 0.02
 LOOK_S = 1.0  # longer than a script looks whether somebody has locked the file
 NUMBER = re.compile(rb'\s*[0-9]*\s*')
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PidFileError(Exception):
@@ -61,7 +61,7 @@ def _acquire(path: Path) -> int:
     """The file, open and ours as long as we live: a lock of a process, which its children do not have."""
     _check_directory(path)
     while True:
-        descriptor = os.open(path, FLAGS, 0o644)
+        descriptor = _open(path)
         try:
             _check(path, descriptor)
             _lock(path, descriptor)
@@ -71,6 +71,20 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # who had it has just removed it
+
+
+def _open(path: Path) -> int:
+    """Open the file, made unless it is there.
+
+    What is there is opened without O_CREAT. Linux refuses that for files of others in a sticky directory when
+    fs.protected_regular is set, and then nobody learns why (proc(5)).
+    """
+    while True:
+        try:
+            return os.open(path, FLAGS)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                return os.open(path, FLAGS | os.O_CREAT | os.O_EXCL, 0o644)
 
 
 def _check_directory(path: Path) -> None:

@@ -72,8 +72,11 @@ class Renewal:
             self._listening.close_all_but(Listeners())
 
         kafka = self._config.kafka
-        number, sockets = handlers(service.settings), service.listeners.admin
-        self._admin.use(admin.Admin(service.dsn, service.board, number, sockets, kafka.enabled), prepare)
+        number, listeners, settings = handlers(service.settings), service.listeners, service.settings
+        end = listeners.certificate_end
+        self._admin.use(
+            admin.Admin(service.dsn, service.board, number, listeners.admin, kafka.enabled, settings, end), prepare
+        )
         self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
     def begin(self) -> Generation | None:
@@ -120,7 +123,8 @@ class Renewal:
             log.warning('%s', warning)
         for key in fixed:
             log.warning('%s: [nipapd] %s: a changed value takes a restart, ignored', read.path, key)
-        service = service_of(config, dsn, listeners, self._service.login_counts, self._service.board)
+        former = self._service
+        service = service_of(config, dsn, listeners, former.login_counts, former.known_logins, former.board)
         generation = self._generation(config, service)
         log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
         return generation

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
 from nipapd import senders
 from nipapd.config import Config, DaemonSettings
@@ -23,13 +24,19 @@ SUPERVISOR_GRACE_S = 1.0
 
 
 def service_of(
-    config: Config, dsn: str, listeners: Listeners, login_counts: LoginCounts, board: Board | None
+    config: Config,
+    dsn: str,
+    listeners: Listeners,
+    login_counts: LoginCounts,
+    known_logins: KnownLogins,
+    board: Board | None,
 ) -> Service:
     settings = config.nipapd
     shares = Shares(handlers(settings))
     sending = senders.Sending(dsn, settings, config.kafka)
     alone = sending if settings.forks < 0 else None
-    return Service(dsn, config.auth, settings, listeners, shares, login_counts, board, config.tracing, alone)
+    logins = login_counts, known_logins
+    return Service(dsn, config.auth, settings, listeners, shares, *logins, board, config.tracing, alone)
 
 
 def serving_lines(listeners: Listeners) -> list[str]:

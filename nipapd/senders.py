@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from tornado.httputil import HTTPHeaders
+from tornado.iostream import UnsatisfiableReadError
 
 from nipap import __version__
 from nipap.errors import NipapError
@@ -201,22 +202,32 @@ class Delivery:
                 'NIPAP-Signature': f't={sent},v1={signature(hook["secret"], sent, body)}',
             }
         )
-        request = HTTPRequest(
-            hook['url'],
-            'POST',
-            headers,
-            body,
-            connect_timeout=CONNECT_S,
-            request_timeout=ATTEMPT_S,
-            follow_redirects=False,
-            streaming_callback=lambda _: None,
-        )
         try:
+            request = HTTPRequest(
+                hook['url'],
+                'POST',
+                headers,
+                body,
+                connect_timeout=CONNECT_S,
+                request_timeout=ATTEMPT_S,
+                follow_redirects=False,
+                streaming_callback=lambda _: None,
+            )
             future = asyncio.ensure_future(self._client.fetch(request, raise_error=False))
             code = self._fibers.result_of(future).code
-        except (HTTPError, OSError, ValueError) as error:
-            return (' '.join(str(error).split()) or type(error).__name__)[:LONGEST_ERROR]
+        except Exception as error:  # a receiver may answer anything: whatever comes of it is a failed attempt
+            return told(error)
         return None if 200 <= code < 300 else f'HTTP {code}'
+
+
+def told(error: Exception) -> str:
+    """Return in one line why an event was not taken, for those who look at the webhook."""
+    if isinstance(error, UnsatisfiableReadError):
+        return 'The headers of the answer are too long'
+    if not isinstance(error, HTTPError | OSError | ValueError):
+        log.warning('an answer of a webhook cannot be read', exc_info=error)
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return ''.join(letter if letter.isprintable() else '?' for letter in text[:LONGEST_ERROR])
 
 
 def signature(secret: str, sent: int, body: bytes) -> str:

@@ -13,6 +13,7 @@ import ssl
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,10 +32,11 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import ssl_wrap_socket
 from tornado.wsgi import WSGIContainer
 
-from nipap.errors import NipapError, NipapTooLargeError, NipapUnavailableError
+from nipap.errors import NipapError, NipapInputError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest.problems import told
 from nipap.runtime import tracer
 from nipapd.fibers import Fibers
+from nipapd.proxies import Proxies
 from nipapd.streams import REQUEST_ID, SAFE, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS
 
@@ -62,6 +64,11 @@ MOST_BODIES = 128 * 2**20  # bytes of bodies, in one handler, that are not answe
 ABSOLUTE = re.compile(r'https?://([^/?#@]*)((?:[/?#].*)?)', re.IGNORECASE)
 SPARE_DESCRIPTORS = 128  # for PostgreSQL, files of long answers, accounts; of few, half
 PORT = re.compile('[0-9]{1,5}')
+ONLY_ONCE = (
+    'Nipap-',
+    'Idempotency-Key',
+)  # how names of headers begin that may be there once; joined, they would say something else
+READING_S = 0.01
 LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
@@ -136,7 +143,8 @@ class Server(HTTPServer):
     `request_timeout_s` for the headers of a request, or then for its body, loses the connection. When there are as many
     connections as `most_connections`, or as descriptors allow, one that waits for a request makes room for the next.
 
-    With `hsts`, every answer over TLS tells browsers never to come without for a year.
+    With `hsts`, every answer over TLS tells browsers never to come without for a year. What `proxies` say of the
+    addresses of their clients is believed.
     """
 
     def initialize(
@@ -148,6 +156,7 @@ class Server(HTTPServer):
         request_timeout_s: float = REQUEST_TIMEOUT_S,
         most_connections: int | None = None,
         hsts: bool = False,
+        proxies: Proxies | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER, 'body_timeout': request_timeout_s}
@@ -160,6 +169,7 @@ class Server(HTTPServer):
         self._slow: dict[ServerConnection, float] = {}  # since when part of a request's headers was there
         self._most_connections = most_connections or descriptors_for_connections()
         self._hsts = hsts
+        self._proxies = proxies
         self._share = share or Shares(1).of(0)
         self._listening: list[socket.socket] = []
         self._waiting: dict[ServerConnection, None] = {}  # who has waited longest comes first
@@ -253,7 +263,8 @@ class Server(HTTPServer):
             asyncio.get_running_loop().call_later(self._grace_s, self._close_waiting, [server_conn])
         delegate = super().start_request(server_conn, request_conn)
         self._let_go(server_conn)
-        request = _Request(delegate, request_conn, lambda: self._note_begun(server_conn), self._max_body, self._bodies)
+        begun = partial(self._note_begun, server_conn)
+        request = _Request(delegate, request_conn, begun, self._max_body, self._bodies, self._proxies)
         self._requests[server_conn] = request
         return request
 
@@ -321,6 +332,15 @@ class Server(HTTPServer):
     async def drained(self) -> None:
         """Return when, after stop_accepting, every connection is closed."""
         await self._drained.wait()
+
+    async def cut_off(self) -> None:
+        """Close every connection, whatever is on it, and return when nothing of them is left on the loop.
+
+        A loop that ends cancels what waits on it, and Tornado would log that as an error.
+        """
+        for connection in [*self._requests]:
+            connection.stream.close()
+        await self.close_all_connections()
 
     def _note_drained(self) -> None:
         if self._draining and self._share.open == 0:
@@ -477,13 +497,18 @@ class _Answer:
             stream_of(self._connection).close()
 
     def _await_flushed(self) -> None:
-        limited = asyncio.wait_for(self._written, STALLED_S)
-        try:
-            self._fibers.result_of(asyncio.get_running_loop().create_task(limited))
-        except TimeoutError:
+        """Wait until the client has taken what was written.
+
+        :raises StreamClosedError: it has left, or taken nothing for a long time.
+        """
+        written = self._written
+        # `asyncio.wait` raises nothing: nobody may be there to hear it when the loop ends meanwhile.
+        limited = asyncio.get_running_loop().create_task(asyncio.wait((written,), timeout=STALLED_S))
+        if not self._fibers.result_of(limited)[0]:
             log.warning('a client has taken nothing of its answer for %d s', STALLED_S)
             abort(self._connection)
-            raise StreamClosedError from None
+            raise StreamClosedError
+        written.result()
 
     def refuse(self) -> None:
         """Answer that there is too much to do."""
@@ -525,13 +550,16 @@ class _Request(HTTPMessageDelegate):
         begun: Callable[[], None],
         max_body: int,
         bodies: Bodies,
+        proxies: Proxies | None,
     ) -> None:
         self._begun = begun
+        self._proxies = proxies
         self._connection = connection
         self._delegate = delegate
         self._max_body = max_body
         self._bodies = bodies
         self._received = 0
+        self._is_refused = False
         self._path = ''
         # Passed on as it is, without a call in between; mypy knows methods only as written.
         self.finish = delegate.finish  # type: ignore[method-assign]  # see above
@@ -543,16 +571,25 @@ class _Request(HTTPMessageDelegate):
         if stream.has_long_headers:
             return self._refuse_with(last_answer(HEADERS_TOO_LARGE, TOO_LONG))
         stream.given_id = headers.get(REQUEST_ID)
+        if self._proxies:
+            # Tornado makes one context for a connection, on which a proxy sends requests of many clients.
+            context = self._connection.context  # type: ignore[attr-defined]  # HTTP/1 has one, as its stream
+            context.remote_ip = self._proxies.client_of(context.address[0], headers.get('X-Forwarded-For', ''))
         if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)
+        leave_out_underscores(headers)
         self._path = getattr(start_line, 'path', '')  # it is a request's
+        if repeated := repeated_header(headers):
+            return self._refuse(NipapInputError(f'The header {repeated} is there more than once.'))
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
             return self._refuse(too_large(self._max_body))
         return passed_on
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._is_refused:  # what was being read when it was refused
+            return None
         size = len(chunk)
         if self._received + size > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -571,6 +608,7 @@ class _Request(HTTPMessageDelegate):
 
     async def _refuse_with(self, answer: bytes) -> None:
         """Send the `last_answer`, and close the connection when the client has gone or had time to read it."""
+        self._is_refused = True
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
@@ -592,6 +630,8 @@ async def _end_with(stream: Stream | TlsStream, answer: bytes) -> None:
     await stream.write(answer)
     if not isinstance(stream, TlsStream):
         stream.socket.shutdown(socket.SHUT_WR)
+    while stream.reading():  # Tornado asks for the next part of a chunked body before it passes one on
+        await asyncio.sleep(READING_S)
     while True:
         await stream.read_bytes(AT_ONCE // 16, partial=True)
         await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
@@ -622,6 +662,20 @@ def leave_out_port(headers: HTTPHeaders) -> None:
     host, colon, port = headers.get('Host', '').rpartition(':')
     if colon and not port.endswith(']') and not PORT.fullmatch(port):
         headers['Host'] = host
+
+
+def leave_out_underscores(headers: HTTPHeaders) -> None:
+    """Remove headers with an underscore in their name: WSGI would take NIPAP_Username for NIPAP-Username.
+
+    Proxies that set or remove the latter leave the former alone.
+    """
+    for name in [name for name in headers if '_' in name]:
+        del headers[name]
+
+
+def repeated_header(headers: HTTPHeaders) -> str | None:
+    """Return the name of a header that may be there once and is there more often, or None."""
+    return next((str(name) for name in headers if name.startswith(ONLY_ONCE) and len(headers.get_list(name)) > 1), None)
 
 
 def descriptors_for_connections() -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
+
+from cryptography import x509
 
 VERIFY_CLIENT = {'off': ssl.CERT_NONE, 'optional': ssl.CERT_OPTIONAL, 'required': ssl.CERT_REQUIRED}
 # Of TLS 1.2; those of 1.3 are all like that: each connection has a key that the certificate's does not tell.
@@ -34,6 +37,15 @@ def server_context(
     if verify_client != 'off' and client_ca_file:
         context.load_verify_locations(client_ca_file)
     return context
+
+
+def certificate_end(cert_file: str) -> float | None:
+    """Return when a certificate, or one of its chain, ends, in seconds since 1970; None if there is none to be read."""
+    try:
+        chain = x509.load_pem_x509_certificates(Path(cert_file).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return min((each.not_valid_after_utc.timestamp() for each in chain), default=None)
 
 
 def _no_password() -> str:

@@ -109,6 +109,30 @@ def address(text: str) -> str:
     return bare
 
 
+def networks(text: str) -> tuple[str, ...]:
+    """IP networks and addresses, each once."""
+    found = [part for part in re.split(r'[,\s]+', text) if part]
+    try:
+        return tuple(dict.fromkeys(str(ipaddress.ip_network(part)) for part in found))
+    except ValueError as exc:
+        raise ValueError(f'not a list of addresses and networks ({exc})') from None
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(text.partition('%')[0])
+    except ValueError:
+        return False
+    return True
+
+
+def token(text: str) -> str:
+    if not re.fullmatch('[A-Za-z0-9._~+/-]{16,}=*', text):
+        raise ValueError('not a token (16 or more letters, digits and ._~+/-)')
+    return text
+
+
 def sslmode(text: str) -> str:
     if text not in SSLMODES:
         raise ValueError(f'not one of {", ".join(SSLMODES)}')

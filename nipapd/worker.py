@@ -19,17 +19,21 @@ from typing import TYPE_CHECKING
 
 from nipap import app
 from nipap.access.authentication import Authenticator, AuthSettings
+from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
+from nipap.http import traces
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
 from nipapd import signals
+from nipapd.collector import Collector
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
+from nipapd.proxies import Proxies
 from nipapd.senders import Sending
 from nipapd.server import Container, Server, Shares
 
@@ -59,6 +63,7 @@ class Listeners:
     tls: Sequence[socket.socket] = ()
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
     admin: Sequence[socket.socket] = ()
+    certificate_end: float | None = None  # in seconds since 1970, for metrics
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Service:
     listeners: Listeners
     shares: Shares
     login_counts: LoginCounts
+    known_logins: KnownLogins
     board: Board | None = None
     tracing: TracingSettings = NOT_TRACED
     sending: Sending | None = None  # of events, when no other process does it
@@ -104,13 +110,15 @@ class Service:
             change_limit_s=self.settings.change_timeout or None,
             meter=meter,
         )
-        authenticator = Authenticator(self.auth, self.login_counts)
+        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins)
         fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
         tracing = self._tracing()
         connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = app.create(backend, authenticator, max_body=self.settings.max_body, meter=meter)
+            if endpoint := self.tracing.otlp_http_endpoint:
+                traces.add_to(application, authenticator, Collector(endpoint, fibers))
             container = Container(noting(application, note_answer) if note_answer else application, fibers)
             if counter is not None:
                 look = looking(counter, fibers, database)
@@ -151,7 +159,10 @@ class Service:
                 watching.cancel()
             if counter:
                 counter.ready(False)
-            return await self._finish(server, tracing)
+            code = await self._finish(server, tracing)
+            fibers.end()
+            await server.cut_off()
+            return code
         finally:
             fibers.end()
             signals.ignore(numbers)
@@ -164,6 +175,7 @@ class Service:
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),
             hsts=self.settings.ssl_hsts,
+            proxies=Proxies(self.settings.trusted_proxies),
         )
 
     def _tracing(self) -> Tracing | None:

@@ -828,7 +828,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v13; their text is in sql/functions.
+-- The functions of this version, in the schema public_v14; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.
@@ -855,7 +855,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Add an AS number.
 
 -- asn_edit(target bigint, changes jsonb, who actor) -> boolean
---     Edit an AS number. False when it is not there.
+--     Edit an AS number. Where the changes change no fact nothing is written. False when it is not there.
 
 -- asn_remove(target bigint, who actor) -> boolean
 --     Remove an AS number. False when it is not there.
@@ -993,7 +993,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.
 
 -- pool_edit(target integer, changes jsonb, who actor) -> boolean
---     Edit a pool; a new default length recounts the free blocks of its members. False when it is not there.
+--     Edit a pool; a new default length recounts the free blocks of its members. Where the changes change no fact nothing is written. False when it is not there.
 
 -- pool_find_free(by_id integer, by_name text, address_family integer, length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a pool, at most as many as wanted.
@@ -1014,10 +1014,10 @@ ALTER TABLE ONLY public.vrf_total
 --     Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.
 
 -- prefix_edit(target bigint, place cidr, changes jsonb, who actor) -> boolean
---     Edit one prefix, found at a place; changes may move it, change its type or its pool. False when it is not there.
+--     Edit one prefix, found at a place (NULL: anywhere); changes may move it, change its type or its pool. Where they change no fact nothing is written. False when it is not there.
 
--- prefix_edit_many(ids bigint[], changes jsonb, who actor) -> bigint
---     Edit any number of prefixes by changes that leave place, type and pool as they are. Returns how many are there.
+-- prefix_edit_many(ids bigint[], changes jsonb, who actor) -> boolean
+--     Edit any number of prefixes by changes that leave place, type and pool as they are. Where no fact changes nothing is written. False when there was nothing to edit.
 
 -- prefix_facts(stored prefix) -> jsonb
 --     The stored facts of a prefix, without what is derived and without nulls.
@@ -1077,7 +1077,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Add a VRF with its two empty address spaces; returns its id.
 
 -- vrf_edit(target integer, changes jsonb, who actor) -> boolean
---     Edit a VRF. False when it is not there.
+--     Edit a VRF. Where the changes change no fact nothing is written. False when it is not there.
 
 -- vrf_facts(stored vrf) -> jsonb
 --     The stored facts of a VRF, without nulls.

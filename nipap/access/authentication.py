@@ -7,17 +7,18 @@ may change at any moment; ``JwtAuth`` checks signed tokens. The result is a `Cre
 
 from __future__ import annotations
 
-import hmac
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 
 import jwt
 
-from nipap.access.local_users import FileWatch, LocalUsers, UserFileError
+from nipap.access.known_logins import KnownLogins
+from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError, hash_password
 from nipap.access.login_limits import LoginCounts, LoginLimits
+from nipap.access.names import control_characters
 from nipap.errors import (
     AuthenticationFailedError,
     AuthUnavailableError,
@@ -27,7 +28,8 @@ from nipap.errors import (
 )
 from nipap.history.audit import Who
 from nipap.runtime import waiting
-from nipap.text import forbidden_character
+
+T = TypeVar('T')
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ BACKEND_TYPES = ('SqliteAuth', 'JwtAuth')
 
 FAILED_LOGINS = 20
 FAILED_LOGINS_WINDOW_S = 60.0
+LONGEST_OPTION = 255  # characters of a name that a token or a trusted user gives
 ALIKE_POLL_S = 0.02  # a login that waits for one with the same password looks this often
 
 _TRUE = frozenset({'1', 'true', 'yes', 'on'})
@@ -57,7 +60,7 @@ _FALSE = frozenset({'', '0', 'false', 'no', 'off'})
 _INCORRECT = 'Incorrect username or password.'
 _INVALID = 'Invalid token.'
 _EXPIRED = 'The token has expired.'
-_NOT_ACCEPTED = 'Tokens are not accepted: no auth backend of type JwtAuth is configured.'
+_NO_TOKENS = 'no auth backend of type JwtAuth is configured'
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,42 @@ class AuthSettings:
     rehash: bool = True
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Credentials:
-    """Who proved their identity, and what the backend that checked it says about them."""
+    """Who proved their identity, and what the backend that checked it says about them.
+
+    username: the name within that backend.
+    identity: the name among the users of all backends, where that is another one.
+    predecessors: accounts of this name that were removed before.
+    are_valid: returns whether the same proof would give the same rights now; costs microseconds.
+    """
 
     username: str
     full_name: str | None = None
     readonly: bool = False
     trusted: bool = False
+    identity: str | None = None
+    predecessors: int = 0
+    are_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
+
+    @property
+    def authenticated_as(self) -> str:
+        """Return the name that no user of another backend has."""
+        return self.identity or self.username
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who makes a call: on whose behalf, proved by whom, and from which system."""
+    """Who makes a call: on whose behalf, proved by whom, and from which system.
+
+    authenticated_as: ``name``, but ``name@backend`` of a user whom another backend than the default one knows.
+    predecessors: accounts of that name that were removed before, whose answers are not for this actor.
+    is_valid: returns whether the credentials of this actor are still valid. A call that goes on for long asks.
+    """
 
     username: str
     full_name: str | None
@@ -109,6 +135,8 @@ class Actor:
     authoritative_source: str
     readonly: bool
     trusted: bool = False
+    predecessors: int = 0
+    is_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
 
     @property
     def who(self) -> Who:
@@ -130,7 +158,9 @@ def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor
         username = _text_option(options, 'username') or own
         full_name = _text_option(options, 'full_name') or (full_name if username == own else None)
         readonly = readonly or _bool_option(options, 'readonly')
-    return Actor(username, full_name, own, source, readonly, credentials.trusted)
+    proved = credentials.authenticated_as
+    trusted, predecessors, are_valid = credentials.trusted, credentials.predecessors, credentials.are_valid
+    return Actor(username, full_name, proved, source, readonly, trusted, predecessors, are_valid)
 
 
 def authoritative_source(options: Mapping[str, object]) -> str:
@@ -158,8 +188,10 @@ def _bool_option(options: Mapping[str, object], name: str) -> bool:
 
 
 def _storable(name: str, value: str) -> str:
-    if forbidden_character(value):
+    if control_characters(value):
         raise NipapValueError(f"'{name}' in auth options has a control character.")
+    if len(value) > LONGEST_OPTION:
+        raise NipapValueError(f"'{name}' in auth options has more than {LONGEST_OPTION} characters.")
     return value
 
 
@@ -172,11 +204,15 @@ def to_bool(value: object) -> bool | None:
 class Authenticator:
     """Proves credentials by the configured backends. One per process; it opens files only when first used.
 
-    May be used by several threads at once. Failed logins are counted in `counts`, else for this process alone.
+    May be used by several threads at once. Failed logins are counted in `counts`, and those that were right are noted
+    in `known`; without, in memory of this process alone.
     """
 
-    def __init__(self, settings: AuthSettings, counts: LoginCounts | None = None) -> None:
+    def __init__(
+        self, settings: AuthSettings, counts: LoginCounts | None = None, known: KnownLogins | None = None
+    ) -> None:
         self._settings = settings
+        known = known or KnownLogins()
         self._limits = LoginLimits(settings.failed_logins, settings.failed_logins_window_s, counts)
         self._local: dict[str, _LocalAccounts] = {}
         self._tokens: list[_Tokens] = []
@@ -184,24 +220,27 @@ class Authenticator:
             if backend.refusal is not None:
                 continue
             if backend.type == 'SqliteAuth':
-                path = backend.options['db_path']
-                self._local[name] = _LocalAccounts(path, settings.cache_timeout_s, settings.rehash)
+                self._local[name] = _LocalAccounts(settings, backend, known)
             else:
-                self._tokens.append(_Tokens(backend))
+                self._tokens.append(_Tokens(backend, settings))
 
     def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         """Prove ``user`` or ``user@backend`` by a password; raises `AuthenticationFailedError`.
 
         An answer that is not remembered costs the time of hashing a password, about 0.1 s. From an address where many
-        have failed it may come late, or be a refusal without a look at the password; what is remembered never.
+        have failed it may come late, or be a refusal without a look at the password; what is remembered never, and
+        neither is a password that was right within a day.
         """
         known = self.known_login(username, password)
         if known is not None:
             return known
         name, backend_name = self._split(username)
         accounts = self._accounts(backend_name)
+        self._say_why_nobody(username)
+        if _ask(accounts.was_right, backend_name, name, password):
+            address = None
         credentials = self._limits.guarded(
-            address, f'{backend_name} {name}', lambda: _ask(accounts.login, backend_name, name, password)
+            address, f'{name}@{backend_name}', lambda: _ask(accounts.login, backend_name, name, password)
         )
         if credentials is None:
             raise AuthenticationFailedError(_INCORRECT)
@@ -215,8 +254,8 @@ class Authenticator:
     def login_token(self, token: str) -> Credentials:
         """Prove a Bearer token, by whichever token backend accepts it; raises `AuthenticationFailedError`."""
         if not self._tokens:
-            refused = [each for each in self._settings.backends.values() if each.type == 'JwtAuth' and each.refusal]
-            raise AuthenticationFailedError(_refused(refused[0]) if refused else _NOT_ACCEPTED)
+            reasons = [each.refusal for each in self._settings.backends.values() if each.type == 'JwtAuth']
+            raise AuthenticationFailedError(f'Tokens are not accepted: {next(filter(None, reasons), _NO_TOKENS)}.')
         text = _INVALID
         for backend in self._tokens:
             try:
@@ -232,25 +271,32 @@ class Authenticator:
         for accounts in self._local.values():
             accounts.close()
 
-    def _accounts(self, backend_name: str) -> _LocalAccounts:
-        accounts = self._local.get(backend_name)
-        if accounts is not None:
-            return accounts
+    def _accounts(self, backend_name: str) -> _LocalAccounts | _NoAccounts:
+        """Return the accounts of a backend. One that has none, or is unknown, must not be told from others."""
+        others = self._local.get(self._settings.default_backend) or next(iter(self._local.values()), None)
+        return self._local.get(backend_name) or _NoAccounts(others)
+
+    def _say_why_nobody(self, username: str) -> None:
+        """Refuse a login without the name of a backend when it is known that the default one lets nobody in.
+
+        Of other backends only the log says that: the answer would tell which there are.
+
+        :raises AuthenticationFailedError: saying why.
+        """
+        _, backend_name = self._split(username)
         backend = self._settings.backends.get(backend_name)
-        if backend is not None:
-            raise AuthenticationFailedError(_refused(backend) if backend.refusal else _INCORRECT)
-        raise AuthenticationFailedError(f'Invalid auth backend {backend_name!r} specified')
+        if backend is None or backend.refusal is None:
+            return
+        log.info('auth backend %s lets nobody in: %s', backend_name, backend.refusal)
+        if '@' not in username:
+            raise AuthenticationFailedError(f'Nobody is let in by the default auth backend: {backend.refusal}.')
 
     def _split(self, username: str) -> tuple[str, str]:
         name, at, backend_name = username.rpartition('@')
         return (name, backend_name) if at else (username, self._settings.default_backend)
 
 
-def _refused(backend: BackendSettings) -> str:
-    return f'Auth backend {backend.name!r} lets nobody in: {backend.refusal}.'
-
-
-def _ask(question: _Question, backend_name: str, name: str, password: str) -> Credentials | None:
+def _ask(question: Callable[[str, str], T | None], backend_name: str, name: str, password: str) -> T | None:
     """The answer of a file of accounts; what is wrong with that is logged, and not for clients to know."""
     try:
         return question(name, password)
@@ -258,13 +304,23 @@ def _ask(question: _Question, backend_name: str, name: str, password: str) -> Cr
         return None
     except UserFileError as exc:
         log.error('auth backend %s: %s', backend_name, exc)
-        raise AuthUnavailableError(f'Auth backend {backend_name!r} is not available.', str(exc)) from exc
+        raise AuthUnavailableError('The auth backend is not available.', str(exc)) from exc
 
 
 def check_backend(settings: BackendSettings) -> None:
     """Raise ValueError, with a text that names the option, when a backend cannot work with its options."""
     if settings.type == 'JwtAuth':
-        _Tokens(settings)
+        _token_key(settings.options)
+
+
+def identity_of(settings: AuthSettings, backend_name: str, username: str) -> str | None:
+    """Return the name of a user among those of all backends, or None: it is the plain one.
+
+    A user of the default backend whose name ends like that of another backend's user has the longer form too.
+    """
+    _, at, end = username.rpartition('@')
+    is_plain = backend_name == settings.default_backend and not (at and end in settings.backends)
+    return None if is_plain else f'{username}@{backend_name}'
 
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -276,8 +332,9 @@ class _Tokens:
     ``audience`` and ``issuer`` are compared when configured. A token made for some audience is refused when none is.
     """
 
-    def __init__(self, settings: BackendSettings) -> None:
-        options = settings.options
+    def __init__(self, backend: BackendSettings, settings: AuthSettings) -> None:
+        options = backend.options
+        self._name, self._settings = backend.name, settings
         self._key, self._algorithm = _token_key(options)
         self._audience, self._issuer = options.get('audience') or None, options.get('issuer') or None
 
@@ -290,7 +347,8 @@ class _Tokens:
             issuer=self._issuer,
             options={'require': ['exp']},
         )
-        return _claimed(claims)
+        claimed = _claimed(claims)
+        return replace(claimed, identity=identity_of(self._settings, self._name, claimed.username))
 
 
 def _claimed(claims: Mapping[str, object]) -> Credentials:
@@ -300,9 +358,10 @@ def _claimed(claims: Mapping[str, object]) -> Credentials:
         raise ValueError('the name of the user is missing or has the wrong type')
     if readonly is None or trusted is None:
         raise ValueError('readonly or trusted is no boolean')
-    if forbidden_character(username + (full_name or '')):
-        raise ValueError('a claim about the user has a control character')
-    return Credentials(username, full_name, readonly, trusted)
+    if control_characters(username + (full_name or '')) or max(len(username), len(full_name or '')) > LONGEST_OPTION:
+        raise ValueError('a claim about the user has a control character, or is too long')
+    ends = int(cast('float | str', claims['exp']))  # as `jwt.decode` has read it
+    return Credentials(username, full_name, readonly, trusted, are_valid=lambda: time.time() < ends)
 
 
 def _token_key(options: Mapping[str, str]) -> tuple[str, str]:
@@ -340,17 +399,20 @@ def _prepare(algorithm: str, option: str, key: str) -> None:
 
 
 class _LocalAccounts:
-    """The accounts of one file as a login backend: right answers are remembered while the file stays as it is."""
+    """The accounts of one file as a login backend: right answers are remembered while the account stays as it is."""
 
-    def __init__(self, path: str, cache_timeout_s: int, rehash: bool) -> None:
+    def __init__(self, settings: AuthSettings, backend: BackendSettings, known: KnownLogins) -> None:
+        path = backend.options['db_path']
+        self._name, self._settings = backend.name, settings
         self._users = LocalUsers(path)
-        self._rehash = rehash
         self._watch = FileWatch(path)
-        self._cache = _LoginCache(cache_timeout_s)
+        self._known = known
+        self._cache = _LoginCache()
         self._hashing: set[bytes] = set()
+        self._rows: tuple[int, dict[str, LocalUser | None]] = 0, {}  # a revision of the file, and what was read of it
 
     def login(self, username: str, password: str) -> Credentials | None:
-        proof = self._cache.proof(username, password)
+        proof = self._known.digest(self._name, username, password)
         while proof in self._hashing:  # many that come at once with one password cost one hash
             waiting.sleep(ALIKE_POLL_S)
         self._hashing.add(proof)
@@ -363,31 +425,100 @@ class _LocalAccounts:
         # The revision is read first: an answer is never filed under a state of the file newer than what it was read of.
         revision = self._watch.revision()
         credentials = self._cache.get(proof, revision)
-        if credentials is None and (user := self._users.authenticate(username, password, self._rehash)):
-            credentials = Credentials(user.username, user.full_name, user.readonly, user.trusted)
-            self._cache.put(proof, revision, credentials)
+        if credentials is None and (user := self._users.authenticate(username, password, self._settings.rehash)):
+            credentials = self._credentials(user)
+            self._cache.put(proof, revision, time.monotonic() + self._settings.cache_timeout_s, credentials)
+            self._known.note(proof, user.state)
         return credentials
 
+    def _credentials(self, user: LocalUser) -> Credentials:
+        identity = identity_of(self._settings, self._name, user.username)
+        return Credentials(
+            *(user.username, user.full_name, user.readonly, user.trusted, identity, user.predecessors),
+            are_valid=lambda: self._is_unchanged(user),
+        )
+
     def remembered(self, username: str, password: str) -> Credentials | None:
-        return self._cache.get(self._cache.proof(username, password), self._watch.revision())
+        """Return the answer of `login` if this process, or another, need not check the password again, else None."""
+        proof = self._known.digest(self._name, username, password)
+        revision = self._watch.revision()
+        credentials = self._cache.get(proof, revision)
+        if credentials is not None:
+            return credentials
+        known = self._known.find(proof)
+        until = known.proved_at + self._settings.cache_timeout_s if known else 0.0
+        if known is None or until <= time.monotonic():
+            return None
+        user = self._users.find(username)
+        if user is None or user.state != known.state:
+            return None
+        credentials = self._credentials(user)
+        self._cache.put(proof, revision, until, credentials)
+        return credentials
+
+    def was_right(self, username: str, password: str) -> bool:
+        """Return whether the password was right not long ago, for the account as it is."""
+        known = self._known.find(self._known.digest(self._name, username, password))
+        if known is None:
+            return False
+        user = self._users.find(username)
+        return user is not None and user.state == known.state
+
+    def _is_unchanged(self, user: LocalUser) -> bool:
+        """Whether the user is there with the password and the rights of then; not while the file cannot be read."""
+        try:
+            now = self._row(user.username)
+        except UserFileError as exc:
+            log.info('whether user %r is unchanged cannot be read: %s', user.username, exc)
+            return False
+        return now is not None and (now.mark, now.trusted, now.readonly) == (user.mark, user.trusted, user.readonly)
+
+    def _row(self, username: str) -> LocalUser | None:
+        """Return the row of a user, which is read once for each state of the file."""
+        revision = self._watch.revision()
+        if self._rows[0] != revision:
+            self._rows = revision, {}
+        rows = self._rows[1]
+        if username not in rows:
+            rows[username] = self._users.find(username)
+        return rows[username]
 
     def close(self) -> None:
         self._watch.close()
 
 
-_Question = Callable[[str, str], Credentials | None]
+class _NoAccounts:
+    """Stands in for the accounts of a backend that has none: nobody is let in, after the time that others take."""
+
+    def __init__(self, others: _LocalAccounts | None) -> None:
+        self._others = others
+
+    def login(self, username: str, password: str) -> None:
+        if self._others is None:
+            waiting.aside(lambda: hash_password(password.encode()))
+        else:
+            self._others.login(_nobody(username), password)
+
+    def remembered(self, username: str, password: str) -> None:
+        if self._others is not None:
+            self._others.remembered(_nobody(username), password)
+
+    def was_right(self, username: str, password: str) -> bool:
+        if self._others is not None:
+            self._others.was_right(_nobody(username), password)
+        return False
+
+
+def _nobody(username: str) -> str:
+    """Return a name that HTTP Basic cannot carry."""
+    return f'{username}:'
 
 
 class _LoginCache:
-    """Remembers who proved their identity, for a while, under a keyed digest of name and password."""
+    """Remembers, for this process, who proved their identity, while the file of accounts stays as it is."""
 
-    def __init__(self, timeout_s: int) -> None:
-        self._timeout_s = timeout_s
-        self._key = secrets.token_bytes(32)
+    def __init__(self) -> None:
         self._entries: dict[bytes, tuple[int, float, Credentials]] = {}
-
-    def proof(self, username: str, password: str) -> bytes:
-        return hmac.digest(self._key, f'{len(username)}:{username}{password}'.encode(), 'sha256')
 
     def get(self, proof: bytes, revision: int) -> Credentials | None:
         entry = self._entries.get(proof)
@@ -395,8 +526,8 @@ class _LoginCache:
             return None
         return entry[2]
 
-    def put(self, proof: bytes, revision: int, credentials: Credentials) -> None:
+    def put(self, proof: bytes, revision: int, until: float, credentials: Credentials) -> None:
         now = time.monotonic()
         # A new dict in place of the old one: other threads may be reading that.
         kept = {key: entry for key, entry in self._entries.copy().items() if entry[0] == revision and entry[1] > now}
-        self._entries = {**kept, proof: (revision, now + self._timeout_s, credentials)}
+        self._entries = {**kept, proof: (revision, until, credentials)}

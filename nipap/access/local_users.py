@@ -18,14 +18,20 @@ import secrets
 import sqlite3
 import string
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nipap.access.known_logins import state_of
+from nipap.access.names import ACCEPTED, LONGEST_FULL_NAME, LONGEST_NAME, control_characters, problem_of
 from nipap.runtime import waiting
-from nipap.text import forbidden_character
 
 log = logging.getLogger(__name__)
+
+
+# Of a file beside the accounts, with three numbers behind it: accounts of a restore (nipapd/restored.py).
+RESTORED = '.restored-'
 
 
 class UserFileError(Exception):
@@ -62,12 +68,20 @@ class UserInputError(UserFileError):
 
 @dataclass(frozen=True)
 class LocalUser:
-    """One row of the file, without the password."""
+    """One row of the file, without the password.
+
+    predecessors: accounts of this name that were removed before; a new one need not be the same person's.
+    state: what differs after each change of the account, the password included.
+    mark: differs for another password; empty for a user who was not read from a file.
+    """
 
     username: str
     full_name: str | None = None
     trusted: bool = False
     readonly: bool = False
+    predecessors: int = 0
+    state: bytes = field(default=b'', compare=False, repr=False)
+    mark: str = field(default='', compare=False, repr=False)
 
 
 _CREATE = """
@@ -79,6 +93,14 @@ CREATE TABLE user (
     trusted NOT NULL DEFAULT 0,
     readonly NOT NULL DEFAULT 0
 )"""
+# A trigger, since others write the file as well. It is read by programs whose SQLite is old, too.
+_REMEMBER_REMOVALS = (
+    'CREATE TABLE IF NOT EXISTS former_user (username NOT NULL PRIMARY KEY, removals NOT NULL)',
+    """CREATE TRIGGER IF NOT EXISTS user_removed AFTER DELETE ON user BEGIN
+        INSERT OR REPLACE INTO former_user (username, removals) VALUES (OLD.username,
+            1 + coalesce((SELECT removals FROM former_user WHERE username = OLD.username), 0));
+    END""",
+)
 _OLDEST_COLUMNS = frozenset({'username', 'pwd_salt', 'pwd_hash'})
 _NEWER_COLUMNS = {
     'full_name': 'ALTER TABLE user ADD COLUMN full_name',
@@ -112,6 +134,7 @@ class LocalUsers:
             if _columns(connection):
                 raise UserFileExistsError(f'{self.path}: exists already')
             connection.execute(_CREATE)
+            _remember_removals(connection)
 
     def create_file(self, owner: str | None = None) -> bool:
         """Make the file as `create` does, without a table; False when it is there already."""
@@ -136,6 +159,7 @@ class LocalUsers:
             missing = self._missing(connection)
             for column in missing:
                 connection.execute(_NEWER_COLUMNS[column])
+            _remember_removals(connection)
         return bool(missing)
 
     def is_latest(self) -> bool:
@@ -149,17 +173,31 @@ class LocalUsers:
         with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
             source.backup(copy)
 
+    def of_restores(self) -> list[Path]:
+        """Return the files of accounts that restores which were interrupted have left, the earliest first."""
+        found = Path(self.path).parent.glob(f'*{RESTORED}*-*-*')
+        pattern = re.compile(re.escape(os.path.basename(self.path) + RESTORED) + r'[0-9]+-[0-9]+-([0-9]+)')
+        numbers = {path: int(match[1]) for path in found if (match := pattern.fullmatch(path.name))}
+        return sorted(numbers, key=lambda path: numbers[path])
+
     def users(self) -> list[LocalUser]:
         """All users by name."""
         with self._open() as connection:
             self._missing(connection)
             rows = connection.execute('SELECT * FROM user ORDER BY username').fetchall()
-        return [_user(row) for row in rows]
+            return [_user(connection, row) for row in rows]
 
     def get(self, username: str) -> LocalUser:
         """The user of that name; raises `NoSuchUserError`."""
         with self._open() as connection:
-            return _user(self._existing(connection, username))
+            return _user(connection, self._existing(connection, username))
+
+    def find(self, username: str) -> LocalUser | None:
+        """Return the user of that name, or None."""
+        with self._open() as connection:
+            self._missing(connection)
+            row = self._row(connection, username)
+            return None if row is None else _user(connection, row)
 
     def check_new(self, user: LocalUser) -> None:
         """Raise what `add` would raise, a password aside."""
@@ -174,6 +212,7 @@ class LocalUsers:
         values = (_checked_name(user.full_name), user.trusted, user.readonly, *self._hash_new(password))
         with self._change() as connection:
             self._check_new(connection, user)
+            _remember_removals(connection)
             statement = (
                 'INSERT INTO user (username, full_name, trusted, readonly, pwd_hash, pwd_salt)'
                 ' VALUES (?, ?, ?, ?, ?, ?)'
@@ -203,9 +242,10 @@ class LocalUsers:
                 connection.execute(_UPDATES[column], (value, username))
 
     def delete(self, username: str) -> None:
-        """Remove a user."""
+        """Remove a user. The file remembers that there was one of this name."""
         with self._change() as connection:
             self._existing(connection, username)
+            _remember_removals(connection)
             connection.execute('DELETE FROM user WHERE username = ?', (username,))
 
     def authenticate(self, username: str, password: str, rehash: bool = True) -> LocalUser | None:
@@ -216,23 +256,25 @@ class LocalUsers:
         with self._open() as connection:
             self._missing(connection)
             row = self._row(connection, username)
+            user = None if row is None else _user(connection, row)
         stored, salt = (str(row['pwd_hash']), str(row['pwd_salt'])) if row else ('', '')
         given = password.encode()
         right, newer = waiting.aside(lambda: _check_password(given, stored, salt))
         if row is None or not right:
             return None
-        if newer and rehash:
-            self._replace_hash(username, stored, newer)
-        return _user(row)
+        if newer and rehash and user and self._replace_hash(username, stored, newer):
+            return replace(user, mark=_mark(newer))
+        return user
 
-    def _replace_hash(self, username: str, stored: str, newer: str) -> None:
+    def _replace_hash(self, username: str, stored: str, newer: str) -> bool:
         """Store a newer hash of the same password, unless somebody changed the password meanwhile."""
         try:
             with self._change() as connection:
                 statement = "UPDATE user SET pwd_hash = ?, pwd_salt = '' WHERE username = ? AND pwd_hash = ?"
-                connection.execute(statement, (newer, username, stored))
+                return connection.execute(statement, (newer, username, stored)).rowcount > 0
         except UserFileError as exc:
             log.warning('the password of %r stays stored in the older way: %s', username, exc)
+            return False
 
     def _missing(self, connection: sqlite3.Connection) -> list[str]:
         columns = _columns(connection)
@@ -292,43 +334,55 @@ def _owner_of(directory: str) -> tuple[int, int]:
 
 
 def check_username(username: str) -> None:
-    """Raise `UserInputError` unless a user can be called that: Basic authentication splits at ':'.
-
-    A name with '@' logs in with the name of a back end behind it: ann@example.com@local.
-    """
-    if not username.strip():
-        raise UserInputError('the name of a user must not be empty')
-    for character in (':', *_control_characters(username)):
-        if character in username:
-            raise UserInputError(f'the name of a user must not contain {character!r}: {username!r}')
+    """Raise `UserInputError` unless a new user can be called that. Users who have another name go on."""
+    if problem := problem_of(username):
+        shown = ascii(username if len(username) <= LONGEST_NAME else f'{username[:LONGEST_NAME]}…')
+        raise UserInputError(f'the name of a user {problem}: {shown} ({ACCEPTED})')
 
 
 def _checked_name(full_name: str | None) -> str | None:
-    if full_name and _control_characters(full_name):
+    if full_name and control_characters(full_name):
         raise UserInputError(f'a full name must not contain control characters: {full_name!r}')
+    if full_name and len(full_name) > LONGEST_FULL_NAME:
+        raise UserInputError(f'a full name must not have more than {LONGEST_FULL_NAME} characters')
     return full_name or None
-
-
-def _control_characters(text: str) -> list[str]:
-    return [character for character in text if forbidden_character(character) or ord(character) in _CONTROLS]
-
-
-_CONTROLS = frozenset((*range(32), *range(127, 160)))
 
 
 def _columns(connection: sqlite3.Connection) -> set[str]:
     return {row['name'] for row in connection.execute('PRAGMA table_info(user)')}
 
 
-def _user(row: sqlite3.Row) -> LocalUser:
+def _remember_removals(connection: sqlite3.Connection) -> None:
+    """Have the file remember from now on of which users accounts were removed."""
+    for statement in _REMEMBER_REMOVALS:
+        connection.execute(statement)
+
+
+def _predecessors(connection: sqlite3.Connection, username: str) -> int:
+    if not connection.execute('PRAGMA table_info(former_user)').fetchall():
+        return 0
+    row = connection.execute('SELECT removals FROM former_user WHERE username = ?', (username,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _user(connection: sqlite3.Connection, row: sqlite3.Row) -> LocalUser:
     found = dict(zip(row.keys(), row, strict=True))
     full_name = found.get('full_name')
+    predecessors = _predecessors(connection, str(found['username']))
     return LocalUser(
         username=str(found['username']),
         full_name=None if full_name is None else str(full_name),
         trusted=str(found.get('trusted')) == '1',
         readonly=str(found.get('readonly') or 0) != '0',
+        predecessors=predecessors,
+        state=state_of((*found.items(), predecessors)),
+        mark=_mark(str(found['pwd_hash'])),
     )
+
+
+def _mark(stored: str) -> str:
+    """Return what tells passwords of one user apart: their hashes have salts of their own."""
+    return hashlib.sha256(stored.encode(errors='surrogatepass')).hexdigest()
 
 
 def _connect(path: str, check_same_thread: bool = True) -> sqlite3.Connection:
@@ -370,12 +424,15 @@ _SQLITE_ERRORS = {
 class FileWatch:
     """Tells whether a SQLite file has changed, by anybody and in any way, for a few microseconds a look.
 
-    ``PRAGMA data_version`` on a connection that stays open sees every commit of other connections; the file's
-    identity and time of change see a file put in its place or copied over it.
+    The file's identity and times see a file put in its place or copied over it. ``PRAGMA data_version``, on a
+    connection that stays open, sees every commit of other connections. It is asked unless the file has not changed for
+    `settled_s`: two changes within one tick of the file system's clock have the same time, and in WAL mode commits
+    change another file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, settled_s: float = 2.0) -> None:
         self._path = path
+        self._settled_ns = round(settled_s * 1e9)
         self._revision = 0
         self._start()
 
@@ -385,6 +442,7 @@ class FileWatch:
         self._connection: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] = ()
         self._data_version = 0
+        self._in_place = self._settled = False
 
     def revision(self) -> int:
         """A number that is larger after every change; raises `UserFileError` when the file cannot be read."""
@@ -398,20 +456,26 @@ class FileWatch:
 
     def _look(self) -> None:
         status = os.stat(self._path)
-        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         connection = self._connection
         if connection is None or seen != self._seen:
             connection = self._open_again()
             self._seen = seen
+        elif self._settled:
+            return
         data_version = connection.execute('PRAGMA data_version').fetchone()[0]
         if data_version != self._data_version:
             self._data_version = data_version
             self._revision += 1
+        # A commit after the look at the file has given it a later time.
+        self._settled = self._in_place and time.time_ns() - status.st_ctime_ns > self._settled_ns
 
     def _open_again(self) -> sqlite3.Connection:
         self._close_connection()
         self._revision += 1
+        self._settled = False
         self._connection = connection = _connect(self._path, check_same_thread=False)
+        self._in_place = connection.execute('PRAGMA journal_mode').fetchone()[0] != 'wal'
         return connection
 
     def close(self) -> None:

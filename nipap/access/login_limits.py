@@ -8,20 +8,16 @@ slows down, so that nobody locks out others by failing in their name. What is re
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import ipaddress
-import mmap
-import os
 import secrets
 import struct
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from nipap.access.shared_memory import LockedMemory
 from nipap.errors import AuthenticationFailedError, TooManyLoginsError
 from nipap.runtime import waiting
 
@@ -59,36 +55,21 @@ class LoginCounts:
 
     def __init__(self, shared: bool = False) -> None:
         self._secret = secrets.token_bytes(32)
-        self._memory: mmap.mmap | bytearray = mmap.mmap(-1, _SIZE) if shared else bytearray(_SIZE)
-        self._threads = threading.Lock()
-        self._file = -1
-        if shared:
-            with tempfile.TemporaryFile() as file:  # locked by processes; the system unlocks it for those that die
-                self._file = os.dup(file.fileno())
+        self._memory = LockedMemory(_SIZE, shared)
 
     def close(self) -> None:
         """Let go of what is open in this process."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._memory.close()
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Nobody else looks at the counts meanwhile; for a few microseconds, without waiting for anything inside."""
-        with self._threads:
-            if self._file >= 0:
-                fcntl.lockf(self._file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                if self._file >= 0:
-                    fcntl.lockf(self._file, fcntl.LOCK_UN)
+        return self._memory.locked()
 
     def look(self, key: str, now: float) -> _Count:
         """What is known about a key at this moment."""
         first, owner = self._place(key)
         for place in range(first, first + _WAYS * _ENTRY.size, _ENTRY.size):
-            found, until, failed, pending = _ENTRY.unpack_from(self._memory, place)
+            found, until, failed, pending = _ENTRY.unpack_from(self._memory.bytes, place)
             if found == owner and until > now:
                 return _Count(place, until, failed, pending)
         return _Count(None, now, 0, 0)
@@ -100,7 +81,7 @@ class LoginCounts:
         place = self._room(first, now) if count.place is None else count.place
         until = now + window_s if count.place is None else count.until
         values = max(0, count.failed + failed), max(0, count.pending + pending)
-        _ENTRY.pack_into(self._memory, place, *((owner, until, *values) if any(values) else _NOBODY))
+        _ENTRY.pack_into(self._memory.bytes, place, *((owner, until, *values) if any(values) else _NOBODY))
 
     def _place(self, key: str) -> tuple[int, int]:
         """Where the entries begin among which the key's is, and what is written into it."""
@@ -112,7 +93,7 @@ class LoginCounts:
         """The entry that is given up: one that counts no longer, or else least."""
 
         def worth(place: int) -> tuple[int, float]:
-            _, until, failed, pending = _ENTRY.unpack_from(self._memory, place)
+            _, until, failed, pending = _ENTRY.unpack_from(self._memory.bytes, place)
             return (failed + pending, until) if until > now else (-1, 0.0)
 
         return min(range(first, first + _WAYS * _ENTRY.size, _ENTRY.size), key=worth)

@@ -2,8 +2,8 @@
 
 A transaction is all or nothing and its fault names the row, which is reported and left out; the others are sent again,
 fewer at a time while faults go on. How far the import has come is noted after each chunk. What became of the last one
-before an interruption is unknown, so a prefix that turns out to be there with the same type and description counts as
-imported: running the same import again never doubles anything.
+before an interruption is unknown, so a prefix that turns out to be there with all the values of the row counts as
+imported: running the same import again never doubles anything. With other values it is different, and is left alone.
 """
 
 from __future__ import annotations
@@ -13,22 +13,27 @@ import os
 import re
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import cycle
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from nipap.cli.sheet import Columns, FileError, Row, Sheet, read
-from nipap.client import Client, Fault, TransportError
+from nipap.cli.comparison import differences
+from nipap.cli.records import FileError
+from nipap.cli.sheet import Columns, Row, Sheet, read
+from nipap.cli.vrfs import Located, locate
+from nipap.client import Client, Fault, TransportError, array
 from nipap.xmlrpc.codec import Encoded, encode_struct, encode_value
 
 DUPLICATE = 1400
 IN_FLIGHT = 2
 AUTH_FAULTS = range(1500, 1600)
+_COUNTS = '{added} prefixes added, {there} were there already, {different} differ, {refused} refused'
 
 _names_operation = re.compile(r'operation ([0-9]+)(?: \(\w+\))?: ').match
 _BEFORE, _AFTER = encode_value({'method': 'add_prefix', 'args': {'attr': Encoded('|')}}).split('|')
@@ -36,7 +41,11 @@ _BEFORE, _AFTER = encode_value({'method': 'add_prefix', 'args': {'attr': Encoded
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line asks for. `vrf` names the VRF of rows that name none; nothing: VRF 0."""
+    """What the command line asks for.
+
+    vrf names the VRF of rows that name none; nothing: VRF 0. state: where to note how far the import has come; None:
+    nowhere. encoding: that of the file; None: as its first bytes say, or UTF-8.
+    """
 
     file: Path
     vrf: Mapping[str, str]
@@ -44,65 +53,58 @@ class Job:
     chunk: int
     dry_run: bool
     skip_bad: bool
-    state: Path
+    state: Path | None
+    encoding: str | None = None
 
 
-def run(client: Client, job: Job) -> bool:
-    """Import a file; returns whether all of it is there now.
+class Outcome(Enum):
+    """How an import ended."""
+
+    COMPLETE = 'all rows are there'
+    REFUSED = 'some rows are bad or refused'
+    DIFFERENT = 'some rows are there with other values, and none is refused'
+
+    @classmethod
+    def of(cls, bad: int, counts: Mapping[str, int]) -> Outcome:
+        if bad or counts['refused']:
+            return cls.REFUSED
+        return cls.DIFFERENT if counts['different'] else cls.COMPLETE
+
+
+def run(client: Client, job: Job) -> Outcome:
+    """Import a file.
 
     :raises FileError, Fault, TransportError, KeyboardInterrupt: it ended early.
     """
-    sheet = read(job.file, job.vrf, job.type)
+    sheet = read(job.file, job.vrf, job.type, job.encoding)
     for line, reason in sheet.bad:
         print(f'{job.file}:{line}: {reason}', file=sys.stderr)
     if sheet.bad and not job.skip_bad:
         raise FileError(f'{job.file}: {len(sheet.bad)} bad lines, nothing is imported without --skip-bad')
-    vrfs = find_vrfs(client, sheet)
+    located = locate(client, sheet)
+    for line, reason in located.bad:
+        print(f'{job.file}:{line}: {reason}', file=sys.stderr)
+    if located.bad and not job.skip_bad:
+        raise FileError(f'{job.file}: {len(located.bad)} bad lines, nothing is imported without --skip-bad')
     if job.dry_run:
-        print(plan(client, job, sheet, vrfs))
-        return not sheet.bad
-    state = State.load(job.state, f'{sheet.digest} {client.server}', len(sheet.rows))
-    Import(client, job, sheet, state).run()
-    return not sheet.bad and not state.refused
+        counts = _rehearse(client, job, located)
+    else:
+        state = State.load(job.state, f'{located.digest} {client.server}', len(located.sheet.rows))
+        Import(client, job, located.sheet, state).run()
+        counts = state.counts
+    return Outcome.of(len(sheet.bad) + len(located.bad), counts)
 
 
-def find_vrfs(client: Client, sheet: Sheet) -> list[dict[str, Any]]:
-    """The VRFs that the rows name.
-
-    :raises FileError: one is not there.
-    """
-    lines: dict[tuple[tuple[str, str], ...], int] = {}
-    for row in sheet.rows:
-        lines.setdefault(tuple(sheet.columns.vrf_of(row).items()), row.line)
-    specs = [_vrf_spec(dict(names)) for names in lines]
-    operations = [{'method': 'list_vrf', 'args': {'vrf': spec}} for spec in specs]
-    found = _array(client, {'operations': operations}, len(operations))
-    for spec, line, vrfs in zip(specs, lines.values(), found, strict=True):
-        if not vrfs:
-            shown = ', '.join(f'{name} {value}' for name, value in spec.items())
-            raise FileError(f'there is no VRF with {shown} (line {line})')
-    return list({vrf['id']: vrf for vrfs in found for vrf in vrfs}.values())
-
-
-def _vrf_spec(names: Mapping[str, str]) -> dict[str, str | int]:
-    if not names or 'vrf_id' in names:
-        return {'id': int(names.get('vrf_id', 0))}
-    return {name.removeprefix('vrf_'): value for name, value in names.items()}
-
-
-def plan(client: Client, job: Job, sheet: Sheet, vrfs: Sequence[Mapping[str, object]]) -> str:
-    """What an import would do, for people."""
-    version = client.call('version')
-    lines = [f'nipapd {version} at {client.server}']
-    for vrf in vrfs:
-        lines.append(
-            f'VRF {vrf["name"]} holds {vrf["num_prefixes_v4"]} IPv4 and {vrf["num_prefixes_v6"]} IPv6 prefixes'
-        )
-    count = len(sheet.rows)
-    v4 = sum(row.family == 4 for row in sheet.rows)
-    chunks = -(-count // job.chunk)
-    lines.append(f'would add {count} prefixes ({v4} IPv4, {count - v4} IPv6) in {chunks} transactions')
-    return '\n'.join(lines)
+def _rehearse(client: Client, job: Job, located: Located) -> Mapping[str, int]:
+    """Say what an import would do; return its counts."""
+    print(f'nipapd {client.call("version")} at {client.server}')
+    for vrf in located.vrfs:
+        print(f'VRF {vrf["name"]} holds {vrf["num_prefixes_v4"]} IPv4 and {vrf["num_prefixes_v6"]} IPv6 prefixes')
+    sys.stdout.flush()
+    rehearsal = Rehearsal(client, job, located)
+    rehearsal.run()
+    print(f'{client.server}: {rehearsal.summary()}')
+    return rehearsal.counts
 
 
 # ---------------------------------------------------------------------------------------------------------- how far
@@ -110,40 +112,40 @@ def plan(client: Client, job: Job, sheet: Sheet, vrfs: Sequence[Mapping[str, obj
 
 @dataclass
 class State:
-    """How far an import has come, kept in a file until it is complete."""
+    """How far an import has come, kept in a file until it is complete, if there is a path."""
 
-    path: Path
+    path: Path | None
     of: str
     done: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(('added', 'there', 'refused'), 0))
-
-    @property
-    def refused(self) -> int:
-        return self.counts['refused']
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(('added', 'there', 'different', 'refused'), 0))
 
     @classmethod
-    def load(cls, path: Path, of: str, total: int) -> State:
+    def load(cls, path: Path | None, of: str, total: int) -> State:
         """What was noted for the same import, else the beginning.
 
         :raises FileError: the file is something else, or cannot be written.
         """
         state = cls(path, of)
+        if path is None:
+            return state
         try:
             noted = json.loads(path.read_bytes())
             if noted['of'] == of and 0 <= noted['done'] <= total:
                 state.done = int(noted['done'])
-                state.counts.update({name: int(noted['counts'][name]) for name in state.counts})
+                state.counts.update({name: int(noted['counts'].get(name, 0)) for name in state.counts})
         except FileNotFoundError:
             pass
         except OSError as exc:
             raise FileError(f'{path}: {exc.strerror}') from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise FileError(f'{path}: not written by an import, name another file with --state') from None
         state.save()
         return state
 
     def save(self) -> None:
         """Note it, so that a crash leaves the old note or the new one."""
+        if self.path is None:
+            return
         new = self.path.with_name(f'{self.path.name}.new')
         try:
             new.write_text(json.dumps({'of': self.of, 'done': self.done, 'counts': self.counts}))
@@ -153,6 +155,8 @@ class State:
 
     def remove(self) -> None:
         """Forget it."""
+        if self.path is None:
+            return
         with suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -180,6 +184,11 @@ class Progress:
     def note(self, text: str, end: str = '\n') -> None:
         """Write a line, in place of the one that is written over."""
         print(f'\r{text}\x1b[K' if self._terminal else text, end=end, file=self._stream, flush=True)
+
+    def wipe(self) -> None:
+        """Remove the line that is written over."""
+        if self._terminal:
+            self.note('', end='')
 
 
 # ---------------------------------------------------------------------------------------------------------- the work
@@ -209,9 +218,7 @@ class Import:
             stack.callback(self._client.close)  # interrupted: the pool waits for what was sent, unless it cannot come
             self._run(pool, cycle(clients))
         self._state.remove()
-        self._progress.note(
-            '{added} prefixes added, {there} were there already, {refused} refused'.format(**self._state.counts)
-        )
+        self._progress.note(f'{self._client.server}: {_COUNTS.format(**self._state.counts)}')
 
     def _run(self, pool: Executor, clients: Iterator[Client]) -> None:
         state, total = self._state, len(self._rows)
@@ -254,9 +261,11 @@ class Import:
                 self._size = min(self._job.chunk, self._size * 2)
 
     def _send(self, client: Client, rows: list[Row]) -> int:
+        return len(array(client, {'operations': self._operations(rows), 'return': 'ids'}, len(rows)))
+
+    def _operations(self, rows: list[Row]) -> list[object]:
         attr = self._columns.attr
-        operations = [Encoded(f'{_BEFORE}{encode_struct(attr(row))}{_AFTER}') for row in rows]
-        return len(_array(client, {'operations': operations, 'return': 'ids'}, len(rows)))
+        return [Encoded(f'{_BEFORE}{encode_struct(attr(row))}{_AFTER}') for row in rows]
 
     def _accepted(self, rows: list[Row], fault: Fault) -> list[Row]:
         """Those that are worth sending again after a fault: at least one less."""
@@ -266,42 +275,132 @@ class Import:
             raise fault
         left = self._not_there(rows) if fault.code == DUPLICATE else rows
         if len(left) == len(rows):
-            self._refuse(rows[position], fault.text[named.end() :] if named else fault.text)
+            self._leave_out('refused', rows[position], fault.text[named.end() :] if named else fault.text)
             left = rows[:position] + rows[position + 1 :]
         return left
 
     def _not_there(self, rows: list[Row]) -> list[Row]:
-        """The rows whose prefix is not stored; the others are counted, or refused when they say something else."""
+        """The rows whose prefix is not stored; the others are counted, as different when they say something else."""
         attrs = [self._columns.attr(row) for row in rows]
-        stored = _array(self._client, {'operations': [_look_up(self._columns, row) for row in rows]}, len(rows))
+        stored = array(self._client, {'operations': [_look_up(self._columns, row) for row in rows]}, len(rows))
         left = []
         for row, attr, found in zip(rows, attrs, stored, strict=True):
             if not found:
                 left.append(row)
-            elif all(found[0][name] == attr.get(name) for name in ('type', 'description')):
-                self._counts['there'] += 1
+            elif different := differences(attr, found[0]):
+                self._leave_out('different', row, f'is there already, and differs: {"; ".join(different)}')
             else:
-                self._refuse(row, 'is there already, with another type or description')
+                self._counts['there'] += 1
         return left
 
-    def _refuse(self, row: Row, reason: str) -> None:
-        self._counts['refused'] += 1
+    def _leave_out(self, why: str, row: Row, reason: str) -> None:
+        """Count a row that is not imported, and say why it is not."""
+        self._counts[why] += 1
         prefix = row.cells[self._columns.prefix]
         self._progress.note(f'{self._job.file}:{row.line}: {prefix}: {reason}')
+
+
+class Rehearsal(Import):
+    """An import that changes nothing: each chunk is added in a transaction that is rolled back.
+
+    The additions of a chunk are gone when the next one is sent. So the new prefixes around the rows of a chunk are
+    added again before it, and so is a member of each pool that the rows join, since all members are in one VRF.
+    """
+
+    def __init__(self, client: Client, job: Job, located: Located) -> None:
+        super().__init__(client, job, located.sheet, State(None, ''))
+        self._vrf_id = located.vrf_id
+        self._around: dict[int, list[Row]] = defaultdict(list)  # by VRF, from the largest to the smallest
+        self._members: dict[tuple[str, str], list[Row]] = {}  # by pool: a new member, and the prefixes around it
+        self._v4 = 0
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._counts
+
+    def run(self) -> None:
+        """Try everything."""
+        total, chunk = len(self._rows), self._job.chunk
+        for first in range(0, total, chunk):
+            self._add(self._rows[first : first + chunk])
+            self._progress.show(min(first + chunk, total))
+        self._progress.wipe()
+
+    def summary(self) -> str:
+        """Return what an import would do."""
+        added, chunks = self._counts['added'], -(-len(self._rows) // self._job.chunk)
+        families = f'({self._v4} IPv4, {added - self._v4} IPv6)'
+        others = '{there} are there already, {different} differ, {refused} would be refused'.format(**self._counts)
+        return f'would add {added} prefixes {families} in {chunks} transactions, {others}'
+
+    def _send(self, client: Client, rows: list[Row]) -> int:
+        before = self._needed(rows)
+        while not self._would_do(client, before, rows):
+            pass
+        for row in rows:
+            self._note(row)
+        return len(rows)
+
+    def _would_do(self, client: Client, before: list[Row], rows: list[Row]) -> bool:
+        """Return whether all rows can be added; False: somebody else has added one of `before`, which is dropped.
+
+        :raises Fault: naming the row that cannot be added.
+        """
+        operations = self._operations(before + rows)
+        try:
+            client.call('batch', {'operations': [*operations, _impossible(len(operations))], 'return': 'ids'})
+        except Fault as fault:
+            named = _names_operation(fault.text)
+            position = int(named[1]) if named else 0
+            if named is None or fault.code in AUTH_FAULTS:
+                raise
+            if position < len(before):
+                del before[position]
+                return False
+            if position < len(operations):
+                moved = f'operation {position - len(before)}: {fault.text[named.end() :]}'
+                raise Fault(fault.code, moved) from None
+            return True
+        raise TransportError(f'{client.server}: it has done what no daemon can do, look at what it has stored')
+
+    def _needed(self, rows: list[Row]) -> list[Row]:
+        """Return the rows that have to be there before others can be added, parents first."""
+        needed: dict[int, Row] = {}
+        for number, first in {self._vrf_id(row): row for row in reversed(rows)}.items():
+            self._leave(number, first)
+            needed |= {row.line: row for row in self._around[number]}
+        for pool in {pool for row in rows for pool in self._columns.pools_of(row)}:
+            needed |= {row.line: row for row in self._members.get(pool, ())}
+        return sorted(needed.values())
+
+    def _note(self, row: Row) -> None:
+        """A row can be added."""
+        self._v4 += row.family == 4
+        around = self._around[self._vrf_id(row)]
+        self._leave(self._vrf_id(row), row)
+        around.append(row)
+        for pool in self._columns.pools_of(row):
+            self._members.setdefault(pool, list(around))
+
+    def _leave(self, vrf_id: int, row: Row) -> None:
+        """Forget the prefixes of a VRF that are not around a row, nor around any that comes after it."""
+        around = self._around[vrf_id]
+        while around and not _is_around(around[-1].key, row.key):
+            around.pop()
+
+
+def _impossible(position: int) -> dict[str, object]:
+    """Return an operation that refers to its own answer: a batch that gets there is rolled back."""
+    return {'method': 'echo', 'args': {'message': {'$result': [position]}}}
+
+
+def _is_around(outer: bytes, inner: bytes) -> bool:
+    """Return whether a network holds another one that comes after it, by their keys."""
+    free = 8 * (len(outer) - 2) - outer[-1]
+    return outer[0] == inner[0] and int.from_bytes(outer[1:-1]) >> free == int.from_bytes(inner[1:-1]) >> free
 
 
 def _look_up(columns: Columns, row: Row) -> dict[str, object]:
     """The operation that finds what is stored in the place of a row."""
     place = {'prefix': row.cells[columns.prefix], **(columns.vrf_of(row) or {'vrf_id': '0'})}
     return {'method': 'list_prefix', 'args': {'prefix': place}}
-
-
-def _array(client: Client, members: Mapping[str, object], length: int) -> list[Any]:
-    """The answers to a batch, one for each operation.
-
-    :raises Fault, TransportError:
-    """
-    answers = client.call('batch', members)
-    if not isinstance(answers, list) or len(answers) != length:
-        raise TransportError(f'{client.server}: the answer to {length} operations has another shape')
-    return answers

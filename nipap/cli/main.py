@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from configparser import Error, RawConfigParser
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from nipap.attributes import PREFIX_TYPES
 from nipap.cli import importer
-from nipap.cli.sheet import FileError
+from nipap.cli.records import FileError, check_encoding
 from nipap.client import Client, Fault, Server, TransportError
 
-EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_LOST = 0, 1, 2, 3
+EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_LOST, EXIT_DIFFERENT = 0, 1, 2, 3, 4
 SOURCE = 'nipap'
 DEFAULTS = {'hostname': '127.0.0.1', 'port': '1337'}
 KEYS = {'hostname': 'NIPAP_HOST', 'port': 'NIPAP_PORT', 'username': 'NIPAP_USERNAME', 'password': 'NIPAP_PASSWORD'}
@@ -30,7 +31,15 @@ exit codes:
   0  all prefixes are there        1  some were refused, each with its line and the reason
   2  wrong usage, configuration, file or credentials
   3  cut off: the connection was lost or the import interrupted; the same command goes on where it stopped
+  4  none was refused, but some are there with other values, each with its line and the differences
 """
+
+
+_EXITS = {
+    importer.Outcome.COMPLETE: EXIT_OK,
+    importer.Outcome.REFUSED: EXIT_REFUSED,
+    importer.Outcome.DIFFERENT: EXIT_DIFFERENT,
+}
 
 
 class ConfigError(Exception):
@@ -41,18 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
-        server = server_of(options, os.environ, Path('~/.nipaprc').expanduser())
-        with Client(server, SOURCE) as client:
-            complete = importer.run(client, _job(options))
-        return EXIT_OK if complete else EXIT_REFUSED
+        server = server_of(options, os.environ, Path(os.path.expanduser('~/.nipaprc')))
+        return _import(server, _job(options))
     except (ConfigError, FileError) as exc:
         return _failed(EXIT_USAGE, str(exc))
-    except Fault as exc:
-        return _failed(EXIT_LOST if exc.code == 1000 else EXIT_USAGE, str(exc))
     except TransportError as exc:
         return _failed(EXIT_LOST, str(exc))
     except KeyboardInterrupt:
         return _failed(EXIT_LOST, 'interrupted')
+
+
+def _import(server: Server, job: importer.Job) -> int:
+    """Import a file into a daemon and return the exit code. A failure names the daemon.
+
+    :raises FileError, TransportError:
+    """
+    try:
+        with Client(server, SOURCE) as client:
+            outcome = importer.run(client, job)
+    except Fault as exc:
+        return _failed(EXIT_LOST if exc.code == 1000 else EXIT_USAGE, f'{server}: {exc}')
+    except KeyboardInterrupt:
+        return _failed(EXIT_LOST, f'{server}: interrupted')
+    return _EXITS[outcome]
 
 
 def _failed(code: int, reason: str) -> int:
@@ -61,22 +81,26 @@ def _failed(code: int, reason: str) -> int:
 
 
 def server_of(options: argparse.Namespace, environ: Mapping[str, str], file: Path) -> Server:
-    """The daemon that is meant.
+    """The daemon that is meant. The port of a host such as ``http://h:1338`` comes from where the host comes from.
 
     :raises ConfigError: naming what is missing or wrong.
     """
-    written = read_file(file)
-    settings = DEFAULTS | written | {key: environ[name] for key, name in KEYS.items() if environ.get(name)}
+    written = _located(read_file(file), str(file))
+    variables = _located({key: environ[name] for key, name in KEYS.items() if environ.get(name)}, 'the environment')
+    given = {'hostname': options.host, 'port': options.port}
+    ours = _located({key: value for key, value in given.items() if value is not None}, 'the command line')
+    settings = DEFAULTS | written | variables
     if options.user is not None:
         if settings.get('username') != options.user and not environ.get('NIPAP_PASSWORD'):
             settings.pop('password', None)  # somebody else's
         settings['username'] = options.user
-    settings |= {key: value for key, value in (('hostname', options.host), ('port', options.port)) if value}
+    settings |= ours
     if not settings.get('username'):
         raise ConfigError(f'no username: it is --user, NIPAP_USERNAME, or username in {file}')
     host, tls = _host(settings['hostname'])
+    port = _port(settings['port'])
     password = settings.get('password') or _ask(settings['username'], file)
-    return Server(host, _port(settings['port']), settings['username'], password, tls)
+    return Server(host, port, settings['username'], password, tls)
 
 
 def read_file(path: Path) -> dict[str, str]:
@@ -95,18 +119,53 @@ def read_file(path: Path) -> dict[str, str]:
     return {key: section[key] for key in KEYS if section.get(key)}
 
 
+def _located(settings: dict[str, str], where: str) -> dict[str, str]:
+    """Return the settings of one source, the port of the host name among them.
+
+    :raises ConfigError: the source names another port as well.
+    """
+    found = _LOCATION.fullmatch(settings.get('hostname', ''))
+    port = found['port'] if found else None
+    if port is None:
+        return settings
+    if settings.get('port', port) != port:
+        raise ConfigError(f'hostname {settings["hostname"]!r}: {where} names another port too, {settings["port"]}')
+    return {**settings, 'port': port}
+
+
+# An IPv6 address stands in brackets when a port follows.
+_LOCATION = re.compile(
+    r'(?:(?P<scheme>https?)://)?(?:\[(?P<v6>[0-9a-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s/:@?#\[\]]+))(?::(?P<port>[0-9]+))?/?',
+    re.IGNORECASE,
+)
+_BARE_V6 = re.compile(r'(?P<v6>[0-9a-f:.]*:[0-9a-f.]*:[0-9a-f:.]*(?:%[\w.-]+)?)', re.IGNORECASE)
+
+
 def _host(text: str) -> tuple[str, bool]:
-    """A name or an address, and whether TLS is spoken: ``https://`` before it says so."""
-    parts = urlsplit(text if '://' in text else f'//{text}')
-    if '://' not in text:
-        return text.strip('[]'), False
-    if parts.scheme not in ('http', 'https') or not parts.hostname:
-        raise ConfigError(f'hostname {text!r}: a name or an address is accepted, with https:// before it for TLS')
-    return parts.hostname, parts.scheme == 'https'
+    """Return a name or an address, and whether TLS is spoken: ``https://`` before it says so. A port may follow.
+
+    :raises ConfigError: for anything else: a path or credentials would be ignored.
+    """
+    bare = _BARE_V6.fullmatch(text)
+    if bare:
+        return text, False
+    found = _LOCATION.fullmatch(text)
+    host = (found['v6'] or found['host']) if found else ''
+    if not found or not _can_be_looked_up(host):
+        raise ConfigError(
+            f'hostname {text!r}: a name or an address is accepted, with :PORT after it and https:// before it for TLS'
+        )
+    return host, (found['scheme'] or '').lower() == 'https'
+
+
+def _can_be_looked_up(host: str) -> bool:
+    with suppress(UnicodeError):  # a label that is empty or too long
+        return bool(host.encode('idna'))
+    return False
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= 65535):
         raise ConfigError(f'port {text!r}: a number from 1 to 65535 is accepted')
     return int(text)
 
@@ -121,7 +180,10 @@ def _job(options: argparse.Namespace) -> importer.Job:
     vrf = {'vrf_rt': options.vrf} if options.vrf is not None else {}
     if options.vrf_name is not None:
         vrf = {'vrf_name': options.vrf_name}
-    file = Path(options.file)
+    file = Path('/dev/stdin' if options.file == '-' else options.file)
+    # The place of a pipe has none for notes beside it.
+    note = f'{file}.progress' if file.is_file() and file.parts[:2] != ('/', 'dev') else None
+    state = options.state or note
     return importer.Job(
         file=file,
         vrf=vrf,
@@ -129,8 +191,16 @@ def _job(options: argparse.Namespace) -> importer.Job:
         chunk=options.chunk,
         dry_run=options.dry_run,
         skip_bad=options.skip_bad,
-        state=Path(options.state) if options.state else file.with_name(f'{file.name}.progress'),
+        state=Path(state) if state else None,
+        encoding=options.encoding,
     )
+
+
+def _encoding(text: str) -> str:
+    try:
+        return check_encoding(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 def _chunk(text: str) -> int:
@@ -141,39 +211,41 @@ def _chunk(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    servers = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    servers.add_argument('--host', metavar='HOST', help=f'where nipapd serves (default {DEFAULTS["hostname"]})')
-    servers.add_argument('--port', metavar='PORT', help=f'its port (default {DEFAULTS["port"]})')
-    servers.add_argument('--user', metavar='USER', help='who calls')
-    parser = argparse.ArgumentParser(
-        prog='nipap', description='Work with a running nipapd.', parents=[servers], allow_abbrev=False
-    )
-    parser.set_defaults(host=None, port=None, user=None)
+    parser = argparse.ArgumentParser(prog='nipap', description='Work with a running nipapd.', allow_abbrev=False)
+    _add_server(parser, None)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    _add_import(commands, servers)
+    _add_import(commands)
     return parser
 
 
-def _add_import(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], servers: argparse.ArgumentParser
-) -> None:
+def _add_server(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add the options that say which daemon, with what is there when they are not given."""
+    add = parser.add_argument
+    add('--host', metavar='HOST', default=default, help=f'where nipapd serves (default {DEFAULTS["hostname"]})')
+    add('--port', metavar='PORT', default=default, help=f'its port (default {DEFAULTS["port"]})')
+    add('--user', metavar='USER', default=default, help='who calls')
+
+
+def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         'import',
         help='add the prefixes of a CSV file',
         description='Add the prefixes of a CSV file, whose header names attributes.',
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[servers],
         allow_abbrev=False,
     )
+    # Without a default here the same options before the command hold.
+    _add_server(command, argparse.SUPPRESS)
     add = command.add_argument
-    add('file', metavar='FILE', help='the file, in UTF-8')
+    add('file', metavar='FILE', help='the file; -: the standard input')
     vrf = command.add_mutually_exclusive_group()
     vrf.add_argument('--vrf', metavar='RT', help='route target of the VRF of rows that name none')
     vrf.add_argument('--vrf-name', metavar='NAME', help='the same by name')
     add('--type', choices=PREFIX_TYPES, metavar='TYPE', help=f'type of rows without one: {", ".join(PREFIX_TYPES)}')
-    add('--dry-run', action='store_true', help='check the file and the daemon, change nothing')
+    add('--dry-run', action='store_true', help='say what would be added, refused or different, and change nothing')
     add('--skip-bad', action='store_true', help='import the good lines of a file that has bad ones')
+    add('--encoding', type=_encoding, metavar='NAME', help='its encoding (default: UTF-8, or as its first bytes say)')
     add('--chunk', type=_chunk, default=2000, metavar='N', help='rows in one transaction (default 2000)')
     add('--state', metavar='FILE', help='where to note how far the import has come (default FILE.progress)')
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import re
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,15 +13,15 @@ from typing import NamedTuple
 
 from nipap.addresses import WIDTH, parse_network
 from nipap.attributes import LONGEST_KEY, PREFIX, Attribute, check_text, read_value
+from nipap.cli.records import FileError, Record, Records, decoded, digest_of, opened
 from nipap.errors import NipapError
+from nipap.text import forbidden_character
 
 VRF_NAMES = ('vrf_id', 'vrf_rt', 'vrf_name')
+POOL_NAMES = ('pool_id', 'pool_name')
 _AVPS = 'avps.'
 _separators = re.compile(r'[\s,]+')
-
-
-class FileError(Exception):
-    """A file that cannot be used; the message names it."""
+_like_an_address = re.compile(r'\s*[0-9A-Fa-f]*[.:][0-9A-Fa-f.:]*(?:/[0-9]*)?\s*').fullmatch
 
 
 class Row(NamedTuple):
@@ -52,39 +50,59 @@ class Columns:
     """The header of a file, and what is taken for granted in rows that do not say: the VRF and the type."""
 
     def __init__(self, names: Sequence[str], vrf: Mapping[str, str], default_type: str | None) -> None:
-        """:raises ValueError: naming the column that is unknown, there twice or missing."""
-        self.names = [name.strip() for name in names]
+        """:raises ValueError: naming each column that is unknown, there twice or missing."""
+        self.names = list(names)
         self.vrf = dict(vrf)
         self.type = default_type
-        for place, name in enumerate(self.names):
-            _check_name(name)
-            if name in self.names[:place]:
-                raise ValueError(f'the column {name} is there twice')
-        self._check_required()
+        faults = [*self._faults_of_names(), *self._missing()]
+        if faults:
+            raise ValueError('; '.join(faults))
         self.prefix = self.names.index('prefix')
         self._vrf_places = [(name, self.names.index(name)) for name in VRF_NAMES if name in self.names]
+        self._pool_places = [(name, self.names.index(name)) for name in POOL_NAMES if name in self.names]
         self._checked = [
             (place, PREFIX[name]) for place, name in enumerate(self.names) if name in PREFIX and place != self.prefix
         ]
         self._type = self.names.index('type') if 'type' in self.names else None
+        self._node = self.names.index('node') if 'description' not in self.names else None
+        self._nameless = [place for place, name in enumerate(self.names) if not name]
 
-    def _check_required(self) -> None:
+    def _faults_of_names(self) -> list[str]:
+        unknown = [name for name in dict.fromkeys(self.names) if name and not _can_be_set(name)]
+        twice = [name for name in dict.fromkeys(self.names) if name and self.names.count(name) > 1]
+        faults = [f'the column {name} is there twice' for name in twice]
+        if unknown:
+            accepted = ', '.join(key for key in PREFIX if _can_be_set(key))
+            what = 'is no attribute' if len(unknown) == 1 else 'are no attributes'
+            columns = ('the column ' if len(unknown) == 1 else 'the columns ') + ', '.join(map(repr, unknown))
+            faults.append(f'{columns} {what} of prefixes that can be set: {accepted}, avps.KEY')
+        return faults
+
+    def _missing(self) -> list[str]:
+        faults = []
         if 'prefix' not in self.names:
-            raise ValueError('there is no column prefix')
+            faults.append('there is no column prefix')
         if 'description' not in self.names and 'node' not in self.names:
-            raise ValueError('there is neither a column description nor a column node')
+            faults.append('there is neither a column description nor a column node')
         if 'type' not in self.names and self.type is None:
-            raise ValueError('there is no column type, and no --type')
+            faults.append('there is no column type, and no --type')
+        return faults
 
     def vrf_of(self, row: Row) -> dict[str, str]:
         """What names the VRF of a row; nothing: VRF 0."""
         return {name: row.cells[place] for name, place in self._vrf_places if row.cells[place]} or self.vrf
+
+    def pools_of(self, row: Row) -> list[tuple[str, str]]:
+        """Return what names the pool of a row: none, or a name or more."""
+        return [(name, row.cells[place]) for name, place in self._pool_places if row.cells[place]]
 
     def attr(self, row: Row) -> dict[str, object]:
         """The attributes of a row, as the daemon takes them. Empty cells are absent, an empty description is nil."""
         attr: dict[str, object] = dict(self.vrf_of(row)) if self.vrf else {}
         avps = {}
         for name, cell in zip(self.names, row.cells, strict=True):
+            if not name:
+                continue
             if name.startswith(_AVPS):
                 if cell:
                     avps[name.removeprefix(_AVPS)] = cell
@@ -98,100 +116,100 @@ class Columns:
             attr['avps'] = avps
         return attr
 
-    def row(self, line: int, cells: Sequence[str]) -> Row:
-        """Read a line.
-
-        :raises ValueError, NipapError: saying what is wrong with it.
-        """
-        if len(cells) != len(self.names):
-            raise ValueError(f'{len(cells)} cells, the header has {len(self.names)}')
+    def read(self, line: int, cells: Sequence[str]) -> tuple[Row | None, list[str]]:
+        """Read a line; return its row, unless it has no prefix, and all that is wrong with it."""
         stripped = tuple(sys.intern(cell.strip()) for cell in cells)
+        faults = []
+        key = b''
         if not stripped[self.prefix]:
-            raise ValueError('no prefix')
+            faults.append('no prefix')
+        else:
+            try:
+                key = _key(stripped[self.prefix])
+            except NipapError as exc:
+                faults.append(str(exc))
         if self.type is None and self._type is not None and not stripped[self._type]:
-            raise ValueError('no type')
-        key = _key(stripped[self.prefix])
-        for cell in stripped:
-            check_text(cell)
+            faults.append('no type')
+        if self._node is not None and not stripped[self._node]:
+            faults.append('neither a description nor a node')
+        bad = self._unreadable(stripped) if forbidden_character(' '.join(stripped)) else {}
+        faults += bad.values()
+        faults += [reason for place, reason in self._refused(stripped) if place not in bad]
+        faults += [f'{stripped[place]!r} is in a column without a name' for place in self._nameless if stripped[place]]
+        return Row(key, line, stripped) if key else None, faults
+
+    def _unreadable(self, cells: Sequence[str]) -> dict[int, str]:
+        """Return the places of cells with a character that cannot be sent, and the reasons."""
+        found = {}
+        for place, cell in enumerate(cells):
+            try:
+                check_text(cell)
+            except NipapError as exc:
+                found[place] = f'{self.names[place]}: {exc}'
+        return found
+
+    def _refused(self, cells: Sequence[str]) -> Iterable[tuple[int, str]]:
+        """Yield the place of each value that no prefix can have, and the reason."""
         for place, attribute in self._checked:
-            cell = stripped[place]
+            cell = cells[place]
+            if not cell:
+                continue
             if attribute.kind == 'tags':
-                if len(cell) > LONGEST_KEY:
-                    read_value(attribute, _separators.split(cell))
-            elif cell and (attribute.kind != 'text' or attribute.longest or attribute.refuse):
-                _check(attribute, cell)
-        return Row(key, line, stripped)
+                reason = _reason_of_tags(attribute, cell) if len(cell) > LONGEST_KEY else None
+            elif attribute.kind != 'text' or attribute.longest or attribute.refuse:
+                reason = _reason(attribute.name, cell)
+            else:
+                continue
+            if reason:
+                yield place, reason
 
 
-def read(path: Path, vrf: Mapping[str, str], default_type: str | None) -> Sheet:
+def read(path: Path, vrf: Mapping[str, str], default_type: str | None, encoding: str | None = None) -> Sheet:
     """Read a file.
 
     :raises FileError: when it cannot be read at all, or its header makes no sense.
     """
     try:
-        with open(path, 'rb') as raw:
-            digest = hashlib.file_digest(raw, 'sha256')
-        digest.update(repr((sorted(vrf.items()), default_type)).encode())
-        with open(path, encoding='utf-8-sig', newline='') as file:
-            lines = _lines(csv.reader(file, strict=True))
-            _, names = next(lines, (1, []))
-            if isinstance(names, csv.Error):
-                raise ValueError(names)
-            columns = Columns(names, vrf, default_type)
-            rows, bad = _rows(columns, lines)
-    except UnicodeDecodeError as exc:
-        raise FileError(f'{path}: not in UTF-8: {exc.reason}') from None
+        with opened(path) as raw:
+            digest = digest_of(raw)
+            digest.update(repr((sorted(vrf.items()), default_type, *([encoding] if encoding else []))).encode())
+            with decoded(path, raw, encoding) as text:
+                records = Records(text, 'prefix', _like_an_address)
+                columns = Columns(records.names, vrf, default_type)
+                rows, bad = _rows(columns, records)
     except (OSError, ValueError) as exc:
         raise FileError(f'{path}: {exc.strerror if isinstance(exc, OSError) else exc}') from None
     return Sheet(columns, rows, bad, digest.hexdigest())
 
 
-def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Every line that is not empty, or what is wrong with it, and its number: the first one of several."""
-    while True:
-        number = reader.line_num + 1  # type: ignore[attr-defined]  # csv.reader has no name as a type
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            yield number, exc
-        else:
-            if cells:
-                yield number, cells
-
-
-def _rows(
-    columns: Columns, lines: Iterator[tuple[int, list[str] | csv.Error]]
-) -> tuple[list[Row], list[tuple[int, str]]]:
+def _rows(columns: Columns, records: Iterable[Record]) -> tuple[list[Row], list[tuple[int, str]]]:
     rows: list[Row] = []
     bad: list[tuple[int, str]] = []
     seen: dict[object, int] = {}
-    for number, cells in lines:
-        if isinstance(cells, csv.Error):
-            bad.append((number, str(cells)))
+    for number, cells, fault in records:
+        if fault:
+            bad.append((number, fault))
             continue
-        try:
-            row = columns.row(number, cells)
-        except (ValueError, NipapError) as exc:
-            bad.append((number, str(exc)))
-            continue
-        vrf = columns.vrf_of(row)
-        first = seen.setdefault((row.key, *vrf.items()) if vrf else row.key, number)
-        if first == number:
+        row, faults = columns.read(number, cells)
+        if row is not None:
+            vrf = columns.vrf_of(row)
+            name = (row.key, *vrf.items()) if vrf else row.key
+            first = seen.get(name) if faults else seen.setdefault(name, number)
+            if first not in (None, number):
+                faults.append(f'{row.cells[columns.prefix]} is in line {first} already')
+        if faults:
+            bad.append((number, '; '.join(faults)))
+        elif row is not None:
             rows.append(row)
-        else:
-            bad.append((number, f'{row.cells[columns.prefix]} is in line {first} already'))
     rows.sort()
     return rows, bad
 
 
-def _check_name(name: str) -> None:
-    if name.startswith(_AVPS) and name != _AVPS:
-        return
-    if name not in PREFIX or not PREFIX[name].writable or name == 'avps':
-        accepted = ', '.join(key for key, attribute in PREFIX.items() if attribute.writable and key != 'avps')
-        raise ValueError(f'the column {name!r} is no attribute of prefixes that can be set: {accepted}, avps.KEY')
+def _can_be_set(name: str) -> bool:
+    """Return whether a column may have a name."""
+    if name.startswith(_AVPS):
+        return name != _AVPS
+    return name in PREFIX and PREFIX[name].writable and name != 'avps'
 
 
 def _key(text: str) -> bytes:
@@ -218,17 +236,20 @@ def _packed_key(text: str) -> bytes:
     return bytes((family, *packed, length))
 
 
-def _check(attribute: Attribute, cell: str) -> None:
-    reason = _reason(attribute.name, cell)
-    if reason:
-        raise ValueError(reason)
-
-
 @lru_cache(maxsize=65536)
 def _reason(name: str, cell: str) -> str | None:
-    """Why an attribute cannot have a value; None: it can."""
+    """Return why an attribute cannot have a value; None: it can."""
+    return _complaint(PREFIX[name], cell)
+
+
+def _reason_of_tags(attribute: Attribute, cell: str) -> str | None:
+    return _complaint(attribute, _separators.split(cell))
+
+
+def _complaint(attribute: Attribute, value: object) -> str | None:
+    """Return why an attribute cannot have a value, naming the attribute."""
     try:
-        read_value(PREFIX[name], cell)
+        read_value(attribute, value)
     except NipapError as exc:
-        return str(exc)
+        return str(exc) if attribute.name in str(exc) else f'{attribute.name}: {exc}'
     return None

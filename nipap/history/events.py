@@ -81,14 +81,31 @@ def begin(db: Database) -> None:
         db.run(lambda tx: tx.execute(f'UPDATE event_state SET settled = {_LAST_ID} WHERE settled IS NULL'))
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """The positions between which events can be read.
+
+    removed: the highest position that was removed. oldest: the position in front of the first event that is kept.
+    newest: the highest position that was given.
+    """
+
+    removed: int
+    oldest: int
+    newest: int
+
+
+_BOUNDS = """SELECT removed, coalesce((SELECT min(position) - 1 FROM event), last_position), last_position
+FROM event_state"""
+
+
+def bounds(tx: Transaction) -> Bounds:
+    """Return the bounds of the events that are kept."""
+    return Bounds(*(tx.one(_BOUNDS) or (0, 0, 0)))
+
+
 def last_position(tx: Transaction) -> int:
-    """The highest position there is."""
+    """Return the highest position that was given."""
     return int(tx.value('SELECT last_position FROM event_state') or 0)
-
-
-def removed(tx: Transaction) -> int:
-    """The highest position that was removed."""
-    return int(tx.value('SELECT removed FROM event_state') or 0)
 
 
 def remove_old(tx: Transaction, hours: int, *, kafka: bool) -> int:

@@ -4,8 +4,9 @@ A client that has seen no answer cannot know whether its call was carried out. W
 the call again until it is answered: what was answered is stored under the key, in the transaction of the change. So the
 two are there or not there together, whatever dies, and any process that has the database can answer.
 
-Keys belong to the user who proved their identity. One is good for one call: a fingerprint tells whether acting user,
-method and arguments are the same; the rest of the ``auth`` struct is not part of it.
+Keys belong to the user who proved their identity, and are forgotten when the account is removed. One is good for one
+call: a fingerprint tells whether acting user, method and arguments are the same; the rest of the ``auth`` struct is not
+part of it.
 """
 
 from __future__ import annotations
@@ -39,16 +40,23 @@ _EXPIRE = """DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
 
 
 class KeyedCall(NamedTuple):
-    """A call with a key: whose, which, and what identifies its content."""
+    """A call with a key: whose, which, and what identifies its content.
+
+    predecessors: accounts of the same name that were removed before.
+    """
 
     authenticated_as: str
     key: str
     fingerprint: bytes
+    predecessors: int = 0
 
     @property
     def owner(self) -> str:
-        """Return the user as the index on keys can hold it. A token may name anybody."""
-        name = self.authenticated_as
+        """Return the user as the index on keys can hold it. A token may name anybody.
+
+        The owner of a later account of one name is another, so what was kept for the former one is not found.
+        """
+        name = f'{self.authenticated_as}\n{self.predecessors}' if self.predecessors else self.authenticated_as
         return name if len(name) <= LONGEST_KEY else f'sha256 {hashlib.sha256(name.encode()).hexdigest()}'
 
 

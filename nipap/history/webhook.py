@@ -30,7 +30,7 @@ _SHOWN = (
     *('id', 'url', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled', 'added'),
     *('cursor', 'attempts', 'failing_since', 'next_attempt', 'last_error', 'delivered', 'failed'),
 )
-_WRITABLE = ('url', 'secret', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled')
+WRITABLE = ('url', 'secret', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled')
 _FILTERS = ('kinds', 'vrf_ids', 'pool_ids', 'tags')
 
 
@@ -78,7 +78,9 @@ def edit(tx: Transaction, key: int, values: Mapping[str, Any], who: Who) -> None
     sql = f'UPDATE webhook SET {changes}attempts = 0, failing_since = NULL, next_attempt = NULL WHERE id = %s'
     tx.execute(sql, (*values.values(), key))
     told = {'secret_changed': True} if values.get('secret', secret) != secret else {}
-    _audit(tx, who, key, 'edit', before, {**facts(tx, key), **told})
+    after = {**facts(tx, key), **told}
+    if after != before:
+        _audit(tx, who, key, 'edit', before, after)
 
 
 def remove(tx: Transaction, key: int, who: Who) -> None:
@@ -122,8 +124,8 @@ def read(attr: Mapping[str, Any]) -> Object:
     """
     values: Object = {}
     for name, value in attr.items():
-        if name not in _WRITABLE:
-            raise NipapExtraneousInputError(f'extraneous attribute {name}, known: {", ".join(_WRITABLE)}').about(name)
+        if name not in WRITABLE:
+            raise NipapExtraneousInputError(f'extraneous attribute {name}, known: {", ".join(WRITABLE)}').about(name)
         if name not in _FILTERS:
             try:
                 values[name] = _READERS[name](value)

@@ -7,6 +7,7 @@ Shared by every transport, so that all of them judge a caller alike.
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Mapping
 
@@ -20,7 +21,10 @@ from nipap.errors import (
     NipapError,
     NipapInputError,
     NipapValueError,
+    TooManyLoginsError,
 )
+
+_log = logging.getLogger('nipap.login')
 
 # A String of RFC 8941 with its parameters, which mean nothing here.
 _quoted = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?:\s*;.*)?').fullmatch
@@ -38,13 +42,23 @@ def auth_options(arguments: Mapping[str, object]) -> Mapping[str, object]:
 def credentials_from_request(request: Request, authenticator: Authenticator) -> Credentials:
     """Prove the identity that the Authorization header claims: ``Basic`` (in UTF-8) or ``Bearer``.
 
-    Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing. Too
-    many passwords that do, from one address, have others wait or be refused.
+    Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing, which
+    is logged. Too many passwords that do, from one address, have others wait or be refused.
     """
     scheme, value = _authorization(request)
-    if scheme == 'bearer':
-        return authenticator.login_token(value)
-    return authenticator.login(*_name_and_password(value), request.remote_addr)
+    claimed = 'token'
+    try:
+        if scheme == 'bearer':
+            return authenticator.login_token(value)
+        claimed = 'malformed'
+        name, password = _name_and_password(value)
+        claimed = f'user={shown(name)}'
+        return authenticator.login(name, password, request.remote_addr)
+    except AuthenticationFailedError as error:
+        # Programs that ban addresses read this line. The client chooses nothing before the quotation mark.
+        what = 'refused' if isinstance(error, TooManyLoginsError) else 'failed'
+        _log.warning('%s login from %s %s', what, request.remote_addr or '-', claimed)
+        raise
 
 
 def _authorization(request: Request) -> tuple[str, str]:
@@ -65,8 +79,8 @@ def _name_and_password(value: str) -> tuple[str, str]:
 
 
 def header_text(request: Request, name: str) -> str | None:
-    """The text of a header, in UTF-8 or, from those who know no better, in ISO 8859-1."""
-    value = request.headers.get(name)
+    """Return the text of a header, in UTF-8 or else in ISO 8859-1; None without it."""
+    value: str | None = request.environ.get(f'HTTP_{name.upper().replace("-", "_")}')
     if value is None or value.isascii():
         return value
     try:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
 
+from nipap.access.authentication import Actor, Credentials
 from nipap.postgres.transaction import Outcome
 from nipap.runtime import tracer
 from nipap.runtime.meter import Meter
@@ -38,9 +39,11 @@ def stamp_answers(app: Flask) -> None:
 def _stamp(response: Response) -> Response:
     environ = request_ctx.request.environ
     headers = response.headers
-    headers['X-Content-Type-Options'] = 'nosniff'
-    if 'Cache-Control' not in headers:
-        headers['Cache-Control'] = 'no-store'
+    given = {name for name, _ in headers}
+    if 'Cache-Control' not in given:
+        headers.add('Cache-Control', 'no-store')
+    if 'X-Content-Type-Options' not in given:
+        headers.add('X-Content-Type-Options', 'nosniff')
     call: CallRecord | None = environ.get(_CALL)
     if call is None:  # there is no such path
         headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
@@ -57,6 +60,14 @@ def record_of(request: Request) -> CallRecord:
     """Return the record of the call that a request makes."""
     call: CallRecord = request.environ[_CALL]
     return call
+
+
+def note_caller(call: CallRecord, credentials: Credentials, actor: Actor) -> None:
+    """Note who makes a call: for the log the name among the users of all back ends, unless they act for another."""
+    acts_for_another = actor.username != credentials.username
+    call.user = actor.username if acts_for_another else actor.authenticated_as
+    call.authenticated_as = actor.authenticated_as if acts_for_another else None
+    call.source = actor.authoritative_source
 
 
 def performed(call: CallRecord, perform: Callable[..., T]) -> T:
@@ -78,12 +89,30 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
     finally:
         call.seconds = time.perf_counter() - started
         tracer.end(call, status)
+    _count(call, meter)
+    return response
+
+
+def part(request: Request, meter: Meter, respond: Callable[[CallRecord], T]) -> T:
+    """Return the answer that `respond` makes to one of the calls of a request; it counts as a call of its own."""
+    whole = record_of(request)
+    call = CallRecord(whole.request_id, whole.peer)
+    call.user, call.trace_id = whole.user, whole.trace_id
+    started = time.perf_counter()
+    found = respond(call)
+    call.seconds = time.perf_counter() - started
+    _count(call, meter)
+    return found
+
+
+def _count(call: CallRecord, meter: Meter) -> None:
+    """Count an answered call and log it."""
     meter.call(call.method, call.fault or 0, call.seconds)
     if _log.isEnabledFor(logging.INFO):
         outcome = 'ok' if call.fault is None else f'fault {call.fault}'
+        by = '' if call.authenticated_as is None else f' by={call.authenticated_as!r}'
         _log.info(
-            '%s user=%r %.1f ms %s request=%s',
-            *(call.method, call.user, call.seconds * 1e3, outcome, call.request_id),
+            '%s user=%r%s %.1f ms %s request=%s',
+            *(call.method, call.user, by, call.seconds * 1e3, outcome, call.request_id),
             extra={'call': call},
         )
-    return response

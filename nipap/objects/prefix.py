@@ -44,9 +44,13 @@ def read_spec(spec: object, *, default_vrf: bool = False) -> Condition:
             raise NipapExtraneousInputError(f"Key '{key}' not allowed in prefix spec.")
     if 'id' in spec and len(spec) > 1:
         raise NipapExtraneousInputError("If 'id' specified, no other keys are allowed.")
-    if not default_vrf and has_host_bits(spec.get('prefix')):
-        return NOTHING  # a list of what is not there is empty; what is to be changed must be named right
-    conditions = [_equals(key, value) for key, value in spec.items()]
+    try:
+        conditions = [_equals(key, value) for key, value in spec.items()]
+    except NipapValueError:
+        # A list of what is not there is empty. What is to be changed must be named right.
+        if default_vrf or not has_host_bits(spec.get('prefix')):
+            raise
+        return NOTHING
     if (
         default_vrf
         and 'prefix' in spec

@@ -190,9 +190,11 @@ def _understand(tx: Transaction, read: SmartQuery) -> _Understood:
     """Try the regular expressions of a text. A word that is none, or too slow, is matched literally."""
     if read.error:
         return _Understood(read, read.query)
-    words = smart_parsing.words(read.query)
-    given = words | smart_parsing.compared_patterns(read.query)
+    words, compared = smart_parsing.patterns_of(read.query)
+    given = words | compared
     no_patterns = refused(tx, given, all_signs=True)
+    if not no_patterns:
+        return _Understood(read, read.query, frozenset(given))
     literal = {word: patterns.literal(word) for word in words if word in no_patterns}
     too_long = {word for word in literal if len(word) > LONGEST_LITERAL}
     if smart_parsing.mark_invalid(read.query, no_patterns, too_long):

@@ -126,16 +126,27 @@ def _changes(i: int, draft: VrfDraft) -> str:
     return rows.facts(draft.values)
 
 
-def remove(tx: Transaction, condition: Condition, who: Who) -> None:
+def remove(tx: Transaction, condition: Condition, who: Who, *, recursive: bool = True) -> None:
     """Remove the VRFs for which a condition holds, with their prefixes.
 
-    :raises NipapValueError: for VRF 0.
+    :raises NipapValueError: for VRF 0, and for a VRF that has prefixes unless `recursive`.
     """
     ids = _ids(tx, condition)
     if 0 in ids:
         raise NipapValueError('Prohibited delete of default VRF (id=0).')
     for i in ids:
+        if not recursive:
+            _refuse_prefixes(tx, i)
         tx.execute('SELECT vrf_remove(%s, %s::actor)', (i, who))
+
+
+def _refuse_prefixes(tx: Transaction, i: int) -> None:
+    rows.lock(tx, 'vrf', i)  # a first prefix needs this lock, so none can come in between
+    if tx.value('SELECT EXISTS (SELECT FROM prefix WHERE vrf_id = %s)', (i,)):
+        name = tx.value('SELECT name FROM vrf WHERE id = %s', (i,))
+        raise NipapValueError(
+            f"Prohibited delete, VRF {shown(name)} contains prefixes; 'recursive' removes them too."
+        ).about('recursive')
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from dataclasses import replace
+from functools import partial, reduce
 from typing import Any, cast
 from urllib.parse import urlencode
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
-from nipap.attributes import read_integer, shown
-from nipap.backend import Backend
+from nipap.attributes import PREFIX, Attribute, read_integer, read_value, shown
+from nipap.backend import Backend, authorize
+from nipap.batch import REFERENCE
 from nipap.calls import CALLS, Expectation
 from nipap.calls import Request as CallRequest
 from nipap.errors import (
@@ -30,14 +31,17 @@ from nipap.errors import (
     NipapNonExistentError,
     NipapUnavailableError,
     NipapValueError,
+    at_operation,
 )
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.http.credentials import change_group, change_reason, credentials_from_request, header_text, idempotency_key
+from nipap.http.origins import refuse_other_sites
 from nipap.objects.allocate import read_count
 from nipap.postgres.database import Database
 from nipap.rest import events as flask_events
 from nipap.rest import openapi as rest_openapi
+from nipap.rest import parameters
 from nipap.rest.objects import (
     RESOURCES,
     TAGS,
@@ -52,11 +56,16 @@ from nipap.rest.objects import (
     parts_of,
     plain_many,
     read_fields,
+    refuse_unknown,
+    sent_back,
     settable,
     tag_of,
+    without_sent_back,
 )
-from nipap.rest.problems import http_problem, internal_problem, problem
-from nipap.rest.routes import served
+from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members, read_flag
+from nipap.rest.problems import http_problem, internal_problem, not_understood, problem
+from nipap.rest.routes import RECURSIVE, ROUTES, Route
+from nipap.runtime import waiting
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.packed import whole
 from nipap.runtime.spool import Spool
@@ -64,27 +73,18 @@ from nipap.runtime.tracer import CallRecord
 
 ROOT = '/api/v1'
 DEFAULT_SOURCE = 'nipap-rest'
-DEFAULT_LIMIT = 50
-MOST = 10_000
-TREE_OPTIONS = (
-    'parents_depth',
-    'children_depth',
-    'include_all_parents',
-    'include_all_children',
-    'include_neighbors',
-    'parent_prefix',
-)
-PAGING = ('q', 'limit', 'after', 'fields')
 FREE = ('prefix_length', 'family', 'count')
 
 _AT_ONCE = 1000  # objects that are in memory at the same time
 _JSON = 'application/json'
+_WITH_BODY = ('POST', 'PATCH')
+_VRF = ('vrf_id', 'vrf_rt', 'vrf_name')
+_TREE_OPTIONS = tuple(parameter.name for parameter in parameters.TREE)
 _JSON_TYPES = (_JSON, 'application/merge-patch+json')
 
 _log = logging.getLogger(__name__)
 
 View = Callable[..., Response]
-Args = MultiDict[str, str]
 
 
 def add_to(
@@ -134,25 +134,33 @@ class _Api:
 
     def connect(self, app: Flask, method: str, path: str, view: View) -> None:
         """Answer requests to a path by a view, which is called with the actor and the parts of the path."""
-        if not served(method, path.replace('<number:key>', '{key}')):
+        route = ROUTES[method, path.replace('<number:key>', '{key}')]
+        if not route.served:
             return
 
         def answer(**parts: int) -> Response:
-            return self._answer(f'{method} {path}', view, parts)
+            return self._answer(f'{method} {path}', route, view, parts)
 
         app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])
 
-    def _answer(self, name: str, view: View, parts: Mapping[str, int]) -> Response:
+    def _answer(self, name: str, route: Route, view: View, parts: Mapping[str, int]) -> Response:
         def respond(call: CallRecord) -> Response:
             call.method = name
-            return self._respond(call, view, parts)
+            return self._respond(call, route, view, parts)
 
         return http_calls.answer(request_ctx.request, self._meter, respond)
 
-    def _respond(self, call: CallRecord, view: View, parts: Mapping[str, int]) -> Response:
+    def _respond(self, call: CallRecord, route: Route, view: View, parts: Mapping[str, int]) -> Response:
         try:
-            actor = self._actor(request_ctx.request)
-            call.user, call.source = actor.username, actor.authoritative_source
+            request: Request = request_ctx.request
+            if request.method not in ('GET', 'HEAD'):
+                refuse_other_sites(request)
+            actor = self._actor(request, call)
+            if route.call is not None:
+                authorize(actor, CALLS[route.call])  # a refusal says nothing about what was sent
+            parameters.check(request.args, route.parameters, pairs=route.pairs)
+            if request.method not in _WITH_BODY:
+                self._check_no_body(request)
             return view(actor, **parts)
         except NipapError as exc:
             call.fault = exc.code
@@ -164,9 +172,9 @@ class _Api:
             _log.exception('internal error in %s, request id %s', call.method, call.request_id)
             return internal_problem(call.request_id)
 
-    def _actor(self, request: Request) -> Actor:
+    def _actor(self, request: Request, call: CallRecord) -> Actor:
         credentials = credentials_from_request(request, self._authenticator)
-        return make_actor(
+        actor = make_actor(
             credentials,
             {
                 'authoritative_source': header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
@@ -175,6 +183,19 @@ class _Api:
                 'readonly': header_text(request, 'NIPAP-Read-Only'),
             },
         )
+        http_calls.note_caller(call, credentials, actor)
+        return actor
+
+    def _check_no_body(self, request: Request) -> None:
+        """Refuse a body where none is read: its members would be ignored. Some clients send an empty object.
+
+        :raises NipapInputError: there is one.
+        """
+        if not request.content_length and request.environ.get('HTTP_TRANSFER_ENCODING') is None:
+            return
+        body = read_body(request, self._max_body).strip()
+        if body not in (b'', b'{}', b'null'):
+            raise NipapInputError(f'A {request.method} has no body here, its parameters are in the URL')
 
     def body(self) -> Any:
         """The value that the body of the request holds.
@@ -243,48 +264,41 @@ class _Collection:
 
     def _list(self, actor: Actor) -> Response:
         args = request_ctx.request.args
-        self._check_parameters(args)
         return self._found(actor, args.get('q'), self._filter(args))
 
     def _search(self, actor: Actor) -> Response:
         asked = self._api.struct()
         text, query = asked.get('q'), asked.get('query')
+        check_members(asked, ('query',) if self._resource is TAGS else ('q', 'query'))
         for name, value in asked.items():
-            if name not in ('q', 'query'):
-                raise NipapInputError(f'extraneous member {name}, known: q, query').about(name)
             if not isinstance(value, dict if name == 'query' else str):
                 kind = 'an object' if name == 'query' else 'a string'
                 raise NipapInputError(f'Invalid {name} ({shown(value)}), must be {kind}').about(name)
+        _check_query(query)
         filters = self._filter(request_ctx.request.args)
         if query is not None and filters:
             query = {'operator': 'and', 'val1': filters, 'val2': query}
         return self._found(actor, text, filters if query is None else query)
 
     def _filter(self, args: Args) -> Object:
-        """The query that the other parameters mean: equality with each, nothing being nil."""
+        """Return the query that filters mean: each must hold, and of the values of one attribute any."""
         query: Object = {}
-        options = (*PAGING, *self._options())
-        for name, value in args.items(multi=True):
-            if name not in options:
-                one = {'operator': 'equals', 'val1': name, 'val2': value or None}
-                query = {'operator': 'and', 'val1': query, 'val2': one} if query else one
+        for name, values in args.lists():
+            if name in self._resource.table or name.startswith(parameters.PAIR):
+                attribute = self._resource.table.get(name)
+                all_of_them = attribute is not None and attribute.kind in parameters.LISTS
+                one = _joined('and' if all_of_them else 'or', [_equal(name, attribute, value) for value in values])
+                query = _joined('and', [query, one]) if query else one
         return query
-
-    def _check_parameters(self, args: Args) -> None:
-        for name in (*PAGING, *self._options()):
-            if len(args.getlist(name)) > 1:
-                raise NipapInputError(f'parameter {name} is there more than once').about(name)
-
-    def _options(self) -> tuple[str, ...]:
-        return TREE_OPTIONS if self.kind == 'prefix' else ()
 
     def _found(self, actor: Actor, text: object, query: Object) -> Response:
         """A page of what a text and a query match."""
         request: Request = request_ctx.request
         fields = self._fields()
         limit = _limit(request.args.get('limit'))
-        options = {name: request.args[name] for name in self._options() if name in request.args}
-        page = _Page(self._api, self._resource, actor, text, query, options)
+        options = {name: request.args[name] for name in _TREE_OPTIONS if name in request.args}
+        lenient = read_flag(request.args, 'lenient')
+        page = _Page(self._api, self._resource, actor, text, query, options, lenient=lenient)
         body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
         headers = {}
         if page.after is not None:
@@ -328,24 +342,42 @@ class _Collection:
     def _add(self, actor: Actor) -> Response:
         fields = self._fields()
         attr = settable(self._api.body(), self._resource, new=True)
+        if isinstance(attr, dict):
+            refuse_unknown(attr, {*self._resource.writable, self._resource.key} - {'id'})
         item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
         return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
         fields = self._fields()
-        members = {self.kind: {self._resource.key: key}, 'attr': settable(self._api.body(), self._resource)}
+        attr = settable(self._api.body(), self._resource)
         # With an idempotency key what is not there has to fail before that is remembered as an answer.
-        has_key = idempotency_key(request_ctx.request, {}) is not None
-        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))
+        always = idempotency_key(request_ctx.request, {}) is not None
+        if isinstance(attr, dict):
+            refuse_unknown(attr, self._resource.fields)
+            always = always or bool(sent_back(attr, self._resource))
+        expected = self._expectation(key, always=always)
+        if isinstance(attr, dict) and sent_back(attr, self._resource):
+            expected = expected and replace(expected, members=partial(self._completed, key, attr))
+        edited = self._api.change(actor, f'edit_{self.kind}', self._edit_members(key, attr), expected)
         if not edited:
             raise self._missing(key)
         return self._shown(edited[0], fields)
 
+    def _edit_members(self, key: int, attr: Any) -> Object:
+        return {self.kind: {self._resource.key: key}, 'attr': attr}
+
+    def _completed(self, key: int, attr: Object, item: Object) -> Object:
+        """Return the members of an edit for an object as it is stored. An edit of nothing sets a name to what it is."""
+        left = without_sent_back(attr, alone(dict(item)), self._resource.writable)
+        left.pop('match', None)  # of a search
+        name = 'name' if 'name' in self._resource.writable else 'description'
+        return self._edit_members(key, left or {name: item[name]})
+
     def _remove(self, actor: Actor, key: int) -> Response:
         args = request_ctx.request.args
         members: Object = {self.kind: {self._resource.key: key}}
-        if self.kind == 'prefix':
-            members['recursive'] = args.get('recursive')
+        if self.kind in RECURSIVE:
+            members['recursive'] = read_flag(args, 'recursive')
         # What was not there is told of a prefix by its removal, of others by a look at them before.
         expected = self._expectation(key, always=self.kind != 'prefix')
         self._api.change(actor, f'remove_{self.kind}', members, expected)
@@ -389,11 +421,33 @@ class _Calls:
 
     def _batch(self, actor: Actor) -> Response:
         asked = self._api.struct()
-        for name in asked.keys() - {'operations', 'return'}:
-            raise NipapInputError(f'extraneous member {name}, known: operations, return').about(name)
-        members = {'operations': asked.get('operations'), 'return': asked.get('return')}
+        check_members(asked, ('operations', 'return'))
+        operations = asked.get('operations')
+        self._check_operations(actor, operations)
+        operations = list(map(_cautious, operations)) if isinstance(operations, list) else operations
+        members = {'operations': operations, 'return': asked.get('return')}
         answers = self._api.change(actor, 'batch', members)
         return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
+
+    def _check_operations(self, actor: Actor, operations: object) -> None:
+        """Refuse members of the operations of a batch that their calls do not have. XML-RPC ignores such members.
+
+        :raises NipapError: naming the operation and the member, or that the actor may not make the call.
+        """
+        accepted = {name: tuple(member.name for member in call.members) for name, call in CALLS.items()}
+        turns = waiting.Turns()
+        for position, operation in enumerate(operations if isinstance(operations, list) else ()):
+            turns.next()
+            asked = operation if isinstance(operation, dict) else {}
+            method, args = asked.get('method'), asked.get('args')
+            if not isinstance(method, str) or method not in accepted or not isinstance(args, dict):
+                continue
+            if not args.keys() <= {*accepted[method], REFERENCE}:
+                try:
+                    authorize(actor, CALLS[method])
+                    check_members(args, accepted[method])
+                except NipapError as error:
+                    raise at_operation(position, method, error) from None
 
 
 class _Allocations:
@@ -410,7 +464,7 @@ class _Allocations:
         args = {name: attr.pop(name) for name in FREE if name in attr}
         count = read_count(args.pop('count', None))
         try:
-            answers = self._allocated(actor, self._operations(key, attr, args, count))
+            answers = self._allocated(actor, self._operations(key, attr, args, count), self._expectation(key, attr))
         except NipapError as exc:
             self._collection.one(actor, key)  # if that is what is wrong, it is what is said
             cause = exc.__cause__
@@ -423,11 +477,30 @@ class _Allocations:
             response.headers['Location'] = f'{ROOT}/prefixes/{added[0]["id"]}'
         return response
 
-    def _allocated(self, actor: Actor, operations: list[Object]) -> list[Any]:
+    def _allocated(self, actor: Actor, operations: list[Object], expected: Expectation | None) -> list[Any]:
         if len(operations) == 1:
-            return [self._api.change(actor, 'add_prefix', operations[0]['args'])]
-        answers: list[Any] = whole(self._api.change(actor, 'batch', {'operations': operations, 'return': None}))
+            return [self._api.change(actor, 'add_prefix', operations[0]['args'], expected)]
+        members = {'operations': operations, 'return': None}
+        answers: list[Any] = whole(self._api.change(actor, 'batch', members, expected))
         return answers
+
+    def _expectation(self, key: int, attr: Object) -> Expectation | None:
+        """Return the expectation that the source is in the VRF that a body names; None when it names none."""
+        named = {name: read_value(PREFIX[name], attr[name]) for name in _VRF if attr.get(name) is not None}
+
+        def holds(item: Object) -> bool:
+            if item['vrf_id'] is None:
+                return True  # a pool without members has another problem
+            for name, value in named.items():
+                if value != item[name]:
+                    kind, where = self._collection.kind, shown(item[name])
+                    text = (
+                        f'Invalid value {shown(attr[name])} for {name}, {kind} {key} is in the VRF with {name} {where}'
+                    )
+                    raise NipapValueError(text).about(name)
+            return True
+
+        return Expectation(self._collection.kind, key, holds) if named else None
 
     def _operations(self, number: int, attr: Object, args: Object, count: int) -> list[Object]:
         if self._of_pool:
@@ -435,7 +508,9 @@ class _Allocations:
             source: Object = {'from-pool': {'id': number}}
         else:
             # Looked up in the same transaction, and under an idempotency key the same call however it has moved.
-            first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}}}]
+            # The VRF that the body names is a part of what is asked for, though the call has no such member.
+            asked = {name: attr[name] for name in _VRF if attr.get(name) is not None}
+            first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}, **asked}}]
             source = {'from-prefix': [{'$result': [0, 0, 'prefix']}]}
             attr = {**attr, 'vrf_id': {'$result': [0, 0, 'vrf_id']}}
         one = {'method': 'add_prefix', 'args': {'attr': attr, 'args': {**source, **args}}}
@@ -444,8 +519,6 @@ class _Allocations:
     def look(self, actor: Actor, key: int) -> Response:
         """Say which would be allocated."""
         given = request_ctx.request.args
-        for name in given.keys() - set(FREE):
-            raise NipapInputError(f'extraneous parameter {name}, known: {", ".join(FREE)}').about(name)
         item = self._collection.one(actor, key)
         args: Object = {name: given[name] for name in FREE if name in given}
         vrf = None
@@ -472,7 +545,10 @@ class _Page:
         text: object,
         query: Object,
         options: Mapping[str, Any],
+        *,
+        lenient: bool,
     ) -> None:
+        self._lenient = lenient
         self.after: str | None = None
         self._api = api
         self._resource = resource
@@ -507,16 +583,62 @@ class _Page:
         if self._text is not None:
             method = f'smart_search_{kind}'
             members = {'query_string': self._text, 'search_options': options, 'extra_query': self._query}
-            if method not in CALLS:
-                raise NipapInputError(f'there is no smart search of {kind}s').about('q')
         found: Object = self._api.look(self._actor, method, members)
+        if found.get('error') and not self._lenient:
+            raise not_understood(str(self._text), found['interpretation'])
         return found
 
 
+_QUERY = ('operator', 'val1', 'val2')
 _BESIDE = ('interpretation', 'error', 'error_message')
 
 
 # ---------------------------------------------------------------- requests and answers
+
+
+def _joined(operator: str, queries: list[Object]) -> Object:
+    return reduce(lambda first, second: {'operator': operator, 'val1': first, 'val2': second}, queries)
+
+
+def _equal(name: str, attribute: Attribute | None, value: str) -> Object:
+    """Return the query that an attribute, or a pair, has a value; without one that it is unset, or an empty text.
+
+    :raises NipapValueError: there is no value, and the attribute always has one.
+    """
+    one: Object = {'operator': 'equals', 'val1': name, 'val2': value or None}
+    if value:
+        return one
+    if attribute is not None and attribute.never_nil and name != 'vrf_id':  # as without a route target: VRF 0
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, which always has a value').about(name)
+    if attribute is None or attribute.kind == 'text':
+        return _joined('or', [one, {**one, 'val2': ''}])
+    return one
+
+
+def _check_query(query: object) -> None:
+    """Refuse members that a query struct, or a query inside it, does not have.
+
+    :raises NipapInputError: naming the member.
+    """
+    turns = waiting.Turns()
+    todo = [query]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            check_members(node, _QUERY)
+            if node.get('operator') in ('and', 'or'):  # the value of a comparison is no query
+                todo += [node.get('val1'), node.get('val2')]
+            turns.next()
+
+
+def _cautious(operation: Any) -> Any:
+    """Return an operation that removes a VRF with its prefixes only when it says so, as requests for a VRF do."""
+    if not isinstance(operation, dict) or operation.get('method') != 'remove_vrf':
+        return operation
+    args = operation.get('args')
+    if not isinstance(args, dict) or REFERENCE in args or args.get('recursive') is not None:
+        return operation
+    return {**operation, 'args': {**args, 'recursive': False}}
 
 
 def _limit(text: str | None) -> int:
@@ -526,8 +648,8 @@ def _limit(text: str | None) -> int:
         limit = read_integer(text)
     except NipapValueError:
         limit = 0
-    if not 1 <= limit <= MOST:
-        raise NipapValueError(f'Invalid value {shown(text)} for limit, must be 1 to {MOST}').about('limit')
+    if not 1 <= limit <= LARGEST_LIMIT:
+        raise NipapValueError(f'Invalid value {shown(text)} for limit, must be 1 to {LARGEST_LIMIT}').about('limit')
     return limit
 
 

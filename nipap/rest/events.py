@@ -6,6 +6,8 @@ look, so that whoever sends it comes to see that the client has gone or that it 
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -15,16 +17,21 @@ from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor
 from nipap.attributes import read_integer, shown
-from nipap.errors import NipapInputError, NipapNonExistentError, NipapUnavailableError, NipapValueError
+from nipap.errors import NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.history import events, webhook
 from nipap.postgres.database import Database
-from nipap.rest.objects import encode
+from nipap.rest.objects import encode, without_sent_back
+from nipap.rest.parameters import check_members
 from nipap.runtime import waiting
 
 LOOK_S = 0.25
 HEARTBEAT_S = 15.0
 LONGEST_S = 3600.0  # then the client comes again, and proves again who it is
+PROOF_S = 1.0  # how often it is checked that the credentials are still valid
 REMEMBERED = 2000
+UNUSED_S = 5.0  # without a look for so long, no stream waits for the next events
+
+_log = logging.getLogger(__name__)
 
 # Members of a filter, and the parameters that they are.
 FILTERS = {'kinds': 'kind', 'vrf_ids': 'vrf_id', 'pool_ids': 'pool_id', 'tags': 'tag'}
@@ -60,78 +67,141 @@ def add_to(app: Any, api: Api, db: Database) -> None:
 # ---------------------------------------------------------------- server-sent events
 
 
+class PositionLostError(Exception):
+    """Events behind the position of a reader are gone, or were never given in this database.
+
+    position: where the reader goes on.
+    """
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
+
+
 class Feed:
     """The latest events, read once for all streams of this process."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._latest: list[events.Event] = []  # without a gap between the first and the last
-        self._last: int | None = None
-        self._due = 0.0
+        self._last = 0  # the position up to which they were read
+        self._newest = 0  # the newest position that was seen in the database
+        self._looked = -math.inf  # when
+        self._has_more = False  # than was read at once
 
-    def last(self) -> int:
-        """The position of the last event that there is."""
-        self._look()
-        return self._last or 0
+    def newest(self) -> int:
+        """Return the newest position that the database has now."""
+        known = self._newest
+        newest = self._db.read(events.last_position)
+        self._note(known, newest)
+        return newest
+
+    def check(self, position: int) -> None:
+        """Raise `PositionLostError` unless every event behind a position can be read."""
+        known = self._newest
+        bounds = self._db.read(events.bounds)
+        self._note(known, bounds.newest)
+        if position > bounds.newest:
+            raise PositionLostError(bounds.newest)
+        if position < bounds.removed:
+            raise PositionLostError(max(position, bounds.oldest))
 
     def after(self, position: int) -> list[events.Event]:
-        """Some of the events behind a position, in order."""
-        self._look()
-        if self._last is None or position >= self._last:
+        """Return some of the events behind a position, in order.
+
+        :raises PositionLostError: events behind the position were removed, or the database was restored and has no such
+            position any more.
+        """
+        if self._has_more or time.monotonic() >= self._looked + LOOK_S:
+            self._look()
+        newest = self._newest
+        if position > newest:
+            raise PositionLostError(newest)
+        if position == newest:
             return []
-        if not self._latest or position < self._latest[0]['id'] - 1:
-            return self._db.read(lambda tx: events.read(tx, position))
-        return [event for event in self._latest if event['id'] > position][: events.AT_ONCE]
+        if self._latest and self._latest[0]['id'] - 1 <= position < self._last:
+            return [event for event in self._latest if event['id'] > position][: events.AT_ONCE]
+        found = self._db.read(lambda tx: events.read(tx, position))
+        if not found or found[0]['id'] > position + 1:
+            raise PositionLostError(found[0]['id'] - 1 if found else newest)
+        self._newest = max(self._newest, found[-1]['id'])
+        return found
 
     def _look(self) -> None:
-        if time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + LOOK_S
-        if self._last is None:
-            self._last = self._db.read(events.last_position)
-            return
+        """Read some of the events that are new; none when nobody has asked for a while."""
+        known, silent_s = self._newest, time.monotonic() - self._looked
+        self._looked, self._has_more = time.monotonic(), False
+        self._note(known, self._db.read(events.last_position))
         since = self._last
-        found = self._db.read(lambda tx: events.read(tx, since, REMEMBERED))
-        known = self._last  # somebody else may have looked meanwhile
-        if new := [event for event in found if event['id'] > known]:
-            self._latest = [*self._latest, *new][-REMEMBERED:]
-            self._last = new[-1]['id']
+        if silent_s > UNUSED_S:
+            self._latest, self._last = [], self._newest
+        elif self._newest > since:
+            self._remember(since, self._db.read(lambda tx: events.read(tx, since, REMEMBERED)))
+
+    def _note(self, known: int, newest: int) -> None:
+        """Note the newest position, which was read when another one was known."""
+        if newest >= known:
+            self._newest = max(self._newest, newest)
+        else:  # the database was restored: positions go back in no other way
+            self._latest, self._last, self._newest = [], newest, newest
+
+    def _remember(self, since: int, found: list[events.Event]) -> None:
+        if self._last != since:  # another fiber has looked meanwhile
+            return
+        if not found or found[0]['id'] > since + 1:  # events between were removed
+            self._latest = []
+        self._latest = [*self._latest, *found][-REMEMBERED:]
+        self._last = found[-1]['id'] if found else self._newest
+        self._newest = max(self._newest, self._last)
+        self._has_more = len(found) == REMEMBERED
 
 
 class _Stream:
     """The path of server-sent events."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
         self._feed = Feed(db)
 
-    def answer(self, _actor: Actor) -> Response:
+    def answer(self, actor: Actor) -> Response:
         """A stream that goes on from where the client was."""
         request: Request = request_ctx.request
         given = request.args
-        for name in given.keys() - {'after', *FILTERS.values()}:
-            raise NipapInputError(f'extraneous parameter {name}').about(name)
-        filters = {member: [value for value in given.getlist(name) if value] for member, name in FILTERS.items()}
+        filters = {member: given.getlist(name) for member, name in FILTERS.items()}
         wanted = events.Filter.of(webhook.read_filter(filters, FILTERS))
         text = request.headers.get('Last-Event-ID') or given.get('after')
-        position = self._feed.last() if text is None else _position(text)
-        gap = text is not None and position < self._db.read(events.removed)
-        response = Response(self._parts(position, wanted, gap=gap), content_type='text/event-stream; charset=utf-8')
+        parts = self._parts(actor, *self._start(text), wanted)
+        response = Response(parts, content_type='text/event-stream; charset=utf-8')
         # For whoever is between here and the client, our own server among them: pass on what there is.
         response.headers['X-Accel-Buffering'] = 'no'
         response.headers['Cache-Control'] = 'no-store'
         return response
 
-    def _parts(self, position: int, wanted: events.Filter, *, gap: bool) -> Iterator[bytes]:
-        ends = time.monotonic() + LONGEST_S
-        yield b'retry: 2000\n\n'
-        if gap:
-            yield b'event: gap\ndata: {}\n\n'
+    def _start(self, text: str | None) -> tuple[int, bytes]:
+        """Return the position behind which a stream begins, and its first part."""
+        if text is None:
+            return self._feed.newest(), b''
+        position = _position(text)
+        try:
+            self._feed.check(position)
+        except PositionLostError as error:
+            return error.position, _gap(error.position)
+        return position, b''
+
+    def _parts(self, actor: Actor, position: int, first: bytes, wanted: events.Filter) -> Iterator[bytes]:
+        may_go_on = _permission(actor)
+        yield b'retry: 2000\n\n' + first
         silent_since = time.monotonic()
-        while time.monotonic() < ends:
-            found = self._found(position)
-            parts = [_written(event) for event in found if wanted.wants(event)]
-            position = found[-1]['id'] if found else position
+        while may_go_on():
+            found: list[events.Event] = []
+            parts: list[bytes] = []
+            try:
+                found = self._found(position)
+            except PositionLostError as error:
+                position = error.position
+                parts = [_gap(position)]
+            else:
+                parts = [_written(event) for event in found if wanted.wants(event)]
+                position = found[-1]['id'] if found else position
             if parts:
                 yield b''.join(parts)
                 silent_since = time.monotonic()
@@ -147,6 +217,28 @@ class _Stream:
             return self._feed.after(position)
         except NipapUnavailableError:
             return []  # it will be back; the client has missed nothing
+
+
+def _permission(actor: Actor) -> Callable[[], bool]:
+    """Return a function that says whether the stream of an actor may go on."""
+    began = asked = time.monotonic()
+
+    def may_go_on() -> bool:
+        nonlocal asked
+        now = time.monotonic()
+        if now - asked >= PROOF_S:
+            asked = now
+            if not actor.is_valid():
+                _log.info('a stream of events ends: the credentials of %r are not valid any more', actor.username)
+                return False
+        return now - began < LONGEST_S
+
+    return may_go_on
+
+
+def _gap(position: int) -> bytes:
+    """Return the message that a client may have missed events up to a position, from which it goes on."""
+    return b'id: %d\nevent: gap\ndata: {}\n\n' % position
 
 
 def _written(event: events.Event) -> bytes:
@@ -182,13 +274,19 @@ class _Hooks:
         return response
 
     def get(self, actor: Actor, key: int) -> Response:
-        found = self._api.look(actor, 'list_webhook', {'webhook': {'id': key}})
+        return _json(self._one(actor, key))
+
+    def _one(self, actor: Actor, key: int) -> dict[str, Any]:
+        found: list[dict[str, Any]] = self._api.look(actor, 'list_webhook', {'webhook': {'id': key}})
         if not found:
             raise NipapNonExistentError(f'There is no webhook {key}')
-        return _json(found[0])
+        return found[0]
 
     def edit(self, actor: Actor, key: int) -> Response:
-        members = {'webhook': {'id': key}, 'attr': self._api.body()}
+        attr = self._api.body()
+        if isinstance(attr, dict) and any(name not in webhook.WRITABLE for name in attr):
+            attr = without_sent_back(attr, self._one(actor, key), webhook.WRITABLE)
+        members = {'webhook': {'id': key}, 'attr': attr}
         return _json(self._api.change(actor, 'edit_webhook', members)[0])
 
     def remove(self, actor: Actor, key: int) -> Response:
@@ -202,8 +300,7 @@ class _Hooks:
 
     def resend(self, actor: Actor, key: int) -> Response:
         asked = self._api.struct()
-        for name in asked.keys() - {'ids'}:
-            raise NipapInputError(f'extraneous member {name}, known: ids').about(name)
+        check_members(asked, ('ids',))
         members = {'webhook': {'id': key}, 'ids': asked.get('ids')}
         return _json({'resent': self._api.change(actor, 'resend_dead_letter', members)}, 202)
 

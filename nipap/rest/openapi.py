@@ -1,11 +1,10 @@
 """The description of the REST interface: OpenAPI 3.1 from the tables of attributes and methods, and a page.
 
-What an attribute means is said in `nipap.attributes`, what a call does in the docstrings of `nipap.backend`.
+What an attribute means is said in `nipap.attributes`, what an operation does in `nipap.rest.texts`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -15,21 +14,16 @@ from flask import Flask, Response
 from flask.globals import request_ctx
 from werkzeug.exceptions import NotFound
 
-from nipap import __version__, calls
-from nipap.attributes import MAX_ASN, Attribute
+from nipap import __version__
+from nipap.attributes import MAX_ASN
 from nipap.rest.objects import RESOURCES, TAGS, Resource, digest, encode
+from nipap.rest.parameters import LARGEST_KEY, Parameter
 from nipap.rest.problems import CONTENT_TYPE, STATUSES
-from nipap.rest.routes import served
+from nipap.rest.routes import ROUTES
 from nipap.rest.schemas import (
     BATCH,
-    CURSOR,
-    FREE,
-    ID,
     INTEGER,
-    KINDS,
-    MOMENT,
     PRINTABLE,
-    STORED,
     TEXT,
     VERSIONS,
     Schema,
@@ -38,7 +32,7 @@ from nipap.rest.schemas import (
     result,
     schemas,
 )
-from nipap.search.paging import MOST
+from nipap.rest.texts import BODIES, TEXTS
 
 PAGE = '/api/docs'
 FILES = {
@@ -140,7 +134,11 @@ def describe(root: str) -> Schema:
     paths |= _looking(TAGS)
     paths |= _calls()
     paths |= _events()
-    paths = {path: {verb: it for verb, it in its.items() if served(verb.upper(), path)} for path, its in paths.items()}
+    for (method, path), route in ROUTES.items():
+        operation = paths[path][method.lower()]
+        operation['parameters'] += [_query_parameter(parameter) for parameter in route.parameters.values()]
+        if not route.served:
+            del paths[path][method.lower()]
     return {
         'openapi': '3.1.0',
         'info': {
@@ -157,7 +155,7 @@ def describe(root: str) -> Schema:
         'paths': {path: its for path, its in paths.items() if its},
         'components': {
             'schemas': schemas(),
-            'parameters': _PARAMETERS,
+            'parameters': _PARAMETERS | _query_parts(),
             'headers': _HEADERS,
             'responses': _problems(),
             'securitySchemes': {
@@ -168,11 +166,6 @@ def describe(root: str) -> Schema:
     }
 
 
-def _sentence(text: str) -> str:
-    """The words of a docstring for readers of Markdown."""
-    return re.sub(r'``', '`', text.partition('\n>>>')[0].strip())
-
-
 # ---- parameters and headers
 
 
@@ -180,40 +173,11 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
     return {'name': name, 'in': where, 'required': where == 'path', 'schema': schema, 'description': text}
 
 
-def _listed(names: Iterable[str]) -> Schema:
-    """Some of these names, separated by commas. An array would be sent in as many ways as there are clients."""
-    one = f'({"|".join(names)})'
-    return {**TEXT, 'pattern': f'^({one}(,{one})*)?$'}
-
-
-_DEPTH = {'type': 'integer', 'minimum': -1, 'maximum': MOST}
-_TREE: Mapping[str, tuple[Schema, str]] = {
-    'parents_depth': (_DEPTH, 'So many levels above the matches too; -1: all.'),
-    'children_depth': (_DEPTH, 'So many levels below the matches too; -1: all.'),
-    'include_all_parents': ({'type': 'boolean'}, 'All above the matches too.'),
-    'include_all_children': ({'type': 'boolean'}, 'All below the matches too.'),
-    'include_neighbors': ({'type': 'boolean'}, 'The other hosts of their assignments too.'),
-    'parent_prefix': (
-        {'type': 'integer', 'minimum': 0, 'maximum': MOST},
-        'This prefix, by id, and its children instead.',
-    ),
-}
-_KEY = {'type': 'integer', 'minimum': 0, 'maximum': 10**18 - 1}
+_KEY = {'type': 'integer', 'minimum': 0, 'maximum': LARGEST_KEY}
+_NAME = {**PRINTABLE, 'maxLength': 255}  # other letters than those of ASCII are sent as UTF-8
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`.'),
     'asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, 'The number.'),
-    'q': _parameter('q', 'query', TEXT, 'Text to search for, understood as people write it.'),
-    'limit': _parameter(
-        'limit', 'query', {'type': 'integer', 'minimum': 1, 'maximum': 10_000, 'default': 50}, 'How many at most.'
-    ),
-    'after': _parameter('after', 'query', CURSOR, 'Where the page begins: what the answer before had as `after`.'),
-    **{
-        f'fields_{resource.kind}': _parameter(
-            'fields', 'query', _listed(resource.fields), 'No members but these, separated by commas.'
-        )
-        for resource in (*RESOURCES, TAGS)
-    },
-    'recursive': _parameter('recursive', 'query', {'type': 'boolean'}, 'Remove everything inside too.'),
     'IfMatch': _parameter('If-Match', 'header', TEXT, 'Only if the object still has this tag, else 412.'),
     'IfNoneMatch': _parameter('If-None-Match', 'header', TEXT, '304 if the answer still has this tag.'),
     'IdempotencyKey': _parameter(
@@ -234,22 +198,15 @@ _PARAMETERS: dict[str, Schema] = {
         {**PRINTABLE, 'maxLength': 100},
         'The import or bulk action that the change is a part of; kept with its change set.',
     ),
-    'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
-    'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),
-    'FullName': _parameter('NIPAP-Full-Name', 'header', TEXT, 'The full name of that one.'),
+    'Source': _parameter('NIPAP-Authoritative-Source', 'header', _NAME, 'The system that a change comes from.'),
+    'Username': _parameter('NIPAP-Username', 'header', _NAME, 'On whose behalf; from trusted users.'),
+    'FullName': _parameter('NIPAP-Full-Name', 'header', _NAME, 'The full name of that one.'),
     'ReadOnly': _parameter(
         'NIPAP-Read-Only',
         'header',
         {**TEXT, 'enum': ['true', 'false', '']},  # an empty header is none
         'Whether the right to change anything is given up for this request; from trusted users.',
     ),
-    **{name: _parameter(name, 'query', schema, text) for name, (schema, text) in _TREE.items()},
-    **{
-        f'free_{name}': _parameter(
-            name, 'query', {k: v for k, v in schema.items() if k != 'description'}, schema['description']
-        )
-        for name, schema in FREE.items()
-    },
 }
 _HEADER_NAMES = {'ChangeSet': 'NIPAP-Change-Set'}  # of those whose name is no name of a component
 _HEADERS: dict[str, Schema] = {
@@ -260,6 +217,16 @@ _HEADERS: dict[str, Schema] = {
 }
 
 
+def _query_parameter(parameter: Parameter) -> Schema:
+    return parameter.described() if parameter.part is None else ref('parameters', parameter.part)
+
+
+def _query_parts() -> dict[str, Schema]:
+    """Return the parameters in queries that several routes share."""
+    every = (parameter for route in ROUTES.values() for parameter in route.parameters.values())
+    return {parameter.part: parameter.described() for parameter in every if parameter.part is not None}
+
+
 def _parameters(names: Iterable[str]) -> list[Schema]:
     return [ref('parameters', name) for name in names]
 
@@ -267,25 +234,6 @@ def _parameters(names: Iterable[str]) -> list[Schema]:
 _ACTOR = ('Source', 'Username', 'FullName', 'ReadOnly')
 _LOOK = ('IfNoneMatch',)
 _CHANGE = (*_ACTOR, 'IdempotencyKey', 'Reason', 'Group')
-
-
-def _filters(resource: Resource) -> list[Schema]:
-    return [
-        _parameter(name, 'query', _as_parameter(attribute), f'Equal to this; nothing: null. {attribute.doc}')
-        for name, attribute in resource.table.items()
-        if attribute.kind not in ('avps',)
-    ]
-
-
-def _as_parameter(attribute: Attribute) -> Schema:
-    if attribute.kind in ('tags', 'networks'):
-        return {'type': 'array', 'items': KINDS[attribute.kind]['items']}
-    if attribute.choices:
-        return {'type': 'string', 'enum': [*attribute.choices, '']}
-    if attribute.kind == 'text':
-        return STORED
-    schema = INTEGER if attribute.kind == 'number' else KINDS[attribute.kind]
-    return {'anyOf': [MOMENT if attribute.kind in ('time', 'expires') else schema, {'type': 'string', 'maxLength': 0}]}
 
 
 # ---- answers
@@ -334,18 +282,19 @@ def _operation(
         'operationId': name,
         'tags': [tag],
         'summary': name.replace('_', ' ').capitalize(),
-        'description': _sentence(text),
+        'description': text,
         'parameters': list(parameters),
         'responses': {**answers, **problems},
     }
     if body is not None:
-        operation['requestBody'] = {'required': True, 'content': _content(body)}
+        content: Schema = {'schema': body, 'example': BODIES[name]}
+        operation['requestBody'] = {'required': True, 'content': {'application/json': content}}
     return operation
 
 
 def _of(method: str) -> str:
-    """What a method of the backend says about itself."""
-    return calls.CALLS[method].doc if method in calls.CALLS else ''
+    """Return what an operation does."""
+    return TEXTS[method]
 
 
 # ---- paths
@@ -354,20 +303,18 @@ def _of(method: str) -> str:
 def _looking(resource: Resource) -> dict[str, Schema]:
     """Listing and searching."""
     name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
-    options = _parameters(['limit', 'after', f'fields_{kind}', *(_TREE if kind == 'prefix' else ()), *_ACTOR])
     found = {'200': _answer('A page.', ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
-    text = _parameters(['q']) if resource is not TAGS else []
     listing = _operation(
         f'list_{kind}',
         resource.plural,
         'Those for which every parameter holds, and that the text `q` matches.',
         found,
-        [*text, *options, *_parameters(_LOOK), *_filters(resource)],
+        _parameters((*_ACTOR, *_LOOK)),
     )
     members = {'query': ref('schemas', f'{name}Query'), **({'q': TEXT} if resource is not TAGS else {})}
     asked: Schema = {'type': 'object', 'additionalProperties': False, 'properties': members}
     searching = _operation(
-        f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, options, asked
+        f'search_{kind}', resource.plural, _of(f'search_{kind}'), {'200': found['200']}, _parameters(_ACTOR), asked
     )
     return {path: {'get': listing}, f'{path}/search': {'post': searching}}
 
@@ -376,32 +323,30 @@ def _collection(resource: Resource) -> dict[str, Schema]:
     """All paths of objects that can be changed."""
     name, kind, plural = resource.kind.capitalize(), resource.kind, resource.plural
     one, key = ref('schemas', name), _parameters(['asn' if kind == 'asn' else 'key'])
-    fields = _parameters([f'fields_{kind}'])
     paths = _looking(resource)
     paths[f'/{plural}']['post'] = _operation(
         f'add_{kind}',
         plural,
         _of(f'add_{kind}'),
         {'201': _answer('It was added.', one, ['ETag', 'Location', 'ChangeSet'])},
-        [*fields, *_parameters(_CHANGE)],
+        _parameters(_CHANGE),
         ref('schemas', f'{name}New'),
     )
     shown = _answer('The object.', one, ['ETag'])
-    recursive = _parameters(['recursive']) if kind == 'prefix' else []
     paths[f'/{plural}/{{key}}'] = {
         'get': _operation(
             f'get_{kind}',
             plural,
             f'One {kind}.',
             {'200': shown, '304': _answer('As before.')},
-            [*key, *fields, *_parameters((*_ACTOR, *_LOOK))],
+            [*key, *_parameters((*_ACTOR, *_LOOK))],
         ),
         'patch': _operation(
             f'edit_{kind}',
             plural,
             _of(f'edit_{kind}'),
             {'200': _answer('The object.', one, ['ETag', 'ChangeSet'])},
-            [*key, *fields, *_parameters((*_CHANGE, 'IfMatch'))],
+            [*key, *_parameters((*_CHANGE, 'IfMatch'))],
             ref('schemas', f'{name}Attr'),
         ),
         'delete': _operation(
@@ -409,7 +354,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             plural,
             _of(f'remove_{kind}'),
             {'204': _answer('It was removed.', headers=['ChangeSet'])},
-            [*key, *recursive, *_parameters((*_CHANGE, 'IfMatch'))],
+            [*key, *_parameters((*_CHANGE, 'IfMatch'))],
         ),
     }
     return paths
@@ -437,9 +382,7 @@ def _calls() -> dict[str, Schema]:
     }
     for resource in RESOURCES:
         if resource.kind in ('pool', 'prefix'):
-            path, family = f'/{resource.plural}/{{key}}', resource.kind == 'pool'
-            needed = _PARAMETERS['free_family' if family else 'free_prefix_length'] | {'required': True}
-            names = ['free_count', *(['free_prefix_length'] if family else [])]
+            path = f'/{resource.plural}/{{key}}'
             paths[f'{path}/allocations'] = {
                 'post': _operation(
                     f'allocate_from_{resource.kind}',
@@ -456,7 +399,7 @@ def _calls() -> dict[str, Schema]:
                     resource.plural,
                     _of('find_free_prefix'),
                     {'200': _answer('Free blocks.', result({'type': 'array', 'items': TEXT}))},
-                    [needed, *_parameters(['key', *names, *_ACTOR])],
+                    _parameters(['key', *_ACTOR]),
                 )
             }
     return paths
@@ -466,11 +409,6 @@ def _events() -> dict[str, Schema]:
     """The paths of events and of those who get them."""
     hook = ref('schemas', 'Webhook')
     letters = result({'type': 'array', 'items': {'type': 'object'}})
-    filters = [
-        _parameter(name, 'query', {'type': 'array', 'items': TEXT}, 'One of these only.')
-        for name in ('kind', 'vrf_id', 'pool_id', 'tag')
-    ]
-    after = _parameter('after', 'query', _KEY, 'The id of the last event that is known; without one, what is new.')
     last = _parameter('Last-Event-ID', 'header', TEXT, 'The same.')
     stream: Schema = {'description': 'Events.', 'content': {'text/event-stream': {'schema': TEXT}}}
 
@@ -486,7 +424,7 @@ def _events() -> dict[str, Schema]:
                 'events',
                 'Every change from now on, as server-sent events.',
                 {'200': stream},
-                [after, last, *filters, *_parameters(_ACTOR)],
+                [last, *_parameters(_ACTOR)],
             )
         },
         '/webhooks': {
@@ -511,7 +449,7 @@ def _events() -> dict[str, Schema]:
                 'webhooks',
                 _of('list_dead_letter'),
                 {'200': _answer('Some.', letters)},
-                [*_parameters(['key', *_ACTOR]), _parameter('after', 'query', ID, 'Those with ids behind this.')],
+                _parameters(['key', *_ACTOR]),
             )
         },
         '/webhooks/{key}/dead-letters/resend': {

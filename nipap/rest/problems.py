@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from flask import Response
 from werkzeug.exceptions import HTTPException
 
 from nipap import errors
+from nipap.attributes import shown
+from nipap.calls import objections
 from nipap.rest.objects import encode
 
 CONTENT_TYPE = 'application/problem+json'
@@ -40,6 +43,14 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
 }
 
 
+def not_understood(text: str, interpretation: dict[str, Any]) -> errors.NipapError:
+    """Return the error for the text of a search that was not understood: each part that was not, and why."""
+    parts = ', '.join(f'{why} {shown(part)}' for part, why in objections(interpretation))
+    error = errors.NipapValueError(f'Invalid q ({shown(text)}), {parts}; with lenient=1 the answer is an empty list')
+    error.interpretation = interpretation
+    return error.about('q')
+
+
 def status_of(error: errors.NipapError) -> int:
     """The HTTP status that says what kind of error it is."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
@@ -53,6 +64,8 @@ def problem(error: errors.NipapError) -> Response:
         members['attribute'] = error.attribute
     if error.position is not None:
         members['position'] = error.position
+    if error.interpretation is not None:
+        members['interpretation'] = error.interpretation
     response = _response(status, members)
     if status == 401:
         for challenge in CHALLENGES:

@@ -1,63 +1,84 @@
-"""The routes of the REST interface: method and path of each, and the call behind it.
+"""The routes of the REST interface: method and path of each, the call behind it, and the parameters that it takes.
 
-The application and its description read this table. A route whose call is not in the table of calls is not served.
+The application and its description read this table. A route whose call is not in the table of calls is not served; a
+parameter that is not in this table is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from nipap.calls import CALLS
+from nipap.rest import parameters
 from nipap.rest.objects import RESOURCES, TAGS, Resource
+from nipap.rest.parameters import Parameter, Parameters
 
 
-def _looking(resource: Resource) -> Iterator[tuple[tuple[str, str], str]]:
-    path, kind = f'/{resource.plural}', resource.kind
-    yield ('GET', path), f'search_{kind}'
-    yield ('POST', f'{path}/search'), f'search_{kind}'
+@dataclass(frozen=True)
+class Route:
+    """One route.
 
-
-def _collection(resource: Resource) -> Iterator[tuple[tuple[str, str], str]]:
-    path, kind = f'/{resource.plural}', resource.kind
-    yield from _looking(resource)
-    yield ('POST', path), f'add_{kind}'
-    yield ('GET', f'{path}/{{key}}'), f'list_{kind}'
-    yield ('PATCH', f'{path}/{{key}}'), f'edit_{kind}'
-    yield ('DELETE', f'{path}/{{key}}'), f'remove_{kind}'
-
-
-def _source(resource: Resource) -> Iterator[tuple[tuple[str, str], str]]:
-    path = f'/{resource.plural}/{{key}}'
-    yield ('POST', f'{path}/allocations'), 'add_prefix'
-    yield ('GET', f'{path}/free'), 'find_free_prefix'
-
-
-# The call that a route makes; of several the first that it needs.
-ROUTES: Mapping[tuple[str, str], str] = {
-    **{route: call for resource in RESOURCES for route, call in _collection(resource)},
-    **dict(_looking(TAGS)),
-    **{
-        route: call
-        for resource in RESOURCES
-        if resource.kind in ('pool', 'prefix')
-        for route, call in _source(resource)
-    },
-    ('GET', '/version'): 'version',
-    ('POST', '/batch'): 'batch',
-    ('GET', '/webhooks'): 'list_webhook',
-    ('POST', '/webhooks'): 'add_webhook',
-    ('GET', '/webhooks/{key}'): 'list_webhook',
-    ('PATCH', '/webhooks/{key}'): 'edit_webhook',
-    ('DELETE', '/webhooks/{key}'): 'remove_webhook',
-    ('GET', '/webhooks/{key}/dead-letters'): 'list_dead_letter',
-    ('POST', '/webhooks/{key}/dead-letters/resend'): 'resend_dead_letter',
-}
-WITHOUT_CALL = frozenset({('GET', '/events')})  # a stream is no call
-
-
-def served(method: str, path: str) -> bool:
-    """Return whether a route is served: its call is in the table.
-
-    :raises KeyError: the route is not in this table.
+    call: the call that it makes, of several the first that it needs; None for a stream, which is no call. pairs:
+    whether ``avps.KEY`` is a parameter too.
     """
-    return (method, path) in WITHOUT_CALL or ROUTES[method, path] in CALLS
+
+    call: str | None
+    parameters: Parameters = field(default_factory=dict)
+    pairs: bool = False
+
+    @property
+    def served(self) -> bool:
+        """Return whether its call is in the table of calls."""
+        return self.call is None or self.call in CALLS
+
+
+RECURSIVE = ('vrf', 'prefix')  # kinds of objects whose removal may remove others too
+
+_Entry = tuple[tuple[str, str], Route]
+
+
+def _route(method: str, path: str, call: str | None, takes: Iterable[Parameter] = ()) -> _Entry:
+    return (method, path), Route(call, parameters.named(takes))
+
+
+def _looking(resource: Resource) -> Iterator[_Entry]:
+    path, call = f'/{resource.plural}', f'search_{resource.kind}'
+    pairs = 'avps' in resource.table
+    yield ('GET', path), Route(call, parameters.named(parameters.listing(resource)), pairs)
+    yield ('POST', f'{path}/search'), Route(call, parameters.named(parameters.searching(resource)), pairs)
+
+
+def _collection(resource: Resource) -> Iterator[_Entry]:
+    path, kind = f'/{resource.plural}', resource.kind
+    fields = (parameters.fields(resource),)
+    yield from _looking(resource)
+    yield _route('POST', path, f'add_{kind}', fields)
+    yield _route('GET', f'{path}/{{key}}', f'list_{kind}', fields)
+    yield _route('PATCH', f'{path}/{{key}}', f'edit_{kind}', fields)
+    yield _route('DELETE', f'{path}/{{key}}', f'remove_{kind}', (parameters.RECURSIVE,) if kind in RECURSIVE else ())
+
+
+def _source(resource: Resource) -> Iterator[_Entry]:
+    path = f'/{resource.plural}/{{key}}'
+    yield _route('POST', f'{path}/allocations', 'add_prefix')
+    yield _route('GET', f'{path}/free', 'find_free_prefix', parameters.free(resource))
+
+
+ROUTES: Mapping[tuple[str, str], Route] = dict(
+    (
+        *(entry for resource in RESOURCES for entry in _collection(resource)),
+        *_looking(TAGS),
+        *(entry for resource in RESOURCES if resource.kind in ('pool', 'prefix') for entry in _source(resource)),
+        _route('GET', '/version', 'version'),
+        _route('POST', '/batch', 'batch'),
+        _route('GET', '/events', None, parameters.EVENTS),
+        _route('GET', '/webhooks', 'list_webhook'),
+        _route('POST', '/webhooks', 'add_webhook'),
+        _route('GET', '/webhooks/{key}', 'list_webhook'),
+        _route('PATCH', '/webhooks/{key}', 'edit_webhook'),
+        _route('DELETE', '/webhooks/{key}', 'remove_webhook'),
+        _route('GET', '/webhooks/{key}/dead-letters', 'list_dead_letter', parameters.DEAD_LETTERS),
+        _route('POST', '/webhooks/{key}/dead-letters/resend', 'resend_dead_letter'),
+    )
+)

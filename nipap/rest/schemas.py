@@ -63,6 +63,7 @@ def schemas() -> dict[str, Schema]:
         'Operation': {
             'type': 'object',
             'required': ['method'],
+            'additionalProperties': False,
             'properties': {
                 'method': {'type': 'string', 'enum': sorted(CALLS.keys() - {'batch'})},
                 'args': {'type': 'object', 'description': 'The members of the call.'},
@@ -80,6 +81,7 @@ def schemas() -> dict[str, Schema]:
                 'code': {'type': 'integer', 'description': 'The permanent number of the error.'},
                 'attribute': {'type': 'string', 'description': 'The attribute or parameter that it is about.'},
                 'position': {'type': 'integer', 'description': 'The operation that it is about, from 0.'},
+                'interpretation': {'type': 'object', 'description': 'How the text `q` was understood, and where not.'},
             },
         },
     }
@@ -146,6 +148,7 @@ def _query(resource: Resource) -> Schema:
         'description': 'A comparison of the attribute `val1` with the value `val2`, or `and` or `or` of two queries; '
         '`{}` is true of everything. `avps.KEY` is the value of one pair.',
         'type': 'object',
+        'additionalProperties': False,
         'properties': {'operator': TEXT, 'val1': {}, 'val2': {}},
         'if': {'required': ['operator'], 'properties': {'operator': {'enum': ['and', 'or']}}},
         'then': joined,
@@ -161,7 +164,7 @@ def _shown(attribute: Attribute) -> Schema:
         schema['type'] = [schema['type'], 'null']
         if 'enum' in schema:
             schema['enum'] = [*schema['enum'], None]
-    return {**schema, 'description': attribute.doc}
+    return {**schema, 'description': attribute.doc, 'examples': [attribute.example]}
 
 
 def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
@@ -199,7 +202,7 @@ def _list_of(name: str, *, smart: bool) -> Schema:
     if smart:
         properties |= {
             'interpretation': {'type': 'object', 'description': 'How the text `q` was understood.'},
-            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood.'},
+            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood, with `lenient`.'},
             'error_message': TEXT,
         }
     return {'type': 'object', 'required': ['result', 'after'], 'properties': properties}

@@ -35,13 +35,17 @@ _LONGEST_STATEMENT = 20_000  # characters of which a text is made
 class CallRecord:
     """What is known of a call while it is answered."""
 
-    __slots__ = ('change_set', 'fault', 'method', 'peer', 'request_id', 'seconds', 'source', 'span', 'trace_id', 'user')
+    __slots__ = (
+        *('authenticated_as', 'change_set', 'fault', 'method', 'peer'),
+        *('request_id', 'seconds', 'source', 'span', 'trace_id', 'user'),
+    )
 
     def __init__(self, request_id: str, peer: str = '-') -> None:
         self.request_id = request_id
         self.peer = peer
         self.method = '-'
         self.user = '-'
+        self.authenticated_as: str | None = None  # who acts for `user`, if that is another
         self.source: str | None = None  # the authoritative source
         self.change_set: int | None = None
         self.fault: int | None = None

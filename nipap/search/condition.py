@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -120,17 +119,27 @@ class Condition:
 
     def hint(self, kind: type[H]) -> H | None:
         """Return the hint of a type, if there is one."""
-        return next((hint for hint in self.hints if isinstance(hint, kind)), None)
+        for hint in self.hints:
+            if isinstance(hint, kind):
+                return hint
+        return None
 
     @property
     def best(self) -> Hint | None:
         """Return the hint by which prefixes are looked for: the order of the tree when it serves the whole condition,
         else a tag, else text; None when no index helps.
         """
-        order = self.hint(InTreeOrder)
-        if order is not None and order.whole:
-            return order
-        return self.hint(ByTag) or self.hint(ByText)
+        text: ByText | None = None
+        tag: ByTag | None = None
+        for hint in self.hints:
+            match hint:
+                case InTreeOrder(whole=True):
+                    return hint
+                case ByTag():
+                    tag = hint
+                case ByText():
+                    text = hint
+        return tag or text
 
     @property
     def unique(self) -> bool:
@@ -212,13 +221,16 @@ def _assemble_expression(leaves: list[Condition], program: list[Step]) -> Condit
 
 
 def _all(joined: Sequence[Condition]) -> Condition:
+    if len(joined) == 1:
+        return joined[0]
     sql, params = _joined(' AND ', [(each.sql, each.params) for each in joined])
     hints: list[Hint] = [_in_order(joined)]
-    keys = [key for each in joined if (key := each.hint(ByKey))]
+    others = [hint for each in joined for hint in each.hints]
+    keys = [hint.columns for hint in others if isinstance(hint, ByKey)]
     if keys:
-        hints.append(ByKey(frozenset().union(*(key.columns for key in keys))))
-    hints += [tag for each in joined if (tag := each.hint(ByTag))][:1]
-    if any(each.hint(ByText) for each in joined):
+        hints.append(ByKey(frozenset().union(*keys)))
+    hints += [hint for hint in others if isinstance(hint, ByTag)][:1]
+    if any(isinstance(hint, ByText) for hint in others):
         hints.append(ByText(_all_guards(joined), _joined(' AND ', [each.behind_guard() for each in joined])))
     return Condition(sql, params, tuple(hints), tuple(pattern for each in joined for pattern in each.patterns))
 
@@ -241,8 +253,9 @@ def _any(joined: Sequence[Condition]) -> Condition:
         return EVERYTHING
     sql, params = _joined(' OR ', [(each.sql, each.params) for each in joined])
     # A word is looked for in five attributes: one look into the index serves them all.
-    alike = [(guard, list(some)) for guard, some in itertools.groupby(joined, _guard_of)]
-    by_text = any(each.hint(ByText) for each in joined)
+    texts = [each.hint(ByText) for each in joined]
+    alike = _alike(joined, [None if text is None else text.guard for text in texts])
+    by_text = any(text is not None for text in texts)
     guarded = [_any_guarded(guard, _by_id(some) if by_text else some) for guard, some in alike]
     same = alike[0][0] if len(alike) == 1 else None
     hints: list[Hint] = []
@@ -268,9 +281,15 @@ _IN_VRFS = """p.id = ANY (ARRAY(SELECT i.id FROM vrf z CROSS JOIN LATERAL (
     SELECT p.id FROM prefix p WHERE p.vrf_id = z.id AND {}) i))"""
 
 
-def _guard_of(condition: Condition) -> Guard | None:
-    text = condition.hint(ByText)
-    return text.guard if text is not None else None
+def _alike(joined: Sequence[Condition], guards: Sequence[Guard | None]) -> list[tuple[Guard | None, list[Condition]]]:
+    """Return runs of conditions that have the same guard, each with that guard."""
+    runs: list[tuple[Guard | None, list[Condition]]] = []
+    for condition, guard in zip(joined, guards, strict=True):
+        if runs and (guard is runs[-1][0] or guard == runs[-1][0]):
+            runs[-1][1].append(condition)
+        else:
+            runs.append((guard, [condition]))
+    return runs
 
 
 def _any_guarded(guard: Guard | None, alike: list[Condition]) -> Compared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from nipap.errors import NipapTimeoutError
 from nipap.postgres.transaction import Transaction
@@ -12,7 +12,7 @@ from nipap.search import patterns
 TRIAL_S = 0.5  # a thousand times what people write takes
 
 
-def refused(tx: Transaction, given: Iterable[str], *, all_signs: bool = False) -> dict[str, str]:
+def refused(tx: Transaction, given: Collection[str], *, all_signs: bool = False) -> dict[str, str]:
     """Those of the texts that are not used as regular expressions, with what is to be said of them.
 
     What is easy to read is looked at only with ``all_signs``, and only when there is a sign in it; else the search
@@ -20,6 +20,8 @@ def refused(tx: Transaction, given: Iterable[str], *, all_signs: bool = False) -
     """
     found: dict[str, str] = {}
     readable: list[str] = []
+    if not given:
+        return found
     for pattern in dict.fromkeys(given):
         why = patterns.objection(pattern)
         if why is None:

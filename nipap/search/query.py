@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from nipap import moments
@@ -47,7 +48,6 @@ from nipap.search.condition import (
     Compared,
     Condition,
     Guard,
-    Hint,
     InTreeOrder,
     Step,
     all_of,
@@ -211,11 +211,11 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
     there = operator in ('<>', 'is_not')
     if attribute.kind == 'expires':
         return Condition(f"{sql} {'<>' if there else '='} 'infinity'", params)
-    if attribute.name == 'vrf_id':
+    if attribute.sql == 'p.vrf_id':
         return Condition(f'{sql} {"<>" if there else "="} 0', params, hints=() if there else (InTreeOrder(ALWAYS),))
     if attribute.name == 'inherited_tags':
         return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
-    if attribute.kind in ('tags', 'avps'):
+    if attribute.kind in ('tags', 'networks', 'avps'):
         return Condition(f"{sql} {'<>' if there else '='} '{{}}'", params)
     return Condition(f'{sql} IS {"NOT " if there else ""}NULL', params)
 
@@ -236,22 +236,19 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     if operator == 'like':
         if (len(text) - len(text.rstrip('\\'))) % 2:
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
-        like = _words_guard(attribute, 'LIKE', f'%{text}%')
+        like = _like_guard(attribute, f'%{text}%')
         compared = _as_text(attribute, sql, or_nil=bool(text.strip('%')))
         return Condition(f'{compared} LIKE %s', (*params, text), like)
-    patterns.check(text)
     wanted = operator[0] != '!'
     if not text and wanted:
         there = attribute.nil_is_text or attribute.never_nil
         return EVERYTHING if there else Condition(f'{sql} IS NOT NULL', params)
-    guard: tuple[Hint, ...] = ()
-    if wanted and patterns.is_simple(text):
-        plain = operator == '~*' and patterns.is_plain(text)
-        guard = _words_guard(attribute, *((PLAIN, text) if plain else (operator, patterns.for_lines(text))))
+    hint, signs, title_case = _read_pattern(operator, text)
+    guard = () if hint is None or not _has_words(attribute) else (hint,)
     # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
-    compared = _as_text(attribute, sql, or_nil=wanted and not patterns.has_signs(text))
+    compared = _as_text(attribute, sql, or_nil=wanted and not signs)
     found = f'{compared} {operator} %s'
-    if operator == '~*' and patterns.has_title_case(text) and not patterns.has_signs(text):
+    if title_case and not signs and operator == '~*':
         # PostgreSQL compares the small and the capital form of a letter, and these are a third one.
         sought = f'%{literally(text)}%'
         return Condition(f'({found} OR {compared} LIKE %s)', (*params, text, *params, sought), (), (text,))
@@ -260,13 +257,30 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     return Condition(found, (*params, text), guard, (text,))
 
 
+# A word is looked for in several attributes.
+@lru_cache(maxsize=32)
+def _read_pattern(operator: str, text: str) -> tuple[ByText | None, bool, bool]:
+    """Return the hint of a pattern for texts, whether it has signs, and whether it has a letter in title case.
+
+    :raises NipapValueError: PostgreSQL would read it for too long.
+    """
+    patterns.check(text)
+    hint: ByText | None = None
+    if operator[0] != '!' and patterns.is_simple(text):
+        plain = operator == '~*' and patterns.is_plain(text)
+        hint = ByText(Guard(((PLAIN, text) if plain else (operator, patterns.for_lines(text)),)))
+    return hint, patterns.has_signs(text), patterns.has_title_case(text)
+
+
 _WORDS = frozenset({'comment', 'description', 'node', 'order_id', 'customer_id'})
 
 
-def _words_guard(attribute: Attribute, operator: str, value: str) -> tuple[Hint, ...]:
-    if attribute.name in _WORDS and attribute.sql.startswith('p.'):
-        return (ByText(Guard(((operator, value),))),)
-    return ()
+def _has_words(attribute: Attribute) -> bool:
+    return attribute.name in _WORDS and attribute.sql.startswith('p.')
+
+
+def _like_guard(attribute: Attribute, pattern: str) -> tuple[ByText, ...]:
+    return (ByText(Guard((('LIKE', pattern),))),) if _has_words(attribute) else ()
 
 
 # The ancestors of p that are tagged; inherited_tags is not stored anywhere.
@@ -330,7 +344,7 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
         return Condition(*compared, (InTreeOrder(compared), ByKey(frozenset({sql}), by_key)))
     if by_key:
         return Condition(*compared, (ByKey(listed=True),))
-    return Condition(*compared, _words_guard(attribute, 'LIKE', _line(attribute, parsed)))
+    return Condition(*compared, _like_guard(attribute, _line(attribute, parsed)))
 
 
 # Equality with these is a place in the order of the tree.

@@ -130,17 +130,24 @@ def parse_asn_query(text: str, attribute_ok: AttributeCheck, value_ok: ValueChec
     return _parse(text, _ASN, attribute_ok, value_ok)
 
 
-def words(query: Query) -> set[str]:
-    """Return the words that a smart query matches as regular expressions.
+def patterns_of(query: Query) -> tuple[set[str], set[str]]:
+    """Return the regular expressions of a smart query: its words, and those in its comparisons.
 
-    Comparisons are not among them: their operators are signs. Call this before joining the query with another.
+    The operators of comparisons are signs. Call this before joining the query with another.
     """
-    return {str(leaf['val2']) for leaf in _comparisons(query) if leaf['operator'] == 'regex_match'}
+    words: set[str] = set()
+    compared: set[str] = set()
+    for leaf in _comparisons(query):
+        if leaf['operator'] == 'regex_match':
+            words.add(str(leaf['val2']))
+        elif leaf['operator'] in _MATCHES:
+            compared.add(str(leaf['val2']))
+    return words, compared
 
 
-def compared_patterns(query: Query) -> set[str]:
-    """Return the regular expressions in the comparisons of a smart query."""
-    return {str(leaf['val2']) for leaf in _comparisons(query) if leaf['operator'] in _MATCHES}
+def words(query: Query) -> set[str]:
+    """Return the words that a smart query matches as regular expressions."""
+    return patterns_of(query)[0]
 
 
 def mark_invalid(query: Query, compared: Collection[str], unusable: Collection[str]) -> bool:

@@ -30,11 +30,14 @@ BEGIN
         RETURN false;
     END IF;
     new_row := jsonb_populate_record(old_row, changes);
+    IF new_row IS NOT DISTINCT FROM old_row THEN
+        RETURN true;
+    END IF;
     UPDATE vrf SET rt = new_row.rt, rt_rank = new_row.rt_rank, name = new_row.name, description = new_row.description, tags = new_row.tags, avps = new_row.avps WHERE id = target;
     done := record_change(who, 'vrf', 'edit', target, vrf_facts(old_row), vrf_facts(new_row));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. False when it is not there.';
+COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. Where the changes change no fact nothing is written. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION pool_add(facts jsonb, who actor) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
@@ -71,11 +74,14 @@ BEGIN
         RETURN false;
     END IF;
     new_row := jsonb_populate_record(old_row, changes);
+    IF new_row IS NOT DISTINCT FROM old_row THEN
+        RETURN true;
+    END IF;
     UPDATE asn SET name = new_row.name WHERE asn = target;
     done := record_change(who, 'asn', 'edit', target, jsonb_strip_nulls(to_jsonb(old_row)), jsonb_strip_nulls(to_jsonb(new_row)));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. False when it is not there.';
+COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. Where the changes change no fact nothing is written. False when it is not there.';
 
 CREATE OR REPLACE FUNCTION asn_remove(target bigint, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

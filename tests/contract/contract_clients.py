@@ -155,7 +155,7 @@ class RestClient(Client):
         return [common(item) for item in answer['result']]
 
     def smart(self, kind: str, text: str) -> tuple[list[Object], Any]:
-        answer = self._ask('POST', f'/{PLURALS[kind]}/search', {'q': text})
+        answer = self._ask('POST', f'/{PLURALS[kind]}/search?lenient=1', {'q': text})
         return [common(item) for item in answer['result']], answer['interpretation']
 
     def allocate(self, kind: str, source: Object, args: Object, **attr: Any) -> Object:

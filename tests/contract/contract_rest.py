@@ -102,6 +102,8 @@ class RestFace(Face):
         source = self._source(args, attr) if isinstance(attr, dict) and not ALLOCATING & attr.keys() else None
         if source is None:
             return self.as_batch(method, members, headers)
+        if source.startswith('/pools') and any(name.startswith('vrf_') for name in attr):  # refused, not ignored
+            return self.as_batch(method, members, headers)
         wanted = {name: value for name, value in args.items() if name in ALLOCATING}
         placed = attr if source.startswith('/pools') else {k: v for k, v in attr.items() if not k.startswith('vrf_')}
         (added,) = self.ask('POST', f'{source}/allocations', {**placed, **wanted}, **headers)['result']
@@ -117,6 +119,8 @@ class RestFace(Face):
             return self._unless_absent(fault, method, members)
 
     def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
+        if kind == 'vrf' and members.get('recursive') is None:  # over REST prefixes have to be meant
+            members = {**members, 'recursive': True}
         place, recursive = self._place(kind, members.get(kind)), members.get('recursive')
         if place is None or members.keys() - {kind, 'recursive'}:
             return self.as_batch(method, members, headers)
@@ -170,6 +174,8 @@ class RestFace(Face):
         if not isinstance(options.get('after', ''), str):  # a parameter is text
             return None
         asked = {'limit': size, **{name: value for name, value in options.items() if name != 'max_result'}}
+        if 'q' in body:
+            asked['lenient'] = True
         answer = self.ask('POST', f'/{PLURALS[kind]}/search{written(asked)}', body)
         if 'after' not in options:
             del answer['after']
@@ -180,6 +186,8 @@ class RestFace(Face):
         named = {f'vrf_{name}': value for name, value in vrf.items()} if isinstance(vrf, dict) else {}
         source = self._source(args, named)
         if source is None or any(value is None for value in args.values()):
+            return None
+        if source.startswith('/prefixes') and 'family' in args:  # no parameter of such a look
             return None
         return self.ask('GET', f'{source}/free{written({k: v for k, v in args.items() if k in ALLOCATING})}')['result']
 

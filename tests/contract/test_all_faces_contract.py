@@ -185,7 +185,7 @@ def test_removals(client: AnyClient) -> None:
     assert client.code('remove', 'vrf', 0) == 1200
     vrf = client.add('vrf', rt='1:1', name='v')
     reservation(client, '10.0.0.0/8', vrf_id=vrf['id'])
-    client.remove('vrf', vrf['id'])
+    client.remove('vrf', vrf['id'], recursive=True)
     assert client.search('prefix', {}) == []
 
 

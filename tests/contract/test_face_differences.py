@@ -107,6 +107,17 @@ def test_what_is_not_known_is_refused(calls: Face, rest_face: RestFace) -> None:
     assert refused(rest_face, 'POST', '/batch', {'operations': [], 'bogus': 1}) == (400, 1100)
 
 
+def test_a_vrf_goes_with_its_prefixes(calls: Face, rest_face: RestFace) -> None:
+    """In calls unless `recursive` is false, over REST only when it is true."""
+    vrf = calls.add_vrf('1:1', 'v')
+    calls.add_prefix('10.0.0.0/8', vrf_id=vrf['id'])
+    assert refused(rest_face, 'DELETE', f'/vrfs/{vrf["id"]}') == (422, 1200)
+    assert calls.fault('remove_vrf', vrf={'id': vrf['id']}, recursive=False).code == 1200
+    assert calls.stored() == ['10.0.0.0/8']
+    assert calls.call('remove_vrf', vrf={'id': vrf['id']}) is None
+    assert calls.stored() == []
+
+
 def test_a_key_is_a_header(xmlrpc_face: XmlRpcFace, rest_face: RestFace) -> None:
     """A member of the call elsewhere; a body in JSON is the object itself."""
     first = xmlrpc_face.call('add_prefix', attr=ATTR, idempotency_key='k')

@@ -5,11 +5,13 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,7 @@ def test_an_abstract_socket_and_one_that_is_gone(caplog: pytest.LogCaptureFixtur
 
 # ---- the units
 
-UNITS = ('nipapd.service', 'nipapd.socket')
+UNITS = ('nipapd.service', 'nipapd.socket', 'nipap-backup.service', 'nipap-backup.timer')
 
 
 def shipped(name: str) -> configparser.RawConfigParser:
@@ -138,9 +140,38 @@ def test_systemd_understands_all_of_the_units(make_dir: Callable[[], Path]) -> N
         (directory / name).write_text(text.replace('ExecStart=/usr/local/bin/nipapd', f'ExecStart={sys.executable}'))
     command = ['systemd-analyze', 'verify', '--man=no', *(str(directory / name) for name in UNITS)]
     verified = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    about_others = [line for line in verified.stderr.splitlines() if 'nipapd' not in line]
+    about_others = [line for line in verified.stderr.splitlines() if 'nipap' not in line]
     assert verified.stderr.splitlines() == about_others
     assert verified.returncode == 0, verified.stderr
+
+
+def command_of(unit: str, key: str, **places: str) -> list[str]:
+    """What systemd runs, with other places."""
+    line = shipped(unit)['Service'][key]
+    for place, other in places.items():
+        line = line.replace({'program': '/usr/local/bin/nipap-admin', 'backups': '/var/backups/nipap'}[place], other)
+    return [word.replace('$$', '$').replace('%%', '%') for word in shlex.split(line)]
+
+
+def test_the_unit_for_backups_writes_one_and_removes_old_ones(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path]
+) -> None:
+    backups, home = make_dir(), make_dir()
+    running = daemon(config={'nipapd': {'forks': '1', **database_options}}, data_dir=home)
+    where = f'-c {running.args[running.args.index("-c") + 1]} --data-dir {home}'
+    program = f'{sys.executable} -m nipapd.maintenance {where}'
+    for name, days in (('nipap-2020-01-01.dump', 40), ('nipap-2020-02-01.dump', 20), ('before.dump', 400)):
+        (backups / name).touch()
+        os.utime(backups / name, (time.time() - days * 86400,) * 2)
+    for key in ('ExecStart', 'ExecStartPost'):
+        command = command_of('nipap-backup.service', key, program=program, backups=str(backups))
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done
+    today = {f'nipap-{time.strftime("%F", time.localtime(time.time() - ago))}.dump' for ago in (0, 60)}
+    found = {path.name for path in backups.iterdir()}
+    assert found - today == {'nipap-2020-02-01.dump', 'before.dump'}
+    (made,) = found & today
+    assert (backups / made).stat().st_size > 1000
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('setpriv') is None, reason='only root has any to give up')

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import contextlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import time
 import urllib.error
 import urllib.request
 import xmlrpc.client
@@ -20,13 +24,14 @@ from urllib.parse import urlsplit
 import psycopg2
 import psycopg2.extensions
 import pytest
-from callers import handlers
+from callers import change, handlers
 from daemon_process import Daemon, descendants_of, free_port, poll
 from prometheus_client.parser import text_string_to_metric_families
 from support import FAST, DaemonFactory, expressions, options_of, selectors
 from test_events import Client
 
 from nipap.postgres import schema
+from nipapd.admin import Backups
 from nipapd.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.slow
@@ -79,7 +84,8 @@ def call_often(daemon: Daemon, number: int) -> None:
 @pytest.fixture
 def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
     """A daemon with two handlers on the test's database, ready."""
-    running = daemon('--admin-port', '0', config={'nipapd': {**database_options, 'forks': '2'}})
+    settings = {**database_options, 'forks': '2', 'metrics_names': 'true'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
     await_page(running, 'metrics', lambda _, text: 'nipap_handlers_ready 2.0' in text)
     return running
 
@@ -236,7 +242,79 @@ def test_what_waits_and_what_is_run_again_is_told(
     poll(lambda: at_once() == (0, 0, 0), 30, lambda: f'{names}: {at_once()}')
 
 
-def test_rules_and_dashboard_ask_for_what_a_daemon_tells(watched: Daemon) -> None:
+@pytest.fixture
+def secured(
+    daemon: DaemonFactory, database_options: dict[str, str], certificate: tuple[str, str], make_dir: Callable[[], Path]
+) -> Daemon:
+    """A daemon with a certificate, and a directory for backups in which there is none."""
+    tls = {'ssl_port': str(free_port()), 'ssl_cert_file': certificate[0], 'ssl_key_file': certificate[1]}
+    settings = {**database_options, **tls, 'forks': '1', 'metrics_names': 'true', 'backup_dir': str(make_dir())}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    await_page(running, 'metrics', lambda _, text: 'nipap_handlers_ready 1.0' in text)
+    return running
+
+
+def setting(daemon: Daemon, name: str) -> str:
+    parser = configparser.RawConfigParser()
+    parser.read(daemon.args[daemon.args.index('-c') + 1])
+    return parser['nipapd'][name]
+
+
+def make_certificate(directory: Path, days: int, *, first: str = '') -> str:
+    """A certificate with its key in one file, behind another one."""
+    command = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', str(days), '-subj', '/CN=localhost']
+    made = [directory / name for name in ('made.pem', 'made.key', 'all.pem')]
+    subprocess.run([*command, '-out', made[0], '-keyout', made[1]], check=True, capture_output=True)
+    made[2].write_text(made[1].read_text() + made[0].read_text() + first)
+    made[2].chmod(0o600)
+    return str(made[2])
+
+
+def test_the_end_of_the_certificate_in_use_and_the_newest_backup(secured: Daemon, make_dir: Callable[[], Path]) -> None:
+    end, backup = 'nipap_certificate_end_time_seconds', 'nipap_backup_time_seconds'
+    now = time.time()
+    assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
+    assert samples(secured)[backup] == 0
+    directory = Path(setting(secured, 'backup_dir'))
+    for name, age_s in (('old.dump', 5000), ('newer.dump', 1000), ('newest.dump.new', 0), ('else.txt', 0)):
+        (directory / name).touch()
+        os.utime(directory / name, (now - age_s, now - age_s))
+    poll(lambda: samples(secured)[backup] == pytest.approx(now - 1000, abs=1), 30, secured.log)
+    # Another certificate on the disk is not in use before a HUP; of a chain the first end counts.
+    short = Path(setting(secured, 'ssl_cert_file')).read_text()
+    change(secured, ssl_cert_file=make_certificate(make_dir(), 90, first=short), ssl_key_file='', backup_dir='')
+    assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
+    secured.send(signal.SIGHUP)
+    poll(lambda: backup not in samples(secured), 30, secured.log)
+    assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
+    change(secured, ssl_cert_file=make_certificate(make_dir(), 90), backup_dir='/nowhere/at/all')
+    secured.send(signal.SIGHUP)
+    poll(lambda: samples(secured).get(backup) == 0, 30, secured.log)
+    assert samples(secured)[end] == pytest.approx(now + 90 * 86400, abs=3600)
+    assert '/nowhere/at/all: backups cannot be looked for: No such file or directory' in secured.log()
+
+
+def test_a_directory_of_backups_that_cannot_be_read_is_one_warning(
+    make_dir: Callable[[], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = make_dir() / 'backups'
+    backups = Backups(str(directory))
+    assert [backups.newest() for _ in range(3)] == [0.0] * 3
+    assert len(caplog.records) == 1
+    directory.mkdir()
+    (directory / 'dangling.dump').symlink_to('nowhere')
+    (directory / 'directory.dump').mkdir()
+    assert backups.newest() == 0.0
+    (directory / 'a.dump').touch()
+    os.utime(directory / 'a.dump', (5000, 5000))
+    assert backups.newest() == 5000.0
+    shutil.rmtree(directory)
+    assert [backups.newest() for _ in range(3)] == [0.0] * 3
+    assert len(caplog.records) == 2
+
+
+def test_rules_and_dashboard_ask_for_what_a_daemon_tells(secured: Daemon) -> None:
+    watched = secured
     with proxy(watched) as nipap:
         auth = {'auth': {'authoritative_source': 'test'}}
         attr = {'name': 'customers', 'description': '', 'default_type': 'assignment', 'ipv4_default_prefix_length': 26}
@@ -405,6 +483,77 @@ def test_other_pages_and_methods_are_refused(watched: Daemon) -> None:
         urllib.request.urlopen(request, timeout=10)
     with refusal.value:
         assert refusal.value.code == 405
+
+
+def raw(daemon: Daemon, path: str, *headers: str) -> tuple[int, str]:
+    """The status and the body of a request with exactly these headers."""
+    parts = urlsplit(ADMIN.findall(daemon.log())[-1])
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=20) as client:
+        client.sendall('\r\n'.join([f'GET {path} HTTP/1.1', *headers, 'Connection: close', '', '']).encode())
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        return answer.status, answer.read().decode()
+
+
+def test_only_names_of_this_host_are_answered(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    """A page of a host whose name is looked up as 127.0.0.1 reads nothing."""
+    settings = {**database_options, 'forks': '1', 'admin_hosts': 'ipam.example.net, Monitor'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    for host in (
+        '127.0.0.1',
+        '127.0.0.1:1338',
+        '[::1]:9',
+        '192.0.2.1',
+        'localhost',
+        'LOCALHOST.:80',
+        socket.gethostname(),
+    ):
+        assert raw(running, '/live', f'Host: {host}') == (200, 'ok\n'), host
+    for host in ('ipam.example.net', 'IPAM.example.net:1338', 'monitor'):
+        assert raw(running, '/live', f'Host: {host}')[0] == 200, host
+    for host in (
+        'evil.example.com',
+        'evil.example.com:1338',
+        '127.0.0.1.evil.example.com',
+        'localhost.evil',
+        'x',
+        '::1',
+    ):
+        for path in ('/live', '/ready', '/metrics', '/nowhere'):
+            status, text = raw(running, path, f'Host: {host}')
+            assert (status, 'admin_hosts' in text, 'nipap_' in text) == (421, True, False), host
+
+
+def test_metrics_have_no_names_unless_they_take_a_token(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    settings = {**database_options, 'forks': '1'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    with proxy(running) as nipap:
+        auth = {'auth': {'authoritative_source': 'test'}}
+        vrf = nipap.add_vrf({**auth, 'attr': {'rt': '65000:1', 'name': 'secret customer'}})
+        attr = {
+            'name': 'secret pool',
+            'description': '',
+            'default_type': 'assignment',
+            'ipv4_default_prefix_length': 26,
+        }
+        pool = nipap.add_pool({**auth, 'attr': attr})
+        member = {'prefix': '10.0.0.0/24', 'type': 'reservation', 'description': 'x', 'pool_name': 'secret pool'}
+        nipap.add_prefix({**auth, 'attr': member})
+    numbers = f'pool="{pool["id"]}"', f'vrf="{vrf["id"]}"'
+    await_page(running, 'metrics', lambda _, text: all(number in text for number in numbers))
+    assert 'secret' not in page(running, 'metrics')[1]
+    change(running, metrics_token='a-token-of-this-test')
+    running.send(signal.SIGHUP)
+    await_page(running, 'metrics', lambda status, _: status == 401)
+    host = 'Host: 127.0.0.1'
+    for wrong in ('', 'Bearer', 'Bearer a-token', 'Basic a-token-of-this-test', 'Bearer a-token-of-this-test2'):
+        status, text = raw(running, '/metrics', host, f'Authorization: {wrong}')
+        assert (status, 'nipap_' in text) == (401, False), wrong
+    assert raw(running, '/ready', host)[0] == 200
+    status, text = raw(running, '/metrics', host, 'Authorization: bearer a-token-of-this-test')
+    assert (status, 'pool="secret pool"' in text, 'vrf="secret customer"' in text) == (200, True, True)
 
 
 def test_without_handlers_there_is_no_admin_port(daemon: DaemonFactory, database_options: dict[str, str]) -> None:

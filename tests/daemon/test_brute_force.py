@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import http.client
+import itertools
+import json
 import re
 import subprocess
 import sys
@@ -46,11 +48,13 @@ class Caller:
         port = int(daemon.address.rpartition(':')[2])
         self._http = http.client.HTTPConnection('127.0.0.1', port, timeout=60, source_address=(address, 0))
 
-    def ask(self, user: str, password: str) -> str:
+    def ask(self, user: str, password: str, forwarded: str | None = None) -> str:
         """What a call answers: the version of the daemon, or the text of a fault with code 1510."""
         arguments = {'auth': {'authoritative_source': 'test'}}
         credentials = base64.b64encode(f'{user}:{password}'.encode()).decode()
         headers = {'Authorization': f'Basic {credentials}', 'Content-Type': 'text/xml'}
+        if forwarded is not None:
+            headers['X-Forwarded-For'] = forwarded
         self._http.request('POST', '/XMLRPC', xmlrpc.client.dumps((arguments,), 'version'), headers)
         try:
             (answer,), _ = xmlrpc.client.loads(self._http.getresponse().read())
@@ -78,6 +82,28 @@ def callers() -> Iterator[Callable[..., list[Caller]]]:
             return made
 
         yield opened
+
+
+def test_behind_a_trusted_proxy_clients_are_told_apart(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    """One connection of the proxy has requests of many clients; what somebody else claims means nothing."""
+    settings = {'forks': '1', 'log_format': 'json', 'trusted_proxies': '127.0.0.2', **database_options}
+    running = daemon(config={'nipapd': settings, 'auth': {'failed_logins': '4', 'failed_logins_window': '1000'}})
+    user, password = running.admin()
+    with ExitStack() as stack:
+        proxy, other = Caller(running, '127.0.0.2'), Caller(running, '127.0.0.3')
+        for caller in (proxy, other):
+            stack.callback(caller.close)
+        for number in range(4):
+            proxy.ask(f'joe-{number}', 'wrong', '192.0.2.66')
+        assert REFUSED.search(proxy.ask(user, password, '203.0.113.9, 192.0.2.66'))
+        assert proxy.ask(user, password, '192.0.2.7') == __version__
+        assert proxy.ask(user, password) == __version__
+        for number in range(4):
+            other.ask(f'ann-{number}', 'wrong', '192.0.2.8')  # is counted for 127.0.0.3
+        assert proxy.ask(user, password, '192.0.2.8') == __version__
+        assert REFUSED.search(other.ask('kim', 'wrong', '192.0.2.9'))
+    peers = [json.loads(line)['peer'] for line in running.log().splitlines() if '"peer"' in line]
+    assert peers == [*['192.0.2.66'] * 5, '192.0.2.7', '127.0.0.2', *['127.0.0.3'] * 4, '192.0.2.8', '127.0.0.3']
 
 
 def passwd(directory: Path, *args: str) -> None:
@@ -127,6 +153,20 @@ def test_who_is_known_is_never_held_up(make: Make, callers: Any) -> None:
     for _ in range(20):
         assert {caller.ask(user, password) for caller in connections} == {__version__}
     assert time.monotonic() - began < 5
+
+
+def test_who_was_heard_by_one_handler_is_refused_by_none(make: Make, callers: Any, make_dir: Any) -> None:
+    directory = make_dir()
+    running = make(data_dir=directory, failed_logins='4', failed_logins_window='1000')
+    user, password = running.admin()
+    first, guessing, *others = callers(running, 2 + 2 * HANDLERS)
+    assert first.ask(user, password) == __version__
+    names = (f'nobody {number}' for number in itertools.count())
+    poll(lambda: REFUSED.search(guessing.ask(next(names), 'wrong')), 30, lambda: 'it is not refused')
+    assert {caller.ask(user, password) for caller in others} == {__version__}
+    passwd(directory, 'add', '--user', 'ann', '--password', 'password of ann')
+    assert {caller.ask(user, password) for caller in others} == {__version__}
+    assert REFUSED.search(first.ask('ann', 'password of ann'))
 
 
 def test_without_a_limit_every_guess_is_heard(make: Make, callers: Any) -> None:

@@ -8,7 +8,9 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -22,6 +24,7 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
+from programs import unpack_kept
 from support import DaemonFactory, facts, open_directories, options_of
 
 from nipap.access.authentication import Actor
@@ -406,6 +409,92 @@ def test_a_restore_that_fails_midway_changes_nothing(full: Site, empty: Site, fi
     empty.sql('SELECT * FROM report.used')
 
 
+# Ends the process, as KILL does, in place of a function that is about to be called.
+KILLED_AT = """
+import importlib, os, signal, sys
+from nipapd import maintenance
+where, _, function = sys.argv.pop(1).rpartition('.')
+setattr(importlib.import_module(where), function, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+sys.exit(maintenance.main())
+"""
+POINTS = {  # where a restore is killed, and whether the database was committed by then
+    'nipap.integrity.check.examine': False,
+    'nipapd.restored.keep': False,
+    'nipapd.archive._sync_directory': False,
+    'nipapd.restored.settle_one': True,
+    'nipapd.restored.put_in_place': True,
+}
+
+
+def restore_killed_at(point: str, *args: object) -> None:
+    command = [sys.executable, '-c', KILLED_AT, point, 'restore', *map(str, args)]
+    env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
+    answer = subprocess.run(command, cwd='/', env=env, capture_output=True, timeout=120, check=False)
+    assert answer.returncode == -signal.SIGKILL, answer.stderr.decode()
+
+
+@pytest.mark.parametrize('with_accounts', [True, False], ids=['accounts before', 'none before'])
+@pytest.mark.parametrize('point', POINTS)
+def test_a_restore_that_is_killed_leaves_accounts_and_database_of_one_time(
+    point: str, with_accounts: bool, full: Site, empty: Site, file: Path, actor: Actor, daemon: DaemonFactory
+) -> None:
+    """A start of the daemon decides what was left open; before it nobody changes accounts that may be replaced."""
+    schema.install(empty.dsn)
+    if with_accounts:
+        empty.users.create()
+        empty.users.add(LocalUser('somebody', trusted=True), 'secret')
+    restore_killed_at(point, '--replace', *empty.where, file)
+    committed = POINTS[point]
+    if empty.users.of_restores():
+        passwd = [sys.executable, '-m', 'nipapd.passwd', 'add', '-u', 'kim', '-p', 'x', *map(str, empty.where)]
+        changed = subprocess.run(passwd, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+        assert (changed.returncode, 'a restore was interrupted' in changed.stderr) == (6, True), changed.stderr
+    assert bool(empty.users.of_restores()) is (committed or point == 'nipapd.archive._sync_directory')
+    running = daemon('-c', str(empty.path), data_dir=empty.data_dir)
+    assert running.stop() == 0
+    assert empty.users.of_restores() == []
+    assert bool(empty.state()[0][0]) is committed, 'the prefixes of the dump'
+    name = 'operator' if committed else 'somebody' if with_accounts else 'admin'
+    assert [user.username for user in empty.users.users()] == [name]
+    assert {path.name for path in empty.data_dir.iterdir() if 'local_auth' in path.name} == {'local_auth.db'}
+
+
+@pytest.mark.parametrize('work', ['dump', 'restore'])
+def test_the_next_dump_or_restore_ends_one_that_was_killed(
+    work: str, full: Site, empty: Site, file: Path, make_dir: Callable[[], Path]
+) -> None:
+    schema.install(empty.dsn)
+    empty.users.create()
+    empty.users.add(LocalUser('somebody', trusted=True), 'secret')
+    restore_killed_at('shutil.copyfileobj', '--replace', *empty.where, file)
+    assert len([*empty.data_dir.glob('local_auth.db.restored-*.new')]) == 1
+    restore_killed_at('nipapd.restored.settle_one', '--replace', *empty.where, file)
+    assert [*empty.data_dir.glob('local_auth.db.restored-*.new')] == []
+    assert [user.username for user in empty.users.users()] == ['somebody']
+    if work == 'dump':
+        done('dump', *empty.where, make_dir() / 'again.tar')
+    else:
+        assert '1 accounts' in refused('restore', *empty.where, file)
+    assert [user.username for user in empty.users.users()] == ['operator']
+    assert empty.users.of_restores() == []
+    assert empty.state() == full.state()
+
+
+def test_accounts_of_a_restore_into_another_database_are_left_alone(
+    empty: Site, file: Path, make_dir: Callable[[], Path]
+) -> None:
+    schema.install(empty.dsn)
+    empty.users.create()
+    empty.users.add(LocalUser('somebody', trusted=True), 'secret')
+    restore_killed_at('nipapd.restored.settle_one', '--replace', *empty.where, file)
+    (left,) = empty.users.of_restores()
+    other = left.with_name(re.sub(r'(restored-)\d+', r'\g<1>1', left.name))
+    left.rename(other)
+    done('dump', *empty.where, make_dir() / 'again.tar')
+    assert empty.users.of_restores() == [other]
+    assert [user.username for user in empty.users.users()] == ['somebody']
+
+
 def test_what_the_check_finds_is_reported(own: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
     own.sql("UPDATE prefix SET children = 77 WHERE prefix = '192.0.2.0/24'")
     path = make_dir() / 'wrong.tar'
@@ -439,6 +528,43 @@ def test_an_older_schema_is_migrated(
         assert database.read(lambda tx: tx.all('SELECT asn, name FROM asn')) == [(65000, 'old')]
     finally:
         database.close()
+
+
+def test_an_older_data_directory_is_converted(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    """As docs/differences.md says: one whose index on text knows ASCII alone, made by a program of that time."""
+    old, new, file, program = make_dir(), make_dir(), make_dir() / 'nipap.dump', unpack_kept(make_dir())
+    former = daemon(config={'nipapd': {'forks': '1'}}, data_dir=old, env={'PYTHONPATH': str(program)})
+    user, password = former.admin()
+    words = {'москва': '10.1.0.0/16', 'αθήνα': '10.2.0.0/16', '東京': '10.3.0.0/16', 'malmö': '10.4.0.0/16'}
+    with xmlrpc.client.ServerProxy(f'{former.url(user, password)}/XMLRPC', allow_none=True) as nipap:
+        for word, prefix in words.items():
+            nipap.add_prefix(
+                {'auth': AUTH, 'attr': {'prefix': prefix, 'type': 'assignment', 'description': word.title()}}
+            )
+    assert former.stop() == 0
+    before, (major, letters) = own_facts(old), letters_of(old)
+    assert letters is (major < 17)  # with an older PostgreSQL that program chose another locale
+    assert 'schema version 8, with accounts' in done('dump', '--data-dir', old, file, by=admin)
+    assert 'no problems found' in done('restore', '--data-dir', new, file, by=admin)
+    assert letters_of(new) == (major, True)
+    assert own_facts(new) == before == own_facts(old)
+    running = daemon(config={'nipapd': {'forks': '1'}}, data_dir=new)
+    with xmlrpc.client.ServerProxy(f'{running.url(user, password)}/XMLRPC', allow_none=True) as nipap:
+        for word, prefix in words.items():
+            found = nipap.smart_search_prefix({'auth': AUTH, 'query_string': word})
+            assert [each['prefix'] for each in found['result']] == [prefix], word
+
+
+def letters_of(data_dir: Path) -> tuple[int, bool]:
+    """Return the major version of a private PostgreSQL, and whether its index on text knows Cyrillic letters."""
+    server = EmbeddedPostgres(data_dir).start()
+    database = Database(server.dsn())
+    try:
+        known = database.read(lambda tx: tx.value("SELECT cardinality(show_trgm('Москва')) > 0"))
+        return int(database.read(lambda tx: tx.value('SHOW server_version_num'))) // 10000, bool(known)
+    finally:
+        database.close()
+        server.stop()
 
 
 def test_without_fitting_programs_it_says_what_to_install(full: Site) -> None:

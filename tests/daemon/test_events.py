@@ -9,6 +9,9 @@ import json
 import os
 import re
 import signal
+import socket
+import socketserver
+import ssl
 import threading
 import time
 import urllib.error
@@ -16,13 +19,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import jwt
 import psycopg2
 import pytest
 from daemon_process import Daemon, poll
-from support import DaemonFactory
+from support import AUDIT_ENTRIES, DaemonFactory
 
+from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.postgres import migrations
 from nipap.postgres.database import Database
 from nipapd.senders import signature
 
@@ -32,14 +38,18 @@ SECRET = 'a secret of a webhook'
 PATIENCE_S = 40.0
 
 
+def basic(user: str, password: str) -> str:
+    """A header `Authorization`."""
+    return 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
+
+
 class Client:
     """Calls the REST interface of a daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        user, password = daemon.admin()
+    def __init__(self, daemon: Daemon, authorization: str | None = None) -> None:
         self.address = daemon.address.removeprefix('http://')
         self.daemon = daemon
-        self._auth = 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
+        self._auth = authorization or basic(*daemon.admin())
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """The answer as JSON; None without one. Raises HTTPError."""
@@ -57,8 +67,13 @@ class Client:
         item = {'prefix': f'10.{number // 256}.{number % 256}.0/24', 'type': 'assignment', 'description': 'x', **attr}
         return int(self.ask('POST', '/prefixes', item)['id'])
 
-    def stream(self, path: str = '/events', **headers: str) -> Stream:
+    def open_stream(self, path: str = '/events', **headers: str) -> Stream:
+        """A stream that is asked for."""
         return Stream(self.address, path, {'Authorization': self._auth, **headers})
+
+    def stream(self, path: str = '/events', **headers: str) -> Stream:
+        """A stream that has begun."""
+        return self.open_stream(path, **headers).begin()
 
     def hook(self, url: str, **attr: Any) -> int:
         return int(self.ask('POST', '/webhooks', {'url': url, 'secret': SECRET, **attr})['id'])
@@ -70,14 +85,25 @@ class Stream:
     def __init__(self, address: str, path: str, headers: dict[str, str]) -> None:
         self._connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
         self._connection.request('GET', f'/api/v1{path}', headers=headers)
+
+    def begin(self) -> Self:
+        """Read the beginning of the answer."""
         self.response = self._connection.getresponse()
         assert self.response.status == 200, self.response.read()
         assert self.message() == {'retry': '2000'}
+        return self
+
+    def status(self) -> int:
+        """The status of the answer, which is not read."""
+        with contextlib.closing(self._connection):
+            return self._connection.getresponse().status
 
     def message(self) -> dict[str, str]:
         """The next message that is no comment; empty at the end."""
         found: dict[str, str] = {}
+        deadline = time.monotonic() + PATIENCE_S
         while line := self.response.readline().decode():
+            assert time.monotonic() < deadline, 'nothing comes but comments'
             if line == '\n' and found:
                 return found
             name, colon, value = line.rstrip('\n').partition(':')
@@ -129,6 +155,7 @@ class Receiver:
         self.attempts = 0
         self.problems: list[str] = []
         self.status: Callable[[int], int] = lambda _: 204
+        self.answer: Callable[[int], bytes | None] = lambda _: None  # in place of a good one
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -136,6 +163,10 @@ class Receiver:
                 body = self.rfile.read(int(self.headers['Content-Length']))
                 receiver.check(self.headers, body)
                 receiver.attempts += 1
+                if answer := receiver.answer(receiver.attempts):
+                    self.wfile.write(answer)
+                    self.close_connection = True
+                    return
                 status = receiver.status(receiver.attempts)
                 if 200 <= status < 300:
                     receiver.got.append(json.loads(body))
@@ -252,12 +283,125 @@ def test_what_is_older_than_the_retention_goes_and_a_stream_says_that_it_is_miss
         os.kill(sender_of(client.daemon), signal.SIGTERM)
         until(lambda: kept() == positions[2:], 'what is old is not removed')
     again = client.stream(f'/events?after={positions[0]}')
-    assert again.message()['event'] == 'gap'
-    assert again.next()['id'] in positions[1:]  # a handler may remember what it has just sent
+    assert again.message() == {'event': 'gap', 'id': str(positions[1]), 'data': '{}'}
+    assert again.next()['id'] == positions[2]
     again.close()
     whole = client.stream(f'/events?after={positions[1]}')
     assert whole.next()['id'] == positions[2]
     whole.close()
+
+
+def test_streams_that_are_opened_at_once_after_a_restart_get_nothing_old(start: Callable[..., Client]) -> None:
+    client = start()
+    stream = client.stream()
+    ids = [client.add(n) for n in range(5)]
+    assert [stream.next()['object']['id'] for _ in ids] == ids
+    stream.close()
+    assert client.daemon.stop() == 0
+    again = start(forks='1')
+    streams = [again.open_stream() for _ in range(16)]
+    for one in streams:
+        one.begin()
+    i = again.add(100)
+    assert {one.next()['object']['id'] for one in streams} == {i}
+    for one in streams:
+        one.close()
+
+
+def test_a_stream_that_is_opened_after_many_changes_gets_none_of_them(start: Callable[..., Client], dsn: str) -> None:
+    client = start(forks='1')
+    first = client.stream()
+    client.add(0)
+    position = first.next()['id']
+    first.close()
+    many = 5000
+    with contextlib.closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(migrations.search_path())
+        cursor.execute(AUDIT_ENTRIES, (many,))
+
+    def newest() -> int:
+        with contextlib.closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute('SELECT last_position FROM event_state')
+            return int((cursor.fetchone() or (0,))[0])
+
+    until(lambda: newest() == position + many, 'the events have no positions')
+    stream = client.stream()
+    i = client.add(1)
+    assert stream.next()['object'] == {'kind': 'prefix', 'id': i}
+    stream.close()
+
+
+def test_a_stream_with_a_position_that_was_never_given_goes_on_from_now(start: Callable[..., Client]) -> None:
+    """As after the restore of an older copy of the database."""
+    client = start()
+    stream = client.stream()
+    client.add(1)
+    newest = stream.next()['id']
+    stream.close()
+    ahead = str(newest + 1000)
+    for path, headers in ((f'/events?after={ahead}', {}), ('/events', {'Last-Event-ID': ahead})):
+        one = client.stream(path, **headers)
+        assert one.message() == {'event': 'gap', 'id': str(newest), 'data': '{}'}
+        client.add(newest + 1)
+        newest += 1
+        assert one.next()['id'] == newest
+        one.close()
+
+
+def ended_within(stream: Stream, seconds: float) -> bool:
+    """Whether a stream ends so soon, without an event before."""
+    began = time.monotonic()
+    assert stream.message() == {}
+    stream.close()
+    return time.monotonic() - began < seconds
+
+
+def test_a_stream_ends_with_its_account(
+    daemon: DaemonFactory, database_options: dict[str, str], tmp_path: Path
+) -> None:
+    """When the account is removed, loses a right or gets another password; streams of others go on."""
+    users = LocalUsers(tmp_path / 'local_auth.db')
+    users.create()
+    names = ('removed', 'demoted', 'renewed', 'stays')
+    for name in names:
+        users.add(LocalUser(name, trusted=True), 'secret')
+    config = {
+        'nipapd': {**database_options, 'forks': '2'},
+        'auth.backends.local': {'type': 'SqliteAuth', 'db_path': users.path},
+    }
+    made = daemon(config=config)
+    removed, demoted, renewed, stays = (Client(made, basic(name, 'secret')) for name in names)
+    streams = {client: client.stream() for client in (removed, demoted, renewed, stays)}
+    users.delete('removed')
+    assert ended_within(streams[removed], PATIENCE_S / 2)
+    users.modify('demoted', trusted=False)
+    assert ended_within(streams[demoted], PATIENCE_S / 2)
+    users.modify('renewed', password='another secret')
+    assert ended_within(streams[renewed], PATIENCE_S / 2)
+    for client, status in ((removed, 401), (renewed, 401), (demoted, 200)):
+        assert client.open_stream().status() == status
+    i = stays.add(1)
+    assert streams[stays].next()['object']['id'] == i
+    streams[stays].close()
+
+
+def test_a_stream_ends_with_its_token(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    key = 'k3y-of-thirty-two-bytes-or-more!!'
+    config = {
+        'nipapd': {**database_options, 'forks': '1'},
+        'auth.backends.sso': {'type': 'JwtAuth', 'signing_key': key},
+    }
+    made = daemon(config=config)
+    short, long = (
+        Client(made, 'Bearer ' + jwt.encode({'sub': 'ann', 'exp': time.time() + seconds}, key, 'HS256'))
+        for seconds in (10, 600)
+    )
+    streams = short.stream(), long.stream()
+    assert ended_within(streams[0], PATIENCE_S / 2)
+    assert short.open_stream().status() == 401
+    i = long.add(1)
+    assert streams[1].next()['object']['id'] == i
+    streams[1].close()
 
 
 @pytest.mark.parametrize('query', ['after=x', 'kind=dog', 'vrf_id=x', 'other=1'])
@@ -343,6 +487,112 @@ def test_what_is_given_up_can_be_sent_again(start: Callable[..., Client], receiv
     assert client.ask('POST', f'/webhooks/{key}/dead-letters/resend', {'ids': [letter['id']]}) == {'resent': 1}
     until(lambda: not letters(), 'it is not sent again')
     assert receiver.got == [letter['event']]
+
+
+HEAD = b'HTTP/1.1 200 OK\r\n'
+CHUNKED = HEAD + b'Transfer-Encoding: chunked\r\n\r\n'
+BROKEN: dict[str, list[bytes]] = {  # the last part is sent again and again when there are several
+    'one long header': [HEAD + b'X: ' + bytes(100_000).replace(b'\0', b'x') + b'\r\n\r\n'],
+    'many headers': [HEAD + b'X: y\r\n' * 20_000 + b'\r\n'],
+    'endless headers': [HEAD, b'X: y\r\n' * 100],
+    'no status line': [b'hello\r\n\r\n'],
+    'no status': [b'HTTP/1.1 abc OK\r\n\r\n'],
+    'no HTTP': [bytes(range(256))],
+    'no header': [HEAD + b'hello\r\n\r\n'],
+    'a zero byte': [HEAD + b'X: \0\xff\r\nContent-Length: 0\r\n\r\n'],
+    'nothing': [b''],
+    'half a head': [HEAD + b'X: y\r\n'],
+    'no length': [HEAD + b'Content-Length: abc\r\n\r\n'],
+    'two lengths': [HEAD + b'Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!'],
+    'a huge length': [HEAD + b'Content-Length: 99999999999\r\n\r\nhello'],
+    'half a body': [HEAD + b'Content-Length: 50\r\n\r\nhello'],
+    'no chunk size': [CHUNKED + b'zz\r\nhello\r\n0\r\n\r\n'],
+    'a long chunk size': [CHUNKED + b'3' * 100_000],
+    'no end of a chunk': [CHUNKED + b'3\r\nabcXX0\r\n\r\n'],
+    'no last chunk': [CHUNKED + b'3\r\nabc\r\n'],
+    'no gzip': [HEAD + b'Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc'],
+    'an unknown encoding': [HEAD + b'Transfer-Encoding: gzip\r\n\r\nabc'],
+    'an endless body': [HEAD + b'\r\n', b'x' * 10_000],
+    'endless chunks': [CHUNKED, b'1000\r\n' + b'x' * 4096 + b'\r\n'],
+    'endless patience': [b'', b'HTTP/1.1 100 Continue\r\n\r\n'],
+}
+
+
+class BrokenReceiver:
+    """A server whose answers are no HTTP, or have no end."""
+
+    def __init__(self, parts: list[bytes], certificate: tuple[str, str] | None = None) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    connection = self.request
+                    if certificate:
+                        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                        context.load_cert_chain(*certificate)
+                        connection = context.wrap_socket(connection, server_side=True)
+                    connection.recv(2**16)
+                    connection.sendall(parts[0])
+                    while parts[1:]:
+                        connection.sendall(parts[-1])
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(2**16):  # closed before the client has read it, the answer would be lost
+                        pass
+
+        self._server = socketserver.ThreadingTCPServer(('127.0.0.1', 0), Handler)
+        self.address = f'127.0.0.1:{self._server.server_address[1]}'
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={'poll_interval': 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def test_an_answer_that_is_no_http_is_a_failed_attempt(
+    start: Callable[..., Client], receiver: Receiver, certificate: tuple[str, str]
+) -> None:
+    client = start(webhook_give_up='0')
+    with contextlib.ExitStack() as stack:
+
+        def serve(parts: list[bytes], tls: tuple[str, str] | None = None) -> str:
+            made = BrokenReceiver(parts, tls)
+            stack.callback(made.close)
+            return made.address
+
+        keys = {name: client.hook(f'http://{serve(parts)}/') for name, parts in BROKEN.items()}
+        good = [HEAD + b'Content-Length: 0\r\n\r\n']
+        keys['a certificate that nobody trusts'] = client.hook(f'https://{serve(good, certificate)}/')
+        keys['no TLS'] = client.hook(f'https://{serve(good)}/')
+        client.hook(receiver.url)
+        client.add(1)
+        until(lambda: receiver.got, 'others hold it up')
+
+        def given_up() -> dict[str, str]:
+            letters = {name: client.ask('GET', f'/webhooks/{key}/dead-letters')['result'] for name, key in keys.items()}
+            return {name: each[0]['error'] for name, each in letters.items() if each}
+
+        until(lambda: given_up().keys() == keys.keys(), f'some are asked again and again: {keys.keys() - given_up()}')
+        errors = given_up()
+        for name in ('one long header', 'many headers', 'endless headers'):
+            assert errors[name] == 'The headers of the answer are too long'
+        for hook in client.ask('GET', '/webhooks')['result']:
+            if hook['id'] in keys.values():
+                assert (hook['delivered'], hook['failed'] > 0) == (0, True), hook
+    assert 'events wait' not in client.daemon.log()
+
+
+def test_after_an_answer_that_is_no_http_the_event_is_sent_again(
+    start: Callable[..., Client], receiver: Receiver
+) -> None:
+    receiver.answer = lambda attempt: BROKEN['one long header'][0] if attempt == 1 else None
+    client = start()
+    key = client.hook(receiver.url)
+    i = client.add(1)
+    until(lambda: receiver.got, 'it is not sent again')
+    assert [event['object']['id'] for event in receiver.got] == [i]
+    until(lambda: client.ask('GET', f'/webhooks/{key}')['delivered'] == 1, 'it is not noted')
+    assert client.ask('GET', f'/webhooks/{key}')['failed'] == 1
 
 
 def test_a_sender_that_is_killed_loses_nothing(start: Callable[..., Client], receiver: Receiver) -> None:

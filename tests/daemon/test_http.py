@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg2
 import pytest
 from daemon_process import Daemon, poll
 from support import DaemonFactory
@@ -123,6 +124,38 @@ def test_hosts_with_and_without_ports(target: Target, host: str) -> None:
         (status,) = statuses(target.say(request.encode()))
         assert status in (200, 308, 400, 401, 405)
     assert 'Traceback' not in target.running.log()
+
+
+# ---- headers
+
+
+def added_by(target: Target, dsn: str, *headers: str) -> tuple[bytes, str | None]:
+    """The status of an addition with these headers, and the user that it was made for."""
+    body = b'{"asn": 65000}'
+    given = ('Content-Type: application/json', f'Content-Length: {len(body)}', 'Connection: close', *headers)
+    status = target.say(target.head(*given, path='/api/v1/asns') + body).split()[1]
+    with contextlib.closing(psycopg2.connect(dsn)) as session, session.cursor() as cursor:
+        cursor.execute('SELECT username FROM change_set ORDER BY id DESC LIMIT 1')
+        who = cursor.fetchone()
+    target.call('remove_asn', asn={'asn': 65000})
+    return status, who and who[0]
+
+
+def test_headers_with_underscores_are_none(target: Target, shared_dsn: str) -> None:
+    status, username = added_by(
+        target, shared_dsn, 'NIPAP_Username: boss', 'nipap_read_only: true', 'CONTENT_TYPE: text/plain'
+    )
+    assert (status, username) == (b'201', target.running.admin()[0])
+    assert added_by(target, shared_dsn, 'NIPAP-Username: ann', 'NIPAP_Username: boss')[1] == 'ann'
+
+
+@pytest.mark.parametrize('name', ['NIPAP-Username', 'nipap-read-only', 'NIPAP-Reason', 'Idempotency-Key'])
+def test_a_header_that_may_be_there_once_is_refused_when_there_are_two(target: Target, name: str) -> None:
+    head = target.head(f'{name}: false', 'X-Between: x', f'{name.upper()}: false', 'Connection: close', method='GET')
+    answer = target.say(head)
+    assert statuses(answer) == [400]
+    assert f'The header {name.title()} is there more than once.'.encode() in answer
+    target.await_served()
 
 
 def test_headers_that_are_too_large_are_refused(target: Target) -> None:

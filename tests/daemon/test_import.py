@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import lzma
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,15 +51,14 @@ class Importer:
         ours = {'NIPAP_PORT': port, 'NIPAP_USERNAME': name, 'NIPAP_PASSWORD': password, 'HOME': str(self.directory)}
         return {**os.environ, 'PYTHONPATH': str(REPOSITORY), **ours}
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        command = [sys.executable, '-m', 'nipap.cli.main', 'import', str(self.file), *args]
-        return subprocess.Popen(
-            command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def start(self, *args: str, before: tuple[str, ...] = (), **environ: str) -> subprocess.Popen[str]:
+        command = [sys.executable, '-m', 'nipap.cli.main', *before, 'import', str(self.file), *args]
+        environment = {**self.environment(), **environ}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self, *args: str) -> tuple[int, str]:
+    def run(self, *args: str, before: tuple[str, ...] = (), **environ: str) -> tuple[int, str]:
         """The exit code, and what is printed."""
-        with self.start(*args) as process:
+        with self.start(*args, before=before, **environ) as process:
             out, err = process.communicate(timeout=120)
         return process.returncode, out + err
 
@@ -65,6 +66,10 @@ class Importer:
         url = f'{self.daemon.url(*self.daemon.admin())}/XMLRPC'
         with xmlrpc.client.ServerProxy(url, allow_none=True) as proxy:
             return getattr(proxy, method)({'auth': AUTH, **members})
+
+    def says(self, counts: str) -> str:
+        """The last line of an import, which names the daemon."""
+        return f'127.0.0.1:{urlsplit(self.daemon.address).port}: {counts}'
 
     def stored(self) -> dict[str, dict[str, Any]]:
         found = self.call('list_prefix')
@@ -97,7 +102,10 @@ def test_a_file_arrives_once_and_whole(importer: Importer, db: Database) -> None
     assert (code, importer.stored()) == (0, {})
     assert 'would add 1500 prefixes (1500 IPv4, 0 IPv6) in 4 transactions' in printed
     code, printed = importer.run('--chunk', '400')
-    assert (code, printed.splitlines()[-1]) == (0, '1500 prefixes added, 0 were there already, 0 refused')
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        importer.says('1500 prefixes added, 0 were there already, 0 differ, 0 refused'),
+    )
     stored = importer.stored()
     assert {(row['prefix'], row['type'], row['description'], row['country'] or None) for row in lines} == {
         (name, item['type'], item['description'], item['country']) for name, item in stored.items()
@@ -106,8 +114,32 @@ def test_a_file_arrives_once_and_whole(importer: Importer, db: Database) -> None
     assert check.problems(db) == []
 
     code, printed = importer.run('--chunk', '400')
-    assert (code, printed.splitlines()[-1]) == (0, '0 prefixes added, 1500 were there already, 0 refused')
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        importer.says('0 prefixes added, 1500 were there already, 0 differ, 0 refused'),
+    )
     assert importer.stored() == stored
+
+
+def test_the_daemon_of_options_before_the_command_is_imported_into(importer: Importer) -> None:
+    importer.write('prefix,type,description\n10.0.0.0/8,reservation,x\n')
+    port = str(urlsplit(importer.daemon.address).port)
+    for before in (('--port', port), ('--host', f'http://127.0.0.1:{port}')):
+        code, printed = importer.run(before=before, NIPAP_PORT='9')
+        assert (code, printed.splitlines()[-1].startswith(importer.says(''))) == (0, True), printed
+    assert set(importer.stored()) == {'10.0.0.0/8'}
+
+
+def test_the_standard_input_is_imported(importer: Importer) -> None:
+    """A pipe is read once, and has no place for notes beside it."""
+    importer.write('prefix;type;description\r\n10.0.0.0/8;reservation;ö\r\n;;\r\n')
+    for name, counts in (('-', '1 prefixes added, 0'), ('/dev/stdin', '0 prefixes added, 1')):
+        command = [sys.executable, '-m', 'nipap.cli.main', 'import', name]
+        done = subprocess.run(
+            command, env=importer.environment(), input=importer.file.read_bytes(), capture_output=True, timeout=120
+        )
+        assert (done.returncode, counts in done.stderr.decode()) == (0, True), done.stderr
+    assert importer.stored()['10.0.0.0/8']['description'] == 'ö'
 
 
 def test_a_killed_import_goes_on(importer: Importer, db: Database) -> None:
@@ -141,7 +173,10 @@ def test_what_became_of_the_last_chunk_is_found_out(importer: Importer) -> None:
     assert first.run()[0] == 0
     importer.write(text)
     code, printed = importer.run('--chunk', '20')
-    assert (code, printed.splitlines()[-1]) == (0, '30 prefixes added, 30 were there already, 0 refused')
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        importer.says('30 prefixes added, 30 were there already, 0 differ, 0 refused'),
+    )
 
 
 def test_a_daemon_that_ends_in_between(importer: Importer) -> None:
@@ -173,10 +208,68 @@ def test_refused_rows_are_named_and_the_others_stored(importer: Importer) -> Non
     refused = {int(line.split(':')[1]): line for line in printed.splitlines() if line.startswith(str(importer.file))}
     assert sorted(refused) == [2, 4, 6, 7]
     assert 'assignment' in refused[6]
-    assert refused[7].endswith(': 10.3.0.0/16: is there already, with another type or description')
+    differs = "type is 'assignment', not 'reservation'; description is 'other', not 'fine'"
+    assert refused[7].endswith(f': 10.3.0.0/16: is there already, and differs: {differs}')
     assert 'operation' not in printed
-    assert '2 prefixes added, 0 were there already, 4 refused' in printed
+    assert '2 prefixes added, 0 were there already, 1 differ, 3 refused' in printed
     assert set(importer.stored()) == {'10.1.0.0/16', '10.1.2.3/32', '10.3.0.0/16'}
+
+
+SAID = {
+    'type': ('assignment', 'reservation'),
+    'description': ('LAN  ö', 'LAN'),
+    'comment': ('said "so"', 'so'),
+    'status': ('reserved', 'assigned'),
+    'country': ('se', 'no'),
+    'order_id': ('007', '7'),
+    'customer_id': ('1.10', '1.1'),
+    'external_key': ('key', 'KEY'),
+    'alarm_priority': ('high', 'low'),
+    'monitor': ('yes', 'no'),
+    'vlan': ('017', '18'),
+    'expires': ('31 Dec 2031 12:00:00.5', '2031-12-31'),
+    'tags': ('b,a b', 'a'),
+    'avps.site': ('lab', 'attic'),
+    'pool_name': ('links ', 'spare'),
+    'authoritative_source': ('erp', 'nipap'),
+}
+
+
+def test_another_value_of_any_attribute_is_a_difference(importer: Importer) -> None:
+    for name in ('links', 'spare'):
+        importer.call('add_pool', attr={'name': name, 'description': '', 'default_type': 'assignment'})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(['prefix', *SAID, 'node'])
+    writer.writerow(['10.0.0.0/24', *(said for said, _ in SAID.values()), ''])
+    importer.write(text.getvalue())
+    for counts in ('1 prefixes added, 0', '0 prefixes added, 1'):
+        code, printed = importer.run()
+        assert (code, printed.splitlines()[-1]) == (
+            0,
+            importer.says(f'{counts} were there already, 0 differ, 0 refused'),
+        )
+    stored = importer.stored()
+    for name, (_, other) in SAID.items():
+        writer.writerow(['10.0.0.0/24', *(other if name == one else said for one, (said, _) in SAID.items()), ''])
+        header, *_, last = text.getvalue().splitlines()
+        importer.write(f'{header}\n{last}\n')
+        code, printed = importer.run()
+        counts = printed.splitlines()[-1]
+        assert (code, counts) == (4, importer.says('0 prefixes added, 0 were there already, 1 differ, 0 refused'))
+        assert re.search(f':2: 10.0.0.0/24: is there already, and differs: {name} is [^;\n]+\n', printed), printed
+    assert importer.stored() == stored
+
+
+def test_differences_are_all_named_and_empty_cells_say_nothing(importer: Importer) -> None:
+    importer.write('prefix,type,description,vlan,customer_id,expires\n10.0.0.0/8,reservation,x,1,A,\n')
+    assert importer.run()[0] == 0
+    importer.write('prefix,type,description,vlan,customer_id,expires\n10.0.0.0/8,reservation,,,,tomorrow\n')
+    assert importer.run()[0] == 0
+    importer.write('prefix,type,description,vlan,customer_id\n10.0.0.0/8,reservation,y,,B\n10.0.0.1/32,host,x,,\n')
+    code, printed = importer.run()
+    assert code == 1  # something is refused as well
+    assert "differs: description is 'x', not 'y'; customer_id is 'A', not 'B'\n" in printed
 
 
 def test_with_bad_lines_nothing_is_imported_unless_they_are_skipped(importer: Importer) -> None:
@@ -196,10 +289,100 @@ def test_vrfs(importer: Importer) -> None:
         importer.call('add_vrf', attr={'rt': f'65000:{number}', 'name': f'vrf {number}'})
     importer.write('prefix,type,description,vrf_rt\n10.0.0.0/8,reservation,,\n10.0.0.0/8,reservation,,65000:2\n')
     assert importer.run('--vrf', '65000:1')[0] == 0
-    assert importer.run('--vrf-name', 'vrf 1')[1].endswith('0 prefixes added, 2 were there already, 0 refused\n')
+    assert importer.run('--vrf-name', 'vrf 1')[1].endswith(
+        '0 prefixes added, 2 were there already, 0 differ, 0 refused\n'
+    )
     assert sorted(prefix['vrf_rt'] for prefix in importer.call('list_prefix')) == ['65000:1', '65000:2']
     code, printed = importer.run('--vrf', '65000:3')
-    assert (code, 'there is no VRF with rt 65000:3 (line 2)' in printed) == (2, True)
+    assert (code, 'there is no VRF with rt 65000:3, in which' in printed) == (2, True)
+
+
+def test_every_row_in_a_vrf_that_is_not_there_is_named(importer: Importer) -> None:
+    importer.call('add_vrf', attr={'rt': '65000:1', 'name': 'one'})
+    importer.write(
+        'prefix,type,description,vrf_rt,vrf_name,vrf_id\n'
+        '10.0.0.0/8,reservation,fine,65000:1,one,\n'
+        '10.1.0.0/16,reservation,,65000:1,two,\n'
+        '10.2.0.0/16,reservation,,65000:2,,\n'
+        '10.3.0.0/16,reservation,,,,99999999999999999999\n'
+        '10.0.0.0/8,reservation,as line 2,,one,\n'
+        '10.4.0.0/16,reservation,fine,,,0\n'
+    )
+    for more in ((), ('--dry-run',)):
+        code, printed = importer.run(*more)
+        assert (code, importer.stored()) == (2, {})
+        assert named(printed) == [
+            '3: there is no VRF with rt 65000:1, name two',
+            '4: there is no VRF with rt 65000:2',
+            '5: there is no VRF with id 99999999999999999999',
+            '6: 10.0.0.0/8 is in line 2 already, in the same VRF',
+        ]
+    code, printed = importer.run('--skip-bad')
+    assert (code, set(importer.stored())) == (1, {'10.0.0.0/8', '10.4.0.0/16'})
+
+
+def named(printed: str) -> list[str]:
+    """The lines of a file that are complained of, by number, with the reasons."""
+    return sorted(
+        re.findall(r'^\S+\.csv:([0-9]+: .*)', printed, re.MULTILINE), key=lambda line: int(line.split(':')[0])
+    )
+
+
+@pytest.mark.parametrize('chunk', ['1', '2', '3', '2000'])
+def test_a_dry_run_says_what_an_import_does(importer: Importer, db: Database, chunk: str) -> None:
+    """Rows need what is stored, and rows of earlier transactions; nothing of it stays."""
+    for number in (1, 2):
+        importer.call('add_vrf', attr={'rt': f'65000:{number}', 'name': f'vrf {number}'})
+    importer.call('add_pool', attr={'name': 'links', 'description': '', 'default_type': 'assignment'})
+    for prefix, kind in (('10.0.0.0/8', 'reservation'), ('10.9.0.0/24', 'assignment'), ('10.7.1.0/24', 'assignment')):
+        importer.call('add_prefix', attr={'prefix': prefix, 'type': kind, 'description': 'x', 'vlan': 5})
+    importer.write(
+        'prefix,type,description,vrf_rt,vlan,pool_name\n'
+        '10.0.0.0/8,reservation,x,,5,\n'  # 2 is there
+        '10.1.0.0/16,assignment,new,,,\n'
+        '10.1.0.1,host,in a row,,,\n'
+        '10.1.0.1,host,without an assignment,65000:1,,\n'  # 5 refused
+        '10.1.2.0/24,assignment,in an assignment,,,\n'  # 6 refused
+        '10.1.2.1,host,in a row before,,,\n'
+        '10.7.0.0/16,assignment,around one,,,\n'  # 8 refused
+        '10.7.0.1,host,its assignment is refused,,,\n'  # 9 refused
+        '10.9.0.0/24,assignment,x,,6,\n'  # 10 differs
+        '10.9.0.1,host,in one that is stored,,,\n'
+        '10.20.0.0/24,reservation,first member,65000:1,,links\n'
+        '10.21.0.0/24,reservation,member in another,65000:2,,links\n'  # 13 refused
+        '10.22.0.0/24,reservation,second member,65000:1,,links\n'
+        '2001:db8::/32,reservation,v6,,,\n'
+        '2001:db8::/64,assignment,v6,,,\n'
+        '2001:db8::1,host,v6,,,\n'
+    )
+    before = importer.stored()
+    code, printed = importer.run('--dry-run', '--chunk', chunk)
+    assert code == 1
+    assert importer.call('list_prefix', prefix={'type': 'host'}) == []
+    assert importer.stored() == before
+    assert check.problems(db) == []
+    foreseen = named(printed)
+    assert [int(line.partition(': ')[0]) for line in foreseen] == [5, 6, 8, 9, 10, 13]
+    summary = f'would add 9 prefixes (6 IPv4, 3 IPv6) in {-(-16 // int(chunk))} transactions'
+    assert f'{importer.says(summary)}, 1 are there already, 1 differ, 5 would be refused\n' in printed
+    assert list(importer.directory.glob('*.progress*')) == []
+
+    code, printed = importer.run('--chunk', chunk)
+    assert (code, named(printed)) == (1, foreseen)
+    assert printed.splitlines()[-1] == importer.says('9 prefixes added, 1 were there already, 1 differ, 5 refused')
+    assert check.problems(db) == []
+    code, printed = importer.run('--dry-run', '--chunk', chunk)
+    assert '10 are there already, 1 differ, 5 would be refused' in printed
+
+
+def test_a_dry_run_of_what_differs_has_the_exit_code_of_that(importer: Importer) -> None:
+    importer.call('add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'})
+    importer.write('prefix,type,description\n10.0.0.0/8,reservation,x\n')
+    assert importer.run('--dry-run')[0] == 0
+    importer.write('prefix,type,description\n10.0.0.0/8,reservation,y\n')
+    assert importer.run('--dry-run')[0] == 4
+    importer.write('prefix,type,description\n11.0.0.1/32,host,y\n')
+    assert importer.run('--dry-run')[0] == 1
 
 
 def test_tags_and_avps(importer: Importer) -> None:

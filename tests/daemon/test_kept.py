@@ -24,11 +24,12 @@ import upgrade_data
 from forked import Forking
 from upgrading import KEEPER, Kills, Site
 
-from nipap.access.local_users import LocalUsers
+from nipap.access.local_users import LocalUser, LocalUsers
 from nipap.backend import Backend
 from nipap.calls import Request
 from nipap.integrity import check
 from nipap.postgres import schema
+from nipapd import restored
 
 KEPT = keep_today.KEPT
 SCHEMAS = KEPT.parent / 'schemas'
@@ -159,16 +160,30 @@ def test_the_kept_dump_is_restored_through_kills(site: Site, forking: Forking) -
     assert said.endswith('no problems found\n')
     there = site.rows()
     kills = Kills(forking, KILLS // 2, whole_s)
+    users = LocalUsers(site.directory / 'local_auth.db')
     while kills.left:
         if emptied := kills.left <= KILLS // 4:
             site.make_empty()
+            replace_accounts(users, 'somebody')
         killed = kills.kill(*restore, '--replace')
-        assert site.rows() in ([there, {}] if killed and emptied else [there])
+        found = site.rows()
+        assert found in ([there, {}] if killed and emptied else [there])
+        with site.database() as database:
+            restored.settle(database, users)
+        names = {user.username for user in users.users()}
+        assert names == ({*keep_today.ACCOUNTS} if found else {'somebody'}), 'accounts and database are of one time'
     said = forking.run('nipap-admin', *restore, '--replace')
     assert said.endswith('no problems found\n')
     assert kept_facts.differing(site.facts(), EXPECTED['root']['facts']) == []
     check_use(site, 'root')
     check_accounts(LocalUsers(site.directory / 'local_auth.db'))
+
+
+def replace_accounts(users: LocalUsers, name: str) -> None:
+    """Have a file of accounts with this one alone."""
+    Path(users.path).unlink()
+    users.create()
+    users.add(LocalUser(name), 'a password')
 
 
 def check_use(site: Site, variant: str) -> None:

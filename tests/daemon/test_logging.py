@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
+import http.client
 import logging
 import os
 import re
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import xmlrpc.client
 from collections.abc import Callable
+from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from callers import change
 from daemon_process import REPOSITORY
 from support import DaemonFactory
 from talking import (
+    AT_TERMINAL,
     Configured,
     await_that,
     call,
@@ -55,7 +59,7 @@ def test_a_line_for_each_request_and_no_password(configured: Configured, make_di
         "- user='-' fault 1510",
     ]
     assert not [line for line in lines if 'tornado.access' in line]
-    assert password not in running.log()[running.log().index(password) + len(password) :]
+    assert password not in running.log()
     assert 'SECRET' not in running.log()
 
 
@@ -233,21 +237,35 @@ def test_the_shipped_logrotate_file(make_dir: Any) -> None:
     assert gzip.decompress((home / 'postgresql.log.1.gz').read_bytes()) == b'postgresql.log'
 
 
-# Becomes a program at a terminal of its own, and copies what that shows.
-AT_TERMINAL = """
-import os, pty, signal, sys
-child, terminal = pty.fork()
-if child == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
-for number in (signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, _: os.kill(child, number))
-while True:
-    try:
-        os.write(1, os.read(terminal, 65536).replace(b'\\r\\n', b'\\n'))
-    except OSError:
-        break
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+def ban_filter() -> re.Pattern[str]:
+    """What the shipped filter for fail2ban matches; fail2ban takes the time out of a line before it looks."""
+    parser = RawConfigParser()
+    parser.read(REPOSITORY / 'etc/nipapd.fail2ban')
+    return re.compile(parser['Definition']['failregex'].replace('<ADDR>', r'(?P<address>[0-9.]+|[0-9a-f:]+)'))
+
+
+def test_the_shipped_filter_for_fail2ban(configured: Configured) -> None:
+    running = configured(access_log='true')
+    port = int(running.address.rpartition(':')[2])
+    told = running.log()
+    fake = "nipapd[1] WARNING nipap.login: failed login from 192.0.2.9 user='x"
+    for name, password in (('admin', 'wrong'), (fake, 'x'), (f'x"\'\n{fake}', 'x'), running.admin()):
+        connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60, source_address=('127.0.0.2', 0))
+        login = base64.b64encode(f'{name.replace(":", ";")}:{password}'.encode()).decode()
+        acting = {'authoritative_source': 'test', 'username': fake}
+        body = xmlrpc.client.dumps(({'auth': acting},), 'version')
+        connection.request('POST', '/XMLRPC', body, {'Authorization': f'Basic {login}', 'Content-Type': 'text/xml'})
+        connection.getresponse().read()
+        connection.close()
+    lines = [line for line in running.log()[len(told) :].splitlines() if ' nipap' in line]
+    assert len(lines) == 7
+    for line in lines:
+        rest = line.partition(' ')[2]
+        # From a file, from the journal, and as syslog has it.
+        for shape in (f' {rest}', f'host nipapd[7]: {line}', f'host {rest.replace("] ", "]: ", 1)}'):
+            found = ban_filter().search(shape)
+            assert (found and found['address']) == ('127.0.0.2' if 'WARNING nipap.login' in line[:70] else None), shape
+    assert len([line for line in lines if ban_filter().search(line.partition(' ')[2])]) == 3
 
 
 def test_calls_are_not_logged_to_a_terminal_unless_that_is_asked_for(configured: Configured) -> None:
@@ -315,7 +333,7 @@ def test_the_line_of_the_first_password_says_how_to_change_it(
 ) -> None:
     home = make_dir()
     running = daemon(data_dir=home, config={'nipapd': {'forks': '1', **database_options}})
-    said = re.search(r'shown only this once; to change it: (nipap-passwd .* modify -u admin)\)\n', running.log())
+    said = re.search(r'\(to change it and remove the file: (nipap-passwd .* modify -u admin)\)\n', running.log())
     assert said, running.log()
     words = shlex.split(said[1])[1:]
     changed = subprocess.run(

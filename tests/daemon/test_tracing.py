@@ -15,7 +15,7 @@ import sys
 import threading
 import xmlrpc.client
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.endpoint = ''
+        self.headers: list[dict[str, str]] = []
         self._told: queue.Queue[trace_service_pb2.ExportTraceServiceRequest] = queue.Queue()
 
     def hear(self, request: trace_service_pb2.ExportTraceServiceRequest) -> None:
@@ -65,6 +66,7 @@ def http_collector() -> Iterator[Collector]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers['Content-Length']))
+            collector.headers.append(dict(self.headers))
             right = self.path == '/v1/traces' and self.headers['Content-Type'] == 'application/x-protobuf'
             if right:
                 collector.hear(trace_service_pb2.ExportTraceServiceRequest.FromString(body))
@@ -197,6 +199,59 @@ def test_a_call_and_its_statements(daemon: DaemonFactory, database_options: dict
     assert any(attributes(span)['db.response.returned_rows'] == 1 for span in statements)
     assert {about['service.name'] for about, _ in told} == {'nipapd'}
     assert all(about['process.pid'] != running.pid for about, _ in told)
+
+
+def send_traces(running: Daemon, path: str, body: bytes, **headers: str) -> Answer:
+    parts = urlsplit(running.address)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
+    with contextlib.closing(connection):
+        kind = {'Content-Type': 'application/x-protobuf'}
+        connection.request('POST', path, body, kind | {name.replace('_', '-'): text for name, text in headers.items()})
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read().decode())
+
+
+def test_traces_of_clients_are_passed_on(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    """As nipap-cli sends them: with its credentials, which stay here."""
+    request = trace_service_pb2.ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.add().name = 'of a client'
+    body = request.SerializeToString()
+    with http_collector() as collector:
+        endpoint = f'{collector.endpoint}/v1/traces'
+        running = traced(daemon, database_options, otlp_http_endpoint=endpoint, otel_traces_sampler='always_off')
+        login = 'Basic ' + b64encode(':'.join(running.admin()).encode()).decode()
+        for path in ('/v1/traces', '/v1/traces/'):
+            assert send_traces(running, path, body, Authorization=login).status == 200
+        assert [span.name for _, span in collector.spans()] == ['of a client'] * 2
+        assert not any('Authorization' in headers for headers in collector.headers)
+        for headers in ({}, {'Authorization': 'Basic ' + b64encode(b'admin:wrong').decode()}):
+            refused = send_traces(running, '/v1/traces/', body, **headers)
+            assert (refused.status, refused.headers['WWW-Authenticate'].startswith('Basic ')) == (401, True)
+        assert send_traces(running, '/v1/traces', body, Authorization=login, Content_Type='text/plain').status == 404
+        assert collector.spans() == []
+        assert get(running, '/v1/traces').status == 405
+    away = send_traces(running, '/v1/traces', body, Authorization=login)
+    assert (away.status, away.text) == (502, 'The collector of traces does not answer.\n')
+    assert 'cannot be told the traces of a client' in running.log()
+
+
+def test_traces_may_come_again_when_accounts_cannot_be_read(
+    daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path]
+) -> None:
+    home = make_dir()
+    tracing = {'otlp_http_endpoint': 'http://127.0.0.1:9'}
+    running = daemon(config={'nipapd': {'forks': '1', **database_options}, 'tracing': tracing}, data_dir=home)
+    (home / 'local_auth.db').write_text('something else\n' * 100)
+    refused = send_traces(running, '/v1/traces', b'', Authorization='Basic ' + b64encode(b'admin:x').decode())
+    assert (refused.status, 'Retry-After' in refused.headers) == (503, True)
+
+
+def test_there_is_nothing_to_pass_traces_on_to_without_a_collector_by_http(
+    daemon: DaemonFactory, database_options: dict[str, str]
+) -> None:
+    running = daemon(config={'nipapd': {'forks': '1', **database_options}})
+    login = 'Basic ' + b64encode(':'.join(running.admin()).encode()).decode()
+    assert send_traces(running, '/v1/traces/', b'', Authorization=login).status == 404
 
 
 def test_faults(daemon: DaemonFactory, database_options: dict[str, str]) -> None:

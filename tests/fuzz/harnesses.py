@@ -30,6 +30,7 @@ from nipap.access.authentication import Authenticator, AuthSettings, BackendSett
 from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute, check_text, read_value
 from nipap.cli import sheet
+from nipap.cli.records import FileError
 from nipap.errors import NipapError, NipapInputError
 from nipap.history import idempotency
 from nipap.http.bodies import read_body
@@ -356,7 +357,7 @@ def csv_file(data: bytes) -> None:
     path = _written('prefixes.csv', begin + choices.rest())
     try:
         read = sheet.read(path, choices.one(({}, {'vrf_rt': '1:1'})), default_type)
-    except sheet.FileError as error:
+    except FileError as error:
         assert str(error).startswith(str(path))  # noqa: PT017  (not raising is fine too)
         return
     assert [row.key for row in read.rows] == sorted(row.key for row in read.rows)

@@ -33,6 +33,7 @@ from nipap.access.authentication import (
     BackendSettings,
     Credentials,
     LocalUsers,
+    identity_of,
     make_actor,
     to_bool,
 )
@@ -98,6 +99,24 @@ def test_a_trusted_user_acts_for_others() -> None:
     assert make_actor(trusted, {**SOURCE, 'username': None, 'full_name': None}).full_name == 'Web UI'
 
 
+def test_users_of_different_backends_have_different_names() -> None:
+    """Also one whose name in the default backend reads as that of another backend's user."""
+    names = ('local', 'ldap', 'sso')
+    settings = AuthSettings('local', 60, {name: BackendSettings(name, 'SqliteAuth') for name in names})
+    users = [(name, user) for name in names for user in ('ann', 'ann@ldap', 'ann@ldap@local', 'ann@local', 'ann@x.org')]
+    found = [identity_of(settings, name, user) or user for name, user in users]
+    assert len(set(found)) == len(users)
+    assert found[:6] == ['ann', 'ann@ldap@local', 'ann@ldap@local@local', 'ann@local@local', 'ann@x.org', 'ann@ldap']
+    actor = make_actor(Credentials('ann', 'Ann', identity='ann@ldap', trusted=True), SOURCE)
+    assert actor == Actor('ann', 'Ann', 'ann@ldap', 'tests', False, True)
+
+
+def test_a_token_names_a_user_of_its_backend(make: Callable[..., Authenticator]) -> None:
+    claims = {'sub': 'joe', 'exp': int(time.time()) + 60}
+    credentials = make(signing_key=SECRET).login_token(jwt.encode(claims, SECRET))
+    assert (credentials.username, credentials.authenticated_as) == ('joe', 'joe@sso')
+
+
 @pytest.mark.parametrize('value', [True, 1, 'true', 'yes', 'True', 'YES', '1'])
 def test_a_trusted_user_may_give_up_writing(value: object) -> None:
     assert make_actor(Credentials('web', trusted=True), {**SOURCE, 'readonly': value}).readonly
@@ -128,9 +147,11 @@ def test_options_of_the_wrong_type(option: str, value: object, code: int) -> Non
     assert error.value.code == code
 
 
-def test_nothing_is_stored_that_xml_cannot_carry() -> None:
-    with pytest.raises(NipapValueError):
-        make_actor(Credentials('joe'), {'authoritative_source': 'x\x08'})
+@pytest.mark.parametrize('option', ['authoritative_source', 'username', 'full_name'])
+@pytest.mark.parametrize('value', ['x\x08', 'a\nb', 'a\tb', 'a\x7f', 'a\u2028', 'x' * 256, 'x' * 2**20])
+def test_no_name_is_stored_that_breaks_lines_or_is_long(option: str, value: str) -> None:
+    with pytest.raises(NipapValueError, match=f"^'{option}' in auth options has "):
+        make_actor(Credentials('joe', trusted=True), {**SOURCE, option: value})
 
 
 @given(value=st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.integers())))
@@ -169,24 +190,49 @@ def test_wrong_logins(make: Callable[..., Authenticator], username: str, passwor
         assert authenticator.known_login(username, password) is None
 
 
-@pytest.mark.parametrize(
-    ('username', 'shown'), [('joe@nosuch', "'nosuch'"), ('joe@', "''"), ('a@local@x\n', r"'x\\n'")]
-)
-def test_unknown_backends(make: Callable[..., Authenticator], username: str, shown: str) -> None:
-    with pytest.raises(AuthenticationFailedError, match=f'^Invalid auth backend {shown} specified$'):
-        make().login(username, 'right')
+@pytest.mark.parametrize('username', ['joe@nosuch', 'joe@', 'a@local@x\n', 'joe@sso', 'joe@ldap', 'joe@local', 'joe'])
+def test_backends_cannot_be_listed(
+    make: Callable[..., Authenticator], users: LocalUsers, hashes: list[dict[str, int]], username: str
+) -> None:
+    """An unknown backend answers as one that knows no such user: the same text, after as many hashes, as often."""
+    backends = {
+        'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path}),
+        'sso': BackendSettings('sso', 'JwtAuth', {'signing_key': SECRET}),
+        'ldap': BackendSettings('ldap', 'LdapAuth', refusal='type = LdapAuth is not supported'),
+    }
+    authenticator = Authenticator(AuthSettings('local', 3600, backends, failed_logins=4))
+    for attempt in (1, 2):
+        with pytest.raises(AuthenticationFailedError, match=INCORRECT):
+            authenticator.login(username, 'wrong', '192.0.2.1')
+        assert hashes == [{'n': 16, 'r': 8, 'p': 1, 'maxmem': hashes[0]['maxmem'], 'dklen': 32}] * attempt
+    with pytest.raises(AuthenticationFailedError, match='too many failed logins'):
+        authenticator.login(username, 'wrong', '192.0.2.1')
+    authenticator.close()
 
 
-def test_a_token_backend_takes_no_passwords(make: Callable[..., Authenticator]) -> None:
+def test_without_local_accounts_every_backend_takes_as_long(hashes: list[dict[str, int]]) -> None:
+    backends = {'sso': BackendSettings('sso', 'JwtAuth', {'signing_key': SECRET})}
+    authenticator = Authenticator(AuthSettings('sso', 3600, backends))
+    for number, username in enumerate(('joe', 'joe@sso', 'joe@nosuch'), 1):
+        with pytest.raises(AuthenticationFailedError, match=INCORRECT):
+            authenticator.login(username, 'right')
+        assert len(hashes) == number
+
+
+def test_a_user_of_a_backend_that_is_none_is_nobody(make: Callable[..., Authenticator], users: LocalUsers) -> None:
+    """Whoever has the name that is looked up for the sake of time."""
+    with sqlite3.connect(users.path) as connection:
+        connection.execute("UPDATE user SET username = 'joe:'")
+    connection.close()
     with pytest.raises(AuthenticationFailedError, match=INCORRECT):
-        make(signing_key=SECRET).login('joe@sso', 'right')
+        make().login('joe@nosuch', 'right')
 
 
 def test_a_missing_file_is_a_fault_without_its_path(make: Callable[..., Authenticator], users: LocalUsers) -> None:
     authenticator = make()
     authenticator.login('joe', 'right')
     os.rename(users.path, f'{users.path}.away')
-    with pytest.raises(NipapError, match=r"^Auth backend 'local' is not available\.$") as error:
+    with pytest.raises(NipapError, match=r'^The auth backend is not available\.$') as error:
         authenticator.login('joe', 'right')
     assert error.value.code == 1010
     os.rename(f'{users.path}.away', users.path)
@@ -439,6 +485,61 @@ def test_threads_may_log_in_together(make: Callable[..., Authenticator], users: 
     assert authenticator.login('joe', 'right').readonly
 
 
+def test_credentials_are_valid_while_the_account_is_as_it_was(
+    make: Callable[..., Authenticator], users: LocalUsers
+) -> None:
+    authenticator = make()
+    credentials = authenticator.login('joe', 'right')
+    users.add(LocalUser('ann'), 'secret')
+    users.modify('joe', full_name='Joe D.')
+    assert credentials.are_valid()
+    users.delete('ann')
+    assert make_actor(credentials, SOURCE).is_valid()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda users: users.delete('joe'),
+        lambda users: users.modify('joe', readonly=True),
+        lambda users: users.modify('joe', password='another'),
+        lambda users: os.remove(users.path),
+    ],
+    ids=['removed', 'demoted', 'another password', 'no file'],
+)
+def test_credentials_of_an_account_that_is_changed_are_not_valid(
+    make: Callable[..., Authenticator], users: LocalUsers, change: Callable[[LocalUsers], None]
+) -> None:
+    authenticator = make()
+    first, remembered = authenticator.login('joe', 'right'), authenticator.login('joe', 'right')
+    assert first.are_valid()
+    change(users)
+    assert not first.are_valid()
+    assert not remembered.are_valid()
+
+
+def test_a_trusted_user_who_is_trusted_no_more_has_no_valid_credentials(
+    make: Callable[..., Authenticator], users: LocalUsers
+) -> None:
+    users.modify('joe', trusted=True)
+    actor = make_actor(make().login('joe', 'right'), {**SOURCE, 'username': 'ann'})
+    assert actor.is_valid()
+    users.modify('joe', trusted=False)
+    assert not actor.is_valid()
+
+
+@pytest.mark.parametrize('rehash', [True, False])
+def test_a_hash_that_a_login_replaces_leaves_its_credentials_valid(users: LocalUsers, rehash: bool) -> None:
+    LocalUsers(users.path, legacy=True).modify('joe', password='right')
+    backends = {'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path})}
+    with closing(Authenticator(AuthSettings('local', 3600, backends, rehash=rehash))) as authenticator:
+        credentials = authenticator.login('joe', 'right')
+        assert credentials.are_valid()
+        assert authenticator.login('joe', 'right').are_valid()
+        users.modify('joe', password='another')
+        assert not credentials.are_valid()
+
+
 # -------------------------------------------------------------------------------------------------------------- tokens
 
 
@@ -448,9 +549,22 @@ def token(key: str = SECRET, algorithm: str = 'HS256', **claims: object) -> str:
 
 def test_tokens(make: Callable[..., Authenticator]) -> None:
     authenticator = make(signing_key=SECRET)
-    assert authenticator.login_token(token()) == Credentials('ann')
+    assert authenticator.login_token(token()) == Credentials('ann', identity='ann@sso')
     claims = {'username': 'bob', 'full_name': 'Bob C', 'readonly': True, 'trusted': 'yes'}
-    assert authenticator.login_token(token(**claims)) == Credentials('bob', 'Bob C', True, True)
+    assert authenticator.login_token(token(**claims)) == Credentials('bob', 'Bob C', True, True, 'bob@sso')
+
+
+@pytest.mark.parametrize('form', [int, float, str])
+def test_credentials_of_a_token_are_valid_until_it_expires(
+    make: Callable[..., Authenticator], monkeypatch: pytest.MonkeyPatch, form: Callable[[int], object]
+) -> None:
+    ends = int(time.time()) + 60
+    credentials = make(signing_key=SECRET).login_token(token(exp=form(ends)))
+    assert credentials.are_valid()
+    monkeypatch.setattr(time, 'time', lambda: ends - 0.1)
+    assert credentials.are_valid()
+    monkeypatch.setattr(time, 'time', lambda: float(ends))
+    assert not credentials.are_valid()
 
 
 def claims_that_are_refused() -> list[dict[str, object]]:
@@ -460,6 +574,10 @@ def claims_that_are_refused() -> list[dict[str, object]]:
         {'sub': None},
         {'sub': ''},
         {'sub': 7},
+        {'sub': 'a\nb'},
+        {'sub': 'x' * 256},
+        {'full_name': 'A\u2028'},
+        {'full_name': 'x' * 256},
         {'username': ['x']},
         {'full_name': 7},
         {'readonly': 'perhaps'},
@@ -530,7 +648,7 @@ def test_tokens_signed_with_a_private_key(make: Callable[..., Authenticator], al
     private = openssl('genpkey', '-algorithm', kind, '-pkeyopt', option)
     public = openssl('pkey', '-pubout', stdin=private)
     authenticator = make(public_key=public)
-    assert authenticator.login_token(token(private, algorithm)) == Credentials('ann')
+    assert authenticator.login_token(token(private, algorithm)) == Credentials('ann', identity='ann@sso')
     # Signed with the public key as if it were a shared secret.
     parts = token().rpartition('.')[0]
     signature = jwt.get_algorithm_by_name('HS256').sign(parts.encode(), public.encode())
@@ -548,9 +666,52 @@ def openssl(*args: str, stdin: str = '') -> str:
 # ---------------------------------------------------------------------------------------------------------------- HTTP
 
 
-def request(authorization: str | None = None) -> Request:
+def request(authorization: str | None = None, address: str = '192.0.2.1') -> Request:
     headers = {} if authorization is None else {'Authorization': authorization}
-    return Request(EnvironBuilder(headers=headers).get_environ())
+    return Request({**EnvironBuilder(headers=headers).get_environ(), 'REMOTE_ADDR': address})
+
+
+@pytest.mark.parametrize(
+    ('authorization', 'line'),
+    [
+        ('joe:SECRET', "failed login from 192.0.2.1 user='joe'"),
+        ('jo e@x.org@local:SECRET', "failed login from 192.0.2.1 user='jo e@x.org@local'"),
+        ("x' user='y:SECRET", 'failed login from 192.0.2.1 user="x\' user=\'y"'),
+        (
+            'x\nfailed login from 192.0.2.9 :SECRET',
+            r"failed login from 192.0.2.1 user='x\nfailed login from 192.0.2.9 '",
+        ),
+        (f'{"x" * 5000}:SECRET', f"failed login from 192.0.2.1 user='{'x' * 99}…"),
+        (b'Basic SECRET', 'failed login from 192.0.2.1 malformed'),
+        (b'Bearer SECRET', 'failed login from 192.0.2.1 token'),
+    ],
+)
+def test_a_failed_login_is_logged_with_address_and_name(
+    make: Callable[..., Authenticator],
+    caplog: pytest.LogCaptureFixture,
+    authorization: str | bytes,
+    line: str,
+) -> None:
+    header = basic(authorization) if isinstance(authorization, str) else authorization.decode()
+    with pytest.raises(AuthenticationFailedError):
+        credentials_from_request(request(header), make())
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ('nipap.login', 'WARNING', line)
+    ]
+
+
+def test_a_login_that_is_refused_for_others_is_logged_too(
+    make: Callable[..., Authenticator], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_limits, 'MOST_DELAY_S', 0.001)
+    authenticator = make()
+    for _ in range(11):
+        with pytest.raises(AuthenticationFailedError):
+            credentials_from_request(request(basic('joe:wrong')), authenticator)
+    lines = [f"{what} login from 192.0.2.1 user='joe'" for what in (*['failed'] * 10, 'refused')]
+    assert [record.getMessage() for record in caplog.records] == lines
+    credentials_from_request(request(basic('joe:right'), '192.0.2.2'), authenticator)
+    assert len(caplog.records) == 11
 
 
 def basic(text: str, encoding: str = 'utf-8') -> str:
@@ -586,7 +747,9 @@ def test_missing_credentials(make: Callable[..., Authenticator], header: str | N
 
 def test_bearer_tokens(make: Callable[..., Authenticator]) -> None:
     header = f'Bearer {token(readonly=True)}'
-    assert credentials_from_request(request(header), make(signing_key=SECRET)) == Credentials('ann', readonly=True)
+    assert credentials_from_request(request(header), make(signing_key=SECRET)) == Credentials(
+        'ann', readonly=True, identity='ann@sso'
+    )
 
 
 def test_the_options_of_a_call() -> None:
@@ -605,13 +768,14 @@ def test_a_backend_that_is_not_supported_lets_nobody_in_and_says_so(kind: str, w
     refusal = f'{what} is not supported by this version of nipapd'
     settings = AuthSettings('later', 60, {'later': BackendSettings('later', kind, refusal=refusal)})
     authenticator = Authenticator(settings)
-    said = rf"^Auth backend 'later' lets nobody in: {what} is not supported by this version of nipapd\.$"
-    for name in ('joe', 'joe@later'):
-        with pytest.raises(AuthenticationFailedError, match=said):
-            authenticator.login(name, 'right')
     with pytest.raises(
-        AuthenticationFailedError, match=said if kind == 'JwtAuth' else 'no auth backend of type JwtAuth'
+        AuthenticationFailedError, match=rf'^Nobody is let in by the default auth backend: {refusal}\.$'
     ):
+        authenticator.login('joe', 'right')
+    with pytest.raises(AuthenticationFailedError, match=INCORRECT):  # as one that there is not
+        authenticator.login('joe@later', 'right')
+    tokens = refusal if kind == 'JwtAuth' else 'no auth backend of type JwtAuth is configured'
+    with pytest.raises(AuthenticationFailedError, match=rf'^Tokens are not accepted: {tokens}\.$'):
         authenticator.login_token('x.y.z')
 
 

@@ -157,6 +157,12 @@ def test_the_command_line_wins(read: Reader) -> None:
         ('db_port', '5432, 5433', '5432,5433'),
         ('db_pass', "it's #1 \\", "it's"),
         ('db_pass', 'a#b;c', 'a#b;c'),
+        ('trusted_proxies', '127.0.0.1, 10.0.0.0/8,::1 10.0.0.0/8', ('127.0.0.1/32', '10.0.0.0/8', '::1/128')),
+        ('trusted_proxies', '', ()),
+        ('metrics_token', 'abcDEF0123456789.~+/==', 'abcDEF0123456789.~+/=='),
+        ('metrics_names', '', None),
+        ('metrics_names', 'no', False),
+        ('backup_dir', '', None),
     ],
 )
 def test_values(read: Reader, key: str, value: str, expected: object) -> None:
@@ -173,6 +179,13 @@ def test_values(read: Reader, key: str, value: str, expected: object) -> None:
         ('listen', '*', "'*' is no address (every interface: 0.0.0.0 by IPv4, :: by IPv6)"),
         ('listen', '127.0.0.256', "'127.0.0.256' is no address (every interface: 0.0.0.0 by IPv4, :: by IPv6)"),
         ('listen', ',', 'no address'),
+        (
+            'trusted_proxies',
+            'proxy',
+            "not a list of addresses and networks ('proxy' does not appear to be an IPv4 or IPv6 network)",
+        ),
+        ('trusted_proxies', '10.0.0.1/8', 'not a list of addresses and networks (10.0.0.1/8 has host bits set)'),
+        ('metrics_names', 'some', 'not a boolean (true or false)'),
         ('foreground', 'maybe', 'not a boolean (true or false)'),
         ('forks', '-2', 'not a number of handlers; 0: one per core, -1: none (-1 to 1000)'),
         ('max_body', '0', 'not a size in bytes, k or M (such as 10M)'),
@@ -202,6 +215,10 @@ def test_wrong_values(read: Reader, tmp_path: Path, key: str, value: str, reason
         ('[nipapd]\nport = 1\nhunter2\n', 'line 3: neither [section] nor key = value'),
         ('[nipapd]\nport = 1\nport = 2\n', 'line 3: [nipapd] port is there twice'),
         ('[nipapd]\n[auth]\n[nipapd]\n', 'line 3: section [nipapd] is there twice'),
+        (
+            '[nipapd]\nmetrics_token = short\n',
+            '[nipapd] metrics_token: not a token (16 or more letters, digits and ._~+/-)',
+        ),
         ('[nipapd]\ndb_pass = a\0b\n', '[nipapd] db_pass: has a NUL character'),
         (
             '[auth]\nauth_cache_timeout = soon\n',
@@ -267,6 +284,24 @@ def test_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.os, 'geteuid', lambda: 4000000)
     with pytest.raises(ConfigError, match='--data-dir'):
         load([], {})
+
+
+def test_a_daemon_that_has_become_another_account_reads_the_same_file_for_the_same_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'default.conf'
+    path.write_text('[nipapd]\nport = 7\n')
+    monkeypatch.setattr(config, 'DEFAULT_FILE', path)
+    monkeypatch.setattr(config.os, 'geteuid', lambda: 0)
+    first = load([], {})
+    monkeypatch.setattr(config.os, 'geteuid', lambda: 1)
+    path.write_text('[nipapd]\nport = 8\n')
+    second = load([], {'HOME': '/home/x'}, former=first)
+    assert (second.nipapd.port, second.data_dir, second.path) == (8, Path('/var/lib/nipap'), path)
+    assert second.auth.backends['local'].options['db_path'] == '/var/lib/nipap/local_auth.db'
+    path.unlink()
+    with pytest.raises(ConfigError, match='No such file'):
+        load([], {'HOME': '/home/x'}, former=first)
 
 
 @pytest.mark.parametrize(
@@ -423,6 +458,7 @@ def open_to_all(make_dir: Callable[[], Path], text: str) -> Path:
 
 
 SECRETS = {
+    'metrics_token': '[nipapd]\nmetrics_token = hunter2-hunter2-hunter2\n',
     'db_pass': '[nipapd]\ndb_pass = hunter2\n',
     'signing_key': f'[auth.backends.x]\ntype = JwtAuth\nsigning_key = {SECRET}\n',
     'sasl_password': '[kafka]\nsasl_password = hunter2\n',

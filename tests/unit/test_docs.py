@@ -129,7 +129,7 @@ def test_the_manual_has_every_option_and_no_other(
         ('nipapd', {0, 1, 2, 3}),
         ('nipap-passwd', {passwd.EXIT_OK, passwd.EXIT_NO, *passwd.EXIT_CODES.values(), passwd.EXIT_INTERRUPTED}),
         ('nipap-admin', {0, 1, 2}),
-        ('nipap', {cli.EXIT_OK, cli.EXIT_REFUSED, cli.EXIT_USAGE, cli.EXIT_LOST}),
+        ('nipap', {cli.EXIT_OK, cli.EXIT_REFUSED, cli.EXIT_USAGE, cli.EXIT_LOST, cli.EXIT_DIFFERENT}),
     ],
 )
 def test_the_manual_has_every_exit_code(program: str, codes: set[int]) -> None:

@@ -42,14 +42,17 @@ MODULES_IN_ORDER = (
     *('objects.rows', 'objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
     *('objects.prefix_view', 'objects.prefix_search', 'objects.prefix', 'objects.allocate'),
     *('integrity.check', 'integrity.repair', 'integrity.restore'),
-    *('access.local_users', 'access.login_limits', 'access.authentication'),
+    *('access.names', 'access.shared_memory', 'access.known_logins', 'access.local_users', 'access.login_limits'),
+    'access.authentication',
     *('batch', 'objects.kinds', 'objects.searching', 'calls', 'backend'),
-    *('http.credentials', 'http.bodies', 'http.requests', 'flask_xmlrpc'),
+    *('http.credentials', 'http.bodies', 'http.origins', 'http.requests', 'http.traces', 'flask_xmlrpc'),
     *(
         'rest.objects',
         'rest.problems',
-        'rest.routes',
         'rest.schemas',
+        'rest.texts',
+        'rest.parameters',
+        'rest.routes',
         'rest.openapi',
         'rest.events',
         'rest.api',
@@ -57,7 +60,8 @@ MODULES_IN_ORDER = (
     ),
     'www.front',
     'app',
-    *('client', 'cli', 'cli.sheet', 'cli.importer', 'cli.main'),
+    *('nipapconfig', 'authlib'),
+    *('client', 'cli', 'cli.comparison', 'cli.records', 'cli.sheet', 'cli.vrfs', 'cli.importer', 'cli.main'),
 )
 DAEMON = (
     'logs',
@@ -76,8 +80,10 @@ DAEMON = (
     'prefork',
     'signals',
     'fibers',
+    'collector',
     'metrics',
     'streams',
+    'proxies',
     'server',
     'admin',
     'tracing',
@@ -89,6 +95,7 @@ DAEMON = (
     'preparation',
     'databases',
     'archive',
+    'restored',
     'dump',
     'backup',
     'running',
@@ -113,7 +120,9 @@ def room_of(module: str) -> str:
 TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest', 'www', 'app'))
 EDGES = frozenset(module for module in ORDER if room_of(module) in ('client', 'cli'))
 # What clients may share with the daemon: how it writes, and what things are called.
-SHARED = frozenset({'nipap', 'nipap.xmlrpc.codec', 'nipap.attributes', 'nipap.errors', 'nipap.addresses', 'nipap.text'})
+SHARED = frozenset(
+    f'nipap{module}' for module in ('', '.xmlrpc.codec', '.attributes', '.errors', '.addresses', '.moments', '.text')
+)
 LIBRARIES = {
     'psycopg2': frozenset(
         {
@@ -132,7 +141,13 @@ LIBRARIES = {
     'prometheus_client': frozenset({'nipapd.metrics'}),
     'opentelemetry': frozenset({'nipapd.tracing'}),
     'ipaddress': frozenset(
-        {'nipap.postgres.connecting', 'nipap.access.login_limits', 'nipap.search.smart_parsing', 'nipapd.values'}
+        {
+            'nipap.postgres.connecting',
+            'nipap.access.login_limits',
+            'nipap.search.smart_parsing',
+            'nipapd.values',
+            'nipapd.proxies',
+        }
     ),
     'IPy': frozenset({'nipap.addresses'}),
     'dateutil': frozenset({'nipap.moments'}),

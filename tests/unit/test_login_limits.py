@@ -158,7 +158,7 @@ def test_right_passwords_leave_nothing_behind(patience: Patience) -> None:
     counts = LoginCounts()
     limits = LoginLimits(4, 60, counts)
     assert all(is_heard(limits) for _ in range(50))
-    assert not any(counts._memory)
+    assert not any(counts._memory.bytes)
 
 
 def test_what_could_not_be_looked_at_is_no_failure(patience: Patience) -> None:
@@ -249,13 +249,13 @@ def test_an_attempt_that_never_ends_is_forgotten_with_the_rest(patience: Patienc
 
 def test_the_memory_does_not_grow_and_those_who_fail_most_are_remembered() -> None:
     counts = LoginCounts()
-    size = len(counts._memory)
+    size = len(counts._memory.bytes)
     now = time.monotonic()
     for _ in range(10):
         counts.change('the worst', now, 60, +1, 0)
     for number in range(60_000):
         counts.change(f'somebody {number}', now, 60, +1, 0)
-    assert len(counts._memory) == size
+    assert len(counts._memory.bytes) == size
     assert counts.look('the worst', now).failed == 10
     assert counts.look('the worst', now + 61).failed == 0
 
@@ -263,8 +263,8 @@ def test_the_memory_does_not_grow_and_those_who_fail_most_are_remembered() -> No
 def test_nothing_that_was_typed_is_kept() -> None:
     counts = LoginCounts()
     fail(LoginLimits(20, 60, counts), 3, user='a password typed as a name')
-    assert any(counts._memory)
-    assert b'password' not in counts._memory
+    assert any(counts._memory.bytes)
+    assert b'password' not in counts._memory.bytes
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ VRF = {
     f'{figure}_v{family}': 1 for figure in ('num_prefixes', 'total_addresses', 'used_addresses') for family in (4, 6)
 }
 HOOK = {'name': 'webhook-1', 'pending': 3, 'delivered': 2, 'failed': 1}
-FULL = State(True, True, 2, [{'name': 'customers', **POOL}], [{'name': 'default', **VRF}], [HOOK])
+FULL = State(True, True, 2, [{'name': 'customers', **POOL}], [{'name': 'default', **VRF}], [HOOK], 2e9, 1e9)
 
 
 def values(board: Board, state: State = FULL) -> dict[str, float]:

@@ -8,11 +8,12 @@ from typing import Any, cast
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from nipap import errors
 from nipap.access.authentication import Authenticator
-from nipap.attributes import ASN, POOL, PREFIX, VRF
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, read_value
 from nipap.backend import Backend
 from nipap.rest import api as flask_rest
 from nipap.rest import openapi as rest_openapi
@@ -65,6 +66,48 @@ def test_every_attribute_is_described_in_its_words() -> None:
                 assert attribute.name in schemas[f'{name}New']['properties']
             else:
                 assert attribute.name not in schemas[f'{name}Attr']['properties']
+
+
+def test_every_attribute_has_an_example_that_could_be_stored() -> None:
+    for table in (VRF, POOL, PREFIX, ASN, TAG):
+        for attribute in table.values():
+            example = attribute.example
+            if attribute.writable or attribute.kind in ('tags', 'avps', 'integer', 'asn', 'rt', 'enum'):
+                read_value(attribute, example)
+            elif attribute.kind == 'number':
+                assert str(int(str(example))) == example
+            else:
+                assert example, attribute.name
+
+
+def test_examples_are_as_the_schemas_say() -> None:
+    schemas = DESCRIPTION['components']['schemas']
+    examples = [
+        (schema, example)
+        for its in schemas.values()
+        for schema in its.get('properties', {}).values()
+        for example in schema.get('examples', ())
+    ]
+    bodies = [
+        content
+        for item in DESCRIPTION['paths'].values()
+        for operation in item.values()
+        for content in operation.get('requestBody', {'content': {}})['content'].values()
+    ]
+    assert len(bodies) > 15
+    for schema, example in [*examples, *((content['schema'], content['example']) for content in bodies)]:
+        OAS31Validator({**schema, 'components': DESCRIPTION['components']}).validate(example)
+
+
+def test_operations_are_described_in_words_of_rest() -> None:
+    """Those of XML-RPC are about specs, members and nil."""
+    for item in DESCRIPTION['paths'].values():
+        for operation in item.values():
+            text = operation['description']
+            assert text.endswith('.'), text
+            assert re.findall(r'``|\bspecs?\b|\bnil\b|`attr`|search_options|interpretation', text) == [], text
+    for table in (VRF, POOL, PREFIX, ASN, TAG):
+        assert [attribute.name for attribute in table.values() if re.search(r'\bnil\b', attribute.doc)] == []
 
 
 def test_every_status_is_described_with_its_codes() -> None:

@@ -23,12 +23,12 @@ from nipap.search.smart_parsing import (
     MISSPELT,
     MOST_WORDS,
     SmartQuery,
-    compared_patterns,
     mark_invalid,
     parse_asn_query,
     parse_pool_query,
     parse_prefix_query,
     parse_vrf_query,
+    patterns_of,
     replace_words,
     words,
 )
@@ -574,7 +574,7 @@ def test_a_text_that_is_too_long_is_one_error() -> None:
 
 def test_expressions_are_marked_where_they_stand() -> None:
     query = parse('node~[a and (node!~*[b or comment=[a) "[c" [a').query
-    assert compared_patterns(query) == {'[a', '[b'}
+    assert patterns_of(query)[1] == {'[a', '[b'}
     before = json.dumps(query)
     assert not mark_invalid(query, {'c', 'node'}, {'a', 'and'})
     assert json.dumps(query) == before

@@ -1,0 +1,54 @@
+"""Which requests a browser makes for a page of another site, with credentials that it keeps: these are refused.
+
+A page may have a browser send a form, or a body in one of the types of forms or without a type, to any host; the
+browser adds credentials that it knows for that host. For any other type it asks that host first, and is not answered.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Request
+
+from nipap.attributes import shown
+from nipap.errors import AuthorizationFailedError, NipapMediaTypeError
+
+XML_TYPES = ('text/xml', 'application/xml')
+_OWN = ('same-origin', 'none')  # a page that came from here, and no page at all
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Refuse a request that a browser makes for a page of another site.
+
+    :raises AuthorizationFailedError: the browser says so.
+    """
+    if _site(request) == 'cross-site':
+        raise AuthorizationFailedError('Requests that a page of another site has a browser make are not accepted')
+
+
+def require_xml(request: Request) -> None:
+    """Refuse a body in another type than XML. Clients of long ago send no type at all; browsers may do so, too.
+
+    :raises NipapMediaTypeError: naming the type. AuthorizationFailedError: a page from elsewhere leaves it out.
+    """
+    if request.mimetype in XML_TYPES:
+        return
+    if request.environ.get('CONTENT_TYPE'):
+        raise NipapMediaTypeError(
+            f'Content-Type {shown(request.mimetype)} is not supported, {" and ".join(XML_TYPES)} are'
+        )
+    if _is_for_another_page(request):
+        raise AuthorizationFailedError('Requests without Content-Type are not accepted from pages')
+
+
+def _is_for_another_page(request: Request) -> bool:
+    """Return whether a browser says that a page which did not come from here makes the request."""
+    if site := _site(request):
+        return site not in _OWN
+    origin = request.environ.get('HTTP_ORIGIN')
+    return origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
+
+
+def _site(request: Request) -> str:
+    site: str = request.environ.get('HTTP_SEC_FETCH_SITE', '')
+    return site.strip().lower()

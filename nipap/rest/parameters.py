@@ -1,0 +1,213 @@
+"""The parameters in the query of a URL: their schemas and texts, and the check that a request has no others.
+
+`nipap.rest.routes` says which route takes which. The description of the interface is made from the same objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from werkzeug.datastructures import MultiDict
+
+from nipap.attributes import Attribute, read_boolean, shown
+from nipap.errors import NipapInputError, NipapValueError
+from nipap.history.events import KINDS as EVENT_KINDS
+from nipap.rest.objects import TAGS, Resource
+from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, STORED, TEXT, Schema
+from nipap.search.paging import MOST
+
+Args = MultiDict[str, str]
+
+DEFAULT_LIMIT = 50
+LARGEST_LIMIT = 10_000
+LISTS = ('tags', 'networks')  # kinds of attributes that a filter looks for one value in
+PAIR = 'avps.'  # how the name of a parameter begins that is the key of a pair
+LARGEST_KEY = 10**18 - 1  # of an object in a path
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    many: it may be there more than once. part: its name among the parts of the description that routes share, or none.
+    """
+
+    name: str
+    schema: Schema
+    doc: str
+    required: bool = False
+    many: bool = False
+    part: str | None = None
+
+    def described(self) -> Schema:
+        """Return the parameter as OpenAPI has it."""
+        return {
+            'name': self.name,
+            'in': 'query',
+            'required': self.required,
+            'schema': self.schema,
+            'description': self.doc,
+        }
+
+
+Parameters = Mapping[str, Parameter]
+
+
+def named(parameters: Iterable[Parameter]) -> Parameters:
+    """Return parameters by their names."""
+    return {parameter.name: parameter for parameter in parameters}
+
+
+def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
+    """Refuse parameters that a route does not take, and a single one that is there more than once.
+
+    pairs: the route takes ``avps.KEY`` too.
+
+    :raises NipapInputError: naming the parameter and those that are accepted.
+    """
+    for name, values in args.lists():
+        if pairs and name.startswith(PAIR) and name != PAIR:
+            continue
+        if name not in parameters:
+            accepted = ', '.join([*parameters, *(('avps.KEY',) if pairs else ())]) or 'none'
+            raise NipapInputError(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
+        if len(values) > 1 and not parameters[name].many:
+            raise NipapInputError(f'parameter {name} is there more than once').about(name)
+
+
+def read_flag(args: Args, name: str) -> bool:
+    """Return whether a parameter is there and true.
+
+    :raises NipapValueError: neither true nor false.
+    """
+    try:
+        return name in args and read_boolean(args[name])
+    except NipapValueError as exc:
+        raise exc.about(name) from None
+
+
+def check_members(struct: Mapping[str, Any], accepted: Iterable[str]) -> None:
+    """Refuse members of an object in a body that it does not have.
+
+    :raises NipapInputError: naming the member and those that are accepted.
+    """
+    for name in struct:
+        if name not in accepted:
+            raise NipapInputError(f'extraneous member {shown(name)}, accepted: {", ".join(accepted)}').about(name)
+
+
+# ---------------------------------------------------------------- the parameters
+
+
+_DEPTH = {'type': 'integer', 'minimum': -1, 'maximum': MOST}
+_ID = {'type': 'integer', 'minimum': 0, 'maximum': MOST}
+_BOOLEAN = {'type': 'boolean'}
+
+
+def _shared(name: str, schema: Schema, doc: str) -> Parameter:
+    return Parameter(name, schema, doc, part=name)
+
+
+Q = _shared('q', TEXT, 'Text to search for, understood as people write it.')
+LENIENT = _shared(
+    'lenient',
+    _BOOLEAN,
+    'Answer a text that is not understood with an empty list, whose `error` is true, and not with 422.',
+)
+LIMIT = _shared(
+    'limit', {**INTEGER, 'minimum': 1, 'maximum': LARGEST_LIMIT, 'default': DEFAULT_LIMIT}, 'How many at most.'
+)
+AFTER = _shared('after', CURSOR, 'Where the page begins: the `after` of the answer before.')
+RECURSIVE = _shared('recursive', _BOOLEAN, 'Remove everything inside too.')
+TREE = (
+    _shared('parents_depth', _DEPTH, 'So many levels above the matches too; -1: all.'),
+    _shared('children_depth', _DEPTH, 'So many levels below the matches too; -1: all.'),
+    _shared('include_all_parents', _BOOLEAN, 'All above the matches too.'),
+    _shared('include_all_children', _BOOLEAN, 'All below the matches too.'),
+    _shared('include_neighbors', _BOOLEAN, 'The other hosts of their assignments too.'),
+    _shared('parent_prefix', _ID, 'This prefix, by id, and its children instead.'),
+)
+EVENTS = (
+    Parameter(
+        'after',
+        {'type': 'integer', 'minimum': 0, 'maximum': LARGEST_KEY},
+        'The id of the last event that is known; without one, what is new.',
+    ),
+    *(
+        Parameter(name, {'type': 'array', 'items': TEXT}, f'One of these only: {what}.', many=True)
+        for name, what in (
+            ('kind', ', '.join(EVENT_KINDS)),
+            ('vrf_id', 'the VRF'),
+            ('pool_id', 'the pool'),
+            ('tag', 'a tag of the object'),
+        )
+    ),
+)
+DEAD_LETTERS = (Parameter('after', ID, 'Those with ids behind this.'),)
+
+
+def fields(resource: Resource) -> Parameter:
+    """Return the parameter that cuts objects to some of their members."""
+    # An array would be sent in as many ways as there are clients.
+    one = f'({"|".join(resource.fields)})'
+    schema = {**TEXT, 'pattern': f'^({one}(,{one})*)?$'}
+    return Parameter('fields', schema, 'No members but these, separated by commas.', part=f'fields_{resource.kind}')
+
+
+def options(resource: Resource) -> tuple[Parameter, ...]:
+    """Return the options of a search that are parameters of its requests."""
+    lenient = () if resource is TAGS else (LENIENT,)
+    return (*lenient, LIMIT, AFTER, fields(resource), *(TREE if resource.kind == 'prefix' else ()))
+
+
+def filters(resource: Resource) -> tuple[Parameter, ...]:
+    """Return a filter for each attribute. A pair is another one, whose name is not known before."""
+    return tuple(_filter(attribute) for attribute in resource.table.values())
+
+
+def _filter(attribute: Attribute) -> Parameter:
+    if attribute.kind == 'avps':
+        return Parameter('avps', {**TEXT, 'maxLength': 0}, 'Nothing: no pairs. `avps.KEY` is the value of one pair.')
+    more = 'all of these' if attribute.kind in LISTS else 'one of these'
+    nothing = '' if attribute.never_nil else ' Nothing: unset.'
+    doc = f'Equal to this; more than once: {more}.{nothing} {attribute.doc}'
+    if attribute.kind in LISTS:
+        schema: Schema = {'type': 'array', 'items': KINDS[attribute.kind]['items']}
+    elif attribute.choices:
+        schema = {'type': 'string', 'enum': [*attribute.choices, *(() if attribute.never_nil else ('',))]}
+    elif attribute.kind == 'text':
+        schema = {**STORED, 'minLength': 1} if attribute.never_nil else STORED
+    else:
+        schema = INTEGER if attribute.kind == 'number' else KINDS[attribute.kind]
+        schema = MOMENT if attribute.kind in ('time', 'expires') else schema
+        if not attribute.never_nil or attribute.name == 'vrf_id':
+            schema = {'anyOf': [schema, {'type': 'string', 'maxLength': 0}]}
+    return Parameter(attribute.name, schema, doc, many=True)
+
+
+def free(resource: Resource) -> tuple[Parameter, ...]:
+    """Return the parameters of a look at free blocks. A pool has two families and a length; a prefix has neither."""
+    of = {
+        name: Parameter(
+            name,
+            {key: value for key, value in schema.items() if key != 'description'},
+            schema['description'],
+            part=f'free_{name}',
+        )
+        for name, schema in FREE.items()
+    }
+    if resource.kind == 'pool':
+        return (replace(of['family'], required=True, part=None), of['prefix_length'], of['count'])
+    return (replace(of['prefix_length'], required=True, part=None), of['count'])
+
+
+def listing(resource: Resource) -> tuple[Parameter, ...]:
+    """Return the parameters of a list."""
+    return (*(() if resource is TAGS else (Q,)), *options(resource), *filters(resource))
+
+
+def searching(resource: Resource) -> tuple[Parameter, ...]:
+    """Return the parameters of a search whose query is in the body."""
+    return (*options(resource), *filters(resource))

@@ -1,0 +1,54 @@
+"""Proxies whose word is taken for the address of a client."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# As proxies write an address: bare, with a port, or in brackets.
+WRITTEN = re.compile(r'\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?|([0-9A-Fa-f:.]+)')
+
+
+class Proxies:
+    """The networks of proxies that are trusted; without any, nobody's word counts."""
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        self._networks: list[Network] = [ipaddress.ip_network(network) for network in networks]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def client_of(self, peer: str, forwarded: str) -> str:
+        """Return the address of the client of a request that `peer` has sent with this ``X-Forwarded-For``.
+
+        Each proxy appends the address that it was asked from. So the list is read from its end, as long as the address
+        is that of a trusted proxy: what stands before is the word of somebody else.
+        """
+        client = peer
+        for written in reversed(forwarded.split(',')):
+            if not self._trusts(client):
+                break
+            address = _read(written.strip())
+            if address is None:
+                break
+            client = str(address)
+        return client
+
+    def _trusts(self, text: str) -> bool:
+        address = _read(text.partition('%')[0])
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _read(written: str) -> Address | None:
+    found = WRITTEN.fullmatch(written)
+    if found is None:
+        return None
+    try:
+        address = ipaddress.ip_address(found[1] or found[2] or found[3])
+    except ValueError:
+        return None
+    return getattr(address, 'ipv4_mapped', None) or address

@@ -1,0 +1,1 @@
+-- The functions that edit leave alone what would stay as it is: no entry in the audit log, no event, and last_modified stays.
