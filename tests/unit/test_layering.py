@@ -74,9 +74,10 @@ DAEMON = (
     'values',
     'config',
     'identity',
-    'accounts',
     'binaries',
+    'accounts',
     'embedded',
+    'roles',
     'prefork',
     'signals',
     'fibers',
@@ -94,6 +95,7 @@ DAEMON = (
     'listening',
     'preparation',
     'databases',
+    'privileges',
     'archive',
     'restored',
     'dump',
@@ -131,6 +133,7 @@ LIBRARIES = {
                 for module in ('connecting', 'session', 'sqlstates', 'transaction', 'database')
             ),
             'nipapd.embedded',
+            'nipapd.roles',
         }
     ),
     'sqlite3': frozenset({'nipap.access.local_users'}),
