@@ -92,7 +92,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
         home, bindir = make() / 'postgres', str(binaries.bindir)
         server = EmbeddedPostgres(home, bindir=bindir, settings=FAST | SMALL, client=client)
         server.start()
-        databases.admit_roles(server)
+        databases.admit(server, client.name if client else None)
         yield server
         server.stop()
 
@@ -266,7 +266,8 @@ def _daemons(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFac
         start: bool = True,
     ) -> Daemon:
         home = data_dir or make_dir()
-        is_prepared = data_dir is None and 'user' not in (config or {}).get('nipapd', {})
+        user = (config or {}).get('nipapd', {}).get('user', 'root')
+        is_prepared = data_dir is None and user == 'root'
         if is_prepared:
             shutil.copy(accounts, home)
         command = [

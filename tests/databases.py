@@ -11,7 +11,7 @@ from flask import Flask
 from psycopg2.sql import SQL, Identifier
 
 from nipap.postgres.database import Database
-from nipapd.embedded import OWNER, SERVICE, EmbeddedPostgres
+from nipapd.embedded import OWNER, SERVICE, SUPERUSER, EmbeddedPostgres
 
 TABLES = (
     'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
@@ -43,10 +43,16 @@ def administer(server: EmbeddedPostgres, statement: str, *names: str) -> None:
         cursor.execute(SQL(statement).format(*map(Identifier, names)))
 
 
-def admit_roles(server: EmbeddedPostgres) -> None:
-    """Let the roles of a private PostgreSQL into every database, as tests have many."""
+def admit(server: EmbeddedPostgres, account: str | None) -> None:
+    """Let every role into every database, as tests have many, and an account use every role.
+
+    account: that of handlers, whose daemon has but one role on a configured server.
+    """
     with open(server.home / 'pg_hba.conf', 'a', encoding='utf-8') as file:
         file.write(f'local all {SERVICE},{OWNER} peer map=nipapd\n')
+    if account:
+        with open(server.home / 'pg_ident.conf', 'a', encoding='utf-8') as file:
+            file.write(''.join(f'nipapd "{account}" {role}\n' for role in (SUPERUSER, OWNER)))
     administer(server, 'SELECT pg_reload_conf()')
 
 

@@ -280,13 +280,18 @@ def test_accounts_that_cannot_be_handed_over_leave_handlers_as_they_were(
 
 @as_root
 def test_a_database_that_lets_only_root_in_leaves_handlers_as_they_were(
-    daemon: DaemonFactory, database_options: dict[str, str]
+    daemon: DaemonFactory, cluster: EmbeddedPostgres, make_dir: Callable[[], Path]
 ) -> None:
     """The accounts stay those of root, too."""
-    running = daemon(config={'nipapd': {'forks': '1', **database_options}})
-    assert account_of(running) == {'root'}
-    assert 'WARNING nipapd: handlers run as root: nobody cannot reach the database: ' in running.log()
-    assert (data_directory(running) / 'local_auth.db').owner() == 'root'
+    server = EmbeddedPostgres(make_dir(), bindir=str(cluster.installation.bindir), settings=FAST)
+    with stopping(server):
+        schema.install(server.dsn())
+        running = daemon(config={'nipapd': {'forks': '1', **options_of(server.dsn())}})
+        assert account_of(running) == {'root'}
+        assert 'WARNING nipapd: handlers run as root: nobody cannot reach the database: ' in running.log()
+        assert (data_directory(running) / 'local_auth.db').owner() == 'root'
+        assert logs_in(running, *running.admin())
+        assert running.stop() == 0
 
 
 @as_root
