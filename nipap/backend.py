@@ -120,10 +120,9 @@ class Backend:
         authorize(actor, call)
         if request.key is not None and call.changes and not actor.readonly:
             return self._once(actor, call, request, outcome)
-        members = call.read(request.members)
         if request.expectation is not None:
-            return self._provided(actor, call, members, request, outcome)
-        return self._run(actor, call, members, request, outcome)
+            return self._provided(actor, call, request, outcome)
+        return self._run(actor, call, call.read(request.members), request, outcome)
 
     def _run(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
         """Open what the call runs in and do its work."""
@@ -160,9 +159,7 @@ class Backend:
                 _require_parts(actor, call, sent)
                 return kept.value, kept
             inside = self._enter(tx, request)
-            if request.expectation is not None:
-                inside.expect(request.expectation)
-            answer = inside._run(actor, call, call.read(sent), request, None)
+            answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
             idempotency.keep(tx, keyed, answer, self._key_hours)
             return answer, None
 
@@ -171,19 +168,28 @@ class Backend:
             outcome.change_set = kept.change_set if kept else own.change_set
         return self._given(answer)
 
-    def _provided(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
+    def _provided(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
         """Make a changing call, provided that an object is as expected."""
+        completed = request.expectation is not None and request.expectation.members is not None
+        early = None if completed else call.read(request.members)
 
         def work(tx: Transaction) -> Any:
             inside = self._enter(tx, request)
-            if request.expectation is not None:
-                inside.expect(request.expectation)
-            return inside._run(actor, call, members, request, None)
+            members = inside._expected(request, request.members)
+            return inside._run(actor, call, call.read(members) if completed else early, request, None)
 
         return self._given(self.db.run(work, outcome))
 
-    def expect(self, expectation: Expectation) -> None:
-        """Lock an object until the transaction ends and compare it with an expectation.
+    def _expected(self, request: Request, sent: calls.Raw) -> calls.Raw:
+        """Lock the object that a request expects something of; return the members of its call."""
+        expectation = request.expectation
+        if expectation is None:
+            return sent
+        item = self.expect(expectation)
+        return sent if expectation.members is None else expectation.members(item)
+
+    def expect(self, expectation: Expectation) -> Object:
+        """Lock an object until the transaction ends, compare it with an expectation and return it.
 
         :raises NipapNonExistentError: it is not there. NipapChangedError: it is there, and not as expected.
         """
@@ -201,6 +207,7 @@ class Backend:
             raise NipapNonExistentError(f'There is no {expectation.kind} {expectation.key}')
         if not expectation.holds(found[0]):
             raise NipapChangedError(f'The {expectation.kind} {expectation.key} is not as expected, it was changed')
+        return found[0]
 
     def _until_known(self, work: Callable[[Transaction], T], outcome: Outcome) -> T:
         """Run work that finds out itself whether it was committed, until its outcome is known."""

@@ -122,11 +122,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Expectation:
-    """The state in which an object must be for a change: `kind` is vrf, pool, asn or prefix; `key` is its number."""
+    """The state in which an object must be for a change: `kind` is vrf, pool, asn or prefix; `key` is its number.
+
+    members: makes the members of the call from the object as it is under the lock, or raises NipapError. Without it the
+    members are those of the request.
+    """
 
     kind: str
     key: int
     holds: Callable[[Object], bool]
+    members: Callable[[Object], Raw] | None = None
 
 
 @dataclass(frozen=True)

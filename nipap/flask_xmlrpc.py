@@ -6,9 +6,10 @@ HTTP 200 with an XML-RPC value or fault: clients of XML-RPC libraries see faults
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from flask import Flask, Request, Response
@@ -20,19 +21,31 @@ from nipap.access.authentication import Authenticator, Credentials, make_actor
 from nipap.backend import Backend
 from nipap.calls import CALLS
 from nipap.calls import Request as CallRequest
-from nipap.errors import NipapError, NipapInputError, NipapUnavailableError
+from nipap.errors import AuthenticationFailedError, NipapError, NipapInputError, NipapUnavailableError
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
 from nipap.http.credentials import auth_options, change_group, change_reason, credentials_from_request, idempotency_key
 from nipap.http.origins import refuse_other_sites, require_xml
+from nipap.runtime import waiting
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.spool import Spool
 from nipap.runtime.tracer import CallRecord
-from nipap.xmlrpc.codec import decode_request, encode_fault, response_parts
+from nipap.xmlrpc.codec import (
+    array_parts,
+    decode_request,
+    encode_fault,
+    fault_value,
+    only_item_parts,
+    response_parts,
+)
 
 PATHS = ('/XMLRPC', '/RPC2')
 INTROSPECTION = ('system.listMethods', 'system.methodHelp', 'system.methodSignature')
+MULTICALL = 'system.multicall'
+SYSTEM = (*INTROSPECTION, MULTICALL)
 
+MOST_CALLS = 1000  # in one request
+MOST_ANSWERS = 2**28  # bytes of the answers of one request, after which no further call is made
 
 _log = logging.getLogger(__name__)
 
@@ -75,23 +88,50 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         )
 
     def _marshaled_dispatch(self, request: Request, record: CallRecord) -> list[bytes] | Spool:
-        """Authenticate, unpack, call, encode; every exception becomes a fault here."""
-        try:
+        """Authenticate, unpack, call, encode."""
+
+        def parts() -> Iterator[bytes]:
             refuse_other_sites(request)
             require_xml(request)
             credentials = credentials_from_request(request, self._authenticator)
             record.user = credentials.authenticated_as
             method, parameters = decode_request(read_body(request, self._max_body))
-            return kept(giving_way(response_parts(self._call(request, credentials, method, parameters, record))))
-        except NipapError as exc:
-            record.fault = exc.code
-            if isinstance(exc, NipapUnavailableError):
-                _log.error('the database cannot be used: %s, request id %s', exc.why, record.request_id)
-            return [encode_fault(exc.code, str(exc))]
-        except Exception:
-            record.fault = NipapError.code
-            _log.exception('internal error in %s, request id %s', record.method, record.request_id)
-            return [encode_fault(record.fault, f'Internal error, request id {record.request_id}')]
+            if method == MULTICALL:
+                record.method = method
+                return self._multicall(request, credentials, parameters)
+            return response_parts(self._call(request, credentials, method, parameters, record))
+
+        return _kept(record, parts, encode_fault)
+
+    def _multicall(self, request: Request, credentials: Credentials, parameters: list[object]) -> Iterator[bytes]:
+        """Make several calls, one after the other, each as if it was sent alone.
+
+        Takes an array of structs of methodName and params. Returns an array that has for each call an array of its
+        only result, or a struct of faultCode and faultString. A call that fails undoes no other one.
+        """
+        wanted = _several(parameters)
+        if 'HTTP_IDEMPOTENCY_KEY' in request.environ:
+            raise NipapInputError(
+                f'{MULTICALL} takes no header Idempotency-Key: each call in it may have an idempotency_key of its own'
+            )
+        answers = _Answers()
+
+        def make(item: object) -> Iterator[bytes]:
+            def respond(record: CallRecord) -> list[bytes] | Spool:
+                def parts() -> Iterator[bytes]:
+                    method, inner = _one_of_several(item)
+                    if not credentials.are_valid():
+                        raise AuthenticationFailedError('The credentials are not valid any more.')
+                    answers.check()
+                    return only_item_parts(self._call(request, credentials, method, inner, record))
+
+                return _kept(record, parts, fault_value)
+
+            answer = http_calls.part(request, self._meter, respond)
+            waiting.give_way()
+            return answers.taken(answer)
+
+        return array_parts(map(make, wanted))
 
     def _call(
         self, request: Request, credentials: Credentials, method: str, parameters: list[object], record: CallRecord
@@ -120,13 +160,15 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
 
     def _list_methods(self, _: list[object]) -> list[str]:
         """List the names of all methods."""
-        return sorted((*CALLS, *self._introspection))
+        return sorted((*CALLS, *SYSTEM))
 
     def _method_help(self, parameters: list[object]) -> str:
         """Describe the method whose name is given."""
         if len(parameters) != 1 or not isinstance(parameters[0], str):
             raise NipapInputError('system.methodHelp takes exactly 1 argument, the name of a method')
         name = parameters[0]
+        if name == MULTICALL:
+            return inspect.getdoc(self._multicall) or ''
         if name in self._introspection:
             return inspect.getdoc(self._introspection[name]) or ''
         return calls.find(name).doc.strip()
@@ -134,6 +176,71 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
     def _method_signature(self, _: list[object]) -> str:
         """Say that there are none: every method takes one struct."""
         return 'signatures not supported'
+
+
+class _Answers:
+    """The answers of several calls, on their way to the client."""
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    def check(self) -> None:
+        """Refuse a further call when there are too many bytes."""
+        if self._size > MOST_ANSWERS:
+            raise NipapInputError(
+                f'This call was not made: the answers before it have more than {MOST_ANSWERS} bytes together'
+            )
+
+    def taken(self, answer: list[bytes] | Spool) -> Iterator[bytes]:
+        """Return the parts of an answer, which is forgotten after them."""
+        if isinstance(answer, Spool):
+            self._size += answer.size
+            with contextlib.closing(answer):
+                yield from answer.plain()
+        else:
+            self._size += sum(map(len, answer))
+            yield from answer
+
+
+def _kept(
+    record: CallRecord, parts: Callable[[], Iterator[bytes]], fault: Callable[[int, str], bytes]
+) -> list[bytes] | Spool:
+    """Make the parts of an answer; every exception becomes a fault here."""
+    try:
+        return kept(giving_way(parts()))
+    except NipapError as exc:
+        record.fault = exc.code
+        if isinstance(exc, NipapUnavailableError):
+            _log.error('the database cannot be used: %s, request id %s', exc.why, record.request_id)
+        return [fault(exc.code, str(exc))]
+    except Exception:
+        record.fault = NipapError.code
+        _log.exception('internal error in %s, request id %s', record.method, record.request_id)
+        return [fault(record.fault, f'Internal error, request id {record.request_id}')]
+
+
+def _several(parameters: list[object]) -> list[object]:
+    """Return the calls that are the only parameter of `MULTICALL`."""
+    wanted = parameters[0] if len(parameters) == 1 else None
+    if not isinstance(wanted, list):
+        raise NipapInputError(f'{MULTICALL} takes exactly 1 argument, an array of calls')
+    if len(wanted) > MOST_CALLS:
+        raise NipapInputError(f'Too many calls ({len(wanted)}), at most {MOST_CALLS} in one {MULTICALL}')
+    return wanted
+
+
+def _one_of_several(item: object) -> tuple[str, list[object]]:
+    """Return the name of the method and the parameters of one call among several."""
+    if not isinstance(item, dict):
+        raise NipapInputError(f'a call in {MULTICALL} must be a struct of methodName and params')
+    method, parameters = item.get('methodName'), item.get('params')
+    if not isinstance(method, str):
+        raise NipapInputError(f'a call in {MULTICALL} must have a methodName, a string')
+    if not isinstance(parameters, list):
+        raise NipapInputError(f'a call in {MULTICALL} must have params, an array')
+    if method == MULTICALL:
+        raise NipapInputError(f'{MULTICALL} must not be called by {MULTICALL}')
+    return method, parameters
 
 
 _KINDS = {

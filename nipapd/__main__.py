@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.db_version:
         return reporting_errors(lambda: print_db_version(config))
     if config.nipapd.foreground:
-        return reporting_errors(lambda: run(config, Launch(), lambda: load(given)))
-    reread = from_directory(os.getcwd(), lambda: load(given))
+        return reporting_errors(lambda: run(config, Launch(), lambda: load(given, former=config)))
+    reread = from_directory(os.getcwd(), lambda: load(given, former=config))
     return in_background(lambda launch: reporting_errors(lambda: run(config, launch, reread)))
 
 

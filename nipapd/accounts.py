@@ -1,4 +1,4 @@
-"""The local accounts that a start looks at: the first one is created, and what is wrong with the file is told."""
+"""The local accounts that a start looks at: it creates the first one, and says what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ log = logging.getLogger('nipapd')
 
 PASSWORD_BYTES = 15
 FIRST_USER = 'admin'
+FIRST_FILE = 'first-password'
 
 
 def check(config: Config, identity: Identity | None) -> None:
@@ -100,7 +101,11 @@ def _can_read(identity: Identity, users: LocalUsers) -> bool:
 
 
 def create_first_user(config: Config, identity: Identity | None) -> None:
-    """Create the file of local accounts with one user, and say the password, unless there is such a file."""
+    """Create the file of local accounts with one user, unless there is such a file.
+
+    The password is shown at a terminal. Without one, what is said ends in a journal or a file that others read: then
+    the password is in a file beside the accounts, which only its owner can read.
+    """
     backend = config.auth.backends[config.auth.default_backend]
     if backend.type != 'SqliteAuth':
         return
@@ -108,11 +113,35 @@ def create_first_user(config: Config, identity: Identity | None) -> None:
     if os.path.lexists(path):
         return
     password = secrets.token_urlsafe(PASSWORD_BYTES)
-    if create_accounts(path, password, identity):
-        say(
-            f"created user '{FIRST_USER}' with password '{password}' (shown only this once; to change it: "
-            f'{passwd_command(config)} modify -u {FIRST_USER})'
-        )
+    said, change = f"created user '{FIRST_USER}'", f'{passwd_command(config)} modify -u {FIRST_USER}'
+    if sys.stderr.isatty():
+        if create_accounts(path, password, identity):
+            say(f"{said} with password '{password}' (shown only this once; to change it: {change})")
+        return
+    partial = _write_private(path.with_name(f'{FIRST_FILE}.{os.getpid()}.new'), f'{password}\n')
+    try:
+        if create_accounts(path, password, identity):
+            kept = first_password_of(path)
+            partial.replace(kept)
+            say(f'{said}, whose password is in {kept} (to change it and remove the file: {change})')
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def first_password_of(path: str | os.PathLike[str]) -> Path:
+    """Return the file in which the password of the first user is, beside the file of accounts."""
+    return Path(path).with_name(FIRST_FILE)
+
+
+def _write_private(path: Path, text: str) -> Path:
+    """Write a new file for its owner alone."""
+    try:
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), 'w') as file:
+            file.write(text)
+    except OSError as error:
+        raise StartError(f'cannot create {path}: {error.strerror}') from error
+    return path
 
 
 def passwd_command(config: Config) -> str:

@@ -98,6 +98,7 @@ class Admin:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.drained(), FINISH_S)
         fibers.end()
+        await server.cut_off()
         signals.ignore((signal.SIGTERM,))
 
 

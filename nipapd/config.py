@@ -148,7 +148,7 @@ LATER_TYPES = ('LdapAuth',)
 _AUTH_KEYS = ('default_backend', 'auth_cache_timeout', 'failed_logins', 'failed_logins_window', 'password_hash')
 _BACKEND_KEYS = {
     'SqliteAuth': ('type', 'db_path'),
-    'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer'),
+    'JwtAuth': ('type', 'signing_key', 'public_key_file', 'audience', 'issuer', 'max_token_hours'),
 }
 
 
@@ -203,16 +203,22 @@ def _quoted(value: str) -> str:
     return "'{}'".format(value.replace('\\', '\\\\').replace("'", "\\'"))
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Config:
+def load(argv: Sequence[str], environ: Mapping[str, str] | None = None, former: Config | None = None) -> Config:
     """Read the command line `argv` (without the program's name) and the file that it names.
+
+    former: the configuration in use, which this one is to replace. Its file and its data directory stay: what their
+    defaults are depends on the account, and the daemon may have become another one since.
 
     Raises `ConfigError`; a command line that cannot be understood, and ``--help``, end the process as argparse does.
     With ``--version`` no file is read.
     """
     environ = os.environ if environ is None else environ
     options = vars(_parser().parse_args(argv))
-    given = options.pop('config')
-    data_dir = data_directory(options.pop('data_dir'), environ)
+    given, data_dir = options.pop('config'), options.pop('data_dir')
+    if former:
+        given = given or (str(former.path) if former.path else None)
+        data_dir = str(former.data_dir)
+    data_dir = data_directory(data_dir, environ)
     flags = {name: options.pop(name) for name in (flag[2:].replace('-', '_') for flag in _FLAGS)}
     file = File(None, None) if flags['version'] else _find(given)
     daemon = _daemon_settings(file, options)

@@ -294,13 +294,13 @@ class Restored(NamedTuple):
 def _replace(db: Database, source: Source, users: LocalUsers | None, config: Config, keep_webhooks: bool) -> Restored:
     """Replace database and accounts, both or neither."""
     try:
-        return db.run(lambda tx: _restore(tx, source, users, keep_webhooks))
+        return db.run(lambda tx: _restore(tx, db, source, users, keep_webhooks))
     finally:
         if users:
             restored.settle(db, users, config.nipapd.user)
 
 
-def _restore(tx: Transaction, source: Source, users: LocalUsers | None, keep_webhooks: bool) -> Restored:
+def _restore(tx: Transaction, db: Database, source: Source, users: LocalUsers | None, keep_webhooks: bool) -> Restored:
     if restore.namespace(tx) != source.manifest['namespace']:
         raise DumpError(f'the dump is of a schema {source.manifest["namespace"]!r}, which is not where things go here')
     tx.execute('SET LOCAL idle_in_transaction_session_timeout = 0')
@@ -317,7 +317,7 @@ def _restore(tx: Transaction, source: Source, users: LocalUsers | None, keep_web
     restore.analyze(tx)
     problems = [problem.text for problem in check.examine(tx)]
     if users and source.users:
-        restored.keep(tx, users, source.users)
+        restored.keep(tx, db, users, source.users)
     return Restored(problems, disabled)
 
 

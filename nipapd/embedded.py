@@ -671,7 +671,9 @@ def _why_none(candidates: list[Installation], fitting: list[Installation], major
     found = ', '.join(f'{c.version} in {c.bindir}' for c in fitting or candidates)
     if fitting:
         return f'the account {account.name} cannot run any PostgreSQL that was found: {found}'
-    return f'the data needs PostgreSQL {major}, but found only {found}'
+    return (
+        f'the data needs PostgreSQL {major}, but found only {found}; docs/production.md has the way from one to another'
+    )
 
 
 def _with_tail(line: str, text: str) -> str:

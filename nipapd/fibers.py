@@ -64,6 +64,7 @@ class Fibers:
         self._streams: set[greenlet] = set()
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
+        self._ended = False
         self.refused = 0  # so far
 
     @property
@@ -97,6 +98,8 @@ class Fibers:
     def _run(self, work: Work) -> None:
         if getcurrent().parent is not None:  # else it would be a child of the fiber that starts it, and wake that one
             asyncio.get_running_loop().call_soon(self._run, work)
+            return
+        if self._ended:
             return
         fiber = greenlet(self._fiber)
         self._running.add(fiber)
@@ -134,6 +137,7 @@ class Fibers:
 
     def end(self) -> None:
         """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""
+        self._ended = True
         self._queue.clear()
         for fiber in list(self._running):
             fiber.throw(GreenletExit)

@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from nipap import __version__
 from nipap.calls import CALLS
 from nipap.errors import AuthenticationFailedError, NipapError
-from nipap.flask_xmlrpc import INTROSPECTION
+from nipap.flask_xmlrpc import SYSTEM
 from nipap.rest import api as flask_rest
 from nipap.rest import v1 as flask_rest_v1
 from nipap.runtime.meter import Meter
@@ -46,7 +46,7 @@ def _codes(base: type[NipapError] = NipapError) -> set[int]:
     return {base.code}.union(*map(_codes, base.__subclasses__()))
 
 
-NAMES = (*CALLS, *INTROSPECTION, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
+NAMES = (*CALLS, *SYSTEM, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
 CODES = (0, *sorted(_codes()))
 
 # What a row holds, one number after the other.

@@ -16,6 +16,7 @@ from nipap import __version__
 from nipap.access import local_users
 from nipap.access.local_users import LocalUser, LocalUsers
 from nipapd import config
+from nipapd.accounts import FIRST_USER, first_password_of
 from nipapd.commandline import Parser
 from nipapd.inifile import ConfigError
 
@@ -46,7 +47,8 @@ exit codes:
   4  modify: there is no such user         5  there is no such file
   6  the file cannot be read or written    7  the file has an older layout or none
 
-A password that is not given is asked for at a terminal; else it is a line of the standard input.
+A new password has 8 to 1000 characters. One that is not given is asked for at a terminal; else it is a line of the
+standard input.
 The file is -f, else what the configuration says, else local_auth.db in the data directory.
 """
 
@@ -169,9 +171,12 @@ def _modify(users: LocalUsers, args: argparse.Namespace) -> int:
     password = args.password
     if all(change is None for change in (password, args.name, args.trusted, args.readonly)):
         password = _new_password(args, 'Please specify value to change')
+    elif password is not None:
+        local_users.check_password(password)
     users.modify(username, password=password, full_name=args.name, trusted=args.trusted, readonly=args.readonly)
     if password is not None:
         _warn_of_legacy(args)
+        _forget_first_password(users, username)
     return EXIT_OK
 
 
@@ -192,7 +197,19 @@ def _delete(users: LocalUsers, args: argparse.Namespace) -> int:
         users.delete(username)
     except local_users.NoSuchUserError:
         return _done(f'User {username} is not in database {users.path}, nothing was changed')
+    _forget_first_password(users, username)
     return _done(f'User {username} deleted from database {users.path}')
+
+
+def _forget_first_password(users: LocalUsers, username: str) -> None:
+    """Remove the file with the password that the first start chose: it is the password of nobody any more."""
+    if username != FIRST_USER:
+        return
+    file = first_password_of(users.path)
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as exc:
+        print(f'nipap-passwd: {file} holds a former password and cannot be removed: {exc.strerror}', file=sys.stderr)
 
 
 def _test_user(users: LocalUsers, args: argparse.Namespace) -> int:
@@ -258,8 +275,10 @@ MISSING = 'Please specify password with --password, or as a line of the standard
 
 def _new_password(args: argparse.Namespace, missing: str = MISSING) -> str:
     if args.password is not None:
+        local_users.check_password(args.password)
         return str(args.password)
     password = _ask('New password: ', missing=missing)
+    local_users.check_password(password)
     # A script that pipes the password in need not write it twice.
     if _ask('The same again: ', at_end=password) != password:
         raise local_users.UserInputError('the two passwords differ')

@@ -27,14 +27,22 @@ POLL_S = 0.1
 
 _DATABASE = """SELECT system_identifier || '-' || (SELECT oid FROM pg_database WHERE datname = current_database())
 FROM pg_control_system()"""
-# A server that was itself put back to an earlier state has not reached the number yet.
+_COMMIT = 'SET LOCAL synchronous_commit = on; CREATE TEMPORARY TABLE nipap_restore () ON COMMIT DROP'
+# `keep` has had a later transaction committed. So only a server that was put back to an earlier state has not reached
+# the number: a transaction that is in progress is below the end of the snapshot.
 _OUTCOME = """SELECT CASE WHEN %s::text::xid8 < pg_snapshot_xmax(pg_current_snapshot())
 THEN coalesce(pg_xact_status(%s::text::xid8), 'unknown') ELSE 'aborted' END"""
 
 
-def keep(tx: Transaction, users: LocalUsers, accounts: LocalUsers) -> None:
-    """Write accounts beside the file of `users`, for the time when the transaction is committed."""
+def keep(tx: Transaction, db: Database, users: LocalUsers, accounts: LocalUsers) -> None:
+    """Write accounts beside the file of `users`, for the time when the transaction is committed.
+
+    db: the database of the transaction, for another session.
+    """
     path = Path(f'{users.path}{RESTORED}{tx.value(_DATABASE)}-{tx.value("SELECT pg_current_xact_id()::text")}')
+    # PostgreSQL might give the number to another transaction after a power cut, unless it is on the disk. What has
+    # happened before a commit is on the disk with that commit.
+    db.run(lambda other: other.execute(_COMMIT))
     owner = os.stat(users.path if os.path.exists(users.path) else path.parent)
     with archive.replacing(path) as out, open(accounts.path, 'rb') as source:
         shutil.copyfileobj(source, out)

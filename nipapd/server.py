@@ -68,6 +68,7 @@ ONLY_ONCE = (
     'Nipap-',
     'Idempotency-Key',
 )  # how names of headers begin that may be there once; joined, they would say something else
+READING_S = 0.01
 LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
 
 
@@ -332,6 +333,15 @@ class Server(HTTPServer):
         """Return when, after stop_accepting, every connection is closed."""
         await self._drained.wait()
 
+    async def cut_off(self) -> None:
+        """Close every connection, whatever is on it, and return when nothing of them is left on the loop.
+
+        A loop that ends cancels what waits on it, and Tornado would log that as an error.
+        """
+        for connection in [*self._requests]:
+            connection.stream.close()
+        await self.close_all_connections()
+
     def _note_drained(self) -> None:
         if self._draining and self._share.open == 0:
             self._drained.set()
@@ -487,13 +497,18 @@ class _Answer:
             stream_of(self._connection).close()
 
     def _await_flushed(self) -> None:
-        limited = asyncio.wait_for(self._written, STALLED_S)
-        try:
-            self._fibers.result_of(asyncio.get_running_loop().create_task(limited))
-        except TimeoutError:
+        """Wait until the client has taken what was written.
+
+        :raises StreamClosedError: it has left, or taken nothing for a long time.
+        """
+        written = self._written
+        # `asyncio.wait` raises nothing: nobody may be there to hear it when the loop ends meanwhile.
+        limited = asyncio.get_running_loop().create_task(asyncio.wait((written,), timeout=STALLED_S))
+        if not self._fibers.result_of(limited)[0]:
             log.warning('a client has taken nothing of its answer for %d s', STALLED_S)
             abort(self._connection)
-            raise StreamClosedError from None
+            raise StreamClosedError
+        written.result()
 
     def refuse(self) -> None:
         """Answer that there is too much to do."""
@@ -544,6 +559,7 @@ class _Request(HTTPMessageDelegate):
         self._max_body = max_body
         self._bodies = bodies
         self._received = 0
+        self._is_refused = False
         self._path = ''
         # Passed on as it is, without a call in between; mypy knows methods only as written.
         self.finish = delegate.finish  # type: ignore[method-assign]  # see above
@@ -572,6 +588,8 @@ class _Request(HTTPMessageDelegate):
         return passed_on
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._is_refused:  # what was being read when it was refused
+            return None
         size = len(chunk)
         if self._received + size > self._max_body:
             return self._refuse(too_large(self._max_body))
@@ -590,6 +608,7 @@ class _Request(HTTPMessageDelegate):
 
     async def _refuse_with(self, answer: bytes) -> None:
         """Send the `last_answer`, and close the connection when the client has gone or had time to read it."""
+        self._is_refused = True
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
@@ -611,6 +630,8 @@ async def _end_with(stream: Stream | TlsStream, answer: bytes) -> None:
     await stream.write(answer)
     if not isinstance(stream, TlsStream):
         stream.socket.shutdown(socket.SHUT_WR)
+    while stream.reading():  # Tornado asks for the next part of a chunked body before it passes one on
+        await asyncio.sleep(READING_S)
     while True:
         await stream.read_bytes(AT_ONCE // 16, partial=True)
         await asyncio.sleep(0)  # a client that is as fast as we are is not the only one

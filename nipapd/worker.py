@@ -159,7 +159,10 @@ class Service:
                 watching.cancel()
             if counter:
                 counter.ready(False)
-            return await self._finish(server, tracing)
+            code = await self._finish(server, tracing)
+            fibers.end()
+            await server.cut_off()
+            return code
         finally:
             fibers.end()
             signals.ignore(numbers)

@@ -20,7 +20,9 @@ from urllib.parse import quote, urlsplit
 REPOSITORY = Path(__file__).resolve().parent.parent
 MARKER = 'NIPAPD_TEST_PROCESS'
 READY = re.compile(r'^nipapd: serving on (http://\S+)$', re.MULTILINE)
-PASSWORD = re.compile(r"^nipapd: created user '([^']+)' with password '([^']+)'", re.MULTILINE)
+FIRST = re.compile(
+    r"^nipapd: created user '([^']+)'(?: with password '([^']+)'|, whose password is in (.+) \(to)", re.M
+)
 POLL_S = 0.02
 
 # Becomes the program in its arguments, with descriptors from 3 on as sd_listen_fds(3) has them.
@@ -120,10 +122,11 @@ class Daemon:
         """Return name and password of the user that may change everything."""
         if self.user is not None:
             return self.user
-        created = PASSWORD.search(self.log())
+        created = FIRST.search(self.log())
         if created is None:
             raise DaemonError(self._say('created no user'))
-        return created[1], created[2]
+        self.user = created[1], created[2] or Path(created[3]).read_text().rstrip('\n')
+        return self.user
 
     def log(self) -> str:
         """Everything that was printed so far."""

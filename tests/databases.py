@@ -1,4 +1,4 @@
-"""Databases for tests: made from a template, emptied when a test is over, and used again."""
+"""Databases for tests: made from a template, emptied when the next test wants one, and used again."""
 
 from __future__ import annotations
 
@@ -84,6 +84,18 @@ def empty(connection: psycopg2.extensions.connection) -> bool:
         return True
     except psycopg2.Error:
         return False
+
+
+def reused(server: EmbeddedPostgres, used: list[str]) -> str | None:
+    """Take a database that nobody uses any more and empty it; return its name, or None when there is none."""
+    while used:
+        name = used.pop()
+        with connected(server.dsn(name)) as connection:
+            emptied = empty(connection)
+        if emptied:
+            return name
+        drop(server, name)
+    return None
 
 
 class Standing:

@@ -263,6 +263,8 @@ class Site:
                     print(f'  {line}', end='')
                     if found := re.search("with password '(.*)'", line):
                         password = found[1]
+                    if found := re.search(r'whose password is in (.*) \(to', line):
+                        password = Path(found[1]).read_text().rstrip('\n')
                     if found := re.search(r'serving on (http://\S+)', line):
                         address = found[1]
                 threading.Thread(target=shutil.copyfileobj, args=(daemon.stderr, sys.stdout), daemon=True).start()

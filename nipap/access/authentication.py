@@ -8,16 +8,18 @@ may change at any moment; ``JwtAuth`` checks signed tokens. The result is a `Cre
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jwt
 
 from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError, hash_password
 from nipap.access.login_limits import LoginCounts, LoginLimits
+from nipap.access.names import control_characters
 from nipap.errors import (
     AuthenticationFailedError,
     AuthUnavailableError,
@@ -27,7 +29,6 @@ from nipap.errors import (
 )
 from nipap.history.audit import Who
 from nipap.runtime import waiting
-from nipap.text import forbidden_character
 
 T = TypeVar('T')
 
@@ -51,6 +52,10 @@ BACKEND_TYPES = ('SqliteAuth', 'JwtAuth')
 
 FAILED_LOGINS = 20
 FAILED_LOGINS_WINDOW_S = 60.0
+LONGEST_OPTION = 255  # characters of a name that a token or a trusted user gives
+TOKEN_HOURS = 8760  # a year
+MOST_TOKEN_HOURS = 876_000
+CLOCKS_DIFFER_S = 60
 ALIKE_POLL_S = 0.02  # a login that waits for one with the same password looks this often
 
 _TRUE = frozenset({'1', 'true', 'yes', 'on'})
@@ -187,8 +192,10 @@ def _bool_option(options: Mapping[str, object], name: str) -> bool:
 
 
 def _storable(name: str, value: str) -> str:
-    if forbidden_character(value):
+    if control_characters(value):
         raise NipapValueError(f"'{name}' in auth options has a control character.")
+    if len(value) > LONGEST_OPTION:
+        raise NipapValueError(f"'{name}' in auth options has more than {LONGEST_OPTION} characters.")
     return value
 
 
@@ -259,7 +266,9 @@ class Authenticator:
                 return backend.login(token)
             except jwt.ExpiredSignatureError:
                 text = _EXPIRED
-            except (jwt.PyJWTError, ValueError, RecursionError) as exc:
+            except AuthenticationFailedError as exc:  # another backend may take it
+                text = str(exc)
+            except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as exc:
                 log.debug('token refused: %s', exc)
         raise AuthenticationFailedError(text)
 
@@ -308,6 +317,7 @@ def check_backend(settings: BackendSettings) -> None:
     """Raise ValueError, with a text that names the option, when a backend cannot work with its options."""
     if settings.type == 'JwtAuth':
         _token_key(settings.options)
+        _token_hours(settings.options)
 
 
 def identity_of(settings: AuthSettings, backend_name: str, username: str) -> str | None:
@@ -333,6 +343,7 @@ class _Tokens:
         options = backend.options
         self._name, self._settings = backend.name, settings
         self._key, self._algorithm = _token_key(options)
+        self._hours = _token_hours(options)
         self._audience, self._issuer = options.get('audience') or None, options.get('issuer') or None
 
     def login(self, token: str) -> Credentials:
@@ -345,7 +356,20 @@ class _Tokens:
             options={'require': ['exp']},
         )
         claimed = _claimed(claims)
+        self._check_lifetime(claims)
         return replace(claimed, identity=identity_of(self._settings, self._name, claimed.username))
+
+    def _check_lifetime(self, claims: Mapping[str, Any]) -> None:
+        """Refuse a token that is good for too long, from the moment at which it was issued, or from now on.
+
+        :raises AuthenticationFailedError: naming the limit.
+        """
+        now = time.time()
+        begins = min(now, claims.get('iat') or now)
+        if int(claims['exp']) - begins > self._hours * 3600 + CLOCKS_DIFFER_S:
+            raise AuthenticationFailedError(
+                f'The token is good for longer than is accepted: at most {self._hours} hours.'
+            )
 
 
 def _claimed(claims: Mapping[str, object]) -> Credentials:
@@ -355,10 +379,18 @@ def _claimed(claims: Mapping[str, object]) -> Credentials:
         raise ValueError('the name of the user is missing or has the wrong type')
     if readonly is None or trusted is None:
         raise ValueError('readonly or trusted is no boolean')
-    if forbidden_character(username + (full_name or '')):
-        raise ValueError('a claim about the user has a control character')
+    if control_characters(username + (full_name or '')) or max(len(username), len(full_name or '')) > LONGEST_OPTION:
+        raise ValueError('a claim about the user has a control character, or is too long')
     ends = int(cast('float | str', claims['exp']))  # as `jwt.decode` has read it
     return Credentials(username, full_name, readonly, trusted, are_valid=lambda: time.time() < ends)
+
+
+def _token_hours(options: Mapping[str, str]) -> int:
+    """Return the hours that a token may be good for."""
+    text = options.get('max_token_hours') or str(TOKEN_HOURS)
+    if not re.fullmatch('[0-9]{1,7}', text) or not 1 <= int(text) <= MOST_TOKEN_HOURS:
+        raise ValueError(f'max_token_hours = {text}: not a number of hours (1 to {MOST_TOKEN_HOURS})')
+    return int(text)
 
 
 def _token_key(options: Mapping[str, str]) -> tuple[str, str]:

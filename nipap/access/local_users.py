@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nipap.access.known_logins import state_of
+from nipap.access.names import ACCEPTED, LONGEST_FULL_NAME, LONGEST_NAME, control_characters, problem_of
 from nipap.runtime import waiting
-from nipap.text import forbidden_character
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,9 @@ class LocalUser:
     state: bytes = field(default=b'', compare=False, repr=False)
     mark: str = field(default='', compare=False, repr=False)
 
+
+SHORTEST_PASSWORD = 8
+LONGEST_PASSWORD = 1000
 
 _CREATE = """
 CREATE TABLE user (
@@ -334,28 +337,26 @@ def _owner_of(directory: str) -> tuple[int, int]:
 
 
 def check_username(username: str) -> None:
-    """Raise `UserInputError` unless a user can be called that: Basic authentication splits at ':'.
+    """Raise `UserInputError` unless a new user can be called that. Users who have another name go on."""
+    if problem := problem_of(username):
+        shown = ascii(username if len(username) <= LONGEST_NAME else f'{username[:LONGEST_NAME]}…')
+        raise UserInputError(f'the name of a user {problem}: {shown} ({ACCEPTED})')
 
-    A name with '@' logs in with the name of a back end behind it: ann@example.com@local.
-    """
-    if not username.strip():
-        raise UserInputError('the name of a user must not be empty')
-    for character in (':', *_control_characters(username)):
-        if character in username:
-            raise UserInputError(f'the name of a user must not contain {character!r}: {username!r}')
+
+def check_password(password: str) -> None:
+    """Raise `UserInputError` unless a person may choose that password. Users who have another one go on."""
+    if not password:
+        raise UserInputError('the password must not be empty')
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise UserInputError(f'the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters')
 
 
 def _checked_name(full_name: str | None) -> str | None:
-    if full_name and _control_characters(full_name):
+    if full_name and control_characters(full_name):
         raise UserInputError(f'a full name must not contain control characters: {full_name!r}')
+    if full_name and len(full_name) > LONGEST_FULL_NAME:
+        raise UserInputError(f'a full name must not have more than {LONGEST_FULL_NAME} characters')
     return full_name or None
-
-
-def _control_characters(text: str) -> list[str]:
-    return [character for character in text if forbidden_character(character) or ord(character) in _CONTROLS]
-
-
-_CONTROLS = frozenset((*range(32), *range(127, 160)))
 
 
 def _columns(connection: sqlite3.Connection) -> set[str]:

@@ -30,7 +30,7 @@ _SHOWN = (
     *('id', 'url', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled', 'added'),
     *('cursor', 'attempts', 'failing_since', 'next_attempt', 'last_error', 'delivered', 'failed'),
 )
-_WRITABLE = ('url', 'secret', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled')
+WRITABLE = ('url', 'secret', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled')
 _FILTERS = ('kinds', 'vrf_ids', 'pool_ids', 'tags')
 
 
@@ -124,8 +124,8 @@ def read(attr: Mapping[str, Any]) -> Object:
     """
     values: Object = {}
     for name, value in attr.items():
-        if name not in _WRITABLE:
-            raise NipapExtraneousInputError(f'extraneous attribute {name}, known: {", ".join(_WRITABLE)}').about(name)
+        if name not in WRITABLE:
+            raise NipapExtraneousInputError(f'extraneous attribute {name}, known: {", ".join(WRITABLE)}').about(name)
         if name not in _FILTERS:
             try:
                 values[name] = _READERS[name](value)

@@ -31,7 +31,7 @@ def require_xml(request: Request) -> None:
 
     :raises NipapMediaTypeError: naming the type. AuthorizationFailedError: a page from elsewhere leaves it out.
     """
-    if request.mimetype in XML_TYPES:
+    if request.environ.get('CONTENT_TYPE') in XML_TYPES or request.mimetype in XML_TYPES:
         return
     if request.environ.get('CONTENT_TYPE'):
         raise NipapMediaTypeError(

@@ -89,6 +89,24 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
     finally:
         call.seconds = time.perf_counter() - started
         tracer.end(call, status)
+    _count(call, meter)
+    return response
+
+
+def part(request: Request, meter: Meter, respond: Callable[[CallRecord], T]) -> T:
+    """Return the answer that `respond` makes to one of the calls of a request; it counts as a call of its own."""
+    whole = record_of(request)
+    call = CallRecord(whole.request_id, whole.peer)
+    call.user, call.trace_id = whole.user, whole.trace_id
+    started = time.perf_counter()
+    found = respond(call)
+    call.seconds = time.perf_counter() - started
+    _count(call, meter)
+    return found
+
+
+def _count(call: CallRecord, meter: Meter) -> None:
+    """Count an answered call and log it."""
     meter.call(call.method, call.fault or 0, call.seconds)
     if _log.isEnabledFor(logging.INFO):
         outcome = 'ok' if call.fault is None else f'fault {call.fault}'
@@ -98,4 +116,3 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
             *(call.method, call.user, by, call.seconds * 1e3, outcome, call.request_id),
             extra={'call': call},
         )
-    return response

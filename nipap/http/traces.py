@@ -12,8 +12,9 @@ from flask import Flask, Request, Response
 from flask.globals import request_ctx
 
 from nipap.access.authentication import Authenticator
-from nipap.errors import NipapError, NipapUnavailableError
+from nipap.errors import AuthorizationFailedError, NipapError, NipapUnavailableError
 from nipap.http.credentials import credentials_from_request
+from nipap.http.origins import refuse_other_sites
 
 PATHS = ('/v1/traces', '/v1/traces/')
 RETRY_S = '5'  # after which a client asks again
@@ -41,7 +42,10 @@ def add_to(app: Flask, authenticator: Authenticator, collector: Collector) -> No
     def pass_on() -> Response:
         request: Request = request_ctx.request
         try:
+            refuse_other_sites(request)
             credentials_from_request(request, authenticator)
+        except AuthorizationFailedError as exc:
+            return Response(f'{exc}\n', 403, content_type='text/plain')
         except NipapUnavailableError as exc:
             return Response(f'{exc}\n', 503, {'Retry-After': RETRY_S}, content_type='text/plain')
         except NipapError as exc:

@@ -7,18 +7,19 @@ is written as JSON; what goes wrong is ``application/problem+json``. `nipap.rest
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, cast
 from urllib.parse import urlencode
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.routing import BaseConverter, ValidationError
 
 from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
-from nipap.attributes import Attribute, read_integer, shown
+from nipap.attributes import PREFIX, Attribute, read_asn, read_integer, read_value, shown
 from nipap.backend import Backend, authorize
 from nipap.batch import REFERENCE
 from nipap.calls import CALLS, Expectation
@@ -52,15 +53,20 @@ from nipap.rest.objects import (
     digest,
     edition,
     encode,
+    marked,
+    merged,
     parts_of,
     plain_many,
     read_fields,
+    refuse_unknown,
+    sent_back,
     settable,
     tag_of,
+    without_sent_back,
 )
 from nipap.rest.parameters import DEFAULT_LIMIT, LARGEST_LIMIT, Args, check_members, read_flag
 from nipap.rest.problems import http_problem, internal_problem, not_understood, problem
-from nipap.rest.routes import RECURSIVE, ROUTES, Route
+from nipap.rest.routes import MERGE, RECURSIVE, ROUTES, Route
 from nipap.runtime import waiting
 from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.packed import whole
@@ -74,8 +80,8 @@ FREE = ('prefix_length', 'family', 'count')
 _AT_ONCE = 1000  # objects that are in memory at the same time
 _JSON = 'application/json'
 _WITH_BODY = ('POST', 'PATCH')
+_VRF = ('vrf_id', 'vrf_rt', 'vrf_name')
 _TREE_OPTIONS = tuple(parameter.name for parameter in parameters.TREE)
-_JSON_TYPES = (_JSON, 'application/merge-patch+json')
 
 _log = logging.getLogger(__name__)
 
@@ -110,12 +116,24 @@ def _refused(error: HTTPException) -> Response | HTTPException:
 
 
 class _Number(BaseConverter):
-    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object."""
+    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object.
 
-    regex = '[0-9]{1,18}'
+    A number in a notation for AS numbers is a `_Notation`, which is a path of AS numbers alone.
+    """
+
+    regex = '[0-9]{1,18}|[Aa][Ss][0-9]{1,10}|(?:[Aa][Ss])?[0-9]{1,5}[.][0-9]{1,5}'
 
     def to_python(self, value: str) -> int:
-        return int(value)
+        if value.isdecimal():
+            return int(value)
+        try:
+            return _Notation(read_asn(value))
+        except NipapValueError:
+            raise ValidationError from None
+
+
+class _Notation(int):
+    """An AS number that was written as ``AS64500`` or in asdot."""
 
 
 class _Api:
@@ -133,7 +151,11 @@ class _Api:
         if not route.served:
             return
 
+        takes_notations = path.startswith('/asns/')
+
         def answer(**parts: int) -> Response:
+            if not takes_notations and isinstance(parts.get('key'), _Notation):
+                raise NotFound
             return self._answer(f'{method} {path}', route, view, parts)
 
         app.add_url_rule(f'{ROOT}{path}', f'{method} {path}', answer, methods=[method])
@@ -154,6 +176,8 @@ class _Api:
             if route.call is not None:
                 authorize(actor, CALLS[route.call])  # a refusal says nothing about what was sent
             parameters.check(request.args, route.parameters, pairs=route.pairs)
+            if 'HTTP_IF_MATCH' in request.environ and route.changes and not route.conditional:
+                raise NipapInputError('The header If-Match is not heeded here, but by PATCH and DELETE of an object')
             if request.method not in _WITH_BODY:
                 self._check_no_body(request)
             return view(actor, **parts)
@@ -192,15 +216,16 @@ class _Api:
         if body not in (b'', b'{}', b'null'):
             raise NipapInputError(f'A {request.method} has no body here, its parameters are in the URL')
 
-    def body(self) -> Any:
-        """The value that the body of the request holds.
+    def body(self, types: Collection[str] = (_JSON,)) -> Any:
+        """Return the value that the body of the request holds.
 
-        :raises NipapInputError: it holds none.
+        :raises NipapInputError: it holds none. NipapMediaTypeError: it is in another type than these.
         """
         request: Request = request_ctx.request
         body = read_body(request, self._max_body)
-        if request.mimetype not in _JSON_TYPES:
-            raise NipapMediaTypeError(f'Content-Type {shown(request.mimetype)} is not supported, {_JSON} is')
+        if request.mimetype not in types:
+            accepted = f'{" and ".join(types)} {"is" if len(types) == 1 else "are"}'
+            raise NipapMediaTypeError(f'Content-Type {shown(request.mimetype)} is not supported, {accepted}')
         return decode(body)
 
     def struct(self) -> dict[str, Any]:
@@ -337,18 +362,42 @@ class _Collection:
     def _add(self, actor: Actor) -> Response:
         fields = self._fields()
         attr = settable(self._api.body(), self._resource, new=True)
+        if isinstance(attr, dict):
+            refuse_unknown(attr, {*self._resource.writable, self._resource.key} - {'id'})
         item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
         return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
         fields = self._fields()
-        members = {self.kind: {self._resource.key: key}, 'attr': settable(self._api.body(), self._resource)}
+        attr = settable(self._api.body((_JSON, MERGE)), self._resource)
+        merge = request_ctx.request.mimetype == MERGE
         # With an idempotency key what is not there has to fail before that is remembered as an answer.
-        has_key = idempotency_key(request_ctx.request, {}) is not None
-        edited = self._api.change(actor, f'edit_{self.kind}', members, self._expectation(key, always=has_key))
+        always = idempotency_key(request_ctx.request, {}) is not None
+        complete = None
+        if isinstance(attr, dict):
+            refuse_unknown(attr, self._resource.fields)
+            if merge or sent_back(attr, self._resource):
+                complete = partial(self._completed, key, attr, merge=merge)
+        expected = self._expectation(key, always=always or complete is not None)
+        if expected is not None:
+            expected = replace(expected, members=complete)
+        members = self._edit_members(key, marked(attr) if merge else attr)
+        edited = self._api.change(actor, f'edit_{self.kind}', members, expected)
         if not edited:
             raise self._missing(key)
         return self._shown(edited[0], fields)
+
+    def _edit_members(self, key: int, attr: Any) -> Object:
+        return {self.kind: {self._resource.key: key}, 'attr': attr}
+
+    def _completed(self, key: int, attr: Object, item: Object, *, merge: bool) -> Object:
+        """Return the members of an edit for an object as it is stored. An edit of nothing sets a name to what it is."""
+        left = without_sent_back(attr, alone(dict(item)), self._resource.writable)
+        left.pop('match', None)  # of a search
+        if merge:
+            left = merged(left, item)
+        name = 'name' if 'name' in self._resource.writable else 'description'
+        return self._edit_members(key, left or {name: item[name]})
 
     def _remove(self, actor: Actor, key: int) -> Response:
         args = request_ctx.request.args
@@ -441,7 +490,7 @@ class _Allocations:
         args = {name: attr.pop(name) for name in FREE if name in attr}
         count = read_count(args.pop('count', None))
         try:
-            answers = self._allocated(actor, self._operations(key, attr, args, count))
+            answers = self._allocated(actor, self._operations(key, attr, args, count), self._expectation(key, attr))
         except NipapError as exc:
             self._collection.one(actor, key)  # if that is what is wrong, it is what is said
             cause = exc.__cause__
@@ -454,11 +503,30 @@ class _Allocations:
             response.headers['Location'] = f'{ROOT}/prefixes/{added[0]["id"]}'
         return response
 
-    def _allocated(self, actor: Actor, operations: list[Object]) -> list[Any]:
+    def _allocated(self, actor: Actor, operations: list[Object], expected: Expectation | None) -> list[Any]:
         if len(operations) == 1:
-            return [self._api.change(actor, 'add_prefix', operations[0]['args'])]
-        answers: list[Any] = whole(self._api.change(actor, 'batch', {'operations': operations, 'return': None}))
+            return [self._api.change(actor, 'add_prefix', operations[0]['args'], expected)]
+        members = {'operations': operations, 'return': None}
+        answers: list[Any] = whole(self._api.change(actor, 'batch', members, expected))
         return answers
+
+    def _expectation(self, key: int, attr: Object) -> Expectation | None:
+        """Return the expectation that the source is in the VRF that a body names; None when it names none."""
+        named = {name: read_value(PREFIX[name], attr[name]) for name in _VRF if attr.get(name) is not None}
+
+        def holds(item: Object) -> bool:
+            if item['vrf_id'] is None:
+                return True  # a pool without members has another problem
+            for name, value in named.items():
+                if value != item[name]:
+                    kind, where = self._collection.kind, shown(item[name])
+                    text = (
+                        f'Invalid value {shown(attr[name])} for {name}, {kind} {key} is in the VRF with {name} {where}'
+                    )
+                    raise NipapValueError(text).about(name)
+            return True
+
+        return Expectation(self._collection.kind, key, holds) if named else None
 
     def _operations(self, number: int, attr: Object, args: Object, count: int) -> list[Object]:
         if self._of_pool:
@@ -466,7 +534,9 @@ class _Allocations:
             source: Object = {'from-pool': {'id': number}}
         else:
             # Looked up in the same transaction, and under an idempotency key the same call however it has moved.
-            first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}}}]
+            # The VRF that the body names is a part of what is asked for, though the call has no such member.
+            asked = {name: attr[name] for name in _VRF if attr.get(name) is not None}
+            first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}, **asked}}]
             source = {'from-prefix': [{'$result': [0, 0, 'prefix']}]}
             attr = {**attr, 'vrf_id': {'$result': [0, 0, 'vrf_id']}}
         one = {'method': 'add_prefix', 'args': {'attr': attr, 'args': {**source, **args}}}

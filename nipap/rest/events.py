@@ -20,7 +20,7 @@ from nipap.attributes import read_integer, shown
 from nipap.errors import NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.history import events, webhook
 from nipap.postgres.database import Database
-from nipap.rest.objects import encode
+from nipap.rest.objects import encode, without_sent_back
 from nipap.rest.parameters import check_members
 from nipap.runtime import waiting
 
@@ -274,13 +274,19 @@ class _Hooks:
         return response
 
     def get(self, actor: Actor, key: int) -> Response:
-        found = self._api.look(actor, 'list_webhook', {'webhook': {'id': key}})
+        return _json(self._one(actor, key))
+
+    def _one(self, actor: Actor, key: int) -> dict[str, Any]:
+        found: list[dict[str, Any]] = self._api.look(actor, 'list_webhook', {'webhook': {'id': key}})
         if not found:
             raise NipapNonExistentError(f'There is no webhook {key}')
-        return _json(found[0])
+        return found[0]
 
     def edit(self, actor: Actor, key: int) -> Response:
-        members = {'webhook': {'id': key}, 'attr': self._api.body()}
+        attr = self._api.body()
+        if isinstance(attr, dict) and any(name not in webhook.WRITABLE for name in attr):
+            attr = without_sent_back(attr, self._one(actor, key), webhook.WRITABLE)
+        members = {'webhook': {'id': key}, 'attr': attr}
         return _json(self._api.change(actor, 'edit_webhook', members)[0])
 
     def remove(self, actor: Actor, key: int) -> Response:

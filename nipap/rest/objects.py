@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import orjson
 
-from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, shown
-from nipap.errors import NipapInputError, NipapValueError
+from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, normal_text, read_integer, shown
+from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError
+from nipap.moments import read_moment
 from nipap.runtime.packed import long_part
 
 Object = dict[str, Any]
@@ -97,6 +99,75 @@ def settable(attr: Any, resource: Resource, *, new: bool = False) -> Any:
     if not new and resource.kind == 'prefix' and attr.get('vrf_rt', '') is None and 'vrf_id' not in attr:
         return {**attr, 'vrf_id': 0}
     return attr
+
+
+def sent_back(attr: Object, resource: Resource) -> list[str]:
+    """Return the attributes of a body that clients cannot set, but answers have."""
+    return [name for name in attr if name not in resource.writable and name in resource.fields]
+
+
+def without_sent_back(attr: Object, item: Object, writable: Collection[str]) -> Object:
+    """Return the attributes of a body without those that clients cannot set, which have to be as in the answer.
+
+    item: the answer. Members that it does not have are kept: they are unknown, or say what a search has found.
+
+    :raises NipapExtraneousInputError: naming each of them that is not.
+    """
+    stored = decode(encode(item))
+    names = [name for name in attr if name not in writable and name in stored]
+    changed = [name for name in names if not _same(attr[name], stored[name])]
+    if changed:
+        told = ', '.join(f'{name} ({shown(attr[name])}, it is {shown(stored[name])})' for name in changed)
+        raise NipapExtraneousInputError(f'read-only, and not as stored: {told}').about(changed[0])
+    return {name: value for name, value in attr.items() if name not in names}
+
+
+def _same(sent: Any, stored: Any) -> bool:
+    """Return whether two values are the same, also of a number or a moment that is written in another way."""
+    if sent == stored or sent is None or stored is None:
+        return bool(sent == stored)
+    for read in (read_integer, read_moment):
+        with suppress(NipapValueError):
+            return bool(read(sent) == read(stored))
+    return False
+
+
+def merged(attr: Object, item: Object) -> Object:
+    """Return the attributes of a merge patch (RFC 7396) for an object as it is stored: pairs are merged one by one.
+
+    :raises NipapValueError: a key that cannot be stored.
+    """
+    patch = attr.get('avps')
+    if not isinstance(patch, dict):
+        return attr
+    pairs = dict(item['avps'])
+    for name, value in patch.items():
+        name = normal_text(name)
+        if value is None:
+            pairs.pop(name, None)
+        else:
+            pairs[name] = value
+    return {**attr, 'avps': pairs}
+
+
+def marked(attr: Any) -> Any:
+    """Return the attributes of a merge patch in a form that an idempotency key tells from one that sets all pairs."""
+    return {**attr, 'avps': {'$merge': attr['avps']}} if isinstance(attr, dict) and 'avps' in attr else attr
+
+
+def refuse_unknown(attr: Object, accepted: Collection[str]) -> None:
+    """Refuse attributes that there are not, all at once.
+
+    :raises NipapExtraneousInputError: naming them.
+    """
+    unknown = [name for name in attr if name not in accepted]
+    if unknown:
+        words = 'attribute' if len(unknown) == 1 else 'attributes'
+        raise NipapExtraneousInputError(f'extraneous {words} {", ".join(map(_name, unknown))}').about(unknown[0])
+
+
+def _name(name: str) -> str:
+    return name if len(name) <= 100 else name[:100] + '…'
 
 
 def tag_of(item: Object, resource: Resource) -> str:

@@ -19,7 +19,7 @@ from nipap.attributes import MAX_ASN
 from nipap.rest.objects import RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest.parameters import LARGEST_KEY, Parameter
 from nipap.rest.problems import CONTENT_TYPE, STATUSES
-from nipap.rest.routes import ROUTES
+from nipap.rest.routes import MERGE, ROUTES
 from nipap.rest.schemas import (
     BATCH,
     INTEGER,
@@ -28,12 +28,15 @@ from nipap.rest.schemas import (
     VERSIONS,
     Schema,
     listed,
+    merge_of,
     ref,
     result,
     schemas,
 )
 from nipap.rest.texts import BODIES, TEXTS
 
+JSON = 'application/json'
+AS_NOTATION = '^([Aa][Ss][1-9][0-9]{0,8}|([Aa][Ss])?[0-9]{1,4}[.][1-9][0-9]{0,3})$'
 PAGE = '/api/docs'
 FILES = {
     'swagger-ui.css': 'text/css',
@@ -137,6 +140,10 @@ def describe(root: str) -> Schema:
     for (method, path), route in ROUTES.items():
         operation = paths[path][method.lower()]
         operation['parameters'] += [_query_parameter(parameter) for parameter in route.parameters.values()]
+        operation['parameters'] += _parameters(['IfMatch'] if route.conditional else [])
+        if route.merges:
+            content = operation['requestBody']['content']
+            content[MERGE] = {**content[JSON], 'schema': merge_of(content[JSON]['schema'])}
         if not route.served:
             del paths[path][method.lower()]
     return {
@@ -174,9 +181,15 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
 
 
 _KEY = {'type': 'integer', 'minimum': 0, 'maximum': LARGEST_KEY}
+_NAME = {**PRINTABLE, 'maxLength': 255}  # other letters than those of ASCII are sent as UTF-8
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`.'),
-    'asn': _parameter('key', 'path', {'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, 'The number.'),
+    'asn': _parameter(
+        'key',
+        'path',
+        {'anyOf': [{'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, {**TEXT, 'pattern': AS_NOTATION}]},
+        'The number, also as `AS64500` or in asdot.',
+    ),
     'IfMatch': _parameter('If-Match', 'header', TEXT, 'Only if the object still has this tag, else 412.'),
     'IfNoneMatch': _parameter('If-None-Match', 'header', TEXT, '304 if the answer still has this tag.'),
     'IdempotencyKey': _parameter(
@@ -195,11 +208,11 @@ _PARAMETERS: dict[str, Schema] = {
         'NIPAP-Group',
         'header',
         {**PRINTABLE, 'maxLength': 100},
-        'The import or bulk action that the change is a part of; kept with its change set.',
+        'The import or bulk action that the change is a part of; kept with its change set. In UTF-8 too.',
     ),
-    'Source': _parameter('NIPAP-Authoritative-Source', 'header', TEXT, 'The system that a change comes from.'),
-    'Username': _parameter('NIPAP-Username', 'header', TEXT, 'On whose behalf; from trusted users.'),
-    'FullName': _parameter('NIPAP-Full-Name', 'header', TEXT, 'The full name of that one.'),
+    'Source': _parameter('NIPAP-Authoritative-Source', 'header', _NAME, 'The system that a change comes from.'),
+    'Username': _parameter('NIPAP-Username', 'header', _NAME, 'On whose behalf; from trusted users.'),
+    'FullName': _parameter('NIPAP-Full-Name', 'header', _NAME, 'The full name of that one.'),
     'ReadOnly': _parameter(
         'NIPAP-Read-Only',
         'header',
@@ -239,7 +252,7 @@ _CHANGE = (*_ACTOR, 'IdempotencyKey', 'Reason', 'Group')
 
 
 def _content(schema: Schema) -> Schema:
-    return {'application/json': {'schema': schema}}
+    return {JSON: {'schema': schema}}
 
 
 def _answer(text: str, schema: Schema | None = None, headers: Iterable[str] = ()) -> Schema:
@@ -287,7 +300,7 @@ def _operation(
     }
     if body is not None:
         content: Schema = {'schema': body, 'example': BODIES[name]}
-        operation['requestBody'] = {'required': True, 'content': {'application/json': content}}
+        operation['requestBody'] = {'required': True, 'content': {JSON: content}}
     return operation
 
 
@@ -345,7 +358,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             plural,
             _of(f'edit_{kind}'),
             {'200': _answer('The object.', one, ['ETag', 'ChangeSet'])},
-            [*key, *_parameters((*_CHANGE, 'IfMatch'))],
+            [*key, *_parameters(_CHANGE)],
             ref('schemas', f'{name}Attr'),
         ),
         'delete': _operation(
@@ -353,7 +366,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             plural,
             _of(f'remove_{kind}'),
             {'204': _answer('It was removed.', headers=['ChangeSet'])},
-            [*key, *_parameters((*_CHANGE, 'IfMatch'))],
+            [*key, *_parameters(_CHANGE)],
         ),
     }
     return paths

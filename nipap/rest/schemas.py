@@ -20,7 +20,11 @@ Schema = dict[str, Any]
 
 INTEGER: Schema = {'type': 'integer'}
 TEXT: Schema = {'type': 'string'}
-PRINTABLE: Schema = {'type': 'string', 'pattern': '^[ -~]*$'}
+# Without control characters, and blanks and hyphens that nobody sees. Letters beyond ASCII are sent as UTF-8.
+PRINTABLE: Schema = {
+    'type': 'string',
+    'pattern': r'^[^\u0000-\u001f\u007f-\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u2060-\u206f\ufeff]*$',
+}
 # What XML 1.0 can carry, for XML-RPC has to.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
 NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
@@ -99,6 +103,7 @@ def schemas() -> dict[str, Schema]:
         if resource is not TAGS:
             found[f'{name}Attr'] = _settable(resource)
             found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
+            found[f'{name}Merge'] = _merge(found[f'{name}Attr'])
     attr = found['PrefixAttr']['properties']
     return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **webhooks()}
 
@@ -194,6 +199,20 @@ def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
     if required and resource.kind == 'prefix':
         schema |= _NO_NODE
     return schema | ({'required': list(required)} if required else {'minProperties': 1})
+
+
+def _merge(attr: Schema) -> Schema:
+    """Return the schema of a merge patch: a pair may be null, which removes it, and nothing has to be there."""
+    properties = dict(attr['properties'])
+    if 'avps' in properties:
+        pair = {**STORED, 'type': ['string', 'null']}
+        properties['avps'] = {**properties['avps'], 'additionalProperties': pair}
+    return {**{name: value for name, value in attr.items() if name != 'minProperties'}, 'properties': properties}
+
+
+def merge_of(attr: Schema) -> Schema:
+    """Return the reference to the merge patch beside a reference to attributes."""
+    return {'$ref': attr['$ref'].removesuffix('Attr') + 'Merge'}
 
 
 def _list_of(name: str, *, smart: bool) -> Schema:

@@ -15,7 +15,7 @@ _QUERY = 'The body is `{"query": …}` or `{"q": "text"}`; the parameters choose
 TEXTS: Mapping[str, str] = {
     'add_vrf': 'Add a VRF and return it. `rt` and `name` are needed.',
     'edit_vrf': 'Set the attributes that the body has and return the VRF. `null` unsets an attribute.',
-    'remove_vrf': 'Remove a VRF with all its prefixes.',
+    'remove_vrf': 'Remove a VRF. One that has prefixes is refused, unless `recursive` removes them too.',
     'search_vrf': f'Return the VRFs that a query or a text matches. {_QUERY}',
     'add_pool': 'Add a pool and return it. `name`, `description` and `default_type` are needed.',
     'edit_pool': 'Set the attributes that the body has and return the pool. `null` unsets an attribute.',

@@ -7,7 +7,7 @@ fault; 401 for who proves nothing. New clients use `nipap.rest.api`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,21 +17,26 @@ from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor, Authenticator, make_actor
 from nipap.answers import LongList, Prefix
-from nipap.attributes import PREFIX
-from nipap.backend import Backend
+from nipap.attributes import PREFIX, read_integer
+from nipap.backend import Backend, authorize
+from nipap.calls import CALLS, Expectation
 from nipap.calls import Request as CallRequest
 from nipap.errors import (
     AuthenticationFailedError,
     AuthenticationMissingError,
     NipapError,
+    NipapInputError,
     NipapMissingInputError,
+    NipapNonExistentError,
+    NipapValueError,
 )
 from nipap.http import requests as http_calls
-from nipap.http.bodies import MAX_BODY, read_body
+from nipap.http.bodies import MAX_BODY, giving_way, kept, read_body
 from nipap.http.credentials import credentials_from_request, header_text
 from nipap.http.origins import refuse_other_sites
 from nipap.rest.objects import COUNTERS, decode
 from nipap.runtime.meter import SILENT, Meter
+from nipap.runtime.spool import Spool
 from nipap.runtime.tracer import CallRecord
 
 PATH = '/rest/v1/prefixes'
@@ -82,7 +87,7 @@ class _Endpoint:
             if request.method != 'GET':
                 refuse_other_sites(request)
             actor = self._actor(request, record)
-            return _json(200, _plain(call(actor, request.args.to_dict())))
+            return _answered(kept(giving_way(_written(call(actor, request.args.to_dict())))))
         except AuthenticationMissingError as exc:
             record.fault = exc.code
             return _challenge(_WITHOUT_PROOF)
@@ -109,6 +114,7 @@ class _Endpoint:
             'authoritative_source': source,
             'username': header_text(request, 'NIPAP-Username'),
             'full_name': header_text(request, 'NIPAP-Full-Name'),
+            'readonly': header_text(request, 'NIPAP-Read-Only'),
         }
         actor = make_actor(credentials, options)
         http_calls.note_caller(record, credentials, actor)
@@ -118,37 +124,50 @@ class _Endpoint:
         body = read_body(request_ctx.request, self._max_body)
         return decode(body) if body else None
 
-    def search(self, actor: Actor, args: dict[str, str]) -> list[Prefix]:
+    def search(self, actor: Actor, args: dict[str, str]) -> list[Prefix] | LongList:
         """Return the prefixes for which every parameter holds."""
         options = {name: args.pop(name) for name in _OPTIONS if name in args}
         if not args:
             raise NipapMissingInputError("'val1' must be specified")
-        return _whole(self._backend.search_prefix(actor, _query(args), options)['result'])
+        return self._backend.search_prefix(actor, _query(args), options)['result']
 
     def add(self, actor: Actor, args: dict[str, str]) -> Prefix:
         """Add the prefix of the body, or allocate one as the parameters say."""
+        authorize(actor, CALLS['add_prefix'])
         sent = self._body()
+        if not isinstance(sent, dict):
+            raise NipapInputError("'attr' must be a dict")
         members = {'attr': sent, 'args': _allocation(args) if _ALLOCATION & args.keys() else None}
         added: Prefix = self._change(actor, 'add_prefix', members)
         return added
 
-    def edit(self, actor: Actor, args: dict[str, str]) -> list[Prefix]:
+    def edit(self, actor: Actor, args: dict[str, str]) -> list[Prefix] | LongList:
         """Edit the prefixes that the parameters select."""
-        return _whole(self._change(actor, 'edit_prefix', {'prefix': args, 'attr': self._body()}))
+        edited: list[Prefix] | LongList = self._change(actor, 'edit_prefix', {'prefix': args, 'attr': self._body()})
+        return edited
 
     def remove(self, actor: Actor, args: dict[str, str]) -> object:
-        """Remove the prefix that the parameters name; what is answered tells which."""
-        recursive = args.pop('recursive', None)
-        named: object = args
-        if 'id' in args:
-            found = _whole(self._backend.list_prefix(actor, args))
-            named = {name: found[0][name] for name in ('prefix', 'vrf_id')} if found else args
-        self._change(actor, 'remove_prefix', {'prefix': args, 'recursive': recursive})
-        return named
+        """Remove the prefix that the parameters name. The answer names it by prefix and VRF."""
+        members = {'prefix': args, 'recursive': args.pop('recursive', None)}
+        named: dict[str, Any] = {}
 
-    def _change(self, actor: Actor, call: str, members: dict[str, Any]) -> Any:
+        def holds(item: Mapping[str, Any]) -> bool:
+            named.update({name: item[name] for name in ('prefix', 'vrf_id')})
+            return True
+
+        key = _key(args)
+        if key is not None:  # read where it is removed: in one transaction
+            try:
+                self._change(actor, 'remove_prefix', members, Expectation('prefix', key, holds))
+            except NipapNonExistentError:
+                named.clear()
+        if not named:
+            self._change(actor, 'remove_prefix', members)
+        return named or args
+
+    def _change(self, actor: Actor, call: str, members: dict[str, Any], expectation: Expectation | None = None) -> Any:
         record = http_calls.record_of(request_ctx.request)
-        asked = CallRequest(call, members, request_id=record.request_id)
+        asked = CallRequest(call, members, request_id=record.request_id, expectation=expectation)
         return http_calls.performed(record, partial(self._backend.perform, actor, asked))
 
 
@@ -177,9 +196,25 @@ def _allocation(args: dict[str, str]) -> dict[str, Any]:
     return asked
 
 
-def _whole(answer: list[Prefix] | LongList) -> list[Prefix]:
-    """Return a long list as one that is in memory: answers of this endpoint are."""
-    return answer if isinstance(answer, list) else [item for some in answer for item in some]
+def _key(args: dict[str, str]) -> int | None:
+    """Return the id that parameters name a prefix by; None for another way, and for what is no id."""
+    try:
+        return read_integer(args['id']) if 'id' in args else None
+    except NipapValueError:
+        return None
+
+
+def _written(answer: object) -> Iterator[bytes]:
+    """Return an answer as JSON, piece by piece where it is long."""
+    if not isinstance(answer, LongList):
+        yield orjson.dumps(_plain(answer))
+        return
+    before = b'['
+    for some in answer:
+        if some:
+            yield before + orjson.dumps(_plain(some))[1:-1]
+            before = b','
+    yield b']' if before == b',' else b'[]'
 
 
 def _plain(answer: object) -> object:
@@ -196,6 +231,15 @@ def _error(code: int, text: str) -> dict[str, object]:
 def _challenge(content: object) -> Response:
     response = _json(401, content)
     response.headers['WWW-Authenticate'] = 'Basic realm="nipap", charset="UTF-8"'
+    return response
+
+
+def _answered(body: list[bytes] | Spool) -> Response:
+    if not isinstance(body, Spool):
+        return Response(body, 200, content_type='application/json')
+    response = Response(body.plain(), 200, content_type='application/json')
+    response.headers['Content-Length'] = str(body.size)
+    response.call_on_close(body.close)
     return response
 
 

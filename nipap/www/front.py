@@ -39,7 +39,8 @@ code {{ background: #8882; padding: .1em .3em; }}
 <ul>
 <li><a href="{docs}">Browse and try the REST API</a>; its description is at
 <a href="/api/v1/openapi.json">/api/v1/openapi.json</a>.</li>
-<li>Log in as <code>admin</code>, with the password that the first start printed. It is changed with
+<li>Log in as <code>admin</code>, with the password that the first start showed at its terminal, or wrote into the file
+<code>first-password</code> of the data directory. It is changed with
 <code>nipap-passwd modify -u admin</code>; others are added with <code>nipap-passwd add -u NAME</code>.</li>
 <li>Call it from Python: <code>pip install pynipap</code>, or any XML-RPC client, at <code>/XMLRPC</code>.</li>
 <li>Bring in what there is: <code>nipap import FILE.csv</code>.</li>

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -71,8 +71,27 @@ def response_parts(value: object) -> Iterator[bytes]:
 
 def encode_fault(code: int, text: str) -> bytes:
     """The XML-RPC answer that says what went wrong."""
-    fault = _text({'faultCode': code, 'faultString': text})
-    return f'{_HEAD}<fault>{fault}</fault></methodResponse>\n'.encode()
+    return f'{_HEAD}<fault>{fault_value(code, text).decode()}</fault></methodResponse>\n'.encode()
+
+
+def array_parts(items: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
+    """Return the answer that carries an array, piece by piece; its items are encoded already."""
+    yield f'{_HEAD}<params><param>{_ARRAY}'.encode()
+    for parts in items:
+        yield from parts
+    yield f'{_ARRAY_END}</param></params></methodResponse>\n'.encode()
+
+
+def only_item_parts(value: object) -> Iterator[bytes]:
+    """Return a value as the only item of an array, piece by piece."""
+    yield _ARRAY.encode()
+    yield from _parts(value)
+    yield _ARRAY_END.encode()
+
+
+def fault_value(code: int, text: str) -> bytes:
+    """Return the struct that says what went wrong."""
+    return _text({'faultCode': code, 'faultString': text}).encode()
 
 
 def encode_request(method: str, value: object) -> bytes:

@@ -102,6 +102,8 @@ class RestFace(Face):
         source = self._source(args, attr) if isinstance(attr, dict) and not ALLOCATING & attr.keys() else None
         if source is None:
             return self.as_batch(method, members, headers)
+        if source.startswith('/pools') and any(name.startswith('vrf_') for name in attr):  # refused, not ignored
+            return self.as_batch(method, members, headers)
         wanted = {name: value for name, value in args.items() if name in ALLOCATING}
         placed = attr if source.startswith('/pools') else {k: v for k, v in attr.items() if not k.startswith('vrf_')}
         (added,) = self.ask('POST', f'{source}/allocations', {**placed, **wanted}, **headers)['result']

@@ -97,11 +97,11 @@ def test_the_log_tells_them_apart(rpc: Ask, caplog: pytest.LogCaptureFixture) ->
         rpc(ANN, 'version')
         rpc(ANN, 'version', {'username': 'bob'})
         rpc(ANOTHER, 'version')
-        rpc(ANOTHER, 'version', {'username': "bob' by='eve\n"})
+        rpc(ANOTHER, 'version', {'username': "bob' by='eve"})
     said = [record.getMessage().split(' ms ')[0].rpartition(' ')[0] for record in caplog.records]
     assert said == [
         "version user='ann'",
         "version user='ann'",
         "version user='ann@other'",
-        "version user=\"bob' by='eve\\n\" by='ann@other'",
+        "version user=\"bob' by='eve\" by='ann@other'",
     ]

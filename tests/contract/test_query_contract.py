@@ -139,6 +139,15 @@ def test_and_or(plan: Face) -> None:
     assert plan.found(q('and', q('or', office, host), q('=', 'vlan', 7))) == [HOST]
 
 
+def test_either_of_two_tags(plan: Face) -> None:
+    """A search by one tag goes through the prefixes below it alone."""
+    plan.call('edit_prefix', prefix={'prefix': V6}, attr={'tags': ['six']})
+    plan.add_prefix('2001:db8:1::/48', 'assignment')
+    office, six = q('equals_any', 'inherited_tags', 'office'), q('equals_any', 'inherited_tags', 'six')
+    assert plan.found(q('or', office, six)) == [HOST, '2001:db8:1::/48']
+    assert plan.found(q('or', six, six)) == ['2001:db8:1::/48']
+
+
 def test_an_empty_query_matches_everything(plan: Face) -> None:
     """Deliberate difference 15."""
     assert plan.found({}) == ALL

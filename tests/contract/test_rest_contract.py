@@ -246,6 +246,109 @@ def test_an_allocation_in_another_vrf(ask: Ask) -> None:
     assert ask('GET', f'/prefixes/{source["id"]}/free?prefix_length=26').json == {'result': ['10.0.0.64/26']}
 
 
+def test_an_allocation_that_names_another_vrf(ask: Ask) -> None:
+    """The path says which VRF; a body that says the same is fine."""
+    vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
+    other = ask('POST', '/vrfs', {'rt': '1:2', 'name': 'w'}).json
+    pool = ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}).json
+    source = add(ask, '10.0.0.0/16', vrf_id=vrf['id'], pool_id=pool['id'])
+    bodies = {
+        f'/pools/{pool["id"]}': {'family': 4, 'prefix_length': 26, 'description': 'd'},
+        f'/prefixes/{source["id"]}': {'prefix_length': 26, 'type': 'assignment', 'description': 'd'},
+    }
+    for path, body in bodies.items():
+        for named in (
+            {'vrf_id': 99999},
+            {'vrf_id': 0},
+            {'vrf_id': other['id']},
+            {'vrf_rt': '1:2'},
+            {'vrf_rt': '9:9'},
+            {'vrf_name': 'w'},
+            {'vrf_name': 'default'},
+            {'vrf_id': vrf['id'], 'vrf_name': 'w'},
+        ):
+            for more in ({}, {'count': 2}):
+                told = refused(ask('POST', f'{path}/allocations', {**body, **named, **more}), 422, 1200)
+                assert told['attribute'] == list(named)[-1]
+                assert 'is in the VRF with' in told['detail']
+                key = f'{path} {named} {more}'
+                refused(ask('POST', f'{path}/allocations', {**body, **named, **more}, Idempotency_Key=key), 422, 1200)
+        assert refused(ask('POST', f'{path}/allocations', {**body, 'vrf_id': 'x'}), 422, 1200)['attribute'] == 'vrf_id'
+        assert ask('GET', f'/prefixes/{source["id"]}').json['children'] == 0
+    for path, body in bodies.items():
+        for named in (
+            {'vrf_id': vrf['id']},
+            {'vrf_id': str(vrf['id']), 'vrf_rt': ' 01:1', 'vrf_name': ' v'},
+            {'vrf_id': None, 'vrf_rt': None, 'vrf_name': None},
+        ):
+            answer = ask('POST', f'{path}/allocations', {**body, **named})
+            assert (answer.status_code, answer.json['result'][0]['vrf_id']) == (201, vrf['id'])
+    # The VRF is a part of what a key stands for.
+    path, body = f'/prefixes/{source["id"]}/allocations', bodies[f'/prefixes/{source["id"]}']
+    assert ask('POST', path, body, Idempotency_Key='k').status_code == 201
+    refused(ask('POST', path, {**body, 'vrf_id': other['id']}, Idempotency_Key='k'), 422, 1410)
+
+
+@pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes', 'asns'])
+def test_a_body_that_names_another_object_than_the_path(ask: Ask, plural: str) -> None:
+    ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'})
+    ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
+    ask('POST', '/asns', {'asn': 7, 'name': 'x'})
+    add(ask, '10.0.0.0/16')
+    key = 'asn' if plural == 'asns' else 'id'
+    item = ask('GET', f'/{plural}').json['result'][-1]
+    changed = {'description': 'y'} if plural == 'prefixes' else {'name': 'y'}
+    told = refused(ask('PATCH', f'/{plural}/{item[key]}', {key: 999, **changed}), 400, 1120)
+    assert told['attribute'] == key
+    assert ask('GET', f'/{plural}').json['result'][-1] == item
+
+
+def test_notations_of_as_numbers(ask: Ask) -> None:
+    """In a path as in a value, and of AS numbers only."""
+    item = ask('POST', '/asns', {'asn': 'AS1.10', 'name': 'x'}).json
+    assert item['asn'] == 65546
+    for written in ('65546', 'AS65546', 'as65546', '1.10', 'AS1.10', 'as01.010'):
+        answer = ask('GET', f'/asns/{written}')
+        assert (answer.status_code, answer.json) == (200, item), written
+        assert ask('PATCH', f'/asns/{written}', {'name': written}).json == {'asn': 65546, 'name': written}
+        item = ask('GET', '/asns/65546').json
+        assert ask('GET', f'/asns?asn={written}').json['result'] == [item]
+        refused(ask('POST', '/asns', {'asn': written, 'name': 'y'}), 409, 1400)
+        assert ask('DELETE', f'/asns/{written}').status_code == 204
+        made = ask('POST', '/asns', {'asn': written, 'name': 'x'})
+        assert made.headers['Location'] == '/api/v1/asns/65546'
+        item = made.json
+    for written in ('AS', 'ASx', 'AS1.', '70000.1', '1.70000', 'AS1.2.3', 'AS99999999999', 'AS-1', '1.2.3.4', 'A1'):
+        told = refused(ask('GET', f'/asns/{written}'), 404, 1300)
+        assert 'There is no asn' not in told['detail'], written  # no such path
+    refused(ask('GET', '/asns/AS64499'), 404, 1300)
+    refused(ask('GET', '/asns/AS4294967296'), 422, 1200)
+    for plural in ('vrfs', 'pools', 'prefixes', 'webhooks'):
+        for written in ('AS0', '0.0', 'AS1'):
+            for method in ('GET', 'DELETE'):
+                refused(ask(method, f'/{plural}/{written}'), 404, 1300)
+
+
+@pytest.mark.parametrize(
+    ('text', 'fine'),
+    [
+        *[(text, True) for text in ('ticket 7', 'Größe', 'växel i Malmö', '日本語', 'за́явка', '€', '~')],
+        *[
+            (text, False)
+            for text in ('a\tb', 'a\x7fb', 'a\u0085b', 'a\u00a0b', 'a\u00adb', 'a\u2028b', 'a\u200bb', '\ufeffa')
+        ],
+    ],
+)
+def test_reasons_and_groups_are_described_as_they_are_taken(ask: Ask, text: str, fine: bool) -> None:
+    """In UTF-8, whatever is printable."""
+    parameters = describe('/api/v1')['components']['parameters']
+    for number, (name, part) in enumerate((('NIPAP-Reason', 'Reason'), ('NIPAP-Group', 'Group'))):
+        assert Draft202012Validator(parameters[part]['schema']).is_valid(text) == fine
+        sent = {name: text.encode().decode('latin-1')}
+        answer = ask('POST', '/asns', {'asn': number + 1, 'name': 'x'}, **sent)
+        assert (answer.status_code == 201) == fine, answer.data
+
+
 def test_a_vrf_with_prefixes_is_removed_with_them_when_that_is_said(ask: Ask) -> None:
     vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
     path, by_name = f'/vrfs/{vrf["id"]}', {'vrf': {'name': 'v'}}
@@ -412,6 +515,14 @@ def test_paths_and_methods(ask: Ask, method: str, path: str, status: int, code: 
     answer = ask(method, path)
     refused(answer, status, code)
     assert ('Allow' in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes'])
+@pytest.mark.parametrize('key', [2**31 - 1, 2**31, 2**32, 10**18 - 1])
+def test_a_condition_on_what_no_column_can_number(client: FlaskClient, plural: str, key: int) -> None:
+    for method, body in (('DELETE', None), ('PATCH', {'description': 'x'})):
+        answer = client.open(f'/api/v1/{plural}/{key}', method=method, json=body, headers=AUTH | {'If-Match': '*'})
+        refused(answer, 404, 1300)
 
 
 @pytest.mark.parametrize('path', ['/prefixes', '/vrfs', '/pools', '/asns', '/batch', '/prefixes/search'])

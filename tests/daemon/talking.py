@@ -22,6 +22,22 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become ano
 # Without a database of its own it starts in a fraction of the time; most tests do not care which one it is.
 Configured = Callable[..., Daemon]
 
+# Becomes a program at a terminal of its own, and copies what that shows.
+AT_TERMINAL = """
+import os, pty, signal, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: os.kill(child, number))
+while True:
+    try:
+        os.write(1, os.read(terminal, 65536).replace(b'\\r\\n', b'\\n'))
+    except OSError:
+        break
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 
 class Client:
     """Calls over one connection, with the credentials of the first user."""

@@ -178,11 +178,11 @@ def test_without_a_limit_every_guess_is_heard(make: Make, callers: Any) -> None:
 def test_a_changed_account_is_forgotten_by_all_handlers_at_once(make: Make, callers: Any, make_dir: Any) -> None:
     directory = make_dir()
     running = make(data_dir=directory, failed_logins='100')
-    passwd(directory, 'add', '--user', 'ann', '--password', 'first')
+    passwd(directory, 'add', '--user', 'ann', '--password', 'the first')
     connections = callers(running, 2 * HANDLERS)
-    assert {caller.ask('ann', 'first') for caller in connections} == {__version__}
-    passwd(directory, 'modify', '--user', 'ann', '--password', 'second')
-    assert {caller.ask('ann', 'first') for caller in connections} == {'Incorrect username or password.'}
-    assert {caller.ask('ann', 'second') for caller in connections} == {__version__}
+    assert {caller.ask('ann', 'the first') for caller in connections} == {__version__}
+    passwd(directory, 'modify', '--user', 'ann', '--password', 'the second')
+    assert {caller.ask('ann', 'the first') for caller in connections} == {'Incorrect username or password.'}
+    assert {caller.ask('ann', 'the second') for caller in connections} == {__version__}
     passwd(directory, 'delete', '--user', 'ann')
-    assert {caller.ask('ann', 'second') for caller in connections} == {'Incorrect username or password.'}
+    assert {caller.ask('ann', 'the second') for caller in connections} == {'Incorrect username or password.'}

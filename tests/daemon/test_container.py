@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import socket
@@ -16,6 +17,7 @@ import pytest
 from daemon_process import poll
 
 from nipapd import server
+from nipapd.fibers import Fibers
 from nipapd.server import Container, Server
 
 PART = b'0123456789abcdef' * 4096  # 64 KB
@@ -334,3 +336,118 @@ def test_what_fails_before_the_first_byte_is_answered(
         assert answer_on(client).read() == b'other'
     application.await_closed(4)
     assert 'a request failed' in caplog.text
+
+
+# refused
+
+
+@pytest.mark.parametrize('size', [1000, 2**16, 2 * server.MAX_BODY])
+def test_the_sender_of_a_chunked_body_that_is_too_large_reads_why(
+    address: Address, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    """Also when Tornado waits for more of it at the moment."""
+    with asking(address, method='POST', headers='Transfer-Encoding: chunked\r\n') as client:
+        sent = 0
+        while sent <= server.MAX_BODY:
+            part = min(size, server.MAX_BODY + 1 - sent)
+            client.sendall(b'%x\r\n%s%s' % (size, bytes(part), b'\r\n' if part == size else b''))
+            sent += part
+        assert answer_on(client).status == 413
+        client.sendall(bytes(2**20))
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b''
+    assert other(address) == b'other'
+    assert complaints(caplog) == []
+
+
+# when the loop ends
+
+TOO_LARGE = server.MAX_BODY + 1
+BEGUN = {
+    'nothing': b'',
+    'half a head': b'GET / HTTP/1.1\r\nHost:',
+    'half a body': b'POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello',
+    'half a chunk': b'POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nhello',
+    'a long answer': b'GET / HTTP/1.1\r\nHost: test\r\n\r\n',
+    'a request behind another': b'GET / HTTP/1.1\r\nHost: test\r\n\r\n' * 2,
+    'long headers': b'GET / HTTP/1.1\r\n' + b'X: y\r\n' * 20_000 + b'\r\n',
+    'a body that is too large': b'POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n' % TOO_LARGE,
+    'chunks that are too large': b'POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s'
+    % (TOO_LARGE, bytes(TOO_LARGE)),
+}
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged as an error, also of what nobody refers to any more."""
+    gc.collect()
+    return [record.getMessage() for record in caplog.records if record.levelname == 'ERROR']
+
+
+@pytest.mark.parametrize('begun', BEGUN.values(), ids=BEGUN.keys())
+def test_connections_that_are_cut_off_are_no_errors(
+    application: Application, caplog: pytest.LogCaptureFixture, begun: bytes
+) -> None:
+    application.parts = long
+
+    async def serve() -> None:
+        fibers = Fibers()
+        made = Server(Container(application, fibers))
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            listener.setblocking(False)
+            made.listen_on([listener])
+            reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=2**24)
+            writer.write(begun)
+            if 'too large' in name or name == 'long headers' or name == 'a long answer':
+                await reader.readuntil(b'\r\n\r\n')
+            else:
+                while not made.open_connections:
+                    await asyncio.sleep(0.001)
+            made.stop_accepting(10)
+            fibers.end()
+            await made.cut_off()
+            assert made.open_connections == 0
+            await made.drained()
+            writer.close()
+
+    (name,) = (each for each, sent in BEGUN.items() if sent is begun)
+    asyncio.run(serve())
+    assert complaints(caplog) == []
+
+
+@pytest.mark.parametrize('turns', range(8))
+def test_an_answer_whose_client_has_left_when_the_loop_ends_is_no_error(
+    application: Application, caplog: pytest.LogCaptureFixture, turns: int
+) -> None:
+    """So many turns after a part of it was written."""
+
+    async def serve() -> None:
+        fibers = Fibers()
+        made = Server(Container(application, fibers))
+        begun, written = asyncio.Event(), asyncio.Event()
+
+        def parts() -> Iterator[bytes]:
+            begun.set()
+            while made.open_connections:
+                fibers.sleep(0.001)
+            yield PART * 32
+            written.set()
+            yield PART
+
+        application.parts = parts
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            listener.setblocking(False)
+            made.listen_on([listener])
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b'GET / HTTP/1.1\r\nHost: test\r\n\r\n')
+            await begun.wait()
+            writer.close()
+            made.stop_accepting()
+            await made.drained()
+            await written.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            fibers.end()
+            await made.cut_off()
+
+    asyncio.run(serve())
+    assert complaints(caplog) == []

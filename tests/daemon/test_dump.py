@@ -34,7 +34,8 @@ from nipap.calls import Request
 from nipap.integrity import check
 from nipap.postgres import migrations, schema
 from nipap.postgres.database import Database
-from nipapd import archive, config, dump, maintenance
+from nipap.postgres.transaction import Transaction
+from nipapd import archive, config, dump, maintenance, restored
 from nipapd.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.slow
@@ -478,6 +479,27 @@ def test_the_next_dump_or_restore_ends_one_that_was_killed(
     assert [user.username for user in empty.users.users()] == ['operator']
     assert empty.users.of_restores() == []
     assert empty.state() == full.state()
+
+
+def test_the_number_of_the_transaction_is_on_the_disk_before_it_names_a_file(empty: Site) -> None:
+    """Else a power cut could give it to another transaction, which would be taken for that of the restore."""
+    schema.install(empty.dsn)
+    empty.users.create()
+    written, flushed = 'SELECT pg_current_wal_insert_lsn()', 'SELECT %s::pg_lsn <= pg_current_wal_flush_lsn()'
+    database = Database(empty.dsn)
+    try:
+
+        def work(tx: Transaction) -> None:
+            tx.execute("INSERT INTO asn (asn, name) VALUES (1, 'x')")
+            mark = tx.value(written)
+            restored.keep(tx, database, empty.users, empty.users)
+            assert tx.value(flushed, (mark,))
+
+        database.run(work)
+    finally:
+        database.close()
+    (file,) = empty.users.of_restores()
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_accounts_of_a_restore_into_another_database_are_left_alone(

@@ -373,11 +373,11 @@ def test_a_stream_ends_with_its_account(
     removed, demoted, renewed, stays = (Client(made, basic(name, 'secret')) for name in names)
     streams = {client: client.stream() for client in (removed, demoted, renewed, stays)}
     users.delete('removed')
-    assert ended_within(streams[removed], PATIENCE_S / 2)
+    assert ended_within(streams[removed], PATIENCE_S)
     users.modify('demoted', trusted=False)
-    assert ended_within(streams[demoted], PATIENCE_S / 2)
+    assert ended_within(streams[demoted], PATIENCE_S)
     users.modify('renewed', password='another secret')
-    assert ended_within(streams[renewed], PATIENCE_S / 2)
+    assert ended_within(streams[renewed], PATIENCE_S)
     for client, status in ((removed, 401), (renewed, 401), (demoted, 200)):
         assert client.open_stream().status() == status
     i = stays.add(1)
@@ -397,7 +397,7 @@ def test_a_stream_ends_with_its_token(daemon: DaemonFactory, database_options: d
         for seconds in (10, 600)
     )
     streams = short.stream(), long.stream()
-    assert ended_within(streams[0], PATIENCE_S / 2)
+    assert ended_within(streams[0], PATIENCE_S)
     assert short.open_stream().status() == 401
     i = long.add(1)
     assert streams[1].next()['object']['id'] == i

@@ -15,6 +15,7 @@ SHIPPED = {
     'share/man/man1': ['docs/man/nipap.1', 'docs/man/nipap-admin.1', 'docs/man/nipap-passwd.1'],
     'share/doc/nipapd': [
         *('etc/nipap.conf.dist', 'etc/nipapd.service', 'etc/nipapd.socket', 'etc/nipapd.logrotate'),
+        *('etc/nipap-backup.service', 'etc/nipap-backup.timer'),
         *('etc/nipapd.fail2ban', 'etc/prometheus-alerts.yml', 'etc/grafana-dashboard.json', 'docs/migrating.md'),
     ],
 }

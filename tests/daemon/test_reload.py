@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import ssl
@@ -35,8 +36,8 @@ TAKEN_OVER = ' INFO nipapd: serving on '
 def configured(daemon: DaemonFactory, database_options: dict[str, str]) -> Configured:
     """Makes daemons on the test's database: `configured(*args, **settings of [nipapd])`."""
 
-    def make(*args: str, **settings: str) -> Daemon:
-        return daemon(*args, config={'nipapd': {'forks': '2', **database_options, **settings}})
+    def make(*args: str, start: bool = True, **settings: str) -> Daemon:
+        return daemon(*args, config={'nipapd': {'forks': '2', **database_options, **settings}}, start=start)
 
     return make
 
@@ -310,3 +311,30 @@ def test_handlers_of_another_account_beside_their_own_database(
     nobody = pwd.getpwnam('nobody').pw_uid
     assert {os.stat(f'/proc/{process.pid}').st_uid for process in running.children()} == {nobody}
     assert call(running, 'list_vrf', vrf={'id': 0})
+
+
+def can_mount() -> bool:
+    """Return whether this account may mount a file system that no other process sees."""
+    command = ['unshare', '--mount', 'mount', '-t', 'tmpfs', 'none', '/mnt']
+    return bool(shutil.which('unshare')) and not subprocess.run(command, capture_output=True).returncode
+
+
+@pytest.mark.skipif(not can_mount(), reason='this account may not mount a file system')
+def test_a_daemon_that_has_given_up_root_keeps_its_accounts(configured: Configured) -> None:
+    """Started by root without --data-dir it has them in /var/lib/nipap, which is not where others would have them."""
+    running = daemon_without_data_dir(configured, user='postgres')
+    running.through = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /var/lib && exec "$@"', 'sh']
+    running.start()
+    # Its directory is on a file system that this process does not see.
+    running.user = 'admin', Path(f'/proc/{running.pid}/root/var/lib/nipap/first-password').read_text().rstrip('\n')
+    assert call(running, 'version')
+    reload(running)
+    assert call(running, 'version')
+    assert 'cannot be read' not in running.log()
+
+
+def daemon_without_data_dir(configured: Configured, **settings: str) -> Daemon:
+    made = configured(start=False, **settings)
+    position = made.args.index('--data-dir')
+    del made.args[position : position + 2]
+    return made

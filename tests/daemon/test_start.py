@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import urllib.error
@@ -23,6 +24,7 @@ import pytest
 from daemon_process import READY, REPOSITORY, Daemon, free_port
 from support import FAST, DaemonFactory, options_of
 from talking import (
+    AT_TERMINAL,
     Configured,
     await_that,
     call,
@@ -55,6 +57,35 @@ def test_without_configuration_it_has_a_database_and_a_user_of_its_own(
     assert 'created user' not in again.log()
     with client(running, url=again.address) as ask:
         assert [prefix['description'] for prefix in ask('list_prefix', prefix={})] == ['kept']
+
+
+def test_the_first_password_is_in_a_file_that_its_change_removes(configured: Configured, make_dir: Any) -> None:
+    home = make_dir()
+    running = configured('--debug', data_dir=home)
+    file = home / 'first-password'
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    password = file.read_text().rstrip('\n')
+    assert running.admin() == ('admin', password)
+    assert call(running, 'version') == __version__
+    assert running.stop() == 0
+    assert password not in running.log()
+    assert sorted(each.name for each in home.glob('*password*')) == ['first-password']
+    first = configured(data_dir=home)
+    assert 'password' not in first.log()
+    passwd = [sys.executable, '-m', 'nipapd.passwd', '--data-dir', str(home), '-u', 'admin']
+    for args, is_kept in ((['modify', '-n', 'Admin'], True), (['modify', '-p', 'a better password'], False)):
+        done = subprocess.run([*passwd, *args], cwd=REPOSITORY, capture_output=True, text=True)
+        assert (done.returncode, done.stderr, file.exists()) == (0, '', is_kept)
+
+
+def test_the_first_password_is_shown_at_a_terminal(configured: Configured, make_dir: Any) -> None:
+    home = make_dir()
+    running = configured(start=False, data_dir=home)
+    running.through = [sys.executable, '-c', AT_TERMINAL]
+    running.start()
+    assert f"created user 'admin' with password '{running.admin()[1]}' (shown only this once" in running.log()
+    assert call(running, 'version') == __version__
+    assert list(home.glob('first-password*')) == []
 
 
 def test_it_listens_where_it_says_and_on_the_local_host_only(

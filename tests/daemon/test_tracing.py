@@ -228,6 +228,8 @@ def test_traces_of_clients_are_passed_on(daemon: DaemonFactory, database_options
             refused = send_traces(running, '/v1/traces/', body, **headers)
             assert (refused.status, refused.headers['WWW-Authenticate'].startswith('Basic ')) == (401, True)
         assert send_traces(running, '/v1/traces', body, Authorization=login, Content_Type='text/plain').status == 404
+        elsewhere = {'Authorization': login, 'Sec_Fetch_Site': 'cross-site'}
+        assert send_traces(running, '/v1/traces', body, **elsewhere).status == 403
         assert collector.spans() == []
         assert get(running, '/v1/traces').status == 405
     away = send_traces(running, '/v1/traces', body, Authorization=login)

@@ -284,12 +284,23 @@ def test_what_is_old_is_removed_once_all_have_it(
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 0
     db.run(lambda tx: webhook.pass_by(tx, hook, 1))
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
-    assert db.read(events.removed) == 1
+    assert db.read(events.bounds).removed == 1
     db.run(lambda tx: webhook.pass_by(tx, hook, 3))
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
     assert [event['id'] for event in read_all(db)] == [3]
     assert sequencer.step(db) == 0
     assert len(audit_ids(db)) == 4, 'the log has them, and the webhook'
+
+
+def test_dead_letters_are_kept_for_thirty_days(db: Database, actor: Actor) -> None:
+    hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}, actor.who))
+    ages = [1, 30 * 24 - 1, 30 * 24 + 1]
+    sql = """INSERT INTO dead_letter (webhook_id, position, event, error, added)
+        SELECT %s, 1, '{}', '', now() - hours * interval '1 hour' FROM unnest(%s) hours"""
+    db.run(lambda tx: tx.execute(sql, (hook, ages)))
+    db.run(lambda tx: events.remove_old(tx, 2, kafka=False))
+    kept = 'SELECT round(extract(epoch FROM now() - added) / 3600)::int FROM dead_letter ORDER BY id'
+    assert db.read(lambda tx: tx.all(kept)) == [(hours,) for hours in ages[:2]]
 
 
 def test_who_is_disabled_is_waited_for_by_nobody(

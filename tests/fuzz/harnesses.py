@@ -26,6 +26,7 @@ from choices_of_bytes import Choices
 from flask import Request
 from werkzeug.test import EnvironBuilder
 
+from nipap.access import local_users
 from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
 from nipap.addresses import parse_network, parse_route_target
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute, check_text, read_value
@@ -139,6 +140,7 @@ def _scratch() -> Path:
 
 @functools.cache
 def _authenticator() -> Authenticator:
+    local_users._LOG2_N = 4  # a password is hashed for each input that has one
     tokens = BackendSettings('tokens', 'JwtAuth', {'signing_key': 'k' * 32})
     return Authenticator(AuthSettings('tokens', 3600, {'tokens': tokens}))
 

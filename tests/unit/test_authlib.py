@@ -147,9 +147,13 @@ def test_options_of_the_wrong_type(option: str, value: object, code: int) -> Non
     assert error.value.code == code
 
 
-def test_nothing_is_stored_that_xml_cannot_carry() -> None:
-    with pytest.raises(NipapValueError):
-        make_actor(Credentials('joe'), {'authoritative_source': 'x\x08'})
+@pytest.mark.parametrize('option', ['authoritative_source', 'username', 'full_name'])
+@pytest.mark.parametrize(
+    'value', ['x\x08', 'a\nb', 'a\tb', 'a\x7f', 'a\u2028', 'a\u202eb', 'a\u2066b', 'x' * 256, 'x' * 2**20]
+)
+def test_no_name_is_stored_that_breaks_lines_or_is_long(option: str, value: str) -> None:
+    with pytest.raises(NipapValueError, match=f"^'{option}' in auth options has "):
+        make_actor(Credentials('joe', trusted=True), {**SOURCE, option: value})
 
 
 @given(value=st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.integers())))
@@ -569,9 +573,17 @@ def claims_that_are_refused() -> list[dict[str, object]]:
     return [
         {'exp': None},
         {'exp': 'tomorrow'},
+        {'exp': float('inf')},
+        {'iat': 'yesterday'},
+        {'iat': time.time() + 60},
         {'sub': None},
         {'sub': ''},
         {'sub': 7},
+        {'sub': 'a\nb'},
+        {'sub': 'x' * 256},
+        {'full_name': 'A\u2028'},
+        {'full_name': 'A\u202e'},
+        {'full_name': 'x' * 256},
         {'username': ['x']},
         {'full_name': 7},
         {'readonly': 'perhaps'},
@@ -591,6 +603,39 @@ def test_tokens_that_claim_nonsense(make: Callable[..., Authenticator], number: 
     forged = b'.'.join([*parts, jwt.utils.base64url_encode(signature)]).decode()
     with pytest.raises(AuthenticationFailedError, match=r'^Invalid token\.$'):
         make(signing_key=SECRET).login_token(forged)
+
+
+HOUR, YEAR = 3600, 8760 * 3600
+
+
+@pytest.mark.parametrize(
+    ('options', 'exp', 'iat', 'is_accepted'),
+    [
+        ({}, YEAR, None, True),
+        ({}, YEAR + 2 * HOUR, None, False),
+        ({}, 100 * YEAR, None, False),
+        ({}, 2**62, None, False),
+        ({}, HOUR, -YEAR + 2 * HOUR, True),
+        ({}, HOUR, -YEAR, False),  # nearly over, and was good for longer
+        ({}, 100 * YEAR, -1, False),
+        ({'max_token_hours': '12'}, 12 * HOUR, -1, True),
+        ({'max_token_hours': '12'}, 13 * HOUR, -1, False),
+        ({'max_token_hours': '12'}, 11 * HOUR, -2 * HOUR, False),
+        ({'max_token_hours': '876000'}, 99 * YEAR, None, True),
+    ],
+)
+def test_a_token_has_a_longest_lifetime(
+    make: Callable[..., Authenticator], options: dict[str, str], exp: int, iat: int | None, is_accepted: bool
+) -> None:
+    now = int(time.time())
+    claims = {'exp': now + exp} if iat is None else {'exp': now + exp, 'iat': now + iat}
+    authenticator = make(signing_key=SECRET, **options)
+    if is_accepted:
+        assert authenticator.login_token(token(**claims)).username == 'ann'
+        return
+    hours = options.get('max_token_hours', '8760')
+    with pytest.raises(AuthenticationFailedError, match=rf'longer than is accepted: at most {hours} hours\.$'):
+        authenticator.login_token(token(**claims))
 
 
 def test_expired_and_forged_tokens(make: Callable[..., Authenticator]) -> None:

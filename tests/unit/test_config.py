@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nipap.access.authentication import TOKEN_HOURS
 from nipapd import config
 from nipapd.config import Config, ConfigError, DaemonSettings, load
 from nipapd.values import OFF
@@ -284,6 +285,24 @@ def test_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.os, 'geteuid', lambda: 4000000)
     with pytest.raises(ConfigError, match='--data-dir'):
         load([], {})
+
+
+def test_a_daemon_that_has_become_another_account_reads_the_same_file_for_the_same_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'default.conf'
+    path.write_text('[nipapd]\nport = 7\n')
+    monkeypatch.setattr(config, 'DEFAULT_FILE', path)
+    monkeypatch.setattr(config.os, 'geteuid', lambda: 0)
+    first = load([], {})
+    monkeypatch.setattr(config.os, 'geteuid', lambda: 1)
+    path.write_text('[nipapd]\nport = 8\n')
+    second = load([], {'HOME': '/home/x'}, former=first)
+    assert (second.nipapd.port, second.data_dir, second.path) == (8, Path('/var/lib/nipap'), path)
+    assert second.auth.backends['local'].options['db_path'] == '/var/lib/nipap/local_auth.db'
+    path.unlink()
+    with pytest.raises(ConfigError, match='No such file'):
+        load([], {'HOME': '/home/x'}, former=first)
 
 
 @pytest.mark.parametrize(
@@ -595,6 +614,10 @@ def test_the_local_backend_needs_no_section(read: Reader, tmp_path: Path) -> Non
     ('options', 'reason'),
     [
         ('', 'one of signing_key and public_key_file is needed, and not both'),
+        *(
+            (f'signing_key = {SECRET}\nmax_token_hours = {hours}', f'max_token_hours = {hours}: not a number of hours')
+            for hours in ('0', 'x', '876001')
+        ),
         (f'signing_key = {SECRET}\npublic_key_file = {EXAMPLE}', 'one of signing_key and public_key_file is needed'),
         ('public_key_file = /nowhere/key.pem', 'public_key_file = /nowhere/key.pem: No such file or directory'),
         ('signing_key = ssh-rsa AAAA', 'signing_key: is a public key, not a secret'),
@@ -695,7 +718,7 @@ def test_the_example_of_a_token_backend(tmp_path: Path) -> None:
     path.write_text(before + header[1:] + after)
     loaded = load(['-c', str(path), '--data-dir', str(tmp_path)], {})
     assert loaded.warnings == ()
-    assert loaded.auth.backends['sso'].options == {'signing_key': SECRET}
+    assert loaded.auth.backends['sso'].options == {'signing_key': SECRET, 'max_token_hours': str(TOKEN_HOURS)}
     assert {key for key in config._BACKEND_KEYS['JwtAuth'] if f'\n{key} =' in path.read_text()} == set(
         config._BACKEND_KEYS['JwtAuth']
     )

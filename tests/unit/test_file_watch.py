@@ -109,3 +109,16 @@ def test_a_file_at_rest_is_not_read(file: Path, watch: FileWatch, monkeypatch: p
     watch._connection.set_trace_callback(statements.append)
     watch.revision()
     assert statements == []
+
+
+def test_a_closed_watch_has_no_file_open(file: Path, watch: FileWatch) -> None:
+    """It may be closed so that another file can be put in its place, or the data directory be removed."""
+
+    def is_open() -> bool:
+        return any(os.path.realpath(entry) == str(file) for entry in Path('/proc/self/fd').iterdir())
+
+    watch.revision()
+    assert is_open()
+    watch.close()
+    assert not is_open()
+    assert watch.revision() > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import io
 import logging
@@ -21,6 +22,7 @@ from nipap.calls import CALLS, Request
 from nipap.errors import AuthenticationFailedError, NipapError
 from nipap.postgres.transaction import Outcome
 from nipap.runtime.chunks import Chunks
+from nipap.runtime.meter import Meter
 from nipap.xmlrpc.codec import encode_response
 
 AUTH = {'authoritative_source': 'nipap'}
@@ -313,7 +315,7 @@ def test_an_unknown_method(client: FlaskClient) -> None:
     assert len(fault_of(client, body_of('x' * 10_000, {'auth': AUTH}))[1]) < 200
 
 
-@pytest.mark.parametrize('name', ['__init__', 'answer', 'calls', 'system.multicall', '_call', 'funcs', ''])
+@pytest.mark.parametrize('name', ['__init__', 'answer', 'calls', 'system.nothing', '_call', 'funcs', ''])
 def test_what_is_no_method_cannot_be_called(client: FlaskClient, name: str) -> None:
     assert fault_of(client, body_of(name, {'auth': AUTH}))[0] == 1100
 
@@ -357,16 +359,111 @@ def test_what_cannot_be_encoded_is_an_internal_error(client: FlaskClient, backen
 def test_list_methods(client: FlaskClient) -> None:
     names = post(client, body_of('system.listMethods'))
     assert names == sorted(names)
-    assert set(names) == {*CALLS, 'system.listMethods', 'system.methodHelp', 'system.methodSignature'}
+    assert set(names) == {*CALLS, *flask_xmlrpc.SYSTEM}
+    assert 'system.multicall' in names
 
 
 def test_method_help(client: FlaskClient) -> None:
     assert post(client, body_of('system.methodHelp', 'version')) == 'Return the version of the daemon.'
     assert post(client, body_of('system.methodHelp', 'system.listMethods')) == 'List the names of all methods.'
-    assert post(client, body_of('system.methodSignature', 'version')) == 'signatures not supported'
+    assert post(client, body_of('system.methodHelp', 'system.multicall')).startswith('Make several calls, one after')
+    for name in ('version', 'system.multicall'):
+        assert post(client, body_of('system.methodSignature', name)) == 'signatures not supported'
     assert fault_of(client, body_of('system.methodHelp', 'nope'))[0] == 1100
     for parameters in ((), (1,), ({'auth': AUTH},), ('version', 'version')):
         assert fault_of(client, body_of('system.methodHelp', *parameters))[0] == 1100
+
+
+# ---- several calls in a request
+
+
+def several(client: FlaskClient, *calls: Any) -> list[Any]:
+    answers: list[Any] = post(client, body_of('system.multicall', list(calls)), buffered=True)
+    return answers
+
+
+VERSION = {'methodName': 'version', 'params': [{'auth': AUTH}]}
+
+
+def test_several_calls_go_through_the_door(client: FlaskClient, backend: Recorder) -> None:
+    add = {'methodName': 'add_asn', 'params': [{'auth': AUTH, 'attr': {'asn': 1}, 'idempotency_key': 'a'}]}
+    assert several(client, VERSION, add, VERSION) == [['done']] * 3
+    assert [name for name, _, _ in backend.calls] == ['version', 'version']
+    ((_, actor, name, members, key),) = backend.kept
+    assert (actor.username, name, members, key) == ('ann', 'add_asn', {'attr': {'asn': 1}}, 'a')
+
+
+def test_an_unexpected_exception_is_the_fault_of_its_call(
+    client: FlaskClient, backend: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.answer = KeyError('secret')
+    (fault, names) = several(client, VERSION, {'methodName': 'system.listMethods', 'params': []})
+    assert (fault['faultCode'], fault['faultString'][:15]) == (1000, 'Internal error,')
+    assert 'version' in names[0]
+    assert 'secret' not in str(fault)
+    assert 'internal error in version' in caplog.text
+
+
+def test_an_answer_that_fails_on_its_way_is_a_fault_and_nothing_of_it_is_sent(
+    client: FlaskClient, backend: Recorder
+) -> None:
+    def read() -> Iterator[list[Any]]:
+        yield [{'a': 'begun'}] * 10
+        raise errors.NipapTimeoutError('too slow')
+
+    backend.answer = Chunks(read)
+    assert several(client, VERSION) == [{'faultCode': 1210, 'faultString': 'too slow'}]
+    backend.answer = Chunks(lambda: iter([[{'a': 'x'}] * 2, [{'a': 'y'}]]))
+    assert several(client, VERSION, VERSION) == [[[{'a': 'x'}, {'a': 'x'}, {'a': 'y'}]]] * 2
+
+
+def test_answers_of_several_calls_are_bounded(
+    client: FlaskClient, backend: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.answer = 'x' * 1000
+    monkeypatch.setattr(flask_xmlrpc, 'MOST_ANSWERS', 1500)
+    first, second, third, fourth = several(client, *[VERSION] * 4)
+    assert first == second == [backend.answer]
+    assert third['faultCode'] == fourth['faultCode'] == 1100
+    assert len(backend.calls) == 2
+
+
+def test_a_long_answer_of_several_calls_is_spooled(client: FlaskClient, backend: Recorder) -> None:
+    backend.answer = ['x' * 1000] * 5000
+    assert several(client, VERSION, VERSION) == [[backend.answer]] * 2
+
+
+def test_several_calls_end_where_credentials_do(backend: Recorder) -> None:
+    valid = iter([True, False])
+
+    class Leaving(Knower):
+        def login(self, username: str, password: str, address: str | None = None) -> Credentials:
+            return dataclasses.replace(super().login(username, password, address), are_valid=lambda: next(valid))
+
+    client = flask_xmlrpc.create_app(backend, Leaving(), max_body=MAX_BODY).test_client()
+    first, second = several(client, VERSION, VERSION)
+    assert first == ['done']
+    assert second['faultCode'] == 1510
+    assert len(backend.calls) == 1
+
+
+def test_each_of_several_calls_is_counted_and_logged(backend: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    class Counting(Meter):
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, int]] = []
+
+        def call(self, method: str, code: int, seconds: float) -> None:
+            assert seconds >= 0
+            self.seen.append((method, code))
+
+    meter = Counting()
+    client = flask_xmlrpc.create_app(backend, Knower(), max_body=MAX_BODY, meter=meter).test_client()
+    with caplog.at_level(logging.INFO, 'nipap.request'):
+        several(client, VERSION, {'methodName': 'nope', 'params': []}, VERSION)
+    assert meter.seen == [('version', 0), ('-', 1100), ('version', 0), ('system.multicall', 0)]
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split()[0] for line in lines] == ['version', '-', 'version', 'system.multicall']
+    assert len({line.rpartition('request=')[2] for line in lines}) == 1
 
 
 # ---- compression and size
@@ -497,14 +594,14 @@ def test_one_line_a_request(client: FlaskClient, backend: Recorder, caplog: pyte
     caplog.set_level(logging.INFO, 'nipap.request')
     call(client, 'version')
     backend.answer = NipapError('no')
-    fault_of(client, body_of('echo', {'auth': {**AUTH, 'username': 'eve\nfake'}}))
+    fault_of(client, body_of('echo', {'auth': {**AUTH, 'username': "eve' fake"}}))
     fault_of(client, body_of('no\nsuch', {'auth': AUTH}))
     fault_of(client, body_of('version'), {})
     varying = r'[0-9]+\.[0-9](?= ms)|(?<=request=)\S+'
     lines = [re.sub(varying, 'N', r.getMessage()) for r in caplog.records if r.name == 'nipap.request']
     assert lines == [
         "version user='ann' N ms ok request=N",
-        r"echo user='eve\nfake' by='ann' N ms fault 1000 request=N",
+        "echo user=\"eve' fake\" by='ann' N ms fault 1000 request=N",
         "- user='ann' N ms fault 1100 request=N",
         "- user='-' N ms fault 1500 request=N",
     ]

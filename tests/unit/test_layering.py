@@ -42,7 +42,7 @@ MODULES_IN_ORDER = (
     *('objects.rows', 'objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
     *('objects.prefix_view', 'objects.prefix_search', 'objects.prefix', 'objects.allocate'),
     *('integrity.check', 'integrity.repair', 'integrity.restore'),
-    *('access.shared_memory', 'access.known_logins', 'access.local_users', 'access.login_limits'),
+    *('access.names', 'access.shared_memory', 'access.known_logins', 'access.local_users', 'access.login_limits'),
     'access.authentication',
     *('batch', 'objects.kinds', 'objects.searching', 'calls', 'backend'),
     *('http.credentials', 'http.bodies', 'http.origins', 'http.requests', 'http.traces', 'flask_xmlrpc'),

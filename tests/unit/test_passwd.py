@@ -127,17 +127,17 @@ def stored(path: Path, username: str = 'joe') -> tuple[str, str]:
 
 def test_a_life(command: Command, path: Path) -> None:
     command('create-database')
-    command('add', '-u', 'joe', '-p', 'secret', '-n', 'Joe Doe', '-t')
-    command('add', '-u', 'åsa', '-p', 'hemligt', '--readonly')
+    command('add', '-u', 'joe', '-p', 'the secret', '-n', 'Joe Doe', '-t')
+    command('add', '-u', 'åsa', '-p', 'hemlighet', '--readonly')
     assert command('list').stdout.splitlines() == [
         'username             real name                 trusted read only',
         '-' * 64,
         'joe                  Joe Doe                   1       0      ',
         'åsa                                            0       1      ',
     ]
-    command('test-user', '-u', 'joe', '-p', 'secret')
-    command('modify', '-u', 'joe', '-p', 'other', '-n', '', '--no-trusted', '-r')
-    command('test-user', '-u', 'joe', '-p', 'other')
+    command('test-user', '-u', 'joe', '-p', 'the secret')
+    command('modify', '-u', 'joe', '-p', 'the other', '-n', '', '--no-trusted', '-r')
+    command('test-user', '-u', 'joe', '-p', 'the other')
     assert LocalUsers(path).get('joe') == LocalUser('joe', None, trusted=False, readonly=True)
     command('modify', '-u', 'joe', '--no-readonly')
     assert [line.split() for line in command('list', '-u', 'joe').stdout.splitlines()[2:]] == [['joe', '0', '0']]
@@ -150,8 +150,8 @@ def test_a_life(command: Command, path: Path) -> None:
 @pytest.mark.usefixtures('cheap_hashes')
 def test_options_may_come_first(run: Command) -> None:
     run('create-database')
-    run('-u', 'joe', '-p', 'secret', 'add')
-    run('-u', 'joe', '-p', 'secret', 'test-user')
+    run('-u', 'joe', '-p', 'the secret', 'add')
+    run('-u', 'joe', '-p', 'the secret', 'test-user')
 
 
 def says(done: subprocess.CompletedProcess[str]) -> str:
@@ -163,7 +163,7 @@ def says(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.usefixtures('cheap_hashes')
 def test_errors_have_codes_of_their_own(run: Command, users: LocalUsers, path: Path) -> None:
-    users.add(LocalUser('joe'), 'secret')
+    users.add(LocalUser('joe'), 'the secret')
     for name in ('joe', 'nobody', 'joe@other'):
         wrong = run('test-user', '-u', name, '-p', 'x', code=2, silent=True)
         assert wrong.stdout == 'The username or password seems to be wrong\n'
@@ -172,13 +172,29 @@ def test_errors_have_codes_of_their_own(run: Command, users: LocalUsers, path: P
     assert says(run('modify', '-u', 'nobody', '-n', 'x', code=4)) == "no user 'nobody'"
 
 
+@pytest.mark.usefixtures('cheap_hashes')
+def test_new_passwords_have_a_length_and_older_ones_go_on(run: Command, users: LocalUsers) -> None:
+    users.add(LocalUser('joe'), 'x')
+    refusal = 'the password must have 8 to 1000 characters'
+    for password in ('x', '7 chars', 'x' * 1001):
+        for action, name in (('add', 'ann'), ('modify', 'joe')):
+            assert says(run(action, '-u', name, '-p', password, code=2)) == refusal
+            assert says(run(action, '-u', name, stdin=f'{password}\n', code=2)) == refusal
+    run('test-user', '-u', 'joe', '-p', 'x')
+    assert [user.username for user in users.users()] == ['joe']
+    run('modify', '-u', 'joe', '-n', 'Joe')
+    run('test-user', '-u', 'joe', '-p', 'x')
+    run('add', '-u', 'ann', '-p', '8 chars!')
+    run('modify', '-u', 'joe', '-p', 'åäöåäöåä')
+
+
 def test_what_is_as_it_is_wanted_is_no_error(run: Command, users: LocalUsers, path: Path) -> None:
     """Scripts that set up a host run again."""
-    users.add(LocalUser('joe', 'Joe'), 'secret')
+    users.add(LocalUser('joe', 'Joe'), 'the secret')
     again = run('add', '-u', 'joe', '-p', 'other', '-n', 'x', '--trusted')
     assert again.stdout == f"user 'joe' exists already in database {path}, nothing was changed\n"
     assert users.get('joe') == LocalUser('joe', 'Joe')
-    run('test-user', '-u', 'joe', '-p', 'secret')
+    run('test-user', '-u', 'joe', '-p', 'the secret')
     run('create-database')
     assert users.get('joe') == LocalUser('joe', 'Joe')
     assert run('delete', '-u', 'ann').stdout == f'User ann is not in database {path}, nothing was changed\n'
@@ -197,19 +213,19 @@ def test_what_is_as_it_is_wanted_is_no_error(run: Command, users: LocalUsers, pa
 )
 def test_what_is_missing_is_named(run: Command, users: LocalUsers, args: list[str], said: str) -> None:
     """With nothing on the standard input, as in a script."""
-    users.add(LocalUser('joe'), 'secret')
+    users.add(LocalUser('joe'), 'the secret')
     assert says(run(*args, code=1)) == said
 
 
 def test_names_that_end_with_a_back_end(run: Command, users: LocalUsers, path: Path, tmp_path: Path) -> None:
-    run('add', '-u', 'ann@example.com', '-p', 'secret')
+    run('add', '-u', 'ann@example.com', '-p', 'the secret')
     for name in ('ann@example.com', 'ann@example.com@local'):
-        run('test-user', '-u', name, '-p', 'secret')
-    run('test-user', '-u', 'ann', '-p', 'secret', code=2, silent=True)
+        run('test-user', '-u', name, '-p', 'the secret')
+    run('test-user', '-u', 'ann', '-p', 'the secret', code=2, silent=True)
     conf = tmp_path / 'nipap.conf'
     conf.write_text(f'[auth]\ndefault_backend = staff\n[auth.backends.staff]\ntype = SqliteAuth\ndb_path = {path}\n')
-    run('test-user', '-u', 'ann@example.com@staff', '-p', 'secret', '-c', str(conf))
-    run('test-user', '-u', 'ann@example.com@local', '-p', 'secret', '-c', str(conf), code=2, silent=True)
+    run('test-user', '-u', 'ann@example.com@staff', '-p', 'the secret', '-c', str(conf))
+    run('test-user', '-u', 'ann@example.com@local', '-p', 'the secret', '-c', str(conf), code=2, silent=True)
 
 
 def test_a_file_that_is_named_wins_over_the_configuration(run: Command, path: Path, tmp_path: Path) -> None:
@@ -217,7 +233,7 @@ def test_a_file_that_is_named_wins_over_the_configuration(run: Command, path: Pa
     conf.write_text(f'[auth.backends.local]\ntype = SqliteAuth\ndb_path = {tmp_path}/other.db\n')
     for args in (['-c', str(conf), '-f', str(path)], ['-f', str(path), '-c', str(conf)]):
         run('create-database', *args)
-        run('add', '-u', f'joe{len(args[0])}', '-p', 'secret', *args)
+        run('add', '-u', f'joe{len(args[0])}', '-p', 'the secret', *args)
     assert path.exists()
     assert not (tmp_path / 'other.db').exists()
 
@@ -228,18 +244,18 @@ def test_the_older_form_of_a_hash_is_asked_for_and_warned_of(
     conf = tmp_path / 'nipap.conf'
     local = f'[auth.backends.local]\ntype = SqliteAuth\ndb_path = {path}\n'
     weak, kept = 'guesses billions of passwords a second', 'the next login stores it anew'
-    done = run('add', '-u', 'joe', '-p', 'right', '--legacy-hash', code=0, silent=False)
+    done = run('add', '-u', 'joe', '-p', 'the right', '--legacy-hash', code=0, silent=False)
     assert weak in done.stderr
     assert kept in done.stderr
     salt, digest = stored(path)
-    assert digest == hashlib.sha1(f'{salt}right'.encode()).hexdigest()
+    assert digest == hashlib.sha1(f'{salt}the right'.encode()).hexdigest()
     conf.write_text(f'[auth]\npassword_hash = legacy\n{local}')
-    done = run('modify', '-u', 'joe', '-p', 'other', '--legacy-hash', '-c', str(conf), silent=False)
+    done = run('modify', '-u', 'joe', '-p', 'the other', '--legacy-hash', '-c', str(conf), silent=False)
     assert weak in done.stderr
     assert kept not in done.stderr
     salt, digest = stored(path)
-    assert digest == hashlib.sha1(f'{salt}other'.encode()).hexdigest()
-    done = run('modify', '-u', 'joe', '-p', 'third', '-c', str(conf), silent=False)
+    assert digest == hashlib.sha1(f'{salt}the other'.encode()).hexdigest()
+    done = run('modify', '-u', 'joe', '-p', 'the third', '-c', str(conf), silent=False)
     assert done.stderr.endswith('the web client of NIPAP does not read: --legacy-hash\n')
     assert stored(path)[1].startswith('$scrypt$')
     assert run('modify', '-u', 'joe', '-n', 'Joe', '-c', str(conf)).stderr == ''
@@ -275,7 +291,7 @@ def test_names_that_could_not_log_in(run: Command, users: LocalUsers, name: str)
 
 
 def test_text_that_is_no_utf8(command: Command, users: LocalUsers) -> None:
-    users.add(LocalUser('joe'), 'secret')
+    users.add(LocalUser('joe'), 'the secret')
     broken = os.fsdecode(b'\xff')
     for args in (['add', '-u', broken], ['delete', '-u', broken], ['modify', '-u', 'joe', '-p', broken]):
         command(*args, code=2)
@@ -297,12 +313,12 @@ def test_a_file_of_somebody_else() -> None:
         directory.chmod(0o755)
         users = LocalUsers(directory / 'local_auth.db')
         users.create()
-        users.add(LocalUser('joe'), 'secret')
+        users.add(LocalUser('joe'), 'the secret')
         as_nobody = ['-c', AS_NOBODY, '-f', users.path]
         done = run_python([*as_nobody, 'list'])
         assert (done.returncode, 'cannot be opened' in says(done)) == (6, True)
         os.chmod(users.path, 0o644)
-        assert run_python([*as_nobody, 'test-user', '-u', 'joe', '-p', 'secret']).returncode == 0
+        assert run_python([*as_nobody, 'test-user', '-u', 'joe', '-p', 'the secret']).returncode == 0
         done = run_python([*as_nobody, 'delete', '-u', 'joe'])
         assert (done.returncode, says(done)) == (6, f'{users.path}: cannot be written')
         done = run_python(['-c', AS_NOBODY, '-f', str(directory / 'new.db'), 'create-database'])
@@ -374,15 +390,15 @@ def test_an_empty_file_gets_its_table(run: Command, path: Path) -> None:
 
 
 def test_passwords_from_a_pipe(command: Command, users: LocalUsers) -> None:
-    command('add', '-u', 'joe', stdin='secret\n')
-    command('test-user', '-u', 'joe', stdin='secret')
-    command('modify', '-u', 'joe', stdin='other\nother\n')
-    command('test-user', '-u', 'joe', stdin='other\n')
-    command('test-user', '-u', 'joe', stdin='secret\n', code=2, silent=True)
-    assert says(command('modify', '-u', 'joe', stdin='one\ntwo\n', code=2)) == 'the two passwords differ'
+    command('add', '-u', 'joe', stdin='the secret\n')
+    command('test-user', '-u', 'joe', stdin='the secret')
+    command('modify', '-u', 'joe', stdin='the other\nthe other\n')
+    command('test-user', '-u', 'joe', stdin='the other\n')
+    command('test-user', '-u', 'joe', stdin='the secret\n', code=2, silent=True)
+    assert says(command('modify', '-u', 'joe', stdin='the first\nthe second\n', code=2)) == 'the two passwords differ'
     assert says(command('modify', '-u', 'joe', stdin='\n', code=2)) == 'the password must not be empty'
     command('modify', '-u', 'joe', '-n', 'Joe')
-    assert users.authenticate('joe', 'other') == LocalUser('joe', 'Joe')
+    assert users.authenticate('joe', 'the other') == LocalUser('joe', 'Joe')
 
 
 def at_terminal(path: Path, *args: str, answers: Sequence[str]) -> tuple[int, str]:
@@ -411,35 +427,35 @@ def read_terminal(terminal: int) -> Iterator[str]:
 
 @pytest.mark.filterwarnings('ignore:This process .* is multi-threaded:DeprecationWarning')
 def test_passwords_at_a_terminal(users: LocalUsers, path: Path) -> None:
-    code, screen = at_terminal(path, 'add', '-u', 'joe', answers=['secret', 'secret'])
+    code, screen = at_terminal(path, 'add', '-u', 'joe', answers=['the secret', 'the secret'])
     assert code == 0
     assert 'New password: ' in screen
-    assert 'secret' not in screen
-    assert at_terminal(path, 'test-user', '-u', 'joe', answers=['secret'])[0] == 0
-    assert at_terminal(path, 'modify', '-u', 'joe', answers=['one', 'two'])[0] == 2
+    assert 'the secret' not in screen
+    assert at_terminal(path, 'test-user', '-u', 'joe', answers=['the secret'])[0] == 0
+    assert at_terminal(path, 'modify', '-u', 'joe', answers=['the first', 'the second'])[0] == 2
     assert at_terminal(path, 'test-user', '-u', 'joe', answers=['one'])[0] == 2
     assert 'exists already' in at_terminal(path, 'add', '-u', 'joe', answers=[])[1]
 
 
 def test_passwords_are_stored_with_scrypt(users: LocalUsers, path: Path) -> None:
-    users.add(LocalUser('joe'), 'secret')
-    users.add(LocalUser('ann'), 'secret')
+    users.add(LocalUser('joe'), 'the secret')
+    users.add(LocalUser('ann'), 'the secret')
     assert re.fullmatch(r'\$scrypt\$ln=15,r=8,p=1\$[\w+/]{22}\$[\w+/]{43}', stored(path)[1])
     assert stored(path)[1] != stored(path, 'ann')[1]
-    assert b'secret' not in path.read_bytes()
+    assert b'the secret' not in path.read_bytes()
 
 
 def test_other_parameters_are_brought_up_to_date(users: LocalUsers, path: Path) -> None:
-    users.add(LocalUser('joe'), 'secret')
-    digest = hashlib.scrypt(b'secret', salt=b'salt', n=1024, r=4, p=2, dklen=16)
+    users.add(LocalUser('joe'), 'the secret')
+    digest = hashlib.scrypt(b'the secret', salt=b'salt', n=1024, r=4, p=2, dklen=16)
     weaker = f'$scrypt$ln=10,r=4,p=2$c2FsdA${local_users._to_base64(digest)}'
     with users._change() as connection:
         connection.execute('UPDATE user SET pwd_hash = ?', (weaker,))
     assert users.authenticate('joe', 'wrong') is None
     assert stored(path)[1] == weaker
-    assert users.authenticate('joe', 'secret')
+    assert users.authenticate('joe', 'the secret')
     assert stored(path)[1].startswith('$scrypt$ln=15,r=8,p=1$')
-    assert users.authenticate('joe', 'secret')
+    assert users.authenticate('joe', 'the secret')
 
 
 @pytest.mark.usefixtures('cheap_hashes')
@@ -448,7 +464,7 @@ def test_other_parameters_are_brought_up_to_date(users: LocalUsers, path: Path) 
     [
         '',
         'x',
-        'secret',
+        'the secret',
         '$2b$12$xyz',
         '$scrypt$ln=15,r=8,p=1$c$c',
         '$scrypt$ln=0,r=8,p=1$c2FsdA$c2FsdA',
@@ -458,10 +474,10 @@ def test_other_parameters_are_brought_up_to_date(users: LocalUsers, path: Path) 
     ],
 )
 def test_damaged_hashes_let_nobody_in(users: LocalUsers, damaged: str) -> None:
-    users.add(LocalUser('joe'), 'secret')
+    users.add(LocalUser('joe'), 'the secret')
     with users._change() as connection:
         connection.execute('UPDATE user SET pwd_hash = ?', (damaged,))
-    assert users.authenticate('joe', 'secret') is None
+    assert users.authenticate('joe', 'the secret') is None
     assert users.authenticate('joe', '') is None
 
 
@@ -536,7 +552,7 @@ def test_a_file_made_by_a_newer_daemon(users: LocalUsers, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute('ALTER TABLE user ADD COLUMN color')
     assert users.is_latest()
-    users.add(LocalUser('joe'), 'secret')
+    users.add(LocalUser('joe'), 'the secret')
     assert users.get('joe') == LocalUser('joe')
 
 
@@ -547,13 +563,13 @@ def test_a_file_made_by_a_newer_daemon(users: LocalUsers, path: Path) -> None:
 def test_a_running_authenticator_sees_the_command_at_once(run: Command, users: LocalUsers) -> None:
     settings = AuthSettings('local', 3600, {'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path})})
     authenticator = Authenticator(settings)
-    run('add', '-u', 'joe', '-p', 'secret')
-    assert not authenticator.login('joe', 'secret').readonly
+    run('add', '-u', 'joe', '-p', 'the secret')
+    assert not authenticator.login('joe', 'the secret').readonly
     run('modify', '-u', 'joe', '-r')
-    assert authenticator.login('joe', 'secret').readonly
-    assert authenticator.known_login('joe', 'secret')
+    assert authenticator.login('joe', 'the secret').readonly
+    assert authenticator.known_login('joe', 'the secret')
     run('delete', '-u', 'joe')
-    assert authenticator.known_login('joe', 'secret') is None
+    assert authenticator.known_login('joe', 'the secret') is None
     authenticator.close()
 
 

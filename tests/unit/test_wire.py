@@ -20,6 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nipap.errors import NipapInputError
+from nipap.http.bodies import giving_way
 from nipap.runtime import waiting
 from nipap.runtime.chunks import Chunks
 from nipap.runtime.runtime import Runtime
@@ -608,3 +609,10 @@ def test_what_is_big_is_read_and_written_in_several_turns(turns: Counting) -> No
     small = wire.encode_request('m', {'query': {'operator': 'or'}})
     assert wire.decode_request(small) == ('m', [{'query': {'operator': 'or'}}])
     assert turns.turns == 0
+
+
+def test_a_turn_follows_each_long_part_of_an_answer(turns: Counting) -> None:
+    parts = [b'x' * 2**17, b'x', b'x' * 2**17]
+    seen = [turns.turns for _ in giving_way(iter(parts))]
+    assert (seen, turns.turns) == ([0, 1, 1], 2)
+    assert list(giving_way(iter(parts))) == parts
