@@ -15,8 +15,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, poll
+from forked import Forking
 from support import FAST, DaemonFactory, open_directories, options_of
 from talking import call
+from upgrading import serve, stop
 
 from nipap.access.authentication import Actor
 from nipap.backend import Backend
@@ -332,6 +334,31 @@ def test_a_daemon_serves_as_the_role_of_handlers(daemon: DaemonFactory, data_dir
             return list(cursor.fetchall())
 
         poll(lambda: connected_as() == [(SERVICE,)], 40, lambda: str(connected_as()))
+
+
+@as_root
+def test_a_daemon_of_an_ordinary_user_serves_as_the_role_of_handlers(
+    forking: Forking, data_dir: Path, make_dir: Callable[[], Path]
+) -> None:
+    """All of it has one account of the host, which may look after the database while the daemon runs."""
+    home = make_dir() / 'nipap'
+    subprocess.run(['cp', '-a', f'{data_dir}/.', home], check=True)
+    for path in (home.parent, home, *home.rglob('*')):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    where = ('-c', '/dev/null', '--data-dir', home)
+    serving = serve(forking, home, account='nobody')
+    try:
+        dsn = psycopg2.extensions.make_dsn(host=str(home / 'run'), port=5432, user=SUPERUSER, dbname='nipap')
+        with connected(dsn) as cursor:
+            cursor.execute(
+                "SELECT DISTINCT usename FROM pg_stat_activity WHERE backend_type = 'client backend' "
+                'AND pid <> pg_backend_pid() AND usename IS NOT NULL'
+            )
+            assert cursor.fetchall() == [(SERVICE,)]
+        assert (home / 'run').stat().st_mode & 0o777 == 0o700
+        assert forking.run('nipap-admin', 'check', *where, account='nobody') == 'no problems found\n'
+    finally:
+        stop(serving)
 
 
 def test_changes_of_handlers_are_complete(served: EmbeddedPostgres, actor: Actor) -> None:
