@@ -315,7 +315,7 @@ def _prepared(config: Config) -> Iterator[Database]:
     """The database to restore into; the private PostgreSQL runs for the while, and is made when there is none."""
     with contextlib.ExitStack() as stack:
         if config.embedded:
-            dsn = stack.enter_context(KeptPostgres(config, Identity.configured(config.nipapd))).dsn()
+            dsn = stack.enter_context(KeptPostgres(config, Identity.of(config))).dsn()
         else:
             dsn = config.dsn
         db = stack.enter_context(database(dsn))
