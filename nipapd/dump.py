@@ -245,7 +245,7 @@ def _find_reader(config: Config, scratch: Path) -> Reader | None:
     programs = [tools.bindir / 'pg_restore' for tools in find_tools(config)]
     if os.geteuid() != 0 or not programs:
         return Reader(programs[0], None) if programs else None
-    account = KeptPostgres(config, Identity.configured(config.nipapd)).account()
+    account = KeptPostgres(config, Identity.of(config)).account()
     scratch.chmod(0o755)
     for program in programs:
         if found := runnable(program, account, scratch):

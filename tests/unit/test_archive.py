@@ -117,5 +117,5 @@ def test_facts_of_a_dump_that_cannot_be_restored(tmp_path: Path, facts: dict[str
 def test_a_dump_without_a_database(tmp_path: Path) -> None:
     file = tmp_path / 'nipap.dump'
     file.write_bytes(written(tmp_path, FACTS, **{dump.USERS: b'ann'}))
-    with pytest.raises(dump.DumpError, match='nipap.dump cannot be restored: it has no database'):
+    with pytest.raises(dump.DumpError, match=r'nipap\.dump cannot be restored: it has no database'):
         dump.Source.read(str(file), tmp_path, dump.Reader(Path('/bin/true'), None))
