@@ -238,7 +238,7 @@ BEGIN
     INSERT INTO prefix_words SELECT p.id, words_of(p) FROM incoming i JOIN prefix p ON p.id = i.id;
     -- In pieces: the facts of all may be more than a value can hold.
     FOR piece IN SELECT array_agg(p.id ORDER BY i.ord) AS ids, array_agg(prefix_facts(p) ORDER BY i.ord) AS facts
-        FROM incoming i JOIN prefix p ON p.id = i.id GROUP BY i.ord / 1000 ORDER BY i.ord / 1000
+        FROM incoming i JOIN prefix p ON p.id = i.id GROUP BY (i.ord - 1) / 10000 ORDER BY (i.ord - 1) / 10000
     LOOP
         PERFORM record_changes(who, 'prefix', 'add', piece.ids, NULL, piece.facts);
     END LOOP;
