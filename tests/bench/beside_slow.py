@@ -16,9 +16,13 @@ from bench.operations import BY_NAME, EXACT, FLOOR
 from bench.report import Measure
 from bench.rpc_bench import Times, measure, median
 from bench.sites import Failed, Members, Site, is_fault
+from bench.soak_clients import CONTEXT as SOAK
+from bench.soak_hostile import attacking
 
 QUICK = (FLOOR, EXACT)
 MOST_TIMES = 2.0  # what a quick call takes alone
+MOST_TIMES_ATTACKED, MORE_MS = 3.0, 50.0
+HOSTILE = 2
 SLEEPERS, SLEEP_S = 16, 1
 START_S = 120
 # A pattern that PostgreSQL tries for about a second on this text, on one core.
@@ -86,3 +90,27 @@ def _call(url: str, answered: Semaphore, stop: Event) -> None:
     for thread in threads:
         thread.join()
     raise SystemExit(1 if refused else 0)
+
+
+def time_attacked(site: Site, runs: int) -> Iterator[Measure]:
+    """What quick calls take at most beside hostile clients, to what they take at most alone: 99 of 100 of each."""
+    before = _measured(site, runs)
+    stop = SOAK.Event()
+    with attacking(site.url, stop, 1, HOSTILE):
+        try:
+            beside = _measured(site, runs)
+        finally:
+            stop.set()
+    after = _measured(site, runs)
+    for name, one, two, three in zip(QUICK, before, beside, after, strict=True):
+        ms, alone = _p99(two.call), _p99(one.call + three.call)
+        shown = f'{ms / alone:.2f} ({ms:.2f} ms : {alone:.2f} ms)'
+        limit_ms = MOST_TIMES_ATTACKED * alone + MORE_MS
+        limit = f'{MOST_TIMES_ATTACKED:g} and {MORE_MS:g} ms'
+        yield Measure(
+            f'{name}, 99th percentile, beside hostile clients : alone', ms / alone, shown, limit, ms <= limit_ms
+        )
+
+
+def _p99(values: Sequence[float]) -> float:
+    return sorted(values)[(len(values) - 1) * 99 // 100]

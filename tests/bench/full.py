@@ -247,6 +247,7 @@ class Bench:
             self.time_clients(site, where)
         if self.options.beside_slow:
             self.add(beside_slow.time_quick(sites['big'], self.options.runs))
+            self.add(beside_slow.time_attacked(sites['big'], self.options.runs))
         self.add([time_codec(self.options.runs)])
 
     def time_operations(self, big: Site, small: Site | None) -> None:
