@@ -70,6 +70,10 @@ class KeptPostgres:
         """Leave to handlers what they need of the schema as it is now."""
         roles.prepare(self._postgres.dsn())
 
+    def account(self) -> Account:
+        """Return the account that runs the programs of PostgreSQL."""
+        return self._postgres.account()
+
     def watch(self) -> None:
         """Start PostgreSQL again if it has died, with pauses that grow while that fails.
 

@@ -97,10 +97,8 @@ def _encoded(root: str) -> bytes:
 
 @cache
 def _file(name: str) -> bytes:
-    """A file of Swagger UI. Found as one of a package: its directory has its version in its name."""
-    vendor = resources.files('swagger_ui_bundle') / 'vendor'
-    (directory,) = (place for place in vendor.iterdir() if place.is_dir())
-    return (directory / name).read_bytes()
+    """Return a file of Swagger UI, as npm has it (`make swagger`)."""
+    return (resources.files('nipap.rest') / 'swagger_ui' / name).read_bytes()
 
 
 def _static(content: bytes, content_type: str) -> Response:

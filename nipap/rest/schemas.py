@@ -259,7 +259,7 @@ def webhooks() -> dict[str, Schema]:
     }
     secret: Schema = {'type': 'string', 'minLength': SHORTEST_SECRET, 'maxLength': LONGEST_SECRET}
     counts = dict.fromkeys(('id', 'cursor', 'attempts', 'delivered', 'failed'), INTEGER)
-    told = {name: {'type': nothing} for name in ('added', 'failing_since', 'next_attempt', 'last_error')}
+    told = {name: {'type': nothing} for name in ('owner', 'added', 'failing_since', 'next_attempt', 'last_error')}
     attr: Schema = {'type': 'object', 'additionalProperties': False, 'properties': {**own, 'secret': secret}}
     again: Schema = {'ids': {'type': ['array', 'null'], 'items': ID}}
     return {

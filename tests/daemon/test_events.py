@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import jwt
 import psycopg2
@@ -468,6 +469,28 @@ def test_a_dead_receiver_holds_up_no_other_and_redirects_are_not_followed(
         assert other.got == []
     finally:
         other.close()
+
+
+def test_webhooks_are_sent_to_allowed_addresses_only(start: Callable[..., Client], receiver: Receiver) -> None:
+    """The address that is connected to counts, not the name."""
+    client = start(webhook_allow='127.0.0.1 198.51.100.0/24', webhook_deny='127.0.0.2, 198.51.100.7')
+    port = urlsplit(receiver.url).port
+    refused = {
+        client.hook(f'http://127.0.0.2:{port}/'): 'webhook_deny has 127.0.0.2',
+        client.hook(f'http://127.2:{port}/'): 'webhook_deny has 127.0.0.2',
+        client.hook(f'http://[::ffff:127.0.0.2]:{port}/'): 'webhook_deny has 127.0.0.2',
+        client.hook(f'http://[::ffff:7f00:3]:{port}/'): 'webhook_allow does not have 127.0.0.3',
+        client.hook(f'http://127.0.0.3:{port}/'): 'webhook_allow does not have 127.0.0.3',
+        client.hook('https://198.51.100.7/'): 'webhook_deny has 198.51.100.7',
+    }
+    client.hook(f'http://localhost:{port}/')
+    client.add(1)
+
+    def errors() -> dict[int, str | None]:
+        return {key: client.ask('GET', f'/webhooks/{key}')['last_error'] for key in refused}
+
+    until(lambda: len(receiver.got) == 1 and errors() == refused, 'it is sent elsewhere')
+    assert receiver.attempts == 1
 
 
 def test_what_is_given_up_can_be_sent_again(start: Callable[..., Client], receiver: Receiver) -> None:

@@ -89,6 +89,7 @@ DAEMON = (
     'admin',
     'tracing',
     'kafka',
+    'targets',
     'senders',
     'worker',
     'systemd',
@@ -150,6 +151,7 @@ LIBRARIES = {
             'nipap.search.smart_parsing',
             'nipapd.values',
             'nipapd.proxies',
+            'nipapd.targets',
         }
     ),
     'IPy': frozenset({'nipap.addresses'}),
