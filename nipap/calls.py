@@ -693,7 +693,7 @@ def _webhook_calls() -> list[Call]:
 def _daemon_calls() -> list[Call]:
     message = Member('message', lambda value: value, 'Any value.', 'hello')
     sleep = Member('sleep', _seconds, 'Seconds to wait before the answer.', 0)
-    doc = 'Return the message, after ``sleep`` seconds; to try out a connection. In a batch 10 at most, all together.'
+    doc = 'Return the message, after ``sleep`` seconds, 10 at most; to try out a connection.'
     return [
         Call('version', 'Return the version of the daemon.', (), Right.READ, Mode.COMPUTE, _version),
         Call('db_version', "Return the version of the database's schema.", (), Right.READ, Mode.READ, _db_version),

@@ -74,8 +74,10 @@ class Renewal:
         kafka = self._config.kafka
         number, listeners, settings = handlers(service.settings), service.listeners, service.settings
         end = listeners.certificate_end
+        served = admin.Served.by(listeners.plain, listeners.tls)
         self._admin.use(
-            admin.Admin(service.dsn, service.board, number, listeners.admin, kafka.enabled, settings, end), prepare
+            admin.Admin(service.dsn, service.board, number, listeners.admin, kafka.enabled, settings, end, served),
+            prepare,
         )
         self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
