@@ -278,7 +278,7 @@ class Backend:
         drafts = []
         for position, attr in enumerate(attrs):
             try:
-                drafts.append(call.read({'attr': attr}).draft)
+                drafts.append(calls.read_addition(attr))
             except NipapError as error:
                 error.position = position
                 raise

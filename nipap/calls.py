@@ -289,6 +289,14 @@ def _make_addition(attr: Raw, args: Raw | None) -> AddPrefix:
     return AddPrefix(prefixes.read_new(attr, typed=wanted is None or wanted.pool is None), wanted)
 
 
+def read_addition(attr: object) -> prefixes.PrefixDraft:
+    """Read the ``attr`` of an add_prefix that allocates nothing.
+
+    :raises NipapError: as the call; further errors are attached.
+    """
+    return _make_addition(_read_prefix_attr(attr), None).draft
+
+
 def _add_prefix(tx: Transaction, caller: Caller, members: AddPrefix) -> Object:
     prefixes.add(tx, members.draft, caller.who)
     return prefixes.get_added(tx, caller.shape)

@@ -117,6 +117,8 @@ class Renewal:
         config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
         self._hand_over(config)
         accounts.check(config, self._identity)
+        if self._identity and self._identity.by_default and (problem := privileges.missing(config, self._identity)):
+            raise StartError(problem)
         dsn = self._service.dsn if config.embedded else config.dsn
         if dsn != self._service.dsn:
             prepare_schema(dsn, install=config.auto_install_db, config=config)
