@@ -2,7 +2,7 @@
 # MUTANTS and SOAK have options for make bench and so on. BASE is the revision that make compare compares with.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema reference
 
 check: lint types tests
 
@@ -65,6 +65,9 @@ alerts:
 
 schema: | $(BIN)/pytest
 	$(BIN)/python tests/dump_schema.py
+
+reference: | $(BIN)/pytest
+	$(BIN)/python tests/reference/write.py
 
 $(BIN)/pytest:
 	python3 -m venv $(@D:/bin=) && $(BIN)/pip install -e '.[test]'
