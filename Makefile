@@ -2,7 +2,7 @@
 # MUTANTS and SOAK have options for make bench and so on. BASE is the revision that make compare compares with.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema reference
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema reference docs
 
 check: lint types tests
 
@@ -68,6 +68,10 @@ schema: | $(BIN)/pytest
 
 reference: | $(BIN)/pytest
 	$(BIN)/python tests/reference/write.py
+
+docs: | $(BIN)/pytest
+	$(BIN)/python -c 'import furo, myst_parser' 2>/dev/null || $(BIN)/pip install -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs build/docs
 
 $(BIN)/pytest:
 	python3 -m venv $(@D:/bin=) && $(BIN)/pip install -e '.[test]'

@@ -142,7 +142,7 @@ def _index() -> str:
         if name.startswith('smart_search_'):
             plural = next(path for (_, path), route in ROUTES.items() if route.call == name.removeprefix('smart_'))
             routes = [f'`GET {plural}?q=`']
-        link = f'[`{name}`](calls-{_group(name)}.md#{name.replace("_", "-")})'
+        link = f'[`{name}`](calls-{_group(name)}.md#{name})'
         rows.append([link, '<br>'.join(routes) or '–', COMMANDS.get(name, '–'), call.right.name.lower()])
     return _page(
         'Reference',
@@ -196,7 +196,7 @@ def _call(call: Call, played: Played) -> str:
     for made in played.rpc.get(call.name, ()):
         parts += ['XML-RPC:', _block('python', _rpc(made))]
     for request in played.rest.get(call.name, ()):
-        parts += ['REST:', _block('http', _rest(request))]
+        parts += _rest(request)
     if call.name not in played.rest:
         parts.append('REST: in a `batch` only.')
     if call.name in COMMANDS:
@@ -215,14 +215,15 @@ def _rpc(made: Rpc) -> str:
     return f'{sent}\n{answer}'
 
 
-def _rest(made: Rest) -> str:
-    lines = [f'{made.method} {made.path}', *(f'{name}: {value}' for name, value in made.headers.items())]
+def _rest(made: Rest) -> list[str]:
+    """Return a request over REST and its answer, part by part."""
+    headers = ''.join(f', `{name}: {value}`' for name, value in made.headers.items())
+    parts = [f'REST: `{made.method} {made.path}`{headers}']
     if made.body is not None:
-        lines += ['', _pretty(made.body)]
-    lines += ['', f'HTTP {made.status}']
-    if made.answer is not None:
-        lines += ['', _pretty(made.answer)]
-    return '\n'.join(lines)
+        parts.append(_block('json', _pretty(made.body)))
+    if made.answer is None:
+        return [*parts, f'Answer: HTTP {made.status}']
+    return [*parts, f'Answer: HTTP {made.status}', _block('json', _pretty(made.answer))]
 
 
 # ---------------------------------------------------------------- attributes
@@ -352,6 +353,10 @@ def _operand(query: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- errors
 
 
+def _anchor(code: int) -> str:
+    return f'{code} {ERRORS[code].title}'.lower().replace(' ', '-')
+
+
 def _classes() -> Iterator[type[NipapError]]:
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, NipapError):
@@ -367,18 +372,18 @@ def _errors(played: Played) -> str:
     unplayed = {code for code, error in ERRORS.items() if error.unplayed}
     assert set(played.faults) == set(codes) - unplayed
     summary = [
-        (f'[{code}](#e{code})', ERRORS[code].title, ', '.join(map(str, sorted(statuses.get(code, ())))))
+        (f'[{code}](#{_anchor(code)})', ERRORS[code].title, ', '.join(map(str, sorted(statuses.get(code, ())))))
         for code in codes
     ]
     parts = []
     for code in codes:
         error = ERRORS[code]
-        parts += [f'<a id="e{code}"></a>', f'## {code} {error.title}', f'Cause: {error.cause}', f'Cure: {error.cure}']
+        parts += [f'## {code} {error.title}', f'Cause: {error.cause}', f'Cure: {error.cure}']
         made = played.faults.get(code)
         if isinstance(made, Rpc):
             parts.append(_block('python', _shortened(_rpc(made))))
         elif made is not None:
-            parts.append(_block('http', _rest(made)))
+            parts += _rest(made)
         parts.append(error.unplayed)
     return _page(
         'Errors',
