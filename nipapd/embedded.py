@@ -48,6 +48,7 @@ from nipapd.binaries import (
     Installation,
     account_named,
     account_of_uid,
+    copy_wheel,
     find_installations,
     inspect,
     inspect_as,
@@ -153,7 +154,7 @@ class EmbeddedPostgres:
         subject to the timeout: interrupting it would only start it over. Raises EmbeddedPostgresError.
         """
         try:
-            account = self._account()
+            account = self.account()
             self._make_home()
             with self._locked(timeout_s):
                 self._check_reachable(account)
@@ -190,7 +191,7 @@ class EmbeddedPostgres:
 
     # -- accounts and directories
 
-    def _account(self) -> Account:
+    def account(self) -> Account:
         """Who runs the server: us, or as root the owner of the data, the configured account, or a fallback."""
         if os.geteuid() != 0:
             return account_of_uid(os.geteuid())
@@ -308,11 +309,7 @@ class EmbeddedPostgres:
             return bindir
         partial = self.home / 'binaries.new'
         _remove_tree(partial)
-        for source in (package, package.with_name(f'{package.name}.libs')):
-            if source.is_dir():
-                ignored = shutil.ignore_patterns('include', '__pycache__', '*.py')
-                shutil.copytree(source, partial / source.name, symlinks=True, ignore=ignored)
-        _open_to_all(partial)
+        copy_wheel(package, partial)
         for old in self.home.glob('binaries-*'):
             _remove_tree(old)
         partial.rename(target)
@@ -584,16 +581,6 @@ def _write_file(path: Path, text: str) -> None:
 def _remove_tree(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
-
-
-def _open_to_all(tree: Path) -> None:
-    """Let every account read our own copy, whatever umask the original was installed under."""
-    for directory, _, names in os.walk(tree):
-        os.chmod(directory, 0o755)  # noqa: S103
-        for name in names:
-            path = Path(directory, name)
-            if not path.is_symlink():
-                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
 def _why_none(candidates: list[Installation], fitting: list[Installation], major: int | None, account: Account) -> str:

@@ -47,8 +47,8 @@ exit codes:
   4  modify: there is no such user         5  there is no such file
   6  the file cannot be read or written    7  the file has an older layout or none
 
-A new password has 8 to 1000 characters. One that is not given is asked for at a terminal; else it is a line of the
-standard input.
+A new password has 8 to 1000 characters; a shorter one in --password is taken with a warning. One that is not given is
+asked for at a terminal; else it is a line of the standard input.
 The file is -f, else what the configuration says, else local_auth.db in the data directory.
 """
 
@@ -172,7 +172,7 @@ def _modify(users: LocalUsers, args: argparse.Namespace) -> int:
     if all(change is None for change in (password, args.name, args.trusted, args.readonly)):
         password = _new_password(args, 'Please specify value to change')
     elif password is not None:
-        local_users.check_password(password)
+        password = _given_password(password)
     users.modify(username, password=password, full_name=args.name, trusted=args.trusted, readonly=args.readonly)
     if password is not None:
         _warn_of_legacy(args)
@@ -273,10 +273,18 @@ def _username(args: argparse.Namespace) -> str:
 MISSING = 'Please specify password with --password, or as a line of the standard input'
 
 
+def _given_password(password: str) -> str:
+    """Return a new password of the command line. Scripts of the former program set short ones, which are warned of."""
+    local_users.check_password(password, chosen=False)
+    if len(password) < local_users.SHORTEST_PASSWORD:
+        warning = f'the password has fewer than {local_users.SHORTEST_PASSWORD} characters and is soon guessed'
+        print(f'nipap-passwd: {warning}', file=sys.stderr)
+    return password
+
+
 def _new_password(args: argparse.Namespace, missing: str = MISSING) -> str:
     if args.password is not None:
-        local_users.check_password(args.password)
-        return str(args.password)
+        return _given_password(args.password)
     password = _ask('New password: ', missing=missing)
     local_users.check_password(password)
     # A script that pipes the password in need not write it twice.

@@ -37,6 +37,7 @@ from nipap.runtime.runtime import Runtime
 from nipapd import kafka, signals
 from nipapd.config import DaemonSettings, KafkaSettings
 from nipapd.fibers import Fibers
+from nipapd.targets import CheckedResolver, Targets
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +103,10 @@ class Delivery:
         self._own = Database(sending.dsn, most_sessions=1, change_limit_s=limit_s)  # whose session holds the lock
         self._fibers = fibers
         self._running: set[object] = set()
+        targets = Targets(sending.settings.webhook_allow, sending.settings.webhook_deny)
         self._client = AsyncHTTPClient(
             force_instance=True,
+            resolver=CheckedResolver(targets) if targets else None,
             max_clients=MOST_CONNECTIONS,
             max_body_size=MOST_ANSWER,
             max_buffer_size=2 * MOST_ANSWER,

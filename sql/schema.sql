@@ -356,7 +356,8 @@ CREATE TABLE public.webhook (
     next_attempt timestamp with time zone,
     last_error text,
     delivered bigint DEFAULT 0 NOT NULL,
-    failed bigint DEFAULT 0 NOT NULL
+    failed bigint DEFAULT 0 NOT NULL,
+    owner text
 );
 
 COMMENT ON TABLE public.webhook IS 'Receivers of events over HTTP.';
@@ -394,6 +395,8 @@ COMMENT ON COLUMN public.webhook.last_error IS 'What went wrong last.';
 COMMENT ON COLUMN public.webhook.delivered IS 'Events that were delivered.';
 
 COMMENT ON COLUMN public.webhook.failed IS 'Attempts that failed, ever.';
+
+COMMENT ON COLUMN public.webhook.owner IS 'The account that added it, as authenticated_as of the audit log; NULL: not known.';
 
 CREATE TABLE public.asn (
     asn bigint NOT NULL,
@@ -828,7 +831,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v14; their text is in sql/functions.
+-- The functions of this version, in the schema public_v15; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.

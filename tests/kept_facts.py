@@ -158,8 +158,9 @@ def main() -> None:
         from nipap.access.authentication import Actor
         from nipap.postgres.database import Database
     except ImportError:  # a program up to schema 8
-        from nipap.authlib import Actor
         from nipap.db import Database
+
+        from nipap.authlib import Actor
 
     dsn = sys.argv[1]
     database, connection = Database(dsn), psycopg2.connect(dsn)

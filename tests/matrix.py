@@ -164,7 +164,9 @@ def lowest() -> list[str]:
         requirement = Requirement(text)
         wanted = [{'extra': extra} for extra in ('', *EXTRAS)]
         if requirement.marker is None or any(requirement.marker.evaluate(extra) for extra in wanted):
-            found += [f'{requirement.name}=={each.version}' for each in requirement.specifier if each.operator == '>=']
+            found += [
+                f'{requirement.name}=={each.version}' for each in requirement.specifier if each.operator in ('>=', '==')
+            ]
     return found
 
 

@@ -176,6 +176,29 @@ class LocalUsers:
         with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
             source.backup(copy)
 
+    def copy_rows_to(self, target: LocalUsers) -> None:
+        """Make another file, which is not there, with the accounts of this one.
+
+        Nothing else comes along, whatever the file contains. Accounts keep their passwords as they are stored, and the
+        target knows which accounts were removed.
+
+        :raises UserFileLayoutError: there is no table of users, but something else of that name.
+        """
+        with self._open() as source:
+            source.execute('PRAGMA trusted_schema = OFF')
+            self._missing(source)
+            if not _is_table(source, 'user'):
+                raise UserFileLayoutError(f'{self.path}: has no table of users')
+            users = [dict(row) for row in source.execute('SELECT * FROM user')]
+            removals = []
+            if _is_table(source, 'former_user'):
+                removals = [tuple(row) for row in source.execute('SELECT username, removals FROM former_user')]
+        target.create()
+        with target._change() as copy:
+            for user in users:
+                copy.execute(_INSERT, [user.get(name, default) for name, default in _COLUMNS.items()])
+            copy.executemany('INSERT INTO former_user (username, removals) VALUES (?, ?)', removals)
+
     def of_restores(self) -> list[Path]:
         """Return the files of accounts that restores which were interrupted have left, the earliest first."""
         found = Path(self.path).parent.glob(f'*{RESTORED}*-*-*')
@@ -320,6 +343,8 @@ class LocalUsers:
             yield connection
 
 
+_COLUMNS = {'username': None, 'pwd_salt': None, 'pwd_hash': None, 'full_name': None, 'trusted': 0, 'readonly': 0}
+_INSERT = f'INSERT INTO user ({", ".join(_COLUMNS)}) VALUES ({", ".join("?" * len(_COLUMNS))})'
 _UPDATES = {
     column: f'UPDATE user SET {column} = ? WHERE username = ?'
     for column in ('pwd_hash', 'pwd_salt', 'full_name', 'trusted', 'readonly')
@@ -343,11 +368,16 @@ def check_username(username: str) -> None:
         raise UserInputError(f'the name of a user {problem}: {shown} ({ACCEPTED})')
 
 
-def check_password(password: str) -> None:
-    """Raise `UserInputError` unless a person may choose that password. Users who have another one go on."""
+def check_password(password: str, *, chosen: bool = True) -> None:
+    """Refuse a new password that is too short or too long. Users who have another one go on.
+
+    chosen: a person chooses it now. A script of the former program may set a shorter one.
+
+    :raises UserInputError: saying what is accepted.
+    """
     if not password:
         raise UserInputError('the password must not be empty')
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+    if len(password) > LONGEST_PASSWORD or (chosen and len(password) < SHORTEST_PASSWORD):
         raise UserInputError(f'the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters')
 
 
@@ -361,6 +391,12 @@ def _checked_name(full_name: str | None) -> str | None:
 
 def _columns(connection: sqlite3.Connection) -> set[str]:
     return {row['name'] for row in connection.execute('PRAGMA table_info(user)')}
+
+
+def _is_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Return whether this is the name of a table whose rows are in the file: not of a view or a virtual table."""
+    statement = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND lower(name) = ? AND rootpage > 0"
+    return bool(connection.execute(statement, (name,)).fetchone()[0])
 
 
 def _remember_removals(connection: sqlite3.Connection) -> None:

@@ -27,7 +27,7 @@ MOST_WEBHOOKS = 100
 DEAD_LETTERS_AT_ONCE = 100
 
 _SHOWN = (
-    *('id', 'url', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled', 'added'),
+    *('id', 'url', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled', 'owner', 'added'),
     *('cursor', 'attempts', 'failing_since', 'next_attempt', 'last_error', 'delivered', 'failed'),
 )
 WRITABLE = ('url', 'secret', 'description', 'kinds', 'vrf_ids', 'pool_ids', 'tags', 'enabled')
@@ -59,14 +59,18 @@ def one(tx: Transaction, key: int) -> Object:
 
 
 def add(tx: Transaction, values: Mapping[str, Any], who: Who) -> int:
-    """Add a webhook with these columns, for events from now on; return its id."""
+    """Add a webhook with these columns, for events from now on; return its id.
+
+    Its owner is the account of the caller, also when that acts for somebody else.
+    """
     tx.execute('LOCK TABLE webhook IN SHARE ROW EXCLUSIVE MODE')
     if tx.value('SELECT count(*) FROM webhook') >= MOST_WEBHOOKS:
         raise NipapValueError(f'There are {MOST_WEBHOOKS} webhooks, no more are possible')
-    columns = ', '.join((*values, 'cursor'))
-    places = ', '.join(['%s'] * len(values))
+    stored = {**values, 'owner': who.authenticated_as}
+    columns = ', '.join((*stored, 'cursor'))
+    places = ', '.join(['%s'] * len(stored))
     sql = f'INSERT INTO webhook ({columns}) SELECT {places}, last_position FROM event_state RETURNING id'
-    key = int(tx.value(sql, tuple(values.values())))
+    key = int(tx.value(sql, tuple(stored.values())))
     _audit(tx, who, key, 'add', None, facts(tx, key))
     return key
 
@@ -99,7 +103,7 @@ def disable_all(tx: Transaction, who: Who) -> int:
 
 
 def facts(tx: Transaction, key: int) -> Object:
-    """What the audit log says of a webhook: what clients set, without its secret."""
+    """Return the state of a webhook for the audit log: its owner and what clients set, without its secret."""
     found: Object = tx.value('SELECT webhook_facts(w) FROM webhook w WHERE id = %s', (key,))
     return found
 

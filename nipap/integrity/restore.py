@@ -1,22 +1,36 @@
-"""Puts what ``pg_dump`` has written in the place of what a database holds, in a transaction that is given.
+"""Put the data of a dump in the place of the contents of a database, in a transaction that is given.
 
-Not by ``pg_restore --single-transaction --clean``: that leaves what is not in the file, such as the tables of a newer
-schema, and commits before anything could be migrated or checked. Not by a second database that is renamed either: that
-takes the right to create databases, which the role of a configured server rarely has.
+A dump is data: the rows of our tables and the positions of our sequences. The schema comes from our own migrations, so
+that no constraint, function, trigger, view, comment or operator of a dump ever reaches the database, and nothing that a
+dump contains is executed. Rows are written with the rights of a role that can do nothing else.
+
+``pg_restore --single-transaction --clean`` cannot do that, and commits before anything could be migrated or checked. A
+second database that is renamed takes the right to create databases, which the role of a configured server rarely has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO
 
 from nipap.errors import NipapError
 from nipap.postgres import schema
 from nipap.postgres.transaction import Transaction
 
-MARK = '-- Name: '  # begins the comment before each object in the text that pg_restore writes
-END = '-- PostgreSQL database dump complete'
+# Tables of ours whose rows are not restored: which migrations and functions a database has depends on that database.
+BOOKKEEPING = frozenset({'schema_migration', 'schema_functions'})
+CUT_OFF = 'The dump ends amid the rows of a table'
+UNKNOWN_FORM = 'The dump has data of an unknown form'
+
+_NAME = r'([a-z_][a-z0-9_]*|"(?:[^"]|"")+")'
+_COPY = re.compile(rf'COPY {_NAME}\.{_NAME} \((.+)\) FROM stdin;\n')
+_COLUMNS = re.compile(rf'{_NAME}(?:, |$)')
+_SETVAL = re.compile(r"SELECT pg_catalog\.setval\('((?:[^']|'')+)', (-?[0-9]{1,19}), (true|false)\);\n")
+_SEQUENCE = re.compile(rf'{_NAME}\.{_NAME}')
+_NOISE = re.compile(r'\s*$|--|SET |SELECT pg_catalog\.set_config\(|\\(un)?restrict ')
 
 _HELD = """SELECT 'prefixes', count(*) FROM prefix UNION ALL SELECT 'pools', count(*) FROM pool
 UNION ALL SELECT 'VRFs', count(*) FROM vrf WHERE id <> 0 UNION ALL SELECT 'AS numbers', count(*) FROM asn
@@ -89,17 +103,42 @@ def clear(tx: Transaction) -> None:
         raise NipapError('Other schemas of the database have views, functions or keys that refer to what is replaced')
 
 
-def load(tx: Transaction, needed: list[str], before_data: str, data: IO[bytes], after_data: str) -> None:
-    """Create what the three parts of a dump describe; where objects are looked up is afterwards as it was."""
-    path = tx.value('SHOW search_path')
-    for name in needed:
-        tx.execute(f'CREATE EXTENSION IF NOT EXISTS {name}')
-    tx.execute("SET LOCAL search_path = ''; SET LOCAL check_function_bodies = off")
-    tx.execute(_body(before_data))
-    _copy(tx, data)
-    tx.execute(_body(after_data))
-    tx.execute("SELECT set_config('search_path', %s, true)", (path,))
-    tx.execute('SET LOCAL check_function_bodies = on')
+@dataclass(frozen=True)
+class Table:
+    """A table of ours, with the columns that a dump may fill, by name; `sql` and the values are quoted for SQL."""
+
+    sql: str
+    columns: dict[str, str]
+
+
+Name = tuple[str, str]  # of a table or sequence: its schema and its own
+
+
+def create(tx: Transaction, version: int) -> None:
+    """Create the tables of a schema version by our own migrations, without a row.
+
+    The database must be empty (`clear`). Later migrations are applied to the rows, by `schema.migrate`.
+    """
+    schema.create_tables(tx, version)
+    tx.execute(f'TRUNCATE {", ".join(table.sql for table in _tables(tx).values())}')
+
+
+def load(tx: Transaction, data: IO[bytes]) -> list[str]:
+    """Fill the empty tables with the rows of a dump; return the tables of the dump that are none of ours.
+
+    Rows of tables that are none of ours are left out.
+
+    :raises NipapError: the dump has anything but rows and positions of sequences, or lacks a table.
+    """
+    tables = _tables(tx)
+    left_out: list[str] = []
+    with _without_indexes(tx), _as_unprivileged(tx, list(tables.values())):
+        positions = _copy(tx, data, tables, left_out)
+    for sequence, position, is_called in positions:
+        _set_position(tx, sequence, position, is_called)
+    if tables:
+        raise NipapError(f'The dump lacks tables: {", ".join(sorted(name for _, name in tables))}')
+    return left_out
 
 
 def analyze(tx: Transaction) -> None:
@@ -109,23 +148,142 @@ def analyze(tx: Transaction) -> None:
             tx.execute(f'ANALYZE {name}')
 
 
-def _body(text: str) -> str:
-    """The text without what surrounds the objects: settings that older servers do not know, and commands of psql."""
-    _, mark, rest = text.partition(MARK)
-    return f'{mark}{rest.rpartition(END)[0]}' or 'SELECT'
+_TABLES = """SELECT nspname, relname, format('%%I.%%I', nspname, relname),
+    array_agg(attname::text), array_agg(quote_ident(attname))
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_attribute ON attrelid = c.oid
+WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND relname <> ALL (%s)
+    AND nspname = current_setting('nipap.home')
+GROUP BY 1, 2"""
 
 
-def _copy(tx: Transaction, data: IO[bytes]) -> None:
-    """Run the part with the data, in which rows follow the COPY that they belong to."""
+def _tables(tx: Transaction) -> dict[Name, Table]:
+    """Return the tables of ours whose rows are restored."""
+    return {
+        (home, name): Table(sql, dict(zip(columns, quoted, strict=True)))
+        for home, name, sql, columns, quoted in tx.all(_TABLES, (list(BOOKKEEPING),))
+    }
+
+
+# ---------------------------------------------------------------- indexes, keys and triggers
+
+_KEYS = """SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid),
+    obj_description(oid, 'pg_constraint')
+FROM pg_constraint WHERE contype = 'f' AND connamespace = current_setting('nipap.home')::regnamespace"""
+_INDEXES = """SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), obj_description(indexrelid, 'pg_class')
+FROM pg_index JOIN pg_class t ON t.oid = indrelid
+WHERE relnamespace = current_setting('nipap.home')::regnamespace AND relkind = 'r'
+    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))"""
+
+
+@contextmanager
+def _without_indexes(tx: Transaction) -> Iterator[None]:
+    """Drop indexes and foreign keys for the while, and disable triggers.
+
+    Rows come in any order, derived rows come too, and an index is made faster than it is kept.
+    """
+    tables = [name for kind, name in tx.all(_RELATIONS) if kind == 'TABLE']
+    keys, indexes = tx.all(_KEYS), tx.all(_INDEXES)
+    for table, name, _, _ in keys:
+        tx.execute(f'ALTER TABLE {table} DROP CONSTRAINT {name}')
+    for index, _, _ in indexes:
+        tx.execute(f'DROP INDEX {index}')
+    for table in tables:
+        tx.execute(f'ALTER TABLE {table} DISABLE TRIGGER USER')
+    yield
+    for table in tables:
+        tx.execute(f'ALTER TABLE {table} ENABLE TRIGGER USER')
+    for index, definition, comment in indexes:
+        tx.execute(definition)
+        if comment is not None:
+            tx.execute(f'COMMENT ON INDEX {index} IS %s', (comment,))
+    for table, name, definition, comment in keys:
+        tx.execute(f'ALTER TABLE {table} ADD CONSTRAINT {name} {definition}')
+        if comment is not None:
+            tx.execute(f'COMMENT ON CONSTRAINT {name} ON {table} IS %s', (comment,))
+
+
+@contextmanager
+def _as_unprivileged(tx: Transaction, tables: Sequence[Table]) -> Iterator[None]:
+    """Meanwhile the session of a superuser has the rights of a role that may insert into these tables, and no other.
+
+    The role exists in this transaction alone. The session of any other role stays as it is.
+    """
+    if not tx.value('SELECT rolsuper FROM pg_roles WHERE rolname = current_user'):
+        yield
+        return
+    role = f'nipap_restore_{tx.value("SELECT pg_current_xact_id()::text")}'
+    home = tx.value("SELECT quote_ident(current_setting('nipap.home'))")
+    tx.execute(f'CREATE ROLE {role} NOLOGIN')
+    tx.execute(f'GRANT USAGE ON SCHEMA {home} TO {role}')
+    tx.execute(f'GRANT INSERT ON {", ".join(table.sql for table in tables)} TO {role}')
+    former = tx.value('SHOW role')
+    tx.execute(f'SET LOCAL ROLE {role}')
+    yield
+    tx.execute("SELECT set_config('role', %s, true)", (former,))
+    tx.execute(f'DROP OWNED BY {role}; DROP ROLE {role}')
+
+
+# ---------------------------------------------------------------- the text with the data
+
+Position = tuple[Name, int, bool]  # of a sequence: its last value, and whether it was used
+
+
+def _copy(tx: Transaction, data: IO[bytes], tables: dict[Name, Table], left_out: list[str]) -> list[Position]:
+    """Copy the rows of the tables, which are taken out of `tables`; return the positions of sequences.
+
+    Names are looked up among ours and statements composed anew: no statement of the text is executed.
+    """
+    positions: list[Position] = []
+    filled: set[Name] = set()
     for line in data:
-        if line.startswith(b'COPY '):
-            if not line.endswith(b' FROM stdin;\n'):
-                raise NipapError('The dump has data of an unknown form')
-            _copy_rows(tx, line.decode(), Rows(data))
-        elif line.startswith(b'SELECT pg_catalog.setval('):
-            tx.execute(line.decode())
-        elif not re.match(rb'\s*$|--|SET |SELECT pg_catalog\.set_config\(|\\(un)?restrict ', line):
-            raise NipapError('The dump has data of an unknown form')
+        text = line.decode(errors='replace')
+        if copied := _COPY.fullmatch(text):
+            home, name = _unquoted(copied[1]), _unquoted(copied[2])
+            if (home, name) in filled:
+                raise NipapError(f'The dump has the table {name} twice')
+            filled.add((home, name))
+            if table := tables.pop((home, name), None):
+                _copy_rows(tx, _statement(table, copied[3]), Rows(data))
+            else:
+                Rows(data).skip()
+                if name not in BOOKKEEPING:
+                    left_out.append(f'{home}.{name}')
+        elif found := _SETVAL.fullmatch(text):
+            positions.append((_sequence(found[1].replace("''", "'")), int(found[2]), found[3] == 'true'))
+        elif not _NOISE.match(text):
+            raise NipapError(UNKNOWN_FORM)
+    return positions
+
+
+def _statement(table: Table, listed: str) -> str:
+    """Compose the COPY that takes rows with these columns."""
+    found = list(_COLUMNS.finditer(listed))
+    names = [_unquoted(each[1]) for each in found]
+    if ''.join(each[0] for each in found) != listed:
+        raise NipapError(UNKNOWN_FORM)
+    if unknown := [name for name in names if name not in table.columns]:
+        raise NipapError(f'The dump has columns that {table.sql} does not have: {", ".join(map(ascii, unknown))}')
+    return f'COPY {table.sql} ({", ".join(table.columns[name] for name in names)}) FROM stdin'
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _sequence(text: str) -> Name:
+    found = _SEQUENCE.fullmatch(text)
+    if found is None:
+        raise NipapError(UNKNOWN_FORM)
+    return _unquoted(found[1]), _unquoted(found[2])
+
+
+_SET = """SELECT setval(c.oid, %s, %s) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind = 'S' AND nspname = current_setting('nipap.home') AND nspname = %s AND relname = %s"""
+
+
+def _set_position(tx: Transaction, sequence: Name, position: int, is_called: bool) -> None:
+    """Set the position of a sequence, if it is one of ours."""
+    tx.execute(_SET, (position, is_called, *sequence))
 
 
 def _copy_rows(tx: Transaction, statement: str, rows: Rows) -> None:
@@ -137,7 +295,7 @@ def _copy_rows(tx: Transaction, statement: str, rows: Rows) -> None:
         tx.copy_in(statement, rows)
     except Exception as error:
         if rows.is_cut_off:
-            raise NipapError('The dump ends amid the rows of a table') from error
+            raise NipapError(CUT_OFF) from error
         raise
 
 
@@ -171,6 +329,14 @@ class Rows:
             size = len(found)
         self._rest = found[size:]
         return found[:size]
+
+    def skip(self) -> None:
+        """Read all rows and drop them."""
+        try:
+            for _ in self._lines:
+                pass
+        except EOFError as error:
+            raise NipapError(CUT_OFF) from error
 
     def readline(self, _size: int = -1) -> bytes:
         """The next row."""

@@ -223,6 +223,19 @@ def _next_step(tx: Transaction) -> int | None:
     return None
 
 
+def create_tables(tx: Transaction, version: int) -> None:
+    """Create the tables of a version in a database without a schema; `migrate` goes on from there.
+
+    The functions of a program are not created.
+    """
+    _lock(tx)
+    with _looking_up(tx, _HOME_PATH):
+        tx.execute(BOOKKEEPING)
+        for step in migrations.steps():
+            if step.version <= version:
+                _apply(tx, step, _state(tx).oldest_program)
+
+
 def _apply(tx: Transaction, step: migrations.Migration, oldest: int) -> None:
     """Apply a migration to a database that programs from version `oldest` on may serve."""
     log.info('applying migration %d, %s', step.version, step.name)

@@ -176,6 +176,8 @@ class _Api:
             if route.call is not None:
                 authorize(actor, CALLS[route.call])  # a refusal says nothing about what was sent
             parameters.check(request.args, route.parameters, pairs=route.pairs)
+            if 'HTTP_IF_MATCH' in request.environ and route.changes and not route.conditional:
+                raise NipapInputError('The header If-Match is not heeded here, but by PATCH and DELETE of an object')
             if request.method not in _WITH_BODY:
                 self._check_no_body(request)
             return view(actor, **parts)

@@ -97,10 +97,8 @@ def _encoded(root: str) -> bytes:
 
 @cache
 def _file(name: str) -> bytes:
-    """A file of Swagger UI. Found as one of a package: its directory has its version in its name."""
-    vendor = resources.files('swagger_ui_bundle') / 'vendor'
-    (directory,) = (place for place in vendor.iterdir() if place.is_dir())
-    return (directory / name).read_bytes()
+    """Return a file of Swagger UI, as npm has it (`make swagger`)."""
+    return (resources.files('nipap.rest') / 'swagger_ui' / name).read_bytes()
 
 
 def _static(content: bytes, content_type: str) -> Response:
@@ -140,6 +138,7 @@ def describe(root: str) -> Schema:
     for (method, path), route in ROUTES.items():
         operation = paths[path][method.lower()]
         operation['parameters'] += [_query_parameter(parameter) for parameter in route.parameters.values()]
+        operation['parameters'] += _parameters(['IfMatch'] if route.conditional else [])
         if route.merges:
             content = operation['requestBody']['content']
             content[MERGE] = {**content[JSON], 'schema': merge_of(content[JSON]['schema'])}
@@ -357,7 +356,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             plural,
             _of(f'edit_{kind}'),
             {'200': _answer('The object.', one, ['ETag', 'ChangeSet'])},
-            [*key, *_parameters((*_CHANGE, 'IfMatch'))],
+            [*key, *_parameters(_CHANGE)],
             ref('schemas', f'{name}Attr'),
         ),
         'delete': _operation(
@@ -365,7 +364,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             plural,
             _of(f'remove_{kind}'),
             {'204': _answer('It was removed.', headers=['ChangeSet'])},
-            [*key, *_parameters((*_CHANGE, 'IfMatch'))],
+            [*key, *_parameters(_CHANGE)],
         ),
     }
     return paths

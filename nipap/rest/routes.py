@@ -21,17 +21,24 @@ class Route:
 
     call: the call that it makes, of several the first that it needs; None for a stream, which is no call. pairs:
     whether ``avps.KEY`` is a parameter too. merges: whether the body may be a merge patch.
+    conditional: whether the header If-Match is heeded; a change elsewhere is refused with it.
     """
 
     call: str | None
     parameters: Parameters = field(default_factory=dict)
     pairs: bool = False
     merges: bool = False
+    conditional: bool = False
 
     @property
     def served(self) -> bool:
         """Return whether its call is in the table of calls."""
         return self.call is None or self.call in CALLS
+
+    @property
+    def changes(self) -> bool:
+        """Return whether its call can change something."""
+        return self.call is not None and CALLS[self.call].changes
 
 
 RECURSIVE = ('vrf', 'prefix')  # kinds of objects whose removal may remove others too
@@ -58,8 +65,10 @@ def _collection(resource: Resource) -> Iterator[_Entry]:
     yield from _looking(resource)
     yield _route('POST', path, f'add_{kind}', fields)
     yield _route('GET', f'{path}/{{key}}', f'list_{kind}', fields)
-    yield ('PATCH', f'{path}/{{key}}'), Route(f'edit_{kind}', parameters.named(fields), merges=True)
-    yield _route('DELETE', f'{path}/{{key}}', f'remove_{kind}', (parameters.RECURSIVE,) if kind in RECURSIVE else ())
+    edit = Route(f'edit_{kind}', parameters.named(fields), merges=True, conditional=True)
+    yield ('PATCH', f'{path}/{{key}}'), edit
+    removal = parameters.named((parameters.RECURSIVE,) if kind in RECURSIVE else ())
+    yield ('DELETE', f'{path}/{{key}}'), Route(f'remove_{kind}', removal, conditional=True)
 
 
 def _source(resource: Resource) -> Iterator[_Entry]:

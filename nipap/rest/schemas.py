@@ -23,7 +23,7 @@ TEXT: Schema = {'type': 'string'}
 # Without control characters, and blanks and hyphens that nobody sees. Letters beyond ASCII are sent as UTF-8.
 PRINTABLE: Schema = {
     'type': 'string',
-    'pattern': r'^[^\u0000-\u001f\u007f-\u00a0\u00ad\u2000-\u200f\u2028-\u202f\ufeff]*$',
+    'pattern': r'^[^\u0000-\u001f\u007f-\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u2060-\u206f\ufeff]*$',
 }
 # What XML 1.0 can carry, for XML-RPC has to.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
@@ -259,7 +259,7 @@ def webhooks() -> dict[str, Schema]:
     }
     secret: Schema = {'type': 'string', 'minLength': SHORTEST_SECRET, 'maxLength': LONGEST_SECRET}
     counts = dict.fromkeys(('id', 'cursor', 'attempts', 'delivered', 'failed'), INTEGER)
-    told = {name: {'type': nothing} for name in ('added', 'failing_since', 'next_attempt', 'last_error')}
+    told = {name: {'type': nothing} for name in ('owner', 'added', 'failing_since', 'next_attempt', 'last_error')}
     attr: Schema = {'type': 'object', 'additionalProperties': False, 'properties': {**own, 'secret': secret}}
     again: Schema = {'ids': {'type': ['array', 'null'], 'items': ID}}
     return {

@@ -149,6 +149,27 @@ def test_a_single_parameter_is_there_once(client: FlaskClient, db: Database, met
     assert changes(db) == before
 
 
+@pytest.mark.parametrize(
+    ('method', 'path'), [route for route in ROUTES if route[0] != 'GET' and not route[1].endswith('/search')]
+)
+def test_a_condition_that_is_not_looked_at_is_refused(
+    client: FlaskClient, db: Database, method: str, path: str
+) -> None:
+    """Whoever sends If-Match relies on it."""
+    url, body = place(client, path), BODIES.get((method, path))
+    parameters = [resolved(one)['name'] for one in DESCRIPTION['paths'][path][method.lower()]['parameters']]
+    before = changes(db)
+    for tag in ('"other"', '*'):
+        answer = client.open(url, method=method, json=body, headers={**AUTH, 'If-Match': tag})
+        if 'If-Match' not in parameters:
+            assert (answer.status_code, answer.json['code']) == (400, 1100), answer.data
+            assert 'If-Match' in answer.json['detail']
+        elif tag != '*':
+            assert (answer.status_code, answer.json['code']) == (412, 1600), answer.data
+    if 'If-Match' not in parameters:
+        assert changes(db) == before
+
+
 def test_every_route_with_a_body_is_tried() -> None:
     with_body = {
         (verb.upper(), path) for path, its in DESCRIPTION['paths'].items() for verb in its if 'requestBody' in its[verb]

@@ -9,12 +9,16 @@ import pytest
 from contract_faces import Face
 
 from nipap.history import webhook
+from nipap.history.audit import Who
 from nipap.postgres.database import Database
 
 URL = 'https://receiver.example.com/nipap'
 SECRET = 'a secret of sixteen or more'
 NEW_SECRET = 'another secret of sixteen or more'
-FACTS = {'url': URL, 'kinds': ['prefix'], 'vrf_ids': [], 'pool_ids': [], 'tags': ['dns'], 'enabled': True}
+FACTS = {
+    **{'url': URL, 'kinds': ['prefix'], 'vrf_ids': [], 'pool_ids': [], 'tags': ['dns'], 'enabled': True},
+    'owner': 'gateway',
+}
 LOG = """SELECT username, authenticated_as, authoritative_source, object_id, action, before, after
 FROM audit_log WHERE object_type = 'webhook' ORDER BY id"""
 
@@ -83,6 +87,19 @@ def facts_in(state: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if state is None else {name: value for name, value in state.items() if name not in ('id', 'added')}
 
 
+def test_the_owner_is_the_account_that_added_it(trusted: Face, db: Database) -> None:
+    """Also when that acts for somebody else, and whoever edits it later."""
+    assert plant(trusted)['owner'] == 'gateway'
+    theirs = Who('kim', 'second', None, 'portal')
+    key = db.run(lambda tx: webhook.add(tx, {'url': URL, 'secret': SECRET}, theirs))
+    (edited,) = trusted.call('edit_webhook', webhook={'id': key}, attr={'enabled': False})
+    assert edited['owner'] == 'second'
+    fault = trusted.fault('edit_webhook', webhook={'id': key}, attr={'owner': 'gateway'})
+    assert (fault.code, 'owner' in fault.text) == (1120, True)
+    owners = [(entry[1], entry[6]['owner']) for entry in log(db)]
+    assert owners == [('gateway', 'gateway'), ('second', 'second'), ('gateway', 'second')]
+
+
 def test_a_call_that_fails_leaves_no_entry(trusted: Face, db: Database) -> None:
     hook = plant(trusted)
     before = log(db)
@@ -93,6 +110,7 @@ def test_a_call_that_fails_leaves_no_entry(trusted: Face, db: Database) -> None:
         ('add_webhook', {}, 1100),
         ('edit_webhook', {'webhook': spec, 'attr': {'kinds': ['dog']}}, 1200),
         ('edit_webhook', {'webhook': spec, 'attr': {'cursor': 1}}, 1120),
+        ('add_webhook', {'attr': {'url': URL, 'secret': SECRET, 'owner': 'x'}}, 1120),
         ('edit_webhook', {'webhook': spec}, 1100),
         ('edit_webhook', {'webhook': {}, 'attr': {}}, 1110),
         ('edit_webhook', {'webhook': missing, 'attr': {}}, 1300),

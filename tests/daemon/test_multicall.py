@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import xmlrpc.client
 
+import psycopg2
 import pytest
-from daemon_process import Daemon
+from daemon_process import Daemon, poll
 from support import DaemonFactory
 
 import nipap
@@ -43,31 +45,43 @@ def test_the_standard_library_sends_several_calls_at_once(running: Daemon) -> No
         assert 'methodName' in answers[4]
 
 
-def test_others_are_answered_while_several_calls_are_made(running: Daemon) -> None:
-    """One handler; slow calls and many quick ones are on their way in it."""
-    ended: list[str] = []
+WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'asn'::regclass)"
 
-    def send(name: str, *calls: dict[str, object]) -> None:
+
+def test_others_are_answered_while_several_calls_are_made(running: Daemon, dsn: str) -> None:
+    """One handler. One of several calls waits for a lock; a thousand quick calls and single ones pass by."""
+    answers: list[object] = []
+
+    def send() -> None:
         with server(running) as proxy:
-            several = xmlrpc.client.MultiCall(proxy)
-            for members in calls:
-                several.echo({'auth': AUTH, **members})
-            assert list(several()) == [members['message'] for members in calls]
-        ended.append(name)
+            calls = xmlrpc.client.MultiCall(proxy)
+            calls.version({'auth': AUTH})
+            calls.add_asn({'auth': AUTH, 'attr': {'asn': 1, 'name': 'one'}})
+            calls.version({'auth': AUTH})
+            answers.extend(calls())
 
-    slow = [{'message': n, 'sleep': 0.5} for n in range(20)]
-    quick = [{'message': n} for n in range(1000)]
-    threads = [
-        threading.Thread(target=send, args=('slow', *slow)),
-        threading.Thread(target=send, args=('quick', *quick)),
-    ]
-    for thread in threads:
-        thread.start()
-    with server(running) as proxy:
-        for _ in range(20):
+    waiting = threading.Thread(target=send)
+    with contextlib.closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute('LOCK asn IN ACCESS EXCLUSIVE MODE')
+        waiting.start()
+        with contextlib.closing(psycopg2.connect(dsn)) as other, other.cursor() as look:
+            other.autocommit = True
+
+            def waits() -> bool:
+                look.execute(WAITS)
+                return bool(look.fetchone() == (True,))
+
+            poll(waits, 40, lambda: 'nothing waits for the lock')
+        with server(running) as proxy:
+            quick = xmlrpc.client.MultiCall(proxy)
+            for number in range(1000):
+                quick.echo({'auth': AUTH, 'message': number})
+            assert list(quick()) == list(range(1000))
             assert proxy.version({'auth': AUTH}) == nipap.__version__
-    ended.append('single')
-    for thread in threads:
-        thread.join()
-    assert set(ended) == {'slow', 'quick', 'single'}
-    assert ended[-1] == 'slow'
+        assert answers == []
+        connection.rollback()
+    waiting.join()
+    first, added, last = answers
+    assert first == last == nipap.__version__
+    assert isinstance(added, dict)
+    assert added['name'] == 'one'

@@ -160,6 +160,8 @@ def test_the_command_line_wins(read: Reader) -> None:
         ('db_pass', 'a#b;c', 'a#b;c'),
         ('trusted_proxies', '127.0.0.1, 10.0.0.0/8,::1 10.0.0.0/8', ('127.0.0.1/32', '10.0.0.0/8', '::1/128')),
         ('trusted_proxies', '', ()),
+        ('webhook_allow', '192.0.2.0/24, 2001:db8::1', ('192.0.2.0/24', '2001:db8::1/128')),
+        ('webhook_deny', '', ()),
         ('metrics_token', 'abcDEF0123456789.~+/==', 'abcDEF0123456789.~+/=='),
         ('metrics_names', '', None),
         ('metrics_names', 'no', False),

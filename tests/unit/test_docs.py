@@ -26,7 +26,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
 }
 TOP_LEVEL = {
     *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'setup.py', 'pyproject.toml'),
-    *('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'Makefile'),
+    *('README.md', 'SECURITY.md', 'requirements.lock', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'Makefile'),
     *('.ci', '.gitignore', '.pre-commit-config.yaml'),
 }
 # What is not done yet, and places that exist on one machine only.

@@ -88,6 +88,7 @@ DAEMON = (
     'admin',
     'tracing',
     'kafka',
+    'targets',
     'senders',
     'worker',
     'systemd',
@@ -147,6 +148,7 @@ LIBRARIES = {
             'nipap.search.smart_parsing',
             'nipapd.values',
             'nipapd.proxies',
+            'nipapd.targets',
         }
     ),
     'IPy': frozenset({'nipap.addresses'}),

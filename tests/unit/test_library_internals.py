@@ -13,7 +13,6 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
-from importlib import resources
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -458,18 +457,6 @@ def test_the_names_of_our_code_in_this_file_are_right() -> None:
 
 
 # ---- files that come with packages
-
-
-def test_swagger_ui_has_its_files_where_they_are_looked_for() -> None:
-    vendor = resources.files('swagger_ui_bundle') / 'vendor'
-    directories = [place for place in vendor.iterdir() if place.is_dir()]
-    there = {place.name for place in directories[0].iterdir()} if len(directories) == 1 else set()
-    internal(
-        {'swagger-ui.css', 'swagger-ui-bundle.js'} <= there,
-        'swagger-ui-bundle-v2',
-        'has the files of Swagger UI in another place than one directory below vendor',
-        'nipap.rest.openapi',
-    )
 
 
 def test_a_wheel_of_postgresql_has_its_programs_where_they_are_looked_for() -> None:

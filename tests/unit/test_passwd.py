@@ -178,14 +178,22 @@ def test_new_passwords_have_a_length_and_older_ones_go_on(run: Command, users: L
     refusal = 'the password must have 8 to 1000 characters'
     for password in ('x', '7 chars', 'x' * 1001):
         for action, name in (('add', 'ann'), ('modify', 'joe')):
-            assert says(run(action, '-u', name, '-p', password, code=2)) == refusal
             assert says(run(action, '-u', name, stdin=f'{password}\n', code=2)) == refusal
+    assert says(run('add', '-u', 'ann', '-p', 'x' * 1001, code=2)) == refusal
     run('test-user', '-u', 'joe', '-p', 'x')
     assert [user.username for user in users.users()] == ['joe']
     run('modify', '-u', 'joe', '-n', 'Joe')
     run('test-user', '-u', 'joe', '-p', 'x')
     run('add', '-u', 'ann', '-p', '8 chars!')
     run('modify', '-u', 'joe', '-p', 'åäöåäöåä')
+
+
+@pytest.mark.usefixtures('cheap_hashes')
+def test_scripts_may_set_short_passwords_and_are_warned(run: Command, users: LocalUsers) -> None:
+    warning = 'the password has fewer than 8 characters and is soon guessed'
+    for command in (('add', '-u', 'ann', '-p', '7 chars'), ('modify', '-u', 'ann', '-p', 'x')):
+        assert run(*command, silent=False).stderr == f'nipap-passwd: {warning}\n'
+    run('test-user', '-u', 'ann', '-p', 'x')
 
 
 def test_what_is_as_it_is_wanted_is_no_error(run: Command, users: LocalUsers, path: Path) -> None:

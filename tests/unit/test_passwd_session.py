@@ -45,8 +45,7 @@ DIFFERENT = {
     36: Different(0, 'User cli is not in database DIR/local_auth.db, nothing was changed', 'it was removed before'),
     39: Different(2, "must not contain ':'", 'no such user could log in: HTTP Basic splits there'),
 }
-# New passwords have 8 characters: shorter ones of the recording are played eight times over.
-SHORT = re.compile(r' (-p|--password) (\S{1,7})(?= |$)')
+SHORT = re.compile('nipap-passwd: the password has fewer than 8 characters and is soon guessed\n')
 HELP = ('$ nipap-passwd', '$ nipap-passwd -h')
 
 
@@ -62,13 +61,13 @@ def test_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
     def play(command: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, 'stdin', io.StringIO())
-        longer = SHORT.sub(lambda found: f' {found[1]} {found[2] * 8}', command)
-        words = shlex.split(longer.replace('DIR', str(tmp_path)))[1:]
+        words = shlex.split(command.replace('DIR', str(tmp_path)))[1:]
         try:
             code = passwd.main([*words, '-c', str(conf)])
         except SystemExit as end:
             code = int(str(end.code))
         said, complained = capsys.readouterr()
+        complained = SHORT.sub('', complained)
         return code, said.replace(str(tmp_path), 'DIR'), complained.replace(str(tmp_path), 'DIR')
 
     played = steps()

@@ -13,11 +13,13 @@ from openapi_spec_validator import validate
 
 from nipap import errors
 from nipap.access.authentication import Authenticator
+from nipap.access.names import control_characters
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, read_value
 from nipap.backend import Backend
 from nipap.rest import api as flask_rest
 from nipap.rest import openapi as rest_openapi
 from nipap.rest.problems import STATUSES
+from nipap.rest.schemas import PRINTABLE
 
 DESCRIPTION: dict[str, Any] = rest_openapi.describe('/api/v1')
 METHODS = {'GET', 'POST', 'PUT', 'PATCH', 'DELETE'}
@@ -151,3 +153,8 @@ def test_the_page_loads_nothing_from_elsewhere(client: FlaskClient) -> None:
     for path in ('/api/docs/x.js', '/api/docs/..%2fsetup.py', '/api/docs/index.html'):
         answer = client.get(path)
         assert (answer.status_code, answer.content_type) == (404, 'application/problem+json')
+
+
+def test_no_character_is_described_as_printable_that_is_refused_in_names() -> None:
+    refused = control_characters(''.join(map(chr, (*range(0xD800), *range(0xE000, 0xFFFE)))))
+    assert not [character for character in refused if re.fullmatch(PRINTABLE['pattern'], character)]
