@@ -73,6 +73,10 @@ def test_the_first_two_commands_of_the_readme_are_one_line_each() -> None:
     assert re.fullmatch('.* && .venv/bin/pytest( -n [0-9]+)?', test)
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 130, 'move the rest to docs/'
+
+
 @pytest.mark.parametrize('number', [1, 2])
 def test_ci_runs_what_the_readme_prints(number: int) -> None:
     script = (ROOT / '.ci/run').read_text()
