@@ -21,7 +21,7 @@ PLAYED = ('backups', 'configuring', 'importing', 'index', 'operating', 'users')
 ELSEWHERE = {
     'differences': 'its command is SQL for a database of a former version, which tests/daemon/test_dump.py makes',
     'events': 'streams do not end, and the webhook has no receiver; tests/daemon/test_events.py has both',
-    'performance': 'benchmarks that take minutes to hours',
+    'measuring': 'benchmarks that take minutes to hours',
     'production': 'needs root and systemd; test_in_front.py plays the proxies, test_backup.py the timer',
     'rest': 'tests/daemon/test_rest_guide.py plays it',
     'tracing': 'installs libraries that the tests have; tests/daemon/test_tracing.py has the collector',
