@@ -17,7 +17,9 @@ from nipap.cli import main as cli
 from nipapd import __main__, maintenance, passwd
 
 README = ROOT / 'README.md'
-DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('docs/man/*')])
+DOCUMENTS = sorted(
+    [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('docs/man/*'), *ROOT.glob('examples/*.md')]
+)
 PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
     'nipapd': (__main__.main, ROOT / 'docs/man/nipapd.8'),
     'nipap-passwd': (passwd.main, ROOT / 'docs/man/nipap-passwd.1'),
@@ -25,7 +27,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
     'nipap': (lambda argv: cli.main(['import', *argv]), ROOT / 'docs/man/nipap.1'),
 }
 TOP_LEVEL = {
-    *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'setup.py', 'pyproject.toml'),
+    *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'examples', 'setup.py', 'pyproject.toml'),
     *('README.md', 'SECURITY.md', 'requirements.lock', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'Makefile'),
     *('.ci', '.gitignore', '.pre-commit-config.yaml'),
 }
