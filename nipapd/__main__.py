@@ -10,9 +10,10 @@ Exit codes:
     2   the command line or the configuration cannot be used; nothing was started
     3   it was asked to stop, and requests were cut off by the deadline or by a second signal
 
-With `user` or `group`, and started by root, nothing that reads from the network runs as root. With a configured
-database the whole daemon drops its privileges once the sockets are bound. With a database of its own the handlers
-drop theirs, and the parent, which serves nothing, stays able to restart PostgreSQL and to stop it.
+Started by root, nothing that reads from the network runs as root, unless `user` says so or no other account can do it
+(`nipapd.privileges`). With `user` and a configured database the whole daemon drops its privileges once the sockets are
+bound. Else the handlers drop theirs, and the parent, which serves nothing, stays able to restart PostgreSQL and to read
+at a HUP what only root can.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from nipap import __version__
 from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import LocalUsers
 from nipap.access.login_limits import LoginCounts
-from nipapd import accounts, admin, backup, restored, senders, systemd
+from nipapd import accounts, admin, backup, privileges, restored, senders, systemd
 from nipapd.config import Config, DaemonSettings, load
 from nipapd.databases import KeptPostgres, await_database, database, prepare_schema, print_db_version
 from nipapd.identity import Identity
@@ -83,7 +84,8 @@ def check_config(config: Config) -> int:
     prepare_tracing(config.tracing)
     try:
         tls_context(config.nipapd)
-        accounts.check(config, Identity.configured(config.nipapd))
+        identity = Identity.of(config)
+        accounts.check(config, None if identity and identity.by_default else identity)
     except (*EXPECTED, OSError) as error:
         say(str(error))
         return EXIT_USAGE
@@ -125,8 +127,8 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
         listening = stack.enter_context(Listening(systemd.take_sockets(os.environ)))
         listeners = listening.open(settings, tls_context(settings))
-        identity = Identity.configured(settings)
-        accounts.check(config, identity)
+        identity = Identity.of(config)
+        accounts.check(config, None if identity and identity.by_default else identity)
         make_data_dir(config)
         stack.enter_context(serving(config))
         if settings.pid_file is not None:
@@ -137,15 +139,20 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         end_interrupted_restores(config, dsn)
         backup.before_upgrade(config, dsn)
         prepare_schema(dsn, install=bool(postgres) or config.auto_install_db, config=config)
+        if postgres:
+            postgres.grant()
+            dsn = postgres.service_dsn()
+        identity = privileges.settled(config, identity, dsn)
         accounts.create_first_user(config, identity)
-        detach(launch, config, None if postgres else identity)
-        if identity and not postgres:
+        stays_root = privileges.parent_stays_root(config, identity)
+        detach(launch, config, None if stays_root else identity)
+        if identity and not stays_root:
             identity.assume()
         board = None if settings.forks < 0 else Board()
         service = service_of(config, dsn, listeners, LoginCounts(shared=True), KnownLogins(shared=True), board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
-        renewal = Renewal(config, service, reread, listening, launch, identity if postgres else None)
-        return serve(service, settings, launch, postgres, identity if postgres else None, renewal)
+        renewal = Renewal(config, service, reread, listening, launch, identity if stays_root else None)
+        return serve(service, settings, launch, postgres, identity if stays_root else None, renewal)
 
 
 def end_interrupted_restores(config: Config, dsn: str) -> None:
@@ -187,6 +194,7 @@ def serve(
 
     def look() -> None:
         board.beat()
+        renewal.hand_over_accounts()
         keeper.watch()
         sender.watch()
         if watch is not None:

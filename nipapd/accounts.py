@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import shlex
+import stat
 import sys
 from pathlib import Path
 
 from nipap.access.local_users import LocalUser, LocalUsers, UserFileMissingError
+from nipapd.binaries import only_root_leads_to
 from nipapd.config import DEFAULT_FILE, Config, data_directory
 from nipapd.identity import Identity
 from nipapd.inifile import everybody_can_read
@@ -41,9 +44,46 @@ def check(config: Config, identity: Identity | None) -> None:
                 log.warning('auth backend %s lets nobody in: %s', name, error)
             continue
         if identity and not _can_read(identity, users):
-            raise StartError(f'{users.path}: cannot be read by {identity.name}, as whom calls are answered')
+            raise StartError(_unreadable(users, identity))
         if everybody_can_read(Path(users.path)):
             log.warning('%s: everybody on this host can read it, and it holds password hashes: chmod o-r', users.path)
+
+
+def unreadable_by(config: Config, identity: Identity) -> str | None:
+    """Return which file of accounts the account of handlers cannot read, in words; None when it can read all."""
+    for backend in config.auth.backends.values():
+        path = backend.options.get('db_path')
+        if path and os.path.exists(path) and not _can_read(identity, LocalUsers(path)):
+            return _unreadable(LocalUsers(path), identity)
+    return None
+
+
+def _unreadable(users: LocalUsers, identity: Identity) -> str:
+    return f'{users.path}: cannot be read by {identity.name}, as whom calls are answered'
+
+
+def hand_over(config: Config, identity: Identity) -> None:
+    """Give files of accounts that belong to root to the account of handlers. What another account could replace stays.
+
+    The group and the mode stay as they are.
+    """
+    for backend in config.auth.backends.values():
+        if path := backend.options.get('db_path'):
+            with contextlib.suppress(OSError):
+                _give(Path(path), identity)
+
+
+def _give(path: Path, identity: Identity) -> None:
+    if os.stat(path).st_uid != 0 or not only_root_leads_to(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == 0 and status.st_nlink == 1:
+            os.fchown(descriptor, identity.uid, -1)
+            log.info('%s belongs to %s now, as whom calls are answered', path, identity.name)
+    finally:
+        os.close(descriptor)
 
 
 def _can_read(identity: Identity, users: LocalUsers) -> bool:

@@ -30,6 +30,7 @@ SYSTEM_BINDIRS = (
     '/usr/libexec/postgresql*',  # Alpine
     '/opt/homebrew/opt/postgresql@*/bin',
 )
+MOST_LINKS = 40
 ROOT_FALLBACK_ACCOUNTS = ('postgres', 'nobody')
 
 
@@ -198,6 +199,27 @@ def _runs(program: Path, account: Account) -> bool:
         return subprocess.run([program, '--version'], capture_output=True, **account.run_options()).returncode == 0
     except OSError:
         return False
+
+
+def only_root_leads_to(path: Path) -> bool:
+    """Return whether root alone decides which file an absolute path names: by every directory and link on the way."""
+    current, pending, links = Path('/'), list(path.parts[1:]), 0
+    while pending:
+        status = current.stat()
+        keeps_names = bool(status.st_mode & stat.S_ISVTX)
+        if status.st_uid != 0 or (status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not keeps_names):
+            return False
+        name = current / pending.pop(0)
+        if not name.is_symlink():
+            current = name
+            continue
+        links += 1
+        if name.lstat().st_uid != 0 or links > MOST_LINKS:
+            return False
+        target = name.readlink()
+        pending[:0] = target.relative_to('/').parts if target.is_absolute() else target.parts
+        current = Path('/') if target.is_absolute() else current
+    return True
 
 
 def account_named(name: str) -> Account | None:

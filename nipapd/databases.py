@@ -12,9 +12,10 @@ from nipap.errors import NipapError, NipapUnavailableError
 from nipap.history import events
 from nipap.postgres import connecting, schema
 from nipap.postgres.database import Database
-from nipapd.binaries import Account
-from nipapd.config import Config, DaemonSettings
-from nipapd.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from nipapd import roles
+from nipapd.binaries import ROOT_FALLBACK_ACCOUNTS, Account
+from nipapd.config import Config
+from nipapd.embedded import OWNER, SERVICE, EmbeddedPostgres, EmbeddedPostgresError
 from nipapd.identity import Identity, find_user
 from nipapd.launch import StartError
 from nipapd.prefork import EXIT_OK
@@ -33,8 +34,14 @@ class KeptPostgres:
 
     def __init__(self, config: Config, identity: Identity | None) -> None:
         settings = config.nipapd
+        configured = find_user(settings.postgres_user).pw_name if settings.postgres_user else None
+        client = Account(identity.name, identity.uid, identity.gid) if identity and identity.uid else None
         self._postgres = EmbeddedPostgres(
-            config.data_dir, bindir=settings.postgres_bindir, user=database_account(settings, identity)
+            config.data_dir,
+            bindir=settings.postgres_bindir,
+            user=configured,
+            client=client,
+            fallbacks=(identity.name,) if identity and client and not identity.by_default else ROOT_FALLBACK_ACCOUNTS,
         )
         self._next_look = 0.0
         self._failures = 0
@@ -42,6 +49,7 @@ class KeptPostgres:
     def __enter__(self) -> KeptPostgres:
         try:
             self._postgres.start()
+            roles.prepare(self._postgres.dsn())
         except BaseException:
             self._postgres.stop()
             raise
@@ -51,7 +59,16 @@ class KeptPostgres:
         self._postgres.stop()
 
     def dsn(self) -> str:
-        return self._postgres.dsn()
+        """Return the connection string of the role that owns the database: for migrations and maintenance."""
+        return self._postgres.dsn(role=OWNER)
+
+    def service_dsn(self) -> str:
+        """Return the connection string of the role of handlers."""
+        return self._postgres.dsn(role=SERVICE)
+
+    def grant(self) -> None:
+        """Leave to handlers what they need of the schema as it is now."""
+        roles.prepare(self._postgres.dsn())
 
     def account(self) -> Account:
         """Return the account that runs the programs of PostgreSQL."""
@@ -77,19 +94,6 @@ class KeptPostgres:
             return
         self._failures = 0
         self._next_look = time.monotonic() + SHARED_CHECK_S if self._postgres.proc is None else 0.0
-
-
-def database_account(settings: DaemonSettings, identity: Identity | None) -> str | None:
-    """The account that PostgreSQL runs as: that of the handlers, who alone may reach its socket."""
-    configured = find_user(settings.postgres_user).pw_name if settings.postgres_user else None
-    if identity is None or identity.uid == 0:
-        return configured
-    if configured not in (None, identity.name):
-        raise StartError(
-            f'handlers that run as {identity.name} cannot reach a PostgreSQL that runs as {configured}: '
-            'give user and postgres_user the same name, or leave out postgres_user'
-        )
-    return identity.name
 
 
 def await_database(dsn: str, patience_s: float) -> None:
@@ -172,7 +176,7 @@ def print_db_version(config: Config) -> int:
         if config.embedded:
             if not (config.data_dir / 'data' / 'PG_VERSION').exists():
                 raise StartError(f'there is no database in {config.data_dir} yet')
-            dsn = stack.enter_context(KeptPostgres(config, Identity.configured(config.nipapd))).dsn()
+            dsn = stack.enter_context(KeptPostgres(config, Identity.of(config))).dsn()
         else:
             dsn = config.dsn
         db = stack.enter_context(database(dsn))

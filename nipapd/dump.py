@@ -245,7 +245,7 @@ def _find_reader(config: Config, scratch: Path) -> Reader | None:
     programs = [tools.bindir / 'pg_restore' for tools in find_tools(config)]
     if os.geteuid() != 0 or not programs:
         return Reader(programs[0], None) if programs else None
-    account = KeptPostgres(config, Identity.configured(config.nipapd)).account()
+    account = KeptPostgres(config, Identity.of(config)).account()
     scratch.chmod(0o755)
     for program in programs:
         if found := runnable(program, account, scratch):
@@ -277,6 +277,8 @@ class Source:
             raise DumpError(f'{file} cannot be restored: {problem}: upgrade the program')
         if reader is None:
             raise DumpError(f'there is no pg_restore: {INSTALL} (the dump is of PostgreSQL {manifest["postgresql"]})')
+        if DATABASE not in manifest['files']:
+            raise DumpError(f'{file} cannot be restored: it has no database')
         users = None
         if USERS in manifest['files']:
             users = LocalUsers(directory / 'accounts.db')
@@ -313,7 +315,7 @@ def _prepared(config: Config) -> Iterator[Database]:
     """The database to restore into; the private PostgreSQL runs for the while, and is made when there is none."""
     with contextlib.ExitStack() as stack:
         if config.embedded:
-            dsn = stack.enter_context(KeptPostgres(config, Identity.configured(config.nipapd))).dsn()
+            dsn = stack.enter_context(KeptPostgres(config, Identity.of(config))).dsn()
         else:
             dsn = config.dsn
         db = stack.enter_context(database(dsn))

@@ -3,10 +3,10 @@
 Everything lives in one directory, `home`:
 
     data/             the PostgreSQL data directory, owned by the account the server runs as
-    run/              the UNIX socket (there is no TCP), open to that account alone
+    run/              the UNIX socket (there is no TCP), open to that account and to the group of the handlers
     postgresql.conf   written once, then the administrator's to edit
     pg_hba.conf       who may connect: written at each start
-    pg_ident.conf     which accounts of the host are who: written at each start
+    pg_ident.conf     which accounts of the host may use which role: written at each start
     postgresql.log    what the server says
     lock              held while starting, so that simultaneous starts agree
     binaries-*        a copy of the binaries, when the server's account cannot reach the original
@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -60,6 +60,8 @@ __all__ = ['EmbeddedPostgres', 'EmbeddedPostgresError', 'Installation', 'find_in
 log = logging.getLogger(__name__)
 
 SUPERUSER = 'postgres'
+OWNER = 'nipap_owner'  # of the database and its objects: migrations and maintenance
+SERVICE = 'nipap'  # of handlers
 DATABASE = 'nipap'
 PORT = 5432  # only part of the socket's name
 SOCKET_NAME = f'.s.PGSQL.{PORT}'
@@ -76,8 +78,16 @@ PR_SET_PDEATHSIG = 1
 CAUSE = re.compile(r'\b(?:FATAL|PANIC|ERROR|error): +(.*)')
 NO_SPACE = 'No space left on device'
 
+# What a server that runs says to an account that may not use a role.
+REFUSALS = ('Peer authentication failed', 'no pg_hba.conf entry')
+
 # A predecessor that is going away, but has not gone yet, makes PostgreSQL say one of these.
 NOT_YET = ('pre-existing shared memory block', 'lock file "postmaster.pid" already exists')
+
+PG_HBA = f"""\
+local {DATABASE} {SERVICE},{OWNER} peer map=nipapd
+local all {SUPERUSER} peer map=nipapd
+"""
 
 POSTGRESQL_CONF = """\
 # Written once by nipapd and yours from then on; restart nipapd to apply changes.
@@ -124,8 +134,11 @@ cluster_name = 'nipapd'                 # names the processes in ps
 class EmbeddedPostgres:
     """One PostgreSQL server in `home`, shared by all daemons that name the same directory.
 
-    `bindir` names binaries to use instead of the ones found; `user` is the account to run as when started by
-    root (`postgres`, or else `nobody`); `settings` override postgresql.conf for as long as this server runs.
+    bindir: binaries to use instead of the ones found.
+    user: the account to run as when started by root.
+    settings: override postgresql.conf for as long as this server runs.
+    client: the account of handlers that do not run as this process does. It may use the role SERVICE alone.
+    fallbacks: accounts for new data when root starts the server without `user`; the first that there is.
     """
 
     def __init__(
@@ -134,6 +147,8 @@ class EmbeddedPostgres:
         bindir: str | None = None,
         user: str | None = None,
         settings: Mapping[str, str] | None = None,
+        client: Account | None = None,
+        fallbacks: Sequence[str] = ROOT_FALLBACK_ACCOUNTS,
     ) -> None:
         self.home = Path(home).resolve()
         self.data = self.home / 'data'
@@ -143,6 +158,8 @@ class EmbeddedPostgres:
         self._bindir = Path(bindir) if bindir else None
         self._user = user
         self._settings = dict(settings or {})
+        self._client = client
+        self._fallbacks = tuple(fallbacks)
         self._socket_dir: Path | None = None
         self._owner_pid = 0
 
@@ -176,18 +193,18 @@ class EmbeddedPostgres:
         _stop(proc)
         self._remove_socket_dir()
 
-    def dsn(self, dbname: str = DATABASE) -> str:
-        """The libpq connection string of a database on the server; only after `start`.
+    def dsn(self, dbname: str = DATABASE, role: str = SUPERUSER) -> str:
+        """Return the libpq connection string of a database on the server; only after `start`.
 
         Its sessions log no errors: to PostgreSQL a refused change is an error; its text has values of the client.
         What fails is logged by whoever asked; what the server does by itself, such as autovacuum, it logs as always.
+        A superuser can say so for a session; the other roles have it as their setting (`nipapd.roles`).
         """
         if self._socket_dir is None:
             raise EmbeddedPostgresError('PostgreSQL has not been started')
         host = str(self._socket_dir)
-        return psycopg2.extensions.make_dsn(
-            host=host, port=PORT, user=SUPERUSER, dbname=dbname, options='-c log_min_messages=log'
-        )
+        options = '-c log_min_messages=log' if role == SUPERUSER else None
+        return psycopg2.extensions.make_dsn(host=host, port=PORT, user=role, dbname=dbname, options=options)
 
     # -- accounts and directories
 
@@ -199,7 +216,7 @@ class EmbeddedPostgres:
         if owner and self._user and owner.name != self._user:
             message = f'{self.data} belongs to {owner.name}, not to the configured account {self._user}'
             raise EmbeddedPostgresError(message)
-        names = (self._user,) if self._user else ROOT_FALLBACK_ACCOUNTS
+        names = (self._user,) if self._user else self._fallbacks
         account = owner or next(filter(None, map(account_named, names)), None)
         if account is None or account.uid == 0:
             raise EmbeddedPostgresError(
@@ -248,7 +265,8 @@ class EmbeddedPostgres:
         """home/run, or a short directory noted in home/run.path when that is too long for a socket's name."""
         run, note = self.home / 'run', self.home / 'run.path'
         if _fits_socket(run):
-            _make_private(run, account)
+            if not run.exists():
+                _make_private(run, account)
             return run
         with contextlib.suppress(OSError):
             noted = Path(note.read_text())
@@ -259,6 +277,22 @@ class EmbeddedPostgres:
         _make_private(short, account)
         _write_file(note, str(short))
         return short
+
+    def _is_shared_with_client(self, account: Account) -> bool:
+        """Return whether another account than that of the server may reach the socket."""
+        return os.geteuid() == 0 and self._client is not None and self._client.uid not in (0, account.uid)
+
+    def _open_socket_dir(self, account: Account) -> None:
+        """Let the group of the handlers pass, where they have another account than the server."""
+        if self._socket_dir is None or os.geteuid() != 0:
+            return
+        descriptor = os.open(self._socket_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            shared = self._client if self._is_shared_with_client(account) else None
+            os.fchown(descriptor, account.uid, shared.gid if shared else account.gid)
+            os.fchmod(descriptor, 0o710 if shared else 0o700)
+        finally:
+            os.close(descriptor)
 
     def _remove_socket_dir(self) -> None:
         if self._socket_dir and self._socket_dir.parent != self.home:
@@ -320,14 +354,22 @@ class EmbeddedPostgres:
     def _start_or_share(self, account: Account, timeout_s: float) -> None:
         self._refuse_copy()
         self._remove_copied_socket()
-        if self._problem() is None:
+        problem = self._problem()
+        if problem is None:
+            self._admit(account)
             return
+        if any(refusal in problem for refusal in REFUSALS):
+            raise EmbeddedPostgresError(
+                f'the PostgreSQL in {self.home} runs and takes no orders from {account_of_uid(os.geteuid()).name}: '
+                'ask as root, or as the account that has started the daemon'
+            )
         if self.proc:  # it died, or no longer answers
             _stop(self.proc)
             self.proc = None
         self.installation = self._choose(account)
         if not (self.data / 'PG_VERSION').exists():
             self._initialise(self.installation, account)
+        self._open_socket_dir(account)
         self._write_configuration(account)
         self._run(self.installation, account, timeout_s)
 
@@ -381,10 +423,35 @@ class EmbeddedPostgres:
     def _write_configuration(self, account: Account) -> None:
         if not (self.home / 'postgresql.conf').exists():
             _write_file(self.home / 'postgresql.conf', POSTGRESQL_CONF)
-        # Root too, who may share a server that another account started (and could become that account anyway).
-        names = sorted({account.name, *(account_of_uid(uid).name for uid in (0, os.geteuid()))})
-        _write_file(self.home / 'pg_ident.conf', ''.join(f'nipapd "{name}" {SUPERUSER}\n' for name in names))
-        _write_file(self.home / 'pg_hba.conf', 'local all all peer map=nipapd\n')
+        _write_file(self.home / 'pg_ident.conf', ''.join(sorted(self._access(account))))
+        _write_file(self.home / 'pg_hba.conf', PG_HBA)
+
+    def _access(self, account: Account) -> set[str]:
+        """Return the lines that say which account of the host may use which role.
+
+        Root may use all, and so may the account of the server, which can read and write its files anyway. Handlers
+        with that account are to go through their role.
+        """
+        masters = {account_of_uid(uid).name for uid in (0, os.geteuid())}
+        if self._client is None or self._client.uid != account.uid:
+            masters.add(account.name)
+        allowed = {(name, role) for name in masters for role in (SUPERUSER, OWNER, SERVICE)}
+        if self._client is not None:
+            allowed.add((self._client.name, SERVICE))
+        return {f'nipapd "{name}" {role}\n' for name, role in allowed}
+
+    def _admit(self, account: Account) -> None:
+        """Have a server that runs already let in our accounts too. One started by an older program knows no roles."""
+        path = self.home / 'pg_ident.conf'
+        try:
+            present = set(path.read_text(encoding='utf-8').splitlines(keepends=True))
+        except OSError:
+            present = set()
+        if self._access(account) <= present:
+            return
+        _write_file(path, ''.join(sorted(present | self._access(account))))
+        with contextlib.closing(psycopg2.connect(self.dsn('postgres'))) as connection, connection.cursor() as cursor:
+            cursor.execute('SELECT pg_reload_conf()')
 
     def _run(self, installation: Installation, account: Account, timeout_s: float) -> None:
         """Start the server until it answers, waiting for a predecessor that is not quite gone."""
@@ -415,7 +482,7 @@ class EmbeddedPostgres:
     def _spawn(self, installation: Installation, account: Account) -> int:
         """Start the process; returns where in the log its words begin."""
         command = [str(installation.bindir / 'postgres'), '-D', str(self.data)]
-        for name, value in self._command_line_settings().items():
+        for name, value in self._command_line_settings(account).items():
             command += ['-c', f'{name}={value}']
         output = self._open_log(account)
         try:
@@ -432,8 +499,9 @@ class EmbeddedPostgres:
         self._owner_pid = os.getpid()
         return begin
 
-    def _command_line_settings(self) -> dict[str, str]:
+    def _command_line_settings(self, account: Account) -> dict[str, str]:
         directory = str(self._socket_dir).replace('"', '""')
+        shared = self._is_shared_with_client(account)
         return {
             **self._settings,
             'config_file': str(self.home / 'postgresql.conf'),
@@ -442,7 +510,7 @@ class EmbeddedPostgres:
             'listen_addresses': '',
             'port': str(PORT),
             'unix_socket_directories': f'"{directory}"',
-            'unix_socket_permissions': '0700',
+            'unix_socket_permissions': '0777' if shared else '0700',  # beyond the directory, which says who passes
         }
 
     def _await_answer(self, deadline: float) -> bool:
@@ -562,7 +630,8 @@ def _make_private(directory: Path, account: Account) -> None:
 
 def _is_private(directory: Path, account: Account) -> bool:
     found = os.lstat(directory)
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == account.uid and stat.S_IMODE(found.st_mode) == 0o700
+    is_closed = stat.S_IMODE(found.st_mode) in (0o700, 0o710)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == account.uid and is_closed
 
 
 def _write_file(path: Path, text: str) -> None:

@@ -10,32 +10,39 @@ import pwd
 import sys
 from dataclasses import dataclass
 
-from nipapd.config import DaemonSettings
+from nipapd.config import Config
 
 log = logging.getLogger('nipapd')
 
 PR_SET_NO_NEW_PRIVS = 38
+DEFAULT_ACCOUNTS = ('nipap', 'nobody')
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The account that serves, when root starts the daemon."""
+    """The account that serves, when root starts the daemon.
+
+    by_default: the configuration names none, so the account was chosen here.
+    """
 
     name: str
     uid: int
     gid: int
+    by_default: bool = False
 
     @classmethod
-    def configured(cls, settings: DaemonSettings) -> Identity | None:
-        """The account to become; None when none is configured or this process may not change."""
-        if settings.user is None and settings.group is None:
-            return None
+    def of(cls, config: Config) -> Identity | None:
+        """Return the account of handlers; None when this process may not change, or the host has none for them."""
+        settings = config.nipapd
         if os.geteuid() != 0:
-            log.warning('not started by root: user and group stay as they are')
+            if settings.user or settings.group:
+                log.warning('not started by root: user and group stay as they are')
             return None
-        account = find_user(settings.user) if settings.user else pwd.getpwuid(0)
+        account = find_user(settings.user) if settings.user else default_account(config)
+        if account is None:
+            return None
         gid = find_group(settings.group) if settings.group else account.pw_gid
-        return cls(account.pw_name, account.pw_uid, gid)
+        return cls(account.pw_name, account.pw_uid, gid, by_default=settings.user is None)
 
     def assume(self) -> None:
         """Become this account, for good: with its groups alone, no id to return to, and no program that gives one."""
@@ -49,6 +56,31 @@ def gain_no_privileges() -> None:
     """Have the kernel ignore set-user-ID bits and file capabilities for this process and all below. Linux only."""
     if sys.platform == 'linux' and ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), 'privileges cannot be given up')
+
+
+def default_account(config: Config) -> pwd.struct_passwd | None:
+    """Return the account of handlers where none is configured: the owner of the local accounts, else the first found.
+
+    So the account stays the same from start to start, whatever accounts the host gets.
+    """
+    found = [owner_of(backend.options.get('db_path')) for backend in config.auth.backends.values()]
+    return next((account for account in (*found, *map(named, DEFAULT_ACCOUNTS)) if account and account.pw_uid), None)
+
+
+def owner_of(path: str | None) -> pwd.struct_passwd | None:
+    """Return the account that a file belongs to, if there are both."""
+    try:
+        return pwd.getpwuid(os.stat(path).st_uid) if path else None
+    except (OSError, KeyError):
+        return None
+
+
+def named(name: str) -> pwd.struct_passwd | None:
+    """Return the account of that name, if there is one."""
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
 
 
 def find_user(text: str) -> pwd.struct_passwd:

@@ -21,6 +21,7 @@ from nipapd.commandline import Parser
 from nipapd.config import Config, load
 from nipapd.databases import KeptPostgres, await_database, database
 from nipapd.embedded import EmbeddedPostgresError
+from nipapd.identity import Identity
 from nipapd.inifile import ConfigError
 from nipapd.launch import StartError
 from nipapd.values import forget_database_variables
@@ -55,7 +56,8 @@ def served(config: Config) -> Iterator[str]:
         if config.embedded:
             if not (config.data_dir / 'data' / 'PG_VERSION').exists():
                 raise StartError(f'there is no database in {config.data_dir} yet')
-            yield stack.enter_context(KeptPostgres(config, None)).dsn()
+            identity = Identity.of(config) if os.geteuid() == 0 else None
+            yield stack.enter_context(KeptPostgres(config, identity)).dsn()
         else:
             yield config.dsn
 

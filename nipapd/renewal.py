@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from nipap.access.local_users import UserFileError
-from nipapd import accounts, admin, logs, senders, systemd
+from nipapd import accounts, admin, logs, privileges, senders, systemd
 from nipapd.config import Config, DaemonSettings
 from nipapd.databases import prepare_schema
 from nipapd.embedded import EmbeddedPostgresError
@@ -113,10 +113,13 @@ class Renewal:
         config, fixed = applicable(self._config, read)
         settings, context = config.nipapd, tls_context(config.nipapd)
         config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
+        self._hand_over(config)
         accounts.check(config, self._identity)
         dsn = self._service.dsn if config.embedded else config.dsn
         if dsn != self._service.dsn:
             prepare_schema(dsn, install=config.auto_install_db, config=config)
+            if self._identity and (problem := privileges.obstacle(config, self._identity, dsn)):
+                raise StartError(problem)
         listeners = self._listening.open(settings, context)
         configure_log(settings)
         for warning in read.warnings:
@@ -128,6 +131,14 @@ class Renewal:
         generation = self._generation(config, service)
         log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
         return generation
+
+    def hand_over_accounts(self) -> None:
+        """Have handlers read accounts that root has put in the place of theirs, as when handlers ran as root."""
+        self._hand_over(self._config)
+
+    def _hand_over(self, config: Config) -> None:
+        if self._identity and self._identity.by_default:
+            accounts.hand_over(config, self._identity)
 
     def _generation(self, config: Config, service: Service) -> Generation:
         settings = config.nipapd

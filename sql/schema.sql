@@ -214,7 +214,7 @@ COMMENT ON COLUMN public.audit_log.at IS 'When the transaction of the change beg
 
 COMMENT ON COLUMN public.audit_log.username IS 'On whose behalf.';
 
-COMMENT ON COLUMN public.audit_log.authenticated_as IS 'Who proved their identity; differs from username when a trusted user acts for somebody.';
+COMMENT ON COLUMN public.audit_log.authenticated_as IS 'Who proved their identity: name, or name@backend of a user of another back end than the default one. Differs from username when a trusted user acts for somebody, too.';
 
 COMMENT ON COLUMN public.audit_log.full_name IS 'Full name that goes with username, when known.';
 
@@ -260,7 +260,7 @@ COMMENT ON COLUMN public.change_set.call IS 'Number of the call: time and chance
 
 COMMENT ON COLUMN public.change_set.username IS 'On whose behalf.';
 
-COMMENT ON COLUMN public.change_set.authenticated_as IS 'Who proved their identity; differs from username when a trusted user acts for somebody.';
+COMMENT ON COLUMN public.change_set.authenticated_as IS 'Who proved their identity, as in audit_log.';
 
 COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
 

@@ -32,6 +32,7 @@ from daemon_process import Daemon, free_port  # noqa: E402
 from support import FAST, DaemonFactory, open_directories, options_of  # noqa: E402
 
 from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
+from nipapd.binaries import account_named  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations, inspect  # noqa: E402
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     option = str(request.config.getoption('postgres'))
     binaries = installation(getattr(request, 'param', option))
     with open_directories() as make:
-        server = EmbeddedPostgres(make() / 'postgres', bindir=str(binaries.bindir), settings=FAST | SMALL)
+        client = account_named('nobody') if os.geteuid() == 0 else None  # daemons that root starts answer calls as that
+        home, bindir = make() / 'postgres', str(binaries.bindir)
+        server = EmbeddedPostgres(home, bindir=bindir, settings=FAST | SMALL, client=client)
         server.start()
+        databases.admit(server, client.name if client else None)
         yield server
         server.stop()
 
@@ -97,9 +101,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
 def template(cluster: EmbeddedPostgres) -> str:
     """The name of a database with the schema and nothing in it."""
     from nipap.postgres import schema
+    from nipapd import roles
 
     databases.create(cluster, TEMPLATE, 'template1')
     schema.install(cluster.dsn(TEMPLATE))
+    roles.prepare(cluster.dsn(TEMPLATE))
     return TEMPLATE
 
 
@@ -255,7 +261,8 @@ def _daemons(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFac
         start: bool = True,
     ) -> Daemon:
         home = data_dir or make_dir()
-        is_prepared = data_dir is None and 'user' not in (config or {}).get('nipapd', {})
+        user = (config or {}).get('nipapd', {}).get('user', 'root')
+        is_prepared = data_dir is None and user == 'root'
         if is_prepared:
             shutil.copy(accounts, home)
         command = [

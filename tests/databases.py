@@ -11,7 +11,7 @@ from flask import Flask
 from psycopg2.sql import SQL, Identifier
 
 from nipap.postgres.database import Database
-from nipapd.embedded import EmbeddedPostgres
+from nipapd.embedded import OWNER, SERVICE, SUPERUSER, EmbeddedPostgres
 
 TABLES = (
     'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
@@ -41,6 +41,19 @@ def administer(server: EmbeddedPostgres, statement: str, *names: str) -> None:
     with connected(server.dsn('postgres')) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         cursor.execute(SQL(statement).format(*map(Identifier, names)))
+
+
+def admit(server: EmbeddedPostgres, account: str | None) -> None:
+    """Let every role into every database, as tests have many, and an account use every role.
+
+    account: that of handlers, whose daemon has but one role on a configured server.
+    """
+    with open(server.home / 'pg_hba.conf', 'a', encoding='utf-8') as file:
+        file.write(f'local all {SERVICE},{OWNER} peer map=nipapd\n')
+    if account:
+        with open(server.home / 'pg_ident.conf', 'a', encoding='utf-8') as file:
+            file.write(''.join(f'nipapd "{account}" {role}\n' for role in (SUPERUSER, OWNER)))
+    administer(server, 'SELECT pg_reload_conf()')
 
 
 def create(server: EmbeddedPostgres, name: str, template: str) -> None:
@@ -86,7 +99,7 @@ def reused(server: EmbeddedPostgres, used: list[str]) -> str | None:
 
 
 class Standing:
-    """A database with the schema whose sessions outlive a test.
+    """A database with the schema whose sessions outlive a test. They have the role of handlers.
 
     A new session reads the catalogue and compiles every function that it calls: 25 ms of CPU, more than the calls of
     most tests take.
@@ -94,10 +107,10 @@ class Standing:
 
     def __init__(self, server: EmbeddedPostgres, name: str) -> None:
         self.name = name
-        self.dsn = server.dsn(name)
+        self.dsn = server.dsn(name, role=SERVICE)
         self.db = Database(self.dsn)
         self.applications: dict[str, Flask] = {}
-        self._connection = psycopg2.connect(self.dsn)
+        self._connection = psycopg2.connect(server.dsn(name))
 
     def empty(self) -> bool:
         """Bring it back to what an installation makes; return False when it can be used no more."""

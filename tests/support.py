@@ -40,6 +40,9 @@ FACTS = (
     'SELECT idempotency::text FROM idempotency ORDER BY authenticated_as, key',
 )
 
+# Settings of a daemon whose handlers a test may give other limits: they have the account of the test.
+SAME_ACCOUNT = {'user': 'root'} if os.geteuid() == 0 else {}
+
 DaemonFactory = Callable[..., Daemon]
 
 

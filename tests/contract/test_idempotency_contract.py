@@ -20,6 +20,7 @@ from nipap.errors import NipapOutcomeUnknownError
 from nipap.history import idempotency
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Transaction
+from nipapd.embedded import SUPERUSER
 
 BLOCK = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'tags': ['a'], 'avps': {'k': 'v'}}
 POOL = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 24}
@@ -344,7 +345,7 @@ def test_a_connection_lost_during_commit(backend: Backend, empty_dsn: str) -> No
 def test_a_call_without_a_key_asks_nothing_about_keys(backend: Backend, dsn: str) -> None:
     """It works without the table: its path is the one that it was."""
     api = BackendFace(backend)
-    connection = psycopg2.connect(dsn)
+    connection = psycopg2.connect(dsn, user=SUPERUSER)
     with connection, connection.cursor() as cursor:
         cursor.execute('ALTER TABLE idempotency RENAME TO elsewhere')
         connection.commit()

@@ -277,11 +277,13 @@ def test_everything_runs_as_the_configured_user_beside_a_configured_database(
 
 
 @as_root
-def test_an_account_that_could_not_reach_the_database_is_refused(daemon: DaemonFactory) -> None:
-    config = {'nipapd': {'user': 'daemon', 'postgres_user': 'nobody'}}
-    refused = daemon(config=config, start=False).spawn()
-    assert refused.wait() == 1
-    assert 'handlers that run as daemon cannot reach a PostgreSQL that runs as nobody' in refused.log()
+def test_handlers_and_their_own_database_run_as_two_accounts(daemon: DaemonFactory, new_data_dir: Path) -> None:
+    config = {'nipapd': {'forks': '2', 'user': 'daemon', 'postgres_user': 'nobody'}}
+    running = daemon(config=config, data_dir=new_data_dir)
+    assert user_id(postgres(running)) == pwd.getpwnam('nobody').pw_uid
+    others = {user_id(process) for process in running.children()} - {user_id(postgres(running))}
+    assert others == {pwd.getpwnam('daemon').pw_uid}
+    assert answers(running)
 
 
 # TLS

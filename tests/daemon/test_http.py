@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from daemon_process import Daemon, poll
-from support import DaemonFactory
+from support import SAME_ACCOUNT, DaemonFactory
 from test_hostile import Target, call_body, received
 
 from nipap import __version__
@@ -40,7 +40,7 @@ def make(daemon: DaemonFactory, database_options: dict[str, str]) -> MakeTarget:
     """Runs daemons, the handlers of which may have so many descriptors."""
 
     def start(descriptors: int | None = None, forks: int = 1) -> Target:
-        config = {'forks': str(forks), 'request_timeout': str(REQUEST_TIMEOUT_S), **database_options}
+        config = {'forks': str(forks), 'request_timeout': str(REQUEST_TIMEOUT_S), **SAME_ACCOUNT, **database_options}
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors or soft, hard))
         try:

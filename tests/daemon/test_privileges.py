@@ -7,12 +7,15 @@ import itertools
 import os
 import pwd
 import random
+import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
 import tempfile
+import xmlrpc.client
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +23,19 @@ import pytest
 from callers import await_calls, calling, change
 from callers import handlers as handler_processes
 from daemon_process import REPOSITORY, Daemon, poll
-from support import DaemonFactory
+from forked import Forking
+from keep_today import ACCOUNTS, KEPT
+from programs import unpack_kept
+from support import FAST, DaemonFactory, options_of
+from upgrading import private_database
+
+from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.postgres import schema
+from nipapd import accounts, roles
+from nipapd.binaries import account_named
+from nipapd.config import load
+from nipapd.embedded import OWNER, SERVICE, EmbeddedPostgres
+from nipapd.identity import Identity
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +50,11 @@ def status(pid: int) -> dict[str, str]:
 
 def handlers(daemon: Daemon) -> list[int]:
     return [process.pid for process in handler_processes(daemon)]
+
+
+def data_directory(daemon: Daemon) -> Path:
+    """Where a daemon keeps its data."""
+    return Path(daemon.args[daemon.args.index('--data-dir') + 1])
 
 
 def check_powerless(pid: int, uid: int, gid: int, groups: set[int]) -> None:
@@ -145,6 +165,226 @@ print(subprocess.run([{str(program)!r}, '-u'], capture_output=True, text=True, c
     assert int(printed) == pwd.getpwnam('nobody').pw_uid
 
 
+# ---- root that names no user
+
+
+def account_of(daemon: Daemon) -> set[str]:
+    """The accounts that calls are answered as."""
+    return {pwd.getpwuid(int(status(pid)['Uid'].split()[0])).pw_name for pid in handlers(daemon)}
+
+
+def logs_in(daemon: Daemon, user: str, password: str) -> bool:
+    """Whether a call with that password is answered."""
+    url = f'{daemon.url(user, password)}/XMLRPC'
+    try:
+        with xmlrpc.client.ServerProxy(url, allow_none=True) as proxy:
+            return bool(proxy.list_vrf({'auth': {'authoritative_source': 'test'}, 'vrf': {'id': 0}}))
+    except xmlrpc.client.Fault:
+        return False
+
+
+@as_root
+def test_handlers_of_root_are_not_root(daemon: DaemonFactory) -> None:
+    """The parent keeps root, and gives them the accounts."""
+    running = daemon(config={'nipapd': {'forks': '2'}})
+    account = pwd.getpwnam('nobody')
+    assert len(handlers(running)) == 2
+    for pid in handlers(running):
+        check_powerless(pid, account.pw_uid, account.pw_gid, set(os.getgrouplist('nobody', account.pw_gid)))
+    file = data_directory(running) / 'local_auth.db'
+    assert (file.owner(), mode(file)) == ('nobody', 0o600)
+    assert logs_in(running, *running.admin())
+    assert 'WARNING' not in running.log()
+
+
+@as_root
+def test_the_first_user_of_root_can_log_in(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    running = daemon(data_dir=make_dir() / 'new', config={'nipapd': {'forks': '1'}})
+    assert account_of(running) == {'nobody'}
+    assert (data_directory(running) / 'local_auth.db').owner() == 'nobody'
+    assert logs_in(running, *running.admin())
+    users = LocalUsers(data_directory(running) / 'local_auth.db')
+    users.add(LocalUser('ann'), 'added by root')
+    users.modify('admin', password='changed by root')
+    assert logs_in(running, 'ann', 'added by root')
+    assert logs_in(running, 'admin', 'changed by root')
+
+
+@as_root
+def test_accounts_that_root_puts_in_place_are_read(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    """As root did while handlers were root: another file under the same name, without a HUP."""
+    running = daemon(config={'nipapd': {'forks': '2'}})
+    other = LocalUsers(make_dir() / 'other.db')
+    other.create()
+    other.add(LocalUser('ann'), 'another file')
+    os.rename(other.path, data_directory(running) / 'local_auth.db')
+    poll(lambda: logs_in(running, 'ann', 'another file'), 40, running.log)
+    assert not logs_in(running, *running.admin())
+    assert (data_directory(running) / 'local_auth.db').owner() == 'nobody'
+
+
+@as_root
+@pytest.mark.skipif(FIRST_UNPRIVILEGED < 1024, reason='anybody may bind any port here')
+def test_root_reads_and_binds_at_a_hup_what_handlers_cannot(
+    daemon: DaemonFactory, make_dir: Callable[[], Path], certificate: tuple[str, str]
+) -> None:
+    """Keys in a directory of root, ports below 1024, with handlers that could do neither."""
+    secrets = make_dir()
+    secrets.chmod(0o700)
+    first, second = itertools.islice(privileged_ports(), 2)
+    files = {}
+    for key, source in zip(('ssl_cert_file', 'ssl_key_file'), certificate, strict=True):
+        files[key] = str(shutil.copy(source, secrets))
+        os.chmod(files[key], 0o600)
+    running = daemon(config={'nipapd': {'forks': '2', 'ssl_port': str(first), **files}})
+    trusting = ssl.create_default_context(cafile=certificate[0])
+    for port in (first, second):
+        change(running, ssl_port=str(port))
+        if port == second:
+            before = handler_processes(running)
+            running.send(signal.SIGHUP)
+            poll(lambda before=before: not before & handler_processes(running), 40, running.log)
+        assert account_of(running) == {'nobody'}
+        with (
+            socket.create_connection(('127.0.0.1', port)) as plain,
+            trusting.wrap_socket(plain, server_hostname='127.0.0.1') as encrypted,
+        ):
+            encrypted.sendall(b'GET / HTTP/1.0\r\n\r\n')
+            assert encrypted.recv(12).startswith(b'HTTP/1.')
+
+
+@as_root
+def test_root_may_be_wanted(daemon: DaemonFactory) -> None:
+    running = daemon(config={'nipapd': {'forks': '1', 'user': 'root'}})
+    assert account_of(running) == {'root'}
+    warning = 'handlers run as root, as user = root says: whoever breaks into one has this host'
+    assert running.log().count(warning) == 1
+
+
+@as_root
+def test_accounts_that_cannot_be_handed_over_leave_handlers_as_they_were(
+    daemon: DaemonFactory, make_dir: Callable[[], Path]
+) -> None:
+    """The file is in a directory that only root may enter."""
+    closed = make_dir()
+    file = closed / 'accounts.db'
+    LocalUsers(file).create()
+    LocalUsers(file).add(LocalUser('ann'), 'a password')
+    closed.chmod(0o700)
+    config = {'nipapd': {'forks': '1'}, 'auth.backends.local': {'type': 'SqliteAuth', 'db_path': str(file)}}
+    running = daemon(config=config)
+    assert account_of(running) == {'root'}
+    assert f'WARNING nipapd: handlers run as root: {file}: cannot be read by nobody' in running.log()
+    assert logs_in(running, 'ann', 'a password')
+
+
+@as_root
+def test_a_database_that_lets_only_root_in_leaves_handlers_as_they_were(
+    daemon: DaemonFactory, cluster: EmbeddedPostgres, make_dir: Callable[[], Path]
+) -> None:
+    """The accounts stay those of root, too."""
+    server = EmbeddedPostgres(make_dir(), bindir=str(cluster.installation.bindir), settings=FAST)
+    with stopping(server):
+        schema.install(server.dsn())
+        running = daemon(config={'nipapd': {'forks': '1', **options_of(server.dsn())}})
+        assert account_of(running) == {'root'}
+        assert 'WARNING nipapd: handlers run as root: nobody cannot reach the database: ' in running.log()
+        assert (data_directory(running) / 'local_auth.db').owner() == 'root'
+        assert logs_in(running, *running.admin())
+        assert running.stop() == 0
+
+
+@as_root
+def test_handlers_of_root_beside_a_configured_database_are_not_root(
+    daemon: DaemonFactory, cluster: EmbeddedPostgres, make_dir: Callable[[], Path]
+) -> None:
+    """The parent stays root: the next HUP may take it. Without a parent, the only process gives root up."""
+    account = account_named('nobody')
+    server = EmbeddedPostgres(make_dir(), bindir=str(cluster.installation.bindir), settings=FAST, client=account)
+    with stopping(server):
+        schema.install(server.dsn())
+        roles.prepare(server.dsn())
+        options = options_of(server.dsn(role=SERVICE))
+        running = daemon(config={'nipapd': {'forks': '2', **options}})
+        assert account_of(running) == {'nobody'}
+        assert status(running.pid)['Uid'].split()[0] == '0'
+        assert logs_in(running, *running.admin())
+        alone = daemon(config={'nipapd': {'forks': '-1', **options}})
+        assert status(alone.pid)['Uid'] == ' '.join([str(account.uid)] * 4)
+        assert logs_in(alone, *alone.admin())
+        assert (running.stop(), alone.stop()) == (0, 0)
+
+
+@contextlib.contextmanager
+def stopping(server: EmbeddedPostgres) -> Iterator[None]:
+    """Stop the server afterwards."""
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+
+
+@as_root
+@pytest.mark.parametrize('trap', ['hard link', 'directory of another', 'symbolic link', 'link of another'])
+def test_what_another_account_could_put_in_place_is_not_given_away(make_dir: Callable[[], Path], trap: str) -> None:
+    """Nobody gets a file of root by naming it like the accounts."""
+    home, secret = make_dir(), make_dir() / 'secret'
+    secret.write_text('of root')
+    secret.chmod(0o600)
+    file = home / 'local_auth.db'
+    if trap == 'hard link':
+        os.link(secret, file)
+    elif trap == 'directory of another':
+        shutil.copy(secret, file)
+    else:
+        file.symlink_to(secret)
+    if trap == 'link of another':
+        os.chown(file, 1, 1, follow_symlinks=False)
+    elif trap != 'hard link':
+        shutil.chown(home, 'daemon')
+    accounts.hand_over(load(['--data-dir', str(home), '-c', '/dev/null']), Identity('nobody', 65534, 65534, True))
+    assert (secret.owner(), file.owner()) == ('root', 'root')
+
+
+# ---- an installation that root has made without naming a user, kept from then
+
+
+@as_root
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(FIRST_UNPRIVILEGED < 1024, reason='anybody may bind any port here')
+def test_an_installation_of_root_goes_on_after_the_upgrade(
+    daemon: DaemonFactory, make_dir: Callable[[], Path], certificate: tuple[str, str]
+) -> None:
+    """Nothing of its configuration changes: accounts and keys for root alone, a port below 1024, HUPs."""
+    home = make_dir() / 'nipap'
+    secrets, program = make_dir(), unpack_kept(make_dir())
+    with Forking(make_dir(), program) as kept:
+        dump = KEPT / 'root' / 'nipap.dump'
+        kept.run('nipap-admin', 'restore', '-c', '/dev/null', '--data-dir', home, '--keep-webhooks', dump)
+    accounts_file = home / 'local_auth.db'
+    assert (accounts_file.owner(), mode(accounts_file)) == ('root', 0o600)
+    secrets.chmod(0o700)
+    cert, key = (str(shutil.copy(path, secrets)) for path in certificate)
+    os.chmod(key, 0o600)
+    port, tls = next(privileged_ports()), {'ssl_cert_file': cert, 'ssl_key_file': key}
+    running = daemon(data_dir=home, config={'nipapd': {'forks': '2', 'ssl_port': str(port), **tls}})
+    for _ in range(2):
+        assert account_of(running) == {'nobody'}
+        assert 'handlers run as root' not in running.log()
+        for name, (password, _) in ACCOUNTS.items():
+            assert logs_in(running, name, password), name
+        before = handler_processes(running)
+        running.send(signal.SIGHUP)
+        poll(lambda before=before: not before & handler_processes(running), 60, running.log)
+    assert running.stop() == 0
+    assert mode(accounts_file) == 0o600
+    with private_database(home) as database:
+        assert database.read(lambda tx: tx.all(roles.STRANGERS)) == []
+        owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+        assert database.read(lambda tx: tx.all(owners)) == [(OWNER,)]
+
+
 # ---- files
 
 
@@ -175,7 +415,7 @@ def test_nobody_else_may_write_anything(no_umask: None, daemon: DaemonFactory, m
         assert mode(home / 'nipapd.log') == 0o640
         assert mode(home / 'postgresql.log') == 0o640
         assert mode(home / 'data') == 0o700
-        assert mode(home / 'run') == 0o700
+        assert mode(home / 'run') == (0o710 if os.geteuid() == 0 else 0o700)  # the group of the handlers
     finally:
         os.kill(int(pid_file.read_text()), signal.SIGTERM)
         caller.await_no_children()

@@ -21,7 +21,7 @@ import psycopg2
 import pytest
 from callers import handlers
 from daemon_process import Daemon, poll
-from support import DaemonFactory
+from support import SAME_ACCOUNT, DaemonFactory
 from test_prefork import Running, crash_after_ready, say, serve
 
 from nipapd import prefork
@@ -263,7 +263,8 @@ def test_handlers_that_answer_between_their_crashes_go_on(run: Run) -> None:
 
 
 def test_a_request_that_takes_all_memory_is_a_fault_and_no_end(daemon: DaemonFactory, database_options: Any) -> None:
-    running = daemon(config={'nipapd': {'forks': '1', **database_options}})
+    config = {'nipapd': {'forks': '1', **SAME_ACCOUNT, **database_options}}
+    running = daemon(config=config)
     (handler,) = handlers(running)
     with xmlrpc.client.ServerProxy(f'{running.url(*running.admin())}/XMLRPC') as server:
         server('transport').encode_threshold = 1000  # compressed, it is small until it is looked at

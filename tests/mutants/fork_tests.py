@@ -35,6 +35,7 @@ OPTIONS = [
 ]
 POLL_S = 0.02
 SAMPLE_S, IDLE_S = 5.0, 180.0
+IDLE_CPU_S = 0.1  # in a sample: a PostgreSQL that nobody asks anything takes some
 TICKS = os.sysconf('SC_CLK_TCK')
 
 
@@ -125,7 +126,7 @@ class Hanging:
         self._next = time.monotonic() + SAMPLE_S
         used, runs = self._used()
         size = results.stat().st_size if results.exists() else 0
-        self._idle = 0 if runs or used != self._last_s or size != self._size else self._idle + 1
+        self._idle = 0 if runs or used > self._last_s + IDLE_CPU_S or size != self._size else self._idle + 1
         if size != self._size:
             self._size, self._began_s = size, used
         self._last_s = used

@@ -74,9 +74,10 @@ DAEMON = (
     'values',
     'config',
     'identity',
-    'accounts',
     'binaries',
+    'accounts',
     'embedded',
+    'roles',
     'prefork',
     'signals',
     'fibers',
@@ -95,6 +96,7 @@ DAEMON = (
     'listening',
     'preparation',
     'databases',
+    'privileges',
     'archive',
     'restored',
     'dump',
@@ -132,6 +134,7 @@ LIBRARIES = {
                 for module in ('connecting', 'session', 'sqlstates', 'transaction', 'database')
             ),
             'nipapd.embedded',
+            'nipapd.roles',
         }
     ),
     'sqlite3': frozenset({'nipap.access.local_users'}),

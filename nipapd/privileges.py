@@ -1,0 +1,107 @@
+"""Whether an account that nobody has configured can do the work of handlers, where root has started the daemon.
+
+Handlers of former versions ran as root unless `user` said otherwise. Their installations go on: the parent, which stays
+root, opens ports and keys, and gives the local accounts to the account of handlers. Where that account cannot do the
+work, handlers run as root as they did, with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tornado
+
+from nipap import backend
+from nipapd import accounts, databases
+from nipapd.config import Config
+from nipapd.databases import database_problem
+from nipapd.identity import Identity
+
+log = logging.getLogger('nipapd')
+
+HINT = '[nipapd] user names an account for them (docs/security.md)'
+MOST_TEXT = 4096
+
+
+def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | None:
+    """Return the account of handlers, once it has the files that it needs; None: they run as root.
+
+    dsn: the database as handlers are to reach it.
+    """
+    if os.geteuid() != 0:
+        return None
+    if identity is None:
+        log.warning('handlers run as root: the host has no other account for them; %s', HINT)
+        return None
+    if identity.uid == 0:
+        log.warning('handlers run as root, as user = %s says: whoever breaks into one has this host', identity.name)
+        return identity
+    if config.nipapd.forks < 0 and config.embedded:
+        log.warning('calls are answered as root: with forks = -1 the process that looks after PostgreSQL answers them')
+        return None if identity.by_default else identity
+    if not identity.by_default:
+        return identity
+    problem = obstacle(config, identity, dsn)
+    if problem is None:
+        accounts.hand_over(config, identity)
+        problem = accounts.unreadable_by(config, identity)
+    if problem:
+        log.warning('handlers run as root: %s; %s', problem, HINT)
+        return None
+    backups = [Path(directory) for directory in (config.nipapd.backup_dir,) if directory]
+    if problem := told_by(identity, lambda: unreadable(backups)):
+        log.warning('metrics do not tell the time of the newest backup: %s by %s', problem, identity.name)
+    return identity
+
+
+def parent_stays_root(config: Config, identity: Identity | None) -> bool:
+    """Return whether the parent of the handlers is not to become their account: it has work that takes root."""
+    return config.embedded or (identity is not None and identity.by_default and config.nipapd.forks >= 0)
+
+
+def obstacle(config: Config, identity: Identity, dsn: str) -> str | None:
+    """Return why an account cannot do the work of handlers; None when it can, or when nobody can at the moment."""
+    needed = [Path(str(module.__file__)) for module in (backend, databases, tornado)]
+    if config.kafka.enabled and config.kafka.ssl_cafile:
+        needed.append(Path(config.kafka.ssl_cafile))
+    if problem := told_by(identity, lambda: unreadable(needed)):
+        return problem
+    problem = told_by(identity, lambda: no_database(dsn))
+    if problem is None or database_problem(dsn) is not None:
+        return None
+    return f'{identity.name} cannot reach the database: {problem}'
+
+
+def unreadable(paths: list[Path]) -> Iterator[str]:
+    """Yield what this process may not read."""
+    for path in paths:
+        if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+            yield f'{path} cannot be read'
+
+
+def no_database(dsn: str) -> Iterator[str]:
+    """Yield why this process reaches no server."""
+    if problem := database_problem(dsn):
+        yield ' '.join(str(problem).split())
+
+
+def told_by(identity: Identity, look: Callable[[], Iterator[str]]) -> str | None:
+    """Return the first problem that a process of that account finds."""
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            identity.assume()
+            text = next(look(), '')
+        except BaseException as error:
+            text = f'a process cannot become {identity.name}, or work as such: {error}'
+        os.write(sending, text.encode(errors='replace')[:MOST_TEXT])
+        os._exit(0)
+    os.close(sending)
+    with open(receiving, 'rb') as pipe:
+        text = pipe.read().decode(errors='replace')
+    os.waitpid(child, 0)
+    return text or None
