@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCS = REPOSITORY / 'docs'
-PLAYED = ('backups', 'configuring', 'importing', 'index', 'operating', 'users')
+PLAYED = ('index', 'importing', 'users', 'configuring', 'operating', 'backups')  # in this order
 # Pages whose commands no test of this file runs, and why.
 ELSEWHERE = {
     'differences': 'its command is SQL for a database of a former version, which tests/daemon/test_dump.py makes',
@@ -51,29 +51,29 @@ def directory(make_dir: Callable[[], Path]) -> Path:
     return made
 
 
-@pytest.mark.parametrize('page', PLAYED)
-def test_the_commands_of_a_page_succeed(page: str, daemon: Callable[..., Any], data_dir: Path, directory: Path) -> None:
-    """A comment behind a command is a part of what is printed."""
+def test_the_commands_succeed(daemon: Callable[..., Any], data_dir: Path, directory: Path) -> None:
+    """All pages are played on one daemon. A comment behind a command is a part of what is printed."""
     if shutil.which('curl') is None:
         pytest.skip('no curl on this host')
-    running = daemon(data_dir=data_dir, start=True)
+    running = daemon(data_dir=data_dir)
     _, password = running.admin()
     address = running.url().rstrip('/')
-    commands = '\n'.join(blocks(page))
-    printed = re.findall(r'^# (.*)$', commands, re.MULTILINE)
-    for old, new in (
-        ('http://127.0.0.1:1337', address),
-        ('PASSWORD', password),
-        ('_' + password, '_PASSWORD'),  # in the name of a variable
-        ('~/.local/share/nipap', str(data_dir)),
-        ('~/', f'{directory}/'),
-    ):
-        commands = commands.replace(old, new)
-    # The commands use the data directory of the account; this daemon has one of its own.
-    commands = re.sub(
-        r'(bin/nipap-(?:passwd|admin) (?!.*--data-dir).*)$', rf'\1 --data-dir {data_dir}', commands, flags=re.M
-    )
-    commands = commands.replace('bin/nipap import', f'bin/nipap --host {address} import')
-    done = subprocess.run(['bash', '-e', '-c', commands], cwd=directory, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [line for line in printed if line not in done.stdout] == [], done.stdout
+    for page in PLAYED:
+        commands = '\n'.join(blocks(page))
+        printed = re.findall(r'^# (.*)$', commands, re.MULTILINE)
+        for old, new in (
+            ('http://127.0.0.1:1337', address),
+            ('PASSWORD', password),
+            ('_' + password, '_PASSWORD'),  # in the name of a variable
+            ('~/.local/share/nipap', str(data_dir)),
+            ('~/', f'{directory}/'),
+            ('bin/nipap import', f'bin/nipap --host {address} import'),
+        ):
+            commands = commands.replace(old, new)
+        # The commands use the data directory of the account; this daemon has one of its own.
+        admin = re.compile(r'(bin/nipap-(?:passwd|admin) (?!.*--data-dir).*)$', re.MULTILINE)
+        commands = admin.sub(rf'\1 --data-dir {data_dir}', commands)
+        command = ['bash', '-e', '-c', commands]
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (page, done.stdout, done.stderr)
+        assert [line for line in printed if line not in done.stdout] == [], (page, done.stdout)
