@@ -159,6 +159,12 @@ def test_the_architecture_has_every_module() -> None:
     assert sorted(found) == sorted(MODULES_IN_ORDER)
 
 
+def test_the_page_about_processes_has_every_module() -> None:
+    table = (ROOT / 'docs/processes.md').read_text().partition('## Modules of nipapd/')[2]
+    found = re.findall(r'`(\w+)`', ''.join(line.rpartition(' | ')[2] for line in table.splitlines()))
+    assert sorted(found) == sorted(path.stem for path in (ROOT / 'nipapd').glob('*.py') if path.stem != '__init__')
+
+
 def test_the_changelog_has_this_version() -> None:
     assert re.search(rf'^## \[{re.escape(__version__)}\] - ', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
 
