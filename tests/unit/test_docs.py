@@ -33,6 +33,14 @@ TOP_LEVEL = {
 }
 # What is not done yet, and places that exist on one machine only.
 UNFIT = re.compile(r'\b(?:TODO|FIXME|XXX|TBD)\b|(?<![\w.])/(?:work|root|home)/')
+FREE_RELATIVE = re.compile(r'\b(?:what|who|whoever|whose|those that|those who|one that|that of)\b', re.IGNORECASE)
+PLAIN = [
+    *('README.md', 'CONTRIBUTING.md', 'docs/index.md', 'docs/concepts.md', 'docs/glossary.md', 'docs/safety.md'),
+    *('docs/xmlrpc.md', 'docs/importing.md', 'docs/users.md', 'docs/configuring.md', 'docs/operating.md'),
+    *('docs/backups.md', 'docs/performance.md', 'docs/search-plans.md', 'docs/group-commit.md', 'docs/lost-answers.md'),
+    *('docs/sequencer.md', 'docs/long-answers.md', 'docs/architecture.md', 'docs/data.md', 'docs/versions.md'),
+    *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md'),
+]
 
 
 def shell_blocks() -> list[str]:
@@ -190,6 +198,14 @@ def test_a_document_names_files_that_are_there(document: Path) -> None:
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_document_is_fit_to_read(document: Path) -> None:
     assert UNFIT.findall(document.read_text()) == []
+
+
+@pytest.mark.parametrize('name', PLAIN)
+def test_a_page_in_plain_english_stays_so(name: str) -> None:
+    """A noun is easier to read than a relative without one: at most 6 of these in 1,000 words."""
+    text = re.sub(r'```.*?```|`[^`]*`', '', (ROOT / name).read_text(), flags=re.DOTALL)
+    found = [match[0] for match in FREE_RELATIVE.finditer(text)]
+    assert len(found) <= 6 * len(text.split()) / 1000, found
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
