@@ -61,7 +61,7 @@ from nipap.objects.kinds import KINDS, Object
 from nipap.objects.prefix_view import as_found, as_listed
 from nipap.postgres.database import PATIENCE_S, Database
 from nipap.postgres.transaction import Inside, Outcome, Transaction
-from nipap.runtime import packed, waiting
+from nipap.runtime import packed, places, waiting
 from nipap.search.paging import Page as Part
 from nipap.search.paging import Surroundings
 from nipap.search.query import equals
@@ -69,7 +69,7 @@ from nipap.search.query import equals
 T = TypeVar('T')
 
 LONGEST_INSIDE = 1000  # prefixes that are in memory at once
-LONGEST_SLEEP_INSIDE_S = 10  # callers who wait for the locks of a batch should not wait for a clock
+LONGEST_SLEEP_S = 10.0
 
 
 class Backend:
@@ -80,6 +80,7 @@ class Backend:
     key_hours: the time for which an idempotency key is remembered.
     alike: every call shows a prefix as searches do, additions and lists too.
     part_of: the request whose transaction this backend works in; its calls are parts of that change.
+    owed: the time to sleep after that transaction, which the calls in it add to.
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class Backend:
         key_hours: int = idempotency.HOURS,
         alike: bool = False,
         part_of: Request | None = None,
+        owed: _Owed | None = None,
     ) -> None:
         self.db = db
         self._part_of = part_of
+        self._owed = owed
         self._slept_s = 0.0
         self._longest_list = longest_list
         self._key_hours = key_hours
@@ -118,11 +121,31 @@ class Backend:
         """
         call = calls.find(request.call)
         authorize(actor, call)
+        if call.changes:
+            places.turn().finishes = True
+        if call.parts is not None and self._owed is None:
+            return self._perform_parts(actor, request, outcome)
         if request.key is not None and call.changes and not actor.readonly:
             return self._once(actor, call, request, outcome)
         if request.expectation is not None:
             return self._provided(actor, call, request, outcome)
         return self._run(actor, call, call.read(request.members), request, outcome)
+
+    def _perform_parts(self, actor: Actor, request: Request, outcome: Outcome | None) -> Any:
+        """Make a call that is made of others, and sleep after its transaction: others need its session and locks."""
+        owed = _Owed()
+        door = Backend(
+            self.db,
+            longest_list=self._longest_list,
+            key_hours=self._key_hours,
+            alike=self._alike,
+            part_of=self._part_of,
+            owed=owed,
+        )
+        answer = door.perform(actor, request, outcome)
+        if owed.seconds:
+            waiting.sleep(owed.seconds)
+        return answer
 
     def _run(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
         """Open what the call runs in and do its work."""
@@ -223,7 +246,8 @@ class Backend:
     def _enter(self, tx: Transaction, request: Request) -> Backend:
         """Return the same calls as parts of a transaction and a request, in which no long list is in memory."""
         longest_list = LONGEST_INSIDE if self._longest_list is None else self._longest_list
-        return Backend(Inside(tx), longest_list=longest_list, alike=self._alike, part_of=self._part_of or request)
+        part_of = self._part_of or request
+        return Backend(Inside(tx), longest_list=longest_list, alike=self._alike, part_of=part_of, owed=self._owed)
 
     def _caller(self, actor: Actor, request: Request) -> Caller:
         shape = as_found if self._alike else as_listed
@@ -231,12 +255,14 @@ class Backend:
         return Caller(actor, self._part_of or request, shape, self._longest_list, enter, self._sleep)
 
     def _sleep(self, seconds: float) -> None:
-        if isinstance(self.db, Inside):
-            self._slept_s += seconds
-            if self._slept_s > LONGEST_SLEEP_INSIDE_S:
-                allowed = f'a batch sleeps at most {LONGEST_SLEEP_INSIDE_S} seconds'
-                raise NipapValueError(f'Invalid value {seconds:g} for sleep, {allowed}').about('sleep')
-        waiting.sleep(seconds)
+        if self._owed is None:
+            waiting.sleep(min(seconds, LONGEST_SLEEP_S))
+            return
+        self._slept_s += seconds
+        if self._slept_s > LONGEST_SLEEP_S:
+            allowed = f'a batch sleeps at most {LONGEST_SLEEP_S:g} seconds'
+            raise NipapValueError(f'Invalid value {seconds:g} for sleep, {allowed}').about('sleep')
+        self._owed.seconds = self._slept_s  # and not more, for a transaction may be run again
 
     def _given(self, answer: Any) -> Any:
         """Convert packed answers to plain lists, unless this backend may return long answers."""
@@ -252,7 +278,7 @@ class Backend:
         drafts = []
         for position, attr in enumerate(attrs):
             try:
-                drafts.append(call.read({'attr': attr}).draft)
+                drafts.append(calls.read_addition(attr))
             except NipapError as error:
                 error.position = position
                 raise
@@ -423,6 +449,13 @@ class Backend:
     def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any] | PackedList:
         answer: list[Any] | PackedList = self._call(actor, 'batch', operations=operations, **options)
         return answer
+
+
+class _Owed:
+    """The time for which a call is to sleep in the end."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
 
 def authorize(actor: Actor, call: Call) -> None:

@@ -289,6 +289,14 @@ def _make_addition(attr: Raw, args: Raw | None) -> AddPrefix:
     return AddPrefix(prefixes.read_new(attr, typed=wanted is None or wanted.pool is None), wanted)
 
 
+def read_addition(attr: object) -> prefixes.PrefixDraft:
+    """Read the ``attr`` of an add_prefix that allocates nothing.
+
+    :raises NipapError: as the call; further errors are attached.
+    """
+    return _make_addition(_read_prefix_attr(attr), None).draft
+
+
 def _add_prefix(tx: Transaction, caller: Caller, members: AddPrefix) -> Object:
     prefixes.add(tx, members.draft, caller.who)
     return prefixes.get_added(tx, caller.shape)
@@ -687,7 +695,7 @@ def _webhook_calls() -> list[Call]:
 def _daemon_calls() -> list[Call]:
     message = Member('message', lambda value: value, 'Any value.', 'hello')
     sleep = Member('sleep', _seconds, 'Seconds to wait before the answer.', 0)
-    doc = 'Return the message, after ``sleep`` seconds; to try out a connection. In a batch 10 at most, all together.'
+    doc = 'Return the message, after ``sleep`` seconds, 10 at most; to try out a connection.'
     return [
         Call('version', 'Return the version of the daemon.', (), Right.READ, Mode.COMPUTE, _version),
         Call('db_version', "Return the version of the database's schema.", (), Right.READ, Mode.READ, _db_version),

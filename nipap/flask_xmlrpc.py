@@ -23,7 +23,16 @@ from nipap.calls import CALLS
 from nipap.calls import Request as CallRequest
 from nipap.errors import AuthenticationFailedError, NipapError, NipapInputError, NipapUnavailableError
 from nipap.http import requests as http_calls
-from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
+from nipap.http.bodies import (
+    MAX_BODY,
+    WORTH_COMPRESSING,
+    check_xml,
+    compressed,
+    giving_way,
+    kept,
+    read_body,
+    takes_gzip,
+)
 from nipap.http.credentials import auth_options, change_group, change_reason, credentials_from_request, idempotency_key
 from nipap.http.origins import refuse_other_sites, require_xml
 from nipap.runtime import waiting
@@ -95,7 +104,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             require_xml(request)
             credentials = credentials_from_request(request, self._authenticator)
             record.user = credentials.authenticated_as
-            method, parameters = decode_request(read_body(request, self._max_body))
+            method, parameters = decode_request(check_xml(read_body(request, self._max_body)))
             if method == MULTICALL:
                 record.method = method
                 return self._multicall(request, credentials, parameters)

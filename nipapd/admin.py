@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,6 +55,7 @@ PR_SET_NAME = 15
 NAME = b'nipapd-admin'  # as ps shows it; handlers are called as they were started
 PAUSE_S = 1.0  # before a process that ended is replaced, at least
 MOST_PAUSE_S = 30.0
+PROBE = b'HEAD /api/docs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 BACKUP = '.dump'  # nipap-admin dump writes under another name until a file is complete
 PLAIN = 'text/plain; charset=utf-8'
 MISDIRECTED = '421 Misdirected Request'
@@ -62,6 +64,60 @@ HOST = re.compile(r'(?:\[([^\]]*)\]|([^:]*))(?::[0-9]*)?')
 EXPOSITION = 'text/plain; version=0.0.4; charset=utf-8'
 
 Answer = tuple[str, str, bytes]
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where handlers answer: an address of one of their sockets, and whether it is for TLS."""
+
+    address: tuple[Any, ...] | str
+    is_encrypted: bool
+
+    @classmethod
+    def by(cls, plain: Sequence[socket.socket], tls: Sequence[socket.socket]) -> Served | None:
+        """Return one of these, without TLS if there is one."""
+        for listener in (*plain, *tls):
+            return cls(listener.getsockname(), listener not in plain)
+        return None
+
+    async def problem(self) -> str:
+        """Return why no handler answers, or nothing.
+
+        A page is asked for that needs neither credentials nor the database, but all that a call goes through.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return '' if await self._answer() else 'a handler answers with an error'
+        except TimeoutError:
+            return f'no handler answers within {PATIENCE_S:g} s'
+        except ssl.SSLError:
+            return ''  # a certificate is asked for, which has gone through a handler
+        except OSError as error:
+            return f'no handler answers: {error.strerror or error}'
+
+    async def _answer(self) -> bool:
+        reader, writer = await self._connect()
+        try:
+            writer.write(PROBE)
+            await writer.drain()
+            return (await reader.readline()).startswith(b'HTTP/1.1 200 ')
+        finally:
+            writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.address, str):
+            return await asyncio.open_unix_connection(self.address)
+        host, port = self.address[:2]
+        if not self.is_encrypted:
+            return await asyncio.open_connection(reachable(host), port)
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # it is ourselves
+        return await asyncio.open_connection(reachable(host), port, ssl=trusting)
+
+
+def reachable(host: str) -> str:
+    """Return an address by which a socket is reached that is bound to one; 0.0.0.0 and :: are all there are."""
+    return {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host)  # noqa: S104  (nothing is bound here)
 
 
 @dataclass(frozen=True)
@@ -75,6 +131,7 @@ class Admin:
     kafka: bool  # whether events go there
     settings: DaemonSettings
     certificate_end: float | None
+    served: Served | None = None  # where calls are answered
 
     @property
     def wanted(self) -> bool:
@@ -86,7 +143,11 @@ class Admin:
 
     async def _main(self) -> None:
         fibers = Fibers()
-        view = View(self.dsn, self.board, self.handlers, self.settings, self.certificate_end, kafka=self.kafka)
+        view = View(
+            *(self.dsn, self.board, self.handlers, self.settings, self.certificate_end),
+            kafka=self.kafka,
+            served=self.served,
+        )
         server = Server(
             Container(Application(view, fibers, self.settings), fibers), max_body=MOST_BODY, request_timeout_s=REQUEST_S
         )
@@ -178,7 +239,11 @@ class View:
         certificate_end: float | None,
         *,
         kafka: bool,
+        served: Served | None = None,
     ) -> None:
+        self._served = served
+        self._asking: asyncio.Task[str] | None = None
+        self._asked = -1e9
         self._certificate_end = certificate_end
         self._backup_dir = settings.backup_dir
         names = settings.metrics_names
@@ -200,7 +265,7 @@ class View:
 
     async def not_ready(self) -> str:
         """Why no calls are to be sent here, or nothing."""
-        return self._own_problem() or await self._database_problem()
+        return self._own_problem() or await self._database_problem() or await self._calls_problem()
 
     def _own_problem(self) -> str:
         if self._board.draining:
@@ -210,6 +275,16 @@ class View:
     async def _database_problem(self) -> str:
         problem = await self._due.answer()
         return 'the database does not answer' if problem is None else problem
+
+    async def _calls_problem(self) -> str:
+        """Ask a handler for a page, at most one request at a time and not again for a while."""
+        if self._served is None:
+            return ''
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now - self._asked >= FRESH_S):
+            self._asked = now
+            self._asking = asyncio.create_task(self._served.problem())
+        return await asyncio.shield(self._asking)
 
     async def metrics(self) -> bytes:
         """Every metric; those of pools and VRFs while the database answers."""

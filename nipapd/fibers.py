@@ -11,16 +11,20 @@ Code between two waits is never interrupted, so nothing needs a lock that is loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import select
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from nipap.runtime import places
+from nipap.runtime.places import OURSELVES, ClientGoneError, Party, Places, Turn
 from nipap.runtime.waiting import Blocking
 
 T = TypeVar('T')
@@ -30,7 +34,7 @@ MOST_RUNNING = 64
 MOST_WAITING = 512
 MOST_STREAMS = 1000
 MOMENT_MS = 2
-ASIDE_THREADS = 2
+ASIDE_THREADS = 4
 
 READY, READABLE = 0, 1  # numbers of psycopg2: done, or the socket has to become readable; else writable
 
@@ -44,6 +48,9 @@ class Asked(Protocol):
     def fileno(self) -> int:
         """Its socket."""
 
+    def cancel(self) -> None:
+        """Have the statement end with an error; blocks the thread for a moment."""
+
     @property
     def takes_long(self) -> bool:
         """Whether the answer waits for a disk, and perhaps for others."""
@@ -52,16 +59,36 @@ class Asked(Protocol):
 class Fibers:
     """The requests of one handler; also how they wait (`nipap.runtime.runtime.waiting.Waiter`).
 
-    `most_running` may have begun at once, as many as `most_waiting` more wait for their turn in the order in which they
-    came.
+    `most_running` may work at once, as many as `most_waiting` more wait for their turn: parties take turns, each with
+    `share` places while others wait. Work that sleeps, or waits for its client or for PostgreSQL, holds no place: its
+    sessions of PostgreSQL and its connection are counted elsewhere. Of streams each party may have `streams_of_one`.
+
+    note: called with the name of a limit, of work that runs or waits or of streams, and the party that has reached it.
     """
 
-    def __init__(self, *, most_running: int = MOST_RUNNING, most_waiting: int = MOST_WAITING) -> None:
-        self._free = most_running
-        self._most_waiting = most_waiting
-        self._queue: deque[Work] = deque()
+    def __init__(
+        self,
+        *,
+        most_running: int = MOST_RUNNING,
+        most_waiting: int = MOST_WAITING,
+        share: int | None = None,
+        streams_of_one: int = MOST_STREAMS,
+        note: Callable[[str, Party], None] = lambda *_: None,
+    ) -> None:
+        share, kept = (most_running, 0) if share is None else (share, share)
+        self._places = Places(
+            most_running,
+            share,
+            kept,
+            most_waiting=most_waiting,
+            reached=partial(note, 'running'),
+            refused=partial(note, 'waiting'),
+        )
         self._running: set[greenlet] = set()
-        self._streams: set[greenlet] = set()
+        self._streams: dict[greenlet, str] = {}  # each with the group that it belongs to
+        self._streams_of_one = streams_of_one
+        self._note = note
+        self._strangers: deque[tuple[Work, Turn]] = deque()  # that have a place and begin one after the other
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
         self._ended = False
@@ -75,70 +102,95 @@ class Fibers:
     @property
     def queued(self) -> int:
         """How many wait for their turn."""
-        return len(self._queue)
+        return self._places.waiting
 
-    def start(self, work: Work) -> bool:
+    @property
+    def is_full(self) -> bool:
+        """Whether it depends on the party whether its work begins at once."""
+        return self._places.is_full
+
+    def start(self, work: Work, turn: Turn | None = None, drop: Work | None = None) -> bool:
         """Run work in a fiber, now or when it is its turn; False when too many wait already.
 
-        Called by a fiber, it runs once that one waits.
+        Called by a fiber, it runs once that one waits. `drop` is called in place of work that was to wait, when that
+        makes room for a party of which fewer wait.
         """
-        if self._free:
-            self._free -= 1
-            if getcurrent().parent is None:
-                self._run(work)
+        turn = turn or Turn(OURSELVES)
+        if self._places.take(turn.party):
+            if not turn.party.proved:
+                self._begin_later(work, turn)
+            elif getcurrent().parent is None:
+                self._run(work, turn)
             else:  # who makes a greenlet is its parent, to which it goes when it waits: that has to be the loop
-                asyncio.get_running_loop().call_soon(self._run, work)
-        elif len(self._queue) < self._most_waiting:
-            self._queue.append(work)
-        else:
+                asyncio.get_running_loop().call_soon(self._run, work, turn)
+            return True
+        grant = partial(asyncio.get_running_loop().call_soon, self._run, work, turn)
+        waits = self._places.wait(turn.party, grant, None if drop is None else partial(self._drop, drop))
+        if not waits:
             self.refused += 1
-            return False
-        return True
+        return waits
 
-    def _run(self, work: Work) -> None:
+    def _begin_later(self, work: Work, turn: Turn) -> None:
+        """Begin work of a party without proof, of all such one in each turn of the loop: users come in between."""
+        self._strangers.append((work, turn))
+        if len(self._strangers) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_next)
+
+    def _begin_next(self) -> None:
+        if self._strangers:
+            work, turn = self._strangers.popleft()
+            if self._strangers:
+                asyncio.get_running_loop().call_soon(self._begin_next)
+            self._run(work, turn)
+
+    def _drop(self, drop: Work) -> None:
+        self.refused += 1
+        asyncio.get_running_loop().call_soon(drop)
+
+    def _run(self, work: Work, turn: Turn) -> None:
         if getcurrent().parent is not None:  # else it would be a child of the fiber that starts it, and wake that one
-            asyncio.get_running_loop().call_soon(self._run, work)
+            asyncio.get_running_loop().call_soon(self._run, work, turn)
             return
         if self._ended:
             return
         fiber = greenlet(self._fiber)
         self._running.add(fiber)
-        fiber.switch(work)
+        fiber.switch(work, turn)
 
-    def _fiber(self, work: Work) -> None:
+    def _fiber(self, work: Work, turn: Turn) -> None:
+        turn.begin(self._places)
         try:
             work()
         finally:
             fiber = getcurrent()
             self._running.discard(fiber)
-            if fiber in self._streams:
-                self._streams.discard(fiber)
-            else:
-                self._let_next()
-
-    def _let_next(self) -> None:
-        """One that had begun counts no more."""
-        if self._queue:
-            asyncio.get_running_loop().call_soon(self._run, self._queue.popleft())
-        else:
-            self._free += 1
+            self._streams.pop(fiber, None)
+            turn.leave()
 
     def become_stream(self) -> bool:
-        """Have the fiber that runs not count as one that has begun: it will wait for the most part, and for long.
+        """Have the fiber that runs not count as one that works: it will wait for the most part, and for long.
 
-        False when there are too many of that kind.
+        False when there are too many of that kind, or too many of its party.
         """
-        if len(self._streams) >= MOST_STREAMS:
+        turn = places.turn()
+        group = turn.party.group
+        too_many = turn.party is not OURSELVES and sum(each == group for each in self._streams.values()) >= (
+            self._streams_of_one
+        )
+        if too_many:
+            self._note('streams', turn.party)
+        if too_many or len(self._streams) >= MOST_STREAMS:
             self.refused += 1
             return False
-        self._streams.add(getcurrent())
-        self._let_next()
+        self._streams[getcurrent()] = group
+        turn.leave()
         return True
 
     def end(self) -> None:
         """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""
         self._ended = True
-        self._queue.clear()
+        self._places.clear()
+        self._strangers.clear()
         for fiber in list(self._running):
             fiber.throw(GreenletExit)
         if self._threads is not None:
@@ -159,8 +211,20 @@ class Fibers:
         if getcurrent().parent is None:
             self._blocking.sleep(seconds)
         else:
-            loop = asyncio.get_running_loop()
-            self.until(lambda go_on: _later(loop, seconds, go_on))
+            self._sleep(asyncio.get_running_loop(), places.turn(), seconds)
+
+    def _sleep(self, loop: asyncio.AbstractEventLoop, turn: Turn, seconds: float) -> None:
+        """Sleep without a place, as long as the client is there."""
+        place = turn.leave()
+        try:
+            self.until(lambda go_on: _later(loop, seconds, go_on, turn))
+        finally:
+            turn.wake = None
+            if place is not None:
+                turn.come_back(place)
+        if turn.is_abandoned:
+            self._note('cancelled', turn.party)
+            raise ClientGoneError
 
     def give_way(self) -> None:
         if getcurrent().parent is not None:
@@ -179,6 +243,18 @@ class Fibers:
             self.until(lambda go_on: future.add_done_callback(lambda _: go_on()))
         return future.result()
 
+    def for_client(self, future: asyncio.Future[T]) -> T:
+        """Return the result of a future that a client completes, which is waited for without a place."""
+        if future.done():
+            return future.result()
+        turn = places.turn()
+        place = turn.leave()
+        try:
+            return self.result_of(future)
+        finally:
+            if place is not None:
+                turn.come_back(place)
+
     def wait_for_postgresql(self, connection: Asked, limit_s: float | None) -> bool:
         """Wait for the answer to a statement, as a `Runtime` does; return False when time is up."""
         in_fiber = getcurrent().parent is not None
@@ -190,12 +266,14 @@ class Fibers:
                 poll.register(connection.fileno(), select.POLLIN if state == READABLE else select.POLLOUT)
                 if poll.poll(MOMENT_MS if in_fiber else _milliseconds(left_s)):
                     continue
-            if not in_fiber or not self._wait_on_loop(connection.fileno(), state, left_s):
+            if not in_fiber or not self._wait_on_loop(connection, state, left_s):
                 return False
         return True
 
-    def _wait_on_loop(self, descriptor: int, state: int, limit_s: float | None) -> bool:
+    def _wait_on_loop(self, connection: Asked, state: int, limit_s: float | None) -> bool:
+        """Wait without a place; have PostgreSQL cancel the statement when the client has left who alone needs it."""
         loop = asyncio.get_running_loop()
+        descriptor = connection.fileno()
         add, remove = (
             (loop.add_reader, loop.remove_reader) if state == READABLE else (loop.add_writer, loop.remove_writer)
         )
@@ -203,12 +281,31 @@ class Fibers:
         assert fiber.parent is not None
         add(descriptor, fiber.switch, True)
         timer = None if limit_s is None else loop.call_later(limit_s, fiber.switch, False)
+        turn = places.turn()
+        place = turn.leave()  # for PostgreSQL may wait for the locks of others; sessions are few enough
+        cancelling: list[asyncio.Future[None]] = []
+
+        def cancel() -> None:
+            turn.wake = None
+            self._note('cancelled', turn.party)
+            cancelling.append(loop.run_in_executor(None, connection.cancel))
+
+        turn.wake = cancel
+        if turn.is_abandoned:
+            cancel()
         try:
-            return bool(fiber.parent.switch())
+            is_ready = bool(fiber.parent.switch())
         finally:  # of the two that go on with the fiber only the first may
+            turn.wake = None
+            if place is not None:
+                turn.come_back(place)
             remove(descriptor)
             if timer is not None:
                 timer.cancel()
+        for each in cancelling:  # it must not meet the next statement of the session
+            with contextlib.suppress(Exception):
+                self.result_of(each)
+        return is_ready
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -219,5 +316,14 @@ def _go_on(loop: asyncio.AbstractEventLoop, fiber: greenlet) -> None:
     loop.call_soon(fiber.switch)
 
 
-def _later(loop: asyncio.AbstractEventLoop, seconds: float, go_on: Callable[[], None]) -> None:
-    loop.call_later(seconds, go_on)
+def _later(loop: asyncio.AbstractEventLoop, seconds: float, go_on: Callable[[], None], turn: Turn) -> None:
+    """Call a function later, or at once when the client of a turn leaves before that."""
+
+    def wake() -> None:
+        timer.cancel()
+        if turn.wake is wake:
+            turn.wake = None
+            go_on()
+
+    timer = loop.call_later(seconds, wake)
+    turn.wake = wake

@@ -35,6 +35,7 @@ from nipap.rest import api as flask_rest
 from nipap.rest import v1 as flask_rest_v1
 from nipap.runtime.meter import Meter
 from nipapd.prefork import LOSSES
+from nipapd.shares import NAMES as LIMITS
 
 MOST_ROWS = 2500  # handlers, and as many more as finish while others take over; pages nobody writes to take no memory
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
@@ -52,7 +53,7 @@ CODES = (0, *sorted(_codes()))
 # What a row holds, one number after the other.
 _HISTOGRAM = len(BOUNDS_S) + 2  # a bucket for each bound and one above, then the sum
 _CALLS = len(CODES) + _HISTOGRAM  # of one method: by code, then how long they took
-_SINGLE = ('retries', 'sessions_opened', 'refused')
+_SINGLE = ('retries', 'sessions_opened', 'refused', *(f'limit {name}' for name in LIMITS))
 _GAUGES = ('running', 'queued', 'sessions', 'most_sessions', 'ready', 'beat')
 _FIRST_SINGLE = len(NAMES) * _CALLS
 _PLACES = {name: _FIRST_SINGLE + number for number, name in enumerate((*_SINGLE, *_GAUGES))}
@@ -198,6 +199,10 @@ class Counter(Meter):
         """Count requests that were refused because too many wait."""
         self._row[_PLACES['refused']] += number
 
+    def limit(self, name: str) -> None:
+        """Count a limit of `nipapd.shares.NAMES` that was reached."""
+        self._row[_PLACES[f'limit {name}']] += 1
+
     def look(self, *, running: int, queued: int, sessions: int, most_sessions: int) -> None:
         """Say how it is at this moment."""
         row = self._row
@@ -298,6 +303,10 @@ def _handlers(board: Board, state: State, totals: list[float]) -> Iterator[Metri
     for why, number in board.losses.items():
         restarts.add_metric([why], number)
     yield restarts
+    limits = CounterMetricFamily('nipap_limits_reached', 'Limits that somebody has reached.', labels=['limit'])
+    for name in LIMITS:
+        limits.add_metric([name], totals[_PLACES[f'limit {name}']])
+    yield limits
     yield _gauge('nipap_running_requests', 'Requests that have begun.', totals[_PLACES['running']])
     yield _gauge('nipap_waiting_requests', 'Requests that wait for their turn.', totals[_PLACES['queued']])
 

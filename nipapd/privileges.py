@@ -7,8 +7,10 @@ work, handlers run as root as they did, with a warning.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import pwd
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ log = logging.getLogger('nipapd')
 
 HINT = '[nipapd] user names an account for them (docs/security.md)'
 MOST_TEXT = 4096
+LATER = ('_strptime', 'encodings.idna', 'encodings.utf_8_sig', 'importlib.readers', 'tornado.simple_httpclient')
 
 
 def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | None:
@@ -44,6 +47,7 @@ def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | N
         return None if identity.by_default else identity
     if not identity.by_default:
         return identity
+    load_what_is_used_later()
     problem = obstacle(config, identity, dsn)
     if problem is None:
         accounts.hand_over(config, identity)
@@ -53,8 +57,14 @@ def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | N
         return None
     backups = [Path(directory) for directory in (config.nipapd.backup_dir,) if directory]
     if problem := told_by(identity, lambda: unreadable(backups)):
-        log.warning('metrics do not tell the time of the newest backup: %s by %s', problem, identity.name)
+        log.warning('metrics do not tell the time of the newest backup: %s', problem)
     return identity
+
+
+def load_what_is_used_later() -> None:
+    """Import what handlers would import while they serve: their account may not read the directory of Python."""
+    for name in LATER:
+        importlib.import_module(name)
 
 
 def parent_stays_root(config: Config, identity: Identity | None) -> bool:
@@ -64,10 +74,7 @@ def parent_stays_root(config: Config, identity: Identity | None) -> bool:
 
 def obstacle(config: Config, identity: Identity, dsn: str) -> str | None:
     """Return why an account cannot do the work of handlers; None when it can, or when nobody can at the moment."""
-    needed = [Path(str(module.__file__)) for module in (backend, databases, tornado)]
-    if config.kafka.enabled and config.kafka.ssl_cafile:
-        needed.append(Path(config.kafka.ssl_cafile))
-    if problem := told_by(identity, lambda: unreadable(needed)):
+    if problem := missing(config, identity):
         return problem
     problem = told_by(identity, lambda: no_database(dsn))
     if problem is None or database_problem(dsn) is not None:
@@ -75,11 +82,21 @@ def obstacle(config: Config, identity: Identity, dsn: str) -> str | None:
     return f'{identity.name} cannot reach the database: {problem}'
 
 
+def missing(config: Config, identity: Identity) -> str | None:
+    """Return which file an account cannot read that handlers need; None when it can read all."""
+    needed = [Path(str(module.__file__)) for module in (backend, databases, tornado)]
+    if config.kafka.enabled and config.kafka.ssl_cafile:
+        needed.append(Path(config.kafka.ssl_cafile))
+    if config.kafka.enabled or config.tracing.is_on:
+        needed.append(Path(os.__file__))  # these libraries import modules of Python as they go
+    return told_by(identity, lambda: unreadable(needed))
+
+
 def unreadable(paths: list[Path]) -> Iterator[str]:
     """Yield what this process may not read."""
     for path in paths:
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-            yield f'{path} cannot be read'
+            yield f'{path} cannot be read by {pwd.getpwuid(os.geteuid()).pw_name}'
 
 
 def no_database(dsn: str) -> Iterator[str]:

@@ -22,14 +22,25 @@ class Proxies:
     def __bool__(self) -> bool:
         return bool(self._networks)
 
-    def client_of(self, peer: str, forwarded: str) -> str:
-        """Return the address of the client of a request that `peer` has sent with this ``X-Forwarded-For``.
+    def client_of(self, peer: str, forwarded_for: str, forwarded: str = '') -> str:
+        """Return the address of the client of a request that `peer` has sent.
 
-        Each proxy appends the address that it was asked from. So the list is read from its end, as long as the address
-        is that of a trusted proxy: what stands before is the word of somebody else.
+        forwarded_for, forwarded: its headers ``X-Forwarded-For`` and ``Forwarded`` (RFC 7239). When both are there and
+        differ, one of them is not by the proxy, and nobody knows which: the address is that of the peer.
+        """
+        if not forwarded:
+            return self._client_of(peer, forwarded_for.split(','))
+        client = self._client_of(peer, map(_for, forwarded.split(',')))
+        return client if not forwarded_for or client == self.client_of(peer, forwarded_for) else peer
+
+    def _client_of(self, peer: str, addresses: Iterable[str]) -> str:
+        """Return the address of a client. Each proxy appends the address that it was asked from.
+
+        So the list is read from its end, as long as the address is that of a trusted proxy: what stands before is the
+        word of somebody else.
         """
         client = peer
-        for written in reversed(forwarded.split(',')):
+        for written in reversed([*addresses]):
             if not self._trusts(client):
                 break
             address = _read(written.strip())
@@ -41,6 +52,15 @@ class Proxies:
     def _trusts(self, text: str) -> bool:
         address = _read(text.partition('%')[0])
         return address is not None and any(address in network for network in self._networks)
+
+
+def _for(element: str) -> str:
+    """Return the address of an element of ``Forwarded``, as it is written; '' without one."""
+    for pair in element.split(';'):
+        name, _, value = pair.partition('=')
+        if name.strip().lower() == 'for':
+            return value.strip().strip('"')
+    return ''
 
 
 def _read(written: str) -> Address | None:

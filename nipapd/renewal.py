@@ -74,8 +74,10 @@ class Renewal:
         kafka = self._config.kafka
         number, listeners, settings = handlers(service.settings), service.listeners, service.settings
         end = listeners.certificate_end
+        served = admin.Served.by(listeners.plain, listeners.tls)
         self._admin.use(
-            admin.Admin(service.dsn, service.board, number, listeners.admin, kafka.enabled, settings, end), prepare
+            admin.Admin(service.dsn, service.board, number, listeners.admin, kafka.enabled, settings, end, served),
+            prepare,
         )
         self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
@@ -115,6 +117,8 @@ class Renewal:
         config = dataclasses.replace(config, tracing=prepare_tracing(config.tracing))
         self._hand_over(config)
         accounts.check(config, self._identity)
+        if self._identity and self._identity.by_default and (problem := privileges.missing(config, self._identity)):
+            raise StartError(problem)
         dsn = self._service.dsn if config.embedded else config.dsn
         if dsn != self._service.dsn:
             prepare_schema(dsn, install=config.auto_install_db, config=config)

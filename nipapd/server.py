@@ -12,7 +12,9 @@ import socket
 import ssl
 import struct
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,8 +37,10 @@ from tornado.wsgi import WSGIContainer
 from nipap.errors import NipapError, NipapInputError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest.problems import told
 from nipap.runtime import tracer
+from nipap.runtime.places import ClientGoneError, Party, Turn
 from nipapd.fibers import Fibers
 from nipapd.proxies import Proxies
+from nipapd.shares import Parties
 from nipapd.streams import REQUEST_ID, SAFE, Stream, TlsStream, last_answer
 from nipapd.tls import HSTS
 
@@ -50,7 +54,6 @@ UNBUFFERED = ('X-Accel-Buffering', 'no')  # the header of an answer each part of
 COURTESY_S = 0.002
 AT_ONCE = 2**20  # what an answer may be to be written in one piece
 RETRY_AFTER = ('Retry-After', '1')
-STALLED_S = 300  # after which a client that takes nothing of its answer is taken for gone
 WITHOUT_BODY = frozenset({204, 304})
 MAX_BODY = 10 * 2**20
 REQUEST_TIMEOUT_S = 30.0
@@ -59,8 +62,10 @@ MOST_HEADERS = 2**16  # bytes of a request before its body
 HEADERS_TOO_LARGE = '431 Request Header Fields Too Large'
 TOO_LONG = b'The headers of the request are too large, %d bytes are accepted.\n' % MOST_HEADERS
 UNLIMITED = 2**62  # for Tornado, which would refuse without an answer what we refuse with one
+ACCEPTS = 16  # connections in one turn of the loop, as long as no sibling has fewer
 LOOKS = 8  # at connections that are slow, within the time they are given
-MOST_BODIES = 128 * 2**20  # bytes of bodies, in one handler, that are not answered yet
+SMALL_BODY = 2**16  # bytes of a body that are read whoever sends it, and are not counted
+HALF_OPEN_S = 1.0  # how long a request may arrive before it makes room for another connection
 ABSOLUTE = re.compile(r'https?://([^/?#@]*)((?:[/?#].*)?)', re.IGNORECASE)
 SPARE_DESCRIPTORS = 128  # for PostgreSQL, files of long answers, accounts; of few, half
 PORT = re.compile('[0-9]{1,5}')
@@ -107,22 +112,50 @@ class Bodies:
     """How many bytes of bodies a handler holds, and how many it may.
 
     A client that declares a large body and stops costs what it has sent until it is given up, and one that is not
-    answered yet costs all of it. Many of them together must not cost more than this.
+    answered yet costs all of it. Many of them together must not cost more than `most`. The last quarter is for parties
+    that hold less than `share`.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, share: int) -> None:
         self._most = most
+        self._lent = most - most // 4
+        self._share = share
+        self._of_party: dict[str, int] = {}
         self.held = 0
 
-    def hold(self, size: int) -> bool:
-        """Count as many bytes more; False, and nothing counted, when there is no room."""
-        if self.held + size > self._most:
+    def hold(self, size: int, party: Party) -> bool:
+        """Count as many bytes more; False, and nothing counted, when there is no room for this party."""
+        own = self._of_party.get(party.group, 0) + size
+        if self.held + size > (self._lent if own > self._share else self._most):
             return False
         self.held += size
+        self._of_party[party.group] = own
         return True
 
-    def release(self, size: int) -> None:
+    def release(self, size: int, party: Party) -> None:
         self.held -= size
+        left = self._of_party.get(party.group, 0) - size
+        if left > 0:
+            self._of_party[party.group] = left
+        else:
+            self._of_party.pop(party.group, None)
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What a server asks the rest of the daemon, and what it may give to whom.
+
+    admit: looks at the credentials of a request with more than a small body, given its path, its headers and its
+    address; returns the answer that refuses it, or None. note: called with the name of a limit and who reached it.
+    """
+
+    parties: Parties = field(default_factory=Parties)
+    admit: Callable[[str, HTTPHeaders, str], Awaitable[bytes | None]] | None = None
+    note: Callable[[str, Party], None] = lambda *_: None
+    most_bodies: int = 128 * 2**20
+    bodies_of_one: int = 128 * 2**20
+    connection_share: float = 1.0
+    min_rate: int = 2**10
 
 
 class ServerConnection(Protocol):
@@ -134,14 +167,16 @@ class ServerConnection(Protocol):
 class Server(HTTPServer):
     """An HTTPServer that can stop without cutting off an answer.
 
-    It accepts one connection per turn of the loop, and gives way for a moment to siblings who have fewer: clients
+    It accepts some connections per turn of the loop, and gives way for a moment to siblings who have fewer: clients
     keep their connections, so one that takes all that wait, as Tornado's own accept handler does, would do all the
     work while the others idle.
 
-    A body of more than `max_body` bytes is refused with HTTP 413, and not kept. Of bodies that are not answered yet, no
-    more than `most_bodies` bytes together are held, whatever comes then is refused with HTTP 503. Who takes longer than
-    `request_timeout_s` for the headers of a request, or then for its body, loses the connection. When there are as many
-    connections as `most_connections`, or as descriptors allow, one that waits for a request makes room for the next.
+    A body of more than `max_body` bytes is refused with HTTP 413, and not kept. Bodies that are not answered yet have
+    their limits in `guards`; what is too much is refused with HTTP 503. Who takes longer than `request_timeout_s` for
+    the headers of a request loses the connection, and so does who then sends a body, or takes an answer, at less than
+    `guards.min_rate` bytes a second. When there are as many connections as `most_connections`, or as descriptors allow,
+    one that waits for a request, or whose request has been arriving for a while, makes room for the next; one of the
+    network that has most comes first.
 
     With `hsts`, every answer over TLS tells browsers never to come without for a year. What `proxies` say of the
     addresses of their clients is believed.
@@ -152,22 +187,27 @@ class Server(HTTPServer):
         *args: Any,
         share: Share | None = None,
         max_body: int = MAX_BODY,
-        most_bodies: int = MOST_BODIES,
+        guards: Guards | None = None,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
         most_connections: int | None = None,
         hsts: bool = False,
         proxies: Proxies | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER, 'body_timeout': request_timeout_s}
+        kwargs |= {'max_body_size': UNLIMITED, 'max_buffer_size': BUFFER}
         kwargs['max_header_size'] = MOST_HEADERS
         super().initialize(*args, **kwargs)
         self._max_body = max_body
-        self._bodies = Bodies(max(most_bodies, max_body))
+        self._guards = guards = guards or Guards()
+        self._bodies = Bodies(max(guards.most_bodies, max_body), max(guards.bodies_of_one, max_body))
+        self._of_network: dict[str, int] = {}  # connections
+        self._writing: dict[ServerConnection, tuple[float, int, int]] = {}  # since when, from where, how far
         self._requests: dict[ServerConnection, _Request] = {}  # the latest of each connection
         self._request_timeout_s = request_timeout_s
         self._slow: dict[ServerConnection, float] = {}  # since when part of a request's headers was there
         self._most_connections = most_connections or descriptors_for_connections()
+        self._kept = min(self._most_connections // 4, SPARE_DESCRIPTORS // 4)  # for networks with less than their share
+        self._parked: deque[tuple[socket.socket, tuple[Any, ...], ssl.SSLContext | None]] = deque()
         self._hsts = hsts
         self._proxies = proxies
         self._share = share or Shares(1).of(0)
@@ -196,7 +236,9 @@ class Server(HTTPServer):
     def _on_waiting(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
         """A connection waits: for us, unless a sibling with fewer takes it within a moment."""
         if self._share.is_smallest():
-            self._accept(listener, tls)
+            for _ in range(ACCEPTS):  # else who comes behind many would wait for a turn of the loop for each
+                if not self._accept(listener, tls) or not self._share.is_smallest():
+                    break
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
@@ -207,18 +249,29 @@ class Server(HTTPServer):
             self._resume(listener, tls)
             self._accept(listener, tls)
 
-    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        if self.open_connections >= self._most_connections and not self._make_room():
-            self._pause(listener, tls, f'there are {self.open_connections} connections, and all are in use')
-            return
+    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> bool:
+        """Accept a connection; return whether there may be another."""
+        is_full = self.open_connections >= self._most_connections and not self._make_room()
+        if is_full and self.open_connections + len(self._parked) >= self._most_connections + self._kept:
+            if not self._parked:
+                self._pause(listener, tls, self._all_in_use())
+                return False
+            self._parked.popleft()[0].close()
         try:
             connection, address = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # a sibling was faster, or the client has gone
+            return False  # a sibling was faster, or the client has gone
         except OSError as error:
             self._pause(listener, tls, str(error.strerror))
-            return
-        self._is_full = False
+            return False
+        if is_full and self._has_too_many(address):
+            self._park(connection, address, tls)
+        else:
+            self._is_full = is_full
+            self._begin(connection, address, tls)
+        return True
+
+    def _begin(self, connection: socket.socket, address: tuple[Any, ...], tls: ssl.SSLContext | None) -> None:
         try:
             stream = self._stream(connection, tls)
         except OSError:  # ssl.SSLError is one: the client has gone before the handshake
@@ -228,19 +281,64 @@ class Server(HTTPServer):
 
     def _pause(self, listener: socket.socket, tls: ssl.SSLContext | None, why: str) -> None:
         """Let connections wait, or a sibling take them, for a moment."""
-        if not self._is_full:  # told once
-            log.error('cannot accept a connection: %s', why)
-        self._is_full = True
+        self._say_full(why)
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
         loop.call_later(ERROR_PAUSE_S, self._resume, listener, tls)
 
+    def _say_full(self, why: str) -> None:
+        if not self._is_full:  # told once
+            log.error('cannot accept a connection: %s', why)
+        self._is_full = True
+
+    def _all_in_use(self) -> str:
+        return f'there are {self.open_connections} connections, and all are in use'
+
+    def _has_too_many(self, address: tuple[Any, ...]) -> bool:
+        """Whether a network has its share of all connections, or more."""
+        network = self._party_at(address).group
+        return self._of_network.get(network, 0) >= self._guards.connection_share * self._most_connections
+
+    def _party_at(self, address: tuple[Any, ...]) -> Party:
+        return self._guards.parties.stranger(str(address[0]) if address else '')
+
+    def _park(self, connection: socket.socket, address: tuple[Any, ...], tls: ssl.SSLContext | None) -> None:
+        """Let a connection wait until there is room, while those of other networks are served."""
+        self._guards.note('connections', self._party_at(address))
+        self._say_full(self._all_in_use())
+        self._parked.append((connection, address, tls))
+        if len(self._parked) == 1:
+            asyncio.get_running_loop().call_later(ERROR_PAUSE_S, self._serve_parked)
+
+    def _serve_parked(self) -> None:
+        while self._parked and (self.open_connections < self._most_connections or self._make_room()):
+            self._begin(*self._parked.popleft())
+        if self._parked:
+            asyncio.get_running_loop().call_later(ERROR_PAUSE_S, self._serve_parked)
+
     def _make_room(self) -> bool:
-        """Close the connection that has waited longest and on which nothing of a request has arrived."""
+        """Close the connection that has waited longest for a request, else the one whose request has arrived longest.
+
+        It is one of the network that has most connections, or of one that has at least half as many.
+        """
+        most = max(self._of_network.values(), default=0)
+
+        def is_of_most(connection: ServerConnection) -> bool:
+            return 2 * self._of_network.get(network_of(connection), 0) >= most
+
         for connection in self._waiting:
-            if not is_arriving(connection.stream) and close_unless_asked(connection):
+            if is_of_most(connection) and not is_arriving(connection.stream) and close_unless_asked(connection):
                 return True
-        return False
+        now = asyncio.get_running_loop().time()
+        since = {one: request.began for one, request in self._requests.items() if request.is_arriving}
+        since |= {one: self._slow.setdefault(one, now) for one in self._waiting if is_arriving(one.stream)}
+        late = [one for one in since if now - since[one] > HALF_OPEN_S and is_of_most(one)]
+        if not late:
+            return False
+        oldest = min(late, key=since.__getitem__)
+        self._guards.note('connections', self._guards.parties.stranger(address_of(oldest)))
+        oldest.stream.close()
+        return True
 
     def _stream(self, connection: socket.socket, tls: ssl.SSLContext | None) -> Stream | TlsStream:
         if tls is None:
@@ -254,6 +352,9 @@ class Server(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         self._share.change(+1)
+        network = self._party_at(address).group
+        stream.network = network  # type: ignore[attr-defined]  # it is a Stream
+        self._of_network[network] = self._of_network.get(network, 0) + 1
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -264,7 +365,7 @@ class Server(HTTPServer):
         delegate = super().start_request(server_conn, request_conn)
         self._let_go(server_conn)
         begun = partial(self._note_begun, server_conn)
-        request = _Request(delegate, request_conn, begun, self._max_body, self._bodies, self._proxies)
+        request = _Request(delegate, request_conn, begun, self._max_body, self._bodies, self._proxies, self._guards)
         self._requests[server_conn] = request
         return request
 
@@ -279,20 +380,48 @@ class Server(HTTPServer):
         self._slow.pop(server_conn, None)
 
     def _look_for_slow(self) -> None:
-        """Close connections whose next request has been arriving for too long; look again in a while.
+        """Close connections on which a request or an answer makes no headway; look again in a while.
 
         Tornado knows one limit for both, waiting for a request and reading its headers.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
+        for connection, request in list(self._requests.items()):
+            late_s = now - request.began
+            is_late = request.is_arriving and late_s > self._request_timeout_s
+            if is_late and request.received < self._guards.min_rate * late_s:
+                self._guards.note('rate', request.find_party())
+                connection.stream.close()
+        for connection in list(self._requests):
+            if self._takes_too_little(connection, now):
+                self._guards.note('rate', self._requests[connection].find_party())
+                reset(connection.stream)
         for connection in [one for one in self._waiting if is_arriving(one.stream)]:
             if now - self._slow.setdefault(connection, now) > self._request_timeout_s:
                 log.info('closing a connection, the headers of a request take too long')
                 connection.stream.close()
         self._clock = loop.call_later(self._request_timeout_s / LOOKS, self._look_for_slow)
 
+    def _takes_too_little(self, connection: ServerConnection, now: float) -> bool:
+        """Whether the client has taken less than it must of what had been written a while ago."""
+        stream = connection.stream
+        if stream.closed() or not stream.writing():
+            self._writing.pop(connection, None)
+            return False
+        done, written = stream._total_write_done_index, stream._total_write_index
+        since, before, target = self._writing.setdefault(connection, (now, done, written))
+        if now - since < self._request_timeout_s:
+            return False
+        self._writing[connection] = now, done, written
+        return done < target and done - before < self._guards.min_rate * (now - since)
+
     def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
+        self._writing.pop(server_conn, None)
+        network = network_of(server_conn)
+        self._of_network[network] -= 1
+        if not self._of_network[network]:
+            del self._of_network[network]
         self._let_go(server_conn)
         self._note_begun(server_conn)
         self._share.change(-1)
@@ -315,6 +444,8 @@ class Server(HTTPServer):
             loop.remove_reader(listener)
             listener.close()
         self._listening.clear()
+        while self._parked:
+            self._parked.popleft()[0].close()
         self._draining = True
         self._grace_s = grace_s
         self.conn_params.no_keep_alive = True  # answers say "Connection: close" from now on
@@ -355,26 +486,36 @@ class Container(WSGIContainer):
     A short answer is written at once. Of a long one the next part is asked for when the client has taken the last.
     """
 
-    def __init__(self, application: WSGIApplication, fibers: Fibers | None = None) -> None:
+    def __init__(
+        self, application: WSGIApplication, fibers: Fibers | None = None, parties: Parties | None = None
+    ) -> None:
         super().__init__(application)
         self._fibers = fibers or Fibers()
+        self._parties = parties or Parties()
 
     def __call__(self, request: HTTPServerRequest) -> None:
         if request.connection is None:
             return
         answer = _Answer(request, request.connection, self._fibers)
-        if not self._fibers.start(lambda: self._serve(request, answer)):
+        fibers = self._fibers
+        authorization = request.headers.get('Authorization')
+        turn = self._parties.turn(authorization, request.remote_ip, is_urgent=fibers.is_full)
+        request.connection.set_close_callback(turn.vanish)  # type: ignore[attr-defined]  # HTTP/1 has it
+        if not fibers.start(lambda: self._serve(request, answer, turn), turn, answer.refuse):
             log.warning('too many requests wait, one is refused')
             answer.refuse()
 
-    def _serve(self, request: HTTPServerRequest, answer: _Answer) -> None:
+    def _serve(self, request: HTTPServerRequest, answer: _Answer, turn: Turn) -> None:
+        if turn.is_abandoned:
+            log.debug('a client has left before its request was looked at')
+            return
         try:
             answer.begin(self.wsgi_application, self.environ(request))
             if answer.is_stream:
                 answer.send_stream()
             elif answer.rest is not None:
                 answer.send_rest()
-        except StreamClosedError:
+        except (StreamClosedError, ClientGoneError):
             log.debug('a client has left before its answer was complete')
         except GreenletExit:  # the handler ends
             answer.fail()
@@ -497,18 +638,7 @@ class _Answer:
             stream_of(self._connection).close()
 
     def _await_flushed(self) -> None:
-        """Wait until the client has taken what was written.
-
-        :raises StreamClosedError: it has left, or taken nothing for a long time.
-        """
-        written = self._written
-        # `asyncio.wait` raises nothing: nobody may be there to hear it when the loop ends meanwhile.
-        limited = asyncio.get_running_loop().create_task(asyncio.wait((written,), timeout=STALLED_S))
-        if not self._fibers.result_of(limited)[0]:
-            log.warning('a client has taken nothing of its answer for %d s', STALLED_S)
-            abort(self._connection)
-            raise StreamClosedError
-        written.result()
+        self._fibers.for_client(self._written)  # `Server` ends the connection of a client that takes too little
 
     def refuse(self) -> None:
         """Answer that there is too much to do."""
@@ -551,18 +681,25 @@ class _Request(HTTPMessageDelegate):
         max_body: int,
         bodies: Bodies,
         proxies: Proxies | None,
+        guards: Guards,
     ) -> None:
         self._begun = begun
+        self._guards = guards
+        self._headers = HTTPHeaders()
+        self.party = guards.parties.stranger('')
+        self.began = 0.0  # when the headers were there
+        self.is_arriving = False  # its body
+        self._is_admitted = guards.admit is None
+        self._counted = 0
         self._proxies = proxies
         self._connection = connection
         self._delegate = delegate
         self._max_body = max_body
         self._bodies = bodies
-        self._received = 0
+        self.received = 0
         self._is_refused = False
         self._path = ''
         # Passed on as it is, without a call in between; mypy knows methods only as written.
-        self.finish = delegate.finish  # type: ignore[method-assign]  # see above
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
@@ -574,7 +711,8 @@ class _Request(HTTPMessageDelegate):
         if self._proxies:
             # Tornado makes one context for a connection, on which a proxy sends requests of many clients.
             context = self._connection.context  # type: ignore[attr-defined]  # HTTP/1 has one, as its stream
-            context.remote_ip = self._proxies.client_of(context.address[0], headers.get('X-Forwarded-For', ''))
+            told_by = headers.get('X-Forwarded-For', ''), headers.get('Forwarded', '')
+            context.remote_ip = self._proxies.client_of(context.address[0], *told_by)
         if isinstance(start_line, RequestStartLine) and not start_line.path.startswith('/'):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)
@@ -585,23 +723,61 @@ class _Request(HTTPMessageDelegate):
         passed_on = self._delegate.headers_received(start_line, headers)
         if 'Transfer-Encoding' not in headers and declared_length(headers) > self._max_body:
             return self._refuse(too_large(self._max_body))
+        self._headers = headers
+        self.began = asyncio.get_running_loop().time()
+        self.is_arriving = True
         return passed_on
+
+    def finish(self) -> None:
+        self.is_arriving = False
+        self._delegate.finish()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._is_refused:  # what was being read when it was refused
             return None
-        size = len(chunk)
-        if self._received + size > self._max_body:
+        received = self.received + len(chunk)
+        if received > self._max_body:
             return self._refuse(too_large(self._max_body))
-        if not self._bodies.hold(size):
-            return self._refuse(NipapUnavailableError('Too many large requests are on their way.'), RETRY_AFTER)
-        self._received += size
+        if received > SMALL_BODY:
+            if not self._is_admitted:
+                return self._admit(chunk)
+            if not self._hold(received - SMALL_BODY - self._counted):
+                self._guards.note('bodies', self.party)
+                return self._refuse(NipapUnavailableError('Too many large requests are on their way.'), RETRY_AFTER)
+        self.received = received
         return self._delegate.data_received(chunk)
+
+    async def _admit(self, chunk: bytes) -> None:
+        """Have the credentials looked at, then go on with the body or refuse it."""
+        self._is_admitted = True
+        if self._guards.admit is not None:
+            refusal = await self._guards.admit(self._path, self._headers, self._address())
+            if refusal is not None:
+                await self._refuse_with(refusal)
+                return
+        if (passed_on := self.data_received(chunk)) is not None:
+            await passed_on
+
+    def _hold(self, size: int) -> bool:
+        if not self._counted:
+            self.party = self.find_party()
+        if not self._bodies.hold(size, self.party):
+            return False
+        self._counted += size
+        return True
+
+    def find_party(self) -> Party:
+        """Return whom the request belongs to."""
+        authorization = self._headers.get('Authorization')
+        return self._guards.parties.turn(authorization, self._address(), is_urgent=True).party
+
+    def _address(self) -> str:
+        return str(self._connection.context.remote_ip)  # type: ignore[attr-defined]  # HTTP/1 has one, as its stream
 
     def release(self) -> None:
         """Count the body as gone."""
-        self._bodies.release(self._received)
-        self._received = 0
+        self._bodies.release(self._counted, self.party)
+        self._counted = 0
 
     async def _refuse(self, error: NipapError, *headers: tuple[str, str]) -> None:
         await self._refuse_with(refused(self._path, error, *headers))
@@ -611,6 +787,7 @@ class _Request(HTTPMessageDelegate):
         self._is_refused = True
         self._delegate.on_connection_close()  # lets go of what there is of the body
         self.release()
+        self.is_arriving = False
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
         self.finish = lambda: None  # type: ignore[method-assign]  # the same
         stream = stream_of(self._connection)
@@ -697,7 +874,11 @@ def declared_length(headers: HTTPHeaders) -> int:
 
 def abort(connection: HTTPConnection) -> None:
     """Reset a connection: an orderly end would tell clients that know no length that they have everything."""
-    stream = stream_of(connection)
+    reset(stream_of(connection))
+
+
+def reset(stream: IOStream) -> None:
+    """Close a connection so that its other end knows that something is missing."""
     if not stream.closed():
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         stream.close()
@@ -706,6 +887,15 @@ def abort(connection: HTTPConnection) -> None:
 def stream_of(connection: HTTPConnection) -> Stream | TlsStream:
     stream: Stream | TlsStream = connection.stream  # type: ignore[attr-defined]  # HTTP/1 has one, the interface does not say so
     return stream
+
+
+def network_of(connection: ServerConnection) -> str:
+    """Return the network that the other end of a connection belongs to."""
+    return str(getattr(connection.stream, 'network', ''))
+
+
+def address_of(connection: ServerConnection) -> str:
+    return network_of(connection).removeprefix('\0')
 
 
 def is_arriving(stream: IOStream) -> bool:

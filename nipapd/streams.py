@@ -36,6 +36,7 @@ class _Speaking(IOStream):
     """A connection knows what is said with every answer, with those too that no application gives."""
 
     hsts = False
+    network = ''  # of its other end, as shares know it
     given_id: str | None = None  # of the request that is read, as its client calls it
     has_long_headers = False  # longer than they may be
 

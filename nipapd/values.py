@@ -184,6 +184,14 @@ def count(text: str) -> int:
     return integer(text, 1, 100_000, 'a number')
 
 
+def many(text: str) -> int:
+    return integer(text, 1, 100_000_000, 'a number')
+
+
+def percent(text: str) -> int:
+    return integer(text, 1, 100, 'a percentage')
+
+
 def verify_client(text: str) -> str:
     if text not in tls.VERIFY_CLIENT:
         raise ValueError(f'not one of {", ".join(tls.VERIFY_CLIENT)}')

@@ -14,20 +14,26 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from nipap import app
 from nipap.access.authentication import Authenticator, AuthSettings
+from nipap.access.hash_lane import HashLane
 from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
 from nipap.backend import Backend
 from nipap.http import traces
+from nipap.http.credentials import known_user
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
+from nipap.runtime import places, spool
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
+from nipap.runtime.spool import Room
 from nipapd import signals
+from nipapd.admission import Admission
 from nipapd.collector import Collector
 from nipapd.config import NOT_TRACED, DaemonSettings, TracingSettings
 from nipapd.fibers import Fibers
@@ -35,7 +41,8 @@ from nipapd.metrics import Board, Counter
 from nipapd.prefork import EXIT_CUT_OFF, Pulse
 from nipapd.proxies import Proxies
 from nipapd.senders import Sending
-from nipapd.server import Container, Server, Shares
+from nipapd.server import Container, Guards, Server, Shares
+from nipapd.shares import Limits, Parties, Reached
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -104,27 +111,51 @@ class Service:
     ) -> int:
         counter = self.board.counter() if self.board else None
         meter = counter or SILENT
+        limits = Limits.of(self.settings)
+        reached = Reached(counter.limit) if counter else Reached()
         database = Database(
             self.dsn,
-            most_sessions=self.settings.db_connections,
+            most_sessions=limits.sessions,
             change_limit_s=self.settings.change_timeout or None,
             meter=meter,
+            share=limits.sessions_of_one,
+            note_waiting=reached.of('sessions'),
         )
-        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins)
-        fibers = Fibers(most_running=self.settings.most_running, most_waiting=self.settings.most_waiting)
+        lane = HashLane(limits.hashes_at_once, limits.hashes_per_second, reached.of('hashes'))
+        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins, lane)
+        fibers = Fibers(
+            most_running=limits.running,
+            most_waiting=limits.waiting,
+            share=limits.running_of_one,
+            streams_of_one=limits.streams_of_one,
+            note=reached.note,
+        )
+        spool.use(Room(limits.spooled, limits.spooled_of_one, reached.of('spooled')))
+        parties = Parties(partial(known_user, authenticator=authenticator))
         tracing = self._tracing()
         connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))
         try:
             backend = Backend(database, longest_list=LONGEST_LIST, key_hours=self.settings.idempotency_hours)
             application = app.create(backend, authenticator, max_body=self.settings.max_body, meter=meter)
+            application.config['MOST_VALUES'] = limits.values
+            application.config['NOTE_LIMIT'] = lambda name: reached.note(name, places.current())
             if endpoint := self.tracing.otlp_http_endpoint:
                 traces.add_to(application, authenticator, Collector(endpoint, fibers))
-            container = Container(noting(application, note_answer) if note_answer else application, fibers)
+            container = Container(noting(application, note_answer) if note_answer else application, fibers, parties)
             if counter is not None:
                 look = looking(counter, fibers, database)
                 watch = both(watch, look)
                 ready = both(lambda: counter.ready(True), both(look, ready))
-            server = self._server(container, slot)
+            guards = Guards(
+                parties=parties,
+                admit=Admission(fibers, parties, authenticator),
+                note=reached.note,
+                most_bodies=limits.bodies,
+                bodies_of_one=limits.bodies_of_one,
+                connection_share=limits.connection_share,
+                min_rate=limits.min_rate,
+            )
+            server = self._server(container, slot, guards)
             return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter, tracing))
         finally:
             authenticator.close()
@@ -167,10 +198,11 @@ class Service:
             fibers.end()
             signals.ignore(numbers)
 
-    def _server(self, container: Container, slot: int) -> Server:
+    def _server(self, container: Container, slot: int, guards: Guards) -> Server:
         return Server(
             container,
             max_body=self.settings.max_body,
+            guards=guards,
             request_timeout_s=self.settings.request_timeout,
             idle_connection_timeout=IDLE_TIMEOUT_S,
             share=self.shares.of(slot),

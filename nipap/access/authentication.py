@@ -12,10 +12,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import jwt
 
+from nipap.access.hash_lane import HashLane
 from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError, hash_password
 from nipap.access.login_limits import LoginCounts, LoginLimits
@@ -208,12 +210,16 @@ def to_bool(value: object) -> bool | None:
 class Authenticator:
     """Proves credentials by the configured backends. One per process; it opens files only when first used.
 
-    May be used by several threads at once. Failed logins are counted in `counts`, and those that were right are noted
-    in `known`; without, in memory of this process alone.
+    May be used by several threads at once, without a `lane`, in which passwords are hashed. Failed logins are counted
+    in `counts`, and those that were right are noted in `known`; without, in memory of this process alone.
     """
 
     def __init__(
-        self, settings: AuthSettings, counts: LoginCounts | None = None, known: KnownLogins | None = None
+        self,
+        settings: AuthSettings,
+        counts: LoginCounts | None = None,
+        known: KnownLogins | None = None,
+        lane: HashLane | None = None,
     ) -> None:
         self._settings = settings
         known = known or KnownLogins()
@@ -224,7 +230,7 @@ class Authenticator:
             if backend.refusal is not None:
                 continue
             if backend.type == 'SqliteAuth':
-                self._local[name] = _LocalAccounts(settings, backend, known)
+                self._local[name] = _LocalAccounts(settings, backend, known, lane)
             else:
                 self._tokens.append(_Tokens(backend, settings))
 
@@ -430,8 +436,11 @@ def _prepare(algorithm: str, option: str, key: str) -> None:
 class _LocalAccounts:
     """The accounts of one file as a login backend: right answers are remembered while the account stays as it is."""
 
-    def __init__(self, settings: AuthSettings, backend: BackendSettings, known: KnownLogins) -> None:
+    def __init__(
+        self, settings: AuthSettings, backend: BackendSettings, known: KnownLogins, lane: HashLane | None
+    ) -> None:
         path = backend.options['db_path']
+        self._lane = lane
         self._name, self._settings = backend.name, settings
         self._users = LocalUsers(path)
         self._watch = FileWatch(path)
@@ -454,11 +463,18 @@ class _LocalAccounts:
         # The revision is read first: an answer is never filed under a state of the file newer than what it was read of.
         revision = self._watch.revision()
         credentials = self._cache.get(proof, revision)
-        if credentials is None and (user := self._users.authenticate(username, password, self._settings.rehash)):
+        if credentials is None and (user := self._authenticated(username, password)):
             credentials = self._credentials(user)
             self._cache.put(proof, revision, time.monotonic() + self._settings.cache_timeout_s, credentials)
             self._known.note(proof, user.state)
         return credentials
+
+    def _authenticated(self, username: str, password: str) -> LocalUser | None:
+        hashed = partial(self._users.authenticate, username, password, self._settings.rehash)
+        if self._lane is None:
+            return hashed()
+        was_right = self.was_right(username, password)
+        return self._lane.run(hashed, f'{username}@{self._name}' if was_right else None)
 
     def _credentials(self, user: LocalUser) -> Credentials:
         identity = identity_of(self._settings, self._name, user.username)

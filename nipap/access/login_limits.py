@@ -20,6 +20,7 @@ from typing import TypeVar
 from nipap.access.shared_memory import LockedMemory
 from nipap.errors import AuthenticationFailedError, TooManyLoginsError
 from nipap.runtime import waiting
+from nipap.runtime.places import ClientGoneError
 
 T = TypeVar('T')
 
@@ -128,7 +129,7 @@ class LoginLimits:
         self._begin(there)
         try:
             found = check()
-        except Exception:
+        except (Exception, ClientGoneError):
             self._end(there, anywhere, failed=False)
             raise
         self._end(there, anywhere, failed=found is None)
@@ -212,12 +213,15 @@ def refusal(seconds: float) -> AuthenticationFailedError:
     )
 
 
-def network(address: str) -> str:
-    """What an address counts for: itself, its /64 if it is IPv6, the IPv4 address that it stands for if any."""
+def network(address: str, length: int = 64) -> str:
+    """Return what an address counts for: itself, its /64 if it is IPv6, the IPv4 address that it stands for if any.
+
+    length: of the network of IPv6; providers give a /64 or as much as a /48 to one customer.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition('%')[0])
     except ValueError:
         return address
     if parsed.version == 6 and parsed.ipv4_mapped:
         return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
+    return str(ipaddress.ip_network((parsed, length), strict=False)) if parsed.version == 6 else str(parsed)

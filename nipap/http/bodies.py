@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from flask import Request
+from flask import Request, current_app
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from nipap.errors import NipapInputError, NipapMediaTypeError, NipapTooLargeError
@@ -14,6 +15,7 @@ from nipap.runtime import waiting
 from nipap.runtime.spool import GZIP, GZIP_LEVEL, Spool
 
 MAX_BODY = 10 * 2**20
+MOST_VALUES = 1_000_000
 WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
 
 _WORTH_A_TURN = 2**16  # a few milliseconds of encoding
@@ -42,6 +44,44 @@ def read_body(request: Request, max_body: int) -> bytes:
     if encoding in ('gzip', 'x-gzip'):
         return _decompress(body, max_body)
     raise NipapMediaTypeError(f"Content-Encoding '{encoding}' is not supported, gzip is")
+
+
+def check_xml(body: bytes) -> bytes:
+    """Return a body over XML-RPC, unless it has too many values.
+
+    :raises NipapTooLargeError: a few bytes in a body are much more in memory, and take long to read.
+    """
+    return _bounded(body, body.count(b'<value'))
+
+
+def check_json(body: bytes) -> bytes:
+    """Return a body in JSON, unless it has too many values.
+
+    :raises NipapTooLargeError: as `check_xml`.
+    """
+    if len(body) > _most_values() and _values_of(body) > _most_values():
+        return _bounded(body, _values_of(_TEXTS.sub(b'""', body)))
+    return body
+
+
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def _values_of(json: bytes) -> int:
+    """Return how many values JSON without texts has at most: one more than commas, and those that hold others."""
+    return 1 + json.count(b',') + json.count(b'[') + json.count(b'{')
+
+
+def _bounded(body: bytes, values: int) -> bytes:
+    most = _most_values()
+    if values > most:
+        current_app.config.get('NOTE_LIMIT', lambda _: None)('values')
+        raise NipapTooLargeError(f'the request has too many values, {most} are accepted')
+    return body
+
+
+def _most_values() -> int:
+    return int(current_app.config.get('MOST_VALUES', MOST_VALUES))
 
 
 def _decompress(body: bytes, max_body: int) -> bytes:

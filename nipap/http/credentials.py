@@ -23,6 +23,7 @@ from nipap.errors import (
     NipapValueError,
     TooManyLoginsError,
 )
+from nipap.runtime import places
 
 _log = logging.getLogger('nipap.login')
 
@@ -45,24 +46,44 @@ def credentials_from_request(request: Request, authenticator: Authenticator) -> 
     Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing, which
     is logged. Too many passwords that do, from one address, have others wait or be refused.
     """
-    scheme, value = _authorization(request)
+    return prove(request.headers.get('Authorization', ''), request.remote_addr, authenticator)
+
+
+def prove(authorization: str, address: str | None, authenticator: Authenticator) -> Credentials:
+    """Prove the identity that an Authorization header from an address claims, as `credentials_from_request` does."""
+    scheme, value = _authorization(authorization)
     claimed = 'token'
     try:
         if scheme == 'bearer':
-            return authenticator.login_token(value)
-        claimed = 'malformed'
-        name, password = _name_and_password(value)
-        claimed = f'user={shown(name)}'
-        return authenticator.login(name, password, request.remote_addr)
+            credentials = authenticator.login_token(value)
+        else:
+            claimed = 'malformed'
+            name, password = _name_and_password(value)
+            claimed = f'user={shown(name)}'
+            credentials = authenticator.login(name, password, address)
+        places.prove(credentials.authenticated_as)
+        return credentials
     except AuthenticationFailedError as error:
         # Programs that ban addresses read this line. The client chooses nothing before the quotation mark.
         what = 'refused' if isinstance(error, TooManyLoginsError) else 'failed'
-        _log.warning('%s login from %s %s', what, request.remote_addr or '-', claimed)
+        _log.warning('%s login from %s %s', what, address or '-', claimed)
         raise
 
 
-def _authorization(request: Request) -> tuple[str, str]:
-    scheme, _, value = request.headers.get('Authorization', '').strip().partition(' ')
+def known_user(authorization: str, authenticator: Authenticator) -> str | None:
+    """Return the user whom an Authorization header proves without a password being hashed, or None."""
+    try:
+        scheme, value = _authorization(authorization)
+        if scheme == 'bearer':
+            return authenticator.login_token(value).authenticated_as
+        known = authenticator.known_login(*_name_and_password(value))
+    except NipapError:
+        return None
+    return known.authenticated_as if known else None
+
+
+def _authorization(header: str) -> tuple[str, str]:
+    scheme, _, value = header.strip().partition(' ')
     if scheme.lower() not in ('basic', 'bearer'):
         raise AuthenticationMissingError('Missing authentication method')
     return scheme.lower(), value.strip()

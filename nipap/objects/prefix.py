@@ -223,9 +223,11 @@ def add_many(tx: Transaction, drafts: Sequence[PrefixDraft], who: Who) -> list[i
     vrfs: dict[vrf.VrfName, int] = {}
     for position, draft in enumerate(drafts):
         try:
-            if draft.vrf not in vrfs:
-                vrfs[draft.vrf] = vrf.resolve(tx, draft.vrf)
-            items.append({**new_facts(tx, draft, who), 'vrf_id': vrfs[draft.vrf], 'prefix': draft.network})
+            name = draft.vrf
+            if name is not vrf.DEFAULT and name not in vrfs:
+                vrfs[name] = vrf.resolve(tx, name)
+            in_vrf = 0 if name is vrf.DEFAULT else vrfs[name]
+            items.append({**new_facts(tx, draft, who), 'vrf_id': in_vrf, 'prefix': draft.network})
         except NipapError as error:
             error.position = position
             raise

@@ -169,6 +169,7 @@ class VrfName:
 
 
 DEFAULT = VrfName()
+_MEMBERS = frozenset(f'vrf_{key}' for key in _SPEC)
 
 
 def read_name(attr: Mapping[str, object]) -> VrfName:
@@ -176,6 +177,8 @@ def read_name(attr: Mapping[str, object]) -> VrfName:
 
     :raises NipapValueError: naming the value.
     """
+    if _MEMBERS.isdisjoint(attr):
+        return DEFAULT
     return _name({key: attr[f'vrf_{key}'] for key in _SPEC if attr.get(f'vrf_{key}') is not None})
 
 

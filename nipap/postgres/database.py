@@ -11,7 +11,6 @@ import itertools
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -39,8 +38,9 @@ from nipap.postgres.transaction import (
     new_number,
     send,
 )
-from nipap.runtime import tracer, waiting
+from nipap.runtime import places, tracer, waiting
 from nipap.runtime.meter import SILENT, Meter
+from nipap.runtime.places import Party, Places
 
 log = logging.getLogger('nipap.postgres.database')
 LockNotAvailable = psycopg2.errors.LockNotAvailable  # 55P03: after lock_timeout, where a transaction has set one
@@ -64,6 +64,8 @@ class Database:
     """The connections of one process to PostgreSQL, named by a libpq connection string.
 
     most_sessions: so many are opened when as many calls run at once. One more waits for one of them.
+    share: the number of sessions that one party may use while others wait. A quarter of all is kept for parties that
+    use fewer. None: parties do not matter. note_waiting: called with a party that waits because of its share.
     read_timeout_s: how long a statement of `read` may take.
     change_limit_s: how long a statement of `run` or `run_at_once` may take; then its session is given up, and ended if
     that is possible. None: as long as PostgreSQL answers others.
@@ -81,6 +83,8 @@ class Database:
         change_limit_s: float | None = None,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         meter: Meter = SILENT,
+        share: int | None = None,
+        note_waiting: Callable[[Party], None] = lambda _: None,
     ) -> None:
         self._dsn = dsn
         self._settings = (
@@ -95,9 +99,9 @@ class Database:
         self._change_limit_s = change_limit_s
         self._idle: list[Session] = []  # the one that was used last is the one to use next
         self.most_sessions = most_sessions
-        self._free = most_sessions  # as many may be taken
+        kept = 0 if share is None else most_sessions // 4
+        self._places = Places(most_sessions - kept, share or most_sessions, kept, reached=note_waiting)
         self._meter = meter
-        self._queue: deque[Callable[[], None]] = deque()  # who waits for one
         self._read_timeout_s = read_timeout_s
         self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
         self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
@@ -117,17 +121,17 @@ class Database:
 
     def _take(self) -> Session:
         """A session for the time being, opened now if none is idle; waits for one when all that may be are in use."""
-        while self._away_since is not None or not self._free:
+        party = places.current()
+        while self._away_since is not None or not (self._places.take(party) or self._places.await_place(party)):
             if self._away_since is not None:
                 self._ask(None)
-            else:
-                waiting.until(self._queue.append)
-        self._free -= 1
         try:
-            return self._idle_session() or self._open()
+            session = self._idle_session() or self._open()
         except BaseException:
-            self._let_go()
+            self._places.give_back(party)
             raise
+        session.party = party
+        return session
 
     def _open(self) -> Session:
         try:
@@ -163,8 +167,7 @@ class Database:
                 logging.INFO if self._target else logging.DEBUG, 'PostgreSQL is away: %s', ' '.join(str(exc).split())
             )
             self._away_since = time.monotonic()
-        while self._queue:
-            self._queue.popleft()()
+        self._places.drop_all()
 
     def _ask(self, target: str | None) -> None:
         """Raise when PostgreSQL is away: all, or the one that a session is with, and then only if it does not answer.
@@ -194,17 +197,12 @@ class Database:
     @property
     def in_use(self) -> int:
         """How many sessions are taken at the moment."""
-        return self.most_sessions - self._free
+        return self._places.taken
 
     def _give_back(self, session: Session) -> None:
         if not session.connection.closed:
             self._idle.append(session)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._free += 1
-        if self._queue:
-            self._queue.popleft()()
+        self._places.give_back(session.party)
 
     def _idle_session(self) -> Session | None:
         while self._idle:

@@ -10,6 +10,7 @@ import psycopg2
 import psycopg2.extensions
 
 from nipap.postgres import connecting
+from nipap.runtime.places import OURSELVES
 
 # Every numeric of the schema is a whole number (addresses of IPv6 pass 2^63): read as int, not Decimal.
 _INTEGRAL = psycopg2.extensions.new_type((1700,), 'INTEGRAL', lambda value, _: None if value is None else int(value))
@@ -23,6 +24,7 @@ class Session:
         self.read_timeout_s = read_timeout_s
         self.connection = connecting.connect(target)
         self.prepared: dict[str, str] = {}
+        self.party = OURSELVES  # for whom it is in use, or was last
         self._pid = os.getpid()
         try:
             self.connection.autocommit = True

@@ -34,7 +34,16 @@ from nipap.errors import (
     at_operation,
 )
 from nipap.http import requests as http_calls
-from nipap.http.bodies import MAX_BODY, WORTH_COMPRESSING, compressed, giving_way, kept, read_body, takes_gzip
+from nipap.http.bodies import (
+    MAX_BODY,
+    WORTH_COMPRESSING,
+    check_json,
+    compressed,
+    giving_way,
+    kept,
+    read_body,
+    takes_gzip,
+)
 from nipap.http.credentials import change_group, change_reason, credentials_from_request, header_text, idempotency_key
 from nipap.http.origins import refuse_other_sites
 from nipap.objects.allocate import read_count
@@ -226,7 +235,7 @@ class _Api:
         if request.mimetype not in types:
             accepted = f'{" and ".join(types)} {"is" if len(types) == 1 else "are"}'
             raise NipapMediaTypeError(f'Content-Type {shown(request.mimetype)} is not supported, {accepted}')
-        return decode(body)
+        return decode(check_json(body))
 
     def struct(self) -> dict[str, Any]:
         """The object that the body holds."""

@@ -101,9 +101,14 @@ def _file(name: str) -> bytes:
     return (resources.files('nipap.rest') / 'swagger_ui' / name).read_bytes()
 
 
+@cache
+def _tag(content: bytes) -> str:
+    return digest(content)
+
+
 def _static(content: bytes, content_type: str) -> Response:
     response = Response(content, content_type=content_type)
-    response.set_etag(digest(content))
+    response.set_etag(_tag(content))
     response.headers['Cache-Control'] = 'no-cache'
     response.headers['Content-Security-Policy'] = POLICY
     response.headers['X-Content-Type-Options'] = 'nosniff'

@@ -31,7 +31,7 @@ from nipap.errors import (
     NipapValueError,
 )
 from nipap.http import requests as http_calls
-from nipap.http.bodies import MAX_BODY, giving_way, kept, read_body
+from nipap.http.bodies import MAX_BODY, check_json, giving_way, kept, read_body
 from nipap.http.credentials import credentials_from_request, header_text
 from nipap.http.origins import refuse_other_sites
 from nipap.rest.objects import COUNTERS, decode
@@ -122,7 +122,7 @@ class _Endpoint:
 
     def _body(self) -> Any:
         body = read_body(request_ctx.request, self._max_body)
-        return decode(body) if body else None
+        return decode(check_json(body)) if body else None
 
     def search(self, actor: Actor, args: dict[str, str]) -> list[Prefix] | LongList:
         """Return the prefixes for which every parameter holds."""

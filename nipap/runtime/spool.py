@@ -3,14 +3,60 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from tempfile import SpooledTemporaryFile
+
+from nipap.errors import NipapUnavailableError
+from nipap.runtime import places
+from nipap.runtime.places import Party
 
 GZIP = 16 + zlib.MAX_WBITS  # what zlib calls the gzip format
 GZIP_LEVEL = 3  # on our answers as fast as 1, and a fifth smaller
 
 _IN_MEMORY = 4 * 2**20
 _PIECE = 128 * 2**10
+
+
+class Room:
+    """Count the bytes of spools, up to a `most` together. The last quarter is for parties below their `share`."""
+
+    def __init__(self, most: int, share: int, note: Callable[[Party], None] = lambda _: None) -> None:
+        self._most = most
+        self._lent = most - most // 4
+        self._share = share
+        self._note = note
+        self._of_party: dict[str, int] = {}
+        self.held = 0
+
+    def hold(self, size: int, party: Party) -> None:
+        """Count bytes more.
+
+        :raises NipapUnavailableError: there is no room for the party.
+        """
+        own = self._of_party.get(party.group, 0) + size
+        if self.held + size > (self._lent if own > self._share else self._most):
+            self._note(party)
+            raise NipapUnavailableError('Too many long answers are on their way, ask again later', 'no room for spools')
+        self.held += size
+        self._of_party[party.group] = own
+
+    def release(self, size: int, party: Party) -> None:
+        """Count bytes as gone."""
+        self.held -= size
+        left = self._of_party.get(party.group, 0) - size
+        if left > 0:
+            self._of_party[party.group] = left
+        else:
+            self._of_party.pop(party.group, None)
+
+
+_room = Room(2**62, 2**62)
+
+
+def use(room: Room) -> None:
+    """Have all spools of this process share a room from now on."""
+    global _room
+    _room = room
 
 
 class Spool:
@@ -22,23 +68,29 @@ class Spool:
     def __init__(self, parts: Iterable[bytes]) -> None:
         """Take all parts in.
 
-        :raises OSError: there is no room for the file.
+        :raises OSError: there is no room for the file. NipapUnavailableError: the party has no room for more.
         """
         self.size = 0  # of the answer
+        self._held, self._party, self._room = 0, places.current(), _room
         self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (lives until it is closed)
         try:
             self._take(parts)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _take(self, parts: Iterable[bytes]) -> None:
         stream = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP)
         for part in parts:
             self.size += len(part)
-            self._file.write(stream.compress(part))
-        self._file.write(stream.flush())
+            self._write(stream.compress(part))
+        self._write(stream.flush())
         self.packed_size = self._file.tell()
+
+    def _write(self, piece: bytes) -> None:
+        self._room.hold(len(piece), self._party)
+        self._held += len(piece)
+        self._file.write(piece)
 
     def packed(self) -> Iterator[bytes]:
         """The answer in the gzip format, which is `packed_size` bytes."""
@@ -57,3 +109,8 @@ class Spool:
     def close(self) -> None:
         """Forget it. Harmless when that was done before."""
         self._file.close()
+        held, self._held = self._held, 0
+        self._room.release(held, self._party)
+
+    def __del__(self) -> None:
+        self.close()

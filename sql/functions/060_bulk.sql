@@ -193,7 +193,7 @@ COMMENT ON FUNCTION count_incoming() IS 'Move the totals of VRFs by the incoming
 CREATE OR REPLACE FUNCTION prefix_add_many(items jsonb, who actor) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     ids bigint[];
-    added refcursor;
+    piece record;
 BEGIN
     PERFORM make_incoming();
     -- Additions of many to one VRF take turns from the beginning: else the one that waits has chosen its owners in vain.
@@ -236,8 +236,12 @@ BEGIN
             ON k.parent_id = i.id
         OFFSET 0) n;
     INSERT INTO prefix_words SELECT p.id, words_of(p) FROM incoming i JOIN prefix p ON p.id = i.id;
-    OPEN added FOR SELECT p.id, NULL::jsonb, prefix_facts(p) FROM incoming i JOIN prefix p ON p.id = i.id ORDER BY i.ord;
-    PERFORM record_rows(who, 'prefix', 'add', added);
+    -- In pieces: the facts of all may be more than a value can hold.
+    FOR piece IN SELECT array_agg(p.id ORDER BY i.ord) AS ids, array_agg(prefix_facts(p) ORDER BY i.ord) AS facts
+        FROM incoming i JOIN prefix p ON p.id = i.id GROUP BY (i.ord - 1) / 10000 ORDER BY (i.ord - 1) / 10000
+    LOOP
+        PERFORM record_changes(who, 'prefix', 'add', piece.ids, NULL, piece.facts);
+    END LOOP;
     PERFORM count_incoming();
     RETURN ids;
 END $$;

@@ -39,6 +39,7 @@ from bench.soak_clients import (  # noqa: E402
     Wire,
     running,
 )
+from bench.soak_hostile import attacking  # noqa: E402
 from support import open_directories  # noqa: E402
 
 from nipap.integrity import check  # noqa: E402
@@ -79,7 +80,8 @@ class Soak:
     def run(self) -> None:
         """Everything: clients at work, blows, quiet, and what is left behind."""
         ours = self.share()
-        with running([self.task(number) for number in range(self.options.clients)]) as books:
+        hostile = attacking(self.site.url, self.stop, self.options.seed, self.options.hostile)
+        with hostile, running([self.task(number) for number in range(self.options.clients)]) as books:
             self.begin = begin = time.monotonic()
             self.watch(begin)
             self.stop.set()
@@ -295,6 +297,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         '--without-key', type=int, default=2, metavar='N', help='of them without idempotency keys (default %(default)s)'
     )
+    add('--hostile', type=int, default=2, metavar='N', help='hostile clients without credentials (default %(default)s)')
     add('--forks', type=int, default=2, metavar='N', help='handlers of the daemon (default %(default)s)')
     add('--kept', type=int, default=400, metavar='N', help='allocations that each client keeps (default %(default)s)')
     add('--think-ms', type=float, default=15, metavar='MS', help='between calls, on average (default %(default)s)')

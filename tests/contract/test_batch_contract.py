@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from contract_faces import Face
+from daemon_process import poll
 
 from nipap import batch as batches
 from nipap.access.authentication import Actor
@@ -66,7 +68,7 @@ def test_answers_may_be_ids_only(api: Face) -> None:
 
 
 def test_a_batch_does_not_sleep_for_long(api: Face) -> None:
-    """Others wait for what it has locked."""
+    """It sleeps when its transaction is over, so that nobody waits for its session and its locks."""
     sleeping = {'method': 'echo', 'args': {'message': 'late', 'sleep': 0.01}}
     assert batch(api, sleeping) == ['late']
     late = {'method': 'echo', 'args': {'message': 'late', 'sleep': 10}}
@@ -237,3 +239,13 @@ def test_together_comes_to_the_same_as_one_by_one(api: Face, db: Database, seed:
     assert [stored[i]['prefix'] for i in ids] == [item['args']['attr']['prefix'] for item in rest]
     count = "SELECT count(*) FROM audit_log WHERE object_type = 'prefix' AND action = 'add'"
     assert db.read(lambda tx: tx.value(count)) == len(operations)
+
+
+def test_a_batch_that_sleeps_holds_no_lock_meanwhile(backend: Backend, actor: Actor, db: Database) -> None:
+    operations = [adding('10.0.0.0/8'), {'method': 'echo', 'args': {'message': 'late', 'sleep': 4}}]
+    lock = "SELECT true FROM prefix WHERE prefix = '10.0.0.0/8' FOR UPDATE NOWAIT"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(backend.batch, actor, operations)
+        poll(lambda: db.run(lambda tx: tx.value(lock)), 30, lambda: 'the batch has added nothing')
+        assert not answer.done()
+        assert answer.result()[1] == 'late'

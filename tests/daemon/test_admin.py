@@ -202,7 +202,10 @@ def test_pools_and_vrfs_are_told_by_family(watched: Daemon) -> None:
 def test_what_waits_and_what_is_run_again_is_told(
     daemon: DaemonFactory, database_options: dict[str, str], dsn: str
 ) -> None:
-    """Five calls where two may run, in the way of somebody who locks and then ends their sessions."""
+    """Five calls where two may work, in the way of somebody who locks and then ends their sessions.
+
+    Two wait for PostgreSQL, which needs no place, two for a session.
+    """
     limits = {'forks': '1', 'most_running': '2', 'db_connections': '2'}
     running = daemon('--admin-port', '0', config={'nipapd': {**database_options, **limits}})
     names = ('running_requests', 'waiting_requests', 'database_sessions')
@@ -217,13 +220,14 @@ def test_what_waits_and_what_is_run_again_is_told(
             assert isinstance(answer, dict)
             return len(answer['result'])
 
+    call_often(running, 4)  # from now on the user is known
     poll(lambda: at_once() == (0, 0, 0), 30, running.log)
     connection = psycopg2.connect(dsn)
     try:
         with ThreadPoolExecutor(5) as threads, connection.cursor() as cursor:
             cursor.execute('LOCK TABLE asn')
             answers = threads.map(count, range(5))
-            poll(lambda: at_once() == (2, 3, 2), 30, lambda: f'{names}: {at_once()}')
+            poll(lambda: at_once() == (4, 1, 2), 30, lambda: f'{names}: {at_once()}')
             before = samples(running)
             assert before['nipap_database_sessions_limit'] == 2
             waiting = "pg_locks WHERE relation = 'asn'::regclass AND NOT granted"
@@ -559,3 +563,19 @@ def test_metrics_have_no_names_unless_they_take_a_token(
 def test_without_handlers_there_is_no_admin_port(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
     running = daemon('--admin-port', '0', config={'nipapd': {**database_options, 'forks': '-1'}})
     assert not ADMIN.findall(running.log())
+
+
+def test_it_is_not_ready_while_no_handler_answers(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+    """Seconds before its sign of life is missed."""
+    settings = {**database_options, 'forks': '1', 'hang_timeout': '0'}
+    running = daemon('--admin-port', '0', config={'nipapd': settings})
+    await_page(running, 'ready', lambda status, _: status == 200)
+    (handler,) = handlers(running)
+    os.kill(handler.pid, signal.SIGSTOP)
+    said: list[str] = []
+    try:
+        poll(lambda: said.append(page(running, 'ready')[1]) or said[-1] != 'ok\n', 30, running.log)
+    finally:
+        os.kill(handler.pid, signal.SIGCONT)
+    assert said[-1] == 'no handler answers within 2 s\n'
+    await_page(running, 'ready', lambda status, _: status == 200)

@@ -315,6 +315,44 @@ def test_handlers_of_root_beside_a_configured_database_are_not_root(
         assert (running.stop(), alone.stop()) == (0, 0)
 
 
+@as_root
+def test_a_hup_does_not_lead_handlers_where_they_cannot_work(
+    daemon: DaemonFactory, cluster: EmbeddedPostgres, make_dir: Callable[[], Path], database_options: dict[str, str]
+) -> None:
+    """To a database that lets only root in, or accounts in a directory of root: the configuration in use stays."""
+    server = EmbeddedPostgres(make_dir(), bindir=str(cluster.installation.bindir), settings=FAST)
+    closed = make_dir()
+    LocalUsers(closed / 'accounts.db').create()
+    closed.chmod(0o700)
+    with stopping(server):
+        schema.install(server.dsn())
+        running = daemon(config={'nipapd': {'forks': '1', **database_options}})
+        assert account_of(running) == {'nobody'}
+        change(running, **options_of(server.dsn()))
+        running.send(signal.SIGHUP)
+        stays = 'the configuration in use stays: nobody cannot reach the database: '
+        poll(lambda: stays in running.log(), 40, running.log)
+        change(running, **database_options)
+        path = Path(running.args[running.args.index('-c') + 1])
+        path.write_text(
+            f'{path.read_text()}[auth.backends.local]\ntype = SqliteAuth\ndb_path = {closed / "accounts.db"}\n'
+        )
+        running.send(signal.SIGHUP)
+        stays = f'the configuration in use stays: {closed / "accounts.db"}: cannot be read by nobody'
+        poll(lambda: stays in running.log(), 40, running.log)
+        assert logs_in(running, *running.admin())
+
+
+@as_root
+def test_a_backup_directory_of_root_is_warned_of(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
+    backups = make_dir()
+    backups.chmod(0o700)
+    running = daemon(config={'nipapd': {'forks': '1', 'backup_dir': str(backups)}})
+    problem = f'metrics do not tell the time of the newest backup: {backups} cannot be read by nobody'
+    assert f'WARNING nipapd: {problem}' in running.log()
+    assert account_of(running) == {'nobody'}
+
+
 @contextlib.contextmanager
 def stopping(server: EmbeddedPostgres) -> Iterator[None]:
     """Stop the server afterwards."""

@@ -15,10 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
-from daemon_process import Daemon
+from daemon_process import Daemon, poll
 from support import DaemonFactory
 from talking import Configured
+from test_admin import samples
+
+from nipap.postgres.database import Database
 
 pytestmark = pytest.mark.slow
 
@@ -155,35 +159,45 @@ def test_a_password_that_is_hashed_holds_up_nobody(daemon: DaemonFactory, databa
         assert {each.exception().faultCode for each in refused} == {1510}  # type: ignore[union-attr]  # it is a Fault
 
 
-def test_what_is_too_much_is_refused(configured: Configured) -> None:
-    running = configured(forks='1', most_running='2', most_waiting='1')
-    sleep = {'message': 'slept', 'sleep': 2}
-    with under_way(running, *[('echo', sleep)] * 5) as calls:
+@contextlib.contextmanager
+def used_up(configured: Configured, db: Database, dsn: str) -> Iterator[Daemon]:
+    """A daemon whose only session waits for a lock, and which works on two more calls and has one more wait."""
+    running = configured('--admin-port', '0', forks='1', most_running='2', most_waiting='1', db_connections='1')
+    attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with contextlib.closing(psycopg2.connect(dsn)) as blocker, blocker.cursor() as cursor:
+        cursor.execute('SELECT 1 FROM vrf WHERE id = 0 FOR UPDATE')
+
+        def waits() -> bool:
+            return bool(db.read(lambda tx: tx.value(waiting)))
+
+        with under_way(running, ('add_prefix', {'attr': attr})) as added:
+            poll(waits, 30, running.log)
+            with under_way(running, *[('list_vrf', {'vrf': {'id': 0}})] * 3) as listed:
+                poll(lambda: samples(running)['nipap_waiting_requests'] == 1, 30, running.log)
+                yield running
+                blocker.rollback()
+                assert [each.result()[0] for each in (*added, *listed)] == [200] * 4
+
+
+def test_what_is_too_much_is_refused(configured: Configured, db: Database, dsn: str) -> None:
+    with used_up(configured, db, dsn) as running, under_way(running, *[('version', {})] * 2) as calls:
         answers = [each.result() for each in calls]
-    assert sorted(status for status, _, _ in answers) == [200, 200, 200, 503, 503]
-    assert {retry for status, retry, _ in answers if status == 503} == {'1'}
+        assert [(status, retry) for status, retry, _ in answers] == [(503, '1')] * 2
     assert call(url(running), 'echo', message='as before') == 'as before'
 
 
-def test_what_is_too_much_is_a_problem_in_rest(configured: Configured) -> None:
-    running = configured(forks='1', most_running='2', most_waiting='1')
-    login = base64.b64encode(':'.join(running.admin()).encode()).decode()
-    headers = {'Authorization': f'Basic {login}', 'Content-Type': 'application/json'}
-    sleep = {'operations': [{'method': 'echo', 'args': {'message': 'slept', 'sleep': 2}}]}
-
-    def send(_: int) -> tuple[int, str | None, str, dict[str, Any]]:
+def test_what_is_too_much_is_a_problem_in_rest(configured: Configured, db: Database, dsn: str) -> None:
+    with used_up(configured, db, dsn) as running:
+        login = base64.b64encode(':'.join(running.admin()).encode()).decode()
         connection = http.client.HTTPConnection(urlsplit(running.address).netloc)
         with contextlib.closing(connection):
-            connection.request('POST', '/api/v1/batch', json.dumps(sleep), headers)
+            connection.request('GET', '/api/v1/vrfs', headers={'Authorization': f'Basic {login}'})
             answer = connection.getresponse()
-            said = answer.headers
-            return answer.status, said.get('Retry-After'), said.get_content_type(), json.load(answer)
-
-    with ThreadPoolExecutor(5) as pool:
-        answers = list(pool.map(send, range(5)))
-    refused = [answer for answer in answers if answer[0] != 200]
-    assert [answer[:3] for answer in refused] == [(503, '1', 'application/problem+json')] * 2
-    assert [(problem['status'], problem['code']) for *_, problem in refused] == [(503, 1010)] * 2
+            problem = json.load(answer)
+    said = answer.headers
+    assert (answer.status, said.get('Retry-After'), said.get_content_type()) == (503, '1', 'application/problem+json')
+    assert (problem['status'], problem['code']) == (503, 1010)
 
 
 def test_more_calls_than_connections_take_turns(configured: Configured) -> None:

@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 from support import run_fibers as run
 
+from nipap.runtime.places import Party, Turn
 from nipap.runtime.waiting import Blocking
 from nipapd.fibers import Fibers
 
 Go = Callable[[], None]
+
+
+def wait_for_others(fibers: Fibers, seconds: float = 0.005) -> None:
+    """Wait, in a place, as for another fiber; this one is woken by the loop."""
+    fibers.until(lambda go_on: asyncio.get_running_loop().call_later(seconds, go_on) and None)
 
 
 def test_work_runs_at_once_and_to_its_end() -> None:
@@ -135,7 +141,7 @@ def test_more_than_may_run_wait_in_order_and_too_many_are_not_taken() -> None:
     def work(number: int) -> Go:
         def work() -> None:
             order.append(number)
-            fibers.sleep(0.005)
+            wait_for_others(fibers)
 
         return work
 
@@ -164,7 +170,7 @@ def test_the_end_ends_what_waits() -> None:
 
     def work() -> None:
         try:
-            fibers.sleep(60)
+            wait_for_others(fibers, 60)
         finally:
             ended.append('waiting')
 
@@ -196,6 +202,9 @@ class Asked:
         self._ours = ours
         self._states = states
         self.takes_long = takes_long
+
+    def cancel(self) -> None:
+        raise AssertionError('nobody has left')
 
     def poll(self) -> int:
         return self._states.pop(0)
@@ -275,5 +284,51 @@ def test_a_stream_counts_no_more_as_running_and_gives_nothing_back_twice(monkeyp
     assert run(fibers, stream, stream, last, settled=lambda: not fibers._running) == [True] * 3
     assert said == [True, True, 1]
     said.clear()
-    assert run(fibers, lambda: fibers.sleep(0.001), lambda: said.append(fibers.running)) == [True, True]
+    assert run(fibers, lambda: wait_for_others(fibers), lambda: said.append(fibers.running)) == [True, True]
     assert said == [1]
+
+
+def test_who_sleeps_or_waits_for_a_client_or_postgresql_holds_no_place() -> None:
+    fibers, said = Fibers(most_running=1, most_waiting=0), []
+    ours, theirs = socket.socketpair()
+
+    def asleep() -> None:
+        fibers.sleep(0.05)
+        said.append('slept')
+
+    def sending() -> None:
+        loop = asyncio.get_running_loop()
+        fibers.for_client(loop.create_task(asyncio.sleep(0.1)))
+        said.append('sent')
+
+    def asking() -> None:
+        fibers.wait_for_postgresql(Asked(ours, [1, 0], takes_long=True), None)
+        said.append('answered')
+
+    def answering() -> None:
+        said.append('ran')
+        theirs.send(b'answer')
+
+    with ours, theirs:
+        assert run(fibers, sending, asleep, asking, answering) == [True] * 4
+    assert said == ['ran', 'answered', 'slept', 'sent']
+
+
+def test_each_party_may_have_so_many_streams() -> None:
+    reached: list[tuple[str, Party]] = []
+    fibers, said = Fibers(streams_of_one=2, note=lambda *noted: reached.append(noted)), []
+    ann, bob = Party('ann'), Party('bob')
+
+    def stream() -> None:
+        said.append(fibers.become_stream())
+        fibers.sleep(0.01)
+
+    async def main() -> None:
+        for party in (ann, ann, ann, bob):
+            assert fibers.start(stream, Turn(party))
+        while fibers._running:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+    assert said == [True, True, False, True]
+    assert reached == [('streams', ann)]

@@ -183,6 +183,22 @@ def test_tornado_waits_for_what_headers_received_returns() -> None:
     )
 
 
+def test_tornado_counts_what_is_written_and_what_was_taken() -> None:
+    async def write() -> tuple[object, object]:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        stream = IOStream(near)
+        with far:
+            await stream.write(b'0123456789')
+            counted = getattr(stream, '_total_write_index', None), getattr(stream, '_total_write_done_index', None)
+            stream.close()
+        return counted
+
+    counted = asyncio.run(write())
+    uses = 'nipapd.server.Server._takes_too_little'
+    internal(counted == (10, 10), 'tornado', 'lacks IOStream._total_write_index or _total_write_done_index', uses)
+
+
 def test_tornado_says_what_is_no_http_in_the_bytes_that_are_replaced() -> None:
     answer = asyncio.run(converse(b'nonsense\r\n\r\n', Served()))
     internal(

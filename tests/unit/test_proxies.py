@@ -39,6 +39,29 @@ def test_the_client(peer: str, forwarded: str, client: str) -> None:
     assert PROXIES.client_of(peer, forwarded) == client
 
 
+@pytest.mark.parametrize(
+    ('forwarded_for', 'forwarded', 'client'),
+    [
+        ('', 'for=192.0.2.7', '192.0.2.7'),
+        ('', 'For="192.0.2.7:4711";proto=https;by=10.0.0.1', '192.0.2.7'),
+        ('', 'proto=https; for="[2001:db8::7]:4711"', '2001:db8::7'),
+        ('', 'for=198.51.100.1, for=192.0.2.7', '192.0.2.7'),  # the first is the word of 192.0.2.7
+        ('', 'for=192.0.2.7, for=10.1.2.3', '192.0.2.7'),  # through two proxies
+        ('', 'for=_hidden', '127.0.0.1'),
+        ('', 'for=unknown', '127.0.0.1'),
+        ('', 'proto=https', '127.0.0.1'),
+        ('192.0.2.7', 'for=192.0.2.7', '192.0.2.7'),
+        ('192.0.2.7', 'for=198.51.100.1', '127.0.0.1'),  # the client has sent one of them itself
+    ],
+)
+def test_the_client_by_the_standard_header(forwarded_for: str, forwarded: str, client: str) -> None:
+    assert PROXIES.client_of('127.0.0.1', forwarded_for, forwarded) == client
+
+
+def test_the_standard_header_means_nothing_from_others() -> None:
+    assert PROXIES.client_of('192.0.2.9', '', 'for=192.0.2.7') == '192.0.2.9'
+
+
 def test_nobody_is_believed_unless_configured() -> None:
     assert not Proxies()
     assert Proxies().client_of('127.0.0.1', '192.0.2.7') == '127.0.0.1'

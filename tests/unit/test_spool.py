@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 from collections.abc import Iterator
 
 import pytest
 
+from nipap.errors import NipapUnavailableError
 from nipap.runtime import spool
-from nipap.runtime.spool import Spool
+from nipap.runtime.places import Party
+from nipap.runtime.spool import Room, Spool
 
 NOISE = random.Random(1).randbytes(300_000)
 ANSWERS = {
@@ -59,3 +62,28 @@ def test_a_part_that_fails_leaves_nothing(in_memory: bool) -> None:
 
     with pytest.raises(KeyError, match='no more'):  # a file left open is a warning, and that an error
         Spool(parts())
+
+
+def test_spools_share_a_room_and_leave_it() -> None:
+    ann, reached = Party('ann'), list[Party]()
+    room = Room(1000, 300, reached.append)
+    room.hold(700, ann)  # nobody else is there
+    with pytest.raises(NipapUnavailableError):
+        room.hold(100, ann)
+    room.hold(250, Party('bob'))
+    room.release(700, ann)
+    room.release(250, Party('bob'))
+    assert (room.held, reached) == (0, [ann])
+
+
+def test_a_spool_holds_room_until_it_is_closed_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(200, 200)
+    monkeypatch.setattr(spool, '_room', room)
+    made = Spool([b'x' * 1000])
+    assert room.held == made.packed_size
+    made.close()
+    made.close()
+    assert room.held == 0
+    with pytest.raises(NipapUnavailableError):
+        Spool([os.urandom(1000)])
+    assert room.held == 0

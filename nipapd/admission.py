@@ -1,0 +1,71 @@
+"""Who may send more than a small body: credentials are looked at before the rest of it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+
+from tornado.httputil import HTTPHeaders
+
+from nipap.access.authentication import Authenticator
+from nipap.errors import NipapError, NipapUnavailableError, TooManyLoginsError
+from nipap.flask_xmlrpc import PATHS
+from nipap.http.credentials import prove
+from nipap.rest.problems import CHALLENGES, told
+from nipap.xmlrpc.codec import encode_fault
+from nipapd.fibers import Fibers
+from nipapd.shares import Parties
+from nipapd.streams import last_answer
+
+log = logging.getLogger(__name__)
+
+
+class Admission:
+    """Looks at the credentials of requests, in fibers that take turns with those of other requests."""
+
+    def __init__(self, fibers: Fibers, parties: Parties, authenticator: Authenticator) -> None:
+        self._fibers = fibers
+        self._parties = parties
+        self._authenticator = authenticator
+
+    async def __call__(self, path: str, headers: HTTPHeaders, address: str) -> bytes | None:
+        """Return the answer that refuses a request, or None: its credentials are right."""
+        authorization = headers.get('Authorization', '')
+        turn = self._parties.turn(authorization, address, is_urgent=True)
+        if turn.party.proved:
+            return None
+        done: asyncio.Future[NipapError | None] = asyncio.get_running_loop().create_future()
+
+        def finish(error: NipapError | None) -> None:
+            if not done.done():
+                done.set_result(error)
+
+        def look() -> None:
+            error: NipapError | None = NipapError('Internal error')
+            try:
+                prove(authorization, address, self._authenticator)
+                error = None
+            except NipapError as exc:
+                error = exc
+            finally:
+                finish(error)
+
+        def drop() -> None:
+            finish(NipapUnavailableError('Too many requests wait, ask again later'))
+
+        if not self._fibers.start(look, turn, drop):
+            drop()
+        error = await done
+        return None if error is None else refusal(path, error)
+
+
+def refusal(path: str, error: NipapError) -> bytes:
+    """Return the last answer on a connection, in the form that its path has for what goes wrong."""
+    if path.partition('?')[0] in PATHS and not isinstance(error, NipapUnavailableError):
+        return last_answer('200 OK', encode_fault(error.code, str(error)), 'text/xml')
+    code, kind, body = told(path, error, '')
+    headers = [('WWW-Authenticate', challenge) for challenge in CHALLENGES] if code == HTTPStatus.UNAUTHORIZED else []
+    if isinstance(error, TooManyLoginsError):
+        headers.append(('Retry-After', str(error.retry_after_s)))
+    return last_answer(f'{code} {HTTPStatus(code).phrase}', body, kind, *headers)

@@ -1,0 +1,155 @@
+"""A daemon that is attacked, and another user of it who must not notice much."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import socket
+import subprocess
+import sys
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from daemon_process import REPOSITORY, Daemon, poll
+from test_admin import samples
+
+from nipap import __version__
+
+IN_TIME_S = 2.0
+PATIENCE_S = 30.0  # of a machine that others use
+GUEST = ('mallory', 'a-password-to-attack-with')
+
+
+class Site:
+    """A daemon, one user who attacks it, and one who works."""
+
+    def __init__(self, daemon: Daemon, data_dir: Path) -> None:
+        self.daemon = daemon
+        parts = urlsplit(daemon.address)
+        self.address = str(parts.hostname), int(parts.port or 0)
+        accounts = data_dir / 'local_auth.db'
+        command = [sys.executable, '-m', 'nipapd.passwd', 'add', '-u', GUEST[0], '-n', 'Guest', '--readonly']
+        command += ['-p', GUEST[1], '--file', str(accounts)]
+        subprocess.run(command, check=True, capture_output=True, cwd='/', env={'PYTHONPATH': str(REPOSITORY)})
+        with self.connection() as connection:
+            for credentials in (daemon.admin(), GUEST):  # from now on the daemon knows both
+                assert self.call(connection, 'version', credentials=credentials) == __version__
+        self.in_time_s = IN_TIME_S
+        self.in_time_s += 10 * self.work(4)  # on a machine that others use, a call that is not attacked takes long, too
+
+    # connections
+
+    def connect(self, source: str = '127.0.0.1', receive: int | None = None) -> socket.socket:
+        """Return a connection from an address of this host, with a small buffer for what it receives if asked for."""
+        made = socket.socket()
+        made.settimeout(PATIENCE_S)
+        if receive is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        made.bind((source, 0))
+        made.connect(self.address)
+        return made
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[http.client.HTTPConnection]:
+        with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=PATIENCE_S)) as made:
+            yield made
+
+    # requests
+
+    def headers(self, credentials: tuple[str, str] | None = GUEST) -> dict[str, str]:
+        if credentials is None:
+            return {}
+        return {'Authorization': 'Basic ' + base64.b64encode(':'.join(credentials).encode()).decode()}
+
+    def head(self, *lines: str, target: str = 'POST /XMLRPC', credentials: tuple[str, str] | None = GUEST) -> bytes:
+        named = [f'{name}: {value}' for name, value in self.headers(credentials).items()]
+        return '\r\n'.join([f'{target} HTTP/1.1', 'Host: test', *named, *lines, '', '']).encode()
+
+    def post(self, body: bytes, *lines: str, credentials: tuple[str, str] | None = GUEST) -> bytes:
+        """Return a request over XML-RPC."""
+        described = 'Content-Type: text/xml', f'Content-Length: {len(body)}'
+        return self.head(*described, *lines, credentials=credentials) + body
+
+    def call(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        credentials: tuple[str, str] | None = None,
+        **members: object,
+    ) -> Any:
+        """Make a call of the user who works, or of another."""
+        headers = {'Content-Type': 'text/xml', **self.headers(credentials or self.daemon.admin())}
+        connection.request('POST', '/XMLRPC', body_of(method, **members), headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        assert answer.status == 200, (answer.status, content[:200])
+        return xmlrpc.client.loads(content)[0][0]
+
+    # what must hold
+
+    def work(self, calls: int = 12) -> float:
+        """Make calls of the user who works, old and new connections in turns; return what the slowest took."""
+        slowest = 0.0
+        with self.connection() as kept:
+            for number in range(calls):
+                began = time.monotonic()
+                with self.connection() as fresh:
+                    connection = kept if number % 2 else fresh
+                    method, members = (('version', {}), ('list_vrf', {'vrf': {'id': 0}}))[number // 2 % 2]
+                    assert self.call(connection, method, **members)
+                took = time.monotonic() - began
+                assert took < self.in_time_s, (number, took, self.daemon.log()[-3000:])
+                slowest = max(slowest, took)
+        return slowest
+
+    def reached(self, limit: str) -> float:
+        """Return how often a limit was reached, by the metrics."""
+        return samples(self.daemon)[f'nipap_limits_reached_total limit={limit}']
+
+    def await_reached(self, limit: str, user: str | None = GUEST[0], address: str = '127.0.0.1') -> None:
+        """Wait until the metrics have counted a limit and the log has named who has reached it."""
+        named = f"user='{user}'" if user else 'user=-'
+        poll(
+            lambda: self.reached(limit) > 0, PATIENCE_S, lambda: f'{limit} is not reached\n{self.daemon.log()[-3000:]}'
+        )
+        lines = [line for line in self.daemon.log().splitlines() if f'limit {limit} reached' in line]
+        assert any(f'{named} address={address}' in line for line in lines), lines
+
+
+def body_of(method: str, **members: object) -> bytes:
+    arguments = {'auth': {'authoritative_source': 'test'}, **members}
+    return xmlrpc.client.dumps((arguments,), method, allow_none=True).encode()
+
+
+@contextlib.contextmanager
+def holding(open_one: Callable[[int], socket.socket], count: int) -> Iterator[list[socket.socket]]:
+    """Have so many connections open meanwhile."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(open_one(number)) for number in range(count)]
+
+
+@contextlib.contextmanager
+def repeating(attack: Callable[[], object], threads: int) -> Iterator[None]:
+    """Have an attack repeated by threads meanwhile. It may be refused or cut off."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                attack()
+
+    running = [threading.Thread(target=repeat) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in running:
+            thread.join()
