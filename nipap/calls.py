@@ -426,6 +426,7 @@ _QUERIES: dict[str, Any] = {
     'prefix': {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'},
     'tag': {'operator': 'like', 'val1': 'name', 'val2': 'core%'},
 }
+_SEARCHED = {'vrf': 'customers', 'pool': 'links', 'asn': 'Example', 'prefix': '10.0.0.1'}
 _NOUNS = {'vrf': 'VRFs', 'pool': 'pools', 'asn': 'AS numbers', 'prefix': 'prefixes', 'tag': 'tags in use'}
 _REQUIRED = {
     'vrf': '``rt`` and ``name`` are needed.',
@@ -435,7 +436,8 @@ _REQUIRED = {
 
 
 def _text_of(kind: Kind) -> Member:
-    return Member('query_string', partial(searching.read_text, kind), 'The text to search for.', '10.1', required=True)
+    doc = 'The text to search for.'
+    return Member('query_string', partial(searching.read_text, kind), doc, _SEARCHED[kind.name], required=True)
 
 
 def _options_of(kind: Kind) -> Member:

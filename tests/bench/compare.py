@@ -1,6 +1,6 @@
 """Two revisions side by side: what every row of the benchmark takes with BASE and with the working tree.
 
-Usage: python tests/bench/compare.py BASE [options], see --help and docs/performance.md.
+Usage: python tests/bench/compare.py BASE [options], see --help and docs/measuring.md.
 
 Both are installed into directories of their own, and each serves the same data from a PostgreSQL of its own. They take
 turns call by call, so that whatever else the machine does disturbs both alike. Exit code 1: a row is slower, a call was

@@ -1,6 +1,6 @@
 """The full-size benchmark: what every operation costs on the big data set, beside its limit and beside a small one.
 
-Usage: python tests/bench/full.py [options], see --help and docs/performance.md.
+Usage: python tests/bench/full.py [options], see --help and docs/measuring.md.
 
 Two daemons are started, each with a private PostgreSQL in a temporary directory: one holds all of the data, the other
 1,000 real prefixes and the same blocks without siblings. Exit code 1: an operation was refused or answered wrongly, the

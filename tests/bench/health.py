@@ -1,6 +1,6 @@
 """The long run: whether the database is after hundreds of thousands of changes what it was after the first.
 
-Usage: python tests/bench/health.py [options], see --help and docs/performance.md.
+Usage: python tests/bench/health.py [options], see --help and docs/measuring.md.
 
 A private PostgreSQL with the settings that everybody gets, in a temporary directory. Several processes allocate and
 remove, add above, edit, make VRFs and pools and drop them, through `Backend`. After each tenth the sizes of all tables

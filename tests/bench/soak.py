@@ -1,6 +1,6 @@
 """The long run: clients work while everything is killed, and in the end nothing may be lost, doubled or wrong, or grow.
 
-Usage: python tests/bench/soak.py [options], see --help and docs/performance.md.
+Usage: python tests/bench/soak.py [options], see --help and docs/measuring.md.
 
 A daemon with a private PostgreSQL with the settings that everybody gets, in a temporary directory. Processes do all
 that clients do and keep a book of what was acknowledged, while handlers, sessions, PostgreSQL and the daemon itself are

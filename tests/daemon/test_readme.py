@@ -1,4 +1,4 @@
-"""The examples of the README, run as they are printed, one after the other, against a daemon."""
+"""The Python examples of the README and of docs/xmlrpc.md, run as they are printed, one after the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ ROWS = 100  # enough for what is looked up; how long the whole file takes is no 
 def examples() -> list[tuple[str, str]]:
     """The programs, and what they print according to the comment in which each ends."""
     pattern = r'^```python\n((?:(?!```).*\n)*?)((?:# .*\n)+)```$'
-    blocks = re.findall(pattern, (REPOSITORY / 'README.md').read_text(), re.MULTILINE)
+    text = ''.join((REPOSITORY / name).read_text() for name in ('README.md', 'docs/xmlrpc.md'))
+    blocks = re.findall(pattern, text, re.MULTILINE)
     return [(program, re.sub('^# ', '', comment, flags=re.MULTILINE)) for program, comment in blocks]
 
 
@@ -41,7 +42,7 @@ def test_the_examples_do_what_the_readme_says(daemon: Callable[..., Any], direct
     running = daemon()
     url = running.url(*running.admin())
     found = examples()
-    assert found
+    assert len(found) == 3
     for program, output in found:
         assert ADDRESS in program
         command = [sys.executable, '-c', program.replace(ADDRESS, url)]

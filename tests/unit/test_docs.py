@@ -17,7 +17,9 @@ from nipap.cli import main as cli
 from nipapd import __main__, maintenance, passwd
 
 README = ROOT / 'README.md'
-DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('docs/man/*')])
+DOCUMENTS = sorted(
+    [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('docs/man/*'), *ROOT.glob('examples/*.md')]
+)
 PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
     'nipapd': (__main__.main, ROOT / 'docs/man/nipapd.8'),
     'nipap-passwd': (passwd.main, ROOT / 'docs/man/nipap-passwd.1'),
@@ -25,12 +27,20 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
     'nipap': (lambda argv: cli.main(['import', *argv]), ROOT / 'docs/man/nipap.1'),
 }
 TOP_LEVEL = {
-    *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'setup.py', 'pyproject.toml'),
+    *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'examples', 'setup.py', 'pyproject.toml'),
     *('README.md', 'SECURITY.md', 'requirements.lock', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'Makefile'),
     *('.ci', '.gitignore', '.pre-commit-config.yaml'),
 }
 # What is not done yet, and places that exist on one machine only.
 UNFIT = re.compile(r'\b(?:TODO|FIXME|XXX|TBD)\b|(?<![\w.])/(?:work|root|home)/')
+FREE_RELATIVE = re.compile(r'\b(?:what|who|whoever|whose|those that|those who|one that|that of)\b', re.IGNORECASE)
+PLAIN = [
+    *('README.md', 'CONTRIBUTING.md', 'docs/index.md', 'docs/concepts.md', 'docs/glossary.md', 'docs/safety.md'),
+    *('docs/xmlrpc.md', 'docs/importing.md', 'docs/users.md', 'docs/configuring.md', 'docs/operating.md'),
+    *('docs/backups.md', 'docs/performance.md', 'docs/search-plans.md', 'docs/group-commit.md', 'docs/lost-answers.md'),
+    *('docs/sequencer.md', 'docs/long-answers.md', 'docs/architecture.md', 'docs/data.md', 'docs/versions.md'),
+    *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md'),
+]
 
 
 def shell_blocks() -> list[str]:
@@ -71,6 +81,10 @@ def test_the_first_two_commands_of_the_readme_are_one_line_each() -> None:
     serve, test, *_ = shell_blocks()
     assert re.fullmatch('.* && .venv/bin/nipapd', serve)
     assert re.fullmatch('.* && .venv/bin/pytest( -n [0-9]+)?', test)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 130, 'move the rest to docs/'
 
 
 @pytest.mark.parametrize('number', [1, 2])
@@ -153,6 +167,12 @@ def test_the_architecture_has_every_module() -> None:
     assert sorted(found) == sorted(MODULES_IN_ORDER)
 
 
+def test_the_page_about_processes_has_every_module() -> None:
+    table = (ROOT / 'docs/processes.md').read_text().partition('## Modules of nipapd/')[2]
+    found = re.findall(r'`(\w+)`', ''.join(line.rpartition(' | ')[2] for line in table.splitlines()))
+    assert sorted(found) == sorted(path.stem for path in (ROOT / 'nipapd').glob('*.py') if path.stem != '__init__')
+
+
 def test_the_changelog_has_this_version() -> None:
     assert re.search(rf'^## \[{re.escape(__version__)}\] - ', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
 
@@ -178,6 +198,14 @@ def test_a_document_names_files_that_are_there(document: Path) -> None:
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_document_is_fit_to_read(document: Path) -> None:
     assert UNFIT.findall(document.read_text()) == []
+
+
+@pytest.mark.parametrize('name', PLAIN)
+def test_a_page_in_plain_english_stays_so(name: str) -> None:
+    """A noun is easier to read than a relative without one: at most 6 of these in 1,000 words."""
+    text = re.sub(r'```.*?```|`[^`]*`', '', (ROOT / name).read_text(), flags=re.DOTALL)
+    found = [match[0] for match in FREE_RELATIVE.finditer(text)]
+    assert len(found) <= 6 * len(text.split()) / 1000, found
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
