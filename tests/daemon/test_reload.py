@@ -188,7 +188,7 @@ def test_what_takes_a_restart_is_named_and_ignored(configured: Configured, make_
     reload(running)
     for key in ('pid_file', 'postgres_user', 'forks', 'db_host', 'db_name'):
         assert f'[nipapd] {key}: a changed value takes a restart, ignored' in running.log()
-    assert len(handlers(running)) == 2
+    poll(lambda: len(handlers(running)) == 2, 20, running.log)
     assert call(running, 'list_vrf', vrf={'id': 0})
 
 
