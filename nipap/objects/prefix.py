@@ -265,7 +265,7 @@ def only_id(spec: object) -> int | None:
     """The id that a spec, one that `read_spec` has accepted, selects by; None when it selects otherwise."""
     if not isinstance(spec, Mapping) or spec.get('id') is None:
         return None
-    return max(-(2**63), min(read_integer(spec['id']), 2**63 - 1))  # whatever is beyond is not there either
+    return max(1 - 2**63, min(read_integer(spec['id']), 2**63 - 1))  # whatever is beyond is not there either
 
 
 def edit_one(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who) -> list[dict[str, Any]]:

@@ -427,8 +427,11 @@ def _tags(attribute: Attribute, value: object) -> Any:
 
 
 def _bigint(value: int) -> int:
-    """The nearest that fits in 64 bits: no column has more, so comparisons come out the same."""
-    return max(-(2**63), min(value, 2**63 - 1))
+    """Return the nearest number that fits in 64 bits. No column has more, so comparisons come out the same.
+
+    The least is left out: PostgreSQL reads its digits before the sign, and these do not fit.
+    """
+    return max(1 - 2**63, min(value, 2**63 - 1))
 
 
 # How the value of a kind is read for comparison, and the cast that its parameter needs.

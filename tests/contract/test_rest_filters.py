@@ -143,3 +143,18 @@ def test_an_attribute_can_be_unset_where_the_answer_says_so(resource: Resource) 
 def test_a_filter_of_events_needs_a_value(ask: Ask, name: str) -> None:
     """Nothing is no kind of object: a stream of everything is not meant."""
     assert ask('GET', f'/events?{name}=', None, 422)['attribute'] == name
+
+
+@pytest.mark.parametrize('number', [10**24, -(10**24), 2**63, -(2**63)])
+@RESOURCE
+def test_a_number_that_no_column_holds_finds_nothing_or_is_refused(
+    standing: Standing, sound: None, authenticator: Authenticator, resource: Resource, number: int
+) -> None:
+    """Beside a text, too: that is another statement."""
+    client = rest_application(standing, authenticator, max_body=100_000).test_client()
+    for attribute in resource.table.values():
+        for query in (f'{attribute.name}={number}', f'{attribute.name}={number}&q=d'):
+            for method, path, body in (('GET', '', None), ('POST', '/search', {'query': {}})):
+                path = f'/api/v1/{resource.plural}{path}?{query}'
+                answer = client.open(path, method=method, json=body, headers=AUTH)
+                assert answer.status_code in (200, 400, 422), (method, path, answer.data)
