@@ -459,9 +459,12 @@ def _transaction(session: Session, work: Callable[[Transaction], T], call: int, 
                 with suppress(psycopg2.Error):
                     tracer.execute(cursor, 'ROLLBACK')
             raise
-        _commit(session, cursor, asked='' if outcome is None else f'; SELECT {CHANGE_SET}')
-        if outcome is not None:
+        # The answer to an edit has told it already.
+        asks = outcome is not None and tx.change_set is None
+        _commit(session, cursor, asked=f'; SELECT {CHANGE_SET}' if asks else '')
+        if asks:
             tx.note((cursor.fetchone() or ('',))[0])
+        if outcome is not None:
             outcome.change_set = tx.change_set
         return result
 
