@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xmlrpc.client
+from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import pytest
@@ -34,10 +35,13 @@ def nowhere() -> Backend:
 
 
 @pytest.fixture
-def without_asn(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a call that is taken out of the table."""
-    monkeypatch.delitem(CALLS, 'list_asn')
-    return 'list_asn'
+def without_asn() -> Iterator[str]:
+    """The name of a call that is taken out of the table, which has its order again afterwards."""
+    table = dict(CALLS)
+    del CALLS['list_asn']
+    yield 'list_asn'
+    CALLS.clear()
+    CALLS.update(table)
 
 
 def test_a_call_that_is_taken_out_of_the_table_is_gone_from_every_face(nowhere: Backend, without_asn: str) -> None:
