@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import hmac
 import logging
 import os
@@ -16,7 +15,6 @@ import re
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +30,7 @@ from nipapd import signals
 from nipapd.config import DaemonSettings
 from nipapd.fibers import Fibers
 from nipapd.metrics import Board, State, exposition
-from nipapd.prefork import die_with, fork
+from nipapd.prefork import die_with, fork, name_process
 from nipapd.server import Container, Server
 from nipapd.streams import SAFE
 from nipapd.values import is_address
@@ -51,8 +49,7 @@ PARENT_S = 60.0  # a parent that was not heard of for so long looks after nobody
 MOST_BODY = 2**16
 REQUEST_S = 10.0
 FINISH_S = 1.0
-PR_SET_NAME = 15
-NAME = b'nipapd-admin'  # as ps shows it; handlers are called as they were started
+NAME = b'nipapd-admin'  # as ps shows it
 PAUSE_S = 1.0  # before a process that ended is replaced, at least
 MOST_PAUSE_S = 30.0
 PROBE = b'HEAD /api/docs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
@@ -70,7 +67,7 @@ Answer = tuple[str, str, bytes]
 class Served:
     """Where handlers answer: an address of one of their sockets, and whether it is for TLS."""
 
-    address: tuple[Any, ...] | str
+    address: tuple[Any, ...]
     is_encrypted: bool
 
     @classmethod
@@ -105,12 +102,10 @@ class Served:
             writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self.address, str):
-            return await asyncio.open_unix_connection(self.address)
         host, port = self.address[:2]
         if not self.is_encrypted:
             return await asyncio.open_connection(reachable(host), port)
-        trusting = ssl.create_default_context()
+        trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without loading authorities, which takes 25 ms
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # it is ourselves
         return await asyncio.open_connection(reachable(host), port, ssl=trusting)
 
@@ -304,7 +299,7 @@ class View:
 
 
 class Asked:
-    """What the database says, asked at most once at a time and not again for a while."""
+    """The result of slow work, kept for `fresh_s`. At most one run is under way."""
 
     def __init__(self, threads: ThreadPoolExecutor, ask: Callable[[], T], fresh_s: float) -> None:
         self._threads = threads
@@ -400,7 +395,7 @@ class Task(Protocol):
 
 
 class HelperProcess:
-    """Keeps a process running that does a task beside the handlers, for their parent: the one that answers."""
+    """Keep one process running beside the handlers: the admin port, or the delivery of events."""
 
     def __init__(
         self, in_child: Callable[[], None], what: str = 'the process for health and metrics', name: bytes = NAME
@@ -461,12 +456,6 @@ class HelperProcess:
     def _signal(self, pid: int, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def name_process(name: bytes) -> None:
-    """Have it told from a handler. Linux only."""
-    if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(PR_SET_NAME, name, 0, 0, 0)
 
 
 def ended(pid: int) -> bool:

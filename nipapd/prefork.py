@@ -40,6 +40,8 @@ LEAST_START_S = 10.0  # what a handler has to become ready, however short signs 
 INATTENTIVE_S = 5.0  # a supervisor that was away for longer cannot tell who hangs
 LOSSES = ('exit', 'signal', 'hang', 'fork')  # it ended by itself, was killed, was killed by us, could not be made
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+NAME = b'nipapd-handler'  # as ps shows one that is ready; before, it is called as the daemon was started
 PID = struct.Struct('=i')
 
 
@@ -383,6 +385,7 @@ class Supervisor:
     def _report_ready(self) -> None:
         with contextlib.suppress(OSError):
             os.write(self._ready_w, PID.pack(os.getpid()))
+        name_process(NAME)
 
     def _reap(self) -> None:
         for handler in self._running():
@@ -580,6 +583,12 @@ def reset_signals(unblocked: set[int]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
+def name_process(name: bytes) -> None:
+    """Set the name of this process, as ps shows it. Linux only."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name, 0, 0, 0)
 
 
 def die_with(parent: int) -> None:

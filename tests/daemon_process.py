@@ -24,6 +24,7 @@ FIRST = re.compile(
     r"^nipapd: created user '([^']+)'(?: with password '([^']+)'|, whose password is in (.+) \(to)", re.M
 )
 POLL_S = 0.02
+HANDLER = 'nipapd-handler'  # as a handler that is ready is called
 
 # Becomes the program in its arguments, with descriptors from 3 on as sd_listen_fds(3) has them.
 ACTIVATE = """
@@ -73,11 +74,12 @@ class Daemon:
         self._first_started = 0
 
     def start(self, timeout_s: float = 60) -> Self:
-        """Start the process and wait until it says where it serves."""
+        """Start the process and wait until it says where it serves and all its handlers are ready."""
         self.spawn()
         poll(self._settled, timeout_s, lambda: self._say('is not ready'))
         if not self._ready():
             raise DaemonError(self._say(f'ended with {self.returncode} before it was ready'))
+        poll(self._complete, timeout_s, lambda: self._say('has handlers that are not ready'))
         return self
 
     def spawn(self) -> Self:
@@ -209,6 +211,10 @@ class Daemon:
         if found:
             self.address = found[1]
         return found is not None
+
+    def _complete(self) -> bool:
+        unnamed = [process for process in self.children() if process.command.startswith('python')]
+        return len(unnamed) <= self.args.count('--background')  # which is a child itself
 
     def _nothing_left(self) -> bool:
         if self.children():

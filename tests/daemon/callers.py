@@ -13,7 +13,7 @@ from configparser import RawConfigParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from daemon_process import Daemon, Process, poll
+from daemon_process import HANDLER, Daemon, Process, poll
 
 
 class Caller(threading.Thread):
@@ -116,7 +116,7 @@ def await_calls(callers: list[Caller], more: int = 10) -> None:
 
 
 def handlers(daemon: Daemon) -> set[Process]:
-    return {process for process in daemon.children() if process.command.startswith('python')}
+    return {process for process in daemon.children() if process.command == HANDLER}
 
 
 def change(daemon: Daemon, **settings: str) -> None:

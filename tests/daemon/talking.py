@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import Daemon, Process, poll
+from daemon_process import HANDLER, Daemon, Process, poll
 
 from nipap import __version__
 
@@ -130,7 +130,7 @@ def connections(daemon: Daemon, count: int = 1) -> Iterator[list[Connection]]:
 
 
 def handlers(daemon: Daemon) -> list[Process]:
-    return [process for process in daemon.children() if process.command.startswith('python')]
+    return [process for process in daemon.children() if process.command == HANDLER]
 
 
 def postgres(daemon: Daemon) -> Process:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from daemon_process import Daemon
+from daemon_process import HANDLER, Daemon
 from support import DaemonFactory, facts
 
 from nipap import __version__
@@ -45,7 +45,7 @@ class Target:
         self.running = daemon
         self.address = parts.hostname, parts.port
         self.authorization = 'Basic ' + base64.b64encode(':'.join(daemon.admin()).encode()).decode()
-        self.handlers = [process.pid for process in daemon.children() if process.command.startswith('python')]
+        self.handlers = [process.pid for process in daemon.children() if process.command == HANDLER]
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=SLOW_MACHINE_S)

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from daemon_process import Daemon, poll
+from daemon_process import HANDLER, Daemon, poll
 from support import DaemonFactory
 
 from nipap import __version__
@@ -91,7 +91,7 @@ def call(daemon: Daemon, method: str, **members: object) -> Any:
 
 
 def handler(daemon: Daemon) -> int:
-    (found,) = (process.pid for process in daemon.children() if process.command.startswith('python'))
+    (found,) = (process.pid for process in daemon.children() if process.command == HANDLER)
     return found
 
 
