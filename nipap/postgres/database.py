@@ -106,6 +106,7 @@ class Database:
         self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
         self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
         self._away_since: float | None = None
+        self._back_since = 0.0
         self._asking: dict[str | None, Asking] = {}  # whether it answers: there, or (None) anywhere
         self._joining: Joining[Addition[Any], Any] = Joining(self._add_alone, self._add_together)
 
@@ -192,7 +193,7 @@ class Database:
         session.close()
         if target is None and self._away_since is not None:
             log.info('PostgreSQL is back after %.1f s', time.monotonic() - self._away_since)
-            self._away_since = None
+            self._away_since, self._back_since = None, time.monotonic()
 
     @property
     def in_use(self) -> int:
@@ -336,7 +337,9 @@ class Database:
                         raise
                 elif is_away(exc):
                     self.close()  # of a server that has become read-only no session helps
-                    if isinstance(exc, RefusedError) or time.monotonic() > self._patient_until(began):
+                    is_back = self._away_since is None and self._back_since > began and attempt < ATTEMPTS
+                    impatient = time.monotonic() > self._patient_until(began) and not is_back
+                    if isinstance(exc, RefusedError) or impatient:
                         raise unavailable(exc) from exc
                 elif is_without_room(exc):
                     raise unavailable(exc) from exc

@@ -759,3 +759,27 @@ def test_a_search_that_takes_too_long_is_stopped(dsn: str) -> None:
         assert db.run(lambda tx: tx.value('SELECT 1 FROM pg_sleep(0.4)')) == 1
     finally:
         db.close()
+
+
+def test_a_call_is_run_again_when_postgresql_came_back_while_it_looked_for_its_change(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has waited as long as calls do, but there is nothing to wait for any more."""
+    monkeypatch.setattr(storage, 'PATIENCE_S', 0.0)
+    lost = psycopg2.OperationalError('server closed the connection unexpectedly')
+    runs: list[str] = []
+
+    def once() -> str:
+        runs.append('run')
+        if len(runs) == 1:
+            db._note_away(lost)
+            db._find_out(None)
+            raise lost
+        return 'done'
+
+    def always() -> str:
+        raise lost
+
+    assert db._again(once) == 'done'
+    with pytest.raises(errors.NipapUnavailableError):  # it was not away
+        db._again(always)
