@@ -1,4 +1,4 @@
-"""Who may send more than a small body: credentials are looked at before the rest of it is read."""
+"""Look at the credentials of a request with a large body before the rest of the body is read."""
 
 from __future__ import annotations
 
@@ -56,12 +56,13 @@ class Admission:
 
         if not self._fibers.start(look, turn, drop):
             drop()
-        error = await done
+        with self._fibers.calling_at_end(drop):
+            error = await done
         return None if error is None else refusal(path, error)
 
 
 def refusal(path: str, error: NipapError) -> bytes:
-    """Return the last answer on a connection, in the form that its path has for what goes wrong."""
+    """Return the last answer on a connection: an error in the form of the path."""
     if path.partition('?')[0] in PATHS and not isinstance(error, NipapUnavailableError):
         return last_answer('200 OK', encode_fault(error.code, str(error)), 'text/xml')
     code, kind, body = told(path, error, '')

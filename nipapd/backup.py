@@ -92,13 +92,15 @@ def _of_this_state(config: Config, db: Database) -> Path | None:
     users = dump.accounts(config, 'nipapd')
     changed = os.stat(users.path).st_mtime if users and os.path.exists(users.path) else 0.0
     last_change, newest_functions = db.read(_read_state)
+    version = schema.version(db)
     for path in sorted(config.data_dir.glob('before-*.dump')):
-        manifest = _manifest(path) if NAME.fullmatch(path.name) else None
+        if not NAME.fullmatch(path.name) or path.stat().st_mtime < changed:
+            continue
+        manifest = _manifest(path)  # reads all of it
         if (
             manifest
             and manifest.get('last_change') == last_change
-            and newest_functions <= manifest.get('schema', 0) <= schema.version(db)
-            and changed <= path.stat().st_mtime
+            and newest_functions <= manifest.get('schema', 0) <= version
         ):
             return path
     return None

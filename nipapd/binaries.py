@@ -171,7 +171,7 @@ def copy_wheel(package: Path, target: Path) -> None:
 def _open_to_all(tree: Path) -> None:
     """Let every account read our own copy, whatever umask the original was installed under."""
     for directory, _, names in os.walk(tree):
-        os.chmod(directory, 0o755)  # noqa: S103
+        os.chmod(directory, 0o755)  # noqa: S103  (binaries of PostgreSQL: every account may read them)
         for name in names:
             path = Path(directory, name)
             if not path.is_symlink():

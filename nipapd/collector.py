@@ -35,7 +35,7 @@ class Collector:
         self._busy = 0
 
     def send(self, body: bytes, headers: Mapping[str, str]) -> Heard:
-        """Send what a client has sent, and return the answer, or one that says that there is none."""
+        """Pass a body on and return the answer of the collector, or an error in its place."""
         if self._busy >= MOST_AT_ONCE:
             return BUSY
         self._busy += 1

@@ -16,7 +16,7 @@ import math
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
@@ -57,7 +57,7 @@ class Asked(Protocol):
 
 
 class Fibers:
-    """The requests of one handler; also how they wait (`nipap.runtime.runtime.waiting.Waiter`).
+    """The requests of one handler; also how they wait (`nipap.runtime.waiting.Waiter`).
 
     `most_running` may work at once, as many as `most_waiting` more wait for their turn: parties take turns, each with
     `share` places while others wait. Work that sleeps, or waits for its client or for PostgreSQL, holds no place: its
@@ -92,6 +92,7 @@ class Fibers:
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
         self._ended = False
+        self._at_end: set[Work] = set()
         self.refused = 0  # so far
 
     @property
@@ -131,7 +132,7 @@ class Fibers:
         return waits
 
     def _begin_later(self, work: Work, turn: Turn) -> None:
-        """Begin work of a party without proof, of all such one in each turn of the loop: users come in between."""
+        """Begin work without proved credentials later, one in each turn of the loop, so that users come in between."""
         self._strangers.append((work, turn))
         if len(self._strangers) == 1:
             asyncio.get_running_loop().call_soon(self._begin_next)
@@ -186,9 +187,20 @@ class Fibers:
         turn.leave()
         return True
 
+    @contextlib.contextmanager
+    def calling_at_end(self, call: Work) -> Iterator[None]:
+        """Have `end` call something meanwhile, for a coroutine that waits for work which may never begin."""
+        self._at_end.add(call)
+        try:
+            yield
+        finally:
+            self._at_end.discard(call)
+
     def end(self) -> None:
         """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""
         self._ended = True
+        for call in list(self._at_end):
+            call()
         self._places.clear()
         self._strangers.clear()
         for fiber in list(self._running):
@@ -217,7 +229,8 @@ class Fibers:
         """Sleep without a place, as long as the client is there."""
         place = turn.leave()
         try:
-            self.until(lambda go_on: _later(loop, seconds, go_on, turn))
+            if not turn.is_abandoned:
+                self.until(lambda go_on: _later(loop, seconds, go_on, turn))
         finally:
             turn.wake = None
             if place is not None:
@@ -271,7 +284,7 @@ class Fibers:
         return True
 
     def _wait_on_loop(self, connection: Asked, state: int, limit_s: float | None) -> bool:
-        """Wait without a place; have PostgreSQL cancel the statement when the client has left who alone needs it."""
+        """Wait without a place. PostgreSQL cancels the statement if its client leaves and nobody else needs it."""
         loop = asyncio.get_running_loop()
         descriptor = connection.fileno()
         add, remove = (

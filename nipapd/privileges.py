@@ -68,7 +68,7 @@ def load_what_is_used_later() -> None:
 
 
 def parent_stays_root(config: Config, identity: Identity | None) -> bool:
-    """Return whether the parent of the handlers is not to become their account: it has work that takes root."""
+    """Return whether the parent of the handlers must stay root, since its work takes root."""
     return config.embedded or (identity is not None and identity.by_default and config.nipapd.forks >= 0)
 
 
@@ -93,7 +93,7 @@ def missing(config: Config, identity: Identity) -> str | None:
 
 
 def unreadable(paths: list[Path]) -> Iterator[str]:
-    """Yield what this process may not read."""
+    """Yield the files that this process may not read."""
     for path in paths:
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
             yield f'{path} cannot be read by {pwd.getpwuid(os.geteuid()).pw_name}'

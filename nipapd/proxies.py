@@ -1,4 +1,4 @@
-"""Proxies whose word is taken for the address of a client."""
+"""The address of a client behind proxies that are trusted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WRITTEN = re.compile(r'\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?|([
 
 
 class Proxies:
-    """The networks of proxies that are trusted; without any, nobody's word counts."""
+    """The networks of trusted proxies. Headers of all other peers are ignored."""
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks: list[Network] = [ipaddress.ip_network(network) for network in networks]

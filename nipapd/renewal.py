@@ -32,7 +32,7 @@ FIXED = ('user', 'group', 'foreground', 'syslog', 'pid_file', 'postgres_bindir',
 
 
 class Renewal:
-    """Has handlers replaced by such as know the configuration as it is now."""
+    """Replace the handlers by ones that use the configuration as it is now."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from tornado.wsgi import WSGIContainer
 from nipap.errors import NipapError, NipapInputError, NipapTooLargeError, NipapUnavailableError
 from nipap.rest.problems import told
 from nipap.runtime import tracer
-from nipap.runtime.places import ClientGoneError, Party, Turn
+from nipap.runtime.places import ClientGoneError, Party, Room, Turn
 from nipapd.fibers import Fibers
 from nipapd.proxies import Proxies
 from nipapd.shares import Parties
@@ -108,39 +108,6 @@ class Share:
         return self.open <= min(self._counts)
 
 
-class Bodies:
-    """How many bytes of bodies a handler holds, and how many it may.
-
-    A client that declares a large body and stops costs what it has sent until it is given up, and one that is not
-    answered yet costs all of it. Many of them together must not cost more than `most`. The last quarter is for parties
-    that hold less than `share`.
-    """
-
-    def __init__(self, most: int, share: int) -> None:
-        self._most = most
-        self._lent = most - most // 4
-        self._share = share
-        self._of_party: dict[str, int] = {}
-        self.held = 0
-
-    def hold(self, size: int, party: Party) -> bool:
-        """Count as many bytes more; False, and nothing counted, when there is no room for this party."""
-        own = self._of_party.get(party.group, 0) + size
-        if self.held + size > (self._lent if own > self._share else self._most):
-            return False
-        self.held += size
-        self._of_party[party.group] = own
-        return True
-
-    def release(self, size: int, party: Party) -> None:
-        self.held -= size
-        left = self._of_party.get(party.group, 0) - size
-        if left > 0:
-            self._of_party[party.group] = left
-        else:
-            self._of_party.pop(party.group, None)
-
-
 @dataclass(frozen=True)
 class Guards:
     """What a server asks the rest of the daemon, and what it may give to whom.
@@ -199,7 +166,9 @@ class Server(HTTPServer):
         super().initialize(*args, **kwargs)
         self._max_body = max_body
         self._guards = guards = guards or Guards()
-        self._bodies = Bodies(max(guards.most_bodies, max_body), max(guards.bodies_of_one, max_body))
+        # A client that declares a large body and stops costs what it has sent until it is given up, and one that is not
+        # answered yet costs all of it.
+        self._bodies = Room(max(guards.most_bodies, max_body), max(guards.bodies_of_one, max_body))
         self._of_network: dict[str, int] = {}  # connections
         self._writing: dict[ServerConnection, tuple[float, int, int]] = {}  # since when, from where, how far
         self._requests: dict[ServerConnection, _Request] = {}  # the latest of each connection
@@ -671,7 +640,7 @@ class _Answer:
 
 
 class _Request(HTTPMessageDelegate):
-    """Passes a request on, and says when its headers are there; one whose body there is no room for it refuses."""
+    """Pass a request on to Tornado, and refuse one whose body is too large or finds no room."""
 
     def __init__(
         self,
@@ -679,7 +648,7 @@ class _Request(HTTPMessageDelegate):
         connection: HTTPConnection,
         begun: Callable[[], None],
         max_body: int,
-        bodies: Bodies,
+        bodies: Room,
         proxies: Proxies | None,
         guards: Guards,
     ) -> None:

@@ -41,7 +41,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a party may have in one handler while others wait, and what there is of it at all."""
+    """The limits of one handler: of each resource the total, and the share of a party while others wait."""
 
     running: int
     waiting: int
@@ -61,7 +61,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: DaemonSettings) -> Limits:
-        """Return the limits that a configuration means."""
+        """Return the limits of a configuration."""
         return cls(
             running=settings.most_running,
             waiting=settings.most_waiting,

@@ -13,11 +13,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TargetRefusedError(OSError):
-    """No address of a host may be connected to; the text says which one is refused, and why."""
+    """All addresses of a host are refused. The text names one, and the reason."""
 
 
 class Targets:
-    """The networks that are allowed (none: all) and denied; denied networks are denied also inside allowed ones."""
+    """The networks that are allowed (none: all) and denied. Denied networks take precedence."""
 
     def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
         self._allow: list[Network] = [ipaddress.ip_network(network) for network in allow]

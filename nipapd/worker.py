@@ -31,7 +31,6 @@ from nipap.postgres.database import Database
 from nipap.runtime import places, spool
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
-from nipap.runtime.spool import Room
 from nipapd import signals
 from nipapd.admission import Admission
 from nipapd.collector import Collector
@@ -130,7 +129,7 @@ class Service:
             streams_of_one=limits.streams_of_one,
             note=reached.note,
         )
-        spool.use(Room(limits.spooled, limits.spooled_of_one, reached.of('spooled')))
+        spool.use(places.Room(limits.spooled, limits.spooled_of_one, reached.of('spooled')))
         parties = Parties(partial(known_user, authenticator=authenticator))
         tracing = self._tracing()
         connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))
@@ -263,7 +262,7 @@ class Service:
 
 
 def noting(application: WSGIApplication, note_answer: Callable[[], None]) -> WSGIApplication:
-    """The same application; it is noted when it has an answer."""
+    """Return an application that calls `note_answer` after each answer."""
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body = application(environ, start_response)
@@ -285,7 +284,7 @@ def both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callab
 
 
 def looking(counter: Counter, fibers: Fibers, database: Database) -> Callable[[], None]:
-    """Has the counter know how it is at the moment."""
+    """Return a function that writes the present load to the counter."""
     refused = 0
 
     def look() -> None:

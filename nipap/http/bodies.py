@@ -102,7 +102,7 @@ def _too_large(max_body: int) -> NipapTooLargeError:
 
 
 def kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
-    """All parts of an answer; what they are read from has come to its end, however slowly they are taken."""
+    """Read all parts of an answer before the first is sent. Return a list, or a spool when they are large."""
     kept = []
     size = 0
     for part in parts:
@@ -114,7 +114,7 @@ def kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
 
 
 def giving_way(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """The same, and after what took a while to make it is somebody else's turn."""
+    """Yield the parts of an answer. After a long part other requests have their turn."""
     for part in parts:
         yield part
         if len(part) > _WORTH_A_TURN:

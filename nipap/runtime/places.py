@@ -1,13 +1,13 @@
 """Places that are few, and who gets the next: a share for everybody as soon as others wait.
 
 Whoever asks belongs to a `Party`. Nobody here knows what a place is good for: a turn on a processor, a session of the
-database, a hash of a password.
+database, a hash of a password. `Room` counts bytes; nobody waits for them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ class Turn:
         return self._has_vanished and not self.finishes
 
     def begin(self, places: Places) -> None:
-        """Note that it holds a place, and that this fiber, or thread, works on it from now on."""
+        """Note that the work holds a place, and that this fiber or thread does it from now on."""
         self._places = places
         _current.set(self)
 
@@ -123,7 +123,41 @@ class _Waiting:
         self.drop = drop
 
 
-Members = dict[Hashable, deque[_Waiting]]
+class Room:
+    """Bytes that a process holds for parties, up to a `most` together.
+
+    The last quarter is for parties that hold less than `share`. note: called with a party that finds no room.
+    """
+
+    def __init__(self, most: int, share: int, note: Callable[[Party], None] = lambda _: None) -> None:
+        self._most = most
+        self._lent = most - most // 4
+        self._share = share
+        self._note = note
+        self._of_party: dict[str, int] = {}
+        self.held = 0
+
+    def hold(self, size: int, party: Party) -> bool:
+        """Count as many bytes more; return False, and count nothing, when there is no room for this party."""
+        own = self._of_party.get(party.group, 0) + size
+        if self.held + size > (self._lent if own > self._share else self._most):
+            self._note(party)
+            return False
+        self.held += size
+        self._of_party[party.group] = own
+        return True
+
+    def release(self, size: int, party: Party) -> None:
+        """Count bytes as gone."""
+        self.held -= size
+        left = self._of_party.get(party.group, 0) - size
+        if left > 0:
+            self._of_party[party.group] = left
+        else:
+            self._of_party.pop(party.group, None)
+
+
+Members = dict[str, deque[_Waiting]]
 
 
 class Places:
@@ -177,9 +211,7 @@ class Places:
 
     def take(self, party: Party) -> bool:
         """Take a place if there is one now for this party, which goes behind those of its group that wait."""
-        if (self._free <= self._kept or self.waiting) and (
-            party.group in self._groups or not self._may(party, others_wait=bool(self.waiting))
-        ):
+        if self.is_full and (party.group in self._groups or not self._may(party, others_wait=bool(self.waiting))):
             return False
         self._hold(party)
         return True
@@ -235,21 +267,13 @@ class Places:
 
     def give_back(self, party: Party) -> None:
         """Give back a place, to whoever has the next turn."""
-        self._free += 1
-        left = self._held[party.group] - 1
-        if left:
-            self._held[party.group] = left
-        else:
-            del self._held[party.group]
+        self._let_go(party)
         if self.waiting:
             self._give_next()
 
     def rename(self, party: Party, other: Party) -> None:
         """Count a place of one party as that of another."""
-        self._free += 1
-        self._held[party.group] -= 1
-        if not self._held[party.group]:
-            del self._held[party.group]
+        self._let_go(party)
         self._hold(other)
 
     def clear(self) -> None:
@@ -259,11 +283,17 @@ class Places:
 
     def drop_all(self) -> None:
         """Call `drop` for everybody who waits."""
-        waiting = [one for members in self._groups.values() for queue in members.values() for one in queue]
+        requests = [one for members in self._groups.values() for queue in members.values() for one in queue]
         self.clear()
-        for one in waiting:
+        for one in requests:
             if one.drop is not None:
                 one.drop()
+
+    def _let_go(self, party: Party) -> None:
+        self._free += 1
+        self._held[party.group] -= 1
+        if not self._held[party.group]:
+            del self._held[party.group]
 
     def _hold(self, party: Party) -> None:
         self._free -= 1
@@ -295,14 +325,14 @@ class Places:
         members = self._groups.pop(group)
         member = next(iter(members))
         queue = members.pop(member)
-        waiting = queue.popleft()
+        request = queue.popleft()
         if queue:
             members[member] = queue
         if members:
             self._groups[group] = members
         self.waiting -= 1
-        self._hold(waiting.party)
-        waiting.grant()
+        self._hold(request.party)
+        request.grant()
 
     def _make_room(self, party: Party) -> bool:
         """Drop the newest request of the group that has most, if the party would have fewer with one more."""

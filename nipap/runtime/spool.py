@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from tempfile import SpooledTemporaryFile
 
 from nipap.errors import NipapUnavailableError
 from nipap.runtime import places
-from nipap.runtime.places import Party
+from nipap.runtime.places import Room
 
 GZIP = 16 + zlib.MAX_WBITS  # what zlib calls the gzip format
 GZIP_LEVEL = 3  # on our answers as fast as 1, and a fifth smaller
 
 _IN_MEMORY = 4 * 2**20
 _PIECE = 128 * 2**10
-
-
-class Room:
-    """Count the bytes of spools, up to a `most` together. The last quarter is for parties below their `share`."""
-
-    def __init__(self, most: int, share: int, note: Callable[[Party], None] = lambda _: None) -> None:
-        self._most = most
-        self._lent = most - most // 4
-        self._share = share
-        self._note = note
-        self._of_party: dict[str, int] = {}
-        self.held = 0
-
-    def hold(self, size: int, party: Party) -> None:
-        """Count bytes more.
-
-        :raises NipapUnavailableError: there is no room for the party.
-        """
-        own = self._of_party.get(party.group, 0) + size
-        if self.held + size > (self._lent if own > self._share else self._most):
-            self._note(party)
-            raise NipapUnavailableError('Too many long answers are on their way, ask again later', 'no room for spools')
-        self.held += size
-        self._of_party[party.group] = own
-
-    def release(self, size: int, party: Party) -> None:
-        """Count bytes as gone."""
-        self.held -= size
-        left = self._of_party.get(party.group, 0) - size
-        if left > 0:
-            self._of_party[party.group] = left
-        else:
-            self._of_party.pop(party.group, None)
 
 
 _room = Room(2**62, 2**62)
@@ -88,7 +55,8 @@ class Spool:
         self.packed_size = self._file.tell()
 
     def _write(self, piece: bytes) -> None:
-        self._room.hold(len(piece), self._party)
+        if not self._room.hold(len(piece), self._party):
+            raise NipapUnavailableError('Too many long answers are on their way, ask again later', 'no room for spools')
         self._held += len(piece)
         self._file.write(piece)
 

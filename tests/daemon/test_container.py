@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 from daemon_process import poll
 
+from nipap.access.authentication import Authenticator, AuthSettings
 from nipapd import server
+from nipapd.admission import Admission
 from nipapd.fibers import Fibers
-from nipapd.server import Container, Server
+from nipapd.server import Container, Guards, Server
+from nipapd.shares import Parties
 
 PART = b'0123456789abcdef' * 4096  # 64 KB
 LONG = 512  # parts, far more than sockets keep
@@ -407,6 +410,31 @@ def test_connections_that_are_cut_off_are_no_errors(
             writer.close()
 
     (name,) = (each for each, sent in BEGUN.items() if sent is begun)
+    asyncio.run(serve())
+    assert complaints(caplog) == []
+
+
+def test_an_upload_that_waits_to_be_admitted_does_not_hold_up_the_end(
+    application: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def serve() -> None:
+        fibers, parties = Fibers(most_running=1), Parties()
+        admission = Admission(fibers, parties, Authenticator(AuthSettings('none', 0, {})))
+        made = Server(Container(application, fibers), guards=Guards(parties, admission))
+        fibers.start(lambda: fibers.until(lambda _: None))  # has the only place
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            listener.setblocking(False)
+            made.listen_on([listener])
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b'POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n' + bytes(500_000))
+            while not fibers.queued:
+                await asyncio.sleep(0.001)
+            made.stop_accepting(10)
+            fibers.end()
+            await asyncio.wait_for(made.cut_off(), 20)
+            await made.drained()
+            writer.close()
+
     asyncio.run(serve())
     assert complaints(caplog) == []
 
