@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from nipap.addresses import parse_network, parse_route_target
@@ -545,8 +545,11 @@ def check_names(attr: object, table: Table, *, required: Iterable[str] = (), ext
 _SECONDS = re.compile('[0-9]{1,4}(?:[.][0-9]{1,9})?')
 
 
-def parse_delta(seconds: object) -> timedelta:
-    """Return a duration of zero or more seconds, also as text."""
+def read_seconds(seconds: object) -> float:
+    """Return a duration in seconds, which may be text.
+
+    :raises NipapValueError: naming the value.
+    """
     number = -1.0
     if isinstance(seconds, str):
         number = float(seconds) if _SECONDS.fullmatch(seconds.strip()) else number
@@ -554,7 +557,7 @@ def parse_delta(seconds: object) -> timedelta:
         number = float(seconds)
     if not 0 <= number <= 3600:
         raise NipapValueError(f'Invalid value {shown(seconds)} for sleep, must be 0 to 3600 seconds')
-    return timedelta(seconds=number)
+    return number
 
 
 def given(spec: object, noun: str) -> object:

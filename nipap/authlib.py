@@ -6,7 +6,6 @@ answer is that of `nipap.access`, on the accounts of the configuration that `nip
 
 from __future__ import annotations
 
-import configparser
 import os
 from collections.abc import Mapping
 
@@ -74,14 +73,8 @@ class AuthFactory:
         backend = named if at else self._default
         if backend not in self._backends:
             raise AuthError(f"Invalid auth backend '{backend}' specified")
-        settings = AuthSettings(self._default, self._cache_timeout_s(), self._backends, rehash=False)
+        settings = AuthSettings(self._default, 0, self._backends, rehash=False)
         return BaseAuth(settings, backend, username, password, authoritative_source, auth_options or {})
-
-    def _cache_timeout_s(self) -> int:
-        try:
-            return self._config.getint('auth', 'auth_cache_timeout', fallback=0)
-        except (ValueError, configparser.Error):
-            return 0
 
 
 class BaseAuth:

@@ -60,18 +60,22 @@ def read_operations(value: object, methods: Collection[str]) -> list[Operation]:
 
 def _read(n: int, item: object, methods: Collection[str]) -> Operation:
     if not isinstance(item, Mapping):
-        raise NipapInputError(f'operation {n}: must be a struct of method and args')
+        raise _wrong(n, 'must be a struct of method and args')
     for name in item:
         if name not in ('method', 'args'):
-            error = NipapInputError(f'operation {n}: extraneous member {shown(name)}, accepted: method, args')
-            error.position = n
-            raise error.about(name)
+            raise _wrong(n, f'extraneous member {shown(name)}, accepted: method, args').about(name)
     method, args = item.get('method'), item.get('args', {})
     if not isinstance(method, str) or method not in methods:
-        raise NipapInputError(f'operation {n}: Unknown method {shown(method)}')
+        raise _wrong(n, f'Unknown method {shown(method)}')
     if not isinstance(args, Mapping):
-        raise NipapInputError(f'operation {n} ({method}): args must be a struct')
+        raise _wrong(n, 'args must be a struct', f' ({method})')
     return Operation(method, args, _paths(args))
+
+
+def _wrong(n: int, text: str, method: str = '') -> NipapInputError:
+    error = NipapInputError(f'operation {n}{method}: {text}')
+    error.position = n
+    return error
 
 
 def runs(operations: Sequence[Operation]) -> list[tuple[int, int]]:

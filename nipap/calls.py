@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from nipap import __version__
 from nipap import batch as batches
 from nipap.access.authentication import Actor
-from nipap.attributes import parse_delta, read_boolean, shown
+from nipap.attributes import read_boolean, read_seconds, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
 from nipap.history import webhook_calls as webhooks
 from nipap.history.audit import Who
@@ -177,9 +177,8 @@ class Caller:
     @property
     def who(self) -> Who:
         """The author of changes, as the audit log has it."""
-        actor, change = self.actor, self.change
-        return Who(
-            *(actor.username, actor.authenticated_as, actor.full_name, actor.authoritative_source),
+        change = self.change
+        return self.actor.who._replace(
             method=change.call,
             request_id=change.request_id,
             key=change.key if isinstance(change.key, str) else None,
@@ -211,7 +210,7 @@ def _echo(_: None, caller: Caller, members: tuple[object, float | None]) -> obje
 
 
 def _seconds(value: object) -> float | None:
-    return None if value is None else parse_delta(value).total_seconds()
+    return None if value is None else read_seconds(value)
 
 
 # ---------------------------------------------------------------- objects of any kind
@@ -712,8 +711,11 @@ def _batch_call() -> Call:
         [{'method': 'add_asn', 'args': {'attr': {'asn': 64500}}}],
         required=True,
     )
+
+    def parts(members: Any) -> list[str]:
+        return [operation.method for operation in members[1]]
+
     # Each operation asks for its own right.
-    parts: Callable[[Any], list[str]] = lambda members: [operation.method for operation in members[1]]  # noqa: E731
     return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 

@@ -40,7 +40,7 @@ _CLOCK = (
     r'(?:(?:2[0-3]|[01]?[0-9]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,9})?)?'
     r'|(?:1[0-2]|0?[1-9])(?::[0-5][0-9](?::[0-5][0-9])?)?\ ?[ap]\.?m\.?)'
 )
-# Those of RFC 5322. Whatever else a zone is called, several zones are called so.
+# The zones of RFC 5322. Other abbreviations name several zones and are refused.
 _HOURS = {'z': 0, 'ut': 0, 'utc': 0, 'gmt': 0} | {
     f'{place}{kind}t': hours + (kind == 'd')
     for place, hours in (('e', -5), ('c', -6), ('m', -7), ('p', -8))
@@ -93,9 +93,8 @@ _ENGLISH = re.compile(
     """,
     re.VERBOSE,
 )
-# As PostgreSQL reads them, to which searches of former versions handed text as it was.
+# Days as PostgreSQL reads them in a comparison: former versions passed the text of a search to it unchanged.
 _COMPARED = {
-    'now': timedelta.resolution,
     'today': timedelta(0),
     'tomorrow': timedelta(days=1),
     'yesterday': timedelta(days=-1),
@@ -138,18 +137,18 @@ def _to_utc(value: datetime) -> datetime:
 
 
 def _read_text(text: str, *, compared: bool) -> datetime | None:
-    words = ' '.join(text.lower().split(' ')) if text.isascii() and len(text) <= LONGEST else ''
+    words = text.lower() if text.isascii() and len(text) <= LONGEST else ''
     if words in _NEVER_WORDS:
         return NEVER
     if not words or words.isdigit():
         return None
     now = datetime.now(UTC).replace(microsecond=0)
-    if words == 'now()':
-        words = 'now'
     if compared:
+        if words == 'now()':
+            words = 'now'
         if words in ('-infinity', 'epoch'):
             return ALWAYS if words == '-infinity' else datetime.fromtimestamp(0, UTC)
-        if words in _COMPARED and words != 'now':
+        if words in _COMPARED:
             return datetime.combine(now.date(), time(), UTC) + _COMPARED[words]
     try:
         return _read_iso(words.upper()) or _read_dated(words, text) or _read_english(words, now)

@@ -171,7 +171,7 @@ class LocalUsers:
             return not self._missing(connection)
 
     def copy_to(self, target: str | os.PathLike[str]) -> None:
-        """Make another file, which is there, what this one is at one moment; both may be in use meanwhile."""
+        """Overwrite an existing file with a consistent copy of this one. Both may be in use."""
         path = os.fspath(target)
         with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
             source.backup(copy)

@@ -63,7 +63,7 @@ class LoginCounts:
         self._memory.close()
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody else looks at the counts meanwhile; for a few microseconds, without waiting for anything inside."""
+        """Lock the counts for a few microseconds. The block must not wait for anything."""
         return self._memory.locked()
 
     def look(self, key: str, now: float) -> _Count:

@@ -30,7 +30,7 @@ class LockedMemory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else looks at the bytes meanwhile; for a few microseconds, without waiting for anything inside."""
+        """Lock the bytes for a few microseconds. The block must not wait for anything."""
         with self._threads:
             if self._file >= 0:
                 fcntl.lockf(self._file, fcntl.LOCK_EX)

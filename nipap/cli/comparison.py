@@ -25,9 +25,10 @@ def differences(said: Mapping[str, object], stored: Mapping[str, Any]) -> list[s
 
 def _of(name: str, said: Any, stored: Any) -> Iterator[str]:
     if name == 'avps':
-        for key, value in said.items():
-            if stored.get(key) != value:
-                yield from _different(PREFIX['description'], f'avps.{key}', value, stored.get(key))
+        theirs = _normal(PREFIX[name], stored)
+        for key, value in _normal(PREFIX[name], said).items():
+            if theirs.get(key) != value:
+                yield f'avps.{key} is {_shown(theirs.get(key))}, not {_shown(value)}'
     elif said != stored and not (name == 'expires' and is_relative(said)):
         yield from _different(PREFIX[name], name, said, stored)
 

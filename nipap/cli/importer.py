@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -77,15 +77,9 @@ def run(client: Client, job: Job) -> Outcome:
     :raises FileError, Fault, TransportError, KeyboardInterrupt: it ended early.
     """
     sheet = read(job.file, job.vrf, job.type, job.encoding)
-    for line, reason in sheet.bad:
-        print(f'{job.file}:{line}: {reason}', file=sys.stderr)
-    if sheet.bad and not job.skip_bad:
-        raise FileError(f'{job.file}: {len(sheet.bad)} bad lines, nothing is imported without --skip-bad')
+    _report(job, sheet.bad)
     located = locate(client, sheet)
-    for line, reason in located.bad:
-        print(f'{job.file}:{line}: {reason}', file=sys.stderr)
-    if located.bad and not job.skip_bad:
-        raise FileError(f'{job.file}: {len(located.bad)} bad lines, nothing is imported without --skip-bad')
+    _report(job, located.bad)
     if job.dry_run:
         counts = _rehearse(client, job, located)
     else:
@@ -93,6 +87,17 @@ def run(client: Client, job: Job) -> Outcome:
         Import(client, job, located.sheet, state).run()
         counts = state.counts
     return Outcome.of(len(sheet.bad) + len(located.bad), counts)
+
+
+def _report(job: Job, bad: Sequence[tuple[int, str]]) -> None:
+    """Name bad lines.
+
+    :raises FileError: there are some, and they are not to be skipped.
+    """
+    for line, reason in bad:
+        print(f'{job.file}:{line}: {reason}', file=sys.stderr)
+    if bad and not job.skip_bad:
+        raise FileError(f'{job.file}: {len(bad)} bad lines, nothing is imported without --skip-bad')
 
 
 def _rehearse(client: Client, job: Job, located: Located) -> Mapping[str, int]:

@@ -181,7 +181,7 @@ def _job(options: argparse.Namespace) -> importer.Job:
     if options.vrf_name is not None:
         vrf = {'vrf_name': options.vrf_name}
     file = Path('/dev/stdin' if options.file == '-' else options.file)
-    # The place of a pipe has none for notes beside it.
+    # A pipe or a device has no directory for a note of progress.
     note = f'{file}.progress' if file.is_file() and file.parts[:2] != ('/', 'dev') else None
     state = options.state or note
     return importer.Job(

@@ -154,8 +154,9 @@ class _Lines:
 class Records:
     """The records of a text: the names in its header, then each record that is not blank, as wide as the header.
 
-    The header has the name `key`; the separator is the one with which it has it, unless the first line says
-    ``sep=;`` or the like. `is_key` says whether a cell below that name looks as it should.
+    The header must contain the name `key`. The separator is the one that splits the header into cells with that name,
+    unless the first line names another, such as ``sep=;``. `is_key` says whether a cell below that name looks as it
+    should.
     """
 
     def __init__(self, text: Iterator[str], key: str, is_key: Callable[[str], object]) -> None:

@@ -110,6 +110,16 @@ def header_text(request: Request, name: str) -> str | None:
         return value
 
 
+def header_options(request: Request, source: str) -> Mapping[str, object]:
+    """Return what the ``auth`` struct of a call has, from the headers of a request with this source."""
+    return {
+        'authoritative_source': source,
+        'username': header_text(request, 'NIPAP-Username'),
+        'full_name': header_text(request, 'NIPAP-Full-Name'),
+        'readonly': header_text(request, 'NIPAP-Read-Only'),
+    }
+
+
 LONGEST_REASON = 1000
 LONGEST_GROUP = 100
 

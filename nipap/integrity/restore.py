@@ -204,7 +204,7 @@ def _without_indexes(tx: Transaction) -> Iterator[None]:
 
 @contextmanager
 def _as_unprivileged(tx: Transaction, tables: Sequence[Table]) -> Iterator[None]:
-    """Meanwhile the session of a superuser has the rights of a role that may insert into these tables, and no other.
+    """Restrict the session of a superuser to inserting into these tables, by a role without other rights.
 
     The role exists in this transaction alone. The session of any other role stays as it is.
     """

@@ -23,7 +23,7 @@ from nipap.objects.prefix_search import AT_ONCE, IDS, read_named
 from nipap.objects.prefix_view import FROM, Shape, as_found, as_listed, read_few, read_page, source
 from nipap.postgres.transaction import Expression, Transaction
 from nipap.search.condition import ByKey
-from nipap.search.query import EVERYTHING, NOTHING, Condition, all_of, equals
+from nipap.search.query import EVERYTHING, NOTHING, Condition, all_of, bigint, equals
 
 # ---------------------------------------------------------------- specs
 
@@ -152,7 +152,7 @@ def _read_membership(attr: Mapping[str, object]) -> pool.Membership | None:
 
 def _read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
     """Return the attributes that are columns of a prefix; place, VRF and pool are not among them."""
-    values = rows.read_values(
+    return rows.read_values(
         {
             name: value
             for name, value in attr.items()
@@ -160,7 +160,6 @@ def _read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
         },
         table,
     )
-    return values
 
 
 def changes(tx: Transaction, draft: PrefixDraft) -> dict[str, Any]:
@@ -265,7 +264,7 @@ def only_id(spec: object) -> int | None:
     """The id that a spec, one that `read_spec` has accepted, selects by; None when it selects otherwise."""
     if not isinstance(spec, Mapping) or spec.get('id') is None:
         return None
-    return max(1 - 2**63, min(read_integer(spec['id']), 2**63 - 1))  # whatever is beyond is not there either
+    return bigint(read_integer(spec['id']))
 
 
 def edit_one(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter, ValidationError
 
-from nipap.access.authentication import Actor, Authenticator, AuthSettings, make_actor
+from nipap.access.authentication import Actor, Authenticator, make_actor
 from nipap.attributes import PREFIX, Attribute, read_asn, read_integer, read_value, shown
 from nipap.backend import Backend, authorize
 from nipap.batch import REFERENCE
@@ -44,7 +44,14 @@ from nipap.http.bodies import (
     read_body,
     takes_gzip,
 )
-from nipap.http.credentials import change_group, change_reason, credentials_from_request, header_text, idempotency_key
+from nipap.http.credentials import (
+    change_group,
+    change_reason,
+    credentials_from_request,
+    header_options,
+    header_text,
+    idempotency_key,
+)
 from nipap.http.origins import refuse_other_sites
 from nipap.objects.allocate import read_count
 from nipap.postgres.database import Database
@@ -84,6 +91,7 @@ from nipap.runtime.tracer import CallRecord
 
 ROOT = '/api/v1'
 DEFAULT_SOURCE = 'nipap-rest'
+KEY = '<number:key>'  # in a path of Flask, what is {key} in `ROUTES`
 FREE = ('prefix_length', 'family', 'count')
 
 _AT_ONCE = 1000  # objects that are in memory at the same time
@@ -113,10 +121,8 @@ def add_to(
 
 
 def names() -> list[str]:
-    """What logs and metrics call the requests that there are."""
-    app = Flask('names')
-    add_to(app, Backend(Database('')), Authenticator(AuthSettings('', 0, {})))
-    return [rule.endpoint for rule in app.url_map.iter_rules() if ' /' in rule.endpoint]
+    """Return the names of all requests, as logs and metrics have them."""
+    return [f'{method} {path.replace("{key}", KEY)}' for (method, path), route in ROUTES.items() if route.served]
 
 
 def _refused(error: HTTPException) -> Response | HTTPException:
@@ -156,7 +162,7 @@ class _Api:
 
     def connect(self, app: Flask, method: str, path: str, view: View) -> None:
         """Answer requests to a path by a view, which is called with the actor and the parts of the path."""
-        route = ROUTES[method, path.replace('<number:key>', '{key}')]
+        route = ROUTES[method, path.replace(KEY, '{key}')]
         if not route.served:
             return
 
@@ -202,15 +208,8 @@ class _Api:
 
     def _actor(self, request: Request, call: CallRecord) -> Actor:
         credentials = credentials_from_request(request, self._authenticator)
-        actor = make_actor(
-            credentials,
-            {
-                'authoritative_source': header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE,
-                'username': header_text(request, 'NIPAP-Username'),
-                'full_name': header_text(request, 'NIPAP-Full-Name'),
-                'readonly': header_text(request, 'NIPAP-Read-Only'),
-            },
-        )
+        source = header_text(request, 'NIPAP-Authoritative-Source') or DEFAULT_SOURCE
+        actor = make_actor(credentials, header_options(request, source))
         http_calls.note_caller(call, credentials, actor)
         return actor
 
@@ -285,9 +284,9 @@ class _Collection:
         self.connect_list(app)
         path = f'/{self._resource.plural}'
         self._api.connect(app, 'POST', path, self._add)
-        self._api.connect(app, 'GET', f'{path}/<number:key>', self._get)
-        self._api.connect(app, 'PATCH', f'{path}/<number:key>', self._edit)
-        self._api.connect(app, 'DELETE', f'{path}/<number:key>', self._remove)
+        self._api.connect(app, 'GET', f'{path}/{KEY}', self._get)
+        self._api.connect(app, 'PATCH', f'{path}/{KEY}', self._edit)
+        self._api.connect(app, 'DELETE', f'{path}/{KEY}', self._remove)
 
     # looking
 
@@ -445,10 +444,9 @@ class _Calls:
         for resource in RESOURCES:
             if resource.kind in ('pool', 'prefix'):
                 collection = _Collection(self._api, resource)
-                connect(
-                    app, 'POST', f'/{resource.plural}/<number:key>/allocations', _Allocations(self._api, collection).add
-                )
-                connect(app, 'GET', f'/{resource.plural}/<number:key>/free', _Allocations(self._api, collection).look)
+                allocations = _Allocations(self._api, collection)
+                connect(app, 'POST', f'/{resource.plural}/{KEY}/allocations', allocations.add)
+                connect(app, 'GET', f'/{resource.plural}/{KEY}/free', allocations.look)
 
     def _version(self, actor: Actor) -> Response:
         versions = {name: self._api.look(actor, name) for name in ('version', 'db_version')}

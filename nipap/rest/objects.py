@@ -101,9 +101,9 @@ def settable(attr: Any, resource: Resource, *, new: bool = False) -> Any:
     return attr
 
 
-def sent_back(attr: Object, resource: Resource) -> list[str]:
-    """Return the attributes of a body that clients cannot set, but answers have."""
-    return [name for name in attr if name not in resource.writable and name in resource.fields]
+def sent_back(attr: Object, resource: Resource) -> bool:
+    """Return whether a body has attributes that clients cannot set, but answers have."""
+    return any(name not in resource.writable and name in resource.fields for name in attr)
 
 
 def without_sent_back(attr: Object, item: Object, writable: Collection[str]) -> Object:

@@ -32,7 +32,7 @@ from nipap.errors import (
 )
 from nipap.http import requests as http_calls
 from nipap.http.bodies import MAX_BODY, check_json, giving_way, kept, read_body
-from nipap.http.credentials import credentials_from_request, header_text
+from nipap.http.credentials import credentials_from_request, header_options, header_text
 from nipap.http.origins import refuse_other_sites
 from nipap.rest.objects import COUNTERS, decode
 from nipap.runtime.meter import SILENT, Meter
@@ -110,13 +110,7 @@ class _Endpoint:
             raise _UnauthorizedError(str(exc).rstrip('.')) from exc
         if source is None:
             raise _UnauthorizedError('Missing/invalid authentication options in request.')
-        options = {
-            'authoritative_source': source,
-            'username': header_text(request, 'NIPAP-Username'),
-            'full_name': header_text(request, 'NIPAP-Full-Name'),
-            'readonly': header_text(request, 'NIPAP-Read-Only'),
-        }
-        actor = make_actor(credentials, options)
+        actor = make_actor(credentials, header_options(request, source))
         http_calls.note_caller(record, credentials, actor)
         return actor
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from nipap.search import patterns
@@ -254,7 +256,9 @@ def _any(joined: Sequence[Condition]) -> Condition:
     sql, params = _joined(' OR ', [(each.sql, each.params) for each in joined])
     # A word is looked for in five attributes: one look into the index serves them all.
     texts = [each.hint(ByText) for each in joined]
-    alike = _alike(joined, [None if text is None else text.guard for text in texts])
+    guards = [None if text is None else text.guard for text in texts]
+    runs = itertools.groupby(zip(guards, joined, strict=True), itemgetter(0))
+    alike = [(guard, [condition for _, condition in run]) for guard, run in runs]
     by_text = any(text is not None for text in texts)
     guarded = [_any_guarded(guard, _by_id(some) if by_text else some) for guard, some in alike]
     same = alike[0][0] if len(alike) == 1 else None
@@ -279,17 +283,6 @@ def _is_network(condition: Condition) -> bool:
 # VRF by VRF along the index on (vrf_id, prefix).
 _IN_VRFS = """p.id = ANY (ARRAY(SELECT i.id FROM vrf z CROSS JOIN LATERAL (
     SELECT p.id FROM prefix p WHERE p.vrf_id = z.id AND {}) i))"""
-
-
-def _alike(joined: Sequence[Condition], guards: Sequence[Guard | None]) -> list[tuple[Guard | None, list[Condition]]]:
-    """Return runs of conditions that have the same guard, each with that guard."""
-    runs: list[tuple[Guard | None, list[Condition]]] = []
-    for condition, guard in zip(joined, guards, strict=True):
-        if runs and (guard is runs[-1][0] or guard == runs[-1][0]):
-            runs[-1][1].append(condition)
-        else:
-            runs.append((guard, [condition]))
-    return runs
 
 
 def _any_guarded(guard: Guard | None, alike: list[Condition]) -> Compared:

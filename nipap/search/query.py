@@ -231,8 +231,12 @@ def _as_text(attribute: Attribute, sql: str, *, or_nil: bool = False) -> str:
     return f"coalesce({sql}::text, '')" if attribute.nil_is_text and not or_nil else f'{sql}::text'
 
 
+def _as_sought(value: object) -> str:
+    return normal_text(value) if isinstance(value, str) else shown(value)
+
+
 def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
-    text = normal_text(value) if isinstance(value, str) else shown(value)
+    text = _as_sought(value)
     if operator == 'like':
         if (len(text) - len(text.rstrip('\\'))) % 2:
             raise NipapValueError(f"Invalid pattern ({text}), must not end in a single '\\'")
@@ -289,7 +293,7 @@ _INHERITED = f'EXISTS (SELECT FROM prefix q WHERE {_ABOVE} AND %s)'
 
 
 def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str, value: object) -> Condition:
-    text = normal_text(value) if isinstance(value, str) else shown(value)
+    text = _as_sought(value)
     tag = text if attribute.sql == 'p.tags' or attribute.name == 'inherited_tags' else None
     if attribute.name == 'inherited_tags':
         found = _INHERITED % TAGGED.replace('p.', 'q.')
@@ -426,7 +430,7 @@ def _tags(attribute: Attribute, value: object) -> Any:
     return [normal_text(str(item)) for item in value]
 
 
-def _bigint(value: int) -> int:
+def bigint(value: int) -> int:
     """Return the nearest number that fits in 64 bits. No column has more, so comparisons come out the same.
 
     The least is left out: PostgreSQL reads its digits before the sign, and these do not fit.
@@ -437,11 +441,11 @@ def _bigint(value: int) -> int:
 # How the value of a kind is read for comparison, and the cast that its parameter needs.
 _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = {
     'text': (comparable_text, ''),
-    'asn': (lambda _, value: _bigint(read_asn(value)), '::bigint'),
-    'avp': (lambda _, value: normal_text(value) if isinstance(value, str) else shown(value), ''),
+    'asn': (lambda _, value: bigint(read_asn(value)), '::bigint'),
+    'avp': (lambda _, value: _as_sought(value), ''),
     'rt': (_route_target, ''),
     'enum': (_enum, ''),
-    'integer': (lambda _, value: _bigint(read_integer(value)), '::bigint'),
+    'integer': (lambda _, value: bigint(read_integer(value)), '::bigint'),
     'number': (lambda _, value: read_integer(value), ''),
     'boolean': (lambda _, value: read_boolean(value), ''),
     'network': (lambda _, value: parse_network(value).text, '::cidr'),

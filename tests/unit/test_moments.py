@@ -105,6 +105,7 @@ def test_what_programs_and_people_write(text: str, moment: dt.datetime) -> None:
             '2031-12-31T12:00:00\u0660',
             '٢٠٣١-12-31',
         ),
+        'now()',  # only in comparisons
         *('2031-12-31 12:00:', '2031-12-31 -', '31.12.2031,', '2031-12-31T', 'of 31 Dec 2031', '31 Dec 2031 m'),
     ],
 )
