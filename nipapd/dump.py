@@ -3,8 +3,8 @@
 The database is read by pg_dump, in one snapshot that holds up nobody, the accounts by SQLite's own backup. Data is put
 back in one transaction (see `nipap.integrity.restore`): the contents of the database go, our own migrations make the
 schema of the file's version, its rows come, the schema is brought up to date and everything derived is checked. Until
-it is committed, nothing has changed. Of the accounts only rows come back, too. Root has the account that runs
-PostgreSQL read the dump with pg_restore.
+it is committed, nothing has changed. Of the accounts only rows come back, too. Root has pg_dump and pg_restore run by
+the account that runs PostgreSQL.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from nipapd.databases import KeptPostgres, database
 from nipapd.identity import Identity
 from nipapd.launch import StartError
 from nipapd.preparation import make_data_dir, serving
+from nipapd.privileges import no_database, told_by
 
 DATABASE = 'database.dump'
 USERS = 'users.db'
@@ -74,7 +75,7 @@ def _version(bindir: Path) -> tuple[int, ...] | None:
     versions = []
     for program in ('pg_dump', 'pg_restore'):
         try:
-            said = _run([str(bindir / program), '--version'])
+            said = _answer([str(bindir / program), '--version'], RunOptions(env={**os.environ, 'LC_ALL': 'C'})).decode()
         except (OSError, DumpError):
             return None
         number = re.search(r'\d+(?:\.\d+)*', said)
@@ -91,16 +92,16 @@ def _for_server(config: Config, server: tuple[int, ...]) -> Tools:
     return (same or fitting)[0]
 
 
-def _run(command: list[str], env: dict[str, str] | None = None) -> str:
-    return _answer(command, RunOptions(env={**os.environ, 'LC_ALL': 'C', **(env or {})}))
+def _answer(command: list[str], options: RunOptions, out: IO[bytes] | None = None) -> bytes:
+    """Run a program; return what it prints, unless a file takes that.
 
-
-def _answer(command: list[str], options: RunOptions) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors='replace', **options)
+    :raises DumpError: it has failed.
+    """
+    done = subprocess.run(command, stdout=out or subprocess.PIPE, stderr=subprocess.PIPE, **options)
     if done.returncode:
-        said = ' '.join(done.stderr.split()) or f'exit code {done.returncode}'
+        said = ' '.join(done.stderr.decode(errors='replace').split()) or f'exit code {done.returncode}'
         raise DumpError(f'{Path(command[0]).name} failed: {said}')
-    return done.stdout
+    return done.stdout or b''
 
 
 # ---- dump
@@ -148,9 +149,7 @@ def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[di
         last_change = db.read(restore.last_change)  # before pg_dump reads: the file has that change at least
     tools = _for_server(config, tuple(map(int, re.findall(r'\d+', server))))
     files = [directory / DATABASE]
-    target, env = _target(config, dsn)
-    command = [str(tools.bindir / 'pg_dump'), '--format=custom', '--no-password', f'--schema="{namespace}"']
-    _run([*command, f'--file={files[0]}', f'--dbname={target}'], env)
+    _dump_database(config, dsn, tools.bindir / 'pg_dump', namespace, files[0])
     if users and _copy_accounts(users, directory / USERS):
         files.append(directory / USERS)
     facts = {
@@ -163,6 +162,30 @@ def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[di
         'last_change': last_change,
     }
     return facts, files
+
+
+def _dump_database(config: Config, dsn: str, program: Path, namespace: str, file: Path) -> None:
+    """Have pg_dump write one schema into a file.
+
+    Root has the account that runs PostgreSQL run it, unless that account reaches neither program nor database.
+    """
+    target, env = _target(config, dsn)
+    options = RunOptions(env={**os.environ, 'LC_ALL': 'C', **env})
+    with tempfile.TemporaryDirectory(prefix='nipap-programs-') as programs, file.open('wb') as out:
+        account = _account(config)
+        if account and told_by(Identity(account.name, account.uid, account.gid), lambda: no_database(dsn)) is None:
+            scratch = Path(programs)
+            scratch.chmod(0o755)
+            if found := runnable(program, account, scratch):
+                program, options = found, account.run_options()
+                options['env'] |= env
+        command = [str(program), '--format=custom', '--no-password', f'--schema="{namespace}"', f'--dbname={target}']
+        _answer(command, options, out)
+
+
+def _account(config: Config) -> Account | None:
+    """Return the account that runs the programs of PostgreSQL; None: that of this process."""
+    return KeptPostgres(config, Identity.of(config)).account() if os.geteuid() == 0 else None
 
 
 def _target(config: Config, dsn: str) -> tuple[str, dict[str, str]]:
@@ -243,9 +266,9 @@ def _find_reader(config: Config, scratch: Path) -> Reader | None:
     :raises DumpError: that account can run none.
     """
     programs = [tools.bindir / 'pg_restore' for tools in find_tools(config)]
-    if os.geteuid() != 0 or not programs:
+    account = _account(config)
+    if account is None or not programs:
         return Reader(programs[0], None) if programs else None
-    account = KeptPostgres(config, Identity.of(config)).account()
     scratch.chmod(0o755)
     for program in programs:
         if found := runnable(program, account, scratch):

@@ -34,7 +34,7 @@ NAMES = {
     'connections': 'connections',
     'cancelled': 'work for a client that has left',
     'values': 'values of a request',
-    'spooled': 'bytes of long answers that are not sent yet',
+    'spooled': 'bytes of long answers that are kept until they are sent',
     'rate': 'bytes a second of a request or an answer',
 }
 

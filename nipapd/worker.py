@@ -28,7 +28,7 @@ from nipap.http import traces
 from nipap.http.credentials import known_user
 from nipap.postgres import connecting
 from nipap.postgres.database import Database
-from nipap.runtime import places, spool
+from nipap.runtime import places
 from nipap.runtime.meter import SILENT
 from nipap.runtime.runtime import Runtime
 from nipapd import signals
@@ -129,7 +129,7 @@ class Service:
             streams_of_one=limits.streams_of_one,
             note=reached.note,
         )
-        spool.use(places.Room(limits.spooled, limits.spooled_of_one, reached.of('spooled')))
+        places.use_for_answers(places.Room(limits.spooled, limits.spooled_of_one, reached.of('spooled')))
         parties = Parties(partial(known_user, authenticator=authenticator))
         tracing = self._tracing()
         connecting.use(Runtime(fibers, tracing, fibers.wait_for_postgresql))

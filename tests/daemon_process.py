@@ -213,6 +213,9 @@ class Daemon:
         return found is not None
 
     def _complete(self) -> bool:
+        """Return whether all handlers are ready, as far as the program tells: those of former versions have no name."""
+        if self.python != sys.executable or str(REPOSITORY) not in self._env['PYTHONPATH'].split(os.pathsep):
+            return True
         unnamed = [process for process in self.children() if process.command.startswith('python')]
         return len(unnamed) <= self.args.count('--background')  # which is a child itself
 

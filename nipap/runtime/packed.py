@@ -20,6 +20,7 @@ from typing import Any
 from nipap.errors import NipapInputError
 from nipap.runtime import waiting
 from nipap.runtime.chunks import Chunks
+from nipap.runtime.places import Held
 
 DEEPEST = 200
 
@@ -35,13 +36,14 @@ class Packed(Chunks):
     An item that nests too deeply for JSON, or is packed itself, stays as it is and is a piece of its own.
     """
 
-    __slots__ = ('__weakref__', '_end', '_ends', '_file', '_last', '_pieces', 'size')
+    __slots__ = ('__weakref__', '_end', '_ends', '_file', '_held', '_last', '_pieces', 'size')
 
     def __init__(self, lists: Iterable[list[Any]] = ()) -> None:
         self.size = 0  # bytes, those of packed items among them
         self._end = 0  # of the file
         self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (lives as long as this)
-        weakref.finalize(self, self._file.close)
+        self._held = Held()
+        weakref.finalize(self, _forget, self._file, self._held)
         self._pieces: list[_Piece] = []
         self._ends: list[int] = []  # how many items there are up to the end of each
         self._last: tuple[int, list[Any]] = -1, []  # the one that was looked into last
@@ -83,6 +85,7 @@ class Packed(Chunks):
                 self._add_bytes(other._bytes(piece), count)
 
     def _add_bytes(self, packed: bytes, count: int) -> None:
+        self._held.add(len(packed))
         self._file.seek(self._end)
         self._file.write(packed)
         self._note((self._end, len(packed)), count)
@@ -123,6 +126,12 @@ class Packed(Chunks):
             else:
                 made.add_as_it_is(first)
         return made
+
+
+def _forget(file: SpooledTemporaryFile[bytes], held: Held) -> None:
+    """Release the memory, or the disk, that a list has taken."""
+    file.close()
+    held.release()
 
 
 def long_part(answer: object) -> Chunks | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from nipap.errors import NipapUnavailableError
 from nipap.runtime import waiting
 
 Grant = Callable[[], object]
@@ -155,6 +156,37 @@ class Room:
             self._of_party[party.group] = left
         else:
             self._of_party.pop(party.group, None)
+
+
+_answers = Room(2**62, 2**62)
+
+
+def use_for_answers(room: Room) -> None:
+    """Count the bytes of all long answers of this process in a room from now on."""
+    global _answers
+    _answers = room
+
+
+class Held:
+    """The bytes of one long answer, counted for its party until they are released."""
+
+    def __init__(self) -> None:
+        self._room, self._party, self._size = _answers, current(), 0
+
+    def add(self, size: int) -> None:
+        """Count as many bytes more.
+
+        :raises NipapUnavailableError: the party has no room for them.
+        """
+        if not self._room.hold(size, self._party):
+            message = 'Too many long answers are on their way, ask again later'
+            raise NipapUnavailableError(message, 'no room for long answers')
+        self._size += size
+
+    def release(self) -> None:
+        """Count the bytes as gone. Harmless when that was done before."""
+        size, self._size = self._size, 0
+        self._room.release(size, self._party)
 
 
 Members = dict[str, deque[_Waiting]]

@@ -6,24 +6,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from tempfile import SpooledTemporaryFile
 
-from nipap.errors import NipapUnavailableError
-from nipap.runtime import places
-from nipap.runtime.places import Room
+from nipap.runtime.places import Held
 
 GZIP = 16 + zlib.MAX_WBITS  # what zlib calls the gzip format
 GZIP_LEVEL = 3  # on our answers as fast as 1, and a fifth smaller
 
 _IN_MEMORY = 4 * 2**20
 _PIECE = 128 * 2**10
-
-
-_room = Room(2**62, 2**62)
-
-
-def use(room: Room) -> None:
-    """Have all spools of this process share a room from now on."""
-    global _room
-    _room = room
 
 
 class Spool:
@@ -38,7 +27,7 @@ class Spool:
         :raises OSError: there is no room for the file. NipapUnavailableError: the party has no room for more.
         """
         self.size = 0  # of the answer
-        self._held, self._party, self._room = 0, places.current(), _room
+        self._held = Held()
         self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (lives until it is closed)
         try:
             self._take(parts)
@@ -55,9 +44,7 @@ class Spool:
         self.packed_size = self._file.tell()
 
     def _write(self, piece: bytes) -> None:
-        if not self._room.hold(len(piece), self._party):
-            raise NipapUnavailableError('Too many long answers are on their way, ask again later', 'no room for spools')
-        self._held += len(piece)
+        self._held.add(len(piece))
         self._file.write(piece)
 
     def packed(self) -> Iterator[bytes]:
@@ -77,8 +64,7 @@ class Spool:
     def close(self) -> None:
         """Forget it. Harmless when that was done before."""
         self._file.close()
-        held, self._held = self._held, 0
-        self._room.release(held, self._party)
+        self._held.release()
 
     def __del__(self) -> None:
         self.close()

@@ -95,6 +95,43 @@ def test_readers_that_take_nothing_hold_no_place_and_lose_their_connection(site:
         target.work()
 
 
+def test_slow_readers_of_long_answers_hold_no_place_and_lose_their_connection(site: Make) -> None:
+    """Lists, searches, batches and several calls in one, over XML-RPC and REST: each answer has 8 MB and more."""
+    target = site(most_running='4', request_timeout='2')
+    added = [{'prefix': '10.0.0.0/16', 'type': 'assignment', 'description': 'd'}]
+    for number in range(1, 1000):
+        host = f'10.0.{number // 250}.{number % 250}'
+        added.append({'prefix': host, 'type': 'host', 'description': 'd', 'comment': TEXT * 4})
+    with target.connection() as connection:
+        target.call(
+            connection, 'batch', operations=[{'method': 'add_prefix', 'args': {'attr': attr}} for attr in added]
+        )
+    everything = {'search_options': {'max_result': 1000}}
+    listed = {'methodName': 'list_prefix', 'params': [{'auth': {'authoritative_source': 'test'}, 'prefix': {}}]}
+    several = xmlrpc.client.dumps(([listed],), 'system.multicall').encode()
+    asked = [
+        target.post(body_of('list_prefix', prefix={})),
+        target.post(body_of('search_prefix', query={'operator': 'like', 'val1': 'comment', 'val2': '%'}, **everything)),
+        target.post(body_of('smart_search_prefix', query_string='10.0.0.0/16', **everything)),
+        target.post(body_of('batch', operations=[{'method': 'list_prefix', 'args': {'prefix': {}}}])),
+        target.post(several),
+        target.head(target='GET /api/v1/prefixes?limit=1000'),
+        target.head(target='GET /api/v1/prefixes?q=10.0.0.0/16&limit=1000'),
+    ]
+
+    def ask(number: int) -> socket.socket:
+        client = target.connect(receive=4096)
+        client.sendall(asked[number % len(asked)])
+        return client
+
+    with holding(ask, 4 * len(asked)) as clients:
+        target.work()
+        began = [client.recv(12) for client in clients]
+        assert set(began) == {b'HTTP/1.1 200'}
+        target.await_reached('rate')
+        target.work()
+
+
 def test_bodies_that_do_not_end_keep_nobody_from_sending_theirs(site: Make) -> None:
     target = site(most_bodies='20M', max_body='2M', request_timeout='20')
     head, part = target.head('Content-Length: 2000000', 'Content-Type: text/xml'), b' ' * 1_900_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipap.runtime import packed
+from nipap.errors import NipapUnavailableError
+from nipap.runtime import packed, places
 from nipap.runtime.packed import Packed, decode, encode, size_of, whole
+from nipap.runtime.places import Room
 from nipap.xmlrpc.codec import encode_response
 
 ROWS = [{'id': n, 'tags': ['a'], 'added': datetime(2026, 1, 1, tzinfo=UTC), 'total': 2**70 + n} for n in range(50)]
@@ -66,3 +69,18 @@ def test_what_is_long_is_in_a_file_that_ends_with_it(monkeypatch: pytest.MonkeyP
     assert [next(one), next(other), next(one)] == [ROWS[:7], ROWS[:7], ROWS[7:14]]
     del made, one, other
     assert len(os.listdir('/proc/self/fd')) == before
+
+
+def test_a_packed_list_holds_room_until_it_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(10_000, 10_000)
+    monkeypatch.setattr(places, '_answers', room)
+    first = Packed([['x' * 1000]])
+    second = Packed()
+    second.take(first)
+    assert room.held == first.size + second.size > 0
+    with pytest.raises(NipapUnavailableError, match='Too many long answers'):
+        second.add([random.Random(1).randbytes(20_000).hex()])
+    assert room.held == first.size + second.size, 'what was refused is not counted'
+    del first, second
+    gc.collect()
+    assert room.held == 0

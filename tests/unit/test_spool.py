@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from nipap.errors import NipapUnavailableError
-from nipap.runtime import spool
+from nipap.runtime import places, spool
 from nipap.runtime.places import Party, Room
 from nipap.runtime.spool import Spool
 
@@ -77,7 +77,7 @@ def test_spools_share_a_room_and_leave_it() -> None:
 
 def test_a_spool_holds_room_until_it_is_closed_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     room = Room(200, 200)
-    monkeypatch.setattr(spool, '_room', room)
+    monkeypatch.setattr(places, '_answers', room)
     made = Spool([b'x' * 1000])
     assert room.held == made.packed_size
     made.close()
