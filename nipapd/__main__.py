@@ -1,19 +1,19 @@
 """The command `nipapd`: puts everything in place, then supervises the handlers.
 
 The order is: configuration, background, log, certificate, sockets, pid file, PostgreSQL, backup, schema,
-accounts, privileges, handlers. What was started is undone in the opposite order, however the daemon ends.
+accounts, privileges, handlers. Every step that was taken is undone in the opposite order, however the daemon ends.
 
 Exit codes:
 
-    0   it was asked to stop and every request was finished; with --background, it serves
-    1   it could not start, or not go on; a line on stderr says why
+    0   the daemon was asked to stop and finished every request; with --background: the daemon serves
+    1   the daemon could not start or could not go on; a line on stderr says why
     2   the command line or the configuration cannot be used; nothing was started
-    3   it was asked to stop, and requests were cut off by the deadline or by a second signal
+    3   the daemon was asked to stop, and the deadline or a second signal cut off requests
 
-Started by root, nothing that reads from the network runs as root, unless `user` says so or no other account can do it
-(`nipapd.privileges`). With `user` and a configured database the whole daemon drops its privileges once the sockets are
-bound. Else the handlers drop theirs, and the parent, which serves nothing, stays able to restart PostgreSQL and to read
-at a HUP what only root can.
+When root starts the daemon, no process that reads from the network runs as root, unless `user` says so or no other
+account can do it (`nipapd.privileges`). With `user` and a configured database the whole daemon drops its privileges
+once the sockets are bound. Else the handlers drop theirs. The parent, which serves nothing, keeps them: it has to
+restart PostgreSQL, and to read at a HUP the files that only root can read.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ EXIT_USAGE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the daemon, or the single action that the command line asks for, and return the exit code."""
     given = sys.argv[1:] if argv is None else argv
     try:
         config = load(given)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_config(config: Config) -> int:
-    """Say whether a daemon could work with the configuration; nothing is started or made."""
+    """Report whether a daemon could work with the configuration, without starting or creating anything."""
     configure_log(config.nipapd)
     for warning in config.warnings:
         say(warning)
@@ -94,7 +94,7 @@ def check_config(config: Config) -> int:
 
 
 def from_directory(directory: str, read: Callable[[], Config]) -> Callable[[], Config]:
-    """The same reading in the background, where the directory is another: relative names mean what they meant."""
+    """Return `read`, run in `directory`: relative names keep their meaning after the daemon has changed directory."""
 
     def reread() -> Config:
         try:
@@ -115,11 +115,11 @@ def reporting_errors(work: Callable[[], int]) -> int:
 
 
 def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
-    """Be the daemon until it is told to stop; returns the exit code."""
+    """Run the daemon until it is asked to stop, and return the exit code."""
     settings = config.nipapd
     handle_stop_signals(leave)
-    faulthandler.register(SHOW_STACK)  # to the parent it means the same as to a handler
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that can be replaced
+    faulthandler.register(SHOW_STACK)  # handlers use the signal in the same way
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a configuration to replace
     with contextlib.ExitStack() as stack:
         configure_log(settings)
         for warning in config.warnings:
@@ -156,7 +156,7 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
 
 
 def end_interrupted_restores(config: Config, dsn: str) -> None:
-    """Have the accounts that belong to the database, where a restore of both was killed."""
+    """Settle restores that were killed, so that the local accounts fit the database."""
     for backend in config.auth.backends.values():
         users = LocalUsers(backend.options.get('db_path', ''))
         if backend.type == 'SqliteAuth' and users.of_restores():
@@ -172,7 +172,7 @@ def serve(
     identity: Identity | None,
     renewal: Renewal,
 ) -> int:
-    """Run the handlers, or with `forks = -1` be the only one."""
+    """Run the handlers under a supervisor; with `forks = -1` serve in this process."""
 
     def ready() -> None:
         launch.ready(serving_lines(service.listeners))
@@ -223,7 +223,7 @@ def serve(
         sender.stop()
 
 
-# signals before and after the supervisor has them
+# signals before the supervisor handles them, and afterwards
 
 
 def handle_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
@@ -232,7 +232,7 @@ def handle_stop_signals(handler: Callable[[int, FrameType | None], None] | signa
 
 
 def leave(_number: int, _frame: FrameType | None) -> None:
-    """Told to stop while starting: undo what was done, undisturbed."""
+    """Exit at a stop signal during the start, and ignore further stop signals while cleaning up."""
     handle_stop_signals(signal.SIG_IGN)
     raise SystemExit(EXIT_OK)
 

@@ -1,4 +1,4 @@
-"""The local accounts that a start looks at: it creates the first one, and says what is wrong with the file."""
+"""The local accounts at the start of the daemon: check their files, and create the first account."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ FIRST_FILE = 'first-password'
 
 
 def check(config: Config, identity: Identity | None) -> None:
-    """Refuse files of accounts that nobody could log in with: a start with such a file would be of no use.
+    """Refuse files of accounts that are damaged or cannot be read: nobody could log in.
 
-    A file that is not there is a warning; the first user is created in that of the default backend.
+    A missing file is a warning. The file of the default backend may be missing: the first user is created in it.
 
-    identity: the account that reads the files, when it is not that of this process.
+    identity: the account that reads the files; None for the account of this process.
     :raises UserFileError: a file is damaged, has no table of users, or cannot be read.
+    :raises StartError: `identity` cannot read a file.
     """
     for name, backend in config.auth.backends.items():
         if 'db_path' not in backend.options:
@@ -50,7 +51,7 @@ def check(config: Config, identity: Identity | None) -> None:
 
 
 def unreadable_by(config: Config, identity: Identity) -> str | None:
-    """Return which file of accounts the account of handlers cannot read, in words; None when it can read all."""
+    """Return a message about the first file of accounts that `identity` cannot read; None when it can read them all."""
     for backend in config.auth.backends.values():
         path = backend.options.get('db_path')
         if path and os.path.exists(path) and not _can_read(identity, LocalUsers(path)):
@@ -63,9 +64,9 @@ def _unreadable(users: LocalUsers, identity: Identity) -> str:
 
 
 def hand_over(config: Config, identity: Identity) -> None:
-    """Give files of accounts that belong to root to the account of handlers. What another account could replace stays.
+    """Give the files of accounts that belong to root to the account of handlers.
 
-    The group and the mode stay as they are.
+    A file that another account than root could replace keeps its owner. The group and the mode never change.
     """
     for backend in config.auth.backends.values():
         if path := backend.options.get('db_path'):
@@ -87,7 +88,7 @@ def _give(path: Path, identity: Identity) -> None:
 
 
 def _can_read(identity: Identity, users: LocalUsers) -> bool:
-    """Try it in a process that becomes the other account."""
+    """Return whether the account can read the file, tried in a child process that becomes the account."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1] == 0
@@ -103,8 +104,8 @@ def _can_read(identity: Identity, users: LocalUsers) -> bool:
 def create_first_user(config: Config, identity: Identity | None) -> None:
     """Create the file of local accounts with one user, unless there is such a file.
 
-    The password is shown at a terminal. Without one, what is said ends in a journal or a file that others read: then
-    the password is in a file beside the accounts, which only its owner can read.
+    The password is shown at a terminal. Without a terminal, messages end in a journal or a file that other people
+    read. So the password goes to a file beside the accounts, which only its owner can read.
     """
     backend = config.auth.backends[config.auth.default_backend]
     if backend.type != 'SqliteAuth':
@@ -129,12 +130,15 @@ def create_first_user(config: Config, identity: Identity | None) -> None:
 
 
 def first_password_of(path: str | os.PathLike[str]) -> Path:
-    """Return the file in which the password of the first user is, beside the file of accounts."""
+    """Return the path of the file with the password of the first user, beside the file of accounts."""
     return Path(path).with_name(FIRST_FILE)
 
 
 def _write_private(path: Path, text: str) -> Path:
-    """Write a new file for its owner alone."""
+    """Write a new file that only its owner can read, and return its path.
+
+    :raises StartError: the file cannot be created.
+    """
     try:
         path.unlink(missing_ok=True)
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), 'w') as file:
@@ -156,7 +160,10 @@ def passwd_command(config: Config) -> str:
 
 
 def create_accounts(path: Path, password: str, identity: Identity | None) -> bool:
-    """Put a complete file in place at once; False when somebody else was faster."""
+    """Create a complete file of accounts in one step; return False when another process has created the file.
+
+    :raises StartError: the file cannot be created.
+    """
     partial = path.with_name(f'{path.name}.{os.getpid()}.new')
     partial.unlink(missing_ok=True)
     users = LocalUsers(partial)

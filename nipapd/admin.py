@@ -1,7 +1,7 @@
-"""The admin port: `/live`, `/ready` and `/metrics`, answered by a process of its own.
+"""The admin port: a process of its own serves `/live`, `/ready` and `/metrics`.
 
-Handlers serve calls, the parent serves nothing; what is told about them comes from beside them and so is told when
-they are busy, hang or are gone. The database is asked in a thread, for it may not answer at all.
+The process runs beside the handlers and the parent, so it still reports on handlers that are busy, hung or gone.
+It queries the database in a thread, because the database may not answer at all.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ T = TypeVar('T')
 
 PATIENCE_S = 2.0  # how long an answer waits for the database
 STATEMENT_S = 5.0
-FRESH_S = 1.0  # how long what the database said about itself is believed
-INVENTORY_S = 5.0  # how long what it said about pools and VRFs is told again
-PARENT_S = 60.0  # a parent that was not heard of for so long looks after nobody; it may be starting PostgreSQL
+FRESH_S = 1.0  # how long the state of the database is cached
+INVENTORY_S = 5.0  # how long the figures of pools and VRFs are cached
+# A parent without a heartbeat for so long supervises nothing any more. A shorter gap may be a start of PostgreSQL.
+PARENT_S = 60.0
 MOST_BODY = 2**16
 REQUEST_S = 10.0
 FINISH_S = 1.0
-NAME = b'nipapd-admin'  # as ps shows it
-PAUSE_S = 1.0  # before a process that ended is replaced, at least
+NAME = b'nipapd-admin'  # the name in ps
+PAUSE_S = 1.0  # the shortest pause before an ended process is replaced
 MOST_PAUSE_S = 30.0
 PROBE = b'HEAD /api/docs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
-BACKUP = '.dump'  # nipap-admin dump writes under another name until a file is complete
+BACKUP = '.dump'  # nipap-admin dump uses another name until the file is complete
 PLAIN = 'text/plain; charset=utf-8'
 MISDIRECTED = '421 Misdirected Request'
 UNAUTHORIZED = '401 Unauthorized'
@@ -65,22 +66,22 @@ Answer = tuple[str, str, bytes]
 
 @dataclass(frozen=True)
 class Served:
-    """Where handlers answer: an address of one of their sockets, and whether it is for TLS."""
+    """The place where handlers serve calls: the address of one of their sockets, and whether it expects TLS."""
 
     address: tuple[Any, ...]
     is_encrypted: bool
 
     @classmethod
     def by(cls, plain: Sequence[socket.socket], tls: Sequence[socket.socket]) -> Served | None:
-        """Return one of these, without TLS if there is one."""
+        """Return the first of these sockets, one without TLS if there is any; None without sockets."""
         for listener in (*plain, *tls):
             return cls(listener.getsockname(), listener not in plain)
         return None
 
     async def problem(self) -> str:
-        """Return why no handler answers, or nothing.
+        """Return why no handler answers, or an empty text.
 
-        A page is asked for that needs neither credentials nor the database, but all that a call goes through.
+        The probe requests a page that needs neither credentials nor the database, but takes the whole path of a call.
         """
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -88,7 +89,7 @@ class Served:
         except TimeoutError:
             return f'no handler answers within {PATIENCE_S:g} s'
         except ssl.SSLError:
-            return ''  # a certificate is asked for, which has gone through a handler
+            return ''  # the handler asks for a client certificate, so it is alive
         except OSError as error:
             return f'no handler answers: {error.strerror or error}'
 
@@ -106,34 +107,34 @@ class Served:
         if not self.is_encrypted:
             return await asyncio.open_connection(reachable(host), port)
         trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without loading authorities, which takes 25 ms
-        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # it is ourselves
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # the server is this daemon
         return await asyncio.open_connection(reachable(host), port, ssl=trusting)
 
 
 def reachable(host: str) -> str:
-    """Return an address by which a socket is reached that is bound to one; 0.0.0.0 and :: are all there are."""
+    """Return an address that reaches a socket bound to `host`: loopback when the socket is bound to every address."""
     return {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host)  # noqa: S104  (nothing is bound here)
 
 
 @dataclass(frozen=True)
 class Admin:
-    """What the process that answers needs to know, fixed before it is forked."""
+    """The admin port as a task of a helper process: its inputs, fixed before the process is forked."""
 
     dsn: str = field(repr=False)  # it may hold a password
     board: Board
     handlers: int
     sockets: Sequence[socket.socket]
-    kafka: bool  # whether events go there
+    kafka: bool  # whether events are delivered to Kafka
     settings: DaemonSettings
     certificate_end: float | None
-    served: Served | None = None  # where calls are answered
+    served: Served | None = None  # where handlers serve calls
 
     @property
     def wanted(self) -> bool:
         return bool(self.sockets)
 
     def run(self) -> None:
-        """Answer until TERM."""
+        """Serve until SIGTERM."""
         asyncio.run(self._main())
 
     async def _main(self) -> None:
@@ -150,7 +151,7 @@ class Admin:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         server.listen_on(self.sockets)
         await stop.wait()
-        server.stop_accepting(FINISH_S / 2)  # who has connected and not asked yet gets an answer
+        server.stop_accepting(FINISH_S / 2)  # clients that are connected already may still send a request
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.drained(), FINISH_S)
         fibers.end()
@@ -159,10 +160,10 @@ class Admin:
 
 
 class Application:
-    """Three pages, each read with GET, as a WSGI application that runs in fibers.
+    """The three pages, read with GET, as a WSGI application that runs in fibers.
 
-    A page of another host that is looked up as an address of ours (DNS rebinding) could read them with the browser of
-    somebody here. Such a request has the name of that host, so only names of this one are answered.
+    A page of another host could read them with a local user's browser, if the name of that host resolves to an address
+    of this one (DNS rebinding). Such a request carries the other host's name, so only names of this host are answered.
     """
 
     def __init__(self, view: View, fibers: Fibers, settings: DaemonSettings) -> None:
@@ -216,14 +217,14 @@ class Application:
 
 
 def told(problem: str) -> Answer:
-    """The answer that says whether all is well."""
+    """Return a response with the problem, or with `ok` when the problem is empty."""
     if problem:
         return '503 Service Unavailable', PLAIN, f'{problem}\n'.encode()
     return '200 OK', PLAIN, b'ok\n'
 
 
 class View:
-    """What can be said about the daemon, from beside it."""
+    """The state of the daemon, as seen by the admin process."""
 
     def __init__(
         self,
@@ -248,18 +249,19 @@ class View:
         database = Database(dsn, most_sessions=1, read_timeout_s=STATEMENT_S)
         threads = ThreadPoolExecutor(1, thread_name_prefix='database')
         self._due = Asked(threads, lambda: schema_problem(database), FRESH_S)
-        disks = ThreadPoolExecutor(1, thread_name_prefix='disk')  # of its own: a disk may be away, and the database not
+        # Disks have a thread of their own: a disk may not answer while the database does.
+        disks = ThreadPoolExecutor(1, thread_name_prefix='disk')
         self._backup = Asked(disks, Backups(str(self._backup_dir)).newest, INVENTORY_S)
         self._inventory = Asked(threads, lambda: inventory(database, kafka=kafka), INVENTORY_S)
 
     def not_live(self) -> str:
-        """Why the daemon cannot help itself, or nothing."""
+        """Return why the daemon cannot recover by itself, or an empty text."""
         if not self._board.draining and self._board.parent_age_s > PARENT_S:
             return 'nobody looks after the handlers'
         return ''
 
     async def not_ready(self) -> str:
-        """Why no calls are to be sent here, or nothing."""
+        """Return why this daemon should get no calls, or an empty text."""
         return self._own_problem() or await self._database_problem() or await self._calls_problem()
 
     def _own_problem(self) -> str:
@@ -272,7 +274,7 @@ class View:
         return 'the database does not answer' if problem is None else problem
 
     async def _calls_problem(self) -> str:
-        """Ask a handler for a page, at most one request at a time and not again for a while."""
+        """Probe a handler, one probe at a time and at most one per FRESH_S; return the problem or an empty text."""
         if self._served is None:
             return ''
         now = time.monotonic()
@@ -282,7 +284,7 @@ class View:
         return await asyncio.shield(self._asking)
 
     async def metrics(self) -> bytes:
-        """Every metric; those of pools and VRFs while the database answers."""
+        """Return every metric; those of pools and VRFs only while the database answers."""
         problem = await self._due.answer()
         ready = not (problem is None or problem or self._own_problem())
         found = None if problem is None or problem else await self._inventory.answer()
@@ -299,18 +301,18 @@ class View:
 
 
 class Asked:
-    """The result of slow work, kept for `fresh_s`. At most one run is under way."""
+    """The result of slow work, cached for `fresh_s` seconds. At most one run is under way."""
 
     def __init__(self, threads: ThreadPoolExecutor, ask: Callable[[], T], fresh_s: float) -> None:
         self._threads = threads
         self._ask = ask
         self._fresh_s = fresh_s
         self._last: Any = None
-        self._asked = -1e9  # when what is known, or on its way, was asked for
+        self._asked = -1e9  # when the pending run was begun, or the last one ended
         self._pending: asyncio.Future[Any] | None = None
 
     async def answer(self) -> Any:
-        """The answer; None when there is none in time, or none at all."""
+        """Return the result; None when the work failed, or does not end within PATIENCE_S."""
         now = time.monotonic()
         if self._pending is None:
             if now - self._asked < self._fresh_s:
@@ -332,7 +334,7 @@ class Asked:
 
 
 def schema_problem(database: Database) -> str:
-    """Why this program cannot work with the schema, or nothing.
+    """Return why this program cannot work with the schema, or an empty text.
 
     :raises NipapError: the database does not answer.
     """
@@ -340,14 +342,14 @@ def schema_problem(database: Database) -> str:
 
 
 class Backups:
-    """The dumps in a directory. A directory that cannot be read is a warning, once until it can be read again."""
+    """The dumps in a directory. A directory that cannot be read is logged once, until it can be read again."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._warned = False
 
     def newest(self) -> float:
-        """Return when the newest complete dump was written, in seconds since 1970; 0 without one."""
+        """Return the time at which the newest complete dump was written, in seconds since 1970; 0 without dumps."""
         try:
             with os.scandir(self._directory) as entries:
                 found = [written(entry) for entry in entries if entry.name.endswith(BACKUP)]
@@ -361,7 +363,7 @@ class Backups:
 
 
 def written(entry: os.DirEntry[str]) -> float:
-    """Return when a file was written, in seconds since 1970; 0 if it is no file, or has been removed meanwhile."""
+    """Return the time at which a file was written, in seconds since 1970; 0 if it is no file or has been removed."""
     try:
         return entry.stat().st_mtime if entry.is_file() else 0.0
     except OSError:
@@ -369,33 +371,33 @@ def written(entry: os.DirEntry[str]) -> float:
 
 
 def numbered(objects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return objects that are called by their numbers: whoever reaches the port need not know their names."""
+    """Return the objects with their numbers as names: readers of the admin port need not know the names."""
     return [{**each, 'name': str(each['id'])} for each in objects]
 
 
 def inventory(database: Database, *, kafka: bool) -> tuple[list[dict[str, Any]], ...]:
-    """All pools, all VRFs and all receivers of events, with their figures."""
+    """Return all pools, all VRFs and all receivers of events, with their figures."""
     return database.read(
         lambda tx: (pool.find(tx, EVERYTHING), vrf.find(tx, EVERYTHING), events.receivers(tx, kafka=kafka))
     )
 
 
-# ---------------------------------------------------------------- in the parent
+# ---------------------------------------------------------------- helper processes, in the parent
 
 
 class Task(Protocol):
-    """What a process beside the handlers does."""
+    """The work of a helper process."""
 
     @property
     def wanted(self) -> bool:
-        """Whether there is to be such a process."""
+        """Whether the work needs a process."""
 
     def run(self) -> None:
-        """Do it until TERM."""
+        """Work until SIGTERM."""
 
 
 class HelperProcess:
-    """Keep one process running beside the handlers: the admin port, or the delivery of events."""
+    """A process that the parent keeps running beside the handlers: the admin port, or the delivery of events."""
 
     def __init__(
         self, in_child: Callable[[], None], what: str = 'the process for health and metrics', name: bytes = NAME
@@ -411,7 +413,7 @@ class HelperProcess:
         self._pause_s = PAUSE_S
 
     def use(self, task: Task, prepare: Callable[[], None]) -> None:
-        """Have that done from now on, in a process that begins with `prepare`; in none when it is not wanted."""
+        """Replace the process by a new one for `task`, if the task is wanted. The new process calls `prepare` first."""
         self._task, self._prepare = task, prepare
         former, self._pid = self._pid, 0
         self._due, self._pause_s = 0.0, PAUSE_S
@@ -421,7 +423,7 @@ class HelperProcess:
             self._signal(former, signal.SIGTERM)
 
     def watch(self) -> None:
-        """Start the process when it is not there; to be called about once a second."""
+        """Start the process unless it runs; to be called about once a second."""
         self._former = [pid for pid in self._former if not ended(pid)]
         if self._pid and ended(self._pid):
             log.warning('%s has ended, the next starts in %g s', self._what, self._pause_s)
@@ -431,7 +433,7 @@ class HelperProcess:
             self._pid = self._fork(self._task)
 
     def stop(self) -> None:
-        """End what runs."""
+        """Kill the process and its predecessors, and reap them."""
         for pid in filter(None, (*self._former, self._pid)):
             self._signal(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
@@ -459,7 +461,7 @@ class HelperProcess:
 
 
 def ended(pid: int) -> bool:
-    """Whether a child has ended; it is reaped then."""
+    """Return whether a child has ended, and reap an ended child."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:

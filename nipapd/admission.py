@@ -1,4 +1,4 @@
-"""Look at the credentials of a request with a large body before the rest of the body is read."""
+"""Check the credentials of a request with a large body before the rest of the body is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Admission:
-    """Looks at the credentials of requests, in fibers that take turns with those of other requests."""
+    """Checks the credentials of requests in fibers, which take turns with the fibers of other requests."""
 
     def __init__(self, fibers: Fibers, parties: Parties, authenticator: Authenticator) -> None:
         self._fibers = fibers
@@ -30,7 +30,7 @@ class Admission:
         self._authenticator = authenticator
 
     async def __call__(self, path: str, headers: HTTPHeaders, address: str) -> bytes | None:
-        """Return the answer that refuses a request, or None: its credentials are right."""
+        """Return the response that refuses the request; None when its credentials are right."""
         authorization = headers.get('Authorization', '')
         turn = self._parties.turn(authorization, address, is_urgent=True)
         if turn.party.proved:
@@ -62,7 +62,7 @@ class Admission:
 
 
 def refusal(path: str, error: NipapError) -> bytes:
-    """Return the last answer on a connection: an error in the form of the path."""
+    """Return the last response of a connection: the error in the format of the path."""
     if path.partition('?')[0] in PATHS and not isinstance(error, NipapUnavailableError):
         return last_answer('200 OK', encode_fault(error.code, str(error)), 'text/xml')
     code, kind, body = told(path, error, '')

@@ -1,6 +1,6 @@
 """The file that ``nipap-admin dump`` writes: a tar archive of ``manifest.json`` and the files that it names.
 
-Sizes and hashes are in the manifest, so a file that is cut off, damaged or somebody else's is known before it is used.
+The manifest holds sizes and hashes, so a file that is cut off, damaged or foreign is detected before it is used.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PIECE = 2**20
 
 
 class ArchiveError(Exception):
-    """The file is not what `write` has written."""
+    """The file was not written by `write`, or is damaged."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, for its owner alone, that takes the place of `path` when it is complete and on the disk."""
+    """Yield a new file for its owner alone, which replaces `path` once it is complete and on the disk."""
     partial = path.with_name(f'{path.name}.new')
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -53,7 +53,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def write(out: IO[bytes], facts: dict[str, Any], files: Sequence[Path]) -> None:
-    """Write the files and, before them, what is known of them."""
+    """Write a manifest with the facts and the files' sizes and hashes, and then the files."""
     parts = {file.name: {'size': file.stat().st_size, 'sha256': _hash(file)} for file in files}
     manifest = json.dumps({'kind': KIND, 'format': FORMAT, **facts, 'files': parts}, indent=2).encode() + b'\n'
     with tarfile.open(fileobj=out, mode='w|', format=tarfile.USTAR_FORMAT) as tar:
@@ -75,10 +75,9 @@ def _hash(file: Path) -> str:
 
 
 def read(source: IO[bytes], directory: Path | None, known: Sequence[str]) -> dict[str, Any]:
-    """Put the files, which may have the known names only, into `directory`; returns the manifest.
+    """Extract the files into `directory` and return the manifest. Without a directory, check the archive only.
 
-    Without a directory, only check that everything is there and whole.
-
+    known: the names that files of the archive may have.
     :raises ArchiveError: something is missing, damaged, or not as `write` writes it.
     """
     try:

@@ -1,7 +1,7 @@
 """The dump that is written before the first migration of an upgrade, into the data directory: `before-NNNN.dump`.
 
-NNNN is the number of that migration. The file is what ``nipap-admin dump`` writes, so the former program restores it
-with ``nipap-admin restore``. Only the private PostgreSQL is dumped: a configured server has backups of its own.
+NNNN is the number of that migration. The file has the format of ``nipap-admin dump``, so the former program can restore
+it with ``nipap-admin restore``. Only the private PostgreSQL is dumped: a configured server has backups of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from nipapd.dump import DumpError
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r'before-(\d{4,})\.dump')
-# Of the size of the tables. A dump is compressed (tests/data/kept: 17.6 MB of tables, 1.0 MB), and is on the disk twice
-# until it is complete.
+# The share of the tables' size that a dump may take. A dump is compressed (tests/data/kept: 17.6 MB of tables, 1.0 MB),
+# and is on the disk twice until it is complete.
 SHARE = 0.5
 WITHOUT = 'start with --no-backup to upgrade without it'
 
@@ -38,11 +38,11 @@ _SIZE = """SELECT sum(pg_table_size(oid)) FROM pg_class
 
 
 def before_upgrade(config: Config, dsn: str) -> Path | None:
-    """Write the dump, unless an earlier attempt at the same upgrade has; returns where it is.
+    """Write the dump, unless an earlier attempt at the same upgrade has written one, and return its path.
 
-    None: there is none to write, since no migration is due, or it is not wanted, or the database is not private.
+    Return None when no migration is due, when dumps are disabled, and when the database is not private.
 
-    :raises DumpError: it cannot be written; the database must not be upgraded then.
+    :raises DumpError: the dump cannot be written; the database must not be upgraded.
     """
     if not config.embedded or config.no_backup:
         return None
@@ -69,8 +69,8 @@ def before_upgrade(config: Config, dsn: str) -> Path | None:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Let one process at a time write dumps, and remove what a killed one has left."""
-    # PostgreSQL's own directory: other users can open the one around it, and would hold the lock.
+    """Let one process at a time write dumps, and remove the files of a killed process."""
+    # The lock is on PostgreSQL's own directory: other users can open its parent, and could hold a lock there.
     descriptor = os.open(directory / 'data', os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -84,10 +84,11 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _of_this_state(config: Config, db: Database) -> Path | None:
-    """Return a complete dump that an earlier attempt at the same upgrade has written.
+    """Return a complete dump that an earlier attempt at the same upgrade has written, or None.
 
-    That attempt was killed, or has failed, and may have applied some migrations. Nobody has changed anything since, or
-    there was another entry in the audit log. No program has completed an upgrade since, or its functions were in place.
+    The earlier attempt was killed or has failed, and may have applied some migrations. A dump counts if
+    nothing has changed since: else the audit log would have a newer entry, or the file of accounts would be newer. And
+    no program may have completed an upgrade since: else newer functions would be in place.
     """
     users = dump.accounts(config, 'nipapd')
     changed = os.stat(users.path).st_mtime if users and os.path.exists(users.path) else 0.0
@@ -96,7 +97,7 @@ def _of_this_state(config: Config, db: Database) -> Path | None:
     for path in sorted(config.data_dir.glob('before-*.dump')):
         if not NAME.fullmatch(path.name) or path.stat().st_mtime < changed:
             continue
-        manifest = _manifest(path)  # reads all of it
+        manifest = _manifest(path)  # reads the whole dump
         if (
             manifest
             and manifest.get('last_change') == last_change
@@ -111,7 +112,7 @@ def _read_state(tx: Transaction) -> tuple[int | None, int]:
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Return the manifest of a dump; None when it is not whole."""
+    """Return the manifest of a dump; None when the dump is damaged."""
     try:
         with path.open('rb') as file:
             return archive.read(file, None, (dump.DATABASE, dump.USERS))
@@ -121,7 +122,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _put_aside(path: Path) -> None:
-    """Rename a dump that an earlier upgrade has written before the same migration; one that is damaged is replaced."""
+    """Rename a dump from an earlier upgrade with the same first migration. A damaged dump is overwritten later."""
     manifest = _manifest(path) if path.exists() else None
     if manifest:
         time = re.sub(r'\D', '', str(manifest.get('time')))[:14]

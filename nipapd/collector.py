@@ -1,4 +1,4 @@
-"""Sends the traces of clients to the collector of the daemon, without a thread and never for long."""
+"""Pass the traces of clients on to the collector of the daemon, without a thread and within seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AWAY = Heard(502, PLAIN, b'The collector of traces does not answer.\n')
 
 
 class Collector:
-    """The collector at an address, for one handler, in which it has to be made."""
+    """The collector at an address, for one handler. It has to be created in the handler."""
 
     def __init__(self, endpoint: str, fibers: Fibers) -> None:
         self._endpoint = endpoint
@@ -35,7 +35,7 @@ class Collector:
         self._busy = 0
 
     def send(self, body: bytes, headers: Mapping[str, str]) -> Heard:
-        """Pass a body on and return the answer of the collector, or an error in its place."""
+        """Send a body and return the response of the collector, or an error in its place."""
         if self._busy >= MOST_AT_ONCE:
             return BUSY
         self._busy += 1

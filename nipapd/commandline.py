@@ -1,4 +1,4 @@
-"""Command lines: what argparse refuses is refused with the option that was probably meant."""
+"""Command lines: the error about an unknown option proposes the option that was probably meant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIKE = 0.75  # port for prot, but not db_host for db_charset
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that proposes an option in place of one that it does not know."""
+    """An ArgumentParser that proposes a known option in place of an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         """End the process with a message, as argparse does."""
@@ -24,6 +24,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return a question to append to a message about an unknown word; empty when nothing is like it."""
+    """Return a question to append to the message about an unknown word; empty when no known word is similar."""
     close = difflib.get_close_matches(word, list(known), 1, LIKE)
     return f', did you mean {close[0]}?' if close else ''

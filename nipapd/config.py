@@ -1,8 +1,8 @@
 """The configuration: an INI file, the command line, and a default for everything.
 
 `load` turns them into frozen values once, before anything starts. The command line wins over the file, the file over
-the defaults. A value that cannot be used is a `ConfigError` that names file, section, key and value; what is not
-known is a warning, so that a file written for an older daemon is read as it is.
+the defaults. A value that cannot be used raises a `ConfigError` that names file, section, key and value. An unknown
+key is a warning, so that a file written for an older daemon can be read unchanged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WEB_CLIENT = 'www'  # the section of NIPAP's web client
 
 
 def _key(default: object, read: Callable[[str], object] = str, secret: bool = False) -> Any:
-    """A key of [nipapd]: what it is when not given or empty, and how its text is read."""
+    """Return a field for a key: its default, which also stands for an empty text, and the reader of its text."""
     return field(default=default, repr=not secret, metadata={'read': read})
 
 
@@ -55,9 +55,9 @@ def _key(default: object, read: Callable[[str], object] = str, secret: bool = Fa
 class DaemonSettings:
     """``[nipapd]``, a field for every key, in the order of etc/nipap.conf.dist.
 
-    None means not given; without `port`, only `ssl_port` is served. Without `admin_port` that is ADMIN_PORT if nobody
-    has it. Without `access_log` calls are logged unless the log goes to a terminal. Without `metrics_names` pools and
-    VRFs have their names in metrics if these take a token.
+    None means not given. Without `port`, only `ssl_port` is served. Without `admin_port` the admin port is ADMIN_PORT
+    if that port is free. Without `access_log` calls are logged unless the log goes to a terminal. Without
+    `metrics_names` the metrics contain the names of pools and VRFs only if a token protects the metrics.
     """
 
     user: str | None = _key(None, values.account)
@@ -146,7 +146,7 @@ _TRACING_KEYS = {key.name: key for key in dataclasses.fields(TracingSettings)}
 
 @dataclass(frozen=True)
 class KafkaSettings:
-    """``[kafka]``: where events are handed over to, if `enabled`."""
+    """``[kafka]``: the brokers that events are delivered to, if `enabled`."""
 
     enabled: bool = _key(False, values.boolean)
     brokers: str | None = _key(None)
@@ -168,7 +168,7 @@ _BACKEND_KEYS = {
 
 @dataclass(frozen=True)
 class Config:
-    """Everything the daemon is told from outside."""
+    """The configuration of a daemon: file, command line and defaults together."""
 
     nipapd: DaemonSettings
     auth: AuthSettings
@@ -186,16 +186,16 @@ class Config:
 
     @property
     def embedded(self) -> bool:
-        """Whether the daemon runs a PostgreSQL of its own: nothing says which other one to use."""
+        """Whether the daemon runs a PostgreSQL of its own, because no key names another one."""
         daemon = self.nipapd
         return not (daemon.db_host or daemon.db_port or daemon.db_name or daemon.db_user)
 
     @property
     def dsn(self) -> str:
-        """The libpq connection string of the configured database; it holds the password.
+        """The libpq connection string of the configured database, with the password.
 
-        Without ``db_host`` that is the UNIX socket of the system's PostgreSQL. Of several hosts, the one that takes
-        writes is used. Raises ValueError when the database is the daemon's own.
+        Without ``db_host`` libpq connects to the UNIX socket of the system's PostgreSQL. Of several hosts, libpq uses
+        the one that takes writes. Raises ValueError when the database is the daemon's own.
         """
         if self.embedded:
             raise ValueError('the embedded database has a connection string only while it runs')
@@ -213,18 +213,18 @@ class Config:
 
 
 def _quoted(value: str) -> str:
-    """A value of a libpq connection string."""
+    """Quote a value for a libpq connection string."""
     return "'{}'".format(value.replace('\\', '\\\\').replace("'", "\\'"))
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str] | None = None, former: Config | None = None) -> Config:
     """Read the command line `argv` (without the program's name) and the file that it names.
 
-    former: the configuration in use, which this one is to replace. Its file and its data directory stay: what their
-    defaults are depends on the account, and the daemon may have become another one since.
+    former: the configuration in use, to be replaced. Its file and its data directory are kept, because their defaults
+    depend on the account, and the daemon may have changed its account since.
 
-    Raises `ConfigError`; a command line that cannot be understood, and ``--help``, end the process as argparse does.
-    With ``--version`` no file is read.
+    Raises `ConfigError`. A command line with errors, and ``--help``, end the process as argparse does. With
+    ``--version`` no file is read.
     """
     environ = os.environ if environ is None else environ
     options = vars(_parser().parse_args(argv))
@@ -247,14 +247,14 @@ def load(argv: Sequence[str], environ: Mapping[str, str] | None = None, former: 
 def load_accounts(
     path: str | None, data_dir: str | None, environ: Mapping[str, str] | None = None
 ) -> tuple[AuthSettings, str | None]:
-    """Where the accounts are and the user that the daemon runs as, whatever the rest of the file holds."""
+    """Return the settings of the accounts and the daemon's user, without checking the rest of the file."""
     file = _find(path)
     auth = _auth_settings(file, data_directory(data_dir, os.environ if environ is None else environ))
     return auth, _read_key(file, 'user')
 
 
 def data_directory(given: str | None, environ: Mapping[str, str]) -> Path:
-    """Return where data is kept, given the option ``--data-dir``."""
+    """Return the data directory, given the option ``--data-dir``."""
     if given is not None:
         return Path(given).absolute()
     if os.geteuid() == 0:
@@ -276,7 +276,7 @@ def _home() -> str:
 
 
 def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
-    """The same reader for argparse, which shows the text of this exception only."""
+    """Return `read` for argparse, which shows the text of an ArgumentTypeError but not of a ValueError."""
 
     def convert(text: str) -> object:
         try:
@@ -348,7 +348,7 @@ def _default_data_dir() -> str:
 
 
 def _find(given: str | None) -> File:
-    """The file that was asked for, which must be there, or the default one, which may be."""
+    """Return the given file, which must exist, or the default file if it exists."""
     if given is not None:
         return read_file(Path(os.path.abspath(given)))
     if os.access(DEFAULT_FILE, os.R_OK):
@@ -363,7 +363,7 @@ def _find(given: str | None) -> File:
 
 
 def _daemon_settings(file: File, options: Mapping[str, object]) -> DaemonSettings:
-    """[nipapd] with the command line on top; every value of the file is checked, also one that loses."""
+    """Return [nipapd] with the command line on top. Values that the command line overrides are checked as well."""
     values: dict[str, Any] = {}
     for name in _KEYS:
         if (value := _read_key(file, name)) is not None:
@@ -390,7 +390,7 @@ def _tracing_settings(file: File) -> TracingSettings:
 
 
 def _read_key(file: File, name: str, section: str = 'nipapd', keys: Mapping[str, Any] = _KEYS) -> Any:
-    """The value of a key, None when it is empty or not there."""
+    """Return the value of a key; None when the key is empty or missing."""
     text = file.text(section, name)
     try:
         return keys[name].metadata['read'](text) if text else None
@@ -399,7 +399,7 @@ def _read_key(file: File, name: str, section: str = 'nipapd', keys: Mapping[str,
 
 
 def _check_certificate(file: File, daemon: DaemonSettings) -> None:
-    """What ssl_port needs is there, can be read and fits together."""
+    """Refuse a certificate and key for ssl_port that are missing, cannot be read or do not fit together."""
     for name in ('ssl_cert_file', 'ssl_key_file'):
         path = getattr(daemon, name)
         if path is None:
@@ -419,7 +419,7 @@ def _check_certificate(file: File, daemon: DaemonSettings) -> None:
 
 
 def _check_client_ca(file: File, daemon: DaemonSettings) -> None:
-    """Certificates of clients can be verified, when they are to be."""
+    """Refuse a configuration that asks clients for certificates without a way to verify them."""
     ca_file = daemon.ssl_client_ca_file
     if daemon.ssl_verify_client == 'off':
         if ca_file is not None:
@@ -436,7 +436,7 @@ def _check_client_ca(file: File, daemon: DaemonSettings) -> None:
 
 
 def _auth_settings(file: File, data_dir: Path) -> AuthSettings:
-    """[auth] and its backends; the default backend 'local' needs no section."""
+    """Return [auth] and its backends; the default backend 'local' needs no section."""
     default = file.text('auth', 'default_backend') or LOCAL_BACKEND
     backends = {
         name: _backend(file, section, name, data_dir)
@@ -461,8 +461,8 @@ def _auth_settings(file: File, data_dir: Path) -> AuthSettings:
 def _rehashes(file: File) -> bool:
     """Return whether logins replace password hashes of the older form.
 
-    NIPAP's web client opens the accounts itself and may understand no other form. Its section alone keeps what is
-    stored.
+    NIPAP's web client opens the accounts itself and may understand the older form only. So the mere presence of its
+    section keeps stored hashes as they are.
     """
     chosen = _read_auth_key(file, 'password_hash', values.password_hash, '')
     if WEB_CLIENT not in file.sections():
@@ -478,7 +478,7 @@ def _rehashes(file: File) -> bool:
 
 
 def _kafka_settings(file: File) -> KafkaSettings:
-    """[kafka]; what it needs is there when it is enabled, and what cannot be used is a warning when it is not."""
+    """Return [kafka]. A value that is missing or cannot be used is an error only when Kafka is enabled."""
     enabled = bool(_kafka_value(file, 'enabled'))
     values: dict[str, Any] = {}
     for key in dataclasses.fields(KafkaSettings):
@@ -540,7 +540,7 @@ def _backend(file: File, section: str, name: str, data_dir: Path) -> BackendSett
 
 
 def _later_backend(file: File, section: str, name: str, kind: str, what: str) -> BackendSettings:
-    """A backend that NIPAP knows and this version does not: it lets nobody in."""
+    """Return a backend of a type that NIPAP has and this version lacks: it refuses every login."""
     file.know(section)
     file.warnings.append(
         f'{file.path}: [{on_one_line(section)}] {what}: is not supported by this version, logins with it are refused'
@@ -549,7 +549,7 @@ def _later_backend(file: File, section: str, name: str, kind: str, what: str) ->
 
 
 def _public_key(file: File, section: str, path: str) -> str:
-    """The key itself: the daemon may not be able to read the file once it runs as another user."""
+    """Return the key itself: the daemon may be unable to read the file once it runs as another user."""
     try:
         return Path(path).read_text('ascii')
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""The database of a daemon: a private PostgreSQL that is kept running, and the schema in it or in another."""
+"""The database of a daemon: a private PostgreSQL, which is kept running, or a configured one; and its schema."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONGEST_PAUSE_S = 30.0
 
 
 class KeptPostgres:
-    """Keeps a PostgreSQL in the data directory running while the daemon does."""
+    """A PostgreSQL in the data directory that is kept running while the daemon runs."""
 
     def __init__(self, config: Config, identity: Identity | None) -> None:
         settings = config.nipapd
@@ -59,7 +59,7 @@ class KeptPostgres:
         self._postgres.stop()
 
     def dsn(self) -> str:
-        """Return the connection string of the role that owns the database: for migrations and maintenance."""
+        """Return the connection string for migrations and maintenance: that of the role that owns the database."""
         return self._postgres.dsn(role=OWNER)
 
     def service_dsn(self) -> str:
@@ -67,7 +67,7 @@ class KeptPostgres:
         return self._postgres.dsn(role=SERVICE)
 
     def grant(self) -> None:
-        """Leave to handlers what they need of the schema as it is now."""
+        """Grant the role of handlers the rights that it needs on the present schema."""
         roles.prepare(self._postgres.dsn())
 
     def account(self) -> Account:
@@ -75,9 +75,9 @@ class KeptPostgres:
         return self._postgres.account()
 
     def watch(self) -> None:
-        """Start PostgreSQL again if it has died, with pauses that grow while that fails.
+        """Start PostgreSQL again if it has died. The pauses between failed starts grow up to LONGEST_PAUSE_S.
 
-        One that another daemon started on the same directory is looked at every few seconds.
+        A server that another daemon started on the same directory is checked every SHARED_CHECK_S.
         """
         process = self._postgres.proc
         if (process and process.poll() is None) or time.monotonic() < self._next_look:
@@ -97,12 +97,12 @@ class KeptPostgres:
 
 
 def await_database(dsn: str, patience_s: float) -> None:
-    """Return when PostgreSQL answers, or when waiting is of no use: after so long, or when it lets nobody in."""
+    """Return when PostgreSQL answers, when it refuses the connection, or after `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
     told = False
     while (problem := database_problem(dsn)) is not None:
         if isinstance(problem, connecting.RefusedError) or time.monotonic() >= deadline:
-            return  # what works on it says what is wrong
+            return  # the next user of the database reports the problem
         if not told:
             log.warning('waiting for the database, up to %g s: %s', patience_s, ' '.join(str(problem).split()))
         told = True
@@ -110,7 +110,7 @@ def await_database(dsn: str, patience_s: float) -> None:
 
 
 def database_problem(dsn: str) -> Exception | None:
-    """Return why no server can be reached, None when one answers."""
+    """Return why no server can be reached; None when a server answers."""
     problem: Exception | None = None
     try:
         for target in connecting.targets(dsn):
@@ -119,13 +119,16 @@ def database_problem(dsn: str) -> Exception | None:
                 return None
             except Exception as error:
                 problem = error
-    except Exception as error:  # names that cannot be looked up
+    except Exception as error:  # unknown host names
         problem = error
     return problem
 
 
 def prepare_schema(dsn: str, install: bool, config: Config) -> None:
-    """Have a schema that this program can serve, creating or upgrading it where that is allowed."""
+    """Create or upgrade the schema if that is allowed, else require one that this program can serve.
+
+    :raises StartError: the schema is missing or too old, and must not be created or upgraded.
+    """
     upgrade = config.embedded or config.auto_upgrade_db
     with database(dsn) as db:
         schema.check_database(db)
@@ -143,7 +146,10 @@ def prepare_schema(dsn: str, install: bool, config: Config) -> None:
 
 
 def await_current_schema(db: Database, patience_s: float) -> None:
-    """Raise unless this program can serve the schema, or soon will because somebody else is installing it."""
+    """Wait until this program can serve the schema, which another daemon may be installing.
+
+    :raises StartError: the program cannot serve the schema within `patience_s` seconds.
+    """
     deadline = time.monotonic() + patience_s
     while problem := schema.state(db).problem:
         if time.monotonic() >= deadline:
@@ -153,7 +159,7 @@ def await_current_schema(db: Database, patience_s: float) -> None:
 
 @contextlib.contextmanager
 def database(dsn: str) -> Iterator[Database]:
-    """A connection for the start, closed before anything forks; what goes wrong is a StartError."""
+    """Yield a database for the start, closed before anything forks. Errors of the database become StartErrors."""
     db = Database(dsn)
     try:
         yield db
@@ -171,7 +177,7 @@ def database(dsn: str) -> Iterator[Database]:
 
 
 def print_db_version(config: Config) -> int:
-    """Print the version of the schema in the database, 0 when it has none."""
+    """Print the version of the schema in the database; 0 when there is no schema."""
     with contextlib.ExitStack() as stack:
         if config.embedded:
             if not (config.data_dir / 'data' / 'PG_VERSION').exists():

@@ -1,10 +1,10 @@
 """``nipap-admin dump`` and ``restore``: everything that a daemon keeps, in one file.
 
-The database is read by pg_dump, in one snapshot that holds up nobody, the accounts by SQLite's own backup. Data is put
-back in one transaction (see `nipap.integrity.restore`): the contents of the database go, our own migrations make the
-schema of the file's version, its rows come, the schema is brought up to date and everything derived is checked. Until
-it is committed, nothing has changed. Of the accounts only rows come back, too. Root has pg_dump and pg_restore run by
-the account that runs PostgreSQL.
+pg_dump reads the database in one snapshot that blocks nobody. SQLite's own backup reads the accounts. A restore is one
+transaction (see `nipap.integrity.restore`): it removes the contents of the database, creates the schema in the file's
+version by our own migrations, loads the rows, upgrades the schema and checks everything derived. Until it is committed,
+nothing has changed. Of the accounts only the rows are restored as well. Started by root, both run pg_dump and pg_restore
+as the account that runs PostgreSQL.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FACTS = {'schema': int, 'daemon': str, 'time': str, 'postgresql': str, 'namespac
 
 
 class DumpError(StartError):
-    """A dump cannot be made or restored; the text says why."""
+    """A dump cannot be made or restored; the text gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Tools:
 
 
 def find_tools(config: Config) -> list[Tools]:
-    """Every installation on this host that has both programs, newest first."""
+    """Return every installation on this host that has both programs, newest first."""
     candidates = [Path(config.nipapd.postgres_bindir)] if config.nipapd.postgres_bindir else []
     candidates += (*places(), *in_path('pg_dump'))
     found = {bindir: Tools(bindir, version) for bindir in candidates if (version := _version(bindir))}
@@ -84,7 +84,7 @@ def _version(bindir: Path) -> tuple[int, ...] | None:
 
 
 def _for_server(config: Config, server: tuple[int, ...]) -> Tools:
-    """The newest programs that are not older than the server; for the private one those that it came with."""
+    """Return the newest programs that are not older than the server; for the private one, those of its own version."""
     fitting = [tools for tools in find_tools(config) if tools.version[0] >= server[0]]
     if not fitting:
         raise DumpError(f'there is no pg_dump for the PostgreSQL {server[0]} that serves: {INSTALL}')
@@ -108,7 +108,7 @@ def _answer(command: list[str], options: RunOptions, out: IO[bytes] | None = Non
 
 
 def dump(config: Config, dsn: str, file: str) -> int:
-    """Write database and accounts to one file, or to the standard output; the daemon may serve meanwhile."""
+    """Write database and accounts to a file, or to the standard output. The daemon may serve at the same time."""
     if file == STANDARD:
         with tempfile.TemporaryDirectory(prefix='nipap-dump-') as directory:
             archive.write(sys.stdout.buffer, *_gather(config, dsn, Path(directory), 'nipap-admin'))
@@ -121,9 +121,9 @@ def dump(config: Config, dsn: str, file: str) -> int:
 
 
 def write(config: Config, dsn: str, path: Path, program: str = 'nipap-admin') -> tuple[dict[str, Any], list[Path]]:
-    """Write database and accounts to a file, complete or not at all; returns its facts and the names of its parts.
+    """Write database and accounts to a file, completely or not at all; return its facts and the names of its parts.
 
-    program: the name in front of warnings.
+    program: the prefix of warnings.
     """
     with (
         archive.replacing(path) as out,
@@ -135,7 +135,7 @@ def write(config: Config, dsn: str, path: Path, program: str = 'nipap-admin') ->
 
 
 def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[dict[str, Any], list[Path]]:
-    """What goes into the file, and what is said about it."""
+    """Return the facts for the manifest of a dump, and the parts of the dump, written into `directory`."""
     with database(dsn) as db:
         version = schema.version(db)
         if not version:
@@ -146,7 +146,7 @@ def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[di
         users = accounts(config, program)
         if users:
             restored.settle(db, users, config.nipapd.user)
-        last_change = db.read(restore.last_change)  # before pg_dump reads: the file has that change at least
+        last_change = db.read(restore.last_change)  # before pg_dump reads: the dump has this change or later ones
     tools = _for_server(config, tuple(map(int, re.findall(r'\d+', server))))
     files = [directory / DATABASE]
     _dump_database(config, dsn, tools.bindir / 'pg_dump', namespace, files[0])
@@ -189,7 +189,10 @@ def _account(config: Config) -> Account | None:
 
 
 def _target(config: Config, dsn: str) -> tuple[str, dict[str, str]]:
-    """The connection string without the password, which everybody could see in the process list."""
+    """Return a connection string without the password, and the environment variable that carries the password.
+
+    Everybody can see the arguments of a process.
+    """
     if config.embedded:
         return dsn, {}
     without = dataclasses.replace(config, nipapd=dataclasses.replace(config.nipapd, db_pass=None))
@@ -198,7 +201,7 @@ def _target(config: Config, dsn: str) -> tuple[str, dict[str, str]]:
 
 
 def accounts(config: Config, program: str = 'nipap-admin') -> LocalUsers | None:
-    """The file of local accounts, the one that nipap-passwd changes; None when none is configured."""
+    """Return the file of local accounts that nipap-passwd changes; None when none is configured."""
     auth = config.auth
     files = {
         name: backend.options['db_path'] for name, backend in auth.backends.items() if backend.type == 'SqliteAuth'
@@ -210,7 +213,7 @@ def accounts(config: Config, program: str = 'nipap-admin') -> LocalUsers | None:
 
 
 def _copy_accounts(users: LocalUsers, target: Path) -> bool:
-    """False when there is no such file."""
+    """Copy the accounts into a new file; return False when there are no accounts to copy."""
     try:
         users.users()
     except UserFileMissingError:
@@ -224,9 +227,10 @@ def _copy_accounts(users: LocalUsers, target: Path) -> bool:
 
 
 def restore_file(config: Config, file: str, *, replace: bool, keep_webhooks: bool) -> int:
-    """Put what a dump holds where the configured daemon will find it; the exit code says whether all is well.
+    """Restore a dump into the database and the accounts of the configured daemon; return the exit code.
 
-    Webhooks are disabled unless they are to be kept: receivers would take what a copy sends for the truth.
+    Webhooks are disabled unless they are to be kept: receivers would take the events of a copy for the truth. The exit
+    code is 1 when the check of the restored database has found problems.
     """
     with (
         tempfile.TemporaryDirectory(prefix='nipap-restore-') as directory,
@@ -247,13 +251,13 @@ def restore_file(config: Config, file: str, *, replace: bool, keep_webhooks: boo
 
 @dataclass(frozen=True)
 class Reader:
-    """The pg_restore that reads dumps; `account` runs it, None: that of this process."""
+    """The pg_restore that reads dumps, and the account that runs it; None: the account of this process."""
 
     program: Path
     account: Account | None
 
     def options(self, dump: IO[bytes]) -> RunOptions:
-        """Return how to run the program on a dump, which its account need not be able to open."""
+        """Return options that run the program on an open dump. The program's account may be unable to open the dump."""
         options = self.account.run_options() if self.account else RunOptions(env={**os.environ, 'LC_ALL': 'C'})
         return {**options, 'stdin': dump.fileno()}
 
@@ -261,9 +265,10 @@ class Reader:
 def _find_reader(config: Config, scratch: Path) -> Reader | None:
     """Return the newest pg_restore that may be run; None when there is none.
 
-    Root runs it with the account that runs PostgreSQL, from a copy in `scratch` where that account cannot reach it.
+    Root runs pg_restore as the account that runs PostgreSQL. A program that the account cannot reach is copied into
+    `scratch`.
 
-    :raises DumpError: that account can run none.
+    :raises DumpError: the account cannot run any pg_restore.
     """
     programs = [tools.bindir / 'pg_restore' for tools in find_tools(config)]
     account = _account(config)
@@ -278,7 +283,7 @@ def _find_reader(config: Config, scratch: Path) -> Reader | None:
 
 @dataclass(frozen=True)
 class Source:
-    """A dump that was read and found to be whole."""
+    """A dump that was read and found to be complete and undamaged."""
 
     manifest: dict[str, Any]
     dump: Path
@@ -287,7 +292,10 @@ class Source:
 
     @classmethod
     def read(cls, file: str, directory: Path, reader: Reader | None) -> Source:
-        """Unpack the file and look at everything in it."""
+        """Unpack the file and check all its parts.
+
+        :raises DumpError: the file is damaged or too new, or there is no pg_restore.
+        """
         try:
             with _opened(file) as content:
                 manifest = archive.read(content, directory, (DATABASE, USERS))
@@ -313,7 +321,7 @@ class Source:
 
     @contextlib.contextmanager
     def data(self) -> Iterator[IO[bytes]]:
-        """The text with the data, as pg_restore writes it.
+        """Yield the output of pg_restore: the data as SQL.
 
         :raises DumpError: pg_restore has failed.
         """
@@ -335,7 +343,7 @@ def _opened(file: str) -> contextlib.AbstractContextManager[IO[bytes]]:
 
 @contextlib.contextmanager
 def _prepared(config: Config) -> Iterator[Database]:
-    """The database to restore into; the private PostgreSQL runs for the while, and is made when there is none."""
+    """Yield the database to restore into. A private PostgreSQL is created if need be, and runs for that time only."""
     with contextlib.ExitStack() as stack:
         if config.embedded:
             dsn = stack.enter_context(KeptPostgres(config, Identity.of(config))).dsn()
@@ -358,11 +366,11 @@ def _refuse_what_holds_anything(db: Database, users: LocalUsers | None) -> None:
 
 
 class Restored(NamedTuple):
-    """What there is to say of a database that was restored."""
+    """The outcome of a restore, to be reported."""
 
-    problems: list[str]  # which the check has found
-    disabled: int  # webhooks
-    left_out: list[str]  # tables of the dump
+    problems: list[str]  # found by the check
+    disabled: int  # number of webhooks
+    left_out: list[str]  # tables of the dump that were not restored
     accounts: list[LocalUser]
 
 
@@ -419,5 +427,5 @@ def _report(source: Source, users: LocalUsers | None, outcome: Restored) -> int:
 
 
 def _rights(user: LocalUser) -> str:
-    """Return what an account may do, in words."""
+    """Return the rights of an account in words."""
     return f'{"trusted" if user.trusted else "not trusted"}, {"read-only" if user.readonly else "may write"}'

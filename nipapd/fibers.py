@@ -1,11 +1,11 @@
 """Fibers: requests that take turns in one thread, on the event loop.
 
-A request runs in a greenlet, as plain code that calls and returns. Where it has to wait, for PostgreSQL, for time to
-pass or for its client, it goes aside and the loop goes on with others; so a slow search holds up nobody. What
-PostgreSQL answers within a moment, and that is nearly everything but changes, is waited for on the spot: going aside
-costs more than the moment does.
+A request runs in a greenlet, as plain code that calls and returns. When the request waits for PostgreSQL, for a timer
+or for its client, the greenlet yields and the loop runs other requests, so a slow search blocks nobody. Nearly all
+statements but changes are answered within 2 ms (MOMENT_MS). For these the greenlet blocks the thread, because yielding
+costs more than waiting.
 
-Code between two waits is never interrupted, so nothing needs a lock that is looked at or changed there.
+Code between two waits is never interrupted, so data that is read or changed there needs no lock.
 """
 
 from __future__ import annotations
@@ -36,34 +36,36 @@ MOST_STREAMS = 1000
 MOMENT_MS = 2
 ASIDE_THREADS = 4
 
-READY, READABLE = 0, 1  # numbers of psycopg2: done, or the socket has to become readable; else writable
+READY, READABLE = 0, 1  # results of psycopg2's poll: done, or wait until the socket is readable; else writable
 
 
 class Asked(Protocol):
-    """A connection that has been asked something, as psycopg2 has them."""
+    """A connection of psycopg2 with a statement under way."""
 
     def poll(self) -> int:
-        """Go on as far as it goes; READY, or what is missing."""
+        """Process input and output as far as possible; return READY, or the direction to wait for."""
 
     def fileno(self) -> int:
-        """Its socket."""
+        """Return the descriptor of the socket."""
 
     def cancel(self) -> None:
-        """Have the statement end with an error; blocks the thread for a moment."""
+        """Cancel the statement, which ends with an error. Blocks the thread for a moment."""
 
     @property
     def takes_long(self) -> bool:
-        """Whether the answer waits for a disk, and perhaps for others."""
+        """Whether the answer waits for a disk, and perhaps for other transactions."""
 
 
 class Fibers:
-    """The requests of one handler; also how they wait (`nipap.runtime.waiting.Waiter`).
+    """The requests of one handler, and the way in which they wait (`nipap.runtime.waiting.Waiter`).
 
-    `most_running` may work at once, as many as `most_waiting` more wait for their turn: parties take turns, each with
-    `share` places while others wait. Work that sleeps, or waits for its client or for PostgreSQL, holds no place: its
-    sessions of PostgreSQL and its connection are counted elsewhere. Of streams each party may have `streams_of_one`.
+    Up to `most_running` requests may run at once, and up to `most_waiting` more wait for a place. Parties take turns,
+    each with `share` places while others wait. Work that sleeps, or waits for its client or for PostgreSQL, holds no
+    place: its sessions of PostgreSQL and its connection are counted elsewhere. Each party may have `streams_of_one`
+    streams.
 
-    note: called with the name of a limit, of work that runs or waits or of streams, and the party that has reached it.
+    note: called with `running`, `waiting` or `streams` and the party that has reached this limit; with `cancelled` and
+    the party whose client has left.
     """
 
     def __init__(
@@ -85,36 +87,37 @@ class Fibers:
             refused=partial(note, 'waiting'),
         )
         self._running: set[greenlet] = set()
-        self._streams: dict[greenlet, str] = {}  # each with the group that it belongs to
+        self._streams: dict[greenlet, str] = {}  # each with the group of its party
         self._streams_of_one = streams_of_one
         self._note = note
-        self._strangers: deque[tuple[Work, Turn]] = deque()  # that have a place and begin one after the other
+        # Work without proved credentials, which has a place and begins one by one.
+        self._strangers: deque[tuple[Work, Turn]] = deque()
         self._blocking = Blocking()
         self._threads: ThreadPoolExecutor | None = None
         self._ended = False
         self._at_end: set[Work] = set()
-        self.refused = 0  # so far
+        self.refused = 0  # count so far
 
     @property
     def running(self) -> int:
-        """How many have begun and not ended."""
+        """The number of fibers that have begun and not ended, without streams."""
         return len(self._running) - len(self._streams)
 
     @property
     def queued(self) -> int:
-        """How many wait for their turn."""
+        """The number of requests that wait for a place."""
         return self._places.waiting
 
     @property
     def is_full(self) -> bool:
-        """Whether it depends on the party whether its work begins at once."""
+        """Whether only some parties' work can begin at once."""
         return self._places.is_full
 
     def start(self, work: Work, turn: Turn | None = None, drop: Work | None = None) -> bool:
-        """Run work in a fiber, now or when it is its turn; False when too many wait already.
+        """Run work in a fiber, now or once it gets a place; return False when too many wait already.
 
-        Called by a fiber, it runs once that one waits. `drop` is called in place of work that was to wait, when that
-        makes room for a party of which fewer wait.
+        When a fiber calls this method, the work begins after that fiber yields. `drop` is called in place of waiting
+        work that is removed to make room for a party with less waiting work.
         """
         turn = turn or Turn(OURSELVES)
         if self._places.take(turn.party):
@@ -122,7 +125,7 @@ class Fibers:
                 self._begin_later(work, turn)
             elif getcurrent().parent is None:
                 self._run(work, turn)
-            else:  # who makes a greenlet is its parent, to which it goes when it waits: that has to be the loop
+            else:  # A greenlet yields to its parent, the greenlet that made it. The parent has to be the loop.
                 asyncio.get_running_loop().call_soon(self._run, work, turn)
             return True
         grant = partial(asyncio.get_running_loop().call_soon, self._run, work, turn)
@@ -132,7 +135,7 @@ class Fibers:
         return waits
 
     def _begin_later(self, work: Work, turn: Turn) -> None:
-        """Begin work without proved credentials later, one in each turn of the loop, so that users come in between."""
+        """Begin work without proved credentials later, one per turn of the loop, so that users run in between."""
         self._strangers.append((work, turn))
         if len(self._strangers) == 1:
             asyncio.get_running_loop().call_soon(self._begin_next)
@@ -149,7 +152,7 @@ class Fibers:
         asyncio.get_running_loop().call_soon(drop)
 
     def _run(self, work: Work, turn: Turn) -> None:
-        if getcurrent().parent is not None:  # else it would be a child of the fiber that starts it, and wake that one
+        if getcurrent().parent is not None:  # else the new fiber would be a child of this one, and yield to it
             asyncio.get_running_loop().call_soon(self._run, work, turn)
             return
         if self._ended:
@@ -169,9 +172,9 @@ class Fibers:
             turn.leave()
 
     def become_stream(self) -> bool:
-        """Have the fiber that runs not count as one that works: it will wait for the most part, and for long.
+        """Stop counting the current fiber as running: it waits most of the time, and for long.
 
-        False when there are too many of that kind, or too many of its party.
+        Return False when there are too many streams, or too many of the same party.
         """
         turn = places.turn()
         group = turn.party.group
@@ -189,7 +192,7 @@ class Fibers:
 
     @contextlib.contextmanager
     def calling_at_end(self, call: Work) -> Iterator[None]:
-        """Have `end` call something meanwhile, for a coroutine that waits for work which may never begin."""
+        """Make `end` call a function during the block, for a coroutine that awaits work which may never begin."""
         self._at_end.add(call)
         try:
             yield
@@ -197,7 +200,7 @@ class Fibers:
             self._at_end.discard(call)
 
     def end(self) -> None:
-        """End what still runs, by a `GreenletExit` where it waits; nothing is begun any more."""
+        """End all fibers, by a `GreenletExit` where they wait, and begin no more work."""
         self._ended = True
         for call in list(self._at_end):
             call()
@@ -226,7 +229,7 @@ class Fibers:
             self._sleep(asyncio.get_running_loop(), places.turn(), seconds)
 
     def _sleep(self, loop: asyncio.AbstractEventLoop, turn: Turn, seconds: float) -> None:
-        """Sleep without a place, as long as the client is there."""
+        """Sleep without holding a place. Raises ClientGoneError when the client leaves."""
         place = turn.leave()
         try:
             if not turn.is_abandoned:
@@ -251,13 +254,13 @@ class Fibers:
         return self.result_of(asyncio.get_running_loop().run_in_executor(self._threads, work))
 
     def result_of(self, future: asyncio.Future[T]) -> T:
-        """What a future of the loop holds once it is done."""
+        """Return the result of a future of the loop, once it is done."""
         if not future.done():
             self.until(lambda go_on: future.add_done_callback(lambda _: go_on()))
         return future.result()
 
     def for_client(self, future: asyncio.Future[T]) -> T:
-        """Return the result of a future that a client completes, which is waited for without a place."""
+        """Return the result of a future that a client completes. The fiber waits without holding a place."""
         if future.done():
             return future.result()
         turn = places.turn()
@@ -269,7 +272,7 @@ class Fibers:
                 turn.come_back(place)
 
     def wait_for_postgresql(self, connection: Asked, limit_s: float | None) -> bool:
-        """Wait for the answer to a statement, as a `Runtime` does; return False when time is up."""
+        """Wait for the answer to a statement, for a `Runtime`; return False when `limit_s` seconds have passed."""
         in_fiber = getcurrent().parent is not None
         ends = None if limit_s is None or math.isinf(limit_s) else time.monotonic() + limit_s
         while (state := connection.poll()) != READY:
@@ -284,7 +287,7 @@ class Fibers:
         return True
 
     def _wait_on_loop(self, connection: Asked, state: int, limit_s: float | None) -> bool:
-        """Wait without a place. PostgreSQL cancels the statement if its client leaves and nobody else needs it."""
+        """Wait without holding a place; cancel the statement if the client leaves and nobody else needs the result."""
         loop = asyncio.get_running_loop()
         descriptor = connection.fileno()
         add, remove = (
@@ -295,7 +298,8 @@ class Fibers:
         add(descriptor, fiber.switch, True)
         timer = None if limit_s is None else loop.call_later(limit_s, fiber.switch, False)
         turn = places.turn()
-        place = turn.leave()  # for PostgreSQL may wait for the locks of others; sessions are few enough
+        # Without a place, since PostgreSQL may wait for other transactions' locks. The number of sessions is limited.
+        place = turn.leave()
         cancelling: list[asyncio.Future[None]] = []
 
         def cancel() -> None:
@@ -308,14 +312,14 @@ class Fibers:
             cancel()
         try:
             is_ready = bool(fiber.parent.switch())
-        finally:  # of the two that go on with the fiber only the first may
+        finally:  # Only the first of the two callbacks may switch to the fiber.
             turn.wake = None
             if place is not None:
                 turn.come_back(place)
             remove(descriptor)
             if timer is not None:
                 timer.cancel()
-        for each in cancelling:  # it must not meet the next statement of the session
+        for each in cancelling:  # else the cancellation could hit the next statement of the session
             with contextlib.suppress(Exception):
                 self.result_of(each)
         return is_ready
@@ -330,7 +334,7 @@ def _go_on(loop: asyncio.AbstractEventLoop, fiber: greenlet) -> None:
 
 
 def _later(loop: asyncio.AbstractEventLoop, seconds: float, go_on: Callable[[], None], turn: Turn) -> None:
-    """Call a function later, or at once when the client of a turn leaves before that."""
+    """Call a function after `seconds`, or at once when the client of the turn leaves earlier."""
 
     def wake() -> None:
         timer.cancel()

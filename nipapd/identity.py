@@ -20,9 +20,9 @@ DEFAULT_ACCOUNTS = ('nipap', 'nobody')
 
 @dataclass(frozen=True)
 class Identity:
-    """The account that serves, when root starts the daemon.
+    """The account of the handlers, when root starts the daemon.
 
-    by_default: the configuration names none, so the account was chosen here.
+    by_default: the configuration names no account, so the daemon chose it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Identity:
 
     @classmethod
     def of(cls, config: Config) -> Identity | None:
-        """Return the account of handlers; None when this process may not change, or the host has none for them."""
+        """Return the account of handlers; None when root does not run this process, or no account is found."""
         settings = config.nipapd
         if os.geteuid() != 0:
             if settings.user or settings.group:
@@ -45,15 +45,15 @@ class Identity:
         return cls(account.pw_name, account.pw_uid, gid, by_default=settings.user is None)
 
     def assume(self) -> None:
-        """Become this account, for good: with its groups alone, no id to return to, and no program that gives one."""
+        """Become this account permanently: with its groups only, and without any way to regain privileges."""
         os.initgroups(self.name, self.gid)
-        os.setgid(self.gid)  # by root: the saved one too, as below
+        os.setgid(self.gid)  # for root this sets the saved id as well, and so does setuid below
         os.setuid(self.uid)
         gain_no_privileges()
 
 
 def gain_no_privileges() -> None:
-    """Have the kernel ignore set-user-ID bits and file capabilities for this process and all below. Linux only."""
+    """Make the kernel ignore set-user-ID bits and file capabilities for this process and its children. Linux only."""
     if sys.platform == 'linux' and ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), 'privileges cannot be given up')
 
@@ -61,14 +61,14 @@ def gain_no_privileges() -> None:
 def default_account(config: Config) -> pwd.struct_passwd | None:
     """Return the account of handlers where none is configured: the owner of the local accounts, else the first found.
 
-    So the account stays the same from start to start, whatever accounts the host gets.
+    So the account stays the same at every start, even when the host gets new accounts.
     """
     found = [owner_of(backend.options.get('db_path')) for backend in config.auth.backends.values()]
     return next((account for account in (*found, *map(named, DEFAULT_ACCOUNTS)) if account and account.pw_uid), None)
 
 
 def owner_of(path: str | None) -> pwd.struct_passwd | None:
-    """Return the account that a file belongs to, if there are both."""
+    """Return the account that owns a file; None when there is no such file or no such account."""
     try:
         return pwd.getpwuid(os.stat(path).st_uid) if path else None
     except (OSError, KeyError):
@@ -76,7 +76,7 @@ def owner_of(path: str | None) -> pwd.struct_passwd | None:
 
 
 def named(name: str) -> pwd.struct_passwd | None:
-    """Return the account of that name, if there is one."""
+    """Return the account of that name; None when there is none."""
     try:
         return pwd.getpwnam(name)
     except KeyError:

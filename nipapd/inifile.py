@@ -1,4 +1,4 @@
-"""INI files: the text of every section and key, and warnings about all that nobody asked for."""
+"""INI files: the text of every section and key, and warnings about unknown ones."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from nipapd.commandline import suggestion
 
 SECRET_KEYS = frozenset({'db_pass', 'signing_key', 'metrics_token', 'sasl_password', 'search_password', 'xmlrpc_uri'})
-DEFAULTS = 'DEFAULT'  # the section whose keys hold in every section of the file
+DEFAULTS = 'DEFAULT'  # the section whose keys apply to every section of the file
 REFERENCE = re.compile(r'%(?:(%)|\(([^()]+)\)s)')
-DEEPEST = 10  # references to references
+DEEPEST = 10  # levels of references to references
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used: one line that says where, what, and what would do."""
+    """A configuration that cannot be used. The message is one line: the place, the problem and the accepted values."""
 
 
 class File:
-    """The text of every section and key, which of them were asked for, and what is strange about them."""
+    """The text of every section and key, with a record of the keys that were read, and warnings about the file."""
 
     def __init__(self, path: Path | None, parser: configparser.RawConfigParser | None) -> None:
         self.path = path
@@ -35,12 +35,12 @@ class File:
         return self._raw(section, key) is not None
 
     def _raw(self, section: str, key: str) -> str | None:
-        """Return what is written; the section DEFAULT is part of every section that there is."""
+        """Return the text as written; the section DEFAULT applies to every section of the file."""
         own = self._sections.get(section)
         return None if own is None else own.get(key, self._defaults.get(key))
 
     def text(self, section: str, key: str) -> str:
-        """The value without blanks around it; empty when it is not there."""
+        """Return the value without blanks around it; empty when the key is missing."""
         self._asked.add((section, key))
         value = self._expanded(section, self._raw(section, key) or '', 0).strip()
         if '\0' in value:
@@ -48,7 +48,7 @@ class File:
         return value
 
     def _expanded(self, section: str, text: str, depth: int) -> str:
-        """Replace ``%%`` by a percent sign and ``%(key)s`` by another value of the section; all else stays."""
+        """Replace ``%%`` by a percent sign and ``%(key)s`` by another value of the section; keep all other text."""
 
         def replace(found: re.Match[str]) -> str:
             name = (found[2] or '').lower()
@@ -61,11 +61,11 @@ class File:
         return REFERENCE.sub(replace, text) if '%' in text else text
 
     def know(self, section: str) -> None:
-        """Count every key of the section as known."""
+        """Mark every key of the section as known."""
         self._asked.update((section, key) for key in (*self._sections.get(section, {}), ''))
 
     def error(self, section: str, key: str, problem: str) -> ConfigError:
-        """The exception that names file, section, key and value, the value unless it is a secret."""
+        """Return an exception that names file, section, key and value, but not the value of a secret."""
         value = (self._raw(section, key) or '').strip()
         shown = f' = {on_one_line(value)}' if value and key not in SECRET_KEYS else ''
         return ConfigError(f'{self.path}: [{on_one_line(section)}] {key}{shown}: {problem}')
@@ -74,7 +74,7 @@ class File:
         self.warnings.append(f'{self.path}: [{on_one_line(section)}] {key}: {problem}')
 
     def warn_of_the_rest(self) -> None:
-        """Warn of every section and key that nobody asked for, and propose what was probably meant."""
+        """Warn of every section and key that was not read, and propose a known one that was probably meant."""
         sections = {section for section, _ in self._asked}
         for section, given in self._sections.items():
             if section not in sections:
@@ -107,16 +107,16 @@ def everybody_can_read(path: Path) -> bool:
 
 
 def on_one_line(text: str) -> str:
-    """Return the text, or a form of it without line breaks and control characters."""
+    """Return the text; quoted and escaped if it has line breaks or control characters."""
     return text if text.isprintable() else repr(text)
 
 
 def read_file(path: Path) -> File:
     """Read a file.
 
-    :raises ConfigError: there is none that can be read, or it is no INI file.
+    :raises ConfigError: the file cannot be read, or is no INI file.
     """
-    # Blank and '#' or ';' begin a comment also behind a value. What '%' and [DEFAULT] mean is the business of File.
+    # Blank and '#' or ';' begin a comment after a value as well. File interprets '%' and [DEFAULT].
     parser = configparser.RawConfigParser(inline_comment_prefixes=('#', ';'), default_section='')
     try:
         parser.read_string(path.read_text('utf-8-sig'), str(path))
@@ -132,7 +132,7 @@ def read_file(path: Path) -> File:
 
 
 def _syntax_problem(exc: configparser.Error) -> str:
-    """The problem on one line, without the text of the line concerned: it may hold a password."""
+    """Return the problem on one line, without the text of the line concerned, which may hold a password."""
     if isinstance(exc, configparser.DuplicateOptionError):
         return f'line {exc.lineno}: [{on_one_line(exc.section)}] {on_one_line(exc.option)} is there twice'
     if isinstance(exc, configparser.DuplicateSectionError):

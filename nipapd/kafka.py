@@ -1,7 +1,7 @@
-"""Hands events to Kafka, when that is configured; the client library is an extra (``pip install '.[kafka]'``).
+"""Send events to Kafka, if configured; the client library is an extra (``pip install '.[kafka]'``).
 
-One topic for each kind of object. The key of a message is the id of its object, so that all of one object are in one
-partition, in order. How far they were handed over is noted when Kafka has confirmed it.
+Each kind of object has a topic. The key of a message is the id of its object, so that all messages of an object are in
+one partition, in order. The position is stored after Kafka has confirmed the messages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_PAUSE_S = 60.0
 
 
 class Delivery(Protocol):
-    """What is known beside: whether this process delivers, and how far events have come."""
+    """The state of the delivery: whether this process leads it, and the position of the last event."""
 
     db: Database
     leads: bool
@@ -33,7 +33,7 @@ class Delivery(Protocol):
 
 
 def client_settings(settings: KafkaSettings) -> dict[str, Any]:
-    """What librdkafka is told."""
+    """Return the settings of librdkafka."""
     given = {
         'bootstrap.servers': settings.brokers,
         'security.protocol': settings.security_protocol,
@@ -44,21 +44,21 @@ def client_settings(settings: KafkaSettings) -> dict[str, Any]:
         'client.id': 'nipapd',
         'acks': 'all',
         'enable.idempotence': True,
-        'message.timeout.ms': 0,  # as long as it takes: what comes behind must not overtake
+        'message.timeout.ms': 0,  # no limit: a later message must not overtake
     }
     return {name: value for name, value in given.items() if value is not None}
 
 
 def make_producer(settings: dict[str, Any]) -> Any:
-    """A producer of the client library.
+    """Return a producer of the client library.
 
-    :raises ModuleNotFoundError: it is not installed.
+    :raises ModuleNotFoundError: the client library is not installed.
     """
     return importlib.import_module('confluent_kafka').Producer(settings, logger=log)
 
 
 class Sender:
-    """Hands over what there is, in order."""
+    """Sends events in order."""
 
     def __init__(self, delivery: Delivery, settings: KafkaSettings, beside: dict[str, Any] | None = None) -> None:
         self._delivery = delivery
@@ -67,7 +67,7 @@ class Sender:
         self._settings = {**client_settings(settings), **(beside or {})}
 
     def run(self) -> None:
-        """Hand over until another process delivers."""
+        """Send events until another process leads the delivery."""
         cursor = int(self._db.run(events.kafka_cursor))
         producer, pause_s = None, FIRST_PAUSE_S
         while self._delivery.leads:
@@ -83,14 +83,14 @@ class Sender:
                 pause_s = FIRST_PAUSE_S
                 continue
             log.error('Kafka has not taken an event, trying again in %g s: %s', pause_s, problem)
-            producer = None  # a new one: what the old one still has would come between
+            producer = None  # replaced, because the old one would send the rest of its queue in between
             waiting.sleep(pause_s)
             pause_s = min(MOST_PAUSE_S, 2 * pause_s)
 
     def _hand_over(self, producer: Any, found: list[events.Event]) -> tuple[int | None, str | None]:
-        """Wait until these events are confirmed or refused.
+        """Produce these events and wait until they are confirmed or refused.
 
-        Returns the position up to which all are confirmed, and why no more are.
+        Return the position up to which all events are confirmed, and why no more are; None for either if there is none.
         """
         outcomes: dict[int, str] = {}
         for event in found:
@@ -103,7 +103,8 @@ class Sender:
             headers = [('nipap-event-id', str(position).encode())]
             try:
                 producer.produce(topic, encode(event), key, headers=headers, on_delivery=note)
-            except Exception as error:  # the library's own, which is not there to be named, and BufferError
+            # An exception of the library, which cannot be named without importing the library, or BufferError.
+            except Exception as error:
                 outcomes[position] = str(error)
                 break
         while producer.poll(0) or (len(producer) and self._delivery.leads):

@@ -1,4 +1,4 @@
-"""How the daemon reports its start: to the terminal, or from the background to the process that waits for it."""
+"""Reports about the start of the daemon: to the terminal, or from the background to the process that waits for it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
 
 
 class StartError(Exception):
-    """The daemon cannot start; the text says why, in one line where that is enough."""
+    """The daemon cannot start; the text gives the reason, on one line if possible."""
 
 
 def say(text: str) -> None:
-    """Write a line to whoever started the daemon, by one system call: other processes write to the same place."""
-    sys.stderr.write(f'nipapd: {text}\n')  # print writes the end of a line on its own where stderr has no buffer
+    """Write a line to stderr in one system call: other processes may write to the same terminal or file."""
+    sys.stderr.write(f'nipapd: {text}\n')  # print writes the end of the line by itself if stderr has no buffer
     sys.stderr.flush()
 
 
@@ -33,25 +33,25 @@ class Launch:
         self._private: list[int] = []
 
     def keep_private(self, descriptor: int) -> None:
-        """Have every child close this descriptor."""
+        """Close this descriptor in every child."""
         self._private.append(descriptor)
 
     def detach(self, log_file: Path | None, owner: tuple[int, int] | None = None) -> None:
-        """Let go of the terminal, before the handlers are forked; stderr then goes to `log_file`, if given.
+        """Detach from the terminal before the handlers are forked; stderr then goes to `log_file`, if given.
 
-        owner: the user and group to whom the file is to belong, if not to this process.
+        owner: the user and group that the file is to belong to, if not this process's.
         """
 
     def reopen_log(self) -> bool:
-        """Open the log file again by its name: the former one may have been moved. False when there is no such file."""
+        """Reopen the log file by its name, because it may have been renamed. Return False if that is not possible."""
         return False
 
     def ready(self, lines: Sequence[str]) -> None:
-        """Say that the daemon serves. All lines are one system call: a reader of the first finds the others too."""
+        """Report that the daemon serves. All lines are one system call, so a reader of the first line has them all."""
         say('\nnipapd: '.join(lines))
 
     def in_child(self) -> None:
-        """Close what belongs to the parent alone, in a child that was just forked."""
+        """Close the parent's private descriptors, in a child that was just forked."""
         for descriptor in self._private:
             os.close(descriptor)
 
@@ -59,7 +59,7 @@ class Launch:
 class BackgroundLaunch(Launch):
     """A daemon whose caller waits at the other end of a pipe.
 
-    What goes through the pipe is the exit code for the caller, one byte, and then the text that it shows.
+    Through the pipe go the exit code for the caller, one byte, and then the text that the caller shows.
     """
 
     def __init__(self, pipe: int) -> None:
@@ -94,7 +94,10 @@ class BackgroundLaunch(Launch):
         self._answer(0, lines)
 
     def end(self, code: int) -> None:
-        """The daemon ends. Its caller still waits if it never served; what was said before is on the terminal."""
+        """Report the exit code to a caller that still waits, since the daemon never served.
+
+        Earlier messages are on the terminal already.
+        """
         seen = [f'it could not start, see {self._log_file}'] if self._log_file else []
         self._answer(code, seen)
 
@@ -118,7 +121,7 @@ class BackgroundLaunch(Launch):
 def in_background(daemon: Callable[[Launch], int]) -> int:
     """Run `daemon` as a process of its own, in a session without terminal.
 
-    Returns, to the caller, when the daemon serves or has failed; the result is the caller's exit code.
+    Return in the caller when the daemon serves or has failed. The result is the caller's exit code.
     """
     receiving, sending = os.pipe()
     child = os.fork()
@@ -138,7 +141,7 @@ def _become_daemon(daemon: Callable[[Launch], int], pipe: int) -> NoReturn:
     try:
         os.setsid()
         if os.fork():
-            os._exit(0)  # the daemon leads no session, so it never gets a terminal again
+            os._exit(0)  # the daemon is no session leader, so it never gets a terminal again
         os.chdir('/')
         launch = BackgroundLaunch(pipe)
         code = daemon(launch)

@@ -1,4 +1,4 @@
-"""The sockets on which the daemon listens: bound, or passed by a service manager, and kept while they are wanted."""
+"""The sockets on which the daemon listens: bound here, or passed by a service manager."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ListenError(Exception):
 
 
 class Listening:
-    """Every listening socket that is open. When some were passed, these alone are used, as long as the daemon runs."""
+    """Every open listening socket. If a service manager passed sockets, the daemon serves calls on these alone."""
 
     def __init__(self, passed: Iterable[tuple[str, socket.socket]] = ()) -> None:
         self._passed = list(passed)
@@ -40,9 +40,9 @@ class Listening:
         self.close_passed()
 
     def open(self, settings: DaemonSettings, context: ssl.SSLContext | None) -> Listeners:
-        """What the settings say, with sockets that are open already where there are such.
+        """Return the sockets for the settings. Sockets that are open already are used again.
 
-        :raises ListenError: and then nothing was opened.
+        :raises ListenError: a socket cannot be served; the sockets opened by this call are closed.
         """
         before = set(self._bound)
         try:
@@ -61,7 +61,7 @@ class Listening:
         )
 
     def _admin(self, settings: DaemonSettings) -> list[socket.socket]:
-        """What was asked for, or else the usual port if nobody has it: a second daemon of a host starts without."""
+        """Return the sockets of the admin port; none if the default port is taken, as by a second daemon."""
         if settings.admin_port == OFF or settings.forks < 0:
             return []
         port = ADMIN_PORT if settings.admin_port is None else settings.admin_port
@@ -74,12 +74,12 @@ class Listening:
             return []
 
     def close_passed(self) -> None:
-        """Let go of what was passed, in a process that does not serve it."""
+        """Close the passed sockets, in a process that does not serve them."""
         for _name, each in self._passed:
             each.close()
 
     def close_all_but(self, wanted: Listeners | None) -> None:
-        """Close what was bound and is not wanted any more."""
+        """Close the bound sockets that `wanted` does not have."""
         kept = {id(each) for each in (*wanted.plain, *wanted.tls, *wanted.admin)} if wanted else set()
         for key in [key for key, sockets in self._bound.items() if not kept.intersection(map(id, sockets))]:
             self._close(key)

@@ -1,4 +1,4 @@
-"""Files that are there to be locked."""
+"""Files for locks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def open_lock(path: Path) -> int:
-    """Open the file, for its owner alone, and make it when there is none: whoever can open a file can lock it."""
+    """Open a file, or create it, for its owner alone, since any process that can open a file can lock it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(PermissionError):  # the file of another account, which its group may open
+    with contextlib.suppress(PermissionError):  # a file of another account, open to its group
         os.fchmod(descriptor, 0o600)
     return descriptor

@@ -1,4 +1,4 @@
-"""Where log lines go and what they look like: one line a record, text or JSON, to stderr or to the system log."""
+"""The destination and the format of log lines: one line a record, text or JSON, to stderr or to the system log."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nipap.runtime import tracer
 
 SYSLOG_SOCKET = Path('/dev/log')
 CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]')
-ACCESS = 'nipap.request'  # the logger that has a line for each call
-# Libraries that say at these levels what our own lines say already.
+ACCESS = 'nipap.request'  # the logger of the line for each call
+# Libraries whose lines at lower levels repeat our own.
 QUIET = {'tornado.access': logging.WARNING, 'asyncio': logging.WARNING}
 
 
 class LogError(Exception):
-    """Log lines cannot go where the configuration says; the message is one line."""
+    """The configured log cannot be written to; the message is one line."""
 
 
 class LineFormatter(logging.Formatter):
-    """Keeps a record on one line: control characters, which values from clients may hold, are shown escaped.
+    """Formats a record as one line, with control characters, which values from clients may hold, escaped.
 
-    Only the traceback of an unexpected exception adds lines; these are indented, so that no text of an exception looks
+    Only the traceback of an unexpected exception adds lines. These are indented, so that no text of an exception looks
     like a record. Times are UTC.
     """
 
@@ -44,7 +44,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Makes a record one line that is a JSON object, behind a prefix if there is one."""
+    """Formats a record as one line: a JSON object after a prefix, if there is one."""
 
     def __init__(self, prefix: str = '') -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _of_call(record: logging.LogRecord) -> dict[str, object]:
-    """What is known of the call that a record is about, or was made in."""
+    """Return the members about the call of a record, or about the call under way; none without a call."""
     about: tracer.CallRecord | None = getattr(record, 'call', None)
     call = about or tracer.current()
     if call is None:
@@ -90,12 +90,12 @@ def escape(text: str) -> str:
 def configure(
     *, debug: bool, use_syslog: bool, as_json: bool = False, level: str = 'info', access: bool | None = None
 ) -> None:
-    """Send the records of this process and of those it forks to one place, from `level` on.
+    """Send the records of this process and its children to one destination, from `level` on.
 
-    debug: from the debug level on, whatever `level` is.
-    access: whether calls are logged, whatever `level` is. None: as `level` says.
+    debug: log from the debug level on, regardless of `level`.
+    access: whether calls are logged, regardless of `level`. None: `level` decides.
 
-    :raises LogError: the system log is wanted and this host has none.
+    :raises LogError: the system log is wanted, and this host has none or it does not answer.
     """
     handler = _syslog(as_json) if use_syslog else _stderr(as_json)
     root = logging.getLogger()
@@ -129,7 +129,7 @@ def _syslog(as_json: bool) -> logging.Handler:
 
 
 def _no_answer(path: Path) -> str | None:
-    """Why nobody can be reached at a UNIX socket of either kind; the handler of the library keeps that to itself."""
+    """Return why no socket answers at a path, of either kind; None when one does. The library hides such errors."""
     problem = None
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with socket.socket(socket.AF_UNIX, kind) as probe:

@@ -1,4 +1,4 @@
-"""``nipap-admin``: look after the database of the daemon, also while it runs.
+"""``nipap-admin``: maintain the database of the daemon, also while it runs.
 
 Exit codes: 0 all is well, 1 problems were found or the work failed, 2 wrong command line or configuration.
 """
@@ -30,7 +30,7 @@ MOST_SHOWN = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     options = _parser().parse_args(argv)
     forget_database_variables(os.environ)
     try:
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def served(config: Config) -> Iterator[str]:
-    """The connection string of the configured database.
+    """Yield the connection string of the configured database.
 
-    The private PostgreSQL is shared with a daemon that runs, else started for the while.
+    A private PostgreSQL is shared with a running daemon, else it is started for this command.
     """
     with contextlib.ExitStack() as stack:
         if config.embedded:
@@ -63,14 +63,14 @@ def served(config: Config) -> Iterator[str]:
 
 
 def on_database(config: Config, options: argparse.Namespace) -> int:
-    """Run what works on an open database."""
+    """Run a command that works on an open database."""
     with served(config) as dsn, database(dsn) as db:
         require_schema(db)
         return int(options.work(db))
 
 
 def require_schema(db: Database) -> None:
-    """Raise StartError unless the tables are those that this program knows."""
+    """Raise StartError unless this program can work with the schema."""
     found = schema.state(db)
     if not found.version:
         schema.check_database(db)
@@ -103,7 +103,7 @@ def run_check(db: Database) -> int:
 
 
 def run_repair(db: Database) -> int:
-    """Recompute everything derived from the facts, put right what differs and report it."""
+    """Recompute everything derived from the facts, repair each difference and report it."""
     outcome = repair.repair(db, most_found=MOST_SHOWN)
     _print_first(outcome.found, sum(outcome.repaired.values()))
     for kind, count in outcome.repaired.items():
@@ -119,7 +119,7 @@ def run_migrate(config: Config, _options: argparse.Namespace) -> int:
     A private database is written to before-NNNN.dump in the data directory first, unless --no-backup is given.
     """
     with served(config) as dsn:
-        await_database(dsn, config.nipapd.database_wait)  # scripts of containers run this before the daemon
+        await_database(dsn, config.nipapd.database_wait)  # start scripts of containers run this before the daemon
         if file := backup.before_upgrade(config, dsn):
             print(f'{file}: the database as it was before')
         with database(dsn) as db:
@@ -130,7 +130,7 @@ def run_migrate(config: Config, _options: argparse.Namespace) -> int:
 
 
 def _print_first(texts: Sequence[str], count: int) -> None:
-    """The first of so many problems."""
+    """Print the first MOST_SHOWN texts, and the number of those left out."""
     for text in texts[:MOST_SHOWN]:
         print(text)
     if count > MOST_SHOWN:
@@ -149,7 +149,10 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _places(default: str | None) -> Parser:
-    """The options that stand before or after the command: what is not given after it leaves what was given before."""
+    """Return the options that may stand before or after the command.
+
+    default: SUPPRESS for the options after the command, so that values from before the command are kept.
+    """
     places = Parser(add_help=False, argument_default=default)
     places.add_argument('-c', '--config', metavar='FILE', help='the configuration of the daemon')
     places.add_argument('--data-dir', metavar='DIR', help='the data directory of the daemon')

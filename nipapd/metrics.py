@@ -1,8 +1,8 @@
-"""Figures about the daemon: counted by handlers in memory that all processes share, read by one in Prometheus' format.
+"""Metrics: handlers count in memory that all processes share, and the admin process exports it in Prometheus' format.
 
-A handler adds to a row of numbers that nobody else writes to, so counting needs no lock and takes a microsecond. The
-rows are made before the fork. A handler takes one that nobody has, and goes on counting where its last owner ended:
-sums over all rows never go back, whoever dies.
+Each handler adds to a row of numbers that no other process writes to, so counting needs no lock and takes a
+microsecond. The rows are allocated before the fork. A handler takes a free row and goes on counting from the numbers of
+its last owner. So sums over all rows never decrease when a process dies.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from nipap.runtime.meter import Meter
 from nipapd.prefork import LOSSES
 from nipapd.shares import NAMES as LIMITS
 
-MOST_ROWS = 2500  # handlers, and as many more as finish while others take over; pages nobody writes to take no memory
+# Rows for all handlers, and as many again that finish while their successors run. Unwritten pages take no memory.
+MOST_ROWS = 2500
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
-ALIVE_S = 10.0  # a handler that was not heard of for so long is not counted as ready
-OTHER = 'other'  # no method, as far as was understood, or none of ours
+ALIVE_S = 10.0  # a handler without a heartbeat for so long does not count as ready
+OTHER = 'other'  # an unknown method, or a request that was not understood
 
 
 def _codes(base: type[NipapError] = NipapError) -> set[int]:
@@ -50,9 +51,9 @@ def _codes(base: type[NipapError] = NipapError) -> set[int]:
 NAMES = (*CALLS, *SYSTEM, *flask_rest.names(), *flask_rest_v1.NAMES, OTHER)
 CODES = (0, *sorted(_codes()))
 
-# What a row holds, one number after the other.
+# The layout of a row.
 _HISTOGRAM = len(BOUNDS_S) + 2  # a bucket for each bound and one above, then the sum
-_CALLS = len(CODES) + _HISTOGRAM  # of one method: by code, then how long they took
+_CALLS = len(CODES) + _HISTOGRAM  # of one method: calls by code, then their durations
 _SINGLE = ('retries', 'sessions_opened', 'refused', *(f'limit {name}' for name in LIMITS))
 _GAUGES = ('running', 'queued', 'sessions', 'most_sessions', 'ready', 'beat')
 _FIRST_SINGLE = len(NAMES) * _CALLS
@@ -61,44 +62,44 @@ _ROW = _FIRST_SINGLE + len(_PLACES)
 _METHOD_PLACES = {name: number * _CALLS for number, name in enumerate(NAMES)}
 _CODE_PLACES = {code: number for number, code in enumerate(CODES)}
 
-# What the parent says, before the rows.
+# The parent's numbers, before the rows.
 _HEADER = ('draining', 'beat', 'started', *LOSSES)
 _HEADER_PLACES = {name: number for number, name in enumerate(_HEADER)}
 
 
 class Board:
-    """The memory in which all processes of a daemon count. To be made before they are forked."""
+    """The shared memory in which all processes of a daemon count. To be created before they are forked."""
 
     def __init__(self, most_rows: int = MOST_ROWS) -> None:
         self._most_rows = most_rows
         self._numbers = memoryview(mmap.mmap(-1, 8 * (len(_HEADER) + most_rows * (1 + _ROW)))).cast('d')
-        # One number for each row, set by the owner of the row: a number that several wrote could lose an update.
+        # A number for each row, set by the row's owner: if several processes wrote one number, updates could be lost.
         self._used = self._numbers[len(_HEADER) : len(_HEADER) + most_rows]
         with (
             tempfile.TemporaryFile() as file
-        ):  # a byte for each row, locked by its owner: the system unlocks for the dead
+        ):  # a byte for each row, locked by its owner: the system releases the locks of dead processes
             self._file = os.dup(file.fileno())
         self._put('started', time.time())
         self.beat()
 
-    # the parent's part
+    # for the parent
 
     def beat(self) -> None:
-        """Say that handlers are being looked after."""
+        """Record that the parent supervises the handlers."""
         self._put('beat', time.monotonic())
 
     def drain(self) -> None:
-        """Say that the daemon was told to stop."""
+        """Record that the daemon was asked to stop."""
         self._put('draining', 1.0)
 
     def note_loss(self, why: str) -> None:
-        """Count a handler that has to be replaced, by one of LOSSES."""
+        """Count a lost handler, under one of LOSSES."""
         self._numbers[_HEADER_PLACES[why]] += 1
 
-    # a handler's part
+    # for handlers
 
     def counter(self) -> Counter:
-        """A row for this process, as long as it lives; one that nobody reads when there are none left."""
+        """Return a row for the life of this process; when none is free, a row outside of the shared memory."""
         for number in range(self._most_rows):
             if self._lock(number):
                 row = self._row(number)
@@ -108,7 +109,7 @@ class Board:
                 return Counter(row)
         return Counter(memoryview(bytearray(8 * _ROW)).cast('d'))
 
-    # the reader's part
+    # for the reader
 
     @property
     def draining(self) -> bool:
@@ -116,12 +117,12 @@ class Board:
 
     @property
     def started(self) -> float:
-        """When the daemon was started, in seconds since 1970."""
+        """The start of the daemon, in seconds since 1970."""
         return self._get('started')
 
     @property
     def parent_age_s(self) -> float:
-        """How long ago the parent was heard of."""
+        """The time since the parent's last heartbeat."""
         return time.monotonic() - self._get('beat')
 
     @property
@@ -129,7 +130,7 @@ class Board:
         return {why: int(self._get(why)) for why in LOSSES}
 
     def totals(self) -> list[float]:
-        """Every column added up; those that only mean something while a handler lives, over living ones."""
+        """Return the sum of every column. Columns of _GAUGES are summed over living handlers only."""
         sums = [0.0] * _ROW
         for number in self._rows():
             row = self._row(number)
@@ -139,7 +140,7 @@ class Board:
         return sums
 
     def ready_handlers(self) -> int:
-        """How many handlers answer."""
+        """Return the number of handlers that are ready and have beaten within ALIVE_S."""
         heard = time.monotonic() - ALIVE_S
         rows = [self._row(number) for number in self._rows() if self._is_owned(number)]
         return sum(bool(row[_PLACES['ready']]) and row[_PLACES['beat']] >= heard for row in rows)
@@ -153,7 +154,7 @@ class Board:
         return self._numbers[first : first + _ROW]
 
     def _is_owned(self, number: int) -> bool:
-        """Whether a living process has the row; one that looks for a row meanwhile takes the next."""
+        """Return whether a living process owns the row. A handler that looks for a row meanwhile takes the next one."""
         if not self._lock(number):
             return True
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
@@ -174,7 +175,7 @@ class Board:
 
 
 class Counter(Meter):
-    """Counts what one handler does."""
+    """The numbers of one handler."""
 
     def __init__(self, row: memoryview[float]) -> None:
         self._row = row
@@ -204,24 +205,24 @@ class Counter(Meter):
         self._row[_PLACES[f'limit {name}']] += 1
 
     def look(self, *, running: int, queued: int, sessions: int, most_sessions: int) -> None:
-        """Say how it is at this moment."""
+        """Store the present numbers of the handler, and a heartbeat."""
         row = self._row
         row[_PLACES['running']], row[_PLACES['queued']] = running, queued
         row[_PLACES['sessions']], row[_PLACES['most_sessions']] = sessions, most_sessions
         row[_PLACES['beat']] = time.monotonic()
 
     def ready(self, answers: bool) -> None:
-        """Say whether new connections are accepted."""
+        """Store whether new connections are accepted, and a heartbeat."""
         self._row[_PLACES['beat']] = time.monotonic()
         self._row[_PLACES['ready']] = answers
 
 
-# ---------------------------------------------------------------- what Prometheus reads
+# ---------------------------------------------------------------- export
 
 
 @dataclass(frozen=True)
 class State:
-    """What only somebody beside the handlers knows: what the database says, and whether all is well."""
+    """The facts that handlers cannot know: about the database, the certificate, backups and the whole daemon."""
 
     ready: bool
     database: bool
@@ -230,11 +231,11 @@ class State:
     vrfs: Iterable[Mapping[str, Any]] = ()
     receivers: Iterable[Mapping[str, Any]] = ()
     certificate_end: float | None = None  # in seconds since 1970; None without TLS
-    newest_backup: float | None = None  # likewise; 0: there is none, None: nobody looks
+    newest_backup: float | None = None  # likewise; 0: there is none, None: backups are not watched
 
 
 def exposition(board: Board, state: State) -> bytes:
-    """All metrics at this moment, as text."""
+    """Return all metrics as text."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(lambda: metrics(board, state)))
     return generate_latest(registry)
@@ -249,7 +250,7 @@ class _Families(Collector):
 
 
 def metrics(board: Board, state: State) -> Iterator[Metric]:
-    """Every metric there is. docs/monitoring.md explains them."""
+    """Yield every metric. docs/monitoring.md explains them."""
     totals = board.totals()
     yield from _calls(totals)
     yield from _handlers(board, state, totals)

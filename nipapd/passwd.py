@@ -1,6 +1,6 @@
-"""nipap-passwd: the local accounts, from the command line, whether or not the daemon runs.
+"""nipap-passwd: manage the local accounts from the command line, whether or not the daemon runs.
 
-A change is seen by a running daemon at once. Each way to fail has its exit code and says why on one line.
+A running daemon sees a change at once. Every kind of failure has an exit code and a message of one line.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _INTERRUPTED = (
 
 
 class _MissingError(Exception):
-    """Something was not given; the message is one line."""
+    """An argument is missing; the message is one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,10 +115,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _users(args: argparse.Namespace) -> LocalUsers:
-    """The file that the arguments mean.
+    """Return the file that the arguments choose.
 
-    `args.owner` becomes who is to own it if the configuration says so, `args.backends` the back ends that a name of a
-    user may end with, and `args.keeps` whether logins leave hashes of the older form; None: nobody has said.
+    The function sets further arguments. `args.owner` is the configured user of the daemon, to own a new file.
+    `args.backends` are the auth backends that a user name may end with. `args.keeps` tells whether logins leave hashes
+    of the older form. `owner` and `keeps` are None if no configuration was read.
     """
     args.owner, args.backends, args.keeps = None, frozenset({config.LOCAL_BACKEND}), None
     if args.file is not None and args.config is None:
@@ -144,7 +145,7 @@ _LOCAL = 'SqliteAuth'
 
 
 def _list(users: LocalUsers, args: argparse.Namespace) -> int:
-    """Print a table whose columns scripts know from NIPAP."""
+    """Print a table in the format of NIPAP, which scripts parse."""
     found = [user for user in users.users() if args.user in (None, user.username)]
     header = f'{"username":<20} {"real name":<25} {"trusted":<7} {"read only":<7}'
     print(f'{header}\n{"-" * len(header)}')
@@ -202,7 +203,7 @@ def _delete(users: LocalUsers, args: argparse.Namespace) -> int:
 
 
 def _forget_first_password(users: LocalUsers, username: str) -> None:
-    """Remove the file with the password that the first start chose: it is the password of nobody any more."""
+    """Remove the file with the password from the first start, which no longer is anybody's password."""
     if username != FIRST_USER:
         return
     file = first_password_of(users.path)
@@ -224,7 +225,7 @@ def _test_user(users: LocalUsers, args: argparse.Namespace) -> int:
 
 
 def _create_database(users: LocalUsers, args: argparse.Namespace) -> int:
-    """Make the file unless it is there."""
+    """Create the file unless it exists."""
     with contextlib.suppress(local_users.UserFileExistsError):
         users.create(args.owner)
     return EXIT_OK
@@ -274,7 +275,7 @@ MISSING = 'Please specify password with --password, or as a line of the standard
 
 
 def _given_password(password: str) -> str:
-    """Return a new password of the command line. Scripts of the former program set short ones, which are warned of."""
+    """Return a new password from the command line, with a warning if it is short: old scripts set short passwords."""
     local_users.check_password(password, chosen=False)
     if len(password) < local_users.SHORTEST_PASSWORD:
         warning = f'the password has fewer than {local_users.SHORTEST_PASSWORD} characters and is soon guessed'
@@ -287,16 +288,17 @@ def _new_password(args: argparse.Namespace, missing: str = MISSING) -> str:
         return _given_password(args.password)
     password = _ask('New password: ', missing=missing)
     local_users.check_password(password)
-    # A script that pipes the password in need not write it twice.
+    # At the end of the input, a script need not repeat the password.
     if _ask('The same again: ', at_end=password) != password:
         raise local_users.UserInputError('the two passwords differ')
     return password
 
 
 def _ask(prompt: str, at_end: str | None = None, missing: str = MISSING) -> str:
-    """Ask at the terminal, unseen, or read a line of the input when it is none; at its end the answer is `at_end`.
+    """Ask at the terminal without echo, or read a line of the standard input when it is no terminal.
 
-    missing: what to say when there is neither an answer nor `at_end`.
+    at_end: the answer at the end of the standard input.
+    missing: the error message when there is neither an answer nor `at_end`.
     """
     if sys.stdin.isatty():
         try:

@@ -1,4 +1,4 @@
-"""The pid file: says who runs, is never anything else's contents, and is had by one daemon at a time."""
+"""The pid file: holds the id of the running daemon. It has one owner at a time, and never overwrites other data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 LONGEST = 64
 POLL_S = 0.02
-LOOK_S = 1.0  # longer than a script looks whether somebody has locked the file
+LOOK_S = 1.0  # longer than scripts hold the lock to test it
 NUMBER = re.compile(rb'\s*[0-9]*\s*')
 FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -27,13 +27,14 @@ class PidFileError(Exception):
 
 @contextlib.contextmanager
 def pid_file(path: Path) -> Iterator[int]:
-    """Our process id in a file while the daemon runs; raises `PidFileError` when another one has it.
+    """Write our process id to a file while the daemon runs, and yield the descriptor of the file.
 
-    Overwritten is only what is empty or a number, as a daemon leaves that was killed. Afterwards the file is gone, or
-    empty when its directory is one that the account we dropped to may not write.
+    Only an empty file is overwritten, or a number, as left by a killed daemon. Afterwards the file is removed, or
+    emptied if the account that we dropped to may not write to its directory.
 
-    Yields the descriptor of the file. A process that is forked must close it: it carries a lock that lasts until the
-    last descriptor is closed.
+    A forked process must close the descriptor: it carries a lock that lasts until the last descriptor is closed.
+
+    :raises PidFileError: another daemon has the file, or the file cannot be written.
     """
     try:
         descriptor = _acquire(path)
@@ -58,7 +59,7 @@ def pid_file(path: Path) -> Iterator[int]:
 
 
 def _acquire(path: Path) -> int:
-    """The file, open and ours as long as we live: a lock of a process, which its children do not have."""
+    """Return the descriptor of the file, locked while we live. The lock is a process's own: children do not have it."""
     _check_directory(path)
     while True:
         descriptor = _open(path)
@@ -70,14 +71,14 @@ def _acquire(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # who had it has just removed it
+        os.close(descriptor)  # the former owner has just removed the file
 
 
 def _open(path: Path) -> int:
-    """Open the file, made unless it is there.
+    """Open the file, and create it unless it exists.
 
-    What is there is opened without O_CREAT. Linux refuses that for files of others in a sticky directory when
-    fs.protected_regular is set, and then nobody learns why (proc(5)).
+    An existing file is opened without O_CREAT. Linux refuses O_CREAT for files of other accounts in a sticky directory
+    when fs.protected_regular is set, and the error does not tell the reason (proc(5)).
     """
     while True:
         try:
@@ -88,7 +89,7 @@ def _open(path: Path) -> int:
 
 
 def _check_directory(path: Path) -> None:
-    """Refuse a place where anybody may put another file while we run."""
+    """Refuse a directory in which anybody may replace the file while we run."""
     status = os.stat(path.parent)
     safe = status.st_mode & stat.S_ISVTX and status.st_uid in (0, os.geteuid())
     if status.st_mode & stat.S_IWOTH and not safe:
@@ -96,7 +97,7 @@ def _check_directory(path: Path) -> None:
 
 
 def _check(path: Path, descriptor: int) -> None:
-    """Refuse what no daemon has written, and what somebody else has put where anybody may."""
+    """Refuse a file that no daemon has written, or that another account created in a directory open to everybody."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise PidFileError(f'cannot write the pid file {path}: it is no file of its own')
@@ -115,9 +116,9 @@ def _lock(path: Path, descriptor: int) -> None:
 
 
 def _lock_for_scripts(path: Path, descriptor: int) -> None:
-    """Take the lock that flock(1) sees too: init scripts look whether a daemon runs with ``flock -xn``.
+    """Take the lock that flock(1) sees as well: init scripts test with ``flock -xn`` whether a daemon runs.
 
-    Everybody who may read the file can hold this lock, so it decides nothing here.
+    Everybody who may read the file can hold this lock, so the daemon does not rely on it.
     """
     deadline = time.monotonic() + LOOK_S
     while True:
@@ -128,14 +129,14 @@ def _lock_for_scripts(path: Path, descriptor: int) -> None:
             if time.monotonic() > deadline:
                 log.warning('%s is locked by another process: scripts that look with flock may be wrong', path)
                 return
-        except OSError as error:  # a file system without such locks
+        except OSError as error:  # a file system without flock
             log.debug('%s cannot be locked with flock: %s', path, error.strerror)
             return
         time.sleep(POLL_S)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether the path still means this file."""
+    """Return whether the path still names this file."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:

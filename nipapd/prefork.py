@@ -1,11 +1,11 @@
-"""The supervisor: forks request handlers and sees to it that they run, and that they stop.
+"""The supervisor: forks request handlers, keeps them running, and stops them.
 
-Every handler is one process. What they share is made before the fork by the caller: listening sockets and
+Every handler is one process. The caller creates everything that handlers share before the fork: listening sockets and
 configuration, but no thread, no event loop and no connection. The parent serves nothing itself.
 
-Signals are data: the Python handlers only append to a list, the wake-up descriptor of the signal module makes the
-loop look at it, and the loop acts. A signal that comes between the look and the wait has written to the descriptor
-already, so no wake-up is lost.
+Signals are data: the Python signal handlers only append to a list. The wake-up descriptor of the signal module wakes
+the loop, which reads the list and acts. A signal that arrives between the reading and the wait has already written to
+the descriptor, so no wake-up is lost.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ EXIT_CUT_OFF = 3
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 SHOW_STACK = signal.SIGUSR1
-SHOW_STACK_S = 0.5  # what a hung handler is given to write where it is
-LEAST_START_S = 10.0  # what a handler has to become ready, however short signs of life may be apart
-INATTENTIVE_S = 5.0  # a supervisor that was away for longer cannot tell who hangs
-LOSSES = ('exit', 'signal', 'hang', 'fork')  # it ended by itself, was killed, was killed by us, could not be made
+SHOW_STACK_S = 0.5  # the time for a hung handler to write its stack
+LEAST_START_S = 10.0  # the least time for a handler to become ready, even with a shorter hang_timeout
+INATTENTIVE_S = 5.0  # after a longer pause of its own, the supervisor cannot tell which handlers hang
+LOSSES = ('exit', 'signal', 'hang', 'fork')  # ended by itself, killed by others, killed by us as hung, not forked
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
-NAME = b'nipapd-handler'  # as ps shows one that is ready; before, it is called as the daemon was started
+NAME = b'nipapd-handler'  # the name of a ready handler in ps; before, it has the name of the daemon
 PID = struct.Struct('=i')
 
 
 class Pulse:
-    """What a handler lets its supervisor know, in memory that both see: that it is ready, alive, of use.
+    """The state of a handler in memory shared with the supervisor: ready, its last beat, and whether it has answered.
 
-    Calling it says that the handler can answer. One handler writes, the clock is that of the host.
+    A call reports that the handler is ready. Only the handler writes. Beats are times of the host's monotonic clock.
     """
 
     def __init__(self, report_ready: Callable[[], None]) -> None:
@@ -60,7 +60,7 @@ class Pulse:
         self._report_ready()
 
     def beat(self) -> None:
-        """Say that requests are being looked after."""
+        """Record that the handler is alive and serves requests."""
         self._values[0] = time.monotonic()
 
     def note_answer(self) -> None:
@@ -80,10 +80,10 @@ HandlerMain = Callable[[int, Pulse], int | None]
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What all handlers are replaced by at once: how many there are, what they do, and the limits they are held to.
+    """A set of handlers that replaces another one as a whole: their number, their work and their limits.
 
-    A handler has `hang_timeout_s` from one sign of life to the next, and to become ready LEAST_START_S at least. With 0
-    no handler is taken for hung.
+    A handler hangs when its last beat is older than `hang_timeout_s`. To become ready it has at least LEAST_START_S.
+    With a `hang_timeout_s` of 0 no handler counts as hung.
     """
 
     count: int
@@ -96,7 +96,7 @@ class Generation:
             raise ValueError(f'a supervisor needs at least one handler, not {self.count}')
 
     def limit_s(self, ready: bool) -> float:
-        """How long a handler may say nothing."""
+        """Return the longest time in seconds that a handler may go without a beat."""
         if ready or not self.hang_timeout_s:
             return self.hang_timeout_s or math.inf
         return max(self.hang_timeout_s, LEAST_START_S)
@@ -104,12 +104,12 @@ class Generation:
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a place that lost its handler stays empty.
+    """The pause before the next start in a slot that lost its handler.
 
-    The first loss is replaced at once, then the pause doubles from `first_s` up to `most_s`. A handler that lived
-    for `stable_s` clears the count. When no handler has ever become ready, `start_attempts` losses of one place
-    end the daemon: what cannot start once is for a human to see. So do `hopeless_losses` in a row of every place
-    during which none lived that long and none answered anything.
+    After the first loss the next handler starts at once. Then the pause doubles from `first_s` up to `most_s`. A
+    handler that lived for `stable_s` clears the count. If no handler has ever become ready, `start_attempts` losses of
+    one slot end the daemon, since an administrator has to see a failure to start. So do `hopeless_losses` in a row of
+    every slot, if meanwhile no handler lived for `stable_s` and none answered anything.
     """
 
     first_s: float = 0.2
@@ -119,7 +119,7 @@ class Backoff:
     hopeless_losses: int = 12
 
     def pause_s(self, losses: int) -> float:
-        """The pause after the given number of losses in a row, 1 being the first."""
+        """Return the pause in seconds after the given number of losses in a row; the first loss is 1."""
         if losses <= 1:
             return 0.0
         return min(self.most_s, self.first_s * 2.0 ** min(losses - 2, 30))
@@ -127,7 +127,7 @@ class Backoff:
 
 @dataclass(eq=False)
 class Handler:
-    """One process: of which generation, whether it answers, and when it will be killed, if that is settled."""
+    """A handler process: its generation, whether it is ready, and the time at which it will be killed, if any."""
 
     slot: int
     pid: int
@@ -141,13 +141,13 @@ class Handler:
 
 @dataclass
 class Slot:
-    """One place for a handler: the process in it, the one that is to follow it, and when the next is due."""
+    """The place of a handler: its process, the successor of that process, and the time of the next start."""
 
     number: int
     current: Handler | None = None
     successor: Handler | None = None
     losses: int = 0
-    fruitless: int = 0  # losses in a row during which no handler at all was of use
+    fruitless: int = 0  # losses in a row while no handler of any slot was of use
     due: float = 0.0
 
 
@@ -155,20 +155,21 @@ class Supervisor:
     """Keeps `count` handlers running until TERM or INT.
 
     `handler_main(slot, pulse)` runs in each child. It calls `pulse()` once it can answer, and from then on
-    `pulse.beat()` about once a second; what it returns is the exit code of the child, 1 when it raises. The child
-    starts with TERM at its default, INT and HUP ignored (the terminal sends INT to the whole group; the parent alone
-    decides), shows its Python stack on stderr when it gets USR1, and gets TERM should the parent die. One whose last
-    beat is older than `hang_timeout_s` is killed and replaced, so is one that does not get ready; those that finish are
-    left in peace.
+    `pulse.beat()` about once a second. Its result is the exit code of the child; the code is 1 when it raises. The
+    child starts with TERM at its default, and with INT and HUP ignored: the terminal sends INT to the whole group, and
+    the parent alone decides. At USR1 the child writes its Python stack to stderr. It gets TERM if the parent dies. A
+    handler whose last beat is older than `hang_timeout_s` is killed and replaced, and so is one that does not become
+    ready in time. Handlers that are finishing are exempt.
 
-    At HUP `renew` is asked for the next generation; None leaves everything as it is. Each handler is then followed
-    by one of that generation, which is ready before its predecessor is told to finish. When none of them can start,
-    the former generation stays. `on_settled` is told the generation of which, in the end, all handlers are.
+    At HUP `renew` returns the next generation; None keeps everything as it is. Each handler is then replaced by one of
+    the new generation, which is ready before its predecessor is asked to finish. If no handler of the new generation
+    can start, the former generation stays. `on_settled` is called with the generation that all handlers finally have.
 
     `on_ready` is called once in the parent, when the first handler is ready, and `on_stop` once, when the handlers
-    are told to finish; `on_loss`, with one of LOSSES, for each that has to be replaced. `watch` is called in the parent
-    about once a second and whenever a child ends; it may start processes of its own: only handlers are ever reaped
-    here. `in_child` is called first thing in each child, to let go of what belongs to the parent, privileges included.
+    are asked to finish. `on_loss` is called with one of LOSSES for each handler that has to be replaced. `watch` is
+    called in the parent about once a second and whenever a child ends. It may start processes of its own, because the
+    supervisor reaps only handlers. `in_child` is called first in each child, to give up everything that belongs to the
+    parent, privileges included.
     """
 
     def __init__(
@@ -207,10 +208,10 @@ class Supervisor:
         self._wake_r = self._wake_w = self._ready_r = self._ready_w = -1
 
     def run(self) -> int:
-        """Supervise until told to stop; no handler is left when this returns.
+        """Supervise until a stop signal; no handler is left when this returns.
 
-        Returns EXIT_OK when every handler finished what it was doing, EXIT_CUT_OFF when some were killed because
-        the deadline passed or a second signal came, EXIT_FAILED when the handlers could not start or live.
+        Return EXIT_OK when every handler finished its requests, EXIT_CUT_OFF when some were killed because the
+        deadline passed or a second signal came, EXIT_FAILED when the handlers could not start or live.
         """
         with self._pipes(), self._signal_handlers():
             try:
@@ -237,7 +238,7 @@ class Supervisor:
     # waiting
 
     def _wait(self) -> None:
-        """Sleep until a signal, a ready handler or the next thing that is due; at most a second."""
+        """Sleep until a signal, a ready handler or the next deadline or start; at most a second."""
         readable, _, _ = select.select([self._wake_r, self._ready_r], [], [], self._pause_s())
         if self._wake_r in readable:
             os.read(self._wake_r, 4096)
@@ -296,7 +297,7 @@ class Supervisor:
             self._exit_code = self._exit_code or EXIT_CUT_OFF
         self._kill(handlers)
 
-    # another generation
+    # replacing a generation
 
     def _begin_renewal(self) -> None:
         if self._renew is None:
@@ -313,10 +314,10 @@ class Supervisor:
         for slot in self._slots:
             slot.losses, slot.fruitless, slot.due = 0, 0, 0.0
             successor, slot.successor = slot.successor, None
-            self._dismiss(successor)  # of a generation that was overtaken
+            self._dismiss(successor)  # its generation is not wanted any more
 
     def _start_successor(self) -> None:
-        """Have one handler of a former generation followed; the next one when that is done."""
+        """Start the successor of one handler of a former generation, unless another successor is still starting."""
         if any(slot.successor for slot in self._slots):
             return
         for slot in self._slots[: self._wanted.count]:
@@ -325,7 +326,7 @@ class Supervisor:
                 return
 
     def _settle(self) -> None:
-        """Tell, once, that all handlers are of the wanted generation; what is too many is told to finish."""
+        """Report, once, that all handlers have the wanted generation, and ask surplus handlers to finish."""
         places = self._slots[: self._wanted.count]
         if self._settled or not all(self._is_settled(slot) for slot in places):
             return
@@ -345,7 +346,7 @@ class Supervisor:
         slot.current = slot.successor = None
 
     def _dismiss(self, handler: Handler | None) -> None:
-        """Tell a handler to finish; it belongs to no place any more."""
+        """Ask a handler to finish; it belongs to no slot any more."""
         if handler is not None:
             handler.deadline = time.monotonic() + self._wanted.drain_timeout_s
             self._leaving.append(handler)
@@ -399,7 +400,7 @@ class Supervisor:
                 self._note_death(handler, code)
 
     def _note_death(self, handler: Handler, code: int) -> None:
-        """A handler ended that nobody had told to."""
+        """Replace a handler that ended unasked."""
         slot = self._slots[handler.slot]
         if slot.successor is handler:
             slot.successor = None
@@ -416,7 +417,7 @@ class Supervisor:
         self._give_up_if_hopeless(slot, how_it_ended(code))
 
     def _collect(self, handler: Handler, options: int) -> int | None:
-        """The exit code of the process once it has ended; else None."""
+        """Return the exit code of the process once it has ended, else None."""
         try:
             pid, status = os.waitpid(handler.pid, options)
         except ChildProcessError:
@@ -427,7 +428,7 @@ class Supervisor:
         return os.waitstatus_to_exitcode(status)
 
     def _note_end(self, handler: Handler, code: int) -> None:
-        """A handler ended as it was told; a TERM that came before it could finish anything is no loss."""
+        """Log a dismissed handler that failed. Death by TERM is no failure: the handler had nothing to finish yet."""
         if code not in (0, -signal.SIGTERM):
             log.warning('handler %d %s before it was done', handler.slot, how_it_ended(code))
             if self._stopping:
@@ -466,13 +467,13 @@ class Supervisor:
         self._exit_code = EXIT_FAILED
         self._begin_stop()
 
-    # those that hang or do not end
+    # hung and late handlers
 
     def _look_for_hung(self) -> None:
-        """Show where a handler is that has not been heard of for too long, and settle when it will be killed."""
+        """Make hung handlers write their stack, and set the time at which they are killed."""
         now = time.monotonic()
         if now - self._looked > INATTENTIVE_S:
-            self._attentive_since = now  # we were stopped, and perhaps everything was
+            self._attentive_since = now  # this process was stopped, and perhaps its handlers as well
         self._looked = now
         for handler in [one for slot in self._slots for one in (slot.current, slot.successor) if one]:
             age_s = now - max(handler.pulse.last_beat if handler.ready else handler.born, self._attentive_since)
@@ -499,7 +500,7 @@ class Supervisor:
             self._cut_off(leaving)
 
     def _send(self, handler: Handler, number: int) -> None:
-        """Signal the process. It has not been reaped, so the pid cannot be somebody else's."""
+        """Signal the process. It has not been reaped, so the pid cannot belong to another process."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(handler.pid, number)
 
@@ -510,7 +511,7 @@ class Supervisor:
             self._collect(handler, 0)
         self._leaving = [one for one in self._leaving if one not in handlers]
 
-    # what exists while the supervisor runs
+    # resources of a running supervisor
 
     @contextlib.contextmanager
     def _pipes(self) -> Iterator[None]:
@@ -540,14 +541,15 @@ class Supervisor:
 
 
 def fork(what: str, main: Callable[[int], int | None]) -> int:
-    """A child that does `main`, which is given the id of its parent and returns the exit code; returns its own id.
+    """Fork a child that runs `main`, and return the id of the child.
 
-    It begins with TERM at its default, INT and HUP ignored. Nothing of the parent's is run in it afterwards.
+    `main` gets the id of its parent and returns the exit code. The child begins with TERM at its default, and with INT
+    and HUP ignored. After `main` no code of the parent runs in the child.
 
-    :raises OSError: there is no room for it.
+    :raises OSError: the system cannot create a process.
     """
     parent = os.getpid()
-    # Blocked until the child has its own dispositions: a TERM in between would end up in the parent's list.
+    # Blocked until the child has its own signal handlers: an earlier TERM would end up in the parent's list.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         pid = os.fork()
@@ -568,14 +570,14 @@ def _be_child(what: str, main: Callable[[], int | None], unblocked: set[int]) ->
     except BaseException:
         log.exception('%s failed', what)
     finally:
-        # Not a return: what the parent's frames would clean up is the parent's.
+        # No return to the frames of the parent: they would clean up resources of the parent.
         with contextlib.suppress(Exception):
             logging.shutdown()
         os._exit(code)
 
 
 def reset_signals(unblocked: set[int]) -> None:
-    """Give a fresh child its own dispositions, then let through what waited meanwhile."""
+    """Set the signal handlers of a fresh child, then unblock signals, so that pending ones arrive."""
     signal.set_wakeup_fd(-1)
     faulthandler.register(SHOW_STACK)
     for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -592,15 +594,15 @@ def name_process(name: bytes) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel send TERM to this process when `parent`, which forked it, dies. Linux only."""
+    """Make the kernel send TERM to this process when `parent`, which forked it, dies. Linux only."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != parent:  # it died before the kernel knew
+    if os.getppid() != parent:  # the parent died before the request
         os._exit(1)
 
 
 def how_it_ended(code: int) -> str:
-    """An exit code of os.waitstatus_to_exitcode in words; real-time signals have a number only."""
+    """Return an exit code of os.waitstatus_to_exitcode in words; real-time signals have a number only."""
     if code >= 0:
         return f'exited with status {code}'
     try:

@@ -1,4 +1,4 @@
-"""What is prepared before anything runs: log, tracing, certificate, data directory, and who may use that."""
+"""Preparations for the start: the log, tracing, the certificate, and the data directory with its lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger('nipapd')
 
 
 def configure_log(settings: DaemonSettings) -> None:
-    """Apply the configuration of the log. Calls are not logged to a terminal unless that is asked for."""
+    """Apply the configuration of the log. By default calls are not logged to a terminal."""
     at_terminal = settings.foreground and not settings.syslog and sys.stderr.isatty()
     logs.configure(
         debug=settings.debug,
@@ -32,7 +32,7 @@ def configure_log(settings: DaemonSettings) -> None:
 
 
 def prepare_tracing(settings: TracingSettings) -> TracingSettings:
-    """Import what traces need, and return the settings; without OpenTelemetry nothing is traced."""
+    """Import the modules for traces and return the settings; without OpenTelemetry, warn and return NOT_TRACED."""
     if not settings.is_on:
         return settings
     try:
@@ -50,7 +50,7 @@ def prepare_tracing(settings: TracingSettings) -> TracingSettings:
 
 
 def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:
-    """The certificate and its key, read while this process still may; None when only HTTP is served."""
+    """Return a context with the certificate and its key, read before privileges are dropped; None without HTTPS."""
     if settings.ssl_port is None:
         return None
     files = str(settings.ssl_cert_file), settings.ssl_key_file, settings.ssl_client_ca_file
@@ -62,7 +62,7 @@ def tls_context(settings: DaemonSettings) -> ssl.SSLContext | None:
 
 
 def make_data_dir(config: Config) -> None:
-    """As root the accounts of PostgreSQL and of the handlers have to enter it, otherwise nobody else has."""
+    """Create the data directory. Only root opens it to others: to the accounts of PostgreSQL and of the handlers."""
     try:
         config.data_dir.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -71,15 +71,15 @@ def make_data_dir(config: Config) -> None:
 
 @contextlib.contextmanager
 def serving(config: Config, alone: bool = False) -> Iterator[None]:
-    """Hold the file `serving` of the data directory: shared by all who serve, or by one who wants nobody to.
+    """Lock the file `serving` of the data directory: shared for daemons, or exclusively with `alone` to keep them away.
 
-    A handler that outlives its parent holds it too.
+    A handler that outlives its parent holds the shared lock as well.
     """
     path = config.data_dir / 'serving'
     try:
         descriptor = open_lock(path)
     except OSError as error:
-        # Somebody else's directory, in which only accounts are read.
+        # The directory of another account, in which only the accounts are read.
         log.debug('%s cannot be held: %s', path, error.strerror)
         yield
         return
@@ -95,9 +95,9 @@ def serving(config: Config, alone: bool = False) -> Iterator[None]:
 
 
 def detach(launch: Launch, config: Config, identity: Identity | None) -> None:
-    """In the background what would go to stderr goes to a file, which is opened while this process still may.
+    """Detach from the terminal. In the background stderr goes to a file, opened before privileges are dropped.
 
-    identity: the account that this process is about to become, and that has to be able to open the file again.
+    identity: the account that this process is about to become. It has to be able to reopen the file.
     """
     path = config.data_dir / 'nipapd.log'
     owner = (identity.uid, identity.gid) if identity else None

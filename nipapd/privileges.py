@@ -1,8 +1,8 @@
-"""Whether an account that nobody has configured can do the work of handlers, where root has started the daemon.
+"""The choice between root and an account without privileges for the handlers, where root starts the daemon.
 
-Handlers of former versions ran as root unless `user` said otherwise. Their installations go on: the parent, which stays
-root, opens ports and keys, and gives the local accounts to the account of handlers. Where that account cannot do the
-work, handlers run as root as they did, with a warning.
+Handlers of former versions ran as root unless `user` named an account. Their installations go on working: the parent,
+which stays root, opens ports and keys, and gives the local accounts to the account of handlers. Where that account
+cannot do the work, handlers run as root as before, with a warning.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ LATER = ('_strptime', 'encodings.idna', 'encodings.utf_8_sig', 'importlib.reader
 
 
 def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | None:
-    """Return the account of handlers, once it has the files that it needs; None: they run as root.
+    """Return the account of handlers, after giving it the files that it needs; None: they run as this process does.
 
-    dsn: the database as handlers are to reach it.
+    dsn: the database as the handlers reach it.
     """
     if os.geteuid() != 0:
         return None
@@ -62,18 +62,18 @@ def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | N
 
 
 def load_what_is_used_later() -> None:
-    """Import what handlers would import while they serve: their account may not read the directory of Python."""
+    """Import the modules that handlers would import later: their account may be unable to read Python's directory."""
     for name in LATER:
         importlib.import_module(name)
 
 
 def parent_stays_root(config: Config, identity: Identity | None) -> bool:
-    """Return whether the parent of the handlers must stay root, since its work takes root."""
+    """Return whether the parent of the handlers must stay root, because its work needs root."""
     return config.embedded or (identity is not None and identity.by_default and config.nipapd.forks >= 0)
 
 
 def obstacle(config: Config, identity: Identity, dsn: str) -> str | None:
-    """Return why an account cannot do the work of handlers; None when it can, or when nobody can at the moment."""
+    """Return why an account cannot do the work of handlers; None when it can, or this process cannot either."""
     if problem := missing(config, identity):
         return problem
     problem = told_by(identity, lambda: no_database(dsn))
@@ -83,30 +83,30 @@ def obstacle(config: Config, identity: Identity, dsn: str) -> str | None:
 
 
 def missing(config: Config, identity: Identity) -> str | None:
-    """Return which file an account cannot read that handlers need; None when it can read all."""
+    """Return a message about a file that handlers need and the account cannot read; None when there is no such file."""
     needed = [Path(str(module.__file__)) for module in (backend, databases, tornado)]
     if config.kafka.enabled and config.kafka.ssl_cafile:
         needed.append(Path(config.kafka.ssl_cafile))
     if config.kafka.enabled or config.tracing.is_on:
-        needed.append(Path(os.__file__))  # these libraries import modules of Python as they go
+        needed.append(Path(os.__file__))  # these libraries import modules of Python while they work
     return told_by(identity, lambda: unreadable(needed))
 
 
 def unreadable(paths: list[Path]) -> Iterator[str]:
-    """Yield the files that this process may not read."""
+    """Yield a message for each file that this process may not read."""
     for path in paths:
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
             yield f'{path} cannot be read by {pwd.getpwuid(os.geteuid()).pw_name}'
 
 
 def no_database(dsn: str) -> Iterator[str]:
-    """Yield why this process reaches no server."""
+    """Yield why this process reaches no server, if so."""
     if problem := database_problem(dsn):
         yield ' '.join(str(problem).split())
 
 
 def told_by(identity: Identity, look: Callable[[], Iterator[str]]) -> str | None:
-    """Return the first problem that a process of that account finds."""
+    """Return the first problem that `look` yields in a child process of that account; None without problems."""
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:

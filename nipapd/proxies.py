@@ -1,4 +1,4 @@
-"""The address of a client behind proxies that are trusted."""
+"""The address of a client behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# As proxies write an address: bare, with a port, or in brackets.
+# The forms of an address in headers: bare, with a port, or in brackets.
 WRITTEN = re.compile(r'\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?|([0-9A-Fa-f:.]+)')
 
 
@@ -25,8 +25,8 @@ class Proxies:
     def client_of(self, peer: str, forwarded_for: str, forwarded: str = '') -> str:
         """Return the address of the client of a request that `peer` has sent.
 
-        forwarded_for, forwarded: its headers ``X-Forwarded-For`` and ``Forwarded`` (RFC 7239). When both are there and
-        differ, one of them is not by the proxy, and nobody knows which: the address is that of the peer.
+        forwarded_for, forwarded: its headers ``X-Forwarded-For`` and ``Forwarded`` (RFC 7239). When both are present
+        and differ, the proxy has not written both, and nothing tells which one is genuine. Then the peer is the client.
         """
         if not forwarded:
             return self._client_of(peer, forwarded_for.split(','))
@@ -34,10 +34,10 @@ class Proxies:
         return client if not forwarded_for or client == self.client_of(peer, forwarded_for) else peer
 
     def _client_of(self, peer: str, addresses: Iterable[str]) -> str:
-        """Return the address of a client. Each proxy appends the address that it was asked from.
+        """Return the address of a client. Each proxy appends the address of its own peer.
 
-        So the list is read from its end, as long as the address is that of a trusted proxy: what stands before is the
-        word of somebody else.
+        So the list is read from its end while the address is a trusted proxy's. Earlier entries come from untrusted
+        parties.
         """
         client = peer
         for written in reversed([*addresses]):
@@ -55,7 +55,7 @@ class Proxies:
 
 
 def _for(element: str) -> str:
-    """Return the address of an element of ``Forwarded``, as it is written; '' without one."""
+    """Return the address in an element of ``Forwarded``, as written; '' without one."""
     for pair in element.split(';'):
         name, _, value = pair.partition('=')
         if name.strip().lower() == 'for':

@@ -1,4 +1,4 @@
-"""Another configuration while the daemon runs: handlers are replaced one by one."""
+"""A new configuration at a HUP: handlers are replaced one by one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIXED = ('user', 'group', 'foreground', 'syslog', 'pid_file', 'postgres_bindir',
 
 
 class Renewal:
-    """Replace the handlers by ones that use the configuration as it is now."""
+    """Replaces the handlers by handlers that use the present configuration."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Renewal:
         identity: Identity | None,
     ) -> None:
         self._launch = launch
-        self._identity = identity  # of handlers, where it is not that of this process
+        self._identity = identity  # of handlers; None: that of this process
         self._config = config
         self._service = service
         self._reread = reread
@@ -54,7 +54,7 @@ class Renewal:
         self._sender: admin.HelperProcess | None = None
 
     def answering_with(self, keeper: admin.HelperProcess, sender: admin.HelperProcess) -> None:
-        """Have the admin port answered, and events delivered, by processes that know the configuration in use."""
+        """Serve the admin port and deliver events by these processes, which get every new configuration."""
         self._admin, self._sender = keeper, sender
         self._answer()
 
@@ -82,10 +82,10 @@ class Renewal:
         self._sender.use(senders.Sending(service.dsn, service.settings, kafka), prepare_sender)
 
     def begin(self) -> Generation | None:
-        """Read the configuration; None, when it cannot be used, and then everything stays as it is.
+        """Read the configuration and return the next generation of handlers; None to keep the present one.
 
-        The log is opened again in every case. Handlers have the former file open, so they are replaced even if the
-        configuration stays.
+        When the configuration cannot be used, the former one stays. The log file is reopened in every case. Handlers
+        have the former log file open, so they are replaced even if the configuration stays.
         """
         systemd.notify_reloading()
         reopened = self._launch.reopen_log()
@@ -96,13 +96,17 @@ class Renewal:
         except Exception:
             log.exception('the configuration in use stays')
         if reopened:
-            shares = Shares(handlers(self._config.nipapd))  # predecessors still count in theirs
+            shares = Shares(handlers(self._config.nipapd))  # the predecessors still use the former ones
             return self._generation(self._config, dataclasses.replace(self._service, shares=shares))
         systemd.notify('READY=1')
         return None
 
     def handler_of(self, service: Service) -> HandlerMain:
-        """What a handler does. It lets go first of sockets of others, which would stay open as long as it lives."""
+        """Return the main function of handlers for a service.
+
+        It first closes the sockets that the service does not have. Else they would stay open as long as the handler
+        lives.
+        """
 
         def handle(slot: int, pulse: Pulse) -> int:
             self._listening.close_all_but(dataclasses.replace(service.listeners, admin=()))
@@ -137,7 +141,7 @@ class Renewal:
         return generation
 
     def hand_over_accounts(self) -> None:
-        """Have handlers read accounts that root has put in the place of theirs, as when handlers ran as root."""
+        """Give the account of handlers local accounts that root has replaced, as when handlers ran as root."""
         self._hand_over(self._config)
 
     def _hand_over(self, config: Config) -> None:
@@ -156,7 +160,7 @@ class Renewal:
         return generation
 
     def end(self, generation: Generation) -> None:
-        """All handlers are of that generation; one that was not begun here is the first."""
+        """Adopt the generation that all handlers have now. A generation that was not begun here is the first one."""
         self._config, self._service = self._begun.get(generation, (self._config, self._service))
         self._begun = {generation: (self._config, self._service)}
         self._answer()
@@ -168,7 +172,7 @@ class Renewal:
 
 
 def applicable(old: Config, new: Config) -> tuple[Config, list[str]]:
-    """The new configuration with the old values of what a running daemon cannot change, and the keys of those."""
+    """Return the new configuration with the old values of all keys that need a restart, and these keys if changed."""
     fixed = [*FIXED]
     if old.embedded != new.embedded:
         fixed += [key.name for key in dataclasses.fields(DaemonSettings) if key.name.startswith('db_')]

@@ -1,9 +1,9 @@
-"""The accounts of a restore: they become those of the daemon if, and only if, the restored database is committed.
+"""The accounts of a restore: they replace those of the daemon if, and only if, the restored database is committed.
 
-No transaction is about both. So the accounts of the dump are written beside the file of accounts first, under a name
-with the number of PostgreSQL's transaction. Once that is committed, they replace the accounts. After a kill in between,
-the next start, dump or restore asks PostgreSQL how the transaction has ended, and replaces the accounts or removes the
-file.
+No transaction covers both. So the accounts of the dump are first written to a file beside the file of accounts, with
+the number of PostgreSQL's transaction in its name. Once the transaction is committed, they replace the accounts. After
+a kill in between, the next start, dump or restore asks PostgreSQL for the outcome of the transaction, and then replaces
+the accounts or removes the file.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from nipapd.launch import StartError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 30.0  # PostgreSQL notices within that time that a client was killed, and rolls back
+PATIENCE_S = 30.0  # within this time PostgreSQL notices that a client was killed, and rolls back
 POLL_S = 0.1
 
 _DATABASE = """SELECT system_identifier || '-' || (SELECT oid FROM pg_database WHERE datname = current_database())
 FROM pg_control_system()"""
 _COMMIT = 'SET LOCAL synchronous_commit = on; CREATE TEMPORARY TABLE nipap_restore () ON COMMIT DROP'
-# `keep` has had a later transaction committed. So only a server that was put back to an earlier state has not reached
-# the number: a transaction that is in progress is below the end of the snapshot.
+# `keep` has committed a later transaction. So the counter is below the number only on a server that was put back to an
+# earlier state: a transaction that is in progress is below the end of the snapshot.
 _OUTCOME = """SELECT CASE WHEN %s::text::xid8 < pg_snapshot_xmax(pg_current_snapshot())
 THEN coalesce(pg_xact_status(%s::text::xid8), 'unknown') ELSE 'aborted' END"""
 
 
 def keep(tx: Transaction, db: Database, users: LocalUsers, accounts: LocalUsers) -> None:
-    """Write accounts beside the file of `users`, for the time when the transaction is committed.
+    """Write accounts to a file beside the file of `users`, to replace it after the transaction is committed.
 
     db: the database of the transaction, for another session.
     """
     path = Path(f'{users.path}{RESTORED}{tx.value(_DATABASE)}-{tx.value("SELECT pg_current_xact_id()::text")}')
-    # PostgreSQL might give the number to another transaction after a power cut, unless it is on the disk. What has
-    # happened before a commit is on the disk with that commit.
+    # The number of the transaction has to be on the disk, else PostgreSQL might use it again after a power cut. The
+    # commit of another transaction writes everything before it to the disk.
     db.run(lambda other: other.execute(_COMMIT))
     owner = os.stat(users.path if os.path.exists(users.path) else path.parent)
     with archive.replacing(path) as out, open(accounts.path, 'rb') as source:
@@ -51,7 +51,7 @@ def keep(tx: Transaction, db: Database, users: LocalUsers, accounts: LocalUsers)
 
 
 def remove_partial(users: LocalUsers) -> None:
-    """Remove the files of `keep` that a killed restore has not completed; no other restore may run."""
+    """Remove incomplete files of `keep`, left by a killed restore. No other restore may run."""
     path = Path(users.path)
     for left in path.parent.glob(f'*{RESTORED}*.new'):
         if left.name.startswith(path.name + RESTORED):
@@ -59,17 +59,17 @@ def remove_partial(users: LocalUsers) -> None:
 
 
 def settle(db: Database, users: LocalUsers, owner: str | None = None) -> None:
-    """Replace the accounts by those whose restore was committed, and remove those whose restore was not.
+    """Replace the accounts by those of a committed restore, and remove the files of restores that were rolled back.
 
     owner: the account of the host that a new file of accounts belongs to, when this process is root.
-    :raises StartError: a restore is on its way, or PostgreSQL does not know any more how it has ended.
+    :raises StartError: a restore is under way, or PostgreSQL no longer knows its outcome.
     """
     for path in users.of_restores():
         settle_one(path, db, users, owner)
 
 
 def settle_one(path: Path, db: Database, users: LocalUsers, owner: str | None) -> None:
-    """Do as `settle` does, with the accounts of one restore."""
+    """Settle the accounts of one restore, see `settle`."""
     where, _, number = path.name.rpartition(RESTORED)[2].rpartition('-')
     if db.read(lambda tx: tx.value(_DATABASE)) != where:
         log.warning('%s was written by a restore into another database; remove it if that was given up', path)
@@ -93,7 +93,7 @@ def _outcome(db: Database, number: str) -> str:
 
 
 def put_in_place(path: Path, users: LocalUsers, owner: str | None) -> None:
-    """Replace the accounts by those in another file, which stays."""
+    """Replace the accounts by those in another file, which is kept."""
     if os.path.lexists(users.path):
         LocalUsers(path).copy_to(users.path)
         return

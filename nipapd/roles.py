@@ -1,10 +1,10 @@
-"""The roles of the private PostgreSQL: who owns the database, and what handlers may do with it.
+"""The roles of the private PostgreSQL: the owner of the database, and the rights of handlers on it.
 
-    postgres      superuser; makes the other two, and converts data directories that were made without them
+    postgres      superuser; creates the other two, and converts data directories from before these roles
     nipap_owner   owns the database and everything in it: migrations, check, repair, dump, restore
     nipap         handlers and the processes beside them: reads and writes rows, owns nothing
 
-Which account of the host may use which role is the business of `nipapd.embedded`.
+`nipapd.embedded` decides which account of the host may use which role.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from nipapd.embedded import OWNER, SERVICE, EmbeddedPostgresError
 
 log = logging.getLogger(__name__)
 
-LOCK_PATIENCE_MS = 2000  # for which calls of older programs may queue behind a change of owner
+LOCK_PATIENCE_MS = 2000  # calls of older programs may queue for so long behind a change of owner
 PAUSE_S = 1.0
 
-# What handlers may do with tables other than those that they may change in every way.
+# The rights of handlers on tables with restricted rights; on all other tables they have EVERY_WAY.
 SOME_TABLES = {
     'audit_log': 'SELECT, INSERT',
     'change_set': 'SELECT, INSERT',
@@ -35,7 +35,7 @@ SOME_TABLES = {
 }
 EVERY_WAY = 'SELECT, INSERT, UPDATE, DELETE'
 
-# Sessions log no errors, see `EmbeddedPostgres.dsn`.
+# Sessions do not log errors, see `EmbeddedPostgres.dsn`.
 ROLES = f"""
 DO $$
 DECLARE
@@ -73,8 +73,8 @@ BEGIN
 END $$
 """
 
-# Everything of ours that the owner of the database does not own: made before there was such a role. What belongs to an
-# extension, and sequences of columns, follow that.
+# Every object of ours that has another owner, since it is older than the role. Members of an extension and sequences of
+# columns are left out: they follow the extension or the column.
 _HOMES = r"(nspname = 'public' OR nspname ~ '^public_v[0-9]+$')"
 _NO_MEMBER = """NOT EXISTS (
     SELECT FROM pg_depend WHERE classid = '{0}'::regclass AND objid = {0}.oid AND deptype IN ('e', 'a', 'i'))"""
@@ -100,7 +100,7 @@ FROM pg_statistic_ext JOIN pg_namespace n ON n.oid = stxnamespace
 WHERE {_HOMES} AND stxowner <> '{OWNER}'::regrole
 """
 
-# Tables with rights that are not those that handlers are to have on them, and these.
+# Tables on which handlers have other rights than they should, with the right ones.
 _RIGHTS = ', '.join(f"('{table}', '{rights}')" for table, rights in SOME_TABLES.items())
 WRONG_RIGHTS = f"""
 SELECT c.oid::regclass::text, coalesce(special.rights, '{EVERY_WAY}')
@@ -121,9 +121,9 @@ def prepare(dsn: str) -> None:
 
     dsn: the database, for a superuser.
 
-    Changes nothing when all is as it should be. Several programs may do so at once, also beside daemons that serve.
+    Changes nothing when everything is right. Several programs may call this at once, also beside running daemons.
 
-    :raises EmbeddedPostgresError: PostgreSQL has refused something.
+    :raises EmbeddedPostgresError: PostgreSQL has refused a statement.
     """
     try:
         with contextlib.closing(psycopg2.connect(dsn)) as connection:
@@ -136,7 +136,7 @@ def prepare(dsn: str) -> None:
 
 
 def _try(connection: psycopg2.extensions.connection) -> bool:
-    """Change what differs, in one transaction; False when locks are not free within a time for which calls may wait."""
+    """Make all changes in one transaction; return False when a lock is not free within LOCK_PATIENCE_MS."""
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute('SELECT pg_advisory_xact_lock(%s)', (advisory.SCHEMA,))

@@ -1,4 +1,4 @@
-"""A daemon that runs: its service, its supervisor, and the processes beside the handlers."""
+"""The parts of a running daemon: its service, its supervisor, and the processes beside the handlers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def serving_lines(listeners: Listeners) -> list[str]:
 
 
 def refusing_hangups(watch: Callable[[], None] | None, launch: Launch) -> Callable[[], None]:
-    """Return the same watch. A HUP has it open the log again; a daemon that is its only handler cannot replace it."""
+    """Return `watch`, extended to reopen the log at a HUP. A daemon with `forks = -1` cannot replace its handler."""
     hangups: list[int] = []
     signal.signal(signal.SIGHUP, lambda number, _frame: hangups.append(number))
 
@@ -63,7 +63,7 @@ def refusing_hangups(watch: Callable[[], None] | None, launch: Launch) -> Callab
 
 
 def handlers(settings: DaemonSettings) -> int:
-    """How many processes serve. One for each core that this process may use, unless configured."""
+    """Return the number of handlers: one for each core that this process may use, unless configured."""
     if settings.forks:
         return abs(settings.forks)
     if sys.platform == 'linux':

@@ -1,9 +1,9 @@
-"""Gives change sets and events their positions, posts events to webhooks, hands them to Kafka.
+"""The delivery of events: assigns positions to change sets and events, posts events to webhooks, sends them to Kafka.
 
-A process of its own, kept by the parent of the handlers as that of the admin port is; with ``forks = -1`` the one that
-serves does it too. Of all daemons on one database one delivers, the holder of a lock; it is gone with its session. What
-was delivered is noted after it was: whoever is killed in between delivers it once more. Change sets get their positions
-from the holder of another lock, also where events are off.
+The parent of the handlers keeps a process for the delivery running, like the process of the admin port. With
+``forks = -1`` the serving process delivers as well. Of all daemons on a database one delivers: the holder of a lock,
+which is released when its session ends. A delivery is recorded afterwards, so a process that is killed in between
+causes a second delivery. The holder of another lock assigns positions to change sets, even where events are off.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from nipapd.targets import CheckedResolver, Targets
 
 log = logging.getLogger(__name__)
 
-NAME = b'nipapd-events'  # as ps shows it
+NAME = b'nipapd-events'  # the name in ps
 LOOK_S = 0.25
-LOOK_SHARE = 5  # no more than one part in so many of the time is spent on looking
-MOST_LOOK_PAUSE_S = 5.0  # however long it took: it may have waited for PostgreSQL
-HOOKS_S = 1.0  # how often it is read which webhooks there are
+LOOK_SHARE = 5  # a pause is at least so many times as long as the poll before it
+MOST_LOOK_PAUSE_S = 5.0  # the longest pause, even after a slow poll: it may have waited for PostgreSQL
+HOOKS_S = 1.0  # the interval between readings of the webhooks
 REMOVE_S = 60.0
 TROUBLE_S = 1.0
 ATTEMPT_S = 10.0
 CONNECT_S = 5.0
 FIRST_PAUSE_S = 1.0
 MOST_PAUSE_S = 600.0
-MOST_ANSWER = 2**16  # of an answer, which nobody reads
+MOST_ANSWER = 2**16  # bytes of a response, which is thrown away
 MOST_CONNECTIONS = 2 * webhook.MOST_WEBHOOKS
 LONGEST_ERROR = 300
 SESSIONS = 4
@@ -62,16 +62,16 @@ Hook = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sending:
-    """What the process that delivers needs to know, fixed before it is forked."""
+    """The delivery as a task of a helper process: its inputs, fixed before the process is forked."""
 
     dsn: str = field(repr=False)  # it may hold a password
     settings: DaemonSettings
     kafka: KafkaSettings
 
-    wanted: ClassVar[bool] = True  # change sets need their positions
+    wanted: ClassVar[bool] = True  # change sets need their positions in any case
 
     def run(self) -> None:
-        """Deliver until TERM."""
+        """Deliver until SIGTERM."""
         asyncio.run(self._main())
 
     async def _main(self) -> None:
@@ -85,22 +85,23 @@ class Sending:
         signals.ignore((signal.SIGTERM,))
 
     def begin(self, fibers: Fibers) -> None:
-        """Deliver until these fibers are ended, on the loop that runs."""
+        """Deliver on the running loop until these fibers are ended."""
         fibers.start(Delivery(self, fibers).run)
 
 
 class Delivery:
-    """Everything that is delivered, each receiver in a fiber of its own so that none waits for another."""
+    """The delivery to all receivers. Each receiver has a fiber of its own, so that none blocks another."""
 
     def __init__(self, sending: Sending, fibers: Fibers) -> None:
         self.settings = sending.settings
         self.kafka = sending.kafka
         self.leads = False
         self.last_position = 0
-        self.hooks: dict[int, Hook] = {}  # as they were read last
+        self.hooks: dict[int, Hook] = {}  # as of the last reading
         limit_s = sending.settings.change_timeout or None
         self.db = Database(sending.dsn, most_sessions=SESSIONS, change_limit_s=limit_s)
-        self._own = Database(sending.dsn, most_sessions=1, change_limit_s=limit_s)  # whose session holds the lock
+        # The session of this database holds the locks.
+        self._own = Database(sending.dsn, most_sessions=1, change_limit_s=limit_s)
         self._fibers = fibers
         self._running: set[object] = set()
         targets = Targets(sending.settings.webhook_allow, sending.settings.webhook_deny)
@@ -114,8 +115,8 @@ class Delivery:
         self._due: dict[str, float] = {}
 
     def run(self) -> None:
-        """Give positions while this process is the one that does, and see to it that each receiver has its fiber."""
-        self._fibers.become_stream()  # requests may be answered beside
+        """Assign positions while this process holds the lock for it, and keep a fiber running for each receiver."""
+        self._fibers.become_stream()  # the process may serve requests as well
         changes, sequencer = ChangeSequencer(), events.EventSequencer()
         while True:
             began = time.monotonic()
@@ -137,7 +138,7 @@ class Delivery:
             waiting.sleep(pause_s)
 
     def _deliver(self, sequencer: events.EventSequencer) -> None:
-        """Give events their positions if this process is the one that delivers, and see to the receivers."""
+        """Assign positions to events and keep the receivers running, if this process holds the lock for delivery."""
         leads = self._own.read(lambda tx: lead(tx, advisory.DELIVERY))
         if leads != self.leads:
             log.info('events are delivered by %s', 'this process' if leads else 'another daemon')
@@ -161,7 +162,7 @@ class Delivery:
                 waiting.give_way()
 
     def read_hooks(self) -> dict[int, Hook]:
-        """The webhooks that there are now, by id."""
+        """Return the present webhooks by id."""
         return {item['id']: item for item in self.db.read(webhook.to_send)}
 
     def _is_due(self, what: str, each_s: float) -> bool:
@@ -172,7 +173,7 @@ class Delivery:
         return True
 
     def _keep(self, key: object, work: Callable[[], None]) -> None:
-        """Run the work of a receiver in a fiber, unless it runs."""
+        """Run the work of a receiver in a fiber, unless it is running."""
         if key in self._running:
             return
 
@@ -194,7 +195,7 @@ class Delivery:
             self._running.discard(key)
 
     def post(self, hook: Hook, position: int, body: bytes) -> str | None:
-        """Post an event; None when it was taken, else why not."""
+        """Post an event; return None when the receiver took it, else the reason."""
         sent = int(time.time())
         headers = HTTPHeaders(
             {
@@ -218,13 +219,13 @@ class Delivery:
             )
             future = asyncio.ensure_future(self._client.fetch(request, raise_error=False))
             code = self._fibers.result_of(future).code
-        except Exception as error:  # a receiver may answer anything: whatever comes of it is a failed attempt
+        except Exception as error:  # a receiver may respond with anything: every error is a failed attempt
             return told(error)
         return None if 200 <= code < 300 else f'HTTP {code}'
 
 
 def told(error: Exception) -> str:
-    """Return in one line why an event was not taken, for those who look at the webhook."""
+    """Return the reason of a failed attempt on one line, for users of the webhook."""
     if isinstance(error, UnsatisfiableReadError):
         return 'The headers of the answer are too long'
     if not isinstance(error, HTTPError | OSError | ValueError):
@@ -234,17 +235,17 @@ def told(error: Exception) -> str:
 
 
 def signature(secret: str, sent: int, body: bytes) -> str:
-    """What proves that an event is ours, and from when."""
+    """Return the signature that proves the origin and the time of an event."""
     return hmac.new(secret.encode(), b'%d.%s' % (sent, body), hashlib.sha256).hexdigest()
 
 
 def pause_after(attempts: int) -> float:
-    """How long to wait after so many attempts that failed: twice as long each time, and never all at once."""
+    """Return the pause in seconds after failed attempts: doubled each time, with jitter so that retries spread."""
     return random.uniform(0.5, 1.0) * min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
 
 
 class WebhookSender:
-    """Delivers to one webhook, in order, until it is gone or disabled."""
+    """Delivers to one webhook, in order, until it is removed or disabled."""
 
     def __init__(self, delivery: Delivery, key: int, post: Callable[[Hook, int, bytes], str | None]) -> None:
         self._delivery = delivery
@@ -253,7 +254,7 @@ class WebhookSender:
         self._post = post
 
     def run(self) -> None:
-        """Deliver what there is."""
+        """Deliver events while this process leads and the webhook is enabled."""
         hook = self._hook()
         cursor = hook['cursor'] if hook else 0
         while hook := self._hook():
@@ -271,7 +272,7 @@ class WebhookSender:
         return self._delivery.hooks.get(self._key) if self._delivery.leads else None
 
     def _deliver(self, hook: Hook, cursor: int, found: list[events.Event]) -> int:
-        """Send what is wanted of these events; returns how far that came."""
+        """Send the wanted ones of these events; return the position up to which the events are done."""
         noted = cursor
         for event in found:
             if hook['wanted'].wants(event):
@@ -290,7 +291,7 @@ class WebhookSender:
         return end
 
     def _still(self, hook: Hook) -> bool:
-        """Whether it is to be sent to as before; it may have been edited or removed meanwhile."""
+        """Return whether the webhook is unchanged: it may have been edited, removed or disabled meanwhile."""
         now = self._hook()
         return now is not None and all(now[name] == hook[name] for name in ('url', 'secret', 'wanted', 'again'))
 
@@ -305,7 +306,7 @@ class WebhookSender:
         return cursor
 
     def _give_up(self, hook: Hook, cursor: int, found: list[events.Event], error: str, limit_s: float) -> int:
-        """Make dead letters of the first event, and of others that are as old as attempts have failed."""
+        """Make dead letters of the first event, and of the following ones that are older than `limit_s` seconds."""
         oldest = time.time() - limit_s
         lost: list[tuple[int, bytes]] = []
         for event in found:
@@ -322,7 +323,7 @@ class WebhookSender:
         return end
 
     def _refresh(self) -> None:
-        """Know how things are now."""
+        """Read the webhook again."""
         hooks = self._delivery.read_hooks()
         if self._key in hooks:
             self._delivery.hooks[self._key] = hooks[self._key]

@@ -1,4 +1,4 @@
-"""The HTTP server of a handler: shares connections fairly with its siblings, stops without cutting off an answer."""
+"""The HTTP server of a handler: shares connections fairly with siblings, and stops without cutting off responses."""
 
 from __future__ import annotations
 
@@ -50,47 +50,47 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ERROR_PAUSE_S = 0.1
-UNBUFFERED = ('X-Accel-Buffering', 'no')  # the header of an answer each part of which is passed on as it comes
+UNBUFFERED = ('X-Accel-Buffering', 'no')  # the header of a response whose parts are sent one by one as they arise
 COURTESY_S = 0.002
-AT_ONCE = 2**20  # what an answer may be to be written in one piece
+AT_ONCE = 2**20  # the most bytes of a response that are written in one piece
 RETRY_AFTER = ('Retry-After', '1')
 WITHOUT_BODY = frozenset({204, 304})
 MAX_BODY = 10 * 2**20
 REQUEST_TIMEOUT_S = 30.0
-BUFFER = 2**20  # bodies are read in pieces, so this need only be more than headers are
+BUFFER = 2**20  # must hold the headers of a request; bodies are read in pieces
 MOST_HEADERS = 2**16  # bytes of a request before its body
 HEADERS_TOO_LARGE = '431 Request Header Fields Too Large'
 TOO_LONG = b'The headers of the request are too large, %d bytes are accepted.\n' % MOST_HEADERS
-UNLIMITED = 2**62  # for Tornado, which would refuse without an answer what we refuse with one
-ACCEPTS = 16  # connections in one turn of the loop, as long as no sibling has fewer
-LOOKS = 8  # at connections that are slow, within the time they are given
-SMALL_BODY = 2**16  # bytes of a body that are read whoever sends it, and are not counted
-HALF_OPEN_S = 1.0  # how long a request may arrive before it makes room for another connection
+UNLIMITED = 2**62  # for Tornado, which would close without a response; `Server` refuses larger requests itself
+ACCEPTS = 16  # most connections in one turn of the loop, while no sibling has fewer
+LOOKS = 8  # checks of a slow connection within the time that it has
+SMALL_BODY = 2**16  # the bytes of a body that are read from every client, and are not counted
+HALF_OPEN_S = 1.0  # a request that has been arriving for longer may be closed for another connection
 ABSOLUTE = re.compile(r'https?://([^/?#@]*)((?:[/?#].*)?)', re.IGNORECASE)
-SPARE_DESCRIPTORS = 128  # for PostgreSQL, files of long answers, accounts; of few, half
+SPARE_DESCRIPTORS = 128  # for PostgreSQL, files of long answers, accounts; half of the limit if that is less
 PORT = re.compile('[0-9]{1,5}')
 ONLY_ONCE = (
     'Nipap-',
     'Idempotency-Key',
-)  # how names of headers begin that may be there once; joined, they would say something else
+)  # beginnings of header names that may occur once; several headers joined would have another meaning
 READING_S = 0.01
-LINGER_S = 10  # how long what a refused client goes on to send is thrown away, so that it comes to read why
+LINGER_S = 10  # for so long the rest of a refused request is read and thrown away, so that the client reads the reason
 
 
 class Shares:
-    """How many connections each handler has open, in memory that is shared by all processes forked later."""
+    """The number of open connections of each handler, in memory shared by all processes that are forked later."""
 
     def __init__(self, handlers: int) -> None:
         self._counts = memoryview(mmap.mmap(-1, 4 * handlers)).cast('i')
 
     def of(self, slot: int) -> Share:
-        """The share of one handler, which begins with nothing."""
+        """Return the share of one handler, set to no connections."""
         self._counts[slot] = 0
         return Share(self._counts, slot)
 
 
 class Share:
-    """The number of open connections of one handler, beside those of the others."""
+    """The number of open connections of one handler, comparable with those of the others."""
 
     def __init__(self, counts: memoryview[int], slot: int) -> None:
         self._counts = counts
@@ -104,16 +104,17 @@ class Share:
         self._counts[self._slot] += by
 
     def is_smallest(self) -> bool:
-        """Whether no other handler has fewer."""
+        """Return whether no other handler has fewer connections."""
         return self.open <= min(self._counts)
 
 
 @dataclass(frozen=True)
 class Guards:
-    """What a server asks the rest of the daemon, and what it may give to whom.
+    """The limits of a server for parties, and its callbacks to the rest of the daemon.
 
-    admit: looks at the credentials of a request with more than a small body, given its path, its headers and its
-    address; returns the answer that refuses it, or None. note: called with the name of a limit and who reached it.
+    admit: checks the credentials of a request with more than a small body, given its path, its headers and its address;
+    returns the response that refuses the request, or None. note: called with the name of a limit and the party that has
+    reached it.
     """
 
     parties: Parties = field(default_factory=Parties)
@@ -126,27 +127,27 @@ class Guards:
 
 
 class ServerConnection(Protocol):
-    """What Tornado passes for a connection, as far as it is used here."""
+    """The part of Tornado's object for a connection that is used here."""
 
     stream: IOStream
 
 
 class Server(HTTPServer):
-    """An HTTPServer that can stop without cutting off an answer.
+    """An HTTPServer that can stop without cutting off a response.
 
-    It accepts some connections per turn of the loop, and gives way for a moment to siblings who have fewer: clients
-    keep their connections, so one that takes all that wait, as Tornado's own accept handler does, would do all the
-    work while the others idle.
+    The server accepts some connections per turn of the loop, and leaves the next ones for a moment to siblings with
+    fewer connections. Clients keep their connections: a handler that accepts all waiting connections, as Tornado's own
+    accept handler does, would do all the work while the others idle.
 
-    A body of more than `max_body` bytes is refused with HTTP 413, and not kept. Bodies that are not answered yet have
-    their limits in `guards`; what is too much is refused with HTTP 503. Who takes longer than `request_timeout_s` for
-    the headers of a request loses the connection, and so does who then sends a body, or takes an answer, at less than
-    `guards.min_rate` bytes a second. When there are as many connections as `most_connections`, or as descriptors allow,
-    one that waits for a request, or whose request has been arriving for a while, makes room for the next; one of the
-    network that has most comes first.
+    A body of more than `max_body` bytes is refused with HTTP 413, and not kept. The bodies of unanswered requests have
+    limits in `guards`; a body beyond them is refused with HTTP 503. A connection is closed when the headers of a
+    request take longer than `request_timeout_s`, and when the client then sends a body, or takes a response, at less
+    than `guards.min_rate` bytes a second. With `most_connections` connections, or as many as descriptors allow, a
+    connection that waits for a request, or whose request has been arriving for a while, is closed to make room for the
+    next. Connections of the networks with the most connections are closed first.
 
-    With `hsts`, every answer over TLS tells browsers never to come without for a year. What `proxies` say of the
-    addresses of their clients is believed.
+    With `hsts`, every response over TLS makes browsers use TLS only for a year. `proxies` are trusted for the addresses
+    of their clients.
     """
 
     def initialize(
@@ -166,22 +167,24 @@ class Server(HTTPServer):
         super().initialize(*args, **kwargs)
         self._max_body = max_body
         self._guards = guards = guards or Guards()
-        # A client that declares a large body and stops costs what it has sent until it is given up, and one that is not
-        # answered yet costs all of it.
+        # A client that declares a large body and stops costs only the bytes sent until it is given up. A client with an
+        # unanswered request costs the whole body.
         self._bodies = Room(max(guards.most_bodies, max_body), max(guards.bodies_of_one, max_body))
-        self._of_network: dict[str, int] = {}  # connections
-        self._writing: dict[ServerConnection, tuple[float, int, int]] = {}  # since when, from where, how far
+        self._of_network: dict[str, int] = {}  # number of connections
+        # The time of the last check of a slow reader, the bytes taken by then, and the bytes written by then.
+        self._writing: dict[ServerConnection, tuple[float, int, int]] = {}
         self._requests: dict[ServerConnection, _Request] = {}  # the latest of each connection
         self._request_timeout_s = request_timeout_s
-        self._slow: dict[ServerConnection, float] = {}  # since when part of a request's headers was there
+        self._slow: dict[ServerConnection, float] = {}  # when a part of a request's headers was first seen
         self._most_connections = most_connections or descriptors_for_connections()
-        self._kept = min(self._most_connections // 4, SPARE_DESCRIPTORS // 4)  # for networks with less than their share
+        # Extra connections, accepted for networks with less than their share.
+        self._kept = min(self._most_connections // 4, SPARE_DESCRIPTORS // 4)
         self._parked: deque[tuple[socket.socket, tuple[Any, ...], ssl.SSLContext | None]] = deque()
         self._hsts = hsts
         self._proxies = proxies
         self._share = share or Shares(1).of(0)
         self._listening: list[socket.socket] = []
-        self._waiting: dict[ServerConnection, None] = {}  # who has waited longest comes first
+        self._waiting: dict[ServerConnection, None] = {}  # the longest waiting first
         self._is_full = False
         self._draining = False
         self._grace_s = 0.0
@@ -191,7 +194,7 @@ class Server(HTTPServer):
     # accepting
 
     def listen_on(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
-        """Accept connections on sockets that are bound and not blocking; encrypted ones when `tls` is given."""
+        """Accept connections on bound, non-blocking sockets; with TLS when `tls` is given."""
         for listener in sockets:
             self._listening.append(listener)
             self._resume(listener, tls)
@@ -203,9 +206,10 @@ class Server(HTTPServer):
             asyncio.get_running_loop().add_reader(listener, self._on_waiting, listener, tls)
 
     def _on_waiting(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """A connection waits: for us, unless a sibling with fewer takes it within a moment."""
+        """Accept waiting connections, unless a sibling with fewer takes them within COURTESY_S."""
         if self._share.is_smallest():
-            for _ in range(ACCEPTS):  # else who comes behind many would wait for a turn of the loop for each
+            # One at a time, the last of many would wait for as many turns of the loop.
+            for _ in range(ACCEPTS):
                 if not self._accept(listener, tls) or not self._share.is_smallest():
                     break
             return
@@ -219,7 +223,7 @@ class Server(HTTPServer):
             self._accept(listener, tls)
 
     def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> bool:
-        """Accept a connection; return whether there may be another."""
+        """Accept a connection; return whether to try another one."""
         is_full = self.open_connections >= self._most_connections and not self._make_room()
         if is_full and self.open_connections + len(self._parked) >= self._most_connections + self._kept:
             if not self._parked:
@@ -243,20 +247,20 @@ class Server(HTTPServer):
     def _begin(self, connection: socket.socket, address: tuple[Any, ...], tls: ssl.SSLContext | None) -> None:
         try:
             stream = self._stream(connection, tls)
-        except OSError:  # ssl.SSLError is one: the client has gone before the handshake
+        except OSError:  # including ssl.SSLError: the client has gone before the handshake
             connection.close()
         else:
             self.handle_stream(stream, address)
 
     def _pause(self, listener: socket.socket, tls: ssl.SSLContext | None, why: str) -> None:
-        """Let connections wait, or a sibling take them, for a moment."""
+        """Stop accepting for ERROR_PAUSE_S: connections wait, or a sibling accepts them."""
         self._say_full(why)
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
         loop.call_later(ERROR_PAUSE_S, self._resume, listener, tls)
 
     def _say_full(self, why: str) -> None:
-        if not self._is_full:  # told once
+        if not self._is_full:  # log it once
             log.error('cannot accept a connection: %s', why)
         self._is_full = True
 
@@ -264,7 +268,7 @@ class Server(HTTPServer):
         return f'there are {self.open_connections} connections, and all are in use'
 
     def _has_too_many(self, address: tuple[Any, ...]) -> bool:
-        """Whether a network has its share of all connections, or more."""
+        """Return whether a network has its share of all connections, or more."""
         network = self._party_at(address).group
         return self._of_network.get(network, 0) >= self._guards.connection_share * self._most_connections
 
@@ -272,7 +276,7 @@ class Server(HTTPServer):
         return self._guards.parties.stranger(str(address[0]) if address else '')
 
     def _park(self, connection: socket.socket, address: tuple[Any, ...], tls: ssl.SSLContext | None) -> None:
-        """Let a connection wait until there is room, while those of other networks are served."""
+        """Keep a connection unserved until there is room, while other networks are served."""
         self._guards.note('connections', self._party_at(address))
         self._say_full(self._all_in_use())
         self._parked.append((connection, address, tls))
@@ -288,7 +292,8 @@ class Server(HTTPServer):
     def _make_room(self) -> bool:
         """Close the connection that has waited longest for a request, else the one whose request has arrived longest.
 
-        It is one of the network that has most connections, or of one that has at least half as many.
+        Only networks with the most connections, or at least half as many, lose one. Return whether a connection was
+        closed.
         """
         most = max(self._of_network.values(), default=0)
 
@@ -317,7 +322,7 @@ class Server(HTTPServer):
         stream.hsts = self._hsts
         return stream
 
-    # knowing which connections wait for a request
+    # connections that wait for a request
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         self._share.change(+1)
@@ -329,7 +334,7 @@ class Server(HTTPServer):
     def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         self._waiting[server_conn] = None
         stream_of(request_conn).given_id = None
-        if self._draining:  # the last answer may not have said so yet
+        if self._draining:  # the last response may have lacked "Connection: close"
             asyncio.get_running_loop().call_later(self._grace_s, self._close_waiting, [server_conn])
         delegate = super().start_request(server_conn, request_conn)
         self._let_go(server_conn)
@@ -339,7 +344,7 @@ class Server(HTTPServer):
         return request
 
     def _let_go(self, server_conn: ServerConnection) -> None:
-        """The request before is answered, or its connection is closed."""
+        """Release the body of the last request, which was answered or whose connection is closed."""
         request = self._requests.pop(server_conn, None)
         if request is not None:
             request.release()
@@ -349,9 +354,9 @@ class Server(HTTPServer):
         self._slow.pop(server_conn, None)
 
     def _look_for_slow(self) -> None:
-        """Close connections on which a request or an answer makes no headway; look again in a while.
+        """Close connections on which a request or a response makes no progress, and schedule the next check.
 
-        Tornado knows one limit for both, waiting for a request and reading its headers.
+        Tornado has only one limit for both, waiting for a request and reading its headers.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -372,7 +377,7 @@ class Server(HTTPServer):
         self._clock = loop.call_later(self._request_timeout_s / LOOKS, self._look_for_slow)
 
     def _takes_too_little(self, connection: ServerConnection, now: float) -> bool:
-        """Whether the client has taken less than it must of what had been written a while ago."""
+        """Return whether the client has taken too little, since the last check, of the bytes written by then."""
         stream = connection.stream
         if stream.closed() or not stream.writing():
             self._writing.pop(connection, None)
@@ -403,10 +408,10 @@ class Server(HTTPServer):
         return self._share.open
 
     def stop_accepting(self, grace_s: float = 0.0) -> None:
-        """Accept nothing more, and close each connection as it is answered, or when it is idle after `grace_s`.
+        """Stop accepting, and close each connection after its response, or when it is idle after `grace_s`.
 
-        A client that is between two requests may have sent the next, or be about to: until then it is answered. So
-        is, later, a request that has arrived but was not read yet.
+        A client between two requests may have sent the next one, or be about to: within `grace_s` it is answered. A
+        request that has arrived but was not read by then is answered as well.
         """
         loop = asyncio.get_running_loop()
         for listener in self._listening:
@@ -417,7 +422,7 @@ class Server(HTTPServer):
             self._parked.popleft()[0].close()
         self._draining = True
         self._grace_s = grace_s
-        self.conn_params.no_keep_alive = True  # answers say "Connection: close" from now on
+        self.conn_params.no_keep_alive = True  # responses have "Connection: close" from now on
         if grace_s:
             loop.call_later(grace_s, self._close_waiting)
         else:
@@ -434,9 +439,9 @@ class Server(HTTPServer):
         await self._drained.wait()
 
     async def cut_off(self) -> None:
-        """Close every connection, whatever is on it, and return when nothing of them is left on the loop.
+        """Close every connection, even a busy one, and return when the loop has no tasks of connections left.
 
-        A loop that ends cancels what waits on it, and Tornado would log that as an error.
+        A loop that ends cancels its tasks, and Tornado would log that as an error.
         """
         for connection in [*self._requests]:
             connection.stream.close()
@@ -450,9 +455,9 @@ class Server(HTTPServer):
 
 
 class Container(WSGIContainer):
-    """Runs a WSGI application, each request in a fiber; the client gets an answer, or sees it broken.
+    """Runs a WSGI application, each request in a fiber. The client gets a complete response, or a reset connection.
 
-    A short answer is written at once. Of a long one the next part is asked for when the client has taken the last.
+    A short response is written at once. Each part of a long one is produced after the client has taken the last part.
     """
 
     def __init__(
@@ -499,14 +504,14 @@ class Container(WSGIContainer):
 
 
 class _Answer:
-    """One answer on its way from a WSGI application to a client."""
+    """A response on its way from a WSGI application to a client."""
 
     def __init__(self, request: HTTPServerRequest, connection: HTTPConnection, fibers: Fibers) -> None:
         self._fibers = fibers
-        self.rest: Iterator[bytes] | None = None  # parts that have not been asked for yet; None: everything is written
+        self.rest: Iterator[bytes] | None = None  # parts not produced yet; None: everything is written
         self._request = request
         self._connection = connection
-        self._parts: list[bytes] = []  # asked for, and not written yet
+        self._parts: list[bytes] = []  # produced, but not written yet
         self._head: tuple[str, list[tuple[str, str]]] | None = None
         self._begun = False
         self._ends_with_connection = False
@@ -514,7 +519,7 @@ class _Answer:
         self.is_stream = False
 
     def begin(self, application: WSGIApplication, environ: dict[str, Any]) -> None:
-        """Run the application and write its answer, or the beginning of a long one."""
+        """Run the application and write its response, or the beginning of a long one (about AT_ONCE bytes)."""
         body = application(environ, self._start_response)
         self._close = getattr(body, 'close', None)
         parts = iter(body)
@@ -540,7 +545,7 @@ class _Answer:
         self.is_stream = self.rest is not None
 
     def send_stream(self) -> None:
-        """Write each part as it comes, until the last or until the server stops; an empty one is a chance to end.
+        """Write each part as it arises, until the last or until the server stops. Empty parts allow a stop in between.
 
         :raises StreamClosedError: the client has left, or taken nothing for a long time.
         """
@@ -548,7 +553,7 @@ class _Answer:
         for part in self.rest or ():
             if stream.closed():
                 raise StreamClosedError
-            if params.no_keep_alive:  # as `Server.stop_accepting` says
+            if params.no_keep_alive:  # set by `Server.stop_accepting`
                 break
             if part:
                 self._await_flushed()
@@ -580,7 +585,7 @@ class _Answer:
             body, self.rest = b'', None
         elif 'Content-Length' not in headers and self._request.version == 'HTTP/1.0':
             self._ends_with_connection = True
-            self._request.headers.pop('Connection', None)  # a wish to keep it would be granted
+            self._request.headers.pop('Connection', None)  # Tornado would grant a request for keep-alive
             headers['Connection'] = 'close'
         start = ResponseStartLine('HTTP/1.1', int(code), reason)
         self._written = self._connection.write_headers(start, headers, body)
@@ -589,13 +594,13 @@ class _Answer:
             self._connection.finish()
 
     def send_rest(self) -> None:
-        """Write what is left, each part when the client has taken the last.
+        """Write the remaining parts, each after the client has taken the last one.
 
         :raises StreamClosedError: the client has left, or taken nothing for a long time.
         """
         for part in self.rest or ():
             self._await_flushed()
-            self._fibers.give_way()  # a client that is as fast as we are is not the only one
+            self._fibers.give_way()  # else a fast client would block the others
             if part:
                 self._written = self._connection.write(part)
         self._end()
@@ -607,14 +612,14 @@ class _Answer:
             stream_of(self._connection).close()
 
     def _await_flushed(self) -> None:
-        self._fibers.for_client(self._written)  # `Server` ends the connection of a client that takes too little
+        self._fibers.for_client(self._written)  # `Server` closes the connection of a slow reader
 
     def refuse(self) -> None:
-        """Answer that there is too much to do."""
+        """Respond with 503: too many requests wait."""
         self._write_bare(NipapUnavailableError('Too many requests wait, ask again later'), [RETRY_AFTER])
 
     def fail(self) -> None:
-        """Answer that it failed or, when the answer has begun, break it off so that nobody takes it for complete."""
+        """Respond with an error. If the response has begun, reset the connection so that it does not look complete."""
         if self._begun:
             abort(self._connection)
             return
@@ -633,14 +638,14 @@ class _Answer:
         self._connection.finish()
 
     def close(self) -> None:
-        """Tell the application that its answer is not needed any more."""
+        """Close the application's response, as WSGI requires at its end."""
         close, self._close = self._close, None
         if close is not None:
             close()
 
 
 class _Request(HTTPMessageDelegate):
-    """Pass a request on to Tornado, and refuse one whose body is too large or finds no room."""
+    """Passes a request on to Tornado, and refuses it when its body is too large or exceeds a limit of bodies."""
 
     def __init__(
         self,
@@ -656,8 +661,8 @@ class _Request(HTTPMessageDelegate):
         self._guards = guards
         self._headers = HTTPHeaders()
         self.party = guards.parties.stranger('')
-        self.began = 0.0  # when the headers were there
-        self.is_arriving = False  # its body
+        self.began = 0.0  # when the headers were complete
+        self.is_arriving = False  # whether the body is
         self._is_admitted = guards.admit is None
         self._counted = 0
         self._proxies = proxies
@@ -668,7 +673,7 @@ class _Request(HTTPMessageDelegate):
         self.received = 0
         self._is_refused = False
         self._path = ''
-        # Passed on as it is, without a call in between; mypy knows methods only as written.
+        # Assigned, to save a call in between; mypy does not accept assignments to methods.
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]  # see above
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
@@ -686,7 +691,7 @@ class _Request(HTTPMessageDelegate):
             start_line = in_origin_form(start_line, headers)
         leave_out_port(headers)
         leave_out_underscores(headers)
-        self._path = getattr(start_line, 'path', '')  # it is a request's
+        self._path = getattr(start_line, 'path', '')  # only requests have a path
         if repeated := repeated_header(headers):
             return self._refuse(NipapInputError(f'The header {repeated} is there more than once.'))
         passed_on = self._delegate.headers_received(start_line, headers)
@@ -702,7 +707,7 @@ class _Request(HTTPMessageDelegate):
         self._delegate.finish()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if self._is_refused:  # what was being read when it was refused
+        if self._is_refused:  # a chunk that was being read at the refusal
             return None
         received = self.received + len(chunk)
         if received > self._max_body:
@@ -717,7 +722,7 @@ class _Request(HTTPMessageDelegate):
         return self._delegate.data_received(chunk)
 
     async def _admit(self, chunk: bytes) -> None:
-        """Have the credentials looked at, then go on with the body or refuse it."""
+        """Check the credentials, then go on with the body or refuse the request."""
         self._is_admitted = True
         if self._guards.admit is not None:
             refusal = await self._guards.admit(self._path, self._headers, self._address())
@@ -736,7 +741,7 @@ class _Request(HTTPMessageDelegate):
         return True
 
     def find_party(self) -> Party:
-        """Return whom the request belongs to."""
+        """Return the party of the request."""
         authorization = self._headers.get('Authorization')
         return self._guards.parties.turn(authorization, self._address(), is_urgent=True).party
 
@@ -744,7 +749,7 @@ class _Request(HTTPMessageDelegate):
         return str(self._connection.context.remote_ip)  # type: ignore[attr-defined]  # HTTP/1 has one, as its stream
 
     def release(self) -> None:
-        """Count the body as gone."""
+        """Stop counting the body."""
         self._bodies.release(self._counted, self.party)
         self._counted = 0
 
@@ -752,9 +757,9 @@ class _Request(HTTPMessageDelegate):
         await self._refuse_with(refused(self._path, error, *headers))
 
     async def _refuse_with(self, answer: bytes) -> None:
-        """Send the `last_answer`, and close the connection when the client has gone or had time to read it."""
+        """Send the `last_answer`, and close the connection after the client has closed it or had time to read."""
         self._is_refused = True
-        self._delegate.on_connection_close()  # lets go of what there is of the body
+        self._delegate.on_connection_close()  # frees the part of the body that was read
         self.release()
         self.is_arriving = False
         self.on_connection_close = lambda: None  # type: ignore[method-assign]  # the same
@@ -762,16 +767,16 @@ class _Request(HTTPMessageDelegate):
         stream = stream_of(self._connection)
         try:
             await asyncio.wait_for(_end_with(stream, stream.refusal(answer)), LINGER_S)
-        except (OSError, TimeoutError):  # a StreamClosedError is one
+        except (OSError, TimeoutError):  # including StreamClosedError
             log.debug('a client that was refused has left, or goes on sending')
         finally:
             stream.close()
 
 
 async def _end_with(stream: Stream | TlsStream, answer: bytes) -> None:
-    """Write the last answer and throw away what arrives: closed over unread input, a connection would lose the answer.
+    """Write the last response, then read and discard input: closing over unread input would lose the response.
 
-    :raises StreamClosedError: the client has closed it.
+    :raises StreamClosedError: the client has closed the connection.
     """
     await stream.write(answer)
     if not isinstance(stream, TlsStream):
@@ -780,22 +785,22 @@ async def _end_with(stream: Stream | TlsStream, answer: bytes) -> None:
         await asyncio.sleep(READING_S)
     while True:
         await stream.read_bytes(AT_ONCE // 16, partial=True)
-        await asyncio.sleep(0)  # a client that is as fast as we are is not the only one
+        await asyncio.sleep(0)  # else a fast client would block the others
 
 
 def refused(path: str, error: NipapError, *headers: tuple[str, str]) -> bytes:
-    """The last answer on a connection, to a request that was not read."""
+    """Return the last response on a connection, to a request that was not read completely."""
     code, kind, body = told(path, error, '')
     return last_answer(f'{code} {HTTPStatus(code).phrase}', body, kind, *headers)
 
 
 def too_large(max_body: int) -> NipapError:
-    """What is wrong with a request whose body has more bytes than that."""
+    """Return the error for a body of more than `max_body` bytes."""
     return NipapTooLargeError(f'The request is too large, {max_body} bytes are accepted.')
 
 
 def in_origin_form(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
-    """A request for a whole URL, as proxies send them, is one for its path; its host goes before that of the header."""
+    """Replace a whole URL, as proxies send it, by its path. The host of the URL replaces the header Host."""
     url = ABSOLUTE.fullmatch(start_line.path)
     if url is None:
         return start_line
@@ -804,14 +809,14 @@ def in_origin_form(start_line: RequestStartLine, headers: HTTPHeaders) -> Reques
 
 
 def leave_out_port(headers: HTTPHeaders) -> None:
-    """A port that is none, which Tornado would fail to read."""
+    """Remove an invalid port from the header Host, since Tornado would fail to parse it."""
     host, colon, port = headers.get('Host', '').rpartition(':')
     if colon and not port.endswith(']') and not PORT.fullmatch(port):
         headers['Host'] = host
 
 
 def leave_out_underscores(headers: HTTPHeaders) -> None:
-    """Remove headers with an underscore in their name: WSGI would take NIPAP_Username for NIPAP-Username.
+    """Remove headers with an underscore in their name: WSGI would confuse NIPAP_Username with NIPAP-Username.
 
     Proxies that set or remove the latter leave the former alone.
     """
@@ -820,12 +825,12 @@ def leave_out_underscores(headers: HTTPHeaders) -> None:
 
 
 def repeated_header(headers: HTTPHeaders) -> str | None:
-    """Return the name of a header that may be there once and is there more often, or None."""
+    """Return the name of a header that may occur once and occurs more often, or None."""
     return next((str(name) for name in headers if name.startswith(ONLY_ONCE) and len(headers.get_list(name)) > 1), None)
 
 
 def descriptors_for_connections() -> int:
-    """How many connections this process may have, so that it can still open what it needs."""
+    """Return the most connections of this process that leave descriptors for its other work."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return sys.maxsize
@@ -833,7 +838,7 @@ def descriptors_for_connections() -> int:
 
 
 def declared_length(headers: HTTPHeaders) -> int:
-    """What Content-Length says; 0 where it makes no sense, which Tornado refuses itself."""
+    """Return the value of Content-Length; 0 for an invalid one, which Tornado refuses itself."""
     text = headers.get('Content-Length', '').partition(',')[0]
     try:
         return int(text) if text.isdecimal() else 0
@@ -842,12 +847,12 @@ def declared_length(headers: HTTPHeaders) -> int:
 
 
 def abort(connection: HTTPConnection) -> None:
-    """Reset a connection: an orderly end would tell clients that know no length that they have everything."""
+    """Reset a connection: without a Content-Length, clients would take an orderly end for the end of the response."""
     reset(stream_of(connection))
 
 
 def reset(stream: IOStream) -> None:
-    """Close a connection so that its other end knows that something is missing."""
+    """Close a connection with a reset, so that the client notices that the response is incomplete."""
     if not stream.closed():
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         stream.close()
@@ -859,7 +864,7 @@ def stream_of(connection: HTTPConnection) -> Stream | TlsStream:
 
 
 def network_of(connection: ServerConnection) -> str:
-    """Return the network that the other end of a connection belongs to."""
+    """Return the network of the connection's client."""
     return str(getattr(connection.stream, 'network', ''))
 
 
@@ -868,12 +873,12 @@ def address_of(connection: ServerConnection) -> str:
 
 
 def is_arriving(stream: IOStream) -> bool:
-    """Whether part of a request, or of what TLS says before, has been read."""
+    """Return whether a part of a request, or of a TLS handshake, has been read."""
     return stream._read_buffer_size > 0 or getattr(stream, '_ssl_accepting', False)
 
 
 def close_unless_asked(connection: ServerConnection) -> bool:
-    """Close a connection on which nothing has arrived that was not read yet; whether that was so."""
+    """Close a connection unless it has unread input; return whether it was closed."""
     stream = connection.stream
     if stream.closed() or has_input(stream.socket):
         return False

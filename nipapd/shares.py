@@ -1,7 +1,7 @@
-"""What one client can take: every limit of a handler, and who has reached one.
+"""The shares of clients: every limit of a handler, and the parties that have reached one.
 
-`Limits` turns the configuration into numbers. `Parties` says whom a request belongs to. `Reached` counts and logs. The
-rest of the daemon is given numbers and calls back; docs/limits.md has the reasons.
+`Limits` turns the configuration into numbers. `Parties` assigns a request to a party. `Reached` counts and logs. The
+rest of the daemon gets numbers and callbacks; docs/limits.md has the reasons.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from nipapd.config import DaemonSettings
 
 log = logging.getLogger(__name__)
 
-SILENT_S = 10.0  # a party that goes on reaching a limit has no second line in the log for so long
-MANY_USERS = 10  # from one address: it may be that of a proxy
-REMEMBERED = 4096  # addresses, credentials and lines in the log that are known at once
+SILENT_S = 10.0  # the shortest time between two log lines about the same party and limit
+MANY_USERS = 10  # users at one address, which may be a proxy's
+REMEMBERED = 4096  # most addresses, credentials and log lines that are remembered
 
-# The names of limits in metrics and in the log, and what they are limits of.
+# The names of limits in metrics and in the log, with the limited resource.
 NAMES = {
     'running': 'requests that work at once',
     'waiting': 'requests that wait for their turn',
@@ -41,7 +41,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one handler: of each resource the total, and the share of a party while others wait."""
+    """The limits of one handler: the total of each resource, and the share of a party while others wait."""
 
     running: int
     waiting: int
@@ -82,19 +82,19 @@ class Limits:
 
 
 def part(percent: float, whole: int) -> int:
-    """Return a share of a whole, 1 at least."""
+    """Return a percentage of a whole, 1 at least."""
     return max(1, int(whole * percent / 100))
 
 
 class Reached:
-    """Parties that have reached a limit: each time is counted, and is a line in the log now and then."""
+    """Counts each time that a party reaches a limit, and logs it from time to time."""
 
     def __init__(self, count: Callable[[str], None] = lambda _: None) -> None:
         self._count = count
         self._told: dict[tuple[str, str], float] = {}
 
     def note(self, limit: str, party: Party) -> None:
-        """Note that a party has reached one of NAMES."""
+        """Count a limit of NAMES that a party has reached, and log it unless it was logged within SILENT_S."""
         self._count(limit)
         now, key = time.monotonic(), (limit, party.group)
         if now - self._told.get(key, -SILENT_S) < SILENT_S:
@@ -106,15 +106,15 @@ class Reached:
         log.warning('limit %s reached (%s): user=%s address=%s', limit, NAMES[limit], user, party.member or '-')
 
     def of(self, limit: str) -> Callable[[Party], None]:
-        """Return a function that notes one of NAMES."""
+        """Return a function that notes the given limit of NAMES."""
         return partial(self.note, limit)
 
 
 class Parties:
-    """Whom requests belong to: the user whom their credentials prove, else the network that they come from.
+    """The parties of requests: the user whose credentials were proved, else the network of the client.
 
-    Credentials that were proved before are known by a hash of their header with a key that Python made for this
-    process. Nothing but shares depends on it: each call proves its credentials again.
+    Credentials that were proved before are recognized by a hash of their header, with a key that Python made for this
+    process. Only shares depend on the hash: each call proves its credentials again.
     """
 
     def __init__(self, known_user: Callable[[str], str | None] = lambda _: None) -> None:
@@ -124,7 +124,7 @@ class Parties:
         self._networks: dict[str, Party] = {}
 
     def turn(self, authorization: str | None, address: str | None, *, is_urgent: bool) -> Turn:
-        """Return the turn of a request. When it is urgent, unknown credentials are looked up, without hashing."""
+        """Return the turn of a request. If it is urgent, unknown credentials are looked up, without hashing."""
         stranger = self.stranger(address or '')
         if authorization is None:
             return Turn(stranger)
@@ -137,7 +137,7 @@ class Parties:
         return Turn(Party(user, stranger.member))
 
     def _note(self, proof: int, address: str, user: str) -> None:
-        """Remember a user by a proof, and name an address in the log from which many users log in."""
+        """Remember the user of a proof, and warn of an address from which MANY_USERS log in."""
         if len(self._users_at) >= REMEMBERED:
             self._users_at.clear()
         users = self._users_at.setdefault(address, set())
@@ -153,12 +153,12 @@ class Parties:
         self._users[proof] = user
 
     def stranger(self, address: str) -> Party:
-        """Return the party of an address without proof: of IPv6 its /48, in which each /64 has turns."""
+        """Return the party of an address without proof: for IPv6 its /48, in which the /64 networks take turns."""
         return self._networks.get(address) or self._new_stranger(address)
 
     def _new_stranger(self, address: str) -> Party:
         if len(self._networks) >= REMEMBERED:
             self._networks.clear()
-        made = Party(f'\0{network(address, 48)}', network(address), proved=False)  # no user is called that
+        made = Party(f'\0{network(address, 48)}', network(address), proved=False)  # a user name has no NUL
         self._networks[address] = made
         return made

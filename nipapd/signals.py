@@ -1,4 +1,4 @@
-"""Signals and an event loop that ends."""
+"""Signals at the end of an event loop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 
 def ignore(numbers: Sequence[signal.Signals]) -> None:
-    """Ignore signals from now on; to be called on the loop that has handlers for them, as the last thing it does.
+    """Ignore signals from now on. To be called last on a loop that has handlers for them.
 
-    asyncio closes the descriptor that wakes a loop up before it takes back the handlers. A signal that comes in between
-    is an exception that Python can only print.
+    asyncio closes the descriptor that wakes the loop before it removes the handlers. A signal in between raises an
+    exception that Python can only print.
     """
     loop = asyncio.get_running_loop()
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # none may meet the default, which remove_… sets
+    # Blocked, because remove_signal_handler sets the default action, which no signal may meet.
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         for number in numbers:
             loop.remove_signal_handler(number)

@@ -1,4 +1,4 @@
-"""Connections, which know what is said with every answer on them, with those too that no application gives."""
+"""Connections that add the common headers to responses that the server writes without the application."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nipapd.tls import HSTS
 log = logging.getLogger(__name__)
 
 REQUEST_ID = 'X-Request-ID'
-# Of every answer that no application gives: browsers neither guess its type nor store it.
+# Headers of such responses: browsers neither guess their type nor store them.
 SAFE = (('X-Content-Type-Options', 'nosniff'), ('Cache-Control', 'no-store'))
-MALFORMED = b'HTTP/1.1 400 Bad Request\r\n\r\n'  # as Tornado answers what is no HTTP
+MALFORMED = b'HTTP/1.1 400 Bad Request\r\n\r\n'  # Tornado's response to a request that is no HTTP
 
 
 def last_answer(status: str, body: bytes, kind: str = 'text/plain', *headers: tuple[str, str]) -> bytes:
-    """An answer after which the connection ends."""
+    """Return a response after which the connection ends."""
     named = (('Connection', 'close'), ('Content-Type', kind), ('Content-Length', str(len(body))), *SAFE, *headers)
     lines = (f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in named), '', '')
     return '\r\n'.join(lines).encode() + body
@@ -33,23 +33,23 @@ TOO_LONG = b'GET / HTTP/1.0\r\n\r\n'
 
 
 class _Speaking(IOStream):
-    """A connection knows what is said with every answer, with those too that no application gives."""
+    """A connection that adds the common headers to responses that the server writes without the application."""
 
     hsts = False
-    network = ''  # of its other end, as shares know it
-    given_id: str | None = None  # of the request that is read, as its client calls it
-    has_long_headers = False  # longer than they may be
+    network = ''  # of the peer, for its share of connections
+    given_id: str | None = None  # the client's id for the present request
+    has_long_headers = False  # whether the headers are longer than allowed
 
     def _find_read_pos(self) -> int | None:
-        """Return where the pending read ends.
+        """Return the end of the pending read.
 
-        Tornado closes a connection without an answer when the headers of a request are too long. Give it a short
+        Tornado closes a connection without a response when the headers of a request are too long. Give it a short
         request instead: `Server` refuses the request, because `has_long_headers` is set.
         """
         try:
             return super()._find_read_pos()
         except UnsatisfiableReadError:
-            if self._read_regex is None:  # something inside a body
+            if self._read_regex is None:  # inside a body
                 raise
             self.has_long_headers = True
             self._read_buffer[:] = TOO_LONG
@@ -57,7 +57,7 @@ class _Speaking(IOStream):
             return self._read_buffer_size
 
     def refusal(self, answer: bytes) -> bytes:
-        """The `last_answer`, with what belongs to every answer."""
+        """Return a `last_answer` with the common headers, and log it."""
         request_id = tracer.request_id(self.given_id)
         log.info('request %s is refused: %s', request_id, answer.rpartition(b'\r\n')[2].decode().strip())
         headers = [(REQUEST_ID, request_id), *([HSTS] if self.hsts else [])]
@@ -73,7 +73,7 @@ class Stream(_Speaking):
 
 
 class TlsStream(_Speaking, SSLIOStream):
-    """One that is encrypted."""
+    """An encrypted connection."""
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
         return super().write(self.refusal(NO_REQUEST) if data == MALFORMED else data)

@@ -1,6 +1,6 @@
-"""What a service manager and the daemon tell each other: sockets that are open already, and how it goes.
+"""The interface to a service manager: sockets that it passes, and notifications about the state of the daemon.
 
-The protocols are those of sd_listen_fds(3) and sd_notify(3): variables of the environment, and datagrams.
+The protocols are sd_listen_fds(3) and sd_notify(3): environment variables, and datagrams.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Mapping, MutableMapping
 
 log = logging.getLogger(__name__)
 
-FIRST = 3  # the descriptor at which those that are passed begin
+FIRST = 3  # the descriptor of the first passed socket
 TLS_NAME = 'https'
 SENT_WITHIN_S = 5.0
 
 
 class ActivationError(Exception):
-    """What was passed is nothing to serve on; the message is one line."""
+    """The passed descriptors cannot be served; the message is one line."""
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:
-    """The sockets that were passed to this very process, with their names, for no child to take them again."""
+    """Return the sockets that were passed to this process, with their names, and hide them from children."""
     pid, count, names = (environ.pop(name, '') for name in ('LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES'))
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
@@ -45,7 +45,7 @@ def _take(descriptor: int) -> socket.socket:
 
 
 def notify(state: str, environ: Mapping[str, str] | None = None) -> None:
-    """Tell the service manager, where there is one that wants to know."""
+    """Send a state to the service manager, if there is one that wants notifications."""
     address = (os.environ if environ is None else environ).get('NOTIFY_SOCKET', '')
     if not address.startswith(('/', '@')):
         return
@@ -59,5 +59,5 @@ def notify(state: str, environ: Mapping[str, str] | None = None) -> None:
 
 
 def notify_reloading() -> None:
-    """Say that the configuration is being applied; READY=1 ends that."""
+    """Notify that the configuration is being applied; READY=1 ends this state."""
     notify(f'RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}')

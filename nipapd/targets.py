@@ -41,10 +41,10 @@ class Targets:
 
 
 class CheckedResolver(Resolver):
-    """Looks up hosts for connections, and leaves out the addresses that may not be connected to.
+    """Looks up hosts for connections, and leaves out addresses that are not allowed.
 
-    A connection is made to an address of the answer, without another look-up: a name that later has another address
-    gains nothing. Hosts that are written as addresses are looked up too.
+    A connection goes to one of the returned addresses without another look-up. So a name that changes its address later
+    does not get around the check. Hosts that are written as addresses are looked up as well.
     """
 
     def initialize(self, targets: Targets, resolver: Resolver | None = None) -> None:
@@ -57,9 +57,9 @@ class CheckedResolver(Resolver):
     async def resolve(
         self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[tuple[int, Any]]:
-        """Return the addresses of a host that may be connected to.
+        """Return the allowed addresses of a host.
 
-        :raises TargetRefusedError: it has none.
+        :raises TargetRefusedError: all its addresses are refused.
         """
         found = await self._resolver.resolve(host, port, family)
         problems = [self._targets.problem(address[0]) for _, address in found]

@@ -1,4 +1,4 @@
-"""What TLS is here: how the listening sockets encrypt, whom they ask for a certificate, and what browsers are told."""
+"""TLS settings: encryption of the listening sockets, certificates of clients, and the HSTS header."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from cryptography import x509
 
 VERIFY_CLIENT = {'off': ssl.CERT_NONE, 'optional': ssl.CERT_OPTIONAL, 'required': ssl.CERT_REQUIRED}
-# Of TLS 1.2; those of 1.3 are all like that: each connection has a key that the certificate's does not tell.
+# For TLS 1.2: ciphers with forward secrecy, as all of TLS 1.3. The certificate's key does not reveal session keys.
 CIPHERS = 'ECDHE+AESGCM:ECDHE+CHACHA20'
 OPTIONS = (
     ssl.OP_CIPHER_SERVER_PREFERENCE
     | ssl.OP_NO_COMPRESSION
     | ssl.OP_NO_RENEGOTIATION
-    | ssl.OP_NO_TICKET  # the key of tickets would open every connection that had one
+    | ssl.OP_NO_TICKET  # the key of tickets would decrypt every connection that used a ticket
     | ssl.OP_SINGLE_ECDH_USE
 )
 HSTS = ('Strict-Transport-Security', 'max-age=31536000')
@@ -23,9 +23,10 @@ HSTS = ('Strict-Transport-Security', 'max-age=31536000')
 def server_context(
     cert_file: str, key_file: str | None, client_ca_file: str | None = None, verify_client: str = 'off'
 ) -> ssl.SSLContext:
-    """TLS 1.2 and later with this certificate and key. Clients may have to show one that `client_ca_file` vouches for.
+    """Return a context for TLS 1.2 and later with this certificate and key.
 
-    Raises OSError (ssl.SSLError is one) or ValueError when a file cannot be used.
+    Clients may be asked for a certificate, signed by an authority in `client_ca_file`. Raises OSError (ssl.SSLError is
+    a subclass) or ValueError when a file cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -40,7 +41,7 @@ def server_context(
 
 
 def certificate_end(cert_file: str) -> float | None:
-    """Return when a certificate, or one of its chain, ends, in seconds since 1970; None if there is none to be read."""
+    """Return the earliest expiry in a chain of certificates, in seconds since 1970; None when none can be read."""
     try:
         chain = x509.load_pem_x509_certificates(Path(cert_file).read_bytes())
     except (OSError, ValueError):

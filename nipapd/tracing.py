@@ -1,7 +1,7 @@
-"""Traces of calls, told to a collector with OpenTelemetry: the only place that knows it.
+"""Traces of calls, sent to a collector with OpenTelemetry. No other module uses OpenTelemetry's SDK.
 
-To be imported only when traces are configured, before the fork, since a handler may not be able to read the files of
-libraries. Whatever has threads is made in the handler.
+To be imported only when traces are configured, and before the fork, since a handler may be unable to read the files of
+libraries. Objects with threads are created in the handler.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ EXPORTERS = {
     'http': 'opentelemetry.exporter.otlp.proto.http.trace_exporter',
     'grpc': 'opentelemetry.exporter.otlp.proto.grpc.trace_exporter',
 }
-# Faults that say something about the daemon: unexpected errors, the database away, an unknown outcome.
+# Faults of the daemon itself: unexpected errors, an unreachable database, an unknown outcome.
 OWN_FAULTS = range(1000, 1100)
-CONTROL = ('SET', 'BEGIN')  # statements before the one that says what it is about
+CONTROL = ('SET', 'BEGIN')  # first words of statements that only prepare the next one
 
 _CONTEXT = TraceContextTextMapPropagator()
 _RESOURCE = Resource.create({'service.name': 'nipapd', 'service.version': __version__})
 
 
 def prepare(settings: TracingSettings) -> None:
-    """Import what will be needed; raises ImportError."""
+    """Import the exporters. Raises ImportError."""
     for kind in _endpoints(settings):
         importlib.import_module(EXPORTERS[kind])
 
@@ -49,7 +49,7 @@ def _endpoints(settings: TracingSettings) -> dict[str, str]:
 
 
 class Tracing(tracer.Tracer):
-    """Follows the calls of one handler, in which it has to be made."""
+    """Traces the calls of one handler. To be created in the handler."""
 
     def __init__(self, settings: TracingSettings) -> None:
         resource = _RESOURCE.merge(Resource({'process.pid': os.getpid()}))
@@ -62,7 +62,7 @@ class Tracing(tracer.Tracer):
         self.header = TRACE_ID if settings.trace_id_header else None
 
     def stop(self, limit_s: float) -> None:
-        """Tell the collector of what it was not told yet, for no longer than that."""
+        """Send the remaining spans to the collector, for at most `limit_s` seconds."""
         stopping = threading.Thread(target=self._provider.shutdown, daemon=True)
         stopping.start()
         stopping.join(limit_s)
@@ -117,7 +117,7 @@ def _exporter(kind: str, endpoint: str) -> SpanExporter:
 
 
 def _sampler(text: str) -> otel_sampling.Sampler:
-    """Return the sampler; OpenTelemetry's own variable has the ratio if the text has none."""
+    """Return the sampler. If the text has no ratio, OpenTelemetry's own environment variable gives it."""
     name, _, ratio = text.partition('=')
     try:
         default = min(1.0, max(0.0, float(os.environ.get('OTEL_TRACES_SAMPLER_ARG', ''))))
@@ -177,6 +177,6 @@ def _describe(span: Span, text: str) -> None:
 
 
 def _operation(statements: Sequence[str]) -> str:
-    """The first word of the statement that a message is sent for."""
+    """Return the first word of the first statement that does not begin with one of CONTROL."""
     words = [word.upper() for statement in statements for word in statement.split(maxsplit=1)[:1]]
     return next((word for word in words if word not in CONTROL), words[0] if words else 'SQL')

@@ -1,4 +1,4 @@
-"""What the texts of a configuration stand for: a function for each kind, whose ValueError says what would do."""
+"""Parsers for the values of a configuration: one for each kind. Their ValueErrors describe the accepted values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def admin_port(text: str) -> int:
 
 
 def ports(text: str) -> str:
-    """What libpq takes: one port, or one for each of several hosts."""
+    """Parse the ports of libpq: one port, or one for each of several hosts."""
     return ','.join(str(integer(port.strip(), 1, 65535, 'a port')) for port in text.split(','))
 
 
@@ -92,7 +92,7 @@ _HOST_NAME = re.compile('[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?')
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """IP addresses, with or without brackets, and host names; each once."""
+    """Parse IP addresses, with or without brackets, and host names; each is returned once."""
     addresses = [address for address in re.split(r'[,\s]+', text) if address]
     if not addresses:
         raise ValueError('no address')
@@ -110,7 +110,7 @@ def address(text: str) -> str:
 
 
 def networks(text: str) -> tuple[str, ...]:
-    """IP networks and addresses, each once."""
+    """Parse IP networks and addresses; each is returned once."""
     found = [part for part in re.split(r'[,\s]+', text) if part]
     try:
         return tuple(dict.fromkeys(str(ipaddress.ip_network(part)) for part in found))
@@ -163,7 +163,7 @@ def endpoint(text: str) -> str:
 
 
 def http_endpoint(text: str) -> str:
-    """The path is that of traces unless there is one."""
+    """Parse the URL of a collector, and add the path for traces unless the URL has a path."""
     parts = urlsplit(endpoint(text))
     return text if parts.path not in ('', '/') else parts._replace(path='/v1/traces').geturl()
 
@@ -236,9 +236,9 @@ def known(text: str, by_name: Callable[[str], object], by_id: Callable[[int], ob
 
 
 def forget_database_variables(environ: MutableMapping[str, str]) -> None:
-    """Remove the variables of libpq that would decide, unseen, what the configuration leaves to a documented default.
+    """Remove variables of libpq that would silently replace documented defaults of the configuration.
 
-    Passwords (PGPASSWORD, PGPASSFILE) and files of certificates stay.
+    Passwords (PGPASSWORD, PGPASSFILE) and certificate files are kept.
     """
     for name in DATABASE_VARIABLES:
         environ.pop(name, None)

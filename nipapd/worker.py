@@ -1,7 +1,7 @@
-"""One request handler: what a process does between the fork and its end.
+"""One request handler: the work of a process from the fork to its end.
 
-The handler opens its own database connections, builds the application and answers on listening sockets that it
-shares with its siblings. Requests take turns on the event loop, each in a fiber: no thread.
+The handler opens its own database connections, builds the application and serves on listening sockets that it shares
+with its siblings. Requests take turns on the event loop, each in a fiber without a thread of its own.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST_LIST = 1000  # prefixes that are in memory at once
+LONGEST_LIST = 1000  # most prefixes in memory at once
 IDLE_TIMEOUT_S = 600
 LEAST_DRAIN_S = 0.1  # idle connections need a turn of the loop to close
-FLUSH_S = 5.0  # in which a collector hears of the last calls
+FLUSH_S = 5.0  # the time for sending the last spans to a collector
 LEAST_FLUSH_S = 0.5
-IDLE_GRACE_S = 1.0  # of the drain: who is between two requests gets the second answered
+IDLE_GRACE_S = 1.0  # part of the drain: a client between two requests gets its second one answered
 ALARM_GRACE_S = 2.0
 
 SignalHandler = Callable[[int, FrameType | None], None]
@@ -63,7 +63,7 @@ SignalHandler = Callable[[int, FrameType | None], None]
 
 @dataclass(frozen=True)
 class Listeners:
-    """The sockets that were bound before the fork, and how those for TLS encrypt."""
+    """The sockets that were bound before the fork, and the TLS context of the encrypted ones."""
 
     plain: Sequence[socket.socket] = ()
     tls: Sequence[socket.socket] = ()
@@ -74,7 +74,7 @@ class Listeners:
 
 @dataclass(frozen=True)
 class Service:
-    """What every handler of a daemon needs to know, fixed before the first fork."""
+    """The inputs of every handler of a daemon, fixed before the first fork."""
 
     dsn: str = field(repr=False)  # it may hold a password
     auth: AuthSettings
@@ -85,17 +85,17 @@ class Service:
     known_logins: KnownLogins
     board: Board | None = None
     tracing: TracingSettings = NOT_TRACED
-    sending: Sending | None = None  # of events, when no other process does it
+    sending: Sending | None = None  # the delivery of events, unless another process does it
 
     def run_supervised(self, slot: int, pulse: Pulse) -> int:
-        """Serve as a child of the supervisor, until TERM; returns the exit code."""
+        """Serve as a child of the supervisor until TERM, and return the exit code."""
         return self._run(slot, pulse, (signal.SIGTERM,), self._end_by_alarm, pulse.beat, pulse.note_answer)
 
     def run_alone(self, ready: Callable[[], None], watch: Callable[[], None] | None) -> int:
-        """Serve in the process that started everything, until TERM or INT; returns the exit code.
+        """Serve in the process that started everything until TERM or INT, and return the exit code.
 
-        A second signal, or the deadline, ends it by SystemExit even while a request runs. `watch` is called once a
-        second, between requests.
+        A second signal, or the deadline, ends the process by SystemExit even while a request runs. `watch` is called
+        once a second, between requests.
         """
         return self._run(0, ready, (signal.SIGTERM, signal.SIGINT), self._end_by_exception, watch)
 
@@ -173,8 +173,9 @@ class Service:
     ) -> int:
         stop = asyncio.Event()
         for number in numbers:
-            # Two effects of one signal. The loop, woken through its descriptor, sets the event once it comes round;
-            # the handler put in place of the loop's idle one runs even while a request keeps the loop busy.
+            # One signal has two effects. The loop is woken through its descriptor and sets the event after its present
+            # callback. The signal handler, which replaces the loop's idle one, runs even while a request keeps the loop
+            # busy.
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
             signal.signal(number, limit)
         watching = asyncio.create_task(every_second(watch)) if watch else None
@@ -210,7 +211,7 @@ class Service:
         )
 
     def _tracing(self) -> Tracing | None:
-        """What follows calls, with threads of its own: to be made in the handler."""
+        """Return the tracing of calls, with threads of its own; to be called in the handler. None: tracing is off."""
         if not self.tracing.is_on:
             return None
         from nipapd.tracing import Tracing
@@ -218,7 +219,7 @@ class Service:
         return Tracing(self.tracing)
 
     async def _finish(self, server: Server, tracing: Tracing | None) -> int:
-        """Answer what was begun; 0, or EXIT_CUT_OFF when the deadline passes before that is done."""
+        """Finish the requests under way; return 0, or EXIT_CUT_OFF when the deadline passes earlier."""
         deadline = time.monotonic() + self.settings.drain_timeout
         try:
             return await self._drain(server)
@@ -236,7 +237,7 @@ class Service:
         return 0
 
     def _end_by_alarm(self) -> SignalHandler:
-        """On the first signal set an alarm that ends the process: the supervisor that would kill it may be gone."""
+        """Return a signal handler that sets an alarm to end the process, since the supervisor may be gone by then."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         asked: list[int] = []
 
@@ -248,7 +249,7 @@ class Service:
         return limit
 
     def _end_by_exception(self) -> SignalHandler:
-        """The first signal sets the deadline, whatever comes next ends the loop."""
+        """Return a signal handler that first sets an alarm as deadline. The alarm, or another signal, ends the loop."""
         asked: list[int] = []
 
         def limit(number: int, _frame: FrameType | None) -> None:
@@ -273,7 +274,7 @@ def noting(application: WSGIApplication, note_answer: Callable[[], None]) -> WSG
 
 
 def both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callable[[], None]:
-    """One after the other, where there is a first."""
+    """Return a function that calls both, or the second alone if there is no first."""
 
     def do() -> None:
         if first is not None:

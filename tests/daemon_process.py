@@ -216,8 +216,9 @@ class Daemon:
         """Return whether all handlers are ready, as far as the program tells: those of former versions have no name."""
         if self.python != sys.executable or str(REPOSITORY) not in self._env['PYTHONPATH'].split(os.pathsep):
             return True
-        unnamed = [process for process in self.children() if process.command.startswith('python')]
-        return len(unnamed) <= self.args.count('--background')  # which is a child itself
+        children = self.children()
+        parents = {int(fields[1]) for process in children if (fields := _stat(process.pid))}
+        return not any(each.command.startswith('python') and each.pid not in parents for each in children)
 
     def _nothing_left(self) -> bool:
         if self.children():
