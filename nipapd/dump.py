@@ -3,7 +3,7 @@
 pg_dump reads the database in one snapshot that blocks nobody. SQLite's own backup reads the accounts. A restore is one
 transaction (see `nipap.integrity.restore`): it removes the contents of the database, creates the schema in the file's
 version by our own migrations, loads the rows, upgrades the schema and checks everything derived. Until it is committed,
-nothing has changed. Of the accounts only the rows are restored as well. Root runs neither pg_dump nor pg_restore itself:
+nothing has changed. Of the accounts only the rows are restored. Root runs neither pg_dump nor pg_restore itself:
 the account that runs PostgreSQL does.
 """
 

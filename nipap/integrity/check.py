@@ -1,8 +1,9 @@
-"""The invariants: everything derived is recomputed from the facts and compared with what is stored.
+"""The check of the invariants: recompute all derived data from the facts and compare it with the stored rows.
 
-One pass over the prefixes in tree order with a stack of open ancestors, in one snapshot, so that a busy database can
-be checked. Written against the documentation of the columns, not with the SQL functions that keep them. What is found
-carries the rows as they must be: `nipap.integrity.repair` writes these, and computes nothing itself.
+The check is one pass over the prefixes in tree order, with a stack of open ancestors. It runs in one snapshot, so that
+a busy database can be checked. It is written against the documentation of the columns, not with the SQL functions that
+maintain them. Each problem carries the row as it must be: `nipap.integrity.repair` writes that row and computes nothing
+itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nipap.postgres.transaction import Row, Transaction
 Ranges = list[tuple[int, int, int]]
 
 
-# ---- what is right, a class for each kind of derived row
+# ---- correct rows, a class for each kind of derived row
 
 
 class Rank(NamedTuple):
@@ -60,7 +61,7 @@ class Totals(NamedTuple):
 
 
 class Words(NamedTuple):
-    """A prefix, there or not, whose text was wrong: the text itself only `words_of` knows."""
+    """A prefix with a wrong text, or a text without its prefix. Only the SQL function `words_of` computes the text."""
 
     prefix_id: int
 
@@ -69,10 +70,10 @@ Right = Rank | Place | FreeRanges | Totals | Words
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong, in a sentence.
+    """A violated invariant, described in a sentence.
 
-    kind: the derived figure that is wrong; None for a fact that breaks a rule, which nothing says how to put right.
-    right: what must be there instead; None for a fact, and for a row of which an earlier problem has said it.
+    kind: the derived figure that is wrong; None for a fact that breaks a rule. A wrong fact cannot be repaired.
+    right: the row as it must be; None for a fact, and if an earlier problem of the row carries it.
     """
 
     text: str
@@ -84,7 +85,7 @@ class Problem(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """One prefix as it is in the database."""
+    """A prefix as it is stored in the database."""
 
     id: int
     vrf_id: int
@@ -105,7 +106,7 @@ _PREFIXES = """SELECT p.id, p.vrf_id, family(p.prefix), host(p.prefix), masklen(
     CASE family(p.prefix) WHEN 4 THEN o.ipv4_default_prefix_length ELSE o.ipv6_default_prefix_length END
     FROM prefix p LEFT JOIN pool o ON o.id = p.pool_id ORDER BY p.vrf_id, p.prefix"""
 
-# Types and those that may be around them; None: at the top level.
+# The types that may enclose a type. None stands for the top level.
 _AROUND = {
     'host': ('assignment',),
     'assignment': (None, 'reservation'),
@@ -115,7 +116,7 @@ _AROUND = {
 
 @dataclass
 class _Open:
-    """A prefix, or the address space of a VRF, whose children are being read."""
+    """A prefix, or the address space of a VRF, while its children are read."""
 
     stored: Stored | None
     owner: int
@@ -136,7 +137,7 @@ class _Sums:
 
 
 def problems(db: Database) -> list[str]:
-    """Every difference between what is stored and what follows from the facts, a sentence each; none: all is well."""
+    """Return every difference between the stored data and the facts, a sentence each; [] if all is well."""
 
     def work(tx: Transaction) -> list[str]:
         tx.execute('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY')
@@ -146,9 +147,9 @@ def problems(db: Database) -> list[str]:
 
 
 def examine(tx: Transaction) -> Iterator[Problem]:
-    """Every problem, as it is found, in a transaction in which nobody else's changes are seen.
+    """Yield every problem as it is found. The transaction must not see changes of other sessions.
 
-    What has been found may be put right before the next is asked for: no row is looked at twice.
+    A caller may repair a problem before it asks for the next one: no row is read twice.
     """
     return _Examination(tx).run()
 
@@ -216,12 +217,12 @@ class _Examination:
             yield from self._ranges(space, f'VRF {vrf} IPv{family}')
 
     def _space(self, p: Stored) -> _Open:
-        """The address space that a prefix without parent is in; of a VRF that does not exist, one that is forgotten."""
+        """Return the address space of a prefix without a parent. If its VRF does not exist, return a throwaway one."""
         width = WIDTH[p.family]
         return self.spaces.get((p.vrf_id, p.family)) or _Open(None, 0, 0, 2**width - 1, width)
 
     def _rules(self, parent: _Open, p: Stored, address: int) -> Sequence[Problem]:
-        """What is wrong with the facts of a prefix."""
+        """Return the rules that a prefix breaks."""
         above = parent.stored.type if parent.stored else None
         wrong = []
         if above not in _AROUND.get(p.type, ()):
@@ -237,7 +238,7 @@ class _Examination:
         return [Problem(f'{_name(p)}: {text}') for text in wrong] if wrong else ()
 
     def _close(self, stack: list[_Open]) -> Sequence[Problem]:
-        """Everything inside the innermost prefix has been read: what is wrong with what is derived from it."""
+        """Pop the innermost prefix, of which every descendant has been read, and check its derived data."""
         node = stack.pop()
         p = node.stored
         if p is None:  # never on the stack
@@ -295,13 +296,13 @@ class _Examination:
             yield Problem(text, 'prefix_words', Words(i))
 
     def _change_sets(self) -> Iterator[Problem]:
-        """Each audit entry belongs to one change set of its actor and moment, each change set has its place in time."""
+        """Check that audit entries have a change set with their actor and moment, and change sets a position."""
         for sql, text in _OF_CHANGE_SETS.items():
             for row in self.tx.stream(sql):
                 yield Problem(text.format(*row))
 
 
-# What each of these finds is wrong, in words.
+# Each query finds violations. Its text describes one row of the result.
 _SAME = """s.at = a.at AND s.username = a.username AND s.authenticated_as = a.authenticated_as
     AND s.authoritative_source = a.authoritative_source AND s.full_name IS NOT DISTINCT FROM a.full_name"""
 _OF_CHANGE_SETS = {
@@ -354,7 +355,7 @@ def _take(parent: _Open, first: int, last: int) -> None:
 
 
 def _misplaced(p: Stored, right: Place) -> Iterator[Problem]:
-    """A problem for each derived column of a prefix that is wrong; the first says what the row must be."""
+    """Yield a problem for each derived column that is wrong. The first problem carries the row as it must be."""
     stored = Place(p.id, p.parent_id, p.children, p.used, p.free_blocks)
     row: Place | None = right
     for column, is_now, must_be in zip(Place._fields, stored, right, strict=True):
@@ -368,7 +369,7 @@ def _name(p: Stored) -> str:
 
 
 def _number(address: str) -> int:
-    """An address as a number; -1 for what has a mask and so is none."""
+    """Return an address as a number; -1 for a network with a mask."""
     if '/' in address:
         return -1
     if ':' in address:
@@ -377,12 +378,12 @@ def _number(address: str) -> int:
 
 
 def _blocks(first: int, last: int, bits: int) -> int:
-    """Number of blocks of 2^bits addresses, aligned, that lie wholly in a range."""
+    """Return the number of aligned blocks of 2^bits addresses that lie wholly in a range."""
     return max(0, ((last + 1) >> bits) - ((first + (1 << bits) - 1) >> bits)) if bits >= 0 else 0
 
 
 def _fit(first: int, last: int, width: int) -> int:
-    """Prefix length of the largest aligned block in a range."""
+    """Return the prefix length of the largest aligned block in a range."""
     bits = (last - first + 1).bit_length() - 1
     while not _blocks(first, last, bits):
         bits -= 1

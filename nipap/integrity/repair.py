@@ -1,7 +1,7 @@
-"""The repair: what `check` finds to be derived wrongly is written as it must be; facts are never touched.
+"""The repair: write the derived rows that `check` reports as wrong. Facts are never touched.
 
-One transaction that keeps everybody else from changing the tree, writes the rows that are wrong and no others, looks
-again, and is committed only when everything derived is right. Derived rows are no facts: nothing enters the audit log.
+The repair is one transaction that blocks all other changes to the tree. It writes only the wrong rows, checks again,
+and is committed only if all derived data is right. Derived rows are not facts, so nothing enters the audit log.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from nipap.integrity.check import FreeRanges, Place, Problem, Rank, Right, Total
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Transaction
 
-AT_ONCE = 5000  # rows that are written by one statement, more or less
+# The approximate number of rows that one statement writes.
+AT_ONCE = 5000
 
-# Everybody's order: VRFs, then prefixes; who changes a pool or anything derived holds one of these. VRFs are locked row
-# by row, as others lock them; their table in a mode that goes with that and keeps new ones out: a VRF that is added
-# meanwhile could be seen without its ranges.
-# The lock of a table is coarser than those of its rows: who locked, or only looked for, a prefix before a VRF waits for
-# us while we wait for the table. So we let go of everything, as all these locks are those of a subtransaction, before
-# PostgreSQL would call it a deadlock and end one of us. Who lasts longer than a few such attempts is waited for.
+# All sessions lock VRFs first, then prefixes. A change to a pool or to derived data holds one of these locks. VRFs are
+# locked row by row, as other sessions lock them. The table lock on vrf is compatible with these row locks and keeps new
+# VRFs out: a VRF added meanwhile could be seen without its ranges.
+# A table lock is coarser than the row locks: a session that locked a prefix, or only searched for one to lock, before a
+# VRF waits for us while we wait for the table. So an attempt gives up after half of deadlock_timeout, before PostgreSQL
+# would report a deadlock and cancel one of the sessions. All these locks belong to a subtransaction: its end releases
+# them. After 10 attempts the repair waits without a limit.
 _LOCK = """DO $$
 DECLARE
     usual text := current_setting('lock_timeout');
@@ -53,11 +55,11 @@ END $$"""
 
 @dataclass
 class Outcome:
-    """What a repair has done: how many of each kind it put right, and what it found, of much only the first."""
+    """The result of a repair: the repaired problems by kind, the texts of the first of them, and all wrong facts."""
 
     repaired: Counter[str] = field(default_factory=Counter)
     found: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)  # wrong facts, all of them
+    left: list[str] = field(default_factory=list)
 
     def note(self, problem: Problem, most_found: int) -> None:
         """Count a problem."""
@@ -70,11 +72,11 @@ class Outcome:
 
 
 def repair(db: Database, *, most_found: int = 100) -> Outcome:
-    """Put right everything derived, all of it or, when anything fails, nothing; waits for changes that are under way.
+    """Repair all derived data, or nothing if anything fails. Wait for changes that are in progress.
 
-    most_found: how many of the problems that were put right the outcome has in words.
+    most_found: how many of the repaired problems the outcome describes in words.
 
-    :raises NipapError: something derived would still be wrong afterwards.
+    :raises NipapError: the second check still finds wrong derived data.
     """
     return db.run(lambda tx: _repair(tx, most_found))
 
@@ -96,7 +98,7 @@ def _repair(tx: Transaction, most_found: int) -> Outcome:
 
 
 class _Writer:
-    """Writes rows, many by one statement: a database of which nothing is right passes through without being held."""
+    """A buffer of rows, written many by one statement. Even if all rows are wrong, they are never in memory at once."""
 
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
@@ -104,7 +106,7 @@ class _Writer:
         self.sizes: Counter[type[Right]] = Counter()
 
     def add(self, right: Right) -> None:
-        """Write a row, now or later."""
+        """Add a row, and write the rows of its kind if they are enough for a statement."""
         kind = type(right)
         self.waiting[kind].append(right)
         self.sizes[kind] += 1 + len(right.ranges) if isinstance(right, FreeRanges) else 1
@@ -112,7 +114,7 @@ class _Writer:
             self._write(kind)
 
     def finish(self) -> None:
-        """Write what waits."""
+        """Write the remaining rows."""
         for kind in self.waiting:
             self._write(kind)
 
@@ -142,7 +144,7 @@ def _write_places(tx: Transaction, rows: Sequence[Place]) -> None:
 
 
 def _write_free_ranges(tx: Transaction, rows: Sequence[FreeRanges]) -> None:
-    """Of an owner with some wrong ranges the right ones stay as they are."""
+    """Write the free ranges of owners. Correct ranges of these owners stay untouched."""
     wanted = [
         (row.owner, _address(first, row.width), _address(last, row.width), fit)
         for row in rows
@@ -165,7 +167,7 @@ def _write_free_ranges(tx: Transaction, rows: Sequence[FreeRanges]) -> None:
 
 
 def _write_totals(tx: Transaction, rows: Sequence[Totals]) -> None:
-    """One row takes the place of those among which a total was spread."""
+    """Replace all rows of a total, which may be spread over several slots, by one row."""
     columns = _columns(rows)
     tx.execute(
         'DELETE FROM vrf_total t USING unnest(%s::int[], %s::int[]) r (v, f) WHERE t.vrf_id = r.v AND t.family = r.f',
@@ -203,7 +205,7 @@ _WRITERS: dict[type[Right], Callable[[Transaction, Any], None]] = {
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
-    """Rows as columns, for unnest."""
+    """Return rows as columns, for unnest."""
     return tuple(map(list, zip(*rows, strict=True)))
 
 

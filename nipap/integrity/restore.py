@@ -1,11 +1,12 @@
-"""Put the data of a dump in the place of the contents of a database, in a transaction that is given.
+"""Replace the contents of a database by the data of a dump, in the transaction of the caller.
 
-A dump is data: the rows of our tables and the positions of our sequences. The schema comes from our own migrations, so
-that no constraint, function, trigger, view, comment or operator of a dump ever reaches the database, and nothing that a
-dump contains is executed. Rows are written with the rights of a role that can do nothing else.
+Only data is read from a dump: the rows of our tables and the positions of our sequences. The schema comes from our own
+migrations, so that no constraint, function, trigger, view, comment or operator of a dump ever reaches the database, and
+nothing in a dump is executed. Rows are written with the rights of a role that can do nothing else.
 
-``pg_restore --single-transaction --clean`` cannot do that, and commits before anything could be migrated or checked. A
-second database that is renamed takes the right to create databases, which the role of a configured server rarely has.
+``pg_restore --single-transaction --clean`` cannot do that, and commits before anything could be migrated or checked.
+Restoring into a second database and renaming it takes the right to create databases, which the role of a configured
+server rarely has.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nipap.errors import NipapError
 from nipap.postgres import schema
 from nipap.postgres.transaction import Transaction
 
-# Tables of ours whose rows are not restored: which migrations and functions a database has depends on that database.
+# Tables of ours that are not restored: their rows say which migrations and functions this database has.
 BOOKKEEPING = frozenset({'schema_migration', 'schema_functions'})
 CUT_OFF = 'The dump ends amid the rows of a table'
 UNKNOWN_FORM = 'The dump has data of an unknown form'
@@ -41,7 +42,7 @@ _OURS = """{0} = current_setting('nipap.home')::regnamespace AND NOT EXISTS (
 _RELATIONS = f"""SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
     WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, oid::regclass::text FROM pg_class
 WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND {_OURS.format('relnamespace', 'pg_class')}
-ORDER BY relkind = 'S'"""  # those of columns go with their table
+ORDER BY relkind = 'S'"""  # sequences last: a table takes the sequences of its columns with it
 _ROUTINES = f"""SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc
 WHERE prokind <> 'a' AND {_OURS.format('pronamespace', 'pg_proc')}"""
 _TYPES = f"""SELECT 'TYPE', oid::regtype::text FROM pg_type
@@ -55,12 +56,12 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename IS NO
 
 
 def others(tx: Transaction) -> int:
-    """How many other sessions have the database open."""
+    """Return how many other sessions have the database open."""
     return int(tx.value(_OTHERS))
 
 
 def held(tx: Transaction) -> list[str]:
-    """What the database holds beside what an installation puts there, by kind and number."""
+    """Return the number of objects of each kind in the database, without the objects of a new installation."""
     if tx.value("SELECT to_regclass('schema_migration')") is None:
         found = len(tx.all(_RELATIONS))
         return [f'{found} tables that are none of ours'] if found else []
@@ -70,12 +71,12 @@ def held(tx: Transaction) -> list[str]:
 
 
 def namespace(tx: Transaction) -> str:
-    """The schema of PostgreSQL that everything of ours is in, but the functions."""
+    """Return the schema of PostgreSQL that holds all our objects except the functions."""
     return schema.home(tx)
 
 
 def extensions(tx: Transaction) -> list[str]:
-    """The extensions that were installed beside it."""
+    """Return the extensions that are installed in our schema."""
     found = tx.all(
         "SELECT extname FROM pg_extension WHERE extnamespace = current_setting('nipap.home')::regnamespace ORDER BY 1"
     )
@@ -83,50 +84,50 @@ def extensions(tx: Transaction) -> list[str]:
 
 
 def last_change(tx: Transaction) -> int | None:
-    """Return the id of the last entry of the audit log, which tells later whether anything was changed since."""
+    """Return the id of the last audit entry. A caller compares it later to detect changes."""
     found: int | None = tx.value('SELECT max(id) FROM audit_log')
     return found
 
 
 def clear(tx: Transaction) -> None:
-    """Drop everything in our schema, extensions aside, and our functions.
+    """Drop our functions and everything in our schema except extensions.
 
-    :raises NipapError: something outside of it would go too.
+    :raises NipapError: objects outside our schema would be dropped too.
     """
     for version in schema.function_versions(tx):
         schema.drop_functions(tx, version)
     before = tx.value(_ELSEWHERE)
     for query in (_RELATIONS, _ROUTINES, _TYPES):
         for kind, name in tx.all(query):
-            tx.execute(f'DROP {kind} IF EXISTS {name} CASCADE')  # they refer to each other
+            # The objects may refer to each other, so an earlier CASCADE may have dropped this one already.
+            tx.execute(f'DROP {kind} IF EXISTS {name} CASCADE')
     if tx.value(_ELSEWHERE) != before:
         raise NipapError('Other schemas of the database have views, functions or keys that refer to what is replaced')
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ours, with the columns that a dump may fill, by name; `sql` and the values are quoted for SQL."""
+    """A table of ours, with the columns that a dump may fill, by name. `sql` and the values are quoted for SQL."""
 
     sql: str
     columns: dict[str, str]
 
 
-Name = tuple[str, str]  # of a table or sequence: its schema and its own
+# The schema and the name of a table or sequence.
+Name = tuple[str, str]
 
 
 def create(tx: Transaction, version: int) -> None:
-    """Create the tables of a schema version by our own migrations, without a row.
+    """Create the empty tables of a schema version by our own migrations.
 
-    The database must be empty (`clear`). Later migrations are applied to the rows, by `schema.migrate`.
+    The database must be empty (`clear`). Later migrations are applied to the restored rows, by `schema.migrate`.
     """
     schema.create_tables(tx, version)
     tx.execute(f'TRUNCATE {", ".join(table.sql for table in _tables(tx).values())}')
 
 
 def load(tx: Transaction, data: IO[bytes]) -> list[str]:
-    """Fill the empty tables with the rows of a dump; return the tables of the dump that are none of ours.
-
-    Rows of tables that are none of ours are left out.
+    """Fill the empty tables with the rows of a dump. Return the names of skipped tables, which are none of ours.
 
     :raises NipapError: the dump has anything but rows and positions of sequences, or lacks a table.
     """
@@ -142,7 +143,7 @@ def load(tx: Transaction, data: IO[bytes]) -> list[str]:
 
 
 def analyze(tx: Transaction) -> None:
-    """Tell the planner what is there: queries are planned for it from the first one on."""
+    """Collect the planner's statistics, so that the first query after the restore has a good plan."""
     for kind, name in tx.all(_RELATIONS):
         if kind == 'TABLE':
             tx.execute(f'ANALYZE {name}')
@@ -157,7 +158,7 @@ GROUP BY 1, 2"""
 
 
 def _tables(tx: Transaction) -> dict[Name, Table]:
-    """Return the tables of ours whose rows are restored."""
+    """Return the tables to restore."""
     return {
         (home, name): Table(sql, dict(zip(columns, quoted, strict=True)))
         for home, name, sql, columns, quoted in tx.all(_TABLES, (list(BOOKKEEPING),))
@@ -177,9 +178,9 @@ WHERE relnamespace = current_setting('nipap.home')::regnamespace AND relkind = '
 
 @contextmanager
 def _without_indexes(tx: Transaction) -> Iterator[None]:
-    """Drop indexes and foreign keys for the while, and disable triggers.
+    """Drop indexes and foreign keys and disable triggers, then restore them.
 
-    Rows come in any order, derived rows come too, and an index is made faster than it is kept.
+    A dump has rows in any order, and derived rows too. Building an index is faster than maintaining it row by row.
     """
     tables = [name for kind, name in tx.all(_RELATIONS) if kind == 'TABLE']
     keys, indexes = tx.all(_KEYS), tx.all(_INDEXES)
@@ -223,15 +224,16 @@ def _as_unprivileged(tx: Transaction, tables: Sequence[Table]) -> Iterator[None]
     tx.execute(f'DROP OWNED BY {role}; DROP ROLE {role}')
 
 
-# ---------------------------------------------------------------- the text with the data
+# ---------------------------------------------------------------- the text of the dump
 
-Position = tuple[Name, int, bool]  # of a sequence: its last value, and whether it was used
+# The name of a sequence, its last value, and whether that value was used.
+Position = tuple[Name, int, bool]
 
 
 def _copy(tx: Transaction, data: IO[bytes], tables: dict[Name, Table], left_out: list[str]) -> list[Position]:
-    """Copy the rows of the tables, which are taken out of `tables`; return the positions of sequences.
+    """Copy the rows of the dump and remove the filled tables from `tables`. Return the positions of sequences.
 
-    Names are looked up among ours and statements composed anew: no statement of the text is executed.
+    Names are looked up among ours and statements are composed anew: no statement of the dump is executed.
     """
     positions: list[Position] = []
     filled: set[Name] = set()
@@ -256,7 +258,7 @@ def _copy(tx: Transaction, data: IO[bytes], tables: dict[Name, Table], left_out:
 
 
 def _statement(table: Table, listed: str) -> str:
-    """Compose the COPY that takes rows with these columns."""
+    """Compose the COPY statement for the listed columns of a table."""
     found = list(_COLUMNS.finditer(listed))
     names = [_unquoted(each[1]) for each in found]
     if ''.join(each[0] for each in found) != listed:
@@ -287,9 +289,9 @@ def _set_position(tx: Transaction, sequence: Name, position: int, is_called: boo
 
 
 def _copy_rows(tx: Transaction, statement: str, rows: Rows) -> None:
-    """Send the rows of one table.
+    """Send the rows of one table to the database.
 
-    :raises NipapError: the file is cut off. psycopg2 then cancels the statement, and tells of that alone.
+    :raises NipapError: the file is cut off. psycopg2 then cancels the statement and reports only the cancellation.
     """
     try:
         tx.copy_in(statement, rows)
@@ -300,7 +302,7 @@ def _copy_rows(tx: Transaction, statement: str, rows: Rows) -> None:
 
 
 class Rows:
-    """The rows that follow a COPY, up to the line that ends them, as a file."""
+    """The rows after a COPY statement, up to their end mark, as a file."""
 
     def __init__(self, data: IO[bytes]) -> None:
         self._lines = self._until_end(data)
@@ -316,7 +318,7 @@ class Rows:
         raise EOFError('the rows of a table are cut off')
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, none at the end."""
+        """Return the next `size` bytes, all if negative; b'' at the end."""
         parts, length = [self._rest], len(self._rest)
         while size < 0 or length < size:
             line = next(self._lines, b'')
@@ -339,6 +341,6 @@ class Rows:
             raise NipapError(CUT_OFF) from error
 
     def readline(self, _size: int = -1) -> bytes:
-        """The next row."""
+        """Return the next row; b'' at the end."""
         rest, self._rest = self._rest, b''
         return rest or next(self._lines, b'')

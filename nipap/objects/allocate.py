@@ -1,4 +1,4 @@
-"""Allocation: the lowest free block of a pool or of given prefixes, looked up or added in one locked section."""
+"""Allocation: find the lowest free block of a pool or of given prefixes, or add it in one locked section."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_COUNT = 1000
 
 @dataclass(frozen=True)
 class Allocation:
-    """Checked arguments: a pool and a family, or networks. The length may be left to the pool."""
+    """The checked arguments of an allocation: a pool and a family, or networks. A pool may provide the length."""
 
     pool: pool.PoolName | None
     networks: tuple[str, ...]
@@ -54,9 +54,9 @@ def read_args(args: object) -> Allocation:
 
 
 def read_count(value: object) -> int:
-    """How many blocks are asked for: 1 unless it says otherwise.
+    """Return the number of requested blocks; 1 for nil.
 
-    :raises NipapValueError: less than one, or too many at once.
+    :raises NipapValueError: the number is not an integer from 1 to `MAX_COUNT`.
     """
     if value is None:
         return 1
@@ -112,7 +112,7 @@ def _length(value: object, family: int) -> int:
 
 
 def find_free(tx: Transaction, name: vrf.VrfName, wanted: Allocation) -> list[str]:
-    """Return the lowest free blocks as text; full-length ones without length.
+    """Return the lowest free blocks as text; blocks of full length without the length.
 
     :raises NipapNonExistentError: there is no such pool or VRF.
     """

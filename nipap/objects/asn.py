@@ -38,7 +38,7 @@ def read_number(value: object) -> int:
 
 
 def read_spec(spec: object) -> Condition:
-    """The condition of an AS number spec, ``asn`` or ``name``; EVERYTHING for nil and ``{}``.
+    """Return the condition of an AS number spec, ``asn`` or ``name``; EVERYTHING for nil and ``{}``.
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
@@ -52,7 +52,7 @@ def read_spec(spec: object) -> Condition:
 
 
 def require_spec(spec: object) -> Condition:
-    """As `read_spec`, but something must be named.
+    """Return the condition of a spec (`read_spec`) that must name an AS number.
 
     :raises NipapMissingInputError: when the spec is empty.
     """
@@ -63,7 +63,7 @@ def require_spec(spec: object) -> Condition:
 
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
-    """The AS numbers for which a condition holds, in order."""
+    """Return the AS numbers for which a condition holds, in order."""
     return rows.select(tx, ASN, 'asn a', condition, ASNS, page)
 
 

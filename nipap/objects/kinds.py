@@ -1,4 +1,4 @@
-"""Kinds of object: what VRFs, pools, prefixes, AS numbers and tags give to the calls that they share."""
+"""The kinds of object: one interface to VRFs, pools, prefixes, AS numbers and tags, for the calls that they share."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Object = dict[str, Any]
 class Kind:
     """One kind of object: its attributes, key and order, and the functions that find and read its objects.
 
-    store: the module that reads drafts and changes objects; None for tags. find_all: reads a long answer piece by
-    piece.
+    store: the module that reads drafts and changes objects; None for tags.
+    find_all: the function that yields a long answer in parts.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Kind:
     def compile(self, query: object) -> Condition:
         """Return the condition that a query struct means.
 
-        :raises NipapError: as `compile_query`.
+        :raises NipapError: `compile_query` refuses the query.
         """
         return compile_query(query, self.table)
 

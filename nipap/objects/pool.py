@@ -29,10 +29,10 @@ _MEMBER_SUMS = {
     'used_prefixes': 'coalesce(sum(q.children) FILTER (WHERE {0}), 0)',
     'total_addresses': _TOTAL,
     'used_addresses': f'{_TOTAL} - {_FREE}',
-    # nil without a member of the family, and members know no number without a default length
+    # nil without a member of the family, and without a default length (free_blocks is NULL then)
     'free_prefixes': 'sum(q.free_blocks) FILTER (WHERE {0})',
 }
-# In the order of the tree a member that lies inside another does not end behind all members before it.
+# In tree order, a member inside another member does not end after all earlier members.
 _MEMBERS = """SELECT q.vrf_id, q.prefix, q.children, q.used_addresses, q.free_blocks,
     coalesce(addr_last(q.prefix) > max(addr_last(q.prefix))
         OVER (ORDER BY q.prefix ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true) AS outermost
@@ -50,7 +50,7 @@ _SOURCE = """pool o LEFT JOIN LATERAL (
 
 
 def read_spec(spec: object) -> Condition:
-    """The condition of a pool spec, ``id`` or ``name``; EVERYTHING for nil and ``{}``.
+    """Return the condition of a pool spec, ``id`` or ``name``; EVERYTHING for nil and ``{}``.
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
@@ -69,7 +69,8 @@ class PoolName:
 def read_one(spec: object) -> PoolName:
     """Read a pool spec that must name a pool.
 
-    :raises NipapMissingInputError: it names none. And as `read_spec`.
+    :raises NipapMissingInputError: the spec is empty.
+    :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
     found = _named(spec)
     if found is None:
@@ -102,7 +103,7 @@ def _missing() -> NipapMissingInputError:
 
 
 def require_spec(spec: object) -> Condition:
-    """As `read_spec`, but something must be named.
+    """Return the condition of a spec (`read_spec`) that must name a pool.
 
     :raises NipapMissingInputError: when the spec is empty.
     """
@@ -113,25 +114,25 @@ def require_spec(spec: object) -> Condition:
 
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
-    """The pools for which a condition holds, by name."""
+    """Return the pools for which a condition holds, by name."""
     return rows.select(tx, POOL, _SOURCE, condition, POOLS, page)
 
 
 def find_ids(tx: Transaction, condition: Condition) -> list[int]:
-    """The ids of the pools that a spec means."""
+    """Return the ids of the pools for which a condition holds, in order."""
     return rows.find_keys(tx, f'SELECT o.id FROM pool o WHERE {condition.sql} ORDER BY o.id', condition)
 
 
 @dataclass(frozen=True)
 class Membership:
-    """The pool that ``pool_id`` and ``pool_name`` of an attr name; without conditions: no pool."""
+    """The pool that ``pool_id`` and ``pool_name`` of an attr name; no pool if there are no conditions."""
 
-    key: str = 'id'  # the first of them
+    key: str = 'id'  # the first name given
     conditions: tuple[Condition, ...] = ()
 
 
 def read_membership(attr: Mapping[str, object]) -> Membership:
-    """Read ``pool_id`` and ``pool_name`` of an attr; nil counts as not there.
+    """Read ``pool_id`` and ``pool_name`` of an attr. A member that is nil counts as absent.
 
     :raises NipapValueError: naming the value.
     """
@@ -140,7 +141,7 @@ def read_membership(attr: Mapping[str, object]) -> Membership:
 
 
 def resolve(tx: Transaction, membership: Membership) -> int | None:
-    """Return the id of the pool that a membership means, None when it means no pool.
+    """Return the id of the pool that a membership names; None for no pool.
 
     :raises NipapInputError: there is no such pool.
     """

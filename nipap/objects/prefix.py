@@ -1,4 +1,4 @@
-"""Prefixes: what selects them, adding, editing, removing. The tree itself is kept by sql/functions."""
+"""Prefixes: their specs, and how to add, edit and remove them. The tree itself is maintained by sql/functions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from nipap.search.query import EVERYTHING, NOTHING, Condition, all_of, bigint, e
 
 
 def read_spec(spec: object, *, default_vrf: bool = False) -> Condition:
-    """The condition of a prefix spec: any prefix attributes, ANDed, or ``id`` alone.
+    """Return the condition of a prefix spec: any prefix attributes, ANDed, or ``id`` alone.
 
-    default_vrf: a ``prefix`` without a VRF means the one in VRF 0.
+    default_vrf: look up a ``prefix`` without a VRF in VRF 0 only.
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
@@ -47,7 +47,7 @@ def read_spec(spec: object, *, default_vrf: bool = False) -> Condition:
     try:
         conditions = [_equals(key, value) for key, value in spec.items()]
     except NipapValueError:
-        # A list of what is not there is empty. What is to be changed must be named right.
+        # A list for a prefix with host bits is empty. A change must name its prefixes correctly.
         if default_vrf or not has_host_bits(spec.get('prefix')):
             raise
         return NOTHING
@@ -67,7 +67,7 @@ def _equals(key: str, value: object) -> Condition:
 
 
 def require_spec(spec: object) -> Condition:
-    """As `read_spec` for what is to be changed: something must be named, and VRF 0 is meant unless another is.
+    """Return the condition of the spec of a change, which must not be empty. VRF 0 is the default VRF of a ``prefix``.
 
     :raises NipapMissingInputError: when the spec is empty.
     """
@@ -81,15 +81,18 @@ def require_spec(spec: object) -> Condition:
 
 _ELSEWHERE = frozenset({'vrf_id', 'vrf_rt', 'vrf_name', 'pool_id', 'pool_name', 'prefix'})
 _PLACING = frozenset({*_ELSEWHERE, 'type'})
-_DEFAULTED = ('type', 'status', 'authoritative_source')  # may not be empty: nil is absent
+# nil counts as absent, because these attributes must not be empty.
+_DEFAULTED = ('type', 'status', 'authoritative_source')
 
 
 @dataclass(frozen=True)
 class PrefixDraft:
     """The attributes of a prefix that a call sets.
 
-    network: the place, None for one that stays or is allocated. pool: None when membership stays. values: the other
-    attributes as columns. in_place: neither place, VRF, pool nor type is set.
+    network: the place; None if the prefix stays in its place or is allocated.
+    pool: None if membership stays.
+    values: the other attributes as columns.
+    in_place: neither place, VRF, pool nor type is set.
     """
 
     network: str | None
@@ -108,7 +111,7 @@ def check_attr(attr: object) -> None:
 
 
 def read_draft(attr: Mapping[str, object]) -> PrefixDraft:
-    """Read the ``attr`` of an edit, whose names are checked.
+    """Read the ``attr`` of an edit. The caller has checked the names of its members.
 
     :raises NipapError: naming the attribute; further errors are attached.
     """
@@ -122,9 +125,12 @@ def read_draft(attr: Mapping[str, object]) -> PrefixDraft:
 
 
 def read_new(attr: Mapping[str, object], *, typed: bool = True) -> PrefixDraft:
-    """Read the ``attr`` of an addition, whose names are checked. Unless `typed`, the type may be left to the pool.
+    """Read the ``attr`` of an addition. The caller has checked the names of its members.
 
-    :raises NipapMissingInputError: neither description nor node. NipapValueError: no type, or a bad value.
+    typed: refuse an attr without a type; else the pool may provide the type.
+
+    :raises NipapMissingInputError: there is neither a description nor a node.
+    :raises NipapValueError: there is no type, or a value is invalid.
     """
     problems = Problems()
     network = problems.read(_read_network, attr)
@@ -151,7 +157,7 @@ def _read_membership(attr: Mapping[str, object]) -> pool.Membership | None:
 
 
 def _read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
-    """Return the attributes that are columns of a prefix; place, VRF and pool are not among them."""
+    """Return the members of an attr that are columns of a prefix, without place, VRF and pool."""
     return rows.read_values(
         {
             name: value
@@ -163,7 +169,7 @@ def _read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
 
 
 def changes(tx: Transaction, draft: PrefixDraft) -> dict[str, Any]:
-    """Return the columns that a draft sets; its place is not among them.
+    """Return the columns that a draft sets, without the place.
 
     :raises NipapInputError: there is no such pool.
     """
@@ -174,27 +180,28 @@ _NEW = {'status': 'assigned', 'tags': [], 'avps': {}, 'expires': read_value(PREF
 
 
 def new_facts(tx: Transaction, draft: PrefixDraft, who: Who) -> dict[str, Any]:
-    """Return the columns of a new prefix, with defaults; its place is not among them."""
+    """Return the columns of a new prefix, with defaults but without the place."""
     return {**_NEW, 'authoritative_source': who.authoritative_source, **changes(tx, draft)}
 
 
 def add(tx: Transaction, draft: PrefixDraft, who: Who) -> None:
-    """Add the prefix that a draft names: `get_added` shows it."""
+    """Queue the addition of a draft's prefix. `get_added` runs it and returns the prefix."""
     v = vrf.resolve(tx, draft.vrf)
     stored = rows.facts(new_facts(tx, draft, who))
     tx.ahead('SELECT prefix_add(%s, %s::cidr, %s, %s::actor)', (v, draft.network, stored, who))
 
 
 def get_added(tx: Transaction, shape: Shape = as_listed) -> dict[str, Any]:
-    """The prefix that was added last, as add shows it."""
+    """Return the prefix that this session added last, in the shape of an addition."""
     return read_few(tx, Condition('p.id = %s', (Expression("currval('prefix_id_seq')"),)), shape)[0]
 
 
 def get_added_by(tx: Transaction, changes: list[int], shape: Shape = as_listed) -> list[dict[str, Any]]:
-    """The prefixes that each of these changes of this transaction has added, as `get_added` shows them."""
+    """Return the prefixes that these changes of this transaction have added, by id."""
     if len(changes) == 1:
         return [get_added(tx, shape)]
-    # By index, then by primary key: arrays are computed first. They got their ids in the order of the changes.
+    # The array subqueries are evaluated first: the statement looks up by index, then by primary key. The ids are in the
+    # order of the changes.
     sets = 'ARRAY(SELECT id FROM change_set WHERE call = ANY (%s))'
     ids = f'ARRAY(SELECT object_id FROM audit_log WHERE change_set = ANY ({sets}))'
     told = "(SELECT string_agg(call || '/' || id, ' ') FROM change_set WHERE call = ANY (%s))"
@@ -203,9 +210,9 @@ def get_added_by(tx: Transaction, changes: list[int], shape: Shape = as_listed) 
 
 
 def get_by_id(tx: Transaction, i: int, shape: Shape = as_listed) -> dict[str, Any]:
-    """A prefix, as add shows it.
+    """Return a prefix in the shape of an addition.
 
-    :raises NipapNonExistentError: it was added, and has been removed since.
+    :raises NipapNonExistentError: the prefix was added, and has been removed since.
     """
     found = read_few(tx, Condition('p.id = %s', (i,)), shape)
     if not found:
@@ -214,9 +221,9 @@ def get_by_id(tx: Transaction, i: int, shape: Shape = as_listed) -> dict[str, An
 
 
 def add_many(tx: Transaction, drafts: Sequence[PrefixDraft], who: Who) -> list[int]:
-    """Add the prefixes that many drafts name; return their ids in the same order.
+    """Add the prefixes of many drafts; return their ids in the same order.
 
-    :raises NipapError: with the ``position`` of the one that is refused; none is added then.
+    :raises NipapError: a draft is refused and nothing is added; ``position`` is the index of that draft.
     """
     items = []
     vrfs: dict[vrf.VrfName, int] = {}
@@ -234,26 +241,26 @@ def add_many(tx: Transaction, drafts: Sequence[PrefixDraft], who: Who) -> list[i
 
 
 def get_many(tx: Transaction, ids: list[int], shape: Shape = as_listed) -> list[dict[str, Any]]:
-    """Prefixes by id, as add shows them, in the order of the ids."""
+    """Return prefixes in the shape of an addition, in the order of the ids."""
     found = {item['id']: item for item in read_page(tx, IDS, EVERYTHING, (ids,), shape, by_key=True)}
     return [found[i] for i in ids]
 
 
 def get_many_apart(tx: Transaction, ids: list[int], shape: Shape = as_listed) -> Iterator[list[dict[str, Any]]]:
-    """The same, some at a time."""
+    """Yield prefixes in the shape of an addition, in the order of the ids, `AT_ONCE` at a time."""
     for first in range(0, len(ids), AT_ONCE):
         yield get_many(tx, ids[first : first + AT_ONCE], shape)
 
 
 def get_edited(tx: Transaction, ids: list[int]) -> list[dict[str, Any]]:
-    """Prefixes by id, as an edit shows them."""
+    """Return prefixes by id in the shape of an edit."""
     if len(ids) <= FEW:
         return read_few(tx, Condition('p.id = ANY (%s)', (ids,)), as_found)
     return read_page(tx, IDS, EVERYTHING, (ids,), as_found, by_key=True)
 
 
 def get_edited_apart(tx: Transaction, ids: list[int]) -> Iterator[list[dict[str, Any]]]:
-    """The same, some at a time."""
+    """Yield prefixes by id in the shape of an edit, some at a time."""
     return read_named(tx, IDS, (ids,), as_found)
 
 
@@ -261,20 +268,25 @@ FEW = 10
 
 
 def only_id(spec: object) -> int | None:
-    """The id that a spec, one that `read_spec` has accepted, selects by; None when it selects otherwise."""
+    """Return the id in a spec that `read_spec` accepts; None if the spec has no id."""
     if not isinstance(spec, Mapping) or spec.get('id') is None:
         return None
     return bigint(read_integer(spec['id']))
 
 
 def edit_one(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who) -> list[dict[str, Any]]:
-    """Edit the one prefix that a condition names, if it is there, by a draft that leaves it in its place."""
+    """Edit the prefix that a condition names, by a draft that leaves it in its place.
+
+    Return the prefix in a list, which is empty if there is no such prefix.
+    """
     stored = rows.facts(draft.values)
     if condition.hint(ByKey) == ByKey(frozenset({'p.id'})):
         found = '[%s]::bigint[]'
-    else:  # locked as it is looked for, so that it is still the one that the condition names
+    # Lock the prefix while it is looked up, so that the condition still holds for it when it is edited.
+    else:
         found = f'(SELECT p.id FROM {source(condition.sql)} WHERE {condition.sql} FOR NO KEY UPDATE OF p)'
-    # The condition may hold no more behind the change, or of another: what was changed is noted.
+    # After the edit the condition may not hold, or hold for another prefix. So a setting of the transaction keeps the
+    # ids.
     ids = f"set_config('nipap.edited', ARRAY{found}::text, true)::bigint[]"
     tx.ahead(f'SELECT prefix_edit_many({ids}, %s, %s::actor)', (*condition.params, stored, who))
     edited = Expression("current_setting('nipap.edited')::bigint[]")
@@ -284,19 +296,21 @@ def edit_one(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who
 def edit(tx: Transaction, condition: Condition, draft: PrefixDraft, who: Who) -> list[int]:
     """Edit the prefixes that satisfy a condition and return their ids.
 
-    :raises NipapValueError: a rule of the tree would be broken, or the VRF changed.
+    :raises NipapValueError: the edit would break a rule of the tree or change the VRF.
     """
     changed = changes(tx, draft)
     if draft.network is not None:
         changed['prefix'] = draft.network
     wanted_vrf = vrf.resolve(tx, draft.vrf) if draft.vrf.given else None
-    # What changes place, type or pool is locked top down, one by one; the others in one statement.
+    # Prefixes that change place, type or pool are edited one by one, which locks top down; all other prefixes by one
+    # statement.
     moving = {name: changed[name] for name in ('prefix', 'type', 'pool_id') if name in changed}
     differs = ' OR '.join(f'p.{name} IS DISTINCT FROM %s{_CASTS[name]}' for name in moving) or 'false'
     sql = f"""SELECT p.id, p.vrf_id, p.prefix::text, {differs} FROM {FROM} WHERE {condition.sql}
         ORDER BY p.vrf_id, p.prefix"""
     if 'prefix' not in moving:
-        # Locked in order before anything else, and only those for which the condition still holds then.
+        # Lock the prefixes in order before anything else. PostgreSQL then skips prefixes for which the condition no
+        # longer holds.
         sql += ' FOR NO KEY UPDATE OF p'
     found = tx.all(sql, (*moving.values(), *condition.params))
     if wanted_vrf is not None and any(row[1] != wanted_vrf for row in found):
@@ -314,9 +328,10 @@ _CASTS = {'prefix': '::cidr', 'type': '', 'pool_id': '::int'}
 
 
 def removal(spec: object) -> Condition:
-    """The condition of the spec of a removal, which must name a prefix by ``id`` or ``prefix``.
+    """Return the condition of the spec of a removal, which must name a prefix by ``id`` or ``prefix``.
 
-    :raises NipapMissingInputError: it names none. And what `read_spec` raises.
+    :raises NipapMissingInputError: the spec names no prefix.
+    :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
     if spec is not None and not isinstance(spec, Mapping):
         raise NipapInputError('prefix specification must be a dict')
@@ -326,15 +341,15 @@ def removal(spec: object) -> Condition:
 
 
 def remove_one(tx: Transaction, i: int, who: Who, *, recursive: bool) -> None:
-    """Remove a prefix; recursive: with everything inside.
+    """Remove a prefix; if recursive, with all prefixes inside.
 
-    :raises NipapNonExistentError: there is none with that id.
+    :raises NipapNonExistentError: there is no prefix with that id.
     """
     tx.change('SELECT prefix_remove_one(%s, %s, %s::actor)', (i, recursive, who))
 
 
 def remove(tx: Transaction, condition: Condition, who: Who, *, recursive: bool) -> None:
-    """Remove the prefixes for which a condition holds; recursive: with everything inside."""
+    """Remove the prefixes for which a condition holds; if recursive, with all prefixes inside."""
     found = tx.all_prepared(f'SELECT p.id, p.prefix::text FROM {FROM} WHERE {condition.sql}', condition.params)
     for row in found:
         tx.execute('SELECT prefix_remove(%s, %s::cidr, %s, %s::actor)', (*row, recursive, who))

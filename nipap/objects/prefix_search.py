@@ -1,4 +1,4 @@
-"""Which prefixes an answer shows: those that a condition selects, a page of them, and what is asked for around them."""
+"""The search for prefixes: the matches of a condition, page by page, and the prefixes added around the matches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from nipap.search.query import TAGGED
 
 
 def _ordered_sql(condition: Condition, page: Page | None) -> str:
-    """Ids of matching prefixes in order, when the order of the tree serves the condition.
+    """Return a statement that lists matching prefixes in order, for a condition that the order of the tree serves.
 
-    VRF by VRF along the index on (vrf_id, prefix), so that a page stops early: without the inner LIMIT everything
-    would be sorted. The planner adds an incremental sort on top, of no more than a page a VRF.
+    The statement reads VRF by VRF along the index on (vrf_id, prefix), so that a page stops early. Without the inner
+    LIMIT PostgreSQL would sort all matches. The planner adds an incremental sort on top, of no more than a page per
+    VRF.
     """
     joined = 'prefix p LEFT JOIN pool o ON o.id = p.pool_id' if 'o.' in condition.sql else 'prefix p'
     inner = ''
@@ -34,7 +35,7 @@ WALKS: tuple[int, ...] = (200, 2000)
 
 
 def _walk_sql(condition: Condition, page: Page, steps: int) -> tuple[str, tuple[Any, ...]]:
-    """Ids of matching prefixes in order among the first ones: a few ms, and enough for whatever is common."""
+    """Return a statement that lists matches among the first `steps` prefixes: a few ms, enough for common matches."""
     sql, params = condition.within
     return (
         f"""SELECT p.id, p.parent_id, true FROM (
@@ -48,11 +49,11 @@ def _walk_sql(condition: Condition, page: Page, steps: int) -> tuple[str, tuple[
 
 
 def _index_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]]:
-    """Ids of matching prefixes by whatever index finds them, sorted afterwards.
+    """Return a statement that finds matching prefixes by any index and sorts them afterwards.
 
-    OFFSET 0: with ORDER BY and LIMIT in sight the planner would walk along the order instead, believing that what is
-    rare lies everywhere alike. What the condition does not need is not joined: of 69,000 matches among 1.3 million
-    rows that and a CTE, which is stored before it is read, took 50 of 171 ms.
+    OFFSET 0 hides ORDER BY and LIMIT from the planner. It would walk along the order instead, assuming that rare
+    matches are spread evenly. Tables that the condition does not need are not joined: with 69,000 matches among 1.3
+    million rows, such joins and a CTE, which is materialized before it is read, took 50 of 171 ms.
     """
     sql, params = condition.guarded()
     return (
@@ -64,9 +65,9 @@ def _index_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any,
 
 
 def _candidates_sql(condition: Condition, candidates: Compared, page: Page) -> tuple[str, tuple[Any, ...]]:
-    """The same for a page of candidates that nearly all match: sorted first, then compared until the page is full.
+    """Return a statement for a page of candidates that nearly all match: sort, then compare until the page is full.
 
-    To compare all of 64,000 took 50 of 140 ms, to sort all of them takes 5.
+    Comparing all of 64,000 candidates took 50 of 140 ms. Sorting all of them takes 5 ms.
     """
     sql, params = candidates
     return (
@@ -81,7 +82,7 @@ def _candidates_sql(condition: Condition, candidates: Compared, page: Page) -> t
 
 
 def _tagged_sql(condition: Condition, tag: str, page: Page | None) -> tuple[str, tuple[Any, ...]]:
-    """Ids of matching prefixes in order, of those that carry or inherit a tag: from the tagged ones down."""
+    """Return a statement that lists matches that carry or inherit a tag, by a walk down from tagged prefixes."""
     most = None if page is None else _bound(page)
     cut = '' if most is None else f'ORDER BY p.prefix LIMIT {most:d}'
     return (
@@ -108,7 +109,7 @@ def _plan(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]
             return *_tagged_sql(condition, tag, page), False
         case ByText(guard, rewritten):
             candidates = condition.candidates()
-            # With one look into the index on text and nothing else the plan is the same for all texts.
+            # A single look-up in the index on text has the same plan for all texts.
             by_key = guard is not None and rewritten is None
             if candidates is not None and page is not None and page.max_result is not None:
                 return *_candidates_sql(condition, candidates, page), by_key
@@ -118,7 +119,11 @@ def _plan(condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...]
 
 
 def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str, tuple[Any, ...], bool]:
-    """The same, when a page may be short beside what matches: what is common is found by a short walk in order."""
+    """Return the statement that names the prefixes of a page, and whether one plan serves all its parameters.
+
+    Before `_plan`, try short walks in order: a few steps find a page of common matches. No walk is tried if the page
+    has no limit, or if the order of the tree serves the whole condition.
+    """
     ordered = isinstance(condition.best, InTreeOrder)
     if not ordered and page is not None and page.max_result is not None:
         for steps in WALKS:
@@ -135,7 +140,7 @@ IDS = f'SELECT p.id, p.parent_id, true FROM {FROM} WHERE p.id = ANY (%s) ORDER B
 def find(
     tx: Transaction, condition: Condition, page: Page | None = None, shape: Shape = as_listed
 ) -> list[dict[str, Any]]:
-    """The prefixes for which a condition holds, all or the first ones, as list and add show them."""
+    """Return the prefixes for which a condition holds, all of them or a page."""
     if condition.unique:
         return read_few(tx, condition, shape)
     sql, params, by_key = _plan(condition, page)
@@ -143,7 +148,7 @@ def find(
 
 
 def search(tx: Transaction, condition: Condition, page: Page, around: Surroundings) -> list[dict[str, Any]]:
-    """A page of the prefixes for which a condition holds and what is asked for around them, in order."""
+    """Return a page of the prefixes for which a condition holds and of the prefixes around them, in order."""
     sql, params, by_key = _search_sql(tx, condition, page, around)
     return read_page(tx, sql, condition, params, as_found, by_key=by_key)
 
@@ -151,7 +156,7 @@ def search(tx: Transaction, condition: Condition, page: Page, around: Surroundin
 def _search_sql(
     tx: Transaction, condition: Condition, page: Page, around: Surroundings
 ) -> tuple[str, tuple[Any, ...], bool]:
-    """The statement that names the prefixes of such a page, and whether it is a look-up by key."""
+    """Return the statement that names the prefixes of a page, and whether one plan serves all its parameters."""
     if around.parent_prefix is not None:
         return *_family_sql(tx, condition, page, around.parent_prefix), False
     if not around.wanted:
@@ -164,7 +169,10 @@ def _search_sql(
 
 
 def _family_sql(tx: Transaction, condition: Condition, page: Page, parent: int) -> tuple[str, tuple[Any, ...]]:
-    """A prefix and its children: these along their index, no more of them than the page needs."""
+    """Return a statement for a prefix and its children.
+
+    It reads the children along their index, only as many as the page needs.
+    """
     if tx.value('SELECT 1 FROM prefix WHERE id = %s', (parent,)) is None:
         raise NipapNonExistentError(f'Parent prefix {parent} can not be found')
     behind = rows.behind(EVERYTHING, page)
@@ -176,12 +184,12 @@ def _family_sql(tx: Transaction, condition: Condition, page: Page, parent: int) 
 
 
 def _bound(page: Page) -> int | None:
-    """How many rows in order can be in a page or before it."""
+    """Return how many rows can be in a page or before it; None if there is no limit."""
     return None if page.max_result is None else page.max_result + page.offset
 
 
 def _place(page: Page) -> tuple[int, str]:
-    """The VRF and the prefix behind which a page begins; no VRF has the number -1."""
+    """Return the VRF and the prefix after which a page begins. VRF -1 does not exist: it stands for the first page."""
     if page.after is None:
         return -1, '0.0.0.0/0'
     _, vrf, prefix = page.after
@@ -189,9 +197,9 @@ def _place(page: Page) -> tuple[int, str]:
 
 
 def _children_sql(parents: str, bound: int | None, only: str = 'true') -> str:
-    """Ids of the children of each of the prefixes m that lie behind a place, the first ones where there is a bound.
+    """Return a statement for the children of each prefix m after a place, at most `bound` for each prefix.
 
-    Its parameters are the place, then those of parents.
+    Its parameters are the place, then the parameters of `parents`.
     """
     cut = '' if bound is None else f'LIMIT {bound:d}'
     return f"""SELECT d.id FROM prefix m CROSS JOIN LATERAL (
@@ -200,7 +208,7 @@ def _children_sql(parents: str, bound: int | None, only: str = 'true') -> str:
         ORDER BY q.vrf_id, q.prefix {cut}) d WHERE {parents}"""
 
 
-# ---------------------------------------------------------------- reading more than should be in memory at once
+# ---------------------------------------------------------------- answers too long for memory
 
 AT_ONCE = 500
 _NAMED = 'SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::boolean[])'
@@ -209,13 +217,13 @@ _NAMED = 'SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::boolean[])'
 def find_at_most(
     tx: Transaction, condition: Condition, most: int, shape: Shape = as_listed
 ) -> list[dict[str, Any]] | None:
-    """As `find`; None when there are more."""
+    """Return all prefixes for which a condition holds; None if there are more than `most`."""
     found = find(tx, condition, Page(most + 1, 0), shape)
     return found if len(found) <= most else None
 
 
 def find_all(tx: Transaction, condition: Condition, shape: Shape = as_listed) -> Iterator[list[dict[str, Any]]]:
-    """What `find` returns, some at a time; in a transaction."""
+    """Yield the prefixes for which a condition holds, some at a time. The transaction must be open until the end."""
     sql, params, _ = _plan(condition, None)
     yield from read_named(tx, sql, params, shape)
 
@@ -223,13 +231,17 @@ def find_all(tx: Transaction, condition: Condition, shape: Shape = as_listed) ->
 def search_all(
     tx: Transaction, condition: Condition, page: Page, around: Surroundings
 ) -> Iterator[list[dict[str, Any]]]:
-    """What `search` returns, in the same way."""
+    """Yield the page of `search`, some prefixes at a time. The transaction must be open until the end."""
     sql, params, _ = _search_sql(tx, condition, page, around)
     yield from read_named(tx, sql, params, as_found)
 
 
 def read_named(tx: Transaction, page_sql: str, params: Iterable[Any], shape: Shape) -> Iterator[list[dict[str, Any]]]:
-    """The prefixes that a statement names; where one state is seen, each few hundred with ancestors of their own."""
+    """Yield the prefixes that a statement names, `AT_ONCE` at a time.
+
+    If the transaction sees one state of the tree, each part reads its own ancestors. Otherwise one statement reads all
+    parts.
+    """
     if not tx.sees_one_state:
         yield from stream_page(tx, page_sql, params, shape, AT_ONCE)
         return
@@ -239,21 +251,22 @@ def read_named(tx: Transaction, page_sql: str, params: Iterable[Any], shape: Sha
         yield read_page(tx, _NAMED, EVERYTHING, columns, shape, by_key=True)
 
 
-# ---------------------------------------------------------------- what is around the matches
+# ---------------------------------------------------------------- prefixes around the matches
 
 
 def _surroundings(
     tx: Transaction, condition: Condition, page: Page, around: Surroundings
 ) -> tuple[list[int], list[int]]:
-    """Ids of the matches and of what is added around them, as far as they can appear in the page.
+    """Return the ids of the matches and of the prefixes added around them, as far as they can appear in the page.
 
-    The merged list is in preorder. Its first N rows never need more than the first N matches: descendants and
-    neighbors sort after a match among these, ancestors contain the last of these. Only an ancestor of the last one
-    that is added for a later match alone, with a limited depth, is looked for separately. Of the matches before the
-    place where the page begins only those around it have descendants or neighbors behind it.
+    The merged list is in preorder. Its first N rows never need more than the first N matches: descendants and neighbors
+    sort after one of these matches, and ancestors contain the last of them. One case is looked up separately: with a
+    limited depth, a later match alone may add an ancestor of the last match. Among the matches before the start of the
+    page, only matches that contain the start have descendants or neighbors after it.
     """
     bound = _bound(page)
-    later = bound is not None and around.parents_depth > 0  # whether more than the page is looked for, by one
+    # Whether to look up one match more than the page holds.
+    later = bound is not None and around.parents_depth > 0
     sql, params, by_key = _page(tx, rows.behind(condition, page), None if bound is None else Page(bound + later, 0))
     found = [row[0] for row in rows.run_search(tx, sql, condition, params, by_key=by_key)]
     matches = found[:bound]
@@ -272,7 +285,7 @@ def _surroundings(
 
 
 def _covering(tx: Transaction, condition: Condition, after: Place) -> list[int]:
-    """Ids of the matches that a place lies in, or is."""
+    """Return the ids of the matches that equal or contain a place."""
     sql = f"""SELECT p.id FROM {FROM} WHERE p.vrf_id = %s AND p.prefix = ANY (supernets(%s) || %s::cidr)
         AND {condition.sql}"""
     _, vrf, prefix = after
@@ -285,23 +298,25 @@ def _ancestors(tx: Transaction, ids: list[int], depth: int) -> set[int]:
     while level and depth != 0:
         sql = 'SELECT DISTINCT parent_id FROM prefix WHERE id = ANY (%s) AND parent_id IS NOT NULL'
         parents = {row[0] for row in tx.all(sql, (level,))}
-        # With a limited depth a known ancestor may still lead to new ones: go on from all of them.
+        # With a limited depth a known ancestor may still lead to new ancestors, so continue from all of them.
         level = list(parents - found if depth < 0 else parents)
         found |= parents
         depth -= 1
     return found
 
 
-# The next match tells most: an ancestor of the last one that does not hold it holds no later one. Only where it lies
-# too deep, others are looked for. Left to itself the planner made a hash join of that, and read whatever there was:
-# among 300,000 siblings 120 ms and 6,400 buffers for each page, where a page with a rare word now takes 5 ms and one
-# with a common word 4. MATERIALIZED and OFFSET 0 keep it from that.
+# _SHARED lists the common ancestors of the last match and the next match, with their distance from the next match. An
+# ancestor of the last match that does not contain the next match contains no later match either. Other matches are
+# looked up only if the next match lies too deep. MATERIALIZED and OFFSET 0 prevent a hash join that reads all rows:
+# among 300,000 siblings that took 120 ms and 6,400 buffers for each page. Now a page with a rare word takes 5 ms and a
+# page with a common word 4 ms.
 _SHARED = """SELECT up.id, (SELECT count(*) FROM prefix q WHERE q.vrf_id = l.vrf_id
         AND q.prefix = ANY (supernets(l.prefix)) AND q.prefix >= up.prefix)
     FROM prefix m JOIN prefix l ON l.vrf_id = m.vrf_id JOIN prefix up ON up.vrf_id = m.vrf_id
         AND up.prefix = ANY (supernets(m.prefix)) AND up.prefix = ANY (supernets(l.prefix))
     WHERE m.id = %s AND l.id = %s"""
-# A level at a time, until the first: those on the way to the place are among them, and are no later match.
+# Descend level by level until the first later match. The levels include prefixes that contain the last match: these are
+# no later matches, but later matches may lie in them.
 _BELOW = """WITH RECURSIVE below AS (SELECT up.id, 0 AS depth UNION ALL
         SELECT q.id, below.depth + 1 FROM below CROSS JOIN LATERAL (
             SELECT id FROM prefix WHERE parent_id = below.id AND vrf_id = l.vrf_id
@@ -313,9 +328,10 @@ _BELOW = """WITH RECURSIVE below AS (SELECT up.id, 0 AS depth UNION ALL
 def _ancestors_of_later(
     tx: Transaction, condition: Condition, neighbors: list[int], depth: int, *, by_index: bool
 ) -> set[int]:
-    """Ancestors of a match that a later match within depth below them brings in; neighbors: it and the next match.
+    """Return the ancestors of a match that a later match adds because it lies at most `depth` levels below them.
 
-    by_index: an index finds all matches in the time in which it found the page.
+    neighbors: the ids of the match and the next match.
+    by_index: an index finds all matches as fast as it found the page.
     """
     shared = tx.all_prepared(_SHARED, neighbors)
     found = {up for up, distance in shared if distance <= depth}
@@ -339,7 +355,7 @@ def _ancestors_of_later(
 
 
 def _descendants(tx: Transaction, ids: list[int], depth: int, page: Page) -> set[int]:
-    """Descendants of each id down to a depth that can be in a page: the first ones behind the place where it begins."""
+    """Return the descendants of each id, down to a depth, that can be in a page: the first ones after its start."""
     place = _place(page)
     bound = _bound(page)
     cut = '' if bound is None else f'LIMIT {bound:d}'
@@ -352,7 +368,7 @@ def _descendants(tx: Transaction, ids: list[int], depth: int, page: Page) -> set
         return {row[0] for row in tx.all(sql, (*place, ids))}
     sql = _children_sql('m.id = ANY (%s)', bound)
     if page.after is not None:
-        # What the place is or lies in does not come behind it, but its children may.
+        # A prefix that equals or contains the place is not after it, but its children may be.
         around = 'parent_id = ANY (%s) AND vrf_id = %s AND prefix = ANY (supernets(%s) || %s::cidr)'
         sql += f' UNION SELECT id FROM prefix WHERE {around}'
     level = ids
@@ -365,7 +381,7 @@ def _descendants(tx: Transaction, ids: list[int], depth: int, page: Page) -> set
 
 
 def _neighbors(tx: Transaction, condition: Condition, ids: list[int], page: Page) -> set[int]:
-    """The other hosts of the assignments in which matching hosts are, those among the ids or before the page."""
+    """Return the hosts of the assignments with a matching host, which is among the ids or before the page."""
     sql = "SELECT DISTINCT parent_id FROM prefix WHERE id = ANY (%s) AND type = 'host'"
     assignments = [row[0] for row in tx.all(sql, (ids,))]
     if page.after is not None:

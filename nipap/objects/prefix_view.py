@@ -1,7 +1,7 @@
-"""How prefixes are shown: their columns, and what follows from their ancestors.
+"""The presentation of prefixes: their columns, and the members derived from their ancestors.
 
-What is derived from ancestors (indent, inherited tags, the display form of hosts) is computed when prefixes are read,
-from the ancestors, which come along in the same statement.
+The derived members (indent, inherited tags, the display form of hosts) are computed when prefixes are read. The same
+statement reads the prefixes and their ancestors.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from nipap.search.query import Condition
 ORDER = PREFIXES.by
 FROM = 'prefix p JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id'
 
-_OTHERS = re.compile(r'\b[vo]\.')  # a VRF or a pool, as `FROM` calls them
+# A reference to the VRF or the pool of a prefix by its alias in `FROM`.
+_OTHERS = re.compile(r'\b[vo]\.')
 
 
 def source(condition: str) -> str:
-    """What a condition is about: `FROM`, without what it does not name."""
+    """Return the tables that a condition refers to, as a FROM clause."""
     return FROM if _OTHERS.search(condition) else 'prefix p'
 
 
@@ -65,33 +66,36 @@ _READ = (
     'p.parent_id',
     'p.children',
     "nullif(p.expires, 'infinity')",
-    'p.used_addresses::text',  # of IPv6 it may be more than what reads numbers can hold
+    'p.used_addresses::text',  # Text: IPv6 counts may exceed the integers of the JSON parser.
 )
 
 
 def _row_sql(matches: str) -> str:
-    """One column that has everything of a prefix, as JSON: psycopg2 takes longer for thirty than orjson for all of it.
+    """Return an SQL expression for all columns of a prefix as one JSON text.
 
-    (One prefix: 176 us with thirty columns, 150 so; a thousand: 15.8 and 13.6 ms.)
+    psycopg2 takes longer for thirty columns than orjson for the whole text. One prefix takes 176 us with thirty columns
+    and 150 us as JSON; a thousand prefixes take 15.8 and 13.6 ms.
     """
     return f'json_build_array({", ".join((*_READ, matches))})::text'
 
 
-# In the same statement: it sees one state of the tree. They come on the first row of the page.
+# The ancestors are read in the same statement, which sees one state of the tree. The first row of the page carries
+# them.
 _ANCESTORS = 'CASE row_number() OVER ({}) WHEN 1 THEN ancestors_of(ARRAY(SELECT parent_id FROM page))::text END'
-# A look-up by primary key for sure; as a join the planner may prefer to read the whole table.
+# OFFSET 0 forces a look-up by primary key. For a plain join the planner may prefer to read the whole table.
 _BY_ID = 'CROSS JOIN LATERAL (SELECT * FROM prefix WHERE id = page.id OFFSET 0)'
 
 NOTED = Condition(CHANGE_SET)
 Shape = Callable[[dict[str, Any], Row], dict[str, Any]]
-_moment = datetime.fromisoformat  # of what sessions show in UTC, with the offset
+# Parses the timestamps of a session, which are in UTC with an offset.
+_moment = datetime.fromisoformat
 Ancestors = dict[str, tuple[int | None, int, list[str]]]  # by id
 
 
 def read_page(
     tx: Transaction, page_sql: str, condition: Condition, params: Iterable[Any], shape: Shape, *, by_key: bool = False
 ) -> list[dict[str, Any]]:
-    """The prefixes that a statement names by id, parent and whether they match, in order; by_key: see `run_search`."""
+    """Return the prefixes that a statement names by id, parent and match flag, in order. by_key: see `run_search`."""
     return _objects(rows.run_search(tx, _page_sql(page_sql), condition, params, by_key=by_key), shape)
 
 
@@ -105,8 +109,11 @@ def _page_sql(page_sql: str, window: str = '') -> str:
 def stream_page(
     tx: Transaction, page_sql: str, params: Iterable[Any], shape: Shape, at_once: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """As `read_page`, so many at a time of one statement, which sees one state of the tree in any transaction."""
-    # The row with the ancestors is the first that is read.
+    """Yield the prefixes that a statement names, in order, `at_once` at a time.
+
+    It is one statement, which sees one state of the tree in any transaction.
+    """
+    # The first row in this order carries the ancestors.
     found = tx.stream(_page_sql(page_sql, f'ORDER BY {ORDER}'), tuple(params), chunk=at_once)
     above: Ancestors = {}
     while some := list(islice(found, at_once)):
@@ -116,11 +123,12 @@ def stream_page(
 def read_few(
     tx: Transaction, condition: Condition, shape: Shape, change_sets: Condition = NOTED
 ) -> list[dict[str, Any]]:
-    """The prefixes for which a condition holds that holds for a few at most, known by key; in order.
+    """Return the prefixes for which a condition holds, in order. The condition must select a few prefixes by key.
 
-    change_sets: what tells which change sets have changed them, for the transaction to note.
+    change_sets: the SQL expression for the change sets of these prefixes, for the transaction to note.
     """
-    # Sorted here: for the one row that it mostly is, PostgreSQL takes longer to get ready to sort than to find it.
+    # The rows are sorted here. For a single row, the usual case, PostgreSQL takes longer to set up a sort than to find
+    # the row.
     sql = f"""SELECT {_row_sql('true')}, ancestors_of(ARRAY[p.parent_id])::text, v.rt_rank, {change_sets.sql}
         FROM {FROM} WHERE {condition.sql}"""
     found = tx.all_prepared(sql, (*change_sets.params, *condition.params))
@@ -134,7 +142,7 @@ def read_few(
 
 
 def _place(item: dict[str, Any], ranks: dict[int, int]) -> tuple[int, int, int, int, int]:
-    """The order of `ORDER`."""
+    """Return the sort key of a prefix, in the order of `ORDER`."""
     vrf, prefix = item['vrf_id'], item['prefix']
     return ranks[vrf], vrf, item['family'], first_address(prefix), int(prefix.rpartition('/')[2])
 
@@ -171,7 +179,7 @@ def _objects(found: list[Row], shape: Shape, above: Ancestors | None = None) -> 
 
 
 def _lineage(parent: int | None, above: Ancestors) -> tuple[int, list[str], int]:
-    """Return the number of ancestors, their tags (each once, from the top of the tree down), the closest's length."""
+    """Return the number of ancestors, their tags (each once, from the top of the tree down) and the parent's length."""
     depth = 0
     length = 0
     upwards: list[list[str]] = []
@@ -185,14 +193,14 @@ def _lineage(parent: int | None, above: Ancestors) -> tuple[int, list[str], int]
 
 
 def as_listed(item: dict[str, Any], _: Row) -> dict[str, Any]:
-    """The shape of list and add: a full-length prefix that is no host is shown as a bare address."""
+    """Shape a prefix for lists and additions: display a full-length prefix that is not a host as a bare address."""
     if item['total_addresses'] == 1 and item['type'] != 'host':
         item['display_prefix'] = item['prefix'].partition('/')[0]
     return item
 
 
 def as_found(item: dict[str, Any], extra: Row) -> dict[str, Any]:
-    """The shape of searches and edits."""
+    """Shape a prefix for searches and edits."""
     item['prefix_length'], item['children'], item['match'] = extra
     item['display'] = True
     return item

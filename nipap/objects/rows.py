@@ -1,6 +1,6 @@
-"""Objects as rows: the parts that VRFs, pools, prefixes and AS numbers share.
+"""Objects as rows: the functions that VRFs, pools, prefixes and AS numbers share.
 
-Every function takes an open transaction; none commits or asks who may.
+Every function takes an open transaction. None of them commits or checks permissions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nipap.search.query import Condition, all_of
 def select(
     tx: Transaction, table: Table, source: str, condition: Condition, order: Order, page: Page | None
 ) -> list[dict[str, Any]]:
-    """The objects of a table for which a condition holds, in order; page None: all of them."""
+    """Return the objects of a table for which a condition holds, in order. All of them if page is None."""
     columns = ', '.join(attribute.sql for attribute in table.values())
     if page is not None:
         condition = behind(condition, page)
@@ -31,42 +31,44 @@ def select(
         rows = run_search(tx, sql + limit(page), condition, condition.params)
     elif page is None:
         rows = tx.all_prepared(sql, condition.params)
-    else:  # a statement that is kept must not be another one for each page
+    # A prepared statement must be the same for every page.
+    else:
         rows = tx.all_prepared(f'{sql} LIMIT %s OFFSET %s', (*condition.params, page.max_result, page.offset))
     names = tuple(table)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def behind(condition: Condition, page: Page) -> Condition:
-    """The same condition, and that something comes later than the place behind which a page begins."""
+    """Return a condition and, if a page has one, its start: a match must come after it."""
     return condition if page.behind is None else all_of([condition, page.behind])
 
 
 def limit(page: Page | None) -> str:
-    """The LIMIT and OFFSET of a page."""
+    """Return the LIMIT and OFFSET of a page."""
     if page is None:
         return ''
     return (f' LIMIT {page.max_result:d}' if page.max_result is not None else '') + f' OFFSET {page.offset:d}'
 
 
 def find_keys(tx: Transaction, sql: str, condition: Condition) -> list[int]:
-    """The numbers that a statement with a condition in it selects."""
+    """Return the keys that a statement with a condition selects."""
     found = tx.all_prepared(sql, condition.params) if condition.listed else tx.all(sql, condition.params)
     return [int(row[0]) for row in found]
 
 
-# In the order in which everybody locks: what is above a prefix before it, members before their pool.
+# Each statement follows the common order of locks: a prefix after the objects above it, a pool after its members.
 _LOCKS = {
     'vrf': 'SELECT 1 FROM vrf WHERE id = %s FOR NO KEY UPDATE',
     'pool': 'SELECT lock_pool_members(%s)',
     'asn': 'SELECT 1 FROM asn WHERE asn = %s FOR NO KEY UPDATE',
     'prefix': 'SELECT 1 FROM lock_with_parent(%s)',
 }
-_LARGEST = {'vrf': 2**31 - 1, 'pool': 2**31 - 1}  # of their keys; other keys are bigint
+# The largest keys. The keys of other objects are bigint.
+_LARGEST = {'vrf': 2**31 - 1, 'pool': 2**31 - 1}
 
 
 def lock(tx: Transaction, kind: str, key: int) -> None:
-    """Lock an object, if it is there, for a change of any kind until the transaction ends."""
+    """Lock an object against changes of any kind until the transaction ends. Do nothing if it does not exist."""
     if key <= _LARGEST.get(kind, 2**63 - 1):
         tx.execute(_LOCKS[kind], (key,))
 
@@ -74,11 +76,11 @@ def lock(tx: Transaction, kind: str, key: int) -> None:
 def run_search(
     tx: Transaction, sql: str, condition: Condition, params: Iterable[Any], *, by_key: bool = False
 ) -> list[tuple[Any, ...]]:
-    """Run a search; a regular expression that is none is named in the error.
+    """Run a search and return its rows.
 
-    by_key: it is a look-up whose plan is the same for all parameters.
+    by_key: the search is a look-up with the same plan for all parameters.
 
-    :raises NipapValueError: naming the first bad regular expression of the condition.
+    :raises NipapValueError: naming the first invalid regular expression of the condition.
     """
     try:
         return tx.all_prepared(sql, tuple(params)) if by_key else tx.all(sql, tuple(params))
@@ -90,7 +92,7 @@ def run_search(
 
 
 def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> NipapValueError | None:
-    """The error that names the bad regular expression, if that is what went wrong."""
+    """Return an error that names the invalid regular expression; None if `exc` has another cause."""
     if not isinstance(exc, NipapPatternError):
         return None
     for pattern in condition.patterns:
@@ -100,7 +102,7 @@ def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> Nipa
 
 
 def without_nil(attr: Any, *names: str) -> Any:
-    """An attr without those of the named members that are nil: where an attribute may not be empty, nil is absent."""
+    """Return an attr without those named members that are nil: nil counts as absent where a value must not be empty."""
     if not isinstance(attr, Mapping):
         return attr
     return {name: value for name, value in attr.items() if value is not None or name not in names}
@@ -109,7 +111,7 @@ def without_nil(attr: Any, *names: str) -> Any:
 def read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
     """Return the members of an attr as they are stored.
 
-    :raises NipapValueError: naming the value; those of further values are attached.
+    :raises NipapValueError: naming the first invalid value; errors of further values are attached.
     """
     try:
         return {name: read_value(table[name], value) for name, value in attr.items()}
@@ -122,7 +124,7 @@ def read_values(attr: Mapping[str, object], table: Table) -> dict[str, Any]:
 
 
 def facts(values: Mapping[str, Any] | list[dict[str, Any]]) -> str:
-    """Column values as the JSON that the SQL functions take."""
+    """Return column values as JSON for the SQL functions."""
     return json.dumps(values, default=_moment)
 
 

@@ -1,4 +1,4 @@
-"""Searches: the members of a search call, parsed, and the work that answers it."""
+"""Searches: parse the members of a search call and compose its answer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from nipap.search.query import Condition
 from nipap.search.smart_parsing import FAILED, FORBIDDEN_CHARACTER, Query, SmartQuery
 from nipap.text import forbidden_character
 
-# Of characters that are all different ten times as many take PostgreSQL more memory than it gives.
+# The longest word that is matched literally. PostgreSQL runs out of memory for a regular expression of ten times as
+# many distinct characters.
 LONGEST_LITERAL = 1_000
 
 
 @dataclass(frozen=True)
 class Options:
-    """Search options: as they were sent, as they are echoed, and the part of the answer that they ask for."""
+    """Search options: as they were sent, as they are echoed, and the part of the answer that they request."""
 
     given: object
     echo: Mapping[str, Any]
@@ -35,7 +36,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Extra:
-    """The ``extra_query`` of a smart search, checked, as it was sent."""
+    """The checked ``extra_query`` of a smart search, as it was sent."""
 
     query: Any
 
@@ -43,7 +44,8 @@ class Extra:
 def read_query(kind: Kind, query: object) -> Condition:
     """Compile the ``query`` of a search.
 
-    :raises NipapMissingInputError: there is none. And as `compile_query`.
+    :raises NipapMissingInputError: there is no query.
+    :raises NipapError: `compile_query` refuses the query.
     """
     if query is None:
         raise NipapMissingInputError("'query' must be specified")
@@ -60,9 +62,10 @@ def read_options(kind: Kind, options: object) -> Options:
 
 
 def read_text(kind: Kind, text: object) -> SmartQuery:
-    """Read the ``query_string`` of a smart search. Every text can be read.
+    """Read the ``query_string`` of a smart search. Every string is accepted.
 
-    :raises NipapInputError: it is no text.
+    :raises NipapInputError: the value is not a string.
+    :raises NipapMissingInputError: the value is nil.
     """
     if text is None:
         raise NipapMissingInputError("'query_string' must be specified")
@@ -82,9 +85,9 @@ def read_text(kind: Kind, text: object) -> SmartQuery:
 
 
 def read_extra(kind: Kind, query: object) -> Extra | None:
-    """Check the ``extra_query`` of a smart search; nil and ``{}`` are none.
+    """Check the ``extra_query`` of a smart search; return None for nil and ``{}``.
 
-    :raises NipapError: as `compile_query`.
+    :raises NipapError: `compile_query` refuses the query.
     """
     if not query:
         return None
@@ -96,7 +99,7 @@ def read_extra(kind: Kind, query: object) -> Extra | None:
 
 
 def search(tx: Transaction, kind: Kind, condition: Condition, options: Options, longest: int | None) -> Object:
-    """Return the page of a search. longest: the longest answer that is returned as a list."""
+    """Return a page of a search. An answer of more than `longest` objects may be `Chunks` instead of a list."""
     result = _found(tx, kind, condition, options, longest)
     return {'search_options': options.echo, 'result': result, **_next(kind, options, result)}
 
@@ -104,7 +107,7 @@ def search(tx: Transaction, kind: Kind, condition: Condition, options: Options, 
 def smart_search(
     tx: Transaction, kind: Kind, text: SmartQuery, options: Options, extra: Extra | None, longest: int | None
 ) -> Object:
-    """Return the page of a smart search, with its interpretation."""
+    """Return a page of a smart search, with its interpretation. `longest` is the bound of `search`."""
     understood = _understand(tx, text)
     shown_query, query = understood.shown.query, understood.query
     if understood.shown.error:
@@ -139,13 +142,14 @@ def _found(
     read_all, page = kind.find_all, options.page
     short = page.max_result is not None and (longest is None or page.max_result <= longest)
     at_once = read_all is None or longest is None or short or 'after' in options.echo
-    # An error in the middle of a transaction spoils it: there every pattern is tried before it is used.
+    # An error aborts an open transaction, so within one every pattern is tried before it is used.
     untried = [pattern for pattern in condition.patterns if pattern not in tried]
     try_all = not at_once or not tx.each_statement_alone
     _refuse_bad(tx, untried, all_signs=try_all)
     if read_all is None or at_once:
         found = kind.find(tx, condition, page, *options.around)
-        if not found and not try_all:  # without a row to compare, PostgreSQL need not have read the patterns
+        # Without a row to compare, PostgreSQL may not have compiled the patterns.
+        if not found and not try_all:
             _refuse_bad(tx, untried, all_signs=True)
         return found
     return chunks(tx, lambda inner: read_all(inner, condition, page, *options.around))
@@ -157,7 +161,7 @@ def _refuse_bad(tx: Transaction, given: list[str], *, all_signs: bool) -> None:
 
 
 def chunks(tx: Transaction, read: Callable[[Transaction], Iterator[list[Object]]]) -> Chunks:
-    """Return a long list, which `read` reads from a snapshot whenever it is iterated."""
+    """Return a long list. Each iteration calls `read` with a new snapshot."""
 
     def lists() -> Iterator[list[Object]]:
         with tx.snapshot() as inner:
@@ -167,7 +171,7 @@ def chunks(tx: Transaction, read: Callable[[Transaction], Iterator[list[Object]]
 
 
 def _next(kind: Kind, options: Options, result: Any) -> Object:
-    """Return the cursor of the next page for a request that pages with one; nil when there is none."""
+    """Return the cursor of the next page for a request that pages by cursor; nil if there is no next page."""
     if 'after' not in options.echo:
         return {}
     full = bool(result) and len(result) == options.echo['max_result']
@@ -187,7 +191,7 @@ class _Understood:
 
 
 def _understand(tx: Transaction, read: SmartQuery) -> _Understood:
-    """Try the regular expressions of a text. A word that is none, or too slow, is matched literally."""
+    """Try the regular expressions of a text. A word is matched literally if it is no valid expression or too slow."""
     if read.error:
         return _Understood(read, read.query)
     words, compared = smart_parsing.patterns_of(read.query)

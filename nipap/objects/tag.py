@@ -1,4 +1,4 @@
-"""Tags: they have no rows of their own, they are in use or they are not."""
+"""Tags: they have no rows of their own and exist while they are in use."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ _SOURCE = """(SELECT DISTINCT unnest(tags) AS name FROM (
 
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
-    """The tags of prefixes, pools and VRFs for which a condition holds, by name."""
+    """Return the tags of prefixes, pools and VRFs for which a condition holds, by name."""
     return rows.select(tx, TAG, _SOURCE, condition, TAGS, page)

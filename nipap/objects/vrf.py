@@ -1,4 +1,4 @@
-"""VRFs: address spaces beside each other, told apart by route target."""
+"""VRFs: separate address spaces, told apart by route target."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SOURCE = """vrf v LEFT JOIN LATERAL (SELECT {} FROM vrf_total t WHERE t.vrf_id 
 
 
 def read_spec(spec: object) -> Condition:
-    """The condition of a VRF spec, one of ``id``, ``rt``, ``name``; EVERYTHING for nil and ``{}``.
+    """Return the condition of a VRF spec, one of ``id``, ``rt``, ``name``; EVERYTHING for nil and ``{}``.
 
     :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
@@ -51,7 +51,7 @@ def read_spec(spec: object) -> Condition:
 
 
 def require_spec(spec: object) -> Condition:
-    """As `read_spec`, but something must be named.
+    """Return the condition of a spec (`read_spec`) that must name a VRF.
 
     :raises NipapMissingInputError: when the spec is empty.
     """
@@ -62,7 +62,7 @@ def require_spec(spec: object) -> Condition:
 
 
 def find(tx: Transaction, condition: Condition, page: Page | None = None) -> list[dict[str, Any]]:
-    """The VRFs for which a condition holds, in order."""
+    """Return the VRFs for which a condition holds, in order."""
     return rows.select(tx, VRF, _SOURCE, condition, VRFS, page)
 
 
@@ -112,13 +112,13 @@ def edit(tx: Transaction, condition: Condition, draft: VrfDraft, who: Who) -> li
 def _facts(draft: VrfDraft) -> str:
     values = dict(draft.values)
     if draft.sets_route_target:
-        # nil is refused here: the reader says what a route target looks like.
+        # parse_route_target refuses nil with an error that describes the form of route targets.
         values['rt'], values['rt_rank'] = draft.route_target or parse_route_target(None)
     return rows.facts(values)
 
 
 def _changes(i: int, draft: VrfDraft) -> str:
-    """Return the columns that an edit stores in VRF i. VRF 0 has no route target, and clients send back nil."""
+    """Return the columns that an edit stores in VRF i. VRF 0 has no route target, and clients send back nil for it."""
     if i != 0 or not draft.sets_route_target:
         return _facts(draft)
     if draft.route_target is not None:
@@ -141,7 +141,8 @@ def remove(tx: Transaction, condition: Condition, who: Who, *, recursive: bool =
 
 
 def _refuse_prefixes(tx: Transaction, i: int) -> None:
-    rows.lock(tx, 'vrf', i)  # a first prefix needs this lock, so none can come in between
+    # Adding a first prefix takes this lock, so no prefix can be added before the removal.
+    rows.lock(tx, 'vrf', i)
     if tx.value('SELECT EXISTS (SELECT FROM prefix WHERE vrf_id = %s)', (i,)):
         name = tx.value('SELECT name FROM vrf WHERE id = %s', (i,))
         raise NipapValueError(
@@ -151,9 +152,9 @@ def _refuse_prefixes(tx: Transaction, i: int) -> None:
 
 @dataclass(frozen=True)
 class VrfName:
-    """The VRF that a call names by ``id``, ``rt`` or ``name``, or by several of them; VRF 0 when it names none."""
+    """The VRF that a call names by ``id``, ``rt`` or ``name``, or by several of them; VRF 0 if the call names none."""
 
-    key: str = 'id'  # the first of them
+    key: str = 'id'  # the first name given
     value: object = 0
     conditions: tuple[Condition, ...] = ()
 
@@ -173,7 +174,7 @@ _MEMBERS = frozenset(f'vrf_{key}' for key in _SPEC)
 
 
 def read_name(attr: Mapping[str, object]) -> VrfName:
-    """Read ``vrf_id``, ``vrf_rt`` and ``vrf_name`` of an attr; nil counts as not there.
+    """Read ``vrf_id``, ``vrf_rt`` and ``vrf_name`` of an attr. A member that is nil counts as absent.
 
     :raises NipapValueError: naming the value.
     """
@@ -183,9 +184,9 @@ def read_name(attr: Mapping[str, object]) -> VrfName:
 
 
 def read_spec_name(spec: object) -> VrfName:
-    """Read a VRF spec that names one VRF; nil, ``{}`` and a value that is nil mean VRF 0.
+    """Read a VRF spec that names one VRF. nil, ``{}`` and a value of nil stand for VRF 0.
 
-    :raises NipapError: as `read_spec`.
+    :raises NipapInputError, NipapExtraneousInputError, NipapValueError:
     """
     read_spec(spec)
     return _name({key: value for key, value in spec.items() if value is not None} if isinstance(spec, Mapping) else {})

@@ -1,7 +1,7 @@
-"""The numbers of our advisory locks, in Python and in SQL: every number is here, and no two locks share one.
+"""The numbers of our advisory locks, in Python and in SQL. Every number is here, and no two locks share a number.
 
-A lock with one key is named by the number itself; of a lock with two keys the number is the first. A test compares this
-table with the code in ``nipap`` and ``sql``.
+A lock with one key has the number itself as its key. A lock with two keys has the number as the first key. A test
+compares this table with the code in ``nipap`` and ``sql``.
 """
 
 from __future__ import annotations

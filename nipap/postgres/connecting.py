@@ -1,9 +1,9 @@
-"""Connections to PostgreSQL: opened without holding up anybody, given up when it does not answer.
+"""Connections to PostgreSQL: opened without blocking other calls, given up when the server does not answer.
 
-A server that refuses says so at once. One that hangs, or whose host is gone, says nothing: so nothing here waits
-without a limit. To look up names has `OPENING_S`, to open a connection as long for each address. A statement may take
-as long as it needs, or as its caller says, but one that takes longer than `DOUBT_S` has its server asked, by another
-connection, whether it answers anybody at all.
+A server that refuses a connection says so at once. A hung or vanished server says nothing, so every wait here has a
+limit. Looking up host names may take `OPENING_S`. Opening a connection may take as long for each address. A statement
+may take as long as it needs, or as its caller allows. If a statement takes longer than `DOUBT_S`, the server is probed
+on another connection.
 """
 
 from __future__ import annotations
@@ -29,38 +29,39 @@ Wait = Callable[['Connection', float | None], bool]
 OPENING_S = 3.0
 DOUBT_S = 3.0
 LOOK_UP_POLL_S = 0.01
-MOMENT_S = 0.1  # for so long it is not asked again after it was away
-# A host that has vanished from the network is given up, unless the connection string says otherwise.
+MOMENT_S = 0.1  # the result of a probe stays valid for this long
+# A host that has vanished from the network is given up, unless the connection string sets other limits.
 PROMPT = (
     f'connect_timeout={OPENING_S:.0f} keepalives_idle=10 keepalives_interval=3 keepalives_count=3 '
     'tcp_user_timeout=15000'
 )
-# Nobody says by a code why no connection was opened. In other languages the reason is not seen, and tried again.
+# libpq has no error code for a failed connection. A reason in another language does not match and is retried.
 REFUSED = re.compile(r'FATAL: .*(authentication failed|does not exist|no pg_hba\.conf entry)|no password supplied')
 
 
 class NoAnswerError(psycopg2.OperationalError):
-    """PostgreSQL says nothing at all."""
+    """PostgreSQL does not answer at all."""
 
 
 class TooLongError(NoAnswerError):
-    """PostgreSQL is there, but works on one statement for longer than any may take."""
+    """PostgreSQL answers other connections, but a statement exceeds its time limit."""
 
 
 class RefusedError(psycopg2.OperationalError):
-    """PostgreSQL is there, and lets nobody in under that name, with that password or to that database."""
+    """PostgreSQL answers, but refuses the user, the password or the database."""
 
 
 class Connection(psycopg2.extensions.connection):
-    """A connection that waits as the runtime does, and no longer than makes sense.
+    """A connection that waits by the method of the runtime, and checks the server while it waits.
 
-    doubt: called when a statement has taken long, every now and then; raises a `NoAnswerError` when it was in vain.
+    doubt: called every `DOUBT_S` while a statement runs; raises a `NoAnswerError` if the server does not answer a
+        probe.
     """
 
     def __init__(self, dsn: str, **options: Any) -> None:
         self.doubt: Callable[[], None] = lambda: None
-        self.limit_s: float | None = None  # for a statement, though its server is there
-        self.takes_long = False  # to answer, as what is committed waits for the disk
+        self.limit_s: float | None = None  # of a statement, even if its server answers probes
+        self.takes_long = False  # whether an answer may be slow, because a commit waits for the disk
         self._opened_by: float | None = time.monotonic() + _opening_s(dsn)
         super().__init__(dsn, **options)
 
@@ -69,15 +70,17 @@ class Connection(psycopg2.extensions.connection):
         self._opened_by = None
 
     def has_input(self) -> bool:
-        """Whether PostgreSQL has said something that was not read yet."""
-        poll = select.poll()  # which, unlike select, knows descriptors beyond 1023
+        """Return whether PostgreSQL has sent data that was not read yet."""
+        # poll, unlike select, accepts descriptors beyond 1023.
+        poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
     def wait(self, wait: Wait) -> None:
         """Wait for the answer.
 
-        :raises NoAnswerError: and psycopg2 closes the connection; a TooLongError when it is for this statement alone.
+        :raises NoAnswerError: the server does not answer, and psycopg2 closes the connection.
+        :raises TooLongError: only this statement exceeds its time limit.
         """
         if self._opened_by is not None:
             if not wait(self, max(0.0, self._opened_by - time.monotonic())):
@@ -91,7 +94,7 @@ class Connection(psycopg2.extensions.connection):
 
 
 def use(runtime: Runtime) -> None:
-    """Run this process in a runtime from now on; every statement waits for PostgreSQL as the runtime does."""
+    """Run this process in a runtime from now on. Every statement waits for PostgreSQL by the method of the runtime."""
     runtime.enter()
     wait = runtime.wait_for_postgresql
     psycopg2.extensions.set_wait_callback(None if wait is None else partial(_wait, wait))
@@ -115,11 +118,13 @@ def connect(target: str) -> Connection:
 
 
 def targets(dsn: str) -> list[str]:
-    """The connection strings, one for each address of each host, to be tried in this order.
+    """Return the connection strings, one for each address of each host, in the order in which to try them.
 
-    libpq would try them itself, each for so long, but only while it blocks the thread; and look up names likewise.
+    libpq would try the addresses itself, each for the same time, but it would block the thread. It would block the
+    thread while it looks up names, too.
 
-    :raises psycopg2.OperationalError: no host has an address; a NoAnswerError when nobody says whether one has.
+    :raises psycopg2.OperationalError: no host has an address.
+    :raises NoAnswerError: the resolver does not answer for any host.
     """
     dsn = f'{PROMPT} {dsn}'
     parts = psycopg2.extensions.parse_dsn(dsn)
@@ -141,9 +146,9 @@ def targets(dsn: str) -> list[str]:
 
 
 class LookUp:
-    """A name that is looked up, in a thread of its own: nothing ends that sooner than the resolver does.
+    """The look-up of a host name in a thread of its own: only the resolver can end a look-up.
 
-    There is one at a time for each name. Who comes while one takes too long already is told so at once.
+    Only one look-up runs at a time for each name. If a look-up has already timed out, further callers fail at once.
     """
 
     _running: ClassVar[dict[str, LookUp]] = {}
@@ -158,7 +163,8 @@ class LookUp:
     @classmethod
     def begin(cls, host: str) -> LookUp:
         running = cls._running.get(host)
-        if running is None or not running._thread.is_alive():  # as in a process that was forked meanwhile
+        # A forked process inherits the entry but not the thread.
+        if running is None or not running._thread.is_alive():
             running = cls._running[host] = cls(host)
         return running
 
@@ -172,7 +178,7 @@ class LookUp:
             self._outcome = OSError(str(exc))
 
     def addresses(self) -> Iterator[dict[str, str]]:
-        """What libpq need not look up any more."""
+        """Return the addresses as parameters of a connection string, so that libpq need not look them up."""
         self._thread.join(LOOK_UP_POLL_S / 10)
         while self._outcome is None and time.monotonic() < self._gives_up:
             waiting.sleep(LOOK_UP_POLL_S)
@@ -196,20 +202,20 @@ def _is_address(host: str) -> bool:
 
 
 def _opening_s(dsn: str) -> float:
-    """As libpq reads it: none when it is 0, and 2 at least."""
+    """Return the time limit as libpq reads ``connect_timeout``: infinite for 0, otherwise 2 s or more."""
     given = int(psycopg2.extensions.parse_dsn(dsn).get('connect_timeout', OPENING_S))
     return max(given, 2) if given > 0 else float('inf')
 
 
 def together(problems: list[psycopg2.OperationalError]) -> psycopg2.OperationalError:
-    """One error for those of all targets: of the kind that all of them are."""
+    """Return one error for the errors of all targets, of their class if all have the same class."""
     kinds = {type(problem) for problem in problems}
     kind = kinds.pop() if len(kinds) == 1 else psycopg2.OperationalError
     return kind('; '.join(dict.fromkeys(str(problem).strip() for problem in problems)))
 
 
 class Asking:
-    """Something that is found out once, for all who want to know."""
+    """A probe whose result is shared by all callers."""
 
     def __init__(self) -> None:
         self._waiting: list[Callable[[], None]] = []
@@ -230,7 +236,7 @@ class Asking:
         return self._ended is not None and time.monotonic() > self._ended + MOMENT_S
 
     def outcome(self) -> psycopg2.OperationalError | None:
-        """What went wrong, once that is known."""
+        """Wait for the end of the probe; return its error, None if it succeeded."""
         if self._ended is None:
             waiting.until(self._waiting.append)
         return self._exc

@@ -1,8 +1,8 @@
-"""The only place that takes connections and owns transactions, and says when one is run again.
+"""The only module that takes connections, owns transactions and decides on retries.
 
 A :class:`Database` belongs to one process: it connects on first use, so nothing is shared across a fork. Work is a
-function of a :class:`Transaction`; it is run again when PostgreSQL says that running it again may help (deadlock,
-serialization failure) or when the connection was lost before COMMIT was sent.
+function of a :class:`Transaction`. It is retried when PostgreSQL reports an error that a retry may cure (deadlock,
+serialization failure), or when the connection was lost before COMMIT was sent.
 """
 
 from __future__ import annotations
@@ -43,35 +43,38 @@ from nipap.runtime.meter import SILENT, Meter
 from nipap.runtime.places import Party, Places
 
 log = logging.getLogger('nipap.postgres.database')
-LockNotAvailable = psycopg2.errors.LockNotAvailable  # 55P03: after lock_timeout, where a transaction has set one
+# 55P03: a lock was not available within lock_timeout, where a transaction has set one.
+LockNotAvailable = psycopg2.errors.LockNotAvailable
 T = TypeVar('T')
 
 ATTEMPTS = 20
 PATIENCE_S = 8.0
-LATER_PATIENCE_S = 1.0  # once PostgreSQL has been away for that long
+LATER_PATIENCE_S = 1.0  # for a call that begins when PostgreSQL has been away for `PATIENCE_S`
 MOST_SESSIONS = 8
 OUTCOME_UNKNOWN = (
     'The connection to the database was lost while the change was being committed: its outcome is unknown.'
 )
 THAT_SESSION = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
-# A process that stands still in a transaction (stopped, swapped out) keeps its locks, and keeps every version of a row
-# from being removed that its snapshot might see. What we do between two statements takes moments.
+# A process that is stopped or swapped out in a transaction keeps its locks. It also prevents the removal of all row
+# versions that its snapshot might see. Our code between two statements takes moments.
 IDLE_TIMEOUT_S = 60.0
 
 
 class Database:
     """The connections of one process to PostgreSQL, named by a libpq connection string.
 
-    most_sessions: so many are opened when as many calls run at once. One more waits for one of them.
-    share: the number of sessions that one party may use while others wait. A quarter of all is kept for parties that
-    use fewer. None: parties do not matter. note_waiting: called with a party that waits because of its share.
-    read_timeout_s: how long a statement of `read` may take.
-    change_limit_s: how long a statement of `run` or `run_at_once` may take; then its session is given up, and ended if
-    that is possible. None: as long as PostgreSQL answers others.
-    idle_timeout_s: how long a transaction may wait for its next statement; then PostgreSQL ends it, and what can be run
-    again is.
-    meter: hears of what is run again, and of sessions.
+    most_sessions: the limit of open sessions. Sessions are opened as concurrent calls need them; further calls wait for
+        one.
+    share: the number of sessions that one party may use while other parties wait. A quarter of all sessions is kept for
+        parties that use fewer. None: parties do not matter.
+    note_waiting: called with a party that waits because of its share.
+    read_timeout_s: the time limit of a statement of `read`.
+    change_limit_s: the time limit of a statement of `run` or `run_at_once`. After it the session is given up, and
+        terminated if possible. None: no limit while PostgreSQL answers other connections.
+    idle_timeout_s: how long a transaction may wait for its next statement. After it PostgreSQL ends the transaction,
+        and work that can be retried is retried.
+    meter: counts retries and sessions.
     """
 
     def __init__(
@@ -89,39 +92,41 @@ class Database:
         self._dsn = dsn
         self._settings = (
             "SET timezone = 'UTC'; SET jit = off; SET standard_conforming_strings = on; "
-            # Whatever is prepared is a look-up by key, here and in our SQL functions: planned once, not again
-            # and again because a guess with the values at hand looks cheaper.
+            # Every prepared statement is a look-up by key, here and in our SQL functions. It is planned once, instead
+            # of each time a plan for the actual values looks cheaper.
             'SET plan_cache_mode = force_generic_plan; '
             f'SET statement_timeout = {int(read_timeout_s * 1000):d}; '
             f'SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000):d}; '
             f'{migrations.search_path()}'
         )
         self._change_limit_s = change_limit_s
-        self._idle: list[Session] = []  # the one that was used last is the one to use next
+        self._idle: list[Session] = []  # last in, first out
         self.most_sessions = most_sessions
         kept = 0 if share is None else most_sessions // 4
         self._places = Places(most_sessions - kept, share or most_sessions, kept, reached=note_waiting)
         self._meter = meter
         self._read_timeout_s = read_timeout_s
         self._read_limit_s = read_timeout_s + ANSWER_GRACE_S
-        self._target = ''  # where the last session was opened: tried first, others may be gone and take their time
+        # The server of the last session. It is tried first, because other servers may be down and slow to time out.
+        self._target = ''
         self._away_since: float | None = None
         self._back_since = 0.0
-        self._asking: dict[str | None, Asking] = {}  # whether it answers: there, or (None) anywhere
+        # The probes: of a server, or (None) of all servers in turn.
+        self._asking: dict[str | None, Asking] = {}
         self._joining: Joining[Addition[Any], Any] = Joining(self._add_alone, self._add_together)
 
     def __repr__(self) -> str:
         return 'Database()'  # the connection string may hold a password
 
     def close(self) -> None:
-        """Close the connections that are not in use; the next use opens another."""
+        """Close the connections that are not in use. The next use opens a new connection."""
         for session in self._idle:
             if session.is_ours:
                 session.close()
         self._idle.clear()
 
     def _take(self) -> Session:
-        """A session for the time being, opened now if none is idle; waits for one when all that may be are in use."""
+        """Take an idle session, or open one. Wait while all permitted sessions are in use or PostgreSQL is away."""
         party = places.current()
         while self._away_since is not None or not (self._places.take(party) or self._places.await_place(party)):
             if self._away_since is not None:
@@ -146,7 +151,7 @@ class Database:
         return session
 
     def _opened(self) -> Session:
-        """A session with the first that lets us in."""
+        """Open a session with the first server that accepts it."""
         problems = []
         for target in sorted(connecting.targets(self._dsn), key=lambda target: target != self._target):
             try:
@@ -162,7 +167,7 @@ class Database:
         return Session(target, self._settings, self._read_timeout_s)
 
     def _note_away(self, exc: psycopg2.Error) -> None:
-        """It cannot be had: let those who wait for a session know."""
+        """Mark PostgreSQL as unavailable and wake every caller that waits for a session."""
         if self._away_since is None:
             log.log(
                 logging.INFO if self._target else logging.DEBUG, 'PostgreSQL is away: %s', ' '.join(str(exc).split())
@@ -171,9 +176,11 @@ class Database:
         self._places.drop_all()
 
     def _ask(self, target: str | None) -> None:
-        """Raise when PostgreSQL is away: all, or the one that a session is with, and then only if it does not answer.
+        """Probe PostgreSQL, and raise an error if it is unavailable.
 
-        One call asks; those that come meanwhile, or a moment later, are told the same.
+        target: the server of a session, which is unavailable only if it does not answer at all. None: all servers.
+
+        One call runs the probe. Calls that arrive during the probe, or up to `MOMENT_S` later, get the same result.
         """
         asking = self._asking.get(target)
         if asking is None or asking.is_over():
@@ -197,7 +204,7 @@ class Database:
 
     @property
     def in_use(self) -> int:
-        """How many sessions are taken at the moment."""
+        """Return the number of sessions in use."""
         return self._places.taken
 
     def _give_back(self, session: Session) -> None:
@@ -215,7 +222,7 @@ class Database:
         return None
 
     def run(self, work: Callable[[Transaction], T], outcome: Outcome | None = None) -> T:
-        """Run work in one transaction and commit it; all of it or, when it raises, nothing."""
+        """Run work in one transaction and commit it. If the work raises an error, nothing is changed."""
         call = new_number()
         return self._attempt(lambda session: _transaction(session, work, call, outcome), self._change_limit_s)
 
@@ -225,30 +232,31 @@ class Database:
         answer: Callable[[Transaction, int], T],
         outcome: Outcome | None = None,
     ) -> T:
-        """As `run`, for work that changes by one message: by what runs `ahead` of its last statement.
+        """Run work that makes its change by one message: its last statement with all statements `ahead` of it.
 
-        PostgreSQL runs a message in a transaction of its own, which saves the round trips of BEGIN and COMMIT and holds
-        locks for half as long. Work may read before, and not as a part of it.
+        PostgreSQL runs a message in a transaction of its own. This saves the round trips of BEGIN and COMMIT and holds
+        locks for half as long. Work may read before the message, outside its transaction.
 
-        When the connection is lost before its answer comes, the audit log tells whether it was committed: if not, it is
-        run again, else `answer` is asked, with the id of the object that was changed.
+        If the connection is lost before the answer arrives, the audit log shows whether the change was committed. If it
+        was not, the work is run again. If it was, `answer` is called with the id of the changed object.
 
-        :raises NipapOutcomeUnknownError: because PostgreSQL does not come back in time.
+        :raises NipapOutcomeUnknownError: PostgreSQL does not come back in time.
         """
         call, told = new_number(), outcome or Outcome()
         return self._again(lambda: self._at_once(work, answer, call, told))
 
     def add_joined(self, key: Hashable, addition: Addition[T], outcome: Outcome | None = None) -> T:
-        """Add an object as `run_at_once` does; those that come while one with the same key is added, in one message.
+        """Add an object as `run_at_once` does. Additions that arrive while one with the same key runs share a message.
 
-        The key stands for what they lock: alone they would wait for one another in PostgreSQL, each for the commit of
-        the one before. When PostgreSQL refuses one of them, each is added alone.
+        The key stands for the locks of an addition. Alone, additions with one key would wait for one another in
+        PostgreSQL, each for the commit of the one before. If PostgreSQL refuses one addition of a message, each is
+        added alone.
         """
         addition.outcome = outcome or addition.outcome
         return self._joining.run(key, addition)  # type: ignore[no-any-return]  # of an addition with any result
 
     def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run work whose statements only read, each on its own: one round trip a statement, none longer than the limit.
+        """Run work that only reads. Each statement is a transaction and one round trip, with the limit of reads.
 
         :raises NipapTimeoutError: a statement took longer than ``read_timeout_s``.
         """
@@ -260,10 +268,10 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """A transaction in which several statements see one state of the database, and change nothing.
+        """Yield a read-only transaction in which all statements see one state of the database.
 
-        Each statement has the time that those of `read` have. Unlike these, what was begun is not begun again when the
-        connection is lost; one that was lost before is replaced.
+        Each statement has the time limit of `read`. A session lost before the snapshot begins is replaced. A snapshot
+        lost later is not retried.
         """
         session, cursor = self._again(self._begin_snapshot)
         try:
@@ -291,7 +299,7 @@ class Database:
         return session, cursor
 
     def _attempt(self, once: Callable[[Session], T], limit_s: float | None = None) -> T:
-        """Run once on a session, again as `_again` does."""
+        """Run `once` on a session, with the retries of `_again`."""
 
         def with_session() -> T:
             session = self._take()
@@ -313,7 +321,7 @@ class Database:
             self._give_back(session)
 
     def _end(self, former: Session) -> None:
-        """Have PostgreSQL end a session that was given up, with its locks, as soon as it can."""
+        """Terminate a session that was given up as soon as PostgreSQL can, so that its locks are released."""
         end = f'SELECT pg_terminate_backend(pid) {THAT_SESSION}'
         with suppress(psycopg2.Error, errors.NipapError):
             session = self._take()
@@ -322,7 +330,7 @@ class Database:
                 self._statements(session, lambda tx: tx.execute(end, former.identity))
 
     def _again(self, once: Callable[[], T], began: float | None = None) -> T:
-        """Run once, again while the failure is one that running again may cure, and translate what is left."""
+        """Run `once`, retry while a retry may cure the failure, and translate the final error."""
         began = time.monotonic() if began is None else began
         for attempt in itertools.count(1):
             try:
@@ -331,12 +339,13 @@ class Database:
                 error = translate(exc)
                 if error is not None:
                     raise error from exc
-                # In somebody's way it is tried often, without PostgreSQL for the time in which it starts again.
+                # A conflict is retried up to `ATTEMPTS` times. Without PostgreSQL a call is retried for the time that a
+                # restart takes.
                 if exc.pgcode in RETRY:
                     if attempt >= ATTEMPTS:
                         raise
                 elif is_away(exc):
-                    self.close()  # of a server that has become read-only no session helps
+                    self.close()  # all sessions: with a server that has become read-only they are useless
                     is_back = self._away_since is None and self._back_since > began and attempt < ATTEMPTS
                     impatient = time.monotonic() > self._patient_until(began) and not is_back
                     if isinstance(exc, RefusedError) or impatient:
@@ -347,12 +356,17 @@ class Database:
                     raise
                 log.debug('attempt %d failed (%s), trying again', attempt, exc.pgcode or 'connection lost')
                 self._meter.retry()
-                # Whoever was in the way needs a moment; not the same one for everybody.
+                # Give the conflicting transaction time to end. The delay is random, so that retries do not collide
+                # again.
                 waiting.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 7)))
         raise AssertionError('unreachable')
 
     def _patient_until(self, began: float) -> float:
-        """Who comes when PostgreSQL has been away for long has waited for it, as it were: else calls would pile up."""
+        """Return the time until which a call is retried while PostgreSQL is away.
+
+        A call that begins when PostgreSQL has been away for more than `PATIENCE_S` waits for `LATER_PATIENCE_S` only;
+        else calls would pile up.
+        """
         is_old = self._away_since is not None and began - self._away_since > PATIENCE_S
         return began + (LATER_PATIENCE_S if is_old else PATIENCE_S)
 
@@ -377,7 +391,7 @@ class Database:
         call: int,
         outcome: Outcome,
     ) -> T:
-        """The answer that never came; raises what lost it when the change was not committed."""
+        """Return the answer to a call whose answer was lost. Raise `lost` if the change was not committed."""
         changed = self._changed(former, call, lost)
         if changed is None:
             raise lost
@@ -412,20 +426,20 @@ class Database:
         except _AnswerLostError as lost:
             for addition in additions:
                 addition.lost = session, lost.error
-        except (psycopg2.Error, errors.NipapError):  # which of them it was, each finds out
+        except (psycopg2.Error, errors.NipapError):  # each addition, added alone, then reports its own error
             pass
         finally:
             self._give_back(session)
         return None
 
     def _changed(self, former: Session, call: int, lost: psycopg2.Error) -> tuple[int, int] | None:
-        """The change set of a call whose answer never came, and the id of the object that the call has changed.
+        """Return the change set of a call whose answer was lost, and the id of the object that the call has changed.
 
-        None: it was not committed.
+        None: the change was not committed.
         """
 
         def look(tx: Transaction) -> tuple[int, int] | None:
-            # As long as its session is there it may still be committed.
+            # The change may still be committed while the former session exists.
             tx.execute(f'SELECT pg_terminate_backend(pid, 5000) {THAT_SESSION}', former.identity)
             if tx.value(f'SELECT 1 {THAT_SESSION}', former.identity):
                 raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN)
@@ -443,7 +457,7 @@ WHERE s.call = %s ORDER BY a.id LIMIT 1"""
 
 
 class _AnswerLostError(Exception):
-    """The connection ended behind a change and before its answer."""
+    """The connection was lost after a change was sent and before its answer arrived."""
 
     def __init__(self, error: psycopg2.Error) -> None:
         super().__init__(str(error))
@@ -462,7 +476,7 @@ def _transaction(session: Session, work: Callable[[Transaction], T], call: int, 
                 with suppress(psycopg2.Error):
                     tracer.execute(cursor, 'ROLLBACK')
             raise
-        # The answer to an edit has told it already.
+        # The answer to an edit already contains the change set.
         asks = outcome is not None and tx.change_set is None
         _commit(session, cursor, asked=f'; SELECT {CHANGE_SET}' if asks else '')
         if asks:
@@ -473,9 +487,9 @@ def _transaction(session: Session, work: Callable[[Transaction], T], call: int, 
 
 
 def _commit(session: Session, cursor: psycopg2.extensions.cursor, asked: str) -> None:
-    """Commit, and ask for something behind it in the same message, as a round trip takes longer."""
+    """Commit. Run the statements of `asked` after COMMIT in the same message, which saves a round trip."""
     if session.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
-        # PostgreSQL would roll back, without an error, what a failed statement has spoilt.
+        # COMMIT of a failed transaction rolls back without an error.
         raise RuntimeError('the transaction has failed, and whoever ran it has not said so')
     try:
         tracer.execute(cursor, f'COMMIT{asked}')
@@ -500,6 +514,6 @@ def _message(session: Session, work: Callable[[OneMessage], T], call: int, outco
 
 
 def _is_lost(session: Session, exc: psycopg2.Error) -> bool:
-    """Whether the connection ended before the answer; PostgreSQL may have said that it ends it (57P01, 57P02)."""
+    """Return whether the connection ended before the answer. PostgreSQL may have announced the end (57P01, 57P02)."""
     ended = exc.pgcode is None or is_away(exc)
     return ended and bool(session.connection.closed)

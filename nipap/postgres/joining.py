@@ -1,6 +1,6 @@
-"""Calls that would wait for one another, made one: those that come while one is under way are the next, together.
+"""Group commit: calls that would block one another are combined. Calls that arrive meanwhile form the next group.
 
-All of it happens in one thread, in which others run only where one waits (`nipap.runtime.runtime.waiting`).
+All of it happens in one thread, in which other calls run only while a call waits (`nipap.runtime.waiting`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from nipap.runtime import waiting
 S = TypeVar('S')
 T = TypeVar('T')
 
-MOST = 16  # are made one
+MOST = 16  # calls in a group
 
 
 @dataclass
 class _Joiner(Generic[S, T]):
     share: S
-    answers: list[T] = field(default_factory=list)  # one, once it is there
+    answers: list[T] = field(default_factory=list)  # at most one
     error: Exception | None = None
-    group: list[_Joiner[S, T]] = field(default_factory=list)  # of the one that leads it
+    group: list[_Joiner[S, T]] = field(default_factory=list)  # set on the leader of the group
     go_on: Callable[[], None] = lambda: None
 
     def wait(self, go_on: Callable[[], None]) -> None:
@@ -30,10 +30,11 @@ class _Joiner(Generic[S, T]):
 
 
 class Joining(Generic[S, T]):
-    """Joins calls that have the same key.
+    """Combine concurrent calls that have the same key.
 
-    alone: what one call does with its share. together: what several do at once, an answer for each, or what is raised
-    for it; None: it cannot be done together, and nothing has been done. What it raises itself is raised for all.
+    alone: run one call with its share.
+    together: run several calls at once. Returns an answer or an error for each share; None if the calls cannot be
+        combined and nothing was done. An error that it raises is raised for all calls.
     """
 
     def __init__(self, alone: Callable[[S], T], together: Callable[[list[S]], list[T | Exception] | None]) -> None:
@@ -42,7 +43,7 @@ class Joining(Generic[S, T]):
         self._queues: dict[Hashable, list[_Joiner[S, T]]] = {}
 
     def run(self, key: Hashable, share: S) -> T:
-        """The answer to a share, done alone or with others."""
+        """Run a call with its share, alone or in a group, and return its answer."""
         if key not in self._queues:
             self._queues[key] = []
             return self._first(key, share)

@@ -1,8 +1,8 @@
 """The SQL that ships with this program: numbered migrations, and the functions of its version.
 
 The version of a program is the number of its latest migration. Its functions have a schema of PostgreSQL of their own,
-named by the schema with the tables and by that number (``public_v11``), so that the functions of several versions stand
-side by side. Sessions find those of this program first (`search_path`).
+named by the schema with the tables and by that number (``public_v11``), so that the functions of several versions exist
+side by side. Sessions look up the functions of this program first (`search_path`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Migration(NamedTuple):
 
     @property
     def oldest_program(self) -> int | None:
-        """The oldest version that may serve a database with this step; None when the step leaves it.
+        """Return the oldest version that may serve a database after this step; None if the step does not change it.
 
-        A step that takes away what older programs use says so in a line ``-- Oldest program: N``.
+        A step that removes objects used by older programs has a line ``-- Oldest program: N``.
         """
         found = _OLDEST.search(self.text)
         return int(found[1]) if found else None
@@ -35,7 +35,7 @@ class Migration(NamedTuple):
 
 @functools.cache
 def steps() -> tuple[Migration, ...]:
-    """All migrations that this program knows, in order."""
+    """Return all migrations that this program knows, in order."""
     found = []
     for entry in importlib.resources.files('nipap.sql.migrations').iterdir():
         if entry.name.endswith('.sql'):
@@ -45,13 +45,13 @@ def steps() -> tuple[Migration, ...]:
 
 
 def latest() -> int:
-    """The version of this program, and of the schema that it makes."""
+    """Return the version of this program and of the schema that it creates."""
     return steps()[-1].version
 
 
 @functools.cache
 def functions() -> str:
-    """The text of all SQL functions, in the order in which they must be created."""
+    """Return the text of all SQL functions, in the order in which they must be created."""
     directory = importlib.resources.files('nipap.sql.functions')
     names = sorted(entry.name for entry in directory.iterdir() if entry.name.endswith('.sql'))
     return '\n'.join((directory / name).read_text(encoding='utf-8') for name in names)
@@ -62,14 +62,14 @@ def fingerprint() -> str:
     return hashlib.sha256(functions().encode()).hexdigest()
 
 
-# ---------------------------------------------------------------- where names are looked up
+# ---------------------------------------------------------------- the search path
 
 
 def search_path() -> str:
-    """Return the statements by which a session looks up names among the functions of this version first.
+    """Return the statements that make a session look up names among the functions of this version first.
 
     The session keeps the schema with the tables as ``nipap.home``, and the former search path as ``nipap.path``. A
-    session that a pooler hands on to us has both already.
+    session that a pooler reuses has both settings already.
     """
     functions = f"quote_ident(current_setting('nipap.home') || '_v{latest()}')"
     return (

@@ -1,8 +1,9 @@
 """Install and upgrade the schema: numbered migrations, then the functions of this program's version.
 
-Each migration is one transaction and runs once. All happens under one advisory lock, so any number of daemons may start
-at once. Functions of other versions stay as they are: programs of several versions serve one database side by side. A
-migration that takes away what older programs need says which may still serve, and drops the functions of the others.
+Each migration is one transaction and runs once. All migrations run under one advisory lock, so any number of daemons
+may start at once. Functions of other versions stay as they are: programs of several versions serve one database side by
+side. A migration that removes objects needed by older programs names the oldest program that may still serve, and drops
+the functions of older versions.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from nipap.runtime import waiting
 
 log = logging.getLogger('nipap.postgres.schema')
 
-UNVERSIONED = 8  # up to this version all functions were in the schema of the tables, those of one version
-LOCK_PATIENCE_S = 2.0  # for which calls may queue behind a migration that waits for a lock
-PAUSE_S = 1.0  # until the migration tries again
+# Up to this version all functions were in the schema of the tables, and only one version of them existed.
+UNVERSIONED = 8
+LOCK_PATIENCE_S = 2.0  # calls may queue for this long behind a migration that waits for a lock
+PAUSE_S = 1.0  # at most, until the migration tries again
 
 ENCODING = 'UTF8'
 MIGRATING = 'docs/migrating.md'
 
-# Tables of NIPAP, whose schema is another one, wherever in the database they are.
+# Tables of NIPAP, a program with another schema, anywhere in the database.
 _PREDECESSOR = """SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relname IN ('ip_net_plan', 'ip_net_vrf', 'ip_net_pool', 'ip_net_asn', 'ip_net_log')
 ORDER BY 1"""
@@ -61,10 +63,11 @@ END $$;
 
 
 class State(NamedTuple):
-    """A database as a program finds it.
+    """The schema and the functions that a program finds in a database.
 
-    version: of the schema; 0 when there is none. oldest_program: the oldest version that may serve it. fingerprint: of
-    the functions of this program's version; None when these are not in place.
+    version: the version of the schema; 0 without a schema.
+    oldest_program: the oldest version that may serve the database.
+    fingerprint: the hash of the functions of this program's version; None if these functions are not in the database.
     """
 
     version: int
@@ -73,12 +76,12 @@ class State(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Whether the functions of this program are in place, with the text that this program knows."""
+        """Return whether the functions of this program are in the database, with the text that this program knows."""
         return self.fingerprint == migrations.fingerprint()
 
     @property
     def problem(self) -> str:
-        """Why this program cannot serve the database, in words; empty when it can."""
+        """The reason why this program cannot serve the database; empty if it can."""
         ours = migrations.latest()
         if self.version < ours:
             return f'the schema of the database has version {self.version}, this program needs {ours}'
@@ -98,12 +101,12 @@ class State(NamedTuple):
 
     @property
     def is_newer(self) -> bool:
-        """Whether the schema is one that this program does not know."""
+        """Return whether this program does not know the version of the schema."""
         return self.version > migrations.latest()
 
 
 def state(db: Database | Inside) -> State:
-    """Read what is in the database."""
+    """Read the state of the database."""
     return db.read(_state)
 
 
@@ -118,17 +121,17 @@ def _state(tx: Transaction) -> State:
 
 
 def version(db: Database | Inside) -> int:
-    """The version of the schema in the database; 0 when there is none."""
+    """Return the version of the schema in the database; 0 without a schema."""
     return state(db).version
 
 
 def version_in(tx: Transaction) -> int:
-    """Return the version of the schema in the database; 0 when there is none."""
+    """Return the version of the schema in the database; 0 without a schema."""
     return _state(tx).version
 
 
 def latest() -> int:
-    """The version of this program, and of the schema that it makes."""
+    """Return the version of this program and of the schema that it creates."""
     return migrations.latest()
 
 
@@ -138,9 +141,9 @@ def predecessor(db: Database | Inside) -> list[str]:
 
 
 def check_database(db: Database | Inside) -> None:
-    """Refuse a database that must not get the schema, or that cannot hold every text. Changes nothing.
+    """Refuse a database that must not get the schema or cannot store every text. The database is not changed.
 
-    :raises NipapError: its encoding is another one than UTF8, or it is a database of NIPAP.
+    :raises NipapError: its encoding is not UTF8, or it is a database of NIPAP.
     """
     encoding = db.read(lambda tx: tx.value('SHOW server_encoding'))
     if encoding != ENCODING:
@@ -157,17 +160,17 @@ def check_database(db: Database | Inside) -> None:
 
 
 def due(db: Database) -> bool:
-    """Whether `migrate` would change anything."""
+    """Return whether `migrate` would change anything."""
     found = state(db)
     return not found.is_newer and bool(found.problem)
 
 
 def migrate(db: Database | Inside) -> list[int]:
-    """Bring the database to the latest version; returns the versions that were applied.
+    """Migrate the database to the latest version; return the versions that were applied.
 
     A database that is newer than this program stays as it is.
 
-    :raises NipapError: it is so much newer that this program cannot serve it, or it must not get the schema.
+    :raises NipapError: the database is too new for this program to serve it, or must not get the schema.
     """
     check_database(db)
     applied: list[int] = []
@@ -175,7 +178,7 @@ def migrate(db: Database | Inside) -> list[int]:
         try:
             step = db.run(_next_step if isinstance(db, Inside) else _impatient_step)
         except LockNotAvailable:
-            # The calls that waited behind us go on; one of those that were in our way may take long.
+            # Calls that queued behind this migration can proceed now. A call that blocks the migration may take long.
             log.info('a migration waits for what runs in the database')
             waiting.sleep(random.uniform(0.5, 1.0) * PAUSE_S)
             continue
@@ -185,7 +188,7 @@ def migrate(db: Database | Inside) -> list[int]:
 
 
 def install(dsn: str) -> None:
-    """Bring the database that dsn names to the latest version."""
+    """Migrate the database that dsn names to the latest version."""
     db = Database(dsn)
     try:
         migrate(db)
@@ -194,7 +197,7 @@ def install(dsn: str) -> None:
 
 
 def _impatient_step(tx: Transaction) -> int | None:
-    """Take the next step, or fail with 55P03 when a lock cannot be had within `LOCK_PATIENCE_S`."""
+    """Take the next step. Fail with 55P03 if a lock is not available within `LOCK_PATIENCE_S`."""
     _lock(tx)
     tx.execute(f'SET LOCAL lock_timeout = {int(LOCK_PATIENCE_S * 1000)}')
     return _next_step(tx)
@@ -205,7 +208,7 @@ def _lock(tx: Transaction) -> None:
 
 
 def _next_step(tx: Transaction) -> int | None:
-    """Apply the next migration, or put the functions in place when none is due."""
+    """Apply the next migration. If none is due, create the functions."""
     _lock(tx)
     found = _state(tx)
     if found.is_newer:
@@ -224,7 +227,7 @@ def _next_step(tx: Transaction) -> int | None:
 
 
 def create_tables(tx: Transaction, version: int) -> None:
-    """Create the tables of a version in a database without a schema; `migrate` goes on from there.
+    """Create the tables of a version in a database without a schema. `migrate` continues from there.
 
     The functions of a program are not created.
     """
@@ -237,9 +240,10 @@ def create_tables(tx: Transaction, version: int) -> None:
 
 
 def _apply(tx: Transaction, step: migrations.Migration, oldest: int) -> None:
-    """Apply a migration to a database that programs from version `oldest` on may serve."""
+    """Apply a migration to a database whose oldest permitted program has version `oldest`."""
     log.info('applying migration %d, %s', step.version, step.name)
-    tx.execute(f'{step.text}\n; SELECT')  # one may consist of comments, and be there for its functions
+    # A migration may consist of comments, and exist for its functions only.
+    tx.execute(f'{step.text}\n; SELECT')
     note = 'INSERT INTO schema_migration (version, name'
     if step.version <= UNVERSIONED:
         tx.execute(f'{note}) VALUES (%s, %s)', (step.version, step.name))
@@ -259,18 +263,18 @@ AND starts_with(nspname, current_setting('nipap.home') || '_v')"""
 
 
 def function_versions(tx: Transaction) -> dict[int, str]:
-    """The versions whose functions are in place, with the fingerprint of each."""
+    """Return the versions whose functions are in the database, each with the fingerprint of its text."""
     return {int(name.rpartition('_v')[2]): fingerprint for name, fingerprint in tx.all(_FUNCTIONS)}
 
 
 def home(tx: Transaction) -> str:
-    """The schema of PostgreSQL that has our tables."""
+    """Return the schema of PostgreSQL that has our tables."""
     return str(tx.value("SELECT current_setting('nipap.home')"))
 
 
 def drop_functions(tx: Transaction, version: int) -> None:
     """Drop the functions of a version."""
-    tx.execute(f'DROP SCHEMA {_functions_schema(tx, version)} CASCADE')  # they call each other
+    tx.execute(f'DROP SCHEMA {_functions_schema(tx, version)} CASCADE')  # the functions call each other
 
 
 def _functions_schema(tx: Transaction, version: int) -> str:
@@ -278,18 +282,19 @@ def _functions_schema(tx: Transaction, version: int) -> str:
 
 
 def put_functions(tx: Transaction) -> None:
-    """Put the functions of this program in place, also for those that a development version of this number has left."""
+    """Create the functions of this program. Replace functions that a development version of this number has left."""
     ours, wanted = migrations.latest(), migrations.fingerprint()
     name = _functions_schema(tx, ours)
     tx.execute(f'DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}')
     tx.execute(f'COMMENT ON SCHEMA {name} IS %s', (_COMMENT.format(ours, wanted),))
-    tx.execute(f'GRANT USAGE ON SCHEMA {name} TO PUBLIC')  # as of the schema public, where they were before
+    # The functions were in the schema public before, where all roles have this right.
+    tx.execute(f'GRANT USAGE ON SCHEMA {name} TO PUBLIC')
     with _looking_up(tx, f"'{name}, ' || {_HOME_PATH}"):
         tx.execute(migrations.functions())
 
 
 def drop_functions_before(tx: Transaction, oldest: int) -> None:
-    """Drop the functions of versions that may not serve any more."""
+    """Drop the functions of versions that may no longer serve."""
     for version in function_versions(tx):
         if version < oldest:
             drop_functions(tx, version)
@@ -303,19 +308,19 @@ def drop_functions_before(tx: Transaction, oldest: int) -> None:
 
 
 def _created_by_migrations() -> set[str]:
-    """The names of functions that tables, indexes and triggers use."""
+    """Return the names of functions that tables, indexes and triggers use."""
     found = r'\bCREATE OR REPLACE FUNCTION (\w+)'
     return {name for step in migrations.steps() for name in re.findall(found, step.text)}
 
 
-# ---------------------------------------------------------------- where names are looked up
+# ---------------------------------------------------------------- the search path
 
 _HOME_PATH = "current_setting('nipap.path')"
 
 
 @contextmanager
 def _looking_up(tx: Transaction, path: str) -> Iterator[None]:
-    """Look up names, and create what is created, in the schemas that an SQL expression lists."""
+    """Use the schemas that an SQL expression lists to look up names and to create objects."""
     former = tx.value('SHOW search_path')
     tx.execute(f"SELECT set_config('search_path', {path}, true)")
     yield
@@ -323,5 +328,6 @@ def _looking_up(tx: Transaction, path: str) -> Iterator[None]:
 
 
 def _exists(tx: Transaction, table: str) -> bool:
-    # Reading a table makes PostgreSQL learn what others have made since the transaction began; to_regclass does not.
+    # Reading a table makes PostgreSQL see tables that other sessions created since the transaction began; to_regclass
+    # alone does not.
     return bool(tx.value('SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s))', (table,)))

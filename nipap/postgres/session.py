@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL, with the settings that all of ours have."""
+"""A connection to PostgreSQL with the settings that all our connections have."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import psycopg2.extensions
 from nipap.postgres import connecting
 from nipap.runtime.places import OURSELVES
 
-# Every numeric of the schema is a whole number (addresses of IPv6 pass 2^63): read as int, not Decimal.
+# Every numeric of the schema is a whole number: read it as int, not Decimal. Counts of IPv6 addresses exceed 2^63.
 _INTEGRAL = psycopg2.extensions.new_type((1700,), 'INTEGRAL', lambda value, _: None if value is None else int(value))
 
 
 class Session:
-    """One connection to PostgreSQL, of the process that opened it."""
+    """A connection to PostgreSQL, owned by the process that opened it."""
 
     def __init__(self, target: str, settings: str, read_timeout_s: float) -> None:
         self.target = target
         self.read_timeout_s = read_timeout_s
         self.connection = connecting.connect(target)
         self.prepared: dict[str, str] = {}
-        self.party = OURSELVES  # for whom it is in use, or was last
+        self.party = OURSELVES  # the current user of the session, or the last one
         self._pid = os.getpid()
         try:
             self.connection.autocommit = True
@@ -41,17 +41,17 @@ class Session:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process opened it, not one that it was forked from."""
+        """Return whether this process opened the session, not a process that it was forked from."""
         return self._pid == os.getpid()
 
     def is_gone(self) -> bool:
-        """Whether it is closed, or has something to say though nothing was asked: that it ends, as a rule.
+        """Return whether the connection is closed or has unexpected input, which usually announces its end.
 
-        Better to know now than when a change is on its way.
+        A caller finds out here, before it sends a change.
         """
         return bool(self.connection.closed) or self.connection.has_input()
 
     def close(self) -> None:
-        """End it, if it has not ended."""
+        """Close the connection, if it is open."""
         with suppress(psycopg2.Error):
             self.connection.close()

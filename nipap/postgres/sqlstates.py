@@ -1,6 +1,6 @@
-"""What PostgreSQL's errors mean: one of ours that the client has caused, that it is away, that trying again may help.
+"""The errors of PostgreSQL: which ones the client caused, which mean that PostgreSQL is away, which a retry may cure.
 
-Told by codes (SQLSTATE) and names of constraints, never by texts, which are in whatever language the server speaks.
+Errors are recognized by codes (SQLSTATE) and names of constraints, never by texts: the server may speak any language.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from nipap import errors
 
 UNAVAILABLE = 'The database cannot be used at the moment. Nothing was changed, the call can be made again.'
 RETRY = ('40001', '40P01')  # serialization failure, deadlock
-# Until PostgreSQL is back, or another takes its place: shut down, crashed, starting, idle for too long, too many
-# connections, read-only, a transaction that stood still or took too long; and what a proxy in between says.
+# Errors that last until PostgreSQL is back or another server takes its place: shut down, crashed, starting, idle for
+# too long, too many connections, read-only, a transaction that was idle or took too long; and the errors of a proxy in
+# between.
 AWAY = ('57P01', '57P02', '57P03', '57P05', '53300', '25006', '25P03', '25P04')
 AWAY_CLASS = '08'
-NO_ROOM = ('53', '58')  # classes: resources (a full disk), errors of the system. To wait does not help
+# Classes: resources (a full disk) and errors of the system. Waiting does not help.
+NO_ROOM = ('53', '58')
 
-# Errors that our own SQL functions raise carry one of these codes and the text for the client.
+# Errors that our own SQL functions raise have one of these codes and a message for the client.
 OWN_CODES: dict[str, type[errors.NipapError]] = {
     'NP100': errors.NipapInputError,
     'NP110': errors.NipapMissingInputError,
@@ -27,7 +29,7 @@ OWN_CODES: dict[str, type[errors.NipapError]] = {
     'NP300': errors.NipapNonExistentError,
     'NP400': errors.NipapDuplicateError,
 }
-# Unique constraints: what a duplicate is called in the client's error, and the attribute that it is one of.
+# Unique constraints: the name of the value in the error about a duplicate, and the attribute.
 UNIQUE = {
     'vrf_rt_key': ('VRF RT', 'rt'),
     'vrf_name_key': ('VRF name', 'name'),
@@ -42,18 +44,20 @@ VIOLATIONS: dict[str, tuple[type[errors.NipapError], str, str]] = {
 
 
 def translate(exc: psycopg2.Error) -> errors.NipapError | None:
-    """Our error for one of PostgreSQL's that the client caused; None when it is not the client's."""
+    """Translate an error that the client caused into one of ours; return None for any other error."""
     code = exc.pgcode or ''
     if code in OWN_CODES:
         error = OWN_CODES[code](exc.diag.message_primary)
-        # The attribute; of many things to do at once, the number of the one that failed and a blank before it.
+        # The column name carries the attribute. For a list of objects, it begins with the number of the refused one and
+        # a blank.
         number, blank, attribute = (exc.diag.column_name or '').rpartition(' ')
         error.position = int(number) - 1 if blank else None
         error.attribute = attribute or None
         return error
     constraint = exc.diag.constraint_name or ''
     if code == '23505' and constraint in UNIQUE:
-        # The detail names the key as (columns)=(values); only its punctuation is relied on, words are translated.
+        # The detail names the key as (columns)=(values). Only its punctuation is relied on, because words are
+        # translated.
         found = re.search(r'=\((.*)\)', exc.diag.message_detail or '', re.DOTALL)
         value = found[1] if found else ''
         name, attribute = UNIQUE[constraint]
@@ -73,17 +77,17 @@ def translate(exc: psycopg2.Error) -> errors.NipapError | None:
 
 
 def is_away(exc: psycopg2.Error) -> bool:
-    """Whether PostgreSQL did not come to do what was asked, because it is not there or about to go."""
+    """Return whether PostgreSQL did not run a statement because it is not there or about to shut down."""
     if exc.pgcode is None:
         return isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
     return exc.pgcode in AWAY or exc.pgcode.startswith(AWAY_CLASS)
 
 
 def is_without_room(exc: psycopg2.Error) -> bool:
-    """Whether PostgreSQL lacks something of its system, such as space on the disk."""
+    """Return whether PostgreSQL lacks a resource of its system, such as space on the disk."""
     return exc.pgcode is not None and exc.pgcode.startswith(NO_ROOM)
 
 
 def unavailable(exc: psycopg2.Error) -> errors.NipapUnavailableError:
-    """What the client is told, and why."""
+    """Return the error for the client, with the reason."""
     return errors.NipapUnavailableError(UNAVAILABLE, ' '.join(str(exc).split()))

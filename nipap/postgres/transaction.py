@@ -1,6 +1,6 @@
-"""A transaction as those see it who run statements in it: one that is open, one that is a message, a part of another.
+"""Transactions: an open one, one that is a single message, and work as a part of another transaction.
 
-Nobody here opens a connection or commits: `nipap.postgres.database` does.
+This module neither opens connections nor commits: `nipap.postgres.database` does.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Row = tuple[Any, ...]
 Statement = str | bytes | Composable
 Expression = psycopg2.extensions.AsIs  # SQL in the place of an argument
 
-ANSWER_GRACE_S = 5.0  # in which a search that was stopped should have said so
-# Plans of functions and prepared statements are kept. Made while a table is small they must serve it when it is big, so
-# they are made without scans of whole tables wherever there is an index.
+ANSWER_GRACE_S = 5.0  # for PostgreSQL to report that it stopped a search
+# PostgreSQL keeps the plans of functions and prepared statements. A plan made while a table is small must serve when
+# the table is big. So plans are made without scans of whole tables wherever there is an index.
 CHANGING = 'SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = off'
-# The call that has changed something last, and its change set.
+# The last call that changed something and its change set, as ``call/number``.
 CHANGE_SET = "current_setting('nipap.change_set', true)"
 SET_CALL = 'SET LOCAL nipap.change = %d'
 MOST_PREPARED = 100
@@ -38,16 +38,16 @@ MOST_PARAMETERS = 1000
 
 @dataclass
 class Outcome:
-    """What a call has changed: the number of its change set, known once the call is answered; None: nothing.
+    """The change set of a call, known once the call is answered; None if nothing was changed.
 
-    `Database.run` and its siblings fill in the one that they are given.
+    `Database.run` and its siblings fill in the given outcome.
     """
 
     change_set: int | None = None
 
 
 class Readable(Protocol):
-    """What rows are read from."""
+    """A file-like source of rows."""
 
     def read(self, size: int = ..., /) -> bytes: ...
 
@@ -55,10 +55,11 @@ class Readable(Protocol):
 
 
 class Transaction:
-    """One open transaction; statements run on it, rows come back as tuples.
+    """An open transaction. Statements run on it, and rows are returned as tuples.
 
-    sees_one_state: all statements see the same state of the database. each_statement_alone: a statement that fails
-    spoils no other. call: the number by which the database knows what is changed from now on; None: nothing is changed.
+    sees_one_state: all statements see the same state of the database.
+    each_statement_alone: a failed statement does not affect other statements.
+    call: the number under which the database records changes from now on; None if nothing is changed.
     """
 
     sees_one_state = False
@@ -68,22 +69,23 @@ class Transaction:
         self._cursor = cursor
         self._session = session
         self.call = call
-        self._change_sets: dict[int, int] = {}  # by call
+        self._change_sets: dict[int, int] = {}  # change sets by call
         self._prepared = session.prepared
         self._ahead: list[bytes] = []
-        self._limit_s = self._limited_s = 0.0  # of each statement: what it is to be, and what PostgreSQL knows
+        # The time limit of each statement: the wanted one, and the one that PostgreSQL has.
+        self._limit_s = self._limited_s = 0.0
 
     @property
     def change_set(self) -> int | None:
-        """The number of the call's change set, once PostgreSQL has told it; None: nothing was changed, or not yet."""
+        """The number of the call's change set; None if nothing was changed, or PostgreSQL has not reported it yet."""
         return None if self.call is None else self._change_sets.get(self.call)
 
     def change_set_of(self, call: int) -> int | None:
-        """The same for another call of this transaction."""
+        """Return the number of the change set of a call of this transaction; None if it is not known."""
         return self._change_sets.get(call)
 
     def note(self, told: str | None) -> None:
-        """Note the change sets of calls: ``call/number``, as `CHANGE_SET` reads it, or several with blanks between."""
+        """Note the change sets of calls: ``call/number`` as `CHANGE_SET` reads it, or several with blanks between."""
         for each in (told or '').split():
             call, _, number = each.partition('/')
             if call.isdigit():
@@ -91,21 +93,22 @@ class Transaction:
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """Read a long answer: yield this transaction, whose statements then have the time limit of reads."""
+        """Yield this transaction to read a long answer. Its statements then have the time limit of reads."""
         with self.limited():
             yield self
 
     def briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
-        """Run work that reads, with a time limit for each statement. A statement that times out spoils nothing."""
+        """Run work that reads, with a time limit for each statement. A timeout does not abort the transaction."""
         self.execute(f'SAVEPOINT briefly; {limit(limit_s)}')
         try:
             return work(self)
-        finally:  # the former limit comes back, too
+        # The rollback restores the former limit, too.
+        finally:
             self.execute('ROLLBACK TO SAVEPOINT briefly; RELEASE SAVEPOINT briefly')
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """Meanwhile no statement takes longer than those of `Database.read` may."""
+        """Give each statement in the context the time limit of `Database.read`."""
         self._limit_s = self._session.read_timeout_s
         connection = self._session.connection
         former_s, connection.limit_s = connection.limit_s, self._limit_s + ANSWER_GRACE_S
@@ -115,18 +118,18 @@ class Transaction:
             self._limit_s, connection.limit_s = 0.0, former_s
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
-        """Have a statement run just before the next one, in the same round trip; its answer is dropped."""
+        """Queue a statement to run just before the next one, in the same round trip. Its answer is dropped."""
         self._know_limit()
         self._ahead.append(self._cursor.mogrify(statement, args or None))
 
     def change(self, statement: Statement, args: Sequence[Any] = ()) -> None:
-        """Run a statement that changes something, with what waits for it, and note the `CHANGE_SET` that it returns."""
+        """Run a statement that changes something, after all queued statements. Note the `CHANGE_SET` it returns."""
         self.ahead(statement, args)
         found = self._run(self._ahead.pop(), ()).fetchone()
         self.note(found[0] if found else None)
 
     def flush(self) -> None:
-        """Run now what waits for a next statement."""
+        """Run all queued statements now."""
         self._know_limit()
         if self._ahead:
             self._run(self._ahead.pop(), ())
@@ -152,25 +155,24 @@ class Transaction:
         return self._cursor
 
     def execute(self, statement: Statement, args: Sequence[Any] = ()) -> int:
-        """Run a statement; returns the number of rows it touched."""
+        """Run a statement; return the number of rows it touched."""
         return self._run(statement, args).rowcount
 
     def all(self, statement: Statement, args: Sequence[Any] = ()) -> list[Row]:
-        """Every row of the answer."""
+        """Run a statement; return all rows of its answer."""
         return self._run(statement, args).fetchall()
 
     def all_prepared(self, statement: str, args: Sequence[Any]) -> list[Row]:
-        """As `all`, for a statement that comes again and again: PostgreSQL plans it a few times only.
+        """Run a frequent statement, which PostgreSQL plans only a few times; return all rows of its answer.
 
-        Planning takes longer than running what looks up a row by key. Nothing else may be given to this whose best plan
-        depends on its arguments. An argument may be an `Expression`, computed when the
-        statement begins.
+        Planning takes longer than a look-up of a row by key. The best plan of the statement must not depend on its
+        arguments. An argument may be an `Expression`, computed when the statement begins.
         """
         name = self._prepared.get(statement)
         if name is None:
             if len(args) > MOST_PARAMETERS:
                 return self.all(statement, args)
-            if len(self._prepared) >= MOST_PREPARED:  # those that are in use come again
+            if len(self._prepared) >= MOST_PREPARED:  # statements in use are prepared again
                 tracer.execute(self._cursor, 'DEALLOCATE ALL')
                 self._prepared.clear()
             name = f'prepared_{len(self._prepared)}'
@@ -182,10 +184,11 @@ class Transaction:
         return self._execution(name, args)
 
     def _first_execution(self, name: str, args: Sequence[Any]) -> list[Row]:
-        """The one that makes the plan."""
+        """Run a prepared statement for the first time. PostgreSQL makes the plan then."""
         idle = self._cursor.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
         if self._ahead or not idle:
-            return self._execution(name, args)  # the beginning of a transaction says how plans are made
+            # The beginning of a transaction has set how plans are made.
+            return self._execution(name, args)
         self._run('SET enable_seqscan = off', ())
         try:
             return self._execution(name, args)
@@ -197,11 +200,11 @@ class Transaction:
         return self.all(f'EXECUTE {name} ({", ".join(["%s"] * len(args))})' if args else f'EXECUTE {name}', args)
 
     def one(self, statement: Statement, args: Sequence[Any] = ()) -> Row | None:
-        """The first row of the answer, if any."""
+        """Run a statement; return the first row of its answer, None without a row."""
         return self._run(statement, args).fetchone()
 
     def value(self, statement: Statement, args: Sequence[Any] = ()) -> Any:
-        """The first column of the first row; None without a row."""
+        """Run a statement; return the first column of the first row, None without a row."""
         row = self.one(statement, args)
         return row[0] if row else None
 
@@ -212,12 +215,16 @@ class Transaction:
             self._cursor.copy_expert(statement, rows)
 
     def stream(self, statement: str | Composable, args: Sequence[Any] = (), *, chunk: int = 5000) -> Iterator[Row]:
-        """The rows of a large answer, fetched in chunks; inside a transaction (`Database.run`) only, one at a time."""
+        """Yield the rows of a large answer, fetched in chunks.
+
+        A transaction must be open (`Database.run`), and can have only one stream at a time.
+        """
         self._run(SQL('DECLARE stream NO SCROLL CURSOR FOR ') + _composable(statement), args)
         try:
             while rows := self.all(f'FETCH {chunk:d} FROM stream'):
                 yield from rows
-        except GeneratorExit:  # left early; perhaps because the transaction has failed, and then it is closed already
+        # The caller stopped early, perhaps because the transaction has failed. The cursor is closed already then.
+        except GeneratorExit:
             with suppress(psycopg2.Error):
                 self.execute('CLOSE stream')
             raise
@@ -227,7 +234,7 @@ class Transaction:
 class Reading(Transaction):
     """Statements that read, each on its own, outside a transaction.
 
-    snapshots: opens a snapshot of the database for answers that are read after this ends.
+    snapshots: opens a snapshot of the database for answers that are read after this object is closed.
     """
 
     each_statement_alone = True
@@ -243,7 +250,7 @@ class Reading(Transaction):
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """Read a long answer: yield a transaction that sees one state of the database."""
+        """Yield a transaction that sees one state of the database, to read a long answer."""
         with self._snapshots() as tx:
             yield tx
 
@@ -254,7 +261,7 @@ class Reading(Transaction):
 
 
 class OneMessage(Transaction):
-    """A transaction that is one message: what waits and the statement after it. What runs before is not part of it."""
+    """A transaction in one message: the queued statements and the next one. Earlier statements are not part of it."""
 
     call: int
 
@@ -263,7 +270,7 @@ class OneMessage(Transaction):
         self.sent = False
 
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
-        """As in any transaction: it is what changes."""
+        """Queue a statement that is a part of the change."""
         if self.sent:
             raise RuntimeError('a change behind the message is not part of its transaction')
         if not self._ahead:
@@ -283,16 +290,17 @@ class OneMessage(Transaction):
 
 
 def new_number() -> int:
-    """A new number for a call. Chosen so that the index in which it is looked for grows at its end."""
+    """Return a new number for a call. Numbers ascend with time, so that their index grows at its end."""
     return time.time_ns() // 1000 << 11 | random.getrandbits(11)
 
 
 @dataclass
 class Addition(Generic[T]):
-    """An object that a call adds by one statement, in a message of its own or together with others.
+    """An object that a call adds by one statement, in a message of its own or shared with other additions.
 
-    statement: what it sends, with arguments; it may read before. added: what several, by their numbers, have added, in
-    their order, read behind them. answer: the same for one, later, by the id of the object.
+    statement: returns the SQL and its arguments; may read before.
+    added: reads the objects that several calls, given by number, have added. It runs after them, and keeps their order.
+    answer: reads one added object later, by its id.
     """
 
     statement: Callable[[Transaction], tuple[str, Sequence[Any]]]
@@ -301,16 +309,17 @@ class Addition(Generic[T]):
     number: int = field(default_factory=new_number)
     began: float = field(default_factory=time.monotonic)
     outcome: Outcome = field(default_factory=Outcome)
-    lost: tuple[Session, psycopg2.Error] | None = None  # whose answer never came, for a message that it was a part of
+    # The session and the error of a message with this addition, if its answer was lost.
+    lost: tuple[Session, psycopg2.Error] | None = None
 
 
-# The first waits for whoever is in the way. Another that has to wait as well, since it finds its place elsewhere, may
-# wait for somebody who waits for the first.
+# Only the first addition may wait for locks. A later one might need a parent whose holder waits for us: a deadlock. So
+# the others give up after 50 ms and are retried alone.
 NO_MORE_WAITING = "SET LOCAL lock_timeout = '50ms'"
 
 
 def send(tx: OneMessage, additions: Sequence[Addition[T]]) -> list[T | Exception]:
-    """Add these objects by one message; returns each, or what is wrong with what was to be sent for it."""
+    """Add objects by one message. Return each added object, or the error that its `statement` raised."""
     outcomes: dict[int, T | Exception] = {}
     sent: list[tuple[int, tuple[str, Sequence[Any]]]] = []
     for place, addition in enumerate(additions):
@@ -318,7 +327,7 @@ def send(tx: OneMessage, additions: Sequence[Addition[T]]) -> list[T | Exception
             sent.append((place, addition.statement(tx)))
         except psycopg2.Error:
             raise
-        except Exception as exc:  # nothing was sent: it is about this one alone
+        except Exception as exc:  # nothing was sent: the error concerns this addition alone
             outcomes[place] = exc
     for position, (place, (statement, args)) in enumerate(sent):
         if position == 1:
@@ -334,15 +343,15 @@ def send(tx: OneMessage, additions: Sequence[Addition[T]]) -> list[T | Exception
 
 
 class Inside:
-    """Runs work inside a transaction that is open already, in place of a `Database`."""
+    """Work inside a transaction that is already open, in place of a `Database`."""
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
 
     def run(self, work: Callable[[Transaction], T], _outcome: Outcome | None = None) -> T:
-        """Run work as a part of the transaction: all of it, so that what fails is not taken for what comes next.
+        """Run work as a part of the transaction, to its end: an error must not appear in a later statement.
 
-        The outcome is known where the transaction ends.
+        The outcome is known when the transaction ends.
         """
         result = work(self._tx)
         self._tx.flush()
@@ -354,11 +363,11 @@ class Inside:
         _answer: Callable[[Transaction, int], T],
         _outcome: Outcome | None = None,
     ) -> T:
-        """The same."""
+        """Run work as a part of the transaction."""
         return self.run(work)
 
     def add_joined(self, _key: Hashable, addition: Addition[T], _outcome: Outcome | None = None) -> T:
-        """The same; nobody joins."""
+        """Add an object as a part of the transaction, without a group."""
 
         def work(tx: Transaction) -> T:
             tx.ahead(*addition.statement(tx))
@@ -367,19 +376,19 @@ class Inside:
         return self.run(work)
 
     def read(self, work: Callable[[Transaction], T]) -> T:
-        """The same for work that only reads: no statement takes longer than outside."""
+        """Run work that only reads, with the time limit of reads for each statement."""
         with self._tx.limited():
             return work(self._tx)
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """The transaction, to read from; it may see another state with each statement."""
+        """Yield the transaction to read from. Each statement may see another state of the database."""
         with self._tx.limited():
             yield self._tx
 
 
 def limit(limit_s: float) -> str:
-    """The statement by which those behind it, in the transaction, get so many seconds each."""
+    """Return the statement that limits later statements of the transaction to so many seconds each."""
     return f'SET LOCAL statement_timeout = {max(1, int(limit_s * 1000)):d}'
 
 
@@ -389,7 +398,7 @@ def _composable(statement: str | Composable) -> Composable:
 
 @contextmanager
 def _blocking() -> Iterator[None]:
-    """Where psycopg2 can wait in its own way only."""
+    """Let psycopg2 block the thread, for operations that support no other way of waiting."""
     wait = psycopg2.extensions.get_wait_callback()
     psycopg2.extensions.set_wait_callback(None)
     try:

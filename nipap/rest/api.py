@@ -1,7 +1,7 @@
-"""REST over HTTP: resources at ``/api/v1``, each request one call of the backend.
+"""REST over HTTP: resources at ``/api/v1``. Each request is one call of the backend.
 
-`add_to` gives an application the paths of this interface. A request is unpacked into the members of a call, the answer
-is written as JSON; what goes wrong is ``application/problem+json``. `nipap.rest.openapi` describes it all.
+`add_to` adds the paths of this interface to an application. A request is unpacked into the members of a call, and the
+answer is written as JSON. Errors are ``application/problem+json``. `nipap.rest.openapi` describes the interface.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ from nipap.runtime.tracer import CallRecord
 
 ROOT = '/api/v1'
 DEFAULT_SOURCE = 'nipap-rest'
-KEY = '<number:key>'  # in a path of Flask, what is {key} in `ROUTES`
+# This is {key} in `ROUTES`, in the form of a path of Flask.
+KEY = '<number:key>'
 FREE = ('prefix_length', 'family', 'count')
 
-_AT_ONCE = 1000  # objects that are in memory at the same time
+_AT_ONCE = 1000  # objects in memory at the same time
 _JSON = 'application/json'
 _WITH_BODY = ('POST', 'PATCH')
 _VRF = ('vrf_id', 'vrf_rt', 'vrf_name')
@@ -108,7 +109,7 @@ View = Callable[..., Response]
 def add_to(
     app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY, meter: Meter = SILENT
 ) -> None:
-    """Have an application offer `backend` at `ROOT` to those whom `authenticator` knows; `meter` hears of calls."""
+    """Add the paths of `backend` to an application at `ROOT`. `meter` counts the calls."""
     app.url_map.converters['number'] = _Number
     api = _Api(backend, authenticator, max_body, meter)
     for resource in RESOURCES:
@@ -121,19 +122,19 @@ def add_to(
 
 
 def names() -> list[str]:
-    """Return the names of all requests, as logs and metrics have them."""
+    """Return the names of all requests, as they are in logs and metrics."""
     return [f'{method} {path.replace("{key}", KEY)}' for (method, path), route in ROUTES.items() if route.served]
 
 
 def _refused(error: HTTPException) -> Response | HTTPException:
-    """What Flask itself refuses, in the form that its path is answered in."""
+    """Answer an error of Flask itself. Below ``/api`` the answer is a problem."""
     return http_problem(error) if request_ctx.request.path.startswith('/api') else error
 
 
 class _Number(BaseConverter):
-    """The number of an object in a path. Whatever else is there is no path, so `search` is not taken for an object.
+    """The number of an object in a path. Other text does not match, so `search` is not read as an object.
 
-    A number in a notation for AS numbers is a `_Notation`, which is a path of AS numbers alone.
+    A number in a notation for AS numbers is a `_Notation`. Only paths of AS numbers accept it.
     """
 
     regex = '[0-9]{1,18}|[Aa][Ss][0-9]{1,10}|(?:[Aa][Ss])?[0-9]{1,5}[.][0-9]{1,5}'
@@ -148,11 +149,11 @@ class _Number(BaseConverter):
 
 
 class _Notation(int):
-    """An AS number that was written as ``AS64500`` or in asdot."""
+    """An AS number written as ``AS64500`` or in asdot."""
 
 
 class _Api:
-    """What all requests have in common: who calls, the body, the answer, and what goes wrong."""
+    """The common part of all requests: authentication, the body, the answer and errors."""
 
     def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int, meter: Meter) -> None:
         self.backend = backend.showing_alike()
@@ -161,7 +162,7 @@ class _Api:
         self._max_body = max_body
 
     def connect(self, app: Flask, method: str, path: str, view: View) -> None:
-        """Answer requests to a path by a view, which is called with the actor and the parts of the path."""
+        """Answer requests to a path by a view. The view is called with the actor and the parts of the path."""
         route = ROUTES[method, path.replace(KEY, '{key}')]
         if not route.served:
             return
@@ -189,7 +190,7 @@ class _Api:
                 refuse_other_sites(request)
             actor = self._actor(request, call)
             if route.call is not None:
-                authorize(actor, CALLS[route.call])  # a refusal says nothing about what was sent
+                authorize(actor, CALLS[route.call])  # a refusal does not depend on the body and the parameters
             parameters.check(request.args, route.parameters, pairs=route.pairs)
             if 'HTTP_IF_MATCH' in request.environ and route.changes and not route.conditional:
                 raise NipapInputError('The header If-Match is not heeded here, but by PATCH and DELETE of an object')
@@ -214,9 +215,11 @@ class _Api:
         return actor
 
     def _check_no_body(self, request: Request) -> None:
-        """Refuse a body where none is read: its members would be ignored. Some clients send an empty object.
+        """Refuse a body for a request without one: its members would be ignored.
 
-        :raises NipapInputError: there is one.
+        An empty object is accepted, because some clients send it.
+
+        :raises NipapInputError: there is a body.
         """
         if not request.content_length and request.environ.get('HTTP_TRANSFER_ENCODING') is None:
             return
@@ -225,9 +228,10 @@ class _Api:
             raise NipapInputError(f'A {request.method} has no body here, its parameters are in the URL')
 
     def body(self, types: Collection[str] = (_JSON,)) -> Any:
-        """Return the value that the body of the request holds.
+        """Return the value of the request's body.
 
-        :raises NipapInputError: it holds none. NipapMediaTypeError: it is in another type than these.
+        :raises NipapInputError: the body is not valid JSON.
+        :raises NipapMediaTypeError: the body is of another type than `types`.
         """
         request: Request = request_ctx.request
         body = read_body(request, self._max_body)
@@ -237,7 +241,7 @@ class _Api:
         return decode(check_json(body))
 
     def struct(self) -> dict[str, Any]:
-        """The object that the body holds."""
+        """Return the object in the request's body."""
         value = self.body()
         if not isinstance(value, dict):
             raise NipapInputError(f'Invalid body ({shown(value)}), must be an object')
@@ -246,7 +250,7 @@ class _Api:
     def change(
         self, actor: Actor, method: str, members: Mapping[str, Any], expectation: Expectation | None = None
     ) -> Any:
-        """Make a call that changes something, once for its idempotency key when it has one."""
+        """Make a call that changes something. With an idempotency key the change is made only once."""
         request: Request = request_ctx.request
         record = http_calls.record_of(request)
         asked = CallRequest(
@@ -274,13 +278,13 @@ class _Collection:
         self.kind = resource.kind
 
     def connect_list(self, app: Flask) -> None:
-        """The paths of what can only be looked at."""
+        """Add the paths of a kind of object that cannot be changed."""
         path = f'/{self._resource.plural}'
         self._api.connect(app, 'GET', path, self._list)
         self._api.connect(app, 'POST', f'{path}/search', self._search)
 
     def connect(self, app: Flask) -> None:
-        """All paths."""
+        """Add all paths."""
         self.connect_list(app)
         path = f'/{self._resource.plural}'
         self._api.connect(app, 'POST', path, self._add)
@@ -288,7 +292,7 @@ class _Collection:
         self._api.connect(app, 'PATCH', f'{path}/{KEY}', self._edit)
         self._api.connect(app, 'DELETE', f'{path}/{KEY}', self._remove)
 
-    # looking
+    # reads
 
     def _list(self, actor: Actor) -> Response:
         args = request_ctx.request.args
@@ -309,7 +313,10 @@ class _Collection:
         return self._found(actor, text, filters if query is None else query)
 
     def _filter(self, args: Args) -> Object:
-        """Return the query that filters mean: each must hold, and of the values of one attribute any."""
+        """Return the query of the filters, which must all hold.
+
+        Of several values of one attribute any may match, but a list must have all of them.
+        """
         query: Object = {}
         for name, values in args.lists():
             if name in self._resource.table or name.startswith(parameters.PAIR):
@@ -320,7 +327,7 @@ class _Collection:
         return query
 
     def _found(self, actor: Actor, text: object, query: Object) -> Response:
-        """A page of what a text and a query match."""
+        """Return a page of the objects that match a text and a query."""
         request: Request = request_ctx.request
         fields = self._fields()
         limit = _limit(request.args.get('limit'))
@@ -339,9 +346,9 @@ class _Collection:
         return self._shown(self.one(actor, key), self._fields())
 
     def one(self, actor: Actor, number: int) -> Object:
-        """An object.
+        """Return an object.
 
-        :raises NipapNonExistentError: it is not there.
+        :raises NipapNonExistentError: there is no such object.
         """
         found: list[Object] = self._api.look(actor, f'list_{self.kind}', {self.kind: {self._resource.key: number}})
         if not found:
@@ -349,7 +356,7 @@ class _Collection:
         return found[0]
 
     def _fields(self) -> list[str] | None:
-        """The members that are asked for. Who changes something reads them first: a bad name must change nothing."""
+        """Return the requested members. A change reads them first: a wrong name must change nothing."""
         return read_fields(request_ctx.request.args.get('fields'), self._resource)
 
     def _shown(self, item: Object, fields: list[str] | None, status: int = 200) -> Response:
@@ -365,7 +372,7 @@ class _Collection:
     def _missing(self, key: object) -> NipapNonExistentError:
         return NipapNonExistentError(f'There is no {self.kind} {key}')
 
-    # changing
+    # changes
 
     def _add(self, actor: Actor) -> Response:
         fields = self._fields()
@@ -379,7 +386,7 @@ class _Collection:
         fields = self._fields()
         attr = settable(self._api.body((_JSON, MERGE)), self._resource)
         merge = request_ctx.request.mimetype == MERGE
-        # With an idempotency key what is not there has to fail before that is remembered as an answer.
+        # With an idempotency key, an edit of a missing object must fail before its answer is stored.
         always = idempotency_key(request_ctx.request, {}) is not None
         complete = None
         if isinstance(attr, dict):
@@ -399,9 +406,12 @@ class _Collection:
         return {self.kind: {self._resource.key: key}, 'attr': attr}
 
     def _completed(self, key: int, attr: Object, item: Object, *, merge: bool) -> Object:
-        """Return the members of an edit for an object as it is stored. An edit of nothing sets a name to what it is."""
+        """Return the members of an edit for an object as it is stored.
+
+        An empty edit sets the name, or else the description, to its stored value.
+        """
         left = without_sent_back(attr, alone(dict(item)), self._resource.writable)
-        left.pop('match', None)  # of a search
+        left.pop('match', None)  # `match` belongs to searches
         if merge:
             left = merged(left, item)
         name = 'name' if 'name' in self._resource.writable else 'description'
@@ -412,18 +422,18 @@ class _Collection:
         members: Object = {self.kind: {self._resource.key: key}}
         if self.kind in RECURSIVE:
             members['recursive'] = read_flag(args, 'recursive')
-        # What was not there is told of a prefix by its removal, of others by a look at them before.
+        # The removal of a prefix reports a missing prefix itself. Other kinds need an expectation for that.
         expected = self._expectation(key, always=self.kind != 'prefix')
         self._api.change(actor, f'remove_{self.kind}', members, expected)
         return Response(status=204)
 
     def _expectation(self, number: int, *, always: bool = False) -> Expectation | None:
-        """What the header If-Match expects of the object; None without one, unless it is expected to be there."""
+        """Return the expectation of the header If-Match. Without it: None, or with `always` that the object exists."""
         request: Request = request_ctx.request
         if 'If-Match' not in request.headers:
             return Expectation(self.kind, number, lambda _: True) if always else None
         any_will_do = request.if_match.star_tag
-        editions = {edition(tag) for tag in request.if_match.as_set() if tag}  # an empty one is read as None
+        editions = {edition(tag) for tag in request.if_match.as_set() if tag}  # an empty tag is read as None
 
         def holds(item: Object) -> bool:
             return any_will_do or edition(tag_of(item, self._resource)) in editions
@@ -432,7 +442,7 @@ class _Collection:
 
 
 class _Calls:
-    """The paths that are no collection: allocation, a look at free blocks, batches."""
+    """The paths outside collections: versions, allocations, free blocks and batches."""
 
     def __init__(self, api: _Api) -> None:
         self._api = api
@@ -463,9 +473,9 @@ class _Calls:
         return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
 
     def _check_operations(self, actor: Actor, operations: object) -> None:
-        """Refuse members of the operations of a batch that their calls do not have. XML-RPC ignores such members.
+        """Refuse members of operations in a batch that their calls do not have. XML-RPC ignores such members.
 
-        :raises NipapError: naming the operation and the member, or that the actor may not make the call.
+        :raises NipapError: naming the operation and the member; or the actor may not make the call.
         """
         accepted = {name: tuple(member.name for member in call.members) for name, call in CALLS.items()}
         turns = waiting.Turns()
@@ -484,7 +494,7 @@ class _Calls:
 
 
 class _Allocations:
-    """Blocks of a pool or of a prefix."""
+    """The paths for allocations and free blocks of a pool or a prefix."""
 
     def __init__(self, api: _Api, collection: _Collection) -> None:
         self._api = api
@@ -492,17 +502,17 @@ class _Allocations:
         self._of_pool = collection.kind == 'pool'
 
     def add(self, actor: Actor, key: int) -> Response:
-        """Allocate as many as are asked for, all or none."""
+        """Allocate the requested number of blocks, all or none."""
         attr = self._api.struct()
         args = {name: attr.pop(name) for name in FREE if name in attr}
         count = read_count(args.pop('count', None))
         try:
             answers = self._allocated(actor, self._operations(key, attr, args, count), self._expectation(key, attr))
         except NipapError as exc:
-            self._collection.one(actor, key)  # if that is what is wrong, it is what is said
+            self._collection.one(actor, key)  # a missing pool or prefix is the better error
             cause = exc.__cause__
             if exc.position is not None and isinstance(cause, NipapError):
-                raise cause from None  # who sent no batch knows no operations
+                raise cause from None  # the client sent no batch, so it knows no operations
             raise
         added = [alone(item) for item in answers[-count:]]
         response = _respond(request_ctx.request, [encode({'result': added})], 201)
@@ -518,12 +528,12 @@ class _Allocations:
         return answers
 
     def _expectation(self, key: int, attr: Object) -> Expectation | None:
-        """Return the expectation that the source is in the VRF that a body names; None when it names none."""
+        """Return the expectation that the source is in the VRF of the body; None if the body names no VRF."""
         named = {name: read_value(PREFIX[name], attr[name]) for name in _VRF if attr.get(name) is not None}
 
         def holds(item: Object) -> bool:
             if item['vrf_id'] is None:
-                return True  # a pool without members has another problem
+                return True  # a pool without members fails in the call
             for name, value in named.items():
                 if value != item[name]:
                     kind, where = self._collection.kind, shown(item[name])
@@ -540,8 +550,9 @@ class _Allocations:
             first: list[Object] = []
             source: Object = {'from-pool': {'id': number}}
         else:
-            # Looked up in the same transaction, and under an idempotency key the same call however it has moved.
-            # The VRF that the body names is a part of what is asked for, though the call has no such member.
+            # The prefix is looked up in the same transaction. So under an idempotency key the call is the same after a
+            # move. The VRF of the body is included, because it is part of the request, though the call has no such
+            # member.
             asked = {name: attr[name] for name in _VRF if attr.get(name) is not None}
             first = [{'method': 'list_prefix', 'args': {'prefix': {'id': number}, **asked}}]
             source = {'from-prefix': [{'$result': [0, 0, 'prefix']}]}
@@ -550,7 +561,7 @@ class _Allocations:
         return [*first, *[one] * count]
 
     def look(self, actor: Actor, key: int) -> Response:
-        """Say which would be allocated."""
+        """Return the blocks that an allocation would take now."""
         given = request_ctx.request.args
         item = self._collection.one(actor, key)
         args: Object = {name: given[name] for name in FREE if name in given}
@@ -568,7 +579,7 @@ class _Allocations:
 
 
 class _Page:
-    """A page of an answer, read and written some at a time; `after` is where the next one begins, known at the end."""
+    """A page of an answer, read and written in parts. At the end, `after` is the cursor of the next page."""
 
     def __init__(
         self,
@@ -591,7 +602,7 @@ class _Page:
         self._options = options
 
     def parts(self, limit: int, after: str, fields: list[str] | None) -> Iterator[bytes]:
-        """The page as JSON."""
+        """Yield the page as JSON."""
         self.after = after
         rest: Object = {}
         between = b'{"result":['
@@ -634,14 +645,15 @@ def _joined(operator: str, queries: list[Object]) -> Object:
 
 
 def _equal(name: str, attribute: Attribute | None, value: str) -> Object:
-    """Return the query that an attribute, or a pair, has a value; without one that it is unset, or an empty text.
+    """Return the query that an attribute or a pair has a value. Without a value: that it is unset, or an empty text.
 
     :raises NipapValueError: there is no value, and the attribute always has one.
     """
     one: Object = {'operator': 'equals', 'val1': name, 'val2': value or None}
     if value:
         return one
-    if attribute is not None and attribute.never_nil and name != 'vrf_id':  # as without a route target: VRF 0
+    # An empty vrf_id is accepted: it is VRF 0, as without a route target.
+    if attribute is not None and attribute.never_nil and name != 'vrf_id':
         raise NipapValueError(f'Invalid value {shown(value)} for {name}, which always has a value').about(name)
     if attribute is None or attribute.kind == 'text':
         return _joined('or', [one, {**one, 'val2': ''}])
@@ -649,7 +661,7 @@ def _equal(name: str, attribute: Attribute | None, value: str) -> Object:
 
 
 def _check_query(query: object) -> None:
-    """Refuse members that a query struct, or a query inside it, does not have.
+    """Refuse unknown members of a query struct and of the queries inside it.
 
     :raises NipapInputError: naming the member.
     """
@@ -665,7 +677,7 @@ def _check_query(query: object) -> None:
 
 
 def _cautious(operation: Any) -> Any:
-    """Return an operation that removes a VRF with its prefixes only when it says so, as requests for a VRF do."""
+    """Return an operation that removes a VRF with its prefixes only if it says so, like requests for a VRF."""
     if not isinstance(operation, dict) or operation.get('method') != 'remove_vrf':
         return operation
     args = operation.get('args')
@@ -694,10 +706,10 @@ def _respond(
     tag: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer with this body, compressed when that is worth it, or that it has not changed."""
+    """Return a response with a body, compressed if that is worthwhile, or 304 if it has not changed."""
     size = body.size if isinstance(body, Spool) else sum(map(len, body))
     pack = size > WORTH_COMPRESSING and takes_gzip(request)
-    # A strong tag tells bytes apart, so the same answer in the gzip format has another one.
+    # A strong tag identifies bytes, so the gzip form of an answer has a tag of its own.
     sent = tag and (f'{tag}-gzip' if pack else tag)
     if sent and request.method in ('GET', 'HEAD') and request.if_none_match.contains_weak(sent):
         response = Response(status=304, content_type=_JSON)

@@ -1,7 +1,7 @@
 """Events over HTTP: ``/api/v1/events`` as server-sent events, ``/api/v1/webhooks`` to manage webhooks.
 
-A stream waits for events by looking what there is, all streams of a process together. It has an empty part for each
-look, so that whoever sends it comes to see that the client has gone or that it is time to end.
+A stream polls for new events; all streams of a process share the polls. It yields an empty part for each poll, so that
+its sender can notice a disconnected client or a shutdown.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from nipap.runtime import waiting
 
 LOOK_S = 0.25
 HEARTBEAT_S = 15.0
-LONGEST_S = 3600.0  # then the client comes again, and proves again who it is
-PROOF_S = 1.0  # how often it is checked that the credentials are still valid
+LONGEST_S = 3600.0  # then the client must connect and authenticate again
+PROOF_S = 1.0  # the interval of checks that the credentials are still valid
 REMEMBERED = 2000
-UNUSED_S = 5.0  # without a look for so long, no stream waits for the next events
+UNUSED_S = 5.0  # without a poll for this long, no stream waits for the next events
 
 _log = logging.getLogger(__name__)
 
-# Members of a filter, and the parameters that they are.
+# The members of a filter, with their names as parameters.
 FILTERS = {'kinds': 'kind', 'vrf_ids': 'vrf_id', 'pool_ids': 'pool_id', 'tags': 'tag'}
 
 
 class Api(Protocol):
-    """What requests to a REST interface have in common, as far as it is used here."""
+    """The methods of a REST interface that this module uses."""
 
     def connect(self, app: Any, method: str, path: str, view: Callable[..., Response]) -> None: ...
 
@@ -52,7 +52,7 @@ class Api(Protocol):
 
 
 def add_to(app: Any, api: Api, db: Database) -> None:
-    """Have an application offer events and webhooks."""
+    """Add the paths of events and webhooks to an application."""
     api.connect(app, 'GET', '/events', _Stream(db).answer)
     hooks = _Hooks(api)
     api.connect(app, 'GET', '/webhooks', hooks.list)
@@ -68,9 +68,9 @@ def add_to(app: Any, api: Api, db: Database) -> None:
 
 
 class PositionLostError(Exception):
-    """Events behind the position of a reader are gone, or were never given in this database.
+    """Events after the position of a reader were removed, or the position does not exist in this database.
 
-    position: where the reader goes on.
+    position: the position from which the reader can continue.
     """
 
     def __init__(self, position: int) -> None:
@@ -83,21 +83,21 @@ class Feed:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._latest: list[events.Event] = []  # without a gap between the first and the last
-        self._last = 0  # the position up to which they were read
-        self._newest = 0  # the newest position that was seen in the database
-        self._looked = -math.inf  # when
-        self._has_more = False  # than was read at once
+        self._latest: list[events.Event] = []  # without a gap
+        self._last = 0  # the position up to which events were read
+        self._newest = 0  # the newest position seen in the database
+        self._looked = -math.inf  # the time of the last poll
+        self._has_more = False  # whether the last poll left events unread
 
     def newest(self) -> int:
-        """Return the newest position that the database has now."""
+        """Return the newest position in the database."""
         known = self._newest
         newest = self._db.read(events.last_position)
         self._note(known, newest)
         return newest
 
     def check(self, position: int) -> None:
-        """Raise `PositionLostError` unless every event behind a position can be read."""
+        """Raise `PositionLostError` unless every event after a position can be read."""
         known = self._newest
         bounds = self._db.read(events.bounds)
         self._note(known, bounds.newest)
@@ -107,10 +107,10 @@ class Feed:
             raise PositionLostError(max(position, bounds.oldest))
 
     def after(self, position: int) -> list[events.Event]:
-        """Return some of the events behind a position, in order.
+        """Return some of the events after a position, in order.
 
-        :raises PositionLostError: events behind the position were removed, or the database was restored and has no such
-            position any more.
+        :raises PositionLostError: events after the position were removed, or the database was restored and no longer
+            has this position.
         """
         if self._has_more or time.monotonic() >= self._looked + LOOK_S:
             self._look()
@@ -128,7 +128,7 @@ class Feed:
         return found
 
     def _look(self) -> None:
-        """Read some of the events that are new; none when nobody has asked for a while."""
+        """Poll: read some of the new events, but none if no stream has polled for `UNUSED_S`."""
         known, silent_s = self._newest, time.monotonic() - self._looked
         self._looked, self._has_more = time.monotonic(), False
         self._note(known, self._db.read(events.last_position))
@@ -139,16 +139,16 @@ class Feed:
             self._remember(since, self._db.read(lambda tx: events.read(tx, since, REMEMBERED)))
 
     def _note(self, known: int, newest: int) -> None:
-        """Note the newest position, which was read when another one was known."""
+        """Note the newest position. known: the newest position before it was read."""
         if newest >= known:
             self._newest = max(self._newest, newest)
-        else:  # the database was restored: positions go back in no other way
+        else:  # the database was restored: there is no other reason for a lower position
             self._latest, self._last, self._newest = [], newest, newest
 
     def _remember(self, since: int, found: list[events.Event]) -> None:
-        if self._last != since:  # another fiber has looked meanwhile
+        if self._last != since:  # another fiber has polled meanwhile
             return
-        if not found or found[0]['id'] > since + 1:  # events between were removed
+        if not found or found[0]['id'] > since + 1:  # events in between were removed
             self._latest = []
         self._latest = [*self._latest, *found][-REMEMBERED:]
         self._last = found[-1]['id'] if found else self._newest
@@ -163,7 +163,7 @@ class _Stream:
         self._feed = Feed(db)
 
     def answer(self, actor: Actor) -> Response:
-        """A stream that goes on from where the client was."""
+        """Return a stream that continues at the position of the client."""
         request: Request = request_ctx.request
         given = request.args
         filters = {member: given.getlist(name) for member, name in FILTERS.items()}
@@ -171,13 +171,13 @@ class _Stream:
         text = request.headers.get('Last-Event-ID') or given.get('after')
         parts = self._parts(actor, *self._start(text), wanted)
         response = Response(parts, content_type='text/event-stream; charset=utf-8')
-        # For whoever is between here and the client, our own server among them: pass on what there is.
+        # Proxies, and our own server, must pass on each part at once.
         response.headers['X-Accel-Buffering'] = 'no'
         response.headers['Cache-Control'] = 'no-store'
         return response
 
     def _start(self, text: str | None) -> tuple[int, bytes]:
-        """Return the position behind which a stream begins, and its first part."""
+        """Return the position after which a stream begins, and its first part."""
         if text is None:
             return self._feed.newest(), b''
         position = _position(text)
@@ -216,11 +216,11 @@ class _Stream:
         try:
             return self._feed.after(position)
         except NipapUnavailableError:
-            return []  # it will be back; the client has missed nothing
+            return []  # the database will be back, and no event is missed
 
 
 def _permission(actor: Actor) -> Callable[[], bool]:
-    """Return a function that says whether the stream of an actor may go on."""
+    """Return a function that returns whether the stream of an actor may continue."""
     began = asked = time.monotonic()
 
     def may_go_on() -> bool:
@@ -237,7 +237,7 @@ def _permission(actor: Actor) -> Callable[[], bool]:
 
 
 def _gap(position: int) -> bytes:
-    """Return the message that a client may have missed events up to a position, from which it goes on."""
+    """Return the message that a client may have missed events up to a position, from which the stream continues."""
     return b'id: %d\nevent: gap\ndata: {}\n\n' % position
 
 

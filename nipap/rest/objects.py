@@ -1,7 +1,7 @@
-"""Objects as JSON: the resources there are, what their members look like, and the tag that tells two states apart.
+"""Objects as JSON: the resources, the form of their members, and entity tags.
 
-Counters (attributes of kind ``number``) are decimal strings whatever their size, since those of IPv6 pass what clients
-read exactly; timestamps are RFC 3339 in UTC.
+Counters (attributes of kind ``number``) are decimal strings whatever their size, because counters of IPv6 exceed the
+numbers that clients read exactly. Timestamps are RFC 3339 in UTC.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resource:
-    """A collection of the API: its name in paths, the kind of its objects in methods, and what names one of them."""
+    """A collection of the API: its name in paths, the kind of its objects in methods, their key and attributes."""
 
     plural: str
     kind: str
@@ -56,13 +56,13 @@ RESOURCES = (
 )
 TAGS = Resource('tags', 'tag', 'name', TAG)
 
-_BETWEEN = '-'  # the two parts of an entity tag
+_BETWEEN = '-'  # between the two parts of an entity tag
 
 COUNTERS = frozenset(name for resource in RESOURCES for name in resource.counters)
 
 
 def encode(value: Any) -> bytes:
-    """Anything that `plain` has returned as JSON.
+    """Return a result of `plain` as JSON.
 
     :raises NipapError: it nests too deeply.
     """
@@ -73,9 +73,9 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """The value that a body holds.
+    """Return the value of a body.
 
-    :raises NipapInputError: it is no JSON.
+    :raises NipapInputError: the body is not JSON.
     """
     try:
         return orjson.loads(body)
@@ -84,16 +84,16 @@ def decode(body: bytes) -> Any:
 
 
 def settable(attr: Any, resource: Resource, *, new: bool = False) -> Any:
-    """Return the attributes of a body. XML-RPC ignores nil where an attribute always has a value; here it is refused.
+    """Return the attributes of a body. Refuse null, which XML-RPC ignores, for an attribute that always has a value.
 
-    A prefix without a route target is in VRF 0, and whoever sends back what was answered sends that as null.
+    A prefix without a route target is in VRF 0. A client that sends back an answer sends its route target as null.
 
     :raises NipapValueError: an attribute that cannot be unset is null.
     """
     if not isinstance(attr, dict):
         return attr
     for name, value in attr.items():
-        meant = new and name.startswith('vrf_')  # VRF 0
+        meant = new and name.startswith('vrf_')  # null stands for VRF 0
         if value is None and name in resource.writable and resource.table[name].never_nil and not meant:
             raise NipapValueError(f'Invalid value null for {name}, which cannot be unset').about(name)
     if not new and resource.kind == 'prefix' and attr.get('vrf_rt', '') is None and 'vrf_id' not in attr:
@@ -102,16 +102,16 @@ def settable(attr: Any, resource: Resource, *, new: bool = False) -> Any:
 
 
 def sent_back(attr: Object, resource: Resource) -> bool:
-    """Return whether a body has attributes that clients cannot set, but answers have."""
+    """Return whether a body has attributes of answers that clients cannot set."""
     return any(name not in resource.writable and name in resource.fields for name in attr)
 
 
 def without_sent_back(attr: Object, item: Object, writable: Collection[str]) -> Object:
-    """Return the attributes of a body without those that clients cannot set, which have to be as in the answer.
+    """Return the attributes of a body without read-only ones, which must have the values of the answer.
 
-    item: the answer. Members that it does not have are kept: they are unknown, or say what a search has found.
+    item: the answer. Members that it does not have are kept: they are unknown, or describe the match of a search.
 
-    :raises NipapExtraneousInputError: naming each of them that is not.
+    :raises NipapExtraneousInputError: naming each attribute with another value.
     """
     stored = decode(encode(item))
     names = [name for name in attr if name not in writable and name in stored]
@@ -123,7 +123,7 @@ def without_sent_back(attr: Object, item: Object, writable: Collection[str]) -> 
 
 
 def _same(sent: Any, stored: Any) -> bool:
-    """Return whether two values are the same, also of a number or a moment that is written in another way."""
+    """Return whether two values are the same, possibly as numbers or moments in different notations."""
     if sent == stored or sent is None or stored is None:
         return bool(sent == stored)
     for read in (read_integer, read_moment):
@@ -151,12 +151,12 @@ def merged(attr: Object, item: Object) -> Object:
 
 
 def marked(attr: Any) -> Any:
-    """Return the attributes of a merge patch in a form that an idempotency key tells from one that sets all pairs."""
+    """Mark a merge patch, so that for an idempotency key it differs from a body that sets all pairs."""
     return {**attr, 'avps': {'$merge': attr['avps']}} if isinstance(attr, dict) and 'avps' in attr else attr
 
 
 def refuse_unknown(attr: Object, accepted: Collection[str]) -> None:
-    """Refuse attributes that there are not, all at once.
+    """Refuse unknown attributes, all at once.
 
     :raises NipapExtraneousInputError: naming them.
     """
@@ -171,9 +171,9 @@ def _name(name: str) -> str:
 
 
 def tag_of(item: Object, resource: Resource) -> str:
-    """The entity tag of one object, another one as soon as anything that is shown of it differs.
+    """Return the entity tag of an object, which changes with anything that is shown of the object.
 
-    It begins with that of what clients can set: see `edition`.
+    Its first part depends on the attributes that clients can set: see `edition`.
     """
     values = alone(item)
     facts = {name: value for name, value in values.items() if name in resource.writable}
@@ -182,7 +182,7 @@ def tag_of(item: Object, resource: Resource) -> str:
 
 
 def edition(tag: str) -> str:
-    """What an entity tag says of what clients can set: who edits an object need not mind its counters."""
+    """Return the part of an entity tag for the settable attributes: an edit need not depend on counters."""
     return tag.partition(_BETWEEN)[0]
 
 
@@ -191,24 +191,24 @@ def _digest_of(item: Object) -> str:
 
 
 def digest(content: bytes) -> str:
-    """The entity tag of content."""
+    """Return the entity tag of content."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def alone(item: Object) -> Object:
-    """An object that is no part of a search."""
+    """Return an object in its form outside searches."""
     plain_one(item)
     item.pop('match', None)
     return item
 
 
 def plain_one(item: Object) -> None:
-    """Make an object what JSON can say, in place."""
+    """Convert an object to JSON values, in place."""
     plain_many((item,), [name for name in COUNTERS if name in item])
 
 
 def plain_many(items: Iterable[Object], counters: Collection[str]) -> None:
-    """Make objects that have these counters what JSON can say, in place."""
+    """Convert objects with these counters to JSON values, in place."""
     for item in items:
         item.pop('display', None)
         for name in counters:
@@ -218,7 +218,7 @@ def plain_many(items: Iterable[Object], counters: Collection[str]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The answer of any call as what JSON can say; objects are changed in place."""
+    """Return the answer of any call as JSON values. Objects are changed in place."""
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
@@ -231,7 +231,7 @@ def plain(value: Any) -> Any:
 
 
 def parts_of(answer: Any) -> Iterator[bytes]:
-    """The answer of any call as JSON, piece by piece where it is long; objects are changed in place."""
+    """Yield the answer of any call as JSON, a long answer in parts. Objects are changed in place."""
     part = long_part(answer)
     if part is None:
         yield encode(plain(answer))
@@ -253,9 +253,9 @@ def parts_of(answer: Any) -> Iterator[bytes]:
 
 
 def read_fields(text: str | None, resource: Resource) -> list[str] | None:
-    """The members that an answer is cut to; None: it is not cut.
+    """Return the members to which an answer is cut; None to keep all.
 
-    :raises NipapInputError: naming the one that there is not.
+    :raises NipapInputError: naming the first unknown member.
     """
     if not text:
         return None
@@ -267,12 +267,12 @@ def read_fields(text: str | None, resource: Resource) -> list[str] | None:
 
 
 def known(resource: Resource) -> str:
-    """The names of the members, for error texts."""
+    """Return the names of the members, for error texts."""
     return ', '.join(resource.fields)
 
 
 def cut(items: list[Object], fields: list[str] | None) -> list[Object]:
-    """The objects with no members but these."""
+    """Return the objects with only these members."""
     if fields is None:
         return items
     return [{name: item[name] for name in fields if name in item} for item in items]

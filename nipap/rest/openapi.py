@@ -1,6 +1,6 @@
 """The description of the REST interface: OpenAPI 3.1 from the tables of attributes and methods, and a page.
 
-What an attribute means is said in `nipap.attributes`, what an operation does in `nipap.rest.texts`.
+`nipap.attributes` documents the attributes, `nipap.rest.texts` the operations.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ HTML = f"""<!DOCTYPE html>
 </body>
 </html>
 """
-# Nothing from any other host, no script but these files. The page sets styles of elements, and has pictures inline.
+# The page loads nothing from other hosts, and only these files as scripts. It sets styles of elements and has inline
+# pictures.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -70,7 +71,7 @@ POLICY = (
 
 
 def add_to(app: Flask, root: str) -> None:
-    """Have an application serve the description below `root`, and the page."""
+    """Add the description, below `root`, and the page to an application."""
 
     def description() -> Response:
         return _static(_encoded(root), 'application/json')
@@ -97,7 +98,7 @@ def _encoded(root: str) -> bytes:
 
 @cache
 def _file(name: str) -> bytes:
-    """Return a file of Swagger UI, as npm has it (`make swagger`)."""
+    """Return a file of Swagger UI, as published by npm (`make swagger`)."""
     return (resources.files('nipap.rest') / 'swagger_ui' / name).read_bytes()
 
 
@@ -133,7 +134,7 @@ Each request is one transaction, audit entry included. What goes wrong is `appli
 
 
 def describe(root: str) -> Schema:
-    """The whole description as a value that JSON can say."""
+    """Return the whole description as JSON values."""
     paths: dict[str, Schema] = {}
     for resource in RESOURCES:
         paths |= _collection(resource)
@@ -184,7 +185,7 @@ def _parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
 
 
 _KEY = {'type': 'integer', 'minimum': 0, 'maximum': LARGEST_KEY}
-_NAME = {**PRINTABLE, 'maxLength': 255}  # other letters than those of ASCII are sent as UTF-8
+_NAME = {**PRINTABLE, 'maxLength': 255}  # letters beyond ASCII are sent as UTF-8
 _PARAMETERS: dict[str, Schema] = {
     'key': _parameter('key', 'path', _KEY, 'The `id`.'),
     'asn': _parameter(
@@ -219,11 +220,11 @@ _PARAMETERS: dict[str, Schema] = {
     'ReadOnly': _parameter(
         'NIPAP-Read-Only',
         'header',
-        {**TEXT, 'enum': ['true', 'false', '']},  # an empty header is none
+        {**TEXT, 'enum': ['true', 'false', '']},  # an empty header counts as absent
         'Whether the right to change anything is given up for this request; from trusted users.',
     ),
 }
-_HEADER_NAMES = {'ChangeSet': 'NIPAP-Change-Set'}  # of those whose name is no name of a component
+_HEADER_NAMES = {'ChangeSet': 'NIPAP-Change-Set'}  # names that cannot be names of components
 _HEADERS: dict[str, Schema] = {
     'ChangeSet': {'description': 'The number of the change set that the request has made.', 'schema': INTEGER},
     'ETag': {'description': 'Tells this state of the content from any other.', 'schema': TEXT},
@@ -237,7 +238,7 @@ def _query_parameter(parameter: Parameter) -> Schema:
 
 
 def _query_parts() -> dict[str, Schema]:
-    """Return the parameters in queries that several routes share."""
+    """Return the query parameters that several routes share."""
     every = (parameter for route in ROUTES.values() for parameter in route.parameters.values())
     return {parameter.part: parameter.described() for parameter in every if parameter.part is not None}
 
@@ -272,7 +273,7 @@ def _statuses() -> list[int]:
 
 
 def _problems() -> dict[str, Schema]:
-    """An answer for each status of an error, with the codes that it may carry."""
+    """Return a response for each status of an error, with the codes that it may carry."""
     found = {}
     for status in _statuses():
         codes = sorted({error.code for error, its in STATUSES.items() if its == status})
@@ -308,7 +309,7 @@ def _operation(
 
 
 def _of(method: str) -> str:
-    """Return what an operation does."""
+    """Return the description of an operation."""
     return TEXTS[method]
 
 
@@ -316,7 +317,7 @@ def _of(method: str) -> str:
 
 
 def _looking(resource: Resource) -> dict[str, Schema]:
-    """Listing and searching."""
+    """Return the paths to list and search objects."""
     name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
     found = {'200': _answer('A page.', ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
     listing = _operation(
@@ -335,7 +336,7 @@ def _looking(resource: Resource) -> dict[str, Schema]:
 
 
 def _collection(resource: Resource) -> dict[str, Schema]:
-    """All paths of objects that can be changed."""
+    """Return all paths of objects that can be changed."""
     name, kind, plural = resource.kind.capitalize(), resource.kind, resource.plural
     one, key = ref('schemas', name), _parameters(['asn' if kind == 'asn' else 'key'])
     paths = _looking(resource)
@@ -376,7 +377,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
 
 
 def _calls() -> dict[str, Schema]:
-    """The paths that are no collection."""
+    """Return the paths outside collections."""
     prefixes: Schema = {'type': 'array', 'items': ref('schemas', 'Prefix')}
     paths: dict[str, Schema] = {
         '/version': {
@@ -421,7 +422,7 @@ def _calls() -> dict[str, Schema]:
 
 
 def _events() -> dict[str, Schema]:
-    """The paths of events and of those who get them."""
+    """Return the paths of events and webhooks."""
     hook = ref('schemas', 'Webhook')
     letters = result({'type': 'array', 'items': {'type': 'object'}})
     last = _parameter('Last-Event-ID', 'header', TEXT, 'The same.')

@@ -1,6 +1,6 @@
-"""The parameters in the query of a URL: their schemas and texts, and the check that a request has no others.
+"""The query parameters of URLs: their schemas and texts, and the check that a request has no others.
 
-`nipap.rest.routes` says which route takes which. The description of the interface is made from the same objects.
+`nipap.rest.routes` assigns parameters to routes. The description of the interface is made from the same objects.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Args = MultiDict[str, str]
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 10_000
-LISTS = ('tags', 'networks')  # kinds of attributes that a filter looks for one value in
-PAIR = 'avps.'  # how the name of a parameter begins that is the key of a pair
+LISTS = ('tags', 'networks')  # kinds of attributes whose filters look for one value in a list
+PAIR = 'avps.'  # the prefix of parameters that name the key of a pair
 LARGEST_KEY = 10**18 - 1  # of an object in a path
 
 
@@ -31,7 +31,8 @@ LARGEST_KEY = 10**18 - 1  # of an object in a path
 class Parameter:
     """One parameter.
 
-    many: it may be there more than once. part: its name among the parts of the description that routes share, or none.
+    many: it may be repeated.
+    part: its name among the parts of the description that routes share; None if routes do not share it.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Parameter:
     part: str | None = None
 
     def described(self) -> Schema:
-        """Return the parameter as OpenAPI has it."""
+        """Return the parameter in the form of OpenAPI."""
         return {
             'name': self.name,
             'in': 'query',
@@ -61,11 +62,11 @@ def named(parameters: Iterable[Parameter]) -> Parameters:
 
 
 def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
-    """Refuse parameters that a route does not take, and a single one that is there more than once.
+    """Refuse parameters that a route does not take, and repetitions of a parameter that is not `many`.
 
     pairs: the route takes ``avps.KEY`` too.
 
-    :raises NipapInputError: naming the parameter and those that are accepted.
+    :raises NipapInputError: naming the parameter and the accepted ones.
     """
     for name, values in args.lists():
         if pairs and name.startswith(PAIR) and name != PAIR:
@@ -78,9 +79,9 @@ def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
 
 
 def read_flag(args: Args, name: str) -> bool:
-    """Return whether a parameter is there and true.
+    """Return whether a parameter is present and true.
 
-    :raises NipapValueError: neither true nor false.
+    :raises NipapValueError: the value is neither true nor false.
     """
     try:
         return name in args and read_boolean(args[name])
@@ -89,9 +90,9 @@ def read_flag(args: Args, name: str) -> bool:
 
 
 def check_members(struct: Mapping[str, Any], accepted: Iterable[str]) -> None:
-    """Refuse members of an object in a body that it does not have.
+    """Refuse unknown members of an object in a body.
 
-    :raises NipapInputError: naming the member and those that are accepted.
+    :raises NipapInputError: naming the member and the accepted ones.
     """
     for name in struct:
         if name not in accepted:
@@ -150,7 +151,7 @@ DEAD_LETTERS = (Parameter('after', ID, 'Those with ids behind this.'),)
 
 def fields(resource: Resource) -> Parameter:
     """Return the parameter that cuts objects to some of their members."""
-    # An array would be sent in as many ways as there are clients.
+    # It is a text, because clients send arrays in many different ways.
     one = f'({"|".join(resource.fields)})'
     schema = {**TEXT, 'pattern': f'^({one}(,{one})*)?$'}
     return Parameter('fields', schema, 'No members but these, separated by commas.', part=f'fields_{resource.kind}')
@@ -163,7 +164,7 @@ def options(resource: Resource) -> tuple[Parameter, ...]:
 
 
 def filters(resource: Resource) -> tuple[Parameter, ...]:
-    """Return a filter for each attribute. A pair is another one, whose name is not known before."""
+    """Return a filter for each attribute. Filters for pairs are not included, because their keys are not known."""
     return tuple(_filter(attribute) for attribute in resource.table.values())
 
 
@@ -209,5 +210,5 @@ def listing(resource: Resource) -> tuple[Parameter, ...]:
 
 
 def searching(resource: Resource) -> tuple[Parameter, ...]:
-    """Return the parameters of a search whose query is in the body."""
+    """Return the parameters of a search with its query in the body."""
     return (*options(resource), *filters(resource))

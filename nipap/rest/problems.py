@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP says it: one table of statuses, and ``application/problem+json`` (RFC 9457)."""
+"""Errors over HTTP: one table of statuses, and ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT_TYPE = 'application/problem+json'
 RETRY_AFTER_S = 5
 CHALLENGES = ('Basic realm="nipap", charset="UTF-8"', 'Bearer realm="nipap"')
 
-# The status of an error is that of its class, or of the closest one above it that is here.
+# The status of an error is the status of its class, or of its closest base class in this table.
 STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.NipapError: 400,
     errors.NipapUnavailableError: 503,
@@ -44,7 +44,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
 
 
 def not_understood(text: str, interpretation: dict[str, Any]) -> errors.NipapError:
-    """Return the error for the text of a search that was not understood: each part that was not, and why."""
+    """Return the error for a search text that was not understood: each such part, with the reason."""
     parts = ', '.join(f'{why} {shown(part)}' for part, why in objections(interpretation))
     error = errors.NipapValueError(f'Invalid q ({shown(text)}), {parts}; with lenient=1 the answer is an empty list')
     error.interpretation = interpretation
@@ -52,12 +52,12 @@ def not_understood(text: str, interpretation: dict[str, Any]) -> errors.NipapErr
 
 
 def status_of(error: errors.NipapError) -> int:
-    """The HTTP status that says what kind of error it is."""
+    """Return the HTTP status of an error."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def problem(error: errors.NipapError) -> Response:
-    """The answer that tells a client what went wrong."""
+    """Return the response that reports an error."""
     status = status_of(error)
     members: dict[str, object] = {'detail': str(error), 'code': error.code}
     if error.attribute is not None:
@@ -78,15 +78,15 @@ def problem(error: errors.NipapError) -> Response:
 
 
 def internal_problem(request_id: str) -> Response:
-    """The answer when the fault is ours: no more than what the log can be searched for."""
+    """Return the response for an internal error, with only a request id to search the log for."""
     members = {'detail': f'Internal error, request id {request_id}', 'code': errors.NipapError.code}
     return _response(500, members)
 
 
 def told(path: str, error: errors.NipapError | None, request_id: str) -> tuple[int, str, bytes]:
-    """Status, content type and body with which the server itself answers a request: an error, or None: it failed.
+    """Return status, content type and body of an error that the server itself reports. None is an internal error.
 
-    Text, but a problem where all that goes wrong is one.
+    The body is text, but a problem below ``/api/``.
     """
     answer = internal_problem(request_id) if error is None else problem(error)
     if path.startswith('/api/'):
@@ -96,7 +96,7 @@ def told(path: str, error: errors.NipapError | None, request_id: str) -> tuple[i
 
 
 def http_problem(error: HTTPException) -> Response:
-    """The answer to what no call was made of: an unknown path, a method that a path does not have."""
+    """Return the response to a request without a call: an unknown path, or a method that a path does not have."""
     status = error.code or 500
     code = errors.NipapNonExistentError.code if status == 404 else errors.NipapInputError.code
     response = _response(status, {'detail': error.description or HTTPStatus(status).phrase, 'code': code})

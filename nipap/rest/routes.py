@@ -1,6 +1,6 @@
-"""The routes of the REST interface: method and path of each, the call behind it, and the parameters that it takes.
+"""The routes of the REST interface: method and path of each, its call, and its parameters.
 
-The application and its description read this table. A route whose call is not in the table of calls is not served; a
+The application and its description read this table. A route is not served if its call is not in the table of calls. A
 parameter that is not in this table is refused.
 """
 
@@ -19,9 +19,10 @@ from nipap.rest.parameters import Parameter, Parameters
 class Route:
     """One route.
 
-    call: the call that it makes, of several the first that it needs; None for a stream, which is no call. pairs:
-    whether ``avps.KEY`` is a parameter too. merges: whether the body may be a merge patch.
-    conditional: whether the header If-Match is heeded; a change elsewhere is refused with it.
+    call: the call that the route makes, or the first of several calls; None for a stream, which makes no call.
+    pairs: whether ``avps.KEY`` is a parameter too.
+    merges: whether the body may be a merge patch.
+    conditional: whether the header If-Match is obeyed. Other routes that make changes refuse it.
     """
 
     call: str | None
@@ -32,16 +33,16 @@ class Route:
 
     @property
     def served(self) -> bool:
-        """Return whether its call is in the table of calls."""
+        """Return whether the call is in the table of calls."""
         return self.call is None or self.call in CALLS
 
     @property
     def changes(self) -> bool:
-        """Return whether its call can change something."""
+        """Return whether the call can change something."""
         return self.call is not None and CALLS[self.call].changes
 
 
-RECURSIVE = ('vrf', 'prefix')  # kinds of objects whose removal may remove others too
+RECURSIVE = ('vrf', 'prefix')  # kinds of objects with a removal that may remove others too
 
 MERGE = 'application/merge-patch+json'
 

@@ -1,6 +1,6 @@
-"""The schemas of the REST interface's description: what objects and arguments look like, from the tables of attributes.
+"""The schemas of the REST interface's description: objects and arguments, from the tables of attributes.
 
-They say as much as JSON Schema can of what is accepted; what depends on what there is, they cannot.
+Schemas state the rules for accepted values as far as JSON Schema can. Rules that depend on stored data are missing.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ Schema = dict[str, Any]
 
 INTEGER: Schema = {'type': 'integer'}
 TEXT: Schema = {'type': 'string'}
-# Without control characters, and blanks and hyphens that nobody sees. Letters beyond ASCII are sent as UTF-8.
+# Text without control characters and invisible blanks and hyphens. Letters beyond ASCII are sent as UTF-8.
 PRINTABLE: Schema = {
     'type': 'string',
     'pattern': r'^[^\u0000-\u001f\u007f-\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u2060-\u206f\ufeff]*$',
 }
-# What XML 1.0 can carry, for XML-RPC has to.
+# Text that XML 1.0 can carry, because XML-RPC must carry it.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
 NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
 AVP = r'^avps\.[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]+$'
 ID: Schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**63 - 1}
-# Of a receiver: no password, a host, no blanks.
+# The URL of a receiver: no password, a host, no blanks.
 URL = r'^https?://([A-Za-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,3})?([/?#][!-~]*)?$'
-# Formats of our own, where no pattern can say it. Who does not know them reads strings.
+# Formats of our own, where a pattern is not enough. Clients that do not know them read strings.
 NETWORK: Schema = {'type': 'string', 'format': 'cidr'}  # an address, or a network without host bits
 ROUTE_TARGET: Schema = {'type': 'string', 'format': 'route-target'}  # ASN:n or a.b.c.d:n, of 32 bits each
 MOMENT: Schema = {'type': 'string', 'format': 'moment'}  # RFC 3339, or words
-CURSOR: Schema = {'type': 'string', 'format': 'cursor'}  # nothing, or what an answer had as `after`
+CURSOR: Schema = {'type': 'string', 'format': 'cursor'}  # nothing, or the `after` of an answer
 KINDS: Mapping[str, Schema] = {
     'text': STORED,
     'rt': ROUTE_TARGET,
@@ -62,7 +62,7 @@ _REQUIRED = {
 
 
 def schemas() -> dict[str, Schema]:
-    """Every schema that has a name."""
+    """Return all named schemas."""
     found: dict[str, Schema] = {
         'Operation': {
             'type': 'object',
@@ -112,7 +112,7 @@ _NO_NODE: Schema = {'if': {'not': {'required': ['node']}}, 'then': {'required': 
 
 
 def _of_pool(attr: Schema) -> Schema:
-    """What is allocated from a pool, of one family; the pool may say which length and type."""
+    """Return the schema of an allocation from a pool, of one family. The pool may provide length and type."""
     properties = {name: schema for name, schema in {**FREE, **attr}.items() if name != 'prefix'}
     ipv4 = {'properties': {'family': {'const': 4}}}
     short = {'properties': {'prefix_length': {'maximum': 32}}}
@@ -126,7 +126,7 @@ def _of_pool(attr: Schema) -> Schema:
 
 
 def _of_prefix(attr: Schema) -> Schema:
-    """What is allocated from a prefix, which is of one family."""
+    """Return the schema of an allocation from a prefix, which determines the family."""
     properties = {name: schema for name, schema in {**FREE, **attr}.items() if name not in ('prefix', 'family')}
     return {
         'type': 'object',
@@ -148,7 +148,7 @@ def _query(resource: Resource) -> Schema:
         'required': members,
         'properties': {'operator': {'enum': COMPARISONS}, 'val1': {'anyOf': names}},
     }
-    # In this form, since generators of clients know no unions of objects that hold each other.
+    # The schema has this form because generators of clients do not know unions of objects that hold each other.
     return {
         'description': 'A comparison of the attribute `val1` with the value `val2`, or `and` or `or` of two queries; '
         '`{}` is true of everything. `avps.KEY` is the value of one pair.',
@@ -173,7 +173,7 @@ def _shown(attribute: Attribute) -> Schema:
 
 
 def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
-    """What clients may send; what is required is not null, but for descriptions, which are only to be thought of."""
+    """Return the schema of an object to send. Required attributes must not be null, except descriptions."""
     properties = {}
     for name, attribute in resource.table.items():
         if attribute.writable or name in required:
@@ -202,7 +202,7 @@ def _settable(resource: Resource, required: Collection[str] = ()) -> Schema:
 
 
 def _merge(attr: Schema) -> Schema:
-    """Return the schema of a merge patch: a pair may be null, which removes it, and nothing has to be there."""
+    """Return the schema of a merge patch: a null pair is removed, and no member is required."""
     properties = dict(attr['properties'])
     if 'avps' in properties:
         pair = {**STORED, 'type': ['string', 'null']}
@@ -211,7 +211,7 @@ def _merge(attr: Schema) -> Schema:
 
 
 def merge_of(attr: Schema) -> Schema:
-    """Return the reference to the merge patch beside a reference to attributes."""
+    """Return the reference to the merge patch of the attributes in a reference."""
     return {'$ref': attr['$ref'].removesuffix('Attr') + 'Merge'}
 
 
@@ -243,7 +243,7 @@ def listed(schema: Schema) -> Schema:
 
 
 def webhooks() -> dict[str, Schema]:
-    """The schemas of webhooks."""
+    """Return the schemas of webhooks."""
     nothing = ['string', 'null']
     text: Schema = {**STORED, 'minLength': 1}
     filters: Schema = {

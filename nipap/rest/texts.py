@@ -1,6 +1,6 @@
-"""The words of the REST interface about its operations, and a body to try each of them with.
+"""The descriptions of the REST operations, and an example body for each.
 
-The words of `nipap.calls` are about specs and members of XML-RPC, which REST does not have.
+The descriptions in `nipap.calls` refer to specs and members of XML-RPC, which REST does not have.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _example(call: str, member: str) -> Any:
     return next(each.example for each in CALLS[call].members if each.name == member)
 
 
-# By operation. Each of them works in a new database, once what it is about has been added.
+# Example bodies by operation. Each works in a new database, once the object that it refers to has been added.
 BODIES: Mapping[str, Any] = {
     **{
         f'{verb}_{kind}': _example(f'{verb}_{kind}', 'attr')

@@ -1,7 +1,7 @@
-"""The older REST endpoint, ``/rest/v1/prefixes``: frozen, for clients that were written for it.
+"""The older REST endpoint, ``/rest/v1/prefixes``: frozen, for existing clients.
 
-Answers are those that were recorded: HTTP 200 or, whatever is wrong with a call, 500 with the code and text of the
-fault; 401 for who proves nothing. New clients use `nipap.rest.api`.
+Answers are identical to the recorded ones: HTTP 200, or for any error of a call 500 with the code and text of the
+fault, or 401 for missing or wrong credentials. New clients use `nipap.rest.api`.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ _WITHOUT_PROOF = {'message': 'Unauthorized'}
 _log = logging.getLogger(__name__)
 
 
-NAMES = tuple(f'{method} {PATH}' for method in ('GET', 'POST', 'PUT', 'DELETE'))  # in logs and metrics
+NAMES = tuple(f'{method} {PATH}' for method in ('GET', 'POST', 'PUT', 'DELETE'))  # names in logs and metrics
 
 
 def add_to(
     app: Flask, backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY, meter: Meter = SILENT
 ) -> None:
-    """Have an application offer the endpoint; `meter` hears of calls."""
+    """Add the endpoint to an application. `meter` counts the calls."""
     endpoint = _Endpoint(backend, authenticator, max_body, meter)
     for name, answer in zip(NAMES, (endpoint.search, endpoint.add, endpoint.edit, endpoint.remove), strict=True):
         app.add_url_rule(PATH, f'rest v1 {name}', endpoint.view(name, answer), methods=[name.partition(' ')[0]])
 
 
 class _Endpoint:
-    """Its four methods; what selects is in the query string, what is set in the body."""
+    """The four methods of the endpoint. The query string selects prefixes, the body sets attributes."""
 
     def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int, meter: Meter) -> None:
         self._meter = meter
@@ -70,7 +70,7 @@ class _Endpoint:
         self._max_body = max_body
 
     def view(self, name: str, call: Callable[[Actor, dict[str, str]], object]) -> Callable[[], Response]:
-        """A method with authentication before it, whose answer or error is written as JSON."""
+        """Return a view that authenticates the request, makes the call, and writes its answer or error as JSON."""
 
         def respond(record: CallRecord) -> Response:
             record.method = name
@@ -150,7 +150,7 @@ class _Endpoint:
             return True
 
         key = _key(args)
-        if key is not None:  # read where it is removed: in one transaction
+        if key is not None:  # read the prefix in the transaction that removes it
             try:
                 self._change(actor, 'remove_prefix', members, Expectation('prefix', key, holds))
             except NipapNonExistentError:
@@ -166,11 +166,14 @@ class _Endpoint:
 
 
 class _UnauthorizedError(Exception):
-    """Why somebody is not let in."""
+    """The reason why a request is refused with 401."""
 
 
 def _query(args: dict[str, str]) -> dict[str, Any]:
-    """Text is matched as a pattern, without regard to case; anything else must be equal."""
+    """Return the query of the parameters.
+
+    Text is matched as a pattern, without regard to case. Other values must be equal.
+    """
     query: dict[str, Any] = {}
     for name, value in args.items():
         text = name in PREFIX and PREFIX[name].kind == 'text' and name != 'display_prefix'
@@ -191,7 +194,7 @@ def _allocation(args: dict[str, str]) -> dict[str, Any]:
 
 
 def _key(args: dict[str, str]) -> int | None:
-    """Return the id that parameters name a prefix by; None for another way, and for what is no id."""
+    """Return the id in the parameters; None if there is none, or it is not a number."""
     try:
         return read_integer(args['id']) if 'id' in args else None
     except NipapValueError:
@@ -199,7 +202,7 @@ def _key(args: dict[str, str]) -> int | None:
 
 
 def _written(answer: object) -> Iterator[bytes]:
-    """Return an answer as JSON, piece by piece where it is long."""
+    """Yield an answer as JSON, a long answer in parts."""
     if not isinstance(answer, LongList):
         yield orjson.dumps(_plain(answer))
         return

@@ -7,9 +7,10 @@ from typing import Any
 
 
 class Chunks:
-    """An array too long for memory: each iteration reads its items anew, a list of them at a time.
+    """An array too long for memory: each iteration reads its items anew, a list of items at a time.
 
-    It may be an answer, or a member of the struct that is one. An item that is either again is alone in its list.
+    The array is an answer, or a member of the struct that is the answer. An item with an array too long for memory is
+    alone in its list.
     """
 
     __slots__ = ('_read',)

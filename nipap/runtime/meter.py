@@ -1,22 +1,23 @@
-"""What is counted while calls are served, for whoever wants to know.
+"""The interface for metrics of calls and database sessions.
 
-Whoever measures gives an object like `Meter` to what it builds; nobody here knows where the figures go.
+A program that measures passes an object like `Meter` to the objects that it builds. These do not know where the figures
+go.
 """
 
 from __future__ import annotations
 
 
 class Meter:
-    """Counts nothing. A daemon that is watched gives a better one."""
+    """A meter that counts nothing. A daemon with metrics passes a subclass."""
 
     def call(self, method: str, code: int, seconds: float) -> None:
-        """A call was answered after so long, with a fault of that code; 0 is none. Any text may be a method."""
+        """Count a call: its duration and the code of its fault, 0 for none. Any text may be a method."""
 
     def retry(self) -> None:
-        """Work is about to be run in the database again, for the database's reasons."""
+        """Count a retry of work in the database, made necessary by the database."""
 
     def session(self) -> None:
-        """A session with the database has been opened."""
+        """Count a new session with the database."""
 
 
 SILENT = Meter()

@@ -1,6 +1,6 @@
-"""Answers out of memory's way: what is long is compressed JSON, a small part of what it takes as objects.
+"""Long answers as compressed JSON, which takes a small part of the memory of the objects.
 
-The same bytes are stored of an answer that is kept in the database.
+An answer stored in the database has the same bytes.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ DEEPEST = 200
 _IN_MEMORY = 4 * 2**20
 _WORTH_ASIDE = 2**16
 
-_Piece = tuple[int, int] | list[Any]  # where it is in the file; or items that are in memory
+# The offset and length of the piece in the file, or items in memory.
+_Piece = tuple[int, int] | list[Any]
 
 
 class Packed(Chunks):
-    """A list of which a piece is in memory at a time; where all of it is does not matter, a temporary file at last.
+    """A list with only one piece in memory at a time. All pieces are in memory while small, else in a temporary file.
 
-    An item that nests too deeply for JSON, or is packed itself, stays as it is and is a piece of its own.
+    An item that nests too deeply for JSON, or is packed itself, is stored unchanged as a piece of its own.
     """
 
     __slots__ = ('__weakref__', '_end', '_ends', '_file', '_held', '_last', '_pieces', 'size')
 
     def __init__(self, lists: Iterable[list[Any]] = ()) -> None:
-        self.size = 0  # bytes, those of packed items among them
+        self.size = 0  # bytes, including packed items
         self._end = 0  # of the file
         self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (lives as long as this)
         self._held = Held()
         weakref.finalize(self, _forget, self._file, self._held)
         self._pieces: list[_Piece] = []
-        self._ends: list[int] = []  # how many items there are up to the end of each
-        self._last: tuple[int, list[Any]] = -1, []  # the one that was looked into last
+        self._ends: list[int] = []  # the number of items up to the end of each piece
+        self._last: tuple[int, list[Any]] = -1, []  # the piece that was read last
         for some in lists:
             self.add(some)
 
@@ -62,7 +63,7 @@ class Packed(Chunks):
         number = bisect.bisect_right(self._ends, index)
         if self._last[0] != number:
             self._last = number, self._items(self._pieces[number])
-        return self._last[1][index - self._ends[number]]  # counted from its end
+        return self._last[1][index - self._ends[number]]  # an offset from the end of the piece
 
     def add(self, items: list[Any]) -> None:
         """Append items.
@@ -72,12 +73,12 @@ class Packed(Chunks):
         self._add_bytes(encode(items), len(items))
 
     def add_as_it_is(self, item: object) -> None:
-        """Append an item that stays in memory."""
+        """Append an item without packing it."""
         self._note([item], 1)
         self.size += size_of(item)
 
     def take(self, other: Packed) -> None:
-        """Append all that another has."""
+        """Append all items of another list."""
         for piece, count in other._counted():
             if isinstance(piece, list):
                 self.add_as_it_is(*piece)
@@ -110,7 +111,7 @@ class Packed(Chunks):
         return self._file.read(piece[1])
 
     def written(self) -> list[list[Any]]:
-        """What `read` makes the same of, as JSON can say it: of each piece the item, or how many, and their bytes."""
+        """Return the pieces as JSON values, for `read`: each is an item, or a number of items and packed bytes."""
         return [
             piece if isinstance(piece, list) else [count, _base64(self._bytes(piece))]
             for piece, count in self._counted()
@@ -118,7 +119,7 @@ class Packed(Chunks):
 
     @classmethod
     def read(cls, written: list[list[Any]]) -> Packed:
-        """The one that was written."""
+        """Restore a list from the result of `written`."""
         made = cls()
         for first, *text in written:
             if text:
@@ -135,18 +136,18 @@ def _forget(file: SpooledTemporaryFile[bytes], held: Held) -> None:
 
 
 def long_part(answer: object) -> Chunks | None:
-    """What is no list because it is long: an answer, or the result that is a member of one."""
+    """Return the part of an answer that is too long for a list: the answer or its member ``result``; else None."""
     part = answer.get('result') if isinstance(answer, dict) else answer
     return part if isinstance(part, Chunks) else None
 
 
 def with_part(answer: Any, part: object) -> Any:
-    """The answer with something else in the place of its long part."""
+    """Return the answer with another value in place of its long part."""
     return {**answer, 'result': part} if isinstance(answer, dict) else part
 
 
 def whole(answer: Any) -> Any:
-    """An answer with lists in place of all that is long."""
+    """Return an answer with lists in place of all long parts."""
     part = long_part(answer)
     if part is None:
         return answer
@@ -154,14 +155,14 @@ def whole(answer: Any) -> Any:
 
 
 def size_of(answer: object) -> int:
-    """How many bytes of an answer are packed."""
+    """Return the number of packed bytes of an answer."""
     part = long_part(answer)
     return part.size if isinstance(part, Packed) else 0
 
 
 # ---------------------------------------------------------------- values
 
-# What JSON has not is a struct with this name, which no client can send and PostgreSQL cannot store.
+# A value without a JSON form is a struct with this name. Clients cannot send it and PostgreSQL cannot store it.
 _MARK = '\0'
 
 
@@ -184,7 +185,7 @@ _READ: dict[str, Callable[[Any], object]] = {
 
 
 def encode(value: object) -> bytes:
-    """Any answer as bytes that `decode` reads.
+    """Return any answer as compressed bytes for `decode`.
 
     :raises NipapInputError: it nests too deeply.
     """
@@ -192,7 +193,7 @@ def encode(value: object) -> bytes:
 
 
 def decode(packed: bytes) -> Any:
-    """The answer, equal to the one that was encoded; a tuple has become a list."""
+    """Return an answer equal to the encoded one, with lists in place of tuples."""
     return json.loads(_aside(partial(zlib.decompress, packed), len(packed)), object_hook=_unmarked)
 
 
@@ -201,7 +202,7 @@ def _aside(work: Callable[[], bytes], size: int) -> bytes:
 
 
 def encoded(value: object, *, sort_keys: bool = False) -> bytes:
-    """Any answer as JSON.
+    """Return any answer as JSON.
 
     :raises NipapInputError: it nests too deeply.
     """
@@ -210,9 +211,9 @@ def encoded(value: object, *, sort_keys: bool = False) -> bytes:
 
 
 def check_depth(value: object) -> None:
-    """Refuse what JSON, which recurses, might write but not read again.
+    """Refuse a value that nests too deeply: JSON code recurses, and might write a value that it cannot read.
 
-    :raises NipapInputError:
+    :raises NipapInputError: it nests too deeply.
     """
     level = [value]
     for _ in range(DEEPEST):

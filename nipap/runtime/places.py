@@ -1,7 +1,7 @@
-"""Places that are few, and who gets the next: a share for everybody as soon as others wait.
+"""Limited places and their queues. While parties wait, each party gets a share of the places.
 
-Whoever asks belongs to a `Party`. Nobody here knows what a place is good for: a turn on a processor, a session of the
-database, a hash of a password. `Room` counts bytes; nobody waits for them.
+A request for a place belongs to a `Party`. This module does not know the use of a place: a turn on a processor, a
+session of the database, a hash of a password. `Room` counts bytes, and never waits.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Grant = Callable[[], object]
 
 
 class Party(NamedTuple):
-    """Who asks for a place.
+    """The origin of a request for a place.
 
-    group: what has a share: a user whose credentials were proved, else the network that a request comes from.
-    member: what takes turns within a group: an address.
+    group: the holder of a share: a user with proved credentials, else the network of the request.
+    member: an address. Members of a group take turns.
     proved: whether the credentials were proved.
     """
 
@@ -34,18 +34,18 @@ OURSELVES = Party('')  # the program itself, which has no share
 
 
 class ClientGoneError(BaseException):
-    """The client of a request has left, and nothing was begun that must be finished.
+    """The client of a request has disconnected, and no work was begun that must be finished.
 
-    It is no Exception: nobody is there who could be told what went wrong.
+    This is not an Exception, because there is no client to report an error to.
     """
 
 
 class Turn:
-    """Work for a party, in a place of its own most of the time.
+    """Work for a party, which holds a place most of the time.
 
-    note_proof: called with the user whose credentials were proved, when that was not known before.
-    finishes: whether the work goes on without its client, as a change that has begun does.
-    wake: ends the wait that this work is in, if it can be ended.
+    note_proof: called with the user when credentials are proved that were not known before.
+    finishes: whether the work continues without its client, as a change that has begun does.
+    wake: interrupts the current wait of this work, if it can be interrupted.
     """
 
     __slots__ = ('_has_vanished', '_note_proof', '_places', 'finishes', 'party', 'wake')
@@ -53,40 +53,40 @@ class Turn:
     def __init__(self, party: Party, note_proof: Callable[[str], None] = lambda _: None) -> None:
         self.party = party
         self._note_proof = note_proof
-        self._places: Places | None = None  # where it holds one
+        self._places: Places | None = None  # set while this work holds a place
         self.finishes = self._has_vanished = False
         self.wake: Callable[[], None] | None = None
 
     def vanish(self) -> None:
-        """Note that the client has left."""
+        """Note that the client has disconnected."""
         self._has_vanished = True
         if self.wake is not None and self.is_abandoned:
             self.wake()
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody needs the work any more."""
+        """Return whether the work is no longer needed."""
         return self._has_vanished and not self.finishes
 
     def begin(self, places: Places) -> None:
-        """Note that the work holds a place, and that this fiber or thread does it from now on."""
+        """Note that the work holds a place and runs in this fiber or thread from now on."""
         self._places = places
         _current.set(self)
 
     def leave(self) -> Places | None:
-        """Give the place back, if there is one, and return where it was."""
+        """Give the place back, and return where it was; None without a place."""
         places, self._places = self._places, None
         if places is not None:
             places.give_back(self.party)
         return places
 
     def come_back(self, places: Places) -> None:
-        """Take a place again after `leave`, though there may be none: what is left takes moments."""
+        """Take a place again after `leave`, even if none is free: the rest of the work takes moments."""
         places.take_anyway(self.party)
         self._places = places
 
     def prove(self, user: str) -> None:
-        """Work for a user from now on, whose credentials were proved."""
+        """Count the work for a user from now on, after the credentials were proved."""
         former, self.party = self.party, Party(user, self.party.member)
         if self._places is not None:
             self._places.rename(former, self.party)
@@ -97,24 +97,24 @@ _current: ContextVar[Turn] = ContextVar('turn', default=Turn(OURSELVES))  # noqa
 
 
 def turn() -> Turn:
-    """Return what this fiber, or thread, works on."""
+    """Return the work of this fiber or thread."""
     return _current.get()
 
 
 def current() -> Party:
-    """Return for whom this fiber, or thread, works."""
+    """Return the party for which this fiber or thread works."""
     return _current.get().party
 
 
 def prove(user: str) -> None:
-    """Note that the credentials of a user were proved, for whom this fiber works from now on."""
+    """Note that the credentials of a user were proved. This fiber works for that user from now on."""
     now = _current.get()
     if now.party.group != user and now.party is not OURSELVES:
         now.prove(user)
 
 
 class _Waiting:
-    """A request for a place that waits."""
+    """A queued request for a place."""
 
     __slots__ = ('drop', 'grant', 'party')
 
@@ -125,9 +125,10 @@ class _Waiting:
 
 
 class Room:
-    """Bytes that a process holds for parties, up to a `most` together.
+    """The bytes that a process holds for all parties, at most `most`.
 
-    The last quarter is for parties that hold less than `share`. note: called with a party that finds no room.
+    share: the last quarter is for parties that hold less than this.
+    note: called with a party that is refused.
     """
 
     def __init__(self, most: int, share: int, note: Callable[[Party], None] = lambda _: None) -> None:
@@ -139,7 +140,7 @@ class Room:
         self.held = 0
 
     def hold(self, size: int, party: Party) -> bool:
-        """Count as many bytes more; return False, and count nothing, when there is no room for this party."""
+        """Count bytes as held. Return False, and count nothing, if there is no room for this party."""
         own = self._of_party.get(party.group, 0) + size
         if self.held + size > (self._lent if own > self._share else self._most):
             self._note(party)
@@ -149,7 +150,7 @@ class Room:
         return True
 
     def release(self, size: int, party: Party) -> None:
-        """Count bytes as gone."""
+        """Count bytes as released."""
         self.held -= size
         left = self._of_party.get(party.group, 0) - size
         if left > 0:
@@ -193,17 +194,17 @@ Members = dict[str, deque[_Waiting]]
 
 
 class Places:
-    """So many places, and a queue for each party that waits for one.
+    """A number of places, and a queue for each waiting party.
 
-    most: the number of places that one party may hold as long as nobody else waits.
+    most: the number of places that one party may hold while no other party waits.
     share: the number of places that a party gets while others wait.
-    kept: the number of further places, for parties below their share that also hold fewer than are free. So a newcomer
-    finds a place, however many parties hold all that they can. A party without proof leaves half of them.
-    most_waiting: the number of requests that may wait; None: any.
-    reached: called with a party that has to wait because of its share alone.
-    refused: called with the party of a request that is dropped, or is not let in, because too many wait.
+    kept: the number of further places, for parties below their share that hold fewer places than are free. So a
+        newcomer finds a place, even if many parties hold all they can. A party without proof leaves half of them.
+    most_waiting: the number of requests that may wait; None for no limit.
+    reached: called with a party that has to wait only because of its share.
+    refused: called with the party of a request that is dropped or not queued, because too many wait.
 
-    The groups take turns in the order in which they came, and in each group its members.
+    Groups take turns in the order of their arrival. The members of each group take turns, too.
     """
 
     def __init__(
@@ -222,42 +223,41 @@ class Places:
         self._kept_from_strangers = (kept + 1) // 2
         self._free = most + kept
         self._held: dict[str, int] = {}  # by group
-        self._groups: dict[str, Members] = {}  # that wait; the first is the one whose turn it is
+        self._groups: dict[str, Members] = {}  # waiting groups, in the order of their turns
         self._most_waiting = most_waiting
         self._reached, self._refused = reached, refused
         self.waiting = 0
 
     @property
     def taken(self) -> int:
-        """Return how many places are held."""
+        """Return the number of places in use."""
         return self.most + self._kept - self._free
 
     @property
     def is_full(self) -> bool:
-        """Return whether the party decides if there is a place."""
+        """Return whether it depends on the party if a place is free."""
         return self._free <= self._kept or self.waiting > 0
 
     def held_by(self, party: Party) -> int:
-        """Return how many places the group of a party holds."""
+        """Return the number of places that the group of a party holds."""
         return self._held.get(party.group, 0)
 
     def take(self, party: Party) -> bool:
-        """Take a place if there is one now for this party, which goes behind those of its group that wait."""
+        """Take a place if one is free for this party now. Waiting requests of its group go first."""
         if self.is_full and (party.group in self._groups or not self._may(party, others_wait=bool(self.waiting))):
             return False
         self._hold(party)
         return True
 
     def wait(self, party: Party, grant: Grant, drop: Grant | None = None) -> bool:
-        """Call `grant` when this party has a place; return False when too many wait.
+        """Call `grant` when this party has a place. Return False if too many requests wait.
 
-        Of the group that has most of those that wait the newest request with a `drop` makes room for one of a smaller
-        group.
+        The newest request with a `drop` in the largest waiting group makes room for a request of a smaller group.
         """
         if self._most_waiting is not None and self.waiting >= self._most_waiting and not self._make_room(party):
             self._refused(party)
             return False
-        if self._free > 0:  # another party could have it
+        if self._free > 0:  # but not for this party
             self._reached(party)
         members = self._groups.setdefault(party.group, {})
         members.setdefault(party.member, deque()).append(_Waiting(party, grant, drop))
@@ -265,7 +265,7 @@ class Places:
         return True
 
     def await_place(self, party: Party) -> bool:
-        """Wait for a place and take it; return False when there will be none."""
+        """Wait for a place and take it. Return False if the request was refused or dropped."""
         state = ''
 
         def begin(go_on: Grant) -> None:
@@ -294,27 +294,27 @@ class Places:
         return state == 'granted'
 
     def take_anyway(self, party: Party) -> None:
-        """Take a place again that was given back for a while, though there may be none."""
+        """Take a place again that was given back for a while, even if none is free."""
         self._hold(party)
 
     def give_back(self, party: Party) -> None:
-        """Give back a place, to whoever has the next turn."""
+        """Give back a place, and grant it to the next request."""
         self._let_go(party)
         if self.waiting:
             self._give_next()
 
     def rename(self, party: Party, other: Party) -> None:
-        """Count a place of one party as that of another."""
+        """Transfer a place from one party to another."""
         self._let_go(party)
         self._hold(other)
 
     def clear(self) -> None:
-        """Forget all that wait."""
+        """Forget all waiting requests."""
         self._groups.clear()
         self.waiting = 0
 
     def drop_all(self) -> None:
-        """Call `drop` for everybody who waits."""
+        """Call `drop` for every waiting request."""
         requests = [one for members in self._groups.values() for queue in members.values() for one in queue]
         self.clear()
         for one in requests:
@@ -344,7 +344,7 @@ class Places:
         return free > self._kept and not others_wait
 
     def _give_next(self) -> None:
-        """Give free places to groups below their share, then to any."""
+        """Give a free place to the first group below its share, else to any group that may have it."""
         for lends in (False, True):
             for group, members in list(self._groups.items()):
                 party = next(iter(members.values()))[0].party
@@ -353,7 +353,7 @@ class Places:
                     return
 
     def _grant(self, group: str) -> None:
-        """Give a place to the next request of a group, which goes to the end of the queue."""
+        """Give a place to the next request of a group. The group and the member then go to the end of the queue."""
         members = self._groups.pop(group)
         member = next(iter(members))
         queue = members.pop(member)
@@ -367,7 +367,7 @@ class Places:
         request.grant()
 
     def _make_room(self, party: Party) -> bool:
-        """Drop the newest request of the group that has most, if the party would have fewer with one more."""
+        """Drop the newest request of the largest group, if the party's group would still be smaller with one more."""
         sizes = {group: sum(map(len, members.values())) for group, members in self._groups.items()}
         largest = max(sizes, key=sizes.__getitem__, default='')
         if sizes.get(largest, 0) <= sizes.get(party.group, 0) + 1:

@@ -1,6 +1,6 @@
-"""The runtime of a process: how its code waits, and who follows its calls.
+"""The runtime of a process: its way to wait, and the tracer of its calls.
 
-These are the only switches of a process. A server makes one `Runtime` and passes it to what it builds;
+These are the only switches of a process. A server makes one `Runtime` and passes it to the objects that it builds.
 `nipap.postgres.connecting.use` puts it in force, for PostgreSQL's connections too.
 """
 
@@ -17,10 +17,10 @@ from nipap.runtime.waiting import Blocking, Waiter
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a process runs its code; without arguments: it blocks the thread that waits, and follows no calls.
+    """The way in which a process runs its code. By default it blocks the waiting thread and traces no calls.
 
-    wait_for_postgresql: polls a connection until its statement has been answered, for so many seconds at most, and
-    returns whether it was. None: psycopg2 blocks the thread.
+    wait_for_postgresql: polls a connection for at most so many seconds, and returns whether its statement has been
+        answered. None: psycopg2 blocks the thread.
     """
 
     waiter: Waiter = field(default_factory=Blocking)
@@ -28,6 +28,6 @@ class Runtime:
     wait_for_postgresql: Callable[[Any, float | None], bool] | None = None
 
     def enter(self) -> None:
-        """Use this runtime in the whole process from now on, but for connections."""
+        """Use this runtime in the whole process from now on, except for connections."""
         waiting.use(self.waiter)
         tracer.use(self.tracer)

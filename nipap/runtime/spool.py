@@ -1,4 +1,4 @@
-"""Long answers, out of memory's way: compressed as they come, kept until they are sent, sent piece by piece."""
+"""Spools for long answers: parts are compressed as they arrive, kept until they are sent, and sent in pieces."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from tempfile import SpooledTemporaryFile
 
 from nipap.runtime.places import Held
 
-GZIP = 16 + zlib.MAX_WBITS  # what zlib calls the gzip format
-GZIP_LEVEL = 3  # on our answers as fast as 1, and a fifth smaller
+GZIP = 16 + zlib.MAX_WBITS  # zlib's name for the gzip format
+GZIP_LEVEL = 3  # on our answers as fast as level 1, with a result a fifth smaller
 
 _IN_MEMORY = 4 * 2**20
 _PIECE = 128 * 2**10
 
 
 class Spool:
-    """An answer that was complete before its first byte is sent, so that whatever fails can still become a fault.
+    """A complete answer: any error occurs before its first byte is sent, and can still become a fault.
 
-    It is compressed, a twentieth of its size: in memory while that is small, in a temporary file without a name beyond.
+    The answer is compressed to a twentieth of its size. It is in memory while small, then in an unnamed temporary file.
     """
 
     def __init__(self, parts: Iterable[bytes]) -> None:
         """Take all parts in.
 
-        :raises OSError: there is no room for the file. NipapUnavailableError: the party has no room for more.
+        :raises OSError: there is no space for the file.
+        :raises NipapUnavailableError: the party has no room for more.
         """
-        self.size = 0  # of the answer
+        self.size = 0  # bytes of the answer, not compressed
         self._held = Held()
         self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (lives until it is closed)
         try:
@@ -48,13 +49,13 @@ class Spool:
         self._file.write(piece)
 
     def packed(self) -> Iterator[bytes]:
-        """The answer in the gzip format, which is `packed_size` bytes."""
+        """Yield the answer in the gzip format, `packed_size` bytes."""
         self._file.seek(0)
         while piece := self._file.read(_PIECE):
             yield piece
 
     def plain(self) -> Iterator[bytes]:
-        """The answer as it was, which is `size` bytes."""
+        """Yield the answer without compression, `size` bytes."""
         stream = zlib.decompressobj(GZIP)
         for piece in self.packed():
             while piece:
@@ -62,7 +63,7 @@ class Spool:
                 piece = stream.unconsumed_tail
 
     def close(self) -> None:
-        """Forget it. Harmless when that was done before."""
+        """Discard the answer. Further calls do nothing."""
         self._file.close()
         self._held.release()
 

@@ -1,7 +1,7 @@
-"""The call that is being answered: what is known of it, and who follows it on its way.
+"""The current call of a fiber or thread, and the tracer that follows calls.
 
-Whoever follows calls gives an object like `Tracer` to `use`; nobody here knows where that tells of them. Each fiber and
-each thread has a call of its own, so those that wait at the same time are not taken for one another.
+A program that traces passes an object like `Tracer` to `use`. This module does not know where traces go. Each fiber and
+each thread has a call of its own, so concurrent calls are not confused.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 _given = re.compile('[A-Za-z0-9._-]{1,128}').fullmatch
 
-# What differs from one statement to the next of its kind; names in double quotes do not. The end of a text may be
-# missing. An identifier may hold digits.
+# The parts in which statements of one kind differ. Names in double quotes are not among them. The end of a text may be
+# missing. An identifier may contain digits.
 _VALUE = re.compile(
     r"""
     "[^"]*"
@@ -29,11 +29,11 @@ _VALUE = re.compile(
 )
 _VALUES = re.compile(r'\?(?:\s*,\s*\?)+')
 _PREPARED = re.compile(r'EXECUTE (prepared_\d+)(?: \([^)]*\))?')
-_LONGEST_STATEMENT = 20_000  # characters of which a text is made
+_LONGEST_STATEMENT = 20_000  # characters of a statement in a trace
 
 
 class CallRecord:
-    """What is known of a call while it is answered."""
+    """The facts about a call, recorded while it is answered."""
 
     __slots__ = (
         *('authenticated_as', 'change_set', 'fault', 'method', 'peer'),
@@ -45,42 +45,43 @@ class CallRecord:
         self.peer = peer
         self.method = '-'
         self.user = '-'
-        self.authenticated_as: str | None = None  # who acts for `user`, if that is another
+        self.authenticated_as: str | None = None  # the authenticated user, if it acts for another `user`
         self.source: str | None = None  # the authoritative source
         self.change_set: int | None = None
         self.fault: int | None = None
         self.seconds = 0.0
         self.trace_id: str | None = None
-        self.span: Any = None  # of whoever follows it
+        self.span: Any = None  # set by the tracer
 
 
 class Cursor(Protocol):
-    """What runs statements, as psycopg2 has them."""
+    """The part of psycopg2's cursor that runs statements."""
 
     @property
     def query(self) -> bytes | None:
-        """What was sent last."""
+        """Return the statement that was sent last."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows that touched or found; less than 0 when there were none to count."""
+        """Return the number of rows touched or found; negative if there is no count."""
 
     def execute(self, query: Any, args: Any = None, /) -> None:
         """Run a statement."""
 
 
 class Tracer:
-    """Follows calls."""
+    """An object that follows calls. This one does nothing."""
 
-    header: str | None = None  # of answers, which has the id of the trace
+    # The header of answers with the id of the trace.
+    header: str | None = None
 
     def begin(self, call: CallRecord, environ: Mapping[str, Any]) -> None:
-        """A call begins, by a request with this environment of WSGI."""
+        """Begin to trace a call. environ: the WSGI environment of its request."""
 
     def end(self, call: CallRecord, status: int) -> None:
-        """It is answered, with this status of HTTP."""
+        """End the trace of a call. status: the HTTP status of its answer."""
 
-    def execute(  # these are for those who tell of it
+    def execute(  # the arguments are for subclasses
         self,
         call: CallRecord,  # noqa: ARG002
         cursor: Cursor,
@@ -88,7 +89,7 @@ class Tracer:
         args: Any,
         prepared: Mapping[str, str],  # noqa: ARG002
     ) -> None:
-        """Run a statement for a call; `prepared` has the names of those that are prepared."""
+        """Run a statement for a call; `prepared` maps statements to the names of their prepared form."""
         cursor.execute(statement, args)
 
 
@@ -99,18 +100,18 @@ _prefix = ''
 
 
 def use(tracer: Tracer | None) -> None:
-    """Have calls of this process followed from now on; None: no more."""
+    """Set the tracer of this process; None to stop tracing."""
     global _tracer
     _tracer = tracer
 
 
 def current() -> CallRecord | None:
-    """The call that is being answered here, or was answered last."""
+    """Return the current or the last call of this fiber or thread."""
     return _current.get()
 
 
 def begin(environ: Mapping[str, Any]) -> CallRecord:
-    """The call that a request with this environment of WSGI makes."""
+    """Begin the call of a request with this WSGI environment, and return it."""
     call = CallRecord(request_id(environ.get('HTTP_X_REQUEST_ID')), environ.get('REMOTE_ADDR') or '-')
     _current.set(call)
     if _tracer is not None:
@@ -119,18 +120,18 @@ def begin(environ: Mapping[str, Any]) -> CallRecord:
 
 
 def end(call: CallRecord, status: int) -> None:
-    """The call is answered, with this status of HTTP."""
+    """End a call that was answered with this HTTP status."""
     if _tracer is not None and call.span is not None:
         _tracer.end(call, status)
 
 
 def header() -> str | None:
-    """The header of answers that has the id of the trace; None: they have none."""
+    """Return the name of the header with the id of the trace; None if answers have no such header."""
     return _tracer.header if _tracer is not None else None
 
 
 def execute(cursor: Cursor, statement: Any, args: Any = None, prepared: Mapping[str, str] = {}) -> None:
-    """Run a statement, for the call that is being answered here if there is one."""
+    """Run a statement, and trace it if there is a current call."""
     if _tracer is not None:
         call = _current.get()
         if call is not None and call.span is not None:
@@ -140,16 +141,16 @@ def execute(cursor: Cursor, statement: Any, args: Any = None, prepared: Mapping[
 
 
 def request_id(given: str | None) -> str:
-    """The id that a client has given its request, if that can be one, else a new one; it is no secret."""
+    """Return the client's id of a request if it is valid, else a new one. The id is not secret."""
     if given is not None and _given(given):
         return given
     return f'{_prefix}-{next(_numbers):x}'
 
 
 def without_values(query: bytes, prepared: Mapping[str, str]) -> str:
-    """The text of what was sent to the database, with question marks for values.
+    """Return the text of a statement with question marks for values.
 
-    Statements that were prepared are shown themselves.
+    An EXECUTE is replaced by its prepared statement.
     """
     text = query[:_LONGEST_STATEMENT].decode(errors='replace')
     shown = _VALUES.sub('?', _VALUE.sub(lambda found: found[0] if found[0][0] == '"' else '?', text))
@@ -160,7 +161,7 @@ def without_values(query: bytes, prepared: Mapping[str, str]) -> str:
 
 
 def _renew() -> None:
-    """Processes that are forked do not count on where their parent was."""
+    """Choose a new prefix of request ids. A forked process must not continue the numbers of its parent."""
     global _prefix
     _prefix = secrets.token_hex(5)
 

@@ -1,7 +1,7 @@
-"""Waiting, as whoever runs the program does it.
+"""The way in which code waits, set by the program that runs it.
 
-A library, a command or a test waits in its thread. A server that answers many requests in one thread gives itself to
-`use`: what waits then, lets others run. Nobody here knows how.
+A library, a command or a test blocks its thread. A server that answers many requests in one thread passes a waiter to
+`use`: other requests then run while one waits. This module does not know how.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ class Waiter(Protocol):
     """A way to wait."""
 
     def sleep(self, seconds: float) -> None:
-        """Return when so much time has passed."""
+        """Return after this time."""
 
     def give_way(self) -> None:
-        """Let others run who have been waiting, then return."""
+        """Let waiting fibers run, then return."""
 
     def aside(self, work: Callable[[], T]) -> T:
-        """The result of work that keeps a processor busy and needs nothing that others may change meanwhile."""
+        """Return the result of work that keeps a processor busy, and uses no data that may change meanwhile."""
 
     def until(self, register: Callable[[Callable[[], None]], None]) -> None:
-        """Give `register` a function, and return some time after that was called by somebody else."""
+        """Pass a function to `register`, and return some time after another fiber has called this function."""
 
 
 class Blocking:
-    """Waits in the thread that calls; nobody else runs in it meanwhile."""
+    """A waiter that blocks the calling thread. No other code runs in the thread meanwhile."""
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -49,13 +49,13 @@ TURN_S = 0.01
 
 
 class Turns:
-    """Work of many steps that lets others run now and then."""
+    """Work of many steps that yields to other fibers now and then."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
 
     def next(self) -> None:
-        """A step is done: when some milliseconds have passed since the last time, it is somebody else's turn."""
+        """Note the end of a step. Yield to other fibers if `TURN_S` has passed since the last time."""
         if time.monotonic() - self._since > TURN_S:
             give_way()
             self._since = time.monotonic()
@@ -65,26 +65,26 @@ _waiter: Waiter = Blocking()
 
 
 def use(waiter: Waiter) -> None:
-    """Have everything in this process wait that way from now on."""
+    """Set the waiter of this process."""
     global _waiter
     _waiter = waiter
 
 
 def sleep(seconds: float) -> None:
-    """As `Waiter.sleep`."""
+    """Return after this time. Other fibers may run meanwhile."""
     _waiter.sleep(seconds)
 
 
 def give_way() -> None:
-    """As `Waiter.give_way`."""
+    """Let waiting fibers run, then return."""
     _waiter.give_way()
 
 
 def aside(work: Callable[[], T]) -> T:
-    """As `Waiter.aside`."""
+    """Return the result of work that keeps a processor busy, and uses no data that may change meanwhile."""
     return _waiter.aside(work)
 
 
 def until(register: Callable[[Callable[[], None]], None]) -> None:
-    """As `Waiter.until`."""
+    """Pass a function to `register`, and return some time after another fiber has called this function."""
     _waiter.until(register)

@@ -1,4 +1,4 @@
-"""Conditions: SQL that holds or not for an object, and how many of them become one."""
+"""Conditions: SQL expressions that select objects, and how to combine them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ Compared = tuple[str, tuple[Any, ...]]
 H = TypeVar('H', 'InTreeOrder', 'ByText', 'ByTag', 'ByKey')
 
 
-PLAIN = 'plain'  # the operator ~* with an expression that `patterns.is_plain`
-# Where the character type of the database is C the index knows no letters beyond ASCII, and loses words with a letter
-# that is ASCII in its other form: there all texts are compared. PostgreSQL drops one of the two when it plans.
+# The operator ~* with an expression that `patterns.is_plain`.
+PLAIN = 'plain'
+# If the character type of the database is C, the index knows only ASCII letters. It misses words with a letter beyond
+# ASCII that has an ASCII form. In such a database all texts are compared. PostgreSQL drops one of the two branches when
+# it plans.
 UNSURE_LOOK = "CASE WHEN show_trgm('ж') <> '{{}}' THEN w.words {0} %s ELSE w.words || '' {0} %s END"
 PLAIN_LOOK = "(w.words ILIKE %s OR lower('I') <> 'i' AND w.words ~* %s)"
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What the text of a prefix must satisfy for a condition to hold: operators and values. Its index serves them."""
+    """Operators and values that the text of a prefix must satisfy for a condition to hold.
+
+    The index on text serves them.
+    """
 
     TABLE: ClassVar = 'prefix_words'
     terms: tuple[tuple[str, str], ...]
 
     def around(self, sql: str, params: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-        """A condition with this before it. The ids are looked up once, before the rows are."""
+        """Return a condition with this guard before it. The ids are looked up once, before the rows are read."""
         looks = [_look(operator, value) for operator, value in self.terms]
         words = ' AND '.join(look for look, _ in looks)
         ids = f'SELECT w.prefix_id FROM {self.TABLE} w WHERE {words}'
@@ -38,19 +43,19 @@ class Guard:
 
 
 def _look(operator: str, value: str) -> Compared:
-    """What finds at least the words for which an operator holds."""
+    """Return a condition that holds for every text for which the operator holds. It may hold for more."""
     if operator in ('~', '~*') and patterns.looks_ascii(value):
         return UNSURE_LOOK.format(operator), (value, value)
     if operator != PLAIN:
         return f'w.words {operator} %s', (value,)
-    # What the index finds is compared as well, 60,000 texts of a common word; by ILIKE in half the time. It writes all
-    # in small letters first: no matter for ASCII, but where the small I is no i. Elsewhere PostgreSQL drops the OR when
-    # it plans.
+    # PostgreSQL compares all texts that the index finds, 60,000 for a common word. ILIKE takes half the time. It
+    # converts to small letters first, which is safe for ASCII, except where the small form of I is not i. Elsewhere
+    # PostgreSQL drops the OR when it plans.
     return PLAIN_LOOK, (f'%{literally(value).replace(".", "_")}%', value)
 
 
 def literally(value: object) -> str:
-    """A value for LIKE that stands for itself."""
+    """Return a value escaped for LIKE."""
     return re.sub(r'([\\%_])', r'\\\1', str(value))
 
 
@@ -61,7 +66,8 @@ ALWAYS: Compared = ('true', ())
 class InTreeOrder:
     """The order of the tree serves a part of the condition, which is one range of its index.
 
-    part: that part. whole: there is nothing else to the condition.
+    part: the served part.
+    whole: the part is the whole condition.
     """
 
     part: Compared
@@ -72,8 +78,9 @@ class InTreeOrder:
 class ByText:
     """The index on text serves the condition.
 
-    guard: the text that every match must have. rewritten: the condition with guards before the parts that have one;
-    None when the guard of the whole is all there is.
+    guard: the text that every match must have.
+    rewritten: the condition, with guards before those parts that have a guard; None if only the whole condition has a
+        guard.
     """
 
     guard: Guard | None
@@ -91,8 +98,8 @@ class ByTag:
 class ByKey:
     """Columns must equal a value.
 
-    columns: of prefixes. listed: the objects are VRFs, pools or AS numbers and the condition names them; one plan
-    serves all parameters.
+    columns: the columns, of prefixes.
+    listed: the objects are VRFs, pools or AS numbers, and the condition names them. One plan serves all parameters.
     """
 
     columns: frozenset[str] = frozenset()
@@ -100,7 +107,7 @@ class ByKey:
 
     @property
     def unique(self) -> bool:
-        """Return whether the columns are a key of prefixes, so that at most one matches."""
+        """Return whether the columns are a key of prefixes, so that at most one prefix matches."""
         return 'p.id' in self.columns or ('p.prefix' in self.columns and not self.columns.isdisjoint(_VRF_KEYS))
 
 
@@ -109,9 +116,10 @@ Hint = InTreeOrder | ByText | ByTag | ByKey
 
 @dataclass(frozen=True)
 class Condition:
-    """A boolean SQL expression with its parameters, and hints that say which index finds the rows that satisfy it.
+    """A boolean SQL expression with its parameters, and hints about the index that finds its rows.
 
-    hints: at most one of each type. patterns: the regular expressions among the parameters.
+    hints: at most one of each type.
+    patterns: the regular expressions among the parameters.
     """
 
     sql: str
@@ -128,8 +136,9 @@ class Condition:
 
     @property
     def best(self) -> Hint | None:
-        """Return the hint by which prefixes are looked for: the order of the tree when it serves the whole condition,
-        else a tag, else text; None when no index helps.
+        """Return the hint for the look-up of prefixes; None if no index helps.
+
+        The order of the tree is best if it serves the whole condition. A tag is second, text is third.
         """
         text: ByText | None = None
         tag: ByTag | None = None
@@ -145,7 +154,7 @@ class Condition:
 
     @property
     def unique(self) -> bool:
-        """Return whether the condition has a key of prefixes, so that at most one matches."""
+        """Return whether the condition names a key of prefixes, so that at most one prefix matches."""
         key = self.hint(ByKey)
         return key is not None and key.unique
 
@@ -162,20 +171,20 @@ class Condition:
         return ALWAYS if order is None else order.part
 
     def candidates(self) -> Compared | None:
-        """Return the condition of rows that nearly all match, as the index on text finds them; None without them."""
+        """Return a condition that finds candidates by the index on text: nearly all match. None without a guard."""
         text = self.hint(ByText)
         if text is None or text.guard is None or (text.rewritten and Guard.TABLE in text.rewritten[0]):
             return None
         return text.guard.around(*self.within)
 
     def guarded(self) -> Compared:
-        """Return the expression and its parameters with guards, as the index on text serves it best."""
+        """Return the expression and its parameters with guards, in the form that the index on text serves best."""
         text = self.hint(ByText)
         behind = self.behind_guard()
         return behind if text is None or text.guard is None else text.guard.around(*behind)
 
     def behind_guard(self) -> Compared:
-        """Return the same without the guard of the whole."""
+        """Return the expression and its parameters without the guard of the whole."""
         text = self.hint(ByText)
         return text.rewritten if text is not None and text.rewritten else (self.sql, self.params)
 
@@ -184,25 +193,25 @@ _VRF_KEYS = frozenset({'p.vrf_id', 'v.rt', 'v.name'})
 EVERYTHING = Condition('true', hints=(InTreeOrder(ALWAYS),))
 NOTHING = Condition('false', hints=(InTreeOrder(ALWAYS),))
 
-# Trees deeper than this are handed over as a program for a stack: PostgreSQL's parser has its limit.
+# Deeper trees are passed as a program for a stack machine: PostgreSQL's parser has a limit.
 _MAX_DEPTH = 100
-# More looks into the index on text take longer to plan than they save.
+# More look-ups in the index on text take longer to plan than they save.
 _MOST_GUARDS = 1_000
-# The longest words are mostly the rarest. The others are compared with what these find.
+# Only the longest words are looked up: they are mostly the rarest. Their matches are compared with the other words.
 _MOST_TERMS = 8
 
 LEAF, AND, OR = 0, -1, -2
 
 
 class Step(NamedTuple):
-    """One of a query in postfix: a leaf and its number, or a join and how many of what came before it belongs to it."""
+    """A step of a query in postfix: a leaf and its number, or a join and the number of its operands."""
 
     what: int
     number: int
 
 
 def assemble(leaves: list[Condition], program: list[Step], depth: int) -> Condition:
-    """The condition that a query in postfix means; depth: of its tree."""
+    """Assemble the condition of a query in postfix. depth: the depth of its tree."""
     return _assemble_expression(leaves, program) if depth <= _MAX_DEPTH else _assemble_program(leaves, program)
 
 
@@ -244,7 +253,7 @@ def _in_order(joined: Sequence[Condition]) -> InTreeOrder:
 
 
 def _all_guards(joined: Sequence[Condition]) -> Guard | None:
-    """One look for all words: with one for each, a common word beside a rare one is looked for in every row."""
+    """Combine the words of all guards: separate look-ups would check every row for a common word beside a rare one."""
     guards = [text.guard for each in joined if (text := each.hint(ByText)) and text.guard]
     terms = dict.fromkeys(term for guard in guards for term in guard.terms)
     return Guard(tuple(sorted(terms, key=lambda term: -len(term[1]))[:_MOST_TERMS])) if terms else None
@@ -254,7 +263,7 @@ def _any(joined: Sequence[Condition]) -> Condition:
     if any(each is EVERYTHING for each in joined):
         return EVERYTHING
     sql, params = _joined(' OR ', [(each.sql, each.params) for each in joined])
-    # A word is looked for in five attributes: one look into the index serves them all.
+    # A word is searched in five attributes: one look-up in the index serves them all.
     texts = [each.hint(ByText) for each in joined]
     guards = [None if text is None else text.guard for text in texts]
     runs = itertools.groupby(zip(guards, joined, strict=True), itemgetter(0))
@@ -271,7 +280,7 @@ def _any(joined: Sequence[Condition]) -> Condition:
 
 
 def _by_id(conditions: list[Condition]) -> list[Condition]:
-    """Return conditions of which those on networks name ids: beside a text, the order of the tree would serve none."""
+    """Replace conditions on networks by conditions on ids: the order of the tree cannot serve an OR with text."""
     return [replace(each, sql=_IN_VRFS.format(each.sql)) if _is_network(each) else each for each in conditions]
 
 
@@ -280,7 +289,7 @@ def _is_network(condition: Condition) -> bool:
     return order is not None and order.whole and len(condition.hints) == 1 and 'p.prefix' in order.part[0]
 
 
-# VRF by VRF along the index on (vrf_id, prefix).
+# This reads VRF by VRF along the index on (vrf_id, prefix).
 _IN_VRFS = """p.id = ANY (ARRAY(SELECT i.id FROM vrf z CROSS JOIN LATERAL (
     SELECT p.id FROM prefix p WHERE p.vrf_id = z.id AND {}) i))"""
 
@@ -299,7 +308,7 @@ def _joined(word: str, parts: Sequence[Compared]) -> Compared:
 
 def _assemble_program(leaves: list[Condition], program: list[Step]) -> Condition:
     values = ', '.join(leaf.sql for leaf in leaves)
-    # To join more than two is to join two several times.
+    # A join of several operands is repeated joins of two.
     steps = ','.join(str(number) if what == LEAF else ','.join([str(what)] * (number - 1)) for what, number in program)
     return Condition(
         f"holds(ARRAY[{values}]::boolean[], '{{{steps}}}'::int[])",
@@ -309,5 +318,5 @@ def _assemble_program(leaves: list[Condition], program: list[Step]) -> Condition
 
 
 def all_of(conditions: Sequence[Condition]) -> Condition:
-    """The condition that all of them hold."""
+    """Return the condition that all of the given conditions hold."""
     return _all(conditions) if conditions else EVERYTHING

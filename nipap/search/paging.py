@@ -1,7 +1,7 @@
-"""Which part of an answer is asked for: ``search_options``, and cursors that name a place in the order of a kind.
+"""Pages of an answer: ``search_options``, and cursors that name a place in the order of a kind of object.
 
-A cursor holds what its place in the order is, not how many objects come before it. So what is added or removed between
-two pages moves nothing, and the thousandth page is found like the first.
+A cursor holds the sort key of the last object, not the number of objects before it. Additions and removals between two
+pages do not shift the next page, and the thousandth page is found as fast as the first.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ Place = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Order:
-    """In which order objects of a kind come.
+    """The order of the objects of a kind.
 
-    by: what they are sorted by. of: the place of an object, as answers show it. read: the place that these values are.
-    behind: the condition that an object comes later than a place.
+    by: the SQL of the sort key.
+    of: returns the place of an object in the shape of an answer.
+    read: checks the values of a cursor and returns their place.
+    behind: returns the condition that an object comes after a place.
     """
 
     kind: str
@@ -35,17 +37,17 @@ class Order:
     behind: Callable[[Place], Condition]
 
     def cursor(self, item: Mapping[str, Any]) -> str:
-        """The place of an object as clients see it."""
+        """Return the cursor of an object, for clients."""
         return self.written(self.of(item))
 
     def written(self, place: Place) -> str:
-        """A place as clients see it, who need not know what is in it."""
+        """Return the cursor of a place. Its content is opaque to clients."""
         return base64.urlsafe_b64encode(json.dumps([self.kind, *place]).encode()).decode()
 
     def place(self, text: object) -> Place:
-        """The place that a cursor stands for.
+        """Return the place of a cursor.
 
-        :raises NipapValueError: it stands for none.
+        :raises NipapValueError: the cursor is invalid, or of another kind of object.
         """
         try:
             kind, *values = json.loads(base64.urlsafe_b64decode(text if isinstance(text, str) else ''))
@@ -85,7 +87,7 @@ def _read_name(name: object) -> Place:
 
 
 def _behind_prefix(place: Place) -> Condition:
-    """Written so that the index is entered in the right place."""
+    """Return the condition that a prefix comes after a place, in a form that starts at this place in the index."""
     rank, i, prefix = place
     sql = """((v.rt_rank, v.id) >= (%s, %s) AND (v.id <> %s OR p.prefix <> %s::cidr)
         AND p.prefix >= CASE WHEN v.id = %s THEN %s::cidr ELSE '0.0.0.0/0' END)"""
@@ -100,7 +102,7 @@ VRFS = Order(
     _read_vrf,
     lambda place: Condition('(v.rt_rank, v.id) > (%s, %s)', place),
 )
-# Names of pools are unique without regard to case, so there are no two in the same place.
+# Names of pools are unique without regard to case, so no two pools have the same place.
 POOLS = Order(
     'pool',
     'lower(o.name)',
@@ -141,9 +143,11 @@ _OPTIONS_HELP = "Invalid value for option '{}'. Only integer values{} allowed."
 
 @dataclass(frozen=True)
 class Page:
-    """The part of an answer that is asked for.
+    """The requested part of an answer.
 
-    max_result None: all of it. after: a place, and behind: the condition that something comes later than that.
+    max_result: the limit; None for all objects.
+    after: a place.
+    behind: the condition that an object comes after that place.
     """
 
     max_result: int | None
@@ -153,11 +157,11 @@ class Page:
 
 
 def read_options(options: object, order: Order, *, unlimited: bool = False) -> tuple[dict[str, Any], Page]:
-    """``search_options`` with defaults filled in, as they are echoed, and the page they mean.
+    """Return ``search_options`` with defaults, to be echoed, and their page.
 
     Unknown options are echoed as they were sent: a client that numbers its searches finds the number in the answer.
 
-    unlimited: nil or false as ``max_result`` ask for everything, and are echoed as nil.
+    unlimited: accept nil or false as ``max_result`` for all objects, echoed as nil.
 
     :raises NipapValueError: naming the option.
     """
@@ -208,7 +212,7 @@ def _count(name: str, value: object, low: int = 0, help_text: str = '') -> int:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Which rows around the matching ones are asked for too; depth -1: all."""
+    """The requested rows around the matches. A depth of -1 means all levels."""
 
     parents_depth: int = 0
     children_depth: int = 0
@@ -217,12 +221,12 @@ class Surroundings:
 
     @property
     def wanted(self) -> bool:
-        """Whether any are."""
+        """Return whether any rows around the matches are requested."""
         return bool(self.parents_depth or self.children_depth or self.neighbors)
 
 
 def read_prefix_options(options: object, order: Order) -> tuple[dict[str, Any], Page, Surroundings]:
-    """``search_options`` of prefix searches: as `read_options`, and the surroundings.
+    """Return ``search_options`` of a search for prefixes with defaults, to be echoed, their page and the surroundings.
 
     :raises NipapValueError: naming the option.
     """
@@ -256,5 +260,5 @@ def _flag(name: str, value: object) -> bool:
 
 
 def shown_plain(value: object) -> str:
-    """A value for an error text that quotes it itself."""
+    """Return a value for an error text with its own quotes."""
     return value[:100] if isinstance(value, str) else shown(value)

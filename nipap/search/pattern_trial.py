@@ -1,4 +1,4 @@
-"""Regular expressions, tried: what PostgreSQL cannot read, or not soon, is told before it is used."""
+"""The trial of regular expressions: refuse invalid and slow expressions before they are used."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from nipap.errors import NipapTimeoutError
 from nipap.postgres.transaction import Transaction
 from nipap.search import patterns
 
-TRIAL_S = 0.5  # a thousand times what people write takes
+TRIAL_S = 0.5  # a thousand times as long as ordinary expressions take
 
 
 def refused(tx: Transaction, given: Collection[str], *, all_signs: bool = False) -> dict[str, str]:
-    """Those of the texts that are not used as regular expressions, with what is to be said of them.
+    """Return the texts that cannot be used as regular expressions, each with an error message.
 
-    What is easy to read is looked at only with ``all_signs``, and only when there is a sign in it; else the search
-    itself finds out.
+    all_signs: also try easy expressions, if they contain metacharacters. Otherwise the search itself reports their
+        errors.
     """
     found: dict[str, str] = {}
     readable: list[str] = []
@@ -34,7 +34,7 @@ def refused(tx: Transaction, given: Collection[str], *, all_signs: bool = False)
 
 
 def _tried(tx: Transaction, given: list[str]) -> dict[str, str]:
-    """The same for some that are tried: all of them together, or else those by themselves that may be to blame."""
+    """Try expressions together. If that times out, try the heavy ones one by one. Return errors as `refused`."""
     if not given:
         return {}
     try:
@@ -49,7 +49,7 @@ def _tried(tx: Transaction, given: list[str]) -> dict[str, str]:
 
 
 def _tried_singly(tx: Transaction, given: list[str]) -> dict[str, str]:
-    """The same one by one, the lighter ones first, while there is time."""
+    """Try expressions one by one, the lighter ones first, within `TRIAL_S`. Return errors as `refused`."""
     found: dict[str, str] = {}
     ends = time.monotonic() + TRIAL_S
     for pattern in sorted(given, key=lambda pattern: (patterns.weight(pattern), len(pattern))):
@@ -65,12 +65,12 @@ def _tried_singly(tx: Transaction, given: list[str]) -> dict[str, str]:
 
 
 def _bad(tx: Transaction, given: Collection[str], limit_s: float) -> list[str]:
-    """Those that are no regular expressions, as they are and as the index on text is asked for them."""
+    """Return the invalid expressions. Each is tried as it is and in the form for the index on text."""
     forms = {form: pattern for pattern in given for form in (pattern, patterns.for_lines(pattern))}
     bad = tx.briefly(lambda tx: bad_patterns(tx, list(forms)), limit_s)
     return list(dict.fromkeys(forms[form] for form in bad))
 
 
 def bad_patterns(tx: Transaction, given: list[str]) -> list[str]:
-    """Those of the texts that PostgreSQL does not take as regular expressions."""
+    """Return the texts that PostgreSQL does not accept as regular expressions."""
     return [row[0] for row in tx.all('SELECT p FROM unnest(%s::text[]) p WHERE NOT is_pattern(p)', (given,))]

@@ -1,9 +1,9 @@
-"""Regular expressions: how much PostgreSQL is asked to read.
+"""Regular expressions: limits on the work that they give PostgreSQL.
 
-Before it looks at a row, PostgreSQL makes an automaton of an expression. That takes microseconds for what people write,
-and minutes for some that are a line long: what repeats, bounds words or is anchored inside something that repeats costs
-its square, its cube, or doubles. How long it takes is known when it has been tried only, which `pattern_trial` does
-with all that are not `easy`.
+PostgreSQL compiles an expression into an automaton before it reads a row. That takes microseconds for ordinary
+expressions, and minutes for some expressions of a line. A repetition, word boundary or anchor inside a repetition costs
+time of the second or third power, or doubles the time. Only a trial shows how long it takes: `pattern_trial` tries all
+expressions that are not `easy`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from collections.abc import Collection
 
 from nipap.errors import NipapValueError
 
-LONGEST = 10_000  # characters: reading ten times as many takes a minute, and is rarely interrupted
-MOST_SIGNS = 1_000  # that repeat or are a constraint: from here on PostgreSQL may not be interrupted for seconds
-_EASY_LENGTH, _EASY_WEIGHT = 500, 5  # of one; the worst there is takes some hundredths of a second
-_EASY_TEXT, _EASY_WEIGHTS = 20_000, 100  # of all together
-_BOUND_WEIGHT = 8  # 'a{1,255}' is 255 signs in a few characters
+# The limit of characters. Ten times as many take a minute to compile, and are rarely interrupted.
+LONGEST = 10_000
+# The limit of repetitions and constraints. Beyond it PostgreSQL may not respond to an interrupt for seconds.
+MOST_SIGNS = 1_000
+# The bounds of an easy expression. The worst expression within them takes some hundredths of a second.
+_EASY_LENGTH, _EASY_WEIGHT = 500, 5
+# The bounds of all expressions of a query together.
+_EASY_TEXT, _EASY_WEIGHTS = 20_000, 100
+_BOUND_WEIGHT = 8  # 'a{1,255}' compiles to 255 signs
 
 _SPECIAL = re.compile(r'[\\\[\](){}*+?^$|]')
 _HEAVY = re.compile(r'\\[mMyYAZ0-9]|\\.|[*+?{^$]', re.DOTALL)
@@ -25,7 +29,7 @@ _LITERALLY = '***='
 
 
 def objection(pattern: str) -> str | None:
-    """Why a regular expression is not even tried, and what would be; None: nothing is against it."""
+    """Return why an expression is refused without a trial, with the accepted limit; None if it may be tried."""
     if len(pattern) > LONGEST:
         return f'Invalid regular expression of {len(pattern)} characters, {LONGEST} are accepted'
     if len(pattern) > MOST_SIGNS and (signs := len(_signs(pattern))) > MOST_SIGNS:
@@ -37,12 +41,12 @@ def objection(pattern: str) -> str | None:
 
 
 def not_posix(pattern: str) -> str:
-    """What is said of a text that is no regular expression."""
+    """Return the error message for an invalid regular expression."""
     return f'Invalid regular expression ({pattern[:200]}), see POSIX regular expressions'
 
 
 def too_slow(pattern: str) -> str:
-    """What is said of one that was tried for too long."""
+    """Return the error message for an expression whose trial timed out."""
     return (
         f'Invalid regular expression ({pattern[:200]}), it takes too long to read: '
         'fewer repetitions, anchors and word boundaries are accepted, or less of them inside each other'
@@ -50,9 +54,9 @@ def too_slow(pattern: str) -> str:
 
 
 def check(pattern: str) -> None:
-    """Refuse a regular expression that PostgreSQL would read for too long without being interrupted.
+    """Refuse a regular expression that PostgreSQL would compile for too long without an interrupt.
 
-    :raises NipapValueError: saying what would be accepted.
+    :raises NipapValueError: with the accepted limit.
     """
     why = objection(pattern)
     if why is not None:
@@ -60,37 +64,37 @@ def check(pattern: str) -> None:
 
 
 def literal(word: str) -> str:
-    """A regular expression that finds exactly these characters."""
+    """Return a regular expression that matches exactly these characters."""
     return _LITERALLY + word
 
 
 def has_signs(pattern: str) -> bool:
-    """Whether a text may be no regular expression: most words of searches are plain."""
+    """Return whether the text contains a regular expression metacharacter."""
     return _SPECIAL.search(pattern) is not None
 
 
 def has_title_case(pattern: str) -> bool:
-    """Return whether there is a letter with a form for titles, neither small nor capital, such as U+01C5."""
+    """Return whether there is a title case letter, neither small nor capital, such as U+01C5."""
     return not pattern.isascii() and any(sign in 'ǅǈǋǲ' for sign in pattern)
 
 
 def looks_ascii(pattern: str) -> bool:
-    """Return whether there is a letter beyond ASCII whose other form is ASCII: the index may take one for the other."""
+    """Return whether a letter beyond ASCII has an ASCII form in the other case. The index may confuse the two."""
     return not pattern.isascii() and any(sign in 'İıſK' for sign in pattern)
 
 
 def is_plain(pattern: str) -> bool:
-    """Whether it stands for itself and is ASCII, but for dots, which stand for any character."""
+    """Return whether an expression is ASCII without metacharacters, except dots, which match any character."""
     return pattern.isascii() and not has_signs(pattern)
 
 
 def weight(pattern: str) -> int:
-    """A rough measure of what there is to read beside plain characters."""
+    """Return a rough measure of an expression's complexity beyond plain characters."""
     return sum(_BOUND_WEIGHT if sign == '{' else 1 for sign in _signs(pattern))
 
 
 def easy(patterns: Collection[str]) -> bool:
-    """Whether reading them all is a matter of course."""
+    """Return whether all expressions are within the bounds of easy expressions, each by itself and together."""
     if any(len(pattern) > _EASY_LENGTH for pattern in patterns):
         return False
     weights = list(map(weight, patterns))
@@ -108,14 +112,14 @@ def _signs(pattern: str) -> list[str]:
 
 
 def is_simple(pattern: str) -> bool:
-    """Whether a pattern that matches a line also matches a text of several lines that has it.
+    """Return whether an expression that matches a line also matches every text with that line.
 
-    Not so when it can look beyond the line or sets options of its own.
+    An expression that can look beyond the line or sets options of its own is not simple.
     """
     return pattern.startswith(_LITERALLY) or not any(sign in pattern for sign in ('(?', '\\A', '\\Z', '***'))
 
 
 def for_lines(pattern: str) -> str:
-    """A pattern for text of several lines: ^ and $ mean those of a line."""
+    """Return the expression for a text of several lines: ^ and $ match at the ends of each line."""
     anchored = '^' in pattern or '$' in pattern
     return f'(?w){pattern}' if anchored and not pattern.startswith('***') else pattern

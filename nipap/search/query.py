@@ -1,8 +1,8 @@
-"""From the query struct of a search to SQL: one compiler for all objects.
+"""The query compiler: translate the query struct of a search into SQL, for all kinds of objects.
 
 A query is ``{operator, val1, val2}``: ``and`` and ``or`` join two queries, any other operator compares the attribute
-``val1`` with the value ``val2``; ``{}`` matches everything. The SQL is put together from constants of the attribute
-tables and of this module only; whatever a client sends travels as a parameter.
+``val1`` with the value ``val2``; ``{}`` matches everything. The SQL is composed only of constants of the attribute
+tables and of this module. All values from clients are parameters.
 """
 
 from __future__ import annotations
@@ -76,20 +76,22 @@ _PATTERNS = frozenset({'~', '!~', '~*', '!~*', 'like'})
 _NETWORKS = frozenset({'>>', '>>=', '<<', '<<='})
 _OPERATORS = _COMPARISONS | _PATTERNS | _NETWORKS | {'is', 'is_not', 'equals_any'}
 COMPARISONS = sorted({*_NAMES, *_OPERATORS})
-MOST_CONDITIONS = 12_000  # five for each word of the longest smart search, and some more
+# Each word of the longest smart search takes five. The rest is for other conditions.
+MOST_CONDITIONS = 12_000
 
 
 def compile_query(query: object, table: Table) -> Condition:
-    """The condition that a query struct means for the objects of a table.
+    """Compile a query struct into a condition on the objects of a table.
 
-    :raises NipapInputError: not a struct, unknown attribute or operator, something missing.
-    :raises NipapValueError: a value that its attribute cannot have.
+    :raises NipapInputError: the query is not a struct, a member is missing, or an attribute or operator is unknown.
+    :raises NipapValueError: a value that its attribute cannot have, or too many conditions.
     """
     leaves: list[Condition] = []
     program: list[Step] = []
     deepest = 0
     turns = waiting.Turns()
-    todo: list[tuple[object, int] | Step] = [(query, 1)]  # nodes with their depth, and steps to come after them
+    # Nodes with their depth, and steps that follow their operands.
+    todo: list[tuple[object, int] | Step] = [(query, 1)]
     while todo:
         item = todo.pop()
         if isinstance(item, Step):
@@ -112,7 +114,7 @@ def compile_query(query: object, table: Table) -> Condition:
 
 
 def _parts(node: object) -> tuple[int, object, object] | None:
-    """Operator and operands of a node that joins two queries; None for a comparison."""
+    """Return operator and operands of a node that joins two queries; None for a comparison."""
     if not isinstance(node, Mapping):
         raise NipapInputError(f'Invalid query ({shown(node)}), must be a struct')
     if not node:
@@ -129,7 +131,7 @@ def _parts(node: object) -> tuple[int, object, object] | None:
 
 
 def _operands(operator: int, *pair: object) -> list[object]:
-    """What a join joins, however it is nested: a long list of words is one join, not a deep tree."""
+    """Return the operands of nested joins with the same operator: a long list of words is one join, not a deep tree."""
     found: list[object] = []
     todo = list(reversed(pair))
     while todo:
@@ -138,21 +140,21 @@ def _operands(operator: int, *pair: object) -> list[object]:
         if inner is not None and inner[0] == operator:
             todo += [inner[2], inner[1]]
         elif len(found) > MOST_CONDITIONS:
-            break  # too many, whatever they are
+            break  # too many, which the compiler refuses
         else:
             found.append(node)
     return found
 
 
 def equals(attribute: Attribute, value: object) -> Condition:
-    """The condition that an attribute has a value, as a spec means it."""
+    """Return the condition that an attribute has a value, with the meaning of a spec."""
     return _compare(attribute, '=', value)
 
 
 def find_attribute(name: object, table: Table) -> Attribute:
-    """The attribute that a query names; ``avps.KEY`` is the value of one pair.
+    """Return an attribute of a query. ``avps.KEY`` is the value of one pair.
 
-    :raises NipapInputError: there is none.
+    :raises NipapInputError: there is no such attribute.
     """
     if isinstance(name, str):
         if name in table:
@@ -192,9 +194,9 @@ def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
     if operator in _PATTERNS:
         return _pattern(attribute, sql, params, operator, value)
     if operator == 'is':
-        operator = '='  # which an index can serve
+        operator = '='  # an index can serve this operator
     if attribute.name == 'pool_name' and operator == '=' and isinstance(value, str):
-        # Joined, the planner would take every prefix for a member.
+        # With a join, the planner would assume that every prefix is a member.
         name = comparable_text(attribute, value)
         return Condition(f'p.pool_id = (SELECT id FROM pool WHERE {_NAMED.format("name")})', (name, name))
     if operator == 'equals_any' or (attribute.kind in _ARRAYS and isinstance(value, str)):
@@ -221,7 +223,10 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
 
 
 def _as_text(attribute: Attribute, sql: str, *, or_nil: bool = False) -> str:
-    """Return the attribute as the text that clients see; or_nil: nil need not become text, it comes out the same."""
+    """Return SQL for the text of an attribute that clients see.
+
+    or_nil: NULL need not become empty text, because the comparison has the same result.
+    """
     if attribute.kind == 'expires':
         sql = f"nullif({sql}, 'infinity')"
     if attribute.name == 'inherited_tags':
@@ -249,11 +254,12 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
         return EVERYTHING if there else Condition(f'{sql} IS NOT NULL', params)
     hint, signs, title_case = _read_pattern(operator, text)
     guard = () if hint is None or not _has_words(attribute) else (hint,)
-    # Most attributes are nil, and no nil has a plain word: made empty text and compared they were a third of a walk.
+    # Most attributes are NULL, and NULL never matches a plain word. Converting NULL to empty text and comparing it took
+    # a third of a walk.
     compared = _as_text(attribute, sql, or_nil=wanted and not signs)
     found = f'{compared} {operator} %s'
     if title_case and not signs and operator == '~*':
-        # PostgreSQL compares the small and the capital form of a letter, and these are a third one.
+        # PostgreSQL compares the small and the capital form of a letter. Title case is a third form.
         sought = f'%{literally(text)}%'
         return Condition(f'({found} OR {compared} LIKE %s)', (*params, text, *params, sought), (), (text,))
     if not wanted and not attribute.nil_is_text:
@@ -261,12 +267,12 @@ def _pattern(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: 
     return Condition(found, (*params, text), guard, (text,))
 
 
-# A word is looked for in several attributes.
+# A word is searched in several attributes, so its result is cached.
 @lru_cache(maxsize=32)
 def _read_pattern(operator: str, text: str) -> tuple[ByText | None, bool, bool]:
-    """Return the hint of a pattern for texts, whether it has signs, and whether it has a letter in title case.
+    """Return the hint of an expression for texts, whether it has metacharacters, and whether it has title case letters.
 
-    :raises NipapValueError: PostgreSQL would read it for too long.
+    :raises NipapValueError: PostgreSQL would compile it for too long.
     """
     patterns.check(text)
     hint: ByText | None = None
@@ -287,7 +293,7 @@ def _like_guard(attribute: Attribute, pattern: str) -> tuple[ByText, ...]:
     return (ByText(Guard((('LIKE', pattern),))),) if _has_words(attribute) else ()
 
 
-# The ancestors of p that are tagged; inherited_tags is not stored anywhere.
+# The tagged ancestors of p. Inherited tags are not stored anywhere.
 _ABOVE = 'q.vrf_id = p.vrf_id AND q.prefix = ANY (supernets(p.prefix))'
 _INHERITED = f'EXISTS (SELECT FROM prefix q WHERE {_ABOVE} AND %s)'
 
@@ -314,10 +320,10 @@ def _equals_any(attribute: Attribute, sql: str, params: tuple[Any, ...], operato
     return Condition(found, (text, *params), (ByTag(tag),) if tag is not None else ())
 
 
-# As the partial index on them has it; and pairs of which one has a value.
+# The first form matches the partial index on MAC addresses. The second form finds any value of a pair.
 _WITH_MAC = "({0} <> '{{}}' AND macs_of({0}) @> ARRAY[%s])"
 _WITH_VALUE = '(EXISTS (SELECT FROM jsonb_each_text({0}) e WHERE lower(e.value) = lower(%s)))'
-# As the partial index on tags has it.
+# This form matches the partial index on tags.
 TAGGED = "(p.tags <> '{}' AND lower_each(p.tags) @> ARRAY[lower(%s)])"
 
 
@@ -332,7 +338,7 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
     mac = read_mac(parsed) if attribute.kind == 'avp' else None
     if mac is not None and operator in _EQUALITIES:
         return _mac_of_pair(attribute, mac, wanted=operator == '=')
-    if operator in ('is_not', '<>'):  # all that are not so, those without a value among them
+    if operator in ('is_not', '<>'):  # including objects without a value
         return Condition(f'{sql} IS DISTINCT FROM %s{cast}', (*params, parsed))
     compared = (f'{sql} {operator} %s{cast}', (*params, parsed))
     if operator != '=':
@@ -351,31 +357,31 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
     return Condition(*compared, _like_guard(attribute, _line(attribute, parsed)))
 
 
-# Equality with these is a place in the order of the tree.
+# Equality with one of these columns is a place in the order of the tree.
 _IN_ORDER = frozenset({'p.id', 'p.prefix', 'p.vrf_id', 'v.rt', 'v.name'})
 
 
 def _mac_of_pair(attribute: Attribute, mac: str, *, wanted: bool) -> Condition:
-    """Return the condition that the value of a pair is a MAC address, in whatever notation."""
+    """Return the condition that the value of a pair is a MAC address, in any notation."""
     digits = f"lower(regexp_replace({attribute.sql} ->> %s, '[-:.]', '', 'g'))"
     found = f'({_WITH_MAC.format(attribute.sql)} AND {digits} = %s)'
     return Condition(found if wanted else f'NOT coalesce({found}, false)', (mac, attribute.name[5:], mac))
 
 
 def _contained(attribute: Attribute, value: Any, compared: Compared) -> Condition:
-    """Equality of pairs or tags. What an index serves is that they are among those that are stored."""
+    """Return the equality of pairs or tags, after a containment condition that an index can serve."""
     sql, params = compared
     if attribute.kind == 'avp':
         value = json.dumps({attribute.name[5:]: value})
     if value in ([], '{}') or attribute.name == 'inherited_tags':
         return Condition(sql, params)
     part = 'lower_each({0}) @> lower_each(%s::text[])' if attribute.kind == 'tags' else '{0} @> %s::jsonb'
-    there = f"{{0}} <> '{{{{}}}}' AND {part}".format(attribute.sql)  # the first as the partial indexes have it
+    there = f"{{0}} <> '{{{{}}}}' AND {part}".format(attribute.sql)  # the first part matches the partial indexes
     return Condition(f'({there} AND {sql})', (value, *params))
 
 
 def _displayed(text: str, compared: Compared) -> Condition:
-    """Equality of what is displayed: a network, or an address with the length of what is around it."""
+    """Return equality with a displayed prefix: a network, or a host's address with the length of its assignment."""
     sql, params = compared
     places = []
     for place in (text, text.partition('/')[0]):
@@ -385,7 +391,7 @@ def _displayed(text: str, compared: Compared) -> Condition:
     return Condition(f'({within[0]} AND {sql})', within[1] + params, (InTreeOrder(within),))
 
 
-# What names a VRF, a pool or an AS number; attributes of other objects read some of these too.
+# The keys of VRFs, pools and AS numbers. Attributes of other objects read some of these columns too.
 _KEYS = frozenset(
     {
         *(('id', 'v.id'), ('rt', 'v.rt'), ('name', 'v.name')),
@@ -394,12 +400,12 @@ _KEYS = frozenset(
     }
 )
 _UNIQUE_NAMES = frozenset({'v.name', 'o.name'})
-# Names are unique without regard to case: that is what their index knows, but they are selected with it.
+# Names are unique without regard to case, so their index is on lower(name). They are selected with regard to case.
 _NAMED = '{0} = %s AND lower({0}) = lower(%s)'
 
 
 def _line(attribute: Attribute, value: object) -> str:
-    """The pattern of text in which the line of an attribute is a value; its ends help to find short ones."""
+    """Return the LIKE pattern of texts with this value as the attribute's line. Line ends help to find short ones."""
     before = '' if attribute.name == 'comment' else '%\n'
     after = '' if attribute.name == 'customer_id' else '\n%'
     return f'{before}{literally(value)}{after}'
@@ -421,7 +427,7 @@ def _route_target(attribute: Attribute, value: object) -> str:
     try:
         return str(read_value(attribute, value))
     except NipapValueError:
-        return normal_text(str(value))  # equal to none, but no reason for a fault
+        return normal_text(str(value))  # matches no object, but is not an error
 
 
 def _tags(attribute: Attribute, value: object) -> Any:
@@ -431,14 +437,14 @@ def _tags(attribute: Attribute, value: object) -> Any:
 
 
 def bigint(value: int) -> int:
-    """Return the nearest number that fits in 64 bits. No column has more, so comparisons come out the same.
+    """Return the nearest number that fits in 64 bits. No column has larger numbers: comparisons have the same result.
 
-    The least is left out: PostgreSQL reads its digits before the sign, and these do not fit.
+    The least number is left out: PostgreSQL reads its digits before the sign, and these digits do not fit.
     """
     return max(1 - 2**63, min(value, 2**63 - 1))
 
 
-# How the value of a kind is read for comparison, and the cast that its parameter needs.
+# The function that reads a value of a kind for comparison, and the cast for its parameter.
 _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = {
     'text': (comparable_text, ''),
     'asn': (lambda _, value: bigint(read_asn(value)), '::bigint'),
@@ -457,10 +463,10 @@ _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = 
 
 
 def _network(attribute: Attribute, operator: str, value: object) -> Condition:
-    """Containment written out as what the index on (vrf_id, prefix) can serve.
+    """Return containment in a form that the index on (vrf_id, prefix) can serve.
 
-    ``p << $1`` is a sequential scan under a generic plan; the descendants of a network are one range of the index,
-    and what covers it is among its at most 128 supernets.
+    ``p << $1`` is a sequential scan under a generic plan. The descendants of a network are one range of the index, and
+    a network that contains it is one of its at most 128 supernets.
     """
     if attribute.kind != 'network':
         raise NipapValueError(f"Operator '{operator}' works on 'prefix' only, not on '{attribute.name}'")

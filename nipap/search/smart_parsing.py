@@ -1,4 +1,4 @@
-"""Smart search: what a person types, turned into a query struct.
+"""Smart search: parse a text as people type it into a query struct.
 
 The parsers are total: every string has an answer and none raises. They read from left to right in linear time
 with a stack of their own, so neither length nor depth of the text matters.
@@ -11,12 +11,12 @@ The grammar, in the order in which a token is tried:
 - ``#tag`` (``#"two words"``) finds a tag;
 - ``attribute SIGN value`` is a comparison, with or without blanks around the sign. The value, and KEY in
   ``avps.KEY``, may be quoted; an unquoted value keeps pairs of parentheses, as in ``node~^(sw|r)1$``;
-- ``and``, ``or``, ``AND``, ``OR`` join what stands before and after them; with nothing to join before them they are
+- ``and``, ``or``, ``AND``, ``OR`` join the parts before and after them; with nothing to join before them they are
   words, and at the end of the text or of a group they are dropped;
 - ``*`` alone means the empty text, which finds everything;
 - everything else is a word: an address, a prefix, a route target or an AS number where the searched objects have
-  one, else text. The beginning of an address (``10.4.``) is text, and finds what lies in it too; a MAC address is text
-  in each of its notations, and the value of a pair.
+  one, else text. The beginning of an address (``10.4.``) is text, and also finds the prefixes in its network; a MAC
+  address is text in each of its notations, and the value of a pair.
 
 Neighbours that nothing joins are joined by ``and``; there is no precedence.
 
@@ -59,9 +59,9 @@ FORBIDDEN_CHARACTER = 'forbidden character'
 # Comparing an array by '=' asks whether it has the value.
 ARRAYS = frozenset({'tags', 'inherited_tags'})
 
-EVERYTHING = '*'  # this alone means what the empty text means
+EVERYTHING = '*'  # alone it means the same as the empty text
 
-# What is read of a text: a word of a search for prefixes costs a tenth of a millisecond and three kilobytes of answer.
+# Limits of a text. A word in a search for prefixes costs a tenth of a millisecond and three kilobytes of answer.
 LONGEST_TEXT = 100_000  # characters
 LONGEST_WORD = patterns.LONGEST
 MOST_WORDS = 2_000
@@ -73,7 +73,7 @@ _QUOTES = frozenset('\'"')
 _BLANKS = re.compile(r'\s*')
 _PLAIN = re.compile(r'[^\s()]*')
 _BRACKET_OR_BLANK = re.compile(r'[()]|\s+')
-# Possessive quantifiers: a start that turns out to be none is given up at once.
+# Possessive quantifiers: when a start turns out to be no comparison, the match fails at once.
 _COMPARISON = re.compile(
     r"""
     (?: avps\.(?: "(?P<double>[^"]*+)" | '(?P<single>[^']*+)' | (?P<key>[^\s()=<>~!]*+) )
@@ -94,12 +94,12 @@ _ASN_NUMBER = re.compile(r'(?:as)?[0-9]+|[0-9]+\.[0-9]+', re.IGNORECASE | re.ASC
 
 @dataclass(frozen=True)
 class SmartQuery:
-    """What a text means.
+    """The interpretation of a text.
 
-    ``query`` is a query struct whose parts carry an ``interpretation`` that says what they were taken for; clients
-    see it, the query compiler ignores it. With ``error`` the tree is for showing only: at least one part could not
-    be understood, and that part's interpretation has ``error`` true and an ``error_message`` of its own.
-    A long text gives a deep tree: walk it iteratively.
+    ``query`` is a query struct. Its parts carry an ``interpretation``, which says how they were read; clients see it,
+    the query compiler ignores it. With ``error`` the tree is for showing only: at least one part could not be
+    understood, and that part's interpretation has ``error`` true and an ``error_message`` of its own. A long text gives
+    a deep tree: walk it iteratively.
     """
 
     query: Query
@@ -125,15 +125,15 @@ def parse_pool_query(text: str, attribute_ok: AttributeCheck, value_ok: ValueChe
 def parse_asn_query(text: str, attribute_ok: AttributeCheck, value_ok: ValueCheck) -> SmartQuery:
     """Interpret a search for AS numbers: numbers, comparisons and text.
 
-    Their interpretations have ``error`` only where it is true.
+    Interpretations have ``error`` only if it is true.
     """
     return _parse(text, _ASN, attribute_ok, value_ok)
 
 
 def patterns_of(query: Query) -> tuple[set[str], set[str]]:
-    """Return the regular expressions of a smart query: its words, and those in its comparisons.
+    """Return the regular expressions of a smart query: its words, and the values of its comparisons.
 
-    The operators of comparisons are signs. Call this before joining the query with another.
+    Operators of comparisons are signs. Call this function before the query is joined with another query.
     """
     words: set[str] = set()
     compared: set[str] = set()
@@ -151,7 +151,7 @@ def words(query: Query) -> set[str]:
 
 
 def mark_invalid(query: Query, compared: Collection[str], unusable: Collection[str]) -> bool:
-    """Mark comparisons with some regular expressions, and some words, as not understood; whether there are any."""
+    """Mark some words, and comparisons with some expressions, as not understood. Return whether any were marked."""
     marked = False
     pending: list[object] = [query]
     while pending:
@@ -169,7 +169,7 @@ def mark_invalid(query: Query, compared: Collection[str], unusable: Collection[s
 
 
 def objections(query: Query) -> list[tuple[str, str]]:
-    """Return the parts of a smart query that were not understood, as they were typed, and why."""
+    """Return the parts of a smart query that were not understood, as they were typed, each with the reason."""
     found: list[tuple[str, str]] = []
     pending: list[object] = [query]
     while pending:
@@ -183,7 +183,7 @@ def objections(query: Query) -> list[tuple[str, str]]:
 
 
 def _comparisons(query: Query) -> Iterator[Query]:
-    """Return what a smart query joins."""
+    """Yield the comparisons of a smart query, words included."""
     pending: list[object] = [query]
     while pending:
         node = pending.pop()
@@ -195,9 +195,9 @@ def _comparisons(query: Query) -> Iterator[Query]:
 
 
 def replace_words(query: Query, replacements: Mapping[str, str]) -> Query:
-    """Return the query with some of its words() matched by another pattern; interpretations keep what was typed.
+    """Return the query with some of its words() matched by another expression. Interpretations keep the typed word.
 
-    The query itself is not changed, and is returned as it is when no word of it is to be replaced.
+    The query itself is not changed. It is returned as it is if none of its words is replaced.
     """
     if not replacements or words(query).isdisjoint(replacements):
         return query
@@ -218,13 +218,13 @@ def replace_words(query: Query, replacements: Mapping[str, str]) -> Query:
 
 
 def not_understood(text: str, message: str) -> SmartQuery:
-    """Return what a text means of which nothing can be understood."""
+    """Return the query of a text that is not understood as a whole."""
     return SmartQuery(_not_understood(text, message), True, FAILED)
 
 
 @dataclass(frozen=True)
 class _Dialect:
-    """How the texts of one kind of object are read."""
+    """The rules by which texts for one kind of object are read."""
 
     label: str
     """What the interpretation of a text names as its attribute."""
@@ -242,7 +242,7 @@ class _Dialect:
     """Whether the interpretation of what is fine has 'error': False."""
 
     def text(self, word: str) -> Query:
-        """Return the query that looks for a word in every column, and where else the interpretation says."""
+        """Return the query for a word in every column, and in other attributes, which the interpretation names."""
         mac = read_mac(word)
         network = self.beginning(word) if mac is None else None
         query = self.quoted(word) if mac is None else self._in_columns(word, mac_pattern(mac))
@@ -254,11 +254,11 @@ class _Dialect:
         return query
 
     def quoted(self, word: str) -> Query:
-        """Return the query that looks for a word in every column and takes it for nothing else."""
+        """Return the query for a word in every column, without any other reading."""
         return self._in_columns(word, _normal(word))
 
     def _also(self, text: Query, other: Query, name: str, shown: str) -> Query:
-        """Return the query that finds what a text or another query finds."""
+        """Return the query that matches if the query of a text or another query matches."""
         interpretation = text.pop('interpretation')
         assert isinstance(interpretation, dict)
         return {'operator': 'or', 'val1': text, 'val2': other, 'interpretation': interpretation | {name: shown}}
@@ -275,7 +275,7 @@ class _Dialect:
         return query
 
     def join(self, operator: str, left: Query, right: Query) -> Query:
-        """Return the query that joins two by 'and' or 'or'."""
+        """Return the query that joins two queries by 'and' or 'or'."""
         return {
             'operator': operator,
             'val1': left,
@@ -291,7 +291,7 @@ class _Dialect:
 
 
 def _normal(text: str) -> str:
-    """Return a text in the normal form C, in which texts are stored."""
+    """Return a text in normal form C, the form of stored texts."""
     return text if text.isascii() else unicodedata.normalize('NFC', text)
 
 
@@ -348,7 +348,7 @@ def _address(word: str, kind: str) -> Query:
 
 
 def _prefix(word: str, kind: str, expanded: str | None, strict: str | None) -> Query:
-    """Return the query of a prefix: as typed, or written out, or without its host bits."""
+    """Return the query of a prefix: as typed, or written in full, or without its host bits."""
     interpretation: Query = {
         'string': word,
         'interpretation': kind,
@@ -384,7 +384,7 @@ def _route_target(word: str) -> Query:
 
 
 def _asn_special(word: str, value_ok: ValueCheck) -> Query | None:
-    """Read a word as an AS number; digits that are none may be part of a name."""
+    """Read a word as an AS number. Digits that are no valid AS number may be part of a name."""
     if not _ASN_NUMBER.fullmatch(word) or not value_ok('asn', '=', word):
         return None
     return {
@@ -452,7 +452,7 @@ _ASN = _Dialect(
 
 @dataclass
 class _Group:
-    """The text itself or a pair of parentheses, while it is read."""
+    """The text as a whole or a pair of parentheses, while it is read."""
 
     start: int
     query: Query | None = None
@@ -460,7 +460,7 @@ class _Group:
     """What was typed between the query so far and whatever comes next."""
 
     def may_join(self) -> bool:
-        """Whether an 'and' or 'or' here stands after something that it can join."""
+        """Return whether an 'and' or 'or' here has an operand before it."""
         return self.query is not None and self.joiner is None
 
 
@@ -473,11 +473,11 @@ def _parse(text: str, dialect: _Dialect, attribute_ok: AttributeCheck, value_ok:
 
 
 class _GivenUpError(Exception):
-    """What begins with this token is not understood; says why."""
+    """The rest of the text from this token on is not understood. The message is the reason."""
 
 
 class _Parser:
-    """Reads one text once."""
+    """A parser, which reads one text once."""
 
     def __init__(self, text: str, dialect: _Dialect, attribute_ok: AttributeCheck, value_ok: ValueCheck) -> None:
         self._text = text
@@ -490,7 +490,7 @@ class _Parser:
         self._failed = False
 
     def parse(self) -> SmartQuery:
-        """Return what the text means."""
+        """Return the interpretation of the text."""
         self._skip_blanks()
         while self._pos < len(self._text):
             start = self._pos
@@ -519,7 +519,7 @@ class _Parser:
         self._pos = blanks.end() if blanks else self._pos
 
     def _give_up(self, start: int, message: str) -> None:
-        """Make one error of all from the outermost open parenthesis, or else from the start of the token."""
+        """Make one error of the text from the outermost open parenthesis, or else from the start of the token."""
         if len(self._groups) > 1:
             start = self._groups[1].start
         del self._groups[1:]
@@ -528,7 +528,7 @@ class _Parser:
         self._join(_not_understood(self._text[start:], message))
 
     def _add(self, query: Query) -> None:
-        """Join what a word, or what is as good as one, means to what is there."""
+        """Join the query of a word, or of a part that counts as one, to the query so far."""
         self._words += 1
         if self._words > MOST_WORDS:
             raise _GivenUpError(TOO_MANY_WORDS)
@@ -568,7 +568,7 @@ class _Parser:
             self._join(query)
 
     def _read_quoted(self) -> str:
-        """Read what stands between the quote here and the next one of its kind."""
+        """Read up to the closing quote."""
         end = self._text.find(self._text[self._pos], self._pos + 1)
         if end < 0:
             raise _GivenUpError(UNCLOSED_QUOTE)
@@ -577,7 +577,7 @@ class _Parser:
         return quoted
 
     def _read_tag(self) -> bool:
-        """Read a tag; False, and nothing read, when that is not what stands here."""
+        """Read a tag. Return False, and read nothing, if there is no tag here."""
         if self._dialect.tag is None or self._text[self._pos] != '#':
             return False
         start = self._pos
@@ -590,7 +590,7 @@ class _Parser:
         return True
 
     def _read_comparison(self) -> bool:
-        """Read attribute, sign and value; False, and nothing read, when that is not what stands here."""
+        """Read attribute, sign and value. Return False, and read nothing, if there is no comparison here."""
         head = _COMPARISON.match(self._text, self._pos)
         if head is None:
             return False
@@ -643,15 +643,15 @@ class _Parser:
                 self._add(special)
 
     def _read_plain(self) -> str:
-        """Read up to a blank or a parenthesis that groups."""
+        """Read up to a blank or a grouping parenthesis."""
         return self._read_run(keep_pairs=False)
 
     def _read_value(self) -> str:
-        """Read up to a blank or a parenthesis whose partner is elsewhere."""
+        """Read up to a blank or a parenthesis without its partner in the value."""
         return self._read_run(keep_pairs=True)
 
     def _ends_a_word(self, start: int) -> bool:
-        """Return whether the parenthesis here is the last character of the word that began at a place."""
+        """Return whether the parenthesis here is the last character of the word that began at `start`."""
         after = self._text[self._pos + 1 : self._pos + 2]
         escaped = self._pos > start and self._text[self._pos - 1] == '\\'
         return not escaped and (not after or after.isspace())
@@ -691,7 +691,7 @@ def _not_understood(string: str, message: str) -> Query:
 
 
 def _bracket_pairs(text: str, *, blanks: bool = False) -> dict[int, int]:
-    """Map each opening parenthesis to its closing one; those with blanks between the two only when these may be."""
+    """Map each opening parenthesis to its closing one. Pairs with blanks between them count only with `blanks`."""
     pairs: dict[int, int] = {}
     opened: list[int] = []
     for match in _BRACKET_OR_BLANK.finditer(text):
