@@ -1,4 +1,4 @@
-"""Reading networks and route targets as people write them. Pure: text in, checked values out."""
+"""Parsers of networks, route targets and MAC addresses as people write them. All of them are pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nipap.errors import NipapValueError
 
 WIDTH = {4: 32, 6: 128}
 
-# IPy reads more than networks ('10', '0x0a000000', '1-2'): only what has one of these shapes is handed to it.
+# IPy accepts more than addresses ('10', '0x0a000000', '1-2'), so it gets only text of one of these shapes.
 _V4 = re.compile(r'(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})')
 _V6 = re.compile(r'[0-9a-fA-F]*:[0-9a-fA-F:]*(?::[0-9]{1,3}(?:\.[0-9]{1,3}){3})?')
 _MAC = re.compile(
@@ -37,18 +37,19 @@ class Network(NamedTuple):
 
 
 def parse_network(value: object) -> Network:
-    """Read an address or a network in CIDR notation (RFC 4632, RFC 4291).
+    """Parse an address or a network in CIDR notation (RFC 4632, RFC 4291).
 
-    An address without length is a full-length network.
+    An address without a prefix length is a full-length network.
 
-    :raises NipapValueError: for anything else, and for host bits to the right of the mask.
+    :raises NipapValueError: for any other value, and for host bits to the right of the mask.
     """
     text = value.strip() if isinstance(value, str) else ''
     address, slash, length_text = text.partition('/')
     if slash and not _LENGTH.fullmatch(length_text):
         raise NipapValueError(f'Invalid syntax for prefix ({_shown(value)})')
     try:
-        if _V4.fullmatch(address):  # as it is written already; half of all calls name one
+        # Half of all calls name an IPv4 network. Its address has the stored form already.
+        if _V4.fullmatch(address):
             family, number, written = 4, int.from_bytes(map(int, address.split('.'))), address
         elif _V6.fullmatch(address):
             family, number, written = 6, *_read_v6(address)
@@ -70,7 +71,7 @@ def parse_network(value: object) -> Network:
 
 
 def has_host_bits(value: object) -> bool:
-    """Return whether a text is an address with a length, and no network since bits to the right of the mask are set."""
+    """Return whether a value is an address with a prefix length that has bits set to the right of its mask."""
     address, slash, length = (value if isinstance(value, str) else '').strip().partition('/')
     if not slash or not _LENGTH.fullmatch(length):
         return False
@@ -84,11 +85,12 @@ def has_host_bits(value: object) -> bool:
 
 
 def _read_v6(address: str) -> tuple[int, str]:
-    """An IPv6 address as a number and as text (RFC 5952).
+    """Parse an IPv6 address; return its number and its text (RFC 5952).
 
-    The C library does it in a thirtieth of IPy's time, but reads less, and ends with dots what IPy does not.
+    The C library needs a thirtieth of IPy's time. IPy takes over for forms that the C library does not read, and for
+    addresses that the C library writes with an IPv4 address at the end.
 
-    :raises ValueError: it is none.
+    :raises ValueError: the text is no IPv6 address.
     """
     with contextlib.suppress(OSError):
         packed = socket.inet_pton(socket.AF_INET6, address)
@@ -100,17 +102,17 @@ def _read_v6(address: str) -> tuple[int, str]:
 
 
 def first_address(network: str) -> int:
-    """The first address of a network, as PostgreSQL writes it, as a number."""
+    """Return the first address of a network as a number. network: the network as PostgreSQL writes it."""
     address = network.partition('/')[0]
     return int.from_bytes(socket.inet_pton(socket.AF_INET6 if ':' in address else socket.AF_INET, address))
 
 
 def parse_route_target(value: object) -> tuple[str, int]:
-    """Read a route target, `ASN:n` or `a.b.c.d:n`, each number 0 to 4294967295.
+    """Parse a route target, `ASN:n` or `a.b.c.d:n`, each number 0 to 4294967295.
 
-    Returns its text without leading zeros and its rank, administrator * 2^32 + n.
+    Return its text without leading zeros, and its rank: administrator * 2^32 + n.
 
-    :raises NipapValueError: for anything else.
+    :raises NipapValueError: for any other value.
     """
     administrator, colon, number_text = (value if isinstance(value, str) else '').strip().partition(':')
     if not colon or not _RT_NUMBER.fullmatch(number_text):
@@ -133,12 +135,12 @@ def parse_route_target(value: object) -> tuple[str, int]:
 
 
 def read_mac(text: str) -> str | None:
-    """Return the twelve digits of a MAC address, in whatever notation it is written; None for anything else."""
+    """Return the twelve digits of a MAC address in any notation, in lower case; None for any other text."""
     return re.sub('[-:.]', '', text).lower() if _MAC.fullmatch(text) else None
 
 
 def mac_pattern(digits: str) -> str:
-    """Return the regular expression of a MAC address in all notations."""
+    """Return a regular expression that matches a MAC address in all notations. digits: its twelve digits."""
     forms = [digits]
     for signs, width in ((':-.', 2), ('.-:', 4), ('-:', 6)):
         parts = [digits[n : n + width] for n in range(0, 12, width)]
@@ -147,7 +149,10 @@ def mac_pattern(digits: str) -> str:
 
 
 def read_beginning(word: str) -> str | None:
-    """Return the network of all addresses that begin with a text: ``10.4.``, ``198.51``, ``2001:db8:11``."""
+    """Return the network of all addresses that begin with a text such as ``10.4.``, ``198.51`` or ``2001:db8:11``.
+
+    Return None for a text that begins no address.
+    """
     sign = ':' if ':' in word else '.'
     parts = word.removesuffix(sign).split(sign)
     if not (_V6_BEGINNING if sign == ':' else _V4_BEGINNING).fullmatch(word):
@@ -159,6 +164,6 @@ def read_beginning(word: str) -> str | None:
 
 
 def _shown(value: object) -> str:
-    """A value of the client's for an error message, cut when it is long."""
+    """Return a value of the client's for an error message, cut after 100 characters."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 100 else text[:100] + '…'

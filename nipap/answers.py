@@ -1,4 +1,4 @@
-"""The answers of calls, typed: an object of each kind, pages, lists that are read or packed piece by piece."""
+"""The types of answers: an object of each kind, pages, and lists that are read or packed piece by piece."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Pool(TypedDict):
 
 
 class Prefix(TypedDict):
-    """A prefix. The last members are those of searches and edits."""
+    """A prefix. The members that are not required belong to answers of searches and edits."""
 
     id: int
     vrf_id: int
@@ -117,7 +117,7 @@ class Tag(TypedDict):
 
 
 class Webhook(TypedDict):
-    """A webhook and how far its deliveries have come."""
+    """A webhook and the progress of its deliveries."""
 
     id: int
     url: str
@@ -139,7 +139,7 @@ class Webhook(TypedDict):
 
 
 class DeadLetter(TypedDict):
-    """An event that a webhook did not take."""
+    """An event that could not be delivered to a webhook."""
 
     id: int
     event: Mapping[str, object]

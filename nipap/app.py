@@ -24,5 +24,6 @@ def create(backend: Backend, authenticator: Authenticator, *, max_body: int = MA
     application = flask_xmlrpc.create_app(backend, authenticator, max_body=max_body, meter=meter)
     for transport in (api, v1):
         transport.add_to(application, backend, authenticator, max_body=max_body, meter=meter)
-    front.add_to(application, front.Health(cast(Database, backend.db)))  # no application is made inside a transaction
+    # An application is never made inside a transaction, so the backend has a database.
+    front.add_to(application, front.Health(cast(Database, backend.db)))
     return application

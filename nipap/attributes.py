@@ -1,7 +1,7 @@
-"""What objects are made of: one table of attributes an object, and the reading of values.
+"""The attributes of objects: one table for each kind of object, and the parsers of values.
 
-Each fact about an attribute is stated here once: its kind, the SQL that reads it, whether clients may set it, what
-it means. Validation, the query compiler and smart search all work from these tables. In SQL expressions ``v`` is the
+Each fact about an attribute is stated here once: its kind, the SQL that reads it, whether clients may set it, and its
+meaning. Validation, the query compiler and smart search all work from these tables. In SQL expressions ``v`` is the
 VRF, ``o`` the pool, ``p`` the prefix, ``a`` the AS number of the row (see `nipap.search.query`).
 """
 
@@ -28,7 +28,7 @@ PREFIX_TYPES = ('reservation', 'assignment', 'host')
 STATUSES = ('assigned', 'reserved', 'quarantine')
 ALARM_PRIORITIES = ('warning', 'low', 'medium', 'high', 'critical')
 MAX_ASN = 4294967295
-# Characters of what an index holds. Four bytes each they are 2,400; a B-tree takes 2,704, and so does GIN.
+# Most characters of an indexed text: 2,400 bytes at four bytes each. A B-tree accepts 2,704 bytes, and so does GIN.
 LONGEST_KEY = 600
 
 TRUE = frozenset({'true', 't', 'yes', 'y', 'on', '1'})
@@ -40,11 +40,10 @@ class Attribute:
     """One attribute of an object.
 
     kind: text, integer, number (may pass 2^63), boolean, network, time, expires, enum, tags, avps, networks, rt or asn.
-    sql: the expression that reads it. writable: clients may set it. choices: what an enum accepts.
-    longest: characters of a text or of each tag. never_nil: it always has a value. nil_is_text: text operators take
-    nil for the empty text. example: a value that people know it by, as JSON has it. normal: makes the one form of a
-    text under which it is stored and looked for. refuse: raises NipapValueError for a text in this form that may not
-    be stored.
+    sql: the expression that reads it. writable: clients may set it. choices: the accepted values of an enum.
+    longest: most characters of a text or of each tag. never_nil: it always has a value. nil_is_text: text operators
+    take nil for the empty text. example: a typical value, as in JSON. normal: returns the form in which a text is
+    stored and searched for. refuse: raises NipapValueError for a text in this form that may not be stored.
     """
 
     name: str
@@ -67,7 +66,8 @@ class Attribute:
 Table = Mapping[str, Attribute]
 
 
-# By name, for every table; a table may have others of its own. They are documentation addresses, names and numbers.
+# Examples by the name of the attribute, for every table; a table may override them. The addresses, names and numbers
+# are for documentation.
 _EXAMPLES: Mapping[str, object] = {
     **{'id': 1, 'vrf_id': 0, 'pool_id': 1, 'vrf_rt': '65000:123', 'vrf_name': 'customers', 'pool_name': 'links'},
     **{'rt': '65000:123', 'name': 'customers', 'asn': 64500, 'description': 'Office in Malmö', 'comment': 'Floor 3'},
@@ -97,7 +97,7 @@ def _table(
 
 
 def _families(name: str, sql: str, doc: str, *, never_nil: bool = True) -> list[Attribute]:
-    """The IPv4 and the IPv6 version of a figure."""
+    """Return the IPv4 and the IPv6 attribute of a figure."""
     return [
         Attribute(f'{name}_v{family}', 'number', sql.format(f=family), f'{doc}, IPv{family}.', never_nil=never_nil)
         for family in (4, 6)
@@ -126,7 +126,7 @@ def _country_code(text: str) -> None:
 
 
 def _key_name(sql: str, doc: str, *, name: str = 'name') -> Attribute:
-    """Return the name of a VRF or of a pool."""
+    """Return the attribute for the name of a VRF or of a pool."""
     doc = f'{doc} Blanks around it are dropped.'
     return Attribute(
         name, 'text', sql, doc, True, longest=LONGEST_KEY, never_nil=True, normal=_trimmed, refuse=_not_empty
@@ -275,7 +275,7 @@ PREFIX: Table = _table(
     nil_is_text=True,
 )
 
-# A VLAN beyond these that is stored already may be sent with an edit: SQL refuses a new one.
+# An edit may repeat a stored VLAN outside 0 to 4095. SQL refuses a new one.
 EDITED: Table = {**PREFIX, 'vlan': replace(PREFIX['vlan'], low=-(2**31), high=2**31 - 1)}
 
 ASN: Table = _table(
@@ -289,7 +289,7 @@ ASN: Table = _table(
 
 TAG: Table = _table([Attribute('name', 'text', 'g.name', 'A tag in use.', never_nil=True)], examples={'name': 'core'})
 
-# The old search grammar knew these attributes by these names only, so scripts may still send them.
+# The old search grammar accepted only these names for the attributes, so scripts may still send them.
 MISSPELT = {
     'authoratative_source': 'authoritative_source',
     'authorative_source': 'authoritative_source',
@@ -313,7 +313,7 @@ MISSPELT = {
 
 
 def check_text(value: str) -> str:
-    """Refuse characters that XML 1.0 cannot carry: no stored value may make an answer unreadable.
+    """Return a text unless it has a character that XML 1.0 cannot carry: a stored one would make answers unreadable.
 
     :raises NipapValueError: naming the character.
     """
@@ -324,16 +324,19 @@ def check_text(value: str) -> str:
 
 
 def normal_text(value: str) -> str:
-    """Return a text in Unicode's normal form C, which all texts are stored in and looked for.
+    """Return a text in Unicode's normal form C, in which all texts are stored and searched for.
 
-    :raises NipapValueError: a character that XML 1.0 cannot carry.
+    :raises NipapValueError: the text has a character that XML 1.0 cannot carry.
     """
     check_text(value)
     return value if value.isascii() else unicodedata.normalize('NFC', value)
 
 
 def read_text(value: object) -> str:
-    """Return a string; an integer is taken as written. A fraction is refused: its digits may not be those written."""
+    """Return a string in normal form, or an integer as text.
+
+    :raises NipapValueError: for any other value. A fraction is refused because its digits may not be the written ones.
+    """
     if isinstance(value, str):
         return normal_text(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -343,9 +346,9 @@ def read_text(value: object) -> str:
 
 
 def comparable_text(attribute: Attribute, value: object) -> str:
-    """Return the text with which the values of an attribute are compared, in the form in which they are stored.
+    """Return a text in the form in which the values of an attribute are stored, to compare it with them.
 
-    :raises NipapValueError: no text, or a character that XML 1.0 cannot carry.
+    :raises NipapValueError: the value is no text, or has a character that XML 1.0 cannot carry.
     """
     text = read_text(value)
     return attribute.normal(text) if attribute.normal else text
@@ -367,7 +370,7 @@ def _check_length(attribute: Attribute, text: str) -> None:
 
 
 def read_integer(value: object) -> int:
-    """An integer, also as text.
+    """Parse an integer, also as text of up to 60 digits.
 
     :raises NipapValueError: naming the value.
     """
@@ -386,9 +389,11 @@ _ASN = re.compile(r'(?:as[n ]?)?\s*(?:([0-9]{1,10})|([0-9]{1,5})\.([0-9]{1,5}))'
 
 
 def read_asn(value: object) -> int:
-    """Return an AS number: an integer, also as text, ``AS64500`` or asdot (``1.10``, RFC 5396).
+    """Parse an AS number: an integer, also as text, ``AS64500`` or asdot (``1.10``, RFC 5396).
 
-    :raises NipapValueError: it is none, or none in this notation. Whether there is such an AS number is not looked at.
+    The range of an integer is not checked.
+
+    :raises NipapValueError: the value has none of these forms, or a part of asdot is above 65535.
     """
     found = _ASN.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
@@ -402,7 +407,7 @@ def read_asn(value: object) -> int:
 
 
 def read_boolean(value: object) -> bool:
-    """A boolean, also as text (true, yes, false, no, …) or 0 and 1."""
+    """Parse a boolean, also as text (true, yes, false, no, …) or as 0 and 1."""
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower() if isinstance(value, str | int) else ''
@@ -412,7 +417,7 @@ def read_boolean(value: object) -> bool:
 
 
 def read_tags(value: object) -> list[str]:
-    """A list of strings; nil means none."""
+    """Parse a list of strings; nil is the empty list."""
     if value is None:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(tag, str) for tag in value):
@@ -421,7 +426,7 @@ def read_tags(value: object) -> list[str]:
 
 
 def read_avps(value: object) -> dict[str, str]:
-    """A struct of strings; nil means none."""
+    """Parse a struct of strings; nil is the empty struct."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -438,7 +443,7 @@ def read_avps(value: object) -> dict[str, str]:
 
 
 def shown(value: object) -> str:
-    """A value of the client's for an error message: as they know it, cut when long."""
+    """Return a value for an error message, in the client's terms and cut after 100 characters."""
     if value is None:
         text = 'nil'
     elif isinstance(value, bool):
@@ -453,9 +458,11 @@ def shown(value: object) -> str:
 
 
 def read_value(attribute: Attribute, value: object) -> Any:
-    """Read a value that is to be stored in an attribute or compared with it; nil stays nil where that means something.
+    """Parse a value that is to be stored in an attribute or compared with it.
 
-    :raises NipapValueError: naming the value and what would be accepted.
+    nil is an empty list of tags, an empty struct of AVPs, and `NEVER` for a date. For other kinds it is None.
+
+    :raises NipapValueError: naming the value and the accepted ones.
     """
     try:
         return _read_value(attribute, value)
@@ -523,7 +530,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
 
 
 def check_names(attr: object, table: Table, *, required: Iterable[str] = (), extra: Iterable[str] = ()) -> None:
-    """Refuse an ``attr`` that is no struct, lacks a required member or has one that cannot be set.
+    """Refuse an ``attr`` that is no struct, lacks a required member or has a member that cannot be set.
 
     A bad value is refused before a missing member.
 
@@ -536,7 +543,7 @@ def check_names(attr: object, table: Table, *, required: Iterable[str] = (), ext
             raise NipapExtraneousInputError(f'extraneous attribute {name}').about(name)
     missing = next((name for name in required if name not in attr), None)
     if missing is not None:
-        for name, value in attr.items():  # what is wrong is said before what is missing
+        for name, value in attr.items():
             if value is not None:
                 read_value(table[name], value)
         raise NipapMissingInputError(f'missing attribute {missing}').about(missing)
@@ -546,7 +553,7 @@ _SECONDS = re.compile('[0-9]{1,4}(?:[.][0-9]{1,9})?')
 
 
 def read_seconds(seconds: object) -> float:
-    """Return a duration in seconds, which may be text.
+    """Parse a duration of 0 to 3600 seconds, a number or text.
 
     :raises NipapValueError: naming the value.
     """
@@ -561,9 +568,9 @@ def read_seconds(seconds: object) -> float:
 
 
 def given(spec: object, noun: str) -> object:
-    """Return the spec of a change, which must be there.
+    """Return the spec of a change, which is required.
 
-    :raises NipapInputError: it is nil.
+    :raises NipapInputError: the spec is nil.
     """
     if spec is None:
         raise NipapInputError(f'{noun} specification must be a dict')
@@ -571,9 +578,9 @@ def given(spec: object, noun: str) -> object:
 
 
 def named(spec: object, keys: Collection[str], noun: str, too_many: str) -> tuple[str, Any] | None:
-    """The one key and value of a spec that selects by a single key; None for nil and ``{}``.
+    """Return the key and the value of a spec that selects by a single key; None for nil and ``{}``.
 
-    :raises NipapInputError, NipapExtraneousInputError: no struct, an unknown key, or more than one.
+    :raises NipapInputError: the spec is no struct. NipapExtraneousInputError: it has an unknown key, or several keys.
     """
     if spec is None:
         return None

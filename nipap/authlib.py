@@ -1,7 +1,8 @@
-"""Logins as NIPAP's web client asks for them. For that client alone: nothing of ours imports this module.
+"""The login interface of NIPAP's web client. Only that client imports this module; the daemon does not.
 
-It shares an environment with us and does ``AuthFactory().get_auth(username, password, source).authenticate()``. The
-answer is that of `nipap.access`, on the accounts of the configuration that `nipap.nipapconfig` has read.
+The web client runs in the same Python environment and calls
+``AuthFactory().get_auth(username, password, source).authenticate()``. `nipap.access` checks the login, with the
+accounts of the configuration that `nipap.nipapconfig` has read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ABSOLUTE = 'db_path must be an absolute path, since a relative one is in the dat
 
 
 class AuthError(Exception):
-    """Nobody could be asked, or not for this."""
+    """The login cannot be checked: an argument is wrong, or the back end cannot be used."""
 
     error_code = 1500
 
@@ -36,7 +37,7 @@ class AuthorizationFailed(AuthError):  # noqa: N818  (as above)
 
 
 class AuthFactory:
-    """Makes objects that prove a login, by the back ends that are configured at the moment."""
+    """A factory of objects that check a login, with the back ends as last read from the configuration."""
 
     def __init__(self) -> None:
         self._config = NipapConfig()
@@ -63,9 +64,9 @@ class AuthFactory:
         authoritative_source: str,
         auth_options: Mapping[str, object] | None = None,
     ) -> BaseAuth:
-        """Return an object that proves a login; ``username`` may end with ``@`` and the name of a back end.
+        """Return an object that checks a login; ``username`` may end with ``@`` and the name of a back end.
 
-        :raises AuthError: there is no such back end, or no authoritative source.
+        :raises AuthError: the back end does not exist, or the authoritative source is None.
         """
         if authoritative_source is None:
             raise AuthError('Missing authoritative_source.')
@@ -78,7 +79,7 @@ class AuthFactory:
 
 
 class BaseAuth:
-    """A login that is proved by `authenticate`; what it says of the user is there afterwards.
+    """A login that `authenticate` checks. Afterwards the attributes describe the user.
 
     A trusted user may name another ``username``, a ``full_name`` and ``readonly`` in the options.
     """
@@ -105,9 +106,9 @@ class BaseAuth:
         self._authenticated: bool | None = None
 
     def authenticate(self) -> bool:
-        """Return whether the password is right; asked once.
+        """Return whether the password is right. Only the first call checks the password.
 
-        :raises AuthError: the accounts cannot be read, or the back end lets nobody in.
+        :raises AuthError: the accounts cannot be read, or the back end refuses every login.
         """
         if self._authenticated is None:
             self._authenticated = self._prove()
@@ -133,5 +134,5 @@ class BaseAuth:
         return True
 
     def authorize(self) -> bool:
-        """Return whether the user may change something."""
+        """Return whether the user has logged in and is not read-only."""
         return bool(self._authenticated) and not self.readonly

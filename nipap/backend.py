@@ -1,8 +1,8 @@
-"""The one door to VRFs, pools, prefixes and AS numbers, for any transport.
+"""The interface of all transports to VRFs, pools, prefixes and AS numbers.
 
-The words:
+The terms:
 
-* A **VRF** is an address space. VRF 0, ``default``, always exists; others are told apart by their route target.
+* A **VRF** is an address space. VRF 0, ``default``, always exists; other VRFs are identified by their route target.
 * A **prefix** is a network in a VRF. Prefixes nest: a *reservation* holds reservations and *assignments*, an
   assignment holds *hosts*. Parents, indent, inherited tags and used addresses follow from the stored prefixes.
 * A **pool** is a named set of prefixes to allocate from: `add_prefix` with ``args`` finds the lowest free block and
@@ -10,10 +10,10 @@ The words:
 * A **spec** selects objects by equality: ``{'name': 'core'}``, ``{'prefix': '10.0.0.0/8', 'vrf_rt': '65000:1'}``.
 * A **query** is ``{operator, val1, val2}``; ``and``/``or`` join two queries. Smart searches read text instead.
 
-`Backend.perform` makes any call of the table `nipap.calls.CALLS`: it finds the call, asks for the right that it needs,
-parses the members once, opens a transaction, does the work and answers with plain values: dicts, lists, strings,
-integers and datetimes in UTC. A call is **one** transaction, audit included. The other methods are the same calls for
-programs in Python, typed. Errors are `nipap.errors.NipapError`.
+`Backend.perform` makes any call of the table `nipap.calls.CALLS`: it finds the call, checks the right that the call
+needs, parses the members once, does the work and returns plain values: dicts, lists, strings, integers and datetimes
+in UTC. A changing call is **one** transaction, audit included. The other methods are typed versions of the same calls
+for programs in Python. Errors are `nipap.errors.NipapError`.
 
 >>> backend.add_prefix(actor, {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'RFC 1918'})['indent']
 0
@@ -75,12 +75,13 @@ LONGEST_SLEEP_S = 10.0
 class Backend:
     """The calls of the API over one database.
 
-    longest_list: a longer answer of prefixes, or one that may be longer, is no list but `Chunks`. Those of lists and
-    searches are read when they are iterated: errors come then. None: it is always a list.
+    longest_list: most prefixes in a list. An answer of prefixes that is longer, or may be longer, is a `Chunks`. The
+    `Chunks` of lists and searches are read from the database when they are iterated, and raise errors then. None: an
+    answer is always a list.
     key_hours: the time for which an idempotency key is remembered.
-    alike: every call shows a prefix as searches do, additions and lists too.
-    part_of: the request whose transaction this backend works in; its calls are parts of that change.
-    owed: the time to sleep after that transaction, which the calls in it add to.
+    alike: every call shows a prefix in the form of searches, additions and lists too.
+    part_of: the request of the transaction in which this backend works. Its calls are parts of that change.
+    owed: the time to sleep after that transaction, to which the calls in it add.
     """
 
     def __init__(
@@ -102,22 +103,22 @@ class Backend:
         self._alike = alike
 
     def showing_alike(self) -> Backend:
-        """Return a backend whose calls all show a prefix as searches do."""
+        """Return a backend with calls that all show a prefix in the form of searches."""
         return Backend(self.db, longest_list=self._longest_list, key_hours=self._key_hours, alike=True)
 
-    # ------------------------------------------------------------ the way of a call
+    # ------------------------------------------------------------ making a call
 
     def perform(self, actor: Actor, request: Request, outcome: Outcome | None = None) -> Any:
-        """Make a call for an actor and return its answer. The outcome learns the number of the change set.
+        """Make a call for an actor and return its answer. The outcome receives the number of the change set.
 
-        A changing call with an idempotency key is done once: the same request, made again by the same user while the
-        key is remembered, changes nothing and gets the first answer. A request that meets another with its key on the
-        way waits for it. A call that ends in an error leaves no trace. Other calls ignore a key. An expectation is
-        looked at under the lock of the object: nobody else can change it before the work is done.
+        A changing call with an idempotency key is carried out once. The same request, made again by the same user
+        while the key is remembered, changes nothing and gets the first answer. A request with the key of a request in
+        progress waits for that request. A call that ends in an error leaves no trace. Other calls ignore a key. An
+        expectation is checked under the lock of the object, so nobody can change the object before the work is done.
 
-        :raises AuthorizationFailedError: the actor may not make this call, whatever its members are.
+        :raises AuthorizationFailedError: the actor may not make this call with any members.
         :raises NipapKeyReusedError: the key was used for another call.
-        :raises NipapNonExistentError, NipapChangedError: the object is not there, or not as expected.
+        :raises NipapNonExistentError, NipapChangedError: the object does not exist, or is not as expected.
         """
         call = calls.find(request.call)
         authorize(actor, call)
@@ -132,7 +133,7 @@ class Backend:
         return self._run(actor, call, call.read(request.members), request, outcome)
 
     def _perform_parts(self, actor: Actor, request: Request, outcome: Outcome | None) -> Any:
-        """Make a call that is made of others, and sleep after its transaction: others need its session and locks."""
+        """Make a call that consists of calls. Sleep after its transaction, for others need its session and locks."""
         owed = _Owed()
         door = Backend(
             self.db,
@@ -148,7 +149,7 @@ class Backend:
         return answer
 
     def _run(self, actor: Actor, call: Call, members: Any, request: Request, outcome: Outcome | None) -> Any:
-        """Open what the call runs in and do its work."""
+        """Do the work of a call in its mode: without the database, with reads, in a pipeline or in a transaction."""
         caller = self._caller(actor, request)
         mode = call.mode
         if mode is Mode.COMPUTE:
@@ -168,7 +169,7 @@ class Backend:
     def _once(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
         """Make a changing call once for its idempotency key.
 
-        An answer that is stored is given to an actor who may make the call now, every part of it.
+        A stored answer is returned only when the actor may still make the call and all its parts.
         """
         name = idempotency.read_key(request.key)
         sent = call.known(request.members)
@@ -192,7 +193,7 @@ class Backend:
         return self._given(answer)
 
     def _provided(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
-        """Make a changing call, provided that an object is as expected."""
+        """Make a changing call if an object is as expected."""
         completed = request.expectation is not None and request.expectation.members is not None
         early = None if completed else call.read(request.members)
 
@@ -204,7 +205,7 @@ class Backend:
         return self._given(self.db.run(work, outcome))
 
     def _expected(self, request: Request, sent: calls.Raw) -> calls.Raw:
-        """Lock the object that a request expects something of; return the members of its call."""
+        """Lock and check the object of a request's expectation, if any; return the members of the call."""
         expectation = request.expectation
         if expectation is None:
             return sent
@@ -214,14 +215,14 @@ class Backend:
     def expect(self, expectation: Expectation) -> Object:
         """Lock an object until the transaction ends, compare it with an expectation and return it.
 
-        :raises NipapNonExistentError: it is not there. NipapChangedError: it is there, and not as expected.
+        :raises NipapNonExistentError: the object does not exist. NipapChangedError: the object is not as expected.
         """
         kind = KINDS[expectation.kind]
         condition = equals(kind.key, expectation.key)
         around = (Surroundings(),) if expectation.kind == 'prefix' else ()
 
         def look(tx: Transaction) -> list[Object]:
-            # A separate statement: it reads what nobody else can change any more.
+            # The lock takes a statement of its own, so that the next one reads rows that nobody else can change.
             rows.lock(tx, expectation.kind, expectation.key)
             return kind.find(tx, condition, Part(1, 0), *around)
 
@@ -233,7 +234,10 @@ class Backend:
         return found[0]
 
     def _until_known(self, work: Callable[[Transaction], T], outcome: Outcome) -> T:
-        """Run work that finds out itself whether it was committed, until its outcome is known."""
+        """Run work again until its outcome is known, for `PATIENCE_S` at most.
+
+        The work itself must find out whether an earlier run was committed.
+        """
         began = time.monotonic()
         while True:
             try:
@@ -244,7 +248,7 @@ class Backend:
             waiting.sleep(random.uniform(0, 0.2))
 
     def _enter(self, tx: Transaction, request: Request) -> Backend:
-        """Return the same calls as parts of a transaction and a request, in which no long list is in memory."""
+        """Return a backend for calls that are parts of a transaction and a request, without long lists in memory."""
         longest_list = LONGEST_INSIDE if self._longest_list is None else self._longest_list
         part_of = self._part_of or request
         return Backend(Inside(tx), longest_list=longest_list, alike=self._alike, part_of=part_of, owed=self._owed)
@@ -262,16 +266,17 @@ class Backend:
         if self._slept_s > LONGEST_SLEEP_S:
             allowed = f'a batch sleeps at most {LONGEST_SLEEP_S:g} seconds'
             raise NipapValueError(f'Invalid value {seconds:g} for sleep, {allowed}').about('sleep')
-        self._owed.seconds = self._slept_s  # and not more, for a transaction may be run again
+        # Set, not added: the transaction may be run again.
+        self._owed.seconds = self._slept_s
 
     def _given(self, answer: Any) -> Any:
         """Convert packed answers to plain lists, unless this backend may return long answers."""
         return packed.whole(answer) if self._longest_list is None else answer
 
     def add_prefixes(self, actor: Actor, attrs: list[Any], *, ids: bool = False) -> list[Any] | PackedList:
-        """Add many prefixes in one transaction; return them, or their ids only.
+        """Add many prefixes in one transaction; return them, or with `ids` only a struct with the ``id`` of each.
 
-        :raises NipapError: with the ``position`` of the attr that it is about.
+        :raises NipapError: its ``position`` is the index of the faulty attr.
         """
         call = calls.find('add_prefix')
         authorize(actor, call)
@@ -294,7 +299,7 @@ class Backend:
 
         return self.db.run(work)
 
-    # ------------------------------------------------------------ the calls, for programs in Python
+    # ------------------------------------------------------------ the calls for programs in Python
 
     def _call(self, actor: Actor, name: str, **members: Any) -> Any:
         return self.perform(actor, Request(name, members))
@@ -452,14 +457,14 @@ class Backend:
 
 
 class _Owed:
-    """The time for which a call is to sleep in the end."""
+    """The time to sleep after the transaction of a call."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
 
 def authorize(actor: Actor, call: Call) -> None:
-    """Refuse a call that an actor may not make at all, before its members are looked at.
+    """Refuse a call that an actor has no right to make. The members of the call are not needed.
 
     :raises AuthorizationFailedError: naming the actor and the call.
     """
@@ -474,9 +479,9 @@ def authorize(actor: Actor, call: Call) -> None:
 
 
 def _require_parts(actor: Actor, call: Call, members: Mapping[str, Any]) -> None:
-    """Refuse a call that is made of others when the actor may not make one of these.
+    """Refuse a call that contains a call which the actor has no right to make.
 
-    :raises AuthorizationFailedError: naming the part.
+    :raises AuthorizationFailedError: naming the contained call.
     """
     if call.parts is None:
         return

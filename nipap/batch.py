@@ -1,7 +1,8 @@
-"""Many calls in one transaction: all of them, or none and the number of the one that failed.
+"""Batches: many calls in one transaction. All are carried out, or none, and the error names the failed operation.
 
 An operation is ``{'method': name, 'args': {members}}``. Anywhere in its args, ``{'$result': [n, 'id']}`` stands for
-what operation n answered, or for the member that the names and numbers after n lead to.
+a value in the answer of operation n. The names and numbers after n are the path to the value; without any, the value
+is the whole answer.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from nipap.runtime.packed import Packed, check_depth, long_part, with_part
 MAX_OPERATIONS = 100_000
 MOST_OBJECTS = 100_000  # in all answers: some minutes of work, and as many as operations can add
 MOST_IDS = 1_000_000
-MOST_REFERRED = 1_000_000  # values, and for text one more each 16 characters, that references stand for
+MOST_REFERRED = 1_000_000  # values that references stand for; every 16 characters of text count as one more
 
 REFERENCE = '$result'
 
-Path = tuple[str | int, ...]  # an operation's number, and what leads to a value in its answer
+Path = tuple[str | int, ...]  # the number of an operation, and the names and numbers of the steps in its answer
 
 _AT_ONCE = 1000  # objects that are in memory before they are packed
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One call, its arguments as they were sent, and what these refer to."""
+    """One call with its arguments as they were sent. paths: the references in the arguments."""
 
     method: str
     args: Mapping[str, Any]
     paths: Sequence[object] = field(default=(), compare=False)
 
     def is_plain_add(self) -> bool:
-        """Whether it adds a prefix that it names itself, so that it can be added together with others."""
+        """Return whether the operation adds a prefix that it names, so that many can be added together."""
         if self.method != 'add_prefix' or self.args.get('args') or self.paths:
             return False
         attr = self.args.get('attr')
@@ -45,9 +46,9 @@ class Operation:
 
 
 def read_operations(value: object, methods: Collection[str]) -> list[Operation]:
-    """Check the ``operations`` of a batch.
+    """Parse the ``operations`` of a batch. methods: the names of the accepted calls.
 
-    :raises NipapInputError: naming the operation that makes no sense.
+    :raises NipapInputError: naming the malformed operation.
     """
     if value is None:
         raise NipapMissingInputError("'operations' must be specified")
@@ -79,7 +80,7 @@ def _wrong(n: int, text: str, method: str = '') -> NipapInputError:
 
 
 def runs(operations: Sequence[Operation]) -> list[tuple[int, int]]:
-    """Consecutive operations that are done together, as (first, number): plain additions, anything else alone."""
+    """Return runs of operations that are done together, as (first, number): plain additions, or one other operation."""
     found: list[tuple[int, int]] = []
     before = False
     for n, operation in enumerate(operations):
@@ -99,7 +100,9 @@ def run(
     one: Callable[[Operation, References], Any],
     many: Callable[[list[Any]], list[Any] | Packed],
 ) -> list[Any] | Packed:
-    """The answers of operations, or no more than the ids in them: `one` does one, `many` several additions.
+    """Run operations and return their answers, or with `ids` only the ids in the answers.
+
+    one: runs one operation. many: adds the prefixes of several operations, given their ``attr``.
 
     :raises NipapError: naming the operation.
     """
@@ -120,7 +123,7 @@ def run(
 
 
 class References:
-    """What operations refer to: noted when it is answered, and nothing else is."""
+    """The values to which operations refer. Each is kept from the answer of its operation; other values are not."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._paths: dict[int, set[Path]] = {}
@@ -132,11 +135,11 @@ class References:
                     self._paths.setdefault(_number(path[0]), set()).add(tuple(path))
 
     def any_to(self, first: int, number: int = 1) -> list[int]:
-        """Those of some operations that others refer to."""
+        """Return which of `number` operations, from `first` on, are referred to."""
         return sorted(self._paths.keys() & range(first, first + number)) if self._paths else []
 
     def note(self, position: int, answer: object) -> None:
-        """An operation has answered."""
+        """Keep the values in the answer of an operation to which other operations refer."""
         for path in self._paths.pop(position, ()):
             try:
                 self._found[path] = _look_up(path, answer)
@@ -144,9 +147,9 @@ class References:
                 self._found[path] = error
 
     def resolved(self, operation: Operation) -> Any:
-        """The arguments of an operation with what was answered in place of references.
+        """Return the arguments of an operation with values in place of references.
 
-        :raises NipapInputError: a reference to what is not there. NipapValueError: to too much.
+        :raises NipapInputError: a referred value does not exist. NipapValueError: the referred values are too many.
         """
         if not operation.paths:
             return operation.args
@@ -172,7 +175,7 @@ class References:
         found = self._found[tuple(path)]
         if isinstance(found, NipapInputError):
             raise found
-        # What refers to what refers to much would grow without end.
+        # References to answers that consist of references could grow without end.
         self._room -= _size(found, self._room)
         if self._room < 0:
             raise NipapValueError(f'References stand for too much, at most {MOST_REFERRED} values in one batch')
@@ -180,7 +183,7 @@ class References:
 
 
 def _paths(args: Mapping[str, Any]) -> Sequence[object]:
-    """The references in arguments, however deep these nest."""
+    """Return the references in arguments, at any depth of nesting."""
     found: list[object] = []
     level: list[Any] = [args]
     while level:
@@ -203,7 +206,7 @@ def _is_path(path: object) -> TypeGuard[Sequence[str | int]]:
 
 
 def _number(step: object) -> int:
-    """The number of an operation; -1 for what is none."""
+    """Return the number of an operation; -1 for any other value."""
     try:
         return read_integer(step)
     except NipapError:
@@ -211,7 +214,10 @@ def _number(step: object) -> int:
 
 
 def _look_up(path: Path, answer: object) -> Any:
-    """What a path leads to in an answer."""
+    """Return the value at the end of a path into an answer.
+
+    :raises NipapInputError: there is no such value, or the value is too long a list.
+    """
     found: Any = answer
     for step in path[1:]:
         try:
@@ -239,7 +245,7 @@ def _index(step: object, found: object) -> int:
 
 
 def _size(value: object, most: int) -> int:
-    """How much a value is, if it is no more than that; else more."""
+    """Return the number of values in a value, as `MOST_REFERRED` counts them. Counting stops above `most`."""
     size = 0
     left = [value]
     while left and size <= most:
@@ -257,9 +263,9 @@ def _size(value: object, most: int) -> int:
 
 
 class Answers:
-    """What the operations have answered, in their order: objects, or no more than the ids of these.
+    """The answers of the operations, in order: objects, or only the ids of objects.
 
-    Little of it is in memory, and there is an end to how much it is.
+    Most of the answers are packed to save memory. The number of objects, or of ids, is limited.
     """
 
     def __init__(self, operations: Sequence[Operation], *, ids: bool) -> None:
@@ -268,14 +274,14 @@ class Answers:
         self._most = MOST_IDS if ids else MOST_OBJECTS
         self._objects = 0
         self._packed = Packed()
-        self._last: list[Any] = []  # those that are not packed yet
+        self._last: list[Any] = []  # answers that are not packed yet
         self._room = _AT_ONCE
 
     def __len__(self) -> int:
         return len(self._packed) + len(self._last)
 
     def append(self, answer: Any) -> None:
-        """The next operation has answered.
+        """Add the answer of the next operation.
 
         :raises NipapValueError: all answers together are too long.
         """
@@ -294,7 +300,7 @@ class Answers:
     def _append_long(self, answer: Any, part: Chunks) -> None:
         position = len(self)
         cut = self._ids and not self.references.any_to(position)
-        # Closed at once: what it reads from belongs to somebody else as soon as the transaction has failed.
+        # Close the iterator at once: as soon as the transaction has failed, another caller may use the session.
         with closing(self._counted(part)) as lists:
             packed = Packed(map(only_ids, lists) if cut else lists)
         self.references.note(position, with_part(answer, packed))
@@ -302,7 +308,7 @@ class Answers:
         self._packed.add_as_it_is(packed if cut else only_ids(packed) if self._ids else with_part(answer, packed))
 
     def extend(self, answers: list[Any] | Packed) -> None:
-        """The next operations have answered."""
+        """Add the answers of the next operations."""
         if isinstance(answers, list):
             for answer in answers:
                 self.append(answer)
@@ -315,7 +321,7 @@ class Answers:
         self._packed.take(answers)
 
     def all(self) -> list[Any] | Packed:
-        """The answers to all operations."""
+        """Return the answers of all operations."""
         if not self._packed:
             return self._last
         self._pack()
@@ -336,7 +342,7 @@ class Answers:
         if self._last:
             try:
                 self._packed.add(self._last)
-            except NipapInputError:  # one of them nests too deeply
+            except NipapInputError:  # an answer nests too deeply
                 for answer in self._last:
                     self._packed.add_as_it_is(answer)
         self._last, self._room = [], _AT_ONCE
@@ -348,7 +354,7 @@ def _objects(answer: object) -> int:
 
 
 def only_ids(answer: Any) -> Any:
-    """An answer cut down to the ids in it; AS numbers and tags are their own."""
+    """Return the ids in an answer. An AS number is its own id, and the id of a tag is its name."""
     if isinstance(answer, Mapping):
         if 'result' in answer:
             return only_ids(answer['result'])

@@ -1,7 +1,7 @@
-"""The table of calls: what each takes, the right that it needs, how it runs, and its work.
+"""The table of calls: the members of each call, the right that it needs, its mode and its work.
 
-A transport, a batch, the description of an interface and its reference are made from `CALLS`. A call that is not in the
-table exists nowhere. `nipap.backend.Backend.perform` is the one way to make a call.
+Transports, batches, descriptions of interfaces and the reference are made from `CALLS`. A call that is not in the
+table exists nowhere. `nipap.backend.Backend.perform` is the only way to make a call.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from nipap.runtime import packed
 from nipap.runtime.chunks import Chunks
 from nipap.search.condition import ByKey, Condition
 from nipap.search.query import equals
-from nipap.search.smart_parsing import objections as objections  # transports tell what was not understood
+from nipap.search.smart_parsing import objections as objections  # for transports
 
 Raw = Mapping[str, Any]  # the members of a call as they were sent
 
 
 class Right(IntEnum):
-    """The right that a call needs; each includes those before it."""
+    """The right that a call needs. Each right includes the rights before it."""
 
     READ = 1
     ALLOCATE = 2
@@ -46,7 +46,7 @@ class Right(IntEnum):
 
 
 class Mode(Enum):
-    """How a call runs."""
+    """The mode in which a call runs."""
 
     COMPUTE = 'compute'  # without the database
     READ = 'read'  # statements that only read, each on its own
@@ -55,11 +55,11 @@ class Mode(Enum):
 
 @dataclass(frozen=True)
 class Message:
-    """Run as one pipelined message, which is a transaction of its own.
+    """The mode of a call that runs as one pipeline, which is a transaction of its own.
 
-    again: reads the answer of a change whose answer was lost, by the id of the object. when: whether these members
-    allow it; others take a transaction. joined: for a call that is sent together with others of the same key, the key
-    and the addition.
+    again: reads the object again after the answer to its change was lost, by the id of the object. when: whether the
+    members allow a pipeline; otherwise the call takes a transaction. joined: returns the key and the addition of a
+    call that is sent together with other calls of the same key; None for a call that is sent alone.
     """
 
     again: Callable[[Transaction, Caller, Any, int], Any]
@@ -71,7 +71,7 @@ class Message:
 class Member:
     """One member of a call.
 
-    read: turns the value that was sent, None for none, into a frozen value, or raises NipapError.
+    read: turns the sent value, None if none was sent, into a frozen value, or raises NipapError.
     """
 
     name: str
@@ -85,8 +85,9 @@ class Member:
 class Call:
     """One call of the API.
 
-    make: turns the values of the members, in their order, into one frozen value, which `work` gets with a transaction.
-    Without it that is the only member, or the tuple of all.
+    make: turns the values of the members, in their order, into one frozen value. `work` gets this value, and a
+    transaction. Without `make` the value is the only member, or the tuple of all members.
+    parts: returns the names of the calls that this call makes, given the parsed members.
     """
 
     name: str
@@ -96,7 +97,7 @@ class Call:
     mode: Mode | Message
     work: Callable[[Any, Caller, Any], Any]
     make: Callable[..., Any] | None = None
-    parts: Callable[[Any], Sequence[str]] | None = None  # of the members: the names of the calls that it makes
+    parts: Callable[[Any], Sequence[str]] | None = None
 
     @property
     def changes(self) -> bool:
@@ -104,13 +105,13 @@ class Call:
         return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message)
 
     def known(self, members: Raw) -> dict[str, Any]:
-        """Return the members that the call has, as they were sent; None for those that were not."""
+        """Return every member of the call as it was sent, None for a member that was not sent."""
         return {member.name: members.get(member.name) for member in self.members}
 
     def read(self, members: Raw) -> Any:
-        """Parse the members of a call once.
+        """Parse the members of a call.
 
-        :raises NipapError: the first error; further ones are attached.
+        :raises NipapError: the first error; further errors are attached.
         """
         problems = Problems()
         values = [problems.read(member.read, members.get(member.name)) for member in self.members]
@@ -124,8 +125,8 @@ class Call:
 class Expectation:
     """The state in which an object must be for a change: `kind` is vrf, pool, asn or prefix; `key` is its number.
 
-    members: makes the members of the call from the object as it is under the lock, or raises NipapError. Without it the
-    members are those of the request.
+    holds: returns whether the object is in that state. members: makes the members of the call from the object as it is
+    under the lock, or raises NipapError. Without `members` the call gets the members of the request.
     """
 
     kind: str
@@ -152,7 +153,7 @@ class Request:
 
 
 class Door(Protocol):
-    """The way to make calls inside a transaction, for a batch."""
+    """The interface through which a batch makes calls inside its transaction."""
 
     def perform(self, actor: Actor, request: Request) -> Any: ...
 
@@ -161,10 +162,11 @@ class Door(Protocol):
 
 @dataclass(frozen=True)
 class Caller:
-    """The side that a call comes from, and the form that it wants its answer in.
+    """The caller of a call, and the form of the answer.
 
-    change: the request that a change is recorded with. shape: of prefixes. longest_list: of prefixes; a longer answer,
-    or one that may be longer, is no list. enter: opens the door to a transaction. sleep: waits.
+    change: the request with which a change is recorded. shape: the form of prefixes. longest_list: most prefixes in a
+    list; an answer that is longer, or may be longer, is no list. enter: returns the `Door` to a transaction. sleep:
+    sleeps for a number of seconds.
     """
 
     actor: Actor
@@ -176,7 +178,7 @@ class Caller:
 
     @property
     def who(self) -> Who:
-        """The author of changes, as the audit log has it."""
+        """The author of changes, in the form of the audit log."""
         change = self.change
         return self.actor.who._replace(
             method=change.call,
@@ -187,7 +189,7 @@ class Caller:
         )
 
     def is_long(self, ids: list[int]) -> bool:
-        """Return whether so many prefixes are too long for a list."""
+        """Return whether the prefixes with these ids are too many for a list."""
         return self.longest_list is not None and len(ids) > self.longest_list
 
 
@@ -250,7 +252,7 @@ def _smart_search(kind: Kind, tx: Transaction, caller: Caller, members: tuple[An
 
 
 def _read_changes(read: Callable[[Any], Any], attr: object) -> Any:
-    """Read the ``attr`` of an edit, which must set something."""
+    """Parse the ``attr`` of an edit, which must not be empty."""
     if not isinstance(attr, Mapping):
         raise NipapInputError("'attr' must be a dict")
     if not attr:
@@ -263,7 +265,7 @@ def _read_changes(read: Callable[[Any], Any], attr: object) -> Any:
 
 @dataclass(frozen=True)
 class AddPrefix:
-    """The members of add_prefix: a draft that names its place, or one that is allocated."""
+    """The members of add_prefix. wanted: the allocation; None when the draft names its prefix."""
 
     draft: prefixes.PrefixDraft
     wanted: allocate.Allocation | None
@@ -289,9 +291,9 @@ def _make_addition(attr: Raw, args: Raw | None) -> AddPrefix:
 
 
 def read_addition(attr: object) -> prefixes.PrefixDraft:
-    """Read the ``attr`` of an add_prefix that allocates nothing.
+    """Parse the ``attr`` of an add_prefix that allocates nothing.
 
-    :raises NipapError: as the call; further errors are attached.
+    :raises NipapError: the same errors as the call; further errors are attached.
     """
     return _make_addition(_read_prefix_attr(attr), None).draft
 
@@ -350,7 +352,7 @@ def _read_prefix_changes(attr: Any) -> prefixes.PrefixDraft:
 
 @dataclass(frozen=True)
 class RemovePrefix:
-    """The members of remove_prefix. id: of the only prefix that it can be, None when it is named otherwise."""
+    """The members of remove_prefix. id: the id of the prefix; None when the spec names the prefix in another way."""
 
     condition: Condition
     id: int | None
@@ -537,7 +539,7 @@ number of the operation. All answers together may have 100,000 objects, or a mil
 
 
 def _vrf_calls() -> list[Call]:
-    """Return the calls of VRFs. Their removal has one member more."""
+    """Return the calls of VRFs. The removal of a VRF has one more member, ``recursive``."""
     recursive = Member(
         'recursive',
         lambda value: value is None or read_boolean(value),
@@ -715,7 +717,7 @@ def _batch_call() -> Call:
     def parts(members: Any) -> list[str]:
         return [operation.method for operation in members[1]]
 
-    # Each operation asks for its own right.
+    # A batch needs no more than READ: the right of each operation is checked when it is made.
     return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 
@@ -737,7 +739,7 @@ CALLS: dict[str, Call] = {
 def find(name: str) -> Call:
     """Return a call by its name.
 
-    :raises NipapInputError: there is none.
+    :raises NipapInputError: there is no such call.
     """
     call = CALLS.get(name)
     if call is None:

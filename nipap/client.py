@@ -1,6 +1,6 @@
-"""Calls of the daemon from another process: XML-RPC over one HTTP connection that is kept.
+"""A client of the daemon for other processes: XML-RPC over one persistent HTTP connection.
 
-Knows the wire and nothing of what is behind it.
+This module knows the protocol, not the objects that are managed with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nipap.xmlrpc.codec import encode_request
 CONNECT_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 600
 
-# An answer of nothing but small numbers, as a call for ids has.
+# An answer that is an array of integers, such as the ids that a batch returns.
 _numbers_only = re.compile(
     rb'(?:<\?xml[^>]*\?>)?\s*<methodResponse><params><param><value><array><data>'
     rb'((?:<value><int>-?[0-9]+</int></value>)*)'
@@ -43,12 +43,12 @@ class Fault(Exception):  # noqa: N818 (XML-RPC calls it that)
 
 
 class TransportError(Exception):
-    """No answer: whether the call was carried out is unknown."""
+    """No valid answer was received. Whether the call was carried out is unknown."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where a daemon serves, and who calls."""
+    """The address of a daemon, and the login of the caller."""
 
     host: str
     port: int
@@ -61,7 +61,7 @@ class Server:
 
 
 class Client:
-    """A connection to one daemon, made by the first call and again by the first after it was lost."""
+    """A connection to one daemon. The first call opens it; the first call after its loss opens it again."""
 
     def __init__(self, server: Server, source: str) -> None:
         self.server = server
@@ -77,23 +77,24 @@ class Client:
         self.close()
 
     def another(self) -> Client:
-        """A second connection of the same caller to the same daemon."""
+        """Return a second client of the same caller for the same daemon, with a connection of its own."""
         return Client(self.server, self._auth['authoritative_source'])
 
     def close(self) -> None:
-        """Give the connection back; a call that another thread has made on it ends in a TransportError."""
+        """Close the connection. A call that another thread has made on it ends in a TransportError."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if connection.sock is not None:  # else it was closed after the last answer
+        if connection.sock is not None:  # None when the connection was closed after the last answer
             with suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
 
     def call(self, method: str, members: Mapping[str, object] | None = None) -> object:
-        """The answer of a method to a struct of these members.
+        """Call a method with a struct of these members and return its answer.
 
-        :raises Fault: the daemon refuses. TransportError: it cannot be reached, or does not answer as a daemon does.
+        :raises Fault: the daemon refuses the call. TransportError: the daemon cannot be reached, or gives no valid
+            answer.
         """
         answer = self._post(encode_request(method, {'auth': self._auth, **(members or {})}))
         found = _numbers_only(answer)
@@ -109,7 +110,8 @@ class Client:
             self.close()
             raise TransportError(f'{self.server}: {exc or type(exc).__name__}') from None
         except BaseException:
-            self.close()  # interrupted: what comes next on this connection would answer the wrong call
+            # Interrupted: a later call on this connection would read the answer to this one.
+            self.close()
             raise
         if response.status != http.client.OK:
             raise TransportError(f'{self.server}: answered HTTP {response.status} {response.reason}')
@@ -135,9 +137,9 @@ class Client:
 
 
 def array(client: Client, members: Mapping[str, object], length: int) -> list[Any]:
-    """Return the answers to a batch, one for each operation.
+    """Call ``batch`` and return its answers, one for each operation.
 
-    :raises Fault, TransportError:
+    :raises Fault: the daemon refuses the batch. TransportError: as `Client.call`, or not `length` answers came.
     """
     answers = client.call('batch', members)
     if not isinstance(answers, list) or len(answers) != length:

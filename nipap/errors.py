@@ -1,7 +1,7 @@
-"""Every error a client can see: a short tree in which each class has a number for ever.
+"""The errors that a client can see: a short tree in which each class has a permanent number.
 
-Transports translate these once, at their boundary. The message says what was wrong, the value,
-and what would be accepted; it never carries SQL, class names or other internals.
+Transports translate the errors once, at their boundary. A message names the fault, the value and the accepted values;
+it never carries SQL, class names or other internals.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ T = TypeVar('T')
 
 
 class NipapError(Exception):
-    """Anything that goes wrong and is the client's to know."""
+    """The base of errors that are reported to the client."""
 
     code = 1000
-    position: int | None = None  # of many things asked for at once, which one this is about
-    attribute: str | None = None  # the one whose value was refused, where that is known
-    interpretation: object = None  # of the text of a search that was not understood
+    position: int | None = None  # the index of the failed operation or object, of several in one call
+    attribute: str | None = None  # the attribute with the refused value, if known
+    interpretation: object = None  # of a search text that was not understood
     others: tuple[NipapError, ...] = ()  # further errors of the same arguments
 
     def about(self, attribute: object) -> Self:
-        """The same error, naming the attribute."""
+        """Name the attribute in this error and return the error."""
         self.attribute = str(attribute)
         return self
 
 
 class NipapUnavailableError(NipapError):
-    """The database is away, or full; nothing was changed, and the call can be made again."""
+    """The database is unavailable or full. Nothing was changed, and the call can be retried."""
 
     code = 1010
 
@@ -38,13 +38,13 @@ class NipapUnavailableError(NipapError):
 
 
 class AuthUnavailableError(NipapUnavailableError):
-    """Accounts cannot be read; nothing was changed, and the call can be made again."""
+    """The accounts cannot be read. Nothing was changed, and the call can be retried."""
 
     code = 1010
 
 
 class NipapOutcomeUnknownError(NipapError):
-    """The database went away while a change was being committed: perhaps it was."""
+    """The database was lost during a commit, so the change may or may not be stored."""
 
     code = 1020
 
@@ -56,13 +56,13 @@ class NipapInputError(NipapError):
 
 
 class NipapMissingInputError(NipapInputError):
-    """Something mandatory is not there."""
+    """A mandatory argument or attribute is missing."""
 
     code = 1110
 
 
 class NipapExtraneousInputError(NipapInputError):
-    """Something is there that is not accepted."""
+    """An argument or attribute is not accepted."""
 
     code = 1120
 
@@ -74,13 +74,13 @@ class NipapNoSuchOperatorError(NipapInputError):
 
 
 class NipapTooLargeError(NipapInputError):
-    """A request that is larger than what is accepted."""
+    """A request that is larger than accepted."""
 
     code = 1100
 
 
 class NipapMediaTypeError(NipapInputError):
-    """A request that is in no format that is read."""
+    """A request in an unsupported format."""
 
     code = 1100
 
@@ -98,13 +98,13 @@ class NipapPatternError(NipapValueError):
 
 
 class NipapTimeoutError(NipapValueError):
-    """A search that would take too long and was stopped."""
+    """A search that was stopped because it would take too long."""
 
     code = 1210
 
 
 class NipapNonExistentError(NipapError):
-    """The object that was referred to does not exist."""
+    """The named object does not exist."""
 
     code = 1300
 
@@ -122,13 +122,13 @@ class NipapKeyReusedError(NipapDuplicateError):
 
 
 class NipapChangedError(NipapError):
-    """The object is not, or no longer, as the caller expects it to be; nothing was changed."""
+    """The object is not, or no longer, in the state that the caller expects. Nothing was changed."""
 
     code = 1600
 
 
 class AuthError(NipapError):
-    """Something about authentication or authorization."""
+    """The base of errors of authentication and authorization."""
 
     code = 1500
 
@@ -146,7 +146,7 @@ class AuthenticationFailedError(AuthError):
 
 
 class TooManyLoginsError(AuthenticationFailedError):
-    """Too many credentials were not valid; others are looked at after a while."""
+    """Too many logins have failed. Further credentials are checked again after a while."""
 
     code = 1510
 
@@ -162,20 +162,20 @@ class AuthorizationFailedError(AuthError):
 
 
 def at_operation(position: int, method: str, error: NipapError) -> NipapError:
-    """Return an error of a batch that names the operation in which an error was raised."""
+    """Return an error of the same class that names the operation of a batch in which the given error was raised."""
     named = type(error)(f'operation {position} ({method}): {error}')
     named.position, named.attribute = position, error.attribute
     return named
 
 
 class Problems:
-    """Collect every error of a call's arguments: a client sees the first, which carries the others."""
+    """A collector of all errors of a call's arguments. The client sees the first, which carries the others."""
 
     def __init__(self) -> None:
         self.found: list[NipapError] = []
 
     def read(self, read: Callable[..., T], *args: Any, default: Any = None) -> T:
-        """Return what `read` makes of the arguments; note its error and return `default` when it raises one."""
+        """Return the result of `read` for the arguments; when it raises an error, note it and return `default`."""
         try:
             return read(*args)
         except NipapError as error:
@@ -183,11 +183,11 @@ class Problems:
             return default  # type: ignore[no-any-return]  # never used: `check` raises before
 
     def note(self, error: NipapError) -> None:
-        """Note an error, and those that are attached to it."""
+        """Note an error and the errors attached to it."""
         self.found += [error, *error.others]
 
     def check(self) -> None:
-        """Raise the first error that was noted, with the others attached."""
+        """Raise the first noted error, if any, with the others attached."""
         if self.found:
             first, *others = self.found
             first.others = tuple(others)

@@ -62,12 +62,13 @@ _log = logging.getLogger(__name__)
 def create_app(
     backend: Backend, authenticator: Authenticator, *, max_body: int = MAX_BODY, meter: Meter = SILENT
 ) -> Flask:
-    """The application that offers `backend` to those whom `authenticator` knows.
+    """Return the WSGI application that serves `backend` to the users of `authenticator`.
 
-    `max_body` limits the bytes of a request, also after decompression. `meter` hears of every call.
+    max_body: most bytes in the body of a request, also after decompression. meter: counts every call.
     """
     app = Flask('nipap', static_folder=None, template_folder=None)
-    app.config['MAX_CONTENT_LENGTH'] = max_body + 1  # a body of unknown length is cut off there, and told by that
+    # A body of unknown length is cut off after one byte too many, so that `read_body` sees that it is too long.
+    app.config['MAX_CONTENT_LENGTH'] = max_body + 1
     http_calls.stamp_answers(app)
     handler = _Handler(backend, authenticator, max_body, meter)
     for path in PATHS:
@@ -76,7 +77,7 @@ def create_app(
 
 
 class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annotations
-    """Routes and parses nothing but our own calls; what the library does beyond routing is replaced."""
+    """The handler of XML-RPC requests. It uses the routing of the library and replaces parsing and dispatch."""
 
     def __init__(self, backend: Backend, authenticator: Authenticator, max_body: int, meter: Meter) -> None:
         super().__init__(introspection=False)
@@ -90,14 +91,14 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         )
 
     def handle_request(self) -> Response:
-        """Answer the current request."""
+        """Answer the current request of Flask."""
         request: Request = request_ctx.request
         return http_calls.answer(
             request, self._meter, lambda record: _respond(request, self._marshaled_dispatch(request, record))
         )
 
     def _marshaled_dispatch(self, request: Request, record: CallRecord) -> list[bytes] | Spool:
-        """Authenticate, unpack, call, encode."""
+        """Authenticate a request, decode it, make its call or calls, and return the encoded answer."""
 
         def parts() -> Iterator[bytes]:
             refuse_other_sites(request)
@@ -172,7 +173,7 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         return sorted((*CALLS, *SYSTEM))
 
     def _method_help(self, parameters: list[object]) -> str:
-        """Describe the method whose name is given."""
+        """Describe a method, given its name."""
         if len(parameters) != 1 or not isinstance(parameters[0], str):
             raise NipapInputError('system.methodHelp takes exactly 1 argument, the name of a method')
         name = parameters[0]
@@ -183,25 +184,28 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         return calls.find(name).doc.strip()
 
     def _method_signature(self, _: list[object]) -> str:
-        """Say that there are none: every method takes one struct."""
+        """Return 'signatures not supported', for every method takes one struct."""
         return 'signatures not supported'
 
 
 class _Answers:
-    """The answers of several calls, on their way to the client."""
+    """The answers to the calls of one `MULTICALL`, with a limit on their bytes."""
 
     def __init__(self) -> None:
         self._size = 0
 
     def check(self) -> None:
-        """Refuse a further call when there are too many bytes."""
+        """Refuse a further call when the answers so far are too long.
+
+        :raises NipapInputError: naming the limit.
+        """
         if self._size > MOST_ANSWERS:
             raise NipapInputError(
                 f'This call was not made: the answers before it have more than {MOST_ANSWERS} bytes together'
             )
 
     def taken(self, answer: list[bytes] | Spool) -> Iterator[bytes]:
-        """Return the parts of an answer, which is forgotten after them."""
+        """Count an answer and yield its parts. A spool is closed after them."""
         if isinstance(answer, Spool):
             self._size += answer.size
             with contextlib.closing(answer):
@@ -214,7 +218,7 @@ class _Answers:
 def _kept(
     record: CallRecord, parts: Callable[[], Iterator[bytes]], fault: Callable[[int, str], bytes]
 ) -> list[bytes] | Spool:
-    """Make the parts of an answer; every exception becomes a fault here."""
+    """Return all parts of an answer. Every exception becomes a fault here."""
     try:
         return kept(giving_way(parts()))
     except NipapError as exc:
@@ -239,7 +243,7 @@ def _several(parameters: list[object]) -> list[object]:
 
 
 def _one_of_several(item: object) -> tuple[str, list[object]]:
-    """Return the name of the method and the parameters of one call among several."""
+    """Return the name of the method and the parameters of one call in a `MULTICALL`."""
     if not isinstance(item, dict):
         raise NipapInputError(f'a call in {MULTICALL} must be a struct of methodName and params')
     method, parameters = item.get('methodName'), item.get('params')
@@ -274,7 +278,10 @@ def _only_struct(parameters: list[object]) -> dict[str, object]:
 
 
 def _respond(request: Request, answer: list[bytes] | Spool) -> Response:
-    """Parts stay apart so that a big answer is put together only once, by the server."""
+    """Return the response for the parts of an answer, compressed if the client accepts that and it is worth it.
+
+    The parts stay separate so that a big answer is joined only once, by the server.
+    """
     size = answer.size if isinstance(answer, Spool) else sum(map(len, answer))
     compress = size > WORTH_COMPRESSING and takes_gzip(request)
     if isinstance(answer, Spool):

@@ -1,12 +1,12 @@
-"""Read moments as people and programs write them: a text is understood as a whole, or it is refused.
+"""Parse moments as people and programs write them. A text is understood as a whole, or it is refused.
 
 The accepted forms, in the order in which they are tried:
 
 - ISO 8601 and RFC 3339: ``2031-12-31``, ``2031-12-31T12:00:00.5+01:00``, ``20311231t120000z``, ``2031-W52-3``,
   ``2031-365``; a blank may stand for the T and before the zone.
 - A date with a year of four digits, in numbers or with an English month, beside an optional time, zone and English
-  weekday: RFC 5322, ctime, HTTP, ``31.12.2031 12:00``, ``1-Jan-2030``, ``Dec 31, 2031 5 pm GMT``. Day and month in
-  numbers are refused where they can be exchanged, and so is a weekday that is not that of the date.
+  weekday: RFC 5322, ctime, HTTP, ``31.12.2031 12:00``, ``1-Jan-2030``, ``Dec 31, 2031 5 pm GMT``. A date in numbers
+  is refused when day and month can be exchanged. A weekday is refused when it does not fit the date.
 - English relative to now: ``tomorrow at noon``, ``next friday``, ``in 2 days``, ``1 year and 2 months``, ``eom``.
 
 A number alone is never a moment. Without a zone a moment is UTC.
@@ -66,7 +66,7 @@ _DATE = (
     r'|[0-9]{1,2}(?P<sign>\.\ ?|/|-)[0-9]{1,2}(?P=sign)[0-9]{4}'  # 31.12.2031
     r'|[0-9]{4}(?P<after>[./-])[0-9]{1,2}(?P=after)[0-9]{1,2})'  # 2031/12/31
 )
-# The name of the month, the day, the time, a zone and the year, as C writes them.
+# The name of the month, the day, the time, a zone and the year, in the order of C's ctime.
 _CTIME = re.compile(
     rf'(?:(?P<weekday>{_WEEKDAY})\ )?(?P<month>{_MONTH})\ \ ?(?P<day>[0-9]{{1,2}})\ (?P<clock>{_CLOCK})'
     rf'(?:\ (?P<zone>{_ZONE}))?\ (?P<year>[0-9]{{4}})(?:\ (?P<offset>{_OFFSET}))?'
@@ -93,7 +93,7 @@ _ENGLISH = re.compile(
     """,
     re.VERBOSE,
 )
-# Days as PostgreSQL reads them in a comparison: former versions passed the text of a search to it unchanged.
+# Days in a comparison are read like in PostgreSQL: former versions passed the text of a search to it unchanged.
 _COMPARED = {
     'today': timedelta(0),
     'tomorrow': timedelta(days=1),
@@ -102,12 +102,12 @@ _COMPARED = {
 
 
 def read_moment(value: object, *, compared: bool = False) -> datetime:
-    """Return a moment, UTC; NEVER for nil, ``never`` and ``infinity``.
+    """Return a moment in UTC; NEVER for nil, ``never`` and ``infinity``.
 
-    compared: it is the value of a comparison. There ``today``, ``tomorrow`` and ``yesterday`` are midnight, and
-    ``-infinity`` (ALWAYS) and ``epoch`` are moments too, as PostgreSQL has it; else these days begin at 9:00.
+    compared: the moment is the value of a comparison. As in PostgreSQL, ``today``, ``tomorrow`` and ``yesterday`` are
+    then midnight, and ``-infinity`` (ALWAYS) and ``epoch`` are moments too. Otherwise these days begin at 9:00.
 
-    :raises NipapValueError: it is none, or may be two.
+    :raises NipapValueError: the value is no moment, or is ambiguous.
     """
     if value is None:
         return NEVER
@@ -119,7 +119,7 @@ def read_moment(value: object, *, compared: bool = False) -> datetime:
 
 
 def is_relative(text: str) -> bool:
-    """Return whether a text that is a moment depends on now, as ``tomorrow`` and ``17:00`` do."""
+    """Return whether a text that is a moment depends on the current time, like ``tomorrow`` and ``17:00``."""
     words = text.strip().lower()
     timed = _TIMED.fullmatch(words)
     return _ENGLISH.fullmatch(words) is not None or (timed is not None and timed['date'] is None)
@@ -173,7 +173,7 @@ def _read_iso(text: str) -> datetime | None:
 
 
 def _zone(text: str) -> timezone:
-    """Return the zone that `_ZONE` matches."""
+    """Return the zone in a text that `_ZONE` matches."""
     word = text.lower().partition(' ')[0]
     if word in _HOURS:
         return timezone(timedelta(hours=_HOURS[word]))
@@ -205,13 +205,13 @@ _A_DAY = datetime(2000, 1, 1)
 
 
 def _plain(clock: str) -> str:
-    """Return a time as dateutil reads it: fractions with a dot, ``pm`` without."""
+    """Return a time in the form of dateutil: a fraction with a dot, ``pm`` without dots."""
     clock = clock.replace('a.m', 'am').replace('p.m', 'pm').rstrip('.')
     return clock.replace(',', '.')
 
 
 def _read_date(text: str, whole: str) -> date:
-    """Return the date that `_DATE` matches.
+    """Return the date in a text that `_DATE` matches. whole: the text for the error message.
 
     :raises NipapValueError: day and month can be exchanged.
     """
@@ -237,5 +237,5 @@ def _read_english(words: str, now: datetime) -> datetime | None:
     try:
         moment, context = _calendar().parseDT(words, sourceTime=now.replace(tzinfo=None))
     except (ValueError, OverflowError, TypeError, AttributeError, IndexError, KeyError):
-        return None  # the library trips over some odd inputs
+        return None  # the library fails on some odd inputs
     return moment if context.hasDateOrTime and isinstance(moment, datetime) else None

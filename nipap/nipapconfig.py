@@ -1,6 +1,6 @@
-"""The configuration as NIPAP's web client reads it. For that client alone: nothing of ours imports this module.
+"""The configuration interface of NIPAP's web client. Besides `nipap.authlib` only that client imports this module.
 
-It shares an environment with us and imports ``NipapConfig`` and ``NipapConfigError`` from here.
+The web client runs in the same Python environment and imports ``NipapConfig`` and ``NipapConfigError`` from here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import ClassVar, Self
 
 
 class NipapConfigError(Exception):
-    """There is no file that can be read."""
+    """The configuration file cannot be read."""
 
 
 class NipapConfig(configparser.ConfigParser):
-    """A ``ConfigParser`` that is made once: whoever asks for another one later gets the same.
+    """A ``ConfigParser`` of which there is one object: every later call of the class returns the same.
 
-    cfg_path: the file, read when it is named for the first time.
+    cfg_path: the configuration file. Only the first path given is read.
     """
 
     _made: ClassVar[NipapConfig | None] = None
@@ -36,9 +36,9 @@ class NipapConfig(configparser.ConfigParser):
             self.read_config_file()
 
     def read_config_file(self) -> None:
-        """Read the file that was named first.
+        """Read the file again that was named first, if any.
 
-        :raises NipapConfigError: it cannot be read.
+        :raises NipapConfigError: the file cannot be read.
         """
         if self._path is None:
             return

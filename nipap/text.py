@@ -1,4 +1,4 @@
-"""The characters that a text may have: those that XML 1.0 can carry."""
+"""The characters that a text may have: the characters of XML 1.0."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Who is calling: credentials are proved here and become the actor of a call.
+"""Authentication: credentials are checked here and become the actor of a call.
 
-Two kinds of backend prove credentials. ``SqliteAuth`` keeps local accounts in a SQLite file that ``nipap-passwd``
-may change at any moment; ``JwtAuth`` checks signed tokens. The result is a `Credentials`, which together with the
-``auth`` struct of a call makes the `Actor` that every backend call takes as its first argument.
+Two kinds of backend check credentials. ``SqliteAuth`` keeps local accounts in a SQLite file that ``nipap-passwd``
+may change at any moment; ``JwtAuth`` checks signed tokens. The result is a `Credentials`. A `Credentials` and the
+``auth`` struct of a call make the `Actor` that every backend call takes as its first argument.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ LONGEST_OPTION = 255  # characters of a name that a token or a trusted user give
 TOKEN_HOURS = 8760  # a year
 MOST_TOKEN_HOURS = 876_000
 CLOCKS_DIFFER_S = 60
-ALIKE_POLL_S = 0.02  # a login that waits for one with the same password looks this often
+ALIKE_POLL_S = 0.02  # a login polls this often for a concurrent login with the same password
 
 _TRUE = frozenset({'1', 'true', 'yes', 'on'})
 _FALSE = frozenset({'', '0', 'false', 'no', 'off'})
@@ -71,9 +71,9 @@ _NO_TOKENS = 'no auth backend of type JwtAuth is configured'
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """One ``[auth.backends.NAME]``. The options may hold keys, so they are not shown.
+    """One section ``[auth.backends.NAME]``. The options may hold keys, so they are not shown.
 
-    refusal: why this backend lets nobody in, if that is known from the configuration.
+    refusal: the reason why this backend refuses every login, if the configuration has one.
     """
 
     name: str
@@ -84,10 +84,11 @@ class BackendSettings:
 
 @dataclass(frozen=True)
 class AuthSettings:
-    """``[auth]`` and its backends; a login without ``@backend`` goes to ``default_backend``.
+    """The section ``[auth]`` and its backends. A login without ``@backend`` goes to ``default_backend``.
 
-    `failed_logins` within `failed_logins_window_s` are what an address is allowed; 0: any number.
-    rehash: whether a login replaces a hash of the older form, which NIPAP's web client alone understands.
+    An address is allowed `failed_logins` within `failed_logins_window_s`; 0: any number.
+    rehash: whether a login replaces a stored hash of the older form by a newer one. NIPAP's web client, with a library
+    of its own, understands the older form only.
     """
 
     default_backend: str
@@ -104,11 +105,11 @@ def _always() -> bool:
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who proved their identity, and what the backend that checked it says about them.
+    """A user with a proved identity, as described by the backend that checked it.
 
     username: the name within that backend.
-    identity: the name among the users of all backends, where that is another one.
-    predecessors: accounts of this name that were removed before.
+    identity: the name among the users of all backends, if it differs from `username`.
+    predecessors: the number of earlier accounts of this name that were removed.
     are_valid: returns whether the same proof would give the same rights now; costs microseconds.
     """
 
@@ -122,17 +123,18 @@ class Credentials:
 
     @property
     def authenticated_as(self) -> str:
-        """Return the name that no user of another backend has."""
+        """Return the name that is unique among the users of all backends."""
         return self.identity or self.username
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who makes a call: on whose behalf, proved by whom, and from which system.
+    """The author of a call: the user for whom it is made, the logged-in user, and the system from which it comes.
 
-    authenticated_as: ``name``, but ``name@backend`` of a user whom another backend than the default one knows.
-    predecessors: accounts of that name that were removed before, whose answers are not for this actor.
-    is_valid: returns whether the credentials of this actor are still valid. A call that goes on for long asks.
+    authenticated_as: ``name`` for users of the default backend, ``name@backend`` for users of other backends.
+    predecessors: the number of earlier accounts of that name that were removed. Their stored answers are not returned
+    to this actor.
+    is_valid: returns whether the credentials of this actor are still valid. Long calls check it from time to time.
     """
 
     username: str
@@ -146,16 +148,17 @@ class Actor:
 
     @property
     def who(self) -> Who:
-        """What the audit log says of them."""
+        """The actor in the form of the audit log."""
         return Who(self.username, self.authenticated_as, self.full_name, self.authoritative_source)
 
 
 def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor:
     """Make the actor of a call from proved credentials and the call's ``auth`` struct.
 
-    A trusted user may name a ``username`` and ``full_name`` to act for and may give up the right to change things
-    with ``readonly``; nobody gains it that way. For everybody else these three are ignored whatever they hold.
-    Raises `NipapError` without an ``authoritative_source``.
+    A trusted user may name a ``username`` and ``full_name`` to act for, and may give up the right to make changes with
+    ``readonly``. No user gains the right that way. For other users the three members are ignored, valid or not.
+
+    :raises NipapError: there is no ``authoritative_source``, or a member of a trusted user is not valid.
     """
     source = authoritative_source(options)
     own, readonly = credentials.username, credentials.readonly
@@ -170,7 +173,10 @@ def make_actor(credentials: Credentials, options: Mapping[str, object]) -> Actor
 
 
 def authoritative_source(options: Mapping[str, object]) -> str:
-    """The mandatory member of the ``auth`` struct: the system that a change comes from."""
+    """Return the mandatory member of the ``auth`` struct that names the system from which a change comes.
+
+    :raises NipapError: it is missing or not valid.
+    """
     source = options.get('authoritative_source')
     if not isinstance(source, str):
         raise NipapError('Missing authoritative source in auth options.')
@@ -202,16 +208,17 @@ def _storable(name: str, value: str) -> str:
 
 
 def to_bool(value: object) -> bool | None:
-    """Read a boolean the way clients write it (``True``, 1, ``'yes'``, nil for false); None if it is none."""
+    """Parse a boolean as clients write it (``True``, 1, ``'yes'``, nil for false); return None for any other value."""
     text = '' if value is None else str(value).strip().lower()
     return True if text in _TRUE else False if text in _FALSE else None
 
 
 class Authenticator:
-    """Proves credentials by the configured backends. One per process; it opens files only when first used.
+    """The configured backends, which check credentials. One per process; it opens files only when first used.
 
-    May be used by several threads at once, without a `lane`, in which passwords are hashed. Failed logins are counted
-    in `counts`, and those that were right are noted in `known`; without, in memory of this process alone.
+    counts: the counts of failed logins. known: the logins that succeeded. By default both are in the memory of this
+    process alone. lane: limits the hashing of passwords. An authenticator without a lane may be used by several
+    threads at once.
     """
 
     def __init__(
@@ -235,11 +242,13 @@ class Authenticator:
                 self._tokens.append(_Tokens(backend, settings))
 
     def login(self, username: str, password: str, address: str | None = None) -> Credentials:
-        """Prove ``user`` or ``user@backend`` by a password; raises `AuthenticationFailedError`.
+        """Check the password of ``user`` or ``user@backend`` and return the credentials.
 
-        An answer that is not remembered costs the time of hashing a password, about 0.1 s. From an address where many
-        have failed it may come late, or be a refusal without a look at the password; what is remembered never, and
-        neither is a password that was right within a day.
+        A login that is not remembered costs the time of hashing a password, about 0.1 s. After many failed logins from
+        the address, a login may be delayed, or refused without checking the password. Failed logins do not affect
+        remembered logins, nor passwords that were right within a day.
+
+        :raises AuthenticationFailedError: the user or the password is wrong, or the login is refused.
         """
         known = self.known_login(username, password)
         if known is not None:
@@ -257,12 +266,15 @@ class Authenticator:
         return credentials
 
     def known_login(self, username: str, password: str) -> Credentials | None:
-        """The answer of `login` if it is remembered and still true, else None; hashes nothing."""
+        """Return the remembered answer of `login` if it is still valid, else None. No password is hashed."""
         name, backend_name = self._split(username)
         return _ask(self._accounts(backend_name).remembered, backend_name, name, password)
 
     def login_token(self, token: str) -> Credentials:
-        """Prove a Bearer token, by whichever token backend accepts it; raises `AuthenticationFailedError`."""
+        """Check a Bearer token with each token backend until one accepts it; return the credentials.
+
+        :raises AuthenticationFailedError: no backend accepts the token.
+        """
         if not self._tokens:
             reasons = [each.refusal for each in self._settings.backends.values() if each.type == 'JwtAuth']
             raise AuthenticationFailedError(f'Tokens are not accepted: {next(filter(None, reasons), _NO_TOKENS)}.')
@@ -284,16 +296,19 @@ class Authenticator:
             accounts.close()
 
     def _accounts(self, backend_name: str) -> _LocalAccounts | _NoAccounts:
-        """Return the accounts of a backend. One that has none, or is unknown, must not be told from others."""
+        """Return the accounts of a backend.
+
+        A backend that has no accounts, or is unknown, gets a stand-in that clients cannot tell from accounts.
+        """
         others = self._local.get(self._settings.default_backend) or next(iter(self._local.values()), None)
         return self._local.get(backend_name) or _NoAccounts(others)
 
     def _say_why_nobody(self, username: str) -> None:
-        """Refuse a login without the name of a backend when it is known that the default one lets nobody in.
+        """Refuse a login without the name of a backend if the configuration has the default backend refuse every login.
 
-        Of other backends only the log says that: the answer would tell which there are.
+        For other backends the reason is only logged, since the answer would reveal the names of backends.
 
-        :raises AuthenticationFailedError: saying why.
+        :raises AuthenticationFailedError: with the reason.
         """
         _, backend_name = self._split(username)
         backend = self._settings.backends.get(backend_name)
@@ -309,7 +324,10 @@ class Authenticator:
 
 
 def _ask(question: Callable[[str, str], T | None], backend_name: str, name: str, password: str) -> T | None:
-    """The answer of a file of accounts; what is wrong with that is logged, and not for clients to know."""
+    """Ask a file of accounts and return its answer. A fault of the file is logged and hidden from clients.
+
+    :raises AuthUnavailableError: the file cannot be used.
+    """
     try:
         return question(name, password)
     except UnicodeEncodeError:
@@ -320,16 +338,19 @@ def _ask(question: Callable[[str, str], T | None], backend_name: str, name: str,
 
 
 def check_backend(settings: BackendSettings) -> None:
-    """Raise ValueError, with a text that names the option, when a backend cannot work with its options."""
+    """Check the options of a backend.
+
+    :raises ValueError: naming the missing or wrong option.
+    """
     if settings.type == 'JwtAuth':
         _token_key(settings.options)
         _token_hours(settings.options)
 
 
 def identity_of(settings: AuthSettings, backend_name: str, username: str) -> str | None:
-    """Return the name of a user among those of all backends, or None: it is the plain one.
+    """Return the name of a user among the users of all backends; None when it is the plain name.
 
-    A user of the default backend whose name ends like that of another backend's user has the longer form too.
+    A user of the default backend gets the long form too when the plain name ends with ``@`` and the name of a backend.
     """
     _, at, end = username.rpartition('@')
     is_plain = backend_name == settings.default_backend and not (at and end in settings.backends)
@@ -340,9 +361,10 @@ def identity_of(settings: AuthSettings, backend_name: str, username: str) -> str
 
 
 class _Tokens:
-    """The tokens of one issuer: JSON Web Tokens signed with a shared key, or with a key whose public half we have.
+    """The tokens of one issuer: JSON Web Tokens, signed with a shared key, or with a private key of known public half.
 
-    ``audience`` and ``issuer`` are compared when configured. A token made for some audience is refused when none is.
+    ``audience`` and ``issuer`` are compared when configured. A token for an audience is refused when no audience is
+    configured.
     """
 
     def __init__(self, backend: BackendSettings, settings: AuthSettings) -> None:
@@ -366,7 +388,7 @@ class _Tokens:
         return replace(claimed, identity=identity_of(self._settings, self._name, claimed.username))
 
     def _check_lifetime(self, claims: Mapping[str, Any]) -> None:
-        """Refuse a token that is good for too long, from the moment at which it was issued, or from now on.
+        """Refuse a token that is valid for too long, counted from its issue or from now, the earlier of both.
 
         :raises AuthenticationFailedError: naming the limit.
         """
@@ -392,7 +414,7 @@ def _claimed(claims: Mapping[str, object]) -> Credentials:
 
 
 def _token_hours(options: Mapping[str, str]) -> int:
-    """Return the hours that a token may be good for."""
+    """Return the most hours for which a token may be valid."""
     text = options.get('max_token_hours') or str(TOKEN_HOURS)
     if not re.fullmatch('[0-9]{1,7}', text) or not 1 <= int(text) <= MOST_TOKEN_HOURS:
         raise ValueError(f'max_token_hours = {text}: not a number of hours (1 to {MOST_TOKEN_HOURS})')
@@ -400,7 +422,10 @@ def _token_hours(options: Mapping[str, str]) -> int:
 
 
 def _token_key(options: Mapping[str, str]) -> tuple[str, str]:
-    """The key that tokens are checked with and the one algorithm that it is good for."""
+    """Return the key with which tokens are checked, and the one algorithm of the key.
+
+    :raises ValueError: naming the option that is missing or wrong.
+    """
     secret, public = options.get('signing_key', ''), options.get('public_key', '')
     if bool(secret) == bool(public):
         raise ValueError('one of signing_key and public_key_file is needed, and not both')
@@ -419,7 +444,7 @@ def _token_key(options: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _prepare(algorithm: str, option: str, key: str) -> None:
-    """Raise ValueError when the key is none, TypeError when it is one for another algorithm."""
+    """Raise ValueError when the text is no key, TypeError when it is a key for another algorithm."""
     try:
         jwt.get_algorithm_by_name(algorithm).prepare_key(key)
     except NotImplementedError as exc:
@@ -434,7 +459,7 @@ def _prepare(algorithm: str, option: str, key: str) -> None:
 
 
 class _LocalAccounts:
-    """The accounts of one file as a login backend: right answers are remembered while the account stays as it is."""
+    """The accounts of one file as a login backend. Successful logins are remembered while the account is unchanged."""
 
     def __init__(
         self, settings: AuthSettings, backend: BackendSettings, known: KnownLogins, lane: HashLane | None
@@ -447,11 +472,11 @@ class _LocalAccounts:
         self._known = known
         self._cache = _LoginCache()
         self._hashing: set[bytes] = set()
-        self._rows: tuple[int, dict[str, LocalUser | None]] = 0, {}  # a revision of the file, and what was read of it
+        self._rows: tuple[int, dict[str, LocalUser | None]] = 0, {}  # a revision of the file, and its users by name
 
     def login(self, username: str, password: str) -> Credentials | None:
         proof = self._known.digest(self._name, username, password)
-        while proof in self._hashing:  # many that come at once with one password cost one hash
+        while proof in self._hashing:  # concurrent logins with one password cost one hash
             waiting.sleep(ALIKE_POLL_S)
         self._hashing.add(proof)
         try:
@@ -460,7 +485,7 @@ class _LocalAccounts:
             self._hashing.discard(proof)
 
     def _prove(self, proof: bytes, username: str, password: str) -> Credentials | None:
-        # The revision is read first: an answer is never filed under a state of the file newer than what it was read of.
+        # Read the revision before the account, so that credentials are never cached under a newer revision of the file.
         revision = self._watch.revision()
         credentials = self._cache.get(proof, revision)
         if credentials is None and (user := self._authenticated(username, password)):
@@ -484,7 +509,7 @@ class _LocalAccounts:
         )
 
     def remembered(self, username: str, password: str) -> Credentials | None:
-        """Return the answer of `login` if this process, or another, need not check the password again, else None."""
+        """Return the answer of `login` if this or another process has remembered it, else None. Nothing is hashed."""
         proof = self._known.digest(self._name, username, password)
         revision = self._watch.revision()
         credentials = self._cache.get(proof, revision)
@@ -502,7 +527,7 @@ class _LocalAccounts:
         return credentials
 
     def was_right(self, username: str, password: str) -> bool:
-        """Return whether the password was right not long ago, for the account as it is."""
+        """Return whether the password was right within a day, and the account is unchanged since."""
         known = self._known.find(self._known.digest(self._name, username, password))
         if known is None:
             return False
@@ -510,7 +535,7 @@ class _LocalAccounts:
         return user is not None and user.state == known.state
 
     def _is_unchanged(self, user: LocalUser) -> bool:
-        """Whether the user is there with the password and the rights of then; not while the file cannot be read."""
+        """Return whether the user exists with unchanged password and rights; False while the file cannot be read."""
         try:
             now = self._row(user.username)
         except UserFileError as exc:
@@ -519,7 +544,7 @@ class _LocalAccounts:
         return now is not None and (now.mark, now.trusted, now.readonly) == (user.mark, user.trusted, user.readonly)
 
     def _row(self, username: str) -> LocalUser | None:
-        """Return the row of a user, which is read once for each state of the file."""
+        """Return a user or None, read once for each revision of the file."""
         revision = self._watch.revision()
         if self._rows[0] != revision:
             self._rows = revision, {}
@@ -533,7 +558,7 @@ class _LocalAccounts:
 
 
 class _NoAccounts:
-    """Stands in for the accounts of a backend that has none: nobody is let in, after the time that others take."""
+    """A stand-in for the accounts of a backend that has none. It refuses every login, in the usual time of a login."""
 
     def __init__(self, others: _LocalAccounts | None) -> None:
         self._others = others
@@ -555,12 +580,12 @@ class _NoAccounts:
 
 
 def _nobody(username: str) -> str:
-    """Return a name that HTTP Basic cannot carry."""
+    """Return a name that no user can have, since HTTP Basic cannot carry it."""
     return f'{username}:'
 
 
 class _LoginCache:
-    """Remembers, for this process, who proved their identity, while the file of accounts stays as it is."""
+    """The successful logins of this process, remembered while the file of accounts is unchanged."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, tuple[int, float, Credentials]] = {}
@@ -573,6 +598,6 @@ class _LoginCache:
 
     def put(self, proof: bytes, revision: int, until: float, credentials: Credentials) -> None:
         now = time.monotonic()
-        # A new dict in place of the old one: other threads may be reading that.
+        # Replace the dict instead of changing it: other threads may be reading it.
         kept = {key: entry for key, entry in self._entries.copy().items() if entry[0] == revision and entry[1] > now}
         self._entries = {**kept, proof: (revision, until, credentials)}

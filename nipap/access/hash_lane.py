@@ -1,4 +1,4 @@
-"""The lane of logins whose passwords have to be hashed. A hash takes a tenth of a second of a processor, and 32 MB."""
+"""The queue of password hashes. A hash takes a tenth of a second of a processor, and 32 MB."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MOST_WAITING = 200
 
 
 class HashLane:
-    """Runs hashes, `at_once` at the same time and no more than `per_second`, whatever addresses they are for.
+    """A queue of hashes: at most `at_once` run at the same time, and at most `per_second`, over all addresses.
 
-    Addresses take turns. A user whose password was right within a day has a place of his own, and passes the limit of
-    hashes per second. note: called with the party that has to wait, or to whom a hash is refused.
+    Addresses take turns. A user with a password that was right within a day has a turn of his own and is exempt from
+    the limit per second. note: called with a party that has to wait or is refused.
     """
 
     def __init__(self, at_once: int, per_second: float, note: Callable[[Party], None] = lambda _: None) -> None:
@@ -29,13 +29,15 @@ class HashLane:
         self._note = note
 
     def run(self, work: Callable[[], T], known_user: str | None = None) -> T:
-        """Return the result of work that hashes a password, when it is its turn; for a user who was right before.
+        """Wait for a turn, run work that hashes a password, and return its result.
 
-        :raises TooManyLoginsError: too many wait.
+        known_user: the user, if the same password was right within a day.
+
+        :raises TooManyLoginsError: too many hashes wait.
         """
         turn = places.turn()
         party = turn.party if known_user is None else Party(known_user, turn.party.member)
-        left = turn.leave()  # who waits here must not keep others from working
+        left = turn.leave()  # a waiting login must not keep other requests from running
         try:
             if not self._places.take(party):
                 self._note(party)

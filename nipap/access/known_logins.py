@@ -1,8 +1,7 @@
-"""Passwords that were right: which account each was right for, in memory that all handlers of a daemon share.
+"""Successful logins, in memory that all handlers of a daemon share.
 
-A login is known by a keyed digest of back end, name and password, and counts as long as the account is as it was then.
-So a user who has logged in at one handler need not prove anything to another, and a change of one account is none of
-the others.
+A login is stored as a keyed digest of back end, name and password, and is valid as long as the account is unchanged.
+So a login at one handler saves the other handlers a hash, and a change of one account does not affect other accounts.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ _SIZE = _SETS * _WAYS * _ENTRY.size
 
 
 class KnownLogin(NamedTuple):
-    """A password that was right: the state of its account, and the moment, on the clock that all processes share."""
+    """A successful login: the state of its account, and its time on the monotonic clock, which all processes share."""
 
     state: bytes
     proved_at: float
 
 
 class KnownLogins:
-    """Logins that were right within a day, in memory of a fixed size; `shared` by all processes that are forked later.
+    """Successful logins of a day, in memory of a fixed size; `shared` by all processes that are forked later.
 
-    Those that were proved longest ago are forgotten first when there are too many. Nothing in it tells a name or a
-    password, and without the secret, which no process writes anywhere, nobody can try passwords with it.
+    When there are too many, the oldest are forgotten first. The memory holds no names and no passwords. Passwords
+    cannot be guessed from it without the secret, which no process writes anywhere.
     """
 
     def __init__(self, shared: bool = False) -> None:
@@ -43,11 +42,11 @@ class KnownLogins:
         self._memory = LockedMemory(_SIZE, shared)
 
     def close(self) -> None:
-        """Let go of what is open in this process."""
+        """Close the file of the lock in this process."""
         self._memory.close()
 
     def digest(self, backend_name: str, username: str, password: str) -> bytes:
-        """Return what a login is found by.
+        """Return the digest under which a login is stored.
 
         :raises UnicodeEncodeError: name or password cannot be encoded, so no account has them.
         """
@@ -55,7 +54,7 @@ class KnownLogins:
         return hmac.digest(self._secret, text.encode(), 'sha256')
 
     def find(self, digest: bytes) -> KnownLogin | None:
-        """Return what is known of a login, or None."""
+        """Return a login of the last day by its digest, or None."""
         with self._memory.locked():
             for place in _places(digest):
                 found, state, proved_at = _ENTRY.unpack_from(self._memory.bytes, place)
@@ -64,7 +63,7 @@ class KnownLogins:
         return None
 
     def note(self, digest: bytes, state: bytes) -> None:
-        """Note that a login was right for an account in this state."""
+        """Store a login that was successful for an account in this state."""
 
         def age(place: int) -> tuple[bool, float]:
             found, _, proved_at = _ENTRY.unpack_from(self._memory.bytes, place)
@@ -75,11 +74,11 @@ class KnownLogins:
 
 
 def state_of(values: tuple[object, ...]) -> bytes:
-    """Return what tells an account, by all that is stored of it, from itself after a change."""
+    """Return a digest of all stored values of an account, which differs after any change of the account."""
     return hashlib.blake2b(repr(values).encode('utf-8', 'surrogatepass'), digest_size=STATE_SIZE).digest()
 
 
 def _places(digest: bytes) -> range:
-    """Return where the entries are among which a login's is; the secret decides which logins meet."""
+    """Return the offsets of the entries that may hold a login. Which logins share entries depends on the secret."""
     first = int.from_bytes(digest[:4]) % _SETS * _WAYS * _ENTRY.size
     return range(first, first + _WAYS * _ENTRY.size, _ENTRY.size)

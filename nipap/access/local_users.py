@@ -1,7 +1,7 @@
 """Local accounts: the SQLite file that nipap-passwd changes and that logins are checked against.
 
-The file has one table, ``user``, which older daemons wrote too: a file of theirs works as it is. What only they knew,
-passwords as salted SHA-1, is replaced by scrypt as users log in.
+The file has a table ``user``, as in older daemons, so their files work unchanged. Older daemons stored passwords as
+salted SHA-1, which is replaced by scrypt as users log in. A table ``former_user`` counts removed accounts.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from nipap.runtime import waiting
 log = logging.getLogger(__name__)
 
 
-# Of a file beside the accounts, with three numbers behind it: accounts of a restore (nipapd/restored.py).
+# The accounts of a restore (nipapd/restored.py) are in a file beside the accounts. Its name has this text and three
+# numbers at its end.
 RESTORED = '.restored-'
 
 
 class UserFileError(Exception):
-    """Something about the file of local accounts; the text is one line for the operator."""
+    """The base of errors with the file of local accounts. The text is one line for the operator."""
 
 
 class UserFileMissingError(UserFileError):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 class UserFileExistsError(UserFileError):
-    """There is such a file already."""
+    """The file exists already, with a table of users."""
 
 
 class UserFileUnusableError(UserFileError):
@@ -51,7 +52,7 @@ class UserFileUnusableError(UserFileError):
 
 
 class UserFileLayoutError(UserFileError):
-    """The file has no table of users, or an older one that the change needs upgraded first."""
+    """The file has no table of users, or an older table that must be upgraded before the change."""
 
 
 class UserExistsError(UserFileError):
@@ -70,9 +71,9 @@ class UserInputError(UserFileError):
 class LocalUser:
     """One row of the file, without the password.
 
-    predecessors: accounts of this name that were removed before; a new one need not be the same person's.
-    state: what differs after each change of the account, the password included.
-    mark: differs for another password; empty for a user who was not read from a file.
+    predecessors: the number of earlier accounts of this name that were removed. They may be another person's.
+    state: a digest that differs after each change of the account, the password included.
+    mark: a digest that differs after each change of the password; empty for a user that was not read from a file.
     """
 
     username: str
@@ -96,7 +97,7 @@ CREATE TABLE user (
     trusted NOT NULL DEFAULT 0,
     readonly NOT NULL DEFAULT 0
 )"""
-# A trigger, since others write the file as well. It is read by programs whose SQLite is old, too.
+# A trigger, since other programs write the file as well. It avoids newer SQL, for some programs have an old SQLite.
 _REMEMBER_REMOVALS = (
     'CREATE TABLE IF NOT EXISTS former_user (username NOT NULL PRIMARY KEY, removals NOT NULL)',
     """CREATE TRIGGER IF NOT EXISTS user_removed AFTER DELETE ON user BEGIN
@@ -115,12 +116,12 @@ _NEWER_COLUMNS = {
 class LocalUsers:
     """The SQLite file of local accounts.
 
-    Every method opens the file, does one thing in one transaction and closes it, so that changes are seen at once by
-    everyone who has it in use. Passwords are hashed with scrypt; the salted SHA-1 of older files is still understood.
-    All raise a `UserFileError`.
+    Every method opens the file, does one thing in one transaction and closes it, so that all other users of the file
+    see changes at once. Passwords are hashed with scrypt; the salted SHA-1 of older files is still understood. All
+    methods raise a `UserFileError` on failure.
 
-    legacy: store new passwords as salted SHA-1, which can be guessed billions of times a second, for programs that
-    read the file themselves and understand nothing else.
+    legacy: store new passwords as salted SHA-1, for programs that read the file themselves and understand nothing
+    else. Such passwords can be guessed billions of times a second.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, legacy: bool = False) -> None:
@@ -128,9 +129,9 @@ class LocalUsers:
         self._hash_new = _hash_legacy if legacy else _hash_new
 
     def create(self, owner: str | None = None) -> None:
-        """Make the file, for its owner alone, or the table in a file that has none.
+        """Create the file, accessible to its owner alone, or the table in a file that has none.
 
-        Made by root it belongs to the account `owner`, else to the owner of its directory.
+        When root creates the file, it belongs to the account `owner`, or by default to the owner of its directory.
         """
         self.create_file(owner)
         with self._change() as connection:
@@ -140,7 +141,7 @@ class LocalUsers:
             _remember_removals(connection)
 
     def create_file(self, owner: str | None = None) -> bool:
-        """Make the file as `create` does, without a table; False when it is there already."""
+        """Create the file like `create`, without a table; return False when the file exists already."""
         try:
             uid, gid = _owner(owner) if owner else _owner_of(os.path.dirname(self.path) or '.')
             descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -157,7 +158,7 @@ class LocalUsers:
         return True
 
     def upgrade(self) -> bool:
-        """Add the columns that an older file lacks; False when there was nothing to do."""
+        """Add the columns that an older file lacks; return False when no column was missing."""
         with self._change() as connection:
             missing = self._missing(connection)
             for column in missing:
@@ -166,23 +167,23 @@ class LocalUsers:
         return bool(missing)
 
     def is_latest(self) -> bool:
-        """Whether the file has every column of the newest layout."""
+        """Return whether the file has every column of the newest layout."""
         with self._open() as connection:
             return not self._missing(connection)
 
     def copy_to(self, target: str | os.PathLike[str]) -> None:
-        """Overwrite an existing file with a consistent copy of this one. Both may be in use."""
+        """Overwrite an existing file with a consistent copy of this file. Both files may be in use."""
         path = os.fspath(target)
         with self._open() as source, _sqlite_errors(path), contextlib.closing(_connect(path)) as copy:
             source.backup(copy)
 
     def copy_rows_to(self, target: LocalUsers) -> None:
-        """Make another file, which is not there, with the accounts of this one.
+        """Create another file, which must not exist yet, with the accounts of this file.
 
-        Nothing else comes along, whatever the file contains. Accounts keep their passwords as they are stored, and the
-        target knows which accounts were removed.
+        Only the rows of accounts and the counts of removed accounts are copied, and nothing else that the file may
+        contain. Passwords are copied as they are stored.
 
-        :raises UserFileLayoutError: there is no table of users, but something else of that name.
+        :raises UserFileLayoutError: ``user`` is missing or is not a table.
         """
         with self._open() as source:
             source.execute('PRAGMA trusted_schema = OFF')
@@ -200,21 +201,24 @@ class LocalUsers:
             copy.executemany('INSERT INTO former_user (username, removals) VALUES (?, ?)', removals)
 
     def of_restores(self) -> list[Path]:
-        """Return the files of accounts that restores which were interrupted have left, the earliest first."""
+        """Return the files of accounts left by interrupted restores, the earliest first."""
         found = Path(self.path).parent.glob(f'*{RESTORED}*-*-*')
         pattern = re.compile(re.escape(os.path.basename(self.path) + RESTORED) + r'[0-9]+-[0-9]+-([0-9]+)')
         numbers = {path: int(match[1]) for path in found if (match := pattern.fullmatch(path.name))}
         return sorted(numbers, key=lambda path: numbers[path])
 
     def users(self) -> list[LocalUser]:
-        """All users by name."""
+        """Return all users, ordered by name."""
         with self._open() as connection:
             self._missing(connection)
             rows = connection.execute('SELECT * FROM user ORDER BY username').fetchall()
             return [_user(connection, row) for row in rows]
 
     def get(self, username: str) -> LocalUser:
-        """The user of that name; raises `NoSuchUserError`."""
+        """Return the user of that name.
+
+        :raises NoSuchUserError: there is no such user.
+        """
         with self._open() as connection:
             return _user(connection, self._existing(connection, username))
 
@@ -226,14 +230,17 @@ class LocalUsers:
             return None if row is None else _user(connection, row)
 
     def check_new(self, user: LocalUser) -> None:
-        """Raise what `add` would raise, a password aside."""
+        """Raise the error that `add` would raise for the user, with any valid password."""
         check_username(user.username)
         _checked_name(user.full_name)
         with self._open() as connection:
             self._check_new(connection, user)
 
     def add(self, user: LocalUser, password: str) -> None:
-        """Store a new user."""
+        """Store a new user.
+
+        :raises UserExistsError: the name is taken. UserInputError: a name or the password is not acceptable.
+        """
         check_username(user.username)
         values = (_checked_name(user.full_name), user.trusted, user.readonly, *self._hash_new(password))
         with self._change() as connection:
@@ -254,7 +261,7 @@ class LocalUsers:
         trusted: bool | None = None,
         readonly: bool | None = None,
     ) -> None:
-        """Change what is not None; an empty full name removes it."""
+        """Set the attributes that are not None. An empty full name removes the full name."""
         changes: dict[str, object] = {}
         if password is not None:
             changes['pwd_hash'], changes['pwd_salt'] = self._hash_new(password)
@@ -268,16 +275,16 @@ class LocalUsers:
                 connection.execute(_UPDATES[column], (value, username))
 
     def delete(self, username: str) -> None:
-        """Remove a user. The file remembers that there was one of this name."""
+        """Remove a user. The file keeps count of the removed users of a name."""
         with self._change() as connection:
             self._existing(connection, username)
             _remember_removals(connection)
             connection.execute('DELETE FROM user WHERE username = ?', (username,))
 
     def authenticate(self, username: str, password: str, rehash: bool = True) -> LocalUser | None:
-        """The user whose password this is, or None, after the same time whether or not there is such a user.
+        """Return the user if the password is right, else None. Both take the same time, also for an unknown user.
 
-        With `rehash`, a password that was stored in an older way is stored anew if the file can be written.
+        rehash: store a password anew that is stored in an older way, if the file can be written.
         """
         with self._open() as connection:
             self._missing(connection)
@@ -293,7 +300,7 @@ class LocalUsers:
         return user
 
     def _replace_hash(self, username: str, stored: str, newer: str) -> bool:
-        """Store a newer hash of the same password, unless somebody changed the password meanwhile."""
+        """Store a newer hash of the same password; return False if the password was changed meanwhile or on failure."""
         try:
             with self._change() as connection:
                 statement = "UPDATE user SET pwd_hash = ?, pwd_salt = '' WHERE username = ? AND pwd_hash = ?"
@@ -330,7 +337,7 @@ class LocalUsers:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that writes."""
+        """Open the file and yield a connection in a writing transaction."""
         with self._open() as connection:
             connection.execute('BEGIN IMMEDIATE')
             yield connection
@@ -362,18 +369,21 @@ def _owner_of(directory: str) -> tuple[int, int]:
 
 
 def check_username(username: str) -> None:
-    """Raise `UserInputError` unless a new user can be called that. Users who have another name go on."""
+    """Refuse a name for a new user that is not acceptable. Existing users with such a name keep it.
+
+    :raises UserInputError: naming the accepted names.
+    """
     if problem := problem_of(username):
         shown = ascii(username if len(username) <= LONGEST_NAME else f'{username[:LONGEST_NAME]}…')
         raise UserInputError(f'the name of a user {problem}: {shown} ({ACCEPTED})')
 
 
 def check_password(password: str, *, chosen: bool = True) -> None:
-    """Refuse a new password that is too short or too long. Users who have another one go on.
+    """Refuse a new password that is too short or too long. Existing passwords of other lengths stay valid.
 
-    chosen: a person chooses it now. A script of the former program may set a shorter one.
+    chosen: whether a person chooses it now. A script of the former program may set a shorter password.
 
-    :raises UserInputError: saying what is accepted.
+    :raises UserInputError: naming the accepted lengths.
     """
     if not password:
         raise UserInputError('the password must not be empty')
@@ -394,13 +404,13 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
 
 
 def _is_table(connection: sqlite3.Connection, name: str) -> bool:
-    """Return whether this is the name of a table whose rows are in the file: not of a view or a virtual table."""
+    """Return whether this is the name of a table with its rows in the file, and not of a view or a virtual table."""
     statement = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND lower(name) = ? AND rootpage > 0"
     return bool(connection.execute(statement, (name,)).fetchone()[0])
 
 
 def _remember_removals(connection: sqlite3.Connection) -> None:
-    """Have the file remember from now on of which users accounts were removed."""
+    """Create the table and the trigger that count removed accounts by name, unless they exist."""
     for statement in _REMEMBER_REMOVALS:
         connection.execute(statement)
 
@@ -428,7 +438,7 @@ def _user(connection: sqlite3.Connection, row: sqlite3.Row) -> LocalUser:
 
 
 def _mark(stored: str) -> str:
-    """Return what tells passwords of one user apart: their hashes have salts of their own."""
+    """Return a digest of a stored password, which differs after each change because every hash has its own salt."""
     return hashlib.sha256(stored.encode(errors='surrogatepass')).hexdigest()
 
 
@@ -440,7 +450,7 @@ def _connect(path: str, check_same_thread: bool = True) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _sqlite_errors(path: str) -> Iterator[None]:
-    """Say what is wrong with the file at `path` in place of SQLite's exceptions."""
+    """Turn exceptions of SQLite into `UserFileError` with a readable reason. path: the file for the message."""
     try:
         yield
     except sqlite3.Error as exc:
@@ -469,12 +479,12 @@ _SQLITE_ERRORS = {
 
 
 class FileWatch:
-    """Tells whether a SQLite file has changed, by anybody and in any way, for a few microseconds a look.
+    """A watch for any change of a SQLite file by any program. A check takes a few microseconds.
 
-    The file's identity and times see a file put in its place or copied over it. ``PRAGMA data_version``, on a
-    connection that stays open, sees every commit of other connections. It is asked unless the file has not changed for
-    `settled_s`: two changes within one tick of the file system's clock have the same time, and in WAL mode commits
-    change another file.
+    The identity and the times of the file reveal a file that was put in its place or copied over it. ``PRAGMA
+    data_version``, on a connection that stays open, reveals every commit of other connections. Two changes within one
+    tick of the file system's clock have the same time, so the pragma is skipped only once the file has not changed for
+    `settled_s` seconds. In WAL mode the pragma is never skipped, since commits change another file.
     """
 
     def __init__(self, path: str, settled_s: float = 2.0) -> None:
@@ -492,9 +502,12 @@ class FileWatch:
         self._in_place = self._settled = False
 
     def revision(self) -> int:
-        """A number that is larger after every change; raises `UserFileError` when the file cannot be read."""
+        """Return a number that grows with every change of the file.
+
+        :raises UserFileError: the file cannot be read.
+        """
         if self._pid != os.getpid():
-            # SQLite forbids even to close a connection in a child process: that one stays open and unused.
+            # SQLite forbids even closing a parent's connection in a child process, so it stays open and unused.
             _inherited.append(self._connection)
             self._start()
         with self._lock, _sqlite_errors(self._path):
@@ -514,7 +527,7 @@ class FileWatch:
         if data_version != self._data_version:
             self._data_version = data_version
             self._revision += 1
-        # A commit after the look at the file has given it a later time.
+        # A commit after the check above would give the file a later time.
         self._settled = self._in_place and time.time_ns() - status.st_ctime_ns > self._settled_ns
 
     def _open_again(self) -> sqlite3.Connection:
@@ -526,7 +539,7 @@ class FileWatch:
         return connection
 
     def close(self) -> None:
-        """Close the file; the next look opens it again."""
+        """Close the file. The next call of `revision` opens it again."""
         if self._pid == os.getpid():
             with self._lock:
                 self._close_connection()
@@ -542,7 +555,7 @@ _inherited: list[sqlite3.Connection | None] = []
 
 # --------------------------------------------------------------------------------------------------- password hashes
 
-# 32 MB and about 0.1 s a password.
+# A hash takes 32 MB and about 0.1 s.
 _LOG2_N, _R, _P = 15, 8, 1
 _SALT_BYTES, _HASH_BYTES = 16, 32
 _SCRYPT = re.compile(r'\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)')
@@ -552,16 +565,17 @@ _MOST_MEMORY = 2**30
 
 
 def hash_password(password: bytes) -> str:
-    """The password as it is stored: ``$scrypt$ln=LOG2_N,r=R,p=P$SALT$HASH``, the last two in unpadded base64."""
+    """Return a password as it is stored: ``$scrypt$ln=LOG2_N,r=R,p=P$SALT$HASH``, with unpadded base64 at the end."""
     salt = secrets.token_bytes(_SALT_BYTES)
     digest = _scrypt(password, salt, _LOG2_N, _R, _P, _HASH_BYTES)
     return f'$scrypt$ln={_LOG2_N},r={_R},p={_P}${_to_base64(salt)}${_to_base64(digest)}'
 
 
 def _check_password(password: bytes, stored: str, salt: str) -> tuple[bool, str | None]:
-    """Whether the password is the one that is stored, and how to store it better if it is but in an older way.
+    """Return whether a password is the stored one, and a newer hash if it is stored in an older way.
 
-    Hashes with scrypt in every case, so that the time does not tell whether a user exists or has an older hash.
+    The password is hashed with scrypt in every case, so that the time does not reveal whether a user exists or has an
+    older hash.
     """
     found = _SCRYPT.fullmatch(stored)
     checked = _check_scrypt(password, found) if found else None
@@ -578,7 +592,10 @@ def _check_password(password: bytes, stored: str, salt: str) -> tuple[bool, str 
 
 
 def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | None] | None:
-    """The same for a hash that scrypt made; None, and nothing is hashed, when that cannot be used."""
+    """Check a password against a scrypt hash: return whether it is right, and a newer hash if the parameters are old.
+
+    Return None without hashing when the stored hash cannot be used.
+    """
     log2_n, r, p = (int(found[number]) for number in (1, 2, 3))
     if 128 * r * 2**log2_n > _MOST_MEMORY:
         log.warning('a stored password hash asks for too much memory')
@@ -595,7 +612,7 @@ def _check_scrypt(password: bytes, found: re.Match[str]) -> tuple[bool, str | No
 
 
 def _hash_new(password: str) -> tuple[str, str]:
-    """Return the hash of a new password, and the salt beside it, which is inside of the hash."""
+    """Return the hash of a new password and an empty salt, because the hash contains its salt."""
     if not password:
         raise UserInputError('the password must not be empty')
     return hash_password(password.encode()), ''

@@ -1,8 +1,8 @@
-"""How many wrong passwords are tried: failed logins make later ones wait, and then be refused unheard.
+"""Limits on failed logins: failures delay later logins, and then have them refused without checking the password.
 
 Failures are counted for a while by client address (of IPv6 the /64, which one customer has), by user at that address,
-and by user wherever they come from. The first two end in a refusal, which passes with the time; the last one only
-slows down, so that nobody locks out others by failing in their name. What is refused is not counted.
+and by user from any address. The first two counts lead to refusals until the counts expire. The third count leads
+only to delays, so that nobody can lock a user out by failing in the user's name. Refused logins are not counted.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ T = TypeVar('T')
 
 FIRST_DELAY_S = 0.1
 MOST_DELAY_S = 4.0
-MOST_DELAYED = 100  # requests of one process that wait to be slowed down
-MOST_DELAYED_OF_ONE = 4  # of them from one address
-PATIENCE_S = 10.0  # how long is waited for others whose outcome decides
+MOST_DELAYED = 100  # requests of one process that are being delayed
+MOST_DELAYED_OF_ONE = 4  # delayed requests from one address
+PATIENCE_S = 10.0  # the longest wait for the outcomes of concurrent attempts
 POLL_S = 0.05
 
-_ENTRY = struct.Struct('=QdII')  # whose it is, until when it counts, failures, attempts without an outcome yet
+_ENTRY = struct.Struct('=QdII')  # digest of the key, when it expires, failures, attempts without an outcome yet
 _SETS, _WAYS = 2048, 8
 _SIZE = _SETS * _WAYS * _ENTRY.size
 _NOBODY = (0, 0.0, 0, 0)
@@ -39,7 +39,7 @@ _NOBODY = (0, 0.0, 0, 0)
 
 @dataclass(frozen=True)
 class _Count:
-    """What is known about one key; `place` is where it is kept, None when nothing is."""
+    """The counts of one key. place: the offset of the entry in memory, None when there is no entry."""
 
     place: int | None
     until: float
@@ -50,8 +50,8 @@ class _Count:
 class LoginCounts:
     """Counts of failed logins, in memory of a fixed size; `shared` by all processes that are forked later.
 
-    An entry is found by a hash with a secret key: clients cannot choose which ones meet. When too many do, those with
-    the fewest failures are forgotten first. Nothing in it tells a name or a password.
+    An entry is found by a hash with a secret key, so clients cannot choose which keys collide. When too many collide,
+    the entries with the fewest failures are forgotten first. The memory holds no names and no passwords.
     """
 
     def __init__(self, shared: bool = False) -> None:
@@ -59,7 +59,7 @@ class LoginCounts:
         self._memory = LockedMemory(_SIZE, shared)
 
     def close(self) -> None:
-        """Let go of what is open in this process."""
+        """Close the file of the lock in this process."""
         self._memory.close()
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
@@ -67,7 +67,7 @@ class LoginCounts:
         return self._memory.locked()
 
     def look(self, key: str, now: float) -> _Count:
-        """What is known about a key at this moment."""
+        """Return the counts of a key that have not expired."""
         first, owner = self._place(key)
         for place in range(first, first + _WAYS * _ENTRY.size, _ENTRY.size):
             found, until, failed, pending = _ENTRY.unpack_from(self._memory.bytes, place)
@@ -76,7 +76,7 @@ class LoginCounts:
         return _Count(None, now, 0, 0)
 
     def change(self, key: str, now: float, window_s: float, failed: int, pending: int) -> None:
-        """Add to both counts, which are forgotten `window_s` after the first that was added."""
+        """Add to both counts of a key. They expire `window_s` seconds after the first addition."""
         count = self.look(key, now)
         first, owner = self._place(key)
         place = self._room(first, now) if count.place is None else count.place
@@ -85,13 +85,13 @@ class LoginCounts:
         _ENTRY.pack_into(self._memory.bytes, place, *((owner, until, *values) if any(values) else _NOBODY))
 
     def _place(self, key: str) -> tuple[int, int]:
-        """Where the entries begin among which the key's is, and what is written into it."""
+        """Return the offset of the first entry that may hold a key, and the digest that is stored in the entry."""
         digest = hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), key=self._secret, digest_size=16).digest()
         number, owner = struct.unpack('=QQ', digest)
         return number % _SETS * _WAYS * _ENTRY.size, owner
 
     def _room(self, first: int, now: float) -> int:
-        """The entry that is given up: one that counts no longer, or else least."""
+        """Return the offset of the entry to overwrite: an expired entry, or else the one with the smallest counts."""
 
         def worth(place: int) -> tuple[int, float]:
             _, until, failed, pending = _ENTRY.unpack_from(self._memory.bytes, place)
@@ -101,11 +101,11 @@ class LoginCounts:
 
 
 class LoginLimits:
-    """Lets a login be tried, later or not at all, depending on how many have failed.
+    """The limits on logins, which are delayed or refused depending on the number of failed logins.
 
-    After `failed_logins` within `window_s` an address is refused, and one user at one address after half of them: a
-    program with a wrong password does not spend what others on its host are allowed. Delays begin at a quarter.
-    0 means no limits. `counts` are those of this process alone unless they are given.
+    An address is refused after `failed_logins` within `window_s` seconds, and one user at one address after half of
+    them, so that a program with a wrong password does not use up the attempts of other users of its host. Delays begin
+    at a quarter. 0 means no limits. counts: by default the counts of this process alone.
     """
 
     def __init__(self, failed_logins: int, window_s: float, counts: LoginCounts | None = None) -> None:
@@ -116,9 +116,11 @@ class LoginLimits:
         self._delayed: dict[str, int] = {}
 
     def guarded(self, address: str | None, user: str, check: Callable[[], T | None]) -> T | None:
-        """The result of `check`, None counting as a failure; without an address it is neither limited nor counted.
+        """Return the result of `check`, which is None when the login fails.
 
-        :raises AuthenticationFailedError: it is refused, and `check` was not called.
+        A login without an address is neither limited nor counted.
+
+        :raises AuthenticationFailedError: the login is refused, and `check` was not called.
         """
         if self._counts is None or address is None:
             return check()
@@ -136,7 +138,7 @@ class LoginLimits:
         return found
 
     def _delay(self, place: str, there: dict[str, int], anywhere: str) -> None:
-        """Wait as long as the failures so far demand; refuse when they are too many, or too many wait so."""
+        """Wait as long as the failures so far demand. Refuse after too many failures, or if too many logins wait."""
         now = time.monotonic()
         with self._locked() as counts:
             known = [(counts.look(key, now), limit) for key, limit in there.items()]
@@ -151,7 +153,7 @@ class LoginLimits:
         if sum(self._delayed.values()) >= MOST_DELAYED or self._delayed.get(place, 0) >= MOST_DELAYED_OF_ONE:
             if here:
                 raise refusal(delay_s)
-            return  # it is others who have failed: nobody is locked out for that
+            return  # only other addresses have failed, which must not lock this one out
         self._delayed[place] = self._delayed.get(place, 0) + 1
         try:
             waiting.sleep(delay_s)
@@ -166,7 +168,7 @@ class LoginLimits:
         return min(MOST_DELAY_S, self._window_s, FIRST_DELAY_S * 2.0 ** min(failed - self._undelayed, 30))
 
     def _begin(self, there: dict[str, int]) -> None:
-        """Count an attempt whose outcome is open. Should those that are open all fail, the limit still holds."""
+        """Count an attempt that has no outcome yet. The limit holds even if all such attempts fail."""
         give_up = time.monotonic() + PATIENCE_S
         while not self._has_begun(there):
             if time.monotonic() > give_up:
@@ -174,7 +176,10 @@ class LoginLimits:
             waiting.sleep(POLL_S)
 
     def _has_begun(self, there: dict[str, int]) -> bool:
-        """Count it; False when others must have their outcome first. Refused when the failures are too many."""
+        """Count an attempt; return False when concurrent attempts must have their outcome first.
+
+        :raises TooManyLoginsError: the failures are too many.
+        """
         now = time.monotonic()
         with self._locked() as counts:
             known = [(counts.look(key, now), limit) for key, limit in there.items()]
@@ -204,7 +209,7 @@ class LoginLimits:
 
 
 def refusal(seconds: float) -> AuthenticationFailedError:
-    """What a client is told that failed too often: the code of a wrong password, and when to come back."""
+    """Return the error for a client that failed too often: the code of a wrong password, and when to retry."""
     whole = max(1, -int(-seconds // 1))
     return TooManyLoginsError(
         'Incorrect username or password: '
@@ -214,9 +219,10 @@ def refusal(seconds: float) -> AuthenticationFailedError:
 
 
 def network(address: str, length: int = 64) -> str:
-    """Return what an address counts for: itself, its /64 if it is IPv6, the IPv4 address that it stands for if any.
+    """Return the network for which an address is counted, as text.
 
-    length: of the network of IPv6; providers give a /64 or as much as a /48 to one customer.
+    An IPv4 address counts for itself, an IPv4-mapped address for its IPv4 address, an IPv6 address for its network.
+    length: the prefix length of IPv6 networks; providers give a /64 or as much as a /48 to one customer.
     """
     try:
         parsed = ipaddress.ip_address(address.partition('%')[0])

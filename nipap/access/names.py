@@ -1,7 +1,7 @@
-"""Names of users: which are accepted for new accounts, so that nobody takes one for another.
+"""The rules for names of new users, which keep names from being mistaken for each other.
 
-A name is made of ASCII and of words of one alphabet each. What cannot be seen, or is a form of another character, is
-refused, and so is a word that looks like one in ASCII.
+A name consists of ASCII and of words of one alphabet each. Invisible characters and forms of other characters are
+refused, and so are words that look like ASCII.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ACCEPTED = (
     'which must not look like ASCII, in the normal form C'
 )
 
-# Letters that look like one of ASCII, by confusables.txt of Unicode (UTS 39).
+# Letters that look like an ASCII letter, by confusables.txt of Unicode (UTS 39).
 _LOOK_ALIKES = """
 131 184 18D 196 1A6-1A7 1B7 1BC-1BD 1C0 21C 222-223 251 261 263 269-26A 26F 28B 28F 37F 391-392 395-397 399-39A
 39C-39D 39F 3A1 3A4-3A5 3A7 3B1 3B3 3B9 3BD 3BF 3C1 3C3 3C5 3DC 3E8 3F3 3FA 405-406 408 410 412 415 417 41A 41C-41E
@@ -49,9 +49,10 @@ _looks_like_ascii = frozenset(_ranges(_LOOK_ALIKES)).union(map(chr, range(128)))
 
 
 def problem_of(name: str) -> str | None:
-    """Return why a name is not accepted for a user, as the end of a sentence about it, or None.
+    """Return why a name is not accepted for a user, as the end of a sentence about the name; None if it is accepted.
 
-    HTTP Basic splits at ':'. A name with '@' logs in with the name of a back end behind it: ann@example.com@local.
+    ':' is refused because HTTP Basic splits there. '@' is accepted: such a user logs in with the name of a back end
+    behind it, as in ann@example.com@local.
     """
     if not name.strip():
         return 'must not be empty'
@@ -84,9 +85,9 @@ def _problem_of_letters(name: str) -> str | None:
 
 
 def _is_letter(character: str) -> bool:
-    """Return whether a character is a letter or mark of an alphabet, and can be seen.
+    """Return whether a character is a visible letter or mark of an alphabet.
 
-    Letters of phonetic alphabets are none: many are those of ASCII in another shape.
+    Letters of phonetic alphabets do not count, since many are ASCII letters in another shape.
     """
     kind, first = unicodedata.category(character), _first_word(character)
     if kind[0] not in 'LM' or character in _BLANK_LETTERS or first in ('COMBINING', 'VARIATION', 'MODIFIER'):

@@ -1,4 +1,4 @@
-"""Memory of a fixed size, with a lock that the system takes back from processes that die."""
+"""Memory of a fixed size, with a lock that the operating system releases when a process dies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class LockedMemory:
         self._threads = threading.Lock()
         self._file = -1
         if shared:
-            with tempfile.TemporaryFile() as file:  # locked by processes; the system unlocks it for those that die
+            # Processes lock this file. The operating system releases the lock of a process that dies.
+            with tempfile.TemporaryFile() as file:
                 self._file = os.dup(file.fileno())
 
     def close(self) -> None:
-        """Let go of what is open in this process."""
+        """Close the file of the lock in this process."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

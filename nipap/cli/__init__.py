@@ -1,1 +1,1 @@
-"""The command `nipap`: what operators do with a daemon from a shell."""
+"""The command `nipap`, with which operators use a daemon from a shell."""

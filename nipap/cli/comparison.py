@@ -1,4 +1,4 @@
-"""How a row of a file differs from the prefix that is stored in its place."""
+"""The comparison of a row of a file with the prefix that is stored in its place."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PLACE = ('prefix', 'vrf_id', 'vrf_rt', 'vrf_name')
 
 
 def differences(said: Mapping[str, object], stored: Mapping[str, Any]) -> list[str]:
-    """Name each attribute that a stored prefix has with another value than a row says.
+    """Return a text for each attribute in which a stored prefix differs from a row.
 
-    said: the ``attr`` of the row, which names the place of `stored`. What the row does not say is not compared: an
-    empty cell says nothing. Neither is a moment that depends on the time of the import.
+    said: the ``attr`` of the row, which names the place of `stored`. Attributes that the row lacks are not compared,
+    and an empty cell counts as lacking. A moment that depends on the time of the import is not compared either.
     """
     values = {name: value for name, value in said.items() if name not in _PLACE and value is not None}
     return [text for name, value in values.items() for text in _of(name, value, stored.get(name))]
@@ -40,7 +40,7 @@ def _different(attribute: Attribute, name: str, said: object, stored: object) ->
 
 
 def _normal(attribute: Attribute, value: Any) -> Any:
-    """Return the one form of a value: an older one that cannot be stored any more stays as it is."""
+    """Return the normal form of a value. An older value that could not be stored today is returned unchanged."""
     try:
         value = read_value(attribute, value)
     except NipapError:
@@ -48,7 +48,7 @@ def _normal(attribute: Attribute, value: Any) -> Any:
     if attribute.kind == 'tags':
         return sorted(set(value))
     if isinstance(value, datetime):
-        return value.replace(microsecond=0) if value != NEVER else NEVER  # the wire carries no fractions
+        return value.replace(microsecond=0) if value != NEVER else NEVER  # XML-RPC carries whole seconds only
     return value
 
 

@@ -1,9 +1,9 @@
-"""Adding the prefixes of a file: many in each transaction, what is refused reported by its line, and resumable.
+"""The import of the prefixes of a file: many in each transaction, refused rows reported by line, and resumable.
 
-A transaction is all or nothing and its fault names the row, which is reported and left out; the others are sent again,
-fewer at a time while faults go on. How far the import has come is noted after each chunk. What became of the last one
-before an interruption is unknown, so a prefix that turns out to be there with all the values of the row counts as
-imported: running the same import again never doubles anything. With other values it is different, and is left alone.
+A transaction is all or nothing, and its fault names the row. That row is reported and left out. The other rows are
+sent again, fewer at a time while faults go on. Progress is noted after each chunk. After an interruption the outcome
+of the last chunk is unknown. So a stored prefix with all the values of the row counts as imported, and running the
+same import again never doubles anything. A stored prefix with other values counts as different and is not changed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _BEFORE, _AFTER = encode_value({'method': 'add_prefix', 'args': {'attr': Encoded
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line asks for.
+    """The arguments of an import.
 
-    vrf names the VRF of rows that name none; nothing: VRF 0. state: where to note how far the import has come; None:
-    nowhere. encoding: that of the file; None: as its first bytes say, or UTF-8.
+    vrf: names the VRF of rows that name none; empty: VRF 0. state: the file in which progress is noted; None: progress
+    is not noted. encoding: the encoding of the file; None: detected from its first bytes, or UTF-8.
     """
 
     file: Path
@@ -58,7 +58,7 @@ class Job:
 
 
 class Outcome(Enum):
-    """How an import ended."""
+    """The outcome of an import."""
 
     COMPLETE = 'all rows are there'
     REFUSED = 'some rows are bad or refused'
@@ -74,7 +74,7 @@ class Outcome(Enum):
 def run(client: Client, job: Job) -> Outcome:
     """Import a file.
 
-    :raises FileError, Fault, TransportError, KeyboardInterrupt: it ended early.
+    :raises FileError, Fault, TransportError, KeyboardInterrupt: the import ended early.
     """
     sheet = read(job.file, job.vrf, job.type, job.encoding)
     _report(job, sheet.bad)
@@ -90,9 +90,9 @@ def run(client: Client, job: Job) -> Outcome:
 
 
 def _report(job: Job, bad: Sequence[tuple[int, str]]) -> None:
-    """Name bad lines.
+    """Print bad lines with their reasons.
 
-    :raises FileError: there are some, and they are not to be skipped.
+    :raises FileError: there are bad lines, and they are not to be skipped.
     """
     for line, reason in bad:
         print(f'{job.file}:{line}: {reason}', file=sys.stderr)
@@ -101,7 +101,7 @@ def _report(job: Job, bad: Sequence[tuple[int, str]]) -> None:
 
 
 def _rehearse(client: Client, job: Job, located: Located) -> Mapping[str, int]:
-    """Say what an import would do; return its counts."""
+    """Print the effect that an import would have; return its counts."""
     print(f'nipapd {client.call("version")} at {client.server}')
     for vrf in located.vrfs:
         print(f'VRF {vrf["name"]} holds {vrf["num_prefixes_v4"]} IPv4 and {vrf["num_prefixes_v6"]} IPv6 prefixes')
@@ -112,12 +112,12 @@ def _rehearse(client: Client, job: Job, located: Located) -> Mapping[str, int]:
     return rehearsal.counts
 
 
-# ---------------------------------------------------------------------------------------------------------- how far
+# --------------------------------------------------------------------------------------------------------- progress
 
 
 @dataclass
 class State:
-    """How far an import has come, kept in a file until it is complete, if there is a path."""
+    """The progress of an import, kept in a file until the import is complete. path: the file; None for no file."""
 
     path: Path | None
     of: str
@@ -126,9 +126,9 @@ class State:
 
     @classmethod
     def load(cls, path: Path | None, of: str, total: int) -> State:
-        """What was noted for the same import, else the beginning.
+        """Return the noted progress of the same import, else the beginning. of: identifies the import.
 
-        :raises FileError: the file is something else, or cannot be written.
+        :raises FileError: the file was not written by an import, or cannot be read or written.
         """
         state = cls(path, of)
         if path is None:
@@ -148,7 +148,7 @@ class State:
         return state
 
     def save(self) -> None:
-        """Note it, so that a crash leaves the old note or the new one."""
+        """Write the progress to the file, so that a crash leaves either the old or the new progress."""
         if self.path is None:
             return
         new = self.path.with_name(f'{self.path.name}.new')
@@ -159,7 +159,7 @@ class State:
             raise FileError(f'{self.path}: {exc.strerror}') from None
 
     def remove(self) -> None:
-        """Forget it."""
+        """Remove the file."""
         if self.path is None:
             return
         with suppress(FileNotFoundError):
@@ -167,7 +167,7 @@ class State:
 
 
 class Progress:
-    """How far it is, for people: one line that is written over on a terminal, else a line every 10 %."""
+    """The display of progress: one line that is overwritten on a terminal, else a line every 10 %."""
 
     def __init__(self, total: int, done: int, stream: TextIO) -> None:
         self._total, self._first, self._shown = total, done, done * 10 // max(total, 1)
@@ -175,7 +175,7 @@ class Progress:
         self._started = time.monotonic()
 
     def show(self, done: int) -> None:
-        """`done` of all rows are."""
+        """Show that `done` of all rows are done."""
         rate = (done - self._first) / max(time.monotonic() - self._started, 1e-3)
         left_s = round((self._total - done) / max(rate, 1e-3))
         tenths = done * 10 // max(self._total, 1)
@@ -187,11 +187,11 @@ class Progress:
         self._shown = tenths
 
     def note(self, text: str, end: str = '\n') -> None:
-        """Write a line, in place of the one that is written over."""
+        """Write a line. On a terminal it replaces the line of progress."""
         print(f'\r{text}\x1b[K' if self._terminal else text, end=end, file=self._stream, flush=True)
 
     def wipe(self) -> None:
-        """Remove the line that is written over."""
+        """Remove the line of progress from a terminal."""
         if self._terminal:
             self.note('', end='')
 
@@ -200,14 +200,14 @@ class Progress:
 
 
 class Import:
-    """One import: rows from where the state says to the end.
+    """One import: the rows after the noted progress.
 
-    Two chunks are on their way at once, so that the daemon reads one while it stores the other. Nothing says which is
-    first there: that a chunk is refused counts only once all before it are stored.
+    Two chunks are in flight at once, so that the daemon reads one chunk while it stores the other. They may arrive in
+    any order, so the refusal of a chunk counts only once all chunks before it are stored.
     """
 
     def __init__(self, client: Client, job: Job, sheet: Sheet, state: State) -> None:
-        self._client = client  # one on which nothing is on its way
+        self._client = client  # a client without a call in flight
         self._job, self._state = job, state
         self._rows, self._columns = sheet.rows, sheet.columns
         self._size = job.chunk  # rows sent at once: fewer while rows are refused
@@ -215,12 +215,13 @@ class Import:
         self._progress = Progress(len(self._rows), state.done, sys.stderr)
 
     def run(self) -> None:
-        """Import everything that is left, and say what became of it."""
+        """Import all remaining rows, and print the counts."""
         if self._state.done:
             self._progress.note(f'going on after {self._state.done} of {len(self._rows)} rows')
         with ThreadPoolExecutor(IN_FLIGHT) as pool, ExitStack() as stack:
             clients = [self._client, *(stack.enter_context(self._client.another()) for _ in range(1, IN_FLIGHT))]
-            stack.callback(self._client.close)  # interrupted: the pool waits for what was sent, unless it cannot come
+            # The connections are closed before the pool waits for its calls, which would go on after an interrupt.
+            stack.callback(self._client.close)
             self._run(pool, cycle(clients))
         self._state.remove()
         self._progress.note(f'{self._client.server}: {_COUNTS.format(**self._state.counts)}')
@@ -252,14 +253,14 @@ class Import:
         return answer is not None
 
     def _add(self, rows: list[Row]) -> None:
-        """Add a chunk: each row is stored, was there already, or is reported as refused."""
+        """Add a chunk: each row is stored, exists already, or is reported as different or refused."""
         while rows:
             some = rows[: self._size]
             try:
                 self._counts['added'] += self._send(self._client, some)
             except Fault as fault:
                 rows = self._accepted(some, fault) + rows[self._size :]
-                if fault.code != DUPLICATE:  # all of those are found at once
+                if fault.code != DUPLICATE:  # all duplicates of a chunk are found at once
                     self._size = max(1, self._size // 2)
             else:
                 rows = rows[self._size :]
@@ -273,7 +274,10 @@ class Import:
         return [Encoded(f'{_BEFORE}{encode_struct(attr(row))}{_AFTER}') for row in rows]
 
     def _accepted(self, rows: list[Row], fault: Fault) -> list[Row]:
-        """Those that are worth sending again after a fault: at least one less."""
+        """Return the rows that are worth sending again after a fault. At least one row is left out.
+
+        :raises Fault: the fault names none of the rows, or concerns the credentials.
+        """
         named = _names_operation(fault.text)
         position = int(named[1]) if named else len(rows)
         if fault.code in AUTH_FAULTS or position >= len(rows):
@@ -285,7 +289,7 @@ class Import:
         return left
 
     def _not_there(self, rows: list[Row]) -> list[Row]:
-        """The rows whose prefix is not stored; the others are counted, as different when they say something else."""
+        """Return the rows with prefixes that are not stored. Count the others, as different if any value differs."""
         attrs = [self._columns.attr(row) for row in rows]
         stored = array(self._client, {'operations': [_look_up(self._columns, row) for row in rows]}, len(rows))
         left = []
@@ -299,7 +303,7 @@ class Import:
         return left
 
     def _leave_out(self, why: str, row: Row, reason: str) -> None:
-        """Count a row that is not imported, and say why it is not."""
+        """Count a row that is not imported, and print the reason."""
         self._counts[why] += 1
         prefix = row.cells[self._columns.prefix]
         self._progress.note(f'{self._job.file}:{row.line}: {prefix}: {reason}')
@@ -308,8 +312,9 @@ class Import:
 class Rehearsal(Import):
     """An import that changes nothing: each chunk is added in a transaction that is rolled back.
 
-    The additions of a chunk are gone when the next one is sent. So the new prefixes around the rows of a chunk are
-    added again before it, and so is a member of each pool that the rows join, since all members are in one VRF.
+    The additions of a chunk are gone when the next chunk is sent. So the new prefixes around the rows of a chunk are
+    added again before the chunk, and so is a member of each pool that the rows join, since all members of a pool are
+    in one VRF.
     """
 
     def __init__(self, client: Client, job: Job, located: Located) -> None:
@@ -324,7 +329,7 @@ class Rehearsal(Import):
         return self._counts
 
     def run(self) -> None:
-        """Try everything."""
+        """Try to add all rows."""
         total, chunk = len(self._rows), self._job.chunk
         for first in range(0, total, chunk):
             self._add(self._rows[first : first + chunk])
@@ -332,7 +337,7 @@ class Rehearsal(Import):
         self._progress.wipe()
 
     def summary(self) -> str:
-        """Return what an import would do."""
+        """Return a text with the effect that an import would have."""
         added, chunks = self._counts['added'], -(-len(self._rows) // self._job.chunk)
         families = f'({self._v4} IPv4, {added - self._v4} IPv6)'
         others = '{there} are there already, {different} differ, {refused} would be refused'.format(**self._counts)
@@ -347,7 +352,7 @@ class Rehearsal(Import):
         return len(rows)
 
     def _would_do(self, client: Client, before: list[Row], rows: list[Row]) -> bool:
-        """Return whether all rows can be added; False: somebody else has added one of `before`, which is dropped.
+        """Return whether all rows can be added; False: another client has added a row of `before`, which is dropped.
 
         :raises Fault: naming the row that cannot be added.
         """
@@ -369,7 +374,7 @@ class Rehearsal(Import):
         raise TransportError(f'{client.server}: it has done what no daemon can do, look at what it has stored')
 
     def _needed(self, rows: list[Row]) -> list[Row]:
-        """Return the rows that have to be there before others can be added, parents first."""
+        """Return the rows that must exist before the given rows can be added, parents first."""
         needed: dict[int, Row] = {}
         for number, first in {self._vrf_id(row): row for row in reversed(rows)}.items():
             self._leave(number, first)
@@ -379,7 +384,7 @@ class Rehearsal(Import):
         return sorted(needed.values())
 
     def _note(self, row: Row) -> None:
-        """A row can be added."""
+        """Note a row that can be added."""
         self._v4 += row.family == 4
         around = self._around[self._vrf_id(row)]
         self._leave(self._vrf_id(row), row)
@@ -388,24 +393,24 @@ class Rehearsal(Import):
             self._members.setdefault(pool, list(around))
 
     def _leave(self, vrf_id: int, row: Row) -> None:
-        """Forget the prefixes of a VRF that are not around a row, nor around any that comes after it."""
+        """Forget the prefixes of a VRF that contain neither a row nor any row after it."""
         around = self._around[vrf_id]
         while around and not _is_around(around[-1].key, row.key):
             around.pop()
 
 
 def _impossible(position: int) -> dict[str, object]:
-    """Return an operation that refers to its own answer: a batch that gets there is rolled back."""
+    """Return an operation that refers to its own answer, so that a batch fails there and is rolled back."""
     return {'method': 'echo', 'args': {'message': {'$result': [position]}}}
 
 
 def _is_around(outer: bytes, inner: bytes) -> bool:
-    """Return whether a network holds another one that comes after it, by their keys."""
+    """Return whether a network contains a network that comes after it, given the keys of both."""
     free = 8 * (len(outer) - 2) - outer[-1]
     return outer[0] == inner[0] and int.from_bytes(outer[1:-1]) >> free == int.from_bytes(inner[1:-1]) >> free
 
 
 def _look_up(columns: Columns, row: Row) -> dict[str, object]:
-    """The operation that finds what is stored in the place of a row."""
+    """Return the operation that lists the prefix stored in the place of a row."""
     place = {'prefix': row.cells[columns.prefix], **(columns.vrf_of(row) or {'vrf_id': '0'})}
     return {'method': 'list_prefix', 'args': {'prefix': place}}

@@ -1,7 +1,7 @@
-"""`nipap`: which daemon, which command, which exit code.
+"""The command line `nipap`: its configuration, commands and exit codes.
 
-Where the daemon is and who calls is read key by key: the command line wins over the environment, that over
-``~/.nipaprc``.
+The address of the daemon and the login are read key by key: the command line takes precedence over the environment,
+and the environment over ``~/.nipaprc``.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _EXITS = {
 
 
 class ConfigError(Exception):
-    """What is configured cannot be used."""
+    """The configuration cannot be used."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; return the exit code."""
     options = _parser().parse_args(argv)
     try:
         server = server_of(options, os.environ, Path(os.path.expanduser('~/.nipaprc')))
@@ -81,9 +81,9 @@ def _failed(code: int, reason: str) -> int:
 
 
 def server_of(options: argparse.Namespace, environ: Mapping[str, str], file: Path) -> Server:
-    """The daemon that is meant. The port of a host such as ``http://h:1338`` comes from where the host comes from.
+    """Return the configured daemon and login. The port in a host such as ``http://h:1338`` has the host's precedence.
 
-    :raises ConfigError: naming what is missing or wrong.
+    :raises ConfigError: naming the missing or wrong setting.
     """
     written = _located(read_file(file), str(file))
     variables = _located({key: environ[name] for key, name in KEYS.items() if environ.get(name)}, 'the environment')
@@ -92,7 +92,7 @@ def server_of(options: argparse.Namespace, environ: Mapping[str, str], file: Pat
     settings = DEFAULTS | written | variables
     if options.user is not None:
         if settings.get('username') != options.user and not environ.get('NIPAP_PASSWORD'):
-            settings.pop('password', None)  # somebody else's
+            settings.pop('password', None)  # of another user
         settings['username'] = options.user
     settings |= ours
     if not settings.get('username'):
@@ -104,7 +104,10 @@ def server_of(options: argparse.Namespace, environ: Mapping[str, str], file: Pat
 
 
 def read_file(path: Path) -> dict[str, str]:
-    """The keys of the section [global] that are ours; none when there is no file."""
+    """Return the settings of `KEYS` in the section [global] of a file; none when there is no file.
+
+    :raises ConfigError: the file cannot be read.
+    """
     parser = RawConfigParser()
     try:
         with open(path, encoding='utf-8') as file:
@@ -120,7 +123,7 @@ def read_file(path: Path) -> dict[str, str]:
 
 
 def _located(settings: dict[str, str], where: str) -> dict[str, str]:
-    """Return the settings of one source, the port of the host name among them.
+    """Return the settings of one source, with the port that the host name contains, if any.
 
     :raises ConfigError: the source names another port as well.
     """
@@ -142,9 +145,9 @@ _BARE_V6 = re.compile(r'(?P<v6>[0-9a-f:.]*:[0-9a-f.]*:[0-9a-f:.]*(?:%[\w.-]+)?)'
 
 
 def _host(text: str) -> tuple[str, bool]:
-    """Return a name or an address, and whether TLS is spoken: ``https://`` before it says so. A port may follow.
+    """Return a host name or an address, and whether to use TLS: after ``https://``. A port may follow the host.
 
-    :raises ConfigError: for anything else: a path or credentials would be ignored.
+    :raises ConfigError: for any other text, since a path or credentials would be ignored.
     """
     bare = _BARE_V6.fullmatch(text)
     if bare:
@@ -181,7 +184,7 @@ def _job(options: argparse.Namespace) -> importer.Job:
     if options.vrf_name is not None:
         vrf = {'vrf_name': options.vrf_name}
     file = Path('/dev/stdin' if options.file == '-' else options.file)
-    # A pipe or a device has no directory for a note of progress.
+    # A pipe or a device has no directory for a file of progress.
     note = f'{file}.progress' if file.is_file() and file.parts[:2] != ('/', 'dev') else None
     state = options.state or note
     return importer.Job(
@@ -219,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_server(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Add the options that say which daemon, with what is there when they are not given."""
+    """Add the options of the daemon and the login. default: the value of an option that is not given."""
     add = parser.add_argument
     add('--host', metavar='HOST', default=default, help=f'where nipapd serves (default {DEFAULTS["hostname"]})')
     add('--port', metavar='PORT', default=default, help=f'its port (default {DEFAULTS["port"]})')
@@ -235,7 +238,7 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    # Without a default here the same options before the command hold.
+    # With a default here, these options would overwrite the same options before the command.
     _add_server(command, argparse.SUPPRESS)
     add = command.add_argument
     add('file', metavar='FILE', help='the file; -: the standard input')

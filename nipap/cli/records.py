@@ -1,7 +1,7 @@
-"""Records of a CSV file, whatever program wrote it: its encoding, its separator, and quotes that do not end.
+"""The records of a CSV file from any program: its encoding, its separator, and unclosed quotes.
 
-A record is parsed strictly. A quote that is missing or too much makes one record of many lines. Such a record is a
-fault of its first line, and the following lines are parsed again, so that each of them is imported or named.
+A record is parsed strictly. A missing or surplus quote makes one record of many lines. Such a record is a fault of its
+first line, and the following lines are parsed again, so that each of them is imported or reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEPARATORS = ',;\t|'
 
 _MARKS = (
     (codecs.BOM_UTF8, 'utf-8'),
-    (codecs.BOM_UTF32_LE, 'utf-32'),  # begins with the mark of UTF-16
+    (codecs.BOM_UTF32_LE, 'utf-32'),  # before UTF-16, since it begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, 'utf-32'),
     (codecs.BOM_UTF16_LE, 'utf-16'),
     (codecs.BOM_UTF16_BE, 'utf-16'),
@@ -33,11 +33,11 @@ _names_separator = re.compile(r'"?sep=([^\w"\r\n])"?\s*', re.IGNORECASE).fullmat
 
 
 class FileError(Exception):
-    """A file that cannot be used; the message names it."""
+    """A file cannot be used. The message names the file."""
 
 
 class Record(NamedTuple):
-    """A record: the number of its first line, its cells, and why these are of no use, if so."""
+    """A record: the number of its first line, its cells, and its fault; an empty fault means a good record."""
 
     line: int
     cells: list[str]
@@ -46,7 +46,7 @@ class Record(NamedTuple):
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that is read more than once. Copy it first if it can be read once only, as a pipe."""
+    """Open a file for reading it more than once. A file that can be read only once, such as a pipe, is copied first."""
     with open(path, 'rb') as file:
         if file.seekable():
             yield file
@@ -58,16 +58,16 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def digest_of(file: BinaryIO) -> hashlib._Hash:
-    """Return the digest of an open file, and go back to its beginning."""
+    """Return the SHA-256 digest of an open file, and rewind the file."""
     digest = hashlib.file_digest(file, 'sha256')  # type: ignore[arg-type]  # any binary file will do
     file.seek(0)
     return digest
 
 
 def check_encoding(name: str) -> str:
-    """Return the name of an encoding.
+    """Return the name of an encoding if the encoding exists.
 
-    :raises ValueError: there is none of that name.
+    :raises ValueError: there is no encoding of that name.
     """
     try:
         'prefix'.encode(name)
@@ -78,9 +78,9 @@ def check_encoding(name: str) -> str:
 
 @contextmanager
 def decoded(path: Path, file: BinaryIO, encoding: str | None) -> Iterator[io.TextIOWrapper]:
-    """Decode a file as its first bytes say, or as UTF-8, unless an encoding is given.
+    """Decode a file in the given encoding, else in the one that its first bytes indicate, else in UTF-8.
 
-    :raises FileError: it cannot be decoded, or is no text.
+    :raises FileError: the file cannot be decoded, or is no text.
     """
     start = file.read(4)
     file.seek(0)
@@ -100,7 +100,7 @@ def _encoding_of(start: bytes) -> str:
     for mark, name in _MARKS:
         if start.startswith(mark):
             return name
-    # Without a mark: ASCII letters, of which a header consists, have every other byte zero.
+    # Without a mark, UTF-16 shows in a header: of each ASCII letter one byte is zero.
     zeros = ''.join('.0'[not byte] for byte in start)
     return {'.0.0': 'utf-16-le', '0.0.': 'utf-16-be'}.get(zeros, 'utf-8')
 
@@ -120,7 +120,7 @@ def _undecodable(file: BinaryIO, name: str, exc: UnicodeError) -> str:
 
 
 class _Lines:
-    """Lines of a file with their numbers; some may be read again."""
+    """The lines of a file with their numbers. Lines can be given back, to be read again."""
 
     def __init__(self, text: Iterator[str]) -> None:
         self._text = text
@@ -145,7 +145,7 @@ class _Lines:
         return self.number + 1
 
     def give_back(self, count: int) -> None:
-        """Have the last lines read again."""
+        """Give back the last `count` lines of the record, to be read again."""
         if count:
             self._again.extendleft(reversed(self.taken[-count:]))
             self.number -= count
@@ -154,15 +154,15 @@ class _Lines:
 class Records:
     """The records of a text: the names in its header, then each record that is not blank, as wide as the header.
 
-    The header must contain the name `key`. The separator is the one that splits the header into cells with that name,
-    unless the first line names another, such as ``sep=;``. `is_key` says whether a cell below that name looks as it
-    should.
+    The header must contain the name `key`. The separator is the first of `SEPARATORS` that splits the header into
+    cells with that name, unless the first line names a separator, such as ``sep=;``. is_key: returns whether a cell
+    below that name is plausible.
     """
 
     def __init__(self, text: Iterator[str], key: str, is_key: Callable[[str], object]) -> None:
         """Read the header.
 
-        :raises ValueError: it cannot be parsed.
+        :raises ValueError: the header cannot be parsed.
         """
         self._lines = _Lines(text)
         self._separator = self._find_separator(key)
@@ -208,14 +208,17 @@ class Records:
             yield Record(number, cells, fault)
 
     def _fit(self, cells: list[str]) -> str:
-        """Drop blank cells beyond the header; return what is wrong with the number of the others."""
+        """Drop blank cells beyond the header. Return a fault if the number of cells is wrong, else an empty text."""
         width = len(self.names)
         if len(cells) > width and not any(map(str.strip, cells[width:])):
             del cells[width:]
         return '' if len(cells) == width else f'{len(cells)} cells, the header has {width}'
 
     def _fault_of_many(self, number: int, fault: str) -> str:
-        """Return what is wrong with a record of several lines, and have all but its first read again if anything is."""
+        """Return the fault of a record of several lines, or an empty text.
+
+        In case of a fault, all lines but the first are given back, to be read again.
+        """
         lines = self._lines
         last = number + len(lines.taken) - 1
         if not fault:
@@ -235,7 +238,7 @@ class Records:
 
 
 def _split(line: str, separator: str) -> list[str]:
-    """Return the cells of a line that is no record perhaps."""
+    """Return the cells of a line, or none if the line cannot be parsed as a record."""
     try:
         return next(csv.reader([line], delimiter=separator), [])
     except csv.Error:

@@ -1,4 +1,4 @@
-"""A CSV file of prefixes: read whole, each line checked as far as that can be done without the daemon, put in order."""
+"""A CSV file of prefixes: read whole, each line checked as far as possible without the daemon, and sorted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _like_an_address = re.compile(r'\s*[0-9A-Fa-f]*[.:][0-9A-Fa-f.:]*(?:/[0-9]*)?\s*
 
 
 class Row(NamedTuple):
-    """A line of the file. `key` orders by family, address and length, so parents come before what is in them."""
+    """A line of the file. key: orders by family, address and length, so that parents come before their contents."""
 
     key: bytes
     line: int
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a file says: its good lines in order, the bad ones with the reason, and a digest of all that."""
+    """The content of a file: its good lines in order, its bad lines with reasons, and a digest of file and options."""
 
     columns: Columns
     rows: list[Row]
@@ -47,10 +47,13 @@ class Sheet:
 
 
 class Columns:
-    """The header of a file, and what is taken for granted in rows that do not say: the VRF and the type."""
+    """The header of a file, and the VRF and the type of rows that name none."""
 
     def __init__(self, names: Sequence[str], vrf: Mapping[str, str], default_type: str | None) -> None:
-        """:raises ValueError: naming each column that is unknown, there twice or missing."""
+        """Check the header.
+
+        :raises ValueError: naming each column that is unknown, duplicate or missing.
+        """
         self.names = list(names)
         self.vrf = dict(vrf)
         self.type = default_type
@@ -89,15 +92,15 @@ class Columns:
         return faults
 
     def vrf_of(self, row: Row) -> dict[str, str]:
-        """What names the VRF of a row; nothing: VRF 0."""
+        """Return the attributes that name the VRF of a row; empty for VRF 0."""
         return {name: row.cells[place] for name, place in self._vrf_places if row.cells[place]} or self.vrf
 
     def pools_of(self, row: Row) -> list[tuple[str, str]]:
-        """Return what names the pool of a row: none, or a name or more."""
+        """Return the attributes that name the pool of a row: none, one or more."""
         return [(name, row.cells[place]) for name, place in self._pool_places if row.cells[place]]
 
     def attr(self, row: Row) -> dict[str, object]:
-        """The attributes of a row, as the daemon takes them. Empty cells are absent, an empty description is nil."""
+        """Return the ``attr`` of a row for the daemon. Empty cells are left out; an empty description is nil."""
         attr: dict[str, object] = dict(self.vrf_of(row)) if self.vrf else {}
         avps = {}
         for name, cell in zip(self.names, row.cells, strict=True):
@@ -117,7 +120,7 @@ class Columns:
         return attr
 
     def read(self, line: int, cells: Sequence[str]) -> tuple[Row | None, list[str]]:
-        """Read a line; return its row, unless it has no prefix, and all that is wrong with it."""
+        """Parse a line; return its row, or None without a valid prefix, and all its faults."""
         stripped = tuple(sys.intern(cell.strip()) for cell in cells)
         faults = []
         key = b''
@@ -139,7 +142,7 @@ class Columns:
         return Row(key, line, stripped) if key else None, faults
 
     def _unreadable(self, cells: Sequence[str]) -> dict[int, str]:
-        """Return the places of cells with a character that cannot be sent, and the reasons."""
+        """Return the indexes of cells with a character that cannot be sent in XML, and the reasons."""
         found = {}
         for place, cell in enumerate(cells):
             try:
@@ -149,7 +152,7 @@ class Columns:
         return found
 
     def _refused(self, cells: Sequence[str]) -> Iterable[tuple[int, str]]:
-        """Yield the place of each value that no prefix can have, and the reason."""
+        """Yield the index of each cell with a value that no prefix can have, and the reason."""
         for place, attribute in self._checked:
             cell = cells[place]
             if not cell:
@@ -167,7 +170,7 @@ class Columns:
 def read(path: Path, vrf: Mapping[str, str], default_type: str | None, encoding: str | None = None) -> Sheet:
     """Read a file.
 
-    :raises FileError: when it cannot be read at all, or its header makes no sense.
+    :raises FileError: the file cannot be read, or its header is not valid.
     """
     try:
         with opened(path) as raw:
@@ -206,7 +209,7 @@ def _rows(columns: Columns, records: Iterable[Record]) -> tuple[list[Row], list[
 
 
 def _can_be_set(name: str) -> bool:
-    """Return whether a column may have a name."""
+    """Return whether a column may have this name."""
     if name.startswith(_AVPS):
         return name != _AVPS
     return name in PREFIX and PREFIX[name].writable and name != 'avps'
@@ -217,7 +220,7 @@ def _key(text: str) -> bytes:
 
 
 def _quick_key(text: str) -> bytes | None:
-    """The key of a network that is written as nearly all are; None for the rest, and for what is wrong."""
+    """Return the key of a network in the usual notation; None for other notations and for errors."""
     try:
         return _packed_key(text)
     except (OSError, ValueError):
@@ -238,7 +241,7 @@ def _packed_key(text: str) -> bytes:
 
 @lru_cache(maxsize=65536)
 def _reason(name: str, cell: str) -> str | None:
-    """Return why an attribute cannot have a value; None: it can."""
+    """Return why an attribute cannot have a value, or None if it can."""
     return _complaint(PREFIX[name], cell)
 
 
@@ -247,7 +250,7 @@ def _reason_of_tags(attribute: Attribute, cell: str) -> str | None:
 
 
 def _complaint(attribute: Attribute, value: object) -> str | None:
-    """Return why an attribute cannot have a value, naming the attribute."""
+    """Return why an attribute cannot have a value, naming the attribute, or None if it can."""
     try:
         read_value(attribute, value)
     except NipapError as exc:

@@ -1,4 +1,4 @@
-"""The VRFs that the rows of a file name: looked up once, before anything is sent."""
+"""The VRFs that the rows of a file name. They are looked up once, before any row is sent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nipap.cli.records import FileError
 from nipap.cli.sheet import Columns, Row, Sheet
 from nipap.client import Client, array
 
-Names = tuple[tuple[str, str], ...]  # as a row has them: vrf_rt, 65000:1
+Names = tuple[tuple[str, str], ...]  # the names of a VRF in a row, such as (('vrf_rt', '65000:1'),)
 
 
 @dataclass(frozen=True)
 class Located:
-    """A sheet whose rows are in VRFs that are there. `found` has these VRFs by what the rows call them.
+    """A sheet with only the rows in existing VRFs. found: these VRFs, by their names in the rows.
 
-    bad: the lines that are left out for their VRF, with the reason.
+    bad: the lines that are left out because of their VRF, with the reasons.
     """
 
     sheet: Sheet
@@ -27,12 +27,12 @@ class Located:
 
     @property
     def vrfs(self) -> list[Mapping[str, Any]]:
-        """Each VRF once."""
+        """The VRFs of the rows, each once."""
         return list({vrf['id']: vrf for vrf in self.found.values()}.values())
 
     @property
     def digest(self) -> str:
-        """The digest of the file, and of what is left out of it."""
+        """The digest of the file and of the lines that are left out."""
         if not self.bad:
             return self.sheet.digest
         return f'{self.sheet.digest} {hashlib.sha256(repr(self.bad).encode()).hexdigest()}'
@@ -44,7 +44,7 @@ class Located:
 def locate(client: Client, sheet: Sheet) -> Located:
     """Look up the VRFs of all rows.
 
-    :raises FileError: the VRF of rows that name none is not there. Fault, TransportError:
+    :raises FileError: the VRF of rows that name none does not exist. Fault, TransportError: the look-up failed.
     """
     columns = sheet.columns
     named = dict.fromkeys(_names(columns, row) for row in sheet.rows)
@@ -73,7 +73,7 @@ def _names(columns: Columns, row: Row) -> Names:
 
 
 def _find(client: Client, named: Mapping[Names, None]) -> dict[Names, Mapping[str, Any]]:
-    """Return the VRF that is called so, for those that there are. Several names of one VRF must fit together."""
+    """Return the existing VRFs by their names. Several names in a row must name the same VRF."""
     asked = list(dict.fromkeys(name for names in named for name in names or [('vrf_id', '0')]))
     operations = [{'method': 'list_vrf', 'args': {'vrf': {key.removeprefix('vrf_'): value}}} for key, value in asked]
     answers = dict(zip(asked, array(client, {'operations': operations}, len(operations)), strict=True))

@@ -1,4 +1,4 @@
-"""Who changes something. Entries themselves are written by one SQL function, in the transaction of the change."""
+"""The author of a change. One SQL function writes the entries of the audit log, in the transaction of the change."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 
 class Who(NamedTuple):
-    """The SQL type ``actor``: on whose behalf, proved by whom, from which system; by which call, and why.
+    """The SQL type ``actor``: the author of a change, the system that it comes from, the call and the reason.
 
+    username: the user for whom the change is made. authenticated_as: the logged-in user.
     change_group: the import or bulk action that the call is a part of.
     """
 

@@ -1,10 +1,10 @@
 """The order of change sets: each gets one position, and the moment at which it was seen committed.
 
-Change sets that are seen at once are ordered by their last audit entries. Of two that have changed the same object, or
-one the parent of the other's, the second has waited for the first to commit, and has written an entry after that; its
-number it may have drawn before. So the state behind each position is one in which all rules hold.
+Change sets that are seen at once are ordered by their last audit entries. If two change sets have changed the same
+object, or an object and its parent, the second has waited for the commit of the first, and has written an entry after
+that. The second may have drawn its number before. So all rules hold in the state after each position.
 
-Moments grow with positions, by a microsecond at least, whatever the clocks do.
+Moments grow with positions, by a microsecond at least, even when a clock is set back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nipap.history.sequencing import IS_OVER, Sequencer
 from nipap.postgres.transaction import Transaction
 
 _LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM change_set_id_seq)'
-# The id is said of both sides: without that a merge of the two reads all there are.
+# The id is compared on both sides. Otherwise a merge join of the two tables reads all rows.
 _NEW = """s.id > %s AND NOT EXISTS (SELECT FROM change_order o WHERE o.change_set = s.id AND o.change_set > %s)"""
 _SEQUENCE = f"""WITH fresh AS (
     SELECT s.id, row_number() OVER (ORDER BY (SELECT max(a.id) FROM audit_log a WHERE a.change_set = s.id)) AS n
@@ -32,14 +32,15 @@ RETURNING (SELECT count(*) FROM given), position"""
 
 
 class ChangeSequencer(Sequencer):
-    """Gives change sets their positions, all that are committed at once: the order is that of all of them."""
+    """The sequencer of change sets. It gives positions to all of them at once, as the order depends on all of them."""
 
     look = f'SELECT settled, position, {_LAST_ID} FROM change_state'
     has_new = f'SELECT EXISTS (SELECT FROM change_set s WHERE {_NEW})'
 
     def sequence(self, tx: Transaction, noted: tuple[int, int]) -> tuple[int, int]:
-        """Give positions; returns to how many, and the highest there is."""
+        """Give positions to new change sets; return their number, and the highest position."""
         settled = int(tx.value('SELECT settled FROM change_state FOR UPDATE'))
-        is_over = tx.value(IS_OVER, (noted[1],))  # before the look for change sets, whose snapshot then has them all
+        # This statement comes before the next one, so that the snapshot of the next one has all settled change sets.
+        is_over = tx.value(IS_OVER, (noted[1],))
         given, position = tx.one(_SEQUENCE, (settled, settled, noted[0] if is_over else 0)) or (0, 0)
         return given, position

@@ -1,9 +1,9 @@
-"""Events: the entries of the audit log in an order in which they can be followed.
+"""Events: the entries of the audit log in an order that receivers can follow.
 
-An entry is written in the transaction of its change. Ids of entries say nothing about what was committed first, so who
-followed them would miss what is committed late; therefore the `EventSequencer` gives each entry a position once it is
-committed (`nipap.history.sequencing`). The entries of one object are in the order of its changes, as these wait for
-each other.
+An entry is written in the transaction of its change. The order of ids is not the order of commits, so a receiver that
+followed ids would miss entries that are committed late. Therefore the `EventSequencer` gives each entry a position
+once it is committed (`nipap.history.sequencing`). The entries of one object are in the order of its changes, because
+changes of one object wait for each other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ REMOVED_AT_ONCE = 5000
 DEAD_LETTER_DAYS = 30
 
 _LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq)'
-# Whatever is audited and is none of these is no event.
+# Audit entries about other kinds of objects are no events.
 _KINDS = ', '.join(f"'{kind}'" for kind in KINDS)
-# The id is said of both sides: without that a merge of the two reads all events there are.
+# The id is compared on both sides. Otherwise a merge join of the two tables reads all events.
 _NEW = f"""a.id > %s AND a.object_type IN ({_KINDS})
     AND NOT EXISTS (SELECT FROM event e WHERE e.audit_id = a.id AND e.audit_id > %s)"""
 _LOOK = f'SELECT s.settled, s.last_position, {_LAST_ID} FROM event_state s'
@@ -41,7 +41,7 @@ _READ = """SELECT e.position, a.at, a.username, a.authenticated_as, a.full_name,
     a.object_type, a.object_id, a.action, a.before, a.after
 FROM event e JOIN audit_log a ON a.id = e.audit_id WHERE e.position > %s ORDER BY e.position LIMIT %s"""
 
-# What is oldest has the lowest positions: only the first are looked at, whether they are old or not.
+# The oldest events have the lowest positions, so only the first events are checked for their age.
 _REMOVE = """WITH gone AS (DELETE FROM event WHERE position IN (
     SELECT position FROM (SELECT * FROM event ORDER BY position LIMIT %s) first WHERE position <= %s AND audit_id <= %s
     AND created < now() - %s * interval '1 hour') RETURNING position)
@@ -52,31 +52,32 @@ UPDATE event_state SET removed = (SELECT max(position) FROM gone) WHERE EXISTS (
 
 
 class EventSequencer(Sequencer):
-    """Gives events their positions, at most `SEQUENCED_AT_ONCE` at a time."""
+    """The sequencer of events. It gives at most `SEQUENCED_AT_ONCE` positions at a time."""
 
     look = _LOOK
     has_new = _HAS_NEW
 
     def step(self, db: Database) -> int:
-        """Give positions to what has none; the first step ever begins, and what was before it becomes no event."""
+        """Give positions to new entries; return their number. Entries from before the first step ever are no events."""
         begin(db)
         return super().step(db)
 
     def sequence(self, tx: Transaction, noted: tuple[int, int]) -> tuple[int, int]:
-        """Give positions; returns to how many, and the highest there is."""
+        """Give positions to new entries; return their number, and the highest position."""
         settled, last_position = tx.one('SELECT settled, last_position FROM event_state FOR UPDATE') or (0, 0)
-        is_over = tx.value(IS_OVER, (noted[1],))  # before the look for entries, whose snapshot then has them all
+        # This statement comes before the next one, so that the snapshot of the next one has all settled entries.
+        is_over = tx.value(IS_OVER, (noted[1],))
         given, highest = tx.one(_SEQUENCE, (last_position, settled, settled)) or (0, None)
         if is_over:
-            # What had no position and is above the highest that got one may wait still. While more comes than is given
-            # at once, this has to move on as well: everything above it is looked at each time.
+            # Entries above the highest that got a position may still have none. `settled` has to advance even while
+            # entries arrive faster than they get positions, because each step reads all entries above it.
             settled = max(settled, noted[0] if given < SEQUENCED_AT_ONCE else min(highest, noted[0]))
         tx.execute('UPDATE event_state SET settled = %s, last_position = last_position + %s', (settled, given))
         return given, last_position + given
 
 
 def begin(db: Database) -> None:
-    """Have what is changed from now on become events, unless that began before."""
+    """Make later changes become events, unless an earlier call has done so."""
     if db.read(lambda tx: tx.value('SELECT settled FROM event_state')) is None:
         db.run(lambda tx: tx.execute(f'UPDATE event_state SET settled = {_LAST_ID} WHERE settled IS NULL'))
 
@@ -85,8 +86,8 @@ def begin(db: Database) -> None:
 class Bounds:
     """The positions between which events can be read.
 
-    removed: the highest position that was removed. oldest: the position in front of the first event that is kept.
-    newest: the highest position that was given.
+    removed: the highest removed position. oldest: the position before the first kept event. newest: the highest
+    position given so far.
     """
 
     removed: int
@@ -99,19 +100,19 @@ FROM event_state"""
 
 
 def bounds(tx: Transaction) -> Bounds:
-    """Return the bounds of the events that are kept."""
+    """Return the bounds of the kept events."""
     return Bounds(*(tx.one(_BOUNDS) or (0, 0, 0)))
 
 
 def last_position(tx: Transaction) -> int:
-    """Return the highest position that was given."""
+    """Return the highest position given so far."""
     return int(tx.value('SELECT last_position FROM event_state') or 0)
 
 
 def remove_old(tx: Transaction, hours: int, *, kafka: bool) -> int:
-    """Remove some of what is older than that and was delivered to all; returns 1 if there was any.
+    """Remove some events that are older than `hours` and delivered to all receivers; return 1 if there were any.
 
-    kafka: Kafka is one of them.
+    Dead letters are removed after `DEAD_LETTER_DAYS`. kafka: whether Kafka is a receiver.
     """
     waiting_for = 'SELECT min(cursor) FROM webhook WHERE enabled'
     settled, last, kafka_cursor, hooks = tx.one(
@@ -122,11 +123,11 @@ def remove_old(tx: Transaction, hours: int, *, kafka: bool) -> int:
     return tx.execute(_REMOVE, (REMOVED_AT_ONCE, floor, settled, hours))
 
 
-# ---------------------------------------------------------------- what is told
+# ---------------------------------------------------------------- reading
 
 
 def read(tx: Transaction, after: int, limit: int = AT_ONCE) -> list[Event]:
-    """The events behind a position, in order."""
+    """Return events after a position, in order, at most `limit`."""
     return [_event(row) for row in tx.all(_READ, (after, limit))]
 
 
@@ -150,7 +151,7 @@ def _event(row: Row) -> Event:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The attributes that differ, each with its value before and after; what has none is None."""
+    """Return the attributes that differ, each with its value before and after. A missing value is None."""
     names = dict.fromkeys((*before, *after))
     return {
         name: {'before': before.get(name), 'after': after.get(name)}
@@ -161,9 +162,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, di
 
 @dataclass(frozen=True)
 class Filter:
-    """Which events are wanted: for each condition that is not empty, one of its values has to be that of the object.
+    """A filter of events. For each condition that is not empty, the object must have one of the values.
 
-    The object as it was counts as much as what it has become, so who follows a pool learns what leaves it.
+    The object matches in its state before or after the change, so a receiver that follows a pool also gets the event
+    of a prefix that leaves the pool.
     """
 
     kinds: frozenset[str] = frozenset()
@@ -173,11 +175,11 @@ class Filter:
 
     @classmethod
     def of(cls, item: Mapping[str, Iterable[Any]]) -> Filter:
-        """The filter with these members."""
+        """Return the filter with the values in a struct."""
         return cls(*(frozenset(item[name]) for name in ('kinds', 'vrf_ids', 'pool_ids', 'tags')))
 
     def wants(self, event: Event) -> bool:
-        """Whether the event is wanted."""
+        """Return whether an event passes the filter."""
         kind = event['object']['kind']
         states = [state for state in (event['before'], event['after']) if state]
         if self.kinds and kind not in self.kinds:
@@ -188,28 +190,28 @@ class Filter:
 
 
 def _concerns(event: Event, states: list[dict[str, Any]], kind: str, wanted: frozenset[int]) -> bool:
-    """Whether the object is one of the wanted ones of this kind, or belongs to one."""
+    """Return whether the object of an event is one of the wanted objects of a kind, or belongs to one."""
     if not wanted or (event['object']['kind'] == kind and event['object']['id'] in wanted):
         return True
     return any(state.get(f'{kind}_id') in wanted for state in states)
 
 
 def seconds_of(event: Event) -> float:
-    """When it happened, in seconds since 1970."""
+    """Return the time of an event, in seconds since 1970."""
     return datetime.fromisoformat(event['at']).timestamp()
 
 
-# ---------------------------------------------------------------- how far receivers are
+# ---------------------------------------------------------------- progress of receivers
 
 
 def kafka_cursor(tx: Transaction) -> int:
-    """How far Kafka is. What is new when it is used for the first time is where it begins."""
+    """Return the position up to which Kafka has the events. Kafka begins with the events after its first use."""
     tx.execute('UPDATE event_state SET kafka_cursor = last_position WHERE kafka_cursor IS NULL')
     return int(tx.value('SELECT kafka_cursor FROM event_state'))
 
 
 def note_kafka(tx: Transaction, position: int | None, delivered: int, *, failed: bool) -> None:
-    """Note what Kafka has confirmed, and whether it has refused something."""
+    """Note the progress of Kafka: the last confirmed position, if any, a number of delivered events, and a failure."""
     tx.execute(
         'UPDATE event_state SET kafka_cursor = greatest(kafka_cursor, %s), kafka_delivered = kafka_delivered + %s, '
         'kafka_failed = kafka_failed + %s',
@@ -224,9 +226,9 @@ ORDER BY 1"""
 
 
 def receivers(tx: Transaction, *, kafka: bool) -> list[dict[str, Any]]:
-    """Webhooks that are enabled: how many events wait, were delivered, have failed.
+    """Return the receivers with their numbers of pending events, delivered events and failures.
 
-    kafka: Kafka is told of, too.
+    Receivers are the enabled webhooks, and Kafka if `kafka` is true.
     """
     return [
         {'name': name, 'pending': max(0, last - cursor), 'delivered': delivered, 'failed': failed}

@@ -1,12 +1,12 @@
-"""Idempotency keys: a changing call that is sent again gets the answer it got first, and changes nothing.
+"""Idempotency keys: a changing call that is sent again gets its first answer, and changes nothing.
 
-A client that has seen no answer cannot know whether its call was carried out. With a key of its own choice it may send
-the call again until it is answered: what was answered is stored under the key, in the transaction of the change. So the
-two are there or not there together, whatever dies, and any process that has the database can answer.
+A client without an answer cannot know whether its call was carried out. With a key of its own choice the client may
+retry the call until it gets an answer: the answer is stored under the key, in the transaction of the change. So change
+and answer are both stored or both missing, even after a crash, and any process with the database can answer.
 
-Keys belong to the user who proved their identity, and are forgotten when the account is removed. One is good for one
-call: a fingerprint tells whether acting user, method and arguments are the same; the rest of the ``auth`` struct is not
-part of it.
+Keys belong to the logged-in user, and are forgotten when the account is removed. A key is good for one call: a
+fingerprint tells whether acting user, method and arguments are the same. The rest of the ``auth`` struct is not part
+of the fingerprint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nipap.runtime import packed
 LONGEST_KEY = 255
 HOURS = 24
 LARGEST_ANSWER = 8 * 2**20  # compressed; some 100,000 prefixes with all their attributes
-EXPIRED_AT_ONCE = 2  # more than one comes with each call, so there is an end to them
+EXPIRED_AT_ONCE = 2  # each call adds one key, so removing two bounds the number of expired keys
 
 _FIND = """SELECT fingerprint, answer, change_set FROM idempotency
 WHERE authenticated_as = %s AND key = %s AND created > now() - %s * interval '1 hour'"""
@@ -33,16 +33,16 @@ _KEEP = """INSERT INTO idempotency (authenticated_as, key, fingerprint, answer, 
 VALUES (%s, %s, %s, %s, current_change_set()) ON CONFLICT (authenticated_as, key) DO UPDATE SET
     fingerprint = excluded.fingerprint, answer = excluded.answer, created = excluded.created,
     change_set = excluded.change_set"""
-# An array is computed once: a list of an IN might be computed again for each row, and then lock and remove more.
+# An array is computed once. The list of an IN might be computed again for each row, and then lock and remove more rows.
 _EXPIRE = """DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM idempotency WHERE created <= now() - %s * interval '1 hour'
     ORDER BY created LIMIT %s FOR UPDATE SKIP LOCKED))"""
 
 
 class KeyedCall(NamedTuple):
-    """A call with a key: whose, which, and what identifies its content.
+    """A call with an idempotency key. fingerprint: identifies the content of the call.
 
-    predecessors: accounts of the same name that were removed before.
+    predecessors: the number of earlier accounts of the same name that were removed.
     """
 
     authenticated_as: str
@@ -52,18 +52,18 @@ class KeyedCall(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """Return the user as the index on keys can hold it. A token may name anybody.
+        """Return the user in a form that fits into the index on keys, since a token may have a name of any length.
 
-        The owner of a later account of one name is another, so what was kept for the former one is not found.
+        A later account of the same name has another form, so it does not find the answers of the former account.
         """
         name = f'{self.authenticated_as}\n{self.predecessors}' if self.predecessors else self.authenticated_as
         return name if len(name) <= LONGEST_KEY else f'sha256 {hashlib.sha256(name.encode()).hexdigest()}'
 
 
 class KeptAnswer(NamedTuple):
-    """What was answered, it may be None; and the number of the change set that the call has written, if any.
+    """A stored answer, which may be None, and the number of the change set that the call has written, if any.
 
-    The number is not known of calls that a version without change sets has answered.
+    The number is unknown for calls answered by a version without change sets.
     """
 
     value: Any
@@ -71,9 +71,9 @@ class KeptAnswer(NamedTuple):
 
 
 def read_key(value: object) -> str:
-    """Check a key.
+    """Check an idempotency key and return it.
 
-    :raises NipapValueError: saying what is accepted.
+    :raises NipapValueError: naming the accepted keys.
     """
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_KEY or not value.isprintable():
         raise NipapValueError(
@@ -83,9 +83,9 @@ def read_key(value: object) -> str:
 
 
 def fingerprint(username: str, method: str, members: Mapping[str, object]) -> bytes:
-    """What identifies the content of a call. Neither the order in a struct nor a member that is nil is part of it.
+    """Return a digest of a call's content. It ignores the order in structs, and members of the call that are nil.
 
-    :raises NipapInputError: they nest too deeply.
+    :raises NipapInputError: the members nest too deeply.
     """
     given = {name: member for name, member in members.items() if member is not None}
     return hashlib.sha256(packed.encoded([username, method, given], sort_keys=True)).digest()
@@ -95,13 +95,14 @@ def fingerprint(username: str, method: str, members: Mapping[str, object]) -> by
 
 
 def find(tx: Transaction, call: KeyedCall, hours: int) -> KeptAnswer | None:
-    """What was answered to the same call within that time; None: it is to be carried out, in this transaction.
+    """Return the answer to the same call within the last `hours`; None: carry the call out, in this transaction.
 
-    Others that come with the key wait until the transaction ends.
+    Other calls with the key wait until the transaction ends.
 
     :raises NipapKeyReusedError: the key was used for another call.
     """
-    # First of all and alone of its kind, so nobody waits in a circle. The statement after it sees what its holder did.
+    # This lock comes first, and a transaction takes only one of its kind, so there is no deadlock. The next statement
+    # sees the changes of the former holder of the lock.
     number = zlib.crc32(f'{call.owner}\0{call.key}'.encode()) - 2**31
     tx.ahead('SELECT pg_advisory_xact_lock(%s, %s)', (advisory.KEYS, number))
     found = tx.one(_FIND, (call.owner, call.key, hours))
@@ -115,11 +116,12 @@ def find(tx: Transaction, call: KeyedCall, hours: int) -> KeptAnswer | None:
 
 
 def keep(tx: Transaction, call: KeyedCall, answer: object, hours: int) -> None:
-    """Store what is answered to a call that was not found, and remove a little of what has expired.
+    """Store the answer to a call that `find` has not found, and remove a few expired answers.
 
-    :raises NipapError: it cannot be stored, so the call must not be carried out.
+    :raises NipapError: the answer cannot be stored, so the call must not be carried out.
     """
-    # In this order, as whoever stores under a key that somebody else removes waits for them.
+    # Store first, then remove. Storing waits for a transaction that removes the same key, and that one must not wait
+    # for us. Removing waits for nobody.
     tx.ahead(_KEEP, (call.owner, call.key, call.fingerprint, encode(answer)))
     tx.execute(_EXPIRE, (hours, EXPIRED_AT_ONCE))
 
@@ -128,9 +130,9 @@ def keep(tx: Transaction, call: KeyedCall, answer: object, hours: int) -> None:
 
 
 def encode(answer: object) -> bytes:
-    """Any answer as bytes that `packed.decode` reads.
+    """Return any answer as bytes that `packed.decode` reads.
 
-    :raises NipapError: it nests too deeply or is too large.
+    :raises NipapError: the answer nests too deeply or is too large.
     """
     size = packed.size_of(answer)
     if size <= LARGEST_ANSWER:

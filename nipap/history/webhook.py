@@ -1,4 +1,4 @@
-"""Webhooks as rows: who wants which events, how far each has come, and what was given up."""
+"""The rows of webhooks: their filters, the progress of their deliveries, and their dead letters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FILTERS = ('kinds', 'vrf_ids', 'pool_ids', 'tags')
 
 
 def find(tx: Transaction, key: int | None = None) -> list[Object]:
-    """The webhook with that id, or all; without their secrets."""
+    """Return the webhook with an id, or all webhooks, without their secrets."""
     return _find(tx, _SHOWN, key)
 
 
@@ -48,9 +48,9 @@ def _find(tx: Transaction, names: Sequence[str], key: int | None) -> list[Object
 
 
 def one(tx: Transaction, key: int) -> Object:
-    """The webhook with that id.
+    """Return the webhook with an id, without its secret.
 
-    :raises NipapNonExistentError: there is none.
+    :raises NipapNonExistentError: there is no such webhook.
     """
     found = find(tx, key)
     if not found:
@@ -61,7 +61,9 @@ def one(tx: Transaction, key: int) -> Object:
 def add(tx: Transaction, values: Mapping[str, Any], who: Who) -> int:
     """Add a webhook with these columns, for events from now on; return its id.
 
-    Its owner is the account of the caller, also when that acts for somebody else.
+    The owner is the account of the caller, also when the caller acts for another user.
+
+    :raises NipapValueError: there are `MOST_WEBHOOKS` already.
     """
     tx.execute('LOCK TABLE webhook IN SHARE ROW EXCLUSIVE MODE')
     if tx.value('SELECT count(*) FROM webhook') >= MOST_WEBHOOKS:
@@ -76,7 +78,7 @@ def add(tx: Transaction, values: Mapping[str, Any], who: Who) -> int:
 
 
 def edit(tx: Transaction, key: int, values: Mapping[str, Any], who: Who) -> None:
-    """Set columns. Deliveries that failed are tried at once."""
+    """Set columns of a webhook. Failed deliveries are retried at once."""
     before, secret = _locked(tx, key)
     changes = ''.join(f'{name} = %s, ' for name in values)
     sql = f'UPDATE webhook SET {changes}attempts = 0, failing_since = NULL, next_attempt = NULL WHERE id = %s'
@@ -95,7 +97,7 @@ def remove(tx: Transaction, key: int, who: Who) -> None:
 
 
 def disable_all(tx: Transaction, who: Who) -> int:
-    """Disable those that are enabled; returns how many."""
+    """Disable all enabled webhooks; return their number."""
     enabled = [int(row[0]) for row in tx.all('SELECT id FROM webhook WHERE enabled ORDER BY id')]
     for key in enabled:
         edit(tx, key, {'enabled': False}, who)
@@ -103,13 +105,16 @@ def disable_all(tx: Transaction, who: Who) -> int:
 
 
 def facts(tx: Transaction, key: int) -> Object:
-    """Return the state of a webhook for the audit log: its owner and what clients set, without its secret."""
+    """Return the state of a webhook for the audit log: its owner and its writable attributes, without the secret."""
     found: Object = tx.value('SELECT webhook_facts(w) FROM webhook w WHERE id = %s', (key,))
     return found
 
 
 def _locked(tx: Transaction, key: int) -> tuple[Object, str]:
-    """A webhook that nobody else can change until the transaction ends, as audited, and its secret."""
+    """Lock a webhook until the transaction ends; return its state for the audit log, and its secret.
+
+    :raises NipapNonExistentError: there is no such webhook.
+    """
     found = tx.one('SELECT webhook_facts(w), secret FROM webhook w WHERE id = %s FOR UPDATE', (key,))
     if found is None:
         raise NipapNonExistentError(f'There is no webhook {key}')
@@ -122,7 +127,7 @@ def _audit(tx: Transaction, who: Who, key: int, action: str, before: Object | No
 
 
 def read(attr: Mapping[str, Any]) -> Object:
-    """The attributes as columns.
+    """Parse attributes of a webhook and return them as columns.
 
     :raises NipapError: naming the attribute.
     """
@@ -139,7 +144,7 @@ def read(attr: Mapping[str, Any]) -> Object:
 
 
 def read_filter(given: Mapping[str, Any], called: Mapping[str, str] | None = None) -> Object:
-    """The members of a filter; `called`: what the caller calls them.
+    """Parse the members of a filter. called: the names of members in error messages, where they differ.
 
     :raises NipapValueError: naming the member.
     """
@@ -209,7 +214,10 @@ _READERS = {
 
 
 def to_send(tx: Transaction) -> list[Object]:
-    """Those that are enabled, with their secrets, their filters as `wanted`, and whether dead letters are due."""
+    """Return the enabled webhooks with their secrets.
+
+    wanted: the `Filter`. again: whether dead letters are due.
+    """
     again = 'EXISTS (SELECT FROM dead_letter d WHERE d.webhook_id = webhook.id AND d.again)'
     names = (*_SHOWN, 'secret')
     sql = f'SELECT {", ".join(names)}, {again} FROM webhook WHERE enabled ORDER BY id'
@@ -218,12 +226,12 @@ def to_send(tx: Transaction) -> list[Object]:
 
 
 def pass_by(tx: Transaction, key: int, position: int) -> None:
-    """Note that everything up to there is done, none of it delivered just now."""
+    """Move the cursor of a webhook to a position without counting a delivery."""
     tx.execute('UPDATE webhook SET cursor = %s WHERE id = %s AND cursor < %s', (position, key, position))
 
 
 def note_delivered(tx: Transaction, key: int, position: int) -> None:
-    """Note that an event was taken."""
+    """Note the delivery of the event at a position."""
     tx.execute(
         'UPDATE webhook SET cursor = greatest(cursor, %s), delivered = delivered + 1, attempts = 0, '
         'failing_since = NULL, next_attempt = NULL WHERE id = %s',
@@ -232,7 +240,7 @@ def note_delivered(tx: Transaction, key: int, position: int) -> None:
 
 
 def note_failed(tx: Transaction, key: int, error: str, pause_s: float) -> float:
-    """Note an attempt that failed; returns for how many seconds attempts have failed."""
+    """Note a failed attempt, to be retried in `pause_s` seconds; return for how many seconds attempts have failed."""
     since = tx.value(
         'UPDATE webhook SET attempts = attempts + 1, failed = failed + 1, last_error = %s, '
         "failing_since = coalesce(failing_since, now()), next_attempt = now() + %s * interval '1 second' "
@@ -243,7 +251,7 @@ def note_failed(tx: Transaction, key: int, error: str, pause_s: float) -> float:
 
 
 def give_up(tx: Transaction, key: int, given_up: Sequence[tuple[int, bytes]], position: int, error: str) -> None:
-    """Make dead letters of events (position and JSON), and go on behind a position."""
+    """Turn events (position and JSON) into dead letters, and move the cursor to a position."""
     for number, body in given_up:
         tx.execute(
             'INSERT INTO dead_letter (webhook_id, position, event, error) SELECT id, %s, %s::jsonb, %s FROM webhook '
@@ -257,14 +265,14 @@ def give_up(tx: Transaction, key: int, given_up: Sequence[tuple[int, bytes]], po
 
 
 def dead_letters(tx: Transaction, key: int, after: int) -> list[Object]:
-    """Some of the dead letters of a webhook, with ids behind that, in order."""
+    """Return dead letters of a webhook with ids above `after`, in order, at most `DEAD_LETTERS_AT_ONCE`."""
     names = ('id', 'event', 'error', 'added', 'again')
     sql = f'SELECT {", ".join(names)} FROM dead_letter WHERE webhook_id = %s AND id > %s ORDER BY id LIMIT %s'
     return [dict(zip(names, row, strict=True)) for row in tx.all(sql, (key, after, DEAD_LETTERS_AT_ONCE))]
 
 
 def send_again(tx: Transaction, key: int, ids: Sequence[int] | None, who: Who) -> int:
-    """Have dead letters sent once more, all when there are no ids; returns how many."""
+    """Mark dead letters to be sent once more, all when `ids` is None; return their number."""
     before, _ = _locked(tx, key)
     these = '(%s::bigint[] IS NULL OR id = ANY (%s::bigint[]))'
     sql = f'UPDATE dead_letter SET again = true WHERE webhook_id = %s AND {these} RETURNING id'
@@ -276,13 +284,13 @@ def send_again(tx: Transaction, key: int, ids: Sequence[int] | None, who: Who) -
 
 
 def due_again(tx: Transaction, key: int) -> list[tuple[int, Event]]:
-    """Dead letters that are to be sent once more, with their ids, in order."""
+    """Return events of dead letters that are marked to be sent once more, with the ids of the letters, in order."""
     sql = 'SELECT id, event FROM dead_letter WHERE webhook_id = %s AND again ORDER BY position, id LIMIT %s'
     return [(int(row[0]), row[1]) for row in tx.all(sql, (key, DEAD_LETTERS_AT_ONCE))]
 
 
 def note_letter(tx: Transaction, key: int, letter: int, error: str | None) -> None:
-    """Note that a dead letter was taken, or why it was not."""
+    """Remove a delivered dead letter, or note the error of a failed delivery."""
     if error is None:
         tx.execute('DELETE FROM dead_letter WHERE id = %s', (letter,))
         tx.execute('UPDATE webhook SET delivered = delivered + 1 WHERE id = %s', (key,))

@@ -1,4 +1,4 @@
-"""The members of the calls that manage webhooks, read, and their work. A secret is never part of an answer."""
+"""The calls that manage webhooks: the parsers of their members, and their work. No answer contains a secret."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST = 2**63 - 1
 
 
 class Caller(Protocol):
-    """The side that a call comes from."""
+    """The caller of a call."""
 
     @property
     def who(self) -> Who: ...
@@ -27,7 +27,7 @@ class Caller(Protocol):
 
 
 def read_new(attr: object) -> Object:
-    """Read the ``attr`` of an addition.
+    """Parse the ``attr`` of an addition.
 
     :raises NipapError: naming the attribute.
     """
@@ -39,7 +39,7 @@ def read_new(attr: object) -> Object:
 
 
 def read_changes(attr: object) -> Object:
-    """Read the ``attr`` of an edit.
+    """Parse the ``attr`` of an edit.
 
     :raises NipapError: naming the attribute.
     """
@@ -49,18 +49,18 @@ def read_changes(attr: object) -> Object:
 
 
 def read_spec(spec: object) -> int | None:
-    """Read the id that a spec names; None for all.
+    """Parse a spec and return the id that it names; None stands for all webhooks.
 
-    :raises NipapError: the spec is none.
+    :raises NipapError: the spec is not valid.
     """
     found = named(spec, ('id',), 'webhook', '')
     return None if found is None else _number('id', found[1])
 
 
 def require_spec(spec: object) -> int:
-    """Read a spec that must name a webhook.
+    """Parse a spec that must name a webhook, and return the id.
 
-    :raises NipapMissingInputError: it names none.
+    :raises NipapMissingInputError: the spec names no webhook.
     """
     key = read_spec(spec)
     if key is None:
@@ -69,12 +69,12 @@ def require_spec(spec: object) -> int:
 
 
 def read_after(after: object) -> int:
-    """Read the id behind which an answer begins; 0 for none."""
+    """Parse the id after which an answer begins; nil is 0."""
     return 0 if after is None else _number('after', after)
 
 
 def read_ids(ids: object) -> list[int] | None:
-    """Read the ids of dead letters; None for all."""
+    """Parse the ids of dead letters; None stands for all."""
     if ids is not None and not isinstance(ids, list):
         raise NipapInputError(f'Invalid ids ({shown(ids)}), must be a list').about('ids')
     return None if ids is None else [_number('ids', i) for i in ids]
@@ -94,12 +94,12 @@ def _number(name: str, value: object) -> int:
 
 
 def add(tx: Transaction, caller: Caller, values: Object) -> Object:
-    """Add a webhook for events from now on."""
+    """Add a webhook for events from now on and return it."""
     return hooks.one(tx, hooks.add(tx, values, caller.who))
 
 
 def find(tx: Transaction, _caller: Caller, key: int | None) -> list[Object]:
-    """Return one webhook, or all."""
+    """Return one webhook, or all webhooks, in a list."""
     return hooks.find(tx, key)
 
 
@@ -111,7 +111,6 @@ def edit(tx: Transaction, caller: Caller, members: tuple[int, Object]) -> list[O
 
 
 def remove(tx: Transaction, caller: Caller, key: int) -> None:
-    """Remove a webhook."""
     hooks.remove(tx, key, caller.who)
 
 

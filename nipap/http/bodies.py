@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, whatever is in them: limits, compression, and what is long out of memory's way."""
+"""The bodies of requests and answers in any format: limits, compression, and spooling of long answers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MOST_VALUES = 1_000_000
 WORTH_COMPRESSING = 1400  # smaller answers fit into one packet anyway
 
 _WORTH_A_TURN = 2**16  # a few milliseconds of encoding
-_WORTH_SPOOLING = 4 * 2**20  # plain answers below are not compressed only to be kept
+_WORTH_SPOOLING = 4 * 2**20  # smaller answers stay in memory, uncompressed
 
 
 def read_body(request: Request, max_body: int) -> bytes:
-    """The body of a request, decompressed.
+    """Return the body of a request, decompressed.
 
-    :raises NipapInputError: it is too large, cut off, or no gzip as it says.
+    :raises NipapInputError: the body is too large, cut off, not gzip as declared, or in another encoding.
     """
     if request.environ.get('HTTP_TRANSFER_ENCODING', '').lower() == 'chunked':
-        # No Content-Length says where such a body ends; servers give it out whole, but few declare that they do.
+        # A chunked body has no Content-Length. Servers end the stream at its end, but few of them declare that.
         request.environ['wsgi.input_terminated'] = True
     try:
         body = request.get_data(cache=False, parse_form_data=False)
@@ -47,9 +47,11 @@ def read_body(request: Request, max_body: int) -> bytes:
 
 
 def check_xml(body: bytes) -> bytes:
-    """Return a body over XML-RPC, unless it has too many values.
+    """Return the body of an XML-RPC request, unless it has too many values.
 
-    :raises NipapTooLargeError: a few bytes in a body are much more in memory, and take long to read.
+    Values are limited because a few bytes of a body are much more in memory, and take long to parse.
+
+    :raises NipapTooLargeError: the values are too many.
     """
     return _bounded(body, body.count(b'<value'))
 
@@ -57,7 +59,7 @@ def check_xml(body: bytes) -> bytes:
 def check_json(body: bytes) -> bytes:
     """Return a body in JSON, unless it has too many values.
 
-    :raises NipapTooLargeError: as `check_xml`.
+    :raises NipapTooLargeError: the values are too many.
     """
     if len(body) > _most_values() and _values_of(body) > _most_values():
         return _bounded(body, _values_of(_TEXTS.sub(b'""', body)))
@@ -68,7 +70,7 @@ _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def _values_of(json: bytes) -> int:
-    """Return how many values JSON without texts has at most: one more than commas, and those that hold others."""
+    """Return the most values that JSON can have: one, and one more for each comma, array and object."""
     return 1 + json.count(b',') + json.count(b'[') + json.count(b'{')
 
 
@@ -102,7 +104,7 @@ def _too_large(max_body: int) -> NipapTooLargeError:
 
 
 def kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
-    """Read all parts of an answer before the first is sent. Return a list, or a spool when they are large."""
+    """Read all parts of an answer before the first is sent. Return a list, or a spool when the answer is large."""
     kept = []
     size = 0
     for part in parts:
@@ -114,7 +116,7 @@ def kept(parts: Iterator[bytes]) -> list[bytes] | Spool:
 
 
 def giving_way(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the parts of an answer. After a long part other requests have their turn."""
+    """Yield the parts of an answer. After a long part, other requests can run."""
     for part in parts:
         yield part
         if len(part) > _WORTH_A_TURN:
@@ -122,12 +124,12 @@ def giving_way(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def takes_gzip(request: Request) -> bool:
-    """Whether the client accepts answers in the gzip format."""
-    # Most clients do not, and the header takes long to read.
+    """Return whether the client accepts answers in the gzip format."""
+    # The plain text is checked first: most clients do not accept gzip, and the header takes long to parse.
     return 'gzip' in request.environ.get('HTTP_ACCEPT_ENCODING', '').lower() and request.accept_encodings['gzip'] > 0
 
 
 def compressed(parts: Iterable[bytes]) -> list[bytes]:
-    """The same bytes in the gzip format."""
+    """Return the parts of a body compressed in the gzip format."""
     stream = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP)
     return [*map(stream.compress, parts), stream.flush()]

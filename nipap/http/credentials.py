@@ -1,7 +1,7 @@
-"""What HTTP carries beside the arguments of a call: credentials (the Authorization header and the ``auth`` struct of a
-call) and its idempotency key.
+"""The parts of an HTTP request beside the arguments of a call: credentials, idempotency key, reason and group.
 
-Shared by every transport, so that all of them judge a caller alike.
+Credentials are the Authorization header and the ``auth`` struct of a call. All transports share this module, so that
+they treat a caller alike.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from nipap.runtime import places
 
 _log = logging.getLogger('nipap.login')
 
-# A String of RFC 8941 with its parameters, which mean nothing here.
+# A String of RFC 8941 with its parameters, which are ignored.
 _quoted = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?:\s*;.*)?').fullmatch
 
 
 def auth_options(arguments: Mapping[str, object]) -> Mapping[str, object]:
-    """The ``auth`` member of a call; raises `NipapError` unless it is a struct with an authoritative source."""
+    """Return the ``auth`` member of a call.
+
+    :raises NipapError: ``auth`` is no struct, or has no authoritative source.
+    """
     options = arguments.get('auth')
     if not isinstance(options, Mapping):
         raise NipapError('Missing/invalid authentication options in request.')
@@ -41,16 +44,18 @@ def auth_options(arguments: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def credentials_from_request(request: Request, authenticator: Authenticator) -> Credentials:
-    """Prove the identity that the Authorization header claims: ``Basic`` (in UTF-8) or ``Bearer``.
+    """Check the credentials in the Authorization header of a request: ``Basic`` (in UTF-8) or ``Bearer``.
 
-    Raises `AuthenticationMissingError` without such a header, `AuthenticationFailedError` when it proves nothing, which
-    is logged. Too many passwords that do, from one address, have others wait or be refused.
+    Too many wrong passwords from one address delay or refuse further logins from it.
+
+    :raises AuthenticationMissingError: there is no such header.
+    :raises AuthenticationFailedError: the credentials are not valid, or the login is refused. This is logged.
     """
     return prove(request.headers.get('Authorization', ''), request.remote_addr, authenticator)
 
 
 def prove(authorization: str, address: str | None, authenticator: Authenticator) -> Credentials:
-    """Prove the identity that an Authorization header from an address claims, as `credentials_from_request` does."""
+    """Check the credentials in an Authorization header from an address, as `credentials_from_request` describes."""
     scheme, value = _authorization(authorization)
     claimed = 'token'
     try:
@@ -64,14 +69,14 @@ def prove(authorization: str, address: str | None, authenticator: Authenticator)
         places.prove(credentials.authenticated_as)
         return credentials
     except AuthenticationFailedError as error:
-        # Programs that ban addresses read this line. The client chooses nothing before the quotation mark.
+        # Programs that ban addresses read this line. The client controls nothing before the quotation mark.
         what = 'refused' if isinstance(error, TooManyLoginsError) else 'failed'
         _log.warning('%s login from %s %s', what, address or '-', claimed)
         raise
 
 
 def known_user(authorization: str, authenticator: Authenticator) -> str | None:
-    """Return the user whom an Authorization header proves without a password being hashed, or None."""
+    """Return the user of an Authorization header if it can be checked without hashing a password, else None."""
     try:
         scheme, value = _authorization(authorization)
         if scheme == 'bearer':
@@ -100,7 +105,7 @@ def _name_and_password(value: str) -> tuple[str, str]:
 
 
 def header_text(request: Request, name: str) -> str | None:
-    """Return the text of a header, in UTF-8 or else in ISO 8859-1; None without it."""
+    """Return the text of a header, in UTF-8 or else in ISO 8859-1; None without the header."""
     value: str | None = request.environ.get(f'HTTP_{name.upper().replace("-", "_")}')
     if value is None or value.isascii():
         return value
@@ -111,7 +116,7 @@ def header_text(request: Request, name: str) -> str | None:
 
 
 def header_options(request: Request, source: str) -> Mapping[str, object]:
-    """Return what the ``auth`` struct of a call has, from the headers of a request with this source."""
+    """Return an ``auth`` struct from the headers of a request. source: the authoritative source."""
     return {
         'authoritative_source': source,
         'username': header_text(request, 'NIPAP-Username'),
@@ -125,9 +130,9 @@ LONGEST_GROUP = 100
 
 
 def change_reason(request: Request, arguments: Mapping[str, object]) -> str | None:
-    """Return why a change is made: the member ``reason`` of a call, else the header ``NIPAP-Reason``.
+    """Return the reason of a change: the member ``reason`` of a call, else the header ``NIPAP-Reason``.
 
-    :raises NipapInputError: both are there and differ. NipapValueError: it is too long, or no text.
+    :raises NipapInputError: both are given and differ. NipapValueError: the reason is too long, or no printable text.
     """
     member, header = arguments.get('reason'), header_text(request, 'NIPAP-Reason')
     if member is not None and header is not None and member != header:
@@ -138,7 +143,7 @@ def change_reason(request: Request, arguments: Mapping[str, object]) -> str | No
 def change_group(request: Request) -> str | None:
     """Return the import or bulk action that a change is a part of: the header ``NIPAP-Group``.
 
-    :raises NipapValueError: it is too long.
+    :raises NipapValueError: the text is too long or not printable.
     """
     return _short_text('NIPAP-Group', header_text(request, 'NIPAP-Group'), LONGEST_GROUP)
 
@@ -154,9 +159,9 @@ def _short_text(name: str, value: object, longest: int) -> str | None:
 
 
 def idempotency_key(request: Request, arguments: Mapping[str, object]) -> object:
-    """The member ``idempotency_key`` of a call, else the header ``Idempotency-Key`` of its request; None without both.
+    """Return the member ``idempotency_key`` of a call, else the header ``Idempotency-Key``; None without both.
 
-    :raises NipapInputError: both are there and differ, or the header makes no sense.
+    :raises NipapInputError: both are given and differ, or the header is malformed.
     """
     member = arguments.get('idempotency_key')
     header = request.environ.get('HTTP_IDEMPOTENCY_KEY')
@@ -171,7 +176,7 @@ def idempotency_key(request: Request, arguments: Mapping[str, object]) -> object
 
 
 def _header_key(text: str) -> str:
-    """The key in a header: in quotes, as the draft of the header asks for, or bare, as it is often sent."""
+    """Return the key in a header: in quotes, as the draft of the header requires, or bare, as it is often sent."""
     if not text.startswith('"') and text.isascii():
         return text
     found = _quoted(text)

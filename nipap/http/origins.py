@@ -1,7 +1,8 @@
-"""Which requests a browser makes for a page of another site, with credentials that it keeps: these are refused.
+"""Protection from requests that a browser makes for a page of another site, with credentials that the browser keeps.
 
-A page may have a browser send a form, or a body in one of the types of forms or without a type, to any host; the
-browser adds credentials that it knows for that host. For any other type it asks that host first, and is not answered.
+A page can make a browser send a form, or a body in one of the types of forms or without a type, to any host. The
+browser adds the credentials that it keeps for that host. Before it sends any other type, the browser asks the host for
+permission, which this daemon does not give.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ from nipap.attributes import shown
 from nipap.errors import AuthorizationFailedError, NipapMediaTypeError
 
 XML_TYPES = ('text/xml', 'application/xml')
-_OWN = ('same-origin', 'none')  # a page that came from here, and no page at all
+_OWN = ('same-origin', 'none')  # a page of this host, and no page at all
 
 
 def refuse_other_sites(request: Request) -> None:
     """Refuse a request that a browser makes for a page of another site.
 
-    :raises AuthorizationFailedError: the browser says so.
+    :raises AuthorizationFailedError: the browser declares a cross-site request.
     """
     if _site(request) == 'cross-site':
         raise AuthorizationFailedError('Requests that a page of another site has a browser make are not accepted')
 
 
 def require_xml(request: Request) -> None:
-    """Refuse a body in another type than XML. Clients of long ago send no type at all; browsers may do so, too.
+    """Refuse a body of another type than XML.
 
-    :raises NipapMediaTypeError: naming the type. AuthorizationFailedError: a page from elsewhere leaves it out.
+    A body without a type is accepted, because very old clients send no type. Browsers can be made to leave the type
+    out too, so a body without a type is refused from pages of other origins.
+
+    :raises NipapMediaTypeError: naming the type. AuthorizationFailedError: a page of another origin sends no type.
     """
     if request.environ.get('CONTENT_TYPE') in XML_TYPES or request.mimetype in XML_TYPES:
         return
@@ -42,7 +46,7 @@ def require_xml(request: Request) -> None:
 
 
 def _is_for_another_page(request: Request) -> bool:
-    """Return whether a browser says that a page which did not come from here makes the request."""
+    """Return whether a browser declares that a page of another origin makes the request."""
     if site := _site(request):
         return site not in _OWN
     origin = request.environ.get('HTTP_ORIGIN')

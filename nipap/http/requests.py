@@ -1,6 +1,6 @@
-"""What is done around every call that comes by HTTP, whatever its format: an id, a line in the log, figures, a trace.
+"""The frame of every call over HTTP in any format: an id, a line in the log, metrics and a trace.
 
-Shared by every transport, so that all of them tell the same of a call.
+All transports share this module, so that they report a call alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nipap.runtime.meter import Meter
 from nipap.runtime.tracer import CallRecord
 
 REQUEST_ID = 'X-Request-ID'
-CHANGE_SET = 'NIPAP-Change-Set'  # of answers to a change: the number of its change set
+CHANGE_SET = 'NIPAP-Change-Set'  # the number of the change set, in answers to changes
 _CALL = 'nipap.call'
 
 T = TypeVar('T')
@@ -29,9 +29,9 @@ _log = logging.getLogger('nipap.request')
 
 
 def stamp_answers(app: Flask) -> None:
-    """Give every answer of an application the id of its request, and the headers that browsers need.
+    """Add the id of the request to every answer of an application, and the headers that browsers need.
 
-    An answer whose view says nothing about caches must not be stored: it may hold what its reader alone may see.
+    An answer without Cache-Control gets ``no-store``, because it may hold data for its reader alone.
     """
     app.after_request(_stamp)
 
@@ -45,7 +45,7 @@ def _stamp(response: Response) -> Response:
     if 'X-Content-Type-Options' not in given:
         headers.add('X-Content-Type-Options', 'nosniff')
     call: CallRecord | None = environ.get(_CALL)
-    if call is None:  # there is no such path
+    if call is None:  # the path is unknown
         headers[REQUEST_ID] = tracer.request_id(environ.get('HTTP_X_REQUEST_ID'))
         return response
     headers[REQUEST_ID] = call.request_id
@@ -63,7 +63,11 @@ def record_of(request: Request) -> CallRecord:
 
 
 def note_caller(call: CallRecord, credentials: Credentials, actor: Actor) -> None:
-    """Note who makes a call: for the log the name among the users of all back ends, unless they act for another."""
+    """Note the caller of a call for the log.
+
+    The user is the name among the users of all back ends. If a user acts for another, it is the name of the other, and
+    the name of the logged-in user is noted beside it.
+    """
     acts_for_another = actor.username != credentials.username
     call.user = actor.username if acts_for_another else actor.authenticated_as
     call.authenticated_as = actor.authenticated_as if acts_for_another else None
@@ -79,7 +83,10 @@ def performed(call: CallRecord, perform: Callable[..., T]) -> T:
 
 
 def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Response]) -> Response:
-    """The answer that `respond` makes to a call; it notes what it finds out about the call."""
+    """Return the answer of `respond` to a call; then trace, count and log the call.
+
+    `respond` gets the record of the call and completes it.
+    """
     started = time.perf_counter()
     call = request.environ[_CALL] = tracer.begin(request.environ)
     status = 500
@@ -94,7 +101,7 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
 
 
 def part(request: Request, meter: Meter, respond: Callable[[CallRecord], T]) -> T:
-    """Return the answer that `respond` makes to one of the calls of a request; it counts as a call of its own."""
+    """Return the answer of `respond` to one of the calls of a request. It counts and is logged as a call of its own."""
     whole = record_of(request)
     call = CallRecord(whole.request_id, whole.peer)
     call.user, call.trace_id = whole.user, whole.trace_id

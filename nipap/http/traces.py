@@ -1,6 +1,6 @@
 """Traces of clients: ``POST /v1/traces`` is passed on to the collector of the daemon's own traces.
 
-The command line of NIPAP sends its traces there when it knows no collector. Every user who can log in may send traces.
+The command line of NIPAP sends its traces there when no collector is configured. Every user may send traces.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from nipap.http.credentials import credentials_from_request
 from nipap.http.origins import refuse_other_sites
 
 PATHS = ('/v1/traces', '/v1/traces/')
-RETRY_S = '5'  # after which a client asks again
-PASSED_ON = ('Content-Type', 'Content-Encoding')  # of the headers, among which are credentials
+RETRY_S = '5'  # after which a client retries
+PASSED_ON = ('Content-Type', 'Content-Encoding')  # the other headers, such as credentials, are not passed on
 
 
 class Heard(NamedTuple):
@@ -30,14 +30,14 @@ class Heard(NamedTuple):
 
 
 class Collector(Protocol):
-    """Where traces go."""
+    """The destination of traces."""
 
     def send(self, body: bytes, headers: Mapping[str, str]) -> Heard:
-        """Send what a client has sent, and return the answer."""
+        """Send the traces of a client and return the answer."""
 
 
 def add_to(app: Flask, authenticator: Authenticator, collector: Collector) -> None:
-    """Add a route that passes traces on for every user whom `authenticator` knows."""
+    """Add a route that passes traces on for every user of `authenticator`."""
 
     def pass_on() -> Response:
         request: Request = request_ctx.request

@@ -1,6 +1,6 @@
-"""The first page, at ``/``: what answers here, whether all is well, and where to go on.
+"""The first page, at ``/``: the name of the program, the health of the daemon, and the next steps.
 
-It is for a person who opens the address that the daemon printed, and holds nothing that needs a login.
+The page is for people that open the address which the daemon printed. It holds nothing that needs a login.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nipap.errors import NipapError
 from nipap.postgres.database import Database
 
 DOCS = '/api/docs'
-ALIASES = ('/api', '/api/', '/api/v1', '/api/v1/', '/api/docs/')  # which people try
+ALIASES = ('/api', '/api/', '/api/v1', '/api/v1/', '/api/docs/')  # paths that people try
 FRESH_S = 5.0
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 WELL = 'It answers, and so does its database.'
@@ -52,7 +52,7 @@ code {{ background: #8882; padding: .1em .3em; }}
 
 
 def add_to(app: Flask, health: Callable[[], str]) -> None:
-    """Have an application serve the page; `health` says what is wrong, or nothing."""
+    """Add the page to an application. health: returns the problem as the end of a sentence, or an empty text."""
 
     def page() -> Response:
         problem = health()
@@ -71,7 +71,7 @@ def add_to(app: Flask, health: Callable[[], str]) -> None:
 
 
 class Health:
-    """Whether the database answers. It is asked at most every few seconds, whoever opens the page how often."""
+    """The health of the database. It is checked at most every `FRESH_S` seconds, however often the page is opened."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -79,7 +79,7 @@ class Health:
         self._problem = ''
 
     def __call__(self) -> str:
-        """Return what is wrong, as the end of a sentence, or nothing."""
+        """Return the problem as the end of a sentence, or an empty text."""
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + FRESH_S
             self._problem = self._ask()

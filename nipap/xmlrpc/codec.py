@@ -1,12 +1,12 @@
-"""XML-RPC as bytes: values that survive the transport, and requests that cannot hurt the receiver.
+"""The XML-RPC codec: it encodes answers so that every client can read them, and decodes requests safely.
 
-Answers are read by the strictest and by the laziest XML-RPC clients alike, so the encoder writes only what every
-client reads: whole-second UTC timestamps, 32-bit integers, decimal strings for everything larger, and no character
-that XML 1.0 forbids. Counters (members named ``*_addresses*`` or ``*_prefixes_*``) are decimal strings whatever their
-size, because clients must not see the type of a member change as a network grows.
+Strict and lax XML-RPC clients must be able to read an answer, so the encoder writes only forms that every client
+reads: whole-second UTC timestamps, 32-bit integers, decimal strings for larger integers, and no character that XML 1.0
+forbids. Counters (members named ``*_addresses*`` or ``*_prefixes_*``) are decimal strings of any size, because the
+type of a member must not change as a network grows.
 
-The decoder accepts what the specification and the Apache extensions define and refuses everything else with
-`NipapInputError`. Neither direction recurses: a value may nest as deep as `MAX_DEPTH`.
+The decoder accepts the specification and the Apache extensions, and refuses everything else with `NipapInputError`.
+Neither direction recurses: a value may nest as deep as `MAX_DEPTH`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nipap.runtime import waiting
 from nipap.runtime.chunks import Chunks
 from nipap.text import FORBIDDEN
 
-# What the parser keeps for every open element makes this worth 36 MB.
+# At this depth the open elements take 36 MB of the parser's memory.
 MAX_DEPTH = 100_000
 
 # ---------------------------------------------------------------------------------------------------------- encoding
@@ -44,7 +44,8 @@ _TRUE, _FALSE = '<value><boolean>1</boolean></value>', '<value><boolean>0</boole
 
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 _PIECES_AT_ONCE = 50_000  # of text: ten milliseconds
-_ROWS_AT_ONCE = 500  # bounds what a big answer needs besides its bytes, and how far one wide character widens it
+# Bounds the memory of a big answer beside its bytes, and the length of text that one wide character widens.
+_ROWS_AT_ONCE = 500
 _LONGEST_KEPT_NAME, _MOST_KEPT_NAMES = 64, 4096
 
 # A bare carriage return would be read as a line feed: XML parsers normalise line ends, but not character references.
@@ -54,28 +55,30 @@ _is_counter = re.compile(r'_addresses|_prefixes_').search
 
 
 def encode_response(value: object) -> bytes:
-    """The XML-RPC answer that carries `value`.
+    """Return the XML-RPC answer that carries `value`.
 
     `value` is built of dict with string keys, list, tuple, str, bytes, int, bool, float, None, datetime (UTC when it
-    has no zone) and Decimal, and of `Chunks` where they may stand; anything else is a TypeError.
+    has no zone) and Decimal, and of `Chunks` where that class allows it.
+
+    :raises TypeError: for any other type.
     """
     return b''.join(response_parts(value))
 
 
 def response_parts(value: object) -> Iterator[bytes]:
-    """The same answer piece by piece: long lists are encoded a few hundred items at a time."""
+    """Yield the answer of `encode_response` piece by piece. Long lists are encoded a few hundred items at a time."""
     yield f'{_HEAD}<params><param>'.encode()
     yield from _parts(value)
     yield b'</param></params></methodResponse>\n'
 
 
 def encode_fault(code: int, text: str) -> bytes:
-    """The XML-RPC answer that says what went wrong."""
+    """Return the XML-RPC answer of a fault."""
     return f'{_HEAD}<fault>{fault_value(code, text).decode()}</fault></methodResponse>\n'.encode()
 
 
 def array_parts(items: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
-    """Return the answer that carries an array, piece by piece; its items are encoded already."""
+    """Yield the answer that carries an array, piece by piece. items: the parts of each encoded item."""
     yield f'{_HEAD}<params><param>{_ARRAY}'.encode()
     for parts in items:
         yield from parts
@@ -83,36 +86,36 @@ def array_parts(items: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
 
 
 def only_item_parts(value: object) -> Iterator[bytes]:
-    """Return a value as the only item of an array, piece by piece."""
+    """Yield a value as the only item of an array, piece by piece."""
     yield _ARRAY.encode()
     yield from _parts(value)
     yield _ARRAY_END.encode()
 
 
 def fault_value(code: int, text: str) -> bytes:
-    """Return the struct that says what went wrong."""
+    """Return the struct of a fault as one <value> element."""
     return _text({'faultCode': code, 'faultString': text}).encode()
 
 
 def encode_request(method: str, value: object) -> bytes:
-    """The XML-RPC call of a method with one parameter, as the methods of nipapd take it; `value` as in an answer."""
+    """Return the XML-RPC call of a method with one parameter, as nipapd takes it. value: see `encode_response`."""
     call = f'{_XML}<methodCall><methodName>{_escape(method)}</methodName><params><param>'
     return b''.join((call.encode(), *_parts(value), b'</param></params></methodCall>\n'))
 
 
 class Encoded(str):
-    """A value that is XML already, from `encode_value` or `encode_struct`: written as it is where a value may stand."""
+    """A value that is XML already, from `encode_value` or `encode_struct`. The encoder writes it unchanged."""
 
     __slots__ = ()
 
 
 def encode_value(value: object) -> Encoded:
-    """`value` as one <value> element."""
+    """Return `value` as one <value> element."""
     return Encoded(_text(value))
 
 
 def encode_struct(members: Mapping[str, object]) -> Encoded:
-    """The same for a struct, faster when most of its members are strings."""
+    """Return a struct as one <value> element, faster than `encode_value` when most of its members are strings."""
     texts = [
         f'{_MEMBERS[name][0]}{_string(item) if type(item) is str else _text(item)}{_MEMBER_END}'
         for name, item in members.items()
@@ -121,7 +124,7 @@ def encode_struct(members: Mapping[str, object]) -> Encoded:
 
 
 def _parts(value: object) -> Iterator[bytes]:
-    """Split a long list, and the long lists directly inside a struct, from what can be encoded at once."""
+    """Yield a value piece by piece: a long list, and a long list directly inside a struct, in several pieces."""
     if isinstance(value, dict) and any(map(_is_long, value.values())):
         yield _STRUCT.encode()
         for name, item in value.items():
@@ -227,9 +230,9 @@ _COUNTER_LEAVES = {**_LEAVES, int: _counter}
 
 
 class _Members(dict[str, tuple[str, dict[type, _Leaf]]]):
-    """How the member of a name begins and how its scalars are written; made when a name is first met.
+    """The beginning of a member and the writers of its scalars, by the name of the member; made at first use.
 
-    Names can be the users' own (avps), so the long ones are not kept and there is an end to how many are.
+    Names can be the users' own (avps), so long names are not kept, and the number of kept names is limited.
     """
 
     def __missing__(self, name: str) -> tuple[str, dict[type, _Leaf]]:
@@ -245,12 +248,12 @@ class _Members(dict[str, tuple[str, dict[type, _Leaf]]]):
 
 _MEMBERS = _Members()
 
-# An open array or struct: what writes its scalars, what is left of it, what follows each item, what closes it.
+# An open array or struct: the writer of its scalars, its remaining items, the text after each item, its closing text.
 _Frame = tuple[Callable[[Any, list[str]], object], Iterator[Any], str, str]
 
 
 def _text(value: object) -> str:
-    """`value` as one <value> element. Works on a stack of open containers, since queries nest without limit."""
+    """Return `value` as one <value> element. A stack of open containers replaces recursion, as queries nest deeply."""
     out: list[str] = []
     frames: list[_Frame] = [(_write_items, iter((value,)), '', '')]
     pause = _PIECES_AT_ONCE
@@ -269,7 +272,7 @@ def _text(value: object) -> str:
 
 
 def _write_items(items: Iterator[object], out: list[str]) -> object:
-    """Write scalars up to the next container, and return that; None at the end."""
+    """Write scalars up to the next container and return the container; None at the end."""
     for item in items:
         leaf = _LEAVES.get(type(item))
         if leaf is None:
@@ -279,7 +282,7 @@ def _write_items(items: Iterator[object], out: list[str]) -> object:
 
 
 def _write_members(members: Iterator[tuple[str, object]], out: list[str]) -> object:
-    """The same for the members of a struct; a container's name is written."""
+    """Write members up to the next container and the name of its member; return the container, None at the end."""
     for name, item in members:
         opening, leaves = _MEMBERS[name]
         leaf = leaves.get(type(item))
@@ -291,7 +294,10 @@ def _write_members(members: Iterator[tuple[str, object]], out: list[str]) -> obj
 
 
 def _open(item: object, after: str, out: list[str]) -> _Frame | None:
-    """Begin a container, or write it altogether when it needs no frame. `after` has to follow it."""
+    """Begin a container and return its frame, or write it whole and return None. after: the text that follows it.
+
+    :raises TypeError: the item cannot be encoded.
+    """
     if isinstance(item, dict):
         out.append(_STRUCT)
         return _write_members, iter(item.items()), _MEMBER_END, _STRUCT_END + after
@@ -309,27 +315,30 @@ def _open(item: object, after: str, out: list[str]) -> _Frame | None:
     raise TypeError(f'{type(item).__name__} cannot be sent')
 
 
-# Rows of a table: most of every big answer is a list of structs with the same members in the same order. They are
-# encoded by column, which needs one test for special characters a column instead of one a value.
+# Rows of a table: most of every big answer is a list of structs with the same members in the same order. Such structs
+# are encoded by column, with one test for special characters per column instead of one per value.
 
 
 class _Column(NamedTuple):
-    """What all rows have before their own text, that text (None: there is none), and what all have behind it."""
+    """One member of all rows: the text of each row, between the texts that all rows have before and after it.
+
+    texts: None when the member is the same in all rows.
+    """
 
     before: str
     texts: Sequence[str] | None = None
     after: str = ''
 
 
-_WRITTEN_ALIKE_WHEN_EQUAL = frozenset({str, int, bool, datetime, bytes})  # unlike 0.0 and -0.0
+_WRITTEN_ALIKE_WHEN_EQUAL = frozenset({str, int, bool, datetime, bytes})  # unlike float: 0.0 equals -0.0
 
 
 def _rows(rows: Sequence[object]) -> str | None:
-    """The items of a list of structs with equal members; None when `rows` is something else."""
+    """Return the encoded items of a list of structs with equal members; None for any other list."""
     first = rows[0] if len(rows) > 1 else None
     if type(first) is not dict or not first or set(map(type, rows)) != {dict}:
         return None
-    structs: Sequence[dict[str, object]] = rows  # type: ignore[assignment]  # each has just been looked at
+    structs: Sequence[dict[str, object]] = rows  # type: ignore[assignment]  # each is a dict, as checked above
     names = tuple(first)
     if not all(map(names.__eq__, map(tuple, structs))):
         return None
@@ -344,7 +353,7 @@ def _rows(rows: Sequence[object]) -> str | None:
 
 
 def _weave(columns: list[tuple[str, _Column]], count: int) -> str:
-    """Interleave the columns: between two that vary lies one text that is the same in every row."""
+    """Return the text of all rows. Between two columns with texts lies one text that is the same in every row."""
     strands: list[Sequence[str]] = []
     constant = _STRUCT
     for opening, column in columns:
@@ -361,7 +370,7 @@ def _weave(columns: list[tuple[str, _Column]], count: int) -> str:
 
 
 def _column(values: tuple[object, ...], leaves: dict[type, _Leaf]) -> _Column | None:
-    """One member of every row; None when it holds more than scalars, lists of text and structs of text."""
+    """Encode one member of every row; return None when it holds more than scalars, lists and structs of text."""
     kinds = set(map(type, values))
     if len(kinds) == 1:
         kind = next(iter(kinds))
@@ -376,7 +385,7 @@ def _column(values: tuple[object, ...], leaves: dict[type, _Leaf]) -> _Column | 
 
 
 def _mixed_column(values: tuple[Hashable, ...], leaf: _Leaf) -> _Column:
-    """Values of one kind and nils, each distinct one encoded once."""
+    """Encode values of one type and nils, each distinct value once."""
     encoded = {value: _NIL if value is None else leaf(value) for value in set(values)}
     if len(encoded) == 1:
         return _Column(encoded[values[0]])
@@ -408,7 +417,7 @@ def _datetime_column(values: tuple[datetime, ...]) -> _Column:
 
 
 def _list_column(values: tuple[list[str], ...]) -> _Column | None:
-    """Lists of strings (tags): neighbours often have equal ones."""
+    """Encode lists of strings (tags), each distinct list once: neighbours often have equal tags."""
     if set(map(type, chain.from_iterable(values))) - {str}:
         return None
     keys = list(map(tuple, values))
@@ -419,7 +428,7 @@ def _list_column(values: tuple[list[str], ...]) -> _Column | None:
 
 
 def _dict_column(values: tuple[dict[str, str], ...]) -> _Column | None:
-    """Structs of strings (avps): mostly empty."""
+    """Encode structs of strings (avps), which are mostly empty."""
     if set(map(type, chain.from_iterable(value.values() for value in values))) - {str}:
         return None
     empty = f'{_STRUCT}{_STRUCT_END}'
@@ -447,17 +456,18 @@ _timestamp = re.compile(
 ).fullmatch
 
 
-_AT_ONCE = 2**17  # bytes that are read before it is somebody else's turn: ten to twenty milliseconds
+_AT_ONCE = 2**17  # bytes parsed before other requests can run: ten to twenty milliseconds
 
-# What the parser reads by itself. For any other name it would have Python look for a codec.
+# The encodings that the parser reads by itself. For any other name the parser would make Python look for a codec.
 _ENCODINGS = frozenset({'UTF-8', 'UTF-16', 'UTF-16LE', 'UTF-16BE', 'ISO-8859-1', 'US-ASCII'})
 
 
 def decode_request(body: bytes) -> tuple[str, list[object]]:
-    """The method and the parameters of a call.
+    """Return the method and the parameters of a call.
 
-    Values become dict, list, str, int, bool, None, float, bytes and timezone-aware UTC datetime. Anything that is not
-    a well-formed call without a document type declaration is a NipapInputError.
+    Values become dict, list, str, int, bool, None, float, bytes and timezone-aware UTC datetime.
+
+    :raises NipapInputError: the body is no well-formed call, or has a document type declaration.
     """
     values, start, end, text = _builders()
     parser = expat.ParserCreate()
@@ -567,8 +577,8 @@ _SCALARS: dict[str, Callable[[str], object]] = {
     **dict.fromkeys(('nil', 'ex:nil'), _read_nil),
 }
 
-# Which element may come next inside which, and the state it leaves its parent in. A state is the name of an open
-# element, with a word behind it once some of its content has been seen.
+# For each state of an open element: the elements that may come next inside it, and its state after each of them. A
+# state is the name of the element, followed by a word once some of its content has been read.
 _GRAMMAR: dict[str, dict[str, str]] = {
     'the document': {'methodCall': 'the document'},
     'methodCall': {'methodName': 'methodCall named'},
@@ -585,24 +595,24 @@ _GRAMMAR: dict[str, dict[str, str]] = {
 _NOTHING: dict[str, str] = {}
 _INCOMPLETE = frozenset({'methodCall', 'param', 'array', 'member', 'member named'})
 _CONTAINERS = frozenset({'array', 'struct'})
-# Elements that are read as text. A value that names no type is a string.
+# Elements that are read as text. A value without a type is a string.
 _READERS: dict[str, Callable[[str], object]] = {**_SCALARS, 'value': str, 'name': str, 'methodName': str.strip}
 
 
-_BLANK_LINE = ['\n']  # what most clients write between elements
+_BLANK_LINE = ['\n']  # the text that most clients write between elements
 Handlers = tuple[list[object], Callable[[str, object], None], Callable[[str], None], Callable[[str], None]]
 
 
 def _builders() -> Handlers:
-    """What one request consists of, the method's name first, and the three handlers of a parser that build it.
+    """Return the list of a request's values, the method's name first, and three handlers of a parser that fill it.
 
-    On an explicit stack. Closures: this runs for each element of each request, and names of their own are found faster
-    than attributes.
+    The handlers use an explicit stack. They are closures because they run for each element of each request, and local
+    names are found faster than attributes.
     """
     values: list[object] = []
     text: list[str] = []
     states = ['the document']
-    begins: list[int] = []  # where in values each open array or struct begins
+    begins: list[int] = []  # the index in `values` at which each open array or struct begins
 
     def start(tag: str, _attributes: object) -> None:
         state = states[-1]
