@@ -253,7 +253,7 @@ class Site:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[Self]:
-        """Run the daemon meanwhile; `proxy` calls it."""
+        """Run the daemon during the block; `proxy` calls it."""
         with subprocess.Popen(self.command('nipapd'), stderr=subprocess.PIPE, text=True, cwd='/') as daemon:
             try:
                 address, password = None, ''

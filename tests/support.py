@@ -116,7 +116,7 @@ def connection_of(db: Database) -> psycopg2.extensions.connection:
 
 @contextlib.contextmanager
 def explained(db: Database, *, inside: bool = False) -> Iterator[list[Plan]]:
-    """Yield a list that at the end holds the nodes of all plans that PostgreSQL ran meanwhile.
+    """Yield a list that at the end holds the nodes of all plans that PostgreSQL ran in the block.
 
     These are the plans that were really run, prepared statements included. inside: also the plans of statements in
     functions.

@@ -130,14 +130,14 @@ def body_of(method: str, **members: object) -> bytes:
 
 @contextlib.contextmanager
 def holding(open_one: Callable[[int], socket.socket], count: int) -> Iterator[list[socket.socket]]:
-    """Keep `count` connections open meanwhile."""
+    """Keep `count` connections open during the block."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(open_one(number)) for number in range(count)]
 
 
 @contextlib.contextmanager
 def repeating(attack: Callable[[], object], threads: int) -> Iterator[None]:
-    """Repeat an attack in threads meanwhile; the attack may be refused or cut off."""
+    """Repeat an attack in threads during the block; the attack may be refused or cut off."""
     over = threading.Event()
 
     def repeat() -> None:

@@ -89,7 +89,7 @@ class Changer(Caller):
 def calling(
     daemon: Daemon, credentials: tuple[str, str] | None = None, others: Sequence[Caller] = ()
 ) -> Iterator[list[Caller]]:
-    """Run clients of both kinds, and others, meanwhile; every call of theirs must succeed."""
+    """Run clients of both kinds, and others, during the block; every call of theirs must succeed."""
     callers = [Caller(daemon, keep, credentials or daemon.admin()) for keep in (True, False, True, False)]
     callers += others
     for caller in callers:

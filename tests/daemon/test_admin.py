@@ -317,7 +317,7 @@ def test_a_directory_of_backups_that_cannot_be_read_is_one_warning(
     assert len(caplog.records) == 2
 
 
-def test_rules_and_dashboard_ask_for_what_a_daemon_tells(secured: Daemon) -> None:
+def test_rules_and_dashboard_use_metrics_of_the_daemon(secured: Daemon) -> None:
     watched = secured
     with proxy(watched) as nipap:
         auth = {'auth': {'authoritative_source': 'test'}}

@@ -233,7 +233,7 @@ def test_compressed_bodies_of_many_values_are_refused_before_they_are_parsed(sit
     target.await_reached('values')
 
 
-def test_streams_of_one_user_leave_room_for_those_of_others(site: Make) -> None:
+def test_streams_of_one_user_leave_room_for_other_users(site: Make) -> None:
     target = site(streams_per_user='20')
 
     def open_stream(credentials: tuple[str, str]) -> socket.socket:

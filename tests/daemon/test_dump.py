@@ -197,7 +197,7 @@ def test_a_dump_is_restored(full: Site, empty: Site, dumped: Path) -> None:
     assert empty.users.authenticate('operator', 'first secret')
 
 
-def test_the_file_says_what_it_is(full: Site, file: Path) -> None:
+def test_the_file_describes_itself(full: Site, file: Path) -> None:
     with tarfile.open(file) as tar:
         assert tar.getnames() == ['manifest.json', 'database.dump', 'users.db']
         content = tar.extractfile('manifest.json')

@@ -162,7 +162,7 @@ def cpu_s(target: Target) -> float:
 
 @contextlib.contextmanager
 def growing_less_than(target: Target, limit_mb: int, what: str = '') -> Iterator[None]:
-    """Check that no handler uses this much more memory at any time meanwhile than before."""
+    """Check that no handler uses this much more memory at any time during the block than before."""
     for pid in target.handlers:
         most_memory_mb(pid)
     target.await_served()

@@ -197,7 +197,7 @@ def test_a_handler_stays_small_after_an_edit(running: Daemon, db: Database) -> N
 
 @pytest.mark.parametrize('version', ['1.0', '1.1'])
 @pytest.mark.parametrize('encoding', ['gzip', 'identity'])
-def test_it_says_what_the_backend_says(
+def test_answers_equal_those_of_the_backend(
     running: Daemon, backend: Backend, actor: Actor, version: str, encoding: str
 ) -> None:
     fill(backend, actor, LONG)

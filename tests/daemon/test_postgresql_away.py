@@ -105,7 +105,7 @@ def assert_back(daemon: Daemon) -> None:
 
 @contextlib.contextmanager
 def undisturbed(daemon: Daemon) -> Iterator[None]:
-    """Check that no handler dies meanwhile, and that no outage is logged as an error of ours."""
+    """Check that no handler dies during the block, and that no outage is logged as an error of ours."""
     before = handlers(daemon)
     yield
     assert handlers(daemon) == before
@@ -125,7 +125,7 @@ def ask(dsn: str, statement: str) -> Any:
 
 @contextlib.contextmanager
 def stopped(*roots: int) -> Iterator[None]:
-    """Stop these processes, and all their descendants, meanwhile."""
+    """Stop these processes, and all their descendants, during the block."""
     pids = [*roots, *(process.pid for root in roots for process in descendants_of(root))]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -139,7 +139,7 @@ def stopped(*roots: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(dsn: str) -> Iterator[Callable[[], bool]]:
-    """Make `change` wait for a lock meanwhile; yield a function that returns whether it waits."""
+    """Make `change` wait for a lock during the block; yield a function that returns whether it waits."""
     waits = 'SELECT EXISTS (SELECT FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0)'
     holder = psycopg2.connect(dsn)
     try:
@@ -379,7 +379,7 @@ def test_without_space_changes_are_refused_at_once(server: EmbeddedPostgres, ser
 
 @contextlib.contextmanager
 def small_wal(server: EmbeddedPostgres) -> Iterator[Path]:
-    """Put the write-ahead log on a file system of its own meanwhile, with room for a few segments."""
+    """Put the write-ahead log on a file system of its own during the block, with room for a few segments."""
     server.stop()
     wal = server.data / 'pg_wal'
     kept = wal.rename(server.data / 'pg_wal.kept')
@@ -440,7 +440,7 @@ def test_without_space_for_the_write_ahead_log(make_server: MakeServer, serve: S
 
 @contextlib.contextmanager
 def down(server: EmbeddedPostgres) -> Iterator[list[int]]:
-    """Stop the server meanwhile; yield the expected codes of `EVERY_KIND`."""
+    """Stop the server during the block; yield the expected codes of `EVERY_KIND`."""
     server.stop()
     yield [AWAY, AWAY, AWAY]
     server.start()

@@ -225,7 +225,7 @@ def test_accounts_that_root_puts_in_place_are_read(daemon: DaemonFactory, make_d
 
 @as_root
 @pytest.mark.skipif(FIRST_UNPRIVILEGED < 1024, reason='anybody may bind any port here')
-def test_root_reads_and_binds_at_a_hup_what_handlers_cannot(
+def test_root_reads_keys_and_binds_ports_at_a_hup(
     daemon: DaemonFactory, make_dir: Callable[[], Path], certificate: tuple[str, str]
 ) -> None:
     """Keys lie in a directory of root, ports are below 1024, and handlers could use neither."""

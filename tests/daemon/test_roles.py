@@ -36,7 +36,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become ano
 
 @contextlib.contextmanager
 def running(server: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
-    """Run the server meanwhile."""
+    """Run the server during the block."""
     try:
         yield server.start()
     finally:

@@ -344,9 +344,7 @@ def test_a_killed_daemon_finishes_running_calls(
     assert [vrf['name'] for vrf in found] == ['begun']
 
 
-def test_the_next_start_waits_for_nobody_who_still_uses_the_database(
-    daemon: DaemonFactory, make_dir: Callable[[], Path]
-) -> None:
+def test_the_next_start_does_not_wait_for_open_sessions(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
     data_dir = make_dir()
     running: Daemon = daemon(config={'nipapd': {'forks': '1'}}, data_dir=data_dir)
     session = held_session(data_dir)

@@ -148,7 +148,7 @@ class Client(threading.Thread):
 
 @contextlib.contextmanager
 def load(*daemons: Daemon, first: int = 1) -> Iterator[None]:
-    """Run clients of these daemons meanwhile, with at least CALLS calls before and after; no call may fail."""
+    """Run clients of these daemons during the block, with at least CALLS calls before and after; no call may fail."""
     numbers = itertools.count(first)
     clients = [Client(each.url(*each.admin()), next(numbers)) for each in daemons for _ in range(CLIENTS)]
     for client in clients:

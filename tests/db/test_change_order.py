@@ -148,7 +148,7 @@ def test_moments_grow_whatever_the_clock_does(
     assert check.problems(db) == []
 
 
-def test_a_moment_is_that_of_the_step_which_saw_the_commit(
+def test_the_moment_is_the_time_of_the_step_that_saw_the_commit(
     db: Database, backend: Backend, actor: Actor, sequencer: ChangeSequencer
 ) -> None:
     before = db.read(lambda tx: tx.value('SELECT clock_timestamp()'))

@@ -68,7 +68,7 @@ def rows(db: Database) -> list[tuple[Any, ...]]:
 # ---------------------------------------------------------------- contents of change sets
 
 
-def test_a_change_set_says_who_asked_for_it_and_how(db: Database) -> None:
+def test_a_change_set_names_its_author_and_method(db: Database) -> None:
     db.run(lambda tx: add_vrf(tx, 1))
     assert rows(db) == [(1, *WHO)]
     at = 'SELECT s.at = a.at AND s.call > 0 FROM change_set s JOIN audit_log a ON a.change_set = s.id'

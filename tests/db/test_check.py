@@ -459,7 +459,7 @@ class Writer(threading.Thread):
 
 @contextmanager
 def writing(dsn: str, actor: Actor) -> Iterator[None]:
-    """Run two writers meanwhile; each of them must change something and must not fail."""
+    """Run two writers during the block; each of them must change something and must not fail."""
     writers = [Writer(dsn, actor, number) for number in range(2)]
     for writer in writers:
         writer.start()

@@ -51,7 +51,7 @@ def test_the_removal_of_a_vrf_takes_no_memory_for_its_prefixes(own_dsn: str, own
     assert check.problems(own_db) == []
 
 
-def test_entries_are_written_in_pieces_whatever_changes_many(own_db: Database, actor: Actor) -> None:
+def test_every_change_of_many_objects_writes_entries_in_pieces(own_db: Database, actor: Actor) -> None:
     backend = Backend(own_db)
     own_db.run(lambda tx: tx.execute(f'SET LOCAL search_path = public; {NOTE}'))
     backend.add_pool(actor, {'name': 'p', 'description': 'd', 'default_type': 'host'})

@@ -184,7 +184,7 @@ def test_a_database_in_another_encoding_is_refused(cluster: EmbeddedPostgres, en
 UPDATE = 'sql/schema.sql is out of date: run `python tests/dump_schema.py`'
 
 
-def test_the_committed_dump_is_what_is_installed(cluster: EmbeddedPostgres, dsn: str) -> None:
+def test_the_committed_dump_matches_an_installation(cluster: EmbeddedPostgres, dsn: str) -> None:
     assert dump(bindir(cluster), dsn) == SCHEMA.read_text(encoding='utf-8'), UPDATE
 
 
