@@ -179,7 +179,7 @@ def server(make_server: MakeServer) -> EmbeddedPostgres:
 
 @pytest.fixture
 def serve(daemon: DaemonFactory) -> Callable[[Mapping[str, str]], Daemon]:
-    """Return a function that runs a daemon with one handler, a prefix to edit, and a session for every kind of call."""
+    """Return a function that runs a daemon with one handler and a prefix to edit, and makes one call of every kind."""
 
     def start(database: Mapping[str, str]) -> Daemon:
         # Without events: log lines of the process that delivers events are not counted here.
