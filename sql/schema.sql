@@ -57,7 +57,7 @@ CREATE FUNCTION public.keep_change_set() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    -- As record_change does it, which this is for programs without it.
+    -- Do the same as record_change, which programs of version 8 lack.
     call text := coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
     noted text := current_setting('nipap.change_set', true);
 BEGIN

@@ -1,4 +1,4 @@
-"""Fixtures: a real PostgreSQL for the run, a fresh database for each test, a real nipapd for those that ask."""
+"""Fixtures: a PostgreSQL server for the run, a fresh database for each test, nipapd daemons for the tests that ask."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Else each of hundreds of processes would compile the same modules again.
+# Write bytecode: else each of hundreds of processes would compile the same modules again.
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 sys.dont_write_bytecode = False
 
-# How long an example takes is the machine's business.
+# No deadline for a single example: its duration depends on the machine.
 settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('patient')
 
@@ -44,7 +44,7 @@ pytest_plugins = ['skip_rules']
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'
-SMALL = {'max_wal_size': '256MB'}  # its directory may be in memory
+SMALL = {'max_wal_size': '256MB'}  # the directory may be in memory
 FIRST_USER = 'admin', 'secret-of-the-first-user'
 
 
@@ -63,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def installation(kind: str) -> Installation:
-    """Return the programs that `kind` names, or those in that directory; skip the test when this host has none."""
+    """Return the PostgreSQL that `kind` names, or that of the directory `kind`; skip the test when there is none."""
     if kind not in KINDS:
         found = inspect(Path(kind))
         if found is None:
@@ -77,18 +77,19 @@ def installation(kind: str) -> Installation:
 
 @pytest.fixture
 def make_dir() -> Iterator[Callable[[], Path]]:
-    """Makes directories for this test that any account may enter."""
+    """Yield a function that makes directories for this test, accessible to every account."""
     with open_directories() as make:
         yield make
 
 
 @pytest.fixture(scope='session')
 def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL server of this run's own; with pytest-xdist, of this worker's own."""
+    """Yield a PostgreSQL server for this run; with pytest-xdist, for this worker."""
     option = str(request.config.getoption('postgres'))
     binaries = installation(getattr(request, 'param', option))
     with open_directories() as make:
-        client = account_named('nobody') if os.geteuid() == 0 else None  # daemons that root starts answer calls as that
+        # Handlers of daemons that root starts run under this account.
+        client = account_named('nobody') if os.geteuid() == 0 else None
         home, bindir = make() / 'postgres', str(binaries.bindir)
         server = EmbeddedPostgres(home, bindir=bindir, settings=FAST | SMALL, client=client)
         server.start()
@@ -99,7 +100,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope='session')
 def template(cluster: EmbeddedPostgres) -> str:
-    """The name of a database with the schema and nothing in it."""
+    """Return the name of a database with the schema and no data."""
     from nipap.postgres import schema
     from nipapd import roles
 
@@ -116,7 +117,7 @@ def _numbers() -> Iterator[int]:
 
 @pytest.fixture
 def empty_dsn(cluster: EmbeddedPostgres, _numbers: Iterator[int]) -> Iterator[str]:
-    """A database without a schema, the test's own."""
+    """Yield a fresh database without a schema for this test."""
     name = f'test_{next(_numbers)}'
     databases.create(cluster, name, 'template1')
     yield cluster.dsn(name)
@@ -125,19 +126,19 @@ def empty_dsn(cluster: EmbeddedPostgres, _numbers: Iterator[int]) -> Iterator[st
 
 @pytest.fixture(scope='session')
 def _used(cluster: EmbeddedPostgres) -> list[str]:
-    """Databases that earlier tests have left behind: emptying one costs a tenth of making one."""
+    """Return the list of databases that earlier tests used: emptying a database costs a tenth of making one."""
     return []
 
 
 @pytest.fixture
 def dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int], _used: list[str]) -> Iterator[str]:
-    """A database with the schema and nothing in it, the test's own."""
+    """Yield a database with the schema and no data for this test."""
     name = databases.reused(cluster, _used)
     if name is None:
         name = f'test_{next(_numbers)}'
         databases.create(cluster, name, template)
     yield cluster.dsn(name)
-    # It is emptied when the next test wants it: a daemon of this test may still run, and would write to it.
+    # The next test empties this database: a daemon of this test may still be running and would write to it.
     _used.append(name)
 
 
@@ -159,7 +160,7 @@ def backend(db: Database) -> Backend:
 
 @pytest.fixture
 def actor() -> Actor:
-    """Someone who may change everything."""
+    """Return an actor that may change everything."""
     from nipap.access.authentication import Actor
 
     return Actor(
@@ -173,13 +174,13 @@ def actor() -> Actor:
 
 @pytest.fixture
 def database_options(dsn: str) -> dict[str, str]:
-    """What the section [nipapd] of a configuration says so that the daemon uses the test's database."""
+    """Return the settings of the section [nipapd] that make a daemon use the database of this test."""
     return options_of(dsn)
 
 
 @pytest.fixture
 def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, as it was before once the test is over."""
+    """Yield the root logger; restore its handlers and levels after the test."""
     from nipapd import logs
 
     root = logging.getLogger()
@@ -197,11 +198,12 @@ def root_logger() -> Iterator[logging.Logger]:
 
 @pytest.fixture
 def daemon(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFactory]:
-    """Makes running daemons: `daemon(*args, config={section: {key: value}}, data_dir=…, env=…, start=True)`.
+    """Yield a factory of daemons.
 
-    Each listens on a free port of 127.0.0.1 and has a data directory of its own unless the arguments say
-    otherwise; its user is there already then. At the end each must stop when asked and leave no process behind, or the
-    test fails.
+    `daemon(*args, config={section: {key: value}}, data_dir=…, env=…, start=True)` returns a running daemon. Unless the
+    arguments say otherwise, each daemon listens on a free port of 127.0.0.1 and has a data directory of its own, with
+    the first user already in it. After the test every daemon must stop on request and leave no process behind;
+    otherwise the test fails.
     """
     with _daemons(make_dir, accounts) as make:
         yield make
@@ -209,7 +211,7 @@ def daemon(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFacto
 
 @pytest.fixture(scope='session')
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of local accounts with the user that a first start creates; hashing the password takes 0.1 s."""
+    """Return a file of local accounts with the user that a first start creates; hashing the password takes 0.1 s."""
     path = tmp_path_factory.mktemp('accounts') / 'local_auth.db'
     users = LocalUsers(path)
     users.create()
@@ -219,7 +221,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def shared_dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int]) -> Iterator[str]:
-    """A database with the schema that the tests of a module share."""
+    """Yield a database with the schema, shared by the tests of a module."""
     name = f'test_{next(_numbers)}'
     databases.create(cluster, name, template)
     yield cluster.dsn(name)
@@ -228,10 +230,10 @@ def shared_dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int]
 
 @pytest.fixture(scope='module')
 def shared_daemon(shared_dsn: str, accounts: Path) -> Iterator[Callable[..., Daemon]]:
-    """Returns the daemon on `shared_dsn` that has these arguments and settings: `shared_daemon(*args, forks='1')`.
+    """Yield a function that returns the daemon on `shared_dsn` with the given arguments and settings.
 
-    It is started once for all tests of a module. They call it; a test that signals it, or looks at all that it has
-    done or holds, takes a daemon of its own.
+    `shared_daemon(*args, forks='1')` starts each such daemon once for all tests of a module. Tests may call the daemon.
+    A test that signals the daemon, or reads everything that the daemon has done or holds, uses a daemon of its own.
     """
     running: dict[object, Daemon] = {}
     with open_directories() as make_dir, _daemons(make_dir, accounts) as make:
@@ -250,7 +252,7 @@ def shared_daemon(shared_dsn: str, accounts: Path) -> Iterator[Callable[..., Dae
 
 @contextlib.contextmanager
 def _daemons(make_dir: Callable[[], Path], accounts: Path) -> Iterator[DaemonFactory]:
-    """Make daemons meanwhile, as the fixture `daemon` says."""
+    """Yield the factory of the fixture `daemon`; end all its daemons afterwards."""
     daemons: list[Daemon] = []
 
     def make(

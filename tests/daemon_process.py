@@ -1,4 +1,4 @@
-"""A real nipapd process for tests: started, spoken to, signalled, and searched for what it leaves behind."""
+"""A real nipapd process for tests: start it, call it, signal it, and find the processes that it leaves behind."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FIRST = re.compile(
     r"^nipapd: created user '([^']+)'(?: with password '([^']+)'|, whose password is in (.+) \(to)", re.M
 )
 POLL_S = 0.02
-HANDLER = 'nipapd-handler'  # as a handler that is ready is called
+HANDLER = 'nipapd-handler'  # name of the process of a ready handler
 
-# Becomes the program in its arguments, with descriptors from 3 on as sd_listen_fds(3) has them.
+# Run the program in the arguments, with descriptors from 3 on as sd_listen_fds(3) expects them.
 ACTIVATE = """
 import fcntl, os, sys
 names, numbers, *command = sys.argv[1:]
@@ -40,12 +40,12 @@ os.execv(command[0], command)
 
 
 class DaemonError(AssertionError):
-    """The process did not do what was expected; the message ends with its output."""
+    """The process did not behave as expected; the message ends with its output."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process of this host; the start time tells it from a later one with the same id."""
+    """A process of this host; the start time distinguishes it from a later process with the same id."""
 
     pid: int
     started: int
@@ -56,14 +56,14 @@ class Process:
 
 
 class Daemon:
-    """`python -m nipapd` with these arguments, its output in a file and its descendants remembered."""
+    """`python -m nipapd` with the given arguments; the output goes to a file, and its descendants are remembered."""
 
     def __init__(self, args: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
         self.args = list(args)
         self.address = ''
-        self.user: tuple[str, str] | None = None  # name and password, unless the first start makes them
-        self.passed: list[tuple[str, socket.socket]] = []  # what a service manager would hand over, by name
-        self.through: list[str] = []  # a command that becomes the one that it is followed by
+        self.user: tuple[str, str] | None = None  # name and password; None: the first start creates the user
+        self.passed: list[tuple[str, socket.socket]] = []  # sockets of a service manager, by name
+        self.through: list[str] = []  # a command that executes the command behind it
         self.python = sys.executable
         self._mark = uuid.uuid4().hex
         self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
@@ -74,7 +74,7 @@ class Daemon:
         self._first_started = 0
 
     def start(self, timeout_s: float = 60) -> Self:
-        """Start the process and wait until it says where it serves and all its handlers are ready."""
+        """Start the process and wait until its address is known and all its handlers are ready."""
         self.spawn()
         poll(self._settled, timeout_s, lambda: self._say('is not ready'))
         if not self._ready():
@@ -83,7 +83,7 @@ class Daemon:
         return self
 
     def spawn(self) -> Self:
-        """Start the process without waiting for anything."""
+        """Start the process and return at once."""
         command = [*self.through, self.python, '-m', 'nipapd', *self.args]
         if self.passed:
             names = ':'.join(name for name, _ in self.passed)
@@ -110,11 +110,11 @@ class Daemon:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code (negative: the signal that ended it), or None while it runs."""
+        """The exit code (negative: the signal that ended the process), or None while it runs."""
         return self._process().poll()
 
     def url(self, user: str | None = None, password: str | None = None) -> str:
-        """Where it serves, as pynipap takes it: with credentials when given, without a path."""
+        """Return the address of the daemon as pynipap takes it: with credentials when given, without a path."""
         if user is None:
             return self.address
         parts = urlsplit(self.address)
@@ -131,7 +131,7 @@ class Daemon:
         return self.user
 
     def log(self) -> str:
-        """Everything that was printed so far."""
+        """Return all output so far."""
         size = os.fstat(self._output.fileno()).st_size
         return os.pread(self._output.fileno(), size, 0).decode('utf-8', 'replace')
 
@@ -140,26 +140,26 @@ class Daemon:
         self._process().send_signal(number)
 
     def wait(self, timeout_s: float = 30) -> int:
-        """Wait for the process to end; returns its exit code."""
+        """Wait for the process to end; return its exit code."""
         poll(lambda: self.returncode is not None, timeout_s, lambda: self._say('does not end'))
         return self._process().wait()
 
     def stop(self, timeout_s: float = 30) -> int:
-        """Ask it to end with SIGTERM; returns the exit code. Harmless when it has ended."""
+        """Send SIGTERM and return the exit code; do nothing when the process has ended."""
         if self.returncode is None:
             self.send(signal.SIGTERM)
         return self.wait(timeout_s)
 
     def kill(self) -> None:
-        """End the process, and it alone, with SIGKILL."""
+        """Kill this process only, with SIGKILL."""
         self.send(signal.SIGKILL)
         self.wait()
 
     def children(self) -> list[Process]:
-        """Return the descendants that are alive, including those whose parent has died (PostgreSQL among them).
+        """Return the living descendants, including orphans (PostgreSQL among them).
 
-        Examine only processes that no earlier call has found to be others: descent never changes. A number that is
-        given again to a descendant would be missed, so `await_no_children` ends with an examination of all.
+        Examine only processes that no earlier call has found to be unrelated: descent never changes. A reused process
+        id of a new descendant would be missed, so `await_no_children` ends with an examination of all processes.
         """
         running = _numbers()
         alive = {pid: process for pid, started in self._seen.items() if (process := _look_up(pid, started))}
@@ -171,7 +171,7 @@ class Daemon:
         return sorted(alive.values(), key=lambda process: process.pid)
 
     def await_no_children(self, timeout_s: float = 15) -> None:
-        """Wait until nothing that it started is alive; what remains at the deadline is killed and reported."""
+        """Wait until no descendant is alive; kill and report the survivors at the deadline."""
         try:
             poll(self._nothing_left, timeout_s, lambda: self._say(f'left behind {self.children()}'))
         except DaemonError:
@@ -180,7 +180,7 @@ class Daemon:
             raise
 
     def close(self) -> None:
-        """Make sure that nothing remains; raises DaemonError if it had to be forced."""
+        """End the process and its descendants; raise DaemonError if that took force."""
         try:
             if self._proc is not None:
                 self._end()
@@ -203,7 +203,8 @@ class Daemon:
 
     def _settled(self) -> bool:
         ended = self.returncode is not None
-        self.children()  # looked up while their parent lives, or they could not be told from others' later
+        # Look the descendants up while their parent lives: later they could not be told from other orphans.
+        self.children()
         return ended or self._ready()
 
     def _ready(self) -> bool:
@@ -213,7 +214,7 @@ class Daemon:
         return found is not None
 
     def _complete(self) -> bool:
-        """Return whether all handlers are ready, as far as the program tells: those of former versions have no name."""
+        """Return whether all handlers are ready. Handlers of former versions do not tell."""
         if self.python != sys.executable or str(REPOSITORY) not in self._env['PYTHONPATH'].split(os.pathsep):
             return True
         children = self.children()
@@ -227,7 +228,7 @@ class Daemon:
         return not self.children()
 
     def _descendants(self, among: set[int], roots: set[int]) -> Iterator[Process]:
-        """Yield those of some processes that are below the roots or have inherited the daemon's environment."""
+        """Yield the processes that are below the roots or have inherited the environment of the daemon."""
         younger = {pid: fields for pid in among if (fields := _stat(pid)) and int(fields[19]) >= self._first_started}
         marked = {pid for pid in younger if pid != self.pid and self._marked(pid)}
         yield from _existing(marked | _below(roots | marked, younger) - roots)
@@ -244,7 +245,7 @@ class Daemon:
 
 
 def poll(condition: Callable[[], object], timeout_s: float, complaint: Callable[[], str]) -> None:
-    """Return once `condition` holds; raise DaemonError with the complaint when it does not in time."""
+    """Return once `condition` holds; raise DaemonError with the complaint after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -253,14 +254,14 @@ def poll(condition: Callable[[], object], timeout_s: float, complaint: Callable[
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses at the moment."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return int(probe.getsockname()[1])
 
 
 def processes() -> Iterator[Process]:
-    """Yield every process of this host that has not ended; zombies have."""
+    """Yield every process of this host that has not ended; a zombie has ended."""
     yield from _existing(_numbers())
 
 
@@ -299,7 +300,7 @@ def _look_up(pid: int, started: int | None = None) -> Process | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat that follow the command: state, parent, …"""
+    """Return the fields of /proc/PID/stat that follow the command: state, parent and so on."""
     try:
         text = Path('/proc', str(pid), 'stat').read_text(errors='replace')
     except OSError:

@@ -1,4 +1,4 @@
-"""Databases for tests: made from a template, emptied when the next test wants one, and used again."""
+"""Databases for tests: made from a template, emptied for the next test, and used again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TABLES = (
     'webhook, dead_letter, change_set, change_order, change_state'
 )
 LOCK = f"SET lock_timeout = '500ms'; LOCK {TABLES}"
-# To truncate makes dozens of files and removes as many: 100 ms, where to delete a few rows takes less than one.
-MOST_LEFT = 1_000_000  # bytes with all indexes; half of them are there when nothing is stored
+# TRUNCATE makes dozens of files and removes as many, which takes 100 ms; deleting a few rows takes less than 1 ms.
+MOST_LEFT = 1_000_000
 SIZE = """SELECT sum(pg_total_relation_size(oid)) FROM pg_class
     WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"""
 TRUNCATE = f'TRUNCATE {TABLES} RESTART IDENTITY'
@@ -37,16 +37,16 @@ INSERT INTO free_range VALUES
 
 
 def administer(server: EmbeddedPostgres, statement: str, *names: str) -> None:
-    """Run a statement that names databases on the server, outside of a transaction."""
+    """Run a statement with the names of databases on the server, outside of a transaction."""
     with connected(server.dsn('postgres')) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         cursor.execute(SQL(statement).format(*map(Identifier, names)))
 
 
 def admit(server: EmbeddedPostgres, account: str | None) -> None:
-    """Let every role into every database, as tests have many, and an account use every role.
+    """Admit every role to every database, and an account to every role.
 
-    account: that of handlers, whose daemon has but one role on a configured server.
+    account: the account of handlers, whose daemon has only one role on a configured server.
     """
     with open(server.home / 'pg_hba.conf', 'a', encoding='utf-8') as file:
         file.write(f'local all {SERVICE},{OWNER} peer map=nipapd\n')
@@ -58,7 +58,8 @@ def admit(server: EmbeddedPostgres, account: str | None) -> None:
 
 def create(server: EmbeddedPostgres, name: str, template: str) -> None:
     """Create a database by copying the files of the template, which costs half of writing them to the log."""
-    copying = server.installation is None or server.installation.major >= 15  # 14 knows no other way
+    # PostgreSQL 14 has no other strategy.
+    copying = server.installation is None or server.installation.major >= 15
     administer(server, f'CREATE DATABASE {{}} TEMPLATE {{}}{" STRATEGY file_copy" * copying}', name, template)
 
 
@@ -68,13 +69,13 @@ def drop(server: EmbeddedPostgres, name: str) -> None:
 
 @contextlib.contextmanager
 def connected(dsn: str) -> Iterator[psycopg2.extensions.connection]:
-    """Connect to a database meanwhile."""
+    """Connect to a database and close the connection at the end."""
     with contextlib.closing(psycopg2.connect(dsn)) as connection:
         yield connection
 
 
 def empty(connection: psycopg2.extensions.connection) -> bool:
-    """Bring a database back to what an installation makes; return False when somebody still holds locks in it."""
+    """Reset a database to its state after installation; return False when another session still holds locks in it."""
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(LOCK)
@@ -87,7 +88,7 @@ def empty(connection: psycopg2.extensions.connection) -> bool:
 
 
 def reused(server: EmbeddedPostgres, used: list[str]) -> str | None:
-    """Take a database that nobody uses any more and empty it; return its name, or None when there is none."""
+    """Take an unused database and empty it; return its name, or None when there is none."""
     while used:
         name = used.pop()
         with connected(server.dsn(name)) as connection:
@@ -99,7 +100,7 @@ def reused(server: EmbeddedPostgres, used: list[str]) -> str | None:
 
 
 class Standing:
-    """A database with the schema whose sessions outlive a test. They have the role of handlers.
+    """A database with the schema and with sessions that outlive a test; the sessions have the role of handlers.
 
     A new session reads the catalogue and compiles every function that it calls: 25 ms of CPU, more than the calls of
     most tests take.
@@ -113,7 +114,7 @@ class Standing:
         self._connection = psycopg2.connect(server.dsn(name))
 
     def empty(self) -> bool:
-        """Bring it back to what an installation makes; return False when it can be used no more."""
+        """Reset the database to its state after installation; return False when it can no longer be used."""
         return self.db.in_use == 0 and empty(self._connection)
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""Writes sql/schema.sql: what the migrations and functions amount to, as pg_dump tells it.
+"""Write sql/schema.sql: the result of all migrations and functions, as pg_dump prints it.
 
     python tests/dump_schema.py           write the file
-    python tests/dump_schema.py --check   exit 1 when it is not what would be written
+    python tests/dump_schema.py --check   exit 1 when the file is out of date
 
-What differs from one version of PostgreSQL to the next (headers, settings, keys against injection) is left out, so
-that every supported one writes the same file.
+Lines that differ from one version of PostgreSQL to the next (headers, settings, keys against injection) are left out,
+so that every supported version writes the same file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADER = """\
 SET check_function_bodies = false;
 
 """
-# Comments that name what follows; settings; psql's keys against injection.
+# Comments that name the next object; settings; keys of psql against injection.
 NOISE = re.compile(
     r'^(?:--\n-- (?:Name: .*|PostgreSQL database dump.*)\n--\n'
     r'|-- Dumped (?:from|by) .*\n'
@@ -44,26 +44,26 @@ NOISE = re.compile(
 )
 
 
-# Those of the schemas of functions.
+# The functions of a versioned schema.
 FUNCTIONS = """SELECT proname || '(' || pg_get_function_arguments(f.oid) || ')', pg_get_function_result(f.oid),
     obj_description(f.oid, 'pg_proc')
 FROM pg_proc f JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = %s ORDER BY 1"""
 
 
 def dump(bindir: Path, dsn: str) -> str:
-    """The schema of a database as the text of sql/schema.sql."""
+    """Return the schema of a database as the text of sql/schema.sql."""
     return f'{dump_tables(bindir, dsn)}\n{list_functions(dsn)}'
 
 
 def dump_tables(bindir: Path, dsn: str) -> str:
-    """The part that can be run: all but the functions that have versions."""
+    """Return the executable part: everything but the functions that have versions."""
     command = [str(bindir / 'pg_dump'), '--schema-only', '--no-owner', '--no-privileges', '--exclude-schema=*_v[0-9]*']
     raw = subprocess.run([*command, '--dbname', dsn], check=True, capture_output=True, text=True).stdout
     return HEADER + re.sub(r'\n{3,}', '\n\n', NOISE.sub('', raw)).strip() + '\n'
 
 
 def list_functions(dsn: str) -> str:
-    """The functions of this version with their comments, as SQL comments."""
+    """Return the functions of this version with their comments, as SQL comments."""
     name = f'public_v{schema.latest()}'
     lines = [f'-- The functions of this version, in the schema {name}; their text is in sql/functions.']
     db = Database(dsn)
@@ -76,9 +76,9 @@ def list_functions(dsn: str) -> str:
 
 
 def dump_fresh(installation: Installation) -> str:
-    """The schema as it is installed by a PostgreSQL, which is started for the purpose."""
+    """Return the schema as a PostgreSQL started for this purpose installs it."""
     with tempfile.TemporaryDirectory(prefix='nipap-schema-', dir='/tmp') as directory:
-        Path(directory).chmod(0o755)  # the server runs under another account when we are root
+        Path(directory).chmod(0o755)  # as root, the server runs under another account
         fast = {'fsync': 'off', 'full_page_writes': 'off'}
         server = EmbeddedPostgres(Path(directory) / 'postgres', bindir=str(installation.bindir), settings=fast)
         try:
@@ -90,7 +90,7 @@ def dump_fresh(installation: Installation) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check the file; returns the exit code."""
+    """Write or check the file; return the exit code."""
     parser = argparse.ArgumentParser(description='Write sql/schema.sql from the migrations and functions.')
     parser.add_argument('--check', action='store_true', help='write nothing, exit 1 when the file is out of date')
     options = parser.parse_args(argv)

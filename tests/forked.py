@@ -1,7 +1,7 @@
-"""Commands of nipapd as processes of their own that begin with everything imported, which costs half a second of CPU.
+"""Commands of nipapd as processes that start with all modules imported, which costs half a second of CPU.
 
-`Forking` runs this file. It reads jobs from its standard input, forks a process for each, and answers with process ids
-and exit codes, a line each.
+`Forking` runs this file. The file reads jobs from its standard input, forks a process for each job, and answers with
+process ids and exit codes, a line each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class Forked:
-    """One command, its output in a file; it leads a group of its own."""
+    """One command with its output in a file; it leads a process group of its own."""
 
     def __init__(self, server: Forking, pid: int, output: Path) -> None:
         self.pid = pid
@@ -32,30 +32,31 @@ class Forked:
         self._code: int | None = None
 
     def kill(self) -> int:
-        """Kill it and all that it has started, except PostgreSQL; returns how it ended, see `wait`."""
-        os.killpg(self.pid, signal.SIGKILL)  # a zombie until it is waited for: the number is nobody else's
+        """Kill the command and all its descendants except PostgreSQL; return the exit code as `wait` does."""
+        # The process is a zombie until it is waited for, so the number cannot be reused.
+        os.killpg(self.pid, signal.SIGKILL)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait until it has ended; returns the exit code, negative for a signal."""
+        """Wait for the command to end; return the exit code, negative for a signal."""
         if self._code is None:
             self._code = self._server.ask(wait=self.pid)
         return self._code
 
     def runs(self) -> bool:
-        """Return whether it has not ended."""
+        """Return whether the command is still running."""
         if self._code is not None:
             return False
         state = Path(f'/proc/{self.pid}/stat').read_text().rpartition(')')[2].split()[0]
         return state != 'Z'
 
     def said(self) -> str:
-        """Return what it has printed so far."""
+        """Return the output so far."""
         return self._output.read_text(errors='replace')
 
 
 class Forking:
-    """Starts commands; `paths` are looked at before those that Python knows, for a program that is not installed."""
+    """Starts commands; Python searches `paths` first, for a program that is not installed."""
 
     def __init__(self, directory: Path, *paths: Path) -> None:
         self._directory = directory
@@ -70,7 +71,7 @@ class Forking:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for left in self._started:  # by a test that failed
+        for left in self._started:  # left by a failed test
             if left.runs():
                 left.kill()
         self._proc.communicate(timeout=60)
@@ -92,14 +93,14 @@ class Forking:
         return self._started[-1]
 
     def run(self, program: str, *args: object, account: str | None = None) -> str:
-        """Run a command to its end; returns what it said."""
+        """Run a command to its end; return its output."""
         process = self.start(program, *args, account=account)
         code, said = process.wait(), process.said()
         assert code == 0, f'{program} {args} ended with {code}: {said}'
         return said
 
     def timed(self, program: str, *args: object) -> tuple[str, float]:
-        """Run a command to its end; returns what it said and for how many seconds it ran."""
+        """Run a command to its end; return its output and its duration in seconds."""
         began = time.monotonic()
         return self.run(program, *args), time.monotonic() - began
 
@@ -113,7 +114,7 @@ def become(account: str) -> None:
 
 
 def main() -> None:
-    # Another account may not be allowed to read the interpreter: what is needed later is loaded before.
+    # Another account may not be allowed to read the interpreter: import the modules that are needed later first.
     for name in ('encodings.idna', 'encodings.utf_8_sig', 'importlib.readers'):
         importlib.import_module(name)
 
@@ -127,12 +128,13 @@ def main() -> None:
         elif (pid := os.fork()) == 0:
             run(programs, job)
         else:
-            os.setpgid(pid, pid)  # here too: whoever knows the process id may kill the group
+            # Set the group here too: once the process id is known, the group may be killed.
+            os.setpgid(pid, pid)
             print(pid, flush=True)
 
 
 def run(programs: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-    """Be the command."""
+    """Run the job in this process and exit with its code."""
     code = 1
     try:
         os.setpgid(0, 0)

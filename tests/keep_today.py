@@ -2,10 +2,11 @@
 
     python tests/keep_today.py COMMIT
 
-Run it as root, in a checkout. It builds the wheel of COMMIT, installs that, has its daemon serve twice, once as root
-without `user` and once as an ordinary user, and fills both by calls over XML-RPC, with nipap-passwd and nipap-admin.
-Everything that a database can hold is there, and every action that the audit log knows. tests/data/README.md says what
-is kept of it. What must be found later is read by the program itself (`kept_facts`), not computed here.
+Run the script as root, in a checkout. It builds the wheel of COMMIT and installs it. The daemon of that program serves
+twice, once as root without `user` and once as an ordinary user. Both databases are filled by calls over XML-RPC, with
+nipap-passwd and with nipap-admin. They hold every kind of row that a database can hold, and every action of the audit
+log. tests/data/README.md lists the kept files. The facts that must be found later are read by the program itself
+(`kept_facts`), not computed here.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ import kept_facts
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 KEPT = TESTS / 'data' / 'kept'
-NEW = KEPT.with_name('kept.new')  # until it is complete
+NEW = KEPT.with_name('kept.new')  # until the result is complete
 INTERNET = TESTS / 'data' / 'internet-prefixes.csv.xz'
 ORDINARY = 'nobody'
 PATIENCE_S = 120.0
-MOST_BYTES = 3_000_000  # of all that is kept
+MOST_BYTES = 3_000_000  # of all kept files
 
 INTERNET_IPV4, INTERNET_IPV6 = 9_600, 7_600  # rows, each from the first of its family
 LAN_HOSTS, LAN6_HOSTS, LINKS, CUSTOMERS6 = 1_400, 300, 900, 400
@@ -52,7 +53,7 @@ AT_ONCE = 1_000
 
 Attributes = dict[str, Any]
 
-# Names and passwords, and how the password is stored: as today, or in a way that older programs had.
+# Names, passwords, and the storage of the passwords: as today, or in a way of older programs.
 ACCOUNTS = {
     'admin': ('kept-admin-password', 'scrypt'),
     'ann': ('Motörhead ☃ 1975', 'scrypt'),
@@ -104,7 +105,7 @@ FULL: Attributes = {  # every attribute that clients may set
     **{'monitor': True, 'vlan': 4095, 'avps': {'rack': 'B4', 'ключ': 'значение', 'empty': ''}},
     'expires': '2099-12-31 23:59:59',
 }
-# What holds others comes before them, but for the /16 that is put around what is there.
+# Parents come before their children, except the /16 that is added around existing prefixes.
 PREFIXES: list[Attributes] = [
     FULL,
     {'prefix': '198.51.0.0/16', 'type': 'reservation', 'description': 'Offices', 'tags': ['office', 'site']},
@@ -159,7 +160,7 @@ PREFIXES: list[Attributes] = [
 
 
 def internet() -> Iterator[Attributes]:
-    """Some real prefixes of each family; what the synthetic ones need is left out."""
+    """Yield some real prefixes of each family, outside of the space of the synthetic prefixes."""
     taken = [ip_network(block) for block in ('10.0.0.0/8', '198.51.0.0/16', 'fd00::/16')]
     wanted = {4: INTERNET_IPV4, 6: INTERNET_IPV6}
     with lzma.open(INTERNET, 'rt', encoding='utf-8', newline='') as file:
@@ -173,7 +174,7 @@ def internet() -> Iterator[Attributes]:
 
 
 def hosts() -> Iterator[Attributes]:
-    """The hosts of two LANs."""
+    """Yield the hosts of two LANs."""
     for number in range(LAN_HOSTS):
         address = f'10.0.{(number + 1) // 256}.{(number + 1) % 256}/32'
         more = (
@@ -208,7 +209,7 @@ class Program:
 
 
 def interpreter() -> str:
-    """A Python that the ordinary user can run too, which one below /root is not."""
+    """Return a Python that the ordinary user can run too; a Python below /root is not accessible."""
     for found in (sys.executable, '/usr/bin/python3'):
         tried = subprocess.run([*becoming(ORDINARY), found, '--version'], capture_output=True)
         if tried.returncode == 0:
@@ -217,14 +218,14 @@ def interpreter() -> str:
 
 
 def becoming(account: str) -> list[str]:
-    """A command that runs the one behind it as an account."""
+    """Return a command that runs the command behind it as an account."""
     found = pwd.getpwnam(account)
-    # What `env` runs has no capability left by which root may enter any directory.
+    # `env` drops the capability by which root may enter any directory.
     return ['setpriv', f'--reuid={found.pw_uid}', f'--regid={found.pw_gid}', '--clear-groups', 'env']
 
 
 class Site:
-    """A daemon of that program, under an account."""
+    """A daemon of the program, under an account."""
 
     def __init__(self, program: Program, directory: Path, account: str | None) -> None:
         self.program = program
@@ -246,13 +247,13 @@ class Site:
         return [*self._as, 'sh', '-c', 'umask 022; exec "$@"', 'sh', str(self.program.bin / name), *args, *self._where]
 
     def run(self, name: str, *args: str) -> str:
-        """Run a command of the program; returns what it prints."""
+        """Run a command of the program; return its output."""
         command = self.command(name, *args)
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd='/').stdout
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[Self]:
-        """Have the daemon serve; `proxy` calls it."""
+        """Run the daemon during the block; `proxy` calls it."""
         with subprocess.Popen(self.command('nipapd'), stderr=subprocess.PIPE, text=True, cwd='/') as daemon:
             try:
                 address, password = None, ''
@@ -277,7 +278,7 @@ class Site:
                     raise RuntimeError(f'the daemon has ended with {daemon.returncode}')
 
     def log_in(self, password: str) -> None:
-        """Make calls as the user admin from now on."""
+        """Make further calls as the user admin."""
         url = f'{self.address.replace("://", f"://admin:{password}@")}/XMLRPC'
         self.proxy = xmlrpc.client.ServerProxy(url, allow_none=True, use_builtin_types=True)
 
@@ -288,7 +289,7 @@ class Site:
         return getattr(self.proxy, method)({'auth': auth, **more, **members})
 
     def batch(self, method: str, members: Iterator[Attributes]) -> None:
-        """Call a method many times, some in each transaction."""
+        """Call a method many times, AT_ONCE calls in each transaction."""
         while some := [{'method': method, 'args': each} for each in itertools.islice(members, AT_ONCE)]:
             self.call('batch', operations=some, **{'return': 'ids'})
 
@@ -297,7 +298,7 @@ class Site:
         return f'host={self.data}/run user=postgres dbname=nipap'
 
     def facts(self) -> Any:
-        """What the program itself reads."""
+        """Return the facts as the program itself reads them."""
         command = [self.program.bin / 'python', TESTS / 'kept_facts.py', self.dsn]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd='/').stdout)
 
@@ -311,7 +312,7 @@ class Site:
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
-    """Takes events at /taken, refuses them elsewhere."""
+    """Takes events at /taken, refuses events elsewhere."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers['Content-Length']))
@@ -325,7 +326,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def receiver() -> Iterator[str]:
-    """The address of a receiver of webhooks."""
+    """Yield the address of a receiver of webhooks."""
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Receiver) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_address[1]}'
@@ -341,7 +342,7 @@ def poll(what: str, condition: Callable[[], object]) -> None:
 
 
 def fill(site: Site, url: str) -> Attributes:
-    """Make everything; returns what was answered to calls with idempotency keys."""
+    """Make everything; return the answers to calls with idempotency keys."""
     make_accounts(site)
     add_webhooks(site, url)
     for vrf in VRFS:
@@ -386,7 +387,7 @@ def make_accounts(site: Site) -> None:
 
 
 def cheaper_hash(password: bytes) -> str:
-    """A hash by scrypt with half the work of today's."""
+    """Return a hash by scrypt with half the work of today's."""
     import base64
 
     salt = os.urandom(16)
@@ -396,7 +397,7 @@ def cheaper_hash(password: bytes) -> str:
 
 
 def add_webhooks(site: Site, url: str) -> None:
-    """Add webhooks that take, refuse, are disabled, filter, and one that is edited and removed."""
+    """Add webhooks that take, refuse, filter or are disabled, and a webhook that is edited and removed."""
     secret = 'a secret of sixteen or more'
     hooks: list[Attributes] = [
         {'url': f'{url}/taken', 'description': 'Takes AS numbers and pools', 'kinds': ['asn', 'pool']},
@@ -449,7 +450,7 @@ def allocate(site: Site) -> None:
 
 
 def edit(site: Site) -> None:
-    """Edit objects of every kind: one, many at once, and in ways that change the tree."""
+    """Edit objects of every kind: single objects, many at once, and in ways that change the tree."""
     prefix: Callable[..., Any] = lambda spec, **attr: site.call('edit_prefix', prefix=spec, attr=attr)  # noqa: E731
     site.call('edit_vrf', vrf={'rt': '65000:10'}, attr={'name': 'Customer ACME Inc.', 'tags': ['l3vpn', 'gold']})
     site.call('edit_vrf', vrf={'id': 0}, attr={'description': 'The Internet', 'avps': {'default': 'yes'}})
@@ -469,7 +470,7 @@ def edit(site: Site) -> None:
 
 
 def call_with_keys(site: Site) -> Attributes:
-    """Make calls with idempotency keys, of every kind; returns method, members and answer of each."""
+    """Make calls with idempotency keys, of every kind; return method, members and answer of each."""
     calls: dict[str, tuple[str, Attributes]] = {
         'add-asn': ('add_asn', {'attr': {'asn': 64510, 'name': 'Once'}}),
         'add-vrf': ('add_vrf', {'attr': {'rt': '65000:77', 'name': 'Once'}}),
@@ -520,18 +521,19 @@ def remove(site: Site) -> None:
         ({'prefix': '10.3.0.5/32'}, False),
     ):
         site.call('remove_prefix', prefix=spec, recursive=everything)
-    site.call('remove_prefix', prefix={'prefix': '1.0.128.0/17'})  # what it covers moves up
+    # The prefixes inside it move up.
+    site.call('remove_prefix', prefix={'prefix': '1.0.128.0/17'})
     site.call('remove_asn', asn={'asn': 64511}, user='asn-robot')
     site.call('remove_pool', pool={'name': 'removed'})
     site.call('remove_vrf', vrf={'rt': '65000:98'})
     site.call('remove_vrf', vrf={'rt': '65000:99'})
 
 
-# ---------------------------------------------------------------- what surrounds the data
+# ---------------------------------------------------------------- surroundings of the data
 
 
 def installation(data_dir: Path) -> Attributes:
-    """Modes and owners of files: the account of the daemon, or that of its PostgreSQL where it is another."""
+    """Return modes and owners of files, with "daemon" for the account of the daemon."""
     daemon = data_dir.stat().st_uid
 
     def shown(path: Path) -> str:
@@ -544,7 +546,7 @@ def installation(data_dir: Path) -> Attributes:
 
 
 def in_database(site: Site) -> Attributes:
-    """Who owns what in the database, and how that was made."""
+    """Return roles and owners in the database, and the settings of the database."""
     ours = "namespace = 'public'::regnamespace"
     owners = ' UNION '.join(
         f"SELECT '{kind}', {prefix}owner::regrole::text FROM {table} WHERE {prefix}{ours}"
@@ -565,9 +567,10 @@ def in_database(site: Site) -> Attributes:
 
 
 def keep(site: Site, variant: str, url: str) -> Attributes:
-    """Fill a site, write what is kept of it, return what is expected in that.
+    """Fill a site, write the kept files, return the facts and answers expected from them.
 
-    One variant is kept as a dump of nipap-admin, the other as one of pg_dump: both of both would be too much.
+    The variant "root" is kept as a dump of nipap-admin, the other variant as a dump of pg_dump: both dumps of both
+    variants would be too much.
     """
     target = NEW / variant
     target.mkdir(parents=True)
@@ -591,7 +594,7 @@ def keep(site: Site, variant: str, url: str) -> Attributes:
 
 
 def main() -> None:
-    """Keep what the program of the commit in the arguments makes."""
+    """Keep the installation that the program of the commit in the arguments makes."""
     if os.geteuid() != 0 or len(sys.argv) != 2:
         sys.exit(__doc__)
     shutil.rmtree(NEW, ignore_errors=True)
@@ -606,7 +609,7 @@ def main() -> None:
 
 
 def write_expected(commit: str, program: Program, expected: Attributes) -> None:
-    """Write what tests must find in the files, and the hashes of these."""
+    """Write the facts that tests must find in the files, and the hashes of the files."""
     files = {str(path.relative_to(NEW)): path for path in sorted(NEW.rglob('*')) if path.is_file()}
     print(f'{sum(path.stat().st_size for path in files.values())} bytes in {", ".join(files)}')
     command = ['git', 'rev-parse', commit]

@@ -1,7 +1,7 @@
-"""Facts of the installations in tests/data/kept, read through the calls of whatever program is at hand.
+"""Facts of the installations in tests/data/kept, read through the calls of the program at hand.
 
-`keep_today.py` has the program of that time read them, tests have the code under test read them after a migration or a
-restore. Both must find the same.
+`keep_today.py` has the kept program read the facts. Tests have the code under test read them after a migration or a
+restore. Both must find the same facts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 Object = dict[str, Any]
 Query = Callable[[str], list[tuple[Any, ...]]]
 
-# The attributes of that time. A later program may answer with more.
+# The attributes of the kept program. The answers of a later program may have more.
 ATTRIBUTES = {
     'vrf': (
         *('id', 'rt', 'name', 'description', 'tags', 'avps', 'num_prefixes_v4', 'num_prefixes_v6'),
@@ -41,7 +41,7 @@ ATTRIBUTES = {
     ),
     'dead_letter': ('id', 'event', 'error', 'added', 'again'),
 }
-# Each is one row, or some rows in order, of figures that no call answers with.
+# Each query has one row, or some rows in order, of figures that are in no answer to a call.
 QUERIES = {
     'audit_log': 'SELECT object_type, action, username, count(*) FROM audit_log GROUP BY 1, 2, 3 ORDER BY 1, 2, 3',
     'audit_log_facts': """SELECT md5(string_agg(concat_ws('|', id, extract(epoch FROM at), username, authenticated_as,
@@ -54,14 +54,15 @@ QUERIES = {
     'webhook_secrets': "SELECT md5(string_agg(id || secret, ',' ORDER BY id)) FROM webhook",
     'free_ranges': 'SELECT count(*), sum(fit) FROM free_range',
 }
-SAMPLES = 12  # objects of a kind that are kept as a whole, spread over all there are
+# Number of objects of a kind that are kept as a whole, spread over all objects of the kind.
+SAMPLES = 12
 
 
 def read(backend: Any, actor: Any, query: Query) -> Object:
     """Return the facts as JSON values: counts, sums, a digest of each attribute, whole objects as samples.
 
-    backend and actor: as every call wants them; the actor must be trusted, or webhooks are not listed.
-    query: the rows that SQL answers with.
+    backend and actor: as every call takes them; the actor must be trusted, or webhooks are not listed. query: runs SQL
+    and returns its rows.
     """
     listed = {
         'vrf': backend.list_vrf(actor),
@@ -86,7 +87,7 @@ def read(backend: Any, actor: Any, query: Query) -> Object:
 
 
 def differing(found: Mapping[str, Any], expected: Mapping[str, Any], path: str = '') -> list[str]:
-    """Return a line for each fact that is not as expected, so that a failed test names it."""
+    """Return a line for each fact that is not as expected, so that a failed test names the fact."""
     lines = []
     for name in sorted({*found, *expected}):
         ours, theirs = found.get(name), expected.get(name)
@@ -98,7 +99,7 @@ def differing(found: Mapping[str, Any], expected: Mapping[str, Any], path: str =
 
 
 def plain(value: object) -> Any:
-    """Return the value as JSON gives it back: moments as text in UTC, numbers of any size as they are."""
+    """Return the value as JSON returns it: moments as text in UTC, numbers of any size unchanged."""
     return json.loads(json.dumps(value, default=_text, ensure_ascii=False))
 
 
@@ -109,7 +110,7 @@ def _text(value: object) -> str:
 
 
 def _kind(objects: list[Object], names: Iterable[str]) -> Object:
-    """The facts of one kind of object, which has these attributes."""
+    """Return the facts of one kind of object, which has these attributes."""
     names = tuple(names)
     objects = plain([{name: _value(name, each[name]) for name in names} for each in objects])
     objects.sort(key=lambda each: each.get('id', each.get('asn')))
@@ -122,12 +123,12 @@ def _kind(objects: list[Object], names: Iterable[str]) -> Object:
 
 
 def _value(name: str, value: Any) -> Any:
-    """The value of an attribute, without an order that another program may choose."""
+    """Return the value of an attribute, without an order that another program may choose."""
     return sorted(value) if name == 'inherited_tags' else value
 
 
 def _figures(prefixes: list[Object]) -> Object:
-    """Counts and sums of prefixes."""
+    """Return counts and sums of prefixes."""
     return {
         'by_family': _counts(prefixes, 'family'),
         'by_type': _counts(prefixes, 'type'),
@@ -149,7 +150,7 @@ def _counts(objects: list[Object], name: str) -> dict[str, int]:
 
 
 def main() -> None:
-    """Print the facts of the database that the first argument names, read by the program that is found first."""
+    """Print the facts of the database in the first argument, read by the first program on the path."""
     import psycopg2
 
     from nipap.backend import Backend

@@ -1,7 +1,8 @@
 """Measure the language of the project: free relatives per 1,000 words of docstrings and comments, room by room.
 
-A free relative stands where a noun belongs: "what is answered" for "the answer". The expression takes some ordinary
-uses with it, for which the bound leaves room. A line that needs one carries `language: REASON` in a comment.
+A free relative stands where a noun belongs: "what is answered" for "the answer". The expression also matches some
+ordinary uses, for which the bound leaves room. A line that needs a free relative carries `language: REASON` in a
+comment.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SQL_COMMENT = re.compile(r"--([^\n]*)|'(?:[^']|'')*'")
 
 @dataclass(frozen=True)
 class Text:
-    """A docstring or a block of comments, and the line where it begins."""
+    """A docstring or a block of comments, with its first line."""
 
     path: Path
     line: int
@@ -39,7 +40,7 @@ class Text:
 
 @dataclass
 class Room:
-    """A directory of source files with the texts in them."""
+    """A directory of source files with their texts."""
 
     name: str
     texts: list[Text] = field(default_factory=list)
@@ -90,7 +91,7 @@ def sql_comments(path: Path, source: str) -> Iterator[Text]:
 
 
 def texts(path: Path) -> list[Text]:
-    """Return the texts of a file but for lines that carry a reason."""
+    """Return the texts of a file, without the lines that carry a reason."""
     source = path.read_text(encoding='utf-8')
     found = (
         sql_comments(path, source) if path.suffix == '.sql' else (*docstrings(path, source), *comments(path, source))
@@ -110,7 +111,7 @@ def rooms() -> list[Room]:
 
 
 def main() -> int:
-    """Print a line per room; with names of rooms as arguments, their free relatives as well."""
+    """Print a line for each room; with names of rooms as arguments, also their free relatives."""
     for room in rooms():
         docs = [text for text in room.texts if text.is_docstring]
         opening = [text for text in docs if OPENING.match(text.text)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Report how long functions and files are, and how many private functions are named once; nothing is held to it."""
+"""Report the lengths of functions and files, and the number of private functions named once; no limit applies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LISTED = 10
 
 
 def functions() -> Iterator[tuple[int, str, str]]:
-    """Yield length, place and name of every function of ours."""
+    """Yield length, place and name of every function of the program."""
     for path in sorted((*ROOT.glob('nipap/**/*.py'), *ROOT.glob('nipapd/**/*.py'))):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -23,7 +23,7 @@ def functions() -> Iterator[tuple[int, str, str]]:
 
 
 def named_once() -> tuple[int, int]:
-    """Return the number of private functions, and of those that their file names once beside the definition."""
+    """Return the number of private functions, and the number of those named only once beside the definition."""
     found = once = 0
     for path in (*ROOT.glob('nipap/**/*.py'), *ROOT.glob('nipapd/**/*.py')):
         text = path.read_text()

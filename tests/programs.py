@@ -1,4 +1,4 @@
-"""Two other programs: one whose schema is one migration ahead of the code under test, and the one that is kept."""
+"""Two other programs: one with a schema that is one migration ahead of the code under test, and the kept program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nipap.postgres import schema
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Changes every row, builds an index, drops one, and leaves a table that former programs do not know.
+# Change every row, build an index, drop an index, and leave a table that former programs do not know.
 MIGRATION = """
 ALTER TABLE prefix ADD COLUMN next_text text;
 UPDATE prefix SET next_text = md5(prefix::text);
@@ -25,12 +25,12 @@ FUNCTION = "CREATE OR REPLACE FUNCTION next_function() RETURNS text LANGUAGE sql
 
 
 def next_version() -> int:
-    """The schema of `make_next`."""
+    """Return the schema version of the program of `make_next`."""
     return schema.latest() + 1
 
 
 def make_next(directory: Path, *migrations: str) -> Path:
-    """Make the program, which has these migrations more, and one more function; returns where Python finds it."""
+    """Make a program with these migrations and a function more; return its directory for the path of Python."""
     shutil.copytree(REPOSITORY / 'nipap', directory / 'nipap', ignore=shutil.ignore_patterns('sql'))
     shutil.copytree(REPOSITORY / 'nipapd', directory / 'nipapd')
     sql = directory / 'nipap' / 'sql'
@@ -42,7 +42,7 @@ def make_next(directory: Path, *migrations: str) -> Path:
 
 
 def unpack_kept(directory: Path) -> Path:
-    """Unpack the wheel that is kept; returns where Python finds its program."""
+    """Unpack the kept wheel; return its directory for the path of Python."""
     (wheel,) = KEPT.glob('*.whl')
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(directory)

@@ -1,10 +1,10 @@
-"""Show that two revisions differ in text for people only.
+"""Show that two revisions differ only in text for people.
 
     python tests/same_code.py A B
 
 compares every Python and SQL file: syntax trees without docstrings, SQL without comments and white space. Names of
-tests may differ, for they are sentences. With --messages so may text constants: log lines, error messages and the
-expressions that tests look for in them. Prints the files that differ and ends with 1 if there are any.
+tests may differ, for they are sentences. With --messages, text constants may differ as well: log lines, error messages
+and the expressions that tests look for in them. Prints the files that differ and ends with 1 if there are any.
 """
 
 from __future__ import annotations

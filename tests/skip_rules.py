@@ -1,8 +1,8 @@
-"""A pytest plugin that keeps skipped tests from hiding anything.
+"""A pytest plugin that keeps skipped tests from hiding failures.
 
-With CI=true in the environment, a skip that is not listed in skips.toml is a failure, and so is a run in which no test
-passed. Tests whose marker needs a package that is not installed are deselected; the report names them and the command
-that runs them. To select such a marker (`-m kafka`) without the package is an error.
+With CI=true in the environment, a skip that is not listed in skips.toml is a failure, and so is a run without a passed
+test. Tests whose marker needs a missing package are deselected; the report names them and the command that runs them.
+Selecting such a marker (`-m kafka`) without the package is an error.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def pytest_make_collect_report(
 
 
 def _refuse(name: str, report: Report) -> Report:
-    """Make a failure of a skip that must not be."""
+    """Turn a skip that is not allowed into a failure."""
     expected_to_fail = hasattr(report, 'wasxfail')
     if in_ci() and report.outcome == 'skipped' and not expected_to_fail and name.partition('[')[0] not in ALLOWED:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -75,7 +75,7 @@ def _refuse(name: str, report: Report) -> Report:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run in CI in which no test passed, such as one in which all were skipped."""
+    """Fail a run in CI without a passed test, such as a run in which all tests were skipped."""
     reporter = session.config.pluginmanager.get_plugin('terminalreporter')
     is_worker = hasattr(session.config, 'workerinput')
     if not in_ci() or is_worker or reporter is None or session.config.option.collectonly:

@@ -1,4 +1,4 @@
-"""What fixtures and tests share and what is no fixture."""
+"""Helpers that fixtures and tests share."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from nipapd.fibers import Fibers
 
 DATABASE_OPTIONS = {'host': 'host', 'port': 'port', 'user': 'user', 'name': 'dbname'}
-# A test's data need not survive a power cut.
+# The data of a test need not survive a power cut.
 FAST = {'fsync': 'off', 'full_page_writes': 'off', 'synchronous_commit': 'off'}
 
-# What is stored and derived from nothing: a query for each table, one text a row.
+# Stored facts, without derived values: a query for each table, one text for each row.
 FACTS = (
     "SELECT (to_jsonb(p) - '{parent_id,children,used_addresses,free_blocks}'::text[])::text FROM prefix p ORDER BY id",
     "SELECT (to_jsonb(v) - 'rt_rank')::text FROM vrf v ORDER BY id",
@@ -40,7 +40,7 @@ FACTS = (
     'SELECT idempotency::text FROM idempotency ORDER BY authenticated_as, key',
 )
 
-# Settings of a daemon whose handlers a test may give other limits: they have the account of the test.
+# Keep handlers under the account of the test, which may then change their limits.
 SAME_ACCOUNT = {'user': 'root'} if os.geteuid() == 0 else {}
 
 DaemonFactory = Callable[..., Daemon]
@@ -53,11 +53,11 @@ def options_of(dsn: str) -> dict[str, str]:
 
 
 def facts(db: Database) -> list[list[tuple[Any, ...]]]:
-    """Every fact in a database, as text."""
+    """Return every fact in a database, as text."""
     return db.run(lambda tx: [tx.all(sql) for sql in FACTS])
 
 
-# ---------------------------------------------------------------- what is asked of Prometheus
+# ---------------------------------------------------------------- queries of Prometheus
 
 ETC = Path(__file__).resolve().parent.parent / 'etc'
 ALERTS = ETC / 'prometheus-alerts.yml'
@@ -65,7 +65,7 @@ DASHBOARD = ETC / 'grafana-dashboard.json'
 
 
 def expressions() -> list[str]:
-    """Every expression of the alert rules and the dashboard, as Prometheus gets it."""
+    """Return every expression of the alert rules and the dashboard, as Prometheus receives it."""
     asked = [*_expressions(yaml.safe_load(ALERTS.read_text())), *_expressions(json.loads(DASHBOARD.read_text()))]
     return [each.replace('$__rate_interval', '1m') for each in asked]
 
@@ -80,9 +80,9 @@ def _expressions(node: Any) -> Iterator[str]:
 
 
 def selectors(expression: str) -> list[tuple[str, set[str]]]:
-    """The metrics that an expression names, each with the labels that it picks them by.
+    """Return the metrics that an expression names, each with the labels of its matchers.
 
-    Raises ValueError when it is no PromQL.
+    Raise ValueError when the expression is no PromQL.
     """
     found: list[tuple[str, set[str]]] = []
 
@@ -95,7 +95,7 @@ def selectors(expression: str) -> list[tuple[str, set[str]]]:
     return found
 
 
-# ---------------------------------------------------------------- what PostgreSQL does
+# ---------------------------------------------------------------- plans of PostgreSQL
 
 Plan = dict[str, Any]
 
@@ -103,29 +103,30 @@ EXPLAIN = """LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET aut
 SET auto_explain.log_format = json; SET auto_explain.log_level = notice; SET auto_explain.log_nested_statements = %s"""
 
 
-# So many entries of the audit log.
+# Writes the given number of entries into the audit log.
 AUDIT_ENTRIES = """SELECT count(record_change(jsonb_populate_record(NULL::actor,
     '{"username": "many", "authenticated_as": "many", "authoritative_source": "test"}'), 'asn', 'add', n, NULL, '{}'))
 FROM generate_series(1, %s) n"""
 
 
 def connection_of(db: Database) -> psycopg2.extensions.connection:
-    """The connection that the next call uses."""
+    """Return the connection that the next call uses."""
     return db.read(lambda tx: tx._cursor.connection)
 
 
 @contextlib.contextmanager
 def explained(db: Database, *, inside: bool = False) -> Iterator[list[Plan]]:
-    """What PostgreSQL does for whatever runs meanwhile: the nodes of its plans, filled in at the end.
+    """Yield a list that at the end holds the nodes of all plans that PostgreSQL ran in the block.
 
-    The statements are those that are sent, and the plans those that are run, prepared ones among them. inside: also the
-    statements of functions.
+    These are the plans that were really run, prepared statements included. inside: also the plans of statements in
+    functions.
     """
     connection = connection_of(db)
     nodes: list[Plan] = []
     with connection.cursor() as cursor:
         cursor.execute(EXPLAIN, (inside,))
-    connection.notices = notices = []  # psycopg2's own list keeps 50
+    # The list of psycopg2 keeps only 50 notices.
+    connection.notices = notices = []
     yield nodes
     connection.notices = []
     with connection.cursor() as cursor:
@@ -144,7 +145,7 @@ def _nodes(plan: Plan) -> Iterator[Plan]:
 def run_fibers(
     fibers: Fibers, *works: Callable[[], None], settled: Callable[[], bool] = lambda: True, timeout_s: float = 20
 ) -> list[bool]:
-    """Start works on a loop of their own and wait until all have ended; which of them were taken."""
+    """Start works on a loop of their own and wait until all have ended; return whether each was accepted."""
 
     async def main() -> list[bool]:
         taken = [fibers.start(work) for work in works]
@@ -159,7 +160,7 @@ def run_fibers(
 
 @contextlib.contextmanager
 def waiting_in(fibers: Fibers) -> Iterator[None]:
-    """Meanwhile everything in this process waits as fibers do, also for PostgreSQL."""
+    """Make all waits in this process, for PostgreSQL too, wait as fibers do until the end of the block."""
     connecting.use(Runtime(fibers, wait_for_postgresql=fibers.wait_for_postgresql))
     try:
         yield
@@ -169,7 +170,10 @@ def waiting_in(fibers: Fibers) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_directories() -> Iterator[Callable[[], Path]]:
-    """Makes directories that any account may enter, which pytest's own are not; removes them at the end."""
+    """Yield a function that makes directories accessible to every account; remove them at the end.
+
+    Directories of pytest are not accessible to other accounts.
+    """
     with contextlib.ExitStack() as stack:
 
         def make() -> Path:
@@ -181,13 +185,13 @@ def open_directories() -> Iterator[Callable[[], Path]]:
 
 
 IN_MEMORY = '/dev/shm'
-ENOUGH_MEMORY = 3 * 2**30  # bytes; a run takes one of them
+ENOUGH_MEMORY = 3 * 2**30  # bytes; a run takes a third of this
 
 
 def _place() -> str:
-    """Return where directories are made: in memory, if there is enough and programs can be run there.
+    """Return the parent of test directories: in memory, if there is enough and programs can be run there.
 
-    PostgreSQL makes and removes thousands of files, which costs a disk and its file system a multiple.
+    PostgreSQL makes and removes thousands of files, which takes several times as long on a disk with its file system.
     """
     with contextlib.suppress(OSError):
         found, memory = os.statvfs(IN_MEMORY), Path('/proc/meminfo').read_text()

@@ -1,7 +1,7 @@
 """Take the files of Swagger UI from npm: `make swagger SWAGGER=5.35.0`. Needs npm and its registry.
 
-The files of the package swagger-ui-dist that our page needs go to nipap/rest/swagger_ui as they are, with the licences.
-source.json there has the package, its version, the hash by which npm knows it, and the SHA-256 of each file.
+The files of the package swagger-ui-dist that our page needs go to nipap/rest/swagger_ui unchanged, with the licences.
+source.json there holds the package, its version, its hash in npm, and the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ TAKEN = (
 
 
 def npm(*args: str, cwd: str) -> str:
-    """Return what npm says."""
+    """Return the output of npm."""
     done = subprocess.run(['npm', *args], cwd=cwd, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 def main(version: str) -> int:
-    """Replace the files by those of a version."""
+    """Replace the files by those of a version; return the exit code."""
     with tempfile.TemporaryDirectory(prefix='nipap-swagger-') as directory:
         name = f'{PACKAGE}@{version}'
         integrity = npm('view', name, 'dist.integrity', cwd=directory)

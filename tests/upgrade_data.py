@@ -1,11 +1,11 @@
-"""What databases of earlier schemas hold, and how they were made: tests/data/schemas/N.sql.xz has schema N.
+"""The contents of databases of earlier schemas, and the way they were made: tests/data/schemas/N.sql.xz has schema N.
 
-Run by the program of that time, installed beside a PostgreSQL:
+The program of schema N runs this file, installed beside a PostgreSQL:
 
     git archive COMMIT | tar x -C /tmp/old && cd /tmp/old && python3 -m venv .venv && .venv/bin/pip install .
     .venv/bin/python REPOSITORY/tests/upgrade_data.py | xz -9e > REPOSITORY/tests/data/schemas/N.sql.xz
 
-`fill` makes calls that every version has had; what the tables here say is what a later program must find.
+`fill` makes calls that every version has had. A later program must find the rows in the tables of this file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ASNS: list[Attributes] = [
     {'asn': 64500, 'name': 'Example backbone'},
     {'asn': 4200000001, 'name': 'Private, 32 bits'},
 ]
-# In this order: what holds others comes before them, but for the two that are put around what is there.
+# In this order: parents come before their children, except the two prefixes that are added around existing ones.
 PREFIXES: list[Attributes] = [
     {'prefix': '198.51.100.0/24', 'type': 'assignment', 'description': 'Office Berlin', 'country': 'DE', 'vlan': 100},
     {'prefix': '198.51.0.0/16', 'type': 'reservation', 'description': 'Offices', 'tags': ['office']},
@@ -92,7 +92,7 @@ PREFIXES: list[Attributes] = [
     {'vrf_rt': '65000:20', 'prefix': 'fd00:1::/48', 'type': 'assignment', 'description': 'Management'},
     {'prefix': '0.0.0.0/0', 'type': 'reservation', 'description': 'The Internet'},
 ]
-# What the pools are asked for, and what is free first.
+# Requests to the pools, with the lowest free blocks.
 ALLOCATED: list[tuple[Attributes, int, list[str]]] = [
     ({'name': 'core-links'}, 4, [f'10.1.0.{2 * number}/31' for number in range(40)]),
     ({'name': 'core-links'}, 6, [str(ip_network((0x20010DB80001 << 80 | 2 * number, 127))) for number in range(20)]),
@@ -126,7 +126,7 @@ def fill(backend: Any, actor: Any) -> None:
 
 
 def _differing(found: Listed, wanted: Listed) -> dict[Any, Any]:
-    """What is missing, surplus or has other attributes than it was given."""
+    """Return the objects that are missing, surplus, or have wrong attributes."""
     keys = dict.fromkeys(wanted.keys() - found.keys(), 'missing')
     keys |= dict.fromkeys(found.keys() - wanted.keys(), 'surplus')
     both = wanted.keys() & found.keys()
@@ -135,7 +135,7 @@ def _differing(found: Listed, wanted: Listed) -> dict[Any, Any]:
 
 
 def _wanted_prefixes() -> Listed:
-    """By VRF and prefix, with what was given or follows from the pool."""
+    """Return the expected prefixes by VRF and prefix, with the given attributes and those that follow from the pool."""
     types = {pool['name']: pool['default_type'] for pool in POOLS}
     prefixes = {(attr.get('vrf_rt'), attr['prefix']): dict(attr) for attr in PREFIXES}
     for pool, family, blocks in ALLOCATED:
@@ -149,7 +149,7 @@ def _wanted_prefixes() -> Listed:
 
 
 def check(backend: Any, actor: Any) -> None:
-    """Calls answer what was put in, and every change has its entry in the audit log."""
+    """Check that calls return the data of this file and that every change has its entry in the audit log."""
     prefixes = {(each['vrf_rt'], each['prefix']): each for each in backend.list_prefix(actor)}
     assert _differing(prefixes, _wanted_prefixes()) == {}
     vrfs = {each['rt']: each for each in backend.list_vrf(actor) if each['id'] != 0}
@@ -177,7 +177,7 @@ def _found(backend: Any, actor: Any, text: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print a database of the program that is found first, as its pg_dump writes it."""
+    """Print a database of the first program on the path, as its pg_dump writes it."""
     from nipap.access.authentication import Actor
     from nipap.backend import Backend
     from nipap.postgres import schema
@@ -185,7 +185,7 @@ def main() -> None:
     from nipapd.embedded import EmbeddedPostgres
 
     with tempfile.TemporaryDirectory(dir='/tmp') as directory:
-        Path(directory).chmod(0o755)  # the server runs under another account when we are root
+        Path(directory).chmod(0o755)  # as root, the server runs under another account
         server = EmbeddedPostgres(Path(directory) / 'postgres').start()
         try:
             schema.install(server.dsn())

@@ -1,7 +1,7 @@
--- Arithmetic on addresses and ranges. All immutable; a range is its first and last address, both full length.
--- Traps: broadcast() keeps the mask length; inet - inet is bigint and fails beyond 2^63; 255.255.255.255 + 1 is an
--- error, so compare before stepping; power(2::numeric, 128) carries 16 decimals. SQL functions are not STRICT: CASE in a
--- strict one keeps it from being inlined, which costs ten times as much.
+-- Arithmetic on addresses and ranges. All functions are immutable. A range is its first and its last address, both of
+-- full length. Traps: broadcast() keeps the mask length; inet - inet is a bigint and fails beyond 2^63; 255.255.255.255
+-- + 1 is an error, so compare before stepping; power(2::numeric, 128) carries 16 decimals. SQL functions are not
+-- STRICT: PostgreSQL does not inline a strict function that contains CASE, and a call then costs ten times as much.
 
 CREATE OR REPLACE FUNCTION full_length(address inet) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE family(address) WHEN 4 THEN 32 ELSE 128 END;
@@ -16,7 +16,7 @@ RETURN set_masklen(broadcast(network), full_length(network));
 COMMENT ON FUNCTION addr_last(inet) IS 'Last address of a network, full length.';
 
 DO $do$ BEGIN
-    -- One array look-up: exact, where power() is not.
+    -- Look the power up in an array: the array is exact, power() is not.
     EXECUTE format(
         'CREATE OR REPLACE FUNCTION exp2(exponent int) RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (%L::numeric[])[exponent + 1]',
         (SELECT array_agg(trim_scale(power(2::numeric, g)) ORDER BY g) FROM generate_series(0, 128) g));
@@ -61,8 +61,9 @@ BEGIN
     ELSIF at_start OR at_end THEN
         RETURN length + 1;
     END IF;
-    -- The first address lies in the lower half of what is around both, the last in the upper one: the largest block of each half
-    -- that reaches the middle begins one bit below where first_address - 1 (or last_address + 1) and the middle part.
+    -- The first address lies in the lower half of the smallest network around both addresses, the last address in the
+    -- upper half. In each half, the largest block that touches the middle is one bit longer than the common prefix of
+    -- first_address - 1 (or last_address + 1) and the addresses at the middle.
     RETURN 1 + least(
         masklen(inet_merge(first_address - 1, set_masklen(broadcast(set_masklen(first_address, length + 1)), width))),
         masklen(inet_merge(last_address + 1, set_masklen(network(set_masklen(last_address, length + 1))::inet, width))));

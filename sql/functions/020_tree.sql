@@ -1,9 +1,9 @@
--- The tree of prefixes: who is above, what is free, and how children, ranges and counters move when a prefix is
--- attached to or detached from its parent.
+-- The tree of prefixes: closest parents, free space, and the moves of children, ranges and counters when a prefix is
+-- attached to its parent or detached from it.
 --
--- Everything here that changes rows expects the caller to hold the locks, in this order (DESIGN of the lock order:
--- docs/architecture.md): the VRF's row for changes at the top level, prefixes in (vrf_id, prefix) order, pools by id;
--- vrf_total comes last of all. FOR NO KEY UPDATE throughout: FOR UPDATE would block the foreign-key checks beneath.
+-- Functions that change rows expect the caller to hold the locks, taken in this order (reasons: docs/architecture.md):
+-- the row of the VRF for changes at the top level, prefixes in (vrf_id, prefix) order, pools by id; vrf_total comes
+-- last of all. Locks are FOR NO KEY UPDATE throughout: FOR UPDATE would block the foreign-key checks below them.
 
 CREATE OR REPLACE FUNCTION closest_parent(in_vrf int, network cidr) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -11,7 +11,8 @@ DECLARE
     candidate cidr;
     above bigint;
 BEGIN
-    -- Whatever covers the network covers its predecessor in index order too, or is it: one step in the index, then up from there.
+    -- A prefix that covers the network also covers the predecessor of the network in index order, or is that
+    -- predecessor. So take one step in the index, then walk up from there.
     SELECT id, prefix, parent_id INTO candidate_id, candidate, above FROM prefix
     WHERE vrf_id = in_vrf AND prefix < network ORDER BY vrf_id DESC, prefix DESC LIMIT 1;
     WHILE candidate_id IS NOT NULL AND NOT candidate >> network LOOP
@@ -29,7 +30,7 @@ CREATE OR REPLACE FUNCTION whole_space(parent prefix, address inet) RETURNS cidr
 RETURN coalesce((parent).prefix, CASE family(address) WHEN 4 THEN cidr '0.0.0.0/0' ELSE cidr '::/0' END);
 COMMENT ON FUNCTION whole_space(prefix, inet) IS 'The network of parent or, when parent is NULL, the whole address space in the family of the address.';
 
--- ---------------------------------------------------------------- looking for free space
+-- ---------------------------------------------------------------- searches for free space
 
 CREATE OR REPLACE FUNCTION lowest_free(owner_id bigint, leaf boolean, lowest inet, highest inet, length int) RETURNS cidr LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -43,7 +44,8 @@ BEGIN
     IF leaf THEN
         RETURN first_block(lowest, highest, length);
     END IF;
-    -- The range at the lower edge may begin before lowest: cut it. Nothing lies lower, so when the block fits here, done.
+    -- The range at the lower edge may begin before lowest: cut the range. No other range lies lower, so a block that
+    -- fits here is the answer.
     SELECT first_address, last_address INTO range_first, range_last FROM free_range
     WHERE owner = owner_id AND last_address >= lowest ORDER BY last_address LIMIT 1;
     IF NOT FOUND OR range_first > highest THEN
@@ -53,7 +55,7 @@ BEGIN
     IF best_first IS NOT NULL OR range_last >= highest THEN
         RETURN best_first;
     END IF;
-    -- Ranges wholly inside: one probe for each distinct fit that exists, fits too small are never visited.
+    -- Ranges wholly inside: probe once for each distinct fit that exists. Ranges that are too small are never visited.
     after := range_last;
     LOOP
         SELECT fit INTO probed_fit FROM free_range WHERE owner = owner_id AND fit > probed_fit AND fit <= length ORDER BY owner, fit LIMIT 1;
@@ -92,11 +94,11 @@ DECLARE
     lowest inet := addr_first(source);
     highest inet := addr_last(source);
 BEGIN
-    -- A stored source is not free itself: its blocks are longer than it is.
+    -- A stored source is not free itself: its blocks are longer than the source.
     IF length <= masklen(source) AND (owner_row.prefix = source OR length < masklen(source)) THEN
         RETURN NULL;
     END IF;
-    -- The all-zeros and all-ones addresses of a source are not handed out.
+    -- The all-zeros and all-ones addresses of a source are not allocated.
     IF length = full_length(source) AND masklen(source) < length - 1 THEN
         lowest := lowest + 1;
         highest := highest - 1;
@@ -110,7 +112,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION probe_source(prefix, int, cidr, int, inet) IS 'Lowest free block of a length in a source whose owner (see source_owner) is owner_row, behind an address when one is given; takes no lock.';
 
--- Without scans of whole tables, as all changes (nipap/postgres/transaction.py): the plans of the functions it calls are kept.
+-- Disable scans of whole tables, as for every change (nipap/postgres/transaction.py): PostgreSQL keeps the plans of the
+-- functions that find_free calls.
 CREATE OR REPLACE FUNCTION find_free(in_vrf int, sources cidr[], length int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     source cidr;
@@ -124,7 +127,7 @@ BEGIN
         WHILE cardinality(found_blocks) < wanted LOOP
             block := probe_source(owner_row, in_vrf, source, length, addr_last(block));
             EXIT WHEN block IS NULL;
-            -- Sources may overlap: each block is named once.
+            -- Sources may overlap: return each block once.
             IF NOT block = ANY (found_blocks) THEN
                 found_blocks := found_blocks || block;
                 RETURN NEXT block;
@@ -134,7 +137,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION find_free(int, cidr[], int, int) IS 'The lowest free blocks of a length, source by source in the order given, at most as many as wanted.';
 
--- ---------------------------------------------------------------- keeping free ranges
+-- ---------------------------------------------------------------- upkeep of free ranges
 
 CREATE OR REPLACE FUNCTION free_blocks_of(parent prefix, length int) RETURNS numeric LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -202,7 +205,8 @@ BEGIN
         delta := delta - count_blocks(left_first, range_first - 1, length);
     END IF;
     range_first := coalesce(left_first, range_first);
-    IF right_first - 1 = range_last THEN -- not range_last + 1: after the last address there is none
+    -- Not range_last + 1: there is no address after the last one.
+    IF right_first - 1 = range_last THEN
         IF length IS NOT NULL THEN delta := delta - count_blocks(right_first, right_last, length); END IF;
         range_last := right_last;
         UPDATE free_range SET first_address = range_first, fit = range_fit(range_first, range_last) WHERE owner = owner_id AND last_address = range_last;
@@ -221,8 +225,8 @@ DECLARE
     range_last inet;
     delta numeric := 0;
 BEGIN
-    -- The ranges at the two edges of the network are cut, the outer piece stays; the same range may be at both edges only when
-    -- the network holds no child, and then nobody calls this.
+    -- Cut the ranges at the two edges of the network; the outer pieces stay. One range lies at both edges only when the
+    -- network holds no child, and then this function is not called.
     SELECT first_address, last_address INTO range_first, range_last FROM free_range
     WHERE owner = owner_id AND last_address >= network_first ORDER BY last_address LIMIT 1;
     IF range_first < network_first THEN
@@ -255,7 +259,7 @@ DECLARE
     edge inet;
     delta numeric := 0;
 BEGIN
-    -- Where free space reaches the edge of the network on both sides, the two ranges become one.
+    -- Where free space touches an edge of the network from both sides, merge the two ranges.
     SELECT first_address, last_address INTO range_first, range_last FROM free_range WHERE owner = owner_id ORDER BY last_address LIMIT 1;
     IF range_first = network_first AND network_first > addr_first(space) THEN
         DELETE FROM free_range WHERE owner = to_owner AND last_address = network_first - 1 RETURNING first_address INTO edge;

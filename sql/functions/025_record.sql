@@ -1,4 +1,4 @@
--- The gate: every change of every object is recorded here, and nowhere else.
+-- The gate: every change of every object is recorded by these functions, and nowhere else.
 
 CREATE TYPE actor AS (
     username text, authenticated_as text, full_name text, authoritative_source text,
@@ -6,9 +6,10 @@ CREATE TYPE actor AS (
 );
 COMMENT ON TYPE actor IS 'Who changes something: on whose behalf, proved by whom, from which system; and by which call, why, as a part of what.';
 
--- The setting nipap.change_set remembers for the rest of a call the call and its change set, as call/number. Several calls may
--- be one transaction, each with a number of its own in nipap.change; without one the transaction stands for the call. The
--- setting outlives the transaction, so that it can be read behind the COMMIT; no later call takes it for its own.
+-- The setting nipap.change_set holds the current call and its change set, as call/number, until the call ends. Several
+-- calls may share one transaction; each then has a number of its own in nipap.change. Without a number the transaction
+-- identifies the call. The setting outlives the transaction, so that it can be read after the COMMIT. A later call
+-- never takes the setting for its own.
 CREATE FUNCTION call_under_way() RETURNS text LANGUAGE sql STABLE
 RETURN coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
 COMMENT ON FUNCTION call_under_way() IS 'What stands for the call that is under way, and for no other.';
@@ -18,9 +19,9 @@ RETURN CASE WHEN split_part(current_setting('nipap.change_set', true), '/', 1) =
     THEN split_part(current_setting('nipap.change_set', true), '/', 2)::bigint END;
 COMMENT ON FUNCTION current_change_set() IS 'The change set of the call that is under way; NULL as long as it has changed nothing.';
 
--- In plpgsql for their plans' sake: the body of an SQL function that is not inlined is prepared at every call. And they
--- return something, so that it can be assigned: PERFORM would run a statement to call a function, which takes longer than
--- what most of them do.
+-- These functions are in plpgsql so that their plans are kept: PostgreSQL prepares the body of an SQL function that is
+-- not inlined at every call. They return a value so that callers can assign it: PERFORM would run a statement to call a
+-- function, which takes longer than most of these functions.
 CREATE FUNCTION record_changes(who actor, kind text, action text, object_ids bigint[], before jsonb[], after jsonb[]) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     call text := coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
@@ -55,7 +56,7 @@ COMMENT ON FUNCTION record_change(actor, text, text, bigint, jsonb, jsonb) IS 'R
 
 CREATE FUNCTION record_rows(who actor, kind text, action text, rows refcursor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    -- So many objects, or bytes of their values, are in memory at once: comments may be long.
+    -- Limits of objects, and of bytes of their values, in memory at once: comments may be long.
     most_objects constant int := 10000;
     most_bytes constant int := 16777216;
     object_id bigint;

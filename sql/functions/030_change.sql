@@ -1,6 +1,7 @@
--- Changes of the tree: add, allocate, edit, remove. Each is one locked section; the caller owns the transaction.
--- Errors are raised with a code of ours (nipap/postgres/sqlstates.py translates them) and the text that the client gets:
--- NP100 input, NP110 input missing, NP200 value, NP300 not there, NP400 duplicate, NP000 a broken invariant. 40001: run the call again.
+-- Changes of the tree: add, allocate, edit, remove. Each change is one locked section; the caller owns the transaction.
+-- Errors carry a code of ours (nipap/postgres/sqlstates.py translates the codes) and the text for the client: NP100
+-- wrong input, NP110 missing input, NP200 wrong value, NP300 not found, NP400 duplicate, NP000 a broken invariant.
+-- 40001: run the call again.
 
 CREATE OR REPLACE FUNCTION prefix_facts(stored prefix) RETURNS jsonb LANGUAGE sql STABLE
 RETURN jsonb_strip_nulls(to_jsonb(stored) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
@@ -34,8 +35,8 @@ DECLARE
     now_closest bigint;
     parent prefix;
 BEGIN
-    -- Looked up again after locking, as a separate statement: a prefix may have come in between, and then its row, which
-    -- sorts after the one already held, is locked too. Any other order deadlocks.
+    -- Look the parent up again after locking, in a separate statement: a new prefix may have been committed meanwhile.
+    -- The row of that prefix sorts after the row already locked and is locked too. Any other order deadlocks.
     LOOP
         IF closest IS NULL THEN
             PERFORM lock_vrf(in_vrf);
@@ -139,7 +140,7 @@ COMMENT ON FUNCTION refuse_duplicate(int, cidr) IS 'Say that a network is taken.
 
 CREATE OR REPLACE FUNCTION adopt(old_parent bigint, in_vrf int, network cidr, new_parent bigint, OUT given adopted) LANGUAGE plpgsql AS $$
 BEGIN
-    -- Two branches: parent_id IS NOT DISTINCT FROM uses no index and would read all descendants.
+    -- Two branches: IS NOT DISTINCT FROM on parent_id uses no index and would read all descendants.
     IF old_parent IS NULL THEN
         WITH moved AS (
             UPDATE prefix SET parent_id = new_parent
@@ -275,7 +276,7 @@ BEGIN
         PERFORM lock_vrf(old_row.vrf_id);
     END IF;
     PERFORM FROM prefix WHERE id IN (from_id, to_id, old_row.id) ORDER BY vrf_id, prefix FOR NO KEY UPDATE;
-    -- Everything was chosen before it was locked: when something came in between, start over.
+    -- All rows were chosen before they were locked: start over if the tree has changed meanwhile.
     IF NOT EXISTS (SELECT FROM prefix q WHERE q.id = old_row.id AND q.prefix = old_row.prefix AND q.parent_id IS NOT DISTINCT FROM from_id
                    AND q.type = old_row.type AND q.pool_id IS NOT DISTINCT FROM old_row.pool_id)
        OR to_id IS DISTINCT FROM (SELECT id FROM prefix WHERE vrf_id = old_row.vrf_id AND prefix = ANY (supernets(new_row.prefix)) AND id <> old_row.id
@@ -286,8 +287,8 @@ BEGIN
     IF EXISTS (SELECT FROM prefix WHERE vrf_id = old_row.vrf_id AND prefix = new_row.prefix AND id <> old_row.id) THEN
         PERFORM refuse_duplicate(old_row.vrf_id, new_row.prefix);
     END IF;
-    -- All rows are locked before the pools, and these before the totals: first both times children change hands, those
-    -- of the old place to its former parent, what the new place covers to old_row.
+    -- All rows are locked before the pools, and the pools before the totals. So adopt both sets of children first: the
+    -- children of the old place go to its former parent, the prefixes that the new place covers go to old_row.
     given := adopt(old_row.id, old_row.vrf_id, old_row.prefix, from_id);
     taken := adopt(to_id, old_row.vrf_id, new_row.prefix, old_row.id);
     IF old_row.pool_id IS DISTINCT FROM new_row.pool_id THEN
@@ -350,7 +351,7 @@ BEGIN
         END IF;
         new_row := prefix_move(old_row, new_row);
         SELECT * INTO old_row FROM prefix WHERE id = target;
-        -- Nothing but the place was locked before: take the other columns as they are now.
+        -- Only the place was locked before: read the other columns again.
         new_row := jsonb_populate_record(old_row, changes || jsonb_build_object('parent_id', new_row.parent_id, 'children', new_row.children,
             'used_addresses', new_row.used_addresses, 'free_blocks', new_row.free_blocks));
     ELSE
@@ -363,7 +364,7 @@ BEGIN
             RAISE EXCEPTION '% was moved', old_row.prefix USING ERRCODE = '40001';
         END IF;
     END IF;
-    -- What NIPAP stored may stay as it is.
+    -- Values that NIPAP stored may stay as they are.
     IF (new_row.node, new_row.type, new_row.prefix) IS DISTINCT FROM (old_row.node, old_row.type, old_row.prefix) THEN
         done := check_node(new_row.prefix, new_row.type, new_row.node);
     END IF;
@@ -413,10 +414,12 @@ CREATE OR REPLACE FUNCTION prefix_edit_many(ids bigint[], changes jsonb, who act
 DECLARE
     edited refcursor;
 BEGIN
-    IF cardinality(ids) = 1 THEN  -- a cursor takes as long to open as half of the edit
+    -- Opening a cursor takes half as long as the edit.
+    IF cardinality(ids) = 1 THEN
         RETURN prefix_edit(ids[1], NULL, changes, who);
     END IF;
-    -- Locked in order first, so that two such edits cannot deadlock; then one statement, however many.
+    -- Lock all rows in order first, so that two concurrent edits cannot deadlock; then edit any number of rows with one
+    -- statement.
     OPEN edited FOR WITH old AS MATERIALIZED (
         SELECT p AS row FROM prefix p WHERE id = ANY (ids) ORDER BY vrf_id, prefix FOR NO KEY UPDATE
     )
@@ -452,7 +455,7 @@ BEGIN
         ELSE
             SELECT * INTO parent FROM prefix WHERE id = above FOR NO KEY UPDATE;
         END IF;
-        -- Asked before locking the child, else a parent would be locked after its child.
+        -- Check before locking the child, else a parent would be locked after its child.
         CONTINUE WHEN NOT EXISTS (SELECT FROM prefix q WHERE q.id = target AND q.parent_id IS NOT DISTINCT FROM above);
         SELECT * INTO old_row FROM prefix q WHERE q.id = target AND q.parent_id IS NOT DISTINCT FROM above FOR UPDATE;
         EXIT WHEN FOUND;
@@ -465,7 +468,8 @@ DECLARE
     before bigint;
     locked bigint := -1;
 BEGIN
-    -- Who holds a row may have added below it: again until no new rows appear. Then all owners are held and none can.
+    -- The holder of a lock may have added prefixes below the locked row: repeat until no new rows appear. Then all
+    -- owners are locked and no more prefixes can be added.
     LOOP
         before := locked;
         SELECT count(*) INTO locked FROM (
@@ -506,7 +510,7 @@ BEGIN
     old_row := locked.old_row;
     IF old_row.id IS NULL THEN
         RETURN false;
-    ELSIF old_row.prefix <> place THEN -- never when no place is given
+    ELSIF old_row.prefix <> place THEN -- never true without a place
         RAISE EXCEPTION '% was moved', place USING ERRCODE = '40001';
     ELSIF NOT recursive AND old_row.type = 'assignment' AND old_row.children > 0 THEN
         RAISE EXCEPTION 'Prohibited delete, prefix (%) contains hosts.', old_row.prefix USING ERRCODE = 'NP200';
@@ -547,7 +551,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    -- A stored 0.0.0.0/0 is not inside itself: it goes by its own name, first of its family.
+    -- A stored 0.0.0.0/0 is not inside itself: remove it by its own name, first in its family.
     FOREACH space IN ARRAY ARRAY[cidr '0.0.0.0/0', cidr '::/0'] LOOP
         PERFORM FROM prefix WHERE vrf_id = in_vrf AND prefix = space FOR UPDATE;
         PERFORM lock_inside(in_vrf, space);
@@ -573,7 +577,8 @@ DECLARE
     members bigint[];
     facts jsonb;
 BEGIN
-    -- Members first, the pool last, as everybody does. A member that came meanwhile is not locked: start over.
+    -- Lock the members first and the pool last, in the order of all changes. A member that was added meanwhile is not
+    -- locked: start over.
     members := ARRAY(SELECT id FROM prefix WHERE pool_id = target ORDER BY vrf_id, prefix FOR NO KEY UPDATE);
     SELECT jsonb_strip_nulls(to_jsonb(t)) INTO facts FROM pool t WHERE id = target FOR NO KEY UPDATE;
     IF EXISTS (SELECT FROM prefix WHERE pool_id = target AND NOT id = ANY (members)) THEN

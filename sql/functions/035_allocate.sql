@@ -8,7 +8,7 @@ BEGIN
         SELECT * INTO owner_row FROM prefix WHERE vrf_id = in_vrf AND prefix = source FOR NO KEY UPDATE;
         IF NOT FOUND THEN
             owner_row := lock_owner(in_vrf, source);
-            -- It may have been added before what is above it was locked.
+            -- The source may have been added before the prefix above it was locked.
             CONTINUE WHEN EXISTS (SELECT FROM prefix WHERE vrf_id = in_vrf AND prefix = source);
         END IF;
         RETURN owner_row;
@@ -23,11 +23,12 @@ DECLARE
     owner_row prefix;
 BEGIN
     FOREACH source IN ARRAY sources LOOP
-        -- Several sources are looked at without a lock first, else two clients that name them in opposite order deadlock.
+        -- Probe several sources without a lock first, else two clients that name the sources in opposite order
+        -- deadlock.
         CONTINUE WHEN cardinality(sources) > 1 AND probe_source(source_owner(in_vrf, source), in_vrf, source, length, NULL) IS NULL;
         owner_row := lock_source(in_vrf, source);
         IF from_pool IS NOT NULL AND (owner_row.prefix IS DISTINCT FROM source OR owner_row.pool_id IS DISTINCT FROM from_pool) THEN
-            -- It has been moved or has left the pool; wherever it is now there may be room.
+            -- The source has moved or has left the pool. There may be room where it is now, so run the call again.
             RAISE EXCEPTION 'the members of pool % have changed', from_pool USING ERRCODE = '40001';
         END IF;
         block := probe_source(owner_row, in_vrf, source, length, NULL);
@@ -43,7 +44,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.';
 
--- All that a call by pool needs to know is looked up here: a round trip costs more than the look-up.
+-- Look up everything that an allocation from a pool needs in one call: a round trip costs more than the look-up.
 CREATE OR REPLACE FUNCTION pool_sources(
     by_id int, by_name text, address_family int, INOUT in_vrf int, INOUT length int, OUT pool_id int, OUT default_type text, OUT networks cidr[]
 ) LANGUAGE plpgsql STABLE AS $$

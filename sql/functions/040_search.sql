@@ -1,4 +1,4 @@
--- What searches need beside plain SQL.
+-- Functions that searches use beside plain SQL.
 
 CREATE OR REPLACE FUNCTION holds(leaves boolean[], program int[]) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -23,13 +23,13 @@ CREATE OR REPLACE FUNCTION is_pattern(pattern text) RETURNS boolean LANGUAGE plp
 BEGIN
     PERFORM '' ~* pattern;
     RETURN true;
--- What has some ten thousand states is read and then needs more memory than there may be: that is an internal error.
+-- PostgreSQL parses a pattern with some ten thousand states and may then run out of memory: an internal error.
 EXCEPTION WHEN invalid_regular_expression OR internal_error OR out_of_memory OR program_limit_exceeded OR statement_too_complex THEN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands and can use.';
 
--- A walk by primary key in place of a recursive query, which takes PostgreSQL longer to begin and end than to run.
+-- Walk by primary key: PostgreSQL takes longer to begin and end a recursive query than to run it.
 CREATE OR REPLACE FUNCTION ancestors_of(parents bigint[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
 DECLARE
     walked bigint;
@@ -38,7 +38,8 @@ DECLARE
     own_tags text[];
     met int;
     fresh bigint[];
-    path bigint[]; -- the last way up
+    -- The ids from the previous prefix up to the top.
+    path bigint[];
     found_ones text := '';
 BEGIN
     FOREACH walked IN ARRAY parents LOOP
@@ -54,7 +55,7 @@ BEGIN
             fresh := fresh || walked;
             walked := above;
         END LOOP;
-        -- In the order of the tree all that was met before and lies above the next lies above this one.
+        -- Prefixes come in tree order: every known ancestor of a later prefix is an ancestor of this prefix too.
         IF fresh IS NOT NULL THEN
             path := CASE WHEN met IS NULL THEN fresh ELSE fresh || path[met:] END;
         END IF;

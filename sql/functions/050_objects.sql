@@ -1,4 +1,4 @@
--- Add, edit and remove of what is no tree: VRFs, pools, AS numbers. Each with its audit entries.
+-- Add, edit and remove for objects outside the tree (VRFs, pools, AS numbers), with their audit entries.
 
 CREATE OR REPLACE FUNCTION vrf_facts(stored vrf) RETURNS jsonb LANGUAGE sql STABLE
 RETURN jsonb_strip_nulls(to_jsonb(stored) - 'rt_rank');

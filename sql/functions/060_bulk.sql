@@ -1,5 +1,5 @@
--- Adding many prefixes at once: the same result as adding them one by one, in about a dozen statements. What is to be
--- added waits in the temporary table incoming, what it takes out of free space in taken.
+-- Additions of many prefixes: the same result as adding the prefixes one by one, in about a dozen statements. The
+-- temporary table incoming holds the new prefixes, the table taken holds the space that they take.
 
 CREATE OR REPLACE FUNCTION make_incoming() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -25,7 +25,7 @@ DECLARE
     top int := 0;
     in_vrf int;
 BEGIN
-    -- One pass in tree order with a stack of the incoming prefixes that are still open.
+    -- One pass in tree order, with a stack of the incoming prefixes that are still open.
     FOR entry IN SELECT i.id, i.vrf_id, i.prefix FROM incoming i ORDER BY i.vrf_id, i.prefix LOOP
         IF in_vrf IS DISTINCT FROM entry.vrf_id THEN
             in_vrf := entry.vrf_id;
@@ -80,8 +80,8 @@ BEGIN
         PERFORM lock_vrf(in_vrf);
     END LOOP;
     PERFORM FROM prefix WHERE id IN (SELECT owner_id FROM incoming) ORDER BY vrf_id, prefix FOR NO KEY UPDATE;
-    -- Chosen before they were locked: when something came in between, start over. An owner whose row is still the same
-    -- version has no other children than then; at the top level it takes a look.
+    -- Owners were chosen before they were locked: start over if the tree has changed meanwhile. An owner whose row is
+    -- still the same version has the same children as before. The top level has no such version, so look there again.
     IF EXISTS (SELECT FROM incoming i LEFT JOIN prefix o ON o.id = i.owner_id WHERE NOT i.inside AND (
             CASE WHEN i.owner_id IS NULL THEN closest_parent(i.vrf_id, i.prefix) IS NOT NULL
                  ELSE o.ctid IS DISTINCT FROM i.owner_version END
@@ -99,8 +99,9 @@ DECLARE
     new_row prefix;
     parent prefix;
 BEGIN
-    -- The first one, in the order given, that breaks a rule; its number travels before the attribute as the column of the error.
-    -- No EXISTS for duplicates: of one beside an OR PostgreSQL hashes all prefixes there are, a third of a second for half a million.
+    -- Report the first prefix, in the order given, that breaks a rule. Its number and the attribute travel as the
+    -- column of the error. No EXISTS for duplicates: PostgreSQL hashes all stored prefixes for an EXISTS beside an OR,
+    -- which takes a third of a second with half a million prefixes.
     FOR entry IN
         SELECT * FROM (
             SELECT i.ord, i.vrf_id, i.prefix, i.type, i.facts ->> 'node' AS node, i.parent_id,
@@ -137,7 +138,8 @@ COMMENT ON FUNCTION refuse_incoming() IS 'Refuse incoming prefixes that are ther
 
 CREATE OR REPLACE FUNCTION take_incoming() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    -- Where each block is taken from: a prefix that had no children is one space, else it is the free range around it.
+    -- The space around each block: the whole network of a prefix that had no children, else the free range around the
+    -- block.
     INSERT INTO taken
     SELECT i.parent_id, addr_first(above.prefix), addr_last(above.prefix), false, addr_first(i.prefix), addr_last(i.prefix)
     FROM incoming i JOIN incoming above ON above.id = i.parent_id WHERE i.inside
@@ -196,7 +198,8 @@ DECLARE
     piece record;
 BEGIN
     PERFORM make_incoming();
-    -- Additions of many to one VRF take turns from the beginning: else the one that waits has chosen its owners in vain.
+    -- Bulk additions to one VRF run one after the other from the beginning: else a waiting addition has chosen its
+    -- owners in vain.
     PERFORM pg_advisory_xact_lock(5466130, in_vrf) FROM (
         SELECT DISTINCT (item ->> 'vrf_id')::int AS in_vrf FROM jsonb_array_elements(items) item ORDER BY in_vrf) q;
     INSERT INTO incoming (ord, id, vrf_id, prefix, type, facts, pool_id)
@@ -236,7 +239,7 @@ BEGIN
             ON k.parent_id = i.id
         OFFSET 0) n;
     INSERT INTO prefix_words SELECT p.id, words_of(p) FROM incoming i JOIN prefix p ON p.id = i.id;
-    -- In pieces: the facts of all may be more than a value can hold.
+    -- Record in pieces: all facts together may exceed the largest size of a value.
     FOR piece IN SELECT array_agg(p.id ORDER BY i.ord) AS ids, array_agg(prefix_facts(p) ORDER BY i.ord) AS facts
         FROM incoming i JOIN prefix p ON p.id = i.id GROUP BY (i.ord - 1) / 10000 ORDER BY (i.ord - 1) / 10000
     LOOP

@@ -1,4 +1,4 @@
--- What the audit log says of webhooks.
+-- Facts of webhooks for the audit log.
 
 CREATE OR REPLACE FUNCTION webhook_facts(stored webhook) RETURNS jsonb LANGUAGE sql STABLE
 RETURN jsonb_strip_nulls(to_jsonb(stored) - '{secret,cursor,attempts,failing_since,next_attempt,last_error,delivered,failed}'::text[]);

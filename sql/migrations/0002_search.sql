@@ -1,9 +1,10 @@
--- Text search by trigrams, tags and pairs by their own indexes.
+-- Text search by trigrams; tags and pairs by indexes of their own.
 
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
 
--- In a table of its own: adding a prefix over many rewrites parent_id in their rows, and each new row version would
--- have to be entered into the text index again. Kept by a trigger, so that no change can forget it.
+-- The text has a table of its own: adding a prefix above many others rewrites parent_id in their rows, and each new row
+-- version would have to be entered into the text index again. A trigger keeps the text, so that no change can forget
+-- it.
 CREATE TABLE prefix_words (
     prefix_id bigint CONSTRAINT prefix_words_pkey PRIMARY KEY,
     words text NOT NULL
@@ -37,18 +38,18 @@ COMMENT ON FUNCTION keep_words() IS 'Keeps prefix_words as the text of prefixes 
 INSERT INTO prefix_words SELECT p.id, words_of(p) FROM prefix p;
 CREATE TRIGGER prefix_words_insert AFTER INSERT ON prefix FOR EACH ROW EXECUTE FUNCTION keep_words();
 CREATE TRIGGER prefix_words_delete AFTER DELETE ON prefix FOR EACH ROW EXECUTE FUNCTION keep_words();
--- With its list of columns it never fires for what moves children or counters.
+-- The list of columns keeps the trigger from firing when children or counters change.
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON prefix
     FOR EACH ROW WHEN (words_of(OLD) <> words_of(NEW)) EXECUTE FUNCTION keep_words();
 COMMENT ON TRIGGER prefix_words_insert ON prefix IS 'Keeps prefix_words.';
 COMMENT ON TRIGGER prefix_words_delete ON prefix IS 'Keeps prefix_words.';
 COMMENT ON TRIGGER prefix_words_update ON prefix IS 'Keeps prefix_words.';
 
--- The pending list is small, so that a search never has much of it to read through.
+-- The pending list is small, so that a search never has much of it to read.
 CREATE INDEX prefix_words_idx ON prefix_words USING gin (words gin_trgm_ops) WITH (gin_pending_list_limit = 256);
 COMMENT ON INDEX prefix_words_idx IS 'Words, patterns and like.';
 
--- Partial: most prefixes have none of these, and then moving them costs nothing here.
+-- Partial indexes: most prefixes have none of these values, and moving those prefixes then costs nothing here.
 CREATE INDEX prefix_tags_idx ON prefix USING gin (lower_each(tags)) WHERE tags <> '{}';
 CREATE INDEX prefix_avps_idx ON prefix USING gin (avps jsonb_path_ops) WHERE avps <> '{}';
 CREATE INDEX prefix_vlan_idx ON prefix (vlan) WHERE vlan IS NOT NULL;

@@ -1,7 +1,7 @@
--- Cheaper single changes. A CHECK of a table is parsed again from its stored form by every statement that writes a row,
--- also by one that only counts a child: nine of them were half of what adding a prefix cost. So what concerns one
--- column became a domain, checked when a value is made and never again; what concerns several columns is
--- checked by the functions that write (check_place, check_node), and `nipap-admin check` verifies it.
+-- Cheaper single changes. PostgreSQL parses each CHECK of a table again from its stored form in every statement that
+-- writes a row, even in a statement that only counts a child: nine checks were half of the cost of adding a prefix. So
+-- rules about one column became domains, which are checked when a value is made and never again. Rules about several
+-- columns are checked by the functions that write (check_place, check_node), and `nipap-admin check` verifies them.
 
 CREATE DOMAIN prefix_type AS text CONSTRAINT prefix_type_check CHECK (VALUE IN ('reservation', 'assignment', 'host'));
 COMMENT ON DOMAIN prefix_type IS 'What a prefix is for.';
@@ -26,8 +26,9 @@ ALTER TABLE prefix
     DROP CONSTRAINT prefix_host_length_check,
     DROP CONSTRAINT prefix_node_reservation_check,
     DROP CONSTRAINT prefix_node_assignment_check;
--- Who adds a prefix holds the VRF or a prefix in it, and who removes a VRF locks everything in it: asking for the VRF once
--- more, and marking its row for every prefix that is added to it, brought nothing. The check verifies it.
+-- An addition of a prefix locks the VRF or a prefix in it, and a removal of a VRF locks all its prefixes. A foreign key
+-- that reads the VRF once more, and marks the row of the VRF for every added prefix, brought nothing. The check
+-- verifies it.
 ALTER TABLE prefix DROP CONSTRAINT prefix_vrf_id_fkey;
 ALTER TABLE free_range DROP CONSTRAINT free_range_order_check;
 ALTER TABLE audit_log
@@ -35,8 +36,8 @@ ALTER TABLE audit_log
     DROP CONSTRAINT audit_log_action_check,
     DROP CONSTRAINT audit_log_values_check;
 
--- The text of a prefix comes and goes with its row, by the functions that add and remove it: a trigger for each row
--- was a fifth of what loading cost. What edits it is left to the trigger, which fires when a word changes only.
+-- The functions that add and remove a prefix also write its text: a trigger for each row was a fifth of the cost of
+-- loading. Edits of the text are left to the trigger, which fires only when a word changes.
 DROP TRIGGER prefix_words_insert ON prefix;
 DROP TRIGGER prefix_words_delete ON prefix;
 CREATE OR REPLACE FUNCTION keep_words() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,6 +1,6 @@
--- What was answered to calls with an idempotency key, so that a call that is sent again gets the same answer and changes
--- nothing. A row is written at the end of the call, in its transaction; the lock that calls with one key queue for is an
--- advisory one, so that nothing is written twice.
+-- Answers to calls with an idempotency key, so that a repeated call gets the same answer and changes nothing. A row is
+-- written at the end of the call, in its transaction. Calls with the same key queue for an advisory lock, so that
+-- nothing is written twice.
 
 CREATE TABLE idempotency (
     authenticated_as text NOT NULL,
@@ -11,9 +11,9 @@ CREATE TABLE idempotency (
     CONSTRAINT idempotency_pkey PRIMARY KEY (authenticated_as, key)
 );
 CREATE INDEX idempotency_created_idx ON idempotency (created);
--- It is compressed when it comes.
+-- The daemon compresses the answer before storing it.
 ALTER TABLE idempotency ALTER answer SET STORAGE EXTERNAL;
--- Rows come at one end and go at the other, as many as come: see 0004.
+-- Rows are added at one end and removed at the other, at the same rate: see 0004.
 ALTER TABLE idempotency SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 
 COMMENT ON TABLE idempotency IS 'Calls with an idempotency key and what was answered to them; a row lives for idempotency_hours.';

@@ -1,13 +1,13 @@
--- Events: every entry of the audit log gets a position, in an order in which readers can follow without missing what was
--- committed late. One process gives positions, so changes themselves cost nothing more. Whoever gives them holds the one row of
--- event_state meanwhile.
+-- Events: every entry of the audit log gets a position, in an order that lets readers follow without missing entries
+-- that were committed late. One process assigns positions, so changes themselves cost nothing more. That process holds
+-- the lock of the single row of event_state meanwhile.
 
 CREATE TABLE event (
     position bigint CONSTRAINT event_pkey PRIMARY KEY,
     audit_id bigint NOT NULL CONSTRAINT event_audit_id_key UNIQUE,
     created timestamptz NOT NULL DEFAULT now()
 );
--- Rows come at one end and go at the other: see 0004.
+-- Rows are added at one end and removed at the other: see 0004.
 ALTER TABLE event SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE event IS 'Entries of the audit log in the order in which they are delivered; a row lives for event_retention_hours at least.';
 COMMENT ON COLUMN event.position IS 'Grows; who sees one sees all before it.';

@@ -1,5 +1,5 @@
--- Changes of webhooks are audited like those of everything else. They become no events: everybody may read these, and who
--- receives what is the business of those who manage webhooks.
+-- Changes of webhooks are audited like all other changes. They become no events: every user may read events, but only
+-- the managers of webhooks may see the receivers.
 
 COMMENT ON COLUMN audit_log.object_type IS 'vrf, pool, prefix, asn or webhook.';
 COMMENT ON COLUMN audit_log.action IS 'add, edit, remove or, of dead letters of a webhook, resend.';

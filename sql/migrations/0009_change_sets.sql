@@ -1,6 +1,6 @@
--- Change sets: what one call has changed, with who asked for it and how. The functions of this version write them; a trigger
--- writes them for programs of version 8, which may go on serving. From this version on functions live in a schema of their
--- own for each version.
+-- Change sets: all changes of one call, with the author and the way of the call. The functions of this version write
+-- change sets; a trigger writes them for programs of version 8, which may go on serving. From this version on, the
+-- functions of each version live in a schema of their own.
 
 ALTER TABLE schema_migration ADD COLUMN oldest_program integer;
 UPDATE schema_migration SET oldest_program = version;
@@ -65,12 +65,12 @@ COMMENT ON COLUMN change_state.position IS 'The highest position that was given.
 COMMENT ON COLUMN change_state.moment IS 'The moment that goes with it.';
 COMMENT ON INDEX change_state_single_idx IS 'There is one row.';
 
--- From here on nobody writes to the audit log until this is committed.
+-- From here until the commit, writes to the audit log are blocked.
 ALTER TABLE audit_log ADD COLUMN change_set bigint;
 COMMENT ON COLUMN audit_log.change_set IS 'The change set that it belongs to; NULL for entries that are older than change sets (change_set.last_older_entry).';
 COMMENT ON COLUMN audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
 INSERT INTO change_state (older_entries, settled) SELECT coalesce(max(id), 0), coalesce(max(id), 0) FROM audit_log;
--- Change sets of older entries get the id of their first entry as their number: 0011_older_change_sets.sql.
+-- Change sets of older entries are numbered by the id of their first entry: 0011_older_change_sets.sql.
 SELECT setval(pg_get_serial_sequence('change_set', 'id'), older_entries) FROM change_state WHERE older_entries > 0;
 
 ALTER TABLE idempotency ADD COLUMN change_set bigint;
@@ -78,7 +78,7 @@ COMMENT ON COLUMN idempotency.change_set IS 'The change set of the call; NULL wh
 
 CREATE OR REPLACE FUNCTION keep_change_set() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    -- As record_change does it, which this is for programs without it.
+    -- Do the same as record_change, which programs of version 8 lack.
     call text := coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
     noted text := current_setting('nipap.change_set', true);
 BEGIN

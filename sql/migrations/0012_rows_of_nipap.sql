@@ -1,5 +1,5 @@
--- What databases of NIPAP hold can be stored here too: pools without a default type, and VLANs that are none. The
--- functions that change prefixes refuse a VLAN beyond 0 to 4095 when it is new.
+-- Allow rows that databases of NIPAP hold: pools without a default type, and numbers that are no valid VLAN. The
+-- functions that change prefixes refuse a new VLAN beyond 0 to 4095.
 ALTER TABLE pool ALTER default_type DROP NOT NULL;
 COMMENT ON COLUMN pool.default_type IS 'Type of the prefixes that are allocated from the pool; without one an allocation names its type.';
 ALTER DOMAIN vlan_id DROP CONSTRAINT vlan_id_check;

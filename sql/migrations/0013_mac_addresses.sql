@@ -1,4 +1,4 @@
--- MAC addresses among the pairs of a prefix, found in whatever notation. Partial: most prefixes have no pairs.
+-- MAC addresses among the pairs of a prefix, found in any notation. Partial index: most prefixes have no pairs.
 CREATE FUNCTION macs_of(avps jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (SELECT coalesce(array_agg(DISTINCT lower(regexp_replace(m[1], '[-:.]', '', 'g'))), '{}')
     FROM jsonb_each_text(avps) e CROSS JOIN LATERAL regexp_matches(e.value,

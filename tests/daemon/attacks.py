@@ -1,4 +1,4 @@
-"""A daemon that is attacked, and another user of it who must not notice much."""
+"""A daemon under attack, and the calls of another user, which must stay fast."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from test_admin import samples
 from nipap import __version__
 
 IN_TIME_S = 2.0
-PATIENCE_S = 30.0  # of a machine that others use
+PATIENCE_S = 30.0  # on a busy machine
 GUEST = ('mallory', 'a-password-to-attack-with')
 
 
 class Site:
-    """A daemon, one user who attacks it, and one who works."""
+    """A daemon with an attacking user and a working user."""
 
     def __init__(self, daemon: Daemon, data_dir: Path) -> None:
         self.daemon = daemon
@@ -41,12 +41,13 @@ class Site:
             for credentials in (daemon.admin(), GUEST):  # from now on the daemon knows both
                 assert self.call(connection, 'version', credentials=credentials) == __version__
         self.in_time_s = IN_TIME_S
-        self.in_time_s += 10 * self.work(4)  # on a machine that others use, a call that is not attacked takes long, too
+        # On a busy machine a call takes long without any attack, too.
+        self.in_time_s += 10 * self.work(4)
 
     # connections
 
     def connect(self, source: str = '127.0.0.1', receive: int | None = None) -> socket.socket:
-        """Return a connection from an address of this host, with a small buffer for what it receives if asked for."""
+        """Return a connection from an address of this host; `receive` sets the size of its receive buffer."""
         made = socket.socket()
         made.settimeout(PATIENCE_S)
         if receive is not None:
@@ -83,7 +84,7 @@ class Site:
         credentials: tuple[str, str] | None = None,
         **members: object,
     ) -> Any:
-        """Make a call of the user who works, or of another."""
+        """Make a call of the working user, or of the user with the given credentials."""
         headers = {'Content-Type': 'text/xml', **self.headers(credentials or self.daemon.admin())}
         connection.request('POST', '/XMLRPC', body_of(method, **members), headers)
         answer = connection.getresponse()
@@ -91,10 +92,10 @@ class Site:
         assert answer.status == 200, (answer.status, content[:200])
         return xmlrpc.client.loads(content)[0][0]
 
-    # what must hold
+    # expectations
 
     def work(self, calls: int = 12) -> float:
-        """Make calls of the user who works, old and new connections in turns; return what the slowest took."""
+        """Make calls of the working user, on old and new connections in turns; return the time of the slowest call."""
         slowest = 0.0
         with self.connection() as kept:
             for number in range(calls):
@@ -109,11 +110,11 @@ class Site:
         return slowest
 
     def reached(self, limit: str) -> float:
-        """Return how often a limit was reached, by the metrics."""
+        """Return how often a limit was reached, according to the metrics."""
         return samples(self.daemon)[f'nipap_limits_reached_total limit={limit}']
 
     def await_reached(self, limit: str, user: str | None = GUEST[0], address: str = '127.0.0.1') -> None:
-        """Wait until the metrics have counted a limit and the log has named who has reached it."""
+        """Wait until the metrics have counted a limit and the log has named the user who reached it."""
         named = f"user='{user}'" if user else 'user=-'
         poll(
             lambda: self.reached(limit) > 0, PATIENCE_S, lambda: f'{limit} is not reached\n{self.daemon.log()[-3000:]}'
@@ -129,14 +130,14 @@ def body_of(method: str, **members: object) -> bytes:
 
 @contextlib.contextmanager
 def holding(open_one: Callable[[int], socket.socket], count: int) -> Iterator[list[socket.socket]]:
-    """Have so many connections open meanwhile."""
+    """Keep `count` connections open during the block."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(open_one(number)) for number in range(count)]
 
 
 @contextlib.contextmanager
 def repeating(attack: Callable[[], object], threads: int) -> Iterator[None]:
-    """Have an attack repeated by threads meanwhile. It may be refused or cut off."""
+    """Repeat an attack in threads during the block; the attack may be refused or cut off."""
     over = threading.Event()
 
     def repeat() -> None:

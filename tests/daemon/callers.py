@@ -1,4 +1,4 @@
-"""Clients that call all the time and forgive nothing: no refused connection, no broken one, no fault."""
+"""Clients that call all the time and accept no refused connection, no broken connection and no fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from daemon_process import HANDLER, Daemon, Process, poll
 
 
 class Caller(threading.Thread):
-    """Calls over one connection as long as the server keeps it, or over a new one each time; never tries again.
+    """Calls over one connection as long as the server keeps it, or over a new connection each time; never retries.
 
     tls: the port for TLS, and the certificate to trust.
     """
@@ -55,7 +55,7 @@ class Caller(threading.Thread):
         return http.client.HTTPSConnection('127.0.0.1', port, timeout=40, context=trusting)
 
     def _ask(self, connection: http.client.HTTPConnection, method: str, **members: object) -> bytes:
-        """The body of an answer."""
+        """Return the body of an answer."""
         arguments = {'auth': {'authoritative_source': 'test'}, **members}
         connection.request('POST', '/XMLRPC', xmlrpc.client.dumps((arguments,), method), self._headers)
         return connection.getresponse().read()
@@ -72,7 +72,7 @@ class Caller(threading.Thread):
 
 
 class Changer(Caller):
-    """Adds a host in `network`, a /16, and reads all there are, in place of an echo."""
+    """Adds a host in `network`, a /16, and reads all prefixes, in place of an echo."""
 
     network = '10.0'
 
@@ -89,7 +89,7 @@ class Changer(Caller):
 def calling(
     daemon: Daemon, credentials: tuple[str, str] | None = None, others: Sequence[Caller] = ()
 ) -> Iterator[list[Caller]]:
-    """Clients of both kinds, and others, that call meanwhile; every call of theirs must succeed."""
+    """Run clients of both kinds, and others, during the block; every call of theirs must succeed."""
     callers = [Caller(daemon, keep, credentials or daemon.admin()) for keep in (True, False, True, False)]
     callers += others
     for caller in callers:
@@ -105,7 +105,7 @@ def calling(
 
 
 def await_calls(callers: list[Caller], more: int = 10) -> None:
-    """Until each has had some more answers, or something has gone wrong."""
+    """Wait until each client has had `more` answers, or a client has failed."""
     aims = [caller.calls + more for caller in callers]
 
     def reached() -> bool:
@@ -120,7 +120,7 @@ def handlers(daemon: Daemon) -> set[Process]:
 
 
 def change(daemon: Daemon, **settings: str) -> None:
-    """Write values of [nipapd] into the file that the daemon was started with."""
+    """Write values of [nipapd] into the configuration file of a daemon."""
     path = Path(daemon.args[daemon.args.index('-c') + 1])
     parser = RawConfigParser()
     parser.read(path)

@@ -1,4 +1,4 @@
-"""Daemons and data directories of the tests of the whole daemon."""
+"""Fixtures of the tests of the whole daemon: daemons, data directories, certificates, upgrades."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from nipapd.embedded import EmbeddedPostgres
 
 @pytest.fixture
 def configured(daemon: DaemonFactory, database_options: dict[str, str]) -> Configured:
-    """Makes daemons on the test's database: `configured(*args, start=True, **settings of [nipapd])`."""
+    """Return a factory of daemons on the database of the test.
+
+    `configured(*args, start=True, **settings)` takes settings of [nipapd].
+    """
 
     def make(*args: str, start: bool = True, data_dir: Path | None = None, **settings: str) -> Daemon:
         config = {'nipapd': {'forks': '2', **database_options, **settings}}
@@ -30,12 +33,12 @@ def configured(daemon: DaemonFactory, database_options: dict[str, str]) -> Confi
     return make
 
 
-QUICK = 'fsync = off\nfull_page_writes = off\n'  # a test's data need not survive a power cut
+QUICK = 'fsync = off\nfull_page_writes = off\n'  # the data of a test need not survive a power cut
 
 
 @pytest.fixture(scope='session')
 def prepared(cluster: EmbeddedPostgres) -> Iterator[Path]:
-    """A data directory with an installed database, made once."""
+    """Yield a data directory with an installed database, made once."""
     assert cluster.installation is not None
     with open_directories() as make:
         home = make()
@@ -50,7 +53,7 @@ def prepared(cluster: EmbeddedPostgres) -> Iterator[Path]:
 
 @pytest.fixture
 def data_dir(prepared: Path, make_dir: Callable[[], Path]) -> Path:
-    """A data directory of the test's own with an installed database."""
+    """Return a data directory for this test, with an installed database."""
     directory = make_dir()
     for source in prepared.iterdir():
         how = '-al' if source.name.startswith('binaries-') else '-a'
@@ -60,7 +63,7 @@ def data_dir(prepared: Path, make_dir: Callable[[], Path]) -> Path:
 
 @pytest.fixture
 def new_data_dir(make_dir: Callable[[], Path]) -> Path:
-    """A data directory in which PostgreSQL will not wait for the disk, and nothing else."""
+    """Return a data directory with a configuration in which PostgreSQL does not wait for the disk, and nothing else."""
     directory = make_dir()
     directory.joinpath('postgresql.conf').write_text(QUICK)
     return directory
@@ -68,7 +71,7 @@ def new_data_dir(make_dir: Callable[[], Path]) -> Path:
 
 @pytest.fixture(scope='module')
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for 127.0.0.1 and its key, which only the owner can read."""
+    """Return the paths of a certificate for 127.0.0.1 and of its key, readable by the owner alone."""
     directory = tmp_path_factory.mktemp('certificate')
     paths = str(directory / 'cert.pem'), str(directory / 'key.pem')
     command = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost']
@@ -83,34 +86,34 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope='session')
 def forking() -> Iterator[Forking]:
-    """Processes of the code under test."""
+    """Yield processes of the code under test."""
     with open_directories() as make, Forking(make()) as made:
         yield made
 
 
 @pytest.fixture(scope='session')
 def next_program() -> Iterator[Path]:
-    """Where Python finds a program that is a migration ahead of the code under test."""
+    """Yield the directory of a program that is a migration ahead of the code under test."""
     with open_directories() as make:
         yield make_next(make(), MIGRATION)
 
 
 @pytest.fixture(scope='session')
 def forking_next(next_program: Path) -> Iterator[Forking]:
-    """Processes of that program."""
+    """Yield processes of the next program."""
     with open_directories() as make, Forking(make(), next_program) as made:
         yield made
 
 
 @pytest.fixture
 def site(empty_dsn: str, make_dir: Callable[[], Path]) -> Site:
-    """A site with nothing in it."""
+    """Return an empty site."""
     return Site(empty_dsn, make_dir())
 
 
 @pytest.fixture
 def other_site(cluster: EmbeddedPostgres, make_dir: Callable[[], Path]) -> Iterator[Site]:
-    """A site whose database is a copy of another, once it has been copied to."""
+    """Yield a site for a copy of another database; the database exists once it has been copied."""
     made = Site(cluster.dsn('kept_copy'), make_dir())
     yield made
     made.drop()

@@ -1,7 +1,7 @@
 """Run a private PostgreSQL in a process of its own, for tests that kill it: `hold_postgres.py OPTIONS-AS-JSON`.
 
-Says on standard output what it runs, one JSON object, then obeys the lines of its standard input and
-answers each: `stop`, `fork-stop` (a child process calls stop). Ends at end of file, without stopping anything.
+The program describes the server on standard output, as one JSON object. Then it obeys and answers the lines of its
+standard input: `stop`, `fork-stop` (a child process calls stop). At end of file it ends without stopping anything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Speaking to a daemon, and looking at its processes."""
+"""Calls to a daemon, and the processes of a daemon."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nipap import __version__
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another account')
 
-# Without a database of its own it starts in a fraction of the time; most tests do not care which one it is.
+# Without a database of its own a daemon starts in a fraction of the time; most tests work with either database.
 Configured = Callable[..., Daemon]
 
-# Becomes a program at a terminal of its own, and copies what that shows.
+# Runs a program at a terminal of its own, and copies the output of the terminal.
 AT_TERMINAL = """
 import os, pty, signal, sys
 child, terminal = pty.fork()
@@ -78,7 +78,7 @@ def answers(daemon: Daemon) -> bool:
 
 
 class Connection:
-    """One HTTP connection, on which sending a request and reading its answer are two things."""
+    """One HTTP connection, with separate methods to send a request and to read its answer."""
 
     def __init__(self, daemon: Daemon) -> None:
         user, password = daemon.admin()
@@ -104,7 +104,7 @@ class Connection:
         return self.result()
 
     def was_read(self) -> bool:
-        """Whether the server has read everything that was sent: a request that runs, or is about to."""
+        """Return whether the server has read everything that was sent: the request runs, or is about to run."""
         mine = f'{self._http.sock.getsockname()[1]:04X}'
         for line in Path('/proc/net/tcp').read_text().splitlines()[1:]:
             _, local, remote, state, queues, *_ = line.split()
@@ -118,7 +118,7 @@ class Connection:
 
 @contextlib.contextmanager
 def connections(daemon: Daemon, count: int = 1) -> Iterator[list[Connection]]:
-    """Connections that are established and known to a handler: each has made a call."""
+    """Yield connections that are known to a handler: each has made a call."""
     made = [Connection(daemon) for _ in range(count)]
     try:
         for connection in made:
@@ -134,7 +134,7 @@ def handlers(daemon: Daemon) -> list[Process]:
 
 
 def postgres(daemon: Daemon) -> Process:
-    """The first process of the daemon's own PostgreSQL."""
+    """Return the first process of the private PostgreSQL of a daemon."""
     return next(process for process in daemon.children() if process.command == 'postgres')
 
 

@@ -1,4 +1,4 @@
-"""A service manager that holds the sockets and is told how it goes; the test is that manager."""
+"""Activation by a service manager, which holds the sockets and receives notifications; the test is the manager."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Activated = Callable[..., Daemon]
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A listening socket that stays open whatever becomes of the daemon."""
+    """Yield a listening socket that stays open when the daemon ends."""
     with socket.create_server(('127.0.0.1', 0), backlog=512) as made:
         yield made
 
@@ -39,7 +39,7 @@ def listener() -> Iterator[socket.socket]:
 def activated(
     daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path], listener: socket.socket
 ) -> Activated:
-    """Makes daemons on one data directory that are handed the listener."""
+    """Return a factory of daemons on one data directory; the daemons receive the listener."""
     data_dir = make_dir()
 
     def make(name: str = '', env: dict[str, str] | None = None) -> Daemon:
@@ -78,7 +78,7 @@ def test_sockets_that_were_passed_to_somebody_else_are_left_alone(daemon: Daemon
     assert running.address.rpartition(':')[2] == running.args[running.args.index('-p') + 1]
 
 
-def test_what_is_passed_must_be_a_listening_socket(activated: Activated) -> None:
+def test_a_passed_descriptor_must_be_a_listening_socket(activated: Activated) -> None:
     refused = activated()
     with socket.socket() as idle:
         refused.passed = [('', idle)]
@@ -103,7 +103,7 @@ def test_the_service_manager_is_told(activated: Activated, make_dir: Callable[[]
         assert manager.recv(100) == b'STOPPING=1'
 
 
-def test_an_abstract_socket_and_one_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+def test_notifications_to_an_abstract_and_to_a_missing_socket(caplog: pytest.LogCaptureFixture) -> None:
     name = f'@nipapd-test-{os.getpid()}'
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name.replace('@', '\0'))
@@ -133,7 +133,7 @@ def test_the_units_are_shipped_and_can_be_read(name: str) -> None:
 
 @pytest.mark.skipif(shutil.which('systemd-analyze') is None, reason='only systemd knows what it understands')
 def test_systemd_understands_all_of_the_units(make_dir: Callable[[], Path]) -> None:
-    """What it does not know it ignores, with a warning and exit code 0."""
+    """Unknown settings are ignored by systemd, with a warning and exit code 0."""
     directory = make_dir()
     for name in UNITS:
         text = (REPOSITORY / 'etc' / name).read_text()
@@ -146,7 +146,7 @@ def test_systemd_understands_all_of_the_units(make_dir: Callable[[], Path]) -> N
 
 
 def command_of(unit: str, key: str, **places: str) -> list[str]:
-    """What systemd runs, with other places."""
+    """Return a command of a unit, with other paths."""
     line = shipped(unit)['Service'][key]
     for place, other in places.items():
         line = line.replace({'program': '/usr/local/bin/nipap-admin', 'backups': '/var/backups/nipap'}[place], other)
@@ -176,7 +176,7 @@ def test_the_unit_for_backups_writes_one_and_removes_old_ones(
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('setpriv') is None, reason='only root has any to give up')
 def test_the_capabilities_of_the_unit_are_enough(daemon: DaemonFactory) -> None:
-    """To make a PostgreSQL that runs as another account, to become one, to renew handlers and to stop them all."""
+    """The capabilities suffice to run PostgreSQL under another account, become an account, renew and stop handlers."""
     allowed = [
         name.removeprefix('CAP_').lower() for name in shipped(UNITS[0])['Service']['CapabilityBoundingSet'].split()
     ]

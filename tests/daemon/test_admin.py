@@ -1,4 +1,4 @@
-"""The admin port of a running daemon: whether it lives, whether it is ready, and its metrics."""
+"""The admin port of a running daemon: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ADMIN = re.compile(r'health and metrics on (http://\S+)')
 
 
 def page(daemon: Daemon, path: str) -> tuple[int, str]:
-    """The last address that the daemon has told, and what it says there."""
+    """Return status and text of a page at the latest admin address in the log."""
     try:
         with urllib.request.urlopen(f'{ADMIN.findall(daemon.log())[-1]}/{path}', timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -83,7 +83,7 @@ def call_often(daemon: Daemon, number: int) -> None:
 
 @pytest.fixture
 def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
-    """A daemon with two handlers on the test's database, ready."""
+    """Return a ready daemon with two handlers on the database of the test."""
     settings = {**database_options, 'forks': '2', 'metrics_names': 'true'}
     running = daemon('--admin-port', '0', config={'nipapd': settings})
     await_page(running, 'metrics', lambda _, text: 'nipap_handlers_ready 2.0' in text)
@@ -91,7 +91,7 @@ def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
 
 
 def kill_handler(running: Daemon) -> int:
-    """Kill the only handler; the process that follows it."""
+    """Kill the only handler; return the process id of its successor."""
     children = Path(f'/proc/{running.pid}/task/{running.pid}/children')
     known, new = set(children.read_text().split()), set[str]()
     (former,) = handlers(running)
@@ -101,18 +101,18 @@ def kill_handler(running: Daemon) -> int:
 
 
 def stop_one_that_starts(running: Daemon) -> int:
-    """Have the only handler stand still before it is ready."""
+    """Stop the only handler before it is ready; return its process id."""
     while True:
         pid = kill_handler(running)
         os.kill(pid, signal.SIGSTOP)
         if not is_ready(running):
             return pid
-        os.kill(pid, signal.SIGCONT)  # it was faster
+        os.kill(pid, signal.SIGCONT)  # the handler was faster
 
 
 @pytest.fixture
 def own_server(cluster: EmbeddedPostgres, make_dir: Callable[[], Path]) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL that the test may stop."""
+    """Yield a PostgreSQL that the test may stop."""
     server = EmbeddedPostgres(make_dir() / 'postgres', settings=FAST)
     server.start()
     yield server
@@ -148,7 +148,7 @@ def test_calls_of_all_handlers_are_counted_together_and_never_less(watched: Daem
 
 
 def test_calls_over_rest_are_counted(watched: Daemon) -> None:
-    """By method and path; numbers in a path are none of the name."""
+    """Calls are counted by method and path; numbers in a path are left out of the name."""
     base = watched.url(*watched.admin())
     login = base64.b64encode(':'.join(watched.admin()).encode()).decode()
     headers = {'Authorization': f'Basic {login}', 'NIPAP-Authoritative-Source': 'test'}
@@ -199,12 +199,12 @@ def test_pools_and_vrfs_are_told_by_family(watched: Daemon) -> None:
     assert found['nipap_vrf_used_addresses family=4 vrf=default'] == 64
 
 
-def test_what_waits_and_what_is_run_again_is_told(
+def test_waiting_and_retried_calls_are_counted(
     daemon: DaemonFactory, database_options: dict[str, str], dsn: str
 ) -> None:
-    """Five calls where two may work, in the way of somebody who locks and then ends their sessions.
+    """Five calls run where two may work; a lock blocks them, and then their sessions are ended.
 
-    Two wait for PostgreSQL, which needs no place, two for a session.
+    Two calls wait for PostgreSQL, and do not count as working meanwhile; two wait for a session.
     """
     limits = {'forks': '1', 'most_running': '2', 'db_connections': '2'}
     running = daemon('--admin-port', '0', config={'nipapd': {**database_options, **limits}})
@@ -250,7 +250,7 @@ def test_what_waits_and_what_is_run_again_is_told(
 def secured(
     daemon: DaemonFactory, database_options: dict[str, str], certificate: tuple[str, str], make_dir: Callable[[], Path]
 ) -> Daemon:
-    """A daemon with a certificate, and a directory for backups in which there is none."""
+    """Return a daemon with a certificate, and an empty directory for backups."""
     tls = {'ssl_port': str(free_port()), 'ssl_cert_file': certificate[0], 'ssl_key_file': certificate[1]}
     settings = {**database_options, **tls, 'forks': '1', 'metrics_names': 'true', 'backup_dir': str(make_dir())}
     running = daemon('--admin-port', '0', config={'nipapd': settings})
@@ -265,7 +265,7 @@ def setting(daemon: Daemon, name: str) -> str:
 
 
 def make_certificate(directory: Path, days: int, *, first: str = '') -> str:
-    """A certificate with its key in one file, behind another one."""
+    """Return the path of a certificate with its key in one file, followed by another certificate."""
     command = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', str(days), '-subj', '/CN=localhost']
     made = [directory / name for name in ('made.pem', 'made.key', 'all.pem')]
     subprocess.run([*command, '-out', made[0], '-keyout', made[1]], check=True, capture_output=True)
@@ -284,7 +284,7 @@ def test_the_end_of_the_certificate_in_use_and_the_newest_backup(secured: Daemon
         (directory / name).touch()
         os.utime(directory / name, (now - age_s, now - age_s))
     poll(lambda: samples(secured)[backup] == pytest.approx(now - 1000, abs=1), 30, secured.log)
-    # Another certificate on the disk is not in use before a HUP; of a chain the first end counts.
+    # Another certificate on the disk is in use after a HUP only; of a chain the earliest end counts.
     short = Path(setting(secured, 'ssl_cert_file')).read_text()
     change(secured, ssl_cert_file=make_certificate(make_dir(), 90, first=short), ssl_key_file='', backup_dir='')
     assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
@@ -317,7 +317,7 @@ def test_a_directory_of_backups_that_cannot_be_read_is_one_warning(
     assert len(caplog.records) == 2
 
 
-def test_rules_and_dashboard_ask_for_what_a_daemon_tells(secured: Daemon) -> None:
+def test_rules_and_dashboard_use_metrics_of_the_daemon(secured: Daemon) -> None:
     watched = secured
     with proxy(watched) as nipap:
         auth = {'auth': {'authoritative_source': 'test'}}
@@ -403,7 +403,7 @@ def test_it_is_not_ready_with_another_schema(watched: Daemon, dsn: str) -> None:
 
 
 def test_it_is_not_ready_while_it_stops(watched: Daemon) -> None:
-    """A connection on which a request is arriving keeps a handler from finishing."""
+    """A connection with an incomplete request keeps a handler from finishing."""
     host, _, port = watched.address.removeprefix('http://').partition(':')
     with socket.create_connection((host, int(port))) as client:
         client.sendall(b'POST /XMLRPC HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345')
@@ -446,7 +446,7 @@ def test_the_process_that_answers_is_replaced(watched: Daemon) -> None:
     (answering,) = [process.pid for process in watched.children() if process.command == 'nipapd-admin']
     os.kill(answering, signal.SIGKILL)
     poll(lambda: 'health and metrics has ended' in watched.log(), 10, watched.log)
-    assert is_ready(watched)  # who asks meanwhile waits
+    assert is_ready(watched)  # requests wait meanwhile
 
 
 def test_it_ends_with_a_daemon_that_is_killed(watched: Daemon) -> None:
@@ -469,7 +469,7 @@ def test_the_usual_admin_port_may_be_taken(make_dir: Callable[[], Path], databas
     try:
         taken = socket.create_server(('127.0.0.1', 1338))
     except OSError:
-        taken = socket.socket()  # by somebody else
+        taken = socket.socket()  # the port is taken by another process
     running = Daemon(['-c', str(file), '--data-dir', str(make_dir()), '-p', str(free_port())])
     try:
         running.start()
@@ -490,7 +490,7 @@ def test_other_pages_and_methods_are_refused(watched: Daemon) -> None:
 
 
 def raw(daemon: Daemon, path: str, *headers: str) -> tuple[int, str]:
-    """The status and the body of a request with exactly these headers."""
+    """Return the status and the body of a request with exactly these headers."""
     parts = urlsplit(ADMIN.findall(daemon.log())[-1])
     with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=20) as client:
         client.sendall('\r\n'.join([f'GET {path} HTTP/1.1', *headers, 'Connection: close', '', '']).encode())
@@ -500,7 +500,7 @@ def raw(daemon: Daemon, path: str, *headers: str) -> tuple[int, str]:
 
 
 def test_only_names_of_this_host_are_answered(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
-    """A page of a host whose name is looked up as 127.0.0.1 reads nothing."""
+    """A foreign page whose host name resolves to 127.0.0.1 cannot read anything."""
     settings = {**database_options, 'forks': '1', 'admin_hosts': 'ipam.example.net, Monitor'}
     running = daemon('--admin-port', '0', config={'nipapd': settings})
     for host in (
@@ -566,7 +566,7 @@ def test_without_handlers_there_is_no_admin_port(daemon: DaemonFactory, database
 
 
 def test_it_is_not_ready_while_no_handler_answers(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
-    """Seconds before its sign of life is missed."""
+    """This is noticed seconds before the missing sign of life."""
     settings = {**database_options, 'forks': '1', 'hang_timeout': '0'}
     running = daemon('--admin-port', '0', config={'nipapd': settings})
     await_page(running, 'ready', lambda status, _: status == 200)

@@ -1,4 +1,4 @@
-"""Attacks by one client on the daemon: another user is answered in time and never refused, and a limit says why."""
+"""Attacks by one client on the daemon: another user is answered in time and never refused; the log names the limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from nipap.postgres.database import Database
 
 pytestmark = pytest.mark.slow
 
-SLOW = r'^(.+)(.+)(.+)\3\2\1!$'  # which keeps PostgreSQL busy until it is stopped
+# This pattern keeps PostgreSQL busy until the search is stopped.
+SLOW = r'^(.+)(.+)(.+)\3\2\1!$'
 TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
 
 Make = Callable[..., Site]
@@ -31,7 +32,7 @@ Make = Callable[..., Site]
 
 @pytest.fixture
 def site(configured: Configured, make_dir: Callable[[], Path]) -> Make:
-    """Makes daemons of one handler with an account to attack from: `site(**settings of [nipapd])`."""
+    """Return a factory of daemons with one handler and an account to attack from: `site(**settings of [nipapd])`."""
 
     def make(descriptors: int | None = None, **settings: str) -> Site:
         data_dir = make_dir()
@@ -48,7 +49,7 @@ def site(configured: Configured, make_dir: Callable[[], Path]) -> Make:
 
 
 def test_calls_that_sleep_take_no_places(site: Make) -> None:
-    """Their clients have left at once, too."""
+    """The places are free even though the clients of some calls have left."""
     target = site(most_running='4')
     with holding(lambda _: target.connect(), 100) as clients:
         for client in clients:
@@ -80,13 +81,13 @@ def test_patterns_that_keep_postgresql_busy_take_a_share_of_its_sessions(site: M
 
 
 def test_readers_that_take_nothing_hold_no_place_and_lose_their_connection(site: Make) -> None:
-    """Without credentials: they ask for the largest file that there is."""
+    """Clients without credentials request the largest file of the daemon."""
     target = site(most_running='4', request_timeout='1')
     page = target.head(target='GET /api/docs/swagger-ui-bundle.js', credentials=None)
 
     def ask(_: int) -> socket.socket:
         client = target.connect('127.0.0.2', receive=4096)
-        client.sendall(page * 9)  # more than the system keeps for a reader
+        client.sendall(page * 9)  # more than the system buffers for a reader
         return client
 
     with holding(ask, 64):
@@ -160,7 +161,7 @@ def test_bodies_without_credentials_are_not_read(site: Make) -> None:
 
 
 def test_a_client_with_a_wrong_password_is_told_so_after_a_large_batch(site: Make) -> None:
-    """Not by a broken connection: what it sends is read to its end and thrown away."""
+    """The connection is not broken: the daemon reads the request to its end and discards it."""
     target = site()
     wrong = target.daemon.url('nobody', 'wrong') + '/XMLRPC'
     arguments = {'auth': {'authoritative_source': 'test'}, 'operations': ['x' * 5_000_000]}
@@ -176,7 +177,7 @@ def test_requests_that_never_end_make_room_for_others(site: Make) -> None:
 
     def begin(number: int) -> socket.socket:
         client = target.connect('127.0.0.2')
-        with contextlib.suppress(OSError):  # it may have been closed already
+        with contextlib.suppress(OSError):  # the connection may be closed already
             client.sendall(b'POST /XMLRPC HT' if number % 2 else target.head('Content-Length: 9', credentials=None))
         return client
 
@@ -199,8 +200,8 @@ def test_wrong_logins_from_many_addresses_keep_no_user_waiting(site: Make) -> No
         target.work()
 
 
-def test_what_clients_have_asked_to_read_ends_when_they_leave(site: Make, db: Database) -> None:
-    """Long before PostgreSQL would stop it."""
+def test_reads_end_when_their_clients_leave(site: Make, db: Database) -> None:
+    """The search ends long before PostgreSQL would stop it."""
     target = site()
     with target.connection() as connection:
         attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': TEXT}
@@ -220,7 +221,7 @@ def test_what_clients_have_asked_to_read_ends_when_they_leave(site: Make, db: Da
         poll(lambda: busy() >= 3, PATIENCE_S, target.daemon.log)
         began = time.monotonic()
     poll(lambda: busy() == 0, PATIENCE_S, target.daemon.log)
-    assert time.monotonic() - began < 15  # of the 20 seconds that a search may take
+    assert time.monotonic() - began < 15  # a search may take 20 s
     target.await_reached('cancelled')
     target.work(4)
 
@@ -269,7 +270,7 @@ def test_compressed_bodies_of_many_values_are_refused_before_they_are_parsed(sit
     target.await_reached('values')
 
 
-def test_streams_of_one_user_leave_room_for_those_of_others(site: Make) -> None:
+def test_streams_of_one_user_leave_room_for_other_users(site: Make) -> None:
     target = site(streams_per_user='20')
 
     def open_stream(credentials: tuple[str, str]) -> socket.socket:

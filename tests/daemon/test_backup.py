@@ -1,6 +1,6 @@
-"""The dump before an upgrade: when it is written and when not, what is in it, and what becomes of it through kills.
+"""The dump before an upgrade: when the dump is written and when not, its contents, and its fate through kills.
 
-The upgrade is one to a program that is a migration ahead of the code under test (`programs.make_next`).
+The upgrade is to a program that is a migration ahead of the code under test (`programs.make_next`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ may_mount = pytest.mark.skipif(not can_mount(), reason='this account may not mou
 
 @pytest.fixture(scope='module')
 def filled(prepared: Path) -> Iterator[Path]:
-    """A data directory with something of everything."""
+    """Yield a data directory with some of everything."""
     with open_directories() as make:
         data_dir = copy_of(prepared, make())
         with private_database(data_dir) as database:
@@ -63,12 +63,12 @@ def filled(prepared: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def full_dir(filled: Path, make_dir: Callable[[], Path]) -> Path:
-    """A copy of it for this test."""
+    """Return a copy of the filled data directory for this test."""
     return copy_of(filled, make_dir())
 
 
 def copy_of(data_dir: Path, target: Path) -> Path:
-    """Copy a data directory that nobody uses into an empty directory."""
+    """Copy an unused data directory into an empty directory."""
     for source in data_dir.iterdir():
         how = '-al' if source.name.startswith('binaries-') else '-a'
         subprocess.run(['cp', how, source, target], check=True)
@@ -76,24 +76,24 @@ def copy_of(data_dir: Path, target: Path) -> Path:
 
 
 def state(data_dir: Path) -> list[Any]:
-    """Every fact in the database of a data directory."""
+    """Return the schema version and every fact in the database of a data directory."""
     with private_database(data_dir) as database:
         return [schema.version(database), *facts(database)]
 
 
 def dumps(data_dir: Path) -> list[str]:
-    """The dumps in a data directory, and all that is left of attempts to write one."""
+    """Return the dumps in a data directory, and the remains of attempts to write a dump."""
     return sorted(path.name for path in data_dir.iterdir() if 'before' in path.name)
 
 
 def manifest(file: Path) -> dict[str, Any]:
-    """The manifest of a dump that is whole."""
+    """Return the manifest of a complete dump."""
     with file.open('rb') as content:
         return archive.read(content, None, (dump.DATABASE, dump.USERS))
 
 
 def written(file: Path) -> tuple[int, int, int]:
-    """What changes when a file is written again."""
+    """Return values that change when a file is written again."""
     found = file.stat()
     return found.st_ino, found.st_mtime_ns, found.st_size
 
@@ -105,7 +105,7 @@ def migrate(forking: Forking, data_dir: Path, *args: object) -> str:
 def test_an_upgraded_daemon_has_written_the_database_as_it_was(
     full_dir: Path, site: Site, forking: Forking, forking_next: Forking
 ) -> None:
-    """The former program restores it."""
+    """The former program restores the dump."""
     before = state(full_dir)
     said = stop(serve(forking_next, full_dir))
     file = full_dir / NAME
@@ -119,7 +119,7 @@ def test_an_upgraded_daemon_has_written_the_database_as_it_was(
     assert LocalUsers(site.directory / 'local_auth.db').authenticate('ann', 'a password')
 
 
-def test_it_is_written_once(full_dir: Path, forking_next: Forking) -> None:
+def test_the_dump_is_written_once(full_dir: Path, forking_next: Forking) -> None:
     said = migrate(forking_next, full_dir)
     assert said == (
         f'{full_dir / NAME}: the database as it was before\n'
@@ -132,12 +132,12 @@ def test_it_is_written_once(full_dir: Path, forking_next: Forking) -> None:
     assert written(full_dir / NAME) == first
 
 
-def test_without_it_when_asked(full_dir: Path, forking_next: Forking) -> None:
+def test_an_upgrade_without_a_dump_when_asked(full_dir: Path, forking_next: Forking) -> None:
     assert f'applying migration {next_version()}' in stop(serve(forking_next, full_dir, '--no-backup'))
     assert dumps(full_dir) == []
 
 
-def test_a_migration_without_it_when_asked(full_dir: Path, forking_next: Forking) -> None:
+def test_a_migration_without_a_dump_when_asked(full_dir: Path, forking_next: Forking) -> None:
     assert f'version {next_version()}' in migrate(forking_next, full_dir, '--no-backup')
     assert dumps(full_dir) == []
 
@@ -175,14 +175,14 @@ def test_a_configured_database_is_not_dumped(site: Site, forking_next: Forking, 
 
 @contextmanager
 def program_with(*migrations: str) -> Iterator[Forking]:
-    """Processes of a program that has these migrations behind those of the code under test."""
+    """Yield processes of a program that has these migrations after those of the code under test."""
     with open_directories() as make, Forking(make(), make_next(make(), *migrations)) as made:
         yield made
 
 
 @pytest.fixture(scope='module')
 def failed_once(filled: Path) -> Iterator[Path]:
-    """A data directory after an upgrade that has written the dump and failed."""
+    """Yield a data directory after a failed upgrade that has written the dump."""
     with open_directories() as make, program_with('SELECT 1 / 0') as forking:
         data_dir = copy_of(filled, make())
         before = state(data_dir)
@@ -196,11 +196,11 @@ def failed_once(filled: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def failed(failed_once: Path, make_dir: Callable[[], Path]) -> Path:
-    """A copy of it for this test."""
+    """Return a copy of the data directory of the failed upgrade for this test."""
     return copy_of(failed_once, make_dir())
 
 
-def test_what_has_failed_is_tried_again_without_another(failed: Path, forking_next: Forking) -> None:
+def test_a_failed_upgrade_is_retried_without_another_dump(failed: Path, forking_next: Forking) -> None:
     first = written(failed / NAME)
     said = stop(serve(forking_next, failed))
     assert f'{failed / NAME} has the database as it was before the upgrade' in said
@@ -209,7 +209,7 @@ def test_what_has_failed_is_tried_again_without_another(failed: Path, forking_ne
     assert written(failed / NAME) == first
 
 
-def test_one_that_is_not_whole_is_written_again(failed: Path, forking_next: Forking) -> None:
+def test_an_incomplete_dump_is_written_again(failed: Path, forking_next: Forking) -> None:
     file = failed / NAME
     whole = manifest(file)
     file.write_bytes(file.read_bytes()[:-20_000])
@@ -219,7 +219,7 @@ def test_one_that_is_not_whole_is_written_again(failed: Path, forking_next: Fork
 
 
 def test_after_changes_another_is_written_beside_the_former(failed: Path, forking_next: Forking) -> None:
-    """Whoever went back, and has worked since, goes back to that next time."""
+    """After going back and working on, the next way back leads to the newer state."""
     former = manifest(failed / NAME)
     with private_database(failed) as database:
         Backend(database).add_asn(ANN, {'asn': 65010, 'name': 'Added since'})
@@ -230,7 +230,7 @@ def test_after_changes_another_is_written_beside_the_former(failed: Path, forkin
     assert manifest(failed / NAME)['last_change'] == former['last_change'] + 1
 
 
-def test_after_changes_of_accounts_too(failed: Path, forking_next: Forking) -> None:
+def test_after_changes_of_accounts_another_is_written_too(failed: Path, forking_next: Forking) -> None:
     users = LocalUsers(failed / 'local_auth.db')
     users.modify('ann', password='another')
     migrate(forking_next, failed)
@@ -239,7 +239,7 @@ def test_after_changes_of_accounts_too(failed: Path, forking_next: Forking) -> N
 
 @pytest.fixture(scope='module')
 def forking_after_next() -> Iterator[Forking]:
-    """Processes of a program that is two migrations ahead of the code under test."""
+    """Yield processes of a program that is two migrations ahead of the code under test."""
     with program_with(MIGRATION, 'CREATE TABLE after_next ()') as made:
         yield made
 
@@ -259,29 +259,29 @@ def test_an_upgrade_that_was_killed_between_two_migrations_goes_on_with_its_dump
 
 
 def sleeps(data_dir: Path) -> bool:
-    """Whether a migration of the private database sleeps."""
+    """Return whether a migration of the private database sleeps."""
     try:
         connection = psycopg2.connect(host=data_dir / 'run', user='postgres', dbname='nipap')
-    except psycopg2.OperationalError:  # it does not run yet
+    except psycopg2.OperationalError:  # the server does not run yet
         return False
     with closing(connection), connection.cursor() as cursor:
         cursor.execute("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
         return cursor.rowcount == 1
 
 
-def test_what_a_later_upgrade_writes_has_its_own_number(
+def test_the_dump_of_a_later_upgrade_has_its_own_number(
     full_dir: Path, forking_next: Forking, forking_after_next: Forking
 ) -> None:
-    """Although nothing was changed since the earlier one."""
+    """The numbers differ although nothing was changed since the earlier upgrade."""
     migrate(forking_next, full_dir)
     migrate(forking_after_next, full_dir)
     assert dumps(full_dir) == [NAME, f'before-{next_version() + 1:04}.dump']
 
 
-def test_whatever_moment_an_upgrade_is_killed_at_the_dump_is_whole(
+def test_the_dump_is_whole_whenever_an_upgrade_is_killed(
     full_dir: Path, make_dir: Callable[[], Path], site: Site, forking: Forking, forking_next: Forking
 ) -> None:
-    """It is complete or not there, and once it is there it stays."""
+    """The dump is complete or missing, and a complete dump stays."""
     undisturbed = copy_of(full_dir, make_dir())
     _, whole_s = forking_next.timed('nipap-admin', 'migrate', '-c', '/dev/null', '--data-dir', undisturbed)
     before = state(full_dir)
@@ -305,7 +305,8 @@ def test_whatever_moment_an_upgrade_is_killed_at_the_dump_is_whole(
 # ---- too little disk
 
 
-# A disk of its own for the data directory $1, whose files come from $2, with $3 bytes free. The rest is the daemon.
+# A file system of its own for the data directory $1, whose files come from $2, with $3 bytes free. The other arguments
+# are for the daemon.
 SMALL_DISK = """
 mount -t tmpfs -o size=4g none "$1" && cp -a "$2"/. "$1" || exit 99
 used=$(stat -f -c '(%b - %f) * %S' "$1")
@@ -320,7 +321,7 @@ exit $code
 
 
 def on_small_disk(program: Path, data_dir: Path, free: int) -> subprocess.CompletedProcess[str]:
-    """Start a daemon whose data directory is on a disk of its own with so many bytes free."""
+    """Start a daemon whose data directory is on a file system of its own with `free` bytes free."""
     where = data_dir.with_name(f'{data_dir.name}.disk')
     where.mkdir()
     command = ['unshare', '--mount', 'sh', '-c', SMALL_DISK, 'sh', str(where), str(data_dir), str(free)]
@@ -338,7 +339,7 @@ def on_small_disk(program: Path, data_dir: Path, free: int) -> subprocess.Comple
 
 
 def check_not_started(ended: subprocess.CompletedProcess[str], problem: str) -> None:
-    """It says why it does not start and how it would, has upgraded nothing and leaves nothing behind."""
+    """Check that the daemon names the problem and the way out, has upgraded nothing and leaves nothing behind."""
     assert ended.returncode == 1, ended.stderr + ended.stdout
     last = ended.stderr.splitlines()[-1]
     assert re.fullmatch(f'nipapd: {problem}.*', last), ended.stderr
@@ -348,7 +349,7 @@ def check_not_started(ended: subprocess.CompletedProcess[str], problem: str) -> 
     assert 'before' not in ended.stdout
 
 
-# PostgreSQL may want 16 MB for a segment of its log before anything is dumped. The sizes leave room for it.
+# PostgreSQL may need 16 MB for a segment of its log before anything is dumped. The sizes leave room for the segment.
 @may_mount
 def test_with_too_little_disk_the_daemon_does_not_start(full_dir: Path, next_program: Path) -> None:
     fill_table(full_dir, b'x' * 1_000_000, 60)
@@ -358,14 +359,14 @@ def test_with_too_little_disk_the_daemon_does_not_start(full_dir: Path, next_pro
 
 @may_mount
 def test_with_a_disk_that_gets_full_the_daemon_does_not_start(full_dir: Path, next_program: Path) -> None:
-    """A dump of data that cannot be compressed is larger than expected."""
+    """A dump of incompressible data is larger than estimated."""
     fill_table(full_dir, os.urandom(1_000_000), 20)
     ended = on_small_disk(next_program, full_dir, 30_000_000)
     check_not_started(ended, rf'cannot write \S+/{NAME}: .*No space left on device')
 
 
 def fill_table(data_dir: Path, value: bytes, rows: int) -> None:
-    """Make a table with so many rows."""
+    """Make a table with `rows` rows."""
     with private_database(data_dir) as database:
         database.run(lambda tx: tx.execute('CREATE UNLOGGED TABLE public.large (bytes bytea)'))
         database.run(lambda tx: tx.execute('ALTER TABLE public.large ALTER bytes SET STORAGE EXTERNAL'))
@@ -377,7 +378,7 @@ def fill_table(data_dir: Path, value: bytes, rows: int) -> None:
 
 
 @as_root
-def test_it_belongs_to_the_account_that_upgrades(full_dir: Path, forking_next: Forking) -> None:
+def test_the_dump_belongs_to_the_account_that_upgrades(full_dir: Path, forking_next: Forking) -> None:
     subprocess.run(['chown', '-R', 'nobody:nogroup', full_dir], check=True)
     upgrade = ('nipap-admin', 'migrate', '-c', '/dev/null', '--data-dir', full_dir)
     forking_next.run(*upgrade, account='nobody')

@@ -1,4 +1,4 @@
-"""Guessing passwords at a running daemon, and what accounts that are changed mean to its handlers."""
+"""Password guesses against a running daemon, and the effect of changed accounts on its handlers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Make = Callable[..., Daemon]
 
 @pytest.fixture
 def make(daemon: DaemonFactory, database_options: dict[str, str]) -> Make:
-    """Makes daemons with several handlers, with these settings of [auth]."""
+    """Return a factory of daemons with several handlers and the given settings of [auth]."""
 
     def made(data_dir: Path | None = None, **auth: str) -> Daemon:
         nipapd = {'forks': str(HANDLERS), **database_options}
@@ -49,7 +49,7 @@ class Caller:
         self._http = http.client.HTTPConnection('127.0.0.1', port, timeout=60, source_address=(address, 0))
 
     def ask(self, user: str, password: str, forwarded: str | None = None) -> str:
-        """What a call answers: the version of the daemon, or the text of a fault with code 1510."""
+        """Return the answer to a call: the version of the daemon, or the text of a fault with code 1510."""
         arguments = {'auth': {'authoritative_source': 'test'}}
         credentials = base64.b64encode(f'{user}:{password}'.encode()).decode()
         headers = {'Authorization': f'Basic {credentials}', 'Content-Type': 'text/xml'}
@@ -70,14 +70,14 @@ class Caller:
 
 @pytest.fixture
 def callers() -> Iterator[Callable[..., list[Caller]]]:
-    """Opens connections, which are shared out evenly among the handlers."""
+    """Yield a function that opens connections, shared out evenly among the handlers."""
     with ExitStack() as stack:
 
         def opened(daemon: Daemon, count: int, address: str = '127.0.0.1') -> list[Caller]:
             made = [Caller(daemon, address) for _ in range(count)]
             for caller in made:
                 stack.callback(caller.close)
-                # One after the other: a handler with more connections leaves the next to a sibling.
+                # Connect one after the other: a handler with more connections leaves the next connection to a sibling.
                 caller._http.connect()
             return made
 
@@ -85,7 +85,7 @@ def callers() -> Iterator[Callable[..., list[Caller]]]:
 
 
 def test_behind_a_trusted_proxy_clients_are_told_apart(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
-    """One connection of the proxy has requests of many clients; what somebody else claims means nothing."""
+    """One connection of the proxy carries requests of many clients; the claims of other senders are ignored."""
     settings = {'forks': '1', 'log_format': 'json', 'trusted_proxies': '127.0.0.2', **database_options}
     running = daemon(config={'nipapd': settings, 'auth': {'failed_logins': '4', 'failed_logins_window': '1000'}})
     user, password = running.admin()
@@ -99,7 +99,7 @@ def test_behind_a_trusted_proxy_clients_are_told_apart(daemon: DaemonFactory, da
         assert proxy.ask(user, password, '192.0.2.7') == __version__
         assert proxy.ask(user, password) == __version__
         for number in range(4):
-            other.ask(f'ann-{number}', 'wrong', '192.0.2.8')  # is counted for 127.0.0.3
+            other.ask(f'ann-{number}', 'wrong', '192.0.2.8')  # counts for 127.0.0.3
         assert proxy.ask(user, password, '192.0.2.8') == __version__
         assert REFUSED.search(other.ask('kim', 'wrong', '192.0.2.9'))
     peers = [json.loads(line)['peer'] for line in running.log().splitlines() if '"peer"' in line]
@@ -142,7 +142,7 @@ def test_a_refusal_passes_with_the_time(make: Make, callers: Any) -> None:
     poll(lambda: here.ask(user, password) == __version__, 30, lambda: 'it is still refused')
 
 
-def test_who_is_known_is_never_held_up(make: Make, callers: Any) -> None:
+def test_known_users_are_never_held_up(make: Make, callers: Any) -> None:
     running = make(failed_logins='4', failed_logins_window='1000')
     user, password = running.admin()
     connections = callers(running, 2 * HANDLERS)
@@ -155,7 +155,7 @@ def test_who_is_known_is_never_held_up(make: Make, callers: Any) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_who_was_heard_by_one_handler_is_refused_by_none(make: Make, callers: Any, make_dir: Any) -> None:
+def test_users_known_to_one_handler_are_refused_by_none(make: Make, callers: Any, make_dir: Any) -> None:
     directory = make_dir()
     running = make(data_dir=directory, failed_logins='4', failed_logins_window='1000')
     user, password = running.admin()

@@ -34,7 +34,7 @@ QUICK = 'fsync = off\nfull_page_writes = off\n'
 
 @pytest.fixture
 def repository(make_dir: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of its own with the program, of which nothing is committed."""
+    """Return a separate repository with the program, nothing of which is committed."""
     copy = make_dir() / 'repository'
     copy.mkdir()
     for part in PARTS:
@@ -63,7 +63,7 @@ def changed(program: Program, directory: Path) -> Program:
 
 
 class Refusing(Call):
-    """A call of `version` that one side refuses, the one that runs this tree."""
+    """A call of `version` that the side with this tree refuses."""
 
     def __init__(self, tree: str, side: Side) -> None:
         super().__init__(BY_NAME[FLOOR], side)
@@ -76,7 +76,7 @@ class Refusing(Call):
 
 
 class Known(Call):
-    """A call of `version` of which is known what it takes: a second, and two on one side."""
+    """A call of `version` with fixed times: a second, and two on one side."""
 
     def __init__(self, tree: str, side: Side) -> None:
         super().__init__(BY_NAME[FLOOR], side)
@@ -87,7 +87,7 @@ class Known(Call):
         return self._seconds
 
     def find_processes(self) -> None:
-        """Look for nothing: what the processors do is not known."""
+        """Do nothing: the work of the processors is not known."""
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def applied(side: Side) -> int:
 def test_a_revision_that_is_not_there_is_told(
     repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare.signal, 'signal', lambda *_: None)  # pytest keeps its own
+    monkeypatch.setattr(compare.signal, 'signal', lambda *_: None)  # pytest keeps its own handler
     with pytest.raises(RevisionError, match='rev-parse'):
         revisions.tree_of('nowhere')
     assert compare.main(['nowhere']) == 2
@@ -189,7 +189,7 @@ def test_requirements_that_this_python_does_not_satisfy(requirement: str, satisf
 
 
 def test_code_of_another_tree_is_refused(tmp_path: Path) -> None:
-    """As when an editable install comes before the directory of the side."""
+    """An editable install may come before the directory of the side."""
     program = Program('elsewhere', 'a tree', tmp_path, Path(sys.executable))
     with pytest.raises(RevisionError, match=f'is imported from .*, not from {tmp_path}'):
         program.versions()

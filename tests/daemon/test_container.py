@@ -1,4 +1,4 @@
-"""How answers of a WSGI application reach clients: whole, as fast as these take them, or visibly broken."""
+"""Answers of a WSGI application on their way to clients: complete, as fast as clients read, or visibly broken."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from nipapd.server import Container, Guards, Server
 from nipapd.shares import Parties
 
 PART = b'0123456789abcdef' * 4096  # 64 KB
-LONG = 512  # parts, far more than sockets keep
+LONG = 512  # parts, far more than sockets buffer
 Address = tuple[str, int]
 
 
 class Application:
-    """Answers each request with what the test has put into `parts`, and notes how far that was asked for."""
+    """Answers each request with the `parts` of the test, and counts the parts taken."""
 
     def __init__(self) -> None:
         self.parts: Callable[[], Iterator[bytes]] = lambda: iter([b'short'])
@@ -55,7 +55,7 @@ class Application:
         self.closed += 1
 
     def await_closed(self, times: int = 1) -> None:
-        """Wait until as many answers were closed; no more than that."""
+        """Wait until that many answers were closed, and no more."""
         poll(lambda: self.closed >= times, 20, lambda: f'{self.closed} answers were closed')
         assert self.closed == times
 
@@ -67,7 +67,7 @@ def application() -> Application:
 
 @pytest.fixture
 def address(application: Application, request: pytest.FixtureRequest) -> Iterator[Address]:
-    """Where a server in a thread of its own answers for the application; its parameter is the time for a request."""
+    """Yield the address of a server in a thread of its own; the parameter of the fixture is the request timeout."""
     ready = threading.Event()
     stop: list[Callable[[], object]] = []
 
@@ -95,7 +95,7 @@ def address(application: Application, request: pytest.FixtureRequest) -> Iterato
 
 @contextlib.contextmanager
 def asking(address: Address, path: str = '/', method: str = 'GET', headers: str = '', version: str = '1.1') -> Any:
-    """A connection that keeps little for its reader, on which a request was sent."""
+    """Yield a connection with a small receive buffer, on which a request was sent."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         client.settimeout(20)
@@ -120,7 +120,7 @@ def read_to_the_end(client: socket.socket) -> None:
 
 
 def other(address: Address) -> bytes:
-    """The answer of another request."""
+    """Return the answer to another request."""
     with asking(address, '/other') as client:
         return answer_on(client).read()
 
@@ -135,7 +135,7 @@ def broken() -> Iterator[bytes]:
     raise KeyError('no more')
 
 
-# whole
+# complete answers
 
 
 @pytest.mark.parametrize('parts', [[], [b'short'], [b'in ', b'', b'parts'], [PART] * 16])
@@ -213,10 +213,10 @@ def test_some_answers_have_no_body(application: Application, address: Address, s
         assert answer_on(client).read() == b'other'
 
 
-# as fast as the client
+# readers of any speed
 
 
-def test_who_reads_slowly_holds_up_nobody_and_is_not_read_ahead_for(application: Application, address: Address) -> None:
+def test_a_slow_reader_holds_up_nobody_and_is_not_read_ahead_for(application: Application, address: Address) -> None:
     application.parts = long
     with asking(address) as client:
         response = answer_on(client)
@@ -228,7 +228,7 @@ def test_who_reads_slowly_holds_up_nobody_and_is_not_read_ahead_for(application:
     application.await_closed()
 
 
-def test_who_reads_fast_holds_up_nobody(application: Application, address: Address) -> None:
+def test_a_fast_reader_holds_up_nobody(application: Application, address: Address) -> None:
     asked = threading.Event()
 
     def endless() -> Iterator[bytes]:
@@ -247,7 +247,7 @@ def test_who_reads_fast_holds_up_nobody(application: Application, address: Addre
 
 
 @pytest.mark.parametrize('address', [0.2], indirect=True)
-def test_who_takes_nothing_is_given_up(application: Application, address: Address) -> None:
+def test_a_reader_that_takes_nothing_is_given_up(application: Application, address: Address) -> None:
     application.parts = long
     with asking(address) as client:
         application.await_closed()
@@ -256,11 +256,11 @@ def test_who_takes_nothing_is_given_up(application: Application, address: Addres
     assert other(address) == b'other'
 
 
-# visibly broken
+# visibly broken answers
 
 
 @pytest.mark.parametrize('reset', [True, False])
-def test_who_leaves_early_leaves_nothing_behind(
+def test_a_client_that_leaves_early_leaves_nothing_behind(
     application: Application, address: Address, caplog: pytest.LogCaptureFixture, reset: bool
 ) -> None:
     application.parts = long
@@ -276,7 +276,7 @@ def test_who_leaves_early_leaves_nothing_behind(
 
 @pytest.mark.parametrize('version', ['1.0', '1.1'])
 @pytest.mark.parametrize('headers', [[], [('Content-Length', str(2 * LONG * len(PART)))]])
-def test_what_fails_in_the_middle_does_not_look_complete(
+def test_an_answer_that_fails_in_the_middle_does_not_look_complete(
     application: Application,
     address: Address,
     caplog: pytest.LogCaptureFixture,
@@ -315,7 +315,7 @@ def fail() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize('parts', [fail, lambda: [1], lambda: 1])
-def test_what_fails_before_the_first_byte_is_answered(
+def test_a_failure_before_the_first_byte_is_answered(
     application: Application, address: Address, parts: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     application.parts = parts
@@ -338,14 +338,14 @@ def test_what_fails_before_the_first_byte_is_answered(
     assert 'a request failed' in caplog.text
 
 
-# refused
+# refused requests
 
 
 @pytest.mark.parametrize('size', [1000, 2**16, 2 * server.MAX_BODY])
 def test_the_sender_of_a_chunked_body_that_is_too_large_reads_why(
     address: Address, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
-    """Also when Tornado waits for more of it at the moment."""
+    """This holds even when Tornado waits for more of the body at the moment."""
     with asking(address, method='POST', headers='Transfer-Encoding: chunked\r\n') as client:
         sent = 0
         while sent <= server.MAX_BODY:
@@ -360,7 +360,7 @@ def test_the_sender_of_a_chunked_body_that_is_too_large_reads_why(
     assert complaints(caplog) == []
 
 
-# when the loop ends
+# the end of the loop
 
 TOO_LARGE = server.MAX_BODY + 1
 BEGUN = {
@@ -378,7 +378,7 @@ BEGUN = {
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged as an error, also of what nobody refers to any more."""
+    """Return the errors in the log, including errors of objects without references."""
     gc.collect()
     return [record.getMessage() for record in caplog.records if record.levelname == 'ERROR']
 
@@ -421,7 +421,7 @@ def test_an_upload_that_waits_to_be_admitted_does_not_hold_up_the_end(
         fibers, parties = Fibers(most_running=1), Parties()
         admission = Admission(fibers, parties, Authenticator(AuthSettings('none', 0, {})))
         made = Server(Container(application, fibers), guards=Guards(parties, admission))
-        fibers.start(lambda: fibers.until(lambda _: None))  # has the only place
+        fibers.start(lambda: fibers.until(lambda _: None))  # takes the only place
         with socket.create_server(('127.0.0.1', 0)) as listener:
             listener.setblocking(False)
             made.listen_on([listener])
@@ -443,7 +443,7 @@ def test_an_upload_that_waits_to_be_admitted_does_not_hold_up_the_end(
 def test_an_answer_whose_client_has_left_when_the_loop_ends_is_no_error(
     application: Application, caplog: pytest.LogCaptureFixture, turns: int
 ) -> None:
-    """So many turns after a part of it was written."""
+    """The client leaves `turns` turns of the loop after a part of the answer was written."""
 
     async def serve() -> None:
         fibers = Fibers()

@@ -1,4 +1,4 @@
-"""PostgreSQL's processes die while clients allocate: what is acknowledged is there, once, and nobody sees a fault."""
+"""Processes of PostgreSQL die while clients allocate: each change is made once, and no client gets a fault."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BETWEEN_S = 0.4
 
 
 class Allocating(threading.Thread):
-    """A client that allocates until told to stop, and keeps what it was told."""
+    """A client that allocates until it is stopped, and records the answers."""
 
     def __init__(self, url: str, name: str, stop: threading.Event) -> None:
         super().__init__(name=name)
@@ -56,7 +56,7 @@ class Allocating(threading.Thread):
 
 
 def sessions(data_dir: Path) -> list[int]:
-    """The processes of PostgreSQL that serve our handlers."""
+    """Return the processes of PostgreSQL that serve our handlers."""
     postmaster = (data_dir / 'data' / 'postmaster.pid').read_text().splitlines()[0]
     listed = subprocess.run(['ps', '-o', 'pid=,args=', '--ppid', postmaster], capture_output=True, text=True).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if ' nipap ' in line]
@@ -66,7 +66,7 @@ def sessions(data_dir: Path) -> list[int]:
 def test_whatever_dies_everything_is_done_once(
     daemon: DaemonFactory, new_data_dir: Path, number: signal.Signals
 ) -> None:
-    """A killed session takes all others with it: PostgreSQL starts over."""
+    """A killed session ends all others: PostgreSQL starts over."""
     data_dir = new_data_dir
     running: Daemon = daemon(data_dir=data_dir)
     with xmlrpc.client.ServerProxy(running.url(*running.admin()), allow_none=True) as server:
@@ -86,14 +86,15 @@ def test_whatever_dies_everything_is_done_once(
 
 
 def allocate_while_killing(running: Daemon, data_dir: Path, number: signal.Signals) -> list[Allocating]:
-    """Let clients allocate for a while in which sessions die; returns the clients."""
+    """Let clients allocate for a while in which sessions die; return the clients."""
     stop = threading.Event()
     clients = [Allocating(running.url(*running.admin()), f'client {n}', stop) for n in range(CLIENTS)]
     for client in clients:
         client.start()
     killed = 0
     while killed < KILLS:
-        time.sleep(BETWEEN_S)  # of work between one blow and the next
+        # Let the clients work between one kill and the next.
+        time.sleep(BETWEEN_S)
         if found := sessions(data_dir):
             os.kill(random.choice(found), number)
             killed += 1

@@ -1,4 +1,4 @@
-"""Handlers and PostgreSQL are killed while clients send calls with keys until they are answered: each is done once."""
+"""Handlers and PostgreSQL are killed while clients retry calls with keys until they are answered: each is done once."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ PATIENCE_S = 30.0
 
 
 class Plain(xmlrpc.client.Transport):
-    """Sends a request once; the library's own would send it again, unasked, when the connection is lost."""
+    """Sends a request once; the transport of the library would resend the request after a lost connection."""
 
     def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:
         return self.single_request(host, handler, request_body, verbose)
 
 
-# What went wrong in between; on a busy machine PostgreSQL is away for longer than calls wait; an unknown outcome.
+# Faults to retry: an internal error; PostgreSQL away for longer than calls wait, on a busy machine; an unknown outcome.
 TO_BE_SENT_AGAIN = (1000, 1010, 1020)
 
 
 class Insisting(threading.Thread):
-    """A client that makes one change after the other, each again and again until it is answered."""
+    """A client that makes one change after the other and retries each until it is answered."""
 
     def __init__(self, url: str, name: str, stop: threading.Event) -> None:
         super().__init__(name=name)
@@ -57,7 +57,7 @@ class Insisting(threading.Thread):
             turn += 1
 
     def insist(self, key: str) -> Any:
-        """The answer to the call with this key."""
+        """Return the answer to the call with this key."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -67,11 +67,11 @@ class Insisting(threading.Thread):
                 if time.monotonic() > deadline or getattr(error, 'faultCode', 1000) not in TO_BE_SENT_AGAIN:
                     raise
                 self.failed += 1
-            time.sleep(0.02)  # a daemon that is gone answers at once
+            time.sleep(0.02)  # without a daemon the call fails at once
 
 
 def operations(key: str) -> list[dict[str, Any]]:
-    """An allocation that is described by the key, and a change of what was allocated."""
+    """Return an allocation that is described by the key, and an edit of the allocated prefix."""
     return [
         {'method': 'add_prefix', 'args': {'attr': {'description': key}, 'args': ARGS}},
         {'method': 'edit_prefix', 'args': {'prefix': {'id': {'$result': [0, 'id']}}, 'attr': {'comment': key}}},
@@ -117,19 +117,19 @@ def test_with_a_key_whatever_dies_everything_is_done_once(daemon: DaemonFactory,
 
 
 def kill_one(find: Callable[[], list[int]]) -> bool:
-    """Kill one of the processes that are found; false when there is none."""
+    """Kill one of the processes that `find` returns; return False when there is none."""
     found = find()
     if not found:
         return False
     try:
         os.kill(random.choice(found), signal.SIGKILL)
-    except ProcessLookupError:  # it has ended meanwhile
+    except ProcessLookupError:  # the process has ended meanwhile
         return False
     return True
 
 
 def insist_while_killing(url: str, victims: list[Callable[[], list[int]]], data_dir: Path) -> list[Insisting]:
-    """Let clients work while processes die; returns the clients."""
+    """Let clients work while processes die; return the clients."""
     stop = threading.Event()
     clients = [Insisting(url, f'client {number}', stop) for number in range(CLIENTS)]
     for client in clients:
@@ -137,7 +137,8 @@ def insist_while_killing(url: str, victims: list[Callable[[], list[int]]], data_
     blows = [partial(kill_one, find) for find in (*victims * ROUNDS, lambda: postmaster(data_dir))]
     random.shuffle(blows)
     for blow in blows:
-        time.sleep(BETWEEN_S)  # of work between one blow and the next
+        # Let the clients work between one kill and the next.
+        time.sleep(BETWEEN_S)
         poll(blow, PATIENCE_S, lambda: 'there is nothing to kill')
     time.sleep(BETWEEN_S)
     stop.set()

@@ -38,7 +38,7 @@ from nipapd.server import Container, Server
 
 pytestmark = pytest.mark.slow
 
-# handlers come and go
+# replaced handlers
 
 
 def test_a_killed_handler_is_replaced(configured: Configured) -> None:
@@ -55,7 +55,7 @@ def test_a_killed_handler_is_replaced(configured: Configured) -> None:
 
 
 class Writer(threading.Thread):
-    """Adds prefixes one after the other and remembers those that were acknowledged."""
+    """Adds prefixes one after the other and records the acknowledged ones."""
 
     def __init__(self, daemon: Daemon, number: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Writer(threading.Thread):
         try:
             ask('add_prefix', attr={'prefix': prefix, 'type': 'reservation', 'description': 'under load'})
         except xmlrpc.client.Fault as fault:
-            # The standard client sends a call again when its connection ends: then the first may have been done.
+            # The standard client resends a call when its connection ends: then the first call may have been done.
             if fault.faultCode != 1400:
                 self.refused.append(f'{prefix}: {fault.faultString}')
         else:
@@ -109,7 +109,7 @@ def test_killed_handlers_lose_no_acknowledged_change(configured: Configured) -> 
     assert acknowledged <= {prefix.removesuffix('/32') for prefix in stored}
 
 
-# it stops
+# the end of the daemon
 
 
 @pytest.mark.parametrize(('forks', 'number'), [('2', signal.SIGTERM), ('2', signal.SIGINT), ('-1', signal.SIGINT)])
@@ -118,7 +118,7 @@ def test_a_running_request_is_finished(configured: Configured, number: signal.Si
     with connections(running) as (connection,):
         connection.send('echo', message='finished', sleep=0.8)
         await_that(connection.was_read, 'request read')
-        running.send(signal.SIGHUP)  # means nothing
+        running.send(signal.SIGHUP)  # is ignored
         running.send(number)
         response = connection.response()
         assert response.headers['Connection'] == 'close' or response.version == 11
@@ -127,7 +127,7 @@ def test_a_running_request_is_finished(configured: Configured, number: signal.Si
     running.await_no_children()
 
 
-def test_requests_that_wait_behind_it_are_answered_too(configured: Configured) -> None:
+def test_requests_behind_a_running_one_are_answered_too(configured: Configured) -> None:
     running = configured(forks='1')
     with connections(running, 4) as (first, *others):
         first.send('echo', message='first', sleep=0.8)
@@ -177,14 +177,14 @@ def test_a_second_signal_ends_at_once(configured: Configured, forks: str) -> Non
 
 
 def pending(pid: int, number: int) -> bool:
-    """Whether the signal was sent and not yet delivered."""
+    """Return whether the signal was sent and not yet delivered."""
     status = Path(f'/proc/{pid}/status').read_text()
     masks = re.findall(r'^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$', status, re.MULTILINE)
     return any(int(mask, 16) >> number - 1 & 1 for mask in masks)
 
 
 @pytest.mark.parametrize('forks', ['1', '-1'])
-def test_the_deadline_ends_what_takes_longer(configured: Configured, forks: str) -> None:
+def test_the_deadline_ends_longer_calls(configured: Configured, forks: str) -> None:
     running = configured(forks=forks, drain_timeout='0.5')
     with connections(running) as (connection,):
         connection.send('echo', sleep=100)
@@ -210,7 +210,7 @@ def test_a_killed_parent_leaves_nothing_and_the_next_start_finds_everything(
         assert [vrf['name'] for vrf in ask('list_vrf', vrf={'rt': '65000:1'})] == ['kept']
 
 
-# its PostgreSQL
+# the private PostgreSQL
 
 
 @pytest.mark.parametrize('forks', ['1', '-1'])
@@ -264,7 +264,8 @@ def test_handlers_run_as_the_configured_user_beside_their_own_database(
 def test_everything_runs_as_the_configured_user_beside_a_configured_database(
     configured: Configured, make_dir: Any, certificate: tuple[str, str]
 ) -> None:
-    owner = 'postgres'  # the account that the test's server lets in besides root
+    # The server of the test admits this account besides root.
+    owner = 'postgres'
     pid_file = make_dir() / 'nipapd.pid'
     tls = {'ssl_port': str(free_port()), 'ssl_cert_file': certificate[0], 'ssl_key_file': certificate[1]}
     running = configured('-P', str(pid_file), user=owner, group='nogroup', **tls)
@@ -318,7 +319,7 @@ def test_tls_stops_as_well(configured: Configured, certificate: tuple[str, str])
         assert running.wait(15) == 0
 
 
-# its server
+# the server
 
 
 def raising(_environ: object, _start_response: object) -> list[bytes]:

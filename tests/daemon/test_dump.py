@@ -1,4 +1,4 @@
-"""``nipap-admin dump`` and ``restore``: what goes in comes out elsewhere, what cannot be restored changes nothing."""
+"""``nipap-admin dump`` and ``restore``: a restore brings all data back, and a refused one changes nothing."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ SOON_S = 30.0
 
 
 def admin(*args: object) -> subprocess.CompletedProcess[bytes]:
-    """Run nipap-admin."""
+    """Run nipap-admin in a process of its own."""
     command = [sys.executable, '-m', 'nipapd.maintenance', *map(str, args)]
     env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
     return subprocess.run(command, cwd='/', env=env, capture_output=True, timeout=120, check=False)
 
 
 def admin_inside(*args: object) -> subprocess.CompletedProcess[bytes]:
-    """Run nipap-admin in this process, on a configured database: Python takes longer to start than it to work."""
+    """Run nipap-admin in this process, on a configured database: starting Python takes longer than the command."""
     with (
         io.TextIOWrapper(io.BytesIO()) as out,
         io.TextIOWrapper(io.BytesIO()) as err,
@@ -74,14 +74,14 @@ Admin = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def done(*args: object, by: Admin = admin_inside) -> str:
-    """What a command says that works."""
+    """Return the output of a command that succeeds."""
     answer = by(*args)
     assert answer.returncode == 0, answer.stderr.decode()
     return answer.stdout.decode()
 
 
 def refused(*args: object, by: Admin = admin_inside) -> str:
-    """What a command says that fails, on one line."""
+    """Return the error of a command that fails, one line."""
     answer = by(*args)
     said = answer.stderr.decode()
     assert answer.returncode == 1, said
@@ -104,7 +104,7 @@ class Site:
         self.where = ('-c', self.path, '--data-dir', directory)
 
     def state(self) -> list[Any]:
-        """Every fact, the problems that a check finds, and the accounts."""
+        """Return every fact, the problems that a check finds, and the accounts."""
         database = Database(self.dsn)
         try:
             found: list[Any] = [facts(database), check.problems(database), schema.version(database)]
@@ -125,7 +125,7 @@ class Site:
 
 @pytest.fixture(scope='module')
 def directories() -> Iterator[Callable[[], Path]]:
-    """Makes directories for all tests of this module."""
+    """Yield a function that makes directories for all tests of this module."""
     with open_directories() as make:
         yield make
 
@@ -140,19 +140,19 @@ def filled_site(dsn: str, directory: Path) -> Site:
 
 @pytest.fixture(scope='module')
 def full(shared_dsn: str, directories: Callable[[], Path]) -> Site:
-    """A site that holds something of everything and stays as it is."""
+    """Return a site that holds some of everything and stays as it is."""
     return filled_site(shared_dsn, directories())
 
 
 @pytest.fixture
 def own(dsn: str, make_dir: Callable[[], Path]) -> Site:
-    """A site of the test's own that holds the same."""
+    """Return a site for this test with the same contents."""
     return filled_site(dsn, make_dir())
 
 
 @pytest.fixture(scope='module')
 def dumped(full: Site, directories: Callable[[], Path]) -> Path:
-    """A dump of the full site."""
+    """Return a dump of the full site."""
     path = directories() / 'nipap.tar'
     done('dump', *full.where, path, by=admin)
     return path
@@ -184,11 +184,11 @@ def empty(empty_dsn: str, make_dir: Callable[[], Path]) -> Site:
 
 @pytest.fixture
 def file(dumped: Path, make_dir: Callable[[], Path]) -> Path:
-    """The dump, the test's own."""
+    """Return a copy of the dump for this test."""
     return Path(shutil.copy(dumped, make_dir()))
 
 
-def test_what_was_dumped_is_restored(full: Site, empty: Site, dumped: Path) -> None:
+def test_a_dump_is_restored(full: Site, empty: Site, dumped: Path) -> None:
     assert dumped.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in dumped.parent.iterdir()] == [dumped.name]
     assert 'no problems found' in done('restore', *empty.where, dumped, by=admin)
@@ -197,7 +197,7 @@ def test_what_was_dumped_is_restored(full: Site, empty: Site, dumped: Path) -> N
     assert empty.users.authenticate('operator', 'first secret')
 
 
-def test_the_file_says_what_it_is(full: Site, file: Path) -> None:
+def test_the_file_describes_itself(full: Site, file: Path) -> None:
     with tarfile.open(file) as tar:
         assert tar.getnames() == ['manifest.json', 'database.dump', 'users.db']
         content = tar.extractfile('manifest.json')
@@ -216,7 +216,7 @@ def test_standard_output_and_input(full: Site, empty: Site) -> None:
     assert empty.state() == full.state()
 
 
-# Only root can read the interpreter that runs the tests, as a rule: what is needed later is loaded before.
+# As a rule only root can read the interpreter that runs the tests: import the modules that are needed later first.
 AS_NOBODY = """
 import encodings.idna, encodings.utf_8_sig, importlib.readers, os, pwd, sys
 from nipapd import dump, embedded, maintenance
@@ -229,8 +229,8 @@ sys.exit(maintenance.main())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='without root all of these tests are about somebody else')
-def test_who_is_not_root_restores_and_dumps_too(full: Site, file: Path, make_dir: Callable[[], Path]) -> None:
-    """Into a database of their own, which nobody else looks after."""
+def test_accounts_other_than_root_restore_and_dump_too(full: Site, file: Path, make_dir: Callable[[], Path]) -> None:
+    """The account restores into a private database of its own, which no other account runs."""
     directory = make_dir()
     shutil.chown(directory, 'nobody', 'nogroup')
 
@@ -258,7 +258,7 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-def test_without_accounts_those_that_are_there_stay(dsn: str, empty: Site, make_dir: Callable[[], Path]) -> None:
+def test_a_dump_without_accounts_leaves_the_present_ones(dsn: str, empty: Site, make_dir: Callable[[], Path]) -> None:
     bare, path = Site(dsn, make_dir()), make_dir() / 'bare.tar'
     assert 'without accounts' in done('dump', *bare.where, path)
     empty.users.create()
@@ -304,7 +304,7 @@ def test_a_copy_sends_nothing_unless_it_is_to(
     ]
 
 
-# ---- what is refused before anything is changed
+# ---- refusals before any change
 
 
 @pytest.mark.parametrize('kept', [0.0, 0.001, 0.1, 0.5, 0.9])
@@ -336,7 +336,7 @@ def test_foreign_files_are_refused(empty: Site, make_dir: Callable[[], Path]) ->
 
 
 def rewritten(file: Path, database: Callable[[bytes], bytes] = bytes, **changes: Any) -> Path:
-    """The same dump with another manifest, or another database."""
+    """Return a copy of the dump with another manifest, or another database."""
     directory = file.parent / 'parts'
     directory.mkdir()
     with file.open('rb') as source:
@@ -356,7 +356,7 @@ def test_a_newer_schema_or_format_is_refused(empty: Site, file: Path) -> None:
     assert 'upgrade the program' in refused('restore', *empty.where, rewritten(file, format=2))
 
 
-def test_what_holds_something_is_replaced_only_when_asked(
+def test_existing_data_is_replaced_only_when_asked(
     full: Site, empty: Site, file: Path, actor: Actor, make_dir: Callable[[], Path]
 ) -> None:
     schema.install(empty.dsn)
@@ -398,9 +398,9 @@ def test_while_a_daemon_serves_nothing_is_restored(own: Site, file: Path, daemon
     assert own.state() == before
 
 
-# ---- what a hostile dump contains
+# ---- contents of a hostile dump
 
-# Each runs a command on the host of PostgreSQL where it is evaluated, by a superuser at least.
+# Each object runs a command on the host of PostgreSQL when it is evaluated, at least by a superuser.
 HOSTILE = """
 CREATE FUNCTION public.evil(text) RETURNS boolean LANGUAGE plpgsql AS $f$
 BEGIN
@@ -435,14 +435,14 @@ GRANT ALL ON public.asn TO PUBLIC;
 
 @pytest.fixture
 def marks(make_dir: Callable[[], Path]) -> Path:
-    """The directory in which hostile commands leave files."""
+    """Return the directory in which hostile commands leave files."""
     directory = make_dir()
     directory.chmod(0o777)
     return directory
 
 
 def ran(marks: Path, site: Site) -> set[str]:
-    """The hostile objects that have run their command in the database of a site."""
+    """Return the hostile objects that have run their command in the database of a site."""
     begin = f'ran-{psycopg2.extensions.parse_dsn(site.dsn)["dbname"]}-'
     return {path.name.removeprefix(begin) for path in marks.iterdir() if path.name.startswith((begin, 'ran-comment'))}
 
@@ -451,7 +451,8 @@ def test_nothing_but_rows_arrives_from_a_hostile_dump(
     own: Site, empty: Site, cluster: EmbeddedPostgres, marks: Path, make_dir: Callable[[], Path]
 ) -> None:
     file = make_dir() / 'hostile.tar'
-    own.sql(f'GRANT pg_execute_server_program TO {OWNER}')  # as an index is built with the rights of its table's owner
+    # An index is built with the rights of the owner of its table.
+    own.sql(f'GRANT pg_execute_server_program TO {OWNER}')
     try:
         own.sql(HOSTILE.replace('MARKER', str(marks / 'ran')))
         assert ran(marks, own) >= {'constraint', 'column', 'index', 'domain', 'rows'}, 'they work'
@@ -476,7 +477,7 @@ def test_nothing_but_rows_arrives_from_a_hostile_dump(
     assert ran(marks, empty) == set()
 
 
-# Statements that stand in the table of contents of a dump, where pg_restore finds them.
+# Statements in the table of contents of a dump, where pg_restore finds them.
 @pytest.mark.parametrize(
     ('statement', 'other'),
     [
@@ -489,7 +490,7 @@ def test_nothing_but_rows_arrives_from_a_hostile_dump(
 def test_statements_of_a_hostile_table_of_contents_are_refused(
     full: Site, empty: Site, file: Path, statement: bytes, other: bytes
 ) -> None:
-    marks = Path(tempfile.mkdtemp(prefix='m', dir='/tmp'))  # a short name, as lengths stay
+    marks = Path(tempfile.mkdtemp(prefix='m', dir='/tmp'))  # a short name, as lengths must not change
     try:
         marks.chmod(0o777)
         hostile = rewritten(file, database=lambda content: exchange(content, statement, other % bytes(marks / 'm')))
@@ -500,7 +501,7 @@ def test_statements_of_a_hostile_table_of_contents_are_refused(
 
 
 def exchange(content: bytes, begin: bytes, other: bytes) -> bytes:
-    """Put another statement in the place of one that begins like this; its length is in front of it and stays."""
+    """Replace the statement that begins with `begin` by another; the length in front of the statement stays."""
     place = content.index(begin)
     length = int.from_bytes(content[place - 4 : place], 'little')
     assert len(other) < length < 500, 'it is the length'
@@ -584,11 +585,11 @@ def test_root_has_another_account_write_and_read_the_dump(
     assert [path for path in Path(tempfile.gettempdir()).glob('nipap-programs-*') if (path / wheel.name).exists()] == []
 
 
-# ---- what fails midway
+# ---- failures midway
 
 
 def test_a_restore_that_fails_midway_changes_nothing(full: Site, empty: Site, file: Path, actor: Actor) -> None:
-    """A view elsewhere that refers to a table would go with it, which is found after everything else was dropped."""
+    """The restore would drop a view elsewhere that refers to a table, which shows after everything else was dropped."""
     schema.install(empty.dsn)
     fill(empty.dsn, actor, '198.51.100', 'other')
     empty.sql('CREATE SCHEMA report', 'CREATE VIEW report.used AS SELECT count(*) FROM public.prefix')
@@ -609,7 +610,8 @@ where, _, function = sys.argv.pop(1).rpartition('.')
 setattr(importlib.import_module(where), function, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
 sys.exit(maintenance.main())
 """
-POINTS = {  # where a restore is killed, and whether the database was committed by then
+# The functions at which a restore is killed, and whether the database was committed by then.
+POINTS = {
     'nipap.integrity.check.examine': False,
     'nipapd.restored.keep': False,
     'nipapd.archive._sync_directory': False,
@@ -630,7 +632,7 @@ def restore_killed_at(point: str, *args: object) -> None:
 def test_a_restore_that_is_killed_leaves_accounts_and_database_of_one_time(
     point: str, with_accounts: bool, full: Site, empty: Site, file: Path, actor: Actor, daemon: DaemonFactory
 ) -> None:
-    """A start of the daemon decides what was left open; before it nobody changes accounts that may be replaced."""
+    """A start of the daemon decides the open outcome; before it, accounts that may be replaced cannot be changed."""
     schema.install(empty.dsn)
     if with_accounts:
         empty.users.create()
@@ -673,7 +675,7 @@ def test_the_next_dump_or_restore_ends_one_that_was_killed(
 
 
 def test_the_number_of_the_transaction_is_on_the_disk_before_it_names_a_file(empty: Site) -> None:
-    """Else a power cut could give it to another transaction, which would be taken for that of the restore."""
+    """Else a power cut could give the number to another transaction, which would be taken for that of the restore."""
     schema.install(empty.dsn)
     empty.users.create()
     written, flushed = 'SELECT pg_current_wal_insert_lsn()', 'SELECT %s::pg_lsn <= pg_current_wal_flush_lsn()'
@@ -708,7 +710,7 @@ def test_accounts_of_a_restore_into_another_database_are_left_alone(
     assert [user.username for user in empty.users.users()] == ['somebody']
 
 
-def test_what_the_check_finds_is_reported(own: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
+def test_problems_that_the_check_finds_are_reported(own: Site, empty: Site, make_dir: Callable[[], Path]) -> None:
     own.sql("UPDATE prefix SET children = 77 WHERE prefix = '192.0.2.0/24'")
     path = make_dir() / 'wrong.tar'
     done('dump', *own.where, path)
@@ -744,7 +746,7 @@ def test_an_older_schema_is_migrated(
 
 
 def test_an_older_data_directory_is_converted(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
-    """As docs/differences.md says: one whose index on text knows ASCII alone, made by a program of that time."""
+    """docs/differences.md describes the case: the text index knows ASCII only, made by the kept program."""
     old, new, file, program = make_dir(), make_dir(), make_dir() / 'nipap.dump', unpack_kept(make_dir())
     former = daemon(config={'nipapd': {'forks': '1'}}, data_dir=old, env={'PYTHONPATH': str(program)})
     user, password = former.admin()
@@ -756,7 +758,7 @@ def test_an_older_data_directory_is_converted(daemon: DaemonFactory, make_dir: C
             )
     assert former.stop() == 0
     before, (major, letters) = own_facts(old), letters_of(old)
-    assert letters is (major < 17)  # with an older PostgreSQL that program chose another locale
+    assert letters is (major < 17)  # with an older PostgreSQL the kept program chose another locale
     assert 'schema version 8, with accounts' in done('dump', '--data-dir', old, file, by=admin)
     assert 'no problems found' in done('restore', '--data-dir', new, file, by=admin)
     assert letters_of(new) == (major, True)
@@ -769,7 +771,7 @@ def test_an_older_data_directory_is_converted(daemon: DaemonFactory, make_dir: C
 
 
 def letters_of(data_dir: Path) -> tuple[int, bool]:
-    """Return the major version of a private PostgreSQL, and whether its index on text knows Cyrillic letters."""
+    """Return the major version of a private PostgreSQL, and whether its text index knows Cyrillic letters."""
     server = EmbeddedPostgres(data_dir).start()
     database = Database(server.dsn())
     try:
@@ -804,11 +806,11 @@ def test_rows_are_read_in_pieces_of_any_size() -> None:
     assert data.readline() == b'rest\n'
 
 
-# ---- a database of the daemon's own
+# ---- the private database of a daemon
 
 
 def writer(url: str, net: int, stop: threading.Event, written: list[str]) -> None:
-    """Adds prefixes until it is stopped; what was answered is noted."""
+    """Add prefixes until `stop` is set; append the acknowledged prefixes to `written`."""
     with xmlrpc.client.ServerProxy(url, allow_none=True) as proxy:
         for number in itertools.count():
             if stop.is_set():
@@ -820,7 +822,7 @@ def writer(url: str, net: int, stop: threading.Event, written: list[str]) -> Non
 
 
 def own_facts(data_dir: Path) -> dict[int, str]:
-    """The prefixes in a private database, by id, as text."""
+    """Return the prefixes in a private database by id, as text."""
     server = EmbeddedPostgres(data_dir).start()
     database = Database(server.dsn())
     try:
@@ -831,7 +833,7 @@ def own_facts(data_dir: Path) -> dict[int, str]:
 
 
 def dump_while_writing(running: Daemon, data_dir: Path, file: Path) -> tuple[set[str], int]:
-    """What had been answered when the dump began, and how much was written until it had ended."""
+    """Return the prefixes acknowledged before the dump, and the number written until its end."""
     url, stop = f'{running.url(*running.admin())}/XMLRPC', threading.Event()
     written: list[list[str]] = [[], []]
     threads = [threading.Thread(target=writer, args=(url, n, stop, written[n])) for n in range(2)]

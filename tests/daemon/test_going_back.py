@@ -1,4 +1,4 @@
-"""What docs/upgrading.md says: the kept program is upgraded, then gone back to with the dump before the upgrade."""
+"""The steps of docs/upgrading.md: upgrade the kept program, then go back to it with the dump before the upgrade."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ NAME = f'before-{SCHEMA + 1:04}.dump'
 
 @pytest.fixture
 def kept_program() -> Iterator[Path]:
-    """Where Python finds the program that is kept."""
+    """Yield the directory of the kept program."""
     with open_directories() as make:
         yield unpack_kept(make())
 
 
 def facts_by(program: Path, dsn: str) -> Any:
-    """The facts as that program reads them."""
+    """Return the facts as that program reads them."""
     command = [sys.executable, str(Path(kept_facts.__file__)), dsn]
     env = {**os.environ, 'PYTHONPATH': str(program)}
     return json.loads(subprocess.run(command, env=env, cwd='/', check=True, stdout=subprocess.PIPE).stdout)
 
 
 def check_files(found: dict[str, str]) -> None:
-    """The upgrade has added the dump, and opened nothing of what was there to others."""
+    """Check that the upgrade has added the dump, and opened no earlier file to others."""
     assert found.pop(NAME) == '-rw------- daemon'
     before = EXPECTED['user']['installation']['files in it']
     assert found.keys() == before.keys()

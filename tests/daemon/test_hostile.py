@@ -1,4 +1,4 @@
-"""Hostile clients of the whole daemon: they are refused or cut off, others are served, and nothing is changed."""
+"""Hostile clients of the whole daemon are refused or cut off; other clients are served, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ pytestmark = pytest.mark.slow
 MB = 2**20
 MAX_BODY = 10 * MB
 REQUEST_TIMEOUT_S = 1.0
-AT_ONCE_S = 5  # far more than a call takes, far less than anybody's patience
+AT_ONCE_S = 5  # far more than a call takes, far less than any client waits
 SLOW_MACHINE_S = 20
-ROOM = 16  # the most that a body may take in memory, in its own size
+# The most memory that a body may take, as a multiple of its size.
+ROOM = 16
 PIECE = b'x' * 65536
 CHUNK = b'%x\r\n%b\r\n' % (len(PIECE), PIECE)
 
 
 class Target:
-    """A daemon to be hostile to."""
+    """A daemon to attack."""
 
     def __init__(self, daemon: Daemon) -> None:
         parts = urlsplit(daemon.address)
@@ -51,7 +52,7 @@ class Target:
         return socket.create_connection(self.address, timeout=SLOW_MACHINE_S)
 
     def head(self, *headers: str, method: str = 'POST', path: str = '/XMLRPC') -> bytes:
-        """The beginning of a request; the caller says how long its body is."""
+        """Return the beginning of a request; `headers` must include the length of its body."""
         lines = [f'{method} {path} HTTP/1.1', 'Host: test', f'Authorization: {self.authorization}', *headers]
         return '\r\n'.join([*lines, '', '']).encode('latin-1')
 
@@ -59,7 +60,7 @@ class Target:
         return self.head(f'Content-Length: {len(body)}', *headers) + body
 
     def say(self, *parts: bytes) -> bytes:
-        """Send these on a connection of their own, no more after that; everything that is answered until it ends."""
+        """Send these parts, and no more, on a new connection; return all answers until the connection ends."""
         with self.connect() as client:
             return exchange(client, *parts)
 
@@ -67,7 +68,7 @@ class Target:
         return self.call_body(call_body(method, **members))
 
     def call_body(self, body: bytes) -> object:
-        """The answer to a call, as a value or a Fault."""
+        """Return the answer to a call, as a value or a Fault."""
         with self.connect() as client:
             client.sendall(self.request(body))
             response = http.client.HTTPResponse(client)
@@ -79,7 +80,7 @@ class Target:
                 return fault
 
     def await_served(self) -> None:
-        """Every handler answers a normal call at once: as many connections as there are, each with a handler."""
+        """Wait until every handler answers a normal call at once: one connection for each handler."""
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(self.connect()) for _ in self.handlers]
             began = time.monotonic()
@@ -98,7 +99,7 @@ def call_body(method: str, **members: object) -> bytes:
 
 
 def raw_call(method: str, members: bytes) -> bytes:
-    """A call whose struct has these members beside ``auth``, as they are."""
+    """Return a call whose struct has these members beside ``auth``, unchanged."""
     auth = '<member><name>auth</name><value><struct/></value></member>'
     auth = auth.replace(
         '<struct/>', '<struct><member><name>authoritative_source</name><value>t</value></member></struct>'
@@ -111,7 +112,7 @@ def raw_call(method: str, members: bytes) -> bytes:
 
 
 def exchange(client: socket.socket, *parts: bytes) -> bytes:
-    """Send parts while what is answered is read; a server may refuse to take them all."""
+    """Send parts while reading the answer, as the server may refuse to take all parts; return the answer."""
 
     def send() -> None:
         with contextlib.suppress(OSError):
@@ -128,7 +129,7 @@ def exchange(client: socket.socket, *parts: bytes) -> bytes:
 
 
 def received(client: socket.socket) -> bytes:
-    """Everything until the other side closes the connection."""
+    """Return everything until the other side closes the connection."""
     answer = bytearray()
     with contextlib.suppress(ConnectionResetError):
         while piece := client.recv(65536):
@@ -146,7 +147,7 @@ def is_refused(answer: bytes) -> bool:
 
 
 def most_memory_mb(pid: int) -> int:
-    """The most that a process has had in memory since it was last asked."""
+    """Return the highest memory use of a process since the last call of this function."""
     status = Path(f'/proc/{pid}/status').read_text()
     Path(f'/proc/{pid}/clear_refs').write_text('5')
     (kb,) = re.findall(r'^VmHWM:\s+(\d+) kB', status, re.MULTILINE)
@@ -154,14 +155,14 @@ def most_memory_mb(pid: int) -> int:
 
 
 def cpu_s(target: Target) -> float:
-    """How long all handlers have worked so far; of a busy machine this says more than a clock does."""
+    """Return the CPU time of all handlers so far; on a busy machine this is more reliable than a clock."""
     stats = (Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split() for pid in target.handlers)
     return sum(int(ticks) for fields in stats for ticks in fields[11:13]) / os.sysconf('SC_CLK_TCK')
 
 
 @contextlib.contextmanager
 def growing_less_than(target: Target, limit_mb: int, what: str = '') -> Iterator[None]:
-    """No handler has this much more in memory at any time meanwhile than it had before."""
+    """Check that no handler uses this much more memory at any time during the block than before."""
     for pid in target.handlers:
         most_memory_mb(pid)
     target.await_served()
@@ -175,7 +176,7 @@ def growing_less_than(target: Target, limit_mb: int, what: str = '') -> Iterator
 def target(
     request: pytest.FixtureRequest, daemon: DaemonFactory, database_options: dict[str, str], db: Database
 ) -> Iterator[Target]:
-    """A daemon with two handlers, both of which serve in the end, and a database that is then as it was."""
+    """Yield a daemon with two handlers; check afterwards that both serve and the database is unchanged."""
     timeout = {'request_timeout': str(getattr(request, 'param', REQUEST_TIMEOUT_S))}
     made = Target(daemon(config={'nipapd': {'forks': '2', **timeout, **database_options}}))
     assert len(made.handlers) == 2
@@ -188,7 +189,7 @@ def target(
     assert all(Path(f'/proc/{pid}').exists() for pid in handlers), 'a handler has died'
 
 
-# too much
+# requests that are too large
 
 
 def test_a_large_body_is_refused_as_it_is_read(target: Target) -> None:
@@ -217,7 +218,7 @@ def test_an_ordinary_client_learns_that_its_request_is_too_large(target: Target)
 
 
 @pytest.mark.parametrize('length', [f'Content-Length: {MAX_BODY + 1}', 'Transfer-Encoding: chunked'])
-def test_who_speaks_rest_learns_it_as_a_problem(target: Target, length: str) -> None:
+def test_rest_clients_learn_it_as_a_problem(target: Target, length: str) -> None:
     head = target.head(length, path='/api/v1/prefixes')
     answer = target.say(head, *[CHUNK] * (2 * MAX_BODY // len(PIECE))) if 'chunked' in length else target.say(head)
     said, _, body = answer.partition(b'\r\n\r\n')
@@ -259,15 +260,15 @@ def test_bodies_that_do_not_end_have_their_limit_together(target: Target) -> Non
                 assert b'\r\nRetry-After: 1\r\n' in answer
                 refused += 1
         assert 60 - 2 * 15 <= refused <= 60 - 14
-    for _ in range(60):  # what is answered or given up makes room
+    for _ in range(60):  # answered or cancelled requests make room
         assert target.call_body(body) == __version__
 
 
-# too slow
+# requests that are too slow
 
 
 def drip(client: socket.socket, begin: bytes, every: bytes) -> float:
-    """Send the beginning, then the same again and again, slowly; how long it took the other side to close."""
+    """Send the beginning, then `every` again and again, slowly; return the time until the other side closes."""
     began = time.monotonic()
     client.sendall(begin)
     client.settimeout(REQUEST_TIMEOUT_S / 10)
@@ -283,7 +284,7 @@ def drip(client: socket.socket, begin: bytes, every: bytes) -> float:
     return time.monotonic() - began
 
 
-def test_who_is_slow_is_given_up(target: Target) -> None:
+def test_slow_clients_are_given_up(target: Target) -> None:
     whole = target.request(call_body('version'))
     slow = {
         'headers': (b'POST /XMLRPC HT', b'x'),
@@ -300,7 +301,7 @@ def test_who_is_slow_is_given_up(target: Target) -> None:
         with target.connect() as client:
             took[name] = drip(client, *slow[name])
 
-    with target.connect() as patient:  # who has asked nothing yet may wait
+    with target.connect() as patient:  # a client that has sent nothing yet may wait
         attackers = [threading.Thread(target=attack, args=(name,)) for name in slow]
         for attacker in attackers:
             attacker.start()
@@ -322,16 +323,16 @@ def test_idle_connections_cost_nobody_anything(target: Target) -> None:
         target.await_served()
 
 
-# not HTTP
+# requests that are not HTTP
 
 
 def last_status(answer: bytes) -> int | None:
-    """The status of the last of several answers; None when there is none."""
+    """Return the status of the last of several answers; None when there is none."""
     found = re.findall(rb'^HTTP/1\.1 (\d{3}) ', answer, re.MULTILINE)
     return int(found[-1]) if found else None
 
 
-def test_what_is_not_http_ends_the_connection(target: Target) -> None:
+def test_requests_that_are_not_http_end_the_connection(target: Target) -> None:
     whole = target.request(call_body('version'))
     head = target.head()[:-2]  # more headers may follow
     chunked = target.head('Transfer-Encoding: chunked')
@@ -383,11 +384,11 @@ def test_many_headers_are_read(target: Target) -> None:
     assert __version__.encode() in target.say(target.request(call_body('version'), 'Connection: close', *headers))
 
 
-# not XML-RPC
+# requests that are not XML-RPC
 
 
 def attr(members: bytes, prefix: str = '10.0.0.0/8') -> bytes:
-    """A call of add_prefix, which would succeed without these members."""
+    """Return a call of add_prefix, which would succeed without these members."""
     valid = ''.join(
         f'<member><name>{name}</name><value>{value}</value></member>'
         for name, value in {'prefix': prefix, 'type': 'assignment', 'description': 'd'}.items()
@@ -468,7 +469,7 @@ def is_our_fault(answer: object) -> bool:
     )
 
 
-def test_what_is_not_acceptable_is_a_fault(target: Target) -> None:
+def test_unacceptable_calls_are_faults(target: Target) -> None:
     for name, body in BODIES.items():
         with growing_less_than(target, 10 + ROOM * len(body) // MB, name):
             began = cpu_s(target)

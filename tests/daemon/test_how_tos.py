@@ -1,4 +1,4 @@
-"""The shell commands of the how-tos, run as they are printed, page by page, against a daemon of its own."""
+"""The shell commands of the how-tos, run as printed, page by page, against a daemon of this test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCS = REPOSITORY / 'docs'
 PLAYED = ('index', 'importing', 'users', 'configuring', 'operating', 'backups')  # in this order
-# Pages whose commands no test of this file runs, and why.
+# Pages whose commands no test of this file runs, with the reason.
 ELSEWHERE = {
     'differences': 'its command is SQL for a database of a former version, which tests/daemon/test_dump.py makes',
     'events': 'streams do not end, and the webhook has no receiver; tests/daemon/test_events.py has both',
@@ -31,7 +31,7 @@ BLOCK = re.compile(r'(<!-- not played: \w[^>]*-->\n)?```sh\n(.*?)^```$', re.MULT
 
 
 def blocks(page: str) -> list[str]:
-    """Return the commands of a page without those that say why they are not played."""
+    """Return the commands of a page, without blocks that carry a reason for not being run."""
     found = BLOCK.findall((DOCS / f'{page}.md').read_text())
     return [commands for excuse, commands in found if not excuse]
 
@@ -44,7 +44,7 @@ def test_each_page_with_commands_is_played_or_says_why_not() -> None:
 
 @pytest.fixture
 def directory(make_dir: Callable[[], Path]) -> Path:
-    """A directory as the commands expect it: with `.venv` and the tests of the repository."""
+    """Return a directory as the commands expect it: with `.venv` and the tests of the repository."""
     made = make_dir()
     (made / '.venv').symlink_to(sys.prefix)
     (made / 'tests').symlink_to(REPOSITORY / 'tests')
@@ -52,7 +52,7 @@ def directory(make_dir: Callable[[], Path]) -> Path:
 
 
 def test_the_commands_succeed(daemon: Callable[..., Any], data_dir: Path, directory: Path) -> None:
-    """All pages are played on one daemon. A comment behind a command is a part of what is printed."""
+    """All pages are run on one daemon. A comment behind a command is a part of the expected output."""
     if shutil.which('curl') is None:
         pytest.skip('no curl on this host')
     running = daemon(data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""What is HTTP only nearly, and more connections than there is room for: refused or borne, and others are served."""
+"""Requests that are nearly HTTP, and too many connections: the daemon goes on serving other clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from test_hostile import Target, call_body, received
 from nipap import __version__
 
 REQUEST_TIMEOUT_S = 1.5
-DESCRIPTORS = 300  # of a handler; more than 60 % are for connections
+DESCRIPTORS = 300  # descriptors of a handler; more than 60 % are for connections
 ROOM = 172
 ANSWER = re.compile(rb'^HTTP/1\.1 (\d{3}) .*?\r\n\r\n', re.MULTILINE | re.DOTALL)
 VERSION = call_body('version')
@@ -31,13 +31,13 @@ MakeTarget = Callable[..., Target]
 
 @pytest.fixture
 def target(shared_daemon: Callable[..., Daemon]) -> Target:
-    """A daemon with one handler that is still there when a test has said what it says."""
+    """Return a daemon with one handler that must survive every test."""
     return Target(shared_daemon(forks='1', request_timeout=str(REQUEST_TIMEOUT_S)))
 
 
 @pytest.fixture
 def make(daemon: DaemonFactory, database_options: dict[str, str]) -> MakeTarget:
-    """Runs daemons, the handlers of which may have so many descriptors."""
+    """Return a factory of daemons with a limit of descriptors for their handlers."""
 
     def start(descriptors: int | None = None, forks: int = 1) -> Target:
         config = {'forks': str(forks), 'request_timeout': str(REQUEST_TIMEOUT_S), **SAME_ACCOUNT, **database_options}
@@ -55,7 +55,7 @@ def make(daemon: DaemonFactory, database_options: dict[str, str]) -> MakeTarget:
 
 
 def heads(answer: bytes) -> list[bytes]:
-    """The beginnings of all answers, each of which has an id, names no program, and is neither sniffed nor stored."""
+    """Return the heads of all answers; each must have an id, name no program, and be neither sniffed nor stored."""
     found = [match[0] for match in ANSWER.finditer(answer)]
     for head in found:
         for wanted in (
@@ -75,7 +75,7 @@ def statuses(answer: bytes) -> list[int]:
 # ---- request lines and targets
 
 
-def test_what_is_nearly_a_request(target: Target) -> None:
+def test_requests_that_are_nearly_http(target: Target) -> None:
     end = b' HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
     for said, wanted in {
         b'GET /\r\n\r\n': [400],  # HTTP/0.9
@@ -130,7 +130,7 @@ def test_hosts_with_and_without_ports(target: Target, host: str) -> None:
 
 
 def added_by(target: Target, dsn: str, *headers: str) -> tuple[bytes, str | None]:
-    """The status of an addition with these headers, and the user that it was made for."""
+    """Return the status of an addition with these headers, and the user of the addition."""
     body = b'{"asn": 65000}'
     given = ('Content-Type: application/json', f'Content-Length: {len(body)}', 'Connection: close', *headers)
     status = target.say(target.head(*given, path='/api/v1/asns') + body).split()[1]
@@ -226,7 +226,7 @@ def test_a_thousand_silent_connections_keep_nobody_out(make: MakeTarget) -> None
     assert 'Traceback' not in target.running.log()
 
 
-def test_who_is_being_answered_is_not_sent_away(make: MakeTarget) -> None:
+def test_a_connection_with_a_running_request_is_kept(make: MakeTarget) -> None:
     target = make(DESCRIPTORS)
     answers: list[object] = []
     calling = threading.Thread(target=lambda: answers.append(target.call('echo', message='slow', sleep=4)))
@@ -245,7 +245,7 @@ def test_when_all_begin_and_none_ends_the_next_waits_until_they_are_given_up(mak
     target.await_served()
 
 
-def test_without_descriptors_those_who_are_there_are_served(make: MakeTarget) -> None:
+def test_without_descriptors_open_connections_are_served(make: MakeTarget) -> None:
     target = make()
     (pid,) = target.handlers
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)

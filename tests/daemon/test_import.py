@@ -1,4 +1,4 @@
-"""`nipap import` against a running daemon: everything arrives once, whatever comes in between."""
+"""`nipap import` against a running daemon: every row arrives once, in spite of interruptions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AUTH = {'authoritative_source': 'test'}
 
 @dataclass
 class Importer:
-    """The command, with a daemon of the test's own."""
+    """The command, with a daemon of the test."""
 
     daemon: Daemon
     directory: Path
@@ -57,7 +57,7 @@ class Importer:
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, *args: str, before: tuple[str, ...] = (), **environ: str) -> tuple[int, str]:
-        """The exit code, and what is printed."""
+        """Return the exit code and the output."""
         with self.start(*args, before=before, **environ) as process:
             out, err = process.communicate(timeout=120)
         return process.returncode, out + err
@@ -68,7 +68,7 @@ class Importer:
             return getattr(proxy, method)({'auth': AUTH, **members})
 
     def says(self, counts: str) -> str:
-        """The last line of an import, which names the daemon."""
+        """Return the last line of an import, which names the daemon."""
         return f'127.0.0.1:{urlsplit(self.daemon.address).port}: {counts}'
 
     def stored(self) -> dict[str, dict[str, Any]]:
@@ -131,7 +131,7 @@ def test_the_daemon_of_options_before_the_command_is_imported_into(importer: Imp
 
 
 def test_the_standard_input_is_imported(importer: Importer) -> None:
-    """A pipe is read once, and has no place for notes beside it."""
+    """A pipe can be read only once, and has no place for a progress file beside it."""
     importer.write('prefix;type;description\r\n10.0.0.0/8;reservation;ö\r\n;;\r\n')
     for name, counts in (('-', '1 prefixes added, 0'), ('/dev/stdin', '0 prefixes added, 1')):
         command = [sys.executable, '-m', 'nipap.cli.main', 'import', name]
@@ -162,8 +162,8 @@ def test_a_killed_import_goes_on(importer: Importer, db: Database) -> None:
     assert check.problems(db) == []
 
 
-def test_what_became_of_the_last_chunk_is_found_out(importer: Importer) -> None:
-    """The daemon has done it, but the note of that was never written."""
+def test_the_outcome_of_the_last_chunk_is_found_out(importer: Importer) -> None:
+    """The daemon has added the rows, but the progress was never noted."""
     lines = rows(60)
     write(importer.file, lines)
     write(importer.directory / 'first.csv', lines[:30])
@@ -268,7 +268,7 @@ def test_differences_are_all_named_and_empty_cells_say_nothing(importer: Importe
     assert importer.run()[0] == 0
     importer.write('prefix,type,description,vlan,customer_id\n10.0.0.0/8,reservation,y,,B\n10.0.0.1/32,host,x,,\n')
     code, printed = importer.run()
-    assert code == 1  # something is refused as well
+    assert code == 1  # a row is refused as well
     assert "differs: description is 'x', not 'y'; customer_id is 'A', not 'B'\n" in printed
 
 
@@ -322,7 +322,7 @@ def test_every_row_in_a_vrf_that_is_not_there_is_named(importer: Importer) -> No
 
 
 def named(printed: str) -> list[str]:
-    """The lines of a file that are complained of, by number, with the reasons."""
+    """Return the lines of a file that have complaints, by number, with the reasons."""
     return sorted(
         re.findall(r'^\S+\.csv:([0-9]+: .*)', printed, re.MULTILINE), key=lambda line: int(line.split(':')[0])
     )
@@ -330,18 +330,18 @@ def named(printed: str) -> list[str]:
 
 @pytest.mark.parametrize('chunk', ['1', '2', '3', '2000'])
 def test_a_dry_run_says_what_an_import_does(importer: Importer, db: Database, chunk: str) -> None:
-    """Rows need what is stored, and rows of earlier transactions; nothing of it stays."""
+    """Rows may need stored objects and rows of earlier transactions; a dry run keeps nothing."""
     for number in (1, 2):
         importer.call('add_vrf', attr={'rt': f'65000:{number}', 'name': f'vrf {number}'})
     importer.call('add_pool', attr={'name': 'links', 'description': '', 'default_type': 'assignment'})
     for prefix, kind in (('10.0.0.0/8', 'reservation'), ('10.9.0.0/24', 'assignment'), ('10.7.1.0/24', 'assignment')):
         importer.call('add_prefix', attr={'prefix': prefix, 'type': kind, 'description': 'x', 'vlan': 5})
-    # Small transactions overtake one another: the VRF of the pool must not be decided by them.
+    # Small transactions overtake one another: none of them may decide the VRF of the pool.
     member = {'prefix': '10.19.0.0/24', 'type': 'reservation', 'description': 'x', 'vrf_rt': '65000:1'}
     importer.call('add_prefix', attr={**member, 'pool_name': 'links'})
     importer.write(
         'prefix,type,description,vrf_rt,vlan,pool_name\n'
-        '10.0.0.0/8,reservation,x,,5,\n'  # 2 is there
+        '10.0.0.0/8,reservation,x,,5,\n'  # line 2 is there already
         '10.1.0.0/16,assignment,new,,,\n'
         '10.1.0.1,host,in a row,,,\n'
         '10.1.0.1,host,without an assignment,65000:1,,\n'  # 5 refused
@@ -370,7 +370,7 @@ def test_a_dry_run_says_what_an_import_does(importer: Importer, db: Database, ch
     assert f'{importer.says(summary)}, 1 are there already, 1 differ, 5 would be refused\n' in printed
     assert list(importer.directory.glob('*.progress*')) == []
 
-    # In one transaction: of two rows that exclude each other, in two on their way at once, either may be the first.
+    # Use one transaction: with concurrent transactions, either of two rows that exclude each other may come first.
     code, printed = importer.run()
     assert (code, named(printed)) == (1, foreseen)
     assert printed.splitlines()[-1] == importer.says('9 prefixes added, 1 were there already, 1 differ, 5 refused')
@@ -379,7 +379,7 @@ def test_a_dry_run_says_what_an_import_does(importer: Importer, db: Database, ch
     assert '10 are there already, 1 differ, 5 would be refused' in printed
 
 
-def test_a_dry_run_of_what_differs_has_the_exit_code_of_that(importer: Importer) -> None:
+def test_a_dry_run_has_the_exit_code_of_the_import(importer: Importer) -> None:
     importer.call('add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'})
     importer.write('prefix,type,description\n10.0.0.0/8,reservation,x\n')
     assert importer.run('--dry-run')[0] == 0

@@ -69,7 +69,7 @@ def example(kind: str, port: int, upstream: str, certificate: tuple[str, str]) -
 
 
 def command_of(kind: str, directory: Path, port: int, site: str) -> list[str]:
-    """Write the whole configuration of a proxy; returns the command that runs it in the foreground."""
+    """Write the whole configuration of a proxy; return the command that runs the proxy in the foreground."""
     root = os.geteuid() == 0
     program, file = str(PROGRAMS[kind]), directory / f'{kind}.conf'
     if kind == 'nginx':
@@ -84,7 +84,7 @@ def command_of(kind: str, directory: Path, port: int, site: str) -> list[str]:
 
 @pytest.fixture
 def behind(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
-    """A daemon that trusts proxies on this host, as the document says."""
+    """Return a daemon that trusts proxies on this host, as the document says."""
     assert '\ntrusted_proxies = 127.0.0.1, ::1\n' in TEXT
     settings = {'forks': '1', 'log_format': 'json', 'trusted_proxies': '127.0.0.1, ::1', **database_options}
     return daemon(config={'nipapd': settings})
@@ -94,7 +94,7 @@ def behind(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
 def proxy_port(
     request: pytest.FixtureRequest, behind: Daemon, certificate: tuple[str, str], make_dir: Callable[[], Path]
 ) -> Iterator[int]:
-    """The port of a proxy with TLS in front of the daemon."""
+    """Yield the port of a proxy with TLS in front of the daemon."""
     if PROGRAMS[request.param] is None:
         pytest.skip(f'{request.param} is not installed')
     directory, port = make_dir(), free_port()
@@ -107,7 +107,8 @@ def proxy_port(
         assert process.poll() is None, (directory / 'log').read_text()
         yield port
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # Apache would wait for what is left of a stream
+        # Apache would wait for the rest of a stream.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
 
 
@@ -118,7 +119,7 @@ def answers(port: int) -> bool:
 
 @pytest.fixture
 def client(proxy_port: int, certificate: tuple[str, str]) -> Callable[[str], http.client.HTTPSConnection]:
-    """Makes connections to the proxy from an address of this host."""
+    """Return a function that connects to the proxy from an address of this host."""
     trusting = ssl.create_default_context(cafile=certificate[0])
 
     def make(address: str) -> http.client.HTTPSConnection:
@@ -137,7 +138,7 @@ def headers_of(running: Daemon, **more: str) -> dict[str, str]:
 def test_calls_have_the_address_of_their_client(
     behind: Daemon, client: Callable[[str], http.client.HTTPSConnection]
 ) -> None:
-    """Whatever the client claims; large calls and answers pass as well."""
+    """Claims of the client are ignored; large calls and answers pass as well."""
     claims = {'X-Forwarded-For': '203.0.113.9, 127.0.0.1'}
     for address in ('127.0.0.7', '127.0.0.8'):
         with closing(client(address)) as connection:

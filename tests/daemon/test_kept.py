@@ -1,6 +1,7 @@
-"""Installations that a program of its time has filled (tests/data/kept) are migrated and restored, through kills.
+"""Installations filled by an earlier program (tests/data/kept) are migrated and restored, through kills.
 
-`keep_today.py` has made them. What must be found was read by that program; its text is in expected.json.
+`keep_today.py` has made the installations. The expected facts were read by the earlier program and are in
+expected.json.
 """
 
 from __future__ import annotations
@@ -34,17 +35,19 @@ from nipapd import restored
 KEPT = keep_today.KEPT
 SCHEMAS = KEPT.parent / 'schemas'
 EXPECTED: dict[str, Any] = json.loads((KEPT / 'expected.json').read_text())
-KILLS = 20  # of former schemas, and as many of what is kept: half of them migrate it, half restore it
-# Every kill of a slow machine waits as long as its share of the whole takes there.
+# Kills for the databases of former schemas, and as many for the kept installation: half of them migrate it, half
+# restore it.
+KILLS = 20
+# On a slow machine every kill waits as long as its share of the whole command takes there.
 patient = pytest.mark.timeout(1800)
 
 
 def kept_schemas() -> list[int]:
-    """The schemas of which a small database is kept."""
+    """Return the schemas of which a small database is kept."""
     return sorted(int(path.name.split('.')[0]) for path in SCHEMAS.glob('*.sql.xz'))
 
 
-# ---------------------------------------------------------------- what is kept
+# ---------------------------------------------------------------- kept files
 
 
 def test_all_that_is_kept_is_small_and_as_it_was_made() -> None:
@@ -67,7 +70,7 @@ def test_the_wheel_is_that_of_nipapd() -> None:
 
 @pytest.mark.parametrize('variant', ['root', 'user'])
 def test_everything_is_in_it(variant: str) -> None:
-    """Every action of the audit log, and some of everything that a database can hold."""
+    """The audit log has every action, and the database some of everything that it can hold."""
     facts = EXPECTED[variant]['facts']
     actions = {(kind, action) for kind, action, _, _ in facts['audit_log']}
     kinds = ('vrf', 'pool', 'prefix', 'asn', 'webhook')
@@ -96,7 +99,7 @@ def test_accounts_with_hashes_of_every_age_log_in(variant: str, tmp_path: Path) 
 
 
 def check_accounts(users: LocalUsers) -> None:
-    """Every account has its password; afterwards all are hashed as today."""
+    """Check that every account has its password, and that all are then hashed as today."""
     for name, (password, _) in keep_today.ACCOUNTS.items():
         assert users.authenticate(name, password), name
     assert not users.authenticate('oldie', 'another')
@@ -115,7 +118,7 @@ OLD = [version for version in kept_schemas() if version < EXPECTED['user']['sche
 
 
 def migrate_through_kills(forking: Forking, loaded: Site, target: Site, wanted: int) -> None:
-    """Bring copies of a database up to date: one undisturbed, others killed so many times together."""
+    """Migrate copies of a database: one undisturbed, others with `wanted` kills in total."""
     loaded.copy_to(target)
     _, whole_s = forking.timed('nipap-admin', 'migrate', *target.where)
     kills = Kills(forking, wanted, whole_s)
@@ -154,7 +157,7 @@ def test_the_kept_database_is_migrated_through_kills(site: Site, other_site: Sit
 @pytest.mark.slow
 @patient
 def test_the_kept_dump_is_restored_through_kills(site: Site, forking: Forking) -> None:
-    """What an undisturbed restore has put there is not touched by a kill; later nothing is there, or everything."""
+    """A kill leaves the data of an undisturbed restore alone; in an empty database it leaves nothing or everything."""
     restore = ('restore', *site.where, '--keep-webhooks', KEPT / 'root' / 'nipap.dump')
     said, whole_s = forking.timed('nipap-admin', *restore)
     assert said.endswith('no problems found\n')
@@ -180,14 +183,14 @@ def test_the_kept_dump_is_restored_through_kills(site: Site, forking: Forking) -
 
 
 def replace_accounts(users: LocalUsers, name: str) -> None:
-    """Have a file of accounts with this one alone."""
+    """Replace the file of accounts by a file with this account alone."""
     Path(users.path).unlink()
     users.create()
     users.add(LocalUser(name), 'a password')
 
 
 def check_use(site: Site, variant: str) -> None:
-    """Calls that were made with a key before are answered as they were then; others go on."""
+    """Check that former calls with keys get their former answers, and that other calls work."""
     with site.database() as database:
         backend = Backend(database, key_hours=24 * 365 * 100)
         actor = replace(KEEPER, username='ann', authenticated_as='admin')
@@ -201,7 +204,7 @@ def check_use(site: Site, variant: str) -> None:
 
 
 def comparable(answer: Any) -> Any:
-    """An answer as XML-RPC has it: moments are whole seconds there, and some integers text."""
+    """Return an answer as XML-RPC shows it: moments in whole seconds, and some integers as text."""
     if isinstance(answer, dict):
         return {name: comparable(value) for name, value in answer.items()}
     if isinstance(answer, list):

@@ -1,4 +1,4 @@
-"""What the daemon logs, the file with its process id, and the background."""
+"""The log of the daemon, the file with its process id, and the background."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_line_for_each_request_and_no_password(configured: Configured, make_di
 
 
 def test_a_line_of_the_start_is_written_at_once() -> None:
-    """Also by a Python without buffers, as containers run it: other processes write to the same place."""
+    """This holds even without buffers in Python, as in containers, where other processes write to the same place."""
     said, written = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with said, written:
         subprocess.run([sys.executable, '-u', '-c', 'from nipapd import launch; launch.say("word")'], stderr=written)
@@ -77,7 +77,7 @@ def test_debug_is_a_switch(configured: Configured) -> None:
     await_that(lambda: ' DEBUG nipapd.prefork: handler ' in running.log(), 'a line on the loss')
 
 
-def test_what_the_configuration_says_in_vain_is_logged(daemon: DaemonFactory, database_options: Any) -> None:
+def test_ignored_settings_are_logged(daemon: DaemonFactory, database_options: Any) -> None:
     running = daemon(config={'nipapd': {'forks': '1', **database_options, 'colour': 'green'}})
     assert re.search(r' WARNING nipapd: .*\[nipapd\] colour: unknown key, ignored\n', running.log())
 
@@ -113,12 +113,12 @@ def test_a_value_cannot_begin_a_line_of_the_log(
     assert re.match(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z nipapd\[\d+\] ', line)
 
 
-# files and background
+# files and the background
 
 
 def test_the_pid_file(configured: Configured, make_dir: Any) -> None:
     path = make_dir() / 'nipapd.pid'
-    path.write_text('1\n')  # left by one that was killed
+    path.write_text('1\n')  # left by a killed daemon
     running = configured('-P', str(path))
     assert path.read_text() == f'{running.pid}\n'
     assert running.stop() == 0
@@ -153,7 +153,7 @@ def test_the_background(daemon: DaemonFactory, data_dir: Path, make_dir: Any) ->
 def test_a_hup_opens_the_log_again(
     daemon: DaemonFactory, database_options: Any, make_dir: Any, dsn: str, forks: str
 ) -> None:
-    """As after logrotate has moved the file; also when root was given up, and when the configuration is of no use."""
+    """This is what logrotate needs; it also works when root was given up, and when the configuration is unusable."""
     path, home = make_dir() / 'nipapd.pid', make_dir()
     log = home / 'nipapd.log'
     user = {'user': 'postgres'} if os.geteuid() == 0 else {}
@@ -210,7 +210,7 @@ LOGROTATE = shutil.which('logrotate') or shutil.which('logrotate', path='/usr/sb
 
 @pytest.mark.skipif(LOGROTATE is None, reason='this host has no logrotate')
 def test_the_shipped_logrotate_file(make_dir: Any) -> None:
-    """logrotate reads it, moves the one file, empties the other, and has somebody open the log again."""
+    """The file makes logrotate move one log, empty the other, and have the daemon open its log again."""
     home = make_dir()
     told = home / 'told'
     text = (REPOSITORY / 'etc/nipapd.logrotate').read_text()
@@ -238,7 +238,7 @@ def test_the_shipped_logrotate_file(make_dir: Any) -> None:
 
 
 def ban_filter() -> re.Pattern[str]:
-    """What the shipped filter for fail2ban matches; fail2ban takes the time out of a line before it looks."""
+    """Return the shipped filter for fail2ban as an expression; fail2ban removes the time of a line before matching."""
     parser = RawConfigParser()
     parser.read(REPOSITORY / 'etc/nipapd.fail2ban')
     return re.compile(parser['Definition']['failregex'].replace('<ADDR>', r'(?P<address>[0-9.]+|[0-9a-f:]+)'))
@@ -261,7 +261,7 @@ def test_the_shipped_filter_for_fail2ban(configured: Configured) -> None:
     assert len(lines) == 7
     for line in lines:
         rest = line.partition(' ')[2]
-        # From a file, from the journal, and as syslog has it.
+        # The line in a file, in the journal, and in syslog.
         for shape in (f' {rest}', f'host nipapd[7]: {line}', f'host {rest.replace("] ", "]: ", 1)}'):
             found = ban_filter().search(shape)
             assert (found and found['address']) == ('127.0.0.2' if 'WARNING nipap.login' in line[:70] else None), shape
@@ -301,7 +301,7 @@ def test_levels_and_lines_of_calls_are_two_things(configured: Configured) -> Non
 
 
 def test_refusals_are_no_errors_of_the_database(daemon: DaemonFactory, data_dir: Path) -> None:
-    """The log of the private PostgreSQL has no line of them, and so no values; what it does by itself is logged."""
+    """The log of the private PostgreSQL has no line about refusals, and so no values; its own activity is logged."""
     running = daemon(data_dir=data_dir, config={'nipapd': {'forks': '1'}})
     log = data_dir / 'postgresql.log'
     with client(running) as ask:

@@ -1,4 +1,4 @@
-"""Long answers of the whole daemon: a handler stays small, goes on answering others, and says the same."""
+"""Long answers of the whole daemon: a handler stays small, keeps answering others, and gives the same answers."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ pytestmark = pytest.mark.slow
 
 ALL = {'max_result': None}
 SMALL_MB = 120
-LONG = 3000  # several times what is sent at once
+LONG = 3000  # several times the prefixes that are sent at once
 
 
 @pytest.fixture
 def running(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
-    """A daemon with one handler."""
+    """Return a daemon with one handler."""
     return daemon(config={'nipapd': {'forks': '1', **database_options}})
 
 
 def fill(backend: Backend, actor: Actor, hosts: int) -> None:
-    """Add hosts inside assignments inside a reservation, `hosts` of them."""
+    """Add `hosts` hosts inside assignments inside a reservation."""
     common = {'description': 'one of many', 'customer_id': 'C-1', 'tags': ['tag']}
     top = [{**common, 'prefix': '10.0.0.0/8', 'type': 'reservation'}]
     top += [{**common, 'prefix': f'10.{i >> 8}.{i & 255}.0/24', 'type': 'assignment'} for i in range((hosts >> 8) + 1)]
@@ -51,7 +51,7 @@ def fill(backend: Backend, actor: Actor, hosts: int) -> None:
 
 
 def request(daemon: Daemon, method: str, *headers: str, version: str = '1.1', **members: object) -> bytes:
-    """A call as it is on the wire."""
+    """Return a call as bytes for the connection."""
     arguments = {'auth': {'authoritative_source': 'test'}, **members}
     body = xmlrpc.client.dumps((arguments,), method, allow_none=True).encode()
     credentials = base64.b64encode(':'.join(daemon.admin()).encode()).decode()
@@ -61,7 +61,7 @@ def request(daemon: Daemon, method: str, *headers: str, version: str = '1.1', **
 
 @contextlib.contextmanager
 def connection(daemon: Daemon) -> Iterator[socket.socket]:
-    """A connection that keeps little for its reader."""
+    """Yield a connection with a small receive buffer."""
     parts = urlsplit(daemon.address)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -71,7 +71,7 @@ def connection(daemon: Daemon) -> Iterator[socket.socket]:
 
 
 def begun(client: socket.socket, call: bytes) -> http.client.HTTPResponse:
-    """The answer to a call, of which no more than the headers was read."""
+    """Return the answer to a call after reading its headers."""
     client.sendall(call)
     response = http.client.HTTPResponse(client)
     response.begin()
@@ -80,7 +80,7 @@ def begun(client: socket.socket, call: bytes) -> http.client.HTTPResponse:
 
 
 def answer(daemon: Daemon, *headers: str, method: str = 'list_prefix', **more: Any) -> tuple[Any, bytes]:
-    """Headers and body of an answer."""
+    """Return headers and body of an answer."""
     with connection(daemon) as client:
         response = begun(client, request(daemon, method, *headers, **more))
         return response.headers, response.read()
@@ -96,7 +96,7 @@ def handler(daemon: Daemon) -> int:
 
 
 def memory_mb(pid: int) -> dict[str, int]:
-    """What a process has in memory, and the most that it has had since the last call."""
+    """Return the memory of a process, and its highest memory since the last call of this function."""
     status = Path(f'/proc/{pid}/status').read_text()
     Path(f'/proc/{pid}/clear_refs').write_text('5')
     return {name: int(kb) >> 10 for name, kb in re.findall(r'^(VmRSS|VmHWM):\s+(\d+) kB', status, re.MULTILINE)}
@@ -107,7 +107,7 @@ def open_files(pid: int) -> list[str]:
 
 
 MANY = 100_000
-# As many as are stored: an assignment with hosts and another one. By their order_id, some of them can be asked for.
+# As many prefixes as are stored: assignments with hosts. Some of them can be selected by their order_id.
 FILL = """
 INSERT INTO prefix (id, vrf_id, prefix, type, parent_id, node, description, customer_id, order_id, tags, avps)
 SELECT n, 0, CASE WHEN n % 250 = 0 THEN set_masklen(a, 24) ELSE set_masklen(a, 32) END::cidr,
@@ -121,7 +121,7 @@ ANALYZE
 
 
 def grown_mb(daemon: Daemon, *calls: dict[str, Any]) -> list[int]:
-    """How much more each call had a handler have in memory, at most, than it has after the first call of all."""
+    """Return for each call the highest memory of the handler during it, minus its memory after the very first call."""
     pid = handler(daemon)
     assert call(daemon, 'version') == __version__
     before = memory_mb(pid)['VmRSS']
@@ -144,14 +144,14 @@ def batch(*operations: dict[str, Any], **members: Any) -> dict[str, Any]:
 
 @pytest.mark.timeout(900)
 def test_a_handler_stays_small(running: Daemon, db: Database) -> None:
-    """However many there are: of ten times as many no more is in memory."""
+    """Ten times as many prefixes take no more memory."""
     db.run(lambda tx: tx.execute(FILL.format(many=MANY, some=MANY // 10)))
     some, everything = listing(order_id='some'), listing()
     searched = {'method': 'search_prefix', 'query': {}}
     page = {**searched, 'search_options': {'max_result': 10_000}}
     packed = answer(running, 'Accept-Encoding: gzip', **some)[1]
     assert gzip.decompress(packed).count(b'<name>prefix</name>') == MANY // 10
-    # One of few rows may come before anything is collected; of ten like it, the most is what is compared.
+    # The first calls with few rows may run before any garbage is collected; of ten such calls, compare the highest.
     *each, _, many, _ = grown_mb(running, *[some] * 10, page, everything, {**searched, 'search_options': ALL})
     few = max(each)
     assert few < 30
@@ -197,7 +197,7 @@ def test_a_handler_stays_small_after_an_edit(running: Daemon, db: Database) -> N
 
 @pytest.mark.parametrize('version', ['1.0', '1.1'])
 @pytest.mark.parametrize('encoding', ['gzip', 'identity'])
-def test_it_says_what_the_backend_says(
+def test_answers_equal_those_of_the_backend(
     running: Daemon, backend: Backend, actor: Actor, version: str, encoding: str
 ) -> None:
     fill(backend, actor, LONG)
@@ -212,7 +212,7 @@ def test_it_says_what_the_backend_says(
     assert answer(running, method='search_prefix', **members)[1] == encode_response(found)
 
 
-def test_who_reads_slowly_holds_up_nobody(running: Daemon, backend: Backend, actor: Actor) -> None:
+def test_a_slow_reader_holds_up_nobody(running: Daemon, backend: Backend, actor: Actor) -> None:
     fill(backend, actor, LONG)
     expected = encode_response(backend.list_prefix(actor))
     with contextlib.ExitStack() as stack:
@@ -222,7 +222,7 @@ def test_who_reads_slowly_holds_up_nobody(running: Daemon, backend: Backend, act
             slow.append(begun(client, request(running, 'list_prefix')))
             slow[-1].fp.read(100)
         assert call(running, 'version') == __version__
-        # Nor do they keep the connection to the database, nor what they read from changing.
+        # Slow readers neither keep the connection to the database nor lock the rows that they read.
         added = call(running, 'add_prefix', attr={'prefix': '192.0.2.0/24', 'type': 'assignment', 'description': 'x'})
         call(running, 'remove_prefix', prefix={'id': added['id']})
         for response in slow:
@@ -230,7 +230,7 @@ def test_who_reads_slowly_holds_up_nobody(running: Daemon, backend: Backend, act
             assert response.read() == expected[100:]
 
 
-def test_who_leaves_early_leaves_nothing_behind(running: Daemon, backend: Backend, actor: Actor) -> None:
+def test_a_client_that_leaves_early_leaves_nothing_behind(running: Daemon, backend: Backend, actor: Actor) -> None:
     fill(backend, actor, LONG)
     pid = handler(running)
     assert len(call(running, 'list_prefix')) > LONG
@@ -245,7 +245,7 @@ def test_who_leaves_early_leaves_nothing_behind(running: Daemon, backend: Backen
 
 
 def leaving(daemon: Daemon) -> list[str]:
-    """The connections of clients to the daemon."""
+    """Return the connections of clients to the daemon."""
     port = f':{urlsplit(daemon.address).port:04X}'
     rows = [line.split() for line in Path('/proc/net/tcp').read_text().splitlines()[1:]]
     return [row[2] for row in rows if row[1].endswith(port) and row[3] in ('01', '08')]

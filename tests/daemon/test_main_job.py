@@ -1,7 +1,7 @@
-"""The job that the daemon is for, done once on real data: store networks, find who holds an address, allocate.
+"""The main job of the daemon, done once on real data: store networks, find the holder of an address, allocate.
 
-A daemon without configuration runs its own PostgreSQL here, everything goes over XML-RPC, and at the end the audit
-log and the invariants of the database are looked at from outside.
+A daemon without configuration runs its own PostgreSQL here. All calls use XML-RPC. At the end the audit log and the
+invariants of the database are examined from outside.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def running(daemon: Callable[..., Any], data_dir: Path) -> Any:
 
 @pytest.fixture
 def call(running: Any) -> Iterator[Callable[..., Any]]:
-    """Makes calls as the user whom the first start created, all on one connection."""
+    """Yield a function that makes calls as the user of the first start, all on one connection."""
     url = f'{running.url(*running.admin())}/XMLRPC'
     with xmlrpc.client.ServerProxy(url, allow_none=True, use_builtin_types=True) as proxy:
 
@@ -85,7 +85,7 @@ def check_totals(call: Callable[..., Any], rows: list[dict[str, str]]) -> None:
 
 
 def find_who_holds_an_address(call: Callable[..., Any], rows: list[dict[str, str]]) -> None:
-    """For a spread of addresses: exactly the networks that contain it, from the outermost to the innermost."""
+    """Check that a search for an address returns the networks around it, from the outermost to the innermost."""
     held = {ipaddress.IPv4Network(row['prefix']): row for row in rows}
     for network in list(held)[7::500]:
         address = network[network.num_addresses // 2]
@@ -100,7 +100,7 @@ def find_who_holds_an_address(call: Callable[..., Any], rows: list[dict[str, str
 
 
 def allocate(call: Callable[..., Any]) -> list[str]:
-    """Make a pool of a block that nobody holds and take from it, by each of the ways there are."""
+    """Make a pool of an unused block and allocate from it in every possible way; return the networks."""
     attr = {'name': 'customers', 'description': 'links', 'default_type': 'assignment', 'ipv4_default_prefix_length': 30}
     pool = call('add_pool', attr=attr)
     block = {'prefix': '100.64.0.0/24', 'type': 'reservation', 'description': 'shared', 'pool_id': pool['id']}
@@ -118,8 +118,8 @@ def allocate(call: Callable[..., Any]) -> list[str]:
 
 
 def check_audit(data_dir: Path, loaded: int, allocated: list[str]) -> None:
-    """Every change is there, by whom and from where, in order."""
-    server = EmbeddedPostgres(data_dir).start()  # shares the one that the daemon runs there
+    """Check that every change is in the audit log, in order, with its user and source."""
+    server = EmbeddedPostgres(data_dir).start()  # shares the server that the daemon runs there
     connection = psycopg2.connect(server.dsn())
     try:
         with connection.cursor() as cursor:
@@ -139,7 +139,7 @@ def check_audit(data_dir: Path, loaded: int, allocated: list[str]) -> None:
 
 
 def check_invariants(data_dir: Path) -> None:
-    """Every counter, free range and tree rule, recomputed from the facts, is as stored."""
+    """Check that every counter, free range and tree rule matches the facts."""
     command = [sys.executable, '-m', 'nipapd.maintenance', 'check', '--data-dir', str(data_dir)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

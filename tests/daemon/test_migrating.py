@@ -1,4 +1,4 @@
-"""The program of docs/migrating.md copies everything from one daemon to another, and later what is missing."""
+"""The program of docs/migrating.md copies everything from one daemon to another, and later only missing objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARYING = {'id', 'vrf_id', 'pool_id', 'added', 'last_modified', 'version'}
 
 
 def shown(ask: Client, kind: str) -> list[dict[str, Any]]:
-    """The objects of a kind without what belongs to their copy."""
+    """Return the objects of a kind, without attributes that differ in a copy."""
     return [{name: value for name, value in item.items() if name not in VARYING} for item in ask(f'list_{kind}')]
 
 
@@ -34,7 +34,7 @@ def copied(program: Path, old: Daemon, new: Daemon) -> str:
     return done.stdout
 
 
-def test_what_the_program_copies(daemon: DaemonFactory, dsn: str, empty_dsn: str, tmp_path: Path) -> None:
+def test_the_program_copies_everything(daemon: DaemonFactory, dsn: str, empty_dsn: str, tmp_path: Path) -> None:
     schema.install(empty_dsn)
     old, new = (daemon(config={'nipapd': {'forks': '1', **options_of(each)}}) for each in (dsn, empty_dsn))
     (text,) = re.findall(r'^```python\n(.*?)^```$', (REPOSITORY / 'docs/migrating.md').read_text(), re.M | re.S)

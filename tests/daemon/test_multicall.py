@@ -1,4 +1,4 @@
-"""Several calls in one request of a client of the standard library, and what others notice of them."""
+"""Several calls in one request of a client of the standard library, and their effect on other clients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'a
 
 
 def test_others_are_answered_while_several_calls_are_made(running: Daemon, dsn: str) -> None:
-    """One handler. One of several calls waits for a lock; a thousand quick calls and single ones pass by."""
+    """On one handler one of several calls waits for a lock; a thousand quick calls and single calls run meanwhile."""
     answers: list[object] = []
 
     def send() -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in every way and comes back: faults with a code of their own within seconds, no dead handler."""
+"""Outages of PostgreSQL of every kind: faults with a code of their own within seconds, and no dead handler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 AUTH = {'authoritative_source': 'test'}
 AWAY, UNKNOWN = 1010, 1020
-# Patience of eight seconds, the attempt that goes on then, and some for a busy machine.
+# Calls wait for eight seconds, then for the attempt under way; add some time for a busy machine.
 LONGEST_S = 14.0
 LONGEST_UNKNOWN_S = 20.0
 BACK_WITHIN_S = 2.0
@@ -45,7 +45,7 @@ def read(server: xmlrpc.client.ServerProxy) -> Any:
 
 
 def change(server: xmlrpc.client.ServerProxy) -> Any:
-    """One message, repeated as often as wanted."""
+    """Change a prefix in one message; the change can be repeated."""
     prefix = {'auth': AUTH, 'prefix': {'id': 1}, 'attr': {'comment': os.urandom(4).hex()}}
     return server.edit_prefix(prefix)
 
@@ -64,7 +64,7 @@ def proxy(daemon: Daemon) -> Iterator[xmlrpc.client.ServerProxy]:
 
 
 class Made(threading.Thread):
-    """A call that was made: the code of its fault, or 0, and how long it took."""
+    """A call in a thread, with the code of its fault, or 0, and its duration."""
 
     def __init__(self, daemon: Daemon, call: Call) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Made(threading.Thread):
 
 
 def made(daemon: Daemon, *calls: Call) -> list[Made]:
-    """The calls, made at the same time, when all have ended."""
+    """Make calls concurrently; return them when all have ended."""
     threads = [Made(daemon, call) for call in calls]
     for thread in threads:
         thread.join()
@@ -97,7 +97,7 @@ def codes(calls: list[Made]) -> list[int | None]:
 
 
 def assert_back(daemon: Daemon) -> None:
-    """Everything works, at once or nearly so."""
+    """Check that every kind of call works, and quickly."""
     calls = made(daemon, *EVERY_KIND)
     assert codes(calls) == [0] * len(calls), daemon.log()
     assert max(call.took_s for call in calls) < BACK_WITHIN_S
@@ -105,7 +105,7 @@ def assert_back(daemon: Daemon) -> None:
 
 @contextlib.contextmanager
 def undisturbed(daemon: Daemon) -> Iterator[None]:
-    """No handler dies meanwhile, and nothing of it is taken for a mistake of ours."""
+    """Check that no handler dies during the block, and that no outage is logged as an error of ours."""
     before = handlers(daemon)
     yield
     assert handlers(daemon) == before
@@ -125,7 +125,7 @@ def ask(dsn: str, statement: str) -> Any:
 
 @contextlib.contextmanager
 def stopped(*roots: int) -> Iterator[None]:
-    """These processes, and all that they have started, do nothing at all meanwhile."""
+    """Stop these processes, and all their descendants, during the block."""
     pids = [*roots, *(process.pid for root in roots for process in descendants_of(root))]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -139,7 +139,7 @@ def stopped(*roots: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(dsn: str) -> Iterator[Callable[[], bool]]:
-    """Keep `change` waiting for a lock meanwhile; gives a function that tells whether it does."""
+    """Make `change` wait for a lock during the block; yield a function that returns whether it waits."""
     waits = 'SELECT EXISTS (SELECT FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0)'
     holder = psycopg2.connect(dsn)
     try:
@@ -152,7 +152,7 @@ def locked(dsn: str) -> Iterator[Callable[[], bool]]:
 
 @pytest.fixture(scope='module')
 def make_server(cluster: EmbeddedPostgres) -> Iterator[MakeServer]:
-    """Makes servers that these tests may stop."""
+    """Yield a factory of servers that these tests may stop."""
     servers = []
     installation = cluster.installation
     assert installation is not None
@@ -171,7 +171,7 @@ def make_server(cluster: EmbeddedPostgres) -> Iterator[MakeServer]:
 
 @pytest.fixture(scope='module')
 def server(make_server: MakeServer) -> EmbeddedPostgres:
-    """One with the schema."""
+    """Return a server with the schema."""
     server = make_server()
     schema.install(server.dsn())
     return server
@@ -179,12 +179,13 @@ def server(make_server: MakeServer) -> EmbeddedPostgres:
 
 @pytest.fixture
 def serve(daemon: DaemonFactory) -> Callable[[Mapping[str, str]], Daemon]:
-    """Runs a daemon with one handler on a database, with a prefix to edit, and ready for every kind of call."""
+    """Return a function that runs a daemon with one handler and a prefix to edit, and makes one call of every kind."""
 
     def start(database: Mapping[str, str]) -> Daemon:
-        # What the process that delivers events says of an outage is not counted here.
+        # Without events: log lines of the process that delivers events are not counted here.
         running = daemon(config={'nipapd': {'forks': '1', 'events': 'false', **database}})
-        with proxy(running) as server, contextlib.suppress(xmlrpc.client.Fault):  # another test may have added it
+        # Another test may have added the prefix.
+        with proxy(running) as server, contextlib.suppress(xmlrpc.client.Fault):
             block = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
             server.add_prefix({'auth': AUTH, 'attr': block})
         assert_back(running)
@@ -198,7 +199,7 @@ Serve = Callable[[Mapping[str, str]], Daemon]
 
 @pytest.fixture
 def serve_by_default(daemon: DaemonFactory) -> Serve:
-    """Runs a daemon as `serve` does, with every process that it has when nothing is configured."""
+    """Return a function that runs a daemon as `serve` does, with all processes of the default configuration."""
 
     def start(database: Mapping[str, str]) -> Daemon:
         running = daemon('--admin-port', str(free_port()), config={'nipapd': dict(database)})
@@ -216,7 +217,7 @@ def postmaster(server: EmbeddedPostgres) -> int:
     return server.proc.pid
 
 
-# ---------------------------------------------------------------- gone
+# ---------------------------------------------------------------- stopped servers
 
 
 def test_stopped_it_is_away_and_back_by_itself(server: EmbeddedPostgres, serve: Serve) -> None:
@@ -226,13 +227,13 @@ def test_stopped_it_is_away_and_back_by_itself(server: EmbeddedPostgres, serve: 
         calls = made(running, *EVERY_KIND)
         assert codes(calls) == [AWAY] * 3
         assert max(call.took_s for call in calls) < LONGEST_S
-        # Who comes when it has been away for long is told so soon: calls do not pile up.
+        # A call that begins after a long outage fails early: calls do not pile up.
         assert [(call.code, call.took_s < 4) for call in made(running, *EVERY_KIND * 5)] == [(AWAY, True)] * 15
         server.start()
         assert_back(running)
     told_by = re.findall(r'\[(\d+)\] INFO \S+ PostgreSQL is away', running.log())
     assert told_by
-    assert len(told_by) == len(set(told_by))  # a line of each process that has asked it
+    assert len(told_by) == len(set(told_by))  # one line for each process that has noticed the outage
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['restarted', 'killed'])
@@ -260,7 +261,7 @@ def test_cut_connections_are_nobodys_business(dsn: str, serve: Serve) -> None:
             assert_back(running)
 
 
-# ---------------------------------------------------------------- there, and says nothing
+# ---------------------------------------------------------------- servers that do not answer
 
 
 def test_hung_it_is_given_up(server: EmbeddedPostgres, serve: Serve) -> None:
@@ -270,12 +271,12 @@ def test_hung_it_is_given_up(server: EmbeddedPostgres, serve: Serve) -> None:
         poll(is_waited_for, 10, lambda: 'no change has come to PostgreSQL')
         with stopped(postmaster(server)):
             threads = [Made(running, read), sent, Made(running, change_in_transaction)]
-            with proxy(running) as other:  # what needs no database goes on meanwhile
+            with proxy(running) as other:  # calls without the database go on meanwhile
                 for _ in range(20):
                     began = time.monotonic()
                     other.echo({'auth': AUTH, 'message': 'm'})
                     assert time.monotonic() - began < 0.5
-                    time.sleep(0.1)  # of the time in which they hang
+                    time.sleep(0.1)  # a part of the time of the outage
             for thread in threads:
                 thread.join()
         assert codes(threads) == [AWAY, UNKNOWN, AWAY]
@@ -289,14 +290,14 @@ def test_a_long_change_is_no_hung_one(dsn: str, serve: Serve) -> None:
     with undisturbed(running):
         with locked(dsn):
             thread = Made(running, change)
-            thread.join(7)  # longer than it takes until PostgreSQL is asked whether it is there
+            thread.join(7)  # longer than the time until the probe
             assert thread.is_alive()
         thread.join()
         assert thread.code == 0
 
 
 def test_an_unreachable_host_is_given_up(serve: Serve, server: EmbeddedPostgres) -> None:
-    """A listener that accepts nothing more looks like a host that is not there."""
+    """A listener that accepts no more connections looks like a missing host."""
     running = serve(options_of(server.dsn()))
     path = psycopg2.extensions.parse_dsn(server.dsn())['host'] + '/.s.PGSQL.5432'
     with undisturbed(running):
@@ -313,7 +314,7 @@ def test_an_unreachable_host_is_given_up(serve: Serve, server: EmbeddedPostgres)
         assert_back(running)
 
 
-# ---------------------------------------------------------------- there, and refuses
+# ---------------------------------------------------------------- servers that refuse
 
 
 def test_out_of_connections(make_server: MakeServer, serve: Serve) -> None:
@@ -354,7 +355,7 @@ CHECKPOINT"""
 
 
 def test_without_space_changes_are_refused_at_once(server: EmbeddedPostgres, serve: Serve) -> None:
-    """A table that each change adds to lies on a device that is always full."""
+    """A table that each change writes to lies on a device that is always full."""
     running = serve(options_of(server.dsn()))
     for statement in FILLING.split(';\n'):
         ask(server.dsn(), statement)
@@ -378,7 +379,7 @@ def test_without_space_changes_are_refused_at_once(server: EmbeddedPostgres, ser
 
 @contextlib.contextmanager
 def small_wal(server: EmbeddedPostgres) -> Iterator[Path]:
-    """The write-ahead log lies on a file system of its own meanwhile, with room for a few segments."""
+    """Put the write-ahead log on a file system of its own during the block, with room for a few segments."""
     server.stop()
     wal = server.data / 'pg_wal'
     kept = wal.rename(server.data / 'pg_wal.kept')
@@ -402,7 +403,7 @@ def copy_owned(source: str, target: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='only root can mount a small file system')
 def test_without_space_for_the_write_ahead_log(make_server: MakeServer, serve: Serve) -> None:
-    """PostgreSQL ends itself then, and may not start again; with space it does, and has what was answered."""
+    """PostgreSQL ends itself then, and may not start again; with space it starts, and has all acknowledged changes."""
     server = make_server(synchronous_commit='on')
     schema.install(server.dsn())
     with small_wal(server) as wal:
@@ -412,7 +413,8 @@ def test_without_space_for_the_write_ahead_log(make_server: MakeServer, serve: S
                 while True:
                     big.write(bytes(2**16))
             sent = ['']
-            while len(sent) < 50:  # each a megabyte, since it cannot be compressed to less
+            # Each comment is a megabyte, since random bytes cannot be compressed to less.
+            while len(sent) < 50:
                 sent.append(os.urandom(10**6).hex())
                 attr = {'comment': sent[-1]}
                 (call,) = made(
@@ -433,12 +435,12 @@ def test_without_space_for_the_write_ahead_log(make_server: MakeServer, serve: S
     assert 'No space left on device' in (server.home / 'postgresql.log').read_text()
 
 
-# ---------------------------------------------------------------- beside everything that there is by default
+# ---------------------------------------------------------------- all processes of the default configuration
 
 
 @contextlib.contextmanager
 def down(server: EmbeddedPostgres) -> Iterator[list[int]]:
-    """Gives what `EVERY_KIND` ends with."""
+    """Stop the server during the block; yield the expected codes of `EVERY_KIND`."""
     server.stop()
     yield [AWAY, AWAY, AWAY]
     server.start()
@@ -453,7 +455,7 @@ def read_only(server: EmbeddedPostgres) -> Iterator[list[int]]:
 
 
 def assert_events(server: EmbeddedPostgres, running: Daemon) -> None:
-    """Changes become events soon: one that may have been looked for already, and one after that."""
+    """Check that changes become events soon: a change that may have been looked for already, and a later one."""
     last = 'SELECT EXISTS (SELECT FROM event WHERE audit_id = (SELECT max(id) FROM audit_log))'
     for _ in range(2):
         assert codes(made(running, change)) == [0]
@@ -466,7 +468,7 @@ def test_no_process_dies(
     serve_by_default: Serve,
     outage: Callable[[EmbeddedPostgres], contextlib.AbstractContextManager[list[int]]],
 ) -> None:
-    """A handler for each core, the admin port and the delivery of events, which goes on where it was."""
+    """There are a handler for each core, the admin port and the delivery of events, which continues where it was."""
     running = serve_by_default(options_of(server.dsn()))
     before = running.children()
     assert len(before) == (os.cpu_count() or 1) + 2, before
@@ -496,11 +498,11 @@ def test_events_go_on_soon_after_an_outage_that_calls_wait_for(
     assert_events(server, running)
 
 
-# ---------------------------------------------------------------- another takes its place
+# ---------------------------------------------------------------- another server takes over
 
 
 def test_a_promoted_standby_is_followed(make_server: MakeServer, make_dir: Callable[[], Path], serve: Serve) -> None:
-    """The primary hangs, its standby is promoted: the daemon goes there, and has what was answered."""
+    """The primary hangs and its standby is promoted: the daemon uses the standby, with all acknowledged changes."""
     primary = make_server()
     schema.install(primary.dsn())
     standby = make_standby(primary, make_dir() / 'pg', make_server)
@@ -521,7 +523,7 @@ def test_a_promoted_standby_is_followed(make_server: MakeServer, make_dir: Calla
 
 
 def test_a_switchover_is_followed(make_server: MakeServer, make_dir: Callable[[], Path], serve: Serve) -> None:
-    """The primary is stopped, its standby promoted, and the former primary is back at its address, as a standby."""
+    """The primary is stopped, its standby is promoted, and the former primary returns at its address as a standby."""
     former = make_server()
     schema.install(former.dsn())
     standby = make_standby(former, make_dir() / 'pg', make_server)
@@ -530,7 +532,8 @@ def test_a_switchover_is_followed(make_server: MakeServer, make_dir: Callable[[]
     with undisturbed(running), proxy(running) as client:
         client.add_vrf({'auth': AUTH, 'attr': {'name': 'kept', 'rt': '1:1'}})
         allow_replication(standby)
-        former.stop()  # which has the standby take everything first
+        # The stop waits until the standby has received everything.
+        former.stop()
         threads = [Made(running, call) for call in EVERY_KIND]
         ask(standby.dsn(), 'SELECT pg_promote()')
         follow(former, hosts[1])
@@ -546,7 +549,7 @@ def test_a_switchover_is_followed(make_server: MakeServer, make_dir: Callable[[]
 
 
 def follow(server: EmbeddedPostgres, host: str) -> None:
-    """Start it as the standby of another."""
+    """Start a server as the standby of another."""
     (server.data / 'standby.signal').touch()
     with open(server.data / 'postgresql.auto.conf', 'a') as settings:
         settings.write(f"primary_conninfo = 'host={host} user=postgres'\n")
@@ -560,7 +563,7 @@ def allow_replication(server: EmbeddedPostgres) -> None:
 
 
 def make_standby(primary: EmbeddedPostgres, home: Path, make_server: MakeServer) -> EmbeddedPostgres:
-    """A copy of it that follows it."""
+    """Return a running copy of a server that follows it."""
     assert primary.installation is not None
     home.mkdir()
     owner = primary.data.stat()

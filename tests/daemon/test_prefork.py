@@ -1,7 +1,7 @@
 """The supervisor with real processes and real signals; the handlers are a few lines each.
 
-This file is also the program under test: `python test_prefork.py SCENARIO` supervises what the scenario of that name
-says and writes one line per event.
+This file is also the program under test: `python test_prefork.py SCENARIO` runs the supervisor of that scenario, which
+writes one line per event.
 """
 
 from __future__ import annotations
@@ -165,11 +165,11 @@ def run_scenario(name: str) -> int:
     return code
 
 
-# reading them
+# reading scenarios
 
 
 class Running:
-    """A scenario in a process group of its own, and the lines it has written."""
+    """A scenario in a process group of its own, and the lines that it has written."""
 
     def __init__(self, scenario: str, program: str = __file__) -> None:
         self.process = subprocess.Popen(
@@ -184,7 +184,7 @@ class Running:
         self.buffer = b''
 
     def line(self, timeout_s: float = DEADLINE_S) -> list[str]:
-        """The next line as words; [] when no process holds the pipe any more."""
+        """Return the next line as words; [] when no process holds the pipe any more."""
         end = time.monotonic() + timeout_s
         while b'\n' not in self.buffer:
             readable, _, _ = select.select([self.out], [], [], max(0, end - time.monotonic()))
@@ -198,18 +198,18 @@ class Running:
         return line.decode().split()
 
     def until(self, word: str) -> list[str]:
-        """Skip to the next line that begins with `word`."""
+        """Skip to the next line that begins with `word`; return that line."""
         while (line := self.line()) and line[0] != word:
             pass
         assert line, f'ended without {word!r}: {self.errors()}'
         return line
 
     def rest(self) -> list[list[str]]:
-        """All lines until every process of the scenario has closed its output."""
+        """Return all lines until every process of the scenario has closed its output."""
         return list(iter(self.line, []))
 
     def starts(self, count: int) -> dict[int, int]:
-        """Slot to pid of the next `count` handlers that start."""
+        """Return the slots and process ids of the next `count` handlers that start."""
         lines = [self.until('started') for _ in range(count)]
         return {int(slot): int(pid) for _, slot, pid in lines}
 
@@ -282,7 +282,7 @@ def test_a_crash_loop_slows_down(run: Run) -> None:
     for pause, least in zip(pauses, (0.0, 0.1, 0.2, 0.4, 0.4, 0.4), strict=True):
         assert pause >= least
     scenario.send(signal.SIGTERM)
-    assert scenario.wait() in (EXIT_OK, EXIT_CUT_OFF)  # the latter when it crashes just now
+    assert scenario.wait() in (EXIT_OK, EXIT_CUT_OFF)  # the latter when a handler crashes just now
     assert 'RuntimeError: crash' in scenario.errors()
 
 
@@ -379,7 +379,7 @@ def test_term_at_any_moment_of_the_start_ends_it(run: Run) -> None:
     for delay_ms in range(0, 60, 6):
         scenario = run('announced')
         scenario.until('ready')
-        time.sleep(delay_ms / 10_000)  # not for luck: a different moment each time
+        time.sleep(delay_ms / 10_000)  # a different moment each time
         scenario.send(signal.SIGTERM)
         assert scenario.wait() == EXIT_OK
 

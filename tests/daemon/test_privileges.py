@@ -1,4 +1,4 @@
-"""What the processes of a daemon may do, and who may read and write the files that it makes."""
+"""The privileges of the processes of a daemon, and the access rights of the files that it makes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become ano
 
 
 def status(pid: int) -> dict[str, str]:
-    """What the kernel says about a process."""
+    """Return the status of a process in the kernel."""
     lines = Path(f'/proc/{pid}/status').read_text().splitlines()
     return {name: ' '.join(value.split()) for name, _, value in (line.partition(':') for line in lines)}
 
@@ -53,12 +53,12 @@ def handlers(daemon: Daemon) -> list[int]:
 
 
 def data_directory(daemon: Daemon) -> Path:
-    """Where a daemon keeps its data."""
+    """Return the data directory of a daemon."""
     return Path(daemon.args[daemon.args.index('--data-dir') + 1])
 
 
 def check_powerless(pid: int, uid: int, gid: int, groups: set[int]) -> None:
-    """Real, effective, saved and file-system ids are those, and no way leads back."""
+    """Check that all ids are those given, that no way leads back to root, and that no capability is left."""
     found = status(pid)
     assert found['Uid'] == ' '.join([str(uid)] * 4)
     assert found['Gid'] == ' '.join([str(gid)] * 4)
@@ -91,7 +91,7 @@ FIRST_UNPRIVILEGED = int(Path('/proc/sys/net/ipv4/ip_unprivileged_port_start').r
 
 
 def privileged_ports() -> Iterator[int]:
-    """Ports of 127.0.0.1 that only root can bind and nobody uses at the moment."""
+    """Yield ports of 127.0.0.1 that only root can bind and that are unused at the moment."""
     for port in random.sample(range(512, FIRST_UNPRIVILEGED), FIRST_UNPRIVILEGED - 512):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(('127.0.0.1', port))
@@ -103,7 +103,7 @@ def privileged_ports() -> Iterator[int]:
 def test_a_privileged_port_is_bound_before_root_is_given_up(
     daemon: DaemonFactory, database_options: dict[str, str]
 ) -> None:
-    """Nobody serves it, keeps it over a HUP, and could not bind it."""
+    """The account `nobody` serves the port and keeps it over a HUP, but could not bind it."""
     first, second = itertools.islice(privileged_ports(), 2)
     running = daemon(config={'nipapd': {'forks': '2', 'user': 'nobody', **database_options}}, start=False)
     del running.args[2:6]  # -l and -p
@@ -127,7 +127,7 @@ def test_a_privileged_port_is_bound_before_root_is_given_up(
 
 @pytest.fixture
 def outside_memory() -> Iterator[Path]:
-    """A directory that any account may enter where set-user-ID bits mean something; in memory they may not."""
+    """Yield a directory for every account where set-user-ID bits work; in memory they may not."""
     with tempfile.TemporaryDirectory(prefix='nipap-test-', dir='/tmp') as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -135,7 +135,7 @@ def outside_memory() -> Iterator[Path]:
 
 @as_root
 def test_a_handler_cannot_become_root_again(outside_memory: Path) -> None:
-    """Tried by a process that became another as handlers do, and by a program with the set-user-ID bit that it runs."""
+    """A process without root, as handlers are, tries it, and so does a program with the set-user-ID bit."""
     program = outside_memory / 'id'
     program.write_bytes(Path('/usr/bin/id').read_bytes())
     program.chmod(0o4755)
@@ -165,16 +165,16 @@ print(subprocess.run([{str(program)!r}, '-u'], capture_output=True, text=True, c
     assert int(printed) == pwd.getpwnam('nobody').pw_uid
 
 
-# ---- root that names no user
+# ---- root without a configured user
 
 
 def account_of(daemon: Daemon) -> set[str]:
-    """The accounts that calls are answered as."""
+    """Return the accounts of the handlers."""
     return {pwd.getpwuid(int(status(pid)['Uid'].split()[0])).pw_name for pid in handlers(daemon)}
 
 
 def logs_in(daemon: Daemon, user: str, password: str) -> bool:
-    """Whether a call with that password is answered."""
+    """Return whether a call with that password is answered."""
     url = f'{daemon.url(user, password)}/XMLRPC'
     try:
         with xmlrpc.client.ServerProxy(url, allow_none=True) as proxy:
@@ -185,7 +185,7 @@ def logs_in(daemon: Daemon, user: str, password: str) -> bool:
 
 @as_root
 def test_handlers_of_root_are_not_root(daemon: DaemonFactory) -> None:
-    """The parent keeps root, and gives them the accounts."""
+    """The parent stays root and gives the file of accounts to the account of the handlers."""
     running = daemon(config={'nipapd': {'forks': '2'}})
     account = pwd.getpwnam('nobody')
     assert len(handlers(running)) == 2
@@ -212,7 +212,7 @@ def test_the_first_user_of_root_can_log_in(daemon: DaemonFactory, make_dir: Call
 
 @as_root
 def test_accounts_that_root_puts_in_place_are_read(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
-    """As root did while handlers were root: another file under the same name, without a HUP."""
+    """Root may put another file under the same name, without a HUP, as in the days when handlers were root."""
     running = daemon(config={'nipapd': {'forks': '2'}})
     other = LocalUsers(make_dir() / 'other.db')
     other.create()
@@ -225,10 +225,10 @@ def test_accounts_that_root_puts_in_place_are_read(daemon: DaemonFactory, make_d
 
 @as_root
 @pytest.mark.skipif(FIRST_UNPRIVILEGED < 1024, reason='anybody may bind any port here')
-def test_root_reads_and_binds_at_a_hup_what_handlers_cannot(
+def test_root_reads_keys_and_binds_ports_at_a_hup(
     daemon: DaemonFactory, make_dir: Callable[[], Path], certificate: tuple[str, str]
 ) -> None:
-    """Keys in a directory of root, ports below 1024, with handlers that could do neither."""
+    """Keys lie in a directory of root, ports are below 1024, and handlers could use neither."""
     secrets = make_dir()
     secrets.chmod(0o700)
     first, second = itertools.islice(privileged_ports(), 2)
@@ -282,7 +282,7 @@ def test_accounts_that_cannot_be_handed_over_leave_handlers_as_they_were(
 def test_a_database_that_lets_only_root_in_leaves_handlers_as_they_were(
     daemon: DaemonFactory, cluster: EmbeddedPostgres, make_dir: Callable[[], Path]
 ) -> None:
-    """The accounts stay those of root, too."""
+    """The file of accounts stays with root, too."""
     server = EmbeddedPostgres(make_dir(), bindir=str(cluster.installation.bindir), settings=FAST)
     with stopping(server):
         schema.install(server.dsn())
@@ -298,7 +298,7 @@ def test_a_database_that_lets_only_root_in_leaves_handlers_as_they_were(
 def test_handlers_of_root_beside_a_configured_database_are_not_root(
     daemon: DaemonFactory, cluster: EmbeddedPostgres, make_dir: Callable[[], Path]
 ) -> None:
-    """The parent stays root: the next HUP may take it. Without a parent, the only process gives root up."""
+    """The parent stays root for the next HUP. A daemon without a parent gives root up."""
     account = account_named('nobody')
     server = EmbeddedPostgres(make_dir(), bindir=str(cluster.installation.bindir), settings=FAST, client=account)
     with stopping(server):
@@ -319,7 +319,7 @@ def test_handlers_of_root_beside_a_configured_database_are_not_root(
 def test_a_hup_does_not_lead_handlers_where_they_cannot_work(
     daemon: DaemonFactory, cluster: EmbeddedPostgres, make_dir: Callable[[], Path], database_options: dict[str, str]
 ) -> None:
-    """To a database that lets only root in, or accounts in a directory of root: the configuration in use stays."""
+    """A HUP names a database for root only, or accounts in a directory of root: the configuration in use stays."""
     server = EmbeddedPostgres(make_dir(), bindir=str(cluster.installation.bindir), settings=FAST)
     closed = make_dir()
     LocalUsers(closed / 'accounts.db').create()
@@ -355,7 +355,7 @@ def test_a_backup_directory_of_root_is_warned_of(daemon: DaemonFactory, make_dir
 
 @contextlib.contextmanager
 def stopping(server: EmbeddedPostgres) -> Iterator[None]:
-    """Stop the server afterwards."""
+    """Run the server, and stop it afterwards."""
     server.start()
     try:
         yield
@@ -365,8 +365,10 @@ def stopping(server: EmbeddedPostgres) -> Iterator[None]:
 
 @as_root
 @pytest.mark.parametrize('trap', ['hard link', 'directory of another', 'symbolic link', 'link of another'])
-def test_what_another_account_could_put_in_place_is_not_given_away(make_dir: Callable[[], Path], trap: str) -> None:
-    """Nobody gets a file of root by naming it like the accounts."""
+def test_files_that_another_account_could_put_in_place_are_not_given_away(
+    make_dir: Callable[[], Path], trap: str
+) -> None:
+    """Otherwise an account would get a file of root by naming it like the file of accounts."""
     home, secret = make_dir(), make_dir() / 'secret'
     secret.write_text('of root')
     secret.chmod(0o600)
@@ -385,7 +387,7 @@ def test_what_another_account_could_put_in_place_is_not_given_away(make_dir: Cal
     assert (secret.owner(), file.owner()) == ('root', 'root')
 
 
-# ---- an installation that root has made without naming a user, kept from then
+# ---- the kept installation of root without a configured user
 
 
 @as_root
@@ -394,7 +396,7 @@ def test_what_another_account_could_put_in_place_is_not_given_away(make_dir: Cal
 def test_an_installation_of_root_goes_on_after_the_upgrade(
     daemon: DaemonFactory, make_dir: Callable[[], Path], certificate: tuple[str, str]
 ) -> None:
-    """Nothing of its configuration changes: accounts and keys for root alone, a port below 1024, HUPs."""
+    """Nothing in its configuration changes: accounts and keys for root alone, a port below 1024, HUPs."""
     home = make_dir() / 'nipap'
     secrets, program = make_dir(), unpack_kept(make_dir())
     with Forking(make_dir(), program) as kept:
@@ -428,7 +430,7 @@ def test_an_installation_of_root_goes_on_after_the_upgrade(
 
 @pytest.fixture
 def no_umask() -> Iterator[None]:
-    """What is made has the rights that whoever makes it asks for."""
+    """Clear the umask: files get exactly the rights that their maker asks for."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -483,12 +485,12 @@ sys.stdin.read()
 def test_another_user_cannot_lock_the_daemon_out(
     daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path]
 ) -> None:
-    """Somebody who locks every file of a data directory, and the pid file, as far as the files can be opened."""
+    """Another user locks every file of a data directory, and the pid file, as far as the files can be opened."""
     home, pid_file = make_dir(), make_dir() / 'nipapd.pid'
     own = daemon('-P', str(pid_file), data_dir=home)
     assert own.stop() == 0
     for name in ('serving', 'lock'):
-        (home / name).chmod(0o644)  # as they were made once
+        (home / name).chmod(0o644)  # as earlier programs made them
     own = daemon('-P', str(pid_file), data_dir=home)
     assert own.stop() == 0
     pid_file.write_text('1\n')
@@ -502,7 +504,7 @@ def test_another_user_cannot_lock_the_daemon_out(
 
 
 def open_files(pid: int) -> set[str]:
-    """The names of what a process has open."""
+    """Return the names of the open files of a process."""
     found = set()
     for entry in Path(f'/proc/{pid}/fd').iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -513,7 +515,7 @@ def open_files(pid: int) -> set[str]:
 def test_init_scripts_see_a_daemon_that_runs(
     daemon: DaemonFactory, database_options: dict[str, str], make_dir: Callable[[], Path]
 ) -> None:
-    """`flock -xn PIDFILE` fails as long as the daemon lives, and not because a handler outlives it."""
+    """`flock -xn PIDFILE` fails as long as the daemon lives, and a handler that outlives the daemon does not matter."""
     path = make_dir() / 'nipapd.pid'
     look = ['flock', '-xn', str(path), '-c', 'true']
     running = daemon('-P', str(path), config={'nipapd': {'forks': '2', **database_options}})

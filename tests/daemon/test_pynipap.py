@@ -1,4 +1,4 @@
-"""The client library of PyPI, unmodified, against a running daemon: all that it can do works."""
+"""The client library of PyPI, unmodified, against a running daemon: all its features work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pynipap import pynipap as implementation
 import nipap
 from nipap.access.local_users import LocalUser, LocalUsers
 
-# The library makes a connection for each call and leaves closing it to the garbage collector.
+# The library makes a connection for each call and leaves closing the connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore:unclosed:ResourceWarning')
 
 USERS = {
@@ -41,15 +41,16 @@ def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def running(shared_dsn: str, shared_daemon: Callable[..., Any], users_file: Path) -> Any:
-    """A daemon that keeps nothing of what the database had before."""
+    """Return a daemon that remembers nothing of the former contents of the database."""
     return shared_daemon(users_file=users_file, forks='1', events='false')
 
 
 @pytest.fixture
 def log_in(running: Any, shared_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Point the library at the daemon, on an empty database, and make it forget what it knew.
+    """Point the library at the daemon, on an empty database, and clear its caches.
 
-    The result changes the user: `log_in('reader')`, with another password or other authentication options if given.
+    The yielded function changes the user: `log_in('reader')`, with another password or other authentication options if
+    given.
     """
     for cache in implementation._cache.values():
         cache.clear()
@@ -67,7 +68,7 @@ def log_in(running: Any, shared_dsn: str, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture(autouse=True)
 def _alice(log_in: Callable[..., None]) -> None:
-    """Every test begins as a user who may change things."""
+    """Begin every test as a user who may change things."""
 
 
 def vrf(rt: str = '65000:1', name: str = 'customer', **values: Any) -> VRF:
@@ -188,7 +189,7 @@ def test_the_life_of_a_prefix() -> None:
 
 
 def test_saving_twice_changes_nothing() -> None:
-    """The library sends all that it knows with every save."""
+    """The library sends all attributes that it knows with every save."""
     made = prefix('10.0.0.0/24', 'assignment', pool=pool(), vrf=vrf(), tags=tagged('t'), avps={'k': 'v'}, vlan=7)
     before = dict(vars(made))
     made.save()
@@ -275,7 +276,10 @@ def test_tags() -> None:
 
 
 def failing_calls() -> dict[str, tuple[type[Exception], Callable[[], Any]]]:
-    """What goes wrong -> the class it must have. The library has none for the code of an unknown operator."""
+    """Return failing calls with the expected class of error.
+
+    The library has no class for the code of an unknown operator.
+    """
     return {
         'duplicate prefix': (pynipap.NipapDuplicateError, lambda: prefix('10.0.0.0/8')),
         'duplicate VRF': (pynipap.NipapDuplicateError, lambda: vrf('65000:2', 'CUSTOMER')),
@@ -312,7 +316,7 @@ def test_errors_have_their_class() -> None:
         assert type(caught.value) is expected, name
 
 
-def test_removing_what_another_client_has_removed() -> None:
+def test_removing_an_object_that_is_removed_already() -> None:
     made = prefix('10.0.0.0/8')
     made.remove()
     with pytest.raises(pynipap.NipapNonExistentError):
@@ -321,7 +325,7 @@ def test_removing_what_another_client_has_removed() -> None:
         made.save()
 
 
-def test_who_may(log_in: Callable[..., None]) -> None:
+def test_rights_of_users(log_in: Callable[..., None]) -> None:
     log_in('reader')
     assert Prefix.list() == []
     with pytest.raises(pynipap.NipapAuthorizationError, match="read-only user 'reader'"):
@@ -336,7 +340,7 @@ def test_who_may(log_in: Callable[..., None]) -> None:
 
 
 def test_authentication_options(log_in: Callable[..., None], shared_dsn: str) -> None:
-    """A trusted user acts for others, a user who is not trusted for nobody else."""
+    """A trusted user acts for others, a user who is not trusted acts for nobody else."""
     on_behalf = {'username': 'bob', 'full_name': 'Bob Brown', 'readonly': False}
     log_in('gateway', authoritative_source='web', **on_behalf)
     assert prefix('10.0.0.0/8').authoritative_source == 'web'

@@ -1,4 +1,4 @@
-"""The Python examples of the README and of docs/xmlrpc.md, run as they are printed, one after the other."""
+"""The Python examples of the README and of docs/xmlrpc.md, run as printed, one after the other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parent.parent.parent
 DATA = 'tests/data/internet-prefixes.csv.xz'
 ADDRESS = 'http://admin:PASSWORD@127.0.0.1:1337'
-ROWS = 100  # enough for what is looked up; how long the whole file takes is no matter here
+# Enough for the look-ups; the duration with the whole file does not matter here.
+ROWS = 100
 
 
 def examples() -> list[tuple[str, str]]:
-    """The programs, and what they print according to the comment in which each ends."""
+    """Return the programs, each with the output in its final comment."""
     pattern = r'^```python\n((?:(?!```).*\n)*?)((?:# .*\n)+)```$'
     text = ''.join((REPOSITORY / name).read_text() for name in ('README.md', 'docs/xmlrpc.md'))
     blocks = re.findall(pattern, text, re.MULTILINE)
@@ -31,7 +32,7 @@ def examples() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where the examples find the beginning of their data."""
+    """Return a directory in which the examples find the beginning of their data."""
     (tmp_path / DATA).parent.mkdir(parents=True)
     with lzma.open(REPOSITORY / DATA) as whole, lzma.open(tmp_path / DATA, 'w') as part:
         part.writelines(itertools.islice(whole, ROWS + 1))

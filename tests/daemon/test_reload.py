@@ -1,4 +1,4 @@
-"""HUP: another configuration while clients call all the time."""
+"""HUP: the daemon takes another configuration while clients call all the time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TAKEN_OVER = ' INFO nipapd: serving on '
 
 @pytest.fixture
 def configured(daemon: DaemonFactory, database_options: dict[str, str]) -> Configured:
-    """Makes daemons on the test's database: `configured(*args, **settings of [nipapd])`."""
+    """Return a factory of daemons on the database of the test: `configured(*args, **settings of [nipapd])`."""
 
     def make(*args: str, start: bool = True, **settings: str) -> Daemon:
         return daemon(*args, config={'nipapd': {'forks': '2', **database_options, **settings}}, start=start)
@@ -50,7 +50,7 @@ def reload(running: Daemon) -> None:
 
 
 def refuse(running: Daemon) -> str:
-    """Send HUP and wait until the configuration was refused; returns why."""
+    """Send HUP and wait until the configuration is refused; return the reason."""
     said = 'ERROR nipapd: the configuration in use stays: '
     before = running.log().count(said)
     running.send(signal.SIGHUP)
@@ -65,7 +65,7 @@ def call(running: Daemon, method: str, address: str | None = None, **members: ob
         return getattr(server, method)({'auth': {'authoritative_source': 'test'}, **members})
 
 
-# handlers are replaced
+# replaced handlers
 
 
 def test_no_call_is_refused_or_broken(configured: Configured) -> None:
@@ -127,7 +127,7 @@ def test_a_call_that_runs_is_finished_by_its_handler(configured: Configured) -> 
     with calling(running), socket.create_connection(('127.0.0.1', int(running.address.rpartition(':')[2]))) as slow:
         slow.sendall(b'POST /XMLRPC HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n')
         slow.sendall(b'Expect: 100-continue\r\n\r\n')
-        assert slow.recv(100).startswith(b'HTTP/1.1 100 ')  # it is begun
+        assert slow.recv(100).startswith(b'HTTP/1.1 100 ')  # the request has begun
         reload(running)
         assert before.alive()
         slow.sendall(b'<nothing>')
@@ -150,7 +150,7 @@ def test_a_daemon_that_serves_alone_says_that_it_takes_a_restart(configured: Con
     assert call(running, 'version')
 
 
-# what the configuration says
+# changed settings
 
 
 def test_a_configuration_that_cannot_be_used_changes_nothing(configured: Configured) -> None:
@@ -181,7 +181,9 @@ def test_limits_and_levels(configured: Configured) -> None:
     assert 'handlers have 8 s to finish' in running.log()
 
 
-def test_what_takes_a_restart_is_named_and_ignored(configured: Configured, make_dir: Callable[[], Path]) -> None:
+def test_settings_that_take_a_restart_are_named_and_ignored(
+    configured: Configured, make_dir: Callable[[], Path]
+) -> None:
     running = configured()
     change(running, pid_file=str(make_dir() / 'pid'), postgres_user='root', forks='-1', db_host='', db_name='')
     change(running, db_port='', db_user='')
@@ -222,7 +224,7 @@ def test_a_configuration_that_is_named_relatively_in_the_background(
     directory, pid_file = make_dir(), make_dir() / 'pid'
     lines = ''.join(f'{key} = {value}\n' for key, value in database_options.items())
     (directory / 'own.conf').write_text(f'[nipapd]\nforks = 1\nforeground = false\n{lines}')
-    relative = os.path.relpath(directory / 'own.conf', '/')  # where tests start daemons
+    relative = os.path.relpath(directory / 'own.conf', '/')  # tests start daemons in /
     data_dir = make_dir()
     caller = daemon('-c', relative, '-P', str(pid_file), data_dir=data_dir)
     assert caller.wait() == 0
@@ -321,11 +323,11 @@ def can_mount() -> bool:
 
 @pytest.mark.skipif(not can_mount(), reason='this account may not mount a file system')
 def test_a_daemon_that_has_given_up_root_keeps_its_accounts(configured: Configured) -> None:
-    """Started by root without --data-dir it has them in /var/lib/nipap, which is not where others would have them."""
+    """Without --data-dir a daemon that root starts keeps its accounts in /var/lib/nipap, unlike other users."""
     running = daemon_without_data_dir(configured, user='postgres')
     running.through = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /var/lib && exec "$@"', 'sh']
     running.start()
-    # Its directory is on a file system that this process does not see.
+    # The directory is on a file system that this process does not see.
     running.user = 'admin', Path(f'/proc/{running.pid}/root/var/lib/nipap/first-password').read_text().rstrip('\n')
     assert call(running, 'version')
     reload(running)

@@ -1,4 +1,4 @@
-"""The examples of docs/rest.md, run as they are printed against a daemon; its table of errors is that of the code."""
+"""The examples of docs/rest.md, run as printed against a daemon; its table of errors matches the code."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def blocks(language: str) -> list[str]:
 
 
 def filled_in(program: str, running: Any) -> str:
-    """A program with the address and the password that there are."""
+    """Return a program with the address of the daemon and the password of its user."""
     _, password = running.admin()
     assert ADDRESS in program
     return program.replace(ADDRESS, running.url().rstrip('/')).replace('PASSWORD', password)
 
 
 def test_the_python_examples_do_what_the_guide_says(configured: Configured) -> None:
-    """One program: each block goes on where the one before has ended."""
+    """All blocks are one program: each block continues the previous one."""
     running = configured()
     found = blocks('python')
     assert found
@@ -68,7 +68,7 @@ def test_the_guide_has_every_status_with_its_codes() -> None:
 
 
 def test_the_paths_are_served_by_the_daemon(configured: Configured) -> None:
-    """In a daemon the interface is there beside XML-RPC, pages and older endpoint included."""
+    """A daemon serves the interface beside XML-RPC, pages and older endpoint included."""
     running = configured()
     login = 'Basic ' + base64.b64encode(':'.join(running.admin()).encode()).decode()
     for path, status in (

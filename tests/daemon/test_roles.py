@@ -1,4 +1,4 @@
-"""The roles of the private PostgreSQL: what handlers may do, who owns the database, and who may be superuser."""
+"""The roles of the private PostgreSQL: rights of handlers, the owner of the database, accounts of the superuser."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become ano
 
 @contextlib.contextmanager
 def running(server: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
-    """Have the server run meanwhile."""
+    """Run the server during the block."""
     try:
         yield server.start()
     finally:
@@ -45,7 +45,7 @@ def running(server: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
 
 @contextlib.contextmanager
 def connected(dsn: str) -> Iterator[psycopg2.extensions.cursor]:
-    """A cursor whose statements commit by themselves."""
+    """Yield a cursor in a session that commits each statement."""
     with contextlib.closing(psycopg2.connect(dsn)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -54,13 +54,13 @@ def connected(dsn: str) -> Iterator[psycopg2.extensions.cursor]:
 
 @pytest.fixture
 def made(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A server with a database as programs made it that knew the superuser alone."""
+    """Yield a server with a database as made by programs that used the superuser alone."""
     with running(EmbeddedPostgres(data_dir, settings=FAST)) as server:
         yield server
 
 
 def owners(server: EmbeddedPostgres) -> set[str]:
-    """Who owns the database, and the tables, functions and types that no extension has brought."""
+    """Return the owners of the database, and of tables, functions and types that belong to no extension."""
     with connected(server.dsn()) as cursor:
         cursor.execute(
             """SELECT DISTINCT owner::regrole::text FROM (
@@ -117,8 +117,8 @@ def test_several_prepare_at_once(made: EmbeddedPostgres) -> None:
     assert owners(made) == {OWNER}
 
 
-def test_who_reads_for_long_is_waited_for_and_holds_up_nobody(made: EmbeddedPostgres) -> None:
-    """An older daemon that serves beside us: a long read of it, and short calls that come meanwhile."""
+def test_a_long_read_is_waited_for_and_holds_up_nobody(made: EmbeddedPostgres) -> None:
+    """An older daemon serves beside us: it runs a long read, and short calls meanwhile."""
     with contextlib.closing(psycopg2.connect(made.dsn())) as reader, reader.cursor() as cursor:
         cursor.execute('SELECT FROM prefix')
         preparing = threading.Thread(target=roles.prepare, args=(made.dsn(),))
@@ -165,7 +165,7 @@ REFUSED = {
 
 @pytest.fixture(scope='module')
 def served(prepared: Path) -> Iterator[EmbeddedPostgres]:
-    """A server whose database is prepared, which no test changes."""
+    """Yield a server with a prepared database; no test changes the server."""
     with open_directories() as make:
         home = make()
         subprocess.run(['cp', '-a', f'{prepared}/.', home], check=True)
@@ -194,7 +194,7 @@ def test_the_owner_is_no_superuser(served: EmbeddedPostgres) -> None:
 
 @pytest.mark.parametrize('role', [SERVICE, OWNER])
 def test_sessions_log_no_errors(served: EmbeddedPostgres, role: str) -> None:
-    """To PostgreSQL a refused change is an error; its text has values of the client."""
+    """For PostgreSQL a refused change is an error, whose text contains values of the client."""
     with connected(served.dsn(role=role)) as cursor:
         cursor.execute('SHOW log_min_messages')
         assert cursor.fetchone() == ('log',)
@@ -204,7 +204,7 @@ def test_sessions_log_no_errors(served: EmbeddedPostgres, role: str) -> None:
 
 
 def test_handlers_end_their_own_sessions_and_no_others(served: EmbeddedPostgres) -> None:
-    """A call whose answer never came has its session ended by another."""
+    """When the answer to a call is lost, another session ends the session of the call."""
     with connected(served.dsn(role=SERVICE)) as cursor:
         for role, ends in ((SERVICE, True), (OWNER, False), (SUPERUSER, False)):
             with contextlib.closing(psycopg2.connect(served.dsn(role=role))) as other:
@@ -218,7 +218,7 @@ def test_handlers_end_their_own_sessions_and_no_others(served: EmbeddedPostgres)
 
 
 def test_tables_of_a_later_migration_are_there_for_handlers(made: EmbeddedPostgres) -> None:
-    """At once: a daemon may serve while nipap-admin migrates."""
+    """The tables are accessible at once: a daemon may serve while nipap-admin migrates."""
     roles.prepare(made.dsn())
     with connected(made.dsn(role=OWNER)) as owner, connected(made.dsn(role=SERVICE)) as service:
         owner.execute('CREATE TABLE next_thing (n int GENERATED ALWAYS AS IDENTITY, text text)')
@@ -226,7 +226,7 @@ def test_tables_of_a_later_migration_are_there_for_handlers(made: EmbeddedPostgr
 
 
 def test_a_server_of_a_former_program_is_shared(made: EmbeddedPostgres) -> None:
-    """It knows which accounts may be superuser, and no other role."""
+    """Such a server knows the accounts of the superuser, and no other role."""
     lines = made.home.joinpath('pg_ident.conf').read_text().splitlines()
     former = ''.join(f'{line}\n' for line in lines if line.endswith(f' {SUPERUSER}'))
     made.home.joinpath('pg_ident.conf').write_text(former)
@@ -240,7 +240,7 @@ def test_a_server_of_a_former_program_is_shared(made: EmbeddedPostgres) -> None:
 
 
 def lets_in(dsn: str) -> bool:
-    """Whether a session can be opened."""
+    """Return whether a session can be opened."""
     try:
         psycopg2.connect(dsn).close()
     except psycopg2.OperationalError:
@@ -269,7 +269,7 @@ for dsn in sys.argv[2:]:
 
 
 def tries(account: str, server: EmbeddedPostgres) -> list[str]:
-    """How an account fares that asks for each role."""
+    """Return the outcome for each role that an account tries."""
     dsns = [server.dsn(role=role) for role in (SERVICE, OWNER, SUPERUSER)]
     command = [sys.executable, '-c', CONNECT, account, *dsns]
     env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
@@ -285,8 +285,8 @@ def tries(account: str, server: EmbeddedPostgres) -> list[str]:
         (None, {'nobody': ['closed'] * 3, 'postgres': ['in'] * 3, 'root': ['in'] * 3}),
     ],
 )
-def test_who_may_use_which_role(data_dir: Path, handlers: str | None, expected: dict[str, list[str]]) -> None:
-    """Handlers go through their role, also with the account of the server. Others do not reach the socket."""
+def test_roles_that_accounts_may_use(data_dir: Path, handlers: str | None, expected: dict[str, list[str]]) -> None:
+    """Handlers use their role, even with the account of the server. Other accounts do not reach the socket."""
     client = account_named(handlers) if handlers else None
     with running(EmbeddedPostgres(data_dir, settings=FAST, client=client)) as server:
         assert pwd.getpwuid(server.data.stat().st_uid).pw_name == 'postgres'
@@ -322,7 +322,7 @@ except EmbeddedPostgresError as error:
 
 
 def test_a_daemon_serves_as_the_role_of_handlers(daemon: DaemonFactory, data_dir: Path) -> None:
-    """Every process beside the parent."""
+    """This holds for every process beside the parent."""
     daemon(data_dir=data_dir, config={'nipapd': {'forks': '2'}})
     sessions = """SELECT DISTINCT usename FROM pg_stat_activity
         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
@@ -340,7 +340,7 @@ def test_a_daemon_serves_as_the_role_of_handlers(daemon: DaemonFactory, data_dir
 def test_a_daemon_of_an_ordinary_user_serves_as_the_role_of_handlers(
     forking: Forking, data_dir: Path, make_dir: Callable[[], Path]
 ) -> None:
-    """All of it has one account of the host, which may look after the database while the daemon runs."""
+    """All its processes have one account of the host, which may administer the database while the daemon runs."""
     home = make_dir() / 'nipap'
     subprocess.run(['cp', '-a', f'{data_dir}/.', home], check=True)
     for path in (home.parent, home, *home.rglob('*')):
@@ -368,7 +368,7 @@ def test_a_daemon_of_an_ordinary_user_serves_as_the_role_of_handlers(
 
 
 def test_changes_of_handlers_are_complete(served: EmbeddedPostgres, actor: Actor) -> None:
-    """A tree that was built as handlers is found whole by its owner."""
+    """The owner finds no problems in a tree that was built with the role of handlers."""
     with contextlib.closing(Database(served.dsn(role=SERVICE))) as database:
         backend = Backend(database)
         backend.add_prefix(actor, {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'all'})
@@ -382,7 +382,7 @@ def test_changes_of_handlers_are_complete(served: EmbeddedPostgres, actor: Actor
 
 
 def documented() -> str:
-    """The statements of docs/security.md that make a role for handlers."""
+    """Return the statements of docs/security.md that make a role for handlers."""
     text = (REPOSITORY / 'docs' / 'security.md').read_text()
     return (
         text.partition('## A role for handlers on a configured server')[2].partition('```sql\n')[2].partition('```')[0]
@@ -390,7 +390,7 @@ def documented() -> str:
 
 
 def test_the_documented_role_is_enough_to_serve(made: EmbeddedPostgres, daemon: DaemonFactory) -> None:
-    """With a server that knows the owner `nipap`, who has migrated the database."""
+    """The server has an owner `nipap`, which has migrated the database."""
     with connected(made.dsn()) as cursor:
         cursor.execute('CREATE ROLE nipap LOGIN')
         cursor.execute(documented())

@@ -1,4 +1,4 @@
-"""Slow calls hold up nobody; what is too much is refused in time."""
+"""Slow calls delay no others; calls beyond the limits are refused in time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 NOISE_MS = 2
 AUTH = {'authoritative_source': 'test'}
-SLOW = r'^(.+)(.+)(.+)\3\2\1!$'  # of the patterns that PostgreSQL takes for ever for, a plain one
+SLOW = r'^(.+)(.+)(.+)\3\2\1!$'  # a plain example of the patterns that take PostgreSQL for ever
 TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
 
 
@@ -43,7 +43,7 @@ def call(address: str, method: str, **members: object) -> Any:
 
 @contextlib.contextmanager
 def under_way(running: Daemon, *calls: tuple[str, dict[str, object]]) -> Iterator[list[Future[Any]]]:
-    """Calls that have begun, by the word of the kernel: their requests were taken from the sockets."""
+    """Send calls and yield their futures; at the end all answers are there."""
     parts = urlsplit(running.address)
     login = base64.b64encode(':'.join(running.admin()).encode()).decode()
     with ThreadPoolExecutor(len(calls)) as pool:
@@ -61,7 +61,7 @@ def under_way(running: Daemon, *calls: tuple[str, dict[str, object]]) -> Iterato
 
 
 def prepare_slow_search(address: str) -> dict[str, object]:
-    """A search that is stopped after 20 s and not before."""
+    """Prepare a search that is stopped after 20 s and not before; return its arguments."""
     call(address, 'add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': TEXT})
     return {'query': {'operator': 'regex_match', 'val1': 'description', 'val2': SLOW}}
 
@@ -73,14 +73,15 @@ def took_ms(address: str, method: str, **members: object) -> float:
 
 
 def test_slow_calls_hold_up_nobody(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
-    """Quick calls take what they take of a daemon beside it, which has the same database and nothing slow to do."""
+    """Quick calls take as long as on an idle daemon beside it, which has the same database."""
     running, idle = (daemon(config={'nipapd': {'forks': '2', **database_options}}) for _ in range(2))
     addresses = url(running), url(idle)
     search = prepare_slow_search(addresses[0])
     took: dict[tuple[str, str], list[float]] = {}
     sleep = {'message': 'slept', 'sleep': 15}
     with under_way(running, *[('echo', sleep)] * 16, ('search_prefix', search)) as slow:
-        # Connections, and so the slow calls, are shared out between the handlers: this one is served by either.
+        # Connections, and so the slow calls, are shared out between the handlers: both handlers serve calls of this
+        # loop.
         for number in range(50):
             assert call(addresses[0], 'echo', message=number) == number
             for method, members in (('list_prefix', {'prefix': {'prefix': '10.0.0.0/8'}}), ('version', {})):
@@ -101,7 +102,7 @@ LEAF = {'operator': '~', 'val1': 'description', 'val2': 'x'}
 
 
 def wide(number: int) -> object:
-    """A query of so many conditions, as the standard client can send it: not deep."""
+    """Return a query of `number` conditions, as the standard client can send it: not deep."""
     if number == 1:
         return LEAF
     return {'operator': 'or', 'val1': wide(number // 2), 'val2': wide(number - number // 2)}
@@ -119,8 +120,8 @@ COSTLY = {
 }
 
 
-def test_what_costs_much_lets_others_have_their_turn(configured: Configured) -> None:
-    """One handler, two clients that ask for what costs most, and one whose calls are answered in between."""
+def test_costly_calls_let_others_have_their_turn(configured: Configured) -> None:
+    """One handler serves two clients with the costliest calls, and answers a third client in between."""
     running = configured(forks='1')
     address = url(running)
     call(address, 'add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'})
@@ -141,13 +142,13 @@ def test_what_costs_much_lets_others_have_their_turn(configured: Configured) -> 
         assert [status for status, _, _ in answers] == [200] * 2
         assert not any(b'Internal error' in content for _, _, content in answers), name
         longest[name] = max(waited)
-    # A call takes some milliseconds, and ten times that in such company. What this guards against is seconds, even
-    # where nothing else slows the machine down; where something does, a usual call is slower too.
+    # A call takes some milliseconds, and ten times that in such company. This limit guards against seconds, even on a
+    # machine without other load; under load, a usual call is slower too.
     assert max(longest.values()) < max(1.5, 300 * usual), longest
 
 
 def test_a_password_that_is_hashed_holds_up_nobody(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
-    """Hashing takes a tenth of a second; with one at a time, ten of them a second."""
+    """Hashing takes a tenth of a second; with one at a time, that is ten passwords a second."""
     running = daemon(config={'nipapd': {'forks': '1', **database_options}, 'auth': {'failed_logins': '0'}})
     wrong = running.url(running.admin()[0], 'wrong') + '/XMLRPC'
     with ThreadPoolExecutor(4) as pool:
@@ -161,7 +162,7 @@ def test_a_password_that_is_hashed_holds_up_nobody(daemon: DaemonFactory, databa
 
 @contextlib.contextmanager
 def used_up(configured: Configured, db: Database, dsn: str) -> Iterator[Daemon]:
-    """A daemon whose only session waits for a lock, and which works on two more calls and has one more wait."""
+    """Yield a daemon whose only session waits for a lock; two more calls run, and one more waits."""
     running = configured('--admin-port', '0', forks='1', most_running='2', most_waiting='1', db_connections='1')
     attr = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -180,14 +181,14 @@ def used_up(configured: Configured, db: Database, dsn: str) -> Iterator[Daemon]:
                 assert [each.result()[0] for each in (*added, *listed)] == [200] * 4
 
 
-def test_what_is_too_much_is_refused(configured: Configured, db: Database, dsn: str) -> None:
+def test_calls_beyond_the_limits_are_refused(configured: Configured, db: Database, dsn: str) -> None:
     with used_up(configured, db, dsn) as running, under_way(running, *[('version', {})] * 2) as calls:
         answers = [each.result() for each in calls]
         assert [(status, retry) for status, retry, _ in answers] == [(503, '1')] * 2
     assert call(url(running), 'echo', message='as before') == 'as before'
 
 
-def test_what_is_too_much_is_a_problem_in_rest(configured: Configured, db: Database, dsn: str) -> None:
+def test_calls_beyond_the_limits_are_a_problem_in_rest(configured: Configured, db: Database, dsn: str) -> None:
     with used_up(configured, db, dsn) as running:
         login = base64.b64encode(':'.join(running.admin()).encode()).decode()
         connection = http.client.HTTPConnection(urlsplit(running.address).netloc)
@@ -226,7 +227,7 @@ def test_more_calls_than_connections_take_turns(configured: Configured) -> None:
 def test_a_stop_waits_for_slow_calls(configured: Configured) -> None:
     running = configured(forks='1')
     with under_way(running, *[('echo', {'message': 'slept', 'sleep': 2})] * 8) as slow:
-        call(url(running), 'version')  # behind them, as they were sent before
+        call(url(running), 'version')  # behind the slow calls, which were sent before
         assert running.stop() == 0
         assert [each.result()[0] for each in slow] == [200] * 8
     assert not any(each.alive() for each in running.children())

@@ -1,4 +1,4 @@
-"""The long run, short: everything dies once while clients work, and nothing is lost, doubled or wrong."""
+"""A short form of the long run: everything dies once while clients work, and nothing is lost, doubled or wrong."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_everything_dies_and_the_books_are_right(tmp_path: Path) -> None:
     assert running.returncode == 0, printed + said
     assert 'lost: 0, doubled: 0, back: 0, strange: 0, wrong: 0, overlaps: 0, drift: 0.' in printed
     figures = json.loads(file.read_text())
-    # Each kind once before any comes again, as far as a busy machine gets.
+    # Each kind of kill happens once before any kind repeats, as far as a busy machine gets.
     assert set(figures['blows']) <= set(DECK)
     assert len(figures['blows']) >= min(len(DECK), sum(figures['blows'].values())) > 2
     assert figures['failures'] == []

@@ -1,4 +1,4 @@
-"""How the daemon starts, or does not: what it makes, which address it serves, and what it says."""
+"""The start of the daemon, or its refusal: files, addresses and messages."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_database_without_schema_needs_permission_to_install(daemon: DaemonFac
 
 
 def install_changed(dsn: str, statement: str) -> None:
-    """Install the schema, then change what it says of itself."""
+    """Install the schema, then run a statement that changes its bookkeeping."""
     schema.install(dsn)
     with contextlib.closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(statement)
@@ -164,7 +164,7 @@ LATER = 'INSERT INTO schema_migration (version, name, oldest_program) VALUES (99
 
 
 def admin(*args: str) -> subprocess.CompletedProcess[str]:
-    """The command nipap-admin, run to its end."""
+    """Run nipap-admin to its end."""
     command = [sys.executable, '-m', 'nipapd.maintenance', *args]
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/', timeout=120)
@@ -173,7 +173,7 @@ def admin(*args: str) -> subprocess.CompletedProcess[str]:
 def test_a_database_of_the_predecessor_is_left_alone_by_everything(
     daemon: DaemonFactory, empty_dsn: str, dsn: str, make_dir: Any
 ) -> None:
-    """By the daemon with every option, and by each command of nipap-admin: all name the way over."""
+    """The daemon with every option, and each command of nipap-admin, refuse it and name the way to migrate."""
     tables = 'CREATE TABLE ip_net_vrf (id int); CREATE TABLE ip_net_plan (prefix cidr)'
     with contextlib.closing(psycopg2.connect(empty_dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(f"{tables}; INSERT INTO ip_net_plan VALUES ('192.0.2.0/24')")
@@ -203,7 +203,7 @@ def test_a_database_of_the_predecessor_is_left_alone_by_everything(
 
 
 def contents(dsn: str) -> list[tuple[Any, ...]]:
-    """The names of all tables and functions, and the prefixes of the predecessor."""
+    """Return the names of all tables and functions, and the prefixes of the predecessor."""
     query = """SELECT relname::text FROM pg_class WHERE oid >= 16384
     UNION ALL SELECT proname FROM pg_proc WHERE oid >= 16384
     UNION ALL SELECT extname FROM pg_extension UNION ALL SELECT prefix::text FROM ip_net_plan ORDER BY 1"""
@@ -253,7 +253,7 @@ def test_a_newer_schema_is_served_when_that_is_allowed(daemon: DaemonFactory, em
     daemon('--auto-upgrade-db', config={'nipapd': {'forks': '1', **options_of(empty_dsn)}})
 
 
-# it does not start
+# refused starts
 
 
 def test_a_bad_configuration_is_one_line_and_nothing_is_started(daemon: DaemonFactory, make_dir: Any) -> None:
@@ -280,13 +280,13 @@ def test_a_database_that_does_not_answer_is_one_line(daemon: DaemonFactory, make
     settings = {'db_host': str(make_dir()), 'db_name': 'nipap', 'db_user': 'nipap', 'db_pass': 'SECRET-db-pass'}
     refused = daemon(config={'nipapd': {'database_wait': '0', **settings}}, start=False).spawn()
     assert refused.wait() == 1
-    said = refused.log().splitlines()[-1]  # before it a warning: everybody can read the file
+    said = refused.log().splitlines()[-1]  # the line before it is a warning: everybody can read the file
     assert re.fullmatch('nipapd: the database cannot be used: .*No such file or directory.*', said)
     assert 'SECRET' not in refused.log()
 
 
 def test_a_database_that_comes_up_later_is_waited_for(daemon: DaemonFactory, make_dir: Any) -> None:
-    """By the daemon, by nipap-admin migrate, and until TERM."""
+    """The daemon waits, nipap-admin migrate waits, and TERM ends the wait."""
     server = EmbeddedPostgres(make_dir() / 'postgres', settings=FAST).start()
     settings = options_of(server.dsn())
     server.stop()
@@ -346,7 +346,7 @@ def test_it_can_be_stopped_while_it_starts(daemon: DaemonFactory, make_dir: Any,
     starting.await_no_children()
 
 
-# configurations of the predecessor, and what is wrong with a configuration
+# configurations of the predecessor, and mistakes in a configuration
 
 OF_THE_PREDECESSOR = """
 [DEFAULT]
@@ -400,7 +400,7 @@ welcome_message = Welcome!
 
 
 def test_a_configuration_of_the_predecessor_starts(daemon: DaemonFactory, dsn: str, make_dir: Any) -> None:
-    """Without the packages of OpenTelemetry; what is not supported is told, and refuses logins by its name."""
+    """OpenTelemetry is not installed. Unsupported backends are reported, and logins that name them are refused."""
     home = make_dir()
     accounts = LocalUsers(home / 'accounts.db', legacy=True)
     accounts.create()
@@ -475,7 +475,7 @@ BROKEN = {
 def test_a_broken_file_of_accounts_ends_the_start(
     daemon: DaemonFactory, database_options: dict[str, str], make_dir: Any, problem: str
 ) -> None:
-    """Of whichever backend; and a HUP does not take a configuration with one."""
+    """This holds for every backend; a HUP does not take such a configuration either."""
     file = make_dir() / 'accounts.db'
     file.write_bytes(BROKEN[problem])
     file.chmod(0o600)
@@ -549,18 +549,18 @@ def test_a_configuration_can_be_checked(make_dir: Any) -> None:
     assert run('--check-config', '-c', '/dev/null').stdout == '/dev/null: the configuration can be used\n'
 
 
-# it says things and leaves
+# commands that print and exit
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end."""
+    """Run the command to its end."""
     command = [sys.executable, '-m', 'nipapd', *args]
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/', timeout=60)
 
 
 def test_the_version() -> None:
-    assert run('--version').stdout == f'nipapd version: {__version__}\n'  # as scripts read it
+    assert run('--version').stdout == f'nipapd version: {__version__}\n'  # scripts read this format
 
 
 def test_the_version_of_the_schema(daemon: DaemonFactory, data_dir: Path) -> None:

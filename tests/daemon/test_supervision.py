@@ -1,4 +1,4 @@
-"""What a supervisor does about handlers that hang or crash again and again, and what is left of one that is killed.
+"""The supervisor and handlers that hang or crash again and again, and the remains of a supervisor that is killed.
 
 This file is also the program under test: `python test_supervision.py SCENARIO`, as in test_prefork.py.
 """
@@ -54,7 +54,7 @@ def stand_still() -> None:
 
 
 def take_time(slot: int, pulse: Pulse) -> None:
-    """Long before it is ready, and after it was told to finish."""
+    """Take longer than the hang timeout before being ready, and again after the request to finish."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     time.sleep(0.8)
     pulse()
@@ -171,7 +171,7 @@ def run() -> Iterator[Callable[[str], Running]]:
 Run = Callable[[str], Running]
 
 
-# those that hang
+# hung handlers
 
 
 def test_a_handler_that_hangs_shows_where_and_is_replaced(run: Run) -> None:
@@ -217,7 +217,7 @@ def test_a_generation_that_is_stuck_while_it_starts_leaves_the_former_one(run: R
     assert scenario.wait() == EXIT_OK
 
 
-def test_one_that_starts_or_finishes_is_not_taken_for_hung(run: Run) -> None:
+def test_a_starting_or_finishing_handler_is_not_taken_for_hung(run: Run) -> None:
     scenario = run('patience')
     scenario.starts(1)
     scenario.send(signal.SIGTERM)
@@ -243,7 +243,7 @@ def test_a_stopped_handler_of_the_daemon_is_replaced(daemon: DaemonFactory, data
     assert len(handlers(running) & before) == 1
 
 
-# those that crash
+# crashing handlers
 
 
 def test_handlers_that_are_never_of_use_end_the_daemon(run: Run) -> None:
@@ -267,7 +267,7 @@ def test_a_request_that_takes_all_memory_is_a_fault_and_no_end(daemon: DaemonFac
     running = daemon(config=config)
     (handler,) = handlers(running)
     with xmlrpc.client.ServerProxy(f'{running.url(*running.admin())}/XMLRPC') as server:
-        server('transport').encode_threshold = 1000  # compressed, it is small until it is looked at
+        server('transport').encode_threshold = 1000  # compressed, the call is small until it is unpacked
         assert server.echo({'auth': {'authoritative_source': 'test'}, 'message': 'before'}) == 'before'
         pages = int(Path(f'/proc/{handler.pid}/statm').read_text().split()[0])
         limit = pages * resource.getpagesize() + 16 * 2**20
@@ -308,7 +308,7 @@ def test_generations_of_other_sizes(run: Run) -> None:
     assert lines[-1] == ['left', '0']
 
 
-# a supervisor that is killed
+# a killed supervisor
 
 
 def held_session(data_dir: Path) -> Any:
@@ -319,7 +319,7 @@ def status_of_postgres(data_dir: Path) -> str:
     return (data_dir / 'data' / 'postmaster.pid').read_text().splitlines()[7].strip()
 
 
-def test_a_killed_daemon_finishes_what_was_begun(
+def test_a_killed_daemon_finishes_running_calls(
     daemon: DaemonFactory, make_dir: Callable[[], Path], unbound: Callable[[Callable[[], Any]], Callable[[], Any]]
 ) -> None:
     data_dir = make_dir()
@@ -344,9 +344,7 @@ def test_a_killed_daemon_finishes_what_was_begun(
     assert [vrf['name'] for vrf in found] == ['begun']
 
 
-def test_the_next_start_waits_for_nobody_who_still_uses_the_database(
-    daemon: DaemonFactory, make_dir: Callable[[], Path]
-) -> None:
+def test_the_next_start_does_not_wait_for_open_sessions(daemon: DaemonFactory, make_dir: Callable[[], Path]) -> None:
     data_dir = make_dir()
     running: Daemon = daemon(config={'nipapd': {'forks': '1'}}, data_dir=data_dir)
     session = held_session(data_dir)
@@ -360,7 +358,7 @@ def test_the_next_start_waits_for_nobody_who_still_uses_the_database(
 
 @pytest.fixture
 def unbound() -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Begins a call in a thread; what it gives is a function that waits for the result."""
+    """Return a function that begins a call in a thread and returns a function that waits for the result."""
 
     def begin(work: Callable[[], Any]) -> Callable[[], Any]:
         pool = ThreadPoolExecutor(1)

@@ -1,4 +1,4 @@
-"""TLS as clients meet it: protocols, suites, certificates of clients, and what headers say and do not say."""
+"""TLS from the side of clients: protocols, cipher suites, certificates of clients, and headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HSTS = 'Strict-Transport-Security: max-age=31536000'
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate with its key, and the file that holds both."""
+    """A certificate with its key, and the file with both."""
 
     certificate: x509.Certificate
     key: Key
@@ -39,7 +39,7 @@ class Pair:
 
 
 def make_pair(path: Path, name: str, issuer: Pair | None = None, key: Key | None = None, days: int = 2) -> Pair:
-    """A certificate for 127.0.0.1, by an issuer or by itself, that ends in so many days."""
+    """Return a certificate for 127.0.0.1, by an issuer or by itself, that ends in `days` days."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -64,7 +64,7 @@ def make_pair(path: Path, name: str, issuer: Pair | None = None, key: Key | None
 
 @dataclass(frozen=True)
 class Certificates:
-    """Whom the server is, whom it trusts for its clients, and clients of every kind."""
+    """The certificate of the server, the authority that it trusts for clients, and clients of every kind."""
 
     server: Path
     authority: Path
@@ -91,7 +91,7 @@ Make = Callable[..., Daemon]
 
 @pytest.fixture(scope='module')
 def make(shared_daemon: Make, certificates: Certificates) -> Make:
-    """Returns the daemon that serves TLS and plain HTTP with these settings of [nipapd]."""
+    """Return a function that returns the daemon with TLS and plain HTTP and with these settings of [nipapd]."""
 
     def made(**settings: str) -> Daemon:
         return shared_daemon(**{'forks': '1', 'ssl_port': '0', 'ssl_cert_file': str(certificates.server), **settings})
@@ -119,7 +119,7 @@ def secured(daemon: Daemon, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def version(daemon: Daemon, context: ssl.SSLContext) -> str:
-    """What a call by TLS answers, made with the credentials of the first user."""
+    """Return the answer to a call over TLS with the credentials of the first user."""
     user, password = daemon.admin()
     port = secure_address(daemon)[1]
     url = f'https://{user}:{password}@127.0.0.1:{port}/XMLRPC'
@@ -128,7 +128,7 @@ def version(daemon: Daemon, context: ssl.SSLContext) -> str:
 
 
 def said(client: socket.socket, *requests: bytes) -> bytes:
-    """Everything that is answered to these, until the server closes the connection."""
+    """Return all answers to these requests, until the server closes the connection."""
     answer = b''
     with client:
         for request in requests:
@@ -189,7 +189,7 @@ def test_an_rsa_certificate_serves_as_well(tmp_path: Path, make: Make) -> None:
     assert version(running, context) == __version__
 
 
-def test_what_cannot_be_seen_from_outside(certificates: Certificates) -> None:
+def test_options_that_cannot_be_seen_from_outside(certificates: Certificates) -> None:
     context = tls.server_context(str(certificates.server), None)
     assert context.options & tls.OPTIONS == tls.OPTIONS
     assert context.num_tickets == 0
@@ -201,7 +201,7 @@ def test_what_cannot_be_seen_from_outside(certificates: Certificates) -> None:
 
 
 def refused(daemon: Daemon, context: ssl.SSLContext) -> bool:
-    """Whether TLS ends before anything is answered. With TLS 1.3 a client learns it when it reads."""
+    """Return whether TLS ends before any answer. With TLS 1.3 a client notices the end when it reads."""
     try:
         version(daemon, context)
     except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
@@ -247,7 +247,7 @@ def test_a_certificate_is_no_password(make: Make, certificates: Certificates) ->
         ({'ssl_verify_client': 'required', 'ssl_client_ca_file': __file__}, 'no certificates in PEM format'),
     ],
 )
-def test_what_cannot_be_verified_is_one_line(
+def test_settings_without_usable_authorities_are_one_line(
     daemon: DaemonFactory, certificates: Certificates, settings: dict[str, str], problem: str
 ) -> None:
     config = {'nipapd': {'ssl_cert_file': str(certificates.server), **settings}}
@@ -278,7 +278,7 @@ def test_browsers_are_told_to_stay_with_tls(make: Make, certificates: Certificat
         assert b'Strict-Transport' not in plain
 
 
-def test_that_can_be_turned_off(make: Make, certificates: Certificates) -> None:
+def test_the_header_can_be_turned_off(make: Make, certificates: Certificates) -> None:
     running = make(ssl_hsts='false')
     answer = said(secured(running, trusting(certificates)), POST % 0)
     assert answer.startswith(b'HTTP/1.1 200')

@@ -1,4 +1,4 @@
-"""What a collector hears of the calls of a daemon."""
+"""Traces of the calls of a daemon, as a collector receives them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PARENT = 'b7ad6b7169203331'
 
 
 class Collector:
-    """What was told so far, and where to tell it."""
+    """A collector with its address and the requests received so far."""
 
     def __init__(self) -> None:
         self.endpoint = ''
@@ -50,7 +50,7 @@ class Collector:
         self._told.put(request)
 
     def spans(self) -> list[tuple[dict[str, Any], Span]]:
-        """Every span, with the attributes of its process."""
+        """Return every span, with the attributes of its process."""
         found = []
         while not self._told.empty():
             for group in self._told.get().resource_spans:
@@ -113,7 +113,7 @@ def traced(daemon: DaemonFactory, options: dict[str, str], **tracing: str) -> Da
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An answer of the daemon."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -144,7 +144,7 @@ def get(running: Daemon, path: str, **headers: str) -> Answer:
 
 
 def stopped(running: Daemon) -> None:
-    """End it in peace; then everything was told."""
+    """End the daemon with TERM, after which it has sent all traces."""
     os.kill(running.pid, signal.SIGTERM)
     poll(lambda: running.returncode is not None, 30, lambda: 'the daemon does not stop')
     assert running.returncode == 0, running.log()
@@ -212,7 +212,7 @@ def send_traces(running: Daemon, path: str, body: bytes, **headers: str) -> Answ
 
 
 def test_traces_of_clients_are_passed_on(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
-    """As nipap-cli sends them: with its credentials, which stay here."""
+    """nipap-cli sends its traces with its credentials, which are not passed on."""
     request = trace_service_pb2.ExportTraceServiceRequest()
     request.resource_spans.add().scope_spans.add().spans.add().name = 'of a client'
     body = request.SerializeToString()
@@ -294,7 +294,7 @@ def test_requests_of_the_rest_interface(daemon: DaemonFactory, database_options:
 def test_calls_that_wait_at_the_same_time_are_not_mixed(
     daemon: DaemonFactory, database_options: dict[str, str]
 ) -> None:
-    """Sixteen at once on one handler, two sessions: each waits for PostgreSQL and for others."""
+    """Sixteen calls run at once on one handler with two sessions: each waits for PostgreSQL and for other calls."""
     with http_collector() as collector, ThreadPoolExecutor(16) as pool:
         running = traced(daemon, {**database_options, 'db_connections': '2'}, otlp_http_endpoint=collector.endpoint)
         operations = [
@@ -317,7 +317,7 @@ def test_calls_that_wait_at_the_same_time_are_not_mixed(
         assert span.end_time_unix_nano <= server.end_time_unix_nano
         by_call.setdefault(span.parent_span_id, []).append(attributes(span)['db.query.text'])
     lists = {tuple(by_call[number]) for number, span in servers.items() if span.name == 'list_vrf'}
-    assert len(lists) == 1  # of each the same statements, and none of a batch
+    assert len(lists) == 1  # each list has the same statements, and none of a batch
     assert all('prefix_add' not in text for text in lists.pop())
 
 
@@ -375,7 +375,7 @@ def test_opentelemetry_is_not_imported_unless_asked_for() -> None:
 def test_an_unexpected_error_is_told_and_logged_with_its_id_on_every_face(
     daemon: DaemonFactory, database_options: dict[str, str], db: Database
 ) -> None:
-    """A table that the program does not find is nothing that it has words for."""
+    """The program has no words for a missing table."""
     running = traced(daemon, database_options)
     db.run(lambda tx: tx.execute('ALTER TABLE prefix RENAME TO mislaid'))
     calls = {
@@ -396,7 +396,7 @@ def test_an_unexpected_error_is_told_and_logged_with_its_id_on_every_face(
         assert logged['fault'] == 1000
 
 
-def test_what_is_refused_before_it_is_read_has_an_id_too(
+def test_requests_that_are_refused_unread_have_an_id_too(
     daemon: DaemonFactory, database_options: dict[str, str]
 ) -> None:
     running = traced(daemon, {**database_options, 'max_body': '1000'})

@@ -1,7 +1,7 @@
 """Programs of two versions serve one database side by side, in either order of start, and no call fails meanwhile.
 
-The older program is the one of schema 8 that is kept as a wheel: it has its functions where the tables are. The next
-one is the code under test with another migration and another text of a function.
+The older program is the kept wheel of schema 8: it has its functions in the schema of the tables. The next program is
+the code under test with another migration and another text of a function.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AUTH = {'authoritative_source': 'test'}
 BLOCK = {'type': 'reservation', 'description': 'block'}
 POOL = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 28}
 MEMBERS = 4
-CALLS = 40  # of each client before anything else happens, and after it
+CALLS = 40  # calls of each client before the main event, and after it
 CLIENTS = 2  # of each daemon
 SOON_S = 120.0
 KILLS = 5
@@ -45,7 +45,7 @@ Serve = Callable[..., Daemon]
 
 @pytest.fixture(scope='module')
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Python finds the program of schema 8."""
+    """Return the directory of the program of schema 8."""
     directory = tmp_path_factory.mktemp('older')
     (wheel,) = KEPT.glob('*.whl')
     with zipfile.ZipFile(wheel) as archive:
@@ -55,13 +55,16 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code under test, which is not another one while the tests run."""
+    """Return the directory of a copy of the code under test, which does not change while the tests run."""
     return copied(tmp_path_factory.mktemp('program'))
 
 
 @pytest.fixture(scope='module')
 def following(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program of the next version: it has a column more, and says in its change sets that it has written them."""
+    """Return the directory of a program of the next version.
+
+    The program has one more column, and writes its version into the reason of its change sets.
+    """
     directory = copied(tmp_path_factory.mktemp('following'))
     add_migration(directory, 1, 'ALTER TABLE asn ADD COLUMN next_text text;')
     record = directory / 'nipap' / 'sql' / 'functions' / '025_record.sql'
@@ -86,7 +89,7 @@ def add_migration(program: Path, n: int, text: str) -> None:
 
 @pytest.fixture
 def serve(daemon: DaemonFactory, empty_dsn: str) -> Serve:
-    """Starts a daemon of a program on the test's database."""
+    """Return a function that starts a daemon of a program on the database of the test."""
 
     def start(program: Path, *args: str, start: bool = True) -> Daemon:
         config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
@@ -96,14 +99,14 @@ def serve(daemon: DaemonFactory, empty_dsn: str) -> Serve:
 
 
 def refused(serve: Serve, program: Path, *args: str) -> str:
-    """What a daemon says that does not start."""
+    """Return the log of a daemon that refuses to start."""
     made = serve(program, *args, start=False).spawn()
     assert made.wait(SOON_S) == 1
     return made.log()
 
 
 class Client(threading.Thread):
-    """Allocates, edits, adds many and removes all the time; a call that fails ends it."""
+    """Allocates, edits, adds many and removes all the time; a failed call ends the client."""
 
     def __init__(self, url: str, number: int) -> None:
         super().__init__()
@@ -145,7 +148,7 @@ class Client(threading.Thread):
 
 @contextlib.contextmanager
 def load(*daemons: Daemon, first: int = 1) -> Iterator[None]:
-    """Clients of these daemons call all the while, at least so often before and after, and none fails."""
+    """Run clients of these daemons during the block, with at least CALLS calls before and after; no call may fail."""
     numbers = itertools.count(first)
     clients = [Client(each.url(*each.admin()), next(numbers)) for each in daemons for _ in range(CLIENTS)]
     for client in clients:
@@ -173,7 +176,7 @@ def await_calls(clients: list[Client], calls: int) -> None:
 
 
 def fill(running: Daemon) -> None:
-    """Make what clients allocate from."""
+    """Make the pool that clients allocate from."""
     with xmlrpc.client.ServerProxy(running.url(*running.admin()), allow_none=True) as server:
         server.add_pool({'auth': AUTH, 'attr': POOL})
         for n in range(MEMBERS):
@@ -182,7 +185,7 @@ def fill(running: Daemon) -> None:
 
 
 def check_all(dsn: str) -> None:
-    """Nothing is wrong, and each change set has its position."""
+    """Check that the database has no problems, and that each change set has its position."""
     db = Database(dsn)
     try:
         ChangeSequencer().step(db)
@@ -202,7 +205,7 @@ def ask(dsn: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def contents(dsn: str) -> list[tuple[Any, ...]]:
-    """All that programs make in a database, other than rows."""
+    """Return all objects that programs make in a database, other than rows."""
     sql = """SELECT 'relation', c.oid::regclass::text, '' FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname LIKE 'public%'
     UNION ALL SELECT 'function', f.oid::regprocedure::text, md5(prosrc) FROM pg_proc f
@@ -213,13 +216,13 @@ def contents(dsn: str) -> list[tuple[Any, ...]]:
     return ask(dsn, sql)
 
 
-# ---------------------------------------------------------------- the program without versions of functions
+# ---------------------------------------------------------------- ---- the program without versions of functions
 
 
 def test_the_program_of_schema_8_goes_on_while_this_one_migrates(
     serve: Serve, older: Path, program: Path, empty_dsn: str
 ) -> None:
-    """This one is killed on its way a few times, once while it waits for a lock amid a migration."""
+    """This program is killed on its way a few times, once while it waits for a lock in the middle of a migration."""
     former = serve(older, '--auto-install-db')
     fill(former)
     functions = [row for row in contents(empty_dsn) if row[0] == 'function']
@@ -233,7 +236,8 @@ def test_the_program_of_schema_8_goes_on_while_this_one_migrates(
             stopped.kill()
         for _ in range(KILLS):
             stopped = serve(program, '--auto-upgrade-db', start=False).spawn()
-            time.sleep(chance.random())  # at some moment: what was begun is done or undone
+            # Kill at a random moment: a step that was begun is then done or undone.
+            time.sleep(chance.random())
             stopped.kill()
         this = serve(program, '--auto-upgrade-db')
         with load(this, first=100):

@@ -1,7 +1,7 @@
-"""The recorded session of NIPAP's whois server is played again: its calls, made by the client library, find the same.
+"""The recorded session of the whois server of NIPAP is replayed: its calls by the client library find the same.
 
-The server itself is no package that could be installed. `Whois` makes the calls that it makes and writes answers as it
-writes them; the recording holds it to that.
+The server itself is no installable package. `Whois` makes the same calls and writes answers in the same form; the
+recording verifies both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pynipap import VRF, AuthOptions, Prefix
 from pynipap import pynipap as implementation
 from support import DaemonFactory
 
-# The library makes a connection for each call and leaves closing it to the garbage collector.
+# The library makes a connection for each call and leaves closing the connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore:unclosed:ResourceWarning')
 
 DATA = Path(__file__).parents[1] / 'data'
@@ -86,11 +86,11 @@ class Whois:
 
 @pytest.fixture
 def whois(daemon: DaemonFactory, database_options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Whois:
-    """The server in front of a daemon with the data of the recording."""
+    """Return the server in front of a daemon with the data of the recording."""
     running = daemon(config={'nipapd': {'forks': '1', **database_options}})
     for cache in implementation._cache.values():
         cache.clear()
-    # Without a path, which the library then makes /RPC2.
+    # The address has no path; the library then uses /RPC2.
     monkeypatch.setattr(pynipap, 'xmlrpc_uri', running.url(*running.admin()))
     AuthOptions({'authoritative_source': 'nipap'})
     connection = implementation.XMLRPCConnection().connection
@@ -112,7 +112,7 @@ def test_the_session(whois: Whois) -> None:
     assert wrong == {}
 
 
-def test_what_the_former_daemon_failed_at_is_answered(whois: Whois) -> None:
+def test_queries_that_the_former_daemon_failed_at_are_answered(whois: Whois) -> None:
     """Both queries closed the connection without an answer."""
     assert 'inet6num:            2001:db8:2::/64' in whois.answer('2001:db8:2::/64')
     assert NOTHING in whois.answer('orange')

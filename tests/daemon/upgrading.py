@@ -1,4 +1,4 @@
-"""What tests of upgrades and restores share: databases of the cluster, processes and how they are killed."""
+"""Helpers of the tests of upgrades and restores: databases of the cluster, processes and their kills."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Site:
             database.close()
 
     def copy_to(self, other: Site) -> None:
-        """Make the other database what this one is."""
+        """Make the other database a copy of this one."""
         other.drop()
         other.administer('CREATE DATABASE {} TEMPLATE {}', other.name, self.name)
 
     def make_empty(self) -> None:
-        """Have a database with nothing in it."""
+        """Replace the database by an empty one."""
         self.drop()
         self.administer('CREATE DATABASE {}', self.name)
 
@@ -85,7 +85,7 @@ class Site:
         self.query('SET check_function_bodies = false;' + NOISE.sub('', text))
 
     def rows(self) -> dict[str, int]:
-        """How many rows each table has, once PostgreSQL has noticed that its clients were killed."""
+        """Return the number of rows of each table, once PostgreSQL has noticed that its clients were killed."""
         with contextlib.closing(psycopg2.connect(self.dsn)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
 
@@ -106,7 +106,7 @@ class Site:
 
 @contextlib.contextmanager
 def private_server(data_dir: Path) -> Iterator[str]:
-    """The connection string of the database of a data directory."""
+    """Yield the connection string of the database of a data directory."""
     server = EmbeddedPostgres(data_dir).start()
     try:
         yield server.dsn()
@@ -116,7 +116,7 @@ def private_server(data_dir: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def private_database(data_dir: Path) -> Iterator[Database]:
-    """The database of a data directory."""
+    """Yield the database of a data directory."""
     with private_server(data_dir) as dsn, contextlib.closing(Database(dsn)) as database:
         yield database
 
@@ -135,21 +135,23 @@ def serve(forking: Forking, data_dir: Path, *args: object, account: str | None =
 
 
 def stop(process: Forked) -> str:
-    """Have a daemon end in order; returns what it said."""
+    """End a daemon with TERM; return its output."""
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait() == 0, process.said()
     return process.said()
 
 
 class Kills:
-    """Kills processes at moments of a seeded generator, and says which.
+    """Kills processes at moments of a seeded generator, and prints each kill.
 
-    A moment is a share of the time that the whole takes. That is measured here and now, so that a slow machine kills
-    as far on the way as a fast one. A process that ends before its moment was not killed and does not count.
+    A moment is a share of the duration of the whole command. The duration is measured on this host and in this run, so
+    that a slow machine kills as far on the way as a fast one. A process that ends before its moment was not killed and
+    does not count.
     """
 
     def __init__(self, forking: Forking, wanted: int, whole_s: float) -> None:
-        seed = random.randrange(2**32)  # of a generator that pytest-randomly has seeded
+        # pytest-randomly has seeded the generator that draws the seed.
+        seed = random.randrange(2**32)
         print(f'seed {seed}, {whole_s:.2f} s are the whole')
         self._random = random.Random(seed)
         self._forking = forking
@@ -158,7 +160,7 @@ class Kills:
         self._tries = 0
 
     def kill(self, *command: object) -> bool:
-        """Start a command of nipap-admin and kill it at some moment; returns whether it was still running."""
+        """Start a command of nipap-admin and kill it at some moment; return whether it was still running."""
         self._tries += 1
         assert self._tries <= MOST_TRIES, f'{self.left} kills are left after {MOST_TRIES} tries'
         moment = self._random.random()

@@ -27,7 +27,7 @@ QUICK = settings(
 
 @pytest.fixture
 def cursor(dsn: str) -> Iterator[Any]:
-    """A cursor on a database with the functions."""
+    """Yield a cursor on a database with the functions."""
     connection = psycopg2.connect(dsn)
     connection.autocommit = True
     try:
@@ -39,13 +39,13 @@ def cursor(dsn: str) -> Iterator[Any]:
 
 
 def ask(cursor: Any, expression: str, *arguments: Any) -> Any:
-    """The value of an SQL expression; addresses are given as texts."""
+    """Return the value of an SQL expression; addresses are passed as texts."""
     cursor.execute(f'SELECT {expression}', arguments)
     return cursor.fetchone()[0]
 
 
 def near_edges(family: int) -> st.SearchStrategy[int]:
-    """Numbers of addresses: any, near both ends, and near powers of two, where alignment changes."""
+    """Return numbers of addresses: any, near both ends, and near powers of two, where alignment changes."""
     bits = KINDS[family][2]
     powers = st.integers(0, bits - 1).flatmap(lambda n: st.integers(-2, 2).map(lambda d: (1 << n) + d))
     top = (1 << bits) - 1
@@ -56,7 +56,7 @@ def near_edges(family: int) -> st.SearchStrategy[int]:
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """Any network of either family."""
+    """Return any network of either family."""
     family = draw(st.sampled_from([4, 6]))
     address, _, bits = KINDS[family]
     number, length = draw(near_edges(family)), draw(st.integers(0, bits))
@@ -65,7 +65,7 @@ def networks(draw: st.DrawFn) -> Network:
 
 @st.composite
 def ranges(draw: st.DrawFn) -> Range:
-    """Any range of either family, as its first and last address; often a short one."""
+    """Return any range of either family, as its first and last address; often a short range."""
     family = draw(st.sampled_from([4, 6]))
     address, _, bits = KINDS[family]
     one = draw(near_edges(family))
@@ -74,7 +74,7 @@ def ranges(draw: st.DrawFn) -> Range:
 
 
 def lengths(range_: Range) -> st.SearchStrategy[int]:
-    """Prefix lengths of the family of a range."""
+    """Return prefix lengths of the family of a range."""
     return st.integers(0, KINDS[range_[0].version][2])
 
 
@@ -82,13 +82,16 @@ RANGES_AND_LENGTHS = ranges().flatmap(lambda r: st.tuples(st.just(r), lengths(r)
 
 
 def aligned(range_: Range, length: int) -> tuple[int, int, int]:
-    """Numbers of the lowest aligned block of a length at or above the start, of the first behind the end; the size."""
+    """Return the number of the first aligned block in a range, the number of the first block behind it, and the size.
+
+    Blocks of the given length are numbered from address 0. The size is in addresses.
+    """
     size = 1 << (KINDS[range_[0].version][2] - length)
     return -(-int(range_[0]) // size), (int(range_[1]) + 1) // size, size
 
 
 def whole(family: int) -> Range:
-    """The whole address space."""
+    """Return the whole address space of a family."""
     address, _, bits = KINDS[family]
     return address(0), address((1 << bits) - 1)
 
@@ -109,7 +112,7 @@ def test_the_first_and_last_address_and_the_size(cursor: Any, network: Network) 
 
 
 def spelled(cursor: Any, address: Address) -> str:
-    """An address as PostgreSQL spells it."""
+    """Return an address as PostgreSQL spells it."""
     return str(ask(cursor, 'host(%s::inet)', str(address)))
 
 
@@ -144,7 +147,7 @@ def test_the_largest_aligned_block_of_a_range(cursor: Any, range_: Range) -> Non
 @example(((ipaddress.ip_address('255.255.255.1'), ipaddress.ip_address('255.255.255.255')), 24))
 @example(((ipaddress.ip_address('255.255.255.255'), ipaddress.ip_address('255.255.255.255')), 31))
 @example(((ipaddress.ip_address('255.255.255.255'), ipaddress.ip_address('255.255.255.255')), 32))
-def test_the_lowest_block_and_how_many_there_are(cursor: Any, case: tuple[Range, int]) -> None:
+def test_the_lowest_block_and_the_number_of_blocks(cursor: Any, case: tuple[Range, int]) -> None:
     range_, length = case
     low, beyond, size = aligned(range_, length)
     address = KINDS[range_[0].version][0]
@@ -169,8 +172,8 @@ def test_everything_around_a_network(cursor: Any, network: Network) -> None:
 
 
 @pytest.mark.parametrize('family', [4, 6])
-def test_what_fits_counts_and_begins_agree(cursor: Any, family: int) -> None:
-    """Every range of a small space at the very end of the address space, every length: exhaustively."""
+def test_fit_count_and_first_block_agree(cursor: Any, family: int) -> None:
+    """Compare exhaustively: every range of the last 32 addresses of the address space, with every length."""
     address, _, bits = KINDS[family]
     end = (1 << bits) - 1
     cursor.execute(

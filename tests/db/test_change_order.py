@@ -1,4 +1,4 @@
-"""Change sets get positions, so that the state behind each is one that there was, and moments that only grow."""
+"""Positions of change sets: the state behind each position has existed, and moments only grow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sequencer() -> ChangeSequencer:
 
 @pytest.fixture
 def opened(dsn: str) -> Iterator[Open]:
-    """Opens connections whose transactions end when the test says so."""
+    """Yield a function that opens connections; the test ends their transactions."""
     connections = []
 
     def open_one() -> psycopg2.extensions.connection:
@@ -52,7 +52,7 @@ def edit(connection: psycopg2.extensions.connection, asn: int, name: str = 'x') 
 
 
 def order(db: Database) -> list[int]:
-    """The numbers of change sets in the order of their positions."""
+    """Return the numbers of change sets in the order of their positions."""
     found = db.read(lambda tx: tx.all('SELECT position, change_set, moment FROM change_order ORDER BY position'))
     assert [position for position, _, _ in found] == list(range(1, len(found) + 1))
     moments = [moment for _, _, moment in found]
@@ -101,7 +101,7 @@ def test_a_change_set_that_is_committed_late_comes_later(
     assert settled(db) == 3
 
 
-def test_numbers_of_what_was_rolled_back_are_not_waited_for(
+def test_numbers_of_rolled_back_change_sets_are_not_waited_for(
     db: Database, backend: Backend, actor: Actor, sequencer: ChangeSequencer, opened: Open
 ) -> None:
     add(backend, actor, 1)
@@ -116,10 +116,10 @@ def test_numbers_of_what_was_rolled_back_are_not_waited_for(
     assert order(db) == [1, 3]
 
 
-def test_the_one_that_waited_for_the_other_comes_behind_it(
+def test_a_change_set_that_waited_for_another_follows_it(
     db: Database, backend: Backend, actor: Actor, sequencer: ChangeSequencer, opened: Open
 ) -> None:
-    """Both are seen at once, and the one that was last has the lower number: it began before it had to wait."""
+    """Both change sets become visible at once; the later one has the lower number: its call began before the wait."""
     add(backend, actor, 1, 2)
     sequencer.step(db)
     first, second = opened(), opened()
@@ -148,7 +148,7 @@ def test_moments_grow_whatever_the_clock_does(
     assert check.problems(db) == []
 
 
-def test_a_moment_is_that_of_the_step_which_saw_the_commit(
+def test_the_moment_is_the_time_of_the_step_that_saw_the_commit(
     db: Database, backend: Backend, actor: Actor, sequencer: ChangeSequencer
 ) -> None:
     before = db.read(lambda tx: tx.value('SELECT clock_timestamp()'))
@@ -195,7 +195,7 @@ def test_with_many_writers_none_is_lost_and_objects_keep_their_order(
     entries = db.read(lambda tx: tx.all('SELECT object_id, change_set FROM audit_log ORDER BY id'))
     assert {number for _, number in entries} == places.keys()
     for asn in range(1, 6):
-        # Entries of one object are in the order of its changes, as these wait for each other.
+        # Entries of one object are in the order of its changes, as these changes wait for each other.
         positions = [places[number] for key, number in entries if key == asn]
         assert positions == sorted(positions)
     assert check.problems(db) == []

@@ -1,4 +1,4 @@
-"""Change sets: what one call has changed is one, with who asked for it and how, and the caller learns its number."""
+"""Change sets: all changes of one call, with its author and method; the caller receives their number."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def new(network: str | None = None, description: str = 'd') -> prefix.PrefixDraf
 
 @pytest.fixture
 def sets(db: Database) -> Sets:
-    """The change sets since the last look, each with its entries: action, kind and id of the object."""
+    """Yield a function that returns the new change sets with their entries: action, kind and id of the object."""
     seen = 0
 
     def look() -> dict[int, list[tuple[str, str, int]]]:
@@ -65,10 +65,10 @@ def rows(db: Database) -> list[tuple[Any, ...]]:
     return db.read(lambda tx: tx.all(f'SELECT id, {", ".join(COLUMNS)} FROM change_set ORDER BY id'))
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- contents of change sets
 
 
-def test_a_change_set_says_who_asked_for_it_and_how(db: Database) -> None:
+def test_a_change_set_names_its_author_and_method(db: Database) -> None:
     db.run(lambda tx: add_vrf(tx, 1))
     assert rows(db) == [(1, *WHO)]
     at = 'SELECT s.at = a.at AND s.call > 0 FROM change_set s JOIN audit_log a ON a.change_set = s.id'
@@ -138,7 +138,7 @@ def test_changes_of_webhooks_have_change_sets(db: Database, sets: Sets) -> None:
     assert sets() == {1: [('add', 'webhook', key)], 2: [('edit', 'webhook', key)]}
 
 
-def test_what_fails_leaves_no_change_set(backend: Backend, db: Database, actor: Actor) -> None:
+def test_a_failed_call_leaves_no_change_set(backend: Backend, db: Database, actor: Actor) -> None:
     backend.add_prefix(actor, {'prefix': '10.0.0.0/8', **BLOCK})
     for _ in range(2):
         with pytest.raises(NipapError):
@@ -148,7 +148,7 @@ def test_what_fails_leaves_no_change_set(backend: Backend, db: Database, actor: 
 
 
 def test_a_part_that_is_taken_back_takes_its_change_set_along(db: Database) -> None:
-    """The number is noted for the rest of the call; what is rolled back must not be taken for it."""
+    """The number is noted for the rest of the call; a rolled back change set must not be taken for it."""
 
     def work(tx: Transaction) -> None:
         tx.execute('SAVEPOINT part')
@@ -162,7 +162,7 @@ def test_a_part_that_is_taken_back_takes_its_change_set_along(db: Database) -> N
     assert check.problems(db) == []
 
 
-# ---------------------------------------------------------------- who learns of it
+# ---------------------------------------------------------------- numbers for callers
 
 
 def test_run_tells_which_change_set_was_written(db: Database) -> None:
@@ -200,7 +200,7 @@ def test_one_message_tells_which_change_set_was_written(db: Database) -> None:
     assert outcome.change_set == 3
 
 
-def test_additions_tell_it_alone_and_joined(db: Database) -> None:
+def test_additions_tell_their_change_set_alone_and_joined(db: Database) -> None:
     db.run(lambda tx: prefix.add(tx, new('10.0.0.0/8'), WHO))
     request = allocate.read_args({'from-prefix': ['10.0.0.0/8'], 'prefix_length': 24})
 
@@ -221,11 +221,11 @@ def test_additions_tell_it_alone_and_joined(db: Database) -> None:
     assert check.problems(db) == []
 
 
-# ---------------------------------------------------------------- one place
+# ---------------------------------------------------------------- one place for each purpose
 
 
 def sources(*patterns: str) -> dict[str, str]:
-    """The text of our files."""
+    """Return the text of our files."""
     found = [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
     assert found
     return {str(path.relative_to(REPOSITORY)): path.read_text(encoding='utf-8') for path in found}
@@ -238,7 +238,7 @@ def test_the_audit_log_is_written_in_one_place() -> None:
 
 
 def test_advisory_locks_have_numbers_of_their_own() -> None:
-    """Every lock is taken by a number of `advisory`: in Python by its name, in SQL, which has no names, as it is."""
+    """Every lock uses a number of `advisory`: in Python by its name, in SQL, which has no names, by its value."""
     numbers = {name: value for name, value in vars(advisory).items() if name.isupper()}
     assert len(set(numbers.values())) == len(numbers)
     for name, text in sources('nipap/**/*.py', 'nipapd/**/*.py', 'sql/functions/*.sql').items():
@@ -256,7 +256,7 @@ def test_advisory_locks_have_numbers_of_their_own() -> None:
 
 @pytest.fixture
 def older(dsn: str) -> Iterator[Any]:
-    """A session of a program of version 8, which writes entries by itself."""
+    """Yield a cursor of a program of version 8, which writes entries by itself."""
     connection = psycopg2.connect(dsn)
     with connection.cursor() as cursor:
         yield cursor
@@ -281,7 +281,7 @@ def test_entries_of_a_program_without_change_sets_get_theirs(db: Database, older
     write(older, 3)
     older.connection.rollback()
     write(older, 4, call=17)
-    write(older, 5, 'ben', call=18)  # in one message with the former
+    write(older, 5, 'ben', call=18)  # in one message with the previous entry
     older.connection.commit()
     write(older, 6)
     older.connection.commit()
@@ -333,7 +333,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(('problem', 'statement'), BROKEN.items())
-def test_the_check_finds_what_is_wrong_with_change_sets(
+def test_the_check_finds_problems_of_change_sets(
     db: Database, backend: Backend, actor: Actor, problem: str, statement: str
 ) -> None:
     backend.add_asn(dataclasses.replace(actor, username='ann'), {'asn': 1})

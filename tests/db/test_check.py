@@ -1,4 +1,4 @@
-"""The check of the invariants: every kind of corruption is found and named, and nothing else is."""
+"""The check of the invariants finds and names every kind of corruption, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nipap.postgres.transaction import Transaction
 
 PATIENCE_S = 30.0
 
-# Networks of a VRF with their types; a pool has members of both families, one of them without children.
+# Networks of a VRF with their types. A pool has members of both families; one of its members has no children.
 TREE = {
     '10.0.0.0/8': 'reservation',
     '10.0.0.0/16': 'reservation',
@@ -42,7 +42,7 @@ MEMBERS = ('10.0.0.0/16', '10.200.0.0/16', '2001:db8::/32')
 
 
 def populate(backend: Backend, actor: Actor) -> None:
-    """Two VRFs with prefixes and a third without, two pools, and traces of changes."""
+    """Add two VRFs with prefixes and a third without, two pools, and traces of changes."""
     for number in (1, 2):
         backend.add_vrf(actor, {'rt': f'65000:{number}', 'name': f'vrf {number}'})
     pool = {'description': 'd', 'default_type': 'assignment'}
@@ -63,7 +63,7 @@ def populate(backend: Backend, actor: Actor) -> None:
 
 @pytest.fixture
 def populated(db: Database, backend: Backend, actor: Actor) -> Database:
-    """A database in which all is well."""
+    """Return a database without problems."""
     populate(backend, actor)
     return db
 
@@ -83,17 +83,17 @@ OWNER = "(SELECT id FROM prefix WHERE vrf_id = 0 AND prefix = '{}')"
 
 
 def changed(network: str, column: str, value: str) -> str:
-    """A statement that changes one column of one prefix of VRF 0."""
+    """Return a statement that changes one column of one prefix of VRF 0."""
     return f'UPDATE prefix SET {column} = {value} WHERE {P.format(network)}'
 
 
 def range_of(network: str) -> str:
-    """The condition that names the last free range of a prefix of VRF 0."""
+    """Return a condition that selects the last free range of a prefix of VRF 0."""
     owner = OWNER.format(network)
     return f'owner = {owner} AND last_address = (SELECT max(last_address) FROM free_range WHERE owner = {owner})'
 
 
-# What is done, and what is found: a pattern for each problem, and no problem but these.
+# For each corruption its statement, and a pattern for each problem that the check must find, and no others.
 CORRUPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     'no parent': (
         changed('10.0.0.0/24', 'parent_id', 'NULL'),
@@ -351,7 +351,7 @@ def test_a_missing_default_vrf_is_found(db: Database) -> None:
 
 @pytest.fixture
 def lawless(empty_dsn: str, actor: Actor) -> Iterator[Database]:
-    """A populated database that has lost its check constraints."""
+    """Yield a populated database that has lost its check constraints."""
     schema.install(empty_dsn)
     database = Database(empty_dsn)
     populate(Backend(database), actor)
@@ -365,7 +365,7 @@ def lawless(empty_dsn: str, actor: Actor) -> Iterator[Database]:
     database.close()
 
 
-def test_what_only_a_lost_constraint_lets_in_is_found(lawless: Database) -> None:
+def test_values_that_only_a_lost_constraint_allows_are_found(lawless: Database) -> None:
     assert check.problems(lawless) == []
     for statement in (
         changed('255.255.255.255/32', 'type', "'assignment'"),
@@ -382,7 +382,7 @@ def test_what_only_a_lost_constraint_lets_in_is_found(lawless: Database) -> None
     ]
 
 
-# PostgreSQL's own addition of addresses, said to answer with a cidr, lets in what the type does not accept.
+# The addition of addresses of PostgreSQL, declared to return a cidr, makes values that the type does not accept.
 SHIFTED = "CREATE FUNCTION pg_temp.shifted(inet, bigint) RETURNS cidr LANGUAGE internal IMMUTABLE STRICT AS 'inetpl'"
 BITS_SET = (
     SHIFTED,
@@ -397,7 +397,7 @@ WRONG_NETWORKS = [
 ]
 
 
-def test_networks_that_are_none_are_found(populated: Database) -> None:
+def test_invalid_networks_are_found(populated: Database) -> None:
     for statement in BITS_SET:
         populated.run(partial(Transaction.execute, statement=statement))
     found = {without_ids(problem) for problem in check.problems(populated)}
@@ -405,7 +405,7 @@ def test_networks_that_are_none_are_found(populated: Database) -> None:
 
 
 def without_ids(problem: str) -> str:
-    """A problem with nothing in it that differs from run to run."""
+    """Return a problem without the ids, which differ from run to run."""
     return re.sub(r'as id \d+', 'as id N', re.sub(r' \(id \d+\)', '', problem))
 
 
@@ -416,13 +416,13 @@ def test_prefixes_of_a_vrf_that_does_not_exist_are_found(lawless: Database) -> N
     assert [problem for problem in found if not re.search('its VRF does not exist|free ranges of owner', problem)] == []
 
 
-# ---------------------------------------------------------------- while others work
+# ---------------------------------------------------------------- concurrent changes
 
 NETWORKS = [f'10.0.{third}.{fourth}/{length}' for third in range(8) for fourth, length in ((0, 24), (1, 32), (128, 25))]
 
 
 class Writer(threading.Thread):
-    """Somebody who changes the tree without pause until told to stop."""
+    """Changes the tree without pause until it is stopped."""
 
     def __init__(self, dsn: str, actor: Actor, number: int) -> None:
         super().__init__()
@@ -459,7 +459,7 @@ class Writer(threading.Thread):
 
 @contextmanager
 def writing(dsn: str, actor: Actor) -> Iterator[None]:
-    """Two writers at work, each of whom must have changed something and not have failed."""
+    """Run two writers during the block; each of them must change something and must not fail."""
     writers = [Writer(dsn, actor, number) for number in range(2)]
     for writer in writers:
         writer.start()

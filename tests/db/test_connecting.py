@@ -1,4 +1,4 @@
-"""Connections: names that nobody looks up, descriptors beyond what select knows, sessions that alone say nothing."""
+"""Connections: name look-ups that hang, descriptors beyond the range of select, sessions that stop answering."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from nipapd.fibers import Fibers
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MANY = 1100  # descriptors; select takes 1024
+MANY = 1100  # descriptors; select takes at most 1024
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can have a name server of its own')
 
 
 class Hanging:
-    """A name that nobody looks up before `end` is set; then it is this host's."""
+    """A host name whose look-up blocks until `end` is set; then the name resolves to this host."""
 
     def __init__(self) -> None:
         self.host = f'hangs-{os.urandom(4).hex()}.invalid'
@@ -73,7 +73,7 @@ def test_a_look_up_that_hangs_is_given_up_once(hanging: Hanging) -> None:
     with pytest.raises(NoAnswerError, match=f'nobody says which address the host {hanging.host} has'):
         connecting.targets(dsn)
     before = threading.active_count()
-    assert took_s(lambda: connecting.targets(dsn)) < 1  # it hangs still, as is known
+    assert took_s(lambda: connecting.targets(dsn)) < 1  # the look-up still hangs, and this is known
     assert threading.active_count() == before
     hanging.end.set()
     poll(lambda: threading.active_count() < before, 20, lambda: 'it hangs')
@@ -131,7 +131,7 @@ def test_others_go_on_while_a_look_up_hangs(hanging: Hanging, monkeypatch: pytes
 
 @as_root
 def test_a_name_server_that_says_nothing(tmp_path: Path) -> None:
-    """A real one, for a process that has it in a file system of its own."""
+    """A real name server that never answers, for a process with a /etc/resolv.conf of its own."""
     conf = tmp_path / 'resolv.conf'
     conf.write_text('nameserver 127.0.0.53\n')
     code = """
@@ -168,7 +168,8 @@ def test_connections_have_any_descriptor(dsn: str) -> None:
     held = [os.open('/dev/null', os.O_RDONLY) for _ in range(MANY)]
     database = Database(dsn)
     try:
-        for _ in range(2):  # the second time by a session that is there
+        # The second query uses the existing session.
+        for _ in range(2):
             assert database.read(lambda tx: tx.value('SELECT 1')) == 1
     finally:
         database.close()
@@ -177,12 +178,12 @@ def test_connections_have_any_descriptor(dsn: str) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-# ---- one session that says nothing
+# one session that stops answering
 
 
 @pytest.fixture
 def limited(dsn: str) -> Iterator[Database]:
-    """What takes more than a moment is given up, though PostgreSQL answers others. Two calls at once."""
+    """Yield a database that gives up a statement after 0.5 s though PostgreSQL answers other sessions."""
     database = Database(dsn, most_sessions=1, change_limit_s=0.5)
     connecting.use(Runtime(wait_for_postgresql=Fibers().wait_for_postgresql))
     yield database
@@ -215,7 +216,7 @@ def test_a_message_to_a_stopped_session_has_an_unknown_outcome(limited: Database
         assert backend_of(limited) != stopped
     finally:
         os.kill(stopped, signal.SIGCONT)
-    # It was told to end while it stood still.
+    # PostgreSQL was asked to end the session while the session stood still.
     poll(lambda: not Path(f'/proc/{stopped}').exists(), 20, lambda: 'it is there')
 
 

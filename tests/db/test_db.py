@@ -1,4 +1,4 @@
-"""The storage: transactions that are run again when that helps, connections that come and go, errors translated."""
+"""The storage: retries of transactions, lost and replaced connections, translated errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INSERT INTO scratch.t VALUES (1, 0), (2, 0);
 
 @pytest.fixture
 def scratch(dsn: str) -> Iterator[str]:
-    """A database in which a schema of the test's own comes first, with one table of two rows."""
+    """Yield a DSN with a schema of the test before ours in the search path, and in it a table of two rows."""
     keeper = Database(dsn)
     keeper.run(lambda tx: tx.execute(SCRATCH))
     yield psycopg2.extensions.make_dsn(dsn, options='-csearch_path=scratch')
@@ -43,7 +43,7 @@ def scratch(dsn: str) -> Iterator[str]:
 
 @pytest.fixture
 def blank(scratch: str) -> Iterator[Database]:
-    """A connection to it."""
+    """Yield a connection to the scratch database."""
     database = Database(scratch)
     yield database
     database.close()
@@ -51,24 +51,24 @@ def blank(scratch: str) -> Iterator[Database]:
 
 @pytest.fixture
 def other(scratch: str) -> Iterator[Database]:
-    """A second one."""
+    """Yield a second connection to the scratch database."""
     database = Database(scratch)
     yield database
     database.close()
 
 
 def add_one(tx: Transaction, i: int) -> None:
-    """A change that shows how often it was made."""
+    """Make a change that shows how often it was made."""
     tx.execute('UPDATE t SET n = n + 1 WHERE id = %s', (i,))
 
 
 def numbers(db: Database) -> list[int]:
-    """What is stored."""
+    """Return the stored numbers."""
     return [row[0] for row in db.read(lambda tx: tx.all('SELECT n FROM t ORDER BY id'))]
 
 
 def kill(killer: Database, pid: int) -> None:
-    """Have PostgreSQL end a connection, and wait until it has."""
+    """Have PostgreSQL end a connection, and wait for the end."""
     assert killer.read(lambda tx: tx.value('SELECT pg_terminate_backend(%s, 10000)', (pid,)))
 
 
@@ -125,7 +125,7 @@ def test_the_result_of_the_work_is_returned(blank: Database) -> None:
     assert blank.run(lambda tx: tx.execute('UPDATE t SET n = 5')) == 2
 
 
-# ---------------------------------------------------------------- run again
+# ---------------------------------------------------------------- retries
 
 
 def test_a_deadlock_is_resolved_by_running_again(blank: Database, other: Database) -> None:
@@ -171,7 +171,7 @@ def test_a_serialization_failure_is_resolved_by_running_again(blank: Database, o
     assert numbers(blank) == [2, 0]
 
 
-# Fails each time it runs, until it has run as often as its argument says: sequences are not rolled back.
+# Fails at each run until the number of runs in its argument is reached: sequences are not rolled back.
 FAIL_AT_COMMIT = """
 CREATE SEQUENCE tries;
 CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -267,7 +267,7 @@ def test_a_connection_lost_while_idle_is_replaced(blank: Database, other: Databa
 def test_a_lost_connection_is_replaced_as_soon_as_that_is_possible(
     blank: Database, other: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL that comes up again refuses connections at first."""
+    """A PostgreSQL that starts up again refuses connections at first."""
     kill(other, blank.read(lambda tx: tx.value(PID)))
     refusals = iter(range(3))
 
@@ -319,7 +319,7 @@ def test_a_connection_lost_during_commit_has_an_unknown_outcome(blank: Database)
 
 
 @pytest.mark.parametrize('wrong', [{'user': 'stranger'}, {'dbname': 'nowhere'}])
-def test_who_is_not_let_in_is_told_at_once(dsn: str, wrong: dict[str, str]) -> None:
+def test_a_refused_login_fails_at_once(dsn: str, wrong: dict[str, str]) -> None:
     database = Database(psycopg2.extensions.make_dsn(dsn, **wrong))
     began = time.monotonic()
     with pytest.raises(errors.NipapUnavailableError) as refused:
@@ -385,7 +385,8 @@ def test_one_message_needs_no_answer(blank: Database) -> None:
 
 def test_no_change_follows_the_one_message(blank: Database) -> None:
     def work(tx: Transaction) -> None:
-        assert tx.value('SELECT n FROM t WHERE id = 1') == 0  # before it anything may be read
+        # Any read is allowed before the message.
+        assert tx.value('SELECT n FROM t WHERE id = 1') == 0
         tx.ahead(ADD, (1,))
         tx.value('SELECT 1')
         tx.ahead(ADD, (2,))
@@ -394,7 +395,7 @@ def test_no_change_follows_the_one_message(blank: Database) -> None:
         blank.run_at_once(work, no_answer)
 
 
-def test_what_is_prepared_first_is_not_part_of_the_message(blank: Database) -> None:
+def test_preparing_a_statement_is_not_part_of_the_message(blank: Database) -> None:
     def work(tx: Transaction) -> Any:
         tx.ahead(ADD, (1,))
         return tx.all_prepared('SELECT n FROM t WHERE id = %s', (1,))
@@ -426,7 +427,7 @@ def test_one_message_that_was_not_committed_is_sent_again(blank: Database) -> No
 
 @pytest.mark.parametrize('delay_s', [0, 0.3])
 def test_one_message_that_was_cut_off_is_done_once(blank: Database, other: Database, delay_s: float) -> None:
-    """Whether PostgreSQL is still at it, or has committed when we look: the answer is that it was done, once."""
+    """PostgreSQL may still be working, or may have committed when we look: the change is made and acknowledged once."""
     blank.run(lambda tx: tx.execute(LOG))
     attempts = []
 
@@ -445,7 +446,7 @@ def test_one_message_that_was_cut_off_is_done_once(blank: Database, other: Datab
 
 
 def cut_off(connection: Any, *, after_sending: bool) -> None:
-    """Cut what is received on a connection, and what is sent too unless that is to arrive."""
+    """Cut off the incoming bytes of a connection; cut off the outgoing bytes too unless they are to arrive."""
     with socket.socket(fileno=os.dup(connection.fileno())) as copy:
         copy.shutdown(socket.SHUT_RD if after_sending else socket.SHUT_RDWR)
 
@@ -469,7 +470,7 @@ def test_a_connection_string_is_not_shown() -> None:
 
 
 def in_child(work: Callable[[], object]) -> Any:
-    """What work returns in a forked process."""
+    """Return the result of `work` in a forked process."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -478,7 +479,8 @@ def in_child(work: Callable[[], object]) -> Any:
         except BaseException as exc:
             text = json.dumps(f'failed: {exc!r}')
         os.write(writer, text.encode())
-        os._exit(0)  # nothing of the test run's may be cleaned up here
+        # The child must not clean up anything of the test run.
+        os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as answers:
         answer = answers.read()
@@ -643,16 +645,16 @@ TEN = "INSERT INTO prefix (vrf_id, prefix, type) VALUES (0, '10.0.0.0/8', 'reser
 
 
 def prefix(attributes: str, values: str) -> str:
-    """A statement that inserts one prefix in VRF 0."""
+    """Return a statement that inserts one prefix in VRF 0."""
     return f'INSERT INTO prefix (vrf_id, prefix, type, {attributes}) VALUES (0, {values})'
 
 
 def duplicate(what: object, value: str) -> tuple[type[errors.NipapError], str]:
-    """The error for a value that is there already."""
+    """Return the error for a duplicate value."""
     return errors.NipapDuplicateError, f"Duplicate value for '{what}', the value '{value}' is already in use."
 
 
-# Statements that violate each constraint of which clients are told, and what they are told.
+# For each constraint that clients see: a statement that violates it, and the error for the client.
 Violation = tuple[str, tuple[type[errors.NipapError], str]]
 UNIQUE: dict[str, Violation] = {
     'vrf_rt_key': (
@@ -682,7 +684,7 @@ VIOLATIONS: dict[str, Violation] = {
 }
 
 
-def test_each_constraint_of_which_clients_are_told_is_tested() -> None:
+def test_each_constraint_that_clients_see_is_tested() -> None:
     assert set(UNIQUE) == set(sqlstates.UNIQUE)
     assert set(VIOLATIONS) == set(sqlstates.VIOLATIONS)
 
@@ -699,7 +701,7 @@ def test_a_violation_is_told_in_words(db: Database, constraint: str) -> None:
     assert refused.value.__cause__.diag.constraint_name == constraint
 
 
-def test_constraints_that_clients_are_told_of_exist(db: Database) -> None:
+def test_constraints_that_clients_see_exist(db: Database) -> None:
     sql = "SELECT conname FROM pg_constraint UNION SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"
     names = {row[0] for row in db.read(lambda tx: tx.all(sql))}
     assert {*sqlstates.UNIQUE, *sqlstates.VIOLATIONS} <= names
@@ -719,7 +721,7 @@ def test_errors_of_our_functions_keep_their_text(blank: Database, code: str) -> 
     ('column', 'position', 'attribute'),
     [(None, None, None), ('node', None, 'node'), ('3 node', 2, 'node'), ('1 ', 0, None)],
 )
-def test_errors_of_our_functions_name_what_they_are_about(
+def test_errors_of_our_functions_name_their_attribute(
     blank: Database, column: str | None, position: int | None, attribute: str | None
 ) -> None:
     about = f", COLUMN = '{column}'" if column else ''
@@ -743,7 +745,7 @@ def test_a_bad_pattern_is_told(blank: Database) -> None:
         "DO $$ BEGIN RAISE EXCEPTION 'free ranges are wrong' USING ERRCODE = 'NP000'; END $$",
     ],
 )
-def test_what_is_not_the_clients_is_not_translated(blank: Database, statement: str) -> None:
+def test_errors_that_clients_did_not_cause_are_not_translated(blank: Database, statement: str) -> None:
     with pytest.raises(psycopg2.Error):
         blank.run(lambda tx: tx.execute(statement))
 
@@ -755,7 +757,7 @@ def test_a_search_that_takes_too_long_is_stopped(dsn: str) -> None:
             db.read(lambda tx: tx.value('SELECT pg_sleep(60)'))
         assert caught.value.code == 1210
         assert db.read(lambda tx: tx.value('SELECT 1')) == 1
-        # Changes are not searches: many rows may take their time.
+        # The limit is for searches; a change of many rows may take longer.
         assert db.run(lambda tx: tx.value('SELECT 1 FROM pg_sleep(0.4)')) == 1
     finally:
         db.close()
@@ -764,7 +766,7 @@ def test_a_search_that_takes_too_long_is_stopped(dsn: str) -> None:
 def test_a_call_is_run_again_when_postgresql_came_back_while_it_looked_for_its_change(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has waited as long as calls do, but there is nothing to wait for any more."""
+    """The call has waited as long as calls may, but PostgreSQL is available again."""
     monkeypatch.setattr(storage, 'PATIENCE_S', 0.0)
     lost = psycopg2.OperationalError('server closed the connection unexpectedly')
     runs: list[str] = []
@@ -781,5 +783,5 @@ def test_a_call_is_run_again_when_postgresql_came_back_while_it_looked_for_its_c
         raise lost
 
     assert db._again(once) == 'done'
-    with pytest.raises(errors.NipapUnavailableError):  # it was not away
+    with pytest.raises(errors.NipapUnavailableError):  # PostgreSQL was not away
         db._again(always)

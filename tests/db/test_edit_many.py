@@ -1,4 +1,4 @@
-"""One call that edits as many prefixes as there are: all of them, an audit entry each, nothing derived disturbed."""
+"""One call edits as many prefixes as there are: each gets an audit entry, and derived values stay right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nipap.errors import NipapValueError
 from nipap.integrity import check
 from nipap.postgres.database import Database
 
-# As with the property tests: what is promised for 100,000 is searched for when there is time.
+# The promise holds for 100,000 prefixes; the full size is tested when there is time, as with the property tests.
 MANY = 100_000 if os.environ.get('HYPOTHESIS_PROFILE') == 'soak' else 20_000
 AT_ONCE = 10_000
 LOGGED = """SELECT count(*), count(DISTINCT object_id), count(*) FILTER (WHERE before <> after), min(username)
@@ -22,7 +22,7 @@ LOGGED = """SELECT count(*), count(DISTINCT object_id), count(*) FILTER (WHERE b
 
 @pytest.fixture
 def vrf_id(backend: Backend, actor: Actor) -> int:
-    """A VRF with many prefixes, a host each but for the assignments around 250 of them; one more outside it."""
+    """Return a VRF with many prefixes: an assignment for every 249 hosts; add one more prefix outside the VRF."""
     vrf: int = backend.add_vrf(actor, {'rt': '1:1', 'name': 'v'})['id']
     fixed = {'vrf_id': vrf, 'description': 'd'}
     for start in range(0, MANY, AT_ONCE):
@@ -44,7 +44,7 @@ def test_one_call_edits_all(db: Database, backend: Backend, actor: Actor, vrf_id
     assert len(answer) == MANY
     assert all({name: row[name] for name in attr} == attr for row in answer)
     assert db.read(lambda tx: tx.one(LOGGED)) == (MANY, MANY, MANY, 'test')
-    # One that refuses takes all others back: a node does not go with an assignment that is no single address.
+    # One refused prefix rolls back all others: an assignment with more than one address cannot have a node.
     with pytest.raises(NipapValueError):
         backend.edit_prefix(actor, {'vrf_id': vrf_id}, {'description': 'refused', 'node': 'n'})
     assert db.read(lambda tx: tx.one(LOGGED)) == (MANY, MANY, MANY, 'test')
@@ -54,5 +54,5 @@ def test_one_call_edits_all(db: Database, backend: Backend, actor: Actor, vrf_id
 
 
 def count(db: Database, condition: str) -> int:
-    """How many prefixes there are of which this is true."""
+    """Return the number of prefixes that meet the condition."""
     return int(db.read(lambda tx: tx.value(f'SELECT count(*) FROM prefix WHERE {condition}')))

@@ -1,4 +1,4 @@
-"""Edits that find the prefix in another place than they saw it in."""
+"""Edits of a prefix that another session has moved meanwhile."""
 
 from __future__ import annotations
 

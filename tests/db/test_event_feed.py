@@ -1,4 +1,4 @@
-"""The feed of events that all streams of a process read: where it begins, and which positions it cannot read."""
+"""The feed of events that all streams of a process read: its beginning, and the positions that it cannot read."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Scene:
         self._sequencer.step(db)
 
     def make(self, count: int) -> None:
-        """Have so many events more."""
+        """Make that many events."""
         self._db.run(lambda tx: tx.execute(AUDIT_ENTRIES, (count,)))
         while self._sequencer.step(self._db):
             pass
 
     def next(self, feed: Feed, position: int) -> list[int]:
-        """The positions that a feed has behind one, once there are some."""
+        """Return the positions behind `position` in a feed, once there are some."""
         found: list[int] = []
 
         def there() -> bool:
@@ -44,7 +44,7 @@ class Scene:
         return found
 
     def lost(self, feed: Feed, position: int) -> int:
-        """Where a reader goes on once the feed says that its position is lost."""
+        """Return the position where a reader continues once the feed reports `position` as lost."""
         found: list[int] = []
 
         def said() -> bool:
@@ -74,7 +74,7 @@ def test_a_reader_without_a_position_gets_nothing_old(db: Database, scene: Scene
 
 
 @pytest.mark.parametrize('missed', [3, REMEMBERED, 2 * REMEMBERED + 5])
-def test_so_does_one_who_comes_when_nobody_was_there_for_long(db: Database, scene: Scene, missed: int) -> None:
+def test_a_reader_after_a_long_pause_gets_nothing_old(db: Database, scene: Scene, missed: int) -> None:
     feed = Feed(db)
     scene.make(1)
     assert scene.next(feed, 0) == [1]
@@ -84,7 +84,7 @@ def test_so_does_one_who_comes_when_nobody_was_there_for_long(db: Database, scen
     assert feed.after(newest) == []
     scene.make(1)
     assert scene.next(feed, newest) == [newest + 1]
-    assert scene.next(feed, 1)[0] == 2  # one with a position misses nothing
+    assert scene.next(feed, 1)[0] == 2  # a reader with a position misses nothing
 
 
 def test_readers_of_any_pace_get_every_event_in_order(db: Database, scene: Scene) -> None:
@@ -124,7 +124,7 @@ def test_readers_notice_that_the_database_was_restored(db: Database, scene: Scen
     assert scene.next(feed, 2)[0] == 3
 
 
-def test_a_reader_whose_events_were_removed_goes_on_with_those_that_are_kept(db: Database, scene: Scene) -> None:
+def test_a_reader_whose_events_were_removed_continues_with_the_kept_events(db: Database, scene: Scene) -> None:
     scene.make(6)
     db.run(lambda tx: tx.execute("UPDATE event SET created = now() - interval '3 hours' WHERE position <= 4"))
     assert db.run(lambda tx: events.remove_old(tx, 2, kafka=False)) == 1
@@ -133,12 +133,12 @@ def test_a_reader_whose_events_were_removed_goes_on_with_those_that_are_kept(db:
         with pytest.raises(PositionLostError) as caught:
             feed.check(position)
         assert caught.value.position == 4
-        assert scene.lost(feed, position) == 4  # removed after it had begun to read
+        assert scene.lost(feed, position) == 4  # removed after the reader had begun
     feed.check(4)
     assert scene.next(feed, 4) == [5, 6]
 
 
-def test_nor_does_one_wait_whose_events_are_all_removed(db: Database, scene: Scene) -> None:
+def test_a_reader_whose_events_are_all_removed_does_not_wait(db: Database, scene: Scene) -> None:
     scene.make(3)
     db.run(lambda tx: tx.execute("UPDATE event SET created = now() - interval '3 hours'"))
     db.run(lambda tx: events.remove_old(tx, 2, kafka=False))

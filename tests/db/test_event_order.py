@@ -1,4 +1,4 @@
-"""Events: positions in an order that readers can follow, whoever commits late."""
+"""Events: positions in an order that readers can follow, even when transactions commit late."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Prefix = dict[str, Any]
 
 
 def read_all(db: Database, after: int = 0) -> list[events.Event]:
-    """Every event, as a reader with a cursor comes to see them."""
+    """Return every event as a reader with a cursor sees the events."""
     found: list[events.Event] = []
     while some := db.read(partial(events.read, after=found[-1]['id'] if found else after, limit=7)):
         found += some
@@ -49,7 +49,7 @@ def sequenced(db: Database) -> list[int]:
 
 @pytest.fixture
 def sequencer(db: Database) -> EventSequencer:
-    """One that has begun to look."""
+    """Return a sequencer that has made its first step."""
     made = EventSequencer()
     assert made.step(db) == 0
     return made
@@ -65,7 +65,7 @@ def add(backend: Backend, actor: Actor) -> Callable[..., Prefix]:
 
 @pytest.fixture
 def late(dsn: str) -> Iterator[psycopg2.extensions.connection]:
-    """A connection whose transactions end when the test says so."""
+    """Yield a connection; the test ends its transactions."""
     connection = psycopg2.connect(dsn)
     with connection, connection.cursor() as cursor:
         cursor.execute(migrations.search_path())
@@ -102,7 +102,7 @@ def test_a_change_becomes_an_event(
     assert first['at'].endswith('Z')
 
 
-def test_what_was_before_the_first_look_is_no_event(db: Database, add: Callable[..., Prefix]) -> None:
+def test_changes_before_the_first_step_are_no_events(db: Database, add: Callable[..., Prefix]) -> None:
     add('10.0.0.0/8')
     sequencer = EventSequencer()
     assert sequencer.step(db) == 0
@@ -111,7 +111,7 @@ def test_what_was_before_the_first_look_is_no_event(db: Database, add: Callable[
     assert [event['after']['prefix'] for event in read_all(db)] == ['11.0.0.0/8']
 
 
-def test_who_commits_late_is_told_later_and_not_lost(
+def test_a_late_commit_becomes_a_later_event_and_is_not_lost(
     db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
 ) -> None:
     with late.cursor() as cursor:
@@ -131,7 +131,7 @@ def test_who_commits_late_is_told_later_and_not_lost(
     assert settled(db) == max(audit_ids(db))
 
 
-def test_ids_of_what_was_rolled_back_are_not_waited_for(
+def test_ids_of_rolled_back_entries_are_not_waited_for(
     db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
 ) -> None:
     with late.cursor() as cursor:
@@ -144,8 +144,8 @@ def test_ids_of_what_was_rolled_back_are_not_waited_for(
     assert sequencer.step(db) == 1
 
 
-def test_what_waits_is_done_with_as_it_gets_positions(db: Database, sequencer: EventSequencer) -> None:
-    """Or the first of it would be looked at for each of the later."""
+def test_entries_are_settled_as_they_get_positions(db: Database, sequencer: EventSequencer) -> None:
+    """Otherwise each step would read the entries of all steps before again."""
     many = events.SEQUENCED_AT_ONCE
     db.run(lambda tx: tx.execute(AUDIT_ENTRIES, (3 * many + 1,)))
     for n in (1, 2, 3):
@@ -155,10 +155,10 @@ def test_what_waits_is_done_with_as_it_gets_positions(db: Database, sequencer: E
     assert settled(db) == 3 * many + 1
 
 
-def test_while_more_comes_than_is_given_at_once_what_was_done_is_left_behind(
+def test_entries_are_settled_though_more_arrive_than_one_step_takes(
     db: Database, sequencer: EventSequencer, late: psycopg2.extensions.connection
 ) -> None:
-    """An import takes minutes, and there always is one transaction at least that runs."""
+    """An import takes minutes, and at least one transaction is always running."""
     many = events.SEQUENCED_AT_ONCE
     for n in range(8):
         db.run(lambda tx: tx.execute(AUDIT_ENTRIES, (many,)))
@@ -173,7 +173,7 @@ def test_while_more_comes_than_is_given_at_once_what_was_done_is_left_behind(
 def test_another_sequencer_goes_on(
     db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], late: psycopg2.extensions.connection
 ) -> None:
-    """One that is killed leaves nothing behind that another would need."""
+    """A killed sequencer leaves nothing behind that another sequencer would need."""
     with late.cursor() as cursor:
         cursor.execute(LATE, (1, 1))
         add('10.0.0.0/8')
@@ -232,7 +232,7 @@ def test_with_many_writers_none_is_lost_and_objects_keep_their_order(
     assert len(seen) == len(audit_ids(db))
     assert [event['id'] for event in seen] == list(range(1, len(seen) + 1))
     for asn in range(1, 6):
-        # Drawn while the object was locked, so in the order of its changes.
+        # The numbers were drawn while the object was locked, so they are in the order of its changes.
         counts = [event['after']['n'] for event in seen if event['object']['id'] == asn]
         assert counts == sorted(counts)
     for _ in range(2):
@@ -248,7 +248,7 @@ def test_one_session_leads(dsn: str) -> None:
     assert not second.read(leads)
     first.close()
     waited = 0
-    while not second.read(leads):  # the server notices the end of a session in its own time
+    while not second.read(leads):  # the server takes its time to notice the end of a session
         waited += 1
         assert waited < 10_000
     second.close()
@@ -257,7 +257,7 @@ def test_one_session_leads(dsn: str) -> None:
 def test_changes_of_webhooks_are_no_events(
     db: Database, backend: Backend, actor: Actor, sequencer: EventSequencer, add: Callable[..., Prefix]
 ) -> None:
-    """Everybody may read events, and a webhook that hears of itself would never come to an end."""
+    """Every user may read events, and a webhook that received its own changes would never come to an end."""
     sequencer.step(db)
     trusted = dataclasses.replace(actor, trusted=True)
     hook = backend.add_webhook(trusted, {'url': 'http://localhost/', 'secret': 's' * 16})['id']
@@ -272,7 +272,7 @@ def test_changes_of_webhooks_are_no_events(
     assert settled == last, 'they are not looked at for ever'
 
 
-def test_what_is_old_is_removed_once_all_have_it(
+def test_old_events_are_removed_once_all_receivers_have_them(
     db: Database, sequencer: EventSequencer, actor: Actor, add: Callable[..., Prefix]
 ) -> None:
     hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}, actor.who))
@@ -303,7 +303,7 @@ def test_dead_letters_are_kept_for_thirty_days(db: Database, actor: Actor) -> No
     assert db.read(lambda tx: tx.all(kept)) == [(hours,) for hours in ages[:2]]
 
 
-def test_who_is_disabled_is_waited_for_by_nobody(
+def test_disabled_webhooks_are_no_receivers(
     db: Database, sequencer: EventSequencer, add: Callable[..., Prefix], actor: Actor
 ) -> None:
     hook = db.run(lambda tx: webhook.add(tx, {'url': 'http://localhost/', 'secret': 's' * 16}, actor.who))

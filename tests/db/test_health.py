@@ -1,4 +1,4 @@
-"""The database stays as it is while prefixes come and go. The long run is tests/bench/health.py."""
+"""The database keeps its size while prefixes are added and removed. The long run is tests/bench/health.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCK = {'from-prefix': ['2001:db8::/32'], 'prefix_length': 64}
 
 @pytest.fixture
 def filled(backend: Backend, actor: Actor) -> Backend:
-    """A pool with one member, and a block."""
+    """Return a backend with a pool of one member, and a block outside the pool."""
     lengths = {'default_type': 'assignment', 'ipv4_default_prefix_length': 28}
     backend.add_pool(actor, {'name': 'churn', 'description': 'churn', **lengths})
     common = {'type': 'reservation', 'description': 'churn'}
@@ -40,7 +40,7 @@ def allocate(backend: Backend, actor: Actor, args: dict[str, object]) -> int:
 
 
 def updates(backend: Backend) -> dict[str, tuple[int, int]]:
-    """How often rows were updated, and how often within their page."""
+    """Return for each table the number of updates, and the number of updates within the page."""
     backend.db.read(lambda tx: tx.execute('SELECT pg_stat_force_next_flush()'))
     return {name: (every, hot) for name, every, hot in backend.db.read(lambda tx: tx.all(UPDATES))}
 
@@ -74,7 +74,8 @@ def test_counters_and_ranges_are_updated_within_their_pages(filled: Backend, act
     after = updates(filled)
     for table, (every, hot) in after.items():
         made = every - before[table][0]
-        assert made >= 398, table  # the first in each makes a row
+        # The first change in each table inserts a row.
+        assert made >= 398, table
         assert hot - before[table][1] > LEAST_HOT * made, table
 
 

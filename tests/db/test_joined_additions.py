@@ -1,4 +1,4 @@
-"""Allocations from one source that come at once become one message, and whatever goes wrong, each is done once."""
+"""Concurrent allocations from one source become one message, and each is done once whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Outcomes = list[Any]
 
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many allocations each message had, one after the other."""
+    """Return a list that receives the number of allocations of each message."""
     sizes: list[int] = []
     send = transaction.send
 
@@ -44,7 +44,10 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def at_once(backend: Backend, actor: Actor, db: Database) -> Iterator[Callable[..., Outcomes]]:
-    """Makes calls of add_prefix at once, each in a fiber: their answers, or what they raised, in order."""
+    """Yield a function that calls add_prefix concurrently, each call in a fiber.
+
+    The function returns answers, or errors, in the order of the calls.
+    """
     fibers = Fibers()
 
     def run(*members: tuple[Any, ...]) -> Outcomes:
@@ -69,7 +72,7 @@ def at_once(backend: Backend, actor: Actor, db: Database) -> Iterator[Callable[.
 
 @pytest.fixture
 def pool(backend: Backend, actor: Actor) -> dict[str, Any]:
-    """A pool with room for 14 hosts."""
+    """Return a pool with room for 14 hosts."""
     made = backend.add_pool(
         actor, {'name': 'p', 'description': 'x', 'default_type': 'host', 'ipv4_default_prefix_length': 32}
     )
@@ -84,7 +87,7 @@ def asked(description: str, **args: Any) -> tuple[Any, ...]:
     return {'description': description}, FROM_POOL | args
 
 
-def test_they_are_one_message_and_each_has_its_own_answer(
+def test_concurrent_allocations_are_one_message_and_each_has_its_own_answer(
     backend: Backend, actor: Actor, db: Database, pool: Any, at_once: Any, messages: list[int]
 ) -> None:
     found = at_once(*[asked(f'number {n}') for n in range(6)])
@@ -99,13 +102,15 @@ def test_they_are_one_message_and_each_has_its_own_answer(
     assert db.read(lambda tx: tx.value('SELECT count(DISTINCT call) FROM change_set WHERE call > 0')) >= 6
 
 
-def test_each_says_who_it_was(backend: Backend, pool: Any, db: Database, at_once: Any, messages: list[int]) -> None:
+def test_each_allocation_keeps_its_own_source(
+    backend: Backend, pool: Any, db: Database, at_once: Any, messages: list[int]
+) -> None:
     found = at_once(*[({'description': 'x', 'authoritative_source': f'system {n}'}, FROM_POOL) for n in range(4)])
     assert messages == [1, 3]
     assert [each['authoritative_source'] for each in found] == [f'system {n}' for n in range(4)]
 
 
-def test_what_locks_or_looks_different_is_apart(
+def test_allocations_with_other_sources_or_lengths_are_not_joined(
     backend: Backend, actor: Actor, pool: Any, at_once: Any, messages: list[int]
 ) -> None:
     backend.add_prefix(actor, {'prefix': '10.1.0.0/24', 'type': 'assignment', 'description': 'x'})
@@ -115,7 +120,7 @@ def test_what_locks_or_looks_different_is_apart(
     assert [each['prefix'] for each in found if each['prefix'].startswith('10.1')] == ['10.1.0.1/32', '10.1.0.2/32']
 
 
-def test_who_finds_no_room_is_told_and_the_others_get_theirs(
+def test_allocations_without_room_fail_and_the_others_succeed(
     backend: Backend, actor: Actor, pool: Any, at_once: Any, messages: list[int]
 ) -> None:
     found = at_once(*[asked(f'{n}') for n in range(18)])
@@ -128,7 +133,7 @@ def test_who_finds_no_room_is_told_and_the_others_get_theirs(
     ]
     assert (
         backend.list_pool(actor, {'name': 'p'})[0]['free_prefixes_v4'] == 2
-    )  # the first and the last address, no hosts
+    )  # the first and the last address are no hosts
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_who_finds_no_room_is_told_and_the_others_get_theirs(
         ({'description': 'x', 'vrf_rt': ['junk']}, None),
     ],
 )
-def test_one_that_is_wrong_spoils_nothing(
+def test_a_wrong_allocation_spoils_no_other(
     pool: Any, at_once: Any, messages: list[int], attr: dict[str, Any], code: int | None
 ) -> None:
     found = at_once(asked('a'), asked('b'), (attr, FROM_POOL), asked('c'))
@@ -149,13 +154,15 @@ def test_one_that_is_wrong_spoils_nothing(
     assert isinstance(wrong, errors.NipapError)
     assert code in (None, wrong.code)
     if not any(name.startswith('vrf_') for name in attr):  # which is another place
-        # What can be refused without the database is refused before it joins others.
+        # An addition that can be refused without the database is refused before it is joined.
         assert messages == [1, 2 if code in (1110, 1200) else 3]
     assert sorted(each['prefix'] for each in found) == [f'10.0.0.{n}/32' for n in range(1, 4)]
 
 
-def test_what_is_read_first_is_read_for_each(backend: Backend, actor: Actor, at_once: Any, messages: list[int]) -> None:
-    """Names of pools and VRFs are looked up before the message, for all of them."""
+def test_names_are_looked_up_for_each_allocation(
+    backend: Backend, actor: Actor, at_once: Any, messages: list[int]
+) -> None:
+    """Names of pools and VRFs are looked up before the message, for every addition."""
     for name in 'abc':
         backend.add_pool(actor, {'name': name, 'description': 'x', 'default_type': 'host'})
     backend.add_prefix(actor, {'prefix': '10.1.0.0/16', 'type': 'reservation', 'description': 'x'})
@@ -170,7 +177,7 @@ def test_what_is_read_first_is_read_for_each(backend: Backend, actor: Actor, at_
 def test_a_message_waits_for_nobody_once_it_holds_something(
     backend: Backend, actor: Actor, at_once: Any, messages: list[int], dsn: str
 ) -> None:
-    """Its first member runs full, and the second is held: whoever holds it might wait for what the message holds."""
+    """The first member runs full, and the second is locked: its holder might wait for a lock of the message."""
     attr = {'name': 'p', 'description': 'x', 'default_type': 'host', 'ipv4_default_prefix_length': 32}
     backend.add_pool(actor, attr)
     for member in ('10.0.0.0/30', '10.0.1.0/24'):
@@ -179,7 +186,8 @@ def test_a_message_waits_for_nobody_once_it_holds_something(
         cursor.execute("SELECT id FROM prefix WHERE prefix = '10.0.1.0/24' FOR UPDATE")
 
         def let_go() -> None:
-            while len(messages) < 4:  # alone, the next is answered, and the others wait
+            # The next addition runs alone and is answered while the others wait.
+            while len(messages) < 4:
                 time.sleep(0.01)
             holder.rollback()
 
@@ -202,7 +210,7 @@ def test_a_message_whose_answer_never_comes_is_done_once(
     *,
     after_sending: bool,
 ) -> None:
-    """Whether it was committed or not: each call finds out about its own part, and is answered."""
+    """Whether the message was committed or not, each call finds the outcome of its own part and is answered."""
     connection = connection_of(db)
     send = transaction.send
     cut: list[int] = []
@@ -237,7 +245,7 @@ def test_without_a_database_each_is_told(
 def test_an_answer_that_cannot_be_read_again_is_unknown(
     backend: Backend, actor: Actor, db: Database, pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was committed: nobody may be told that nothing was changed."""
+    """The change was committed: the error must not say that nothing was changed."""
     sent: list[int] = []
     message = storage._message
 

@@ -1,4 +1,4 @@
-"""Changes of very many objects are recorded in pieces: PostgreSQL takes no more memory for more of them."""
+"""Changes of very many objects are recorded in pieces: PostgreSQL needs no more memory for more objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREFIXES = 50_000  # 200 MB of comments
 MOST_MB = 100
 MANY = 12_000
 MOST_AT_ONCE = 10_000
-# Notes how many entries each statement writes.
+# Notes the number of entries that each statement writes.
 NOTE = """CREATE TABLE piece (entries bigint);
 CREATE FUNCTION note_piece() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN INSERT INTO public.piece SELECT count(*) FROM fresh; RETURN NULL; END $$;
@@ -28,7 +28,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION note_piece()"""
 
 @pytest.fixture
 def own_dsn(empty_dsn: str) -> str:
-    """A database of this test's own, which grows large."""
+    """Return a database for this test only: it grows large."""
     schema.install(empty_dsn)
     return empty_dsn
 
@@ -40,17 +40,18 @@ def own_db(own_dsn: str) -> Iterator[Database]:
     db.close()
 
 
-def test_the_removal_of_a_vrf_takes_no_memory_for_what_is_in_it(own_dsn: str, own_db: Database) -> None:
+def test_the_removal_of_a_vrf_takes_no_memory_for_its_prefixes(own_dsn: str, own_db: Database) -> None:
     took = removal.remove(own_dsn, removal.fill(own_db, PREFIXES))
     assert took.own_mb < MOST_MB
     sql = 'SELECT count(*), count(DISTINCT change_set), sum(length(before::text)) FROM audit_log'
-    entries, change_sets, size = own_db.run(lambda tx: tx.one(sql)) or (0, 0, 0)  # without a limit of time
+    # `run` has no time limit.
+    entries, change_sets, size = own_db.run(lambda tx: tx.one(sql)) or (0, 0, 0)
     assert (entries, change_sets) == (PREFIXES + 2, 2), 'the addition of the VRF, and its removal with all prefixes'
     assert size > PREFIXES * 4096
     assert check.problems(own_db) == []
 
 
-def test_entries_are_written_in_pieces_whatever_changes_many(own_db: Database, actor: Actor) -> None:
+def test_every_change_of_many_objects_writes_entries_in_pieces(own_db: Database, actor: Actor) -> None:
     backend = Backend(own_db)
     own_db.run(lambda tx: tx.execute(f'SET LOCAL search_path = public; {NOTE}'))
     backend.add_pool(actor, {'name': 'p', 'description': 'd', 'default_type': 'host'})
@@ -73,7 +74,7 @@ def test_entries_are_written_in_pieces_whatever_changes_many(own_db: Database, a
 
 
 def pieces(db: Database) -> list[int]:
-    """How many entries each statement has written since the last look."""
+    """Return the number of entries of each statement since the last call."""
     return [row[0] for row in db.run(lambda tx: tx.all('DELETE FROM piece RETURNING entries'))]
 
 

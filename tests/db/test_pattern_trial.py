@@ -1,4 +1,4 @@
-"""Regular expressions are tried before they are used: what people write passes, nothing keeps PostgreSQL busy."""
+"""Trials of regular expressions: ordinary patterns pass, and no pattern keeps PostgreSQL busy."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tried(db: Database, given: list[str]) -> dict[str, str]:
     return db.read(lambda tx: refused(tx, given, all_signs=True))
 
 
-def test_what_people_write_is_accepted(db: Database) -> None:
+def test_ordinary_patterns_are_accepted(db: Database) -> None:
     assert tried(db, WRITTEN) == {}
     for pattern in WRITTEN:
         assert tried(db, [pattern]) == {}
@@ -64,18 +64,18 @@ def test_no_expression_keeps_postgresql_busy(db: Database, pattern: str) -> None
     found = tried(db, [pattern])
     if pattern not in found:
         db.read(lambda tx: tx.all("SELECT 'x' ~ %s, 'x' ~* %s", (pattern, pattern)))
-    # A second on an idle machine. Some take PostgreSQL half a minute otherwise.
+    # A second on an idle machine. Without the trial some patterns keep PostgreSQL busy for half a minute.
     assert time.monotonic() - started < 8
     assert all('accepted' in why or 'POSIX' in why for why in found.values())
 
 
-def test_what_is_refused_takes_nothing_else_along(db: Database) -> None:
+def test_a_refused_pattern_refuses_no_other(db: Database) -> None:
     slow = [pattern for pattern in HOSTILE.values() if tried(db, [pattern])]
     assert len(slow) > 5
     started = time.monotonic()
     found = tried(db, [*slow, *WRITTEN[:6], '[', *slow])
-    assert time.monotonic() - started < 20 * TRIAL_S  # four of them where the machine is idle
-    # One that takes about as long as a trial may is taken this time, perhaps.
+    assert time.monotonic() - started < 20 * TRIAL_S  # four trials on an idle machine
+    # A pattern that takes about as long as a trial may be accepted this time.
     assert {'['} < set(found) <= {*slow, '['}
     assert 'POSIX' in found['[']
 
@@ -96,7 +96,7 @@ def test_inside_a_transaction_nothing_is_spoilt(db: Database) -> None:
 def test_a_bad_pattern_is_refused_where_there_is_nothing_to_compare(
     db: Database, backend: Backend, actor: Actor
 ) -> None:
-    """The plan that is kept for an empty table does not read the pattern."""
+    """The plan for an empty table, which PostgreSQL keeps, does not read the pattern."""
     query = {'operator': 'regex_match', 'val1': 'description', 'val2': '('}
     for _ in range(3):
         with pytest.raises(NipapValueError, match='POSIX'):
@@ -104,8 +104,8 @@ def test_a_bad_pattern_is_refused_where_there_is_nothing_to_compare(
         connection_of(db).cursor().execute('ANALYZE')
 
 
-def test_what_is_easy_takes_no_time(db: Database) -> None:
-    """What is not tried must need no trial: expressions made of the worst there is, as heavy as may be."""
+def test_patterns_without_a_trial_take_no_time(db: Database) -> None:
+    """Patterns without a trial must be easy: try combinations of the worst parts, as heavy as is allowed."""
     chance = random.Random(1)
     worst = [
         r'\y',

@@ -1,4 +1,4 @@
-"""Plain words: what the index on text is asked for finds whatever a search for them matches, in every language."""
+"""Plain words: in every language, the condition for the text index matches every text that the search matches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nipap.postgres.database import Database
 from nipap.search import patterns
 from nipap.search.condition import PLAIN, PLAIN_LOOK, Guard
 
-# Letters that have no, another or a longer counterpart in some language; and what LIKE takes for signs.
+# Letters with no counterpart, another one or a longer one in some language; and the wildcards of LIKE.
 LETTERS = 'aAiIkKsSzZ.%_-' + 'ıİſKßẞςσΣǅǆÅåÌìijIJ' + '\u0307\u0300\n'
 TEXTS = st.lists(st.text(LETTERS, max_size=12), min_size=1, max_size=20)
 COLLATIONS = (
@@ -21,7 +21,7 @@ COLLATIONS = (
 
 @st.composite
 def words(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """A plain word, and texts some of which have it in other letters."""
+    """Return a plain word and texts, some of which contain the word in other letters."""
     texts = draw(TEXTS)
     some = ''.join(letter for letter in draw(st.sampled_from(texts)) if letter.isascii() and letter != '\n')
     begin = draw(st.integers(0, max(0, len(some) - 1)))

@@ -1,4 +1,4 @@
-"""What is read to answer a question: as much as the answer needs, not as much as there is."""
+"""Rows read to answer a question: as many as the answer needs, not as many as are stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nipap.postgres.database import Database
 pytestmark = pytest.mark.slow
 
 CHILDREN = 60_000
-# As many as are stored, in the fashion of a big pool; of what is derived no more than these questions look at.
+# As many children as in a big pool; derived values only as far as these questions read them.
 MEMBER = """
 INSERT INTO prefix (vrf_id, prefix, type, parent_id, used_addresses, description)
 SELECT 0, set_masklen('10.0.0.0'::inet + n, 32), 'assignment', {member}, 1, 'child'
@@ -31,12 +31,12 @@ ANALYZE
 """
 
 
-# PostgreSQL tells the mean of several runs of a node, rounded.
+# PostgreSQL reports the mean of several runs of a node, rounded.
 FEW = 10
 
 
 def rows_read(nodes: list[Plan], *tables: str) -> float:
-    """How many rows of some tables were looked at, about."""
+    """Return the approximate number of rows read from some tables."""
     return sum(
         (node['Actual Rows'] + sum(node.get(f'Rows Removed by {why}', 0) for why in ('Filter', 'Index Recheck')))
         * node['Actual Loops']
@@ -46,7 +46,7 @@ def rows_read(nodes: list[Plan], *tables: str) -> float:
 
 
 def brief(nodes: list[Plan]) -> str:
-    """How tables were read."""
+    """Return a description of the scans of tables."""
     return '; '.join(
         f'{node["Node Type"]} of {node["Relation Name"]} by {node.get("Index Name")}: {node["Actual Rows"]} rows'
         for node in nodes
@@ -60,7 +60,7 @@ def equal(name: str, value: object) -> dict[str, Any]:
 
 @pytest.fixture
 def big_pool(db: Database, backend: Backend, actor: Actor) -> dict[str, Any]:
-    """One of several pools, with a member that has 60,000 children."""
+    """Return one of several pools, with a member that has 60,000 children."""
     attr = {'description': 'd', 'default_type': 'assignment', 'ipv4_default_prefix_length': 32}
     for name in ('before', 'big', 'other'):
         backend.add_pool(actor, {'name': name, **attr})
@@ -104,7 +104,7 @@ UNWATCH = 'DROP FUNCTION note_made() CASCADE; DROP TABLE made'
 
 @contextlib.contextmanager
 def statements(db: Database) -> Iterator[list[str]]:
-    """What changes the tree meanwhile, an item for each statement, also of functions; filled in at the end."""
+    """Yield a list that at the end holds each statement that has changed the tree, also in functions."""
     db.run(lambda tx: tx.execute('; '.join([WATCH, *map(WATCH_ONE.format, TREE)])))
     made: list[str] = []
     try:
@@ -116,7 +116,7 @@ def statements(db: Database) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize('inside', [True, False], ids=['in a block', 'at the top level'])
 def test_children_move_by_one_statement(db: Database, backend: Backend, actor: Actor, inside: bool) -> None:
-    """Adding above prefixes and removing from above them takes as many statements for 300 as for 3."""
+    """Adding a prefix above 300 prefixes, and removing it, takes as many statements as for 3."""
     made: dict[int, list[str]] = {}
     for number, count in ((0, 3), (1, 300)):
         networks = [f'10.{number}.{n // 128}.{n * 2 % 256}/32' for n in range(count)]
@@ -141,8 +141,8 @@ ANALYZE
 """
 
 
-def test_look_ups_by_key_read_what_they_name(db: Database, backend: Backend, actor: Actor) -> None:
-    """Also in another case: names are told apart by it, their index does not know it."""
+def test_look_ups_by_key_read_only_their_rows(db: Database, backend: Backend, actor: Actor) -> None:
+    """Names in another case are different names, but the index on names ignores case."""
     db.run(lambda tx: tx.execute(LOOKED_UP.format(n=NUMBER)))
     spelled = [('Name 7', 1), ('name 7', 0), ('Name', 0)]
     asked = [
@@ -187,12 +187,12 @@ def test_look_ups_by_key_are_prepared_once_for_all_pages(backend: Backend, db: D
 
 
 def prepared(db: Database) -> int:
-    """How many statements the connection keeps."""
+    """Return the number of prepared statements of the connection."""
     return int(db.read(lambda tx: tx.value('SELECT count(*) FROM pg_prepared_statements')))
 
 
 ROWS = 100_000
-# A tree of assignments with hosts, some of them with what is looked for; all of the text is different.
+# A tree of assignments with hosts, some of them with the values in the queries below; all text is different.
 STORED = """
 INSERT INTO prefix (id, vrf_id, prefix, type, parent_id, description, node, order_id, customer_id, external_key, vlan,
     expires, tags, avps)
@@ -211,7 +211,7 @@ UPDATE prefix SET tags = '{{Net}}' WHERE id = 50000;
 INSERT INTO prefix_words SELECT id, words_of(p) FROM prefix p;
 ANALYZE
 """
-# A query, and how many prefixes it finds.
+# Queries, each with the number of prefixes that it finds.
 INDEXED: tuple[tuple[str, object, int], ...] = (
     ('avps.serial', 'S5000', 1),
     ('avps.serial', 'S1', 0),
@@ -246,7 +246,7 @@ INDEXED: tuple[tuple[str, object, int], ...] = (
     ('prefix', '10.0.200.7/32', 1),
 )
 
-# What is no equality with text: an operator, an attribute, a value, and how many prefixes it finds.
+# Queries for text other than equality: operator, attribute, value, number of prefixes found.
 PATTERNS: tuple[tuple[str, str, str, int], ...] = (
     ('like', 'description', '%ption 7777%', 11),
     ('like', 'node', 'node-77777', 1),
@@ -271,7 +271,7 @@ WORDS = (
 )
 
 
-def test_patterns_words_and_tags_read_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
+def test_patterns_words_and_tags_use_an_index(db: Database, backend: Backend, actor: Actor) -> None:
     db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
     page = {'max_result': 1000}
     wrong = []
@@ -288,7 +288,10 @@ def test_patterns_words_and_tags_read_what_an_index_finds(db: Database, backend:
 
 
 def test_of_many_that_have_a_word_a_page_is_compared(db: Database, backend: Backend, actor: Actor) -> None:
-    """10,000 have it, late in the order, where no walk comes, in the attribute that is asked for or in another."""
+    """10,000 prefixes contain the word, late in the order, beyond the reach of any walk.
+
+    The word is in the attribute of the query or in another attribute.
+    """
     db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
     for name, size, found in (('description', 50, 50), ('order_id', 50, 0), ('description', None, 10_000)):
         query = {'operator': 'regex_match', 'val1': name, 'val2': 'tion 9[0-9][0-9][0-9][0-9]$'}
@@ -304,7 +307,7 @@ def test_of_many_that_have_a_word_a_page_is_compared(db: Database, backend: Back
 
 
 def test_parents_of_a_page_are_looked_for_where_the_page_is(db: Database, backend: Backend, actor: Actor) -> None:
-    """Whatever is below them: the word is rare, and the page full, or short, or as long as there are matches."""
+    """Nothing else below the parents is read. The word is rare or common, and the page full, short or exact."""
     db.run(lambda tx: tx.execute(STORED.format(rows=ROWS) + ROOT))
     rare = {'operator': 'regex_match', 'val1': 'description', 'val2': 'tion 7777[0-9]$'}
     common = {'operator': 'regex_match', 'val1': 'description', 'val2': 'description'}
@@ -324,8 +327,8 @@ ANALYZE
 """
 
 
-def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
-    """In searches and in specs, whatever the size of the table."""
+def test_equality_uses_an_index(db: Database, backend: Backend, actor: Actor) -> None:
+    """Equality in searches and in specs uses an index, whatever the size of the table."""
     db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
     wrong = []
     for name, value, found in INDEXED:
@@ -343,7 +346,7 @@ def test_equality_reads_what_an_index_finds(db: Database, backend: Backend, acto
     assert not wrong, '\n'.join(wrong)
 
 
-def test_words_that_are_more_than_text_read_what_an_index_finds(db: Database, backend: Backend, actor: Actor) -> None:
+def test_words_that_are_more_than_text_use_an_index(db: Database, backend: Backend, actor: Actor) -> None:
     mac = 'UPDATE prefix SET avps = \'{{"mac": "00:1a:2b:3c:4d:5e"}}\' WHERE id = 60000; ANALYZE'
     db.run(lambda tx: tx.execute((STORED + ';' + mac).format(rows=ROWS)))
     wrong = []
@@ -355,7 +358,7 @@ def test_words_that_are_more_than_text_read_what_an_index_finds(db: Database, ba
 
 
 def reads_everything(nodes: list[Plan]) -> bool:
-    """Whether a table of prefixes is scanned, or most of it is read in some other way."""
+    """Return whether a table of prefixes is scanned, or most of it is read in some other way."""
     tables = ('prefix', 'prefix_words')
     scanned = any(node['Node Type'] == 'Seq Scan' and node.get('Relation Name') in tables for node in nodes)
     return scanned or rows_read(nodes, *tables) > ROWS / 10
@@ -373,8 +376,8 @@ CALL_OF = """SELECT s.call FROM audit_log a JOIN change_set s ON s.id = a.change
 WHERE a.object_id = %s AND a.username <> 'u'"""
 
 
-def test_what_several_changes_added_is_found_by_their_numbers(db: Database, backend: Backend, actor: Actor) -> None:
-    """Allocations in one message, however long the audit log is, in the order of the changes."""
+def test_prefixes_of_several_changes_are_found_by_their_numbers(db: Database, backend: Backend, actor: Actor) -> None:
+    """The allocations of one message are found in the order of the changes, however long the audit log is."""
     db.run(lambda tx: tx.execute(AUDITED))
     prefixes = [f'10.{n}.0.0/16' for n in (3, 1, 2)]
     ids = [
@@ -382,7 +385,7 @@ def test_what_several_changes_added_is_found_by_their_numbers(db: Database, back
         for prefix in prefixes
     ]
     changes = [db.read(lambda tx, i=i: tx.value(CALL_OF, (i,))) for i in ids]
-    for _ in range(2):  # the first prepares it
+    for _ in range(2):  # the first run prepares the statement
         with explained(db) as nodes:
             found = db.read(lambda tx: get_added_by(tx, changes))
         assert [item['prefix'] for item in found] == prefixes
@@ -390,7 +393,7 @@ def test_what_several_changes_added_is_found_by_their_numbers(db: Database, back
 
 
 def test_the_events_there_are_are_not_read_to_find_new_ones(db: Database) -> None:
-    """Also when there is so much that is new that PostgreSQL merges the two."""
+    """Even when there are so many new entries that PostgreSQL merges new and old ones."""
     old, new = 20_000, 1500
     sequencer = events.EventSequencer()
     assert sequencer.step(db) == 0
@@ -412,8 +415,8 @@ ANALYZE prefix
 """
 
 
-def test_many_additions_read_what_they_are_about(db: Database, backend: Backend, actor: Actor) -> None:
-    """And not everything that is stored: in an import that would be done some hundred times."""
+def test_many_additions_do_not_read_all_prefixes(db: Database, backend: Backend, actor: Actor) -> None:
+    """Reading everything that is stored would happen some hundred times in an import."""
     attr = {'type': 'reservation', 'description': 'd'}
     many = [{'prefix': f'192.0.{n // 256}.{n % 256}/32', **attr} for n in range(300)]
     db.run(lambda tx: tx.execute(SPARSE))
@@ -423,7 +426,7 @@ def test_many_additions_read_what_they_are_about(db: Database, backend: Backend,
 
 
 def test_events_are_not_read_to_find_old_ones(db: Database) -> None:
-    """Once in a minute, of all that were in a day."""
+    """The look-up runs once a minute, over all events of a day."""
     db.run(lambda tx: tx.execute('INSERT INTO event SELECT n, n FROM generate_series(1, 20000) n'))
     db.run(lambda tx: tx.execute('UPDATE event_state SET settled = 20000, last_position = 20000'))
     db.run(lambda tx: tx.execute('ANALYZE event'))

@@ -1,4 +1,4 @@
-"""The repair: what the check says to be derived wrongly is put right, facts stay as they are, all of it or nothing."""
+"""The repair corrects the derived values that the check reports, keeps facts, and does all of it or nothing."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from nipapd import maintenance
 
 pytestmark = pytest.mark.slow
 
-# Of the corruptions, those of facts, as far as they are that.
+# The problems of facts among the corruptions.
 OF_FACTS = re.compile(r'.*: a \w+ inside |pool \d+ has members in|.* is not a route target')
 
 
 @pytest.fixture
 def populated(db: Database, backend: Backend, actor: Actor) -> Database:
-    """A database in which all is well."""
+    """Return a database without problems."""
     populate(backend, actor)
     return db
 
@@ -41,13 +41,13 @@ def do(db: Database, *statements: str) -> None:
 
 
 def versions(db: Database) -> dict[str, set[Row]]:
-    """Every row of every table, as the version that it is."""
+    """Return the version of every row of every table."""
     tables = ('vrf', 'pool', 'prefix', 'free_range', 'vrf_total', 'prefix_words', 'asn', 'audit_log')
     sql = 'SELECT tableoid::regclass::text, ctid::text, xmin::text FROM {}'
     return db.run(lambda tx: {table: set(tx.all(sql.format(table))) for table in tables})
 
 
-# ---------------------------------------------------------------- what is repaired
+# ---------------------------------------------------------------- repaired values
 
 
 def test_where_all_is_well_nothing_is_written(populated: Database) -> None:
@@ -58,7 +58,7 @@ def test_where_all_is_well_nothing_is_written(populated: Database) -> None:
 
 
 @pytest.mark.parametrize('corruption', CORRUPTIONS)
-def test_what_is_derived_is_repaired_and_facts_are_left(populated: Database, corruption: str) -> None:
+def test_derived_values_are_repaired_and_facts_are_left(populated: Database, corruption: str) -> None:
     do(populated, CORRUPTIONS[corruption][0])
     before, found = facts(populated), check.problems(populated)
     outcome = repair.repair(populated)
@@ -122,7 +122,7 @@ def test_an_owner_of_many_ranges_is_repaired_at_once(db: Database) -> None:
     assert len(versions(db)['free_range'] - before) == 1
 
 
-def test_networks_that_are_none_are_left(populated: Database) -> None:
+def test_invalid_networks_are_left(populated: Database) -> None:
     do(populated, *BITS_SET)
     before = facts(populated)
     outcome = repair.repair(populated)
@@ -172,12 +172,12 @@ def test_a_repair_that_does_not_last_is_undone(populated: Database) -> None:
     do(populated, 'DROP TRIGGER keeps ON prefix')
 
 
-# ---------------------------------------------------------------- while others work
+# ---------------------------------------------------------------- concurrent changes
 
 
 @pytest.fixture
 def other(dsn: str) -> Iterator[Database]:
-    """A connection of somebody else."""
+    """Yield a connection of another client."""
     database = Database(dsn)
     yield database
     database.close()
@@ -198,7 +198,7 @@ CHANGES: dict[str, Change] = {
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait until something is true."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline
@@ -210,7 +210,7 @@ BLOCKED = """SELECT count(*) FROM pg_stat_activity
 
 
 def waiting(db: Database) -> bool:
-    """Whether somebody waits for a lock."""
+    """Return whether a session waits for a lock."""
     return bool(db.read(lambda tx: tx.value(BLOCKED)))
 
 
@@ -238,7 +238,7 @@ def test_a_change_under_way_is_waited_for(
     assert facts(populated) != before, 'the change is there'
 
 
-def test_who_locks_in_another_order_is_let_through(populated: Database, other: Database, dsn: str) -> None:
+def test_a_transaction_that_locks_in_another_order_goes_first(populated: Database, other: Database, dsn: str) -> None:
     do(populated, 'UPDATE prefix_words SET words = words || 1')
     repairing = threading.Thread(target=repair.repair, args=(populated,))
     observer = Database(dsn)
@@ -292,7 +292,7 @@ def backend_call(dsn: str, actor: Actor, change: Change) -> None:
 def test_a_database_that_is_being_changed_is_repaired(populated: Database, dsn: str, actor: Actor) -> None:
     with writing(dsn, actor):
         for _ in range(8):
-            # What no change reads: it is moved by deltas.
+            # Corrupt values that no change reads: changes move the totals by deltas.
             do(populated, 'UPDATE vrf_total SET used_addresses = used_addresses + 1', 'DELETE FROM prefix_words')
             outcome = repair.repair(populated)
             assert (set(outcome.repaired) <= {'totals of VRFs', 'prefix_words'}, outcome.left) == (True, [])
@@ -307,7 +307,7 @@ def test_a_database_that_is_being_changed_is_repaired(populated: Database, dsn: 
 def command(
     make_dir: Callable[[], Path], database_options: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, list[str]]]:
-    """Runs nipap-admin on the test's database; returns the exit code and what is printed."""
+    """Return a function that runs nipap-admin on the database of the test; its result: exit code and printed lines."""
     path = make_dir() / 'nipap.conf'
     path.write_text('[nipapd]\n' + ''.join(f'{key} = {value}\n' for key, value in database_options.items()))
 

@@ -1,4 +1,4 @@
-"""The rows of a dump: a text that is not as `pg_restore` writes it stops the restoration, and nothing is changed."""
+"""Rows of a dump: text in another form than that of `pg_restore` stops the restore, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def names(db: Database) -> list[str]:
 
 
 def load(db: Database, data: bytes) -> list[str]:
-    """Load the data into the tables, each of which has an empty entry behind it unless it is in the data."""
+    """Load the data, with an empty entry appended for each table that is not in the data."""
 
     def work(tx: Transaction) -> list[str]:
         restore.clear(tx)
@@ -56,8 +56,8 @@ def test_rows_of_other_tables_and_positions_of_other_sequences_are_left_out(db: 
     assert db.run(lambda tx: tx.value("SELECT nextval('other.s')")) == 1
 
 
-def test_what_migrations_and_functions_there_are_is_not_restored(db: Database) -> None:
-    """The names of functions become SQL when they are dropped."""
+def test_the_lists_of_migrations_and_functions_are_not_restored(db: Database) -> None:
+    """The names of functions become SQL when the functions are dropped."""
     before = db.run(lambda tx: tx.all('SELECT version, name FROM schema_migration ORDER BY 1'))
     migration = b'COPY public.schema_migration (version, name) FROM stdin;\n99\tx\n\\.\n'
     functions = b'COPY public.schema_functions (signatures) FROM stdin;\n{x(); DROP TABLE prefix}\n\\.\n'
@@ -66,7 +66,7 @@ def test_what_migrations_and_functions_there_are_is_not_restored(db: Database) -
 
 
 def test_rows_are_written_with_the_rights_of_a_role_that_has_no_others(db: Database) -> None:
-    """A domain of ours that ran a command could not; the role is gone afterwards."""
+    """A hostile domain of ours could not run a command; the role is gone afterwards."""
     former = db.run(lambda tx: tx.value('SELECT current_user'))
     seen: list[str] = []
 
@@ -95,7 +95,7 @@ def test_rows_are_written_with_the_rights_of_a_role_that_has_no_others(db: Datab
 
 @pytest.fixture
 def plain_db(empty_dsn: str) -> Iterator[Database]:
-    """An empty database whose owner, a role without any other right, works on it."""
+    """Yield an empty database, used by its owner, a role without any other right."""
     name = psycopg2.extensions.parse_dsn(empty_dsn)['dbname']
     role = f'plain_{name}'
     admin = psycopg2.connect(empty_dsn)
@@ -110,7 +110,7 @@ def plain_db(empty_dsn: str) -> Iterator[Database]:
 
 
 def test_the_owner_of_a_database_restores_too(plain_db: Database) -> None:
-    """Configured servers rarely have more for us."""
+    """Configured servers rarely grant us more."""
     rights = 'SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = current_user'
     assert not plain_db.read(lambda tx: tx.value(rights))
     assert load(plain_db, ROWS) == []
@@ -147,7 +147,7 @@ def test_a_dump_that_lacks_a_table_is_refused(db: Database) -> None:
 
 
 def test_rows_are_read_as_a_file() -> None:
-    """psycopg2 asks for sizes, or for lines."""
+    """psycopg2 reads by size or by line."""
     rest = b'COPY other FROM stdin;\n'
 
     def rows() -> Rows:

@@ -1,4 +1,4 @@
-"""The schema: that it says what it is, how it is installed and upgraded, and that sql/schema.sql shows it."""
+"""The schema: comments and names, installation and upgrades, and sql/schema.sql as its copy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from nipap.postgres.database import Database
 from nipap.postgres.migrations import Migration
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations
 
-# Processes of their own, forked from a server that has neither connections nor threads.
+# Fork the processes from a server that has neither connections nor threads.
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['pytest', 'nipap.postgres.schema'])
 PATIENCE_S = 60.0
 INSTALLERS = 8
 
-# Whatever our schemas hold, by kind: its name, and its comment.
+# All objects of our schemas, by kind: name and comment.
 OURS = f"IN ('public'::regnamespace, 'public_v{schema.latest()}'::regnamespace)"
 OBJECTS = {
     'table': f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
@@ -38,7 +38,7 @@ OBJECTS = {
         JOIN pg_class c ON c.oid = attrelid
         WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace {OURS} AND attnum > 0
         AND NOT attisdropped""",
-    # What a constraint makes for itself says what it is by the constraint.
+    # An index that a constraint makes is described by the comment of the constraint.
     'index': f"""SELECT relname, obj_description(c.oid, 'pg_class') FROM pg_class c
         WHERE relkind = 'i' AND relnamespace {OURS}
         AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid)""",
@@ -52,7 +52,7 @@ OBJECTS = {
 
 
 def ask(dsn: str, statement: str) -> list[tuple[Any, ...]]:
-    """The rows of a statement, on a connection of its own."""
+    """Return the rows of a statement, run on a connection of its own."""
     connection = psycopg2.connect(dsn)
     connection.autocommit = True
     try:
@@ -64,17 +64,17 @@ def ask(dsn: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def bindir(cluster: EmbeddedPostgres) -> Path:
-    """Where the programs of the running PostgreSQL are."""
+    """Return the directory with the programs of the running PostgreSQL."""
     assert cluster.installation is not None
     return cluster.installation.bindir
 
 
 def source() -> str:
-    """All that creates tables, as it is written."""
+    """Return the source text of everything that creates tables."""
     return '\n'.join([schema.BOOKKEEPING, *(step.text for step in migrations.steps())])
 
 
-# ---------------------------------------------------------------- what is there
+# ---------------------------------------------------------------- comments and names
 
 
 @pytest.mark.parametrize('kind', OBJECTS)
@@ -91,7 +91,7 @@ def test_comments_are_sentences(dsn: str, kind: str) -> None:
 
 
 def test_every_constraint_has_a_chosen_name(dsn: str) -> None:
-    # NOT NULL is left out: from version 18 on it is a constraint too, and PostgreSQL names it.
+    # NOT NULL is left out: from version 18 on it is a constraint too, with a name that PostgreSQL chooses.
     names = [
         row[0]
         for row in ask(
@@ -120,7 +120,7 @@ def test_migrations_are_numbered_without_gaps() -> None:
     assert all(re.fullmatch(r'[a-z0-9_]+', step.name) for step in steps)
 
 
-# ---------------------------------------------------------------- databases that do not get it
+# ---------------------------------------------------------------- refused databases
 
 EVERYTHING = """SELECT 'relation', oid, xmin::text, relname::text FROM pg_class WHERE oid >= 16384
 UNION ALL SELECT 'function', oid, xmin::text, proname FROM pg_proc WHERE oid >= 16384
@@ -129,7 +129,7 @@ UNION ALL SELECT 'namespace', oid, xmin::text, nspname FROM pg_namespace ORDER B
 
 
 def refused(dsn: str) -> str:
-    """Why migrate refuses a database, in which nothing changes."""
+    """Return the reason why migrate refuses a database; check that nothing changes in the database."""
     before = ask(dsn, EVERYTHING)
     db = Database(dsn)
     try:
@@ -184,7 +184,7 @@ def test_a_database_in_another_encoding_is_refused(cluster: EmbeddedPostgres, en
 UPDATE = 'sql/schema.sql is out of date: run `python tests/dump_schema.py`'
 
 
-def test_the_committed_dump_is_what_is_installed(cluster: EmbeddedPostgres, dsn: str) -> None:
+def test_the_committed_dump_matches_an_installation(cluster: EmbeddedPostgres, dsn: str) -> None:
     assert dump(bindir(cluster), dsn) == SCHEMA.read_text(encoding='utf-8'), UPDATE
 
 
@@ -205,7 +205,7 @@ def test_every_postgresql_of_this_host_makes_the_same_schema(installation: Insta
 
 @pytest.fixture
 def empty_db(empty_dsn: str) -> Iterator[Database]:
-    """A database without a schema."""
+    """Yield a database without a schema."""
     database = Database(empty_dsn)
     yield database
     database.close()
@@ -213,21 +213,21 @@ def empty_db(empty_dsn: str) -> Iterator[Database]:
 
 @pytest.fixture
 def own_dsn(empty_dsn: str) -> str:
-    """A database with the schema, to be changed: no later test gets it."""
+    """Return a database with the schema that the test may change: no later test uses it."""
     schema.install(empty_dsn)
     return empty_dsn
 
 
 @pytest.fixture
 def own_db(own_dsn: str) -> Iterator[Database]:
-    """That database."""
+    """Yield a connection to the database of `own_dsn`."""
     database = Database(own_dsn)
     yield database
     database.close()
 
 
 def contents(dsn: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table, with the transaction that wrote it."""
+    """Return every row of every table, with the transaction that wrote the row."""
     names = [row[0] for row in ask(dsn, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
     return {name: ask(dsn, f'SELECT xmin::text, t::text FROM {name} t ORDER BY 2') for name in names}
 
@@ -254,7 +254,7 @@ def test_installing_again_changes_nothing(cluster: EmbeddedPostgres, own_dsn: st
 
 
 def _install(connection: Connection, dsn: str, barrier: Barrier) -> None:
-    """What one of several installers does, in a process of its own."""
+    """Install the schema in a process of its own, at the same time as the other installers."""
     db = Database(dsn)
     try:
         schema.version(db)
@@ -293,7 +293,7 @@ Extend = Callable[[str], Migration]
 
 @pytest.fixture
 def extend(monkeypatch: pytest.MonkeyPatch) -> Extend:
-    """Adds a migration to those that the program knows, for this test; a second call replaces it."""
+    """Return a function that adds a migration to the known ones for this test; a second call replaces the migration."""
     known = migrations.steps()
 
     def add(text: str) -> Migration:
@@ -334,7 +334,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(
 
 
 def with_answer(number: int) -> str:
-    """The text of functions, one of which says which text it is from."""
+    """Return the text of the functions with one more function, which returns the number."""
     function = f'CREATE FUNCTION answer() RETURNS int LANGUAGE sql RETURN {number};'
     return f'{migrations.functions()}\n{function}'
 
@@ -394,7 +394,7 @@ def test_functions_of_two_versions_stand_side_by_side(
     assert schema.migrate(own_db) == [ours + 1]
     assert (answer_of(own_dsn, ours), answer_of(own_dsn, ours + 1)) == (41, 42)
     assert own_db.read(schema.function_versions).keys() == {ours, ours + 1}
-    newer = Database(own_dsn)  # its sessions look where the latest program looks
+    newer = Database(own_dsn)  # its sessions use the search path of the latest program
     assert newer.read(lambda tx: tx.value('SELECT answer()')) == 42
     assert own_db.read(lambda tx: tx.value('SELECT answer()')) == 41, 'a session of the older program has its own'
     newer.close()
@@ -465,7 +465,7 @@ def test_a_contracting_migration_drops_the_functions_without_a_version(
 def test_a_migration_waits_for_a_lock_and_calls_do_not_wait_for_it(
     own_db: Database, own_dsn: str, extend: Extend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a lock that is waited for everybody else queues: the migration goes out of the way, and tries again."""
+    """All other sessions would queue behind a waiting lock: the migration gives up after a moment, and tries again."""
     monkeypatch.setattr(schema, 'LOCK_PATIENCE_S', 0.1)
     monkeypatch.setattr(schema, 'PAUSE_S', 0.01)
     step = extend('ALTER TABLE asn ADD COLUMN extra text')

@@ -1,4 +1,4 @@
-"""Every word of every script finds itself, with the index on text and without, whatever letters are."""
+"""Every word of every script finds itself, with and without the text index, whatever PostgreSQL takes for letters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROW = {'type': 'reservation'}
 
 @pytest.fixture(params=sorted(MAKE))
 def character_type(request: pytest.FixtureRequest, cluster: EmbeddedPostgres) -> Iterator[str]:
-    """A database with a schema, in which PostgreSQL takes these for letters."""
+    """Yield a database with a schema, in which PostgreSQL takes certain characters for letters."""
     name = f'letters_{request.param.lower()}'
     connection = psycopg2.connect(cluster.dsn('postgres'))
     connection.autocommit = True
@@ -48,7 +48,7 @@ def character_type(request: pytest.FixtureRequest, cluster: EmbeddedPostgres) ->
 
 @pytest.fixture
 def searches(character_type: str) -> Iterator[dict[str, Backend]]:
-    """Backends on that database, one that uses the index on text wherever it can and one that never does."""
+    """Yield two backends on that database: one uses the text index wherever possible, the other never does."""
     options = {'index': '-c enable_seqscan=off', 'no index': '-c enable_bitmapscan=off -c enable_indexscan=on'}
     dsn = psycopg2.extensions.make_dsn
     databases = {name: Database(dsn(character_type, options=text)) for name, text in options.items()}

@@ -1,4 +1,4 @@
-"""Databases that earlier versions made and filled are brought up to date by the daemon's own code, nothing is lost."""
+"""Databases of earlier versions are migrated by the code of the daemon, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Load = Callable[[int], Database]
 
 @pytest.fixture
 def load(empty_dsn: str) -> Iterator[Load]:
-    """Gives the test's database, as one with that schema was left."""
+    """Yield a function that fills the database of the test with the kept dump of a schema version."""
     database = Database(empty_dsn)
 
     def put(version: int) -> Database:
@@ -47,7 +47,7 @@ def load(empty_dsn: str) -> Iterator[Load]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, database: Database, version: int) -> None:
-    """Migrate so far and no further, as a program that is killed on its way: the functions are the former ones."""
+    """Migrate up to a version, like a program that is killed on its way: the functions stay the former ones."""
     known = migrations.steps()
     with monkeypatch.context() as patch:
         patch.setattr(migrations, 'steps', lambda: known[:version])
@@ -57,7 +57,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, database: Database, version: int) -
 
 
 def check_use(backend: Backend, actor: Actor) -> None:
-    """It goes on: what was removed is allocated first, trees change, what the former program has added is removed."""
+    """Check further use: allocate removed blocks first, change trees, remove objects of the former program."""
     for pool, family, block in (('core-links', 4, data.REMOVED[0]), ('customers', 6, data.REMOVED[2])):
         args = {'from-pool': {'name': pool}, 'family': family}
         assert backend.add_prefix(actor, {'description': 'again'}, args)['prefix'] == block
@@ -79,7 +79,7 @@ FROM change_set s JOIN change_order ON change_set = s.id ORDER BY position"""
 
 
 def check_change_sets(backend: Backend) -> None:
-    """Entries that are older than change sets have theirs, by moment and actor, and later ones come behind."""
+    """Check that older entries have change sets by moment and actor, and that later change sets follow."""
     read = backend.db.read
     older = read(lambda tx: tx.all(OLDER))
     assert older

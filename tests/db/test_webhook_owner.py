@@ -1,4 +1,4 @@
-"""Webhooks that are older than their column for the owner get the account that the audit log names."""
+"""Webhooks that are older than the column for the owner get the account that the audit log names."""
 
 from __future__ import annotations
 
