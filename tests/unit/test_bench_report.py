@@ -1,4 +1,4 @@
-"""The benchmark's own reckoning: what is free, what may fail, and where its tables go."""
+"""The computations of the benchmark: free blocks, possible failures, and the place of its tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_depends_on_the_machine_fails_only_a_strict_run() -> None:
 @pytest.mark.parametrize('shape', SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize('count', [0, 1, SIBLINGS, 300])
 def test_what_is_free_is_known(shape: Shape, count: int) -> None:
-    """Found once more among all blocks, one by one."""
+    """Compare with a search through all blocks, one by one."""
     block = ip_network(shape.block)
     used = [ip_network(shape.prefix(*one)) for one in shape.used(count)]
     taken = [(int(one.network_address), int(one.broadcast_address)) for one in used]
@@ -82,7 +82,7 @@ def test_verdicts(before: float, after: float, allowance: float, ok: bool) -> No
 
 
 def slices(*last: float) -> list[health.Slice]:
-    """A run whose last tenth takes so many floors, median and quickest, where the others take 4 and 3."""
+    """Return slices of which the last has the floors `last`, median and quickest, and the others have 4 and 3."""
     sizes = [{'prefix': n, 'audit_log': n, 'audit_log_pkey': n} for n in (1, 2, 3)]
     return [
         health.Slice(1, 2, 3, 2, 0.5, *floors, size) for floors, size in zip([(4, 3), (4, 3), last], sizes, strict=True)

@@ -1,4 +1,4 @@
-"""The configuration: what a file and a command line mean, and what is said when they mean nothing."""
+"""The configuration: the meaning of files and command lines, and the messages about wrong ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def read(tmp_path: Path) -> Reader:
-    """Load a file with this text, and these arguments after it."""
+    """Return a loader of a file with this text and of these arguments after it."""
 
     def reader(text: str, *args: str) -> Config:
         path = tmp_path / 'nipap.conf'
@@ -57,7 +57,7 @@ def make_certificate(cert: Path, key: Path, *options: str) -> None:
 
 
 def refused(read: Reader, text: str, *args: str) -> str:
-    """The one line that says why this text is no configuration."""
+    """Return the one line of the reason why this text is no configuration."""
     with pytest.raises(ConfigError) as error:
         read(text, *args)
     assert '\n' not in str(error.value)
@@ -424,7 +424,7 @@ def test_keys_of_the_section_default_hold_in_every_section(read: Reader, tmp_pat
     assert [warning.removeprefix(f'{tmp_path}/nipap.conf: ') for warning in loaded.warnings] == [
         '[DEFAULT] prot: unknown key, ignored, did you mean port?'
     ]
-    assert read('[DEFAULT]\nport = 4711\n').nipapd.port == 1337  # there is no section [nipapd]
+    assert read('[DEFAULT]\nport = 4711\n').nipapd.port == 1337  # the file has no section [nipapd]
 
 
 @pytest.mark.parametrize(
@@ -683,7 +683,7 @@ def test_the_example_is_all_defaults_and_no_warning(tmp_path: Path) -> None:
 
 
 def commented_keys() -> list[tuple[str, str]]:
-    """(section, key) of every commented key under a section that is not."""
+    """Return (section, key) of every commented key under an uncommented section."""
     section, found = '', []
     for line in EXAMPLE.read_text().splitlines():
         if header := re.fullmatch(r'(#?)\[(.*)\]', line):

@@ -1,4 +1,4 @@
-"""Fibers: work that takes turns on one event loop, and how it waits."""
+"""Fibers: work that takes turns on one event loop, and its waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Go = Callable[[], None]
 
 
 def wait_for_others(fibers: Fibers, seconds: float = 0.005) -> None:
-    """Wait, in a place, as for another fiber; this one is woken by the loop."""
+    """Wait in a place as for another fiber. The loop wakes this fiber."""
     fibers.until(lambda go_on: asyncio.get_running_loop().call_later(seconds, go_on) and None)
 
 
@@ -147,7 +147,7 @@ def test_more_than_may_run_wait_in_order_and_too_many_are_not_taken() -> None:
 
     assert run(fibers, *map(work, range(4)), settled=lambda: len(order) == 3) == [True, True, True, False]
     assert order == [0, 1, 2]
-    # Whoever ended has made room.
+    # The fibers that ended have made room.
     assert run(fibers, work(4), work(5), settled=lambda: len(order) == 5) == [True, True]
     assert order == [0, 1, 2, 4, 5]
 
@@ -196,7 +196,7 @@ def test_outside_a_fiber_everything_blocks() -> None:
 
 
 class Asked:
-    """A connection whose answer takes a while: it becomes readable when somebody writes to the other end."""
+    """A connection with a slow answer: it becomes readable when the test writes to the other end."""
 
     def __init__(self, ours: Any, states: list[int], *, takes_long: bool = False) -> None:
         self._ours = ours
@@ -218,7 +218,7 @@ def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
     ours, theirs = socket.socketpair()
 
     def asking() -> None:
-        fibers.wait_for_postgresql(Asked(ours, [2, 1, 1, 0]), None)  # to be written, then twice to be read
+        fibers.wait_for_postgresql(Asked(ours, [2, 1, 1, 0]), None)  # one poll to write, then two to read
         order.append('answered')
 
     def other() -> None:

@@ -1,4 +1,4 @@
-"""The XML-RPC transport: who may call, what is passed on, and that every outcome is an answer clients can read."""
+"""The XML-RPC transport: rights, arguments, and an answer for every outcome that clients can read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASIC = {'Authorization': 'Basic ' + base64.b64encode(f'ann:{PASSWORD}'.encode()
 BEARER = {'Authorization': 'Bearer good.token'}
 MAX_BODY = 200_000
 
-# A number for ever for each error that a client can see.
+# The permanent number of each error that a client can see.
 CODES = {
     'NipapError': 1000,
     'NipapUnavailableError': 1010,
@@ -59,7 +59,7 @@ CODES = {
 
 
 class Knower:
-    """Stands in for the authenticator: ann is trusted, bob is not, and so are those who bring the token."""
+    """A stand-in for the authenticator: ann is trusted, bob is not, and neither is the user of the token."""
 
     def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         if username not in ('ann', 'bob') or password != PASSWORD:
@@ -73,7 +73,7 @@ class Knower:
 
 
 class Recorder:
-    """Stands in for the backend: notes each call, and answers or raises what the test has put into `answer`."""
+    """A stand-in for the backend: it notes each call, and returns or raises the value of `answer`."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Actor, dict[str, Any]]] = []
@@ -107,7 +107,7 @@ def body_of(method: str, *parameters: Any) -> bytes:
 
 
 def post(client: FlaskClient, body: bytes, headers: dict[str, str] = BASIC, path: str = '/XMLRPC', **more: Any) -> Any:
-    """The value that came back; a fault is raised."""
+    """Return the value of the answer, or raise its fault."""
     response = client.post(path, data=body, headers=headers, **more)
     assert response.status_code == 200
     assert response.headers['Content-Type'] == 'text/xml'
@@ -167,7 +167,7 @@ def test_nothing_is_kept_for_the_next_request(client: FlaskClient) -> None:
     assert 'Set-Cookie' not in response.headers
 
 
-# ---- who may call
+# ---- rights
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def keyed(client: FlaskClient, header: str | None, method: str = 'add_prefix', *
         ('"k"', 'k', 'k'),
         (r'"a \"b\" \\c"', None, r'a "b" \c'),
         ('"k";p=1', None, 'k'),
-        ('', None, ''),  # what a key may be is not the transport's business
+        ('', None, ''),  # the transport does not judge the form of a key
         (None, 5, 5),
     ],
 )

@@ -1,4 +1,4 @@
-"""Idempotency keys without a database: what is a key, what identifies a call, and how answers are kept."""
+"""Idempotency keys without a database: the form of keys, the fingerprint of a call, and the encoding of answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(T
 
 
 def exact(value: Any) -> Any:
-    """A value in a form in which only what has the same type, order and digits is equal."""
+    """Return a value in a form that is equal only for the same types, order and digits."""
     if isinstance(value, dict):
         return [(name, exact(item)) for name, item in value.items()]
     if isinstance(value, list):
@@ -127,7 +127,10 @@ def test_another_call_has_another(other: tuple[str, str, dict[str, Any]]) -> Non
 
 
 def test_the_methods_that_take_keys_are_those_that_change_something() -> None:
-    """What refuses a read-only user before anything else, and batch, which may hold such calls."""
+    """The methods with keys refuse a read-only user before anything else.
+
+    `batch` takes a key too, as it may hold such calls.
+    """
     reader = Actor('r', None, 'r', 'test', readonly=True)
     backend = Backend(Database('host=/nowhere'))
 

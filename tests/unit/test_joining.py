@@ -1,4 +1,4 @@
-"""Joining: calls that come while one of their kind is under way are made one."""
+"""Joining: concurrent calls of a kind are executed together after the call under way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fibers() -> Iterator[Fibers]:
 
 
 class Bench:
-    """Shares that are doubled, by calls of which it is noted what was done together; all take a moment."""
+    """Calls that double their shares. It notes the shares of each execution; every execution takes a moment."""
 
     def __init__(self, together: Callable[[list[int]], Any] | None = None) -> None:
         self.done: list[list[int]] = []
@@ -67,7 +67,7 @@ def test_those_that_come_meanwhile_are_the_next(fibers: Fibers) -> None:
     run(fibers, *[bench.call(share) for share in range(1, 6)])
     assert bench.done == [[1], [2, 3, 4, 5]]
     assert bench.answers == {share: 2 * share for share in range(1, 6)}
-    run(fibers, *[bench.call(share) for share in range(6, 8)])  # nothing is left behind
+    run(fibers, *[bench.call(share) for share in range(6, 8)])  # no state remains
     assert bench.done[2:] == [[6], [7]]
 
 

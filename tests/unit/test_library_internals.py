@@ -1,6 +1,6 @@
-"""What our code uses of libraries beyond their documentation is there: a new version that lacks it is named here first.
+"""The undocumented parts of libraries that our code uses exist: a new version without a part is named here first.
 
-Each test fails with a sentence: which internal is gone, and which of our modules uses it.
+Each test fails with a sentence: the missing internal, and the module that uses it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from nipapd import binaries, fibers, streams
 
 
 def internal(holds: object, library: str, what: str, user: str) -> None:
-    """Fail with the name of the internal unless it is there as we use it."""
+    """Fail with the name of the internal unless it exists in the form that we use."""
     if not holds:
         pytest.fail(f'{library} {version(library)} {what}; {user} relies on it', pytrace=False)
 
@@ -58,7 +58,7 @@ def takes(function: Callable[..., Any], *names: str) -> bool:
 
 
 class Told(HTTPMessageDelegate):
-    """Notes what Tornado says of a request, and answers it unless it is to wait."""
+    """A delegate that notes Tornado's calls about a request, and answers it, if asked after `wait`."""
 
     def __init__(self, connection: Any, wait: asyncio.Event | None = None) -> None:
         self.connection = connection
@@ -85,7 +85,7 @@ class Told(HTTPMessageDelegate):
 
 
 class Served(HTTPServerConnectionDelegate):
-    """A server's side of one connection."""
+    """The server's side of one connection."""
 
     def __init__(self, wait: asyncio.Event | None = None) -> None:
         self.wait = wait
@@ -108,10 +108,10 @@ async def converse(
     before: Callable[[HTTP1ConnectionParameters], None] = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> bytes:
-    """Serve one connection on which `sent` arrives; return the answer up to its end.
+    """Serve one connection on which `sent` arrives, and return the answer up to its end.
 
-    Call `before` when the connection is served and nothing has arrived, and `meanwhile` before a delegate that waits
-    goes on.
+    `before` is called when the connection is served and nothing has arrived, `meanwhile` before a waiting delegate goes
+    on.
     """
     near, far = socket.socketpair()
     near.setblocking(False)
@@ -311,7 +311,7 @@ def test_tornado_objects_have_the_attributes_that_are_used() -> None:
 
 
 def test_tornado_keeps_what_a_start_request_returns() -> None:
-    """The delegate that it makes is wrapped: its two methods are passed on as they are."""
+    """The delegate that `start_request` makes is wrapped: its methods are passed on unchanged."""
     delegate = HTTPServer(lambda request: None).start_request(object(), None)  # type: ignore[arg-type]
     for name in ('headers_received', 'data_received', 'finish', 'on_connection_close'):
         internal(hasattr(delegate, name), 'tornado', f'makes delegates without {name}', 'nipapd.server._Request')
@@ -412,7 +412,10 @@ def test_psycopg2_numbers_what_it_waits_for() -> None:
 
 
 def test_psycopg2_waits_by_a_function_of_ours() -> None:
-    """It is given the connection, which has `poll` and `fileno`; what it raises ends the attempt to connect."""
+    """The function gets the connection, which has `poll` and `fileno`.
+
+    An error in the function ends the attempt to connect.
+    """
     given: list[Any] = []
 
     def wait(connection: Any) -> None:
@@ -467,7 +470,7 @@ def test_greenlets_are_children_of_whoever_makes_them() -> None:
 
 
 def test_the_names_of_our_code_in_this_file_are_right() -> None:
-    """A sentence that names a module which has moved helps nobody."""
+    """A message about a module that has moved would help nobody."""
     for name in set(re.findall(r"'(nipapd?\.[\w.]+)'", Path(__file__).read_text())):
         pkgutil.resolve_name(name)
 

@@ -1,4 +1,4 @@
-"""What is packed: the same items, wherever they are kept."""
+"""Packed items are the same in memory and in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regular expressions: which are not even tried, and which need no trial."""
+"""Regular expressions: patterns that are refused without a trial, and patterns that need no trial."""
 
 from __future__ import annotations
 

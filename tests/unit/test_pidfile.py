@@ -1,4 +1,4 @@
-"""The pid file: what is written where, and everything that must not be touched."""
+"""The pid file: its content and place, and all files that must not be touched."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def hold(path: Path) -> None:
 
 
 def holder(path: Path) -> subprocess.Popen[str]:
-    """Another process that has the pid file until it reads a line."""
+    """Return another process that holds the pid file until it reads a line."""
     pipe = subprocess.PIPE
     command = [sys.executable, '-c', HOLD, str(path)]
     made = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={'PYTHONPATH': str(REPOSITORY)})
@@ -123,7 +123,7 @@ def test_a_second_one_is_refused_while_the_first_lives(path: Path) -> None:
 
 
 def flock_says(path: Path) -> int:
-    """What the command of init scripts finds: 0, nobody has locked the file; 1, somebody has."""
+    """Return the exit code of the command of init scripts: 0 if the file is not locked, 1 if it is."""
     return subprocess.run(['flock', '-xn', path, '-c', 'true']).returncode
 
 

@@ -1,4 +1,4 @@
-"""Places that are few: parties take turns, a share binds while others wait, and a newcomer finds a place."""
+"""Scarce places: parties take turns, a share binds while others wait, and a newcomer finds a place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STRANGER = Party('\0' + '192.0.2.1', '192.0.2.1', proved=False)
 
 
 def fill(places: Places, party: Party) -> int:
-    """Take all places that a party gets; return their number."""
+    """Take all places that a party gets, and return their number."""
     number = 0
     while places.take(party):
         number += 1
@@ -52,7 +52,7 @@ def test_a_share_binds_while_others_wait() -> None:
         places.wait(party, asking(given, name))
     for _ in range(5):
         places.give_back(ANN if places.held_by(ANN) else BOB)
-    # Bob comes first, since Ann has her share; then both have theirs.
+    # Bob comes first, since Ann has her share. Then both have their shares.
     assert given[:2] == ['bob', 'bob']
     assert sorted(given) == ['ann', 'ann', 'bob', 'bob', 'bob']
     assert places.waiting == 0

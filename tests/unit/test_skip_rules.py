@@ -1,4 +1,4 @@
-"""A skip in CI is a failure unless it is listed, and nothing is left out in silence."""
+"""A skip in CI is a failure unless it is listed, and every deselected test is reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run pytest on one file, with the plugin; return exit code and output. The marker `kafka` needs `package`."""
+    """Return a runner of pytest on one file, with the plugin.
+
+    The runner returns exit code and output. The marker `kafka` needs `package`.
+    """
 
     def run(
         source: str, *options: str, name: str = 'tests/test_some.py', ci: bool = True, package: str = 'json'

@@ -1,4 +1,4 @@
-"""The books of the long run: an error that is planted in what is stored must be found, and nothing else."""
+"""The books of the long run: an error that is planted in the stored objects must be found, and nothing else."""
 
 from __future__ import annotations
 

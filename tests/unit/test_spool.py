@@ -1,4 +1,4 @@
-"""The spool: what went in comes out, in pieces, and nothing of it stays."""
+"""The spool: the written data is read back, in pieces, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_a_part_that_fails_leaves_nothing(in_memory: bool) -> None:
         yield NOISE
         raise KeyError('no more')
 
-    with pytest.raises(KeyError, match='no more'):  # a file left open is a warning, and that an error
+    with pytest.raises(KeyError, match='no more'):  # a file left open causes a warning, which is an error here
         Spool(parts())
 
 
 def test_spools_share_a_room_and_leave_it() -> None:
     ann, reached = Party('ann'), list[Party]()
     room = Room(1000, 300, reached.append)
-    assert room.hold(700, ann)  # nobody else is there
+    assert room.hold(700, ann)  # no other party is there
     assert not room.hold(100, ann)
     assert room.hold(250, Party('bob'))
     room.release(700, ann)

@@ -1,4 +1,4 @@
-"""What NIPAP's web client imports from an environment that it shares with us, called as that client calls it."""
+"""The modules that NIPAP's web client imports from an environment shared with us, called as that client calls them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_configuration_may_be_named_later_and_must_be_there(tmp_path: Path) ->
 
 
 def test_logins(config: NipapConfig) -> None:
-    """As the form of the web client does it, once for each."""
+    """Log in as the form of the web client does, with a new object for each login."""
     auth = AuthFactory().get_auth('ann@example.com@local', 'p@ss:word/ü', 'nipap')
     assert auth.authenticate() is True
     assert (auth.username, auth.full_name) == ('ann@example.com', 'Ann Example')

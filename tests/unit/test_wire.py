@@ -1,4 +1,4 @@
-"""The XML-RPC codec: what comes out is what went in, for every value, and nothing that comes in does harm."""
+"""The XML-RPC codec: every value is decoded as it was encoded, and no input does harm."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ columns = st.one_of(st.none(), *column_kinds)
 
 
 def arrived(value: Any, name: str = '') -> Any:
-    """What a client shall see of `value`, which is the member called `name`."""
+    """Return `value` as a client must receive it. `name` is the name of its member."""
     match value:
         case str():
             return FORBIDDEN.sub('\ufffd', value)
@@ -94,12 +94,12 @@ def received(answer: bytes) -> Any:
 
 
 def identical(one: Any, other: Any) -> bool:
-    """Equal in type as well: 1, 1.0 and True are different values here, and so are 0.0 and -0.0."""
+    """Return whether two values are equal in type as well: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     return repr(one) == repr(other)
 
 
 def call_of(answer: bytes) -> bytes:
-    """An answer rewritten as a request with that value."""
+    """Return an answer rewritten as a request with the same value."""
     answer = answer.replace(b'<methodResponse>', b'<methodCall><methodName>echo</methodName>', 1)
     return answer.replace(b'</methodResponse>', b'</methodCall>')
 
@@ -262,7 +262,7 @@ def test_names_that_users_choose_do_not_pile_up() -> None:
 
 
 def aware(value: Any) -> Any:
-    """What the decoder makes of what `value` becomes on the way."""
+    """Return `value` after encoding and decoding."""
     match value:
         case datetime():
             return value.replace(tzinfo=UTC)
@@ -545,7 +545,7 @@ def test_what_is_not_forbidden_arrives_unchanged(text: str) -> None:
         assert received(wire.encode_response(text)) != text
 
 
-# chunks
+# ---- chunks
 
 
 @pytest.mark.parametrize('sizes', [(), (1,), (3, 1), (500, 500, 2), (1, 700)])
@@ -554,7 +554,7 @@ def test_chunks_are_written_as_the_list_they_are_parts_of(sizes: tuple[int, ...]
     everything = [row for part in parts for row in part]
     chunks = Chunks(lambda: iter(parts))
     assert wire.encode_response(chunks) == wire.encode_response(everything)
-    for _ in range(2):  # they are read anew each time
+    for _ in range(2):  # the chunks are read anew each time
         struct = {'search_options': {'offset': 0}, 'result': chunks, 'error': False}
         assert wire.encode_response(struct) == wire.encode_response({**struct, 'result': everything})
 
@@ -580,7 +580,7 @@ def test_chunks_inside_something_else_are_refused() -> None:
 
 
 class Counting(waiting.Blocking):
-    """Counts how often others may run."""
+    """A wait that counts the turns it gives to others."""
 
     turns = 0
 
