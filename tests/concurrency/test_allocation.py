@@ -161,7 +161,7 @@ def allocate_in_a_changing_pool(client: Client, pool: int, times: int) -> Outcom
 
 
 def cut_connections(client: Client, times: int) -> Outcome:
-    """End the sessions of the other clients at random moments."""
+    """End the sessions of the other clients, in the middle of their calls or not."""
     others = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = '' AND pid <> %s"
     mine = client.backend.db.read(lambda tx: tx.value('SELECT pg_backend_pid()'))
     for _ in range(times):

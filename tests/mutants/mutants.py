@@ -39,7 +39,8 @@ UNSTEADY = ('tests/daemon/', 'tests/concurrency/', 'tests/properties/')
 # Mutants of these modules get a PostgreSQL that the tests start themselves.
 OWN_CLUSTER = ('embedded', 'schema')
 MOST_S = 90.0  # of CPU: a test that takes more hangs
-QUICK_S = 2.0  # tests this quick run early because they have killed other mutants
+# Killers below this duration run early for later mutants of the same file.
+QUICK_S = 2.0
 # Look up functions and tables as the program does: the functions of its version may be in a schema of their own.
 FIND_FUNCTIONS = """SELECT set_config('search_path', max(nspname) || ', public', false)
 FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace WHERE proname = %s"""
