@@ -138,7 +138,7 @@ def test_the_tree(client: AnyClient) -> None:
 def test_refused_prefixes(client: AnyClient, attr: dict[str, Any], code: int) -> None:
     whole = {'prefix': '10.0.0.0/24', 'type': 'assignment', 'description': 'x', **attr}
     if attr.get('description') == '\x01' and isinstance(client, CallsClient) and client.face.name == 'xmlrpc':
-        code = 1100  # such a request is no XML
+        code = 1100  # a request with this character is no XML
     assert client.code('add', 'prefix', **whole) == code
     assert client.search('prefix', {}) == []
 

@@ -1,4 +1,7 @@
-"""Every changing call is one change set: the header of the answer has its number, its row who, how and why."""
+"""Every changing call is one change set.
+
+A header of the answer has its number, and its row has the user, the method and the reason.
+"""
 
 from __future__ import annotations
 

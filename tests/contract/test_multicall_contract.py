@@ -1,4 +1,4 @@
-"""``system.multicall``: several calls in one request of XML-RPC, each as if it was sent alone."""
+"""``system.multicall``: several calls in one request of XML-RPC, each with the same result as a single call."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def face(xmlrpc_face: XmlRpcFace) -> XmlRpcFace:
 
 
 def one(method: str, **members: Any) -> dict[str, Any]:
-    """A call among several."""
+    """Return a call for a multicall."""
     return {'methodName': method, 'params': [{'auth': AUTH, **members}]}
 
 
 def several(face: XmlRpcFace, *calls: Any) -> list[Any]:
-    """The answers of calls that are sent together."""
+    """Return the answers of calls that are sent together."""
     answers: list[Any] = face.send(MULTICALL, list(calls))
     return answers
 
 
 def faults(answers: list[Any]) -> list[int | None]:
-    """The code of each answer; None for one that is no fault."""
+    """Return the code of each answer, or None if the answer is no fault."""
     for answer in answers:
         assert len(answer) == 1 if isinstance(answer, list) else answer.keys() == {'faultCode', 'faultString'}
     return [answer['faultCode'] if isinstance(answer, dict) else None for answer in answers]
@@ -64,7 +64,7 @@ def test_each_has_its_answer_in_order(face: XmlRpcFace) -> None:
 
 
 def test_each_is_a_transaction_of_its_own(face: XmlRpcFace, db: Database) -> None:
-    """One that fails undoes no other, and each sees what those before it have done."""
+    """A failing call undoes no other call, and each call sees the changes of the calls before."""
     before = change_sets(db)
     answers = several(
         face,

@@ -1,4 +1,4 @@
-"""Values: what is written is found by what was written, what cannot be kept is refused, and NIPAP's rows may stay."""
+"""Values: a stored value is found by itself, invalid values are refused, and old rows of NIPAP may stay."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COMPOSED, DECOMPOSED = 'Malmö', 'Malmo\u0308'
 RESERVATION = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
 
 
-# ---------------------------------------------------------------- written, and found by what was written
+# ---------------------------------------------------------------- stored values, and searches for them
 
-# Most texts that can be kept; quotes of both kinds cannot be written in a smart search.
+# Most texts that can be stored. Quotes of both kinds cannot be written in a smart search.
 TEXTS = st.text(
     st.characters(exclude_categories=('Cs', 'Cc'), exclude_characters='\ufffe\uffff"'), min_size=1, max_size=20
 )
@@ -103,7 +103,7 @@ def queries(name: str, value: Any) -> list[dict[str, Any]]:
 
 
 def smart(name: str, value: Any) -> str | None:
-    """A text that compares the attribute with what was written."""
+    """Return a smart search that compares the attribute with the stored value, or None."""
     if name == 'tags':
         return ' '.join(f'#"{tag}"' for tag in value)
     if name == 'avps':
@@ -180,7 +180,7 @@ def test_values_at_the_limit_of_an_index(api: Face, kind: str, name: str) -> Non
     assert api.call(f'search_{kind}', query=beyond)['result'] == []
 
 
-# What the text columns of indexes hold, and what bounds it.
+# The indexes of text columns, and the attribute that bounds each of them.
 BOUNDED = {
     'pool_name_key': 'name',
     'vrf_name_key': 'name',
@@ -232,7 +232,7 @@ def rest_face_authorization(face: RestFace) -> str:
     return basic(face.user, USERS[face.user][0])
 
 
-# ---------------------------------------------------------------- other texts that are read
+# ---------------------------------------------------------------- other texts with a meaning
 
 
 @CALLS
@@ -339,7 +339,7 @@ def test_a_pool_without_default_type(api: Face) -> None:
     assert api.fault('add_pool', attr={'name': 'q', 'description': 'd'}).text == 'missing attribute default_type'
 
 
-# ---------------------------------------------------------------- all that are not
+# ---------------------------------------------------------------- negated searches
 
 
 def test_not_includes_what_has_no_value(api: Face) -> None:
@@ -417,7 +417,7 @@ def test_rows_of_nipap_can_be_edited(api: Face, db: Database) -> None:
     assert api.fault('add_prefix', attr={**attr, 'node': 'x'}).code == 1200
 
 
-# ---------------------------------------------------------------- what is missing, what is wrong
+# ---------------------------------------------------------------- missing and wrong values
 
 
 @CALLS
@@ -489,7 +489,7 @@ def test_unknown_options_are_given_back(api: Face, kind: str) -> None:
             'query_id': 7,
             'unknown': options['unknown'],
         }
-        assert given_back['max_result'] in (5, '5')  # as it was sent when the text was not understood
+        assert given_back['max_result'] in (5, '5')  # as it was sent, if the text was not understood
 
 
 @pytest.mark.parametrize('kind', ['vrf', 'pool', 'prefix', 'asn'])
@@ -510,7 +510,7 @@ def test_a_list_by_what_is_no_network_is_empty(api: Face) -> None:
 
 
 def test_a_long_user_name_with_a_key(backend_face: BackendFace) -> None:
-    """A token may name anybody."""
+    """A token may name any user."""
     for name in ('u' * 3000, ''.join(chr(0x10400 + n % 40) for n in range(3000))):
         face = BackendFace(
             backend_face.backend, type(backend_face.actor)(**{**vars(backend_face.actor), 'authenticated_as': name})
