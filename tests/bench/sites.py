@@ -94,7 +94,7 @@ class Site:
                 page = min(_AT_ONCE, rows - done)
                 paged = {**options, 'max_result': page, 'after': after}
                 answer = self.ask(method, {**members, 'search_options': paged})
-                # the cursor of the call comes first, then the cursor of the next page
+                # The cursor of the call comes first, then the cursor of the next page.
                 found = _CURSOR.findall(answer.decode())
                 if not found or found[-1] == after:
                     raise Failed(f'{name}: no page after {done + page} rows')

@@ -85,7 +85,7 @@ class Tally:
     retries: int = 0
     unknown: int = 0
     wrong: list[str] = field(default_factory=list)
-    # time, milliseconds and kind of the first MOST_SLOW calls
+    # Time, milliseconds and kind of the first MOST_SLOW calls.
     slow: list[tuple[float, float, str]] = field(default_factory=list)
     latencies: dict[tuple[str, bool], Latencies] = field(default_factory=dict)  # by kind, and whether beside a blow
 

@@ -113,7 +113,7 @@ def compare(backend: Backend, actor: Actor, seed: int) -> None:
             }
             whole = backend.search_prefix(actor, query, {**options, 'max_result': None})['result']
             size = chance.choice((1, 3, 7))
-            # without walks: the way in which rare rows are found in a big tree
+            # Without walks, rows are found as rare rows in a big tree.
             with walking(prefix_search.WALKS if turn % 2 else ()):
                 found = pages(backend, actor, query, size, **options)
             assert [row['id'] for row in found] == [row['id'] for row in whole], (name, options, size)

@@ -217,7 +217,7 @@ def test_alert_rules_are_complete() -> None:
 
 
 def test_every_alert_rule_is_played() -> None:
-    """The rules are played by promtool in `make alerts`. Each rule fires in one case at least, and stays silent in another."""
+    """Each rule fires in one case at least, and stays silent in another. `make alerts` plays the cases by promtool."""
     played = yaml.safe_load(PLAYED.read_text())
     cases = [case for test in played['tests'] for case in test['alert_rule_test']]
     rules = {rule['alert'] for group in yaml.safe_load(ALERTS.read_text())['groups'] for rule in group['rules']}
