@@ -59,7 +59,7 @@ def objects(backend: Backend, actor: Actor) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize('kind', ['vrf', 'pool', 'asn', 'prefix'])
-def test_one_of_many_changes_what_all_have_seen(dsn: str, db: Database, actor: Actor, kind: str) -> None:
+def test_one_of_many_concurrent_edits_of_a_version_is_made(dsn: str, db: Database, actor: Actor, kind: str) -> None:
     backend = Backend(db, alike=True)
     number = objects(backend, actor)[kind]['asn' if kind == 'asn' else 'id']
     key = 'asn' if kind == 'asn' else 'id'

@@ -50,7 +50,7 @@ def test_one_key_at_once(scene: Scene) -> None:
     assert len(scene.stored()) == 1 + KEYS
 
 
-def test_who_waited_for_a_call_that_failed_makes_it(scene: Scene) -> None:
+def test_a_client_that_waited_for_a_failed_call_makes_it(scene: Scene) -> None:
     prepare(scene)
     answers = scene.run(*[Job(add_or_fail, ('k',))] * CLIENTS)  # each client is a user of its own
     assert answers.count(1400) == CLIENTS - 1

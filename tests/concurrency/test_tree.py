@@ -184,7 +184,7 @@ def test_moves_against_allocations(scene: Scene) -> None:
     assert_nothing_is_lost(scene, added, [])
 
 
-def test_what_is_removed_by_its_place_is_removed_there(scene: Scene) -> None:
+def test_a_removal_by_place_removes_only_there(scene: Scene) -> None:
     """A removal by place does not remove a prefix that has moved away meanwhile."""
     texts = rounds('10.{}.0.0/16')
     ids = [scene.add(text)['id'] for text in texts]
@@ -198,7 +198,7 @@ def test_what_is_removed_by_its_place_is_removed_there(scene: Scene) -> None:
     assert not moved & scene.removed(), f'moved away, and removed all the same: {moved & scene.removed()}'
 
 
-def test_what_is_moved_by_its_place_is_moved_once(scene: Scene) -> None:
+def test_two_moves_by_place_move_a_prefix_once(scene: Scene) -> None:
     """Two edits name the same place. The second edit finds no prefix there."""
     texts = rounds('10.{}.0.0/16')
     for text in texts:

@@ -143,7 +143,7 @@ def test_refused_prefixes(client: AnyClient, attr: dict[str, Any], code: int) ->
     assert client.search('prefix', {}) == []
 
 
-def test_what_is_mandatory(client: AnyClient) -> None:
+def test_mandatory_attributes(client: AnyClient) -> None:
     assert client.code('add', 'prefix', prefix='10.0.0.0/8', type='reservation') == 1110
     assert client.code('add', 'prefix', prefix='10.0.0.0/8', description='x') == 1200
     assert client.code('add', 'prefix', type='reservation', description='x') == 1120
@@ -310,7 +310,7 @@ def test_as_numbers(client: AnyClient) -> None:
     assert client.search('asn', {}) == []
 
 
-def test_who_may(client: AnyClient, db: Database) -> None:
+def test_rights(client: AnyClient, db: Database) -> None:
     reader = client.as_user('readonly')
     assert reader.search('vrf', {})[0]['name'] == 'default'
     for action, *args in (('add', 'vrf'), ('edit', 'vrf', 0), ('remove', 'vrf', 0), ('remove', 'prefix', 1)):

@@ -54,7 +54,7 @@ def test_a_read_only_user_reads_everything(api: Face) -> None:
 
 @pytest.mark.parametrize('members', [{}, {'attr': 'junk', 'webhook': [], 'ids': 3}])
 @pytest.mark.parametrize('who', ['readonly', 'alice', 'gateway as one who only reads'])
-def test_who_may_not_manage_webhooks(api: Face, who: str, members: dict[str, Any]) -> None:
+def test_users_without_the_right_to_manage_webhooks(api: Face, who: str, members: dict[str, Any]) -> None:
     """Reading webhooks is refused too. The refusal comes before any look at the arguments."""
     user = api.as_user('gateway', readonly=True) if who.startswith('gateway') else api.as_user(who)
     for method in (name for name in CALLS if name.endswith(('webhook', 'dead_letter'))):

@@ -80,7 +80,7 @@ def test_the_audit_tells_them_apart(rpc: Ask, client: FlaskClient, db: Database)
     assert changes(db)[4:] == [both[0], both[2]]
 
 
-def test_who_acts_for_another_is_told_with_their_back_end(rpc: Ask, db: Database) -> None:
+def test_the_audit_names_the_back_end_of_a_user_who_acts_for_another(rpc: Ask, db: Database) -> None:
     rpc(ANOTHER, 'add_asn', {'username': 'bob'}, attr={'asn': 1})
     assert changes(db) == [('bob', 'ann@other', None)]
 

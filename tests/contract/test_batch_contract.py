@@ -167,7 +167,7 @@ def test_one_value_may_be_referred_to_often(api: Face) -> None:
     assert answers[1:] == [['b', 'one']] * 500
 
 
-def test_only_what_refers_has_a_depth(backend: Backend, actor: Actor) -> None:
+def test_only_references_have_a_depth(backend: Backend, actor: Actor) -> None:
     deep: Any = 'x'
     for _ in range(50_000):
         deep = [deep]

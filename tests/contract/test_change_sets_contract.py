@@ -153,7 +153,7 @@ def test_rest_says_it_too(rest: Make, db: Database) -> None:
 
 
 @pytest.mark.parametrize('method', ['version', 'list_prefix'])
-def test_what_changes_nothing_is_no_change_set(rpc: Make, db: Database, method: str) -> None:
+def test_a_call_without_a_change_is_no_change_set(rpc: Make, db: Database, method: str) -> None:
     assert 'NIPAP-Change-Set' not in rpc(method).headers
     edited = rpc('edit_prefix', prefix={'prefix': '10.0.0.0/8'}, attr={'description': 'x'})
     assert 'NIPAP-Change-Set' not in edited.headers

@@ -82,7 +82,7 @@ SAVES = [
 
 @pytest.mark.parametrize(('kind', 'attr'), SAVES)
 @pytest.mark.usefixtures('stock')
-def test_what_is_sent_as_it_is_changes_nothing(
+def test_an_edit_with_the_stored_values_changes_nothing(
     backend: Backend, actor: Actor, db: Database, kind: str, attr: dict[str, Any]
 ) -> None:
     before = traces(db)

@@ -99,7 +99,7 @@ def sent_as_json(rest: RestFace) -> dict[str, str]:
     return captured
 
 
-def test_what_is_not_known_is_refused(calls: Face, rest_face: RestFace) -> None:
+def test_unknown_members_are_refused(calls: Face, rest_face: RestFace) -> None:
     """Calls ignore members beside those of a method. A REST request with such a member is refused."""
     assert calls.call('search_vrf', query={}, bogus=1)['result']
     assert refused(rest_face, 'POST', '/vrfs/search', {'query': {}, 'bogus': 1}) == (400, 1100)
@@ -129,7 +129,7 @@ def test_a_key_is_a_header(xmlrpc_face: XmlRpcFace, rest_face: RestFace) -> None
     assert (caught.value.code, caught.value.text) == (1120, 'extraneous attribute idempotency_key')
 
 
-def test_what_xml_cannot_say_is_a_value_in_json(xmlrpc_face: XmlRpcFace, rest_face: RestFace) -> None:
+def test_values_that_xml_lacks_are_values_in_json(xmlrpc_face: XmlRpcFace, rest_face: RestFace) -> None:
     attr = {**ATTR, 'description': '\x01'}
     assert xmlrpc_face.fault('add_prefix', attr=attr).code == 1100
     assert refused(rest_face, 'POST', '/prefixes', attr) == (422, 1200)

@@ -57,7 +57,7 @@ def test_the_same_call_has_the_same_answer(pool: Face, db: Database) -> None:
     assert pool.allocate(FROM_POOL, description='customer')['prefix'] == '10.0.2.0/24'
 
 
-def test_the_answer_is_that_of_then(pool: Face) -> None:
+def test_the_kept_answer_survives_later_changes(pool: Face) -> None:
     first = allocate(pool)
     pool.call('edit_prefix', prefix={'id': first['id']}, attr={'description': 'other'})
     assert allocate(pool) == first
@@ -112,13 +112,13 @@ def test_a_key_is_good_for_one_call(pool: Face, method: str, members: dict[str, 
 
 
 @pytest.mark.parametrize('key', ['', 'k' * 256])
-def test_what_is_no_key_is_refused(api: Face, key: str) -> None:
+def test_invalid_keys_are_refused(api: Face, key: str) -> None:
     check_refused(api, key)
 
 
 @CALLS
 @pytest.mark.parametrize('key', ['a\nb', 7, ['k']])
-def test_what_no_header_can_say_is_no_key_either(api: Face, key: Any) -> None:
+def test_keys_that_no_header_can_hold_are_refused(api: Face, key: Any) -> None:
     check_refused(api, key)
 
 
@@ -179,7 +179,7 @@ def test_where_nothing_can_be_changed_a_key_means_nothing(pool: Face, db: Databa
     assert kept(db) == []
 
 
-def test_who_may_no_longer_change_anything_gets_no_answer_either(pool: Face) -> None:
+def test_a_demoted_user_gets_no_kept_answer(pool: Face) -> None:
     allocate(pool.as_user('gateway'))
     fault = pool.as_user('gateway', readonly=True).fault(
         'add_prefix', attr={'description': 'customer'}, args=FROM_POOL, idempotency_key='k'

@@ -105,7 +105,7 @@ def test_a_fault_is_the_same(backend: Backend, in_chunks: Backend, actor: Actor,
     assert in_chunks.list_prefix(actor, {'id': 1})
 
 
-def test_only_what_is_long_comes_in_chunks(in_chunks: Backend, actor: Actor) -> None:
+def test_only_long_answers_come_in_chunks(in_chunks: Backend, actor: Actor) -> None:
     assert isinstance(in_chunks.list_prefix(actor), Chunks)
     assert isinstance(in_chunks.list_prefix(actor, {'prefix': '10.0.0.0/8'}), list)
     for most in (0, 3, 4, None):
@@ -167,7 +167,7 @@ def test_a_batch_answers_the_same(
     assert pieces[0] == pieces[1]
 
 
-def test_what_is_long_can_be_referred_to(in_chunks: Backend, actor: Actor, few_at_once: None) -> None:
+def test_a_long_answer_can_be_referred_to(in_chunks: Backend, actor: Actor, few_at_once: None) -> None:
     everything = {'method': 'search_prefix', 'args': {'query': {}, 'search_options': {'max_result': None}}}
     listing = {'method': 'list_prefix', 'args': {}}
     ids = whole(in_chunks.batch(actor, [listing, everything], **{'return': 'ids'}))

@@ -119,7 +119,7 @@ def test_faults_are_those_of_single_calls(face: XmlRpcFace) -> None:
     ],
     ids=json.dumps,
 )
-def test_what_is_no_call_is_a_fault_beside_the_others(face: XmlRpcFace, item: Any) -> None:
+def test_a_malformed_call_is_a_fault_beside_the_others(face: XmlRpcFace, item: Any) -> None:
     answers = several(face, one('version'), item, one('version'))
     assert faults(answers) == [None, 1100, None]
 
@@ -127,7 +127,7 @@ def test_what_is_no_call_is_a_fault_beside_the_others(face: XmlRpcFace, item: An
 @pytest.mark.parametrize(
     'params', [(), ([], []), (None,), ({},), ('version',), ([one('version')] * (MOST_CALLS + 1),)], ids=len
 )
-def test_what_is_no_list_of_calls_or_too_long_makes_none(face: XmlRpcFace, params: tuple[Any, ...]) -> None:
+def test_a_malformed_or_too_long_list_of_calls_makes_none(face: XmlRpcFace, params: tuple[Any, ...]) -> None:
     with pytest.raises(Fault) as caught:
         face.send(MULTICALL, *params)
     assert caught.value.code == 1100

@@ -67,7 +67,7 @@ def test_recursive_removal_takes_everything_below_in_that_vrf(office: Face) -> N
     assert list(tree(office)) == ['10.0.0.0/8', '10.2.2.0/24', '10.1.0.0/16']
 
 
-def test_recursive_removal_of_what_is_not_stored_removes_nothing(office: Face) -> None:
+def test_recursive_removal_of_an_unstored_prefix_removes_nothing(office: Face) -> None:
     """Deliberate difference 4."""
     before = tree(office)
     assert office.call('remove_prefix', prefix={'prefix': '10.1.0.0/17'}, recursive=True) is None
@@ -153,7 +153,7 @@ def test_a_reservation_between_an_assignment_and_its_hosts_is_refused(office: Fa
     assert office.fault('add_prefix', attr=attr).code == 1200
 
 
-def test_what_a_new_prefix_covers_becomes_its_children(office: Face) -> None:
+def test_covered_prefixes_become_children_of_a_new_prefix(office: Face) -> None:
     row = office.add_prefix('10.0.0.0/12')
     assert tree(office) == {
         '10.0.0.0/8': 0,

@@ -250,7 +250,7 @@ def is_input_fault(answer: Any) -> bool:
 
 
 @pytest.mark.parametrize('value', ['10.1.1.1/24', '2001:db8::1/64', 'garbage', '10.0.0.0/33', ''])
-def test_containment_of_what_is_no_network(plan: Face, value: str) -> None:
+def test_containment_of_an_invalid_network(plan: Face, value: str) -> None:
     for operator in ('contains', '>>=', '<<', 'contained_within_equals', '<<='):
         assert plan.fault('search_prefix', query=q(operator, 'prefix', value)).code == 1200, operator
 

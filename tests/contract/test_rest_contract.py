@@ -90,7 +90,7 @@ def test_the_life_of_a_prefix(ask: Ask) -> None:
         ('asns', {'asn': 4200000001, 'name': 'one'}, 'asn'),
     ],
 )
-def test_the_life_of_what_is_no_prefix(ask: Ask, plural: str, attr: dict[str, Any], key: str) -> None:
+def test_the_life_of_other_objects(ask: Ask, plural: str, attr: dict[str, Any], key: str) -> None:
     answer = ask('POST', f'/{plural}', attr)
     item = answer.json
     path = f'/{plural}/{item[key]}'
@@ -452,7 +452,7 @@ def test_idempotency_keys(ask: Ask) -> None:
         assert answers[0].data == answers[1].data
 
 
-def test_who_asks_for_a_member_that_there_is_not_has_changed_nothing(ask: Ask) -> None:
+def test_a_change_with_an_unknown_field_is_refused(ask: Ask) -> None:
     attr = {'asn': 7, 'name': 'seven'}
     refused(ask('POST', '/asns?fields=nothing', attr), 400, 1100)
     assert ask('POST', '/asns?fields=name', attr).json == {'name': 'seven'}
@@ -460,14 +460,14 @@ def test_who_asks_for_a_member_that_there_is_not_has_changed_nothing(ask: Ask) -
     assert ask('GET', '/asns/7?fields=name').json == {'name': 'seven'}
 
 
-def test_an_edit_of_what_is_not_there_is_not_remembered(ask: Ask) -> None:
+def test_an_edit_of_a_missing_object_is_not_remembered(ask: Ask) -> None:
     send = lambda: ask('PATCH', '/asns/7', {'name': 'edited'}, Idempotency_Key='k')  # noqa: E731
     refused(send(), 404, 1300)
     assert ask('POST', '/asns', {'asn': 7, 'name': 'added'}).status_code == 201
     assert send().json['name'] == 'edited'
 
 
-def test_who_calls(client: FlaskClient, ask: Ask, db: Database) -> None:
+def test_credentials_and_rights(client: FlaskClient, ask: Ask, db: Database) -> None:
     for headers in ({}, {'Authorization': 'Digest x'}):
         answer = client.get('/api/v1/vrfs', headers=headers)
         refused(answer, 401, 1500)
@@ -561,7 +561,7 @@ def test_problems_name_the_attribute(ask: Ask) -> None:
     assert (bad['position'], bad['attribute']) == (1, 'asn')
 
 
-def test_what_the_database_refuses_names_the_attribute(ask: Ask) -> None:
+def test_a_refusal_of_the_database_names_the_attribute(ask: Ask) -> None:
     """Duplicates, wrong nesting and missing objects name the attribute, also for one operation among many."""
     ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'})
     ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
@@ -599,7 +599,7 @@ def test_what_the_database_refuses_names_the_attribute(ask: Ask) -> None:
     assert refused(ask('PATCH', '/vrfs/0', {'rt': '1:3'}), 400, 1000)['attribute'] == 'rt'
 
 
-def test_what_cannot_be_allocated_names_the_attribute(ask: Ask) -> None:
+def test_a_refused_allocation_names_the_attribute(ask: Ask) -> None:
     pool = ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}).json
     source = add(ask, '10.0.0.0/24', pool_id=pool['id'])
     fixed = {'description': 'x', 'type': 'assignment'}

@@ -79,7 +79,7 @@ NOTHING: tuple[Any, ...] = (None, '', [])
 
 
 @RESOURCE
-def test_nothing_finds_what_is_unset_and_empty_texts(ask: Ask, resource: Resource) -> None:
+def test_an_empty_filter_finds_unset_values_and_empty_texts(ask: Ask, resource: Resource) -> None:
     stock(ask)
     items = ask('GET', f'/{resource.plural}')['result']
     for name, attribute in resource.table.items():

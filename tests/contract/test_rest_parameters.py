@@ -245,7 +245,7 @@ def test_members_of_a_query_inside_another(client: FlaskClient) -> None:
         assert is_refused(send(client, 'POST', '/api/v1/vrfs/search', None, {'query': query}), 'limit')
 
 
-def test_pairs_are_parameters_of_what_has_them(client: FlaskClient) -> None:
+def test_pairs_are_parameters_of_objects_with_pairs(client: FlaskClient) -> None:
     for plural in ('vrfs', 'pools', 'prefixes'):
         assert send(client, 'GET', f'/api/v1/{plural}', {'avps.key': 'x', 'avps.key.more': 'y'}).json['result'] == []
     for plural in ('asns', 'tags'):

@@ -72,7 +72,7 @@ def entries(db: Database) -> int:
 
 
 @RESOURCE
-def test_what_was_answered_is_sent_back(rest: Rest, resource: Resource) -> None:
+def test_an_answer_is_sent_back(rest: Rest, resource: Resource) -> None:
     for path in paths(rest, resource):
         if path == '/vrfs/0':
             continue
@@ -133,7 +133,7 @@ def test_attributes_that_there_are_not_are_refused_all_at_once(rest: Rest, db: D
 
 
 @RESOURCE
-def test_nothing_but_what_nobody_can_set(rest: Rest, resource: Resource) -> None:
+def test_a_body_of_read_only_attributes(rest: Rest, resource: Resource) -> None:
     """An edit of nothing changes nothing."""
     for path in paths(rest, resource):
         item = rest('GET', path)

@@ -68,7 +68,7 @@ def test_the_recording_is_whole() -> None:
     assert {step['request']['method'] for step in STEPS} == {'GET', 'POST', 'PUT', 'DELETE'}
 
 
-def test_on_whose_behalf(client: FlaskClient, db: Database) -> None:
+def test_a_trusted_user_names_the_person_in_headers(client: FlaskClient, db: Database) -> None:
     """A trusted user names the person in headers, in UTF-8. The headers of other users have no effect."""
     named = {'NIPAP-Username': 'eve', 'NIPAP-Full-Name': 'Éve', 'NIPAP-Authoritative-Source': 'dépôt'}
     sent = {name: value.encode().decode('latin-1') for name, value in named.items()}

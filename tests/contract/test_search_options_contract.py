@@ -286,7 +286,7 @@ def test_a_page_that_ends_the_list_exactly_leads_to_an_empty_one(plan: Face) -> 
     assert (len(first['result']), last['result'], last['after']) == (len(TREE), [], None)
 
 
-def test_what_changes_between_pages_is_neither_doubled_nor_missed(plan: Face) -> None:
+def test_changes_between_pages_double_and_miss_no_row(plan: Face) -> None:
     first = plan.call('search_prefix', query={}, search_options={'max_result': 2, 'after': ''})
     plan.call('remove_prefix', prefix={'prefix': '10.1.0.0/16'})  # the last prefix of the page
     plan.add_prefix('10.0.0.0/16', 'reservation')
@@ -319,7 +319,7 @@ def test_a_cursor_needs_a_limit(plan: Face, max_result: Any) -> None:
 
 
 @pytest.mark.parametrize('smart', [False, True])
-def test_pages_of_what_is_no_prefix(api: Face, smart: bool) -> None:
+def test_pages_of_other_objects_with_a_cursor(api: Face, smart: bool) -> None:
     for number in range(4):
         api.add_vrf(f'65000:{number}', f'v{number}', tags=[f'vt{number}'])
         api.add_pool(f'v{number}')

@@ -127,7 +127,7 @@ FINDS: list[tuple[str, list[str]]] = [
 ]
 
 
-def test_what_a_text_finds(plan: Face) -> None:
+def test_texts_and_their_matches(plan: Face) -> None:
     found = {}
     for text, _ in FINDS:
         answer = plan.outcome('smart_search_prefix', query_string=text)
@@ -176,7 +176,7 @@ def test_an_unpaired_sign_never_faults(backend_face: Face, kind: str) -> None:
         ('((a)', 'unclosed parentheses'),
     ],
 )
-def test_what_cannot_be_understood(plan: Face, text: str, message: str) -> None:
+def test_texts_that_are_not_understood(plan: Face, text: str, message: str) -> None:
     options = {'max_result': 3, 'whatever': 'x'}
     answer = plan.call('smart_search_prefix', query_string=text, search_options=options)
     assert answer['error'] is True

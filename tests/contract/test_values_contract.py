@@ -71,7 +71,7 @@ def values_of(attribute: Attribute) -> st.SearchStrategy[Any]:
 @pytest.mark.parametrize(('kind', 'name'), ATTRIBUTES)
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_what_was_written_is_found_by_it(api: Face, kind: str, name: str, data: st.DataObject) -> None:
+def test_a_stored_value_is_found_by_itself(api: Face, kind: str, name: str, data: st.DataObject) -> None:
     value = data.draw(values_of(KINDS[kind][name]))
     added = api.call(f'add_{kind}', attr={**BASES[kind], name: value})
     key = 'asn' if kind == 'asn' else 'id'
@@ -245,7 +245,7 @@ def test_a_duration_is_read_as_a_whole(api: Face) -> None:
 # ---------------------------------------------------------------- null over REST
 
 
-def test_what_cannot_be_unset_is_refused(rest_face: RestFace) -> None:
+def test_null_of_a_mandatory_attribute_is_refused(rest_face: RestFace) -> None:
     vrf, pool = rest_face.add_vrf('65000:1', 'v'), rest_face.add_pool('p')
     row = rest_face.add_prefix('10.0.0.0/8', vrf_id=vrf['id'])
     refused = {
@@ -342,7 +342,7 @@ def test_a_pool_without_default_type(api: Face) -> None:
 # ---------------------------------------------------------------- negated searches
 
 
-def test_not_includes_what_has_no_value(api: Face) -> None:
+def test_negation_includes_unset_values(api: Face) -> None:
     api.add_prefix('10.0.0.0/8', vlan=50, country='SE', node=None, expires='2031-12-31', avps={'k': 'v'})
     api.add_prefix('11.0.0.0/8')
     for name, value in (('vlan', 50), ('country', 'SE'), ('expires', '2031-12-31'), ('avps.k', 'v'), ('vlan', '50')):
@@ -421,7 +421,7 @@ def test_rows_of_nipap_can_be_edited(api: Face, db: Database) -> None:
 
 
 @CALLS
-def test_what_is_wrong_is_said_before_what_is_missing(api: Face) -> None:
+def test_wrong_values_are_named_before_missing_ones(api: Face) -> None:
     bad = {'avps': {'': 'v'}}
     for kind, attr in (
         ('vrf', {}),
@@ -500,7 +500,7 @@ def test_an_asterisk_alone_finds_everything(api: Face, kind: str) -> None:
         assert api.call(f'smart_search_{kind}', query_string=text)['result'] == everything != []
 
 
-def test_a_list_by_what_is_no_network_is_empty(api: Face) -> None:
+def test_a_list_by_an_invalid_network_is_empty(api: Face) -> None:
     api.add_prefix('10.0.0.0/30', 'assignment')
     for prefix in ('10.0.0.1/30', '2001:db8::1/64'):
         assert api.call('list_prefix', prefix={'prefix': prefix}) == []

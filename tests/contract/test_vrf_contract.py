@@ -187,7 +187,7 @@ def test_vrf_0_cannot_be_removed_however_it_is_named(api: Face) -> None:
         assert (fault.code, fault.text) == (1200, 'Prohibited delete of default VRF (id=0).')
 
 
-def test_removing_what_is_not_there_returns_nil(api: Face) -> None:
+def test_removing_a_missing_vrf_returns_nil(api: Face) -> None:
     for spec in ({'id': 12345}, {'rt': '9:9'}, {'name': 'nope'}):
         assert api.call('remove_vrf', vrf=spec) is None
 

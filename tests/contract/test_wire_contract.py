@@ -155,7 +155,7 @@ def test_an_unknown_method(face: XmlRpcFace, name: str) -> None:
         b"<?xml version='1.0' encoding='utf-8'?><methodCall><methodName>\xe5</methodName></methodCall>",
     ],
 )
-def test_what_is_no_request(face: XmlRpcFace, body: str | bytes) -> None:
+def test_malformed_requests(face: XmlRpcFace, body: str | bytes) -> None:
     assert body_sent(face, body).code == 1100
 
 

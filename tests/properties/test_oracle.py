@@ -73,7 +73,7 @@ def test_derived_values(model: Model) -> None:
         ('10.1.0.0/16', 'assignment', {}, {1200, 1400}),
     ],
 )
-def test_what_cannot_be_added(model: Model, text: str, type_: str, attributes: dict[str, Any], codes: set[int]) -> None:
+def test_refused_additions(model: Model, text: str, type_: str, attributes: dict[str, Any], codes: set[int]) -> None:
     assert refusal(add, model, text, type_, **attributes) == codes
     assert len(model.prefixes) == 4
 

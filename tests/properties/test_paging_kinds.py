@@ -164,7 +164,7 @@ def test_pages_are_the_whole_whatever_comes_and_goes(
 
 
 @pytest.mark.parametrize('kind', KEY)
-def test_what_is_no_cursor_of_this_kind(playground: Playground, kind: str) -> None:
+def test_invalid_cursors_are_refused(playground: Playground, kind: str) -> None:
     playground.reset()
     world = World(playground, 'vrf', random.Random(1))
     for _ in range(5):

@@ -60,7 +60,7 @@ def test_the_first_address_of_a_network_is_a_number() -> None:
         (' 10.0.0.0/8 ', '10.0.0.0/8'),
     ],
 )
-def test_what_is_read_is_written_in_one_way(text: str, network: str) -> None:
+def test_networks_are_written_in_one_form(text: str, network: str) -> None:
     assert parse_network(text).text == network
 
 

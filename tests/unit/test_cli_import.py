@@ -623,7 +623,7 @@ def test_faults_are_raised(server: Callable[[bytes], int]) -> None:
     'answer',
     [b'', b'SSH-2.0\r\n', http(b'', '502 Bad Gateway'), http(b'<html>'), http(b''), http(b'<a/>')[:-2]],
 )
-def test_what_is_no_answer(server: Callable[[bytes], int], answer: bytes) -> None:
+def test_malformed_answers(server: Callable[[bytes], int], answer: bytes) -> None:
     port = server(answer)
     with pytest.raises(TransportError, match=f'127.0.0.1:{port}: '):
         ask(port)
@@ -691,7 +691,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize('outer', [*NETWORKS, '::/0', '2001:db8::/32', '::a00:0/128'])
 @pytest.mark.parametrize('inner', [*NETWORKS, '10.0.0.1/32', '2001:db8:1::/48', '2001:db9::/48'])
-def test_what_is_around_a_network_is_found_by_keys(outer: str, inner: str) -> None:
+def test_covering_networks_are_found_by_keys(outer: str, inner: str) -> None:
     one, other = ipaddress.ip_network(outer), ipaddress.ip_network(inner)
     if sheet._key(outer) < sheet._key(inner):
         expected = one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]

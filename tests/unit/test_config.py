@@ -437,7 +437,7 @@ def test_keys_of_the_section_default_hold_in_every_section(read: Reader, tmp_pat
         ('[nipapd]\ncolour = green\n', '[nipapd] colour: unknown key, ignored'),
     ],
 )
-def test_what_was_probably_meant(read: Reader, text: str, warning: str) -> None:
+def test_a_misspelt_key_gets_a_suggestion(read: Reader, text: str, warning: str) -> None:
     (found,) = read(text).warnings
     assert found.endswith(f': {warning}')
 
@@ -446,7 +446,7 @@ def test_what_was_probably_meant(read: Reader, text: str, warning: str) -> None:
     ('args', 'meant'),
     [(['--prot', '1'], '--port'), (['--no-pidfile'], '--no-pid-file'), (['--datadir=x'], '--data-dir')],
 )
-def test_which_option_was_probably_meant(args: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_option_gets_a_suggestion(args: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         load(args, {})
     assert end.value.code == 2
@@ -824,7 +824,7 @@ def test_a_collector(read: Reader) -> None:
         ('trace_id_header', 'perhaps'),
     ],
 )
-def test_what_cannot_be_traced(read: Reader, key: str, value: str) -> None:
+def test_invalid_settings_of_traces(read: Reader, key: str, value: str) -> None:
     assert f'[tracing] {key} = {value}: not a' in refused(read, f'[tracing]\n{key} = {value}\n')
 
 
@@ -846,12 +846,12 @@ def test_the_format_of_the_log(read: Reader) -> None:
         ('enabled = yes\nbrokers = x\ntopic_prefix = a b', 'not the beginning of the name of a topic'),
     ],
 )
-def test_what_kafka_cannot_use(read: Reader, text: str, problem: str) -> None:
+def test_invalid_settings_of_kafka(read: Reader, text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
         read(f'[kafka]\n{text}')
 
 
-def test_what_kafka_cannot_use_does_not_matter_while_it_is_not_enabled(read: Reader) -> None:
+def test_invalid_settings_of_kafka_are_warnings_while_it_is_not_enabled(read: Reader) -> None:
     loaded = read('[kafka]\nenabled = false\nsecurity_protocol = none\ntopic_prefix = a b\nsasl_password = hush\n')
     assert not loaded.kafka.enabled
     assert [re.sub(r'^.*: \[', '[', warning) for warning in loaded.warnings] == [

@@ -345,7 +345,7 @@ def test_an_unexpected_exception_shows_nothing_but_a_number(
     assert BASIC['Authorization'] not in caplog.text
 
 
-def test_what_cannot_be_encoded_is_an_internal_error(client: FlaskClient, backend: Recorder) -> None:
+def test_an_answer_that_cannot_be_encoded_is_an_internal_error(client: FlaskClient, backend: Recorder) -> None:
     backend.answer = {'a': object()}
     code, text = fault_of(client, body_of('version', {'auth': AUTH}))
     assert (code, text[:15]) == (1000, 'Internal error,')
@@ -508,7 +508,7 @@ def test_long_answers_are_the_same(client: FlaskClient, backend: Recorder, encod
     ('error', 'fault'),
     [(NipapError('no more'), (1000, 'no more')), (KeyError('no more'), (1000, 'Internal error, request id'))],
 )
-def test_what_fails_in_the_middle_of_a_long_answer_is_a_fault(
+def test_an_error_in_the_middle_of_a_long_answer_is_a_fault(
     client: FlaskClient, backend: Recorder, rows_before: int, error: Exception, fault: tuple[int, str]
 ) -> None:
     ended = []
@@ -526,7 +526,7 @@ def test_what_fails_in_the_middle_of_a_long_answer_is_a_fault(
     assert ended == [True]
 
 
-def test_reading_ends_when_what_was_read_cannot_be_encoded(client: FlaskClient, backend: Recorder) -> None:
+def test_reading_ends_when_a_row_cannot_be_encoded(client: FlaskClient, backend: Recorder) -> None:
     ended = []
 
     def chunks() -> Iterator[list[Any]]:
@@ -631,7 +631,7 @@ def test_an_id_is_made_when_none_can_be_used(client: FlaskClient, given: str | N
 
 
 @pytest.mark.parametrize(('verb', 'path', 'status'), [('GET', '/nothing', 404), ('DELETE', '/XMLRPC', 405)])
-def test_what_is_no_call_has_an_id_too(client: FlaskClient, verb: str, path: str, status: int) -> None:
+def test_a_request_without_a_call_has_an_id_too(client: FlaskClient, verb: str, path: str, status: int) -> None:
     client.post('/XMLRPC', data=body_of('version', {'auth': AUTH}), headers={**BASIC, 'X-Request-ID': 'former'})
     answer = client.open(path, method=verb, headers={'X-Request-ID': 'mine'})
     assert (answer.status_code, answer.headers['X-Request-ID']) == (status, 'mine')

@@ -58,7 +58,7 @@ def test_names_of_ours_are_names_like_others() -> None:
     assert decode(encode(value)) == value
 
 
-def test_what_cannot_be_kept_is_no_answer() -> None:
+def test_a_value_that_cannot_be_kept_is_refused() -> None:
     with pytest.raises(TypeError, match='set cannot be kept'):
         encode([{1}])
 
@@ -97,7 +97,7 @@ def test_keys(key: str) -> None:
 
 
 @pytest.mark.parametrize('key', ['', 'k' * 256, 'a\nb', '\0', '\u200b', '\ud800', 1, True, [], {}, b'k'])
-def test_what_is_no_key(key: object) -> None:
+def test_invalid_keys(key: object) -> None:
     with pytest.raises(NipapValueError, match='must be a string of 1 to 255 printable characters') as refused:
         read_key(key)
     assert len(str(refused.value)) < 400
@@ -126,7 +126,7 @@ def test_another_call_has_another(other: tuple[str, str, dict[str, Any]]) -> Non
     assert fingerprint(*other) != fingerprint(*CALL)
 
 
-def test_the_methods_that_take_keys_are_those_that_change_something() -> None:
+def test_exactly_the_changing_methods_take_keys() -> None:
     """The methods with keys refuse a read-only user before anything else.
 
     `batch` takes a key too, as it may hold such calls.

@@ -81,7 +81,7 @@ def use_up(authenticator: Authenticator) -> None:
         authenticator.login('nobody', 'x', HERE)
 
 
-def test_what_one_handler_has_heard_the_others_know(make: Make, hashed: list[str]) -> None:
+def test_a_login_at_one_handler_is_known_to_the_others(make: Make, hashed: list[str]) -> None:
     first, second = make(), make()
     assert is_heard(first, 'ann')
     assert is_heard(second, 'ann')
@@ -94,7 +94,7 @@ def test_what_one_handler_has_heard_the_others_know(make: Make, hashed: list[str
     assert not is_heard(third, 'ann', 'password of bob')
 
 
-def test_who_logged_in_within_a_day_is_not_refused(
+def test_a_user_who_logged_in_within_a_day_is_not_refused(
     make: Make, hashed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The password is checked again, once `auth_cache_timeout` is over."""

@@ -167,7 +167,7 @@ def test_tornado_tells_of_connections_as_the_server_wants_to_hear() -> None:
     )
 
 
-def test_tornado_waits_for_what_headers_received_returns() -> None:
+def test_tornado_waits_for_the_result_of_headers_received() -> None:
     async def serve() -> Told:
         delegate = Served(asyncio.Event())
         await converse(GET, delegate, meanwhile=lambda: seen.extend(delegate.requests[0].events))
@@ -183,7 +183,7 @@ def test_tornado_waits_for_what_headers_received_returns() -> None:
     )
 
 
-def test_tornado_counts_what_is_written_and_what_was_taken() -> None:
+def test_tornado_counts_written_and_taken_bytes() -> None:
     async def write() -> tuple[object, object]:
         near, far = socket.socketpair()
         near.setblocking(False)
@@ -199,7 +199,7 @@ def test_tornado_counts_what_is_written_and_what_was_taken() -> None:
     internal(counted == (10, 10), 'tornado', 'lacks IOStream._total_write_index or _total_write_done_index', uses)
 
 
-def test_tornado_says_what_is_no_http_in_the_bytes_that_are_replaced() -> None:
+def test_tornado_answers_malformed_http_with_the_replaced_bytes() -> None:
     answer = asyncio.run(converse(b'nonsense\r\n\r\n', Served()))
     internal(
         answer == streams.MALFORMED,
@@ -229,7 +229,7 @@ def test_tornado_reads_a_change_of_no_keep_alive_for_each_request() -> None:
     )
 
 
-def test_tornado_streams_show_what_has_arrived() -> None:
+def test_tornado_streams_show_arrived_bytes() -> None:
     async def look() -> tuple[Any, Any]:
         (near, far), (other, another) = socket.socketpair(), socket.socketpair()
         stream, encrypted = IOStream(near), SSLIOStream(other)
@@ -390,7 +390,7 @@ def test_werkzeug_tells_of_a_body_that_is_cut_off() -> None:
     internal(False, 'Werkzeug', 'does not raise ClientDisconnected for a body that is cut off', 'nipap.http.bodies')
 
 
-def test_werkzeug_closes_what_an_answer_holds() -> None:
+def test_werkzeug_calls_the_close_functions_of_an_answer() -> None:
     closed: list[bool] = []
     response = Response(b'')
     response.call_on_close(lambda: closed.append(True))
@@ -401,7 +401,7 @@ def test_werkzeug_closes_what_an_answer_holds() -> None:
 # ---- psycopg2, in nipap/connecting.py and nipapd/fibers.py
 
 
-def test_psycopg2_numbers_what_it_waits_for() -> None:
+def test_psycopg2_numbers_its_wait_states() -> None:
     numbers = psycopg2.extensions.POLL_OK, psycopg2.extensions.POLL_READ
     internal(
         numbers == (fibers.READY, fibers.READABLE),
@@ -446,7 +446,7 @@ def test_psycopg2_waits_by_a_function_of_ours() -> None:
 # ---- greenlet, in nipapd/fibers.py
 
 
-def test_greenlets_are_children_of_whoever_makes_them() -> None:
+def test_greenlets_are_children_of_their_maker() -> None:
     made: list[greenlet.greenlet] = []
     main = greenlet.getcurrent()
     internal(main.parent is None, 'greenlet', 'has a parent of the first greenlet of a thread', 'nipapd.fibers')

@@ -161,7 +161,7 @@ def test_right_passwords_leave_nothing_behind(patience: Patience) -> None:
     assert not any(counts._memory.bytes)
 
 
-def test_what_could_not_be_looked_at_is_no_failure(patience: Patience) -> None:
+def test_an_unchecked_password_is_no_failure(patience: Patience) -> None:
     limits = LoginLimits(4, 60)
 
     def broken() -> None:
@@ -247,7 +247,7 @@ def test_an_attempt_that_never_ends_is_forgotten_with_the_rest(patience: Patienc
     assert is_heard(limits)
 
 
-def test_the_memory_does_not_grow_and_those_who_fail_most_are_remembered() -> None:
+def test_the_memory_does_not_grow_and_keeps_the_most_frequent_failures() -> None:
     counts = LoginCounts()
     size = len(counts._memory.bytes)
     now = time.monotonic()
@@ -278,7 +278,7 @@ def test_nothing_that_was_typed_is_kept() -> None:
         ('a socket', 'a socket'),
     ],
 )
-def test_what_an_address_counts_for(address: str, expected: str) -> None:
+def test_the_network_that_an_address_counts_for(address: str, expected: str) -> None:
     assert network(address) == expected
 
 

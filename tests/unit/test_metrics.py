@@ -102,7 +102,7 @@ def test_counters_do_not_go_back_when_handlers_die() -> None:
         assert values(board)['nipap_calls_total code=0 method=echo'] == 10 * round_
 
 
-def test_what_a_dead_handler_was_doing_is_over() -> None:
+def test_calls_of_a_dead_handler_are_over() -> None:
     board = Board(2)
     in_child(board, 1)
     assert board.ready_handlers() == 0

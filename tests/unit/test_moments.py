@@ -63,7 +63,7 @@ DAY = dt.datetime(2031, 12, 31, tzinfo=UTC)
         ('01.01.2031', dt.datetime(2031, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_what_programs_and_people_write(text: str, moment: dt.datetime) -> None:
+def test_moments_of_programs_and_people(text: str, moment: dt.datetime) -> None:
     assert read(text) == moment
     assert read(f'  {text} ') == moment
     assert read(text.upper()) == read(text.lower()) == moment
@@ -109,7 +109,7 @@ def test_what_programs_and_people_write(text: str, moment: dt.datetime) -> None:
         *('2031-12-31 12:00:', '2031-12-31 -', '31.12.2031,', '2031-12-31T', 'of 31 Dec 2031', '31 Dec 2031 m'),
     ],
 )
-def test_what_is_not_understood_as_a_whole(text: str) -> None:
+def test_texts_that_are_not_understood_as_a_whole(text: str) -> None:
     with pytest.raises(NipapValueError, match=r'^Invalid date specification$'):
         read_moment(text)
 
@@ -120,7 +120,7 @@ def test_day_and_month_that_can_be_exchanged() -> None:
             read_moment(text)
 
 
-def test_what_is_no_text() -> None:
+def test_values_that_are_no_text() -> None:
     assert read_moment(None) == read_moment('never') == read_moment('Infinity') == NEVER
     assert read_moment(dt.datetime(2031, 12, 31, 12)) == NOON
     for value in (45658, 1.5, True, [], {}, dt.date(2031, 12, 31)):
@@ -316,7 +316,7 @@ def mutilated(draw: st.DrawFn) -> str:
 
 
 @given(mutilated())
-def test_what_is_mutilated_is_refused_or_says_what_is_read(text: str) -> None:
+def test_a_mutilated_moment_is_refused_or_read_with_its_numbers(text: str) -> None:
     """Every number of a text appears in the moment that is read."""
     found = read(text)
     if found is None or re.search('[0-9]', text) is None:

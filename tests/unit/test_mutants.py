@@ -69,7 +69,7 @@ def texts(programs: dict[str, Any], path: str, text: str) -> set[tuple[str, str]
     return {(text[each.start : each.end], each.replacement) for each in found}
 
 
-def test_what_decides_in_python_is_changed(programs: dict[str, Any]) -> None:
+def test_deciding_code_in_python_is_changed(programs: dict[str, Any]) -> None:
     assert texts(programs, 'house.py', PYTHON) == {
         ('10', '10 + 1'),
         ('is', 'is not'),
@@ -86,7 +86,7 @@ def test_what_decides_in_python_is_changed(programs: dict[str, Any]) -> None:
     }
 
 
-def test_what_decides_in_sql_is_changed(programs: dict[str, Any]) -> None:
+def test_deciding_code_in_sql_is_changed(programs: dict[str, Any]) -> None:
     assert texts(programs, 'sql/functions/beds.sql', SQL) == {
         ('PERFORM FROM room WHERE id = n AND size > 2 ORDER BY id FOR UPDATE;', 'NULL;'),
         ('=', '<>'),
@@ -174,7 +174,7 @@ def test_of_two_lines_alike_the_same_one_is_found(programs: dict[str, Any]) -> N
     assert [place and place.line for place in places] == [4, 6, 10]
 
 
-def test_what_is_gone_is_lost(programs: dict[str, Any]) -> None:
+def test_a_mutant_of_removed_code_is_lost(programs: dict[str, Any]) -> None:
     assert moved(programs, 'house.py', PYTHON, {'house.py': 'def fits() -> None:\n    pass\n'}) == [None] * 12
 
 

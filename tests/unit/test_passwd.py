@@ -199,7 +199,7 @@ def test_scripts_may_set_short_passwords_and_are_warned(run: Command, users: Loc
     run('test-user', '-u', 'ann', '-p', 'x')
 
 
-def test_what_is_as_it_is_wanted_is_no_error(run: Command, users: LocalUsers, path: Path) -> None:
+def test_a_change_that_is_already_made_is_no_error(run: Command, users: LocalUsers, path: Path) -> None:
     """Scripts that set up a host run again."""
     users.add(LocalUser('joe', 'Joe'), 'the secret')
     again = run('add', '-u', 'joe', '-p', 'other', '-n', 'x', '--trusted')
@@ -222,7 +222,7 @@ def test_what_is_as_it_is_wanted_is_no_error(run: Command, users: LocalUsers, pa
         (['test-user'], 'Please specify user with --user'),
     ],
 )
-def test_what_is_missing_is_named(run: Command, users: LocalUsers, args: list[str], said: str) -> None:
+def test_missing_arguments_are_named(run: Command, users: LocalUsers, args: list[str], said: str) -> None:
     """Standard input is empty, as in a script."""
     users.add(LocalUser('joe'), 'the secret')
     assert says(run(*args, code=1)) == said
@@ -376,7 +376,7 @@ def test_only_the_owner_may_read_the_file(users: LocalUsers, path: Path) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a file away')
-def test_what_root_makes_belongs_to_who_will_use_it(run: Command, tmp_path: Path) -> None:
+def test_a_file_made_by_root_belongs_to_its_user(run: Command, tmp_path: Path) -> None:
     home = tmp_path / 'home'
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)

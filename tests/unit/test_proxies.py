@@ -68,7 +68,7 @@ def test_nobody_is_believed_unless_configured() -> None:
 
 
 @given(claimed=st.lists(st.one_of(st.ip_addresses().map(str), st.text(max_size=20)), max_size=5))
-def test_what_a_client_claims_does_not_matter(claimed: list[str]) -> None:
+def test_claims_of_a_client_do_not_matter(claimed: list[str]) -> None:
     forwarded = ','.join([*claimed, '192.0.2.7'])
     assert PROXIES.client_of('127.0.0.1', forwarded) == '192.0.2.7'
     assert PROXIES.client_of('192.0.2.7', ','.join(claimed)) == '192.0.2.7'

@@ -154,7 +154,7 @@ def test_an_unexpected_exception_shows_nothing_but_a_number(
         ('GET', '/tags?q=x', None, 'q'),
     ],
 )
-def test_what_no_call_takes_is_named_before_anything_is_called(
+def test_unknown_members_are_named_before_anything_is_called(
     client: FlaskClient, backend: Raiser, method: str, path: str, body: object, about: str
 ) -> None:
     backend.error = AssertionError('called')

@@ -249,7 +249,7 @@ def test_every_sign_compares(sign: str, blanks: str) -> None:
         ('avps."k=x', 'avps."k', 'x'),
     ],
 )
-def test_what_is_compared(text: str, attribute: str, value: str) -> None:
+def test_attributes_and_values_of_comparisons(text: str, attribute: str, value: str) -> None:
     query = parse(text).query
     assert (query['val1'], query['val2']) == (attribute, value)
 
@@ -336,7 +336,7 @@ def test_addresses_and_prefixes(word: str, kind: str, value: str, more: dict[str
         *('1:99999999999', '1.2.3.400:1', 'a:1', '1:', ':1', '1:2a', '1' * 5000 + ':1', '1' * 5000 + '/8'),
     ],
 )
-def test_what_only_looks_like_an_address_is_text(word: str) -> None:
+def test_words_that_only_look_like_addresses_are_text(word: str) -> None:
     assert brief(parse(word).query) == repr(word)
 
 
@@ -446,7 +446,7 @@ def test_any_text_has_an_answer(text: str, kind: str) -> None:
     assert all(error['error_message'] for error in errors)
 
 
-def test_what_was_not_understood_is_told_in_order() -> None:
+def test_errors_are_listed_in_order() -> None:
     query = parse('vlna=5 x (type=bogus or y) z "open').query
     why = [('vlna=5', 'unknown attribute'), ('type=bogus', 'invalid value'), ('"open', 'unclosed quote')]
     assert smart_parsing.objections(query) == why

@@ -32,7 +32,7 @@ def in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize('name', ANSWERS)
-def test_what_went_in_comes_out(name: str, in_memory: bool) -> None:
+def test_data_is_read_as_it_was_written(name: str, in_memory: bool) -> None:
     answer = b''.join(ANSWERS[name])
     made = Spool(ANSWERS[name])
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_what_went_in_comes_out(name: str, in_memory: bool) -> None:
     made.close()
 
 
-def test_pieces_are_for_one_who_left() -> None:
+def test_a_closed_spool_gives_no_pieces() -> None:
     made = Spool(ANSWERS['regular'])
     pieces = made.plain()
     assert next(pieces)

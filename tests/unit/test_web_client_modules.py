@@ -112,7 +112,7 @@ def test_a_trusted_user_acts_for_another(config: NipapConfig) -> None:
     assert (auth.username, auth.trusted) == ('look', False)
 
 
-def test_what_cannot_be_asked(config: NipapConfig) -> None:
+def test_invalid_back_ends_and_sources(config: NipapConfig) -> None:
     factory = AuthFactory()
     with pytest.raises(AuthError, match="Invalid auth backend 'nowhere' specified"):
         factory.get_auth('look@nowhere', 'look', 'nipap')

@@ -237,7 +237,7 @@ def test_the_format_of_timestamps() -> None:
 
 
 @pytest.mark.parametrize('value', [{1, 2}, object(), {1: 'a'}, {None: 'a'}, [{1: 'a'}, {1: 'b'}], date(2026, 1, 1)])
-def test_what_cannot_be_sent_is_an_error_here(value: Any) -> None:
+def test_values_that_cannot_be_sent_are_errors(value: Any) -> None:
     with pytest.raises(TypeError):
         wire.encode_response(value)
 
@@ -374,7 +374,7 @@ def test_nesting_has_an_end() -> None:
         ),
     ],
 )
-def test_what_is_accepted(content: str, expected: Any) -> None:
+def test_accepted_values(content: str, expected: Any) -> None:
     assert identical(decode_value(content), expected)
 
 
@@ -438,7 +438,7 @@ def test_what_is_accepted(content: str, expected: Any) -> None:
         (f'<{"x" * 1000}/>', '<x{40}…> is not expected in <value>'),
     ],
 )
-def test_what_is_refused(content: str, complaint: str) -> None:
+def test_refused_values(content: str, complaint: str) -> None:
     with pytest.raises(NipapInputError, match=f'^malformed XML-RPC request: .*{complaint}') as caught:
         decode_value(content)
     assert len(str(caught.value)) < 200
@@ -528,7 +528,7 @@ def refused_by_expat(character: str) -> bool:
     return False
 
 
-def test_forbidden_characters_are_those_that_parsers_refuse() -> None:
+def test_parsers_refuse_exactly_the_forbidden_characters() -> None:
     assert forbidden_character('') is None
     assert forbidden_character('tab\tline\nreturn\råäö😀\x7f\x85') is None
     assert forbidden_character('a\x00b\x01') == '\x00'
@@ -538,7 +538,7 @@ def test_forbidden_characters_are_those_that_parsers_refuse() -> None:
 
 
 @given(all_text)
-def test_what_is_not_forbidden_arrives_unchanged(text: str) -> None:
+def test_allowed_characters_arrive_unchanged(text: str) -> None:
     if forbidden_character(text) is None:
         assert received(wire.encode_response(text)) == text
     else:
@@ -596,7 +596,7 @@ def turns() -> Iterator[Counting]:
     Runtime().enter()
 
 
-def test_what_is_big_is_read_and_written_in_several_turns(turns: Counting) -> None:
+def test_big_values_are_read_and_written_in_several_turns(turns: Counting) -> None:
     value = {'é': [{'operator': 'or', 'val1': {'n': number}, 'text': 'ü' * (number % 7)} for number in range(20_000)]}
     body = wire.encode_request('m', {'query': value})
     assert turns.turns > 2
