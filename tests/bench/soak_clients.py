@@ -420,7 +420,7 @@ class Client:
             self.wrong(f'{key} was answered with {told} instead of {facts}')
 
     def cover(self) -> None:
-        """Put a reservation above some prefixes, or remove one."""
+        """Put a reservation above some prefixes, or remove the oldest of these reservations."""
         if len(self.covers) >= 8:
             return self.remove(self.covers.pop(0), 'remove_prefix above others')
         used = {self.book.facts[key]['prefix'] for key in self.covers}

@@ -267,7 +267,7 @@ def with_moments(item: Object) -> Object:
 
 
 def without_match(answer: Any) -> Any:
-    """Return an answer without the members that tell of a search."""
+    """Return an answer without `match`, which only searches give."""
     for item in answer if isinstance(answer, list) else [answer]:
         item.pop('match', None)
     return answer

@@ -44,7 +44,7 @@ def test_a_number_of_nothing(calls: Face, rest_face: RestFace, kind: str) -> Non
 
 
 def test_a_prefix_is_shown_whole(calls: Face, rest_face: RestFace) -> None:
-    """Every request shows a prefix as searches do, so one tag stands for it."""
+    """Every request shows a prefix as searches do, so that one ETag is valid for all of them."""
     api, attr = calls, {'prefix': '10.1.0.1/32', 'type': 'assignment', 'description': 'd'}
     added = api.call('add_prefix', attr=attr)
     assert added['display_prefix'] == '10.1.0.1'

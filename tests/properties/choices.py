@@ -88,7 +88,7 @@ def one_of_the(collection: Callable[[Model], Sequence[Any]]) -> st.SearchStrateg
 
 
 def stored_networks(model: Model) -> list[str]:
-    """Return the networks that are stored in any VRF, or all IPv4 networks if there are none."""
+    """Return the networks that are stored in any VRF, or `UNIVERSE[4]` if there are none."""
     return sorted({str(p.network) for p in model.prefixes.values()}) or UNIVERSE[4]
 
 

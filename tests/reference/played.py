@@ -43,7 +43,7 @@ LEAST: Mapping[str, Object] = {
     'asn': {'asn': 64511},
 }
 ALLOCATED = {'description': 'Link to customer 1'}
-# PostgreSQL takes minutes for this pattern on this text, and the trial of patterns does not see it.
+# PostgreSQL takes minutes for this pattern on this text, and the trial of patterns does not detect it.
 SLOW_TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
 SLOW_PATTERN = r'^(.+)(.+)(.+)\3\2\1!$'
 
@@ -177,7 +177,10 @@ def _site(dsn: str, users: Path, **options: Any) -> Iterator[Site]:
 
 
 def example(call: str, **other: Any) -> Object:
-    """Return the members of a call with the examples of its table. `other` replaces or adds members."""
+    """Return the members of a call with the examples of its table.
+
+    `other` replaces or adds members. None removes a member.
+    """
     members = {member.name: member.example for member in CALLS[call].members if member.example not in (None, {})}
     return {name: value for name, value in {**members, **other}.items() if value is not None}
 
