@@ -1,6 +1,7 @@
 """Print changes as they happen, COUNT of them.
 
-The number of the last event is kept in a file. After an interruption the program goes on behind it and misses none.
+The number of the last event is kept in a file. After an interruption the program goes on after that event and misses
+none.
 """
 
 import json
@@ -18,7 +19,7 @@ LAST = Path('last-event')
 
 
 def events(url: str, after: str) -> Iterator[tuple[str, dict]]:
-    """Yield number and content of each event behind `after`."""
+    """Yield number and content of each event after `after`."""
     number = after
     with urllib.request.urlopen(request(url, '/events', {'after': after}), timeout=60) as stream:
         for raw in stream:

@@ -11,7 +11,7 @@ def main(url: str, order: str) -> int:
     nipap = xmlrpc.client.ServerProxy(f'{url}/XMLRPC', allow_none=True)
     query = {'operator': 'equals', 'val1': 'order_id', 'val2': order}
     found = nipap.search_prefix({'auth': AUTH, 'query': query, 'search_options': {'max_result': None}})['result']
-    found.sort(key=lambda prefix: -prefix['indent'])  # what is inside goes first
+    found.sort(key=lambda prefix: -prefix['indent'])  # inner prefixes first
     operations = [{'method': 'remove_prefix', 'args': {'prefix': {'id': prefix['id']}}} for prefix in found]
     try:
         nipap.batch({'auth': AUTH, 'operations': operations, 'reason': f'Order {order} was cancelled'})

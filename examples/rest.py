@@ -8,7 +8,7 @@ from typing import Any
 
 
 def request(url: str, path: str, parameters: dict[str, Any] | None = None, **options: Any) -> urllib.request.Request:
-    """Return a request; the user and password of the URL go into its header."""
+    """Return a request. The user and password of the URL go into its header."""
     parts = urllib.parse.urlsplit(url)
     login = ':'.join(urllib.parse.unquote(part or '') for part in (parts.username, parts.password))
     address = f'{parts.scheme}://{parts.hostname}:{parts.port}/api/v1{path}'

@@ -20,7 +20,7 @@ def main(url: str, pool: str, order: str) -> int:
         try:
             answer = ask(url, 'POST', f'/pools/{found["id"]}/allocations', body=body, key=f'order-{order}')
         except urllib.error.HTTPError as error:
-            if error.code not in (503, 504):  # 503: nothing was changed; 504: nobody knows
+            if error.code not in (503, 504):  # 503: nothing was changed; 504: the outcome is unknown
                 print(error.read().decode(), file=sys.stderr)
                 return 1
             time.sleep(2**attempt)

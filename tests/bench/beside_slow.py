@@ -1,6 +1,6 @@
-"""Quick calls beside slow ones: sixteen that sleep and a search that keeps PostgreSQL busy, all the time.
+"""Time quick calls while the daemon is busy with slow calls: sixteen that sleep and a search that loads PostgreSQL.
 
-The slow ones come from a process of their own, which begins the next when one has been answered.
+A separate process makes the slow calls and begins the next one when one has been answered.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from bench.soak_clients import CONTEXT as SOAK
 from bench.soak_hostile import attacking
 
 QUICK = (FLOOR, EXACT)
-MOST_TIMES = 2.0  # what a quick call takes alone
+MOST_TIMES = 2.0  # times the median of the quick call alone
 MOST_TIMES_ATTACKED, MORE_MS = 3.0, 50.0
 HOSTILE = 2
 SLEEPERS, SLEEP_S = 16, 1
 START_S = 120
-# A pattern that PostgreSQL tries for about a second on this text, on one core.
+# PostgreSQL tries this pattern on this text for about a second, on one core.
 PLACE, PATTERN = '102.225.0.0/24', r'^(.+)(.+)(.+)\3\2\1!$'
 TEXT = ''.join(random.Random(1).choices('abcdefgh', k=250)) + '!'
 _CONTEXT = multiprocessing.get_context('fork')
 
 
 def time_quick(site: Site, runs: int) -> Iterator[Measure]:
-    """What quick calls take beside slow ones, to what they take alone, before and afterwards."""
+    """Yield the median of each quick call beside slow calls, divided by its median alone.
+
+    The median alone is of calls before and after the slow calls.
+    """
     before = _measured(site, runs)
     with slow_calls(site):
         beside = _measured(site, runs)
@@ -50,7 +53,7 @@ def _measured(site: Site, runs: int) -> Sequence[Times]:
 
 @contextlib.contextmanager
 def slow_calls(site: Site) -> Iterator[None]:
-    """Slow calls are under way meanwhile. Raises Failed when one of them was refused."""
+    """Keep slow calls under way in the block. Raise Failed if one was refused."""
     attr = {'prefix': PLACE, 'type': 'assignment', 'description': TEXT}
     added = site.call('add_prefix', attr=attr)
     answered, stop = _CONTEXT.Semaphore(0), _CONTEXT.Event()
@@ -69,7 +72,7 @@ def slow_calls(site: Site) -> Iterator[None]:
 
 
 def _call(url: str, answered: Semaphore, stop: Event) -> None:
-    """All slow calls, until told to stop; the exit code tells whether one was refused."""
+    """Make all slow calls until `stop` is set. End with exit code 1 if a call was refused."""
     asked = {'operator': 'regex_match', 'val1': 'description', 'val2': PATTERN}
     place = {'operator': 'equals', 'val1': 'prefix', 'val2': PLACE}
     search = 'search_prefix', {'query': {'operator': 'and', 'val1': place, 'val2': asked}}
@@ -93,7 +96,10 @@ def _call(url: str, answered: Semaphore, stop: Event) -> None:
 
 
 def time_attacked(site: Site, runs: int) -> Iterator[Measure]:
-    """What quick calls take at most beside hostile clients, to what they take at most alone: 99 of 100 of each."""
+    """Yield the 99th percentile of each quick call beside hostile clients, divided by its 99th percentile alone.
+
+    The percentile alone is of calls before and after the attack.
+    """
     before = _measured(site, runs)
     stop = SOAK.Event()
     with attacking(site.url, stop, 1, HOSTILE):

@@ -1,4 +1,7 @@
-"""Ratios of timings, which a busy machine breaks: `make bench` runs them, the ordinary tests count instead."""
+"""Checks of ratios of timings.
+
+A busy machine breaks these checks, so `make bench` runs them. The ordinary tests count calls instead.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ Make = Callable[[int], Authenticator]
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes an authenticator for joe, whose password is hashed with this parameter, and old, who has an older hash."""
+    """Return a maker of an authenticator with two users.
+
+    The password of joe is hashed with the given `log2_n`. The user old has an older hash.
+    """
     made: list[Authenticator] = []
 
     def maker(log2_n: int) -> Authenticator:

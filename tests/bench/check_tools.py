@@ -1,7 +1,7 @@
-"""The benchmark at a size at which figures mean nothing: it runs through. `make bench` begins with this.
+"""Run the benchmark to its end, at a size at which its figures mean nothing. `make bench` begins with these tests.
 
-The name keeps these tests out of the ordinary ones: they are about the tools, and some hold ratios of timings, which a
-busy machine breaks.
+The name of the file keeps these tests out of the ordinary tests: they are about the tools, and some hold ratios of
+timings, which a busy machine breaks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(*command: str, code: int = 0, **env: str) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def url(daemon: Callable[..., Daemon], database_options: dict[str, str], tmp_path: Path) -> str:
-    """Where a daemon serves that holds the data set, as far as it goes."""
+    """Return the URL, with credentials, of a daemon that holds a small part of the data set."""
     running = daemon(config={'nipapd': {**database_options, 'forks': '2'}})
     file = tmp_path / 'prefixes.csv'
     with open(file, 'w', newline='') as out:
@@ -98,7 +98,7 @@ def test_the_encoder_is_twice_as_fast_as_the_standard_library() -> None:
 
 
 def test_the_long_run_runs_through() -> None:
-    """Nothing is bigger, and autovacuum comes; only the speed of so short a run may be judged wrongly."""
+    """Expect no growth and an autovacuum. The speed may be judged wrongly, because the run is so short."""
     size = ['--cycles', '1500', '--clients', '2', '--rows', '50', '--kept', '5', '--snapshot', '50']
     command = [sys.executable, health.__file__, *size, '--setting', 'autovacuum_naptime=1']
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)

@@ -1,8 +1,8 @@
-"""How fast the XML-RPC codec is beside the standard library's, on the answer that search_prefix gives.
+"""Time the XML-RPC codec beside the standard library's, on the answer of `search_prefix`.
 
 Usage: python tests/bench/codec_bench.py [--rows 1000] [--runs 15]
 
-Exit code 1: encoding takes more than half of what the standard library takes.
+Exit code 1: encoding takes more than half of the time of the standard library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.pages import for_standard_library, prefix
 
 from nipap.xmlrpc import codec as wire
 
-LEAST_TIMES = 2.0  # as fast as the standard library, for a page of prefixes
+LEAST_TIMES = 2.0  # our encoder must be twice as fast as the standard library, for a page of prefixes
 
 
 def median_ms(action: Callable[[], object], runs: int) -> float:
@@ -43,7 +43,7 @@ def standard_encode(value: object) -> bytes:
 
 
 def page_ms(count: int, runs: int) -> tuple[float, float]:
-    """What encoding so many prefixes takes: ours, and the standard library's, in turns."""
+    """Return the milliseconds to encode `count` prefixes: with our encoder, and with the standard library, in turns."""
     rows = [prefix(i) for i in range(count)]
     plain = [for_standard_library(row) for row in rows]
     turns = [
@@ -51,7 +51,7 @@ def page_ms(count: int, runs: int) -> tuple[float, float]:
         for _ in range(runs)
     ]
     ours, theirs = zip(*turns, strict=True)
-    return min(ours), min(theirs)  # others on the machine can only take away
+    return min(ours), min(theirs)  # The least time counts, because other processes on the machine can only add to it.
 
 
 def main() -> int:

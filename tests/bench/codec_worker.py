@@ -1,7 +1,7 @@
-"""Times parts of the code that it finds in PYTHONPATH, without a daemon: a name on stdin, a line of JSON on stdout.
+"""Time parts of the code in PYTHONPATH, without a daemon: reads a name from stdin, writes a line of JSON to stdout.
 
-`sides.Worker` runs it with the code of each revision. A part that this revision does not have is answered with a
-`problem`. A new part is one more entry of `PARTS`.
+`sides.Worker` runs this program with the code of each revision. The answer is a `problem` if the revision does not have
+the part. A new part is one more entry of `PARTS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import pages
 
-Part = tuple[Callable[[], object], int]  # what is done, and how often for one timing
+Part = tuple[Callable[[], object], int]  # the work, and its repetitions in one timing
 
 
 @functools.cache
@@ -103,7 +103,7 @@ def _prepared(name: str) -> Part:
 
 
 def timed(name: str) -> dict[str, object]:
-    """Do a part once, and return what it took: seconds, and seconds of processor time."""
+    """Do a part once, and return its seconds and its seconds of processor time."""
     try:
         work, times = _prepared(name)
     except (ImportError, AttributeError, KeyError) as error:

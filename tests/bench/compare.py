@@ -1,10 +1,10 @@
-"""Two revisions side by side: what every row of the benchmark takes with BASE and with the working tree.
+"""Compare two revisions side by side: time every row of the benchmark with BASE and with the working tree.
 
 Usage: python tests/bench/compare.py BASE [options], see --help and docs/measuring.md.
 
-Both are installed into directories of their own, and each serves the same data from a PostgreSQL of its own. They take
-turns call by call, so that whatever else the machine does disturbs both alike. Exit code 1: a row is slower, a call was
-refused, or the two databases differ at the end. 2: a revision cannot be installed or does not run.
+Each revision is installed into a directory of its own and serves the same data from a PostgreSQL of its own. The
+revisions take turns call by call, so that other load on the machine disturbs both alike. Exit code 1: a row is slower,
+a call was refused, or the two databases differ at the end. 2: a revision cannot be installed or does not run.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ from daemon_process import DaemonError  # noqa: E402
 from support import open_directories  # noqa: E402
 
 REAL_ROWS, SIBLINGS = 20_000, 2000
-WARM_UP, WARM_UP_SHARE = 10, 0.1  # pairs, and the most of a row's time: PostgreSQL plans a statement five times
-AGAIN = 2  # times that a row is timed again which seems slower
-TRIES = 2  # of a call that a side may not know; a machine that is too busy refuses once
-JUDGED_FROM = 8  # pairs; fewer have no interval that means anything
-LOOK_EVERY = 10  # pairs: sessions of PostgreSQL come and go
-TAIL_S = 0.0003  # in which a daemon does what it still has to do after an answer
+# Pairs, and the most of a row's time, for warming up: PostgreSQL plans a statement five times.
+WARM_UP, WARM_UP_SHARE = 10, 0.1
+AGAIN = 2  # repetitions of a row that seems slower
+TRIES = 2  # attempts at a call that a side may not know, since a machine that is too busy refuses once
+JUDGED_FROM = 8  # pairs; the interval of fewer pairs means nothing
+LOOK_EVERY = 10  # pairs between two looks at the processes, since sessions of PostgreSQL come and go
+TAIL_S = 0.0003  # time for the work that a daemon still does after an answer
 BIG_ANSWER = 10_000
 REFUSALS = (Refused, Failed, RevisionError, xmlrpc.client.Fault, psycopg2.Error, OSError)
 
 
 @dataclass
 class Result:
-    """The pairs of one row. `only`: the one side that knows the row; `problem`: why there are no pairs.
+    """The pairs of one row.
 
-    `refusals`: what ended a round early. A machine that is too busy does that once, not in each round.
+    `only`: the one side that knows the row. `problem`: the reason why there are no pairs. `refusals`: the errors that
+    ended a round early. A machine that is too busy causes one refusal, not one in each round.
     """
 
     row: Row
@@ -70,7 +72,7 @@ class Result:
 
     @property
     def judged(self) -> list[Interval]:
-        """Return the intervals of enough pairs to say something."""
+        """Return the intervals of times and processor times with at least JUDGED_FROM pairs."""
         return [pairs.interval for pairs in (self.times, self.processor) if len(pairs) >= JUDGED_FROM]
 
     @property
@@ -79,7 +81,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """Return what the row shows, for people."""
+        """Return the verdict on the row in words."""
         if self.problem:
             return f'only {self.only}: {self.problem}' if self.only else self.problem
         word = 'slower' if self.slower else 'quicker' if any(one.quicker for one in self.judged) else ''
@@ -110,16 +112,17 @@ class Result:
 
 
 class Turns:
-    """One row on both sides, which take turns."""
+    """The runs of one row on both sides, in turns."""
 
     def __init__(self, base: Timer, ours: Timer, result: Result) -> None:
         self._both = (base, ours)
         self._result = result
 
     def take(self, first: int, pairs: int, seconds: float) -> None:
-        """Warm up, then add pairs until there are enough or the time is over; one of each order at least.
+        """Warm up, then add pairs until there are enough or the time is over.
 
-        `first`: the number of the first run, which decides what its call is about.
+        At least one pair of each order is added. `first` is the number of the first run; it decides which object the
+        call is about.
         """
         for timer in self._both:
             timer.find_processes()
@@ -136,7 +139,7 @@ class Turns:
             self._pair(number + done + 1, kept=True)
 
     def _pair(self, number: int, kept: bool) -> None:
-        """Run both sides once; which is first changes with every number."""
+        """Run both sides once. An even number runs BASE first, an odd number runs ours first."""
         order = self._both if number % 2 == 0 else self._both[::-1]
         for timer in order:
             timer.prepare(number)
@@ -148,7 +151,8 @@ class Turns:
             took[timer] = timer.run(), before
         time.sleep(TAIL_S)
         used = {timer: used_s(took[timer][1], timer.processor_ns()) / timer.calls for timer in order}
-        with contextlib.ExitStack() as stack:  # the second is undone although the first was refused
+        # The stack undoes the run of the second side although undoing the first was refused.
+        with contextlib.ExitStack() as stack:
             for timer in order[::-1]:
                 stack.callback(timer.finish, number)
         if kept:
@@ -159,7 +163,10 @@ class Turns:
 
 
 def refusal(row: Row, side: Side) -> str:
-    """Return why a side does not do what a row asks for; empty: it does. Raises nothing."""
+    """Return the reason why a side cannot run a row, or an empty text if it can.
+
+    Errors of the calls are returned, not raised.
+    """
     if row.method and row.method not in side.methods:
         return f'there is no method {row.method}'
     said = ''
@@ -178,7 +185,7 @@ def refusal(row: Row, side: Side) -> str:
 
 
 def explained(error: Exception) -> str:
-    """Return what an error says, in one line and not too long."""
+    """Return the text of an error in one line of at most 300 characters."""
     return ' '.join(str(error).split())[:300] or repr(error)
 
 
@@ -186,7 +193,7 @@ def explained(error: Exception) -> str:
 
 
 class Comparison:
-    """One run: two sides, what they are compared in, and what has come of it."""
+    """One run of the comparison: the two sides, the rows and their results."""
 
     def __init__(self, options: argparse.Namespace, base: Side, ours: Side) -> None:
         self.options, self.base, self.ours = options, base, ours
@@ -196,7 +203,10 @@ class Comparison:
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Fill both sides, which must run, time all rows, and those again that seem slower."""
+        """Fill both sides, time all rows, and time rows again that seem slower.
+
+        Both sides must be running.
+        """
         self._fill()
         stored = self.base.counts()
         self._find_unknown([row for row in ROWS if self._wanted(row)])
@@ -224,7 +234,7 @@ class Comparison:
         self.notes.append(f'{count:,} prefixes, imported in {self.base.import_s:.1f} and {self.ours.import_s:.1f} s')
 
     def _find_unknown(self, rows: Sequence[Row]) -> None:
-        """Try each row on each side: what a side does not know cannot be compared."""
+        """Try each row on each side, and note the rows that a side cannot run."""
         for row in rows:
             base, ours = (refusal(row, side) for side in self.sides)
             unknown = row.method and row.method not in self.ours.methods
@@ -232,7 +242,7 @@ class Comparison:
             if base and not ours:
                 result.only, result.problem = 'ours', base
             elif ours and not base:
-                # A call that BASE answers and ours refuses is a fault of ours, unless the method is gone.
+                # If BASE answers a call and ours refuses it, ours is at fault, unless the method is gone.
                 result.only, result.problem = 'BASE' if unknown else '', ours
             elif base and ours:
                 result.problem = ours
@@ -240,7 +250,7 @@ class Comparison:
                 say(f'{row.name}: {result.verdict}')
 
     def _time(self, rows: Sequence[Row], restart: bool) -> None:
-        """Time rows, a part of the pairs in each round, between which both daemons are started again.
+        """Time rows, a part of the pairs in each round, and restart both daemons between rounds.
 
         Two processes of the same program differ by a per cent or two for as long as they live.
         """
@@ -268,7 +278,7 @@ class Comparison:
         say(f'{number + 1}/{self.options.rounds} {row.name}: {len(result.times)} pairs {"".join(result.refusals)}')
 
     def _judge_data(self, stored: tuple[str, str]) -> None:
-        """Note when a database does not hold what it held, or is not right."""
+        """Note a database whose counts of prefixes have changed or whose check fails."""
         for side in self.sides:
             if side.counts() != stored:
                 self.differences.append(f'{side.name}: {side.counts()} prefixes are stored, {stored} were')
@@ -286,7 +296,7 @@ class Comparison:
     # -------------------------------------------------------------------------------------------- the report
 
     def report(self) -> str:
-        """Return the table of all rows and what it comes to, in Markdown."""
+        """Return the table of all rows and a summary, in Markdown."""
         heads = ('row', 'BASE ms', 'ours ms', 'time, ours : BASE', 'processor time, ours : BASE', 'pairs', '')
         rows = table(heads, '-:::::-', (result.cells() for result in self.results.values()))
         return '\n\n'.join(['; '.join(self._about()) + '.', rows, *self._summary()]) + '\n'
@@ -313,7 +323,7 @@ class Comparison:
 
     @property
     def failures(self) -> list[str]:
-        """Return the names of what must not be as it is."""
+        """Return the names of failed and slower rows, and the differences of the databases."""
         rows = [result.row.name for result in self.results.values() if result.failed or result.slower]
         return [*rows, *self.differences]
 
@@ -322,7 +332,7 @@ class Comparison:
 
 
 def install(options: argparse.Namespace) -> tuple[Program, Program]:
-    """Install both revisions, and tell of libraries that differ."""
+    """Install both revisions, and report libraries that differ."""
     trees = (
         revisions.tree_of(options.base),
         revisions.tree_of(options.ours) if options.ours else revisions.working_tree(),
@@ -366,9 +376,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare and print the report; returns the exit code."""
+    """Compare and print the report. Return the exit code."""
     options = parse(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
+    # SIGTERM ends the program by an exception, so that processes and directories are cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         programs = install(options)
     except RevisionError as error:

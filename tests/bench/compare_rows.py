@@ -1,4 +1,4 @@
-"""What two revisions are compared in: one table of rows, and how a row is timed on one side.
+"""The rows of a comparison of two revisions, and the timers of a row on one side.
 
 A new operation of the benchmark is a row by itself. Anything else is a line in `ROWS`.
 """
@@ -25,16 +25,17 @@ from bench.sites import Members, Site, is_fault
 from bench.upkeep import DAMAGE, session
 
 CLIENTS, SLICE_S = 8, 0.25
-TIMINGS, PROCESSES = 5, 100  # of a part of the code alone in a process, and at most so many processes
-ADDED = 1000  # prefixes of a batch and of an import
-BLOCK = '10.5.0.0/16'  # in which nothing is stored
+# Timings of a part of the code alone in one process, and the most processes.
+TIMINGS, PROCESSES = 5, 100
+ADDED = 1000  # prefixes in a batch and in an import
+BLOCK = '10.5.0.0/16'  # no prefix is stored in this block
 CONTEXT = multiprocessing.get_context('fork')
 
 
 class Timer:
-    """Times one row on one side. Everything but `run` happens outside the timing."""
+    """A timer of one row on one side. Only `run` is timed."""
 
-    calls = 1  # how many calls the last run has made
+    calls = 1  # the number of calls that the last run has made
     warms_up = True  # the first runs take longer
 
     def __init__(self, side: Side) -> None:
@@ -42,33 +43,34 @@ class Timer:
         self._processes: list[int] = []
 
     def prepare(self, i: int) -> None:
-        """Make what run number `i` needs."""
+        """Prepare run number `i`."""
 
     def run(self) -> float:
-        """Do it; returns the seconds for one call."""
+        """Run once and return the seconds for one call."""
         raise NotImplementedError
 
     def finish(self, i: int) -> None:
-        """Judge the answer, raising Refused, and undo what the run has changed."""
+        """Judge the answer, raising Refused, and undo the change of the run."""
 
     def find_processes(self) -> None:
-        """Look for the processes whose processor time counts."""
+        """Find the processes whose processor time counts."""
         self._processes = self.side.processes()
 
     def processor_ns(self) -> dict[int, int]:
-        """Return the processor time that each process has had so far; nothing: it is not known."""
+        """Return the processor time of each process so far. An empty result means that it is unknown."""
         return processor_ns(self._processes)
 
     def close(self) -> None:
-        """Let go of what the timer has started."""
+        """Release the processes and connections of the timer."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Something that is timed on both sides. `method`: the XML-RPC method without which a side does not know the row.
+    """An action that is timed on both sides.
 
-    `beside` is entered on both sides meanwhile. `shapes`: it asks for blocks that only `--shapes` stores. `pairs`: the
-    most that are taken.
+    `method` is the XML-RPC method that a side must have to know the row. `beside` is entered on both sides during the
+    timing. `shapes` marks a row that asks for blocks that only `--shapes` stores. `pairs` is the most pairs that are
+    taken.
     """
 
     name: str
@@ -111,14 +113,14 @@ class Call(Timer):
 
 
 class Beside(Call):
-    """A quick call beside slow ones, whose processor time cannot be told from its own."""
+    """A quick call beside slow calls, whose processor time cannot be separated from that of the quick call."""
 
     def find_processes(self) -> None:
         self._processes = []
 
 
 class Rest(Timer):
-    """A call of REST: a verb, a path and a body. What is added is removed."""
+    """A REST call: a verb, a path and a body. An added object is removed."""
 
     def __init__(self, verb: str, path: Callable[[Site, int], str], body: Callable[[int], object], side: Side) -> None:
         super().__init__(side)
@@ -144,7 +146,7 @@ class Rest(Timer):
 
 
 def _batch(_site: Site, _i: int) -> Members:
-    """Return the members of a call that adds a block and what is in it."""
+    """Return the members of a call that adds a block and its hosts."""
     rows = [(BLOCK, 'reservation', 'bench'), *((one[0], one[1], one[2]) for one in _hosts())]
     attrs = [dict(zip(('prefix', 'type', 'description'), row, strict=True)) for row in rows]
     return {'operations': [{'method': 'add_prefix', 'args': {'attr': attr}} for attr in attrs], 'return': 'ids'}
@@ -159,7 +161,7 @@ def _remove_block(site: Site, _answer: bytes = b'') -> None:
 
 
 def _removal(site: Site, _i: int) -> Members:
-    """Add a block with all that is in it, and return the members of the call that removes it."""
+    """Add a block with all its hosts, and return the members of the call that removes them."""
     site.call('batch', **_batch(site, 0))
     return {'prefix': {'prefix': BLOCK, 'vrf_id': 0}, 'recursive': True}
 
@@ -172,7 +174,7 @@ class Crowd(Timer):
 
     def __init__(self, operation: Operation, side: Side) -> None:
         super().__init__(side)
-        # Look up once, for all clients, what an operation looks up.
+        # Look up the ids and cursors of the operation once, for all clients.
         operation.members(side.site, 0)
         pipes = [CONTEXT.Pipe() for _ in range(CLIENTS)]
         self._clients = [ours for ours, _ in pipes]
@@ -187,7 +189,7 @@ class Crowd(Timer):
     def run(self) -> float:
         self._told = self._tell('call')
         self.calls = max(sum(told.calls for told in self._told), 1)
-        # Sum up rates: a client that was started late has not been slow.
+        # Sum up rates, so that a client that was started late does not count as slow.
         return 1 / max(sum(told.calls / told.seconds for told in self._told), 1e-9)
 
     def finish(self, i: int) -> None:
@@ -209,7 +211,7 @@ class Crowd(Timer):
 
 @dataclass(frozen=True)
 class Told:
-    """The answer of a client to a command: how often it has called, in what time, and the fault that ended it."""
+    """The answer of a client to a command: the number of calls, the seconds, and the fault that ended them."""
 
     calls: int = 0
     seconds: float = 1
@@ -217,7 +219,7 @@ class Told:
 
 
 def _client(commands: Connection, model: Caller, operation: Operation, number: int) -> None:
-    """Do as each command says, until `stop`."""
+    """Execute the commands from the pipe until `stop`."""
     site, turns = model.another(), itertools.count(number * 1009)
     answers: list[bytes] = []
     while (command := commands.recv()) != 'stop':
@@ -249,7 +251,8 @@ def _call_for(site: Caller, operation: Operation, turns: Iterator[int]) -> tuple
 class Part(Timer):
     """A part of the code alone, in a new process of the side for each run: the median of some timings.
 
-    Where a process has its code and its objects in memory makes as much as 4 % for a part that takes microseconds.
+    The place of the code and the objects in the memory of a process makes as much as 4 % for a part that takes
+    microseconds.
     """
 
     warms_up = False
@@ -272,7 +275,7 @@ class Part(Timer):
         return seconds
 
     def find_processes(self) -> None:
-        """Look for nothing: the worker says what it has used."""
+        """Find no processes: the worker reports its own processor time."""
 
     def processor_ns(self) -> dict[int, int]:
         return {0: self._used_ns}
@@ -284,7 +287,7 @@ class Part(Timer):
 
 
 class Import(Timer):
-    """The command that imports a file, as a whole process; the processor time is the daemon's alone."""
+    """The import command as a whole process. The processor time is the daemon's alone."""
 
     warms_up = False
 
@@ -304,7 +307,7 @@ class Import(Timer):
 
 
 class Maintenance(Timer):
-    """A command of nipap-admin, as a whole process; `before` is run in the database first."""
+    """A command of nipap-admin as a whole process. `before` is executed in the database first."""
 
     warms_up = False
 
@@ -323,7 +326,7 @@ class Maintenance(Timer):
         return time.perf_counter() - start
 
     def find_processes(self) -> None:
-        """Look for nothing: the session of PostgreSQL that does the work ends with the command."""
+        """Find no processes: the PostgreSQL session that does the work ends with the command."""
 
 
 # ------------------------------------------------------------------------------------------------ the table

@@ -1,4 +1,4 @@
-"""The big data set as a CSV file: real prefixes of the Internet and, within 10.0.0.0/8, blocks with many siblings.
+"""Write the big data set as a CSV file: real prefixes of the Internet, and blocks with many siblings within 10.0.0.0/8.
 
 Usage: python tests/bench/dataset.py [--rows N] [--siblings N [--shapes]] > prefixes.csv
 
@@ -26,14 +26,14 @@ from bench import shapes
 REAL = Path(__file__).resolve().parent.parent / 'data' / 'internet-prefixes.csv.xz'
 COLUMNS = ('prefix', 'type', 'description', 'country')
 SIBLINGS = 60_000
-# Hosts of a LAN, a pool that is used, a pool that is not, and a block to add to by hand.
+# The hosts of a LAN, a pool in use, an unused pool, and a block to add to by hand.
 ROOT, LAN, USED, UNUSED, FREE = '10.0.0.0/8', '10.1.0.0/16', '10.2.0.0/16', '10.3.0.0/16', '10.4.0.0/16'
 
 Row = tuple[str, ...]
 
 
 def real(limit: int | None = None) -> Iterator[Row]:
-    """The first rows of the real data, in the order of the tree; what would be in the way of the blocks is left out."""
+    """Yield the first rows of the real data, in the order of the tree, without the prefixes in 10.0.0.0/8."""
     with lzma.open(REAL, 'rt', encoding='utf-8', newline='') as file:
         rows = csv.reader(file)
         if tuple(next(rows)) != COLUMNS:
@@ -42,7 +42,7 @@ def real(limit: int | None = None) -> Iterator[Row]:
 
 
 def blocks(siblings: int) -> Iterator[Row]:
-    """The blocks, with so many hosts in the LAN and so many addresses taken from the used pool."""
+    """Yield the blocks, with `siblings` hosts in the LAN and `siblings` addresses taken from the used pool."""
     yield (ROOT, 'reservation', 'private', '')
     yield (LAN, 'assignment', 'LAN', '')
     yield from addresses(LAN, siblings, 'host')
@@ -53,13 +53,13 @@ def blocks(siblings: int) -> Iterator[Row]:
 
 
 def addresses(block: str, count: int, type_: str) -> Iterator[Row]:
-    """The first addresses of a block, after its own."""
+    """Return the first addresses of a block as rows, without its network address."""
     first = IPv4Address(block.partition('/')[0]) + 1
     return ((f'{first + number}/32', type_, f'{type_} {number}', '') for number in range(count))
 
 
 def write(file: TextIO, rows: int | None, siblings: int | None, with_shapes: bool = False) -> int:
-    """Write the file; returns the number of its rows."""
+    """Write the file and return the number of its rows."""
     made = () if siblings is None else itertools.chain(blocks(siblings), shapes.rows(siblings) if with_shapes else ())
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(COLUMNS)

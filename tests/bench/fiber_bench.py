@@ -1,10 +1,10 @@
-"""What quick calls pay for being able to wait aside: a handler whose requests run in fibers, beside one that blocks.
+"""Measure the price of fibers for quick calls: one handler runs requests in fibers, the other blocks.
 
 Usage: python tests/bench/fiber_bench.py [--calls 100] [--turns 60] [--most 0.1]
 
-Two processes with the same application and the same PostgreSQL take turns; one of them waits as any program does. What
-counts is the processor time of the handler, since others on the machine have little to do with that. Exit code 1: a
-quick call pays more than a tenth. A search, which asks PostgreSQL several times, is shown beside them and not judged.
+Two processes with the same application and the same PostgreSQL take turns. The processor time of the handler counts,
+since other load on the machine has little effect on it. Exit code 1: a quick call pays more than a tenth. A search,
+which sends several statements to PostgreSQL, is shown beside the quick calls and not judged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CONTEXT = multiprocessing.get_context('fork')
 
 
 class Directly(Fibers):
-    """Runs each request to its end at once, whatever it waits for."""
+    """A scheduler that runs each request to its end at once and blocks the process at every wait."""
 
     def start(self, work: Callable[[], None]) -> bool:
         work()
@@ -59,7 +59,7 @@ class Directly(Fibers):
 
 
 def serve(listener: socket.socket, dsn: str, users: Path, fibers: Fibers) -> None:
-    """One handler, until it is terminated."""
+    """Run one handler until it is terminated."""
     if isinstance(fibers, Directly):
         psycopg2.extensions.set_wait_callback(None)
     else:
@@ -77,7 +77,7 @@ def serve(listener: socket.socket, dsn: str, users: Path, fibers: Fibers) -> Non
 
 @contextlib.contextmanager
 def handler(dsn: str, users: Path, fibers: Fibers) -> Iterator[tuple[Site, int]]:
-    """A handler in a process of its own: where it serves, and its process id."""
+    """Yield the site of a handler in a new process, and its process id."""
     listener = socket.create_server(('127.0.0.1', 0))
     listener.setblocking(False)
     process = CONTEXT.Process(target=serve, args=(listener, dsn, users, fibers), daemon=True)
@@ -94,12 +94,12 @@ def handler(dsn: str, users: Path, fibers: Fibers) -> Iterator[tuple[Site, int]]
 
 
 def processor_ns(pid: int) -> int:
-    """What a process has had of the processors."""
+    """Return the processor time of a process so far, in nanoseconds."""
     return int(Path('/proc', str(pid), 'schedstat').read_text().split()[0])
 
 
 def cost_us(site: Site, pid: int, name: str, calls: int) -> float:
-    """Processor time of the handler for a call."""
+    """Return the processor time of the handler for a call, in microseconds."""
     before = processor_ns(pid)
     for _ in range(calls):
         answer = site.ask(*QUICK[name])
@@ -110,7 +110,7 @@ def cost_us(site: Site, pid: int, name: str, calls: int) -> float:
 
 @contextlib.contextmanager
 def database(directory: Path) -> Iterator[tuple[str, Path]]:
-    """A PostgreSQL with one prefix, and the accounts."""
+    """Yield the DSN of a PostgreSQL with one prefix, and the path of the accounts."""
     accounts = LocalUsers(directory / 'users')
     accounts.create()
     accounts.add(LocalUser('bench', 'bench'), 'secret')
@@ -141,7 +141,7 @@ def main() -> int:
         for name in QUICK:
             turns = [[cost_us(*one, name, options.calls) for one in both] for _ in range(options.turns + 1)][1:]
             ours, plain = (statistics.median(some) for some in zip(*turns, strict=True))
-            # Others on the machine make now one of the two dearer, now the other, what is dearer is so in both ways.
+            # Noise of the machine raises one of the two figures at a time. A higher price raises both.
             share = min(statistics.median(one / other for one, other in turns), ours / plain) - 1
             failed |= share > options.most and name != NOT_JUDGED
             print(f'{name:26s} {ours:5.0f} µs in a fiber, {plain:5.0f} µs without: {share:+.1%}')

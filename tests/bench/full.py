@@ -1,11 +1,11 @@
-"""The full-size benchmark: what every operation costs on the big data set, beside its limit and beside a small one.
+"""The full-size benchmark: the cost of every operation on the big data set, beside its limit and a small data set.
 
 Usage: python tests/bench/full.py [options], see --help and docs/measuring.md.
 
-Two daemons are started, each with a private PostgreSQL in a temporary directory: one holds all of the data, the other
+Two daemons are started, each with a private PostgreSQL in a temporary directory. One holds all of the data, the other
 1,000 real prefixes and the same blocks without siblings. Exit code 1: an operation was refused or answered wrongly, the
-check found something, or what does not depend on the machine is not as promised: a call that costs more where more is
-stored. Other limits that are missed are only reported, unless `--strict` is given.
+check found something, or a promise that does not depend on the machine is broken: a call costs more when more is
+stored. Other missed limits are only reported, unless `--strict` is given.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from nipapd.embedded import EmbeddedPostgres  # noqa: E402
 DOCUMENT = REPOSITORY / 'docs' / 'performance.md'
 CLIENTS = 8
 TURNS = 5
-# Calls of many clients in a second, on the small data set: the least share of those of `version`.
+# Calls per second of many clients on the small data set: the least share of the rate of `version`.
 SHARES = {FLOOR: None, EXACT: 0.60, ADDRESS: 0.45, ALLOCATE: None}
 LEAST_ALLOCATIONS_PER_S = 700
-LEAST_ROWS_PER_S = 790_509 / 180  # of an import: the real data in three minutes
+LEAST_ROWS_PER_S = 790_509 / 180  # in an import: the real data in three minutes
 MOST_RESIDENT_MB = 120
 BIG_ANSWER = 10_000
 STOP_TIMEOUT_S = 120
@@ -56,7 +56,7 @@ STOP_TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Home:
-    """A daemon of our own and the site that it serves."""
+    """A daemon of the benchmark and its site."""
 
     site: Site
     data_dir: Path
@@ -68,7 +68,7 @@ class Home:
 
 @contextlib.contextmanager
 def started(name: str, siblings: int) -> Iterator[Home]:
-    """A daemon without configuration and without data, on a free port; nothing of it remains."""
+    """Yield a daemon without configuration and data on a free port. Remove everything at the end."""
     with open_directories() as make, contextlib.ExitStack() as stack:
         data_dir = make() / 'data'
         place = ['--config', '/dev/null', '--data-dir', str(data_dir), '--listen', '127.0.0.1']
@@ -83,8 +83,8 @@ def started(name: str, siblings: int) -> Iterator[Home]:
 
 @contextlib.contextmanager
 def commits(data_dir: Path) -> Iterator[Callable[[], object]]:
-    """Adds one row, durably, to a table of its own beside the daemon's database."""
-    server = EmbeddedPostgres(data_dir).start()  # shares the daemon's
+    """Yield an action that commits one row durably to a table of its own beside the daemon's database."""
+    server = EmbeddedPostgres(data_dir).start()  # the same server as the daemon's
     connection = psycopg2.connect(server.dsn('postgres'))
     connection.autocommit = True
     try:
@@ -98,7 +98,7 @@ def commits(data_dir: Path) -> Iterator[Callable[[], object]]:
 
 
 def fill(home: Home, rows: int | None, shapes: bool) -> list[Measure]:
-    """Import the data, make the pools, and bring the database to rest."""
+    """Import the data, make the pools, and wait until the database is at rest."""
     file = home.data_dir.parent / 'prefixes.csv'
     with open(file, 'w', encoding='utf-8', newline='') as out:
         count = dataset.write(out, rows, home.site.siblings, shapes)
@@ -122,10 +122,10 @@ def fill(home: Home, rows: int | None, shapes: bool) -> list[Measure]:
 
 
 def time_operation(operation: Operation, big: Site, small: Site | None, runs: int) -> OperationRow:
-    """The medians of one operation; on the small data set too where it finds the same there.
+    """Return the medians of one operation, also on the small data set if the answer is the same there.
 
-    What seems to cost more than where less is stored, or than its limit, is timed again, longer: a busy machine does
-    that once, not always.
+    An operation that seems to cost more than on the small data set, or than its limit, is timed again, longer: a busy
+    machine disturbs one timing, not all of them.
     """
     for enough in (runs, max(2 * runs, 15), max(4 * runs, 30)):
         row = _timed(operation, big, small, enough)
@@ -149,14 +149,14 @@ def _timed(operation: Operation, big: Site, small: Site | None, runs: int) -> Op
 
 
 def beside_siblings(rows: Sequence[OperationRow]) -> Iterator[Measure]:
-    """What an operation costs beside siblings or on a late page, to what it costs without, on the big data set."""
+    """Yield cost ratios of operations on the big data set: among siblings to elsewhere, or a late page to the first."""
     for row in rows:
         if one := row.beside:
             yield Measure(f'{row.name} : {one.other}', one.medians, str(one), f'{MOST_FLAT:g}', one.ok, firm=True)
 
 
 def time_codec(runs: int) -> Measure:
-    """Our encoder beside the standard library's, on a page of 1,000 prefixes."""
+    """Compare our encoder with the standard library's, on a page of 1,000 prefixes."""
     ours, theirs = codec_bench.page_ms(1000, runs)
     least = codec_bench.LEAST_TIMES
     shown = f'{theirs / ours:.1f} times as fast ({ours:.1f} ms : {theirs:.1f} ms)'
@@ -165,7 +165,10 @@ def time_codec(runs: int) -> Measure:
 
 
 def time_clients(site: Site, where: str, names: Sequence[str], seconds: float, judged: bool) -> Iterator[Measure]:
-    """Calls in a second of many clients, in turns and the best of these; judged only on the small data set."""
+    """Yield the calls per second of many clients: the best of several turns.
+
+    `judged`: compare the rates with their limits, as on the small data set only.
+    """
     turns = [{name: load(site, BY_NAME[name], CLIENTS, seconds / TURNS) for name in names} for _ in range(TURNS)]
     for name in names:
         per_s = max(turn[name][0] for turn in turns)
@@ -182,7 +185,7 @@ def time_clients(site: Site, where: str, names: Sequence[str], seconds: float, j
 
 
 def memory(home: Home) -> Measure:
-    """The resident memory of the handler that has most, after one has answered with many rows."""
+    """Return the resident memory of the largest handler after an answer with many rows."""
     query = {'operator': 'contained_within_equals', 'val1': 'prefix', 'val2': '0.0.0.0/0'}
     answer = home.site.ask('search_prefix', {'query': query, 'search_options': {'max_result': BIG_ANSWER}})
     found = answer.count(b'<name>display_prefix</name>')
@@ -203,7 +206,7 @@ def resident_mb(pid: int) -> float:
 
 
 class Bench:
-    """One run: what is to be timed, and what has come of it."""
+    """One run: the selected figures and the results."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -218,7 +221,7 @@ class Bench:
         return self.wanted(operation.name) and (self.options.shapes or not operation.shapes)
 
     def run(self) -> None:
-        """Time everything that is wanted."""
+        """Time everything that is selected."""
         options = self.options
         with contextlib.ExitStack() as stack:
             if options.url:
@@ -239,9 +242,10 @@ class Bench:
                 self.add([time_repair(home.data_dir, where)])
 
     def time_calls(self, sites: Mapping[str, Site], data_dirs: Iterable[Path]) -> None:
-        """Time the operations, quick ones beside slow ones, many clients, and the codec."""
+        """Time the operations, quick calls beside slow calls, many clients, and the codec."""
         self.time_operations(sites['big'], sites.get('small'))
-        for data_dir in data_dirs:  # else what the operations leave is cleaned up while clients are counted
+        # Vacuum first, or autovacuum would clean up after the operations while clients are counted.
+        for data_dir in data_dirs:
             settle(data_dir)
         for where, site in sites.items():
             self.time_clients(site, where)
@@ -251,7 +255,7 @@ class Bench:
         self.add([time_codec(self.options.runs)])
 
     def time_operations(self, big: Site, small: Site | None) -> None:
-        """Time one operation after the other, on both sites where that can be compared."""
+        """Time one operation after the other, on both sites if the operation is comparable."""
         for operation in filter(self.wanted_operation, OPERATIONS):
             try:
                 row = time_operation(operation, big, small, self.options.runs)
@@ -274,7 +278,7 @@ class Bench:
             say(' | '.join(one.cells()))
 
     def about(self) -> str:
-        """Where and on what this was measured, and what it is compared with."""
+        """Describe the place, the data and the references of the measurement."""
         options, commits_ms = self.options, [row.commit_ms for row in self.rows if row.commit_ms is not None]
         real = 'all' if options.rows is None else f'the first {options.rows:,}'
         if options.url:
@@ -328,9 +332,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark and print its tables; returns the exit code."""
+    """Run the benchmark and print its tables. Return the exit code."""
     bench = Bench(parse(argv))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
+    # SIGTERM ends the program by an exception, so that processes and directories are cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     bench.run()
     text = report.tables(bench.about(), bench.rows, bench.measures)
     print(text, end='')

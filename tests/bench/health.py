@@ -1,9 +1,9 @@
-"""The long run: whether the database is after hundreds of thousands of changes what it was after the first.
+"""The long run: compare the speed and size of the database after hundreds of thousands of changes with the first ones.
 
 Usage: python tests/bench/health.py [options], see --help and docs/measuring.md.
 
-A private PostgreSQL with the settings that everybody gets, in a temporary directory. Several processes allocate and
-remove, add above, edit, make VRFs and pools and drop them, through `Backend`. After each tenth the sizes of all tables
+A private PostgreSQL with default settings runs in a temporary directory. Several processes allocate and remove, add
+covering prefixes, edit, make VRFs and pools and drop them, through `Backend`. After each tenth the sizes of all tables
 and indexes are read. Exit code 1: the last tenth is slower or bigger than the second (the first warms up), or the check
 found something.
 """
@@ -42,10 +42,10 @@ from nipap.postgres.database import Database  # noqa: E402
 from nipapd.embedded import EmbeddedPostgres  # noqa: E402
 
 SLICES = 10
-BEFORE = 1  # the slice that the last is compared with: the second, since the first warms up
+BEFORE = 1  # the slice to compare the last one with: the second, since the first warms up
 MOST_SLOWER = 1.3
 MOST_BIGGER = 1.5
-# What is left to the next round of autovacuum comes and goes, and in a small table is many times its size.
+# Rows that the next round of autovacuum will clean up come and go. In a small table they are many times its size.
 ALLOWANCE = 250_000
 GROWS_BY_DESIGN = ('audit_log', 'change_set', 'change_order')
 SNAPSHOT_SLICES = 5
@@ -54,7 +54,7 @@ ACTOR = Actor('health', 'health', 'health', 'health', readonly=False)
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['nipap.backend'])
 
-# Where is allocated, in turn: the pool or the prefix, the length, and the family.
+# The places of allocations, in turn: the pool or the prefix, the length, and the family.
 V4_POOL, V6_POOL = '172.16.0.0/14', '2001:db8:1::/48'
 V4_BLOCK, V6_BLOCK = '172.24.0.0/14', '2001:db8:2::/48'
 PLACES: tuple[dict[str, Any], ...] = (
@@ -76,7 +76,7 @@ TURNOVER = """SELECT relname, n_tup_ins, n_tup_upd, n_tup_hot_upd, n_tup_del, n_
 
 @dataclass
 class Times:
-    """Milliseconds of every allocation and removal, and of a query that no table has a part in."""
+    """Milliseconds of every allocation and removal, and of a query that reads no table."""
 
     allocate: list[float] = field(default_factory=list)
     remove: list[float] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Times:
 
 
 class Client:
-    """One process's changes: it keeps so many allocations in each place and removes nobody else's."""
+    """The changes of one process. It keeps a fixed number of allocations in each place and removes only its own."""
 
     def __init__(self, dsn: str, number: int, kept: int) -> None:
         self.backend = Backend(Database(dsn))
@@ -99,13 +99,13 @@ class Client:
         self.cycles = 0
 
     def fill(self) -> None:
-        """Have as many allocations as are kept from now on."""
+        """Allocate until each place holds `most_kept` allocations."""
         for place, kept in zip(PLACES, self.kept, strict=True):
             while len(kept) < self.most_kept:
                 kept.append(self.allocate(place))
 
     def run(self, cycles: int) -> Times:
-        """Allocate and remove so many times, and do now and then what else changes a database."""
+        """Allocate and remove `cycles` times, and make other changes now and then."""
         times = Times()
         for _ in range(cycles):
             self.cycles += 1
@@ -136,7 +136,7 @@ class Client:
 
     def edit(self) -> Sequence[float]:
         prefix = {'id': self.random.choice(self.random.choice(self.kept))}
-        # Of some hundred values: an inverted index keeps every key that it ever held, see docs/performance.md.
+        # Choose one of 500 values: an inverted index keeps every key that it ever held, see docs/performance.md.
         avps = {'rack': str(self.random.randrange(500))}
         attr = {'description': f'moved {self.random.randrange(10**9):x}', 'avps': avps}
         self.backend.edit_prefix(ACTOR, prefix, attr)
@@ -148,14 +148,14 @@ class Client:
         return ((time.perf_counter() - start) * 1000,)
 
     def cover(self) -> Sequence[float]:
-        """A reservation above some of what is there, which moves down and up again."""
+        """Add a reservation above some existing prefixes and remove it: the prefixes move down and up again."""
         network = f'172.24.{self.number * 16}.0/24'
         added = self.backend.add_prefix(ACTOR, {'prefix': network, 'type': 'reservation', 'description': 'above'})
         self.backend.remove_prefix(ACTOR, {'id': added['id']})
         return ()
 
     def make_vrf(self) -> Sequence[float]:
-        """A VRF and a pool that do not last."""
+        """Make a VRF and a pool, and remove them."""
         name = f'{self.number}-{self.cycles}'
         vrf = self.backend.add_vrf(ACTOR, {'rt': f'{64512 + self.number}:{self.cycles}', 'name': name})
         length = {'default_type': 'assignment', 'ipv4_default_prefix_length': 28}
@@ -171,7 +171,7 @@ class Client:
 
 
 def serve(pipe: Connection, dsn: str, number: int, kept: int) -> None:
-    """A client in a process of its own: runs as many cycles as it is told, until it is told none."""
+    """Run a client in this process: run the received number of cycles, until that number is 0."""
     client = Client(dsn, number, kept)
     client.fill()
     pipe.send(Times())
@@ -182,7 +182,7 @@ def serve(pipe: Connection, dsn: str, number: int, kept: int) -> None:
 
 @contextlib.contextmanager
 def clients(dsn: str, count: int, kept: int) -> Iterator[Callable[[int], Times]]:
-    """Processes; yields what runs so many cycles in all of them together."""
+    """Start client processes. Yield a function that runs a number of cycles in all of them together."""
     pipes: list[Connection] = []
     processes = []
     for number in range(count):
@@ -215,10 +215,11 @@ def clients(dsn: str, count: int, kept: int) -> Iterator[Callable[[int], Times]]
 
 @dataclass(frozen=True)
 class Slice:
-    """A tenth of the run: percentiles of an allocation, medians of the others, and sizes at its end.
+    """A tenth of the run: percentiles of an allocation, medians of removal and floor, and sizes at its end.
 
-    floors: the median of an allocation in those of a query that reads no table; quickest: the same of the 10th
-    percentiles. Of a busy machine these tell less, and what makes allocation dearer makes the quickest dearer too.
+    `floors`: the median of an allocation, divided by the median of a query that reads no table. `quickest`: the ratio
+    of the 10th percentiles. These ratios depend less on the load of the machine than times do. A dearer allocation
+    raises `quickest` too.
     """
 
     seconds: float
@@ -244,13 +245,13 @@ def measured(times: Times, seconds: float, sizes: dict[str, int]) -> Slice:
 
 
 def percentile(some: Sequence[float], percent: int) -> float:
-    """1 when there is nothing: runs that short mean nothing."""
+    """Return a percentile, or 1 for an empty sequence: so short a run means nothing."""
     return sorted(some)[len(some) * percent // 100] if some else 1.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One figure of the last slice beside that of the second."""
+    """One figure of the last slice beside the figure of the second."""
 
     name: str
     before: float
@@ -268,7 +269,10 @@ class Verdict:
 
 
 def verdicts(slices: Sequence[Slice]) -> list[Verdict]:
-    """The last slice against the second; sizes, which come and go: the last three against the second to fourth."""
+    """Compare the last slice with the second.
+
+    Sizes come and go, so the largest of the last three slices is compared with the largest of the second to fourth.
+    """
     before, last = slices[BEFORE], slices[-1]
     found = [
         Verdict('median of an allocation, in floors', before.floors, last.floors, MOST_SLOWER),
@@ -305,7 +309,7 @@ class Health:
         return {row[0]: row[1:] for row in self.ask(TURNOVER)}
 
     def load(self) -> None:
-        """The first real prefixes, and the blocks."""
+        """Load the first real prefixes, and the blocks."""
         db = Database(self.dsn)
         backend = Backend(db)
         backend.add_pool(
@@ -329,7 +333,7 @@ class Health:
         db.close()
 
     def run(self) -> None:
-        """Everything that is measured."""
+        """Measure everything."""
         self.load()
         with clients(self.dsn, self.options.clients, self.options.kept) as run:
             self.before = self.turnover()
@@ -346,7 +350,7 @@ class Health:
         db.close()
 
     def beside_snapshot(self, cycles: int) -> None:
-        """Allocations of one client before, beside and after a transaction that sees the database as it was."""
+        """Measure one client before, beside and after a transaction that holds an old snapshot of the database."""
         with clients(self.dsn, 1, self.options.kept) as run:
             self.note('before', run, cycles // SNAPSHOT_SLICES)
             holder = psycopg2.connect(self.dsn)
@@ -366,7 +370,7 @@ class Health:
         say(' | '.join(self.snapshot[-1]))
 
     def text(self) -> str:
-        """What was found, in Markdown."""
+        """Return the results in Markdown."""
         heads = (
             'slice',
             'seconds',
@@ -430,9 +434,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and print the tables; returns the exit code."""
+    """Run and print the tables. Return the exit code."""
     options = parse(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
+    # SIGTERM ends the program by an exception, so that processes and directories are cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with open_directories() as make:
         settings = dict(one.split('=', 1) for one in options.setting)
         server = EmbeddedPostgres(make() / 'postgres', settings=settings).start()

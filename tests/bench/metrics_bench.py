@@ -1,7 +1,8 @@
-"""What counting costs a handler: CPU time of `version` calls, in turns some that are counted and some that are not.
+"""Measure the price of counting: the CPU time of `version` calls in one handler, counted and not counted in turns.
 
-Two daemons, or two minutes of one, differ by more than that. So one handler takes turns, and notes its own CPU time
-for each block of calls; what is told is the median over pairs of neighbours. Its admin port is scraped meanwhile.
+Two daemons, or two minutes of one daemon, differ by more than that price. So one handler takes turns, and notes its own
+CPU time for each block of calls. The result is the median over pairs of neighbours. The admin port of the handler is
+scraped meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BLOCK = 5  # calls
 SCRAPE_S = 1.0
 ADMIN = re.compile(r'health and metrics on (http://\S+)')
 
-# Loaded by each Python of the daemon as it starts.
+# Each Python of the daemon loads this code as it starts.
 TAKING_TURNS = """
 import time
 from nipapd import metrics  # noqa: E402
@@ -47,7 +48,7 @@ metrics.Counter.call = call
 
 @contextlib.contextmanager
 def started(home: Path, times: Path) -> Iterator[Daemon]:
-    """A daemon with one handler, which takes turns and writes the CPU time of each block of calls."""
+    """Yield a daemon with one handler, which takes turns and writes the CPU time of each block of calls."""
     (home / 'sitecustomize.py').write_text(TAKING_TURNS.format(block=BLOCK, file=str(times)))
     (home / 'nipap.conf').write_text('[nipapd]\nforks = 1\n')
     arguments = ['-c', str(home / 'nipap.conf'), '--data-dir', str(home / 'data'), '-p', str(free_port())]
@@ -65,7 +66,10 @@ def scrape(address: str, stop: threading.Event) -> None:
 
 
 def measured(calls: int) -> list[float]:
-    """CPU time of each block, in microseconds a call; every other one was counted, beginning with the second."""
+    """Return the CPU time of each block, in microseconds per call.
+
+    Every other block is counted, beginning with the second.
+    """
     with open_directories() as make:
         home = make()
         times = home / 'times'
@@ -87,7 +91,7 @@ def measured(calls: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--calls', type=int, default=12_000)
-    blocks = measured(parser.parse_args().calls)[10:]  # behind those that warm up
+    blocks = measured(parser.parse_args().calls)[10:]  # without the blocks that warm up
     blocks = blocks[: len(blocks) // 2 * 2]
     plain, counted = blocks[::2], blocks[1::2]
     share = statistics.median((b - a) / a for a, b in zip(plain, counted, strict=True))

@@ -1,4 +1,4 @@
-"""What is timed: calls with their limits, and what they must be no dearer than."""
+"""The timed calls, with their limits and the operations to compare them with."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bench.sites import SHARED_ROWS, UNUSED_POOL, USED_POOL, Members, Site, is_f
 
 Maker = Callable[[Site, int], Members]
 PAGE = 50
-LATE = 999 * PAGE  # rows before page 1,000, if there are so many siblings
+LATE = 999 * PAGE  # rows before page 1,000, if there are enough siblings
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What an operation may cost: so many times the floor, so many commits and milliseconds on top."""
+    """The highest cost of an operation: multiples of the floor, plus commits, plus milliseconds."""
 
     floors: float = 0
     commits: float = 0
     ms: float = 0
 
     def allowed(self, floor_ms: float, commit_ms: float | None) -> float | None:
-        """In milliseconds; None when that takes the cost of a commit, which is unknown."""
+        """Return the limit in milliseconds, or None if it includes commits and the cost of a commit is unknown."""
         if self.commits and commit_ms is None:
             return None
         return self.floors * floor_ms + self.commits * (commit_ms or 0) + self.ms
@@ -40,11 +40,11 @@ class Limit:
 
 @dataclass(frozen=True)
 class Operation:
-    """A call to time. `members` makes those of one run, outside the timing.
+    """A call to time. `members` makes the members of one run, outside the timing.
 
-    `single`: it is about one object and finds the same on every site. `beside`: the operation that does the same where
-    there are no siblings, or the first page of a later one. `expected`: what the answer must name. `leaves`: the answer
-    tells of a prefix that is to be removed. `shapes`: it asks for what only `dataset.py --shapes` writes.
+    `single`: it is about one object and finds the same on every site. `beside`: the same operation without siblings, or
+    the first page of a later one. `expected`: a name that the answer must contain. `leaves`: the answer contains a
+    prefix that is to be removed. `shapes`: it asks for blocks that only `dataset.py --shapes` writes.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Operation:
         return self.method.startswith(('add_', 'edit_', 'remove_'))
 
     def problem(self, site: Site, i: int, answer: bytes) -> str | None:
-        """What is wrong with the answer of a run."""
+        """Return the problem of the answer of a run, or None if the answer is right."""
         if is_fault(answer):
             return f'{self.name}: {answer[:500].decode(errors="replace")}'
         expected = self.expected(site, i) if self.expected else None
@@ -71,7 +71,7 @@ class Operation:
         return f'{self.name}: {expected} is not in the answer {answer[:2000].decode(errors="replace")}'
 
 
-# --------------------------------------------------------------------------------------------- what is asked for
+# --------------------------------------------------------------------------------------------- the objects of calls
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def _known() -> list[str]:
 
 
 def _real(_: Site, i: int) -> str:
-    """A real prefix; every site holds it and all that lies around it."""
+    """Return a real prefix. Every site holds it and all prefixes around it."""
     return _known()[i % len(_known())]
 
 
@@ -89,7 +89,7 @@ def _real_address(site: Site, i: int) -> str:
 
 
 def _sibling(number: int) -> str:
-    """The address of one of the hosts of the LAN, counted from 1; that of the LAN itself for 0."""
+    """Return the address of a host of the LAN, counted from 1, or the network address for 0."""
     return str(IPv4Address(dataset.LAN.partition('/')[0]) + number)
 
 
@@ -113,7 +113,7 @@ def _search(operator: str, prefix: Callable[[Site, int], str] | str, **options: 
 
 
 def _children_of(parent: str) -> Maker:
-    """A page of a prefix and its children, whatever the query matches."""
+    """Make a search for a page of a prefix and its children, whether the query matches them or not."""
     query = {'operator': 'equals', 'val1': 'prefix', 'val2': parent}
     return lambda site, _i: {'query': query, 'search_options': {'parent_prefix': site.id_of(parent)}}
 
@@ -155,7 +155,7 @@ def _tag_root(site: Site, i: int) -> Members:
 
 
 def _added(site: Site, prefix: str, type_: str) -> Members:
-    """A spec of what is added first, outside the timing."""
+    """Add a prefix, outside the timing, and return its spec."""
     return {'id': site.call('add_prefix', attr=_attr(prefix, type_))['id']}
 
 
@@ -174,7 +174,7 @@ PARENTS, FROM_UNUSED = 'smart_search, with all parents', 'add_prefix, from an un
 DESCRIBE, MOVE, REMOVE = 'edit_prefix, description', 'edit_prefix, a move', 'remove_prefix, leaf'
 _FIND, _ADDRESS, _WORD, _PAGE, _GAP = (Limit(floors=floors) for floors in (1.5, 3, 10, 5, 2))
 _WRITE, _EDIT = Limit(floors=1, commits=5), Limit(floors=1, commits=4)
-# What must hold among siblings is that it costs what it costs elsewhere; a move takes two places and what is in them.
+# An operation among siblings must cost no more than elsewhere. A move takes two places and their contents.
 _AMONG, _EDIT_AMONG, _MOVE = Limit(floors=2), Limit(floors=1, commits=6), Limit(floors=1, commits=12)
 _OVER_HALF, _OVER_ALL = Limit(ms=700), Limit(ms=1300)
 _SMART, _SEARCH = 'smart_search_prefix', 'search_prefix'
@@ -184,7 +184,7 @@ _adding = functools.partial(Operation, method='add_prefix', leaves=True)
 
 
 def _found() -> Iterator[Operation]:
-    """Look-ups and searches."""
+    """Yield look-ups and searches."""
     yield Operation(FLOOR, Limit(ms=0.8), 'version', lambda _site, _i: {}, True)
     yield Operation(EXACT, _FIND, 'list_prefix', _exact(_real), True)
     yield Operation('list_prefix, exact, among siblings', _AMONG, 'list_prefix', _exact(_host), beside=EXACT)
@@ -209,14 +209,14 @@ def _found() -> Iterator[Operation]:
 
 
 def _pages() -> Iterator[Operation]:
-    """Trees and long lists around a block with many siblings: their first page, and one that comes late."""
+    """Yield trees and long lists around a block with many siblings: their first page and a late page."""
     among = 'among siblings'
     parents = _search('equals', lambda site, i: _host(site, i) + '/32', include_all_parents=True)
     yield Operation(f'search, include_all_parents, {among}', _WORD, _SEARCH, parents, expected=_a_host)
     parent = _smart(lambda site, _i: f'host {site.siblings * 2 // 3}', parents_depth=1)
     yield Operation(f'smart_search, a rare word and its parent, {among}', _WORD, _SMART, parent, expected=_the_lan)
     equals, first = functools.partial(_search, 'equals', dataset.LAN), _sibling(1) + '/32'
-    # With the number of the host that would come first if no row came before; None: it is not known.
+    # Each listing has the number of the host that would come first without earlier rows. None: it is not known.
     listings: dict[str, tuple[str, Maker, int | None]] = {
         'contained_within': (_SEARCH, _search('contained_within', dataset.LAN), 1),
         'children_depth': (_SEARCH, equals(children_depth=1), 0),
@@ -229,7 +229,7 @@ def _pages() -> Iterator[Operation]:
     for what, (method, members, number) in listings.items():
         verb = 'smart_search' if method == _SMART else 'search'
         first_page = f'{verb}, {what}, {among}, first page'
-        # All siblings have the word, and few of what comes before: up to 2 ms for each thousand that have it.
+        # All siblings have the word, and few earlier rows: up to 2 ms for each thousand rows with it.
         limit = Limit(ms=100) if what == 'a common word' else _WORD
         yield Operation(first_page, limit, method, _page(first_page, method, members, False))
         late = _page(first_page, method, members, True)
@@ -238,7 +238,7 @@ def _pages() -> Iterator[Operation]:
 
 
 def _page(name: str, method: str, members: Maker, late: bool) -> Maker:
-    """A page of a search, by `after`: the first, or one that comes late."""
+    """Return a maker of a page of a search, by `after`: the first page or a late one."""
 
     def paged(site: Site, i: int) -> Members:
         made = members(site, i)
@@ -265,7 +265,7 @@ def _the_lan(_site: Site, _i: int) -> str:
 
 
 def _changed() -> Iterator[Operation]:
-    """Allocation and changes."""
+    """Yield allocation and changes."""
     yield Operation(UNUSED, _GAP, 'find_free_prefix', _free(dataset.FREE), True)
     yield Operation('find_free_prefix, used', _GAP, 'find_free_prefix', _free(dataset.USED), True, UNUSED)
     yield _adding(LEAF, _WRITE, members=_add('10.4.{}.0/24'), single=True)
@@ -293,7 +293,7 @@ def _changed() -> Iterator[Operation]:
 
 
 def _shaped() -> Iterator[Operation]:
-    """Allocation where prefixes lie in other ways; the lowest free block is known."""
+    """Yield allocations from blocks with other layouts, whose lowest free block is known."""
     for shape in SHAPES:
         for length in shape.asked:
             name = f'{shape.name}, a /{length}'
@@ -313,7 +313,7 @@ def _lowest(site: Site, _i: int, shape: Shape, length: int) -> str | None:
 
 
 def _lowest_alone(site: Site, _i: int, shape: Shape, length: int) -> str | None:
-    """As it is found: single addresses without a length."""
+    """Return the lowest free prefix in the form of an answer: a single address has no length."""
     lowest = lowest_free(shape, site.siblings, length)
     return lowest and lowest.removesuffix(f'/{shape.family_bits}')
 

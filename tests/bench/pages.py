@@ -1,4 +1,4 @@
-"""Prefixes as a search shows them, made up, for timing what encodes them."""
+"""Synthetic prefixes in the form of search results, for timing encoders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EPOCH = datetime(2026, 11, 22, 19, 14, 49, tzinfo=UTC)
 
 
 def prefix(i: int) -> dict[str, object]:
-    """The 35 members of a prefix as a search shows it, with the variety that real networks have."""
+    """Return the 35 members of a prefix as a search shows it, with the variety of real networks."""
     network = f'10.{i >> 8 & 255}.{i & 255}.0/24'
     return {
         'id': 100_000 + i,
@@ -51,5 +51,5 @@ def prefix(i: int) -> dict[str, object]:
 
 
 def for_standard_library(row: dict[str, object]) -> dict[str, object]:
-    """The counters as text, which our encoder does by itself."""
+    """Return a row with its counters as text, which our encoder converts by itself."""
     return {name: str(value) if name.endswith('_addresses') else value for name, value in row.items()}

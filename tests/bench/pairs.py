@@ -10,7 +10,7 @@ from statistics import median
 
 RESAMPLES = 2000
 COVERAGE = 0.95
-LIMIT = 1.03  # a row is slower when the lower end of its interval is not below
+LIMIT = 1.03  # a row is slower when the lower end of its interval is not below this ratio
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Interval:
 
 @dataclass
 class Pairs:
-    """Figures of BASE and ours, taken in turns, apart by which of the two was called first."""
+    """Figures of BASE and ours, taken in turns, separated by the side that was called first."""
 
     base_first: list[tuple[float, float]] = field(default_factory=list)
     ours_first: list[tuple[float, float]] = field(default_factory=list)
@@ -88,9 +88,9 @@ def _geometric_mean(values: Sequence[float]) -> float:
 def _resampled_median(ordered: Sequence[float], choose: random.Random) -> float:
     """Return the median of as many random choices from a sorted sample, with replacement, without choosing them all.
 
-    A choice is the value at `floor(n * u)` for a uniform `u`, so the median choice is the value at the median of n
-    uniform numbers, which has a beta distribution. For an even n the second of the two middle numbers is the least of
-    those above the first.
+    A choice is the value at `floor(n * u)` for a uniform `u`. So the median choice is the value at the median of n
+    uniform numbers, which has a beta distribution. For an even n, the second of the two middle numbers is the minimum
+    of the uniform numbers above the first.
     """
     n = len(ordered)
     rank = (n + 1) // 2

@@ -1,10 +1,10 @@
-"""The memory that PostgreSQL takes to remove a VRF with very many prefixes: it must not grow with their number.
+"""Measure the memory that PostgreSQL takes to remove a VRF with very many prefixes: it must not grow with their number.
 
 Usage: python tests/bench/removal.py [--prefixes N]
 
-A private PostgreSQL with the settings that everybody gets, in a temporary directory; comments of 4 kB. Exit code 1: the
-session that removes takes more than it may, or the check finds something. `tests/db/test_many_entries.py` runs it with
-fewer prefixes.
+A private PostgreSQL with default settings runs in a temporary directory; comments have 4 kB. Exit code 1: the session
+of the removal takes more memory than allowed, or the check finds something. `tests/db/test_many_entries.py` runs this
+program with fewer prefixes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nipapd.embedded import EmbeddedPostgres  # noqa: E402
 PREFIXES = 1_000_000
 MOST_MB = 500  # with all of the shared buffers, which are 128 MB
 ACTOR = Actor('bench', None, 'bench', 'bench', readonly=False)
-# Written past the functions, as only their removal is of interest: nothing of it is there afterwards.
+# These rows bypass the functions: only their removal is measured, and no row remains afterwards.
 FILL = """INSERT INTO prefix (vrf_id, prefix, type, description, comment)
 SELECT %s, set_masklen('10.0.0.0'::inet + n * 8, 29)::cidr, 'reservation', 'd',
     repeat('This is what there is to say of it. ', 114) || n FROM generate_series(1, %s) n;
@@ -41,7 +41,7 @@ INSERT INTO vrf_total SELECT %s, 4, 0, %s, 0, 0"""
 
 
 class Removal(NamedTuple):
-    """What a removal took: seconds, and megabytes of the session at most, all of them and those that are its own."""
+    """The cost of a removal: seconds, and the peak megabytes of the session in total and without shared memory."""
 
     seconds: float
     mb: int
@@ -49,14 +49,14 @@ class Removal(NamedTuple):
 
 
 def fill(db: Database, prefixes: int) -> int:
-    """Make a VRF with so many prefixes; returns its id."""
+    """Make a VRF with `prefixes` prefixes and return its id."""
     number = int(Backend(db).add_vrf(ACTOR, {'rt': '1:1', 'name': 'big'})['id'])
     db.run(lambda tx: tx.execute(FILL, (number, prefixes, number, prefixes)))
     return number
 
 
 def remove(dsn: str, vrf: int) -> Removal:
-    """Remove a VRF by a session of its own."""
+    """Remove a VRF in a session of its own."""
     db = Database(dsn)
     try:
         session = int(db.read(lambda tx: tx.value('SELECT pg_backend_pid()')))
@@ -71,7 +71,7 @@ def remove(dsn: str, vrf: int) -> Removal:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and print what it took; returns the exit code."""
+    """Run and print the cost. Return the exit code."""
     parser = argparse.ArgumentParser(description='Remove a VRF with very many prefixes.')
     parser.add_argument('--prefixes', type=int, default=PREFIXES)
     options = parser.parse_args(argv)

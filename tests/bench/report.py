@@ -1,4 +1,4 @@
-"""The figures as tables for people: in Markdown, and in the documentation."""
+"""Tables of the figures for people, in Markdown and in the documentation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _BLOCK = re.compile(r'(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)', re.DOTAL
 
 @dataclass(frozen=True)
 class Comparison:
-    """An operation beside what it must be no dearer than: the ratio of the medians, and of the quickest quarters.
+    """The ratio of an operation to its reference: of the medians, and of the quickest quarters.
 
-    What costs more makes the quickest dearer too; a busy machine makes now one of the two larger, now the other.
+    A dearer operation raises both ratios. A busy machine raises one of the two at a time.
     """
 
     other: str
@@ -32,10 +32,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class OperationRow:
-    """Medians of one operation in milliseconds, with those of `version` and of a commit in between.
+    """Medians of one operation in milliseconds, with interleaved medians of `version` and of a commit.
 
-    `small`: beside the same on the small data set; `beside`: beside the same where there are no siblings, or beside
-    the first page.
+    `small`: the ratio to the same operation on the small data set. `beside`: the ratio to the same operation without
+    siblings, or to the first page.
     """
 
     name: str
@@ -49,7 +49,7 @@ class OperationRow:
 
     @property
     def is_flat(self) -> bool:
-        """Whether it costs what it costs where less is stored; that does not depend on the machine."""
+        """Return whether the cost does not grow with the data. That does not depend on the machine."""
         return all(one is None or one.ok for one in (self.small, self.beside))
 
     @property
@@ -66,7 +66,10 @@ class OperationRow:
 
 @dataclass(frozen=True)
 class Measure:
-    """Any other figure; `ok` None: nothing is promised. `firm`: whatever the machine, it must be ok."""
+    """Any other figure.
+
+    `ok` None: nothing is promised. `firm`: the figure must be ok on every machine.
+    """
 
     name: str
     figure: float
@@ -80,7 +83,10 @@ class Measure:
 
 
 def failures(rows: Sequence[OperationRow], measures: Sequence[Measure], strict: bool) -> list[str]:
-    """Names of what must not be as it is: what is not flat, and figures that are firm; `strict`: every limit."""
+    """Return the names of broken promises: operations that are not flat, and firm figures.
+
+    `strict`: every missed limit counts.
+    """
     return [
         *(row.name for row in rows if not row.is_flat or (strict and row.ok is False)),
         *(one.name for one in measures if one.ok is False and (strict or one.firm)),
@@ -92,7 +98,7 @@ def yes(ok: bool | None) -> str:
 
 
 def tables(about: str, rows: Sequence[OperationRow], measures: Sequence[Measure]) -> str:
-    """What was measured, in Markdown."""
+    """Return the measurements in Markdown."""
     flat = f'big : small (at most {MOST_FLAT:g})'
     parts = [about]
     if rows:
@@ -104,13 +110,13 @@ def tables(about: str, rows: Sequence[OperationRow], measures: Sequence[Measure]
 
 
 def table(heads: Sequence[str], sides: str, lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; `sides`: for each column - or, right-aligned, a colon."""
+    """Return a table in Markdown. `sides`: for each column `-`, or `:` to align it to the right."""
     rule = ['--:' if side == ':' else '---' for side in sides]
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in (heads, rule, *lines))
 
 
 def update(document: Path, text: str) -> None:
-    """Put the tables between the two marks of a document; raises ValueError when it has none."""
+    """Put the tables between the two marks of a document. Raise ValueError if it has no marks."""
     changed, count = _BLOCK.subn(lambda _: f'\n{text}\n', document.read_text(encoding='utf-8'))
     if count != 1:
         raise ValueError(f'{document} has no place for the figures')

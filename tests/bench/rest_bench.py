@@ -1,7 +1,7 @@
-"""How long 1,000 prefixes take over REST beside XML-RPC, in one process.
+"""Time 1,000 prefixes over REST beside XML-RPC, in one process.
 
-The encoding alone, the whole request with what PostgreSQL takes, and that until a standard library has read the answer.
-The exit code is 1 when the first or the last takes more than a third.
+Three figures: the encoding alone, the whole request with PostgreSQL, and the request until a standard library has read
+the answer. The exit code is 1 when the first or the last takes more than a third.
 
 Usage: python tests/bench/rest_bench.py [--rows 1000] [--runs 15]
 """
@@ -37,7 +37,8 @@ from nipapd.embedded import EmbeddedPostgres
 
 PREFIXES = RESOURCES[2]
 MOST = 1 / 3
-JUDGED = ('encoding', 'with client')  # what remains of the request is PostgreSQL's, and takes the same
+# The rest of the request is PostgreSQL's, and takes the same time over both.
+JUDGED = ('encoding', 'with client')
 ACTOR = Actor('bench', None, 'bench', 'bench', False)
 
 
@@ -51,13 +52,13 @@ def median_ms(runs: int, work: Callable[[], object]) -> float:
 
 
 def as_json(items: list[Object]) -> bytes:
-    """What REST makes of the items of a page."""
+    """Encode the items of a page as REST does."""
     plain_many(items, PREFIXES.counters)
     return encode(items)
 
 
 def encodings(rows: int, runs: int) -> tuple[float, float]:
-    """Milliseconds of the two codecs alone."""
+    """Return the milliseconds of the two codecs alone."""
     items = [prefix(i) for i in range(rows)]
     copies = iter([copy.deepcopy(items) for _ in range(runs)])
     answer = {'result': items}
@@ -68,7 +69,7 @@ def encodings(rows: int, runs: int) -> tuple[float, float]:
 
 
 def requests(directory: Path, rows: int, runs: int) -> dict[str, tuple[float, float]]:
-    """Milliseconds of a whole request over each, PostgreSQL included; and until its answer is read."""
+    """Return the milliseconds of a whole request over each protocol, with PostgreSQL, and until its answer is read."""
     users = LocalUsers(directory / 'users')
     users.create()
     users.add(LocalUser('bench', 'bench'), 'secret')
@@ -108,7 +109,7 @@ def requests(directory: Path, rows: int, runs: int) -> dict[str, tuple[float, fl
 
 
 def main() -> int:
-    """Run it and print the report; returns the exit code."""
+    """Run and print the report. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rows', type=int, default=1000)
     parser.add_argument('--runs', type=int, default=15)

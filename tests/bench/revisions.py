@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CACHE = REPOSITORY / 'build' / 'compare'
 MOST_KEPT = 10
-# Where the packages of a tree are found, and the versions of everything that can be imported.
+# This code prints the places of the packages of a tree, and the versions of all importable distributions.
 LOOK = """
 import importlib.util, json
 from importlib import metadata
@@ -56,7 +56,7 @@ class Program:
         return {**os.environ, 'PYTHONPATH': str(self.code), 'PYTHONNOUSERSITE': '1'}
 
     def run(self, *args: str, **variables: str) -> str:
-        """Run Python with these arguments and return what it prints; raises RevisionError when it fails."""
+        """Run Python with these arguments and return its output. Raises RevisionError if it fails."""
         # Python looks into the current directory before PYTHONPATH.
         return _output([str(self.python), *args], cwd='/', env={**self.environment, **variables})
 
@@ -84,7 +84,7 @@ def working_tree() -> str:
 
 
 def install(name: str, tree: str) -> Program:
-    """Install a tree, unless it is there."""
+    """Install a tree, unless it is installed already."""
     code = CACHE / tree
     if not code.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -142,12 +142,12 @@ def _of_extras(requirement: Requirement) -> Iterator[Requirement]:
 
 
 def _python_for(wanted: Sequence[str]) -> Path:
-    """Return this Python if it has what is wanted, else that of a virtual environment with these requirements."""
+    """Return this Python if it satisfies the requirements, else the Python of a virtual environment that does."""
     return _environment(wanted) if unsatisfied(wanted) else Path(sys.executable)
 
 
 def _environment(wanted: Sequence[str]) -> Path:
-    """Return the Python of a virtual environment with these requirements, made when it is not there."""
+    """Return the Python of a virtual environment with these requirements, making it if it is missing."""
     key = hashlib.sha256('\n'.join([sys.version, *wanted]).encode()).hexdigest()[:20]
     venv = CACHE / f'venv-{key}'
     python = venv / 'bin' / 'python'
@@ -160,18 +160,18 @@ def _environment(wanted: Sequence[str]) -> Path:
 
 @contextmanager
 def _complete(directory: Path) -> Iterator[bool]:
-    """Yield whether a directory has to be made. One that was begun and not finished is removed first."""
+    """Yield whether a directory has to be made. Remove an unfinished one first."""
     mark = directory / 'complete'
     missing = not mark.exists()
     if missing:
         shutil.rmtree(directory, ignore_errors=True)
     yield missing
-    mark.touch()  # also tells when the environment was used last
+    mark.touch()  # the time of the mark is the last use of the environment
     os.utime(directory)
 
 
 def _forget_old() -> None:
-    """Remove all but the trees and environments that were used last."""
+    """Remove all but the last used trees and environments."""
     kept = sorted(CACHE.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in kept[MOST_KEPT:]:
         shutil.rmtree(path, ignore_errors=True)

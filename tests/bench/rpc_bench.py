@@ -1,7 +1,7 @@
-"""What calls cost over the wire, one by one and of many clients at once.
+"""Time calls over the wire, one by one and from many clients at once.
 
-Answers are read and not parsed, since a client's parsing is not the daemon's time; `version`, which does nothing, shows
-what remains: HTTP, the login, XML-RPC. What an operation adds is removed again, outside the timing.
+Answers are read and not parsed, since a client's parsing is not the daemon's time. The call `version` does nothing, so
+its time is that of HTTP, the login and XML-RPC. Added prefixes are removed again, outside the timing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.operations import BY_NAME, FLOOR, Operation
 from bench.report import Comparison
 from bench.sites import Failed, Site, is_fault
 
-LONGEST_S = 20.0  # an operation that takes longer is not timed as often
+LONGEST_S = 20.0  # an operation that takes longer is timed less often
 
 Task = tuple[Operation, Site]
 
@@ -31,7 +31,7 @@ Task = tuple[Operation, Site]
 
 @dataclass
 class Times:
-    """Milliseconds of one operation on one site; between its runs those of the floor and of a commit."""
+    """Milliseconds of one operation on one site, with those of the floor and of a commit between its runs."""
 
     call: list[float] = field(default_factory=list)
     floor: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ def compared(ours: Times, others: Times, name: str) -> Comparison:
 
 
 def _quickest(values: Sequence[float]) -> float:
-    """What a quarter of them do not exceed."""
+    """Return the 25th percentile."""
     return sorted(values)[(len(values) - 1) // 4]
 
 
@@ -57,9 +57,9 @@ def median(values: Sequence[float]) -> float:
 
 
 def measure(tasks: Sequence[Task], runs: int) -> list[Times]:
-    """Time operations, each on a site, which take turns so that a noisy machine disturbs all of them alike.
+    """Time operations, each on a site, in turns, so that a noisy machine disturbs all of them alike.
 
-    The first run of each only warms up, unless there is no time for another. Raises Failed.
+    The first run of each operation only warms up, unless there is no time for a second run. Raises Failed.
     """
     times = [Times() for _ in tasks]
     deadline = time.monotonic() + LONGEST_S
@@ -99,7 +99,7 @@ _start: Barrier
 
 
 def load(site: Site, operation: Operation, clients: int, seconds: float) -> tuple[float, int]:
-    """Calls in a second that many clients have answered, each on a connection of its own, and how many failed."""
+    """Return the calls per second of many clients, each on a connection of its own, and the number of failed calls."""
     context = multiprocessing.get_context('fork')
     barrier = context.Barrier(clients)
     with ProcessPoolExecutor(clients, context, _join, (barrier,)) as pool:
@@ -114,7 +114,7 @@ def _join(barrier: Barrier) -> None:
 
 
 def _client(url: str, siblings: int, name: str, seconds: float, number: int) -> tuple[int, int]:
-    """Call for a while; returns how often that went well and how often not. What was added is removed at the end."""
+    """Call for `seconds` and return the numbers of good and failed calls. Remove added prefixes at the end."""
     site, operation = Site(url, siblings), BY_NAME[name]
     site.call(FLOOR)
     answers, failed = [], 0

@@ -1,7 +1,7 @@
 """Blocks in which prefixes are used in different ways, and the lowest free block of each, found by looking at all gaps.
 
-The blocks lie in 10.0.0.0/8 and in space for documentation; `dataset.py --shapes` writes them. What is free is worked
-out here, from what was written and with integers alone.
+The blocks lie in 10.0.0.0/8 and in space for documentation. `dataset.py --shapes` writes them. The free blocks are
+computed here, from the written prefixes and with integers alone.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network, summarize_address_range
 
-Used = tuple[int, int]  # the first address of a used prefix, counted from that of its block, and the prefix length
+Used = tuple[int, int]  # the first address of a used prefix, as an offset into its block, and the prefix length
 Layout = Callable[['Shape', int], list[Used]]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A block, how prefixes lie in it, and the lengths that are asked for, from what is easily found to what is not."""
+    """A block, the layout of its prefixes, and the requested lengths, from easy to hard to find."""
 
     name: str
     block: str
@@ -34,20 +34,20 @@ class Shape:
         return ip_network(self.block).max_prefixlen
 
     def prefix(self, first: int, length: int) -> str:
-        """The prefix at so many addresses behind the first of the block."""
+        """Return the prefix at an offset, in addresses, into the block."""
         network = ip_network(self.block)
         return str(ip_network((int(network.network_address) + first, length)))
 
     def used(self, count: int) -> list[Used]:
-        """About so many used prefixes, in order; none at all for 0."""
+        """Return about `count` used prefixes, in order, or none for 0."""
         return self.layout(self, count) if count else []
 
 
 @functools.cache
 def lowest_free(shape: Shape, count: int, length: int) -> str | None:
-    """The lowest free prefix of a length in a block with so many used ones."""
+    """Return the lowest free prefix of a length in a block with `count` used prefixes."""
     size = 1 << shape.family_bits - length
-    # The first and the last address of a block are not handed out alone.
+    # The first and the last address of a block are not allocated as single addresses.
     at, end = (1, shape.size - 1) if size == 1 else (0, shape.size)
     for first, taken in shape.used(count):
         if at + size <= first:
@@ -58,7 +58,7 @@ def lowest_free(shape: Shape, count: int, length: int) -> str | None:
 
 
 def rows(count: int) -> Iterator[tuple[str, ...]]:
-    """All blocks with so many used prefixes in each, as rows of the data set."""
+    """Yield all blocks with `count` used prefixes in each, as rows of the data set."""
     for shape in SHAPES:
         yield (shape.block, 'reservation', shape.name, '')
         for first, length in shape.used(count):
@@ -75,7 +75,7 @@ def _at_the_front(shape: Shape, count: int) -> list[Used]:
 
 
 def _in_the_middle(shape: Shape, count: int) -> list[Used]:
-    """A third of what is free lies in front of them."""
+    """Use `count` addresses so that a third of the free space lies in front of them."""
     first = (shape.size - count) // 3
     return [(first + n, shape.family_bits) for n in range(count)]
 
@@ -86,7 +86,7 @@ def _at_random(shape: Shape, count: int) -> list[Used]:
 
 
 def _all_but_one(shape: Shape, count: int) -> list[Used]:
-    """So many addresses, then larger prefixes, and the last address: the one before it is free."""
+    """Use `count` addresses, then larger prefixes, and the last address: only the address before it is free."""
     block = ip_network(shape.block)
     rest = [*summarize_address_range(block[count], block[-3]), ip_network(block[-1])]
     filled = [(int(one.network_address) - int(block[0]), one.prefixlen) for one in rest]
@@ -94,7 +94,7 @@ def _all_but_one(shape: Shape, count: int) -> list[Used]:
 
 
 def _mixed(shape: Shape, count: int) -> list[Used]:
-    """Lengths from /24 to /32, each at the next place for it; some small places are left free, no /24."""
+    """Use lengths from /24 to /32, each at its next possible place. Some small places are left free, no /24."""
     choose, at = random.Random(shape.name), 0
     used: list[Used] = []
     while len(used) < count:
@@ -107,12 +107,12 @@ def _mixed(shape: Shape, count: int) -> list[Used]:
 
 
 def _in_half(shape: Shape, count: int) -> list[Used]:
-    """Addresses at random, half of those in front of the last of them."""
+    """Use addresses at random: half of the addresses in front of the last one."""
     choose = random.Random(shape.name)
     return [(n, shape.family_bits) for n in sorted(choose.sample(range(2 * count), count))]
 
 
-# 60,000 at the front of a /15 leave its first half to be covered by a prefix that is not there yet.
+# 60,000 at the front of a /15 leave its first half free for a prefix that would cover them.
 FRONT = Shape('/32s at the front', '10.6.0.0/15', _at_the_front, (32, 24))
 SHAPES = (
     FRONT,

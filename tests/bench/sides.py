@@ -1,4 +1,4 @@
-"""One side of a comparison: the daemon of a revision on a database of its own, and a client that costs little."""
+"""One side of a comparison: the daemon of a revision with a database of its own, and a cheap client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from daemon_process import Daemon, free_port
 START_TIMEOUT_S, STOP_TIMEOUT_S = 300, 120
 REST_TIMEOUT_S = 300
 REST_POLL_S = 1.0
-REST_SHARE = 0.05  # of one processor: a daemon that uses no more does nothing but wait
+REST_SHARE = 0.05  # of one processor: a daemon that uses no more is idle
 UNAVAILABLE, UNAVAILABLE_TIMEOUT_S, UNAVAILABLE_POLL_S = 1010, 60, 0.5
 WORKER = Path(__file__).resolve().parent / 'codec_worker.py'
 _HEAD_END = b'\r\n\r\n'
@@ -30,14 +30,14 @@ _LAST_CHUNK = b'0\r\n\r\n'
 
 
 class Refused(Exception):
-    """A side does not know what a row asks for, or answers it wrongly."""
+    """A side does not know the call of a row, or answers it wrongly."""
 
 
 # ------------------------------------------------------------------------------------------------ the client
 
 
 class Caller(Site):
-    """A site that is called on one connection, so by one handler, with as little work in the client as possible."""
+    """A site that is called over one connection, so by one handler, with as little work in the client as possible."""
 
     def __init__(self, url: str, siblings: int) -> None:
         super().__init__(url, siblings)
@@ -48,7 +48,7 @@ class Caller(Site):
         return self.exchange(self.request(method, members))[1]
 
     def call(self, method: str, **members: Any) -> Any:
-        """Return the value of an answer. Call again while PostgreSQL cannot be used, on a machine that is too busy."""
+        """Return the value of an answer. Retry while PostgreSQL is unavailable, on a machine that is too busy."""
         deadline = time.monotonic() + UNAVAILABLE_TIMEOUT_S
         while True:
             try:
@@ -73,7 +73,7 @@ class Caller(Site):
         return '\r\n'.join(lines).encode() + body
 
     def exchange(self, request: bytes) -> tuple[int, bytes]:
-        """Send a request and read its answer to the last byte; returns the status and the body, unparsed."""
+        """Send a request, read its answer to the last byte, and return the status and the body, unparsed."""
         connection = self._connected()
         connection.sendall(request)
         got = bytearray()
@@ -91,13 +91,13 @@ class Caller(Site):
         return int(head.split(None, 2)[1]), bytes(got[body:])
 
     def another(self) -> Caller:
-        """Return a site for another connection, which knows what this one has looked up."""
+        """Return a site for another connection, with a copy of the ids and cursors of this site."""
         other = Caller(self.url, self.siblings)
         other._ids, other._cursors = dict(self._ids), dict(self._cursors)
         return other
 
     def close(self) -> None:
-        """Close the connection; the next call opens another."""
+        """Close the connection. The next call opens another."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -120,7 +120,7 @@ def _receive(connection: socket.socket, into: bytearray) -> None:
 
 
 def processes_of(pid: int) -> list[int]:
-    """Return a process and everything below it."""
+    """Return the ids of a process and all its descendants."""
     found, waiting = [], [pid]
     while waiting:
         found.append(waiting.pop())
@@ -131,14 +131,14 @@ def processes_of(pid: int) -> list[int]:
 
 
 def is_autovacuum(pid: int) -> bool:
-    """Return whether a process is PostgreSQL's autovacuum, which works when it likes and not for a call."""
+    """Return whether a process is PostgreSQL's autovacuum, which works by its own schedule and not for a call."""
     with contextlib.suppress(OSError):
         return b'autovacuum' in Path('/proc', str(pid), 'cmdline').read_bytes()
     return False
 
 
 def processor_ns(pids: Iterable[int]) -> dict[int, int]:
-    """Return the processor time that each process has had, to the nanosecond, as the kernel's clock of it shows."""
+    """Return the processor time of each process in nanoseconds, as the kernel's clock of the process shows it."""
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -147,7 +147,7 @@ def processor_ns(pids: Iterable[int]) -> dict[int, int]:
 
 
 def used_s(before: Mapping[int, int], after: Mapping[int, int]) -> float:
-    """Return the seconds that those processes have used which were there before and after."""
+    """Return the seconds of the processes that existed both before and after."""
     return sum(after[pid] - before[pid] for pid in before.keys() & after.keys()) / 1e9
 
 
@@ -155,7 +155,7 @@ def used_s(before: Mapping[int, int], after: Mapping[int, int]) -> float:
 
 
 class Side:
-    """A revision that is compared: its program, its daemon and its data."""
+    """A revision to compare: its program, its daemon and its data."""
 
     def __init__(self, program: Program, home: Path, siblings: int) -> None:
         self.program, self.home = program, home
@@ -191,7 +191,7 @@ class Side:
             self.methods = frozenset(self._site.call('system.listMethods'))
 
     def stop(self) -> None:
-        """Stop everything that runs on this side."""
+        """Stop all processes of this side."""
         if self._site:
             self._site.close()
         if self._daemon:
@@ -200,7 +200,7 @@ class Side:
                 daemon.stop(STOP_TIMEOUT_S)
 
     def fill(self, file: Path) -> None:
-        """Import a file with this side's command, and bring the database to rest."""
+        """Import a file with this side's command, and wait until the database is at rest."""
         start = time.monotonic()
         self.command('nipap.cli.main', 'import', '--state', str(self.home / 'progress'), str(file))
         self.import_s = time.monotonic() - start
@@ -209,7 +209,7 @@ class Side:
         settle(self.data_dir)
 
     def command(self, module: str, *args: str) -> str:
-        """Run one of this side's commands, logged in at its daemon; returns what it prints."""
+        """Run one of this side's commands, logged in at its daemon, and return its output."""
         address = urlsplit(self.site.url)
         return self.program.run(
             *('-m', module, *args),
@@ -226,7 +226,7 @@ class Side:
         return self.command('nipapd.maintenance', *args, *place)
 
     def await_rest(self) -> None:
-        """Wait until the daemon has nothing to do: after an import a process still gives events their positions."""
+        """Wait until the daemon is idle: after an import a process still numbers events."""
         deadline = time.monotonic() + REST_TIMEOUT_S
         before, start = processor_ns(self.processes()), time.monotonic()
         while time.monotonic() < deadline:
@@ -242,7 +242,7 @@ class Side:
         return [pid for pid in processes_of(self.daemon.pid) if not is_autovacuum(pid)]
 
     def handler_mb(self) -> float:
-        """Return the resident memory of the process of the daemon, PostgreSQL apart, that has most."""
+        """Return the resident memory of the daemon's largest process, PostgreSQL apart."""
         return max(map(_resident_mb, self.processes()))
 
     def counts(self) -> tuple[str, str]:
@@ -275,7 +275,7 @@ class Worker:
         )
 
     def time(self, name: str) -> tuple[float, float]:
-        """Run a part once; returns the seconds and the seconds of processor time. Raises Refused if it is unknown."""
+        """Run a part once and return the seconds and the seconds of processor time. Raises Refused if it is unknown."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f'{name}\n')

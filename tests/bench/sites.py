@@ -1,4 +1,4 @@
-"""A daemon that is timed, over the wire, and what it holds that calls ask for."""
+"""A daemon to time over the wire, and the objects in it that calls ask for."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 from bench import dataset
 
 AUTH = {'authoritative_source': 'bench'}
-SHARED_ROWS = 1000  # both daemons hold these: what is compared between them looks for nothing else
+SHARED_ROWS = 1000  # both daemons hold these: comparisons between them ask for nothing else
 USED_POOL, UNUSED_POOL = 'bench-used', 'bench-unused'
 
 Members = dict[str, Any]
 
 _CURSOR = re.compile(r'<name>after</name>\s*<value><string>([\w+/=-]+)</string>')
-_AT_ONCE = 5000  # rows, on the way to a late page
+_AT_ONCE = 5000  # rows of one call on the way to a late page
 
 
 def value(answer: bytes) -> Any:
@@ -36,9 +36,9 @@ class Failed(Exception):
 
 
 class Site:
-    """A daemon that holds the first rows of the real data and the blocks, with so many siblings.
+    """A daemon that holds the first rows of the real data and the blocks, with `siblings` siblings.
 
-    `commit` adds one row to a table of the same PostgreSQL; None where that cannot be reached.
+    `commit` adds one row to a table of the same PostgreSQL; None if that PostgreSQL cannot be reached.
     """
 
     def __init__(self, url: str, siblings: int, commit: Callable[[], object] | None = None) -> None:
@@ -52,13 +52,13 @@ class Site:
         self._cursors: dict[str, str] = {}
 
     def ask(self, method: str, members: Members) -> bytes:
-        """The answer as it comes, on a connection that is kept."""
+        """Return the raw answer to a call on the kept connection."""
         body = xmlrpc.client.dumps(({'auth': AUTH, **members},), method, allow_none=True)
         self.http.request('POST', '/XMLRPC', body.encode(), self._headers)
         return self.http.getresponse().read()
 
     def call(self, method: str, **members: Any) -> Any:
-        """The value of an answer; raises xmlrpc.client.Fault."""
+        """Return the value of an answer. Raises xmlrpc.client.Fault."""
         return value(self.ask(method, members))
 
     def id_of(self, prefix: str) -> int:
@@ -68,7 +68,7 @@ class Site:
         return self._ids[prefix]
 
     def make_pools(self) -> None:
-        """Make pools of the two blocks that are meant for them, unless there are."""
+        """Make pools of the two blocks for pools, unless they exist."""
         for name, block in ((USED_POOL, dataset.USED), (UNUSED_POOL, dataset.UNUSED)):
             if not self.call('list_pool', pool={'name': name}):
                 attr = {
@@ -81,20 +81,21 @@ class Site:
                 self.call('edit_prefix', prefix={'id': self.id_of(block)}, attr={'pool_id': pool['id']})
 
     def remove(self, answer: bytes) -> None:
-        """Remove the prefix that an answer tells of."""
+        """Remove the prefix of an answer."""
         found = value(answer)
         (prefix,) = found if isinstance(found, list) else [found]
         self.call('remove_prefix', prefix={'id': prefix['id']})
 
     def cursor(self, name: str, method: str, members: Members, rows: int) -> str:
-        """Where a page begins that comes after so many rows of a search; walked to once for each name."""
+        """Return the cursor of the page after so many rows of a search, walked to once for each name."""
         if name not in self._cursors:
             after, options = '', members['search_options']
             for done in range(0, rows, _AT_ONCE):
                 page = min(_AT_ONCE, rows - done)
                 paged = {**options, 'max_result': page, 'after': after}
                 answer = self.ask(method, {**members, 'search_options': paged})
-                found = _CURSOR.findall(answer.decode())  # that of the call comes first, then that behind the page
+                # The cursor of the call comes first, then the cursor of the next page.
+                found = _CURSOR.findall(answer.decode())
                 if not found or found[-1] == after:
                     raise Failed(f'{name}: no page after {done + page} rows')
                 after = found[-1]

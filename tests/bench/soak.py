@@ -1,12 +1,12 @@
-"""The long run: clients work while everything is killed, and in the end nothing may be lost, doubled or wrong, or grow.
+"""The long run: clients work while processes are killed. In the end nothing may be lost, doubled or wrong, or grow.
 
 Usage: python tests/bench/soak.py [options], see --help and docs/measuring.md.
 
-A daemon with a private PostgreSQL with the settings that everybody gets, in a temporary directory. Processes do all
-that clients do and keep a book of what was acknowledged, while handlers, sessions, PostgreSQL and the daemon itself are
-killed. The last part is quiet: nothing is killed, and memory and descriptors are compared. Then the books are compared
-with the database, and `nipap.integrity.check` looks for drift. Exit code 1: something is lost, doubled, wrong or
-grows, or a traceback is in the log. Ctrl-C ends the run early, with its report.
+The daemon has a private PostgreSQL with default settings in a temporary directory. Client processes make all kinds of
+calls and keep a book of acknowledged changes, while handlers, sessions, PostgreSQL and the daemon itself are killed.
+The last part is quiet: nothing is killed, and memory and descriptors are compared. Then the books are compared with the
+database, and `nipap.integrity.check` looks for drift. Exit code 1: something is lost, doubled, wrong or grows, or a
+traceback is in the log. Ctrl-C ends the run early, with its report.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Soak:
         self.options, self.site = options, site
         self.chaos = Chaos(site, options.seed)
         self.stop = CONTEXT.Event()
-        self.asked = threading.Event()  # to end early
+        self.asked = threading.Event()  # a request to end early
         self.answered = CONTEXT.Array('Q', options.clients, lock=False)
         self.last_blow = CONTEXT.Value('d', 0.0, lock=False)
         self.samples: list[Sample] = []
@@ -78,7 +78,7 @@ class Soak:
     # ------------------------------------------------------------------------------------------ the run
 
     def run(self) -> None:
-        """Everything: clients at work, blows, quiet, and what is left behind."""
+        """Run everything: clients, blows, the quiet part, and the comparison of the books with the database."""
         ours = self.share()
         hostile = attacking(self.site.url, self.stop, self.options.seed, self.options.hostile)
         with hostile, running([self.task(number) for number in range(self.options.clients)]) as books:
@@ -94,7 +94,7 @@ class Soak:
         self.compare([ours, *(book for book, _ in ended)])
 
     def share(self) -> Book:
-        """Make the pool of all; returns the book of that."""
+        """Make the shared pool and return the book of it."""
         book, wire = Book(), Wire(self.site.url)
         lengths = {'ipv4_default_prefix_length': 30, 'ipv6_default_prefix_length': 64}
         attr = {'name': SHARED, 'description': 'of all', 'default_type': 'assignment', **lengths}
@@ -112,7 +112,7 @@ class Soak:
         return Task(self.site.url, number, options.seed, keyed, options.kept, options.think_ms / 1000, **shared)
 
     def watch(self, begin: float) -> None:
-        """Strike, sample and tell until the time is over."""
+        """Strike, sample and report until the time is over."""
         options = self.options
         end = begin + options.minutes * 60
         self.quiet_since = begin + options.minutes * 60 * (1 - options.quiet)
@@ -134,7 +134,7 @@ class Soak:
         self.chaos.wake(everybody=True)
 
     def strike(self) -> float:
-        """Deal a blow; seconds until the next."""
+        """Deal a blow and return the seconds until the next."""
         self.last_blow.value = at = time.monotonic()
         dealt = self.chaos.strike()
         self.last_blow.value = time.monotonic()
@@ -150,7 +150,7 @@ class Soak:
         say(f'{seconds:5.0f} s: {calls} calls, {dealt} blows, handlers up to {most:.0f} MB{quiet}')
 
     def compare(self, books: list[Book]) -> None:
-        """The books and the database, once nobody calls any more."""
+        """Compare the books with the database, after the last call."""
         rows = stored(self.site.dsn())
         self.prefixes = sum(1 for kind, _ in rows if kind == 'prefix')
         self.findings = reconcile(books, rows)
@@ -164,7 +164,10 @@ class Soak:
     # ------------------------------------------------------------------------------------------ figures
 
     def growth(self) -> list[dict[str, Any]]:
-        """Of each process that lived through the quiet part: the first and the last third of it, without the start."""
+        """Compare the first and the last third of the quiet part, for each process that lived through it.
+
+        The first fifth of the quiet part is left out.
+        """
         since = self.quiet_since + (time_of(self.samples) - self.quiet_since) * 0.2
         quiet = [one for one in self.samples if one.at >= since]
         found = []
@@ -176,7 +179,7 @@ class Soak:
         return found
 
     def failures(self) -> list[str]:
-        """Everything for which the exit code is 1."""
+        """Return everything for which the exit code is 1."""
         found = [*self.findings.lines(), *(f'drift: {one}' for one in self.drift), *self.tally.wrong, *self.problems]
         for one in self.growth():
             if one['grown_mb'] > MOST_GROWTH_MB:
@@ -186,7 +189,7 @@ class Soak:
         return found
 
     def figures(self) -> dict[str, Any]:
-        """All of the report, for machines."""
+        """Return the whole report for programs."""
         tally = self.tally
         return {
             'seed': self.options.seed,
@@ -221,7 +224,7 @@ def time_of(some: Sequence[Sample]) -> float:
 
 
 def grown(some: Sequence[Sample], third: int, handlers: int) -> dict[str, Any]:
-    """One process: medians of the first and the last of its samples."""
+    """Return the medians of the first and the last samples of one process, and their growth."""
     first, last = some[:third], some[-third:]
     before, after = (statistics.median(one.resident_mb for one in part) for part in (first, last))
     files = [statistics.median(one.descriptors for one in part) for part in (first, last)]
@@ -244,7 +247,7 @@ def spread(latencies: Latencies) -> dict[str, float]:
 
 
 def text(figures: dict[str, Any]) -> str:
-    """The report, in Markdown."""
+    """Return the report in Markdown."""
     heads = ('calls', 'calm', 'p50 ms', 'p99', 'max', 'beside a blow', 'p50 ms', 'p99', 'max')
     lines = [
         (kind, *(cell for name in ('calm', 'near') for cell in cells(sides.get(name))))
@@ -315,7 +318,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and print the report; returns the exit code."""
+    """Run and print the report. Return the exit code."""
     options = parse(argv)
     with open_directories() as make:
         site = Site(make() / 'data', options.forks)

@@ -1,7 +1,7 @@
-"""What clients of the long run were told, and whether the database holds exactly that.
+"""Books of the acknowledged changes of the long run, and their comparison with the database.
 
-A `Book` is one client's. Of what was acknowledged it has the facts; of what nobody answered it has what may be. Every
-object carries a name that is given to it once and never changed, so that one which is there twice is known as such.
+A `Book` belongs to one client. It holds the facts of acknowledged changes, and the possible results of unanswered ones.
+Every object carries a name that is given to it once and never changed, so that a doubled object is recognized.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEPT = {
 
 @dataclass(frozen=True)
 class Lease:
-    """An allocation from what all share was a client's from the answer until it asked for the removal."""
+    """An allocation from the shared pool, with the time of the answer and the time of the request for removal."""
 
     prefix: str
     owner: str
@@ -37,13 +37,13 @@ class Lease:
 
 @dataclass
 class Book:
-    """What one client knows about what it has done."""
+    """The knowledge of one client about its changes."""
 
     facts: dict[Key, Facts] = field(default_factory=dict)
     gone: set[Key] = field(default_factory=set)
     perhaps_added: set[str] = field(default_factory=set)  # names
     perhaps_gone: set[Key] = field(default_factory=set)
-    perhaps_changed: dict[Key, Facts] = field(default_factory=dict)  # what it is if the change was made
+    perhaps_changed: dict[Key, Facts] = field(default_factory=dict)  # the facts if the change was made
     leases: list[Lease] = field(default_factory=list)
 
     def add(self, kind: str, answer: Mapping[str, Any]) -> Key:
@@ -60,7 +60,7 @@ class Book:
         self.gone.add(key)
 
     def lose_sight(self, key: Key) -> None:
-        """Nobody knows whether it was removed."""
+        """Note that the outcome of a removal is unknown."""
         self.perhaps_gone.add(key)
 
     @property
@@ -70,21 +70,21 @@ class Book:
 
 @dataclass
 class Findings:
-    """Everything that is not as the books say, a line each."""
+    """All differences between the books and the database, a line each."""
 
-    lost: list[str] = field(default_factory=list)  # acknowledged, and not there
-    doubled: list[str] = field(default_factory=list)  # there more often than was asked for
-    back: list[str] = field(default_factory=list)  # its removal was acknowledged
-    strange: list[str] = field(default_factory=list)  # nobody has asked for it
-    wrong: list[str] = field(default_factory=list)  # there, and not as it was acknowledged
-    overlaps: list[str] = field(default_factory=list)  # of the pool that all share
+    lost: list[str] = field(default_factory=list)  # acknowledged, and missing
+    doubled: list[str] = field(default_factory=list)  # stored more often than it was asked for
+    back: list[str] = field(default_factory=list)  # stored although its removal was acknowledged
+    strange: list[str] = field(default_factory=list)  # stored although no client asked for it
+    wrong: list[str] = field(default_factory=list)  # stored, but not as it was acknowledged
+    overlaps: list[str] = field(default_factory=list)  # in the shared pool
 
     def lines(self) -> list[str]:
         return [f'{name}: {line}' for name, some in vars(self).items() for line in some]
 
 
 def reconcile(books: Iterable[Book], stored: Mapping[Key, Facts]) -> Findings:
-    """Compare all books with everything that is stored but VRF 0."""
+    """Compare all books with all stored objects but VRF 0."""
     books = list(books)
     found = Findings()
     for book in books:
@@ -104,7 +104,7 @@ def _compare(found: Findings, book: Book, key: Key, facts: Facts, row: Facts | N
 
 
 def _look_for_more(found: Findings, books: list[Book], stored: Mapping[Key, Facts]) -> None:
-    """What is stored and in no book: at most once what may have been added."""
+    """Find objects that are stored and in no book. An object that may have been added is allowed once."""
     known = {key for book in books for key in book.facts}
     gone = {key for book in books for key in book.gone}
     names = {(key[0], facts[NAMED_BY[key[0]]]) for book in books for key, facts in book.facts.items()}
@@ -122,7 +122,7 @@ def _look_for_more(found: Findings, books: list[Book], stored: Mapping[Key, Fact
 
 
 def held_twice(leases: Iterable[Lease]) -> list[str]:
-    """Allocations of one prefix that two clients had at the same time."""
+    """Return the allocations of one prefix that two clients had at the same time."""
     by_prefix: defaultdict[str, list[Lease]] = defaultdict(list)
     for lease in leases:
         by_prefix[lease.prefix].append(lease)
@@ -138,7 +138,7 @@ def held_twice(leases: Iterable[Lease]) -> list[str]:
 
 
 def overlapping(prefixes: Iterable[str]) -> list[str]:
-    """Those networks that share addresses with another."""
+    """Return the networks that share addresses with another network."""
     found = []
     widest: dict[int, Any] = {}
     for network in sorted(

@@ -1,4 +1,7 @@
-"""What dies in the long run: the daemon, its handlers and PostgreSQL's processes, each found anew before every blow."""
+"""The blows of the long run.
+
+They hit the daemon, its handlers and PostgreSQL's processes, which are found anew before every blow.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ PAGE = resource.getpagesize()
 
 
 class Site:
-    """A daemon with a data directory of its own, which is started again when it was killed."""
+    """A daemon with a data directory of its own, which is started again after it was killed."""
 
     def __init__(self, data_dir: Path, forks: int) -> None:
         self.data_dir = data_dir
@@ -43,7 +46,10 @@ class Site:
         return self.daemons[-1]
 
     def start_again(self) -> None:
-        """Another daemon at the same place, ready when this returns; that it does not start at once is a problem."""
+        """Start another daemon at the same place and wait until it is ready.
+
+        A failed start is a problem.
+        """
         for attempts_left in reversed(range(ATTEMPTS)):
             self.daemons.append(Daemon(self._args))
             try:
@@ -55,14 +61,17 @@ class Site:
                     raise
 
     def log(self) -> str:
-        """What all daemons have printed, and PostgreSQL."""
+        """Return the output of all daemons and the log of PostgreSQL."""
         parts = [daemon.log() for daemon in self.daemons]
         with contextlib.suppress(FileNotFoundError):
             parts.append((self.data_dir / 'postgresql.log').read_text(errors='replace'))
         return '\n'.join(parts)
 
     def close(self) -> None:
-        """Stop what runs; nothing remains. What had to be forced is a problem, and every traceback in the log."""
+        """Stop all processes and remove everything.
+
+        A process that had to be killed is a problem, and so is every traceback in the log.
+        """
         self._try(lambda: self.daemon.stop(STOP_TIMEOUT_S))
         self.problems += [f'a traceback in the log: {one}' for one in tracebacks(self.log())]
         for daemon in self.daemons:
@@ -74,7 +83,7 @@ class Site:
         except DaemonError as error:
             self.problems.append(f'an end had to be forced: {str(error)[:300]}')
 
-    # ------------------------------------------------------------------------------------------ who there is
+    # ------------------------------------------------------------------------------------------ the processes
 
     def handlers(self) -> list[int]:
         return [pid for pid, args in children(self.daemon.pid) if '-m nipapd' in args]
@@ -84,12 +93,12 @@ class Site:
         return int(lines[0]) if lines else None
 
     def backends(self) -> list[int]:
-        """PostgreSQL's processes that serve our handlers."""
+        """Return PostgreSQL's processes that serve our handlers."""
         pid = self.postmaster()
         return [] if pid is None else [child for child, args in children(pid) if ' nipap ' in args]
 
     def dsn(self) -> str:
-        """Of the database, for who owns it."""
+        """Return a DSN of the database for its owner."""
         lines = self._postmaster_file()
         if len(lines) < 5:
             raise FileNotFoundError('PostgreSQL does not run')
@@ -103,17 +112,17 @@ class Site:
 
 
 def tracebacks(log: str) -> list[str]:
-    """What follows each beginning of a traceback, as far as it tells what has happened."""
+    """Return the text after each beginning of a traceback, up to MOST_OF_TRACEBACK characters."""
     return [part[:MOST_OF_TRACEBACK] for part in log.split('Traceback (most recent call last):')[1:]]
 
 
 def children(pid: int) -> list[tuple[int, str]]:
-    """The children of a process, with their command lines."""
+    """Return the children of a process, with their command lines."""
     listed = subprocess.run(['ps', '-o', 'pid=,args=', '--ppid', str(pid)], capture_output=True, text=True).stdout
     return [(int(line.split()[0]), line) for line in listed.splitlines()]
 
 
-# How often a kind of blow comes in each round.
+# The number of blows of each kind in a round.
 DECK = Counter(
     {
         'handler KILL': 3,
@@ -129,24 +138,24 @@ DECK = Counter(
 
 
 class Chaos:
-    """Deals blows in random order: each kind once, then round after round."""
+    """Blows in random order: each kind once, then round after round."""
 
     def __init__(self, site: Site, seed: int) -> None:
         self.site = site
         self.random = random.Random(seed)
         self.dealt: Counter[str] = Counter()
-        self.stopped: dict[int, float] = {}  # handlers that stand still, and until when
+        self.stopped: dict[int, float] = {}  # stopped handlers, and the time to continue each
         self._deck: list[str] = []
 
     def strike(self) -> str | None:
-        """Deal the next blow; its name, or None when there is nothing to hit at the moment."""
+        """Deal the next blow. Return its name, or None when there is nothing to hit at the moment."""
         if not self._deck:
             self._deck = list(DECK.elements() if self.dealt else DECK)
             self.random.shuffle(self._deck)
         name = self._deck[-1]
         try:
             done = self._blows()[name]()
-        except (ProcessLookupError, FileNotFoundError, psycopg2.Error):  # it is gone already
+        except (ProcessLookupError, FileNotFoundError, psycopg2.Error):  # the target is gone already
             done = False
         if not done:
             return None
@@ -154,7 +163,7 @@ class Chaos:
         return name
 
     def wake(self, everybody: bool = False) -> bool:
-        """Let handlers go on whose time has come; whether there were any."""
+        """Continue stopped handlers whose time is over, or all. Return whether there were any."""
         due = [pid for pid, until in self.stopped.items() if everybody or time.monotonic() >= until]
         for pid in due:
             del self.stopped[pid]
@@ -205,7 +214,7 @@ class Chaos:
         return True
 
     def _kill_daemon(self) -> bool:
-        self.wake(everybody=True)  # or it would hold a port for a while
+        self.wake(everybody=True)  # a stopped handler would hold a port for a while
         self.site.daemon.kill()
         self.site.start_again()
         return True
@@ -224,17 +233,17 @@ class Sample:
 
 
 def samples(site: Site, answered: int) -> Iterator[Sample]:
-    """The daemon and its handlers as they are now."""
+    """Yield samples of the daemon and its handlers."""
     at = time.monotonic()
     for role, pid in (('daemon', site.daemon.pid), *(('handler', pid) for pid in site.handlers())):
-        with contextlib.suppress(OSError, IndexError):  # it has just ended
+        with contextlib.suppress(OSError, IndexError):  # the process has just ended
             pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
             count = len(os.listdir(f'/proc/{pid}/fd'))
             yield Sample(at, role, pid, pages * PAGE / 1e6, count, answered)
 
 
 def stored(dsn: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Every object in the database but VRF 0."""
+    """Return every object in the database but VRF 0."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     connection = psycopg2.connect(dsn)
     try:

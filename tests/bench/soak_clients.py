@@ -1,4 +1,4 @@
-"""The clients of the long run: processes that call the daemon, insist on answers, and keep a book of them."""
+"""The clients of the long run: processes that call the daemon, retry until they get an answer, and keep a book."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['xmlrpc.client', 'http.client'])
 
 AUTH = {'authoritative_source': 'soak'}
-AWAY, UNKNOWN = 1010, 1020  # the faults after which a call is made again
+AWAY, UNKNOWN = 1010, 1020  # the faults after which a call is retried
 TIMEOUT_S = 60.0
-PATIENCE_S = 180.0  # until every call must have been answered
-NEAR_S = 3.0  # after a blow, calls are still beside it
-SLOW_S, MOST_SLOW = 5.0, 100  # calls that are named
-STEP = 1.05  # from one bucket of latencies to the next
-WRONG_LOGINS_S = 20.0  # between two, of all clients together: too few to be refused
+PATIENCE_S = 180.0  # the time limit for the answer to a call, with all retries
+NEAR_S = 3.0  # a call that begins within this time after a blow counts as beside the blow
+SLOW_S, MOST_SLOW = 5.0, 100  # slow calls are listed
+STEP = 1.05  # the ratio of one bucket of latencies to the bucket before
+WRONG_LOGINS_S = 20.0  # between two wrong logins of all clients together: too few to be refused
 MOST_TOLD = 20
 SHARED = 'shared'
 SHARED_MEMBERS = ('172.16.0.0/12', '2001:db8:ffff::/48')
@@ -43,15 +43,15 @@ class NotDoneError(Exception):
 
 
 class NoAnswerError(Exception):
-    """Whether it was done is unknown."""
+    """The outcome of the call is unknown."""
 
 
 class RefusedError(Exception):
-    """A fault that nothing explains."""
+    """A fault without an explanation."""
 
 
 class Latencies:
-    """Counts of milliseconds in buckets, so that millions need no room."""
+    """Counts of milliseconds in buckets, so that millions of calls need little memory."""
 
     def __init__(self) -> None:
         self.buckets: Counter[int] = Counter()
@@ -76,16 +76,17 @@ class Latencies:
 
 @dataclass
 class Tally:
-    """What happened to one client."""
+    """The results of one client."""
 
     calls: Counter[str] = field(default_factory=Counter)
     faults: Counter[int] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)  # of connections, and HTTP
-    cuts: Counter[str] = field(default_factory=Counter)  # what the clients themselves broke off
+    cuts: Counter[str] = field(default_factory=Counter)  # connections broken on purpose
     retries: int = 0
     unknown: int = 0
     wrong: list[str] = field(default_factory=list)
-    slow: list[tuple[float, float, str]] = field(default_factory=list)  # when, how long, what; the first of them
+    # Time, milliseconds and kind of the first MOST_SLOW calls.
+    slow: list[tuple[float, float, str]] = field(default_factory=list)
     latencies: dict[tuple[str, bool], Latencies] = field(default_factory=dict)  # by kind, and whether beside a blow
 
     def merge(self, other: Tally) -> None:
@@ -100,7 +101,7 @@ class Tally:
 
 
 class Wire:
-    """XML-RPC over one connection that is kept for as long as one likes; nothing is sent twice unasked."""
+    """XML-RPC over one kept connection. Nothing is retried automatically."""
 
     def __init__(self, url: str, password: str | None = None) -> None:
         parts = urlsplit(url)
@@ -113,9 +114,10 @@ class Wire:
         self._http.close()
 
     def call(self, method: str, members: Facts, cut: str = '', wait_s: float = 0) -> Any:
-        """The answer, or xmlrpc.client.Fault; with `cut` the connection is broken in the middle, on purpose.
+        """Return the answer, or raise xmlrpc.client.Fault.
 
-        half: of the request; deaf: before the answer; bored: in the answer.
+        With `cut` the connection is closed early, on purpose. `half`: after half of the request. `deaf`: before the
+        answer. `bored`: in the answer.
         """
         body = xmlrpc.client.dumps(({'auth': AUTH, **members},), method, allow_none=True).encode()
         self._connect()
@@ -156,7 +158,7 @@ class Wire:
 
 @dataclass
 class Task:
-    """What a client process is told: where to call, which of the clients it is, and until when."""
+    """The orders of a client process: the address of the daemon, the number of the client, and the end."""
 
     url: str
     number: int
@@ -166,11 +168,11 @@ class Task:
     think_s: float
     stop: Event
     answered: Any  # an array of counters, one for each client
-    last_blow: Any  # when something was killed last, by the monotonic clock of this host
+    last_blow: Any  # the time of the last blow, by the monotonic clock of this host
 
 
 class Client:
-    """One client: an own VRF and pool, and a part of the pool that all share."""
+    """One client: its own VRF and pool, and a part of the shared pool."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.number = task, task.number
@@ -180,31 +182,31 @@ class Client:
         self.rt, self.vrf, self.pool = f'65000:{task.number}', f'vrf {task.number}', f'pool {task.number}'
         self.serial = 0
         self.next_wrong_login = 0.0
-        self.leaves: list[Key] = []  # what is edited and removed one by one
-        self.begun: dict[Key, float] = {}  # what is leased of the shared pool, since when
-        self.named: dict[Key, str] = {}  # what moves, with its network
+        self.leaves: list[Key] = []  # prefixes that are edited and removed one by one
+        self.begun: dict[Key, float] = {}  # leases from the shared pool, with their begin
+        self.named: dict[Key, str] = {}  # prefixes that move, with their network
         self.trees: list[tuple[Key, list[Key]]] = []
         self.covers: list[Key] = []
-        self.others: list[Key] = []  # VRFs, pools and AS numbers that do not last
+        self.others: list[Key] = []  # short-lived VRFs, pools and AS numbers
 
     # ------------------------------------------------------------------------------------------ calling
 
     def name(self) -> str:
-        """Unique in this run."""
+        """Return a name that is unique in this run."""
         self.serial += 1
         return f'c{self.number}-{self.serial}'
 
     def change(self, kind: str, method: str, **members: Any) -> Any:
         """Make a change and return its answer.
 
-        With a key: sent until it is answered. Without: NoAnswerError when nobody knows.
+        With a key, retry until it is answered. Without a key, raise NoAnswerError when the outcome is unknown.
         """
         if self.task.keyed:
             members['idempotency_key'] = self.name()
         return self._insist(kind, method, members, again_unknown=self.task.keyed, cuts=('half', 'deaf'))
 
     def look(self, kind: str, method: str, **members: Any) -> Any:
-        """The answer to a question, asked until it is answered."""
+        """Return the answer to a read-only call, retried until it is answered."""
         return self._insist(kind, method, members, again_unknown=True, cuts=('half', 'deaf', 'bored'))
 
     def _insist(self, kind: str, method: str, members: Facts, again_unknown: bool, cuts: tuple[str, ...]) -> Any:
@@ -228,7 +230,7 @@ class Client:
         return answer
 
     def _try(self, method: str, members: Facts, cut: str) -> Any:
-        """One attempt; faults that mean that it is to be made again are sorted."""
+        """Make one attempt, and sort faults into errors that may be retried or not."""
         try:
             return self.wire.call(method, members, cut, self.random.uniform(0, 0.03))
         except xmlrpc.client.Fault as fault:
@@ -263,7 +265,7 @@ class Client:
     # ------------------------------------------------------------------------------------------ the run
 
     def run(self) -> None:
-        """Do what a client does until told to stop."""
+        """Make random calls until `stop` is set."""
         self.settle()
         weights, works = zip(*(WORKS if self.task.keyed else WORKS_WITHOUT_KEY), strict=True)
         while not self.task.stop.is_set():
@@ -282,7 +284,7 @@ class Client:
         self.wire.close()
 
     def settle(self) -> None:
-        """Make the VRF, the pool and the blocks that last; always with keys."""
+        """Make the VRF, the pool and the blocks that last, always with keys."""
         keyed, self.task.keyed = self.task.keyed, True
         self.book.add('vrf', self.change('add_vrf', 'add_vrf', attr={'rt': self.rt, 'name': self.vrf}))
         lengths = {'ipv4_default_prefix_length': 28, 'ipv6_default_prefix_length': 64}
@@ -297,7 +299,10 @@ class Client:
     # ------------------------------------------------------------------------------------------ prefixes
 
     def add(self, args: Facts | None = None, kind: str = 'add_prefix', own: bool = True, **attr: Any) -> Key:
-        """Add or allocate a prefix in the own VRF, unless it comes from elsewhere, and note it."""
+        """Add or allocate a prefix, and note it.
+
+        `own`: put the prefix into the client's own VRF.
+        """
         name = self.name()
         attr = {'description': name, **({'vrf_rt': self.rt} if own else {}), **attr}
         members = {'attr': attr} if args is None else {'attr': attr, 'args': args}
@@ -315,7 +320,7 @@ class Client:
         return key
 
     def allocate(self) -> None:
-        """From the own pool or an own prefix, of either family."""
+        """Allocate from the own pool or an own prefix, of either family."""
         if len(self.leaves) >= self.task.kept:
             return self.remove_leaf()
         tags: Facts = {'tags': [f'tag{self.random.randrange(20)}']} if self.random.random() < 0.2 else {}
@@ -330,7 +335,7 @@ class Client:
         self.leaves.append(key)
 
     def share(self) -> None:
-        """Allocate from the pool of all, or give back."""
+        """Allocate from the shared pool, or give an allocation back."""
         if len(self.begun) >= self.task.kept // 2:
             return self.give_back()
         args = {'from-pool': {'name': SHARED}, 'family': self.random.choice((4, 6))}
@@ -348,7 +353,7 @@ class Client:
         return Lease(facts['prefix'], facts['description'], self.begun[key], end)
 
     def remove(self, key: Key, kind: str = 'remove_prefix', within: list[Key] | None = None) -> None:
-        """Remove a prefix, with what is within when that is given."""
+        """Remove a prefix, and recursively the prefixes in `within` if it is given."""
         members = {'prefix': {'id': key[1]}, **({} if within is None else {'recursive': True})}
         keys = [key, *(within or ())]
         try:
@@ -367,7 +372,7 @@ class Client:
             self.remove(key)
 
     def add_named(self) -> None:
-        """A prefix at a place of the client's own choice, which may be under a cover."""
+        """Add a prefix at a place of the client's own choice, which may be under a cover."""
         if len(self.named) >= self.task.kept // 2:
             return
         network = self.place()
@@ -376,7 +381,7 @@ class Client:
         self.leaves.append(key)
 
     def place(self) -> str:
-        """A /28 of the own block that is not taken."""
+        """Return a free /28 of the own block."""
         taken = set(self.named.values())
         while True:
             number = self.random.randrange(2**16)
@@ -415,7 +420,7 @@ class Client:
             self.wrong(f'{key} was answered with {told} instead of {facts}')
 
     def cover(self) -> None:
-        """Put a reservation above some, or take it away from there."""
+        """Put a reservation above some prefixes, or remove the oldest of these reservations."""
         if len(self.covers) >= 8:
             return self.remove(self.covers.pop(0), 'remove_prefix above others')
         used = {self.book.facts[key]['prefix'] for key in self.covers}
@@ -424,7 +429,7 @@ class Client:
             self.covers.append(self.add(prefix=network, type='reservation', kind='add_prefix above others'))
 
     def tree(self) -> None:
-        """In a batch a reservation with assignments and hosts; the oldest of some is removed with all that is in it."""
+        """Add a reservation with assignments and hosts in a batch, or remove the oldest such tree recursively."""
         if len(self.trees) >= 8:
             root, within = self.trees.pop(0)
             return self.remove(root, 'remove_prefix recursive', within)
@@ -448,7 +453,7 @@ class Client:
         return None
 
     def batch(self) -> None:
-        """Allocate and edit what was allocated, at once."""
+        """Allocate a prefix and edit it in one batch."""
         if len(self.leaves) >= self.task.kept:
             return self.remove_leaf()
         name, comment = self.name(), self.name()
@@ -464,7 +469,7 @@ class Client:
     # ------------------------------------------------------------------------------------------ other objects
 
     def other(self) -> None:
-        """A VRF with prefixes, a pool with a member or an AS number: made, edited, and removed in the end."""
+        """Make and edit a VRF with prefixes, a pool with a member or an AS number, or remove the oldest."""
         if len(self.others) >= 6:
             return self.remove_other()
         kind = self.random.choice(('vrf', 'pool', 'asn'))
@@ -488,7 +493,7 @@ class Client:
         return None
 
     def remove_other(self) -> None:
-        """The oldest; a VRF takes its prefixes along."""
+        """Remove the oldest object. A VRF takes its prefixes along."""
         kind, number = key = self.others.pop(0)
         spec = {'asn' if kind == 'asn' else 'id': number}
         self.change(f'remove_{kind}', f'remove_{kind}', **{kind: spec})
@@ -498,10 +503,10 @@ class Client:
             for one in [one for one in facts if one[0] == 'prefix' and facts[one]['vrf_id'] == number]:
                 self.book.remove(one)
 
-    # ------------------------------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------------------------------ reading
 
     def read_one(self) -> None:
-        """A prefix is as it was acknowledged."""
+        """Compare a stored prefix with the book."""
         if self.leaves:
             key = self.random.choice(self.leaves)
             found = self.look('list_prefix', 'list_prefix', prefix={'id': key[1]})
@@ -511,7 +516,7 @@ class Client:
                 self.wrong(f'{key} was answered with {found}')
 
     def read_all(self) -> None:
-        """All of the own VRF, and all there is; the own VRF is exactly what the book says."""
+        """List the own VRF and everything, and compare the own VRF with the book."""
         mine = self.look('list_prefix, a VRF', 'list_prefix', prefix={'vrf_rt': self.rt})
         vrf = mine[0]['vrf_id']
         self.same('list_prefix', {row['id'] for row in mine}, vrf)
@@ -533,7 +538,7 @@ class Client:
             self.wrong(f'{what}: without {sorted(expected - ids - unsure)}, with {sorted(ids - expected - unsure)}')
 
     def count(self) -> None:
-        """Totals of the own VRF and pool are those of the book."""
+        """Compare the totals of the own VRF and pool with the book."""
         (vrf,) = self.look('list_vrf', 'list_vrf', vrf={'rt': self.rt})
         (pool,) = self.look('list_pool', 'list_pool', pool={'name': self.pool})
         if self.book.unknown:
@@ -550,7 +555,7 @@ class Client:
         return {'operator': operator, 'val1': name, 'val2': value}
 
     def search(self) -> None:
-        """Searches of all kinds, whose answers are not looked at."""
+        """Make searches of all kinds, and ignore their answers."""
         query, options = self.query, {'max_result': self.random.choice((1, 50, 1000))}
         queries = (
             query('equals', 'type', 'host'),
@@ -593,7 +598,7 @@ class Client:
             self.wrong(f'{told} is no echo of {self.serial}')
 
     def log_in_wrongly(self) -> None:
-        """Seldom enough that nobody is locked out; whatever is answered, it is no success."""
+        """Log in with a wrong password, seldom enough to avoid a lock-out. A success is wrong."""
         if self.number or time.monotonic() < self.next_wrong_login:
             return
         self.next_wrong_login = time.monotonic() + WRONG_LOGINS_S
@@ -640,8 +645,8 @@ WORKS_WITHOUT_KEY = (*LOOKING, *(pair for pair in CHANGING if pair[1] is not Cli
 
 
 def serve(pipe: Connection, task: Task) -> None:
-    """A client in a process of its own; says at the end what it did and what it was told."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program tells it when to stop
+    """Run a client in this process, and send its book and its tally at the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process sets `stop`
     client = Client(task)
     client.run()
     pipe.send((client.book, client.tally))
@@ -657,7 +662,10 @@ def received(pipe: Connection) -> tuple[Book, Tally] | None:
 
 @contextlib.contextmanager
 def running(tasks: list[Task]) -> Iterator[Callable[[], list[tuple[Book, Tally] | None]]]:
-    """Client processes; yields what waits for their books once they are told to stop. None: a client has died."""
+    """Run client processes. Yield a function that waits for their books after `stop` is set.
+
+    A result of None means that a client has died.
+    """
     pipes: list[Connection] = []
     processes = []
     for task in tasks:

@@ -1,7 +1,7 @@
-"""Hostile clients of the long run: without credentials they hold on to whatever the daemon gives them.
+"""Hostile clients of the long run. Without credentials, they hold on to every resource of the daemon.
 
-They come from an address of their own, so that their failed logins are not counted for the clients that work. Whatever
-is answered is right; that the others lose nothing and are answered is what the books of the run say.
+They use a source address of their own, so that their failed logins are not counted for the working clients. Any answer
+to them is right. The books of the run show that the working clients lose nothing and are answered.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.soak_clients import CONTEXT
 
 ADDRESS = '127.0.0.66'
 HOLD_S = (0.1, 3.0)
-AT_ONCE = 8  # connections that each attack opens
+AT_ONCE = 8  # connections of one attack
 WRONG = 'Authorization: Basic bm9ib2R5Ondyb25n'  # nobody:wrong
 
 
@@ -45,7 +45,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
 
 
 def attack(where: tuple[str, int], stop: Event, seed: int) -> None:
-    """Attack until told to stop; a connection that is refused or cut off is what this deserves."""
+    """Attack until `stop` is set. A refused or cut connection is expected."""
     chosen = random.Random(seed)
     while not stop.wait(chosen.uniform(0, 0.5)):
         sent = ATTACKS[chosen.choice(sorted(ATTACKS))]()
@@ -71,7 +71,7 @@ def serve(where: tuple[str, int], stop: Event, seed: int, threads: int) -> None:
 
 @contextlib.contextmanager
 def attacking(url: str, stop: Event, seed: int, threads: int) -> Iterator[None]:
-    """Hostile clients, in a process of their own, until `stop`."""
+    """Run hostile clients in a process of their own, until `stop` is set."""
     parts = urlsplit(url)
     where = str(parts.hostname), int(parts.port or 0)
     process = CONTEXT.Process(target=serve, args=(where, stop, seed, threads), daemon=True)

@@ -1,4 +1,4 @@
-"""What is done with the database of a daemon that runs: rest after an import, the check, and a repair."""
+"""Maintenance of the database of a running daemon: rest after an import, the check, and a repair."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 MOST_CHECK_S, MOST_REPAIR_S = 60, 30
 MOST_BEHIND_S, EVENTS_TIMEOUT_S = 5, 300
 BEHIND = 'SELECT (SELECT settled FROM event_state) < (SELECT max(id) FROM audit_log)'
-# Rows of everything that is derived and that a repair writes: counters, text, free ranges, totals.
+# Damage rows of everything that is derived and that a repair writes: counters, text, free ranges, totals.
 DAMAGE = """
 UPDATE prefix SET children = children + 1, used_addresses = used_addresses + 1
     WHERE id IN (SELECT id FROM prefix ORDER BY id LIMIT 1000);
@@ -32,7 +32,10 @@ DERIVED = """SELECT (SELECT sum(children) FROM prefix), (SELECT sum(used_address
 
 
 def command(*args: str, env: Mapping[str, str] | None = None, quiet: bool = False) -> int:
-    """Run one of our programs, its output on our stderr, if `quiet` only that of a failure; returns the exit code."""
+    """Run one of our programs and return its exit code.
+
+    Its output goes to our stderr. With `quiet`, only the output of a failure does.
+    """
     environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {})}
     out = subprocess.PIPE if quiet else sys.stderr
     done = subprocess.run([sys.executable, '-m', *args], env=environment, stdout=out, text=True, check=False)
@@ -42,14 +45,14 @@ def command(*args: str, env: Mapping[str, str] | None = None, quiet: bool = Fals
 
 
 def settle(data_dir: Path) -> None:
-    """Do now what PostgreSQL would do by itself in the minutes after an import, while others are timed."""
+    """Vacuum and checkpoint now, as PostgreSQL would in the minutes after an import, during the timing."""
     with session(data_dir) as cursor:
         cursor.execute('VACUUM (ANALYZE)')
         cursor.execute('CHECKPOINT')
 
 
 def time_events(data_dir: Path) -> Measure:
-    """How long what was imported still waits for being delivered; until then a process is busy with it."""
+    """Measure the time until the events of an import are numbered; until then a process is busy with them."""
     start = time.monotonic()
     with session(data_dir) as cursor:
         while (seconds := time.monotonic() - start) < EVENTS_TIMEOUT_S:
@@ -63,8 +66,8 @@ def time_events(data_dir: Path) -> Measure:
 
 @contextlib.contextmanager
 def session(data_dir: Path) -> Iterator[Any]:
-    """A cursor on the database of a daemon with that directory; each statement is a transaction."""
-    server = EmbeddedPostgres(data_dir).start()  # shares the daemon's
+    """Yield a cursor on the database of a daemon with that directory. Each statement is a transaction."""
+    server = EmbeddedPostgres(data_dir).start()  # the same server as the daemon's
     try:
         with contextlib.closing(psycopg2.connect(server.dsn())) as connection:
             connection.autocommit = True
@@ -75,7 +78,7 @@ def session(data_dir: Path) -> Iterator[Any]:
 
 
 def maintain(data_dir: Path, *args: str) -> tuple[float, int]:
-    """Seconds that a command of nipap-admin takes, and its exit code."""
+    """Return the seconds of a command of nipap-admin, and its exit code."""
     start = time.monotonic()
     place = ('--config', '/dev/null', '--data-dir', str(data_dir))
     code = command('nipapd.maintenance', *args, *place, quiet=True)
@@ -83,14 +86,14 @@ def maintain(data_dir: Path, *args: str) -> tuple[float, int]:
 
 
 def time_check(data_dir: Path, where: str) -> Measure:
-    """The check of all that is stored; what it finds is a failure, whatever the machine."""
+    """Measure the check of everything stored. A finding is a failure on every machine."""
     seconds, code = maintain(data_dir, 'check')
     limit, ok = f'no problems, {MOST_CHECK_S} s', code == 0 and seconds <= MOST_CHECK_S
     return Measure(f'nipap-admin check, {where}', seconds, f'{seconds:.1f} s', limit, ok, firm=code != 0)
 
 
 def time_repair(data_dir: Path, where: str) -> Measure:
-    """The repair of thousands of derived rows, which must be what they were before they were damaged."""
+    """Measure the repair of thousands of derived rows, which must get back their values from before the damage."""
     with session(data_dir) as cursor:
         cursor.execute(DERIVED)
         before = cursor.fetchone()

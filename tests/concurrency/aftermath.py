@@ -1,8 +1,8 @@
-"""Setting the scene for clients that act at once, and what must hold when they are done.
+"""The scene of the concurrency tests: a database for the clients, and checks of its state after they have finished.
 
-The facts that are left (which prefixes there are, their types and pools) must be a tree that the rules allow, and all
-that is derived from them (children, totals, counters of pools and VRFs, what is free) must be exact: the oracle of the
-property tests works it out from the facts alone.
+The remaining facts (the prefixes, their types and pools) must be a tree that the rules allow. Everything derived
+(children, totals, counters of pools and VRFs, free ranges) must be exact: the oracle of the property tests computes it
+from the facts alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 
-# By this name in every import mode: pytest puts tests/ in the path.
+# Import by this name in every import mode: pytest puts tests/ in the path.
 from properties.oracle import FULL, Model, Pool, Prefix, Vrf, net, sound
 
 from nipap.access.authentication import Actor
@@ -40,28 +40,28 @@ class Scene:
         return getattr(self.backend, method)(self.actor, *members)
 
     def add(self, text: str, type_: str = 'reservation', **attributes: Any) -> dict[str, Any]:
-        """Add a prefix."""
+        """Add a prefix and return the answer."""
         answer: dict[str, Any] = self.call(
             'add_prefix', {'prefix': text, 'type': type_, 'description': 'd'} | attributes
         )
         return answer
 
     def add_pool(self, name: str, v4: int | None = None, v6: int | None = None) -> int:
-        """Add a pool for assignments; its id."""
+        """Add a pool for assignments and return its id."""
         lengths = {'ipv4_default_prefix_length': v4, 'ipv6_default_prefix_length': v6}
         attr = {'name': name, 'description': 'd', 'default_type': 'assignment'}
         return int(self.call('add_pool', attr | lengths)['id'])
 
     def run(self, *jobs: Job) -> list[Any]:
-        """Let clients act at once; what their scripts return."""
+        """Run clients at once and return the results of their scripts."""
         return run_together(self.dsn, jobs)
 
     def stored(self) -> dict[int, str]:
-        """All prefixes, by id."""
+        """Return all prefixes by id."""
         return {row['id']: row['prefix'] for row in self.call('list_prefix', {})}
 
     def audit_log(self, object_type: str) -> list[tuple[int, int, str]]:
-        """Number of the entry, id of the object and action of all entries about objects of a type, in order."""
+        """Return the number, object id and action of all entries about objects of a type, in order."""
         connection = psycopg2.connect(self.dsn)
         try:
             with connection, connection.cursor() as cursor:
@@ -73,18 +73,18 @@ class Scene:
             connection.close()
 
     def removed(self) -> set[int]:
-        """The ids of all prefixes that the audit log says were removed."""
+        """Return the ids of all prefixes that were removed, by the audit log."""
         return {number for _, number, action in self.audit_log('prefix') if action == 'remove'}
 
     def check(self) -> None:
-        """Nothing is wrong: the daemon's own check, and the oracle's view of the same facts."""
+        """Assert that the daemon's own check finds nothing, and that the oracle derives the same values."""
         assert check.problems(self.db) == []
         model = self._model()
         assert sound(list(model.prefixes.values())), 'the rules forbid this tree'
         self._compare(model)
 
     def _model(self) -> Model:
-        """The facts as the oracle's model, with the daemon's ids as handles."""
+        """Return the facts as the oracle's model, with the daemon's ids as handles."""
         model = Model()
         for row in self.call('list_vrf', {}):
             model.vrfs[row['id']] = Vrf(row['id'], row['rt'], row['name'])
@@ -131,7 +131,7 @@ def _differences(expected: dict[str, Any], row: dict[str, Any]) -> list[str]:
 
 
 def disjoint(texts: Iterable[str]) -> bool:
-    """Whether no two networks share an address."""
+    """Return whether no two networks share an address."""
     networks = sorted((ipaddress.ip_network(text) for text in texts), key=lambda n: (n.version, n.network_address))
     return not any(
         one.version == other.version and one.overlaps(other)  # type: ignore[arg-type]
@@ -140,7 +140,10 @@ def disjoint(texts: Iterable[str]) -> bool:
 
 
 def assert_nothing_is_lost(scene: Scene, added: Sequence[tuple[int, str]], removed: Iterable[int]) -> None:
-    """Every prefix whose addition was acknowledged is there unless its removal was, and nobody else removed any."""
+    """Assert that no acknowledged prefix is lost.
+
+    Each is stored unless its removal was acknowledged, and nothing else was removed.
+    """
     stored, gone = scene.stored(), set(removed)
     ids = [number for number, _ in added]
     assert len(set(ids)) == len(ids), 'an id was given twice'

@@ -1,8 +1,8 @@
-"""Client processes that act on one database at once, each with a Database of its own.
+"""Client processes that use one database at once, each with a Database of its own.
 
-A script is a function that gets a `Client` and does what one client does. `run_together` starts a process for each
-job, lets them begin at the same moment and collects what they return. What a script did not expect fails the test
-with the last calls of every client.
+A script is a function that gets a `Client` and makes the calls of one client. `run_together` starts a process for each
+job, lets the processes begin at the same moment and collects their results. An unexpected error in a script fails the
+test with the last calls of every client.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
-# Every process is forked from a server that has these loaded and neither connection nor thread: real processes, quick
-# to start.
+# Every process is forked from a server that has loaded these modules and has neither connection nor thread. So the
+# clients are real processes that start quickly.
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['pytest', 'nipap.backend'])
 PATIENCE_S = 60.0
 SHOWN_CALLS = 6
-# What may be refused when others change the tree meanwhile: a rule, something gone, a place taken.
+# Refusals to expect when others change the tree meanwhile: a broken rule, a missing object, a taken place.
 INPUT, MISSING, VALUE, NON_EXISTENT, DUPLICATE = 1100, 1110, 1200, 1300, 1400
 
 
@@ -39,7 +39,7 @@ class Job:
 
 @dataclasses.dataclass
 class Client:
-    """One process's access to the daemon's logic, and what it did."""
+    """The access of one process to the daemon's logic, and a record of its calls."""
 
     number: int
     backend: Any
@@ -49,7 +49,7 @@ class Client:
     calls: list[str] = dataclasses.field(default_factory=list)
 
     def call(self, method: str, *members: Any, refusals: Sequence[int] = ()) -> Any:
-        """The answer, or the code (an int) of a refusal that was to be reckoned with."""
+        """Return the answer, or the code (an int) of a refusal in `refusals`."""
         from nipap.errors import NipapError
 
         self.calls.append(f'{method}{members}')
@@ -64,24 +64,24 @@ class Client:
         return answer
 
     def meet(self) -> None:
-        """Wait until all clients are here."""
+        """Wait until all clients have reached this call."""
         self.barrier.wait(PATIENCE_S)
 
     def try_add(self, text: str, type_: str, *, refusals: Sequence[int] = (), **attributes: Any) -> Any:
-        """Add a prefix; the answer or the code of a refusal."""
+        """Add a prefix and return the answer or the code of a refusal."""
         attr = {'prefix': text, 'type': type_, 'description': f'client {self.number}'} | attributes
         return self.call('add_prefix', attr, refusals=refusals)
 
 
 def brief(answer: Any) -> str:
-    """An answer in few words."""
+    """Return an answer in few words."""
     if isinstance(answer, dict) and 'id' in answer:
         return f'id {answer["id"]} {answer.get("prefix", answer.get("name"))}'
     return str(answer)[:120]
 
 
 def run_together(dsn: str, jobs: Sequence[Job]) -> list[Any]:
-    """What each job's script returns; fails when one raises or does not come to an end."""
+    """Return the result of each job's script. Fail if a script raises or does not end in time."""
     barrier = CONTEXT.Barrier(len(jobs))
     seed = random.randrange(1 << 32)  # pytest-randomly seeds this, so a run can be repeated
     workers = [_start(dsn, number, job, barrier, seed) for number, job in enumerate(jobs)]
@@ -130,7 +130,7 @@ def _finish(process: Any) -> None:
 
 
 def _work(connection: Connection, dsn: str, number: int, job: Job, barrier: Barrier, seed: int) -> None:
-    """What runs in the process of one client."""
+    """Run a script in the process of one client and send its result."""
     from nipap.access.authentication import Actor
     from nipap.backend import Backend
     from nipap.postgres.database import Database

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def scene(dsn: str, db: Database, backend: Backend, actor: Actor) -> Iterator[Scene]:
-    """A database to act on; what the clients leave behind must be in order."""
+    """Yield a database for the clients, and check its state at the end."""
     from .aftermath import Scene
 
     made = Scene(dsn, db, backend, actor)

@@ -1,6 +1,6 @@
-"""Scripts that go round by round: in each, every client makes one call at the same moment as the others.
+"""Scripts that go round by round: in each round, every client makes one call at the same moment.
 
-What happens in one round stays as it is in the later ones, so that a trace of it is left for the end.
+Each round uses objects of its own, so that its result remains until the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ Answers = list[Any]
 
 
 def add_each(client: Client, texts: list[str], type_: str, refusals: list[int]) -> Answers:
-    """Add one prefix a round, at the same moment as the others; answers: id or code of the refusal."""
+    """Add one prefix in each round, at the same moment as the other clients.
+
+    The answers are the id and text of the prefix, or the code of the refusal.
+    """
     answers: Answers = []
     for text in texts:
         client.meet()
@@ -24,9 +27,9 @@ def add_each(client: Client, texts: list[str], type_: str, refusals: list[int]) 
 
 
 def change_each(client: Client, method: str, calls: list[tuple[Any, ...]], refusals: list[int]) -> Answers:
-    """Make one call a round, at the same moment as the others; answers: the code of a refusal or None.
+    """Make one call in each round, at the same moment as the other clients.
 
-    An edit that found nothing to edit counts as refused, with code 0.
+    The answers are the code of the refusal, or None. An edit that found nothing to edit counts as refused, with code 0.
     """
     answers: Answers = []
     for members in calls:
@@ -37,7 +40,7 @@ def change_each(client: Client, method: str, calls: list[tuple[Any, ...]], refus
 
 
 def allocate_each(client: Client, sources: list[str], length: int, refusals: list[int]) -> Answers:
-    """Allocate from one source a round, at the same moment as the others."""
+    """Allocate from one source in each round, at the same moment as the other clients."""
     answers: Answers = []
     for source in sources:
         client.meet()
@@ -48,7 +51,7 @@ def allocate_each(client: Client, sources: list[str], length: int, refusals: lis
 
 
 def allocate_from_each(client: Client, pools: list[int], length: int, refusals: list[int]) -> Answers:
-    """Allocate from one pool a round, at the same moment as the others."""
+    """Allocate from one pool in each round, at the same moment as the other clients."""
     answers: Answers = []
     for pool in pools:
         client.meet()
@@ -59,15 +62,15 @@ def allocate_from_each(client: Client, pools: list[int], length: int, refusals: 
 
 
 def rounds(pattern: str, start: int = 0) -> list[str]:
-    """A network for each round: the pattern with the number of the round filled in."""
+    """Return a network for each round: the pattern with the number of the round filled in."""
     return [pattern.format(number) for number in range(start, start + ROUNDS)]
 
 
 def succeeded(answers: Answers) -> list[tuple[int, str]]:
-    """The additions among the answers of a script."""
+    """Return the additions among the answers of a script."""
     return [answer for answer in answers if isinstance(answer, tuple)]
 
 
 def exactly_one(*scripts: Answers) -> bool:
-    """Whether in each round exactly one of the clients was not refused."""
+    """Return whether in each round exactly one of the clients was not refused."""
     return all(sum(not isinstance(answer, int) for answer in answers) == 1 for answers in zip(*scripts, strict=True))

@@ -21,7 +21,7 @@ Outcome = tuple[Added, list[int]]
 
 
 def allocate_from_pool(client: Client, pool: int, lengths: list[int | None], times: int) -> Outcome:
-    """Take blocks of mixed lengths, and give every fifth of one's own back."""
+    """Take blocks of mixed lengths, and give back one of the client's own blocks in every fifth turn."""
     added: Added = []
     removed: list[int] = []
     for turn in range(times):
@@ -41,7 +41,7 @@ def allocate_from_pool(client: Client, pool: int, lengths: list[int | None], tim
 
 
 def remove_one(client: Client, added: Added, removed: list[int]) -> int:
-    """Remove one of the prefixes that this client added; its id, or 0 when there is none."""
+    """Remove one of the prefixes that this client added. Return its id, or 0 if there is none."""
     mine = [number for number, _ in added if number not in removed]
     if not mine:
         return 0
@@ -66,7 +66,7 @@ def allocate_from_sources(client: Client, sources: list[str], length: int, times
 
 
 def add_by_hand(client: Client, parent: str, times: int) -> Outcome:
-    """Add blocks at places that may be taken or inside something, and remove some."""
+    """Add blocks at places that may be taken or inside another prefix, and remove some."""
     added: Added = []
     removed: list[int] = []
     for turn in range(times):
@@ -79,7 +79,7 @@ def add_by_hand(client: Client, parent: str, times: int) -> Outcome:
 
 
 def some_block(client: Client, parent: str) -> str:
-    """An aligned block of a /25 to /30 somewhere in a parent."""
+    """Return an aligned block of a /25 to /30 at a random place in a parent."""
     network = ipaddress.ip_network(parent)
     length = client.random.randint(25, 30)
     inside = network[client.random.randrange(network.num_addresses)]
@@ -87,7 +87,7 @@ def some_block(client: Client, parent: str) -> str:
 
 
 def move_about(client: Client, parent: str, times: int) -> Outcome:
-    """Add one block and move it about, resizing it."""
+    """Add one block, and move and resize it repeatedly."""
     added: Added = []
     for _ in range(times):
         place = some_block(client, parent)
@@ -100,7 +100,7 @@ def move_about(client: Client, parent: str, times: int) -> Outcome:
 
 
 def edit_members(client: Client, members: list[int], times: int) -> Outcome:
-    """Change attributes of the members, whose rows allocation locks."""
+    """Change attributes of the members. Allocation locks the rows of the members."""
     for turn in range(times):
         spec = {'id': client.random.choice(members)}
         assert len(client.call('edit_prefix', spec, {'tags': [f'turn {turn}']})) == 1
@@ -108,7 +108,7 @@ def edit_members(client: Client, members: list[int], times: int) -> Outcome:
 
 
 def cover_and_uncover(client: Client, parent: str, times: int) -> Outcome:
-    """Put a reservation over a part of a parent, and take it away again."""
+    """Put a reservation over a part of a parent and remove it again."""
     added: Added = []
     removed: list[int] = []
     subnets = list(ipaddress.ip_network(parent).subnets(prefixlen_diff=2))
@@ -148,7 +148,7 @@ def replace_pools(client: Client, member: int, times: int) -> Outcome:
 
 
 def allocate_in_a_changing_pool(client: Client, pool: int, times: int) -> Outcome:
-    """Take blocks from a pool that may have no member or no default length just then."""
+    """Take blocks from a pool that may have no member or no default length at the moment."""
     added: Added = []
     for _ in range(times):
         args = {'from-pool': {'id': pool}, 'family': 4}
@@ -161,7 +161,7 @@ def allocate_in_a_changing_pool(client: Client, pool: int, times: int) -> Outcom
 
 
 def cut_connections(client: Client, times: int) -> Outcome:
-    """End the sessions of the other clients, whatever they are doing."""
+    """End the sessions of the other clients, in the middle of their calls or not."""
     others = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = '' AND pid <> %s"
     mine = client.backend.db.read(lambda tx: tx.value('SELECT pg_backend_pid()'))
     for _ in range(times):
@@ -173,12 +173,12 @@ def cut_connections(client: Client, times: int) -> Outcome:
 
 
 def gathered(outcomes: list[Outcome]) -> Outcome:
-    """What all clients added and removed."""
+    """Return the additions and removals of all clients."""
     return [a for added, _ in outcomes for a in added], [r for _, removed in outcomes for r in removed]
 
 
 def members_of(scene: Scene, pool: int, texts: list[str]) -> list[int]:
-    """Add members of a pool."""
+    """Add members of a pool and return their ids."""
     return [int(scene.add(text, pool_id=pool)['id']) for text in texts]
 
 
@@ -205,7 +205,7 @@ def test_24_clients_allocate_from_one_pool_while_others_change_it(scene: Scene) 
 
 
 def test_a_pool_is_used_up_exactly(scene: Scene) -> None:
-    """Room for 64, and 96 requests for it: every block is given once, the rest is told that none is left."""
+    """Make 96 requests with room for 64. Every block is given once, and the remaining requests are refused."""
     pool = scene.add_pool('p', 28)
     members_of(scene, pool, ['10.0.0.0/23', '10.0.4.0/23'])
     added, _ = gathered(scene.run(*[Job(allocate_in_a_changing_pool, (pool, 12)) for _ in range(8)]))
@@ -216,7 +216,7 @@ def test_a_pool_is_used_up_exactly(scene: Scene) -> None:
 
 
 def test_sources_in_opposite_orders(scene: Scene) -> None:
-    """Stored and unstored ones; none is lost between two that fill up."""
+    """Use stored and unstored sources. No source is skipped while the clients fill them up."""
     sources = ['10.0.0.0/26', '10.0.1.0/26', '10.0.2.0/26', '10.0.3.0/26']
     for text in sources[:2]:
         scene.add(text)
@@ -228,7 +228,7 @@ def test_sources_in_opposite_orders(scene: Scene) -> None:
 
 
 def test_connections_are_cut_again_and_again(scene: Scene) -> None:
-    """Whatever was on its way is done once, and answered as if nothing had happened."""
+    """A call under way is done once, and answered as without an interruption."""
     pool = scene.add_pool('p', 28)
     member = members_of(scene, pool, ['10.0.0.0/18'])[0]
     jobs = [Job(allocate_from_pool, (pool, [28, None, 30], 40)) for _ in range(3)]
@@ -251,7 +251,7 @@ def test_default_length_against_allocations(scene: Scene) -> None:
 
 
 def test_a_new_default_length_and_an_allocation_at_once(scene: Scene) -> None:
-    """Each recounts or moves the number of free blocks of the same member, of another pool in every round."""
+    """Allocations and an edit change the number of free blocks of the same member, in another pool in each round."""
     pools = [scene.add_pool(f'pool {n}', 28) for n in range(ROUNDS)]
     for pool, text in zip(pools, rounds('10.{}.0.0/22'), strict=True):
         scene.add(text, pool_id=pool)
@@ -274,7 +274,7 @@ def test_nothing_is_taken_from_a_prefix_that_has_left_the_pool(scene: Scene) -> 
         Job(change_each, ('edit_prefix', leaving, [])),
     )
     assert left == [None] * ROUNDS
-    # Both are done, and logged, under the lock of the member: the log has them in the order in which they happened.
+    # The addition and the edit are done and logged under the lock of the member, so the log has their true order.
     order = {(number, action): entry for entry, number, action in scene.audit_log('prefix')}
     late = [
         answer
@@ -285,7 +285,7 @@ def test_nothing_is_taken_from_a_prefix_that_has_left_the_pool(scene: Scene) -> 
 
 
 def test_a_member_that_moves_still_has_room(scene: Scene) -> None:
-    """There is room in the only member before the move and after it: nobody is told that there is none."""
+    """The only member has room before the move and after it, so no allocation is refused."""
     pools = [scene.add_pool(f'pool {n}', 28) for n in range(ROUNDS)]
     members = [scene.add(text, pool_id=p)['id'] for text, p in zip(rounds('10.{}.0.0/22'), pools, strict=True)]
     moves = [({'id': member}, {'prefix': f'11.{n}.0.0/22'}) for n, member in enumerate(members)]
@@ -314,7 +314,10 @@ def test_membership_against_allocations(scene: Scene) -> None:
 
 
 def test_nested_members_in_two_pools(scene: Scene) -> None:
-    """What is added below the inner member counts there alone, what covers it counts in the outer one."""
+    """Prefixes below the inner member count there alone.
+
+    Prefixes that cover the inner member count in the outer one.
+    """
     outer, inner = scene.add_pool('outer', 26), scene.add_pool('inner', 28)
     members_of(scene, outer, ['10.0.0.0/20'])
     members_of(scene, inner, ['10.0.4.0/22'])

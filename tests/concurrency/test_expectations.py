@@ -1,4 +1,4 @@
-"""If-Match under contention: of many who change what they have all seen, one does; nobody's change is lost."""
+"""Test If-Match under contention: one of many concurrent changes of the same version is made, and none is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 def at_once(dsn: str, number: int, work: Callable[[Backend, int], Any]) -> list[Any]:
-    """What so many clients get, each over a connection of its own: answers, and errors in place of them."""
+    """Return the answers or errors of `number` concurrent clients, each on a connection of its own."""
     barrier = threading.Barrier(number)
     got: list[Any] = [None] * number
 
@@ -47,7 +47,7 @@ def at_once(dsn: str, number: int, work: Callable[[Backend, int], Any]) -> list[
 
 
 def objects(backend: Backend, actor: Actor) -> dict[str, dict[str, Any]]:
-    """One of each kind."""
+    """Add one object of each kind and return them by kind."""
     pool = backend.add_pool(actor, {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
     prefix = {'prefix': '10.0.0.0/16', 'type': 'reservation', 'description': 'x', 'pool_id': pool['id']}
     return {
@@ -59,7 +59,7 @@ def objects(backend: Backend, actor: Actor) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize('kind', ['vrf', 'pool', 'asn', 'prefix'])
-def test_one_of_many_changes_what_all_have_seen(dsn: str, db: Database, actor: Actor, kind: str) -> None:
+def test_one_of_many_concurrent_edits_of_a_version_is_made(dsn: str, db: Database, actor: Actor, kind: str) -> None:
     backend = Backend(db, alike=True)
     number = objects(backend, actor)[kind]['asn' if kind == 'asn' else 'id']
     key = 'asn' if kind == 'asn' else 'id'
@@ -80,7 +80,7 @@ def test_one_of_many_changes_what_all_have_seen(dsn: str, db: Database, actor: A
 
 
 def test_expectations_beside_allocations(dsn: str, db: Database, actor: Actor) -> None:
-    """Removals and edits that expect something of a prefix and its pool, while others allocate in it: no deadlock."""
+    """Remove and edit with expectations about a prefix and its pool, while others allocate in it: no deadlock."""
     backend = Backend(db, alike=True)
     found = objects(backend, actor)
     pool, prefix = found['pool']['id'], found['prefix']['id']

@@ -1,4 +1,4 @@
-"""Many processes send one call with one key: one does it, the others wait for it and have its answer."""
+"""Many processes send one call with one key: one process executes it, the others wait and get the same answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARGS = {'from-pool': {'name': 'p'}, 'family': 4}
 
 
 def add_keyed(client: Client, keys: list[str]) -> list[Any]:
-    """Allocate once for each key, in an order of the client's own; the answers in the order of the keys."""
+    """Allocate once for each key, in a random order, and return the answers in the order of the keys."""
     from dataclasses import replace
 
     same_user = replace(client.actor, username='test', authenticated_as='test')
@@ -31,7 +31,7 @@ def add_keyed(client: Client, keys: list[str]) -> list[Any]:
 
 
 def add_or_fail(client: Client, key: str) -> Any:
-    """Add the same prefix under a key of all clients' own: one gets it, the others are refused."""
+    """Add the same prefix as all clients, under a key. One client adds it, the others are refused."""
     members = {'attr': {'prefix': '10.0.0.0/30', 'type': 'assignment', 'description': key}, 'args': None}
     return client.call('perform', Request('add_prefix', members, key), refusals=(1400,))
 
@@ -50,15 +50,15 @@ def test_one_key_at_once(scene: Scene) -> None:
     assert len(scene.stored()) == 1 + KEYS
 
 
-def test_who_waited_for_a_call_that_failed_makes_it(scene: Scene) -> None:
+def test_a_client_that_waited_for_a_failed_call_makes_it(scene: Scene) -> None:
     prepare(scene)
-    answers = scene.run(*[Job(add_or_fail, ('k',))] * CLIENTS)  # each is a user of its own
+    answers = scene.run(*[Job(add_or_fail, ('k',))] * CLIENTS)  # each client is a user of its own
     assert answers.count(1400) == CLIENTS - 1
     assert len(scene.stored()) == 2
 
 
 def test_expired_keys_hold_up_nobody(scene: Scene) -> None:
-    """Everybody stores under a key that has expired while others remove such keys."""
+    """All clients store under expired keys while others remove such keys."""
     prepare(scene)
     keys = [f'key {number}' for number in range(4 * KEYS)]
     for _ in range(2):

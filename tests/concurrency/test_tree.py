@@ -1,4 +1,4 @@
-"""Clients change the same part of the tree at the same moment: whatever happens first, the rules hold."""
+"""Clients change the same part of the tree at the same moment: in any order, the rules hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def chaos(client: Client, pool: int, times: int) -> tuple[list[tuple[int, str]], list[int]]:
-    """Anything, anywhere in a small part of the address space."""
+    """Make random changes in a small part of the address space."""
     added: list[tuple[int, str]] = []
     refusals = [INPUT, VALUE, NON_EXISTENT, DUPLICATE]
     for _ in range(times):
@@ -29,7 +29,7 @@ def chaos(client: Client, pool: int, times: int) -> tuple[list[tuple[int, str]],
 
 
 def chaos_place(client: Client) -> str:
-    """A network in 10.0.0.0/24, or the network itself and what is around it."""
+    """Return a network in 10.0.0.0/24, the network itself or a network around it."""
     length = client.random.choice([22, 23, 24, 25, 26, 27, 28, 30, 32, 32])
     return str(ipaddress.ip_network(f'10.0.0.{client.random.randrange(0, 256, 4)}/{length}', strict=False))
 
@@ -52,13 +52,13 @@ def chaos_allocate(client: Client, pool: int, refusals: list[int]) -> Any:
 
 
 def chaos_move(client: Client, pool: int, refusals: list[int]) -> Any:
-    """Move whatever is at one place to another."""
+    """Move the prefix at one place, if any, to another place."""
     spec = {'prefix': chaos_place(client)}
     client.call('edit_prefix', spec, {'prefix': chaos_place(client)}, refusals=refusals)
 
 
 def chaos_edit(client: Client, pool: int, refusals: list[int]) -> Any:
-    """Change type, pool or tags of whatever is at a place."""
+    """Change the type, pool or tags of the prefix at a place, if any."""
     choices: list[dict[str, Any]] = [
         {'type': client.random.choice(['reservation', 'assignment'])},
         {'pool_id': client.random.choice([None, pool])},
@@ -68,7 +68,7 @@ def chaos_edit(client: Client, pool: int, refusals: list[int]) -> Any:
 
 
 def chaos_remove(client: Client, pool: int, refusals: list[int]) -> Any:
-    """Remove whatever is at a place."""
+    """Remove the prefix at a place, if any."""
     client.call('remove_prefix', {'prefix': chaos_place(client)}, client.random.random() < 0.2, refusals=refusals)
 
 
@@ -105,7 +105,7 @@ def test_of_equal_prefixes_one_is_added(scene: Scene) -> None:
 
 
 def test_a_host_and_the_assignment_around_it_at_once(scene: Scene) -> None:
-    """The host needs it to be there first."""
+    """A host needs its assignment to exist before it."""
     around, hosts = scene.run(
         Job(add_each, (rounds('10.0.{}.0/24'), 'assignment', [])),
         Job(add_each, (rounds('10.0.{}.1/32'), 'host', [VALUE])),
@@ -150,7 +150,10 @@ def test_two_move_to_one_place(scene: Scene) -> None:
 
 
 def test_two_move_into_each_other(scene: Scene) -> None:
-    """Each moves to where the other was; both can, one after the other, and neither is inside itself."""
+    """Each prefix moves to the former place of the other.
+
+    Both can, one after the other, and neither is inside itself.
+    """
     one, two = [], []
     for number in range(ROUNDS):
         first = scene.add(f'10.{number}.0.0/16')['id']
@@ -163,7 +166,10 @@ def test_two_move_into_each_other(scene: Scene) -> None:
 
 
 def test_moves_against_allocations(scene: Scene) -> None:
-    """A reservation moves away while blocks are taken from where it was: they belong to it or to what is around."""
+    """A reservation moves while blocks are allocated at its place.
+
+    The blocks belong to it or to the prefix around it.
+    """
     scene.add('10.0.0.0/8')
     sources = rounds('10.{}.0.0/16')
     moves = [({'id': scene.add(t)['id']}, {'prefix': f'10.{n + 100}.0.0/16'}) for n, t in enumerate(sources)]
@@ -178,8 +184,8 @@ def test_moves_against_allocations(scene: Scene) -> None:
     assert_nothing_is_lost(scene, added, [])
 
 
-def test_what_is_removed_by_its_place_is_removed_there(scene: Scene) -> None:
-    """One that has moved away meanwhile is not at the place that the removal names, and stays."""
+def test_a_removal_by_place_removes_only_there(scene: Scene) -> None:
+    """A removal by place does not remove a prefix that has moved away meanwhile."""
     texts = rounds('10.{}.0.0/16')
     ids = [scene.add(text)['id'] for text in texts]
     moves = [({'id': number}, {'prefix': f'11.{n}.0.0/16'}) for n, number in enumerate(ids)]
@@ -192,8 +198,8 @@ def test_what_is_removed_by_its_place_is_removed_there(scene: Scene) -> None:
     assert not moved & scene.removed(), f'moved away, and removed all the same: {moved & scene.removed()}'
 
 
-def test_what_is_moved_by_its_place_is_moved_once(scene: Scene) -> None:
-    """Of two who name the same place, the second finds nothing there."""
+def test_two_moves_by_place_move_a_prefix_once(scene: Scene) -> None:
+    """Two edits name the same place. The second edit finds no prefix there."""
     texts = rounds('10.{}.0.0/16')
     for text in texts:
         scene.add(text)
@@ -215,7 +221,7 @@ def test_removing_a_parent_against_its_children(scene: Scene) -> None:
 
 
 def test_recursive_removal_against_adds_inside(scene: Scene) -> None:
-    """What was added before the removal is gone with it, what was added after it stays; nothing else."""
+    """Remove exactly the prefixes that were added before the removal. Later prefixes stay."""
     sources = rounds('10.{}.0.0/16')
     specs = [({'id': scene.add(text)['id']}, True) for text in sources]
     for text in rounds('10.{}.4.0/24'):
@@ -308,7 +314,7 @@ def test_edits_of_different_attributes_of_a_pool_or_vrf_all_last(scene: Scene, k
 
 
 def test_bulk_edits_against_everything_else(scene: Scene) -> None:
-    """Two clients edit all prefixes at once in every round, others add and move: nobody is in the way of anybody."""
+    """Two clients edit all prefixes in every round while others add and move. No client is refused."""
     ids = [scene.add(text)['id'] for text in rounds('10.{}.0.0/16')]
     edits = [({'type': 'reservation'}, {'tags': [f'round {n}']}) for n in range(ROUNDS)]
     moves = [({'id': i}, {'prefix': f'12.{n}.0.0/16'}) for n, i in enumerate(ids)]

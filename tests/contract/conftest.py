@@ -1,4 +1,4 @@
-"""The daemon's faces as fixtures; `api` plays a scenario over the Backend, over XML-RPC and over REST."""
+"""The daemon's faces as fixtures. `api` plays a scenario over the Backend, over XML-RPC and over REST."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nipapd.embedded import EmbeddedPostgres
 
 @pytest.fixture(scope='session')
 def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The accounts of `USERS`. Hashing passwords takes its time, so they are made once."""
+    """Return the path of the accounts of `USERS`. They are made once, since hashing passwords takes time."""
     path = tmp_path_factory.mktemp('accounts') / 'users.db'
     users = LocalUsers(path)
     users.create()
@@ -36,7 +36,7 @@ def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='session')
 def authenticator(users_file: Path) -> Iterator[Authenticator]:
-    """One for the run: it remembers passwords that it has checked."""
+    """Yield one authenticator for the run, with its cache of checked passwords."""
     local = BackendSettings('local', 'SqliteAuth', {'db_path': str(users_file)})
     made = Authenticator(AuthSettings('local', 3600, {'local': local}))
     yield made
@@ -45,7 +45,7 @@ def authenticator(users_file: Path) -> Iterator[Authenticator]:
 
 @pytest.fixture(scope='session')
 def _standing() -> Iterator[list[Standing]]:
-    """Return the databases that are not in use."""
+    """Yield the databases that are not in use."""
     made: list[Standing] = []
     yield made
     for standing in made:
@@ -56,7 +56,7 @@ def _standing() -> Iterator[list[Standing]]:
 def standing(
     cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int], _standing: list[Standing]
 ) -> Iterator[Standing]:
-    """A database with the schema and nothing in it, the test's own, with sessions that earlier tests have used."""
+    """Yield an empty database with the schema for one test, with sessions that earlier tests have used."""
     yield from borrowed(cluster, template, _numbers, _standing)
 
 
@@ -89,7 +89,7 @@ def db(standing: Standing) -> Database:
 
 @pytest.fixture
 def sound(db: Database) -> Iterator[None]:
-    """However a scenario ends, it must leave every counter, free range and rule of the tree as the facts demand."""
+    """Check after the scenario that every counter, free range and rule of the tree agrees with the facts."""
     yield
     assert check.problems(db) == []
 
@@ -101,7 +101,7 @@ def backend_face(backend: Backend, sound: None) -> BackendFace:
 
 @pytest.fixture
 def xmlrpc_face(backend: Backend, sound: None, authenticator: Authenticator) -> XmlRpcFace:
-    """The XML-RPC application in this process: everything but the sockets."""
+    """Return the XML-RPC application in this process: everything but the sockets."""
     client = create_app(backend, authenticator).test_client()
 
     def post(path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -113,7 +113,7 @@ def xmlrpc_face(backend: Backend, sound: None, authenticator: Authenticator) -> 
 
 @pytest.fixture
 def rest_face(standing: Standing, sound: None, authenticator: Authenticator) -> RestFace:
-    """The REST application in this process."""
+    """Return the REST application in this process."""
     client = rest_application(standing, authenticator).test_client()
 
     def exchange(method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -125,7 +125,7 @@ def rest_face(standing: Standing, sound: None, authenticator: Authenticator) -> 
 
 @pytest.fixture
 def daemon_face(daemon: Callable[..., Any], database_options: dict[str, str], users_file: Path) -> Iterator[XmlRpcFace]:
-    """A running daemon on a database of the test's own."""
+    """Yield a running daemon on a database of the test's own."""
     accounts = {'type': 'SqliteAuth', 'db_path': str(users_file)}
     running = daemon(config={'nipapd': {**database_options, 'forks': '2'}, 'auth.backends.local': accounts})
     connection = http.client.HTTPConnection(urlsplit(running.url()).netloc, timeout=60)
@@ -150,5 +150,5 @@ def poster(connection: http.client.HTTPConnection) -> Post:
     ]
 )
 def api(request: pytest.FixtureRequest) -> Face:
-    """Each face in turn, on a database that holds nothing but VRF 0; those over HTTP are slow."""
+    """Return each face in turn, on a database with VRF 0 only. The faces over HTTP are slow."""
     return request.getfixturevalue(request.param)

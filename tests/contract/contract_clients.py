@@ -1,6 +1,6 @@
-"""Clients of three faces that do the same by whatever means each has: the Backend, XML-RPC, REST.
+"""Clients of three faces with the same methods: the Backend, XML-RPC, REST.
 
-What they return is in one form: an object as searches show it, without what says how it was found. What goes wrong is
+All clients return results in one form: an object as searches show it, without the members about the match. An error is
 a ``Fault`` with its code.
 """
 
@@ -18,47 +18,47 @@ PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 
 KEYS = {'asn': 'asn'}
 TIMES = frozenset({'added', 'last_modified', 'expires'})
 
-#: method, path, body, headers -> status and value of the answer
+#: The arguments are method, path, body and headers; the result is the status and the value of the answer.
 Request = Callable[..., tuple[int, Any]]
 
 
 class Client:
-    """What a scenario can do."""
+    """The actions of a scenario."""
 
     def add(self, kind: str, **attr: Any) -> Object:
-        """Add an object; returns it."""
+        """Add an object and return it."""
         raise NotImplementedError
 
     def edit(self, kind: str, number: int, **attr: Any) -> Object:
-        """Edit the object that has this number; returns it."""
+        """Edit the object with this number and return it."""
         raise NotImplementedError
 
     def remove(self, kind: str, number: int, **options: Any) -> None:
-        """Remove the object that has this number."""
+        """Remove the object with this number."""
         raise NotImplementedError
 
     def search(self, kind: str, query: Object, **options: Any) -> list[Object]:
-        """The objects that a query matches."""
+        """Return the objects that match a query."""
         raise NotImplementedError
 
     def smart(self, kind: str, text: str) -> tuple[list[Object], Any]:
-        """The objects that a text matches, and how it was understood."""
+        """Return the objects that match a text, and the interpretation of the text."""
         raise NotImplementedError
 
     def allocate(self, kind: str, source: Object, args: Object, **attr: Any) -> Object:
-        """Allocate from a pool or a prefix; returns the prefix."""
+        """Allocate from a pool or a prefix, and return the new prefix."""
         raise NotImplementedError
 
     def free(self, kind: str, source: Object, **args: Any) -> list[str]:
-        """What would be allocated."""
+        """Return the blocks that would be allocated."""
         raise NotImplementedError
 
     def batch(self, *operations: Object) -> list[Any]:
-        """The ids that many calls in one transaction answer."""
+        """Return the ids in the answers of calls in one transaction."""
         raise NotImplementedError
 
     def code(self, action: str, /, *args: Any, **named: Any) -> int:
-        """The code of what goes wrong with an action."""
+        """Return the code of the fault of an action."""
         with pytest.raises(Fault) as caught:
             getattr(self, action)(*args, **named)
         assert caught.value.text
@@ -74,7 +74,7 @@ def equal(name: str, value: Any, operator: str = 'equals') -> Object:
 
 
 class CallsClient(Client):
-    """By the methods of the Backend, over a face that has them all."""
+    """A client that calls the methods of the Backend, over a face with all methods."""
 
     def __init__(self, face: Face) -> None:
         self.face = face
@@ -119,7 +119,7 @@ class CallsClient(Client):
 
 
 class RestClient(Client):
-    """By resources."""
+    """A client that uses resources."""
 
     def __init__(self, request: Request, headers: Mapping[str, str] | None = None) -> None:
         self._request = request
@@ -177,7 +177,7 @@ def parameters(options: Mapping[str, Any]) -> str:
 
 
 def common(item: Object) -> Object:
-    """An object in the form that all clients return."""
+    """Return an object in the form that all clients return."""
     shown = {name: value for name, value in item.items() if name not in ('match', 'display')}
     for name in TIMES & shown.keys():
         if isinstance(shown[name], str):

@@ -1,7 +1,7 @@
 """Faces of one daemon: the Backend called directly, the same calls over XML-RPC and, in `contract_rest`, over REST.
 
-All answer in one form, so that a scenario need not know which one it is played over: numbers that can be big are
-decimal strings, timestamps are aware datetimes in UTC with whole seconds, and an error is a ``Fault``.
+All answer in one form, so that a scenario is independent of its face: numbers that can be big are decimal strings,
+timestamps are aware datetimes in UTC with whole seconds, and an error is a ``Fault``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nipap.calls import Request
 from nipap.errors import NipapError
 
 SOURCE = 'nipap'
-#: name -> (password, full name, read-only, trusted)
+#: The password, full name, read-only right and trust of each user.
 USERS: Mapping[str, tuple[str, str, bool, bool]] = {
     'alice': ('alice-secret', 'Alice Smith', False, False),
     'readonly': ('readonly-secret', 'Rita Reader', True, False),
@@ -32,17 +32,17 @@ BIG_NUMBER = re.compile(r'_addresses|_prefixes_')
 WIRE_TIME = re.compile(r'\d{8}T\d\d:\d\d:\d\d')
 MAX_INT = 2**31 - 1
 
-#: for scenarios that REST has no form for; what it says instead is in `test_face_differences.py`
+#: For scenarios that REST has no form for. `test_face_differences.py` shows the answers of REST.
 CALLS = pytest.mark.parametrize(
     'api', ['backend_face', pytest.param('xmlrpc_face', marks=pytest.mark.slow)], indirect=True
 )
 
-#: path, body and headers of a request -> HTTP status and body of the answer
+#: The arguments are path, body and headers of a request; the result is the HTTP status and the body of the answer.
 Post = Callable[[str, bytes, Mapping[str, str]], tuple[int, bytes]]
 
 
 class Fault(Exception):
-    """What a client learns of an error: a permanent code and a text."""
+    """An error as a client sees it: a permanent code and a text."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(code, text)
@@ -51,12 +51,12 @@ class Fault(Exception):
 
 
 class Face:
-    """A way to make the calls of the contract; subclasses say how one call is made."""
+    """A way to make the calls of the contract. Subclasses define `call`."""
 
     name: str
 
     def call(self, method: str, /, **members: Any) -> Any:
-        """Make one call; raise ``Fault`` when it fails."""
+        """Make one call and return its answer. Raises ``Fault``."""
         raise NotImplementedError
 
     def as_user(self, user: str, **auth: Any) -> Face:
@@ -70,13 +70,13 @@ class Face:
         return caught.value
 
     def outcome(self, method: str, /, **members: Any) -> Any:
-        """Make one call and return its result, or code and text of its fault; for tables of many calls."""
+        """Make one call and return its result, or code and text of its fault, for tables of many calls."""
         try:
             return self.call(method, **members)
         except Fault as fault:
             return fault.code, fault.text
 
-    # The handful of calls that every scenario begins with.
+    # The few calls at the beginning of every scenario.
 
     def add_vrf(self, rt: str, name: str, **attr: Any) -> dict[str, Any]:
         return self.call('add_vrf', attr={'rt': rt, 'name': name, **attr})
@@ -107,14 +107,14 @@ class Face:
         ]
 
     def smart(self, text: str, **options: Any) -> list[str]:
-        """Return the prefixes that a smart search finds; the text must be understood."""
+        """Return the prefixes that a smart search finds. The text must be understood."""
         answer = self.call('smart_search_prefix', query_string=text, search_options=dict(options))
         assert answer['error'] is False, answer['interpretation']
         return [row['prefix'] for row in answer['result']]
 
 
 class BackendFace(Face):
-    """The Backend, called the way a transport calls it: members that are missing are None, unknown ones are dropped."""
+    """The Backend, called as a transport calls it: missing members are None, unknown members are dropped."""
 
     name = 'backend'
 
@@ -136,7 +136,7 @@ class BackendFace(Face):
 
 
 class XmlRpcFace(Face):
-    """XML-RPC requests made by the standard library's codec and sent by `post`."""
+    """XML-RPC requests in the standard library's encoding, sent by `post`."""
 
     name = 'xmlrpc'
 
@@ -149,12 +149,12 @@ class XmlRpcFace(Face):
         return self.send(method, {'auth': dict(self.auth), **members})
 
     def send(self, method: str, *params: Any, path: str = '/XMLRPC') -> Any:
-        """Send exactly these parameters."""
+        """Send exactly these parameters and return the answer."""
         body = xmlrpc.client.dumps(params, method, allow_none=True).encode()
         return self.send_body(body, path)
 
     def send_body(self, body: bytes, path: str = '/XMLRPC') -> Any:
-        """Send a request body as it is and decode the answer."""
+        """Send a request body unchanged and decode the answer."""
         headers = {'Content-Type': 'text/xml'}
         if self.authorization:
             headers['Authorization'] = self.authorization
@@ -171,7 +171,7 @@ class XmlRpcFace(Face):
 
 
 def actor_of(user: str, **auth: Any) -> Actor:
-    """Return the actor that authentication makes of one of ``USERS`` and the auth struct of a call."""
+    """Return the actor that authentication makes from a user of ``USERS`` and the auth struct of a call."""
     _, full_name, readonly, trusted = USERS[user]
     return make_actor(Credentials(user, full_name, readonly, trusted), {'authoritative_source': SOURCE, **auth})
 
@@ -182,7 +182,10 @@ def basic(user: str, password: str) -> str:
 
 
 def as_client_sees(result: Any) -> Any:
-    """Return a result in the common form; walks with its own stack, since interpretations nest as deep as queries."""
+    """Return a result in the common form.
+
+    The walk has its own stack, since interpretations nest as deep as queries.
+    """
     box = [result]
     todo: list[tuple[Any, Any]] = [(box, 0)]
     while todo:
@@ -200,7 +203,7 @@ def keys_of(container: dict[str, Any] | list[Any]) -> Iterator[Any]:
 
 
 def as_leaf(key: object, value: Any) -> Any:
-    """Return one value in the common form; `key` is the name of the member or the index it stands at."""
+    """Return one value in the common form. `key` is the name or the index of the value in its container."""
     if isinstance(value, xmlrpc.client.DateTime):
         assert WIRE_TIME.fullmatch(value.value), value.value
         return dt.datetime.strptime(value.value, '%Y%m%dT%H:%M:%S').replace(tzinfo=dt.UTC)

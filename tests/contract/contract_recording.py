@@ -1,4 +1,4 @@
-"""The recorded dialogue: how it is read, which of its values vary, and where the daemon differs from it on purpose."""
+"""The recorded dialogue: its reader, its varying values, and the deliberate differences of the daemon."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import nipap
 SESSION = Path(__file__).parent.parent / 'data' / 'session.json'
 #: 'tomorrow', on the day of the recording.
 RECORDED_TOMORROW = dt.datetime(2026, 11, 23, 9, tzinfo=dt.UTC)
-#: Nothing of this may be in a fault text: SQL, context lines, Python classes.
+#: None of these may be in a fault text: SQL, context lines, Python classes.
 INTERNALS = re.compile(r'CONTEXT:|LINE \d|SELECT|PL/pgSQL|<class|Traceback|psycopg|\w+Error:|File "')
-#: member of an answer -> the kind of object whose id it holds
+#: The kind of object of the id in a member of an answer.
 ID_MEMBERS: Mapping[str, str] = {'vrf_id': 'vrf', 'pool_id': 'pool', 'parent_prefix': 'prefix'}
 TIMES_THAT_VARY = frozenset({'added', 'last_modified'})
 
@@ -39,10 +39,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Difference:
-    """What is expected instead of what was recorded.
+    """The expected answer in place of the recorded one.
 
-    `reason` is the number of the deliberate difference in the contract. With a `code` a fault is expected, whose text
-    is `text`, or else names all of `mentions`; without one, the result `result`.
+    `reason` is the number of the deliberate difference in the contract. With a `code` a fault is expected, and its text
+    is `text` or contains all of `mentions`. Without a `code` the expected answer is `result`.
     """
 
     reason: int
@@ -53,7 +53,7 @@ class Difference:
 
 
 def read_session() -> list[Step]:
-    """Return the steps in order; timestamps become aware datetimes."""
+    """Return the steps in order. Timestamps become aware datetimes."""
     raw = json.loads(SESSION.read_text(), object_hook=with_time)
     return [
         Step(
@@ -108,7 +108,7 @@ def tags(*names: str) -> dict[str, Any]:
 
 
 def grouped_search(steps: Sequence[Step]) -> dict[str, Any]:
-    """Return the answer to '(office or printer) and type=host', put together from its recorded parts."""
+    """Return the answer to '(office or printer) and type=host', combined from its recorded parts."""
     either, hosts = steps[195].result, steps[192].result
     return {
         **either,
@@ -124,7 +124,7 @@ def grouped_search(steps: Sequence[Step]) -> dict[str, Any]:
 
 @dataclass
 class Comparison:
-    """Compares answers with recorded ones; remembers which actual id stands for which recorded one.
+    """A comparison of answers with recorded answers, with a map of recorded ids to actual ids.
 
     The ids must correspond one to one through the whole dialogue, kind by kind.
     """
@@ -181,7 +181,7 @@ class Comparison:
 
 
 def kind_of_id(name: str, owner: Mapping[str, Any]) -> str | None:
-    """Return the kind of object whose id the member holds, or None when it holds none."""
+    """Return the kind of object of the id in a member, or None if the member holds no id."""
     if name != 'id':
         return ID_MEMBERS.get(name)
     if 'default_type' in owner:
@@ -201,6 +201,6 @@ def with_ids(value: Any, saved: Mapping[str, int]) -> Any:
 
 
 def check_version(actual: Any) -> Iterator[str]:
-    """The daemon that was recorded had a version of its own."""
+    """Yield a line if the version is not the present one, since the recorded daemon had its own version."""
     if actual != nipap.__version__:
         yield f'version {actual!r}'

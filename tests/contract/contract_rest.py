@@ -1,8 +1,8 @@
-"""The third face: every call of the contract over REST, with the results and faults that the other faces have.
+"""The third face: every call of the contract over REST, with the results and faults of the other faces.
 
-A call is made by the resource that is there for it, and as a batch of one operation where there is none. What only
-looks is asked both ways, and both must say the same. What docs/rest.md says is different is different here too, and
-tests of its own show it: `test_face_differences.py`.
+A call uses its resource if there is one, or is the only operation of a batch. A reading call is made both ways, and
+both answers must be equal. The differences in docs/rest.md are differences here too, with tests of their own:
+`test_face_differences.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nipap.backend import Backend
 from nipap.rest import api as flask_rest
 
 Object = dict[str, Any]
-#: method, path below the root, body and headers of a request -> HTTP status and body of the answer
+#: Method, path below the root, body and headers of a request; the result is the HTTP status and the body.
 Exchange = Callable[[str, str, bytes | None, Mapping[str, str]], tuple[int, bytes]]
 
 PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags', 'webhook': 'webhooks'}
@@ -36,7 +36,7 @@ HEADERS = {
     'readonly': 'NIPAP-Read-Only',
 }
 MOST = 10_000
-ABSENT = (1300, 'There is ')  # how the problem of a resource that is not there begins
+ABSENT = (1300, 'There is ')  # the beginning of the problem of a missing resource
 LONGEST_NUMBER = 18  # digits of a number in a path
 
 
@@ -69,7 +69,7 @@ class RestFace(Face):
         return answer
 
     def ask(self, method: str, path: str, body: Any = None, /, **headers: str) -> Any:
-        """Make one request and decode its answer; raise ``Fault`` when it is a problem."""
+        """Make one request and return its decoded answer. Raises ``Fault`` if the answer is a problem."""
         sent = {'Authorization': basic(self.user, USERS[self.user][0]), **self._headers(), **headers}
         content = None if body is None else json.dumps(body, default=dt.datetime.isoformat).encode()
         if content is not None:
@@ -82,18 +82,18 @@ class RestFace(Face):
         return as_client_sees(value)
 
     def as_batch(self, method: str, members: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
-        """The answer of a call as the only operation of a batch, in the shape that it has alone."""
+        """Return the answer of a call as the only operation of a batch, in the shape of the call alone."""
         body = {'operations': [{'method': method, 'args': members}]}
         try:
             (answer,) = self.ask('POST', '/batch', body, **(headers or {}))['result']
         except Problem as problem:
-            if 'position' not in problem.members:  # of the whole: its credentials, its key
+            if 'position' not in problem.members:  # a problem of the whole batch: its credentials, its key
                 raise
             begin, text = f'operation {problem.members["position"]} ({method}): ', problem.text
             raise Fault(problem.code, text[len(begin) :] if text.startswith(begin) else f'unnamed: {text}') from None
         return without_match(answer) if method in ('add_prefix', 'list_prefix') else answer
 
-    # changing
+    # changes
 
     def _add(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
         attr, args = members.get('attr'), members.get('args')
@@ -102,7 +102,8 @@ class RestFace(Face):
         source = self._source(args, attr) if isinstance(attr, dict) and not ALLOCATING & attr.keys() else None
         if source is None:
             return self.as_batch(method, members, headers)
-        if source.startswith('/pools') and any(name.startswith('vrf_') for name in attr):  # refused, not ignored
+        # REST refuses these members, and does not ignore them.
+        if source.startswith('/pools') and any(name.startswith('vrf_') for name in attr):
             return self.as_batch(method, members, headers)
         wanted = {name: value for name, value in args.items() if name in ALLOCATING}
         placed = attr if source.startswith('/pools') else {k: v for k, v in attr.items() if not k.startswith('vrf_')}
@@ -119,7 +120,7 @@ class RestFace(Face):
             return self._unless_absent(fault, method, members)
 
     def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
-        if kind == 'vrf' and members.get('recursive') is None:  # over REST prefixes have to be meant
+        if kind == 'vrf' and members.get('recursive') is None:  # over REST the removal of prefixes must be explicit
             members = {**members, 'recursive': True}
         place, recursive = self._place(kind, members.get(kind)), members.get('recursive')
         if place is None or members.keys() - {kind, 'recursive'}:
@@ -130,15 +131,21 @@ class RestFace(Face):
             return self._unless_absent(fault, method, members)
 
     def _unless_absent(self, fault: Fault, method: str, members: Object) -> Any:
-        """A resource that is not there is 404; a call that selects nothing has an answer, which a batch gives."""
+        """Make a call as a batch after a 404. Otherwise raise the fault.
+
+        A missing resource is a 404, but a call that selects nothing has an answer, which the batch returns.
+        """
         if (fault.code, fault.text[:9]) != ABSENT:
             raise fault
         return self.as_batch(method, members)
 
-    # looking
+    # reads
 
     def _look(self, method: str, members: Object, answer: Any) -> Any:
-        """The answer by a resource to what was answered otherwise; None where there is none for such a call."""
+        """Return the answer of a resource, to compare with the answer of the batch.
+
+        The result is None if there is no resource for the call.
+        """
         verb, _, kind = method.rpartition('_')
         if method in ('version', 'db_version'):
             return self.ask('GET', '/version')[method]
@@ -158,7 +165,7 @@ class RestFace(Face):
             return []
 
     def _found(self, verb: str, kind: str, members: Object, other: Any) -> Any:
-        """What a search finds, with the options that the other faces repeat."""
+        """Return the answer of a search, with the options that the other faces repeat."""
         options = members.get('search_options') or {}
         size = options.get('max_result', 50)
         known = {'max_result', *((*AROUND, 'parent_prefix', 'after') if kind == 'prefix' else ())}
@@ -187,21 +194,24 @@ class RestFace(Face):
         source = self._source(args, named)
         if source is None or any(value is None for value in args.values()):
             return None
-        if source.startswith('/prefixes') and 'family' in args:  # no parameter of such a look
+        if source.startswith('/prefixes') and 'family' in args:  # a search inside a prefix has no such parameter
             return None
         return self.ask('GET', f'{source}/free{written({k: v for k, v in args.items() if k in ALLOCATING})}')['result']
 
-    # naming
+    # names
 
     def _place(self, kind: str, spec: Any) -> str | None:
-        """The path of the object that a spec names by its number."""
+        """Return the path of the object that a spec names by its number, or None."""
         name = 'asn' if kind == 'asn' else 'id'
         number = str(spec[name]) if isinstance(spec, dict) and spec.keys() == {name} else ''
         usable = number.isascii() and number.isdecimal() and len(number) <= LONGEST_NUMBER
         return f'/{PLURALS[kind]}/{number}' if usable else None
 
     def _source(self, args: Any, attr: Mapping[str, Any]) -> str | None:
-        """The path of what is allocated from, where it is one pool or one stored prefix and nothing else is said."""
+        """Return the path of the source of an allocation, or None.
+
+        There is a path if the source is one pool or one stored prefix, without other arguments.
+        """
         if not isinstance(args, dict) or args.keys() - ALLOCATING not in ({'from-pool'}, {'from-prefix'}):
             return None
         if 'from-pool' in args:
@@ -216,7 +226,7 @@ class RestFace(Face):
         return f'/{PLURALS[kind]}/{found[0]["id"]}' if isinstance(found, list) and len(found) == 1 else None
 
     def _attempt(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What a function returns, or its fault."""
+        """Return the result of a function, or its fault."""
         try:
             return function(*args)
         except Fault as fault:
@@ -228,7 +238,7 @@ class RestFace(Face):
 
 
 def rest_application(standing: Standing, authenticator: Authenticator, **options: Any) -> Flask:
-    """Return the REST application over a database; its routes, which take 11 ms to compile, are compiled once."""
+    """Return the REST application over a database. Its routes, which take 11 ms to compile, are compiled once."""
     name = f'REST {options}'
     if name not in standing.applications:
         app = standing.applications[name] = Flask('test', static_folder=None)
@@ -237,12 +247,12 @@ def rest_application(standing: Standing, authenticator: Authenticator, **options
 
 
 def told(answer: Any) -> Any:
-    """An answer, or what a fault says, to be compared."""
+    """Return an answer, or code and text of a fault, for comparison."""
     return (answer.code, answer.text) if isinstance(answer, Fault) else answer
 
 
 class Problem(Fault):
-    """A problem as REST tells it."""
+    """A problem of REST."""
 
     def __init__(self, members: Object) -> None:
         super().__init__(members['code'], members['detail'])
@@ -250,14 +260,14 @@ class Problem(Fault):
 
 
 def with_moments(item: Object) -> Object:
-    """An object of an answer, its timestamps read."""
+    """Return an object of an answer with its timestamps parsed."""
     if 'last_modified' in item:
         item |= {name: dt.datetime.fromisoformat(item[name]) for name in MOMENTS if item[name] is not None}
     return item
 
 
 def without_match(answer: Any) -> Any:
-    """What no search has found."""
+    """Return an answer without `match`, which only searches give."""
     for item in answer if isinstance(answer, list) else [answer]:
         item.pop('match', None)
     return answer
@@ -269,7 +279,7 @@ def quoted(key: Any) -> str:
 
 
 def written(options: Mapping[str, Any]) -> str:
-    """The options as the query of a URL; those without a value are left out."""
+    """Return options as the query of a URL. Options without a value are left out."""
     given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in options.items()}
     text = urlencode({name: value for name, value in given.items() if value is not None})
     return f'?{text}' if text else ''

@@ -138,12 +138,12 @@ def test_the_tree(client: AnyClient) -> None:
 def test_refused_prefixes(client: AnyClient, attr: dict[str, Any], code: int) -> None:
     whole = {'prefix': '10.0.0.0/24', 'type': 'assignment', 'description': 'x', **attr}
     if attr.get('description') == '\x01' and isinstance(client, CallsClient) and client.face.name == 'xmlrpc':
-        code = 1100  # such a request is no XML
+        code = 1100  # a request with this character is no XML
     assert client.code('add', 'prefix', **whole) == code
     assert client.search('prefix', {}) == []
 
 
-def test_what_is_mandatory(client: AnyClient) -> None:
+def test_mandatory_attributes(client: AnyClient) -> None:
     assert client.code('add', 'prefix', prefix='10.0.0.0/8', type='reservation') == 1110
     assert client.code('add', 'prefix', prefix='10.0.0.0/8', description='x') == 1200
     assert client.code('add', 'prefix', type='reservation', description='x') == 1120
@@ -310,7 +310,7 @@ def test_as_numbers(client: AnyClient) -> None:
     assert client.search('asn', {}) == []
 
 
-def test_who_may(client: AnyClient, db: Database) -> None:
+def test_rights(client: AnyClient, db: Database) -> None:
     reader = client.as_user('readonly')
     assert reader.search('vrf', {})[0]['name'] == 'default'
     for action, *args in (('add', 'vrf'), ('edit', 'vrf', 0), ('remove', 'vrf', 0), ('remove', 'prefix', 1)):

@@ -1,4 +1,4 @@
-"""Allocation: which block is the lowest free one, and what the arguments must be."""
+"""Allocation: the lowest free block, and the valid arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def free(api: Face, *sources: str, length: Any, vrf: Any = None, **args: Any) ->
 
 
 def refused(api: Face, args: dict[str, Any], **attr: Any) -> tuple[tuple[int, str], tuple[int, str]]:
-    """Return what add and find say to the same arguments."""
+    """Return code and text of the faults of add and find for the same arguments."""
     add = api.fault('add_prefix', attr={'description': 'd', 'type': 'assignment', **attr}, args=args)
     find = api.fault('find_free_prefix', vrf={}, args=args)
     return (add.code, add.text), (find.code, find.text)
@@ -74,7 +74,7 @@ def test_a_source_need_not_be_stored(api: Face) -> None:
     api.add_prefix('10.5.5.0/24', 'assignment')
     assert free(api, '10.5.4.0/22', length=24, count=9) == ['10.5.4.0/24', '10.5.6.0/24', '10.5.7.0/24']
     assert take(api, '10.5.4.0/22', length=23, type_='reservation') == '10.5.6.0/23'
-    assert free(api, '192.0.2.0/24', length=25) == ['192.0.2.0/25']  # outside everything
+    assert free(api, '192.0.2.0/24', length=25) == ['192.0.2.0/25']  # outside all stored prefixes
     assert free(api, '0.0.0.0/0', length=8, count=12)[9:] == ['9.0.0.0/8', '11.0.0.0/8', '12.0.0.0/8']
 
 
@@ -85,13 +85,13 @@ def test_the_source_itself_is_free_when_it_is_not_stored_and_empty(api: Face) ->
 
 
 def test_a_block_inside_another_stored_prefix_is_not_free(api: Face) -> None:
-    """Nothing may stand between the block and the source."""
+    """A block is free only if no stored prefix stands between the block and the source."""
     api.add_prefix('10.0.0.0/16')
     api.add_prefix('10.0.0.0/24', 'assignment')
     api.add_prefix('10.0.1.0/24')
     assert free(api, '10.0.0.0/16', length=26) == ['10.0.2.0/26']
     assert free(api, '10.0.1.0/24', length=26) == ['10.0.1.0/26']
-    # What covers a source is in nobody's way, whether or not the source is stored.
+    # A prefix that covers the source does not matter, whether or not the source is stored.
     assert free(api, '10.0.0.0/25', length=26) == ['10.0.0.0/26']
 
 
@@ -126,7 +126,7 @@ def test_network_and_broadcast_addresses_are_not_handed_out(
 
 
 def test_network_and_broadcast_are_those_of_the_source(api: Face) -> None:
-    """Not those of a stored prefix around it or of the free range."""
+    """The addresses of a stored prefix around the source, or of the free range, do not matter."""
     api.add_prefix('10.0.0.0/24')
     assert free(api, '10.0.0.64/26', length=32) == ['10.0.0.65']
     assert free(api, '10.0.0.0/24', length=32, count=1000)[-1] == '10.0.0.254'

@@ -23,7 +23,7 @@ def add(api: Face, asn: Any, name: str | None = None) -> dict[str, Any]:
     ],
 )
 def test_numbers_to_32_bits(api: Face, given: object, answered: object) -> None:
-    """Deliberate difference 7: an integer while it fits the wire's, a decimal string beyond."""
+    """Deliberate difference 7: an integer if it fits the wire's integer, otherwise a decimal string."""
     assert add(api, given, 'x') == {'asn': answered, 'name': 'x'}
     assert api.call('list_asn', asn={'asn': given}) == [{'asn': answered, 'name': 'x'}]
     query = {'operator': 'equals', 'val1': 'asn', 'val2': given}

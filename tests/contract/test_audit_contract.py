@@ -1,4 +1,4 @@
-"""The audit log: every change has exactly its entries, and a call that failed has none."""
+"""The audit log: every change has exactly its entries, and a failed call has none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contract_faces import Face
 
 
 class Audit:
-    """What was added to the audit log since the last look."""
+    """The entries of the audit log since the last look."""
 
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg2.connect(dsn)
@@ -183,7 +183,7 @@ FAILING: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(('method', 'members'), FAILING)
 def test_a_failed_call_leaves_nothing(api: Face, audit: Audit, method: str, members: dict[str, Any]) -> None:
-    """Neither an entry nor a part of the change: a bulk edit of which one fails changes none."""
+    """There is neither an entry nor a part of the change: a bulk edit changes nothing if one edit fails."""
     api.add_vrf('1:1', 'v')
     api.add_pool('p')
     api.add_prefix('10.0.0.0/8')

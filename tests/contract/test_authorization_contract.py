@@ -1,4 +1,4 @@
-"""Who may do what: users who may only read, and trusted users who act for others."""
+"""Rights: read-only users, and trusted users who act for others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHANGING = [f'{verb}_{kind}' for verb in ('add', 'edit', 'remove') for kind in (
 
 
 def last_audit(dsn: str) -> dict[str, Any]:
-    """Return who made the newest entry of the audit log."""
+    """Return the names in the newest entry of the audit log."""
     columns = ('username', 'authenticated_as', 'full_name', 'authoritative_source')
     connection = psycopg2.connect(dsn)
     try:
@@ -27,7 +27,7 @@ def last_audit(dsn: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize('members', [{}, {'attr': 'junk', 'prefix': 7, 'vrf': [], 'pool': 'x', 'asn': None, 'args': 3}])
 def test_a_read_only_user_changes_nothing(api: Face, members: dict[str, Any]) -> None:
-    """The refusal comes before the arguments are looked at."""
+    """The refusal comes before any look at the arguments."""
     for method in CHANGING:
         fault = api.as_user('readonly').fault(method, **members)
         text = f"read-only user 'readonly' is not authorized to run function '{method}'"
@@ -54,8 +54,8 @@ def test_a_read_only_user_reads_everything(api: Face) -> None:
 
 @pytest.mark.parametrize('members', [{}, {'attr': 'junk', 'webhook': [], 'ids': 3}])
 @pytest.mark.parametrize('who', ['readonly', 'alice', 'gateway as one who only reads'])
-def test_who_may_not_manage_webhooks(api: Face, who: str, members: dict[str, Any]) -> None:
-    """Not even look at them; the refusal comes before the arguments are looked at."""
+def test_users_without_the_right_to_manage_webhooks(api: Face, who: str, members: dict[str, Any]) -> None:
+    """Reading webhooks is refused too. The refusal comes before any look at the arguments."""
     user = api.as_user('gateway', readonly=True) if who.startswith('gateway') else api.as_user(who)
     for method in (name for name in CALLS if name.endswith(('webhook', 'dead_letter'))):
         fault = user.fault(method, **members)
@@ -104,7 +104,7 @@ def test_a_trusted_user_may_act_for_one_who_only_reads(api: Face, readonly: obje
     'junk', [{}, {'username': 'bob', 'full_name': 'Bob', 'readonly': True}, {'username': 7, 'readonly': 'x'}]
 )
 def test_acting_for_others_is_ignored_from_a_user_who_is_not_trusted(api: Face, dsn: str, junk: dict[str, Any]) -> None:
-    """The command line sends these members always."""
+    """The command line always sends these members."""
     api.as_user('alice', **junk).add_prefix('10.0.0.0/8')
     audit = last_audit(dsn)
     assert (audit['username'], audit['full_name']) == ('alice', 'Alice Smith')

@@ -1,4 +1,4 @@
-"""Two people with one user name, each known to a back end of their own, are two: in audit, keys, logs and memory."""
+"""Two people with one user name in two back ends are two users: in audit, keys, logs and caches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def client(backend: Backend, authenticator: Authenticator) -> FlaskClient:
 
 @pytest.fixture
 def rpc(client: FlaskClient) -> Ask:
-    """Makes calls over XML-RPC; a fault is returned."""
+    """Return a function that makes a call over XML-RPC and returns the answer or the fault."""
 
     def ask(authorization: str, method: str, auth: dict[str, Any] | None = None, **members: Any) -> Any:
         given = {'auth': {'authoritative_source': 'test', **(auth or {})}, **members}
@@ -61,7 +61,7 @@ def rpc(client: FlaskClient) -> Ask:
 
 
 def changes(db: Database) -> list[tuple[str, str, str]]:
-    """Who made each change, by the audit log."""
+    """Return the users of all changes, by the audit log."""
     sql = 'SELECT username, authenticated_as, full_name FROM audit_log ORDER BY id'
     return [(name, proved, full_name) for name, proved, full_name in db.read(lambda tx: tx.all(sql))]
 
@@ -80,7 +80,7 @@ def test_the_audit_tells_them_apart(rpc: Ask, client: FlaskClient, db: Database)
     assert changes(db)[4:] == [both[0], both[2]]
 
 
-def test_who_acts_for_another_is_told_with_their_back_end(rpc: Ask, db: Database) -> None:
+def test_the_audit_names_the_back_end_of_a_user_who_acts_for_another(rpc: Ask, db: Database) -> None:
     rpc(ANOTHER, 'add_asn', {'username': 'bob'}, attr={'asn': 1})
     assert changes(db) == [('bob', 'ann@other', None)]
 

@@ -1,4 +1,4 @@
-"""`batch`: many calls in one transaction, and runs of additions that come to the same as one by one."""
+"""`batch`: many calls in one transaction. A run of additions has the same result as single additions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_answers_may_be_ids_only(api: Face) -> None:
 
 
 def test_a_batch_does_not_sleep_for_long(api: Face) -> None:
-    """It sleeps when its transaction is over, so that nobody waits for its session and its locks."""
+    """A batch sleeps after its transaction has ended, so that nobody waits for its session and its locks."""
     sleeping = {'method': 'echo', 'args': {'message': 'late', 'sleep': 0.01}}
     assert batch(api, sleeping) == ['late']
     late = {'method': 'echo', 'args': {'message': 'late', 'sleep': 10}}
@@ -150,7 +150,7 @@ def echo(message: Any) -> dict[str, Any]:
 
 
 def test_references_cannot_grow_without_end(api: Face) -> None:
-    """Each stands for twice what the one before stands for."""
+    """Each reference stands for twice as much as the reference before."""
     doubled = [echo([{'$result': [n]}] * 2) for n in range(40)]
     fault = api.fault('batch', operations=[echo('x' * 10), *doubled])
     assert fault.code == 1200
@@ -167,7 +167,7 @@ def test_one_value_may_be_referred_to_often(api: Face) -> None:
     assert answers[1:] == [['b', 'one']] * 500
 
 
-def test_only_what_refers_has_a_depth(backend: Backend, actor: Actor) -> None:
+def test_only_references_have_a_depth(backend: Backend, actor: Actor) -> None:
     deep: Any = 'x'
     for _ in range(50_000):
         deep = [deep]
@@ -204,7 +204,7 @@ def test_there_is_an_end_to_what_is_answered(api: Face, monkeypatch: pytest.Monk
 
 
 def some_prefixes(seed: int) -> list[dict[str, Any]]:
-    """A tree in random order, with covers, hosts and both families."""
+    """Return additions of a tree in random order, with covers, hosts and both families."""
     random_ = random.Random(seed)
     items = {'10.0.0.0/8': 'reservation', '2001:db8::/32': 'reservation', '255.255.255.0/24': 'assignment'}
     for _ in range(60):

@@ -1,4 +1,7 @@
-"""Every changing call is one change set: the header of the answer has its number, its row who, how and why."""
+"""Every changing call is one change set.
+
+A header of the answer has its number, and its row has the user, the method and the reason.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +153,7 @@ def test_rest_says_it_too(rest: Make, db: Database) -> None:
 
 
 @pytest.mark.parametrize('method', ['version', 'list_prefix'])
-def test_what_changes_nothing_is_no_change_set(rpc: Make, db: Database, method: str) -> None:
+def test_a_call_without_a_change_is_no_change_set(rpc: Make, db: Database, method: str) -> None:
     assert 'NIPAP-Change-Set' not in rpc(method).headers
     edited = rpc('edit_prefix', prefix={'prefix': '10.0.0.0/8'}, attr={'description': 'x'})
     assert 'NIPAP-Change-Set' not in edited.headers

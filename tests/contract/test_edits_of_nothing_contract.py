@@ -1,4 +1,4 @@
-"""An edit that changes no fact leaves everything as it is: the row with last_modified, the audit log, the events."""
+"""An edit that changes no fact writes nothing: no row, no last_modified, no audit log, no event."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def stock(backend: Backend, actor: Actor) -> None:
 
 
 def traces(db: Database) -> Any:
-    """Return everything that an edit could have written."""
+    """Return all rows that an edit could have written."""
     tables = ('prefix', 'pool', 'vrf', 'asn', 'webhook', 'audit_log', 'change_set')
     rows = ', '.join(f'(SELECT jsonb_agg(to_jsonb(t) ORDER BY to_jsonb(t)) FROM {table} t)' for table in tables)
     return db.read(lambda tx: tx.one(f'SELECT {rows}'))
@@ -71,7 +71,7 @@ SPECS: dict[str, dict[str, Any]] = {
     'asn': {'asn': 64500},
     'prefix': {'prefix': '10.0.0.0/8'},
 }
-# What clients send that save an object with all its attributes, and one attribute at a time.
+# Edits of clients that save an object with all its attributes, and with one attribute at a time.
 SAVES = [
     pytest.param(kind, attr, id=f'{kind}-{"-".join(attr) if len(attr) == 1 else "all"}')
     for kind, whole in ADDED.items()
@@ -82,7 +82,7 @@ SAVES = [
 
 @pytest.mark.parametrize(('kind', 'attr'), SAVES)
 @pytest.mark.usefixtures('stock')
-def test_what_is_sent_as_it_is_changes_nothing(
+def test_an_edit_with_the_stored_values_changes_nothing(
     backend: Backend, actor: Actor, db: Database, kind: str, attr: dict[str, Any]
 ) -> None:
     before = traces(db)
@@ -109,7 +109,7 @@ def test_of_many_only_those_are_touched_that_change(backend: Backend, actor: Act
 
 @pytest.mark.usefixtures('stock')
 def test_a_move_to_where_it_is_and_a_pool_that_it_is_in(backend: Backend, actor: Actor, db: Database) -> None:
-    """These are edits that look at the tree first."""
+    """These edits look at the tree first."""
     before = traces(db)
     for attr in ({'prefix': '10.0.0.0/8', 'type': 'reservation'}, {'pool_name': 'p', 'vrf_id': 0}):
         assert edit(backend, actor, 'prefix', {'description': 'net'}, attr)[1] is None

@@ -1,4 +1,4 @@
-"""Every argument of every method, as far from sensible as can be sent: a result, or a fault that changes nothing."""
+"""Every argument of every method, with extreme values: a result, or a fault that changes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DATES = ('00010101T00:00:00', '99991231T23:59:59', '00000101T00:00:00', '2030023
 
 
 class Raw(str):
-    """A <value> as it is sent."""
+    """A <value> exactly as it is sent."""
 
 
 def raw(kind: str) -> Any:
@@ -87,7 +87,7 @@ def kind_of(method: str) -> str:
 
 
 def sound(attribute: Attribute) -> Any:
-    """A value that the attribute may have."""
+    """Return a valid value of an attribute."""
     by_name = {'prefix': '10.0.0.128/25', 'type': 'assignment', 'rt': '2:2', 'vrf_rt': None, 'vrf_id': 0, 'asn': 7}
     by_kind = {
         'text': 'x',
@@ -104,7 +104,7 @@ def sound(attribute: Attribute) -> Any:
 
 @st.composite
 def attributes(draw: st.DrawFn, kind: str) -> dict[str, Any]:
-    """All that is needed, and one or two attributes whose value makes no sense."""
+    """Draw all mandatory attributes, and one or two attributes with a senseless value."""
     table = TABLES[kind]
     needed = {'vrf': ('rt', 'name'), 'pool': ('name', 'default_type'), 'asn': ('asn', 'name'), 'tag': ()}
     made = {name: sound(table[name]) for name in needed.get(kind, ('prefix', 'type', 'description'))}
@@ -154,7 +154,7 @@ def members(draw: st.DrawFn, method: str) -> dict[str, Any]:
         'search_options': st.dictionaries(st.sampled_from(OPTIONS), values, max_size=2),
         'query_string': st.one_of(st.sampled_from(TEXTS), st.text(max_size=12)),
         'args': st.one_of(st.none(), allocations),
-        'sleep': st.just(None),  # a number would be slept
+        'sleep': st.just(None),  # a number would make the call sleep
         'operations': st.lists(operations(), max_size=2),
         **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix', 'webhook'), spec),
     }
@@ -176,7 +176,7 @@ def operations() -> st.SearchStrategy[Any]:
 
 
 def marshalled(value: Any) -> str:
-    """A <value> that hides nothing: what is raw is sent as it is, and so is a character that XML forbids."""
+    """Return a <value> that sends raw values, and characters that XML forbids, unchanged."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):
@@ -195,14 +195,14 @@ def _text(text: str) -> str:
 
 @pytest.fixture
 def stocked(xmlrpc_face: XmlRpcFace) -> XmlRpcFace:
-    """Something of each kind, for arguments to hit."""
+    """Return the face of a trusted user, after adding an object of each kind for arguments to hit."""
     xmlrpc_face.add_vrf('1:1', 'v')
     xmlrpc_face.add_pool('p', ipv4_default_prefix_length=26)
     xmlrpc_face.add_prefix('10.0.0.0/8', pool_name='p')
     xmlrpc_face.add_prefix('10.0.0.0/24', 'reservation', avps={'k': 'x'}, tags=['t'])
     xmlrpc_face.add_prefix('2001:db8::/32')
     xmlrpc_face.call('add_asn', attr={'asn': 1, 'name': 'x'})
-    trusted = xmlrpc_face.as_user('gateway')  # who may do everything
+    trusted = xmlrpc_face.as_user('gateway')  # this user has all rights
     trusted.call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
     return trusted
 

@@ -1,4 +1,4 @@
-"""What is different over REST, each beside what the other faces say; docs/rest.md tells users the same."""
+"""The differences of REST, each beside the answer of the other faces. docs/rest.md tells users the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def calls(request: pytest.FixtureRequest) -> Face:
 
 
 def refused(rest: RestFace, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, int]:
-    """Status and code of the problem that a request is answered with."""
+    """Return status and code of the problem in the answer to a request."""
     with pytest.raises(Problem) as caught:
         rest.ask(method, path, body, **headers)
     return caught.value.members['status'], caught.value.code
@@ -27,7 +27,7 @@ def refused(rest: RestFace, method: str, path: str, body: Any = None, **headers:
 
 @pytest.mark.parametrize('kind', ['vrf', 'pool', 'prefix', 'asn'])
 def test_a_number_of_nothing(calls: Face, rest_face: RestFace, kind: str) -> None:
-    """Selects nothing in a call, which is no error but for the removal of a prefix; as a resource it is 404."""
+    """In a call it selects nothing, which is no error except for the removal of a prefix. As a resource it is 404."""
     spec = {kind: {'asn' if kind == 'asn' else 'id': NOTHING}}
     attr = {'description': 'x'} if kind in ('pool', 'prefix') else {'name': 'x'}
     assert calls.call(f'list_{kind}', **spec) == []
@@ -44,7 +44,7 @@ def test_a_number_of_nothing(calls: Face, rest_face: RestFace, kind: str) -> Non
 
 
 def test_a_prefix_is_shown_whole(calls: Face, rest_face: RestFace) -> None:
-    """As searches show it, by whichever request: one tag stands for it."""
+    """Every request shows a prefix as searches do, so that one ETag is valid for all of them."""
     api, attr = calls, {'prefix': '10.1.0.1/32', 'type': 'assignment', 'description': 'd'}
     added = api.call('add_prefix', attr=attr)
     assert added['display_prefix'] == '10.1.0.1'
@@ -76,7 +76,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def test_json_nests_less_deeply(backend_face: BackendFace, rest_face: RestFace) -> None:
-    """As deep as calls want it; a request in JSON 1,000 deep, an answer 250."""
+    """Calls nest as deep as needed. A request in JSON may nest 1,000 deep, an answer 250."""
     words = ' '.join(['word'] * 300)
     deep = '[' * 1100 + ']' * 1100
     assert backend_face.call('search_vrf', query=nested(1100))['result']
@@ -99,8 +99,8 @@ def sent_as_json(rest: RestFace) -> dict[str, str]:
     return captured
 
 
-def test_what_is_not_known_is_refused(calls: Face, rest_face: RestFace) -> None:
-    """Members beside those of a method are ignored in calls; a request that has any is refused."""
+def test_unknown_members_are_refused(calls: Face, rest_face: RestFace) -> None:
+    """Calls ignore members beside those of a method. A REST request with such a member is refused."""
     assert calls.call('search_vrf', query={}, bogus=1)['result']
     assert refused(rest_face, 'POST', '/vrfs/search', {'query': {}, 'bogus': 1}) == (400, 1100)
     assert refused(rest_face, 'GET', '/vrfs?bogus=1') == (400, 1100)
@@ -108,7 +108,7 @@ def test_what_is_not_known_is_refused(calls: Face, rest_face: RestFace) -> None:
 
 
 def test_a_vrf_goes_with_its_prefixes(calls: Face, rest_face: RestFace) -> None:
-    """In calls unless `recursive` is false, over REST only when it is true."""
+    """A call removes them unless `recursive` is false, REST only if it is true."""
     vrf = calls.add_vrf('1:1', 'v')
     calls.add_prefix('10.0.0.0/8', vrf_id=vrf['id'])
     assert refused(rest_face, 'DELETE', f'/vrfs/{vrf["id"]}') == (422, 1200)
@@ -119,17 +119,17 @@ def test_a_vrf_goes_with_its_prefixes(calls: Face, rest_face: RestFace) -> None:
 
 
 def test_a_key_is_a_header(xmlrpc_face: XmlRpcFace, rest_face: RestFace) -> None:
-    """A member of the call elsewhere; a body in JSON is the object itself."""
+    """On other faces the key is a member of the call. A body in JSON is the object itself."""
     first = xmlrpc_face.call('add_prefix', attr=ATTR, idempotency_key='k')
     assert xmlrpc_face.call('add_prefix', attr=ATTR, idempotency_key='k') == first
-    again = rest_face.call('add_prefix', attr=ATTR, idempotency_key='k')  # one key, whichever way it comes
+    again = rest_face.call('add_prefix', attr=ATTR, idempotency_key='k')  # the key is the same over both faces
     assert {name: again[name] for name in first} == first
     with pytest.raises(Fault) as caught:
         rest_face.ask('POST', '/prefixes', {**ATTR, 'prefix': '10.0.1.0/24', 'idempotency_key': 'k'})
     assert (caught.value.code, caught.value.text) == (1120, 'extraneous attribute idempotency_key')
 
 
-def test_what_xml_cannot_say_is_a_value_in_json(xmlrpc_face: XmlRpcFace, rest_face: RestFace) -> None:
+def test_values_that_xml_lacks_are_values_in_json(xmlrpc_face: XmlRpcFace, rest_face: RestFace) -> None:
     attr = {**ATTR, 'description': '\x01'}
     assert xmlrpc_face.fault('add_prefix', attr=attr).code == 1100
     assert refused(rest_face, 'POST', '/prefixes', attr) == (422, 1200)

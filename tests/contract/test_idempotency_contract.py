@@ -1,4 +1,4 @@
-"""A changing call with an idempotency key: sent again it gets its first answer, and changes nothing."""
+"""A changing call with an idempotency key: a repeated call gets the first answer and changes nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def allocate(api: Face, key: str = 'k', description: str = 'customer') -> Any:
 
 @pytest.fixture
 def pool(api: Face) -> Face:
-    """The face, with a pool to allocate from."""
+    """Return the face, with a pool to allocate from."""
     api.call('add_pool', attr=POOL)
     api.call('add_prefix', attr={**BLOCK, 'pool_name': 'p'})
     return api
@@ -57,7 +57,7 @@ def test_the_same_call_has_the_same_answer(pool: Face, db: Database) -> None:
     assert pool.allocate(FROM_POOL, description='customer')['prefix'] == '10.0.2.0/24'
 
 
-def test_the_answer_is_that_of_then(pool: Face) -> None:
+def test_the_kept_answer_survives_later_changes(pool: Face) -> None:
     first = allocate(pool)
     pool.call('edit_prefix', prefix={'id': first['id']}, attr={'description': 'other'})
     assert allocate(pool) == first
@@ -112,13 +112,13 @@ def test_a_key_is_good_for_one_call(pool: Face, method: str, members: dict[str, 
 
 
 @pytest.mark.parametrize('key', ['', 'k' * 256])
-def test_what_is_no_key_is_refused(api: Face, key: str) -> None:
+def test_invalid_keys_are_refused(api: Face, key: str) -> None:
     check_refused(api, key)
 
 
 @CALLS
 @pytest.mark.parametrize('key', ['a\nb', 7, ['k']])
-def test_what_no_header_can_say_is_no_key_either(api: Face, key: Any) -> None:
+def test_keys_that_no_header_can_hold_are_refused(api: Face, key: Any) -> None:
     check_refused(api, key)
 
 
@@ -179,7 +179,7 @@ def test_where_nothing_can_be_changed_a_key_means_nothing(pool: Face, db: Databa
     assert kept(db) == []
 
 
-def test_who_may_no_longer_change_anything_gets_no_answer_either(pool: Face) -> None:
+def test_a_demoted_user_gets_no_kept_answer(pool: Face) -> None:
     allocate(pool.as_user('gateway'))
     fault = pool.as_user('gateway', readonly=True).fault(
         'add_prefix', attr={'description': 'customer'}, args=FROM_POOL, idempotency_key='k'
@@ -233,7 +233,7 @@ def test_values_that_nest_without_end_are_refused(api: Face, db: Database) -> No
     assert first == again
 
 
-# ---- over the backend: types, and what happens at COMMIT
+# ---- over the backend: types, and a connection lost at COMMIT
 
 TEXTS = st.text(st.characters(exclude_characters='\0'), max_size=20)
 SENT = st.recursive(
@@ -250,14 +250,14 @@ SENT = st.recursive(
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Equal, and of one type through and through."""
+    """Return whether two values are equal and of the same types at all levels."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
         return list(one) == list(other) and all(alike(one[name], other[name]) for name in one)
     if isinstance(one, list):
         return len(one) == len(other) and all(map(alike, one, other))
-    if isinstance(one, datetime):  # those in the hour that a zone left out or had twice equal none of another zone
+    if isinstance(one, datetime):  # a time that a zone skips or has twice equals no time of another zone
         return one.isoformat() == other.isoformat()
     return bool(one == other)
 
@@ -279,7 +279,7 @@ def test_answers_are_the_same_value_by_value(backend: Backend) -> None:
 
 
 class Forgetful(Database):
-    """A database whose connection is lost at COMMIT: before it is done, or when it is."""
+    """A database that loses its connection at COMMIT, before or after the COMMIT is done."""
 
     done = 0
     undone = 0
@@ -343,7 +343,7 @@ def test_a_connection_lost_during_commit(backend: Backend, empty_dsn: str) -> No
 
 
 def test_a_call_without_a_key_asks_nothing_about_keys(backend: Backend, dsn: str) -> None:
-    """It works without the table: its path is the one that it was."""
+    """The call works without the table of keys."""
     api = BackendFace(backend)
     connection = psycopg2.connect(dsn, user=SUPERUSER)
     with connection, connection.cursor() as cursor:

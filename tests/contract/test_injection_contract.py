@@ -1,4 +1,4 @@
-"""Nothing that a client sends becomes SQL: not a name, not an operator, not a value, whichever way it comes."""
+"""No text of a client becomes SQL: no name, no operator, no value, over any face."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLURALS = {'vrfs': 'vrf', 'pools': 'pool', 'prefixes': 'prefix', 'asns': 'asn'}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
 CHANGING = {name for name, call in CALLS.items() if call.changes}
 
-# What is there beside the rows: relations with their columns, functions, triggers, constraints, rights and settings.
+# Everything beside the rows: relations with their columns, functions, triggers, constraints, rights and settings.
 SCHEMA = """
 SELECT 'column', format('%s %s %s', attrelid::regclass, attname, atttypid) FROM pg_attribute
     WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
@@ -63,7 +63,7 @@ def attack(number: int) -> str:
     return ATTACKS[number]
 
 
-attacks = st.integers(0, len(ATTACKS) - 1).map(attack)  # by number, since Hypothesis writes out what it chooses from
+attacks = st.integers(0, len(ATTACKS) - 1).map(attack)  # by number, since Hypothesis writes out the choices
 hostile = st.one_of(attacks, st.text(max_size=20), st.tuples(attacks, attacks).map(''.join))
 numbers = st.sampled_from([0, 1, 2, 24, 64, -1, 2**31 - 1])
 scalars = st.one_of(hostile, hostile, hostile, numbers, st.none(), st.booleans())
@@ -71,7 +71,7 @@ values = st.one_of(*[scalars] * 3, st.lists(scalars, max_size=3), st.dictionarie
 
 
 def named(kind: str) -> st.SearchStrategy[str]:
-    """Names of attributes, some of which are none; pairs are named by whoever asks."""
+    """Return a strategy for names of attributes, some of them invalid, and names of pairs."""
     known = st.sampled_from(sorted(TABLES[kind]))
     return st.one_of(known, known, known, hostile, hostile.map('avps.{}'.format))
 
@@ -127,20 +127,20 @@ def allocations() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def texts(kind: str, fewest: int = 0) -> st.SearchStrategy[dict[str, Any]]:
-    """At most one attribute that may hold any text."""
+    """Return a strategy for at most one attribute that may hold any text."""
     names = [name for name in ('description', 'comment', 'name') if name in TABLES[kind]]
     return st.dictionaries(st.sampled_from(names), hostile, min_size=fewest, max_size=1)
 
 
 def specs(kind: str) -> st.SearchStrategy[dict[str, Any]]:
-    """What selects objects: anything, or text alone and beside what there is."""
+    """Return a strategy for specs: anything, a text alone, or a text beside an existing key."""
     there = {'vrf': {'rt': '1:1'}, 'pool': {'name': 'p'}, 'asn': {'asn': 1}, 'prefix': {'prefix': '10.0.0.0/24'}}
     known = texts(kind).map(lambda text: {**text, **there.get(kind, {})})
     return st.one_of(st.dictionaries(named(kind), values, max_size=2), texts(kind, 1), known)
 
 
 def member(name: str, kind: str) -> st.SearchStrategy[Any]:
-    """What may stand for a member of a call about this kind of object."""
+    """Return a strategy for a member of a call about this kind of object."""
     known: dict[str, Any] = {
         'attr': attributes(kind),
         'query': queries(kind),
@@ -149,7 +149,7 @@ def member(name: str, kind: str) -> st.SearchStrategy[Any]:
         'query_string': st.lists(st.one_of(hostile, named(kind).map('{}='.format)), max_size=4).map(' '.join),
         'args': st.one_of(st.none(), allocations()),
         'recursive': st.one_of(st.booleans(), values),
-        'sleep': st.just(None),  # a number would be slept
+        'sleep': st.just(None),  # a number would make the call sleep
         'message': values,
         'operations': st.lists(st.one_of(operations(), values), max_size=2),
         **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix'), specs(kind)),
@@ -177,7 +177,7 @@ def operations() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def fill(face: Face) -> None:
-    """Have something of each kind there, also when some of it is gone."""
+    """Add an object of each kind, unless it exists."""
     pool = {'name': 'p', 'description': 'p', 'default_type': 'assignment', 'ipv4_default_prefix_length': 26}
     block = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'pool_name': 'p'}
     inside = {'prefix': '10.0.0.0/24', 'type': 'assignment', 'description': 'd', 'avps': {'k': 'x'}, 'tags': ['t']}
@@ -190,7 +190,7 @@ def fill(face: Face) -> None:
 
 @pytest.fixture
 def faces(backend_face: BackendFace, xmlrpc_face: XmlRpcFace) -> tuple[Face, Face]:
-    """Both on one database, with something of each kind for a query to find; for a user who may do everything."""
+    """Return both faces on one database with an object of each kind, for a user with all rights."""
     fill(backend_face)
     trusted = backend_face.as_user('gateway'), xmlrpc_face.as_user('gateway')
     trusted[0].call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
@@ -210,7 +210,11 @@ def last_entry(db: Database) -> int:
 
 
 def may_hit(face: Face, method: str, members: dict[str, Any]) -> set[int]:
-    """The ids that a call may change: of what its specification lists, and whose text it names, and what is inside."""
+    """Return the ids of the objects that a call may change.
+
+    They are listed by the specification and match its texts without regard to case. A recursive removal also changes
+    the prefixes inside.
+    """
     kind = kind_of(method)
     every = face.call(f'list_{kind}', **{kind: {}})
     listed = face.outcome(f'list_{kind}', **{kind: members[kind]})
@@ -292,7 +296,7 @@ STATUSES = {200, 201, 204, 304, 400, 403, 404, 405, 409, 412, 413, 415, 422, 428
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, str, Any]:
-    """Method, path and body."""
+    """Draw method, path and body."""
     plural, kind = draw(st.sampled_from(sorted(PLURALS.items())))
     one = f'/{plural}/{quote(draw(segments), safe="")}'
     queries_ = st.fixed_dictionaries({'query': queries(kind)})
@@ -348,7 +352,7 @@ def test_nothing_in_a_request_becomes_sql(
     assert schema_of(db) == schema
 
 
-def test_who_sends_an_endless_pattern_is_told_so(faces: tuple[Face, Face]) -> None:
+def test_an_endless_pattern_is_refused(faces: tuple[Face, Face]) -> None:
     for pattern in ('x' * 100_000, '(a+)+$' * 10_000, '[' * 100_000, '\\m' * 50_000):
         query = {'operator': '~*', 'val1': 'description', 'val2': pattern}
         for face in faces:

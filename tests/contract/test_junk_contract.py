@@ -1,4 +1,4 @@
-"""Whatever the arguments are, the answer is a result or a fault of the contract, never an unexpected exception."""
+"""For any arguments, the answer is a result or a fault of the contract, never an unexpected exception."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ likely: dict[str, st.SearchStrategy[Any]] = {
     'extra_query': queries,
     'search_options': st.dictionaries(st.sampled_from(OPTIONS), scalars, max_size=3),
     'query_string': st.text(max_size=10),
-    'sleep': st.just(None),  # a number would be slept
+    'sleep': st.just(None),  # a number would make the call sleep
     **dict.fromkeys(('vrf', 'pool', 'prefix', 'asn'), attributes),
     'webhook': st.one_of(st.just({'id': 1}), values),
 }
@@ -80,14 +80,14 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 def stocked(backend_face: BackendFace) -> BackendFace:
-    """Something of each kind, for arguments to hit."""
+    """Return the face of a trusted user, after adding an object of each kind for arguments to hit."""
     backend_face.add_vrf('1:1', 'v')
     backend_face.add_pool('p', ipv4_default_prefix_length=26)
     backend_face.add_prefix('10.0.0.0/8', pool_name='p')
     backend_face.add_prefix('10.0.0.0/24', 'assignment', avps={'k': 'x'})
     backend_face.add_prefix('10.0.0.1/32', 'host')
     backend_face.call('add_asn', attr={'asn': 1, 'name': 'x'})
-    trusted = backend_face.as_user('gateway')  # who may do everything
+    trusted = backend_face.as_user('gateway')  # this user has all rights
     trusted.call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
     return trusted
 

@@ -1,4 +1,4 @@
-"""What was answered under an idempotency key is given to the same account only, as long as it may make the call."""
+"""The stored answer of an idempotency key is given to the same account only, while it may make the call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def users(tmp_path: Path) -> LocalUsers:
 
 @pytest.fixture
 def ask(backend: Backend, users: LocalUsers) -> Iterator[Ask]:
-    """Makes a call over XML-RPC under the key k; a fault is returned."""
+    """Yield a function that makes a call over XML-RPC under the key k, and returns the answer or the fault."""
     accounts = {'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path})}
     authenticator = Authenticator(AuthSettings('local', 3600, accounts))
     client = app.create(backend, authenticator).test_client()
@@ -75,7 +75,7 @@ def remove(users: LocalUsers) -> None:
 
 
 def remove_from_outside(users: LocalUsers) -> None:
-    """By a program that knows the table of users alone."""
+    """Remove the user as a program does that knows only the table of users."""
     with closing(sqlite3.connect(users.path)) as connection, connection:
         connection.execute("DELETE FROM user WHERE username = 'ann'")
 

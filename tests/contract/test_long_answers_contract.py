@@ -1,4 +1,4 @@
-"""Long answers are read in another way than short ones; nobody can tell from what they say."""
+"""Long answers are read in another way than short answers, with the same content."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture
 def filled(backend: Backend, actor: Actor) -> None:
-    """A tree of three levels in two VRFs, some of it tagged."""
+    """Add a tree of three levels in two VRFs, partly tagged."""
     backend.add_vrf(actor, {'rt': '65000:1', 'name': 'second'})
     for rt in (None, '65000:1'):
         common = {'vrf_rt': rt, 'description': 'net', 'type': 'reservation'}
@@ -78,7 +78,7 @@ def filled(backend: Backend, actor: Actor) -> None:
 
 @pytest.fixture
 def in_chunks(db: Database, filled: None, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """A backend for which three prefixes are many."""
+    """Return a backend for which more than three prefixes are a long list."""
     monkeypatch.setattr(prefix_search, 'AT_ONCE', 4)
     monkeypatch.setattr(prefix, 'AT_ONCE', 4)
     return Backend(db, longest_list=3)
@@ -105,7 +105,7 @@ def test_a_fault_is_the_same(backend: Backend, in_chunks: Backend, actor: Actor,
     assert in_chunks.list_prefix(actor, {'id': 1})
 
 
-def test_only_what_is_long_comes_in_chunks(in_chunks: Backend, actor: Actor) -> None:
+def test_only_long_answers_come_in_chunks(in_chunks: Backend, actor: Actor) -> None:
     assert isinstance(in_chunks.list_prefix(actor), Chunks)
     assert isinstance(in_chunks.list_prefix(actor, {'prefix': '10.0.0.0/8'}), list)
     for most in (0, 3, 4, None):
@@ -144,7 +144,7 @@ EDIT = {'prefix': {'type': 'host'}, 'attr': {'comment': 'edited'}}
 
 @pytest.fixture
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches in which three objects are many."""
+    """Reduce the objects that a batch handles at once to three."""
     monkeypatch.setattr(batches, '_AT_ONCE', 3)
 
 
@@ -167,7 +167,7 @@ def test_a_batch_answers_the_same(
     assert pieces[0] == pieces[1]
 
 
-def test_what_is_long_can_be_referred_to(in_chunks: Backend, actor: Actor, few_at_once: None) -> None:
+def test_a_long_answer_can_be_referred_to(in_chunks: Backend, actor: Actor, few_at_once: None) -> None:
     everything = {'method': 'search_prefix', 'args': {'query': {}, 'search_options': {'max_result': None}}}
     listing = {'method': 'list_prefix', 'args': {}}
     ids = whole(in_chunks.batch(actor, [listing, everything], **{'return': 'ids'}))
@@ -196,7 +196,7 @@ def test_additions_are_answered_in_their_order(in_chunks: Backend, actor: Actor,
 def test_an_edit_of_many_answers_the_same(backend: Backend, in_chunks: Backend, actor: Actor) -> None:
     answer = in_chunks.edit_prefix(actor, **EDIT)
     assert isinstance(answer, Chunks)
-    in_chunks.edit_prefix(actor, {'type': 'host'}, {'comment': 'later'})  # what was answered stays
+    in_chunks.edit_prefix(actor, {'type': 'host'}, {'comment': 'later'})  # the answer keeps the state of its time
     first = encode_response(answer)
     assert first == encode_response(answer)
     expected = backend.edit_prefix(actor, **EDIT)
@@ -227,9 +227,9 @@ def test_an_answer_that_is_too_long_to_be_kept_is_refused(
     assert in_chunks.list_prefix(actor, {'comment': 'edited'}) == []
 
 
-# ---------------------------------------------------------------- the time that reads have
+# ---------------------------------------------------------------- time limits of reads
 
-BACKREFERENCES = r'^(.+)(.+)(.+)\3\2\1!$'  # a pattern that PostgreSQL takes for ever for
+BACKREFERENCES = r'^(.+)(.+)(.+)\3\2\1!$'  # PostgreSQL takes for ever for this pattern
 TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     'a page': ('search_prefix', {}),
@@ -267,7 +267,7 @@ def test_reads_in_a_batch_have_the_time_that_others_have(
 
 
 def test_changes_in_a_batch_have_the_time_they_need(dsn: str, backend: Backend, actor: Actor) -> None:
-    """Also behind what reads: they wait for somebody else."""
+    """Changes after reads in a batch have that time too: these changes wait for another session."""
     backend.add_asn(actor, {'asn': 1, 'name': 'one'})
     db = Database(dsn, read_timeout_s=0.2)
     reading = {'method': 'list_asn', 'args': {}}

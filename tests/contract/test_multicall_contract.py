@@ -1,4 +1,4 @@
-"""``system.multicall``: several calls in one request of XML-RPC, each as if it was sent alone."""
+"""``system.multicall``: several calls in one request of XML-RPC, each with the same result as a single call."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def face(xmlrpc_face: XmlRpcFace) -> XmlRpcFace:
 
 
 def one(method: str, **members: Any) -> dict[str, Any]:
-    """A call among several."""
+    """Return a call for a multicall."""
     return {'methodName': method, 'params': [{'auth': AUTH, **members}]}
 
 
 def several(face: XmlRpcFace, *calls: Any) -> list[Any]:
-    """The answers of calls that are sent together."""
+    """Return the answers of calls that are sent together."""
     answers: list[Any] = face.send(MULTICALL, list(calls))
     return answers
 
 
 def faults(answers: list[Any]) -> list[int | None]:
-    """The code of each answer; None for one that is no fault."""
+    """Return the code of each answer, or None if the answer is no fault."""
     for answer in answers:
         assert len(answer) == 1 if isinstance(answer, list) else answer.keys() == {'faultCode', 'faultString'}
     return [answer['faultCode'] if isinstance(answer, dict) else None for answer in answers]
@@ -64,7 +64,7 @@ def test_each_has_its_answer_in_order(face: XmlRpcFace) -> None:
 
 
 def test_each_is_a_transaction_of_its_own(face: XmlRpcFace, db: Database) -> None:
-    """One that fails undoes no other, and each sees what those before it have done."""
+    """A failing call undoes no other call, and each call sees the changes of the calls before."""
     before = change_sets(db)
     answers = several(
         face,
@@ -119,7 +119,7 @@ def test_faults_are_those_of_single_calls(face: XmlRpcFace) -> None:
     ],
     ids=json.dumps,
 )
-def test_what_is_no_call_is_a_fault_beside_the_others(face: XmlRpcFace, item: Any) -> None:
+def test_a_malformed_call_is_a_fault_beside_the_others(face: XmlRpcFace, item: Any) -> None:
     answers = several(face, one('version'), item, one('version'))
     assert faults(answers) == [None, 1100, None]
 
@@ -127,7 +127,7 @@ def test_what_is_no_call_is_a_fault_beside_the_others(face: XmlRpcFace, item: An
 @pytest.mark.parametrize(
     'params', [(), ([], []), (None,), ({},), ('version',), ([one('version')] * (MOST_CALLS + 1),)], ids=len
 )
-def test_what_is_no_list_of_calls_or_too_long_makes_none(face: XmlRpcFace, params: tuple[Any, ...]) -> None:
+def test_a_malformed_or_too_long_list_of_calls_makes_none(face: XmlRpcFace, params: tuple[Any, ...]) -> None:
     with pytest.raises(Fault) as caught:
         face.send(MULTICALL, *params)
     assert caught.value.code == 1100

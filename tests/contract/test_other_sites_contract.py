@@ -1,4 +1,4 @@
-"""Pages of other sites cannot have a browser change anything with the credentials that it keeps."""
+"""Pages of other sites cannot make a browser change anything with its stored credentials."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def client(backend: Backend, authenticator: Authenticator) -> FlaskClient:
 
 
 def sent(client: FlaskClient, body: str, **headers: str) -> Any:
-    """The answer to a call, or its fault; names of headers have underscores here."""
+    """Return the answer to a call, or its fault. Names of headers have underscores here."""
     given = {name.replace('_', '-'): value for name, value in headers.items()}
     answer = client.post('/XMLRPC', data=body, headers={**HEADERS, **given}, base_url='http://nipap.example.net:1337')
     assert answer.status_code == 200
@@ -55,7 +55,7 @@ def test_xml_rpc_takes_no_form(client: FlaskClient, kind: str) -> None:
 @pytest.mark.parametrize(
     'headers',
     [
-        {},  # programs of long ago
+        {},  # very old programs
         {'Content_Type': 'text/xml'},  # xmlrpc.client, xmlrpclib of Python 2, pynipap, Apache XML-RPC
         {'Content_Type': 'text/xml; charset=utf-8'},
         {'Content_Type': 'Application/XML'},
@@ -84,7 +84,7 @@ def test_xml_rpc_takes_what_clients_send(client: FlaskClient, headers: dict[str,
 def test_xml_rpc_takes_nothing_from_other_sites(client: FlaskClient, headers: dict[str, str]) -> None:
     assert sent(client, ADDITION, **headers).faultCode == 1520
     assert stored(client) == []
-    # Before credentials are looked at: a page cannot try passwords, or use up what an address is allowed.
+    # The refusal comes before any look at credentials: a page cannot try passwords, or use up the limit of an address.
     assert sent(client, ADDITION, **headers, Authorization=basic('alice', 'wrong')).faultCode == 1520
 
 
@@ -100,7 +100,7 @@ def test_rest_takes_nothing_from_other_sites(client: FlaskClient, route: tuple[s
 @pytest.mark.parametrize('path', sorted(path for method, path in CHANGES if method == 'POST'))
 @pytest.mark.parametrize('kind', [*FORM_TYPES, None])
 def test_rest_takes_no_form(client: FlaskClient, path: str, kind: str | None) -> None:
-    """All other methods, and other types, browsers ask about first."""
+    """Browsers ask before all other methods and other types."""
     answer = client.post(f'/api/v1{path.replace("{key}", "1")}', data='{"asn": 1}', headers=HEADERS, content_type=kind)
     assert answer.status_code == 415, answer.text
     assert stored(client) == []
@@ -111,6 +111,6 @@ def test_the_older_endpoint_takes_nothing_from_other_sites(client: FlaskClient, 
     path, net = '/rest/v1/prefixes', {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
     answer = client.open(path, method=method, json=net, headers={**HEADERS, 'Sec-Fetch-Site': 'cross-site'})
     assert (answer.status_code, answer.json['error']['code']) == (500, 1520), answer.text
-    # No form can have this header.
+    # A form cannot send this header.
     headers = {name: value for name, value in HEADERS.items() if name != 'NIPAP-Authoritative-Source'}
     assert client.open(path, method=method, json=net, headers=headers).status_code == 401

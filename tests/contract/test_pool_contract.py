@@ -1,4 +1,4 @@
-"""Pools: what their members imply, how much is free, and the rules that hold members together."""
+"""Pools: values implied by members, free prefixes, and the rules for members."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_members_live_in_one_vrf(api: Face) -> None:
 
 
 def test_free_prefixes_counts_whole_aligned_blocks(api: Face) -> None:
-    """Deliberate difference 16: what is left of a block that is partly used is not a fraction of a block."""
+    """Deliberate difference 16: the rest of a partly used block is not a fraction of a block."""
     api.add_pool('p', ipv4_default_prefix_length=26)
     api.add_prefix('10.0.0.0/24', pool_name='p')
     assert pool_named(api, 'p')['free_prefixes_v4'] == '4'
@@ -180,7 +180,7 @@ def test_required_attributes(api: Face, missing: str) -> None:
 
 
 def test_a_nil_description_is_there(api: Face) -> None:
-    """The client library sends nil for what it was not given."""
+    """The client library sends nil for a missing value."""
     pool = api.add_pool('p', description=None, ipv4_default_prefix_length=None, ipv6_default_prefix_length=None)
     assert pool['description'] is None
 
@@ -258,7 +258,7 @@ def test_an_empty_query_finds_every_pool(api: Face) -> None:
 
 
 def test_a_full_length_member_has_nothing_free(api: Face) -> None:
-    """It uses itself, whatever the default length."""
+    """The member uses itself, with any default length."""
     api.add_pool('p', ipv4_default_prefix_length=32, ipv6_default_prefix_length=128)
     for prefix in ('192.0.2.1/32', '2001:db8::1/128'):
         api.add_prefix(prefix, pool_name='p')
@@ -307,18 +307,18 @@ def test_counts_follow_members_that_come_move_and_go(api: Face) -> None:
     assert free() == ('3', None)
     edit(member, pool_name='q')
     assert free() == (None, '48')
-    edit(member, prefix='10.0.0.0/25', pool_name='p')  # smaller, and the other pool's at once
+    edit(member, prefix='10.0.0.0/25', pool_name='p')  # a smaller prefix, in the other pool at once
     assert free() == ('1', None)
     edit(inside, prefix='10.0.0.128/26')  # out of the member
     assert free() == ('2', None)
-    api.add_prefix('10.0.0.0/23', pool_name='q')  # a member around all of it
+    api.add_prefix('10.0.0.0/23', pool_name='q')  # a member around all prefixes
     assert free() == ('2', '80')
     edit(member, pool_id=None)
     assert free() == (None, '80')
 
 
 def test_counts_follow_a_batch(api: Face) -> None:
-    """A member and what is inside it in one call, in any order, then more into the same member."""
+    """A member and the prefixes inside are added in one call, in any order, and later more into the same member."""
     api.add_pool('p', ipv4_default_prefix_length=28)
 
     def add(*prefixes: str, **attr: Any) -> list[dict[str, Any]]:

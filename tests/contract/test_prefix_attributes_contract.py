@@ -1,4 +1,4 @@
-"""Attributes of prefixes: what is accepted for each, and how it is shown."""
+"""Attributes of prefixes: the accepted values of each, and their form in answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UTC = dt.UTC
 
 
 def test_everything_the_client_library_sends(api: Face) -> None:
-    """It saves all attributes that it knows, most of them nil, and sends them all again with every edit."""
+    """The library saves all attributes that it knows, most of them nil, and sends them all again with every edit."""
     attr = {
         'description': 'd',
         'comment': None,
@@ -41,7 +41,7 @@ def test_everything_the_client_library_sends(api: Face) -> None:
     assert {name: edited[name] for name in everything} == everything
 
 
-def test_an_edit_is_answered_that_changes_what_named_the_prefix(api: Face) -> None:
+def test_an_edit_may_change_the_attribute_that_selects_the_prefix(api: Face) -> None:
     added = api.call('add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'old'})
     for spec, attr in (
         ({'prefix': '10.0.0.0/8', 'description': 'old'}, {'description': 'new'}),
@@ -55,7 +55,7 @@ def test_an_edit_is_answered_that_changes_what_named_the_prefix(api: Face) -> No
 
 
 def test_description_or_node_is_required_but_may_be_nil(api: Face) -> None:
-    """nil counts as present wherever the attribute may be empty."""
+    """An attribute that may be empty counts as present if it is nil."""
     fault = api.fault('add_prefix', attr={'prefix': '10.0.0.0/24', 'type': 'assignment'})
     assert (fault.code, fault.text) == (1110, 'Either description or node must be specified.')
     assert api.add_prefix('10.0.0.0/24', 'assignment', description=None)['description'] is None
@@ -306,7 +306,7 @@ def test_authoritative_source(api: Face) -> None:
     row = api.as_user('alice', authoritative_source='provisioning').add_prefix('10.0.0.0/8')
     assert row['authoritative_source'] == 'provisioning'
     (row,) = api.call('edit_prefix', prefix={'id': row['id']}, attr={'description': 'x'})
-    assert row['authoritative_source'] == 'provisioning'  # an edit changes only what it names
+    assert row['authoritative_source'] == 'provisioning'  # an edit changes only the attributes that it names
     (row,) = api.call('edit_prefix', prefix={'id': row['id']}, attr={'authoritative_source': 'manual'})
     assert row['authoritative_source'] == 'manual'
 
@@ -347,7 +347,7 @@ def test_forms_of_a_prefix(api: Face, given: str, stored: str) -> None:
     assert api.stored(prefix=given) == [stored]
 
 
-def test_what_is_no_prefix(api: Face) -> None:
+def test_texts_that_are_no_prefix(api: Face) -> None:
     for given in ('', 'x', '10.0.0.0/33', '10.0.0/24/8', '1.2.3.256', '::/129', '2001:db8:::/32', '10.0.0.0/-1'):
         fault = api.fault('add_prefix', attr={'prefix': given, 'type': 'assignment', 'description': 'd'})
         assert (fault.code, fault.text) == (1200, f'Invalid syntax for prefix ({given})')
@@ -386,7 +386,7 @@ def test_display_prefix(api: Face) -> None:
 
 
 def test_used_addresses(api: Face) -> None:
-    """Direct children only; a full-length prefix uses itself, whatever is or is not below it."""
+    """Only direct children count. A full-length prefix uses itself, with or without prefixes below it."""
     net = api.add_prefix('10.0.0.0/22')
     api.add_prefix('10.0.0.0/24')
     api.add_prefix('10.0.0.0/25', 'assignment')
@@ -416,8 +416,8 @@ def test_indent_is_the_number_of_ancestors(api: Face) -> None:
     assert [api.prefix(row['id'])['indent'] for row in rows] == [2, 0, 1]
 
 
-def test_what_xml_forbids_is_refused(api: Face) -> None:
-    """Deliberate difference 11. Over XML-RPC a request that has such a character is no XML in the first place."""
+def test_characters_that_xml_forbids_are_refused(api: Face) -> None:
+    """Deliberate difference 11. Over XML-RPC a request with such a character is not even XML."""
     codes = (1100, 1200) if isinstance(api, XmlRpcFace) else (1200,)
     for name in ('description', 'comment', 'node', 'order_id', 'customer_id', 'external_key'):
         for bad in ('\x00', '\x01', '\x0b', '\x1f', '\ufffe', '\uffff'):
@@ -427,7 +427,9 @@ def test_what_xml_forbids_is_refused(api: Face) -> None:
 
 
 @pytest.mark.parametrize('attr', [{'tags': ['\x01']}, {'avps': {'k': '\x01'}}, {'avps': {'\x01': 'v'}}])
-def test_what_xml_forbids_is_refused_inside_lists_and_structs(backend_face: Face, attr: dict[str, Any]) -> None:
+def test_characters_that_xml_forbids_are_refused_inside_lists_and_structs(
+    backend_face: Face, attr: dict[str, Any]
+) -> None:
     """Deliberate difference 11."""
     given = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', **attr}
     assert backend_face.fault('add_prefix', attr=given).code == 1200

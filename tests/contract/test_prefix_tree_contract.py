@@ -1,4 +1,4 @@
-"""The tree of prefixes: which type may stand inside which, and what moves when a prefix comes, goes or is edited."""
+"""The tree of prefixes: the types that nest, and the moves of relatives when a prefix is added, removed or edited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ONLY_HOSTS = "Prefix of type 'assignment' must not have any subnets other than o
 
 
 def tree(api: Face, **spec: Any) -> dict[str, int]:
-    """Return prefix -> number of ancestors."""
+    """Return the number of ancestors of each prefix."""
     return {row['prefix']: row['indent'] for row in api.call('list_prefix', prefix=spec)}
 
 
@@ -29,7 +29,7 @@ def edit_fault(api: Face, target: str, /, **attr: Any) -> tuple[int, str]:
 
 @pytest.fixture
 def office(api: Face) -> Face:
-    """A small tree, one of each type."""
+    """Return a face with a small tree that has each type."""
     api.add_prefix('10.0.0.0/8')
     api.add_prefix('10.1.0.0/16')
     api.add_prefix('10.1.1.0/24', 'assignment')
@@ -67,7 +67,7 @@ def test_recursive_removal_takes_everything_below_in_that_vrf(office: Face) -> N
     assert list(tree(office)) == ['10.0.0.0/8', '10.2.2.0/24', '10.1.0.0/16']
 
 
-def test_recursive_removal_of_what_is_not_stored_removes_nothing(office: Face) -> None:
+def test_recursive_removal_of_an_unstored_prefix_removes_nothing(office: Face) -> None:
     """Deliberate difference 4."""
     before = tree(office)
     assert office.call('remove_prefix', prefix={'prefix': '10.1.0.0/17'}, recursive=True) is None
@@ -88,7 +88,7 @@ def test_a_specification_without_vrf_means_vrf_0_when_something_changes(office: 
     other = office.add_prefix('10.2.2.0/24', 'assignment', vrf_id=vrf['id'])
     edit(office, '10.2.2.0/24', comment='changed')
     assert office.prefix(other['id'])['comment'] is None
-    assert len(office.call('list_prefix', prefix={'prefix': '10.2.2.0/24'})) == 2  # listing looks in every VRF
+    assert len(office.call('list_prefix', prefix={'prefix': '10.2.2.0/24'})) == 2  # listing searches every VRF
     office.call('remove_prefix', prefix={'prefix': '10.2.2.0/24'})
     assert [row['vrf_rt'] for row in office.call('list_prefix', prefix={'prefix': '10.2.2.0/24'})] == ['1:1']
     assert office.call('remove_prefix', prefix={'prefix': '10.2.2.0/24'}) is None
@@ -153,7 +153,7 @@ def test_a_reservation_between_an_assignment_and_its_hosts_is_refused(office: Fa
     assert office.fault('add_prefix', attr=attr).code == 1200
 
 
-def test_what_a_new_prefix_covers_becomes_its_children(office: Face) -> None:
+def test_covered_prefixes_become_children_of_a_new_prefix(office: Face) -> None:
     row = office.add_prefix('10.0.0.0/12')
     assert tree(office) == {
         '10.0.0.0/8': 0,
@@ -184,7 +184,7 @@ def test_other_changes_of_type(office: Face) -> None:
 
 
 def test_editing_the_prefix_moves_that_row_alone(office: Face) -> None:
-    """Its children go to its former parent; what the new place covers becomes its children."""
+    """Its children go to its former parent. The prefixes that its new place covers become its children."""
     row = edit(office, '10.1.0.0/16', prefix='10.2.0.0/16')
     assert (row['prefix'], row['indent'], row['children'], row['used_addresses']) == ('10.2.0.0/16', 1, 1, '256')
     assert tree(office) == {
@@ -221,11 +221,11 @@ def test_a_parent_may_become_a_child(office: Face) -> None:
 def test_a_move_that_breaks_a_rule_is_refused(office: Face) -> None:
     before = tree(office)
     for prefix, new in (
-        ('10.1.1.0/24', '10.3.0.0/24'),  # would leave its host in a reservation
+        ('10.1.1.0/24', '10.3.0.0/24'),  # its host would be in a reservation
         ('10.1.0.0/16', '10.1.1.0/25'),  # a reservation inside an assignment
         ('10.1.2.0/24', '10.1.0.0/20'),  # an assignment over an assignment
         ('10.1.1.1/32', '10.3.0.1/32'),  # a host outside any assignment
-        ('10.1.1.1/32', '10.1.1.0/31'),  # a host that is not full length
+        ('10.1.1.1/32', '10.1.1.0/31'),  # a host without full length
     ):
         assert edit_fault(office, prefix, prefix=new)[0] == 1200, (prefix, new)
     assert tree(office) == before
@@ -287,7 +287,7 @@ def test_members_of_a_specification_are_anded(office: Face, spec: dict[str, Any]
 
 
 def test_a_specification_by_every_attribute(api: Face) -> None:
-    """Any attribute of a prefix, `id` alone."""
+    """Any attribute of a prefix selects it, and `id` selects alone."""
     api.add_vrf('1:1', 'v')
     api.add_pool('p')
     text = {name: f'the {name}' for name in ('description', 'comment', 'order_id', 'customer_id', 'external_key')}
@@ -334,7 +334,7 @@ def test_the_two_families_are_two_trees(api: Face) -> None:
 
 
 def test_every_edit_that_changes_something_moves_last_modified(backend_face: Any) -> None:
-    """The wire has whole seconds, the Backend's answers have all digits."""
+    """The wire has whole seconds. The Backend's answers have all digits."""
     backend, actor = backend_face.backend, backend_face.actor
     row = backend.add_prefix(actor, {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}, None)
     assert row['added'] == row['last_modified']

@@ -1,4 +1,4 @@
-"""The query language: every operator by word and by sign, every attribute, and what is no query."""
+"""The query language: every operator by word and by sign, every attribute, and invalid queries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def q(operator: str, val1: Any, val2: Any) -> Query:
 
 @pytest.fixture
 def plan(api: Face) -> Face:
-    """Six prefixes that differ in every kind of attribute; `ALL` is their order."""
+    """Return a face with six prefixes that differ in every kind of attribute. `ALL` is their order."""
     api.add_vrf('65000:1', 'customer')
     api.add_pool('loopbacks', ipv4_default_prefix_length=32)
     api.add_prefix(NET, description='Private Space', tags=['rfc1918', 'Top'], comment='one')
@@ -84,7 +84,7 @@ COMPARISONS: list[tuple[tuple[str, ...], str, Any, list[str]]] = [
     (('!~',), 'description', '[oO]ff', [NET, HOST, LAB, CUSTOMER]),
     (('regex_match', '~*'), 'description', '^off', [OFFICE, V6]),
     (('regex_match', '~*'), 'description', 'lab|LAN', [OFFICE, LAB]),
-    (('regex_match', '~*'), 'comment', '^$', [OFFICE, HOST, LAB, V6, CUSTOMER]),  # NULL is seen as ''
+    (('regex_match', '~*'), 'comment', '^$', [OFFICE, HOST, LAB, V6, CUSTOMER]),  # NULL counts as ''
     (('regex_not_match', '!~*'), 'comment', 'ONE', ALL[1:]),
     (('contains', '>>'), 'prefix', '10.1.1.0/24', [NET]),
     (('contains', '>>'), 'prefix', '10.1.1.1', [NET, OFFICE]),
@@ -140,7 +140,7 @@ def test_and_or(plan: Face) -> None:
 
 
 def test_either_of_two_tags(plan: Face) -> None:
-    """A search by one tag goes through the prefixes below it alone."""
+    """A search for one tag walks only the prefixes below that tag."""
     plan.call('edit_prefix', prefix={'prefix': V6}, attr={'tags': ['six']})
     plan.add_prefix('2001:db8:1::/48', 'assignment')
     office, six = q('equals_any', 'inherited_tags', 'office'), q('equals_any', 'inherited_tags', 'six')
@@ -155,7 +155,7 @@ def test_an_empty_query_matches_everything(plan: Face) -> None:
 
 
 def test_searches_by_every_attribute(plan: Face) -> None:
-    """Deliberate difference 12: with its own value, each attribute finds the prefix."""
+    """Deliberate difference 12: each attribute with its own value finds the prefix."""
     (row,) = plan.call('search_prefix', query=q('=', 'prefix', OFFICE))['result']
     for name, value in row.items():
         if name in ('tags', 'inherited_tags'):
@@ -177,7 +177,10 @@ def test_queries_of_any_depth(plan: Face) -> None:
 
 
 def check_depth(plan: Face, depth: int) -> None:
-    """The standard client's encoder is recursive, so the request is written by hand."""
+    """Search with a query of this depth.
+
+    The request is written by hand, since the standard client's encoder is recursive.
+    """
     operators = [('or', 'and')[number % 2] for number in range(depth)]
     if not isinstance(plan, XmlRpcFace):
         query = q('=', 'prefix', HOST)
@@ -247,7 +250,7 @@ def is_input_fault(answer: Any) -> bool:
 
 
 @pytest.mark.parametrize('value', ['10.1.1.1/24', '2001:db8::1/64', 'garbage', '10.0.0.0/33', ''])
-def test_containment_of_what_is_no_network(plan: Face, value: str) -> None:
+def test_containment_of_an_invalid_network(plan: Face, value: str) -> None:
     for operator in ('contains', '>>=', '<<', 'contained_within_equals', '<<='):
         assert plan.fault('search_prefix', query=q(operator, 'prefix', value)).code == 1200, operator
 
@@ -280,7 +283,7 @@ def test_the_language_is_the_same_for_every_object(api: Face, method: str) -> No
 
 
 def test_quotes_and_wildcards_are_data(plan: Face) -> None:
-    """A value is never SQL, and only `like` and the regular expressions know wildcards."""
+    """A value is never SQL. Only `like` and the regular expressions have wildcards."""
     for value in ("'", "'; DROP TABLE prefix; --", '"', '%', '%s', '%(x)s', '\\', '$1', '{}', 'Off%'):
         for attribute in ('description', 'avps.site', "avps.'", 'avps.%s'):
             assert plan.found(q('equals', attribute, value)) == []
@@ -305,7 +308,8 @@ def test_tags_in_use(api: Face) -> None:
 EXPENSIVE = [r'\y' * 20, '(^|$)' * 16, '(a?b?c?){0,255}' * 9, '(' * 16 + 'ab' + ')+' * 16, '.*' * 1_001, 'x' * 10_001]
 
 
-@CALLS  # whether time or memory ends it differs from one trial to the next, so two ways of asking may say either
+# The time limit or the memory limit may end the expression, so two ways of asking may give either fault.
+@CALLS
 @pytest.mark.parametrize('expression', EXPENSIVE, ids=lambda expression: expression[:6])
 def test_a_regular_expression_that_costs_too_much_is_refused(plan: Face, expression: str) -> None:
     for operator in ('regex_match', '!~'):
@@ -348,7 +352,7 @@ def test_a_query_of_too_many_conditions(backend_face: Face, operators: tuple[str
 
 
 def test_neighbours_that_are_joined_alike_are_one_join() -> None:
-    """PostgreSQL stops at the first that decides; a program for a stack is for what alternates."""
+    """PostgreSQL stops at the first condition that decides. The program for a stack is for alternating operators."""
     table = PREFIX
     leaf, other = q('~', 'description', 'a'), q('=', 'vlan', 1)
     chain = leaf

@@ -1,6 +1,6 @@
-"""The recorded dialogue is played to the daemon, which must answer as recorded except where it differs on purpose.
+"""Replay the recorded dialogue: the daemon must answer as recorded, except for deliberate differences.
 
-It is played three times: to the Backend, to the XML-RPC application in this process, and to a running daemon.
+The dialogue is played three times: to the Backend, to the XML-RPC application in this process, and to a running daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contract_recording import (
 STEPS = read_session()
 DIFFERENCES = deliberate_differences(STEPS)
 
-#: Steps that are about how a request proves who sent it, which a transport decides before any backend call.
+#: These steps are about the credentials of a request, which a transport checks before any backend call.
 TRANSPORT_ONLY = {
     3: 'no auth struct at all',
     4: 'auth struct without authoritative_source',
@@ -32,7 +32,7 @@ TRANSPORT_ONLY = {
     251: 'no credentials',
     252: 'unknown auth backend',
 }
-#: Steps that were sent by a user who may only read.
+#: These steps were sent by a read-only user.
 BY_READONLY_USER = range(245, 250)
 
 
@@ -61,7 +61,7 @@ def test_the_session_is_the_whole_recording() -> None:
 
 
 def play(face: Face, step: Step, members: dict[str, Any]) -> Any:
-    """Make the call of one step the way it was made; return its result or its Fault."""
+    """Make the call of one step as it was recorded, and return its result or its Fault."""
     try:
         if isinstance(face, XmlRpcFace) and step.number in TRANSPORT_ONLY:
             return call_without_proof(face, step, members)
@@ -70,7 +70,7 @@ def play(face: Face, step: Step, members: dict[str, Any]) -> Any:
         return face.call(step.method, **members)
     except Fault as fault:
         return fault
-    except Exception as exc:  # what the Backend should have raised as an error of its own; the dialogue goes on
+    except Exception as exc:  # the Backend should have raised an error of its own; the dialogue goes on
         return Fault(-1, f'{type(exc).__name__}: {exc}')
 
 

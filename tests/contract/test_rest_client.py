@@ -1,4 +1,4 @@
-"""A client generated from the description of the REST interface, used as its users would."""
+"""A client that is generated from the description of the REST interface, used as its users would."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME = 'generated_nipap_client'
 
 @pytest.fixture(scope='module')
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a package that was generated without a warning."""
+    """Yield the name of a package that was generated without a warning."""
     place = tmp_path_factory.mktemp('client')
     (place / 'openapi.json').write_bytes(encode(describe('/api/v1')))
     (place / 'config.yaml').write_text('post_hooks: []\n')
@@ -42,7 +42,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Calls:
-    """The functions and classes of the package."""
+    """The functions and classes of the generated package."""
 
     def __init__(self, package: str, transport: httpx.BaseTransport) -> None:
         self._package = package

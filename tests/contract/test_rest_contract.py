@@ -1,4 +1,4 @@
-"""What only the REST face has: resources, statuses, problems, tags, pages, headers."""
+"""The features of the REST face alone: resources, statuses, problems, tags, pages, headers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def client(standing: Standing, sound: None, authenticator: Authenticator) -> Fla
 
 @pytest.fixture
 def ask(client: FlaskClient) -> Ask:
-    """Sends a request as alice: `ask('POST', '/prefixes', {...}, Header_Name='value')`."""
+    """Return a function that sends a request as alice: `ask('POST', '/prefixes', {...}, Header_Name='value')`."""
 
     def send(method: str, path: str, body: Any = None, /, **headers: str) -> TestResponse:
         named = AUTH | {name.replace('_', '-'): value for name, value in headers.items()}
@@ -49,7 +49,7 @@ def add(ask: Ask, prefix: str, **attr: Any) -> dict[str, Any]:
 
 
 def refused(answer: TestResponse, status: int, code: int) -> dict[str, Any]:
-    """The problem that is told; it must be one."""
+    """Check that an answer is a problem with this status and code, and return the problem."""
     assert (answer.status_code, answer.content_type) == (status, 'application/problem+json'), answer.data
     found: dict[str, Any] = answer.json
     assert (found['status'], found['code'], found['type']) == (status, code, 'about:blank')
@@ -90,7 +90,7 @@ def test_the_life_of_a_prefix(ask: Ask) -> None:
         ('asns', {'asn': 4200000001, 'name': 'one'}, 'asn'),
     ],
 )
-def test_the_life_of_what_is_no_prefix(ask: Ask, plural: str, attr: dict[str, Any], key: str) -> None:
+def test_the_life_of_other_objects(ask: Ask, plural: str, attr: dict[str, Any], key: str) -> None:
     answer = ask('POST', f'/{plural}', attr)
     item = answer.json
     path = f'/{plural}/{item[key]}'
@@ -142,7 +142,7 @@ def test_filters_and_smart_search(ask: Ask) -> None:
 
 @pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes', 'asns'])
 def test_a_text_that_is_not_understood_is_no_empty_list(ask: Ask, plural: str) -> None:
-    """Scripts take an empty list for an answer. Who looks at `error` asks for it."""
+    """Scripts take an empty list for an answer. A client that reads `error` sends `lenient`."""
     for text, part, why in (
         ('vlna=5', 'vlna=5', 'unknown attribute'),
         ('one (two vlna=5) x', 'vlna=5', 'unknown attribute'),
@@ -212,7 +212,7 @@ def test_allocation(ask: Ask) -> None:
     answer = ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'description': 'one'})
     assert (answer.status_code, [item['prefix'] for item in answer.json['result']]) == (201, ['10.0.0.0/26'])
     assert ask('GET', answer.headers['Location'].removeprefix('/api/v1')).json == answer.json['result'][0]
-    # all or none
+    # The allocation of several blocks is all or none.
     refused(
         ask('POST', f'{path}/allocations', {'family': 4, 'prefix_length': 26, 'description': 'x', 'count': 4}),
         404,
@@ -247,7 +247,7 @@ def test_an_allocation_in_another_vrf(ask: Ask) -> None:
 
 
 def test_an_allocation_that_names_another_vrf(ask: Ask) -> None:
-    """The path says which VRF; a body that says the same is fine."""
+    """The path determines the VRF. A body may repeat it."""
     vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
     other = ask('POST', '/vrfs', {'rt': '1:2', 'name': 'w'}).json
     pool = ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}).json
@@ -283,7 +283,7 @@ def test_an_allocation_that_names_another_vrf(ask: Ask) -> None:
         ):
             answer = ask('POST', f'{path}/allocations', {**body, **named})
             assert (answer.status_code, answer.json['result'][0]['vrf_id']) == (201, vrf['id'])
-    # The VRF is a part of what a key stands for.
+    # The VRF is a part of the call that a key stands for.
     path, body = f'/prefixes/{source["id"]}/allocations', bodies[f'/prefixes/{source["id"]}']
     assert ask('POST', path, body, Idempotency_Key='k').status_code == 201
     refused(ask('POST', path, {**body, 'vrf_id': other['id']}, Idempotency_Key='k'), 422, 1410)
@@ -304,7 +304,7 @@ def test_a_body_that_names_another_object_than_the_path(ask: Ask, plural: str) -
 
 
 def test_notations_of_as_numbers(ask: Ask) -> None:
-    """In a path as in a value, and of AS numbers only."""
+    """Paths take the same notations as values, for AS numbers only."""
     item = ask('POST', '/asns', {'asn': 'AS1.10', 'name': 'x'}).json
     assert item['asn'] == 65546
     for written in ('65546', 'AS65546', 'as65546', '1.10', 'AS1.10', 'as01.010'):
@@ -320,7 +320,7 @@ def test_notations_of_as_numbers(ask: Ask) -> None:
         item = made.json
     for written in ('AS', 'ASx', 'AS1.', '70000.1', '1.70000', 'AS1.2.3', 'AS99999999999', 'AS-1', '1.2.3.4', 'A1'):
         told = refused(ask('GET', f'/asns/{written}'), 404, 1300)
-        assert 'There is no asn' not in told['detail'], written  # no such path
+        assert 'There is no asn' not in told['detail'], written  # the path does not exist
     refused(ask('GET', '/asns/AS64499'), 404, 1300)
     refused(ask('GET', '/asns/AS4294967296'), 422, 1200)
     for plural in ('vrfs', 'pools', 'prefixes', 'webhooks'):
@@ -340,7 +340,7 @@ def test_notations_of_as_numbers(ask: Ask) -> None:
     ],
 )
 def test_reasons_and_groups_are_described_as_they_are_taken(ask: Ask, text: str, fine: bool) -> None:
-    """In UTF-8, whatever is printable."""
+    """Both are printable texts in UTF-8."""
     parameters = describe('/api/v1')['components']['parameters']
     for number, (name, part) in enumerate((('NIPAP-Reason', 'Reason'), ('NIPAP-Group', 'Group'))):
         assert Draft202012Validator(parameters[part]['schema']).is_valid(text) == fine
@@ -368,7 +368,7 @@ def test_a_vrf_with_prefixes_is_removed_with_them_when_that_is_said(ask: Ask) ->
     assert [item['prefix'] for item in ask('GET', f'/prefixes?vrf_id={vrf["id"]}').json['result']] == ['10.0.0.0/8']
     assert ask('DELETE', f'{path}?recursive=true').status_code == 204
     assert ask('GET', '/prefixes').json['result'] == []
-    # An empty one needs no more.
+    # The removal of an empty VRF needs no `recursive`.
     path = f'/vrfs/{ask("POST", "/vrfs", {"rt": "1:1", "name": "v"}).json["id"]}'
     assert ask('DELETE', path).status_code == 204
     vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'}).json
@@ -435,7 +435,7 @@ def test_idempotency_keys(ask: Ask) -> None:
     refused(ask('POST', '/prefixes', {**attr, 'description': 'y'}, Idempotency_Key='k1'), 422, 1410)
     path = first.headers['Location'].removeprefix('/api/v1')
     tag = first.headers['ETag']
-    # What was expected held when the change was made; it is made once.
+    # The expectation held when the change was made, and the change is made once.
     for _ in range(2):
         assert ask('PATCH', path, {'description': 'z'}, Idempotency_Key='k2', If_Match=tag).status_code == 200
     refused(ask('PATCH', path, {'description': 'z'}, Idempotency_Key='k3', If_Match=tag), 412, 1600)
@@ -452,7 +452,7 @@ def test_idempotency_keys(ask: Ask) -> None:
         assert answers[0].data == answers[1].data
 
 
-def test_who_asks_for_a_member_that_there_is_not_has_changed_nothing(ask: Ask) -> None:
+def test_a_change_with_an_unknown_field_is_refused(ask: Ask) -> None:
     attr = {'asn': 7, 'name': 'seven'}
     refused(ask('POST', '/asns?fields=nothing', attr), 400, 1100)
     assert ask('POST', '/asns?fields=name', attr).json == {'name': 'seven'}
@@ -460,14 +460,14 @@ def test_who_asks_for_a_member_that_there_is_not_has_changed_nothing(ask: Ask) -
     assert ask('GET', '/asns/7?fields=name').json == {'name': 'seven'}
 
 
-def test_an_edit_of_what_is_not_there_is_not_remembered(ask: Ask) -> None:
+def test_an_edit_of_a_missing_object_is_not_remembered(ask: Ask) -> None:
     send = lambda: ask('PATCH', '/asns/7', {'name': 'edited'}, Idempotency_Key='k')  # noqa: E731
     refused(send(), 404, 1300)
     assert ask('POST', '/asns', {'asn': 7, 'name': 'added'}).status_code == 201
     assert send().json['name'] == 'edited'
 
 
-def test_who_calls(client: FlaskClient, ask: Ask, db: Database) -> None:
+def test_credentials_and_rights(client: FlaskClient, ask: Ask, db: Database) -> None:
     for headers in ({}, {'Authorization': 'Digest x'}):
         answer = client.get('/api/v1/vrfs', headers=headers)
         refused(answer, 401, 1500)
@@ -561,8 +561,8 @@ def test_problems_name_the_attribute(ask: Ask) -> None:
     assert (bad['position'], bad['attribute']) == (1, 'asn')
 
 
-def test_what_the_database_refuses_names_the_attribute(ask: Ask) -> None:
-    """What is there already, what does not nest, what is not there: also of one operation among many."""
+def test_a_refusal_of_the_database_names_the_attribute(ask: Ask) -> None:
+    """Duplicates, wrong nesting and missing objects name the attribute, also for one operation among many."""
     ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v'})
     ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'})
     ask('POST', '/asns', {'asn': 1, 'name': 'x'})
@@ -599,7 +599,7 @@ def test_what_the_database_refuses_names_the_attribute(ask: Ask) -> None:
     assert refused(ask('PATCH', '/vrfs/0', {'rt': '1:3'}), 400, 1000)['attribute'] == 'rt'
 
 
-def test_what_cannot_be_allocated_names_the_attribute(ask: Ask) -> None:
+def test_a_refused_allocation_names_the_attribute(ask: Ask) -> None:
     pool = ask('POST', '/pools', {'name': 'p', 'description': 'd', 'default_type': 'assignment'}).json
     source = add(ask, '10.0.0.0/24', pool_id=pool['id'])
     fixed = {'description': 'x', 'type': 'assignment'}
@@ -614,7 +614,7 @@ def test_what_cannot_be_allocated_names_the_attribute(ask: Ask) -> None:
         (f'/prefixes/{source["id"]}', {'prefix_length': 'x'}, 422, 1200, 'prefix_length'),
         (f'/prefixes/{source["id"]}', {'prefix_length': 30, 'family': 4}, 400, 1120, 'family'),
     ):
-        code_of_free = 1100 if code == 1120 else code  # no parameter of a look inside a prefix
+        code_of_free = 1100 if code == 1120 else code  # a search inside a prefix has no such parameter
         told = refused(ask('POST', f'{path}/allocations', {**fixed, **body}), status, code)
         assert (told['attribute'], 'operation' in told['detail'], 'position' in told) == (name, False, False), body
         assert refused(ask('GET', f'{path}/free?{urlencode(body)}'), status, code_of_free)['attribute'] == name, body
@@ -622,7 +622,7 @@ def test_what_cannot_be_allocated_names_the_attribute(ask: Ask) -> None:
 
 @pytest.mark.parametrize('plural', ['vrfs', 'pools', 'prefixes', 'asns'])
 def test_every_attribute_is_a_filter(ask: Ask, plural: str) -> None:
-    """With the value that was just shown, the object is found; with none, where there is none."""
+    """The shown value finds the object. An empty value finds the objects without a value."""
     vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'description': 'd', 'tags': ['t', 'u']}).json
     lengths = {'ipv4_default_prefix_length': 26, 'ipv6_default_prefix_length': 64}
     pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment', 'tags': ['t'], **lengths}
@@ -666,7 +666,7 @@ UNSET = {'node', 'pool_id', 'pool_name', 'inherited_tags', *EVERYTHING} - {'stat
 
 
 def test_counters_are_texts_whatever_their_size(ask: Ask) -> None:
-    """As the bytes of an answer have them: nothing reads them as numbers before they are looked at."""
+    """The bytes of an answer already have texts, so that no parser reads them as numbers."""
     pool = {'name': 'p', 'description': 'd', 'default_type': 'assignment'}
     lengths = {'ipv4_default_prefix_length': 32, 'ipv6_default_prefix_length': 128}
     number = ask('POST', '/pools', pool | lengths).json['id']
@@ -729,7 +729,7 @@ def test_a_tag_of_a_compressed_answer_is_one(ask: Ask) -> None:
 
 
 def test_answers_are_as_described(ask: Ask) -> None:
-    """Each answer, and what is sent, has the form that the description gives it."""
+    """Each answer, and each request body, has the form of the description."""
     description = describe('/api/v1')
 
     def check_form(value: Any, schema: dict[str, Any]) -> None:

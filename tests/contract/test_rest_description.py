@@ -1,4 +1,4 @@
-"""The REST interface keeps to its description: requests that a machine makes of it are answered as it says."""
+"""The REST interface agrees with its description: generated requests are answered as described."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ OPERATIONS: dict[tuple[str, str], Any] = {
     (method.upper(), path): operation
     for path, item in describe('/api/v1')['paths'].items()
     for method, operation in item.items()
-    if operation['operationId'] != 'stream_events'  # an answer without an end; it has tests of its own
+    if operation['operationId'] != 'stream_events'  # an answer without an end, with tests of its own
 }
-# What is sent as described may be refused for nothing but this: what depends on what there is, or no schema can say.
-# The text of the refusal, by operation. (401, 403, 404 and 409 are never about the shape of a request.)
+# A request that agrees with the description may be refused only for these reasons: they depend on stored objects, or no
+# schema can express them. The texts of the refusals are listed by operation. (401, 403, 404 and 409 are never about the
+# shape of a request.)
 TREE = (
     "Prefix of type '?(host|assignment)'? must|Parent prefix .* must be of type|Not allowed to set 'node'|"
     'Unknown prefix type|Changing (VRF|type|from type)|Change not allowed|must be the same as the pools implied VRF'
@@ -65,7 +66,7 @@ REFUSALS = {
     'allocate_from_prefix': f'{TREE}|{POOL}|{SHORT}',
     'find_free_in_pool': f'{POOL}|{SHORT}',
     'find_free_in_prefix': SHORT,
-    **{f'search_{kind}': VALUES for kind in KINDS},  # which values an operator takes depends on the attribute
+    **{f'search_{kind}': VALUES for kind in KINDS},  # the values that an operator takes depend on the attribute
     'batch': r'operation \d+ \(',  # the members of a call are those of XML-RPC
     'edit_vrf': 'must be NULL for VRF id 0',
     'remove_vrf': 'Prohibited delete of default VRF',
@@ -73,8 +74,8 @@ REFUSALS = {
     'add_webhook': 'printable characters|Invalid url',
     'edit_webhook': 'printable characters|Invalid url',
 }
-# By any operation: a key that was sent before, a tag of another state, what a format says, which is not always heeded,
-# a text that is not understood.
+# Reasons of any operation: a key that was sent before, a tag of another state, a violated format (generators do not
+# always heed formats), a text that is not understood.
 ANYWHERE = (
     'The idempotency key .* was used for another call|is not as expected|'
     "Invalid syntax for prefix|Invalid date|for option 'after'|Invalid q .*with lenient=1"
@@ -87,11 +88,12 @@ quietly = settings(
     suppress_health_check=list(HealthCheck),
 )
 # The client of these tests does not decompress.
-AUTH = {'Accept-Encoding': 'identity', 'Authorization': basic('gateway', USERS['gateway'][0])}  # who may do everything
+# This user has all rights.
+AUTH = {'Accept-Encoding': 'identity', 'Authorization': basic('gateway', USERS['gateway'][0])}
 
 
 def accepted_or_refused_for_a_reason(ctx: CheckContext, response: Response, case: Case) -> bool | None:
-    """As `positive_data_acceptance`, but for what is known of the operation."""
+    """Check like `positive_data_acceptance`, but allow the known refusals of the operation."""
     known = REFUSALS.get(case.operation.definition.raw['operationId'])
     if 400 <= response.status_code < 500 and response.headers['content-type'] == ['application/problem+json']:
         detail = response.json()['detail']
@@ -101,7 +103,7 @@ def accepted_or_refused_for_a_reason(ctx: CheckContext, response: Response, case
 
 
 def refused_if_it_was_sent(ctx: CheckContext, response: Response, case: Case) -> bool | None:
-    """As `negative_data_rejection`, but for what is wrong and is left out when parameters are written."""
+    """Check like `negative_data_rejection`, but skip values that are left out of the written parameters."""
     if any(value in ([], {}, None) for value in (case.query or {}).values()):
         return None
     return negative_data_rejection(ctx, response, case)
@@ -109,7 +111,7 @@ def refused_if_it_was_sent(ctx: CheckContext, response: Response, case: Case) ->
 
 @pytest.fixture
 def app(standing: Standing, sound: None, authenticator: Authenticator) -> Flask:
-    """The interface over a database that holds a little of everything."""
+    """Return the interface over a database with a few objects of each kind."""
     made = rest_application(standing, authenticator, max_body=100_000)
     stock(made)
     return made
@@ -134,11 +136,11 @@ STOCK: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def stock(app: Flask) -> None:
-    """Add what is not there, or there no more."""
+    """Add the objects of the stock that are missing."""
     client = app.test_client()
     for plural, attr in STOCK:
         client.post(f'/api/v1/{plural}', json=attr, headers=AUTH)
-        if 'pool_name' in attr:  # the pool may be another than that of before
+        if 'pool_name' in attr:  # the pool may be a new one
             (found,) = client.get(f'/api/v1/prefixes?prefix={attr["prefix"]}&vrf_id=0', headers=AUTH).json['result']
             client.patch(f'/api/v1/prefixes/{found["id"]}', json={'pool_name': 'links'}, headers=AUTH)
 
@@ -147,13 +149,13 @@ NAMED = {'vrfs': 'rt=65000:1', 'pools': 'name=links', 'prefixes': 'prefix=10.0.0
 
 
 def number_of(app: Flask, plural: str) -> int | None:
-    """The number of an object of the stock, or None when it is there no more."""
+    """Return the number of an object of the stock, or None if it was removed."""
     path = f'/api/v1/{plural}?{NAMED.get(plural, "")}'
     found = app.test_client().get(path, headers=AUTH).json['result']
     return next((item['asn' if plural == 'asns' else 'id'] for item in found), None)
 
 
-# What makes sense, since no schema can say it: half of the requests are about something that is there, like this.
+# No schema can express sense. So half of the requests are about an existing object, with these values.
 SENSE: dict[str, dict[str, Any]] = {
     'allocate_from_pool': {'family': 4, 'prefix_length': 30, 'type': 'assignment', 'description': 'd'},
     'allocate_from_prefix': {'prefix_length': 24, 'type': 'reservation', 'description': 'd'},
@@ -188,10 +190,13 @@ NUMBERS = itertools.count()
 
 
 def _of_its_own(case: Case) -> Case:
-    """No schema can say that a key was not used, as words are that the generator likes, nor which tag there is."""
+    """Return a case with a fresh key and an existing tag, since no schema can express these.
+
+    The generator likes to repeat words, and a key may be used only once.
+    """
     if 'If-Match' in case.headers:
         case.headers['If-Match'] = '*'
-    if case.headers.get('NIPAP-Read-Only') == 'true':  # by which all would be refused alike
+    if case.headers.get('NIPAP-Read-Only') == 'true':  # all requests would be refused alike
         case.headers['NIPAP-Read-Only'] = 'false'
     if 'Idempotency-Key' in case.headers:
         case.headers['Idempotency-Key'] = f'{case.headers["Idempotency-Key"][:240]}{next(NUMBERS)}'
@@ -207,7 +212,7 @@ def _with_sense(app: Flask, plural: str, name: str, case: Case) -> Case:
 
 
 def _exchange(cases: st.SearchStrategy[Case]) -> set[int]:
-    """The statuses of the answers."""
+    """Return the statuses of the answers."""
     statuses = set()
 
     @quietly
@@ -226,7 +231,7 @@ def _exchange(cases: st.SearchStrategy[Case]) -> set[int]:
 
 
 def _whole(value: Any) -> Any:
-    """What is sent with 1.0 written as 1: JSON Schema sees no difference, those who read a VLAN do."""
+    """Return a body with 1.0 written as 1: JSON Schema sees no difference, but the reader of a VLAN does."""
     if isinstance(value, Mapping):
         return {name: _whole(one) for name, one in value.items()}
     if isinstance(value, list):

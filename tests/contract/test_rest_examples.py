@@ -1,4 +1,4 @@
-"""What the page of the REST interface proposes works: each request with the body that its description has."""
+"""The proposals on the page of the REST interface work: each request with the body of its description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from nipap.access.authentication import Authenticator
 from nipap.rest.openapi import describe
 
-AUTH = {'Authorization': basic('gateway', USERS['gateway'][0])}  # who may do everything
+AUTH = {'Authorization': basic('gateway', USERS['gateway'][0])}  # this user has all rights
 BODIES: dict[str, tuple[str, str, Any]] = {
     operation['operationId']: (method, path, operation['requestBody']['content']['application/json']['example'])
     for path, item in describe('/api/v1')['paths'].items()
@@ -28,7 +28,7 @@ def client(standing: Standing, sound: None, authenticator: Authenticator) -> Fla
 
 
 def test_every_request_that_is_proposed_is_done(client: FlaskClient) -> None:
-    """In a new database, with the numbers of what was added before."""
+    """The requests run in a new database, with the numbers of objects that were added before."""
     left = set(BODIES)
     keys: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Filters of lists: what is unset, what is there twice, what cannot be."""
+"""Filters of lists: unset attributes, repeated filters, impossible values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ask(standing: Standing, sound: None, authenticator: Authenticator) -> Ask:
 
 
 def keys(ask: Ask, resource: Resource, *parameters: tuple[str, Any]) -> list[int]:
-    """The numbers of the objects that a list and a search with these parameters find."""
+    """Return the numbers of the objects that a list and a search with these parameters find."""
     query = urlencode(parameters)
     found = ask('GET', f'/{resource.plural}?{query}')['result']
     assert ask('POST', f'/{resource.plural}/search?{query}', {'query': {}})['result'] == found
@@ -45,7 +45,7 @@ def shown(value: Any) -> Any:
 
 
 def stock(ask: Ask) -> None:
-    """Objects that have every attribute, that have none, and whose texts are empty."""
+    """Add objects with every attribute, with none, and with empty texts."""
     vrf = ask('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'description': 'd', 'tags': ['t'], 'avps': {'k': 'v'}}, 201)
     ask('POST', '/vrfs', {'rt': '1:2', 'name': 'w', 'description': '', 'avps': {'k': ''}}, 201)
     lengths = {'ipv4_default_prefix_length': 26, 'ipv6_default_prefix_length': 64}
@@ -79,7 +79,7 @@ NOTHING: tuple[Any, ...] = (None, '', [])
 
 
 @RESOURCE
-def test_nothing_finds_what_is_unset_and_empty_texts(ask: Ask, resource: Resource) -> None:
+def test_an_empty_filter_finds_unset_values_and_empty_texts(ask: Ask, resource: Resource) -> None:
     stock(ask)
     items = ask('GET', f'/{resource.plural}')['result']
     for name, attribute in resource.table.items():
@@ -96,7 +96,7 @@ def test_nothing_finds_what_is_unset_and_empty_texts(ask: Ask, resource: Resourc
 
 @RESOURCE
 def test_one_filter_twice_means_either(ask: Ask, resource: Resource) -> None:
-    """Of a list of tags or members both, since an object can have both."""
+    """For lists such as tags it means both, since an object can have both."""
     stock(ask)
     items = ask('GET', f'/{resource.plural}')['result']
     for name, attribute in resource.table.items():
@@ -141,7 +141,7 @@ def test_an_attribute_can_be_unset_where_the_answer_says_so(resource: Resource) 
 
 @pytest.mark.parametrize('name', ['kind', 'vrf_id', 'pool_id', 'tag'])
 def test_a_filter_of_events_needs_a_value(ask: Ask, name: str) -> None:
-    """Nothing is no kind of object: a stream of everything is not meant."""
+    """An empty value is no kind of object, and a stream of everything is not meant."""
     assert ask('GET', f'/events?{name}=', None, 422)['attribute'] == name
 
 
@@ -150,7 +150,7 @@ def test_a_filter_of_events_needs_a_value(ask: Ask, name: str) -> None:
 def test_a_number_that_no_column_holds_finds_nothing_or_is_refused(
     standing: Standing, sound: None, authenticator: Authenticator, resource: Resource, number: int
 ) -> None:
-    """Beside a text, too: that is another statement."""
+    """The filter beside a text is tried too, since it is another statement."""
     client = rest_application(standing, authenticator, max_body=100_000).test_client()
     for attribute in resource.table.values():
         for query in (f'{attribute.name}={number}', f'{attribute.name}={number}&q=d'):

@@ -1,4 +1,4 @@
-"""A body of type ``application/merge-patch+json`` is merged as RFC 7396 says, or is 415."""
+"""A body of type ``application/merge-patch+json`` is merged as RFC 7396 says, or is refused with 415."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def send(client: FlaskClient, method: str, path: str, body: Any, kind: str = MER
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """The algorithm of RFC 7396, section 2."""
+    """Merge a patch by the algorithm of RFC 7396, section 2."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -100,7 +100,7 @@ def test_pairs(client: FlaskClient, plural: str, attr: dict[str, Any]) -> None:
         answer = send(client, 'PATCH', path, patch)
         assert (answer.status_code, answer.json) == (200, item), answer.data
     assert send(client, 'PATCH', path, {'avps': None, 'tags': None}).json['avps'] == {}
-    # With the other type a body sets all pairs, and none is null.
+    # With the other content type a body sets all pairs, and none of them may be null.
     assert send(client, 'PATCH', path, {'avps': {'a': '1'}}, 'application/json').json['avps'] == {'a': '1'}
     assert send(client, 'PATCH', path, {'avps': {'b': '2'}}, 'application/json').json['avps'] == {'b': '2'}
     assert send(client, 'PATCH', path, {'avps': {'b': None}}, 'application/json').status_code == 422

@@ -1,4 +1,4 @@
-"""Whatever a route does not declare is refused, and nothing changes: requests that are made from the description."""
+"""Undeclared parameters and members of a route are refused, and nothing changes. Requests follow the description."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from nipap.postgres.database import Database
 from nipap.rest.openapi import describe
 
 DESCRIPTION: dict[str, Any] = describe('/api/v1')
-AUTH = {'Authorization': basic('gateway', USERS['gateway'][0])}  # who may do everything
+# This user has all rights.
+AUTH = {'Authorization': basic('gateway', USERS['gateway'][0])}
 ROUTES = [(verb.upper(), path) for path, its in DESCRIPTION['paths'].items() for verb in its]
-# What scripts send in the belief that it does something, and names that differ by little.
+# Names that scripts send in the belief that they have an effect, and slight misspellings.
 LIKELY = ('dry_run', 'dry-run', 'dryRun', 'force', 'purge', 'if_version', 'sort', 'page', 'offset', 'max_result')
 
-# Bodies that change something, each sent with one member more.
+# Bodies of changing requests, each sent with one extra member.
 PREFIX = {'prefix': '10.9.0.0/24', 'type': 'assignment', 'description': 'd'}
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ('POST', '/vrfs'): {'rt': '65000:9', 'name': 'nine'},
@@ -52,7 +53,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
 
 @pytest.fixture
 def client(standing: Standing, sound: None, authenticator: Authenticator) -> FlaskClient:
-    """The interface over a database with one object of each kind."""
+    """Return a client of the interface over a database with one object of each kind."""
     made = rest_application(standing, authenticator, max_body=100_000).test_client()
     for plural, attr in (
         ('vrfs', {'rt': '65000:1', 'name': 'one'}),
@@ -71,7 +72,7 @@ def resolved(parameter: dict[str, Any]) -> dict[str, Any]:
 
 
 def declared(method: str, path: str) -> set[str]:
-    """The names of the parameters in the query."""
+    """Return the names of the parameters in the query."""
     parameters = map(resolved, DESCRIPTION['paths'][path][method.lower()]['parameters'])
     return {parameter['name'] for parameter in parameters if parameter['in'] == 'query'}
 
@@ -80,12 +81,12 @@ EVERY_NAME = sorted({name for route in ROUTES for name in declared(*route)})
 
 
 def changes(db: Database) -> Any:
-    """What tells one state of the database from another."""
+    """Return figures that differ after any change of the database."""
     return db.run(lambda tx: (tx.value('SELECT count(*) FROM audit_log'), tx.value('SELECT count(*) FROM webhook')))
 
 
 def place(client: FlaskClient, path: str) -> str:
-    """The path of an object that there is."""
+    """Return the path of an existing object."""
     plural = path.split('/')[1]
     if '{key}' not in path:
         return f'/api/v1{path}'
@@ -155,7 +156,7 @@ def test_a_single_parameter_is_there_once(client: FlaskClient, db: Database, met
 def test_a_condition_that_is_not_looked_at_is_refused(
     client: FlaskClient, db: Database, method: str, path: str
 ) -> None:
-    """Whoever sends If-Match relies on it."""
+    """A client that sends If-Match relies on it."""
     url, body = place(client, path), BODIES.get((method, path))
     parameters = [resolved(one)['name'] for one in DESCRIPTION['paths'][path][method.lower()]['parameters']]
     before = changes(db)
@@ -191,7 +192,7 @@ def test_a_member_that_a_body_does_not_have_is_refused(
 
 @pytest.mark.parametrize(('method', 'path'), [route for route in ROUTES if route not in BODIES])
 def test_a_body_that_is_not_read_is_refused(client: FlaskClient, db: Database, method: str, path: str) -> None:
-    if path == '/events':  # whose answer has no end
+    if path == '/events':  # the answer has no end
         return
     url = place(client, path)
     before = changes(db)
@@ -205,7 +206,7 @@ def test_a_body_that_is_not_read_is_refused(client: FlaskClient, db: Database, m
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every call with the members that its description shows."""
+    """Yield every call with the example members of its description."""
     for name, call in CALLS.items():
         if name != 'batch':
             yield name, {member.name: member.example for member in call.members if member.required}
@@ -213,7 +214,7 @@ def operations() -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(('method', 'args'), list(operations()))
 def test_members_of_an_operation(client: FlaskClient, db: Database, method: str, args: dict[str, Any]) -> None:
-    """Beside ``method`` and ``args``, and in ``args``; the number of the operation is told."""
+    """Extra members beside ``method`` and ``args``, and in ``args``, are refused with the number of the operation."""
     before = changes(db)
     fine = {'method': 'version'}
     for name in (*LIKELY, 'auth', 'Args', ''):
@@ -244,7 +245,7 @@ def test_members_of_a_query_inside_another(client: FlaskClient) -> None:
         assert is_refused(send(client, 'POST', '/api/v1/vrfs/search', None, {'query': query}), 'limit')
 
 
-def test_pairs_are_parameters_of_what_has_them(client: FlaskClient) -> None:
+def test_pairs_are_parameters_of_objects_with_pairs(client: FlaskClient) -> None:
     for plural in ('vrfs', 'pools', 'prefixes'):
         assert send(client, 'GET', f'/api/v1/{plural}', {'avps.key': 'x', 'avps.key.more': 'y'}).json['result'] == []
     for plural in ('asns', 'tags'):

@@ -1,4 +1,4 @@
-"""What was answered can be sent back: attributes that nobody can set are ignored as they are, and refused otherwise."""
+"""Answers can be sent back: read-only attributes are ignored if unchanged, and refused if changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESOURCE = pytest.mark.parametrize('resource', RESOURCES, ids=lambda resource: r
 
 
 class Rest:
-    """Requests by a user who may do everything."""
+    """Requests by a user with all rights."""
 
     def __init__(self, client: FlaskClient) -> None:
         self._client = client
@@ -43,7 +43,7 @@ class Rest:
 
 @pytest.fixture
 def rest(standing: Standing, sound: None, authenticator: Authenticator) -> Rest:
-    """The interface over objects of each kind, some with everything, some with nothing."""
+    """Return the interface over objects of each kind, some with every attribute, some with none."""
     made = Rest(rest_application(standing, authenticator, max_body=100_000).test_client())
     vrf = made('POST', '/vrfs', {'rt': '1:1', 'name': 'v', 'tags': ['t'], 'avps': {'k': 'v'}})['id']
     made('POST', '/pools', {'name': 'empty', 'description': 'd', 'default_type': None})
@@ -72,7 +72,7 @@ def entries(db: Database) -> int:
 
 
 @RESOURCE
-def test_what_was_answered_is_sent_back(rest: Rest, resource: Resource) -> None:
+def test_an_answer_is_sent_back(rest: Rest, resource: Resource) -> None:
     for path in paths(rest, resource):
         if path == '/vrfs/0':
             continue
@@ -133,8 +133,8 @@ def test_attributes_that_there_are_not_are_refused_all_at_once(rest: Rest, db: D
 
 
 @RESOURCE
-def test_nothing_but_what_nobody_can_set(rest: Rest, resource: Resource) -> None:
-    """An edit of nothing, which changes nothing."""
+def test_a_body_of_read_only_attributes(rest: Rest, resource: Resource) -> None:
+    """An edit of nothing changes nothing."""
     for path in paths(rest, resource):
         item = rest('GET', path)
         fixed = {name: value for name, value in item.items() if name not in resource.writable}
@@ -143,7 +143,7 @@ def test_nothing_but_what_nobody_can_set(rest: Rest, resource: Resource) -> None
 
 
 def test_a_counter_that_was_moved_by_others(rest: Rest) -> None:
-    """What is sent back has to be as it is stored now; without counters an edit goes through."""
+    """A read-only attribute must be sent as it is stored now. An edit without counters succeeds."""
     path = next(place for place in paths(rest, PREFIXES) if rest('GET', place)['prefix'] == '10.0.0.0/24')
     item = rest('GET', path)
     body = {'prefix_length': 32, 'type': 'host', 'description': 'd'}

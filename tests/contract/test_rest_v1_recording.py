@@ -1,4 +1,4 @@
-"""The recorded dialogue with the older endpoint is played again: statuses, content types and bodies as they were."""
+"""Replay the recorded dialogue with the older endpoint: the same statuses, content types and bodies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def client(backend: Backend, sound: None, authenticator: Authenticator) -> Flask
 
 
 def authorization(step: dict[str, Any]) -> dict[str, str]:
-    """Who sent it; the recording does not say, but it shows."""
+    """Return the credentials of a step. The recording does not contain them, but its answers imply them."""
     if not step['request']['auth']:
         return {}
     text = json.dumps(step['body'])
@@ -40,7 +40,7 @@ def authorization(step: dict[str, Any]) -> dict[str, str]:
 
 
 def without_times(value: Any) -> Any:
-    """The body of an answer; times that vary must be times."""
+    """Return the body of an answer without the varying times, which must be times."""
     if isinstance(value, list):
         return [without_times(item) for item in value]
     for name in VARYING:
@@ -68,8 +68,8 @@ def test_the_recording_is_whole() -> None:
     assert {step['request']['method'] for step in STEPS} == {'GET', 'POST', 'PUT', 'DELETE'}
 
 
-def test_on_whose_behalf(client: FlaskClient, db: Database) -> None:
-    """A trusted user says so in headers, in UTF-8; from others they mean nothing."""
+def test_a_trusted_user_names_the_person_in_headers(client: FlaskClient, db: Database) -> None:
+    """A trusted user names the person in headers, in UTF-8. The headers of other users have no effect."""
     named = {'NIPAP-Username': 'eve', 'NIPAP-Full-Name': 'Éve', 'NIPAP-Authoritative-Source': 'dépôt'}
     sent = {name: value.encode().decode('latin-1') for name, value in named.items()}
     for number, user in enumerate(('gateway', 'alice')):
@@ -99,7 +99,7 @@ def test_nothing_that_is_sent_is_a_fault_of_ours(client: FlaskClient) -> None:
     assert client.get('/rest/v1/prefixes?max_result=x&id=1', headers=headers).json['error']['code'] == 1200
 
 
-# ---- what the recording does not show
+# ---- behaviour beyond the recording
 
 HEADERS = {'Authorization': basic('alice', USERS['alice'][0]), 'NIPAP-Authoritative-Source': 'x'}
 PATH = '/rest/v1/prefixes'
@@ -107,7 +107,7 @@ PATH = '/rest/v1/prefixes'
 
 @pytest.fixture
 def as_daemon(db: Database, sound: None, authenticator: Authenticator) -> FlaskClient:
-    """The endpoint as handlers of the daemon have it, for which a thousand prefixes are a long list."""
+    """Return the endpoint as in the handlers of the daemon, where a thousand prefixes are a long list."""
     app = Flask('test', static_folder=None)
     flask_rest_v1.add_to(app, Backend(db, longest_list=LONGEST_LIST), authenticator)
     return app.test_client()
@@ -127,7 +127,10 @@ def changes(db: Database) -> tuple[int, int]:
 
 
 def test_long_answers(as_daemon: FlaskClient, db: Database) -> None:
-    """More prefixes than a handler keeps in memory: all are in the answer, and what is answered was done."""
+    """The answer has more prefixes than a handler keeps in memory.
+
+    It is complete, and the answered changes were made.
+    """
     number = LONGEST_LIST + 100
     stock(db, number)
     by_pages = []
@@ -150,7 +153,7 @@ def test_long_answers(as_daemon: FlaskClient, db: Database) -> None:
 
 
 def test_a_removal_is_one_transaction(as_daemon: FlaskClient, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is answered is read where it is removed, under its lock."""
+    """The answer is read in the transaction of the removal, under its lock."""
     stock(db, 3)
     ids = [item['id'] for item in as_daemon.get(f'{PATH}?type=assignment', headers=HEADERS).json]
     entries, sets = changes(db)
@@ -182,7 +185,7 @@ def test_an_addition_without_attributes(client: FlaskClient, body: Any) -> None:
 
 
 def test_the_right_to_change_anything_is_given_up(client: FlaskClient, db: Database) -> None:
-    """By a trusted user, in a header; from others it means nothing."""
+    """A trusted user gives up the right in a header. The header of other users has no effect."""
     body = {'prefix': '10.0.0.0/16', 'type': 'reservation', 'description': 'd'}
     gateway = {**HEADERS, 'Authorization': basic('gateway', USERS['gateway'][0]), 'NIPAP-Read-Only': 'true'}
     for method, query in (('POST', ''), ('PUT', '?id=1'), ('DELETE', '?id=1')):

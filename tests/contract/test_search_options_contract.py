@@ -1,4 +1,4 @@
-"""Search options: pages, relatives of what matches, and the answer's echo of the options."""
+"""Search options: pages, relatives of matches, and the options in the answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_prefix(prefix: str) -> dict[str, Any]:
 
 @pytest.fixture
 def plan(api: Face) -> Face:
-    """`TREE`: three levels below one root, the last full of hosts."""
+    """Return a face with `TREE`: three levels below one root, the last full of hosts."""
     for prefix in TREE:
         length = prefix.split('/')[1]
         api.add_prefix(prefix, {'24': 'assignment', '32': 'host'}.get(length, 'reservation'))
@@ -45,7 +45,7 @@ def plan(api: Face) -> Face:
 
 
 def matches(api: Face, query: dict[str, Any], **options: Any) -> dict[str, bool]:
-    """Return prefix -> match."""
+    """Return `match` of each prefix in the answer."""
     rows = api.call('search_prefix', query=query, search_options=options)['result']
     return {row['prefix']: row['match'] for row in rows}
 
@@ -175,7 +175,7 @@ def test_relatives_stay_in_the_vrf(plan: Face) -> None:
 
 
 def test_pages_count_the_added_rows(plan: Face) -> None:
-    """`max_result` and `offset` page the merged list."""
+    """`max_result` and `offset` apply to the merged list."""
     query = is_prefix('10.1.1.2/32')
     merged = [TREE[index] for index in (0, 1, 2, 4)]
     for offset in range(5):
@@ -194,7 +194,7 @@ def test_pages_are_parts_of_the_whole(plan: Face) -> None:
 
 
 def test_parent_prefix_is_that_prefix_and_its_direct_children(plan: Face) -> None:
-    """Whether or not they satisfy the query; `match` says which do."""
+    """The rows need not satisfy the query. `match` tells whether they do."""
     (parent,) = plan.call('list_prefix', prefix={'prefix': '10.1.0.0/16'})
     hosts = {'operator': 'equals', 'val1': 'type', 'val2': 'assignment'}
     found = matches(plan, hosts, parent_prefix=parent['id'])
@@ -251,7 +251,7 @@ def test_edit_answers_in_the_same_shape_and_order(plan: Face) -> None:
 
 
 def test_few_answers_and_many_have_one_order(api: Face) -> None:
-    """Whether one statement sorts or the few rows are sorted as they come."""
+    """The order is the same for one statement that sorts and for few rows that are sorted on arrival."""
     for rt in ('65000:9', '65000:10', '1.2.3.4:1'):
         api.call('add_vrf', attr={'rt': rt, 'name': rt})
     for rt in ('1.2.3.4:1', '65000:10', None, '65000:9'):
@@ -286,9 +286,9 @@ def test_a_page_that_ends_the_list_exactly_leads_to_an_empty_one(plan: Face) -> 
     assert (len(first['result']), last['result'], last['after']) == (len(TREE), [], None)
 
 
-def test_what_changes_between_pages_is_neither_doubled_nor_missed(plan: Face) -> None:
+def test_changes_between_pages_double_and_miss_no_row(plan: Face) -> None:
     first = plan.call('search_prefix', query={}, search_options={'max_result': 2, 'after': ''})
-    plan.call('remove_prefix', prefix={'prefix': '10.1.0.0/16'})  # the last of the page
+    plan.call('remove_prefix', prefix={'prefix': '10.1.0.0/16'})  # the last prefix of the page
     plan.add_prefix('10.0.0.0/16', 'reservation')
     rest = plan.call('search_prefix', query={}, search_options={'max_result': 50, 'after': first['after']})
     assert [row['prefix'] for row in rest['result']] == TREE[2:]
@@ -319,7 +319,7 @@ def test_a_cursor_needs_a_limit(plan: Face, max_result: Any) -> None:
 
 
 @pytest.mark.parametrize('smart', [False, True])
-def test_pages_of_what_is_no_prefix(api: Face, smart: bool) -> None:
+def test_pages_of_other_objects_with_a_cursor(api: Face, smart: bool) -> None:
     for number in range(4):
         api.add_vrf(f'65000:{number}', f'v{number}', tags=[f'vt{number}'])
         api.add_pool(f'v{number}')

@@ -1,4 +1,4 @@
-"""Smart search: text is read as a query, the answer says how, and no text is ever a fault."""
+"""Smart search: a text is read as a query, the answer has the interpretation, and no text is ever a fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = [NET, OFFICE, HOST, LAB, V6, CUSTOMER]
 
 @pytest.fixture
 def plan(api: Face) -> Face:
-    """Six prefixes; `ALL` is their order."""
+    """Return a face with six prefixes. `ALL` is their order."""
     api.add_vrf('65000:1', 'customer')
     api.add_pool('loopbacks', ipv4_default_prefix_length=32)
     api.add_prefix(NET, description='Private Space', tags=['rfc1918'], comment='10 for ever')
@@ -127,7 +127,7 @@ FINDS: list[tuple[str, list[str]]] = [
 ]
 
 
-def test_what_a_text_finds(plan: Face) -> None:
+def test_texts_and_their_matches(plan: Face) -> None:
     found = {}
     for text, _ in FINDS:
         answer = plan.outcome('smart_search_prefix', query_string=text)
@@ -176,7 +176,7 @@ def test_an_unpaired_sign_never_faults(backend_face: Face, kind: str) -> None:
         ('((a)', 'unclosed parentheses'),
     ],
 )
-def test_what_cannot_be_understood(plan: Face, text: str, message: str) -> None:
+def test_texts_that_are_not_understood(plan: Face, text: str, message: str) -> None:
     options = {'max_result': 3, 'whatever': 'x'}
     answer = plan.call('smart_search_prefix', query_string=text, search_options=options)
     assert answer['error'] is True
@@ -374,7 +374,7 @@ def test_what_would_cost_too_much(backend_face: Face, text: str, message: str) -
 
 
 def test_a_word_that_costs_too_much_is_literal(plan: Face) -> None:
-    """And none beside it is."""
+    """The words beside it are literal too."""
     word = r'\y' * 100
     plan.add_prefix('198.51.100.0/24', description=f'Named {word}')
     assert plan.smart(word) == ['198.51.100.0/24']
@@ -382,7 +382,8 @@ def test_a_word_that_costs_too_much_is_literal(plan: Face) -> None:
     assert plan.smart(f'{word} or ^sw[0-9]$') == [HOST, '198.51.100.0/24']
 
 
-@CALLS  # their interpretation nests deeper than JSON is written: see test_face_differences
+# The interpretations of these words nest deeper than JSON is written: see test_face_differences.
+@CALLS
 def test_hundreds_of_words(plan: Face) -> None:
     words = [f'word{number}' for number in range(700)]
     assert plan.smart(' or '.join(['office', *words, 'sw1'])) == [OFFICE, HOST, V6]
@@ -400,6 +401,6 @@ def test_an_extra_query_that_is_none_is_refused_whatever_the_text(api: Face) -> 
 
 @pytest.mark.parametrize('text', ['10.0.0.1', '(10.0.0.1'])
 def test_options_are_looked_at_whatever_the_text(api: Face, text: str) -> None:
-    """Also when it is not understood, and nothing is searched."""
+    """The options are checked even if the text is not understood and nothing is searched."""
     fault = api.fault('smart_search_prefix', query_string=text, search_options={'after': 'junk', 'max_result': 10})
     assert (fault.code, "for option 'after'" in fault.text) == (1200, True)

@@ -1,4 +1,4 @@
-"""Every answer of the recorded dialogue has the keys and types that `nipap.answers` promises, and those recorded."""
+"""Every answer of the recorded dialogue has the keys and types of `nipap.answers`, and the recorded keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nipap.calls import CALLS, Request
 from nipap.errors import NipapError
 from nipap.runtime.packed import whole
 
-#: keys that the recorded program did not have
+#: Keys that the recorded program did not have.
 ADDED: frozenset[str] = frozenset()
 OBJECTS = frozenset({'vrf', 'pool', 'prefix', 'asn'})
 
 
 def problems(value: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Compare a value with a type, member by member; no member is taken for another of a similar type."""
+    """Compare a value with a type, member by member. Similar types are different."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if wanted is Any or wanted is object or isinstance(wanted, TypeVar):
         return
@@ -66,7 +66,7 @@ def of_struct(value: Any, wanted: Any, given: Mapping[Any, Any], where: str) -> 
 
 
 def replaced(wanted: Any, given: Mapping[Any, Any]) -> Any:
-    """Put the arguments of a generic struct in the place of its parameters."""
+    """Return a type with the parameters of a generic struct replaced by its arguments."""
     if get_origin(wanted) is list and get_args(wanted)[0] in given:
         return list[given[get_args(wanted)[0]]]  # type: ignore[misc]  # a type that is known when the test runs
     return wanted
@@ -96,7 +96,7 @@ def test_answers_have_the_types_that_are_promised(backend: Backend) -> None:
 
 
 def other_keys(answer: Any, recorded: Any) -> Iterator[str]:
-    """Compare the keys of an answer with those recorded, where both have an object in the same place."""
+    """Compare the keys of an answer with the recorded keys, where both have an object in the same place."""
     if isinstance(answer, list) and isinstance(recorded, list):
         for ours, theirs in zip(answer, recorded, strict=False):
             yield from other_keys(ours, theirs)

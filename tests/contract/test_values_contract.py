@@ -1,4 +1,4 @@
-"""Values: what is written is found by what was written, what cannot be kept is refused, and NIPAP's rows may stay."""
+"""Values: a stored value is found by itself, invalid values are refused, and old rows of NIPAP may stay."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COMPOSED, DECOMPOSED = 'Malmö', 'Malmo\u0308'
 RESERVATION = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
 
 
-# ---------------------------------------------------------------- written, and found by what was written
+# ---------------------------------------------------------------- stored values, and searches for them
 
-# Most texts that can be kept; quotes of both kinds cannot be written in a smart search.
+# Most texts that can be stored. Quotes of both kinds cannot be written in a smart search.
 TEXTS = st.text(
     st.characters(exclude_categories=('Cs', 'Cc'), exclude_characters='\ufffe\uffff"'), min_size=1, max_size=20
 )
@@ -71,7 +71,7 @@ def values_of(attribute: Attribute) -> st.SearchStrategy[Any]:
 @pytest.mark.parametrize(('kind', 'name'), ATTRIBUTES)
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_what_was_written_is_found_by_it(api: Face, kind: str, name: str, data: st.DataObject) -> None:
+def test_a_stored_value_is_found_by_itself(api: Face, kind: str, name: str, data: st.DataObject) -> None:
     value = data.draw(values_of(KINDS[kind][name]))
     added = api.call(f'add_{kind}', attr={**BASES[kind], name: value})
     key = 'asn' if kind == 'asn' else 'id'
@@ -103,7 +103,7 @@ def queries(name: str, value: Any) -> list[dict[str, Any]]:
 
 
 def smart(name: str, value: Any) -> str | None:
-    """A text that compares the attribute with what was written."""
+    """Return a smart search that compares the attribute with the stored value, or None."""
     if name == 'tags':
         return ' '.join(f'#"{tag}"' for tag in value)
     if name == 'avps':
@@ -180,7 +180,7 @@ def test_values_at_the_limit_of_an_index(api: Face, kind: str, name: str) -> Non
     assert api.call(f'search_{kind}', query=beyond)['result'] == []
 
 
-# What the text columns of indexes hold, and what bounds it.
+# The indexes of text columns, and the attribute that bounds each of them.
 BOUNDED = {
     'pool_name_key': 'name',
     'vrf_name_key': 'name',
@@ -232,7 +232,7 @@ def rest_face_authorization(face: RestFace) -> str:
     return basic(face.user, USERS[face.user][0])
 
 
-# ---------------------------------------------------------------- other texts that are read
+# ---------------------------------------------------------------- other texts with a meaning
 
 
 @CALLS
@@ -245,7 +245,7 @@ def test_a_duration_is_read_as_a_whole(api: Face) -> None:
 # ---------------------------------------------------------------- null over REST
 
 
-def test_what_cannot_be_unset_is_refused(rest_face: RestFace) -> None:
+def test_null_of_a_mandatory_attribute_is_refused(rest_face: RestFace) -> None:
     vrf, pool = rest_face.add_vrf('65000:1', 'v'), rest_face.add_pool('p')
     row = rest_face.add_prefix('10.0.0.0/8', vrf_id=vrf['id'])
     refused = {
@@ -339,10 +339,10 @@ def test_a_pool_without_default_type(api: Face) -> None:
     assert api.fault('add_pool', attr={'name': 'q', 'description': 'd'}).text == 'missing attribute default_type'
 
 
-# ---------------------------------------------------------------- all that are not
+# ---------------------------------------------------------------- negated searches
 
 
-def test_not_includes_what_has_no_value(api: Face) -> None:
+def test_negation_includes_unset_values(api: Face) -> None:
     api.add_prefix('10.0.0.0/8', vlan=50, country='SE', node=None, expires='2031-12-31', avps={'k': 'v'})
     api.add_prefix('11.0.0.0/8')
     for name, value in (('vlan', 50), ('country', 'SE'), ('expires', '2031-12-31'), ('avps.k', 'v'), ('vlan', '50')):
@@ -417,11 +417,11 @@ def test_rows_of_nipap_can_be_edited(api: Face, db: Database) -> None:
     assert api.fault('add_prefix', attr={**attr, 'node': 'x'}).code == 1200
 
 
-# ---------------------------------------------------------------- what is missing, what is wrong
+# ---------------------------------------------------------------- missing and wrong values
 
 
 @CALLS
-def test_what_is_wrong_is_said_before_what_is_missing(api: Face) -> None:
+def test_wrong_values_are_named_before_missing_ones(api: Face) -> None:
     bad = {'avps': {'': 'v'}}
     for kind, attr in (
         ('vrf', {}),
@@ -489,7 +489,7 @@ def test_unknown_options_are_given_back(api: Face, kind: str) -> None:
             'query_id': 7,
             'unknown': options['unknown'],
         }
-        assert given_back['max_result'] in (5, '5')  # as it was sent when the text was not understood
+        assert given_back['max_result'] in (5, '5')  # as it was sent, if the text was not understood
 
 
 @pytest.mark.parametrize('kind', ['vrf', 'pool', 'prefix', 'asn'])
@@ -500,7 +500,7 @@ def test_an_asterisk_alone_finds_everything(api: Face, kind: str) -> None:
         assert api.call(f'smart_search_{kind}', query_string=text)['result'] == everything != []
 
 
-def test_a_list_by_what_is_no_network_is_empty(api: Face) -> None:
+def test_a_list_by_an_invalid_network_is_empty(api: Face) -> None:
     api.add_prefix('10.0.0.0/30', 'assignment')
     for prefix in ('10.0.0.1/30', '2001:db8::1/64'):
         assert api.call('list_prefix', prefix={'prefix': prefix}) == []
@@ -510,7 +510,7 @@ def test_a_list_by_what_is_no_network_is_empty(api: Face) -> None:
 
 
 def test_a_long_user_name_with_a_key(backend_face: BackendFace) -> None:
-    """A token may name anybody."""
+    """A token may name any user."""
     for name in ('u' * 3000, ''.join(chr(0x10400 + n % 40) for n in range(3000))):
         face = BackendFace(
             backend_face.backend, type(backend_face.actor)(**{**vars(backend_face.actor), 'authenticated_as': name})

@@ -1,4 +1,4 @@
-"""VRFs: route targets, names, totals, and what becomes of a VRF's prefixes."""
+"""VRFs: route targets, names, totals, and the removal of a VRF's prefixes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_edit_moves_nothing_but_what_is_named(api: Face) -> None:
 
 
 def test_unchanged_attributes_may_be_sent_with_every_edit(api: Face) -> None:
-    """The client library saves every attribute that it knows, those of VRF 0 with its missing route target too."""
+    """The client library saves every attribute that it knows, also for VRF 0 with its missing route target."""
     everything = {'rt': None, 'name': 'default', 'description': 'd', 'tags': [], 'avps': {}}
     (vrf,) = api.call('edit_vrf', vrf={'id': 0}, attr=everything)
     assert (vrf['rt'], vrf['name'], vrf['description']) == (None, 'default', 'd')
@@ -144,7 +144,7 @@ def test_read_only_attributes_are_refused(api: Face) -> None:
     for name in ('id', 'num_prefixes_v4', 'total_addresses_v6'):
         fault = api.fault('edit_vrf', vrf={'id': 0}, attr={name: 1})
         assert fault.code == 1120
-        # Over REST what nobody can set may be sent back as it is stored.
+        # Over REST a read-only attribute may be sent back as it is stored.
         texts = f'extraneous attribute {name}', f'read-only, and not as stored: {name} (1, it is '
         assert fault.text.startswith(texts)
 
@@ -187,7 +187,7 @@ def test_vrf_0_cannot_be_removed_however_it_is_named(api: Face) -> None:
         assert (fault.code, fault.text) == (1200, 'Prohibited delete of default VRF (id=0).')
 
 
-def test_removing_what_is_not_there_returns_nil(api: Face) -> None:
+def test_removing_a_missing_vrf_returns_nil(api: Face) -> None:
     for spec in ({'id': 12345}, {'rt': '9:9'}, {'name': 'nope'}):
         assert api.call('remove_vrf', vrf=spec) is None
 

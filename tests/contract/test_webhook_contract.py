@@ -1,4 +1,4 @@
-"""Webhooks as they are managed: each change has its audit entry, and nobody ever sees a secret."""
+"""The management of webhooks: each change has its audit entry, and no answer ever contains a secret."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plant(trusted: Face, **attr: Any) -> dict[str, Any]:
 
 
 def letters(db: Database, hook: int, number: int) -> None:
-    """Have so many events given up."""
+    """Give up `number` events of a webhook."""
     given_up = [(n + 1, json.dumps({'id': n + 1}).encode()) for n in range(number)]
     db.run(lambda tx: webhook.give_up(tx, hook, given_up, number, 'HTTP 500'))
 
@@ -88,7 +88,7 @@ def facts_in(state: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def test_the_owner_is_the_account_that_added_it(trusted: Face, db: Database) -> None:
-    """Also when that acts for somebody else, and whoever edits it later."""
+    """The owner stays the same if the account acts for somebody else, and after edits of others."""
     assert plant(trusted)['owner'] == 'gateway'
     theirs = Who('kim', 'second', None, 'portal')
     key = db.run(lambda tx: webhook.add(tx, {'url': URL, 'secret': SECRET}, theirs))
@@ -145,7 +145,7 @@ def test_in_a_batch_and_with_a_key(trusted: Face, db: Database) -> None:
     remove = {'method': 'remove_webhook', 'args': {'webhook': {'id': {'$result': [0, 'id']}}}}
     assert trusted.call('batch', operations=[add, remove])[1] is None
     assert [entry[4] for entry in log(db)] == ['add', 'remove']
-    if trusted.name == 'xmlrpc':  # the backend has keys in a call of its own
+    if trusted.name == 'xmlrpc':  # the backend takes keys in a call of its own
         twice = [trusted.call('add_webhook', attr=attr, idempotency_key='k') for _ in range(2)]
         assert twice[0] == twice[1]
         assert trusted.call('list_webhook') == [twice[0]]

@@ -1,4 +1,4 @@
-"""What only the XML-RPC face has: paths, authentication, the one struct, introspection, and what is no request."""
+"""The features of the XML-RPC face alone: paths, authentication, the one struct, introspection, bad requests."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ def test_an_unknown_method(face: XmlRpcFace, name: str) -> None:
         b"<?xml version='1.0' encoding='utf-8'?><methodCall><methodName>\xe5</methodName></methodCall>",
     ],
 )
-def test_what_is_no_request(face: XmlRpcFace, body: str | bytes) -> None:
+def test_malformed_requests(face: XmlRpcFace, body: str | bytes) -> None:
     assert body_sent(face, body).code == 1100
 
 
 def test_big_numbers_are_decimal_strings(face: XmlRpcFace) -> None:
-    """Whatever their size; nil stays nil."""
+    """Every such number is a string, and nil stays nil."""
     face.add_pool('p', ipv6_default_prefix_length=64)
     face.add_prefix('2001:db8::/32', pool_name='p')
     (vrf,) = face.call('list_vrf', vrf={'id': 0})
@@ -176,7 +176,7 @@ def test_big_numbers_are_decimal_strings(face: XmlRpcFace) -> None:
 
 
 def test_timestamps_are_of_the_wire(face: XmlRpcFace) -> None:
-    """Whole seconds, no zone, which means UTC; the decoder of the test refuses any other form."""
+    """A timestamp has whole seconds and no zone, which means UTC. The decoder of the test refuses any other form."""
     row = face.add_prefix('10.0.0.0/8', expires='2031-05-06T07:08:09.123456+02:00')
     assert row['expires'].isoformat() == '2031-05-06T05:08:09+00:00'
     assert row['added'].microsecond == 0
@@ -201,7 +201,7 @@ def answer_of(face: XmlRpcFace, headers: dict[str, str]) -> bytes:
 
 
 def test_the_standard_client_library_reads_every_answer(daemon_face: XmlRpcFace) -> None:
-    """Once over a real socket: a conversation on one connection, faults included."""
+    """Read answers over a real socket: a conversation on one connection, with faults."""
     for _ in range(3):
         assert daemon_face.call('version') == nipap.__version__
         assert daemon_face.fault('list_vrf', vrf={'bogus': 1}).code == 1120

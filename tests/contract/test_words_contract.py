@@ -1,4 +1,4 @@
-"""Words of smart searches that are more than text: beginnings of addresses, MAC addresses, parentheses."""
+"""Words of smart searches with a meaning beyond text: beginnings of addresses, MAC addresses, parentheses."""
 
 from __future__ import annotations
 

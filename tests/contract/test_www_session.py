@@ -1,6 +1,6 @@
-"""The calls of the web client that nipapd replaces the daemon of, as they were recorded on the wire.
+"""The calls of the web client of NIPAP, as they were recorded on the wire, replayed to nipapd.
 
-The file says of itself how it is read: ``meta`` of tests/data/www-session.json.
+The ``meta`` of tests/data/www-session.json describes the format of the recording.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ RECORDED = (Path(__file__).parent.parent / 'data' / 'www-session.json').read_tex
 SESSION = json.loads(re.sub(r'("vlan": "?)5000\b', r'\g<1>4000', RECORDED))
 DEFAULTS: Mapping[str, Mapping[str, Any]] = SESSION['meta']['defaults']
 AUTH = {'username': 'guest', 'full_name': 'Guest', 'authoritative_source': 'nipap', 'readonly': False}
-LATER = frozenset({'version'})  # a member that answers have had since
+LATER = frozenset({'version'})  # a member of answers that is newer than the recording
 
-#: What is answered instead of what was recorded, by the number of the call. None: whatever it is.
+#: The expected answer in place of the recorded one, by the number of the call. None: any answer.
 INSTEAD: Mapping[int, Any] = {
     # Blocks that can be allocated count, not fractions of blocks.
     166: [{**SESSION['calls'][166]['result'][0], 'free_prefixes_v4': '16382', 'total_prefixes_v4': '16384'}],
     188: migrations.latest(),
-    82: None,  # a fault of the daemon of then: it could not search for tags and text at once
-    86: None,  # a quote inside a word was not understood: `it's` is a word
+    82: None,  # a fault of the recorded daemon: it could not search for tags and text at once
+    86: None,  # the recorded daemon did not understand a quote inside a word: `it's` is a word
     178: (1110, 'missing attribute name'),
     187: nipap.__version__,
     196: (1200, 'Invalid syntax for integer ()'),
@@ -62,7 +62,7 @@ def test_the_web_client_is_answered_as_recorded(face: Face) -> None:
 
 
 def face_of(face: Face, call: Mapping[str, Any]) -> Face:
-    """The face of the trusted user that sends the call, on whose behalf the call is."""
+    """Return the face of the trusted user who sends the call, with the user for whom the call is made."""
     auth = call.get('auth') or ({'authoritative_source': 'nipap'} if call['step'] == 'seed' else AUTH)
     if isinstance(face, BackendFace):
         return BackendFace(face.backend, actor_of('gateway', **auth))
@@ -71,13 +71,13 @@ def face_of(face: Face, call: Mapping[str, Any]) -> Face:
 
 
 class Playback:
-    """What the names in the recording stand for here, and whether an answer is the recorded one."""
+    """The values of names in the recording, and the comparison of answers with recorded ones."""
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {}
 
     def sent(self, value: Any) -> Any:
-        """An argument as the recording has it, with this daemon's numbers."""
+        """Return an argument of the recording with this daemon's numbers."""
         if isinstance(value, dict):
             if '$time' in value:
                 return dt.datetime.fromisoformat(value['$time'])
@@ -91,7 +91,7 @@ class Playback:
         return value
 
     def differences(self, recorded: Any, actual: Any, path: str = '', *, only_recorded: bool = False) -> Iterator[str]:
-        """A line for each value that is not the recorded one."""
+        """Yield a line for each value that differs from the recorded one."""
         if isinstance(recorded, dict) and '$time' in recorded:
             if not isinstance(actual, dt.datetime) or recorded['$time'] not in ('*', written(actual)):
                 yield f'{path}: recorded {recorded}, got {actual!r}'
@@ -102,7 +102,7 @@ class Playback:
             if odd:
                 yield f'{path}: members {sorted(odd)} in one only'
             for name in whole.keys() & actual.keys():
-                if name == 'inherited_tags':  # recorded in an order of chance
+                if name == 'inherited_tags':  # recorded in random order
                     whole[name], actual[name] = sorted(whole[name]), sorted(actual[name])
                 yield from self.differences(whole[name], actual[name], f'{path}.{name}')
         elif isinstance(recorded, list) and isinstance(actual, list):

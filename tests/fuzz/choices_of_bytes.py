@@ -1,4 +1,4 @@
-"""Values made of the bytes that a fuzzer mutates: the same bytes are the same value, whoever replays them."""
+"""Values made of the bytes that a fuzzer mutates. The same bytes give the same value in every replay."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FLOATS = (0.0, -0.0, 1.5, 1e300, float('nan'), float('inf'), -float('inf'))
 
 
 class Choices:
-    """Reads bytes from the front; when there are none left, every choice is the first."""
+    """A reader of bytes from the front. When no bytes are left, every choice is the first."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._place = 0
 
     def number(self, below: int) -> int:
-        """A number from 0 up."""
+        """Return a number from 0 to below `below`."""
         return self.take(1)[0] % below
 
     def one(self, of: Sequence[T]) -> T:
         return of[self.number(len(of))]
 
     def take(self, count: int) -> bytes:
-        """As many bytes; NUL bytes where there are none."""
+        """Return the next `count` bytes, padded with NUL bytes at the end."""
         taken = self._data[self._place : self._place + count]
         self._place += count
         return taken.ljust(count, b'\0')
@@ -45,7 +45,7 @@ class Choices:
         return taken
 
     def text(self) -> str:
-        """A telling text, or any; lone surrogates among it."""
+        """Return an interesting text, or any text, possibly with lone surrogates."""
         if self.number(2):
             return self.one(TELLING)
         return self.take(self.number(24)).decode('utf-8', 'surrogateescape' if self.number(4) == 1 else 'replace')
@@ -67,7 +67,7 @@ class Choices:
         return self.one(made)()
 
     def value(self, names: Sequence[str] = TELLING, depth: int = 4) -> Any:
-        """A scalar, or a container whose members have such names or others."""
+        """Return a scalar, or a container with members of these or other names."""
         kind = self.number(6) if depth else 0
         if kind == 4:
             return [self.value(names, depth - 1) for _ in range(self.number(6))]

@@ -1,8 +1,8 @@
-"""Look for inputs that break a promise: `python tests/fuzz/fuzz.py [--seconds N] [NAME …]`.
+"""Search for inputs that break a promise: `python tests/fuzz/fuzz.py [--seconds N] [NAME …]`.
 
 Runs the harnesses one after the other under the coverage-guided fuzzer atheris, which is no dependency of the tests:
-`pip install atheris`. What is found is written to `--into`; `--keep` puts some of those that reached something
-new into the corpus, which ordinary tests replay.
+`pip install atheris`. Found inputs are written to `--into`. With `--keep`, some inputs that reached new code go into
+the corpus, which ordinary tests replay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / 'corpus'
 LONGEST_INPUT = 4096  # bytes
-HANGS_S = 20  # by the clock: a niced process on a busy machine may stand still for some
+HANGS_S = 20  # by the clock: a niced process on a busy machine may stand still for some of them
 MOST_MB = 2048
 MOST_KEPT, MOST_KEPT_BYTES = 50, 15_000  # of each harness
 
@@ -50,7 +50,7 @@ def _names() -> list[str]:
 
 
 def _run(name: str, seconds: int, into: Path, *, keep: bool) -> int:
-    """Run one harness in a process of its own, which the fuzzer ends."""
+    """Run one harness in a process of its own, which the fuzzer ends. Return its exit code."""
     print(f'== {name}', flush=True)
     collected, known = (into / name).resolve(), CORPUS / name
     collected.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What a fuzzer tries: functions of bytes that return, whatever the bytes are, or have found a bug.
+"""Harnesses for a fuzzer: functions that return for any bytes, or have found a bug.
 
-Each is used twice. `fuzz.py` has a coverage-guided fuzzer call it; `test_corpus.py` replays what was interesting.
+Each harness is used twice. `fuzz.py` has a coverage-guided fuzzer call it. `test_corpus.py` replays interesting inputs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ MAX_BODY = 10_000
 
 
 def request(data: bytes) -> None:
-    """A request is decoded or refused; one that the standard library reads too, it reads alike."""
+    """Decode a request or refuse it. If the standard library decodes it too, both read it alike."""
     try:
         method, parameters = wire.decode_request(data)
     except NipapInputError as error:
@@ -74,13 +74,13 @@ def request(data: bytes) -> None:
     try:
         theirs = xmlrpc.client.loads(data, use_builtin_types=True)
     except Exception:
-        return  # they accept less, dates in particular
+        return  # The standard library accepts less, dates in particular.
     assert theirs[1] == method or str(theirs[1]).strip() == method
     assert _canonical(list(theirs[0])) == _canonical(parameters), (theirs, parameters)
 
 
 def _canonical(value: Any) -> str:
-    """Values as text, in which a number has its type and a time no zone."""
+    """Return a value as text in which a number has its type and a time no zone."""
     if isinstance(value, dict):
         return f'{{{[(name, _canonical(value[name])) for name in sorted(value, key=repr)]}}}'
     if isinstance(value, list | tuple):
@@ -91,11 +91,11 @@ def _canonical(value: Any) -> str:
 
 
 def round_trip(data: bytes) -> None:
-    """What is encoded is decoded as it was, and by the standard library too."""
+    """Encode a value and decode it to the same value, also with the standard library."""
     choices = Choices(data)
     value = choices.value(('a', 'total_addresses', 'x' * 70, '&<>', 'prefix'))
     if choices.number(3) == 2:
-        value = [value] * (1 + choices.number(200) * 8)  # rows, and lists that are encoded in slices
+        value = [value] * (1 + choices.number(200) * 8)  # Rows, and lists that are encoded in slices.
     body = wire.encode_request('m', value)
     expected = _canonical(_as_sent(value))
     if 'nan' not in expected and 'inf' not in expected:
@@ -146,12 +146,12 @@ def _authenticator() -> Authenticator:
 
 
 def header(data: bytes) -> None:
-    """Credentials and keys in headers are proved or refused."""
+    """Prove or refuse credentials and keys in headers."""
     choices = Choices(data)
     made = _request(choices)
     scheme = choices.one(('', 'Basic ', 'Bearer ', 'basic  ', 'BEARER\t'))
     made.environ['HTTP_AUTHORIZATION'] = scheme + choices.rest().decode('latin-1')
-    # A password is hashed for each input that has one.
+    # A cheap hash, since each input with a password hashes it.
     with contextlib.suppress(NipapError), mock.patch.object(local_users, '_LOG2_N', 4):
         credentials_from_request(made, _authenticator())
         raise AssertionError('nobody has the key')
@@ -162,7 +162,7 @@ def header(data: bytes) -> None:
 
 
 def body(data: bytes) -> None:
-    """A compressed body is read as gzip does, or refused."""
+    """Read a compressed body as gzip does, or refuse it."""
     choices = Choices(data)
     packed = bytearray(gzip.compress(choices.take(choices.number(64)) * (1 + choices.number(255)), mtime=0))
     for _ in range(choices.number(4)):
@@ -182,7 +182,7 @@ def body(data: bytes) -> None:
 
 
 def smart_search(data: bytes) -> None:
-    """Every text means something; what is understood can be searched for."""
+    """Parse any text as a smart search, and compile the result."""
     text = data[1:].decode(
         'utf-8' if data[:1] < b'\x80' else 'utf-16-le', 'surrogatepass' if _pairs(data) else 'replace'
     )
@@ -205,7 +205,7 @@ def smart_search(data: bytes) -> None:
 
 
 def _pairs(data: bytes) -> bool:
-    """Whether bytes are text when lone surrogates are let through."""
+    """Return whether the bytes are text if lone surrogates are allowed."""
     try:
         data[1:].decode('utf-8' if data[:1] < b'\x80' else 'utf-16-le', 'surrogatepass')
     except UnicodeDecodeError:
@@ -214,7 +214,7 @@ def _pairs(data: bytes) -> bool:
 
 
 def query(data: bytes) -> None:
-    """A query struct is compiled or refused; every parameter has its place in the SQL."""
+    """Compile a query struct or refuse it. Every parameter has its place in the SQL."""
     choices = Choices(data)
     table = choices.one(tuple(TABLES.values()))
     made = _query(choices, tuple(table) if choices.number(4) else NAMES, 5)
@@ -254,7 +254,7 @@ def _check(condition: Condition) -> None:
 
 
 def cursor(data: bytes) -> None:
-    """A cursor is a place, and written again the same one."""
+    """Read a cursor as a place, and write the same place again."""
     text = data.decode('latin-1')
     inside = base64.urlsafe_b64encode(data).decode()
     for order in (VRFS, POOLS, ASNS, TAGS, PREFIXES):
@@ -274,7 +274,7 @@ def cursor(data: bytes) -> None:
 
 
 def values(data: bytes) -> None:
-    """Every attribute takes a value or refuses it; a network is one for the standard library too."""
+    """Read a value of an attribute or refuse it. A network is valid for the standard library too."""
     choices = Choices(data)
     attribute = choices.one(ATTRIBUTES)
     value = choices.rest().decode('utf-8', 'replace') if choices.number(2) else choices.value()
@@ -294,12 +294,15 @@ def values(data: bytes) -> None:
 
 
 def _plain(network: str) -> str:
-    """A network as the standard library writes it; other libraries compress a single group, too."""
+    """Return a network as the standard library writes it: other libraries compress a single group, too."""
     return str(ipaddress.ip_network(network))
 
 
 def keys(data: bytes) -> None:
-    """What is kept for an idempotency key is read as it was; order is no part of what identifies a call."""
+    """Encode and decode the stored answer of an idempotency key.
+
+    The order of members does not change the fingerprint.
+    """
     choices = Choices(data)
     value = _received(choices.value())
     with contextlib.suppress(NipapError):
@@ -316,7 +319,7 @@ def keys(data: bytes) -> None:
 
 
 def _received(value: Any) -> Any:
-    """A value as it comes from a client: without what XML cannot carry."""
+    """Return a value as received from a client: without characters that XML cannot carry."""
     if isinstance(value, dict):
         return {_sendable(name): _received(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -334,7 +337,7 @@ def _turned(value: Any) -> Any:
 
 
 def configuration(data: bytes) -> None:
-    """A configuration can be used or is refused with one line; so is what is strange about it."""
+    """Load a configuration or refuse it with one line. Each warning is one line, too."""
     path = _written('nipap.conf', data)
     try:
         loaded = config.load(['-c', str(path)], {'HOME': '/nonexistent'})
@@ -351,7 +354,7 @@ def configuration(data: bytes) -> None:
 
 
 def csv_file(data: bytes) -> None:
-    """A file of prefixes is read or refused, and so is each of its lines."""
+    """Read a file of prefixes or refuse it, and each of its lines."""
     choices = Choices(data)
     default_type = choices.one((None, 'host', 'assignment'))
     begin = choices.one(
@@ -386,7 +389,7 @@ HARNESSES: dict[str, Callable[[bytes], None]] = {
     )
 }
 
-# What a fuzzer would have to guess letter by letter.
+# Words that a fuzzer would have to guess letter by letter.
 WORDS: dict[str, tuple[str, ...]] = {
     'request': (
         *(f'<{tag}>' for tag in (*wire._SCALARS, 'methodCall', 'methodName', 'params', 'param', 'value', 'array', 'data')),  # noqa: E501

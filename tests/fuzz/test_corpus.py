@@ -1,4 +1,4 @@
-"""What fuzzing found, and what it found interesting, again: no fuzzer is needed for that."""
+"""Replay the inputs that fuzzing found, and the interesting ones. No fuzzer is needed."""
 
 from __future__ import annotations
 

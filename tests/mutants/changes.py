@@ -1,4 +1,4 @@
-"""Small wrong changes of Python and SQL: what each operator puts in place of what."""
+"""Small wrong changes of Python and SQL: the replacements that each operator makes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Python:
         return self._source.text[start:end]
 
     def _operator(self, left: ast.AST, right: ast.AST, table: dict[str, str], kind: str) -> Iterator[Change]:
-        """Replace the operator that stands between two operands."""
+        """Replace the operator between two operands."""
         start, end = self._span(left)[1], self._span(right)[0]
         between = self._source.text[start:end]
         bare = re.sub(r'#[^\n]*', lambda comment: ' ' * len(comment[0]), between)
@@ -103,7 +103,7 @@ class _Python:
             yield Change('constant', *self._span(node), f'{self._text(node)} + 1' if node.value else '1')
 
     def _condition(self, test: ast.expr) -> Iterator[Change]:
-        """Turn a condition around that is not itself a comparison or made of several."""
+        """Negate a condition that is neither a comparison nor made of several conditions."""
         if isinstance(test, ast.Name | ast.Attribute | ast.Call | ast.NamedExpr):
             yield Change('condition', *self._span(test), f'not ({self._text(test)})')
 
@@ -154,7 +154,7 @@ OPPOSITES = {
     **{'greatest': 'least', 'least': 'greatest', 'min': 'max', 'network': 'broadcast', 'broadcast': 'network'},
     **{'addr_first': 'addr_last', 'addr_last': 'addr_first', 'lag': 'lead', 'lead': 'lag'},
 }
-# What an equals sign follows where it sets something.
+# The text before an equals sign that sets something.
 SETTING = re.compile(r'(?:\b(?:ERRCODE|COLUMN|enable_seqscan|about)|\bSET\s+\w+|,\s*\w+)\s*$')
 STATEMENT = re.compile(r'(?<=[;\n])[ ]*(?P<text>(?:PERFORM|DELETE|INSERT|UPDATE|(?:\w+\.)?\w+ :=)\s[^;]*;)')
 RULES: tuple[tuple[str, str, dict[str, str] | str], ...] = (
@@ -205,7 +205,7 @@ class _Sql:
                 yield Change('constant', *found.span(), 'NP200' if found[0] != 'NP200' else 'NP100')
 
     def _body(self, start: int, end: int) -> int:
-        """Return where the statements of a function begin."""
+        """Return the position at which the statements of a function begin."""
         begins = re.compile(r'\$(?:do)?\$(?:\s*DECLARE)?|\bRETURN\b').search(self._masked, start, end)
         assert begins
         return begins.start() if begins[0] == 'RETURN' else begins.end()

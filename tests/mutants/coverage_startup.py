@@ -1,4 +1,4 @@
-"""Measure this Python process under the name of the test that started it. Run at the start of every interpreter."""
+"""Measure this Python process under the name of the test that started it. Every interpreter runs this at its start."""
 
 import os
 from pathlib import Path

@@ -1,10 +1,10 @@
 """Run tests again and again in forks of one process.
 
-A process that is `fresh` has loaded the libraries alone: each fork reads the program and its tests anew. One that has
+A `fresh` process has loaded the libraries alone: each fork reads the program and its tests anew. A process that has
 `collected` all tests takes a tenth of the time: each fork puts the mutated code into the functions of the program.
 
-Reads jobs from standard input and writes an answer a line, both as JSON. A job names tests and how much CPU time
-one may take.
+Jobs come from standard input and answers go to standard output, one a line, both as JSON. A job names tests and the
+most CPU time of one test.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPTIONS = [
 ]
 POLL_S = 0.02
 SAMPLE_S, IDLE_S = 5.0, 180.0
-IDLE_CPU_S = 0.1  # in a sample: a PostgreSQL that nobody asks anything takes some
+IDLE_CPU_S = 0.1  # in a sample: an idle PostgreSQL takes some CPU time
 TICKS = os.sysconf('SC_CLK_TCK')
 
 
@@ -59,7 +59,10 @@ def main(root: str, how: str) -> None:
 
 
 def serve(jobs: IO[str], answers: IO[str], become: Any) -> bool:
-    """Fork for each job; returns True in a fork whose work goes on, else False at the end."""
+    """Fork for each job.
+
+    Returns True in a fork that goes on to run the tests itself, and False in the parent at the end.
+    """
     for line in jobs:
         job = json.loads(line)
         Path(job['results']).unlink(missing_ok=True)
@@ -83,7 +86,7 @@ job_of_fork: dict[str, Any] = {}
 
 
 def _await(pid: int, job: dict[str, Any]) -> dict[str, Any]:
-    """Wait for a fork, or end it when one of its tests hangs; returns what became of its tests."""
+    """Wait for a fork and return the results of its tests. End the fork when one of its tests hangs."""
     results = Path(job['results'])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     ended, status, used = 0, 0, None
@@ -108,9 +111,9 @@ def _await(pid: int, job: dict[str, Any]) -> dict[str, Any]:
 
 
 class Hanging:
-    """Finds out that a test hangs: it takes far too much CPU, or nothing has run for long.
+    """A detector of hung tests: a test takes far too much CPU, or nothing has run for long.
 
-    A wall-clock limit would blame a mutant for what else the machine has to do.
+    A wall-clock limit would blame a mutant for other load on the machine.
     """
 
     def __init__(self, fork: int, job: dict[str, Any]) -> None:
@@ -133,7 +136,7 @@ class Hanging:
         return used - self._began_s > self._most_s or self._idle * SAMPLE_S > IDLE_S
 
     def _used(self) -> tuple[float, bool]:
-        """Return the CPU time of the run's processes and of the sessions of PostgreSQL, and whether any wants more."""
+        """Return the CPU time of the run's processes and PostgreSQL sessions, and whether one of them is runnable."""
         used, runs = 0.0, False
         for pid in {*_of_run(self._fork, self._run), *_children(self._postmaster)}:
             fields = _stat(pid)
@@ -159,7 +162,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _of_run(fork: int, run: str) -> list[int]:
-    """Return the processes of a fork: its session, and others that have its number in their environment."""
+    """Return the processes of a fork: its session, and other processes with the run's number in their environment."""
     found = []
     for pid in _processes():
         with contextlib.suppress(OSError):
@@ -179,7 +182,7 @@ def _become_own(job: dict[str, Any]) -> None:
         os.dup2(log.fileno(), 2)
 
 
-# ---------------------------------------------------------------- each fork reads everything anew
+# ---------------------------------------------------------------- fresh: each fork reads everything anew
 
 
 def _become_pytest(job: dict[str, Any]) -> int:
@@ -190,11 +193,11 @@ def _become_pytest(job: dict[str, Any]) -> int:
     return int(pytest.main([*OPTIONS, f'--maxfail={job["failures"]}', *files], plugins=[Watch(job)]))
 
 
-# ---------------------------------------------------------------- everything is there before the fork
+# ---------------------------------------------------------------- collected: everything is loaded before the fork
 
 
 class Collected:
-    """A plugin that forks where pytest would run the tests that it has collected."""
+    """A plugin that forks at the point where pytest would run the collected tests."""
 
     def __init__(self, jobs: IO[str], answers: IO[str]) -> None:
         self._jobs, self._answers = jobs, answers
@@ -205,7 +208,7 @@ class Collected:
         do_not_shrink()
 
     def pytest_runtestloop(self, session: Any) -> bool | None:
-        """Serve jobs; in a fork, choose what pytest goes on with."""
+        """Serve jobs. In a fork, select the tests that pytest runs."""
         functions: dict[str, list[FunctionType]] = defaultdict(list)
         for each in gc.get_objects():
             if isinstance(each, FunctionType):
@@ -229,7 +232,7 @@ class Collected:
 
 
 def put_code(path: str, original: str, text: str, functions: list[FunctionType]) -> None:
-    """Put the code of a changed file into the functions that its original has made."""
+    """Put the code of a changed file into the functions that were made from its original."""
     former = {(code.co_qualname, code.co_firstlineno): key for key, code in _codes(compile(original, path, 'exec'))}
     new = dict(_codes(compile(text, path, 'exec')))
     for function in functions:
@@ -239,7 +242,7 @@ def put_code(path: str, original: str, text: str, functions: list[FunctionType])
 
 
 def _codes(module: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
-    """Yield the code of every function, named by its qualified name and which of those with that name it is."""
+    """Yield the code of every function, keyed by its qualified name and its number among functions of that name."""
     seen = Counter[str]()
     waiting = [module]
     while waiting:

@@ -1,4 +1,4 @@
-"""Run a PostgreSQL with the schema in a template database until standard input ends; print where it is, as JSON."""
+"""Run a PostgreSQL with the schema in a template database until standard input ends. Print its place as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(home: str) -> None:
     server = EmbeddedPostgres(Path(home) / 'postgres', bindir=str(binaries.bindir), settings=FAST).start()
     postmaster = server.proc.pid if server.proc else 0
     try:
-        # Trees of other times have the module elsewhere.
+        # Older and newer trees have the module elsewhere.
         path = next(Path('nipap').rglob('schema.py'))
         schema = importlib.import_module('.'.join(path.with_suffix('').parts))
         connection = psycopg2.connect(server.dsn('postgres'))

@@ -1,4 +1,4 @@
-"""One run of the suite under coverage that tells the tests apart, those of daemons and other processes as well."""
+"""One run of the suite under coverage that separates the tests, including tests of daemons and other processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ include =
 patch = fork, _exit
 disable_warnings = no-data-collected, module-not-measured, module-not-imported, couldnt-parse, include-ignored
 """
-# Read at the start of every interpreter of this environment, also of those that a test starts with no variables at all.
+# Every interpreter of this environment reads this at its start, even if a test starts it with no variables at all.
 STARTUP = (
     'import sys; sys.path.append({here!r}); import coverage_startup; coverage_startup.start({into!r}); sys.path.pop()\n'
 )
 
 
 def measure(root: Path, into: Path, workers: int) -> None:
-    """Run the suite of a tree; leave coverage data, durations and the SQL functions of each test in a directory.
+    """Run the suite of a tree. Write coverage data, durations and the SQL functions of each test into a directory.
 
     `coverage combine` and `coverage html` with the file `coveragerc` there make a report of them.
     """
@@ -41,6 +41,6 @@ def measure(root: Path, into: Path, workers: int) -> None:
     command += ['--durations=0', '--durations-min=0.01', 'tests']
     environment = {**os.environ, 'MUTANTS_INTO': str(into), 'PYTHONPATH': str(HERE)}
     try:
-        subprocess.run(command, cwd=root, env=environment, check=False)  # a slow machine may fail some
+        subprocess.run(command, cwd=root, env=environment, check=False)  # a slow machine may fail some tests
     finally:
         startup.unlink()

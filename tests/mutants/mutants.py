@@ -1,4 +1,4 @@
-"""Draw mutants, find the tests that kill them, and see later whether these still do: `make mutants`."""
+"""Draw mutants, find the tests that kill them, and verify later that they still die: `make mutants`."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ from sources import Source, read_all  # noqa: E402
 
 ROOT = HERE.parents[1]
 MUTANTS, RECORD, COVERING = HERE / 'mutants.json', HERE / 'record.jsonl', HERE / 'covering.json.xz'
-OLD = 1_000_000_000  # the time of unchanged files: no compiled file of a mutant is ever taken for theirs
+# The time of unchanged files. It keeps a compiled file of a mutant from being taken for theirs.
+OLD = 1_000_000_000
 UNSTEADY = ('tests/daemon/', 'tests/concurrency/', 'tests/properties/')
-OWN_CLUSTER = ('embedded', 'schema')  # mutants of these modules get a PostgreSQL that the tests start
+# Mutants of these modules get a PostgreSQL that the tests start themselves.
+OWN_CLUSTER = ('embedded', 'schema')
 MOST_S = 90.0  # of CPU: a test that takes more hangs
-QUICK_S = 2.0  # tests that are run early because they have killed others
+# Killers below this duration run early for later mutants of the same file.
+QUICK_S = 2.0
 # Look up functions and tables as the program does: the functions of its version may be in a schema of their own.
 FIND_FUNCTIONS = """SELECT set_config('search_path', max(nspname) || ', public', false)
 FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace WHERE proname = %s"""
@@ -63,7 +66,7 @@ class Worker:
         self.cluster: dict[str, str] = json.loads(self._answer(self._start('hold_cluster.py', str(self._home))))
 
     def _start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a process that answers a line for each line, unless it runs."""
+        """Start a process that answers a line for each line, unless it is already running."""
         key = ' '.join([program, *arguments])
         if key not in self._processes:
             command = [sys.executable, str(HERE / program), *arguments]
@@ -100,14 +103,17 @@ class Worker:
         subprocess.run(['git', 'init', '-q'], cwd=self.copy, check=True)
 
     def collect(self) -> set[str]:
-        """Return every test that there is."""
+        """Return the names of all tests."""
         self._forks(fresh=False)
         return self._tests
 
     def run(
         self, tests: list[str], mutant: Mutant | None = None, fresh: bool = False, failures: int = 3
     ) -> dict[str, Any]:
-        """Run tests on the tree as it is now; fresh: with modules that were imported after it was changed."""
+        """Run tests on the tree in its present state.
+
+        `fresh`: with modules that were imported after the change.
+        """
         job: dict[str, Any] = {'tests': tests, 'most_s': MOST_S, 'run': uuid.uuid4().hex, 'failures': failures}
         job |= {'results': str(self._home / 'results'), 'log': str(self._home / 'log')}
         if mutant is None or Path(mutant.path).stem not in OWN_CLUSTER:
@@ -123,7 +129,7 @@ class Worker:
 
     @contextmanager
     def mutated(self, place: Place, mutant: Mutant) -> Iterator[None]:
-        self._forks(fresh=False)  # has read the original
+        self._forks(fresh=False)  # the process has read the original
         path = self.copy / place.source.path
         path.write_text(place.mutated, encoding='utf-8')
         if mutant.is_sql:
@@ -140,7 +146,7 @@ class Worker:
                 self._put_function(place, place.source.text)
 
     def _put_function(self, place: Place, text: str) -> None:
-        """Put the function of a place into the template database, as it is in a text."""
+        """Put the function of a place into the template database, with its definition in `text`."""
         name = place.source.function_at(place.start)
         source = Source(place.source.path, text)
         function = next(each for each in source.functions if each.name == name)
@@ -163,7 +169,7 @@ class Worker:
 
 
 def in_parallel(root: Path, workers: int, jobs: Iterable[Any], work: Callable[[Worker, Any], None]) -> None:
-    """Have each job done by one of some workers."""
+    """Distribute jobs over some workers."""
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for job in jobs:
         waiting.put(job)
@@ -198,7 +204,7 @@ def in_parallel(root: Path, workers: int, jobs: Iterable[Any], work: Callable[[W
 
 
 def draw(root: Path, count: int, seed: int) -> list[Mutant]:
-    """Draw two mutants of each SQL function and fill up with Python, each from a line of its own where there is one."""
+    """Draw two mutants of each SQL function and fill up with Python, each from a line of its own if possible."""
     chance = random.Random(seed)
     sources = read_all(root)
     worker = Worker(root)
@@ -241,7 +247,7 @@ def _draw_sql(chance: random.Random, sources: list[Source], dsn: str, each: int 
 
 
 def _installs(connection: Any, source: Source, start: int, end: int, change: Change) -> bool:
-    """Return whether PostgreSQL takes a function with a change."""
+    """Return whether PostgreSQL accepts a function with a change."""
     text = source.text[start : change.start] + change.replacement + source.text[change.end : end]
     try:
         with connection.cursor() as cursor:
@@ -257,7 +263,7 @@ def _installs(connection: Any, source: Source, start: int, end: int, change: Cha
 
 
 class Record:
-    """What became of each mutant, kept in a file that a later run goes on with."""
+    """The outcome of each mutant, kept in a file that a later run continues."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -274,7 +280,7 @@ class Record:
 
 
 class Hunt:
-    """Looks for tests that kill mutants, with what the earlier ones have shown about which tests are likely to."""
+    """A search for tests that kill mutants, guided by the results of earlier mutants."""
 
     def __init__(self, sources: list[Source], covering: Covering, limit_s: float) -> None:
         self._sources, self._covering, self._limit_s = sources, covering, limit_s
@@ -283,7 +289,10 @@ class Hunt:
     def hunt(
         self, worker: Worker, mutant: Mutant, first: Iterable[str] = (), present: set[str] | None = None
     ) -> dict[str, Any]:
-        """Run the tests that execute a mutant until three fail or the time is over; `first` go before all others."""
+        """Run the tests that execute a mutant until three fail or the time is over.
+
+        Tests in `first` go before all others.
+        """
         began = time.monotonic()
         place = find(mutant, self._sources)
         if place is None:
@@ -331,7 +340,7 @@ class Hunt:
 
 
 def _stages(tests: list[str], seconds: dict[str, float], first: int, limit_s: float) -> Iterator[list[str]]:
-    """Part tests into a few runs, each longer than the last, as far as they take no more than a time together."""
+    """Divide tests into a few runs, each longer than the run before, within a limit of time for all."""
     start, left = 0, limit_s
     for budget, files in ((2.5, 5), (12.0, 15), (limit_s, 10_000)):
         stage: dict[str, list[str]] = defaultdict(list)
@@ -374,7 +383,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def is_wanted(mutant: Mutant, record: Record, args: argparse.Namespace) -> bool:
-    """Return whether a run is about a mutant: without arguments when it has no outcome yet."""
+    """Return whether to run a mutant. Without arguments, run it if it has no outcome yet."""
     status = record.results.get(mutant.id, {}).get('status')
     if args.only:
         return mutant.id in args.only or status in args.only
@@ -388,7 +397,7 @@ def _line(mutant: Mutant, result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """See whether every mutant that died still dies in the present tree, by the tests that killed it or by others."""
+    """Check that every mutant that died still dies in the present tree, by its recorded killers or other tests."""
     mutants, record = load(MUTANTS), Record(RECORD)
     covering = Covering.load(args.covering)
     died = [each for each in mutants if record.results.get(each.id, {}).get('status') in DEAD]
@@ -418,7 +427,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def control(args: argparse.Namespace) -> int:
-    """See whether all recorded killers pass on the tree as it is."""
+    """Check that all recorded killers pass on the unchanged tree."""
     record = Record(RECORD)
     killers = dict.fromkeys(test for one in record.results.values() for test in one['killers'] if '::' in test)
     failed: dict[str, str] = {}
@@ -437,7 +446,7 @@ def control(args: argparse.Namespace) -> int:
 
 
 def present_name(test: str, present: set[str]) -> str | None:
-    """Return the name of a test now: it may have moved to another file."""
+    """Return the present name of a test, which may have moved to another file."""
     if test in present:
         return test
     _, _, name = test.partition('::')
@@ -463,7 +472,7 @@ def report(mutants: list[Mutant], record: Record) -> None:
 
 
 def list_places(args: argparse.Namespace) -> int:
-    """Say where each mutant is in the present tree; returns 1 when some have no place."""
+    """Print the place of each mutant in the present tree. Return 1 if some have no place."""
     sources = read_all(args.root)
     lost = 0
     for mutant in load(MUTANTS):

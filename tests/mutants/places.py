@@ -1,4 +1,4 @@
-"""Mutants as data, and where they are in a tree whose lines and files have moved."""
+"""Mutants as data, and their places in a tree whose lines and files have moved."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import NamedTuple
 from changes import Change, changes_of
 from sources import Source
 
-# So much of a line, and of what the mutant replaces, must be as it was for the mutant to be placed in it.
+# The least likeness of a line, and of the replaced text within it, to place the mutant in that line.
 ALIKE, ALIKE_WITHIN = 0.8, 0.6
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change, with everything that finds its place again.
+    """A change, with all facts that find its place again.
 
     `text` is the first line of the place without indentation, `column` counts from there, and `occurrence` counts the
     lines with that text in the function from 0.
@@ -44,7 +44,7 @@ class Mutant:
 
 
 class Place(NamedTuple):
-    """Where a mutant is: `how` is the rule that found it."""
+    """The place of a mutant. `how` is the rule that found it."""
 
     source: Source
     start: int
@@ -58,7 +58,7 @@ class Place(NamedTuple):
 
     @property
     def mutated(self) -> str:
-        """The text of the file with the mutant in it."""
+        """Return the text of the file with the mutant in it."""
         return self.source.text[: self.start] + self.replacement + self.source.text[self.end :]
 
 
@@ -68,7 +68,7 @@ def describe(source: Source, change: Change) -> Mutant:
     function = source.function_at(change.start)
     text = source.line(line)
     same = [each for each in _lines(source, text.strip()) if source.function_at(source.starts[each - 1]) == function]
-    # The first line of a function belongs to what is around it.
+    # The first line of a function belongs to the code around the function.
     occurrence = sum(each < line for each in same)
     original = source.text[change.start : change.end]
     column = change.start - source.starts[line - 1] - (len(text) - len(text.lstrip()))
@@ -85,7 +85,7 @@ def _lines(source: Source, text: str) -> list[int]:
 
 
 def find(mutant: Mutant, sources: Iterable[Source]) -> Place | None:
-    """Return where a mutant is now: by its line, wherever that has moved to, or by a line alike."""
+    """Return the present place of a mutant, found by its line, in any file, or by a similar line."""
     language = [each for each in sources if each.is_sql == mutant.is_sql]
     here = [each for each in language if each.path == mutant.path]
     last = mutant.function.rpartition('.')[2]
@@ -115,7 +115,7 @@ def find(mutant: Mutant, sources: Iterable[Source]) -> Place | None:
 
 
 def _exact(mutant: Mutant, source: Source, how: str, fits: Callable[[str], bool]) -> list[Place]:
-    """Return the places on lines with the mutant's text, in functions whose name fits."""
+    """Return the places on lines with the mutant's text, in functions with a fitting name."""
     found = []
     for number in _lines(source, mutant.text):
         text = source.line(number)
@@ -127,7 +127,7 @@ def _exact(mutant: Mutant, source: Source, how: str, fits: Callable[[str], bool]
 
 
 def _end(original: str, text: str, start: int) -> int | None:
-    """Return where the original text ends when it starts at a position, however it is indented; else None."""
+    """Return the end of the original text that starts at a position, with any indentation, or None."""
     pattern = r'\s+'.join(map(re.escape, original.split())) if original.strip() else re.escape(original)
     if original[:1] == ' ' and original.strip():
         pattern = ' ' + pattern
@@ -138,7 +138,7 @@ def _end(original: str, text: str, start: int) -> int | None:
 
 
 def _alike(mutant: Mutant, source: Source, fits: Callable[[str], bool]) -> list[tuple[float, Place]]:
-    """Return the changes of the same kind on lines that are nearly the mutant's, each with how near it is."""
+    """Return the changes of the same kind on lines similar to the mutant's, each with its likeness."""
     found = []
     for change in _changes(source):
         line = source.line(source.line_of(change.start)).strip()

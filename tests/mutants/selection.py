@@ -1,4 +1,4 @@
-"""Which tests execute a mutant's line, from the measurements of one run of the suite."""
+"""Find the tests that execute a mutant's line, by the measurements of one run of the suite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OF_SQL_TEXT = ('tests/db/test_schema.py', 'tests/db/test_upgrade.py')
 
 @dataclass
 class Covering:
-    """How long each test takes, and which tests execute each mutant."""
+    """The duration of each test, and the tests that execute each mutant."""
 
     seconds: dict[str, float]
     tests: dict[str, list[str]]
@@ -43,7 +43,10 @@ class Covering:
         path.write_bytes(lzma.compress(json.dumps(stored, separators=(',', ':')).encode(), preset=9))
 
     def of(self, mutant: Mutant, first: Iterable[str] = ()) -> list[str]:
-        """Return the tests that execute a mutant: `first`, then one of each function by duration, then the rest."""
+        """Return the tests that execute a mutant.
+
+        The order is `first`, then one test of each function by duration, then the rest.
+        """
         unfit = OF_TEXT + (OF_SQL_TEXT if mutant.is_sql else ())
         own = [each for each in self.tests.get(mutant.id, []) if not each.startswith(unfit) and each in self.seconds]
         ranks: dict[str, int] = {}
@@ -59,7 +62,7 @@ class Covering:
 
 
 class Measured:
-    """The files that a run of the suite under coverage has left in a directory."""
+    """The files of a run of the suite under coverage, read from a directory."""
 
     def __init__(self, raw: Path, root: Path) -> None:
         self.seconds: dict[str, float] = {}
@@ -82,7 +85,7 @@ class Measured:
             rows = connection.execute('SELECT DISTINCT file_id, context_id, tono FROM arc WHERE tono > 0').fetchall()
             connection.close()
         except sqlite3.Error:
-            return  # its process was killed, or is at work
+            return  # the process was killed, or is still running
         lines = {key: self._lines[Path(file).relative_to(root).as_posix()] for key, file in files.items()}
         for file, context, line in rows:
             lines[file][line].add(contexts[context])
@@ -111,7 +114,10 @@ def cover(mutants: Iterable[Mutant], sources: list[Source], measured: Measured) 
 
 
 def _callers(sources: list[Source]) -> dict[str, set[str]]:
-    """Map each SQL function to those whose text names it: what PostgreSQL inlines is not counted as called."""
+    """Map each SQL function to the functions that name it in their text.
+
+    PostgreSQL does not count an inlined function as called.
+    """
     bodies = {
         each.name: source.masked[each.start : each.end]
         for source in sources
@@ -135,7 +141,7 @@ def _of_python(source: Source, position: int, sources: list[Source], measured: M
     own = measured.executing(source.path, _header(statement))
     if is_in_function(source, position):
         return own or measured.in_file(source.path)
-    # Run when the module is imported, before any test: what uses the names that it sets decides.
+    # The statement runs when the module is imported, before any test. So the uses of its names decide.
     names = {each.id for each in ast.walk(statement) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
         return measured.executing(source.path, range(statement.body[0].lineno, (statement.end_lineno or 0) + 1))
@@ -161,7 +167,7 @@ def _innermost(source: Source, position: int) -> ast.stmt:
 
 
 def _header(statement: ast.stmt) -> range:
-    """Return the lines of a statement without those of the statements inside."""
+    """Return the lines of a statement without those of its inner statements."""
     body = getattr(statement, 'body', None)
     last = max(statement.lineno, body[0].lineno - 1) if body else statement.end_lineno or statement.lineno
     return range(statement.lineno, last + 1)

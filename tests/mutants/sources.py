@@ -1,4 +1,4 @@
-"""Positions in source files, and the functions that they belong to."""
+"""Positions in source files, and the functions around them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FUNCTION = re.compile(r'^CREATE OR REPLACE FUNCTION (\w+)\s*\(', re.MULTILINE)
-MADE = re.compile(r'^DO \$do\$.*?FUNCTION (\w+).*?\$do\$;', re.MULTILINE | re.DOTALL)  # a function made by a block
-# The text of quotes and comments decides nothing: the operators see blanks there. Bodies in $$ stay.
+# A function that a DO block makes.
+MADE = re.compile(r'^DO \$do\$.*?FUNCTION (\w+).*?\$do\$;', re.MULTILINE | re.DOTALL)
+# Text in quotes and comments decides nothing, so the operators see blanks there. Bodies in $$ stay.
 UNSEEN = re.compile(r"--[^\n]*|'(?:[^']|'')*'")
 PACKAGES = ('nipap', 'nipapd', 'sql')
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function, its class or module included in the name, and where its text is."""
+    """A function, named with its class or module, and the range of its text."""
 
     name: str
     start: int
@@ -43,7 +44,7 @@ class Source:
 
     @property
     def masked(self) -> str:
-        """The text of SQL with blanks in place of comments and quoted text, so that positions stay."""
+        """Return SQL with blanks in place of comments and quoted text, so that positions stay."""
         return UNSEEN.sub(lambda found: re.sub(r'[^\n]', ' ', found[0]), self.text)
 
     def line_of(self, position: int) -> int:
@@ -59,12 +60,12 @@ class Source:
         return self.text[self.starts[number - 1] : end]
 
     def position(self, line: int, column: int) -> int:
-        """Return the position of what `ast` names by a line and an offset in bytes."""
+        """Return the position of a line and an offset in bytes, as `ast` counts them."""
         text = self.line(line)
         return self.starts[line - 1] + (column if text.isascii() else len(text.encode()[:column].decode()))
 
     def function_at(self, position: int) -> str:
-        """Return the name of the innermost function around a position; empty at the top of a file."""
+        """Return the name of the innermost function around a position, or an empty text at the top of a file."""
         around = [each for each in self.functions if each.start <= position < each.end]
         return min(around, key=lambda each: each.end - each.start).name if around else ''
 
@@ -86,13 +87,13 @@ class Source:
             yield Function(block[1], *block.span())
         for found in FUNCTION.finditer(self.text):
             rest = self.text[found.start() :]
-            # A body in $$ ends with it; else a body is one RETURN and ends with the statement.
+            # A body in $$ ends with $$. Any other body is one RETURN and ends with the statement.
             ends = re.search(r'\$\$.*?\$\$;' if re.match(r'[^;]*\$\$', rest) else r';', rest, re.DOTALL)
             yield Function(found[1], found.start(), found.start() + (ends.end() if ends else len(rest)))
 
 
 def read_all(root: Path) -> list[Source]:
-    """Read the program's Python and the functions of its SQL, in whatever directories they are."""
+    """Read the program's Python and the functions of its SQL, in all directories of the packages."""
     found = []
     for package in PACKAGES:
         for path in sorted((root / package).rglob('*')):

@@ -1,4 +1,4 @@
-"""A pytest plugin for one mutant: the tests that were asked for, in that order, on a PostgreSQL that runs already."""
+"""A pytest plugin for one mutant: runs the requested tests, in the requested order, on a running PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEFT = "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%'"
 
 
 def do_not_shrink() -> None:
-    """A smaller example takes long to find and kills the mutant no better."""
+    """Turn off shrinking: a smaller example takes long to find and kills the mutant no better."""
     settings.register_profile('mutants', settings(), phases=(Phase.explicit, Phase.generate), database=None)
     settings.load_profile('mutants')
 
@@ -55,7 +55,7 @@ class Watch:
         return value
 
     def _attach(self, cluster: dict[str, str], names: dict[str, Any]) -> object:
-        """Return the server that runs already as the fixture would, without what an earlier mutant has left."""
+        """Return the running server as the fixture would, without the leftovers of an earlier mutant."""
         bindir = names['installation']('wheel').bindir
         server = names['EmbeddedPostgres'](Path(cluster['home']), bindir=str(bindir), settings=names['FAST'])
         server.installation, server._socket_dir = names['installation']('wheel'), Path(cluster['sockets'])

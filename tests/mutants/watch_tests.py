@@ -1,6 +1,6 @@
-"""A pytest plugin of `make mutants`: note which test runs, how long it takes and which SQL functions it calls.
+"""A pytest plugin of `make mutants` that notes each test, its duration and the SQL functions that it calls.
 
-Coverage is started by `coverage_startup` in every Python process. The plugin sets its context to the running test.
+`coverage_startup` starts coverage in every Python process. The plugin sets its context to the running test.
 """
 
 from __future__ import annotations

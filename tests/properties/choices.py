@@ -1,4 +1,4 @@
-"""What the tree machine chooses from: few addresses at many lengths, and places related to what is there."""
+"""Choices of the tree machine: few addresses at many lengths, and places related to stored prefixes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis.stateful import precondition
 
 from .oracle import FULL, TYPES, Model, Network, block_at, first, last, net
 
-# Prefixes are to nest, collide and touch both ends of the address space.
+# These prefixes nest, collide and touch both ends of the address space.
 ADDRESSES = {
     4: (
         *('10.0.0.0', '10.0.0.1', '10.0.0.2', '10.0.0.3', '10.0.0.5', '10.0.0.8', '10.0.0.16', '10.0.0.64'),
@@ -38,7 +38,7 @@ UNIVERSE = {
     )
     for family in FULL
 }
-# What an example begins with: chains of prefixes, and those of them that are in a pool. The rest grows on them.
+# The beginnings of examples: chains of prefixes, some of them members of a pool. The rest grows on them.
 SKELETONS: tuple[tuple[tuple[str, str, bool], ...], ...] = (
     (
         ('10.0.0.0/8', 'reservation', False),
@@ -59,7 +59,7 @@ SKELETONS: tuple[tuple[tuple[str, str, bool], ...], ...] = (
     (('255.255.255.0/24', 'assignment', False), ('0.0.0.0/24', 'reservation', True)),
     (('10.0.0.0/24', 'reservation', True), ('10.0.0.0/31', 'assignment', False), ('10.0.0.8/29', 'assignment', False)),
 )
-# Asked after every step, a few at a time: what would be handed out next.
+# Requests for free blocks. A few are made after every step.
 PROBES = (
     ('10.0.0.0/8', 16),
     ('10.0.0.0/24', 30),
@@ -83,17 +83,17 @@ POOL_NAMES = ('alpha', 'beta', 'gamma')
 
 
 def one_of_the(collection: Callable[[Model], Sequence[Any]]) -> st.SearchStrategy[Any]:
-    """Chooses among what the model has when the rule runs."""
+    """Choose among objects that the model has when the rule runs."""
     return st.runner().flatmap(lambda machine: st.sampled_from(collection(machine.model)))
 
 
 def stored_networks(model: Model) -> list[str]:
-    """The networks that are stored somewhere, or any when there are none."""
+    """Return the networks that are stored in any VRF, or `UNIVERSE[4]` if there are none."""
     return sorted({str(p.network) for p in model.prefixes.values()}) or UNIVERSE[4]
 
 
 def relatives(model: Model) -> list[str]:
-    """Networks next to, around and in the corners of what is stored."""
+    """Return networks next to, around and in the corners of stored networks."""
     found: dict[str, None] = {}
     for text in stored_networks(model):
         network = net(text)
@@ -107,14 +107,14 @@ def relatives(model: Model) -> list[str]:
 
 
 def corners(network: Network, length: int) -> list[Network]:
-    """The first, second and last block of a length."""
+    """Return the first, second and last block of a length."""
     step = 1 << (FULL[network.version] - length)
     starts = {first(network), min(first(network) + step, last(network) + 1 - step), last(network) + 1 - step}
     return [block_at(start, length, network.version) for start in sorted(starts)]
 
 
 def pools_with_members(model: Model) -> list[int]:
-    """The pools that have members."""
+    """Return the pools with members."""
     return sorted({p.pool for p in model.prefixes.values() if p.pool is not None})
 
 
@@ -125,21 +125,21 @@ NETWORKS = st.one_of(
     one_of_the(relatives),
 )
 TAGS = st.lists(st.sampled_from(['a', 'b', 'c']), max_size=3)
-# VRF 0 is where most of the tree is.
+# Most of the tree is in VRF 0.
 A_VRF = st.one_of(st.just(0), one_of_the(lambda model: sorted(model.vrfs)))
 A_POOL = one_of_the(lambda model: sorted(model.pools))
 A_POOL_OR_NONE = one_of_the(lambda model: [None, *sorted(model.pools)])
 A_PREFIX = one_of_the(lambda model: sorted(model.prefixes))
-# Sources are of one family nearly always.
+# The sources of a call are of one family nearly always.
 A_SOURCE = st.one_of(one_of_the(stored_networks), NETWORKS)
 SOURCES = st.one_of(
     A_SOURCE.map(lambda text: [text]),
     st.lists(st.sampled_from(UNIVERSE[4]), min_size=1, max_size=3),
     st.lists(A_SOURCE, max_size=3),
 )
-# How much longer than its source a block is; 'full' is a single address, 'over' more than there is.
+# The difference between the lengths of a block and its source. 'full' is a single address, 'over' is longer than that.
 LONGER = st.sampled_from([1, 2, 0, 4, 8, -1, 'full', 'full', 'over'])
-# 'fit…' is whatever the tree allows there, as far as possible a reservation or an assignment.
+# 'fit …' is a type that the tree allows at the place, if possible the named one.
 KINDS = st.sampled_from(['fit reservation', 'fit assignment', 'fit assignment', *TYPES])
 FORMS = st.integers(0, 4)
 WITH_PREFIXES = precondition(lambda machine: machine.model.prefixes)

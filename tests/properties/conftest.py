@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from .playground import Playground
 
 
-# Hypothesis makes a failing example shorter for five minutes; most of what it gains, it gains in the first.
+# Hypothesis shortens a failing example for five minutes, but gains most in the first minute.
 SHRINKING_S = 60
 
 
 @pytest.fixture
 def playground(dsn: str, db: Database, actor: Actor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Playground]:
-    """A backend whose database can be emptied between examples."""
+    """Yield a backend whose database can be emptied between examples."""
     from .playground import Playground
 
     limit = 'hypothesis.internal.conjecture.engine.MAX_SHRINKING_SECONDS'

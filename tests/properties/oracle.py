@@ -1,10 +1,10 @@
-"""A model of VRFs, pools and prefixes that shares nothing with the daemon: plain dicts, `ipaddress` and integers.
+"""A model of VRFs, pools and prefixes that shares no code with the daemon: plain dicts, `ipaddress` and integers.
 
-It is deliberately brute force. A change is judged by writing down the tree that would result and looking at every
-prefix in it; whatever an answer derives is derived anew from the list of prefixes each time it is asked for. What is
-refused raises `Refused` with every fault code that would be right, and changes nothing.
+It is deliberately brute force. A change is judged by building the resulting tree and checking every prefix in it.
+Derived values are computed anew from the list of prefixes each time. A refused operation raises `Refused` with every
+fault code that would be right, and changes nothing.
 
-Objects are known by handles, small numbers in the order of creation; a test maps them to the ids of the daemon.
+Objects are known by handles, small numbers in the order of creation. A test maps them to the ids of the daemon.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_COUNT = 1000
 
 
 class Refused(Exception):
-    """The operation breaks a rule; `codes` are the fault codes that would be right, usually one."""
+    """The operation breaks a rule. `codes` are the acceptable fault codes, usually one."""
 
     def __init__(self, codes: Iterable[int]) -> None:
         self.codes = frozenset(codes)
@@ -35,7 +35,7 @@ class Refused(Exception):
 
 @dataclasses.dataclass
 class Vrf:
-    """A VRF; handle 0 is the default one, without route target."""
+    """A VRF. Handle 0 is the default VRF, without route target."""
 
     handle: int
     rt: str | None
@@ -44,7 +44,7 @@ class Vrf:
 
 @dataclasses.dataclass
 class Pool:
-    """A pool; `lengths` are its default prefix lengths by family."""
+    """A pool. `lengths` are its default prefix lengths by family."""
 
     handle: int
     name: str
@@ -54,7 +54,7 @@ class Pool:
 
 @dataclasses.dataclass
 class Prefix:
-    """A stored prefix: the facts only, everything else is derived."""
+    """A stored prefix: the facts only. Everything else is derived."""
 
     handle: int
     vrf: int
@@ -70,61 +70,61 @@ class Prefix:
 
 
 def net(text: str) -> Network:
-    """A network from its text; host bits are an error."""
+    """Return a network from its text. Host bits are an error."""
     return ipaddress.ip_network(text)
 
 
 def full(network: Network) -> bool:
-    """Whether it is a single address."""
+    """Return whether a network is a single address."""
     return network.prefixlen == FULL[network.version]
 
 
 def first(network: Network) -> int:
-    """Its first address as a number."""
+    """Return the first address of a network as a number."""
     return int(network.network_address)
 
 
 def last(network: Network) -> int:
-    """Its last address as a number."""
+    """Return the last address of a network as a number."""
     return int(network.broadcast_address)
 
 
 def size(network: Network) -> int:
-    """How many addresses it has."""
+    """Return the number of addresses in a network."""
     return last(network) - first(network) + 1
 
 
 def covers(outer: Network, inner: Network) -> bool:
-    """Whether `inner` lies in `outer` and is not the same."""
+    """Return whether `inner` lies in `outer` and is not equal to it."""
     if inner.version != outer.version or inner.prefixlen <= outer.prefixlen:
         return False
     return first(outer) <= first(inner) and last(inner) <= last(outer)
 
 
 def overlap(one: Network, other: Network) -> bool:
-    """Whether they share an address."""
+    """Return whether two networks share an address."""
     return one.version == other.version and first(one) <= last(other) and first(other) <= last(one)
 
 
 def block_at(address: int, length: int, family: int) -> Network:
-    """The network of a length at an address, which must be aligned."""
+    """Return the network of a length at an address, which must be aligned."""
     kind = ipaddress.IPv4Network if family == 4 else ipaddress.IPv6Network
     return kind((address, length))
 
 
 def align_up(address: int, block_size: int) -> int:
-    """The lowest multiple of a block's size at or above an address."""
+    """Return the lowest multiple of a block's size at or above an address."""
     return (address + block_size - 1) // block_size * block_size
 
 
 def count_blocks(low: int, high: int, length: int, family: int) -> int:
-    """How many aligned blocks of a length lie wholly in low..high."""
+    """Return the number of aligned blocks of a length that lie wholly in low..high."""
     block_size = 1 << (FULL[family] - length)
     return max(0, (high + 1) // block_size - align_up(low, block_size) // block_size)
 
 
 def gaps(network: Network, inside: Iterable[Network]) -> list[Range]:
-    """The maximal ranges of a network that none of the disjoint networks inside it use."""
+    """Return the maximal ranges of a network that none of the disjoint networks inside it use."""
     found: list[Range] = []
     cursor = first(network)
     for child in sorted(inside, key=first):
@@ -137,12 +137,12 @@ def gaps(network: Network, inside: Iterable[Network]) -> list[Range]:
 
 
 def network_order(network: Network) -> tuple[int, int, int]:
-    """Prefix order: family, then address, then the shorter prefix first."""
+    """Return the key of prefix order: family, then address, then the shorter prefix first."""
     return network.version, first(network), network.prefixlen
 
 
 def rt_order(rt: str | None) -> tuple[int, int]:
-    """Route targets as numbers; VRF 0, which has none, comes before all others."""
+    """Return a route target as numbers. VRF 0 has no route target and comes before all others."""
     if rt is None:
         return -1, -1
     administrator, number = rt.rsplit(':', 1)
@@ -150,12 +150,12 @@ def rt_order(rt: str | None) -> tuple[int, int]:
 
 
 def bare(network: Network) -> str:
-    """The text of a block as find_free_prefix gives it: a single address has no length."""
+    """Return a block as find_free_prefix writes it: a single address has no length."""
     return str(network.network_address) if full(network) else str(network)
 
 
 def spelled(text: str) -> str:
-    """The text of an address or network as `ipaddress` writes it: PostgreSQL says ::0.1.0.0 for ::1:0."""
+    """Return an address or network as `ipaddress` writes it: PostgreSQL writes ::0.1.0.0 for ::1:0."""
     address, slash, length = text.partition('/')
     return f'{ipaddress.ip_address(address)}{slash}{length}'
 
@@ -164,20 +164,20 @@ def spelled(text: str) -> str:
 
 
 def parent_in(prefix: Prefix, others: Iterable[Prefix]) -> Prefix | None:
-    """The longest of the others in the same VRF that covers a prefix."""
+    """Return the longest of the other prefixes in the same VRF that covers a prefix."""
     around = [o for o in others if o.vrf == prefix.vrf and covers(o.network, prefix.network)]
     return max(around, key=lambda o: o.network.prefixlen, default=None)
 
 
 def stands_alone(prefix: Prefix) -> bool:
-    """Whether a prefix keeps the rules that look at nothing but itself."""
+    """Return whether a prefix keeps the rules that concern only itself."""
     if prefix.type not in TYPES or (prefix.type == 'host' and not full(prefix.network)):
         return False
     return prefix.node is None or (prefix.type != 'reservation' and full(prefix.network))
 
 
 def nests(prefix: Prefix, others: Iterable[Prefix]) -> bool:
-    """Whether a prefix may stand below its parent among the others: reservation > reservation > assignment > host."""
+    """Return whether a prefix may stand below its parent: reservation > reservation > assignment > host."""
     parent = parent_in(prefix, others)
     if prefix.type == 'host':
         return parent is not None and parent.type == 'assignment'
@@ -185,7 +185,7 @@ def nests(prefix: Prefix, others: Iterable[Prefix]) -> bool:
 
 
 def sound(tree: Sequence[Prefix]) -> bool:
-    """Whether every prefix of a tree keeps every rule."""
+    """Return whether every prefix of a tree keeps every rule."""
     return all(stands_alone(p) and nests(p, tree) for p in tree)
 
 
@@ -193,7 +193,7 @@ def sound(tree: Sequence[Prefix]) -> bool:
 
 
 class Model:
-    """Everything that is stored, the operations on it and what answers derive from it."""
+    """All stored objects, the operations on them and the values that answers derive from them."""
 
     def __init__(self) -> None:
         self.vrfs: dict[int, Vrf] = {0: Vrf(0, None, 'default')}
@@ -204,28 +204,28 @@ class Model:
     # ---------------------------------------------------------------------------------------------------- finding
 
     def at(self, vrf: int, network: Network) -> Prefix | None:
-        """The stored prefix of a VRF with exactly this network."""
+        """Return the stored prefix of a VRF with exactly this network, or None."""
         return next((p for p in self.prefixes.values() if p.vrf == vrf and p.network == network), None)
 
     def descendants(self, prefix: Prefix) -> list[Prefix]:
-        """All that it covers."""
+        """Return all prefixes that a prefix covers."""
         return [o for o in self.prefixes.values() if o.vrf == prefix.vrf and covers(prefix.network, o.network)]
 
     def members(self, pool: int, family: int | None = None) -> list[Prefix]:
-        """The members of a pool in prefix order."""
+        """Return the members of a pool in prefix order."""
         found = [p for p in self.prefixes.values() if p.pool == pool and family in (None, p.network.version)]
         return sorted(found, key=lambda p: network_order(p.network))
 
     def pool_vrf(self, pool: int) -> int | None:
-        """The VRF that a pool's members imply."""
+        """Return the VRF of a pool's members, or None if the pool has no members."""
         return next((p.vrf for p in self.members(pool)), None)
 
     def ordered(self) -> list[Prefix]:
-        """All prefixes in the order of answers."""
+        """Return all prefixes in the order of answers."""
         return sorted(self.prefixes.values(), key=lambda p: (self._vrf_order(p.vrf), network_order(p.network)))
 
     def ordered_vrfs(self) -> list[Vrf]:
-        """All VRFs in the order of answers."""
+        """Return all VRFs in the order of answers."""
         return sorted(self.vrfs.values(), key=lambda v: self._vrf_order(v.handle))
 
     def _vrf_order(self, vrf: int) -> tuple[tuple[int, int], int]:
@@ -234,14 +234,14 @@ class Model:
     # ------------------------------------------------------------------------------------------------------- VRFs
 
     def add_vrf(self, rt: str, name: str) -> Vrf:
-        """Add a VRF; route target and name are unique."""
+        """Add a VRF. The route target and the name are unique."""
         self._judge_vrf(None, rt, name)
         vrf = Vrf(next(self._handles), rt, name)
         self.vrfs[vrf.handle] = vrf
         return vrf
 
     def edit_vrf(self, vrf: int, rt: str | None = None, name: str | None = None) -> Vrf:
-        """Change the route target or the name of a VRF; the route target of VRF 0 cannot be changed."""
+        """Change the route target or the name of a VRF. The route target of VRF 0 cannot be changed."""
         found = self.vrfs[vrf]
         if vrf == 0 and rt is not None:
             raise Refused({GENERAL})
@@ -271,7 +271,7 @@ class Model:
         return pool
 
     def edit_pool(self, pool: int, name: str | None = None, lengths: dict[int, int | None] | None = None) -> Pool:
-        """Change the name or the default lengths of a pool; a length of None removes that default."""
+        """Change the name or the default lengths of a pool. A length of None removes that default."""
         found = self.pools[pool]
         self._judge_pool(pool, name, {**found.lengths, **(lengths or {})}, found.default_type)
         found.name = name or found.name
@@ -279,7 +279,7 @@ class Model:
         return found
 
     def remove_pool(self, pool: int) -> None:
-        """Remove a pool; its members stay, members of nothing."""
+        """Remove a pool. Its members stay as prefixes without a pool."""
         del self.pools[pool]
         for prefix in self.prefixes.values():
             prefix.pool = None if prefix.pool == pool else prefix.pool
@@ -300,7 +300,7 @@ class Model:
     # --------------------------------------------------------------------------------------------------- prefixes
 
     def add_prefix(self, vrf: int, network: Network, type_: str, **attributes: Any) -> Prefix:
-        """Add a prefix at a place that the caller names."""
+        """Add a prefix at a given place."""
         prefix = Prefix(0, vrf, network, type_, **attributes)
         self._judge_add(prefix)
         return self._store(prefix)
@@ -308,13 +308,16 @@ class Model:
     def add_from_prefix(
         self, vrf: int, sources: Sequence[Network], length: int | None, type_: str, **attributes: Any
     ) -> Prefix:
-        """Add the lowest free block of a length in the first source that has one."""
+        """Add the lowest free block of a length in the first source with room."""
         return self._allocate(vrf, self._sources(sources, length), length, type_, attributes)
 
     def add_from_pool(
         self, pool: int, family: int, length: int | None, type_: str | None, vrf: int | None = None, **attributes: Any
     ) -> Prefix:
-        """Add the lowest free block in the first member of a pool that has one; `vrf` is what the caller believes."""
+        """Add the lowest free block in the first member of a pool with room.
+
+        `vrf` is the VRF that the caller expects.
+        """
         wrong = set()
         if vrf is not None and vrf != self.pool_vrf(pool):
             wrong.add(INPUT)
@@ -327,7 +330,10 @@ class Model:
         return self._allocate(members[0].vrf, members, length, type_ or self.pools[pool].default_type, attributes)
 
     def edit_prefix(self, prefix: int, **changes: Any) -> Prefix:
-        """Change attributes of a prefix. A new network moves that row alone; the rest of the tree falls into place."""
+        """Change attributes of a prefix.
+
+        A new network moves that prefix alone, and the parents of all others are derived anew.
+        """
         old = self.prefixes[prefix]
         new = dataclasses.replace(old, **changes)
         rest = [p for p in self.prefixes.values() if p is not old]
@@ -344,7 +350,7 @@ class Model:
         return new
 
     def edit_prefixes(self, chosen: Iterable[int], **changes: Any) -> list[Prefix]:
-        """Change attributes of several prefixes: all or none."""
+        """Change attributes of all of several prefixes, or of none."""
         before = dict(self.prefixes)
         try:
             for prefix in chosen:
@@ -355,7 +361,7 @@ class Model:
         return [p for p in self.ordered() if p.handle in chosen]
 
     def remove_prefix(self, prefix: int, recursive: bool = False) -> None:
-        """Remove a prefix, and with `recursive` all inside it; else what is inside moves up one level."""
+        """Remove a prefix, and with `recursive` all inside it. Otherwise the prefixes inside move up one level."""
         found = self.prefixes[prefix]
         gone = [found, *(self.descendants(found) if recursive else ())]
         rest = {h: p for h, p in self.prefixes.items() if p not in gone}
@@ -370,9 +376,8 @@ class Model:
 
     def _judge_add(self, prefix: Prefix) -> None:
         taken = self.at(prefix.vrf, prefix.network)
-        rest = [
-            p for p in self.prefixes.values() if p is not taken
-        ]  # the other rules look at the place as if it were free
+        # The other rules judge the place as if it were free.
+        rest = [p for p in self.prefixes.values() if p is not taken]
         wrong = set()
         if taken is not None:
             wrong.add(DUPLICATE)
@@ -410,7 +415,7 @@ class Model:
         length: int | None = None,
         count: int = 1,
     ) -> list[str]:
-        """What find_free_prefix answers, for either sources in a VRF or a pool and a family."""
+        """Return the answer of find_free_prefix, either for sources in a VRF or for a pool and a family."""
         if count > MAX_COUNT or count < 1:
             raise Refused({VALUE})
         if pool is not None:
@@ -421,21 +426,21 @@ class Model:
             networks = self._sources(sources or (), length)
         found: list[str] = []
         for block in self.free_blocks(vrf, networks, length or 0):
-            if bare(block) not in found:  # sources may overlap; each block is named once
+            if bare(block) not in found:  # sources may overlap, and each block is named once
                 found.append(bare(block))
             if len(found) == count:
                 break
         return found
 
     def free_blocks(self, vrf: int, sources: Iterable[Network], length: int) -> Iterator[Network]:
-        """Free blocks of a length, lowest first within each source, the sources in order."""
+        """Yield free blocks of a length, lowest first within each source, the sources in order."""
         for source in sources:
             yield from self._free_in(vrf, source, length)
 
     def _free_in(self, vrf: int, source: Network, length: int) -> Iterator[Network]:
-        """Step through the candidates; one that touches something stored continues behind whatever it touches.
+        """Yield the free blocks among the aligned blocks of a source, and skip past each stored prefix in the way.
 
-        In the way is what lies inside the source, and the source itself when the block would be the same.
+        Prefixes inside the source are in the way, and so is the source itself if the block would be equal to it.
         """
         family, whole = source.version, FULL[source.version]
         block_size = 1 << (whole - length)
@@ -482,14 +487,14 @@ class Model:
         return members, length
 
     def answers(self) -> Answers:
-        """What is derived from the present state."""
+        """Return the values derived from the present state."""
         return Answers(self)
 
 
 class Answers:
-    """Everything that answers derive from one state of the model, which must not change meanwhile.
+    """The derived values of answers for one state of the model, which must not change meanwhile.
 
-    Parents are worked out once, by looking at all pairs; all else follows from them.
+    Parents are computed once, by comparing all pairs. All other values follow from them.
     """
 
     def __init__(self, model: Model) -> None:
@@ -503,20 +508,20 @@ class Answers:
                 self.children[parent.handle].append(prefix)
 
     def ancestors(self, prefix: Prefix) -> list[Prefix]:
-        """All that cover it, the closest first."""
+        """Return all prefixes that cover a prefix, the closest first."""
         parent = self.parents[prefix.handle]
         return [] if parent is None else [parent, *self.ancestors(parent)]
 
     def used(self, prefix: Prefix) -> int:
-        """Addresses of its direct children; a single address uses itself."""
+        """Return the number of addresses of a prefix's direct children. A single address uses itself."""
         return 1 if full(prefix.network) else sum(size(c.network) for c in self.children[prefix.handle])
 
     def free_ranges(self, prefix: Prefix) -> list[Range]:
-        """The maximal ranges that are free directly inside it; a single address has none."""
+        """Return the maximal ranges that are free directly inside a prefix. A single address has none."""
         return [] if full(prefix.network) else gaps(prefix.network, [c.network for c in self.children[prefix.handle]])
 
     def prefix_view(self, prefix: Prefix) -> dict[str, Any]:
-        """A prefix as list_prefix shows it; `vrf_id` and `pool_id` are handles, `inherited_tags` a set."""
+        """Return a prefix as list_prefix shows it. `vrf_id` and `pool_id` are handles, `inherited_tags` is a set."""
         ancestors, vrf = self.ancestors(prefix), self.model.vrfs[prefix.vrf]
         return {
             'vrf_id': prefix.vrf,
@@ -539,7 +544,7 @@ class Answers:
         }
 
     def search_view(self, prefix: Prefix) -> dict[str, Any]:
-        """A prefix as searches and edits show it."""
+        """Return a prefix as searches and edits show it."""
         shown = self.display_prefix(prefix) if prefix.type == 'host' else str(prefix.network)
         return self.prefix_view(prefix) | {
             'display_prefix': shown,
@@ -548,14 +553,14 @@ class Answers:
         }
 
     def display_prefix(self, prefix: Prefix) -> str:
-        """A host with the length of the assignment around it; any other single address bare."""
+        """Return a host with the length of the assignment around it, and any other single address without a length."""
         parent = self.parents[prefix.handle]
         if prefix.type == 'host' and parent is not None:
             return f'{prefix.network.network_address}/{parent.network.prefixlen}'
         return bare(prefix.network)
 
     def pool_view(self, pool: Pool) -> dict[str, Any]:
-        """A pool as list_pool shows it; `prefixes` in prefix order."""
+        """Return a pool as list_pool shows it, with `prefixes` in prefix order."""
         vrf = self.model.pool_vrf(pool.handle)
         shown: dict[str, Any] = {
             'name': pool.name,
@@ -577,7 +582,7 @@ class Answers:
         ranges = [r for m in members for r in self.free_ranges(m)]
         counted = bool(members) and length is not None
         free = sum(count_blocks(low, high, length or 0, family) for low, high in ranges) if counted else None
-        # Each address once: that of a member inside a member is the outer one's.
+        # Count each address once: the addresses of a member inside a member are those of the outer one.
         inside = [m for m in members if any(o is not m and covers(o.network, m.network) for o in members)]
         total = sum(size(m.network) for m in members) - sum(size(m.network) for m in inside)
         used = total - sum(size(m.network) - self.used(m) for m in members)
@@ -592,7 +597,7 @@ class Answers:
         }
 
     def vrf_view(self, vrf: Vrf) -> dict[str, Any]:
-        """A VRF as list_vrf shows it."""
+        """Return a VRF as list_vrf shows it."""
         shown: dict[str, Any] = {'rt': vrf.rt, 'name': vrf.name}
         for family in FULL:
             stored = self.model.prefixes.values()
@@ -609,7 +614,7 @@ class Answers:
 
 
 def attempt(operation: Callable[[], T]) -> tuple[T | None, frozenset[int]]:
-    """The result of an operation on the model and no codes, or the codes it may be refused with."""
+    """Return the result of an operation on the model and no codes, or None and the acceptable codes of its refusal."""
     try:
         return operation(), frozenset()
     except Refused as refused:

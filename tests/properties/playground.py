@@ -1,4 +1,4 @@
-"""What the property tests share: a backend whose database is emptied between examples, and how long they search."""
+"""The common parts of the property tests: a backend with a database to empty between examples, and search settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ SOAK = os.environ.get('HYPOTHESIS_PROFILE') == 'soak'
 
 
 def searching(examples: int, soak: int, steps: int = 25) -> settings:
-    """Settings of a search: so many examples, or with HYPOTHESIS_PROFILE=soak so many more, four times as long."""
+    """Return the settings of a search with `examples` examples.
+
+    With HYPOTHESIS_PROFILE=soak there are `soak` examples with four times as many steps.
+    """
     return settings(
         PATIENT,
         max_examples=soak if SOAK else examples,
@@ -36,7 +39,7 @@ def searching(examples: int, soak: int, steps: int = 25) -> settings:
 
 
 class Playground:
-    """A backend on a database that can be put back to how it was installed.
+    """A backend on a database that can be reset to its state after installation.
 
     Every call is noted: Hypothesis prints the notes of a failing example, which makes them its trace.
     """
@@ -64,7 +67,7 @@ class Playground:
             yield cursor
 
     def reset(self) -> None:
-        """Empty the database but for what installing it puts there."""
+        """Empty the database except for the rows of the installation."""
         with self._cursor() as cursor:
             cursor.execute('SET LOCAL session_replication_role = replica')
             for name in map(Identifier, self._tables):
@@ -74,14 +77,14 @@ class Playground:
                 )
 
     def close(self) -> None:
-        """Let go of the database, as it was found."""
+        """Reset the database and close the connection."""
         self.reset()
         with self._cursor() as cursor:
             cursor.execute('SET LOCAL client_min_messages = warning; DROP SCHEMA pristine CASCADE')
         self._connection.close()
 
     def call(self, method: str, *members: Any) -> tuple[Any, NipapError | None]:
-        """Call the backend; returns its answer or its error, and notes both."""
+        """Call the backend, note the answer or the error, and return both."""
         answer, error = self.ask(method, *members)
         outcome = brief(answer) if error is None else f'fault {error.code}: {error}'
         note(f'    {method}({", ".join(map(repr, members))}) -> {outcome}')
@@ -96,12 +99,12 @@ class Playground:
             return None, error
 
     def problems(self) -> list[str]:
-        """What the daemon's own check of its invariants finds."""
+        """Return the findings of the daemon's own check of its invariants."""
         return check.problems(self.db)
 
 
 def brief(answer: Any) -> str:
-    """An answer in few words: objects by id and what names them."""
+    """Return an answer in few words: objects by id and name."""
     if isinstance(answer, list):
         return f'[{", ".join(map(brief, answer))}]'
     if isinstance(answer, dict) and 'id' in answer:
@@ -110,7 +113,7 @@ def brief(answer: Any) -> str:
 
 
 def differences(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
-    """The members of an answer that are not as expected; what is not expected is not looked at."""
+    """Return the members of an answer that differ from the expected ones. Other members are ignored."""
     return [
         f'{key}: {actual.get(key)!r} instead of {value!r}'
         for key, value in expected.items()

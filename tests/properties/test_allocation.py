@@ -1,4 +1,4 @@
-"""Allocation alone: whatever a parent looks like, the lowest free block is found, by oracle and daemon alike."""
+"""Test allocation alone: under any parent, the oracle and the daemon find the same lowest free block."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Board:
         self.ids: dict[int, int] = {}
 
     def add(self, network: Network, type_: str = 'reservation', **named: Any) -> None:
-        """Add a prefix that may stand there."""
+        """Add a prefix that both must accept."""
         self.both(
             lambda: self.model.add_prefix(0, network, type_, **named),
             {'prefix': str(network), 'type': type_, 'description': 'd'},
         )
 
     def allocate(self, sources: Iterable[Network], length: int, type_: str) -> Prefix | None:
-        """Add the lowest free block; None when there is no room, or the type is not allowed there."""
+        """Add the lowest free block. Return None if there is no room, or if the type is not allowed there."""
         networks = list(sources)
         return self.both(
             lambda: self.model.add_from_prefix(0, networks, length, type_),
@@ -54,7 +54,7 @@ class Board:
         )
 
     def both(self, operation: Any, attr: dict[str, Any], args: dict[str, Any] | None = None) -> Prefix | None:
-        """Add to both; they must agree on what was added or why not."""
+        """Add a prefix to both, and assert that they agree on the result or the refusal."""
         prefix, codes = attempt(operation)
         answer, error = self.playground.call('add_prefix', attr, args)
         if prefix is None:
@@ -69,12 +69,12 @@ class Board:
         return prefix
 
     def remove(self, prefix: Prefix) -> None:
-        """Remove a prefix that may go."""
+        """Remove a prefix that both must give up."""
         self.model.remove_prefix(prefix.handle)
         self.playground.call('remove_prefix', {'id': self.ids[prefix.handle]})
 
     def find(self, sources: Iterable[Network], length: int, count: int) -> list[str]:
-        """What is free, on which both agree."""
+        """Return the free blocks, and assert that both find the same ones."""
         networks = list(sources)
         args = {'from-prefix': list(map(str, networks)), 'prefix_length': length, 'count': count}
         answer, error = self.playground.call('find_free_prefix', {}, args)
@@ -84,12 +84,12 @@ class Board:
         return found
 
     def close(self) -> None:
-        """The daemon's own check finds nothing wrong."""
+        """Assert that the daemon's own check finds nothing."""
         assert self.playground.problems() == []
 
 
 def disjoint(networks: Iterable[Network]) -> list[Network]:
-    """Those networks that do not overlap an earlier one."""
+    """Return the networks that do not overlap an earlier one."""
     kept: list[Network] = []
     for network in networks:
         if not any(overlap(network, other) for other in kept):
@@ -99,7 +99,7 @@ def disjoint(networks: Iterable[Network]) -> list[Network]:
 
 @st.composite
 def parents_with_children(draw: st.DrawFn) -> tuple[Network, list[Network]]:
-    """A parent and disjoint networks inside it."""
+    """Draw a parent and disjoint networks inside it."""
     parent = net(draw(st.sampled_from(PARENTS)))
     room = FULL[parent.version] - parent.prefixlen
     cuts = draw(st.lists(st.tuples(st.integers(1, room), st.integers(0, 255)), max_size=14))
@@ -107,7 +107,7 @@ def parents_with_children(draw: st.DrawFn) -> tuple[Network, list[Network]]:
 
 
 def cut(parent: Network, longer: int, number: int) -> Network:
-    """One of the networks that are so many bits longer than a parent."""
+    """Return network `number` of those that are `longer` bits longer than a parent."""
     length = parent.prefixlen + longer
     step = 1 << (FULL[parent.version] - length)
     return block_at(first(parent) + number % (1 << longer) * step, length, parent.version)
@@ -156,7 +156,7 @@ def test_allocating_and_removing_in_turn(playground: Playground, text: str, move
 @searching(25, soak=1000)
 @given(st.sampled_from(WIDE_PARENTS), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=2, unique=True))
 def test_the_only_holes_are_single_64s(playground: Playground, text: str, numbers: list[int]) -> None:
-    """All of a /32 is taken but for one or two /64: 31 or more siblings, and the rest is where nobody would look."""
+    """Take all of a /32 except one or two /64. There are 31 or more siblings, and the holes are at random places."""
     board, parent = Board(playground), net(text)
     board.add(parent)
     holes = sorted((cut(parent, 32, number) for number in numbers), key=first)
@@ -171,7 +171,7 @@ def test_the_only_holes_are_single_64s(playground: Playground, text: str, number
 
 
 def everything_but(parent: Any, holes: list[Network]) -> list[Network]:
-    """The fewest networks that make up a parent without some holes."""
+    """Return the fewest networks that make up a parent without some holes."""
     rest = [parent]
     for hole in holes:
         rest = [n for part in rest for n in (part.address_exclude(hole) if hole.subnet_of(part) else [part])]
@@ -179,7 +179,7 @@ def everything_but(parent: Any, holes: list[Network]) -> list[Network]:
 
 
 def joined(holes: list[Network]) -> list[str]:
-    """The network of twice the size that two holes make up, if they do."""
+    """Return the network of twice the size that two holes make up, if they do."""
     merged = list(ipaddress.collapse_addresses(holes))  # type: ignore[type-var]
     return [str(merged[0])] if len(merged) < len(holes) else []
 
@@ -200,7 +200,7 @@ def test_single_addresses_in_a_48(playground: Playground, numbers: list[int], at
 @searching(25, soak=1000)
 @given(st.lists(st.tuples(st.sampled_from(PARENTS[:4]), st.booleans()), min_size=1, max_size=4), st.integers(25, 32))
 def test_several_sources(playground: Playground, chosen: list[tuple[str, bool]], length: int) -> None:
-    """Stored or not, in any order, the same twice: the first that has room is used."""
+    """Use stored and unstored sources, in any order, some twice. The first source with room is used."""
     board = Board(playground)
     sources = [net(text) for text, _ in chosen]
     for network in disjoint(net(text) for text, stored in chosen if stored):

@@ -1,4 +1,4 @@
-"""The oracle itself, against examples worked out by hand and against plain enumeration."""
+"""Test the oracle itself against examples worked out by hand and against plain enumeration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add(model: Model, text: str, type_: str = 'reservation', vrf: int = 0, **att
 
 
 def refusal(operation: Any, *arguments: Any, **named: Any) -> set[int]:
-    """The codes with which an operation is refused."""
+    """Return the codes with which an operation is refused."""
     with pytest.raises(Refused) as caught:
         operation(*arguments, **named)
     return set(caught.value.codes)
@@ -29,7 +29,7 @@ def refusal(operation: Any, *arguments: Any, **named: Any) -> set[int]:
 
 @pytest.fixture
 def model() -> Model:
-    """10/8 > 10.1/16 > 10.1.1/24 with a host, as in the recorded session."""
+    """Return a model with 10/8 > 10.1/16 > 10.1.1/24 with a host, as in the recorded session."""
     made = Model()
     add(made, '10.0.0.0/8', tags=('a', 'b'))
     add(made, '10.1.0.0/16', tags=('b', 'c'))
@@ -39,7 +39,7 @@ def model() -> Model:
 
 
 def at(model: Model, text: str, vrf: int = 0) -> Prefix:
-    """The stored prefix with that text."""
+    """Return the stored prefix with that text."""
     found = model.at(vrf, net(text))
     assert found is not None
     return found
@@ -73,7 +73,7 @@ def test_derived_values(model: Model) -> None:
         ('10.1.0.0/16', 'assignment', {}, {1200, 1400}),
     ],
 )
-def test_what_cannot_be_added(model: Model, text: str, type_: str, attributes: dict[str, Any], codes: set[int]) -> None:
+def test_refused_additions(model: Model, text: str, type_: str, attributes: dict[str, Any], codes: set[int]) -> None:
     assert refusal(add, model, text, type_, **attributes) == codes
     assert len(model.prefixes) == 4
 

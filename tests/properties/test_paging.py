@@ -1,4 +1,4 @@
-"""Paging with a cursor: one page after the other is the whole list, whatever is asked for around the matches."""
+"""Test paging with a cursor: all pages together are the whole list, with any options for the rows around matches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUERIES: dict[str, Any] = {
 
 
 def plant(backend: Backend, actor: Actor, seed: int) -> None:
-    """A random tree in each of three VRFs, whose ids are not in the order of their route targets."""
+    """Plant a random tree in each of three VRFs, whose ids are not in the order of their route targets."""
     chance = random.Random(seed)
     vrfs = [0, *(backend.add_vrf(actor, {'rt': rt, 'name': rt})['id'] for rt in ('65000:9', '65000:1'))]
     for vrf in vrfs:
@@ -53,7 +53,7 @@ def grow(backend: Backend, actor: Actor, chance: random.Random, vrf: int, block:
             attr['tags'] = [chance.choice(WORDS)]
         try:
             backend.add_prefix(actor, attr)
-        except NipapError:  # a VRF has it from another root already
+        except NipapError:  # the VRF has the block from another root already
             return
     elif type_ == 'assignment':
         return
@@ -94,7 +94,7 @@ def test_pages_are_the_whole_list(playground: Playground, seed: int) -> None:
 
 @contextlib.contextmanager
 def walking(walks: tuple[int, ...]) -> Iterator[None]:
-    """Have a page looked for among so many first rows of the tree, before an index is asked."""
+    """Search for a page among the first `walks` rows of the tree before an index is used."""
     former, prefix_search.WALKS = prefix_search.WALKS, walks
     try:
         yield
@@ -113,7 +113,8 @@ def compare(backend: Backend, actor: Actor, seed: int) -> None:
             }
             whole = backend.search_prefix(actor, query, {**options, 'max_result': None})['result']
             size = chance.choice((1, 3, 7))
-            with walking(prefix_search.WALKS if turn % 2 else ()):  # without: as what is rare in a big tree is found
+            # Without walks, rows are found as rare rows in a big tree.
+            with walking(prefix_search.WALKS if turn % 2 else ()):
                 found = pages(backend, actor, query, size, **options)
             assert [row['id'] for row in found] == [row['id'] for row in whole], (name, options, size)
             assert found == whole, (name, options, size)

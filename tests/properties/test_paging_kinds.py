@@ -1,4 +1,4 @@
-"""Paging through VRFs, pools, AS numbers and tags with a cursor, while objects are added and removed between pages."""
+"""Test paging through VRFs, pools, AS numbers and tags with a cursor, while objects are added and removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .playground import Playground, searching
 pytestmark = pytest.mark.slow
 
 Item = dict[str, Any]
-Turn = Callable[[str | None], tuple[list[Item], str | None]]  # one page, and where the next begins
+Turn = Callable[[str | None], tuple[list[Item], str | None]]  # one page, and the cursor of the next page
 
 LETTERS = 'aAbBzZäßÖ_%.- 1'
 KEY = {'vrf': 'name', 'pool': 'name', 'asn': 'asn', 'tag': 'name'}
@@ -33,7 +33,11 @@ PLURAL = {'vrf': 'vrfs', 'pool': 'pools', 'asn': 'asns', 'tag': 'tags'}
 
 
 def place_of(kind: str, item: Item) -> Any:
-    """Where an object belongs, as the contract says it: VRF 0 first, then by numbers; by name; by number."""
+    """Return the place of an object in the order of the contract.
+
+    VRFs: VRF 0 first, then by the numbers of the route target. Pools: by name in lower case. Tags: by name. AS numbers:
+    by number.
+    """
     if kind == 'vrf':
         return (-1 if item['rt'] is None else parse_route_target(item['rt'])[1], item['id'])
     if kind == 'pool':
@@ -42,7 +46,7 @@ def place_of(kind: str, item: Item) -> Any:
 
 
 class World:
-    """Objects of one kind that come and go."""
+    """Objects of one kind, added and removed at random."""
 
     def __init__(self, playground: Playground, kind: str, chance: random.Random) -> None:
         playground.reset()
@@ -52,10 +56,11 @@ class World:
         self._numbers = itertools.count()
 
     def add(self) -> None:
-        """One more, anywhere in the order."""
+        """Add an object anywhere in the order."""
         chance, number = self._chance, next(self._numbers)
         name = ''.join(chance.choices(LETTERS, k=chance.randrange(1, 4))) + f'-{number}'
-        rt = f'{chance.choice(("65000", "0.0.253.232", "1.2.3.4"))}:{chance.randrange(4)}'  # the first two are one
+        # The first two administrators are the same number.
+        rt = f'{chance.choice(("65000", "0.0.253.232", "1.2.3.4"))}:{chance.randrange(4)}'
         if self._kind in ('vrf', 'tag'):
             tags = [name] if self._kind == 'tag' else []
             rt = rt if self._kind == 'vrf' else f'1:{number}'
@@ -69,7 +74,7 @@ class World:
                 self._backend.add_asn(self._actor, asn)
 
     def remove(self) -> None:
-        """One less."""
+        """Remove an object."""
         kind = 'vrf' if self._kind == 'tag' else self._kind
         there = [item for item in getattr(self._backend, f'list_{kind}')(self._actor) if item.get('id') != 0]
         if there:
@@ -77,7 +82,7 @@ class World:
             getattr(self._backend, f'remove_{kind}')(self._actor, spec)
 
     def all(self) -> list[Item]:
-        """All there are now, in order."""
+        """Return all objects in order."""
         found: list[Item] = getattr(self._backend, f'search_{self._kind}')(self._actor, {}, {'max_result': 10**6})[
             'result'
         ]
@@ -159,7 +164,7 @@ def test_pages_are_the_whole_whatever_comes_and_goes(
 
 
 @pytest.mark.parametrize('kind', KEY)
-def test_what_is_no_cursor_of_this_kind(playground: Playground, kind: str) -> None:
+def test_invalid_cursors_are_refused(playground: Playground, kind: str) -> None:
     playground.reset()
     world = World(playground, 'vrf', random.Random(1))
     for _ in range(5):

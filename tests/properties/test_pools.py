@@ -1,7 +1,7 @@
-"""Figures of pools alone: whatever becomes of members and of what is inside them, each number is exact after each step.
+"""Test the figures of pools: after each change of members and the prefixes inside them, every number is exact.
 
-Several pools at a time, members of both families, inside each other, at both ends of the address space, full, without
-room for a single block, and so large that their blocks pass 64 bits.
+The examples have several pools, and members of both families, inside each other, at both ends of the address space,
+full, without room for a single block, and so large that their number of blocks passes 64 bits.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from .test_tree import default_lengths, shown
 
 pytestmark = pytest.mark.slow
 
-# Three places where prefixes nest: the whole of IPv6 down to its last address, a LAN, and the last addresses of IPv4.
+# Three places at which prefixes nest: the whole of IPv6 down to its last address, a LAN, and the last addresses of
+# IPv4.
 PLACES = {
     4: (
         *('0.0.0.0/0', '0.0.0.0/1', '128.0.0.0/1', '0.0.0.0/32'),
@@ -61,7 +62,7 @@ PLACES = {
 }
 EVERYWHERE = (*PLACES[4], *PLACES[6])
 LENGTHS = {4: (24, 32, 26, 30, 31, 25, 22, 8, 2, 1, None), 6: (64, 128, 65, 63, 127, 66, 48, 16, 17, 2, 1, None)}
-# Where an example begins: a pool's member each, the second with another member inside; the last two are full.
+# Beginnings of examples: a pool's member each, the second with another member inside. The last two are full.
 BEGINNINGS = (
     (('::/0', 'reservation'),),
     (('10.0.0.0/22', 'reservation'), ('10.0.0.0/24', 'reservation')),
@@ -78,18 +79,18 @@ FREE_BLOCKS = 'SELECT id, free_blocks FROM prefix WHERE pool_id IS NOT NULL OR f
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Changes pools, members and what is inside, in the model and in the daemon, and compares every figure."""
+    """A machine that changes pools and prefixes in the model and in the daemon, and compares every figure."""
 
     def __init__(self, playground: Playground) -> None:
         super().__init__()
         self.playground = playground
         self.model = Model()
         self.ids: dict[int, int] = {}  # handle of the model: id in the daemon
-        self.agreed = True  # what the last step did has been compared, and was the same
+        self.agreed = True  # whether the result of the last step has been compared
         playground.reset()
 
     def play(self, operation: Any, method: str, *members: Any) -> tuple[Any, Any]:
-        """Let the model and the daemon do the same; returns the answers of both, None when both refuse."""
+        """Run an operation in the model and a call in the daemon. Return both answers, or None if both refuse."""
         self.agreed = False
         expected, codes = attempt(operation)
         answer, error = self.playground.call(method, *members)
@@ -100,7 +101,7 @@ class PoolMachine(RuleBasedStateMachine):
         return None, None
 
     def pool_id(self, pool: int | None) -> int | None:
-        """The daemon's id of a pool."""
+        """Return the daemon's id of a pool."""
         return None if pool is None else self.ids[pool]
 
     # ------------------------------------------------------------------------------------------------------ pools
@@ -140,7 +141,7 @@ class PoolMachine(RuleBasedStateMachine):
     def remove_pool(self, pool: int) -> None:
         self.play(lambda: self.model.remove_pool(pool), 'remove_pool', {'id': self.ids[pool]})
 
-    # ----------------------------------------------------------------------------------------- members, and inside
+    # ----------------------------------------------------------------------------------------- members and prefixes
 
     @rule(text=A_PLACE, type_=TYPE, pool=A_POOL_OR_NONE)
     def add(self, text: str, type_: str, pool: int | None) -> None:
@@ -150,24 +151,27 @@ class PoolMachine(RuleBasedStateMachine):
             self.ids[prefix.handle] = answer['id']
 
     def attr(self, text: str, type_: str, pool: int | None) -> dict[str, Any]:
-        """What a prefix is added with."""
+        """Return the attributes of a new prefix."""
         return {'prefix': text, 'type': type_, 'description': None, 'pool_id': self.pool_id(pool)}
 
     @rule(family=st.sampled_from([4, 6]), data=st.data())
     def add_batch(self, family: int, data: st.DataObject) -> None:
-        """Many at once, one of them perhaps a member: what takes the way of bulk additions, and what may not."""
+        """Add many prefixes at once, some perhaps members.
+
+        Some batches take the path of bulk additions, others may not.
+        """
         some = st.tuples(st.sampled_from(PLACES[family]), TYPE, st.sampled_from([None, None, *self.model.pools]))
         items = data.draw(st.lists(some, min_size=2, max_size=8, unique_by=lambda item: item[0]))
-        # What cannot stand there would have everything refused nearly always.
+        # A prefix that cannot stand there would have the whole batch refused nearly always.
         fitting = [item for item in self.in_order(items) if not attempt(partial(self.try_item, item))[1]]
         self.batch(data.draw(st.permutations(fitting)) if data.draw(st.booleans()) else items)
 
     def in_order(self, items: Sequence[tuple[str, str, int | None]]) -> list[tuple[str, str, int | None]]:
-        """Top down."""
+        """Return items with outer prefixes before inner ones."""
         return sorted(items, key=lambda item: network_order(net(item[0])))
 
     def try_item(self, item: tuple[str, str, int | None]) -> None:
-        """Refused when the model, as it is, does not take it."""
+        """Add an item to the model and take it back. Raises Refused if the model does not accept it."""
         before = dict(self.model.prefixes)
         try:
             self.model.add_prefix(0, net(item[0]), item[1], pool=item[2])
@@ -175,7 +179,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.model.prefixes = before
 
     def batch(self, items: Sequence[tuple[str, str, int | None]]) -> None:
-        """Add all or none; the order in which they are given does not matter."""
+        """Add all or none. The order of the items does not matter."""
         operations = [{'method': 'add_prefix', 'args': {'attr': self.attr(*item)}} for item in items]
         added, answers = self.play(lambda: self.add_all(items), 'batch', operations)
         for text, prefix in (added or {}).items():
@@ -183,7 +187,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.ids[prefix.handle] = answers[number]['id']
 
     def add_all(self, items: Sequence[tuple[str, str, int | None]]) -> dict[str, Prefix]:
-        """In the model."""
+        """Add all items to the model, or none."""
         before = dict(self.model.prefixes)
         try:
             return {
@@ -253,7 +257,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.agreed = True
 
     def compare_pools(self, answers: Answers, found: list[dict[str, Any]]) -> None:
-        """All pools, by name."""
+        """Compare all pools, ordered by name."""
         pools = sorted(self.model.pools.values(), key=lambda p: p.name)
         assert [pool['name'] for pool in found] == [pool.name for pool in pools]
         for pool, row in zip(pools, found, strict=True):
@@ -262,14 +266,14 @@ class PoolMachine(RuleBasedStateMachine):
             assert not problems, f'pool {pool.name}: {"; ".join(problems)}'
 
     def compare_members(self, answers: Answers) -> None:
-        """What is stored in each member: errors of two members could make up for each other in a sum."""
+        """Compare the stored number of each member: errors of two members could cancel out in a sum."""
         expected = {
             self.ids[p.handle]: self.free_blocks(answers, p) for p in self.model.prefixes.values() if p.pool is not None
         }
         assert dict(self.playground.db.read(lambda tx: tx.all(FREE_BLOCKS))) == expected
 
     def free_blocks(self, answers: Answers, member: Prefix) -> int | None:
-        """Blocks of the pool's default length in a member."""
+        """Return the number of free blocks of the pool's default length in a member."""
         family = member.network.version
         length = self.model.pools[member.pool].lengths[family] if member.pool is not None else None
         if length is None:

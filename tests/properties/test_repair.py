@@ -1,6 +1,6 @@
-"""Whatever is broken of what is derived, in whatever tree: the repair makes it what the oracle says, facts stay.
+"""Test the repair: with any damage to derived values, in any tree, it restores the oracle's values and keeps the facts.
 
-The tree goes on growing after each repair, so what was repaired is also used.
+The tree goes on growing after each repair, so repaired values are also used.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BREAK = st.tuples(st.sampled_from(BREAKS), st.integers(0, 12), st.sampled_from([
 
 
 class RepairMachine(TreeMachine):
-    """Plays as the machine for trees does; now and then the database is broken and repaired."""
+    """The machine for trees, with damage to the database and a repair now and then."""
 
     @rule(breaks=st.lists(BREAK, min_size=1, max_size=6))
     def break_and_repair(self, breaks: list[tuple[str, int, int]]) -> None:

@@ -1,4 +1,4 @@
-"""The daemon plays any sequence of changes as the oracle does: same answers, same refusals, same state after each.
+"""The daemon plays random changes beside the oracle: same answers, same refusals, same state after each change.
 
 A failure prints the calls that led to it. `HYPOTHESIS_PROFILE=soak` searches for much longer.
 """
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.slow
 
 
 class TreeMachine(RuleBasedStateMachine):
-    """Plays each step to the oracle and to the daemon and compares all that can be seen."""
+    """A machine that plays each step to the oracle and to the daemon, and compares everything visible."""
 
     def __init__(self, playground: Playground) -> None:
         super().__init__()
@@ -57,17 +57,17 @@ class TreeMachine(RuleBasedStateMachine):
         self.model = Model()
         self.ids = {0: 0}  # handle of the model: id in the daemon
         self.steps = 0
-        self.agreed = True  # what the last step did has been compared, and was the same
+        self.agreed = True  # whether the result of the last step has been compared
         playground.reset()
 
     # ----------------------------------------------------------------------------------------------------- playing
 
     def play(self, operation: Callable[[], Any], method: str, *members: Any) -> tuple[Any, Any]:
-        """Let the model and the daemon do the same; returns the answers of both, None when both refuse."""
+        """Run an operation in the model and a call in the daemon. Return both answers, or None if both refuse."""
         return self.compare(operation, self.playground.call, method, *members)
 
     def compare(self, operation: Callable[[], Any], call: Any, method: str, *members: Any) -> tuple[Any, Any]:
-        """As play, with another way to call the daemon."""
+        """Run an operation in the model and `call` the daemon. Return both answers, or None if both refuse."""
         self.agreed = False
         expected, codes = attempt(operation)
         answer, error = call(method, *members)
@@ -80,29 +80,29 @@ class TreeMachine(RuleBasedStateMachine):
         return None, None
 
     def same(self, what: str, expected: dict[str, Any], actual: dict[str, Any]) -> None:
-        """Fail with what differs."""
+        """Assert that an object of the daemon has the expected members."""
         found = differences(expected, shown(actual))
         assert not found, f'{what} {expected.get("prefix", expected.get("name"))}: {"; ".join(found)}'
 
     def expected_prefix(self, prefix: Prefix, search: bool = False) -> dict[str, Any]:
-        """A prefix as the daemon must show it, with its own ids."""
+        """Return a prefix as the daemon must show it, with the daemon's ids."""
         answers = self.model.answers()
         view = answers.search_view(prefix) if search else answers.prefix_view(prefix)
         pool = None if view['pool_id'] is None else self.ids[view['pool_id']]
         return view | {'id': self.ids[prefix.handle], 'vrf_id': self.ids[view['vrf_id']], 'pool_id': pool}
 
     def expected_pool(self, pool: Pool) -> dict[str, Any]:
-        """A pool as the daemon must show it, with its own ids."""
+        """Return a pool as the daemon must show it, with the daemon's ids."""
         view = self.model.answers().pool_view(pool)
         vrf = None if view['vrf_id'] is None else self.ids[view['vrf_id']]
         return view | {'id': self.ids[pool.handle], 'vrf_id': vrf, 'prefixes': set(view['prefixes'])}
 
     def expected_vrf(self, vrf: Vrf) -> dict[str, Any]:
-        """A VRF as the daemon must show it, with its own ids."""
+        """Return a VRF as the daemon must show it, with the daemon's ids."""
         return self.model.answers().vrf_view(vrf) | {'id': self.ids[vrf.handle]}
 
     def fitting(self, vrf: int, network: Network, kind: str) -> str:
-        """The type that a kind stands for in that place."""
+        """Return the type that a kind means at a place."""
         if not kind.startswith('fit '):
             return kind
         candidate = Prefix(0, vrf, network, 'host')
@@ -114,7 +114,7 @@ class TreeMachine(RuleBasedStateMachine):
         return kind.removeprefix('fit ')
 
     def place(self, vrf: int, form: int) -> dict[str, Any]:
-        """One of the ways to name a VRF in a spec or an attribute."""
+        """Return one of the ways to name a VRF in a spec or an attribute."""
         found = self.model.vrfs[vrf]
         return (
             {'vrf_id': self.ids[vrf]},
@@ -124,19 +124,19 @@ class TreeMachine(RuleBasedStateMachine):
         )[form]
 
     def spec(self, prefix: Prefix, form: int) -> dict[str, Any]:
-        """One of the ways to name a stored prefix."""
+        """Return one of the ways to name a stored prefix."""
         if form == 4:
             return {'id': self.ids[prefix.handle]}
         return {'prefix': str(prefix.network)} | self.place(prefix.vrf, form)
 
     def everything(self, prefix: Prefix) -> dict[str, Any]:
-        """All that an edit may say, unchanged: today's client sends it with every save."""
+        """Return all attributes of a prefix unchanged, as today's client sends them with every save."""
         view = self.expected_prefix(prefix)
         keys = ('prefix', 'vrf_id', 'type', 'description', 'node', 'tags', 'pool_id')
         return {key: view[key] for key in keys} | {'comment': None, 'vlan': None, 'status': 'assigned'}
 
     def pool_id(self, pool: int | None) -> int | None:
-        """The daemon's id of a pool."""
+        """Return the daemon's id of a pool."""
         return None if pool is None else self.ids[pool]
 
     # ------------------------------------------------------------------------------------------------- the beginning
@@ -278,20 +278,20 @@ class TreeMachine(RuleBasedStateMachine):
         self.added(prefix, answer)
 
     def added(self, prefix: Prefix | None, answer: Any) -> None:
-        """Compare what add_prefix answered."""
+        """Compare the answer of add_prefix."""
         if prefix is not None:
             self.ids[prefix.handle] = answer['id']
             self.same('add_prefix', self.expected_prefix(prefix), answer)
 
     def length_below(self, sources: Sequence[str], longer: int | str) -> int:
-        """A length for blocks in the sources."""
+        """Return a length for blocks in the sources."""
         source = net(sources[0]) if sources else net('10.0.0.0/24')
         whole = FULL[source.version]
         lengths = {'full': whole, 'over': whole + 1}
         return lengths[longer] if isinstance(longer, str) else min(source.prefixlen + longer, whole)
 
     def allocated_type(self, vrf: int, sources: list[Network], length: int, kind: str) -> str:
-        """The type that a kind stands for where the first free block is."""
+        """Return the type that a kind means at the first free block."""
         same_family = len({s.version for s in sources}) == 1
         if same_family and 0 <= length <= FULL[sources[0].version]:
             block = next(self.model.free_blocks(vrf, sources, length), None)
@@ -302,7 +302,7 @@ class TreeMachine(RuleBasedStateMachine):
     # ----------------------------------------------------------------------------------------------- editing prefixes
 
     def edit(self, prefix: int, form: int, saved: bool, changes: dict[str, Any], attr: dict[str, Any]) -> None:
-        """Edit one prefix; `saved`: all other attributes are sent as well, unchanged."""
+        """Edit one prefix. With `saved`, all other attributes are sent as well, unchanged."""
         old = self.model.prefixes[prefix]
         new, answer = self.play(
             lambda: self.model.edit_prefix(prefix, **changes),
@@ -322,7 +322,7 @@ class TreeMachine(RuleBasedStateMachine):
     @WITH_PREFIXES
     @rule(prefix=A_PREFIX, by=st.integers(-4, 4), form=FORMS, saved=st.booleans())
     def resize(self, prefix: int, by: int, form: int, saved: bool) -> None:
-        """Move to a longer or shorter network at the same address: most of what was inside stays inside."""
+        """Move a prefix to a longer or shorter network at the same address: most prefixes inside stay inside."""
         old = self.model.prefixes[prefix].network
         length = min(max(old.prefixlen + by, 0), FULL[old.version])
         new = ipaddress.ip_network((old.network_address, length), strict=False)
@@ -347,7 +347,7 @@ class TreeMachine(RuleBasedStateMachine):
     def changes(
         self, what: str, type_: str, pool: int | None, tags: list[str]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A change of one attribute, as the model and as the daemon is told."""
+        """Return a change of one attribute, in the terms of the model and of the daemon."""
         return {
             'type': ({'type': type_}, {'type': type_}),
             'pool': ({'pool': pool}, {'pool_id': self.pool_id(pool)}),
@@ -374,7 +374,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.edit_all(of_type, vrf, changes, attr)
 
     def edit_all(self, type_: str, vrf: int | None, changes: dict[str, Any], attr: dict[str, Any]) -> None:
-        """Edit everything of a type, in one VRF or all: every one or none."""
+        """Edit every prefix of a type, in one VRF or all, or none."""
         chosen = [p.handle for p in self.model.ordered() if p.type == type_ and vrf in (None, p.vrf)]
         spec = {'type': type_} | ({} if vrf is None else {'vrf_id': self.ids[vrf]})
         edited, answer = self.play(lambda: self.model.edit_prefixes(chosen, **changes), 'edit_prefix', spec, attr)
@@ -399,14 +399,14 @@ class TreeMachine(RuleBasedStateMachine):
             recursive,
         )
 
-    # ---------------------------------------------------------------------------------------------- looking for space
+    # ---------------------------------------------------------------------------------------------- finding free blocks
 
     @rule(vrf=A_VRF, sources=SOURCES, longer=LONGER, count=st.sampled_from([1, 3, 20]))
     def find(self, vrf: int, sources: list[str], longer: int | str, count: int) -> None:
         self.compare_find(vrf, sources, self.length_below(sources, longer), count)
 
     def compare_find(self, vrf: int, sources: list[str], length: int, count: int) -> None:
-        """Ask both what is free in some networks."""
+        """Compare the free blocks in some networks."""
         args = {'from-prefix': sources, 'prefix_length': length, 'count': count}
         expected, answer = self.compare(
             lambda: self.model.find_free(vrf, [net(text) for text in sources], length=length, count=count),
@@ -418,7 +418,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.same_free(f'{args} in VRF {vrf}', expected, answer)
 
     def compare_pool_find(self, pool: int, family: int) -> None:
-        """Ask both what is free in a pool, from a VRF that does not matter."""
+        """Compare the free blocks in a pool. The VRF of the request does not matter."""
         args = {'from-pool': {'id': self.ids[pool]}, 'family': family, 'count': 2}
         expected, answer = self.compare(
             lambda: self.model.find_free(0, pool=pool, family=family, count=2),
@@ -430,7 +430,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.same_free(str(args), expected, answer)
 
     def same_free(self, what: str, expected: list[str] | None, answer: list[str] | None) -> None:
-        """Compare blocks."""
+        """Compare the free blocks of both."""
         got = None if answer is None else list(map(spelled, answer))
         assert got == expected, f'{what}: {got} instead of {expected}'
 
@@ -445,7 +445,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.agreed = True
 
     def compare_prefixes(self) -> None:
-        """All prefixes, as listed and as found."""
+        """Compare all prefixes of list_prefix and search_prefix."""
         ordered = self.model.ordered()
         listed = self.quietly('list_prefix', {})
         self.same_list('list_prefix', [self.expected_prefix(p) for p in ordered], listed)
@@ -453,14 +453,14 @@ class TreeMachine(RuleBasedStateMachine):
         self.same_list('search_prefix', [self.expected_prefix(p, search=True) for p in ordered], found)
 
     def compare_pools_and_vrfs(self) -> None:
-        """All pools and VRFs."""
+        """Compare all pools and VRFs."""
         pools = sorted(self.model.pools.values(), key=lambda p: p.name)
         self.same_list('list_pool', [self.expected_pool(p) for p in pools], self.quietly('list_pool', {}))
         vrfs = [self.expected_vrf(v) for v in self.model.ordered_vrfs()]
         self.same_list('list_vrf', vrfs, self.quietly('list_vrf', {}))
 
     def compare_what_is_next(self) -> None:
-        """What would be handed out next: in each pool, in some fixed places, in one stored prefix."""
+        """Compare the next free blocks in each pool, in some fixed networks and in one stored prefix."""
         for pool in self.model.pools:
             self.compare_pool_find(pool, (4, 6)[self.steps % 2])
         vrf = sorted(self.model.vrfs)[self.steps % len(self.model.vrfs)]
@@ -474,7 +474,7 @@ class TreeMachine(RuleBasedStateMachine):
                 self.compare_find(chosen.vrf, [str(chosen.network)], length, 2)
 
     def quietly(self, method: str, *members: Any) -> Any:
-        """What the daemon answers to a question that is always allowed; not noted."""
+        """Return the answer to a read-only call that must succeed, without a note."""
         answer, error = self.playground.ask(method, *members)
         assert error is None, f'{method}{members} was refused with {error.code}: {error}' if error else ''
         return answer
@@ -494,12 +494,15 @@ class TreeMachine(RuleBasedStateMachine):
 
 
 def default_lengths(v4: int | None, v6: int | None) -> dict[str, int | None]:
-    """The default lengths of a pool as attributes."""
+    """Return the default lengths of a pool as attributes."""
     return {'ipv4_default_prefix_length': v4, 'ipv6_default_prefix_length': v6}
 
 
 def shown(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer in the form that comparisons use: what has no order as a set, once it is seen to have no doubles."""
+    """Return an answer in comparable form.
+
+    Members without an order become sets, after a check that they have no doubles.
+    """
     made = dict(answer)
     for key in {'prefix', 'display_prefix'} & set(made):
         made[key] = spelled(made[key])

@@ -1,4 +1,4 @@
-"""Write the pages of the reference from the tables of the program and from what was played."""
+"""Write the pages of the reference from the tables of the program and from the played examples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     'webhook': ('Webhooks', '_webhook', '_dead_letter'),
     'daemon': ('The daemon, and many calls at once', ''),
 }
-# kind of an attribute -> its type over XML-RPC and in JSON
+# The types of a kind of attribute over XML-RPC and in JSON.
 TYPES = {
     'text': ('string', 'string'),
     'rt': ('string', 'string'),
@@ -88,7 +88,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _code(value: object) -> str:
-    """Return a value as code, within backticks that it does not have."""
+    """Return a value as code, in backticks that do not occur in the value."""
     text = str(value)
     return f'`` {text} ``' if '`' in text else f'`{text}`'
 

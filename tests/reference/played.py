@@ -43,7 +43,7 @@ LEAST: Mapping[str, Object] = {
     'asn': {'asn': 64511},
 }
 ALLOCATED = {'description': 'Link to customer 1'}
-# PostgreSQL takes minutes for this pattern on this text, and the trial of patterns does not see it.
+# PostgreSQL takes minutes for this pattern on this text, and the trial of patterns does not detect it.
 SLOW_TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
 SLOW_PATTERN = r'^(.+)(.+)(.+)\3\2\1!$'
 
@@ -152,7 +152,7 @@ def make_users(path: Path) -> Path:
 
 
 def play(first_dsn: str, second_dsn: str, directory: Path) -> Played:
-    """Play everything, on two databases with the schema and nothing in them."""
+    """Play everything, on two databases with the schema and no rows."""
     played = Played()
     users = make_users(directory / 'users.db')
     with _site(first_dsn, users) as site:
@@ -177,7 +177,10 @@ def _site(dsn: str, users: Path, **options: Any) -> Iterator[Site]:
 
 
 def example(call: str, **other: Any) -> Object:
-    """Return the members of a call as its table proposes them; other: in place of these."""
+    """Return the members of a call with the examples of its table.
+
+    `other` replaces or adds members. None removes a member.
+    """
     members = {member.name: member.example for member in CALLS[call].members if member.example not in (None, {})}
     return {name: value for name, value in {**members, **other}.items() if value is not None}
 
@@ -262,7 +265,7 @@ def _play_rest(site: Site, played: Played) -> None:
 
 
 def _play_defaults(site: Site, played: Played) -> None:
-    """Read the defaults from objects that were added with as little as there may be."""
+    """Read the defaults from objects that were added with as few members as possible."""
     for kind in KINDS:
         added = site.rest('POST', f'/{PLURALS[kind]}', LEAST[kind]).answer
         names = [name for name, attribute in TABLES[kind].items() if attribute.writable and name not in LEAST[kind]]

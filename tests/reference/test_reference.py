@@ -1,4 +1,4 @@
-"""The pages of docs/reference are those that the tables of the program and the played examples make."""
+"""The pages of docs/reference are up to date with the tables of the program and the played examples."""
 
 from __future__ import annotations
 

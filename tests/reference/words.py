@@ -1,4 +1,4 @@
-"""The texts of the reference that no table of the program has: operators, search options, errors, readings."""
+"""Texts of the reference that are in no table of the program: operators, search options, errors, readings."""
 
 from __future__ import annotations
 

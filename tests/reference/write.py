@@ -21,8 +21,8 @@ PAGES = ROOT / 'docs/reference'
 
 
 def main() -> int:
-    """Write the pages, remove those that are not written any more, and return the exit code."""
-    logging.disable(logging.CRITICAL)  # faults are played that the daemon logs
+    """Write the pages, remove pages that are not written any more, and return the exit code."""
+    logging.disable(logging.CRITICAL)  # the daemon would log the played faults
     with tempfile.TemporaryDirectory(prefix='nipap-reference-', dir='/tmp') as name:
         directory = Path(name)
         directory.chmod(0o755)  # the server runs under another account when we are root

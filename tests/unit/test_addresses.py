@@ -23,7 +23,7 @@ def number_of(groups: list[int]) -> int:
 
 
 def spellings(groups: list[int]) -> set[str]:
-    """Ways to write one address (RFC 4291, 2.2)."""
+    """Return the ways to write one address (RFC 4291, 2.2)."""
     address = ipaddress.IPv6Address(number_of(groups))
     dotted = '.'.join(map(str, address.packed[-4:]))
     return {
@@ -60,7 +60,7 @@ def test_the_first_address_of_a_network_is_a_number() -> None:
         (' 10.0.0.0/8 ', '10.0.0.0/8'),
     ],
 )
-def test_what_is_read_is_written_in_one_way(text: str, network: str) -> None:
+def test_networks_are_written_in_one_form(text: str, network: str) -> None:
     assert parse_network(text).text == network
 
 
@@ -68,6 +68,6 @@ def test_what_is_read_is_written_in_one_way(text: str, network: str) -> None:
     'text', ['10', '10/8', '1234', '0', 'ff', '0x0a000000', '1-2', '10.1/16', '::1.2.3', '1:', ':', '1::2::3', '::g']
 )
 def test_numbers_and_parts_of_addresses_are_no_networks(text: str) -> None:
-    """IPy takes 1234 for 0.0.4.210, and 10 for 10.0.0.0."""
+    """IPy reads 1234 as 0.0.4.210, and 10 as 10.0.0.0."""
     with pytest.raises(NipapValueError, match='Invalid syntax for prefix'):
         parse_network(text)

@@ -1,4 +1,4 @@
-"""Headers of all answers: no browser guesses their type, no cache stores what is not meant to be stored."""
+"""Headers of all answers: no browser guesses a type, and no cache stores an answer that must not be stored."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nipap.rest import v1 as flask_rest_v1
 from nipap.www import front
 
 LOGIN = {'Authorization': 'Basic ' + base64.b64encode(b'ann:secret').decode()}
-# Public, the same for everybody, and asked for again with an ETag.
+# These are public, the same for all clients, and requested again with an ETag.
 STATIC = ('openapi', 'docs', 'docs file')
 
 
 class Knowing(Authenticator):
-    """Lets everybody in."""
+    """An authenticator that accepts every login."""
 
     def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         return Credentials(username)
@@ -41,7 +41,7 @@ def app() -> Flask:
 
 
 def requests(app: Flask) -> Iterator[tuple[Rule, str, str]]:
-    """Every method of every path, numbers filled in."""
+    """Yield every method of every path, with numbers filled in."""
     for rule in app.url_map.iter_rules():
         values = {name: 'start.js' if name == 'name' else 7 for name in rule.arguments}
         built = app.url_map.bind('localhost').build(rule.endpoint, values)

@@ -1,4 +1,4 @@
-"""A dump that is not as `nipap-admin dump` writes it is refused before anything of it is used, with the reason."""
+"""A dump in another form than that of `nipap-admin dump` is refused before any use, with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACTS = {'schema': 1, 'daemon': '1.0', 'time': 'now', 'postgresql': '18', 'names
 
 
 def written(directory: Path, facts: dict[str, Any], **files: bytes) -> bytes:
-    """Return a file as `archive.write` makes it, of files with this content."""
+    """Return a file as `archive.write` makes it, from files with this content."""
     paths = []
     for name, content in files.items():
         paths.append(directory / name)
@@ -30,7 +30,7 @@ def written(directory: Path, facts: dict[str, Any], **files: bytes) -> bytes:
 
 
 def changed(whole: bytes, change: Callable[[list[tuple[str, bytes]]], None]) -> bytes:
-    """Return the archive with its members, names and contents in order, as `change` leaves them."""
+    """Return the archive after `change` has edited its members, pairs of name and content in order."""
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         members = [(member.name, file.read()) for member in tar if (file := tar.extractfile(member))]
     change(members)

@@ -1,4 +1,4 @@
-"""Who is calling: actors, logins, tokens, and what is remembered of them and for how long."""
+"""Test actors, logins and tokens, and the cache of logins and its expiry."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def users(tmp_path: Path) -> LocalUsers:
-    """A file with joe (password 'right'), who has no rights beyond the usual."""
+    """Return a file with joe (password 'right'), a user with the usual rights only."""
     local = LocalUsers(tmp_path / 'local_auth.db')
     local.create()
     local.add(LocalUser('joe', 'Joe Doe'), 'right')
@@ -66,7 +66,7 @@ def users(tmp_path: Path) -> LocalUsers:
 
 @pytest.fixture
 def make(users: LocalUsers) -> Iterator[Callable[..., Authenticator]]:
-    """Makes authenticators for that file, and for tokens when options are given."""
+    """Yield a maker of authenticators for that file, and for tokens if there are options."""
     made: list[Authenticator] = []
 
     def maker(cache_timeout_s: int = 3600, **token_options: str) -> Authenticator:
@@ -100,7 +100,7 @@ def test_a_trusted_user_acts_for_others() -> None:
 
 
 def test_users_of_different_backends_have_different_names() -> None:
-    """Also one whose name in the default backend reads as that of another backend's user."""
+    """A name in the default backend may read like the name of a user in another backend."""
     names = ('local', 'ldap', 'sso')
     settings = AuthSettings('local', 60, {name: BackendSettings(name, 'SqliteAuth') for name in names})
     users = [(name, user) for name in names for user in ('ann', 'ann@ldap', 'ann@ldap@local', 'ann@local', 'ann@x.org')]
@@ -196,7 +196,7 @@ def test_wrong_logins(make: Callable[..., Authenticator], username: str, passwor
 def test_backends_cannot_be_listed(
     make: Callable[..., Authenticator], users: LocalUsers, hashes: list[dict[str, int]], username: str
 ) -> None:
-    """An unknown backend answers as one that knows no such user: the same text, after as many hashes, as often."""
+    """Logins at an unknown backend fail like wrong ones: with the same text, after as many hashes, and as often."""
     backends = {
         'local': BackendSettings('local', 'SqliteAuth', {'db_path': users.path}),
         'sso': BackendSettings('sso', 'JwtAuth', {'signing_key': SECRET}),
@@ -222,7 +222,7 @@ def test_without_local_accounts_every_backend_takes_as_long(hashes: list[dict[st
 
 
 def test_a_user_of_a_backend_that_is_none_is_nobody(make: Callable[..., Authenticator], users: LocalUsers) -> None:
-    """Whoever has the name that is looked up for the sake of time."""
+    """The user has the very name that is looked up to keep the time constant."""
     with sqlite3.connect(users.path) as connection:
         connection.execute("UPDATE user SET username = 'joe:'")
     connection.close()
@@ -356,7 +356,7 @@ def test_an_answer_from_before_a_change_is_not_kept(
 
 @pytest.fixture
 def hashes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
-    """The parameters of each scrypt hash that is made meanwhile."""
+    """Return a list that collects the parameters of each scrypt hash."""
     made: list[dict[str, int]] = []
     scrypt = hashlib.scrypt
 
@@ -396,7 +396,7 @@ def test_unknown_users_and_old_hashes_cost_the_same(
 
 
 class Aside(waiting.Blocking):
-    """Counts what is done aside."""
+    """A wait that counts the calls of `aside`."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -430,7 +430,7 @@ def test_many_at_once_with_one_password_cost_one_hash(
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(lambda _: authenticator.login('joe', 'right', '192.0.2.1'), range(20)))
     assert set(found) == {Credentials('joe', 'Joe Doe')}
-    assert aside.times <= 3  # threads, which may begin between a look and what follows from it
+    assert aside.times <= 3  # Threads may look up the login before the hash of another thread is stored.
 
 
 def test_failed_logins_are_limited_by_address(
@@ -597,7 +597,7 @@ def claims_that_are_refused() -> list[dict[str, object]]:
 @pytest.mark.parametrize('number', range(len(claims_that_are_refused())))
 def test_tokens_that_claim_nonsense(make: Callable[..., Authenticator], number: int) -> None:
     claims = {'sub': 'ann', 'exp': time.time() + 60, **claims_that_are_refused()[number]}
-    # As text: jwt.encode refuses some of these itself.
+    # A token is built as text, since jwt.encode refuses some of these claims itself.
     parts = [jwt.utils.base64url_encode(text.encode()) for text in ('{"alg":"HS256"}', jwt.api_jwt.json.dumps(claims))]
     signature = jwt.get_algorithm_by_name('HS256').sign(b'.'.join(parts), SECRET.encode())
     forged = b'.'.join([*parts, jwt.utils.base64url_encode(signature)]).decode()
@@ -616,7 +616,7 @@ HOUR, YEAR = 3600, 8760 * 3600
         ({}, 100 * YEAR, None, False),
         ({}, 2**62, None, False),
         ({}, HOUR, -YEAR + 2 * HOUR, True),
-        ({}, HOUR, -YEAR, False),  # nearly over, and was good for longer
+        ({}, HOUR, -YEAR, False),  # nearly over, but its lifetime was longer
         ({}, 100 * YEAR, -1, False),
         ({'max_token_hours': '12'}, 12 * HOUR, -1, True),
         ({'max_token_hours': '12'}, 13 * HOUR, -1, False),
@@ -688,7 +688,7 @@ def test_tokens_signed_with_a_private_key(make: Callable[..., Authenticator], al
     public = openssl('pkey', '-pubout', stdin=private)
     authenticator = make(public_key=public)
     assert authenticator.login_token(token(private, algorithm)) == Credentials('ann', identity='ann@sso')
-    # Signed with the public key as if it were a shared secret.
+    # This token is signed with the public key as if it were a shared secret.
     parts = token().rpartition('.')[0]
     signature = jwt.get_algorithm_by_name('HS256').sign(parts.encode(), public.encode())
     forged = f'{parts}.{jwt.utils.base64url_encode(signature).decode()}'
@@ -760,7 +760,7 @@ def basic(text: str, encoding: str = 'utf-8') -> str:
 def test_basic_authentication(make: Callable[..., Authenticator], users: LocalUsers) -> None:
     users.add(LocalUser('åsa'), 'a:b ö:')
     authenticator = make()
-    for _ in range(2):  # the second time as it is remembered
+    for _ in range(2):  # the second time from the cache
         assert credentials_from_request(request(basic('åsa:a:b ö:')), authenticator) == Credentials('åsa')
     assert credentials_from_request(request(basic('joe@local:right').replace('Basic', 'bASIC ')), authenticator)
     with pytest.raises(AuthenticationFailedError, match=INCORRECT):
@@ -811,7 +811,7 @@ def test_a_backend_that_is_not_supported_lets_nobody_in_and_says_so(kind: str, w
         AuthenticationFailedError, match=rf'^Nobody is let in by the default auth backend: {refusal}\.$'
     ):
         authenticator.login('joe', 'right')
-    with pytest.raises(AuthenticationFailedError, match=INCORRECT):  # as one that there is not
+    with pytest.raises(AuthenticationFailedError, match=INCORRECT):  # as for a backend that does not exist
         authenticator.login('joe@later', 'right')
     tokens = refusal if kind == 'JwtAuth' else 'no auth backend of type JwtAuth is configured'
     with pytest.raises(AuthenticationFailedError, match=rf'^Tokens are not accepted: {tokens}\.$'):

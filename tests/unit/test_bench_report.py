@@ -1,4 +1,4 @@
-"""The benchmark's own reckoning: what is free, what may fail, and where its tables go."""
+"""The computations of the benchmark: free blocks, possible failures, and the place of its tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def flat(name: str, medians: float, quickest: float, ms: float = 1) -> Operation
     return OperationRow(name, ms, 1, None, 'floor', 1, small=Comparison('small', medians, quickest))
 
 
-def test_what_depends_on_the_machine_fails_only_a_strict_run() -> None:
+def test_limits_that_depend_on_the_machine_fail_only_a_strict_run() -> None:
     rows = [flat('flat', 1.5, 1.5), flat('noise', 2, 1), flat('dear', 1, 1, ms=2), flat('not flat', 1.6, 1.6)]
     measures = [Measure('promised', 1, '1', '2', False), Measure('firm', 1, '1', '2', False, firm=True)]
     measures += [Measure('kept', 1, '1', '2', True, firm=True), Measure('nothing promised', 1, '1')]
@@ -30,8 +30,8 @@ def test_what_depends_on_the_machine_fails_only_a_strict_run() -> None:
 
 @pytest.mark.parametrize('shape', SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize('count', [0, 1, SIBLINGS, 300])
-def test_what_is_free_is_known(shape: Shape, count: int) -> None:
-    """Found once more among all blocks, one by one."""
+def test_the_lowest_free_block_is_known(shape: Shape, count: int) -> None:
+    """Compare with a search through all blocks, one by one."""
     block = ip_network(shape.block)
     used = [ip_network(shape.prefix(*one)) for one in shape.used(count)]
     taken = [(int(one.network_address), int(one.broadcast_address)) for one in used]
@@ -82,14 +82,14 @@ def test_verdicts(before: float, after: float, allowance: float, ok: bool) -> No
 
 
 def slices(*last: float) -> list[health.Slice]:
-    """A run whose last tenth takes so many floors, median and quickest, where the others take 4 and 3."""
+    """Return slices of which the last has the floors `last`, median and quickest, and the others have 4 and 3."""
     sizes = [{'prefix': n, 'audit_log': n, 'audit_log_pkey': n} for n in (1, 2, 3)]
     return [
         health.Slice(1, 2, 3, 2, 0.5, *floors, size) for floors, size in zip([(4, 3), (4, 3), last], sizes, strict=True)
     ]
 
 
-def test_what_grows_by_design_is_not_judged() -> None:
+def test_growth_by_design_is_not_judged() -> None:
     assert [one.name for one in health.verdicts(slices(4, 3))] == [*LATENCIES, 'prefix, MB']
 
 

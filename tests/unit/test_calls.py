@@ -1,4 +1,4 @@
-"""The table of calls: every face is made from it, and what it says of a call holds."""
+"""The table of calls: every face is made from it, and each description in it is true."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ TRUSTED = Actor('t', None, 't', 'test', readonly=False, trusted=True)
 
 @pytest.fixture
 def nowhere() -> Backend:
-    """A backend whose database cannot be reached."""
+    """Return a backend with an unreachable database."""
     return Backend(Database('host=/nowhere'))
 
 
 @pytest.fixture
 def without_asn() -> Iterator[str]:
-    """The name of a call that is taken out of the table, which has its order again afterwards."""
+    """Yield the name of a call that is taken out of the table. Restore the table in its order afterwards."""
     table = dict(CALLS)
     del CALLS['list_asn']
     yield 'list_asn'
@@ -125,7 +125,7 @@ def test_a_call_is_described(call: calls.Call) -> None:
 def test_the_examples_of_a_call_can_be_read(call: calls.Call) -> None:
     given = {member.name: member.example for member in call.members if member.required}
     members = call.read(given)
-    hash(call.mode)  # frozen
+    hash(call.mode)  # a frozen mode is hashable
     assert call.changes == (call.mode not in (Mode.READ, Mode.COMPUTE))
     assert isinstance(call.mode, Mode | Message)
     if call.name == 'batch':

@@ -1,4 +1,4 @@
-"""`nipap import` up to the daemon: what files say, which daemon is meant, and what happens when nobody answers."""
+"""`nipap import` up to the daemon: the content of files, the choice of the daemon, and errors of a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEADER = 'prefix,type,description,tags,avps.site,vlan'
 
 @pytest.fixture(autouse=True)
 def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's own configuration."""
+    """Hide the configuration of the developer."""
     monkeypatch.setenv('HOME', str(tmp_path))
     for name in cli.KEYS.values():
         monkeypatch.delenv(name, raising=False)
@@ -161,7 +161,7 @@ TABLE = 'prefix,type,description\n10.0.0.0/8,reservation,"ö, é"\n10.0.0.0/24,a
     ],
 )
 def test_files_of_other_programs_are_read(read: Read, written: bytes) -> None:
-    """Encodings with a mark or without, separators with a first line or without, blank rows, cells and columns."""
+    """Read encodings and separators with or without a mark of them, and blank rows, cells and columns."""
     found = read(written)
     assert found.bad == []
     assert [found.columns.attr(row) for row in found.rows] == [
@@ -245,7 +245,7 @@ def test_a_stray_quote_loses_no_row_unnamed(read: Read, changes: dict[int, str],
 
 
 def test_a_quote_that_never_ends_is_given_up_after_a_while(read: Read) -> None:
-    """Else each stray quote would cost the reading of the whole file."""
+    """Otherwise each stray quote would cost the reading of the whole file."""
     lines = [f'10.{number >> 8}.{number & 255}.0/24,assignment,text' for number in range(20_000)]
     lines[5] = lines[5].replace('text', '"text')
     found = read('\n'.join(['prefix,type,description', *lines]))
@@ -293,7 +293,7 @@ def test_all_faults_of_a_line_are_named(read: Read) -> None:
     )
     assert [row.line for row in found.rows] == [3]
     reasons = {line: text.split('; ') for line, text in found.bad}
-    # One of the prefix has a semicolon of its own.
+    # One reason about the prefix contains a semicolon.
     assert [len(each) for each in reasons.values()] == [12, 4]
     words = ('mask', 'other', '4096', 'country', 'expires', '601', 'neither', 'comment', 'monitor', 'vrf_id', 'avps.k')
     assert [word for word in words if word not in '; '.join(reasons[2])] == []
@@ -348,7 +348,7 @@ def test_structs_written_apart_read_alike(members: dict[str, object]) -> None:
     assert len(value['rows']) == 2  # type: ignore[index]  # decoded values are objects
 
 
-# ---- which daemon
+# ---- the choice of the daemon
 
 
 def options(**given: str | None) -> argparse.Namespace:
@@ -463,7 +463,7 @@ def test_configurations_that_cannot_be_used(rc: Path, text: str, complaint: str)
         cli.server_of(options(), {}, rc)
 
 
-# ---- what is stored
+# ---- comparison with stored values
 
 
 @given(st.sampled_from(['tomorrow', 'in 2 days', '17:00', 'at 5 pm', 'eom', 'friday', 'noon', ' Next Week ']))
@@ -486,7 +486,7 @@ def test_values_from_before_a_limit_are_shown_as_they_are() -> None:
     assert differences({'tags': ['a']}, {'tags': []}) == ["tags is nil, not 'a'"]
 
 
-# ---- how far
+# ---- notes of progress
 
 
 def test_the_note_of_another_import_is_not_taken(tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_the_note_of_another_import_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_texts_that_no_index_can_hold_and_dates_that_are_none_are_named(read: Read) -> None:
-    """An import that is refused by the daemon in the middle would begin again, and never end."""
+    """If the daemon refused an import in the middle, the import would start again and never end."""
     long = 'x' * 601
     lines = (
         f'10.0.0.0/24,assignment,{long},"a, {"y" * 500}","2031-12-31T12:00:00 GMT",se',
@@ -533,12 +533,12 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> Non
     assert path.read_text() == text
 
 
-# ---- nobody answers
+# ---- errors of a server
 
 
 @pytest.fixture
 def server() -> Iterator[Callable[[bytes], int]]:
-    """Makes a server that gives one answer, whatever is asked, and hangs up; returns its port."""
+    """Yield a maker of a server that gives one answer to any request and closes. The maker returns the port."""
     threads: list[threading.Thread] = []
     listeners: list[socket.socket] = []
 
@@ -569,7 +569,7 @@ def server() -> Iterator[Callable[[bytes], int]]:
 
 @pytest.fixture
 def answers() -> Iterator[Callable[..., int]]:
-    """Makes a server that gives some answers to calls, one after the other; returns its port."""
+    """Yield a maker of a server that gives some answers to calls, in turn. The maker returns the port."""
     threads: list[threading.Thread] = []
 
     def make(*values: object) -> int:
@@ -623,7 +623,7 @@ def test_faults_are_raised(server: Callable[[bytes], int]) -> None:
     'answer',
     [b'', b'SSH-2.0\r\n', http(b'', '502 Bad Gateway'), http(b'<html>'), http(b''), http(b'<a/>')[:-2]],
 )
-def test_what_is_no_answer(server: Callable[[bytes], int], answer: bytes) -> None:
+def test_malformed_answers(server: Callable[[bytes], int], answer: bytes) -> None:
     port = server(answer)
     with pytest.raises(TransportError, match=f'127.0.0.1:{port}: '):
         ask(port)
@@ -631,7 +631,7 @@ def test_what_is_no_answer(server: Callable[[bytes], int], answer: bytes) -> Non
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs `nipap import` of a file with one good line, against a port."""
+    """Return a runner of `nipap import` against a port, for a file with one good line."""
     file = tmp_path / 'one.csv'
     file.write_text('prefix,type,description\n10.0.0.0/8,reservation,x\n')
     monkeypatch.setenv('NIPAP_USERNAME', 'ann')
@@ -657,7 +657,7 @@ def test_exit_codes(
 def test_options_before_the_command_hold(
     server: Callable[[bytes], int], command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last line says which daemon was asked."""
+    """The error names the daemon that was asked."""
     wrong = http(wire.encode_fault(1510, 'wrong password'))
     for place in range(2):
         port = server(wrong)
@@ -691,18 +691,18 @@ NETWORKS = [
 
 @pytest.mark.parametrize('outer', [*NETWORKS, '::/0', '2001:db8::/32', '::a00:0/128'])
 @pytest.mark.parametrize('inner', [*NETWORKS, '10.0.0.1/32', '2001:db8:1::/48', '2001:db9::/48'])
-def test_what_is_around_a_network_is_found_by_keys(outer: str, inner: str) -> None:
+def test_covering_networks_are_found_by_keys(outer: str, inner: str) -> None:
     one, other = ipaddress.ip_network(outer), ipaddress.ip_network(inner)
     if sheet._key(outer) < sheet._key(inner):
         expected = one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]
         assert importer._is_around(sheet._key(outer), sheet._key(inner)) == expected
 
 
-# ---- how far it is
+# ---- display of progress
 
 
 class Screen(io.StringIO):
-    """What is written to a terminal."""
+    """A terminal that keeps its text."""
 
     def isatty(self) -> bool:
         return True
@@ -740,7 +740,7 @@ def test_a_file_gets_a_line_each_tenth() -> None:
 
 
 def test_the_rate_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was there before it went on does not count."""
+    """Rows from before the run do not count."""
     clock = iter((100.0, 110.0))
     monkeypatch.setattr('time.monotonic', lambda: next(clock))
     file = io.StringIO()

@@ -1,4 +1,4 @@
-"""Headers for a collector, as OpenTelemetry's own exporters read them."""
+"""Headers for a collector, in the form that OpenTelemetry's own exporters read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration: what a file and a command line mean, and what is said when they mean nothing."""
+"""The configuration: the meaning of files and command lines, and the messages about wrong ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def read(tmp_path: Path) -> Reader:
-    """Load a file with this text, and these arguments after it."""
+    """Return a loader of a file with this text and of these arguments after it."""
 
     def reader(text: str, *args: str) -> Config:
         path = tmp_path / 'nipap.conf'
@@ -57,7 +57,7 @@ def make_certificate(cert: Path, key: Path, *options: str) -> None:
 
 
 def refused(read: Reader, text: str, *args: str) -> str:
-    """The one line that says why this text is no configuration."""
+    """Return the one line of the reason why this text is no configuration."""
     with pytest.raises(ConfigError) as error:
         read(text, *args)
     assert '\n' not in str(error.value)
@@ -424,7 +424,7 @@ def test_keys_of_the_section_default_hold_in_every_section(read: Reader, tmp_pat
     assert [warning.removeprefix(f'{tmp_path}/nipap.conf: ') for warning in loaded.warnings] == [
         '[DEFAULT] prot: unknown key, ignored, did you mean port?'
     ]
-    assert read('[DEFAULT]\nport = 4711\n').nipapd.port == 1337  # there is no section [nipapd]
+    assert read('[DEFAULT]\nport = 4711\n').nipapd.port == 1337  # the file has no section [nipapd]
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_keys_of_the_section_default_hold_in_every_section(read: Reader, tmp_pat
         ('[nipapd]\ncolour = green\n', '[nipapd] colour: unknown key, ignored'),
     ],
 )
-def test_what_was_probably_meant(read: Reader, text: str, warning: str) -> None:
+def test_a_misspelt_key_gets_a_suggestion(read: Reader, text: str, warning: str) -> None:
     (found,) = read(text).warnings
     assert found.endswith(f': {warning}')
 
@@ -446,7 +446,7 @@ def test_what_was_probably_meant(read: Reader, text: str, warning: str) -> None:
     ('args', 'meant'),
     [(['--prot', '1'], '--port'), (['--no-pidfile'], '--no-pid-file'), (['--datadir=x'], '--data-dir')],
 )
-def test_which_option_was_probably_meant(args: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_option_gets_a_suggestion(args: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         load(args, {})
     assert end.value.code == 2
@@ -683,7 +683,7 @@ def test_the_example_is_all_defaults_and_no_warning(tmp_path: Path) -> None:
 
 
 def commented_keys() -> list[tuple[str, str]]:
-    """(section, key) of every commented key under a section that is not."""
+    """Return (section, key) of every commented key under an uncommented section."""
     section, found = '', []
     for line in EXAMPLE.read_text().splitlines():
         if header := re.fullmatch(r'(#?)\[(.*)\]', line):
@@ -824,7 +824,7 @@ def test_a_collector(read: Reader) -> None:
         ('trace_id_header', 'perhaps'),
     ],
 )
-def test_what_cannot_be_traced(read: Reader, key: str, value: str) -> None:
+def test_invalid_settings_of_traces(read: Reader, key: str, value: str) -> None:
     assert f'[tracing] {key} = {value}: not a' in refused(read, f'[tracing]\n{key} = {value}\n')
 
 
@@ -846,12 +846,12 @@ def test_the_format_of_the_log(read: Reader) -> None:
         ('enabled = yes\nbrokers = x\ntopic_prefix = a b', 'not the beginning of the name of a topic'),
     ],
 )
-def test_what_kafka_cannot_use(read: Reader, text: str, problem: str) -> None:
+def test_invalid_settings_of_kafka(read: Reader, text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
         read(f'[kafka]\n{text}')
 
 
-def test_what_kafka_cannot_use_does_not_matter_while_it_is_not_enabled(read: Reader) -> None:
+def test_invalid_settings_of_kafka_are_warnings_while_it_is_not_enabled(read: Reader) -> None:
     loaded = read('[kafka]\nenabled = false\nsecurity_protocol = none\ntopic_prefix = a b\nsasl_password = hush\n')
     assert not loaded.kafka.enabled
     assert [re.sub(r'^.*: \[', '[', warning) for warning in loaded.warnings] == [

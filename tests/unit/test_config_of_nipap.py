@@ -1,6 +1,6 @@
-"""Every key that NIPAP documents, with the values of its documentation: each is used, or a message names it.
+"""Every key that NIPAP documents, with the values of its documentation: each key is used, or a message names it.
 
-The one exception is a back end or section that is not used as a whole: then the message names that.
+The one exception is a back end or section that is not used as a whole. Then the message names the back end or section.
 
 The keys are those of ``nipap.conf.dist`` and of the authentication library of NIPAP (MIT licence,
 github.com/SpriteLink/NIPAP), releases 0.19 to 0.32.7.
@@ -33,7 +33,7 @@ NOBODY = 'there is no such user'
 
 
 class Key(NamedTuple):
-    """A line of the documentation, and how its value is found in the configuration: in settings, or in a message."""
+    """A line of the documentation, and the place of its value: a setting of the configuration, or a message."""
 
     section: str
     line: str
@@ -42,7 +42,7 @@ class Key(NamedTuple):
 
 
 def daemon(line: str, value: Any, field: str = '') -> Key:
-    """A key of [nipapd] that is used under its own name."""
+    """Return a key of [nipapd] that is used under its own name."""
     name = field or line.partition('=')[0].strip()
     return Key('nipapd', line, lambda config: getattr(config.nipapd, name), value)
 
@@ -143,7 +143,7 @@ KEYS = (
 
 @pytest.mark.parametrize('key', KEYS, ids=lambda key: f'[{key.section}] {key.line.partition(";")[0].strip()}')
 def test_a_key_of_nipap_is_used_or_named(key: Key, tmp_path: Path) -> None:
-    """Alone, beside what its section needs; a value that is used is no warning, a key that is ignored is one."""
+    """Load the key alone, with the needs of its section. A used value gives no warning, an ignored key gives one."""
     needed = BASE[key.section] or ''
     path = tmp_path / 'nipap.conf'
     sections = {'auth.backends.ldap1': BASE['auth.backends.ldap1']} if 'ldap1' in key.line else {}

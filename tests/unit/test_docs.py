@@ -1,4 +1,4 @@
-"""What the documentation says is so: commands, options, files, codes and modules are those that there are."""
+"""The documentation is true: its commands, options, files, codes and modules exist."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOP_LEVEL = {
     *('README.md', 'SECURITY.md', 'requirements.lock', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'Makefile'),
     *('.ci', '.gitignore', '.pre-commit-config.yaml'),
 }
-# What is not done yet, and places that exist on one machine only.
+# Unfinished work, and places that exist on one machine only.
 UNFIT = re.compile(r'\b(?:TODO|FIXME|XXX|TBD)\b|(?<![\w.])/(?:work|root|home)/')
 FREE_RELATIVE = re.compile(r'\b(?:what|who|whoever|whose|those that|those who|one that|that of)\b', re.IGNORECASE)
 PLAIN = [
@@ -48,24 +48,24 @@ def shell_blocks() -> list[str]:
 
 
 def man_text(path: Path) -> str:
-    """A manual page without the marks that change no word."""
+    """Return a manual page without the marks that change no word."""
     return re.sub(r'\\f[BIRP]|"', '', path.read_text()).replace('\\-', '-')
 
 
 def between(start: str, end: str, text: str) -> str:
-    """What stands between the first match of one pattern and the next of another, line by line."""
+    """Return the text between the first match of one pattern and the next match of another, line by line."""
     found = re.search(rf'^{start}(.*?)^{end}', text, re.MULTILINE | re.DOTALL)
     assert found, start
     return found[1]
 
 
 def options_in(text: str) -> set[str]:
-    """Words that begin with a hyphen or two, as options do."""
+    """Return the words that begin with one or two hyphens, as options do."""
     return set(re.findall(r'(?<![\w-])--?[A-Za-z][\w-]*', text))
 
 
 def help_of(program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the option --help prints, on lines that are not broken."""
+    """Return the output of --help, without line breaks in paragraphs."""
     monkeypatch.setenv('COLUMNS', '1000')
     with pytest.raises(SystemExit) as ended:
         PROGRAMS[program][0](['--help'])
@@ -77,7 +77,7 @@ def help_of(program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 def test_the_first_two_commands_of_the_readme_are_one_line_each() -> None:
-    """`.ci/run` adds options to the first, and runs the second as it is."""
+    """`.ci/run` adds options to the first command, and runs the second unchanged."""
     serve, test, *_ = shell_blocks()
     assert re.fullmatch('.* && .venv/bin/nipapd', serve)
     assert re.fullmatch('.* && .venv/bin/pytest( -n [0-9]+)?', test)
@@ -118,7 +118,7 @@ def test_nobody_is_sent_to_an_index_that_does_not_have_this_package() -> None:
 def test_hooks_of_git_run_parts_of_make_check_without_the_network() -> None:
     rules = (ROOT / 'Makefile').read_text().replace('$(BIN)', '.venv/bin')
     (repository,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
-    assert repository['repo'] == 'local'  # another kind is fetched
+    assert repository['repo'] == 'local'  # hooks of another kind are fetched
     for hook in repository['hooks']:
         assert hook['language'] == 'system'
         assert f'\t{hook["entry"]}\n' in rules
@@ -202,7 +202,7 @@ def test_a_document_is_fit_to_read(document: Path) -> None:
 
 @pytest.mark.parametrize('name', PLAIN)
 def test_a_page_in_plain_english_stays_so(name: str) -> None:
-    """A noun is easier to read than a relative without one: at most 6 of these in 1,000 words."""
+    """A noun is easier to read than a free relative: a page has at most 6 of them in 1,000 words."""
     text = re.sub(r'```.*?```|`[^`]*`', '', (ROOT / name).read_text(), flags=re.DOTALL)
     found = [match[0] for match in FREE_RELATIVE.finditer(text)]
     assert len(found) <= 6 * len(text.split()) / 1000, found
@@ -210,7 +210,7 @@ def test_a_page_in_plain_english_stays_so(name: str) -> None:
 
 @pytest.mark.parametrize('program', PROGRAMS)
 def test_a_manual_page_can_be_formatted(program: str) -> None:
-    """Each macro is one that the format has, and fonts that are opened by escapes are closed on their line."""
+    """Each macro belongs to the format, and fonts that are opened by escapes are closed on their line."""
     for line in PROGRAMS[program][1].read_text().splitlines():
         assert re.match(r'\.(?:TH|SH|TP|PP|B|I|BR|IR|nf|fi)\b|[^.\']', line), line
         assert len(re.findall(r'\\f[BI]', line)) == len(re.findall(r'\\fR', line)), line

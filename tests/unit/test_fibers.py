@@ -1,4 +1,4 @@
-"""Fibers: work that takes turns on one event loop, and how it waits."""
+"""Fibers: work that takes turns on one event loop, and its waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Go = Callable[[], None]
 
 
 def wait_for_others(fibers: Fibers, seconds: float = 0.005) -> None:
-    """Wait, in a place, as for another fiber; this one is woken by the loop."""
+    """Wait in a place as for another fiber. The loop wakes this fiber."""
     fibers.until(lambda go_on: asyncio.get_running_loop().call_later(seconds, go_on) and None)
 
 
@@ -49,7 +49,7 @@ def test_a_fiber_that_starts_another_is_not_woken_by_it() -> None:
     assert sorted(told) == ['first', 'second', 'second', 'second']  # in any order on a slow machine
 
 
-def test_who_sleeps_lets_others_run() -> None:
+def test_a_sleeping_fiber_lets_others_run() -> None:
     fibers, done = Fibers(), []
 
     def sleeper() -> None:
@@ -75,7 +75,7 @@ def test_giving_way_is_taking_turns() -> None:
     assert said == ['a0', 'b0', 'a1', 'b1', 'a2', 'b2']
 
 
-def test_what_a_fiber_starts_does_not_wake_it() -> None:
+def test_a_child_fiber_does_not_wake_its_parent() -> None:
     fibers, said = Fibers(), []
 
     def child() -> None:
@@ -107,7 +107,7 @@ def test_work_aside_keeps_its_own_thread_busy() -> None:
     fibers.end()
 
 
-def test_what_goes_wrong_aside_is_raised() -> None:
+def test_an_error_aside_is_raised() -> None:
     fibers, caught = Fibers(), []
 
     def asking() -> None:
@@ -147,12 +147,12 @@ def test_more_than_may_run_wait_in_order_and_too_many_are_not_taken() -> None:
 
     assert run(fibers, *map(work, range(4)), settled=lambda: len(order) == 3) == [True, True, True, False]
     assert order == [0, 1, 2]
-    # Whoever ended has made room.
+    # The fibers that ended have made room.
     assert run(fibers, work(4), work(5), settled=lambda: len(order) == 5) == [True, True]
     assert order == [0, 1, 2, 4, 5]
 
 
-def test_what_fails_makes_room() -> None:
+def test_a_failed_fiber_makes_room() -> None:
     fibers, done = Fibers(most_running=1), []
 
     async def main() -> None:
@@ -165,7 +165,7 @@ def test_what_fails_makes_room() -> None:
     assert (done, fibers.running) == ([1], 0)
 
 
-def test_the_end_ends_what_waits() -> None:
+def test_the_end_ends_waiting_fibers() -> None:
     fibers, ended = Fibers(most_running=1), []
 
     def work() -> None:
@@ -196,7 +196,7 @@ def test_outside_a_fiber_everything_blocks() -> None:
 
 
 class Asked:
-    """A connection whose answer takes a while: it becomes readable when somebody writes to the other end."""
+    """A connection with a slow answer: it becomes readable when the test writes to the other end."""
 
     def __init__(self, ours: Any, states: list[int], *, takes_long: bool = False) -> None:
         self._ours = ours
@@ -213,12 +213,12 @@ class Asked:
         return int(self._ours.fileno())
 
 
-def test_who_waits_for_a_slow_answer_lets_others_run() -> None:
+def test_a_fiber_that_waits_for_a_slow_answer_lets_others_run() -> None:
     fibers, order = Fibers(), []
     ours, theirs = socket.socketpair()
 
     def asking() -> None:
-        fibers.wait_for_postgresql(Asked(ours, [2, 1, 1, 0]), None)  # to be written, then twice to be read
+        fibers.wait_for_postgresql(Asked(ours, [2, 1, 1, 0]), None)  # one poll to write, then two to read
         order.append('answered')
 
     def other() -> None:
@@ -246,7 +246,7 @@ def test_an_answer_that_comes_at_once_is_waited_for_on_the_spot_unless_it_takes_
 
 
 @pytest.mark.parametrize('in_fiber', [True, False])
-def test_what_is_not_answered_in_time_is_given_up(in_fiber: bool) -> None:
+def test_a_late_answer_is_given_up(in_fiber: bool) -> None:
     fibers, answered = Fibers(), []
     ours, theirs = socket.socketpair()
 
@@ -288,7 +288,7 @@ def test_a_stream_counts_no_more_as_running_and_gives_nothing_back_twice(monkeyp
     assert said == [1]
 
 
-def test_who_sleeps_or_waits_for_a_client_or_postgresql_holds_no_place() -> None:
+def test_a_fiber_that_sleeps_or_waits_holds_no_place() -> None:
     fibers, said = Fibers(most_running=1, most_waiting=0), []
     ours, theirs = socket.socketpair()
 

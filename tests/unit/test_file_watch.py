@@ -1,4 +1,4 @@
-"""A file of accounts that is watched: no change of it is missed, however it is made and whatever its clock says."""
+"""The watch of a file of accounts misses no change, made in any way and with any time on the file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add(file: Path, name: str = 'x') -> None:
 
 
 def settle(file: Path) -> None:
-    """Wait until the last change of the file is older than what counts as recent."""
+    """Wait until the last change of the file no longer counts as recent."""
     while time.time_ns() - os.stat(file).st_ctime_ns < 2e9 * SETTLED_S:
         time.sleep(0.005)
 
@@ -91,7 +91,7 @@ def test_no_change_of_many_within_one_tick_is_missed(file: Path, watch: FileWatc
 
 def test_commits_in_another_file_are_seen(file: Path, watch: FileWatch) -> None:
     use_wal(file)
-    with closing(sqlite3.connect(file)):  # while somebody has it open, commits stay in the other file
+    with closing(sqlite3.connect(file)):  # while another connection has the file open, commits stay in the other file
         for number in range(20):
             settle(file)
             before = watch.revision()
@@ -112,7 +112,7 @@ def test_a_file_at_rest_is_not_read(file: Path, watch: FileWatch, monkeypatch: p
 
 
 def test_a_closed_watch_has_no_file_open(file: Path, watch: FileWatch) -> None:
-    """It may be closed so that another file can be put in its place, or the data directory be removed."""
+    """A watch is closed so that another file can take the place, or the data directory can be removed."""
 
     def is_open() -> bool:
         return any(os.path.realpath(entry) == str(file) for entry in Path('/proc/self/fd').iterdir())

@@ -1,4 +1,4 @@
-"""The XML-RPC transport: who may call, what is passed on, and that every outcome is an answer clients can read."""
+"""The XML-RPC transport: rights, arguments, and an answer for every outcome that clients can read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASIC = {'Authorization': 'Basic ' + base64.b64encode(f'ann:{PASSWORD}'.encode()
 BEARER = {'Authorization': 'Bearer good.token'}
 MAX_BODY = 200_000
 
-# A number for ever for each error that a client can see.
+# The permanent number of each error that a client can see.
 CODES = {
     'NipapError': 1000,
     'NipapUnavailableError': 1010,
@@ -59,7 +59,7 @@ CODES = {
 
 
 class Knower:
-    """Stands in for the authenticator: ann is trusted, bob is not, and so are those who bring the token."""
+    """A stand-in for the authenticator: ann is trusted, bob is not, and neither is the user of the token."""
 
     def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         if username not in ('ann', 'bob') or password != PASSWORD:
@@ -73,7 +73,7 @@ class Knower:
 
 
 class Recorder:
-    """Stands in for the backend: notes each call, and answers or raises what the test has put into `answer`."""
+    """A stand-in for the backend: it notes each call, and returns or raises the value of `answer`."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Actor, dict[str, Any]]] = []
@@ -107,7 +107,7 @@ def body_of(method: str, *parameters: Any) -> bytes:
 
 
 def post(client: FlaskClient, body: bytes, headers: dict[str, str] = BASIC, path: str = '/XMLRPC', **more: Any) -> Any:
-    """The value that came back; a fault is raised."""
+    """Return the value of the answer, or raise its fault."""
     response = client.post(path, data=body, headers=headers, **more)
     assert response.status_code == 200
     assert response.headers['Content-Type'] == 'text/xml'
@@ -167,7 +167,7 @@ def test_nothing_is_kept_for_the_next_request(client: FlaskClient) -> None:
     assert 'Set-Cookie' not in response.headers
 
 
-# ---- who may call
+# ---- rights
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def keyed(client: FlaskClient, header: str | None, method: str = 'add_prefix', *
         ('"k"', 'k', 'k'),
         (r'"a \"b\" \\c"', None, r'a "b" \c'),
         ('"k";p=1', None, 'k'),
-        ('', None, ''),  # what a key may be is not the transport's business
+        ('', None, ''),  # the transport does not judge the form of a key
         (None, 5, 5),
     ],
 )
@@ -345,7 +345,7 @@ def test_an_unexpected_exception_shows_nothing_but_a_number(
     assert BASIC['Authorization'] not in caplog.text
 
 
-def test_what_cannot_be_encoded_is_an_internal_error(client: FlaskClient, backend: Recorder) -> None:
+def test_an_answer_that_cannot_be_encoded_is_an_internal_error(client: FlaskClient, backend: Recorder) -> None:
     backend.answer = {'a': object()}
     code, text = fault_of(client, body_of('version', {'auth': AUTH}))
     assert (code, text[:15]) == (1000, 'Internal error,')
@@ -508,7 +508,7 @@ def test_long_answers_are_the_same(client: FlaskClient, backend: Recorder, encod
     ('error', 'fault'),
     [(NipapError('no more'), (1000, 'no more')), (KeyError('no more'), (1000, 'Internal error, request id'))],
 )
-def test_what_fails_in_the_middle_of_a_long_answer_is_a_fault(
+def test_an_error_in_the_middle_of_a_long_answer_is_a_fault(
     client: FlaskClient, backend: Recorder, rows_before: int, error: Exception, fault: tuple[int, str]
 ) -> None:
     ended = []
@@ -526,7 +526,7 @@ def test_what_fails_in_the_middle_of_a_long_answer_is_a_fault(
     assert ended == [True]
 
 
-def test_reading_ends_when_what_was_read_cannot_be_encoded(client: FlaskClient, backend: Recorder) -> None:
+def test_reading_ends_when_a_row_cannot_be_encoded(client: FlaskClient, backend: Recorder) -> None:
     ended = []
 
     def chunks() -> Iterator[list[Any]]:
@@ -631,7 +631,7 @@ def test_an_id_is_made_when_none_can_be_used(client: FlaskClient, given: str | N
 
 
 @pytest.mark.parametrize(('verb', 'path', 'status'), [('GET', '/nothing', 404), ('DELETE', '/XMLRPC', 405)])
-def test_what_is_no_call_has_an_id_too(client: FlaskClient, verb: str, path: str, status: int) -> None:
+def test_a_request_without_a_call_has_an_id_too(client: FlaskClient, verb: str, path: str, status: int) -> None:
     client.post('/XMLRPC', data=body_of('version', {'auth': AUTH}), headers={**BASIC, 'X-Request-ID': 'former'})
     answer = client.open(path, method=verb, headers={'X-Request-ID': 'mine'})
     assert (answer.status_code, answer.headers['X-Request-ID']) == (status, 'mine')

@@ -1,4 +1,4 @@
-"""The lane of passwords that are hashed: few at once, addresses in turns, known users first."""
+"""The lane of passwords to hash: few at once, addresses in turns, known users first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ HERE, THERE = Party('\0here', 'here', proved=False), Party('\0there', 'there', p
 
 def run(fibers: Fibers, *works: tuple[Party, Callable[[], None]]) -> None:
     """Run works for parties until all have ended."""
-
     ended = []
 
     def ending(work: Callable[[], None]) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Idempotency keys without a database: what is a key, what identifies a call, and how answers are kept."""
+"""Idempotency keys without a database: the form of keys, the fingerprint of a call, and the encoding of answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(T
 
 
 def exact(value: Any) -> Any:
-    """A value in a form in which only what has the same type, order and digits is equal."""
+    """Return a value in a form that is equal only for the same types, order and digits."""
     if isinstance(value, dict):
         return [(name, exact(item)) for name, item in value.items()]
     if isinstance(value, list):
@@ -58,7 +58,7 @@ def test_names_of_ours_are_names_like_others() -> None:
     assert decode(encode(value)) == value
 
 
-def test_what_cannot_be_kept_is_no_answer() -> None:
+def test_a_value_that_cannot_be_kept_is_refused() -> None:
     with pytest.raises(TypeError, match='set cannot be kept'):
         encode([{1}])
 
@@ -97,7 +97,7 @@ def test_keys(key: str) -> None:
 
 
 @pytest.mark.parametrize('key', ['', 'k' * 256, 'a\nb', '\0', '\u200b', '\ud800', 1, True, [], {}, b'k'])
-def test_what_is_no_key(key: object) -> None:
+def test_invalid_keys(key: object) -> None:
     with pytest.raises(NipapValueError, match='must be a string of 1 to 255 printable characters') as refused:
         read_key(key)
     assert len(str(refused.value)) < 400
@@ -126,8 +126,11 @@ def test_another_call_has_another(other: tuple[str, str, dict[str, Any]]) -> Non
     assert fingerprint(*other) != fingerprint(*CALL)
 
 
-def test_the_methods_that_take_keys_are_those_that_change_something() -> None:
-    """What refuses a read-only user before anything else, and batch, which may hold such calls."""
+def test_exactly_the_changing_methods_take_keys() -> None:
+    """The methods with keys refuse a read-only user before anything else.
+
+    `batch` takes a key too, as it may hold such calls.
+    """
     reader = Actor('r', None, 'r', 'test', readonly=True)
     backend = Backend(Database('host=/nowhere'))
 

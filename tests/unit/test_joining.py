@@ -1,4 +1,4 @@
-"""Joining: calls that come while one of their kind is under way are made one."""
+"""Joining: concurrent calls of a kind are executed together after the call under way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fibers() -> Iterator[Fibers]:
 
 
 class Bench:
-    """Shares that are doubled, by calls of which it is noted what was done together; all take a moment."""
+    """Calls that double their shares. It notes the shares of each execution; every execution takes a moment."""
 
     def __init__(self, together: Callable[[list[int]], Any] | None = None) -> None:
         self.done: list[list[int]] = []
@@ -62,12 +62,12 @@ def test_one_call_needs_nobody_else() -> None:
     assert bench.done == [[1], [2]]
 
 
-def test_those_that_come_meanwhile_are_the_next(fibers: Fibers) -> None:
+def test_calls_that_wait_are_executed_together_next(fibers: Fibers) -> None:
     bench = Bench()
     run(fibers, *[bench.call(share) for share in range(1, 6)])
     assert bench.done == [[1], [2, 3, 4, 5]]
     assert bench.answers == {share: 2 * share for share in range(1, 6)}
-    run(fibers, *[bench.call(share) for share in range(6, 8)])  # nothing is left behind
+    run(fibers, *[bench.call(share) for share in range(6, 8)])  # no state remains
     assert bench.done[2:] == [[6], [7]]
 
 
@@ -85,7 +85,7 @@ def test_too_many_are_several(fibers: Fibers, monkeypatch: pytest.MonkeyPatch) -
     assert bench.answers == {share: 2 * share for share in range(1, 9)}
 
 
-def test_what_cannot_be_done_together_is_done_alone(fibers: Fibers) -> None:
+def test_calls_that_cannot_be_done_together_are_done_alone(fibers: Fibers) -> None:
     bench = Bench(together=lambda _: None)
     run(fibers, *[bench.call(share) for share in (1, 2, -3, 4)])
     assert bench.done[:2] == [[1], [2, -3, 4]]
@@ -94,14 +94,14 @@ def test_what_cannot_be_done_together_is_done_alone(fibers: Fibers) -> None:
     assert isinstance(bench.answers[-3], ValueError)
 
 
-def test_what_fails_alone_fails_for_itself(fibers: Fibers) -> None:
+def test_a_call_that_fails_alone_fails_for_itself(fibers: Fibers) -> None:
     bench = Bench()
     run(fibers, *[bench.call(share) for share in (-1, 2, 3)])
     assert isinstance(bench.answers[-1], ValueError)
     assert (bench.answers[2], bench.answers[3]) == (4, 6)
 
 
-def test_what_is_raised_for_one_is_its_own(fibers: Fibers) -> None:
+def test_an_error_of_one_call_is_raised_for_it_alone(fibers: Fibers) -> None:
     bench = Bench(together=lambda shares: [ValueError(share) if share == 3 else 2 * share for share in shares])
     run(fibers, *[bench.call(share) for share in (1, 2, 3, 4)])
     assert bench.done == [[1], [2, 3, 4]]
@@ -109,7 +109,7 @@ def test_what_is_raised_for_one_is_its_own(fibers: Fibers) -> None:
     assert bench.answers == {1: 2, 2: 4, 4: 8}
 
 
-def test_what_goes_wrong_together_is_raised_for_all(fibers: Fibers) -> None:
+def test_an_error_of_joined_calls_is_raised_for_all(fibers: Fibers) -> None:
     def wrong(_: list[int]) -> list[int]:
         raise KeyError('wrong')
 
@@ -120,7 +120,7 @@ def test_what_goes_wrong_together_is_raised_for_all(fibers: Fibers) -> None:
     assert bench.done == [[1], [2, 3]]
 
 
-def test_the_end_ends_who_waits(fibers: Fibers) -> None:
+def test_the_end_ends_waiting_calls(fibers: Fibers) -> None:
     bench = Bench()
 
     async def main() -> None:

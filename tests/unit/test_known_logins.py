@@ -1,4 +1,4 @@
-"""Logins that are known to all handlers: no hash, no limit, as long as the account is as it was."""
+"""Logins that are known to all handlers: no hash and no limit, while the account is unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def users(tmp_path: Path) -> LocalUsers:
 
 @pytest.fixture
 def make(users: LocalUsers) -> Iterator[Make]:
-    """Makes authenticators as handlers of one daemon have them: with memory in common."""
+    """Yield a maker of authenticators with shared memory, like the handlers of one daemon."""
     counts, known = LoginCounts(), KnownLogins()
     made: list[Authenticator] = []
 
@@ -54,7 +54,7 @@ def make(users: LocalUsers) -> Iterator[Make]:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The users whose passwords are hashed meanwhile."""
+    """Return a list that collects the users whose passwords are hashed."""
     found: list[str] = []
     authenticate = LocalUsers.authenticate
 
@@ -74,14 +74,14 @@ def is_heard(authenticator: Authenticator, name: str, password: str | None = Non
 
 
 def use_up(authenticator: Authenticator) -> None:
-    """Fail until the address is refused."""
+    """Fail logins until the address is refused."""
     for number in range(4):
         assert not is_heard(authenticator, f'nobody {number}')
     with pytest.raises(AuthenticationFailedError, match='too many failed logins'):
         authenticator.login('nobody', 'x', HERE)
 
 
-def test_what_one_handler_has_heard_the_others_know(make: Make, hashed: list[str]) -> None:
+def test_a_login_at_one_handler_is_known_to_the_others(make: Make, hashed: list[str]) -> None:
     first, second = make(), make()
     assert is_heard(first, 'ann')
     assert is_heard(second, 'ann')
@@ -90,14 +90,14 @@ def test_what_one_handler_has_heard_the_others_know(make: Make, hashed: list[str
     third = make()
     assert all(is_heard(each, 'ann') for each in (first, second, third) * 3)
     assert hashed.count('ann') == 1
-    assert not is_heard(third, 'bob')  # never heard before
+    assert not is_heard(third, 'bob')  # never logged in before
     assert not is_heard(third, 'ann', 'password of bob')
 
 
-def test_who_logged_in_within_a_day_is_not_refused(
+def test_a_user_who_logged_in_within_a_day_is_not_refused(
     make: Make, hashed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the password is checked again, once `auth_cache_timeout` is over."""
+    """The password is checked again, once `auth_cache_timeout` is over."""
     authenticator = make(60)
     assert is_heard(authenticator, 'ann')
     use_up(authenticator)

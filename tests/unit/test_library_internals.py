@@ -1,6 +1,6 @@
-"""What our code uses of libraries beyond their documentation is there: a new version that lacks it is named here first.
+"""The undocumented parts of libraries that our code uses exist: a new version without a part is named here first.
 
-Each test fails with a sentence: which internal is gone, and which of our modules uses it.
+Each test fails with a sentence: the missing internal, and the module that uses it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from nipapd import binaries, fibers, streams
 
 
 def internal(holds: object, library: str, what: str, user: str) -> None:
-    """Fail with the name of the internal unless it is there as we use it."""
+    """Fail with the name of the internal unless it exists in the form that we use."""
     if not holds:
         pytest.fail(f'{library} {version(library)} {what}; {user} relies on it', pytrace=False)
 
@@ -58,7 +58,7 @@ def takes(function: Callable[..., Any], *names: str) -> bool:
 
 
 class Told(HTTPMessageDelegate):
-    """Notes what Tornado says of a request, and answers it unless it is to wait."""
+    """A delegate that notes Tornado's calls about a request, and answers it, if asked after `wait`."""
 
     def __init__(self, connection: Any, wait: asyncio.Event | None = None) -> None:
         self.connection = connection
@@ -85,7 +85,7 @@ class Told(HTTPMessageDelegate):
 
 
 class Served(HTTPServerConnectionDelegate):
-    """A server's side of one connection."""
+    """The server's side of one connection."""
 
     def __init__(self, wait: asyncio.Event | None = None) -> None:
         self.wait = wait
@@ -108,10 +108,10 @@ async def converse(
     before: Callable[[HTTP1ConnectionParameters], None] = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> bytes:
-    """Serve one connection on which `sent` arrives; return the answer up to its end.
+    """Serve one connection on which `sent` arrives, and return the answer up to its end.
 
-    Call `before` when the connection is served and nothing has arrived, and `meanwhile` before a delegate that waits
-    goes on.
+    `before` is called when the connection is served and nothing has arrived, `meanwhile` before a waiting delegate goes
+    on.
     """
     near, far = socket.socketpair()
     near.setblocking(False)
@@ -167,7 +167,7 @@ def test_tornado_tells_of_connections_as_the_server_wants_to_hear() -> None:
     )
 
 
-def test_tornado_waits_for_what_headers_received_returns() -> None:
+def test_tornado_waits_for_the_result_of_headers_received() -> None:
     async def serve() -> Told:
         delegate = Served(asyncio.Event())
         await converse(GET, delegate, meanwhile=lambda: seen.extend(delegate.requests[0].events))
@@ -183,7 +183,7 @@ def test_tornado_waits_for_what_headers_received_returns() -> None:
     )
 
 
-def test_tornado_counts_what_is_written_and_what_was_taken() -> None:
+def test_tornado_counts_written_and_taken_bytes() -> None:
     async def write() -> tuple[object, object]:
         near, far = socket.socketpair()
         near.setblocking(False)
@@ -199,7 +199,7 @@ def test_tornado_counts_what_is_written_and_what_was_taken() -> None:
     internal(counted == (10, 10), 'tornado', 'lacks IOStream._total_write_index or _total_write_done_index', uses)
 
 
-def test_tornado_says_what_is_no_http_in_the_bytes_that_are_replaced() -> None:
+def test_tornado_answers_malformed_http_with_the_replaced_bytes() -> None:
     answer = asyncio.run(converse(b'nonsense\r\n\r\n', Served()))
     internal(
         answer == streams.MALFORMED,
@@ -229,7 +229,7 @@ def test_tornado_reads_a_change_of_no_keep_alive_for_each_request() -> None:
     )
 
 
-def test_tornado_streams_show_what_has_arrived() -> None:
+def test_tornado_streams_show_arrived_bytes() -> None:
     async def look() -> tuple[Any, Any]:
         (near, far), (other, another) = socket.socketpair(), socket.socketpair()
         stream, encrypted = IOStream(near), SSLIOStream(other)
@@ -311,7 +311,7 @@ def test_tornado_objects_have_the_attributes_that_are_used() -> None:
 
 
 def test_tornado_keeps_what_a_start_request_returns() -> None:
-    """The delegate that it makes is wrapped: its two methods are passed on as they are."""
+    """The delegate that `start_request` makes is wrapped: its methods are passed on unchanged."""
     delegate = HTTPServer(lambda request: None).start_request(object(), None)  # type: ignore[arg-type]
     for name in ('headers_received', 'data_received', 'finish', 'on_connection_close'):
         internal(hasattr(delegate, name), 'tornado', f'makes delegates without {name}', 'nipapd.server._Request')
@@ -390,7 +390,7 @@ def test_werkzeug_tells_of_a_body_that_is_cut_off() -> None:
     internal(False, 'Werkzeug', 'does not raise ClientDisconnected for a body that is cut off', 'nipap.http.bodies')
 
 
-def test_werkzeug_closes_what_an_answer_holds() -> None:
+def test_werkzeug_calls_the_close_functions_of_an_answer() -> None:
     closed: list[bool] = []
     response = Response(b'')
     response.call_on_close(lambda: closed.append(True))
@@ -401,7 +401,7 @@ def test_werkzeug_closes_what_an_answer_holds() -> None:
 # ---- psycopg2, in nipap/connecting.py and nipapd/fibers.py
 
 
-def test_psycopg2_numbers_what_it_waits_for() -> None:
+def test_psycopg2_numbers_its_wait_states() -> None:
     numbers = psycopg2.extensions.POLL_OK, psycopg2.extensions.POLL_READ
     internal(
         numbers == (fibers.READY, fibers.READABLE),
@@ -412,7 +412,10 @@ def test_psycopg2_numbers_what_it_waits_for() -> None:
 
 
 def test_psycopg2_waits_by_a_function_of_ours() -> None:
-    """It is given the connection, which has `poll` and `fileno`; what it raises ends the attempt to connect."""
+    """The function gets the connection, which has `poll` and `fileno`.
+
+    An error in the function ends the attempt to connect.
+    """
     given: list[Any] = []
 
     def wait(connection: Any) -> None:
@@ -443,7 +446,7 @@ def test_psycopg2_waits_by_a_function_of_ours() -> None:
 # ---- greenlet, in nipapd/fibers.py
 
 
-def test_greenlets_are_children_of_whoever_makes_them() -> None:
+def test_greenlets_are_children_of_their_maker() -> None:
     made: list[greenlet.greenlet] = []
     main = greenlet.getcurrent()
     internal(main.parent is None, 'greenlet', 'has a parent of the first greenlet of a thread', 'nipapd.fibers')
@@ -467,7 +470,7 @@ def test_greenlets_are_children_of_whoever_makes_them() -> None:
 
 
 def test_the_names_of_our_code_in_this_file_are_right() -> None:
-    """A sentence that names a module which has moved helps nobody."""
+    """A message about a module that has moved would help nobody."""
     for name in set(re.findall(r"'(nipapd?\.[\w.]+)'", Path(__file__).read_text())):
         pkgutil.resolve_name(name)
 

@@ -1,4 +1,4 @@
-"""Failed logins: what they cost those who fail, and that others do not pay for it."""
+"""Failed logins: their price for the failing address or name, and no price for others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSED = r'^Incorrect username or password: too many failed logins, try again i
 
 
 class Patience(waiting.Blocking):
-    """Notes how long is waited; the clock goes on by that without anybody waiting."""
+    """A wait that notes its durations and moves the clock on by them without waiting."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waits: list[float] = []
@@ -58,7 +58,7 @@ def fail(limits: LoginLimits, times: int = 1, address: str = HERE, user: str = '
 
 
 def is_heard(limits: LoginLimits, address: str = HERE, user: str = 'joe') -> bool:
-    """Whether a right password is looked at."""
+    """Return whether a right password is checked."""
     try:
         return limits.guarded(address, user, lambda: True) is True
     except AuthenticationFailedError:
@@ -131,7 +131,7 @@ def test_the_delay_of_a_name_ends_where_too_many_wait(patience: Patience, monkey
 
 def test_few_wait_for_one_address() -> None:
     limits = LoginLimits(100, 1000)
-    fail(limits, 30)  # waits a moment, and so much that the next ones wait for long
+    fail(limits, 30)  # so many that the last one waits a moment and the next ones would wait for long
     inside = threading.Semaphore(0)
     release = threading.Event()
 
@@ -161,7 +161,7 @@ def test_right_passwords_leave_nothing_behind(patience: Patience) -> None:
     assert not any(counts._memory.bytes)
 
 
-def test_what_could_not_be_looked_at_is_no_failure(patience: Patience) -> None:
+def test_an_unchecked_password_is_no_failure(patience: Patience) -> None:
     limits = LoginLimits(4, 60)
 
     def broken() -> None:
@@ -247,7 +247,7 @@ def test_an_attempt_that_never_ends_is_forgotten_with_the_rest(patience: Patienc
     assert is_heard(limits)
 
 
-def test_the_memory_does_not_grow_and_those_who_fail_most_are_remembered() -> None:
+def test_the_memory_does_not_grow_and_keeps_the_most_frequent_failures() -> None:
     counts = LoginCounts()
     size = len(counts._memory.bytes)
     now = time.monotonic()
@@ -278,7 +278,7 @@ def test_nothing_that_was_typed_is_kept() -> None:
         ('a socket', 'a socket'),
     ],
 )
-def test_what_an_address_counts_for(address: str, expected: str) -> None:
+def test_the_network_that_an_address_counts_for(address: str, expected: str) -> None:
     assert network(address) == expected
 
 

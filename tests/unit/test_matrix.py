@@ -1,4 +1,4 @@
-"""What is claimed of versions is what `make matrix` runs."""
+"""The claims about supported versions are the versions that `make matrix` runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POSTGRESQLS = {cell.postgresql for cell in matrix.CELLS} - set(matrix.UNCLAIMED)
 
 
 def numbers(pattern: str) -> set[str]:
-    """Return the versions that the README names in what matches the pattern."""
+    """Return the versions that the README names in the match of a pattern."""
     found = re.search(pattern, (ROOT / 'README.md').read_text())
     return set(re.findall(r'\d+(?:\.\d+)?', found[0])) if found else set()
 
@@ -37,7 +37,7 @@ def test_each_library_has_a_lowest_version() -> None:
     lowest = dict(each.split('==') for each in matrix.lowest())
     for text in metadata('nipapd').get_all('Requires-Dist') or []:
         requirement = Requirement(text)
-        if not re.search('test|docs', str(requirement.marker)):  # extras for those who change the program
+        if not re.search('test|docs', str(requirement.marker)):  # extras for developers
             assert Version(lowest[requirement.name]) in requirement.specifier
 
 

@@ -1,4 +1,4 @@
-"""What is counted, and that alert rules and dashboard ask for nothing that is not."""
+"""The metrics, and the alert rules and the dashboard, which use only existing metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FULL = State(True, True, 2, [{'name': 'customers', **POOL}], [{'name': 'default'
 
 
 def values(board: Board, state: State = FULL) -> dict[str, float]:
-    """Every sample, by its name and labels as they are written."""
+    """Return every sample by its name and labels as they are written."""
     text = exposition(board, state).decode()
     return {
         sample.name + ''.join(f' {key}={value}' for key, value in sorted(sample.labels.items())): sample.value
@@ -45,14 +45,14 @@ def values(board: Board, state: State = FULL) -> dict[str, float]:
 
 
 def names() -> set[str]:
-    """Every name that an expression may use."""
+    """Return every name that an expression may use."""
     board = Board(1)
     board.counter().call('echo', 0, 0.1)
     return {sample.name for metric in metrics(board, FULL) for sample in metric.samples}
 
 
 def in_child(board: Board, calls: int) -> None:
-    """A handler that counts and dies of SIGKILL."""
+    """Run a handler that counts calls and dies of SIGKILL."""
     pid = os.fork()
     if pid == 0:
         counter = board.counter()
@@ -102,7 +102,7 @@ def test_counters_do_not_go_back_when_handlers_die() -> None:
         assert values(board)['nipap_calls_total code=0 method=echo'] == 10 * round_
 
 
-def test_what_a_dead_handler_was_doing_is_over() -> None:
+def test_calls_of_a_dead_handler_are_over() -> None:
     board = Board(2)
     in_child(board, 1)
     assert board.ready_handlers() == 0
@@ -122,7 +122,7 @@ def test_each_handler_has_a_row_of_its_own() -> None:
                 counter.call('echo', 0, 0.001)
             os.write(done_w, b'x')
             os.close(gate_w)
-            os.read(gate_r, 1)  # until the parent closes it: the rows stay taken
+            os.read(gate_r, 1)  # until the parent closes the pipe, so that the rows stay taken
             os._exit(0)
         pids.append(pid)
     got = b''
@@ -139,7 +139,7 @@ def test_each_handler_has_a_row_of_its_own() -> None:
 
 @pytest.mark.parametrize('place', ['_lock', '_get'])
 def test_no_handler_is_lost_when_two_start_at_once(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second handler starts while the first has taken its row, or has read a number of the board."""
+    """The second handler starts after the first has taken its row, or has read a number of the board."""
     board = Board(4)
     original = getattr(board, place)
     started = []
@@ -155,7 +155,7 @@ def test_no_handler_is_lost_when_two_start_at_once(place: str, monkeypatch: pyte
     counter = board.counter()
     counter.call('echo', 0, 0.01)
     monkeypatch.undo()
-    if not started:  # starting reads nothing
+    if not started:  # starting reads no number
         in_child(board, 10)
     assert values(board)['nipap_calls_total code=0 method=echo'] == 11
 
@@ -196,7 +196,7 @@ def test_every_method_has_a_place(counting: tuple[Board, Counter]) -> None:
     assert {f'nipap_calls_total code=0 method={method}' for method in CALLS} <= values(board).keys()
 
 
-# ---- what is written about them
+# ---- rules, dashboard and documentation
 
 
 def test_alert_rules_and_dashboard_ask_for_metrics_that_there_are() -> None:
@@ -217,7 +217,7 @@ def test_alert_rules_are_complete() -> None:
 
 
 def test_every_alert_rule_is_played() -> None:
-    """By promtool, which `make alerts` takes: each fires once at least, and once does not."""
+    """Each rule fires in one case at least, and stays silent in another. `make alerts` plays the cases by promtool."""
     played = yaml.safe_load(PLAYED.read_text())
     cases = [case for test in played['tests'] for case in test['alert_rule_test']]
     rules = {rule['alert'] for group in yaml.safe_load(ALERTS.read_text())['groups'] for rule in group['rules']}
@@ -245,14 +245,14 @@ def test_the_dashboard_has_what_grafana_needs() -> None:
 
 
 def test_the_dashboard_loads_into_grafanas_own_model() -> None:
-    """As its makers read and write dashboards: whatever is in the file has a place there, and comes out again."""
+    """Grafana's own model reads and writes the dashboard. Every member of the file survives."""
     written = json.loads(DASHBOARD.read_text())
     read = Dashboard.from_json(written)
     assert lost(written, json.loads(JSONEncoder().encode(read))) == []
 
 
 def lost(before: Any, after: Any, place: str = '') -> list[str]:
-    """Where something is no more, or another."""
+    """Return the places at which a value is missing or changed."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [one for key, value in before.items() for one in lost(value, after.get(key), f'{place}/{key}')]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):

@@ -1,4 +1,4 @@
-"""Moments: a text is understood as a whole, or refused. What is read is compared with readings of other programs."""
+"""Moments: a text is understood as a whole, or refused. The results are compared with readings of other programs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ UTC = dt.UTC
 
 
 def read(text: str) -> dt.datetime | None:
-    """The moment, None when it is refused."""
+    """Return the moment, or None if the text is refused."""
     try:
         return read_moment(text)
     except NipapValueError:
         return None
 
 
-# ---------------------------------------------------------------- what was seen to go wrong
+# ---------------------------------------------------------------- recorded mistakes
 
 NOON = dt.datetime(2031, 12, 31, 12, tzinfo=UTC)
 DAY = dt.datetime(2031, 12, 31, tzinfo=UTC)
@@ -63,7 +63,7 @@ DAY = dt.datetime(2031, 12, 31, tzinfo=UTC)
         ('01.01.2031', dt.datetime(2031, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_what_programs_and_people_write(text: str, moment: dt.datetime) -> None:
+def test_moments_of_programs_and_people(text: str, moment: dt.datetime) -> None:
     assert read(text) == moment
     assert read(f'  {text} ') == moment
     assert read(text.upper()) == read(text.lower()) == moment
@@ -109,7 +109,7 @@ def test_what_programs_and_people_write(text: str, moment: dt.datetime) -> None:
         *('2031-12-31 12:00:', '2031-12-31 -', '31.12.2031,', '2031-12-31T', 'of 31 Dec 2031', '31 Dec 2031 m'),
     ],
 )
-def test_what_is_not_understood_as_a_whole(text: str) -> None:
+def test_texts_that_are_not_understood_as_a_whole(text: str) -> None:
     with pytest.raises(NipapValueError, match=r'^Invalid date specification$'):
         read_moment(text)
 
@@ -120,7 +120,7 @@ def test_day_and_month_that_can_be_exchanged() -> None:
             read_moment(text)
 
 
-def test_what_is_no_text() -> None:
+def test_values_that_are_no_text() -> None:
     assert read_moment(None) == read_moment('never') == read_moment('Infinity') == NEVER
     assert read_moment(dt.datetime(2031, 12, 31, 12)) == NOON
     for value in (45658, 1.5, True, [], {}, dt.date(2031, 12, 31)):
@@ -147,7 +147,7 @@ NUMBERS = {'a': 1, 'one': 1, 'two': 2, 'three': 3, 'six': 6, 'ten': 10, 'eleven'
 
 
 def is_close(text: str, expected: Callable[[dt.datetime], dt.datetime]) -> bool:
-    """Whether a text means what is expected at some moment between now and then."""
+    """Return whether a text means the expected moment, computed at a time during the reading."""
     before = dt.datetime.now(UTC).replace(microsecond=0)
     found = read(text)
     after = dt.datetime.now(UTC)
@@ -168,7 +168,7 @@ def test_spans_of_time(spans: list[tuple[int | str, str]], between: str, form: s
     seconds = sum(LENGTHS[unit] * (n if isinstance(n, int) else NUMBERS[n]) for n, unit in spans)
     text = form.format(between.join(f'{n} {unit}{"" if n in (1, "a", "one") else "s"}' for n, unit in spans))
     assume('a hour' not in text)
-    if 'ago' in form and len(spans) > 1:  # the library takes the last one alone to be ago
+    if 'ago' in form and len(spans) > 1:  # the library applies `ago` to the last span only
         assert read(text) is None
         return
     span = dt.timedelta(seconds=-seconds if 'ago' in form else seconds)
@@ -227,7 +227,7 @@ MOMENTS = st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2199, 12, 31)).map(
     lambda moment: moment.replace(microsecond=0)
 )
 OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: dt.timezone(dt.timedelta(minutes=minutes)))
-# Days and months in eight languages, as their locales have them: this machine may have none of these.
+# Days and months in eight languages, as in their locales, since this machine may have none of these locales.
 LOCALES = {
     'en': ('mon tue wed thu fri sat sun', 'jan feb mar apr may jun jul aug sep oct nov dec', '%a %d %b %Y %H:%M:%S'),
     'de': ('mo di mi do fr sa so', 'jan feb mär apr mai jun jul aug sep okt nov dez', '%a %d %b %Y %H:%M:%S'),
@@ -286,7 +286,7 @@ def in_language(moment: dt.datetime, language: str) -> str:
 
 @given(MOMENTS, st.sampled_from(sorted(LOCALES)))
 def test_eight_languages(moment: dt.datetime, language: str) -> None:
-    """Only English is read. A date of another language that is read all the same is the right one."""
+    """Only English is read. If a date in another language is read, the moment must be right."""
     found = read(in_language(moment, language))
     assert found == moment.replace(tzinfo=UTC) if language == 'en' or found is not None else True
 
@@ -303,7 +303,7 @@ ALPHABET = st.sampled_from(' .,:/-+TZ0123456789adeghmnopst')
 
 @st.composite
 def mutilated(draw: st.DrawFn) -> str:
-    """A date with a few characters removed, exchanged or added."""
+    """Draw a date with a few characters removed, exchanged or added."""
     text = draw(WRITTEN)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(text)))
@@ -316,8 +316,8 @@ def mutilated(draw: st.DrawFn) -> str:
 
 
 @given(mutilated())
-def test_what_is_mutilated_is_refused_or_says_what_is_read(text: str) -> None:
-    """Whatever number is in a text is in what is read of it, and the other way round."""
+def test_a_mutilated_moment_is_refused_or_read_with_its_numbers(text: str) -> None:
+    """Every number of a text appears in the moment that is read."""
     found = read(text)
     if found is None or re.search('[0-9]', text) is None:
         return
@@ -329,9 +329,9 @@ SPANS = re.compile('(second|minute|hour|day|week|month|year|sec|min)s?|[0-9][hdw
 
 
 def text_says(text: str, found: dt.datetime) -> bool:
-    """Whether each number and word of a text is accounted for by a moment, in the zone that the text names."""
+    """Return whether a moment accounts for each number and word of a text, in the zone that the text names."""
     if SPANS.search(text) and not any(month in text for month in MONTHS):
-        return True  # English: the tests above
+        return True  # English is covered by the tests above
     zone = re.search(r'(?<=[0-9 tz])([+-])([0-9]{2}):?([0-9]{2})?( *\([a-z ]+\))?$', text)
     here = found
     if zone and (':' in text[: zone.start()] or 't' in text[: zone.start()]):
@@ -350,7 +350,7 @@ def text_says(text: str, found: dt.datetime) -> bool:
 
 
 def _split(part: str, text: str) -> list[str]:
-    """The numbers in a run of digits: basic ISO 8601 writes them together."""
+    """Return the numbers in a run of digits: basic ISO 8601 writes them together."""
     if len(part) == 8 and part + 't' in text:
         return [part[:4], part[4:6], part[6:]]
     if len(part) in (4, 6) and 't' + part in text:
@@ -359,7 +359,7 @@ def _split(part: str, text: str) -> list[str]:
 
 
 def _iso_numbers(here: dt.datetime) -> set[int]:
-    # 24:00:00 and :60 are the moment after; a day of the year has three digits.
+    # 24:00:00 and :60 are the next moment. A day of the year has three digits.
     before = here - dt.timedelta(seconds=1)
     more = {before.year, before.month, before.day, 24, 60, 59, 23} if (here.hour, here.minute) == (0, 0) else set()
     return more | {here.timetuple().tm_yday}

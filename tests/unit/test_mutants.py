@@ -1,4 +1,4 @@
-"""The mutants of `make mutants`: what the operators change, and that mutants are found again where code has moved."""
+"""The mutants of `make mutants`: the changes of the operators, and finding mutants again in moved code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RETURN 3;
 
 @pytest.fixture(scope='module')
 def programs() -> Iterator[dict[str, Any]]:
-    """The names of the tool's modules, which are no package."""
+    """Yield the names of the tool's modules, which are no package."""
     before = set(sys.modules)
     sys.path.insert(0, str(PROGRAMS))
     import changes
@@ -64,12 +64,12 @@ def programs() -> Iterator[dict[str, Any]]:
 
 
 def texts(programs: dict[str, Any], path: str, text: str) -> set[tuple[str, str]]:
-    """Return what the operators replace, and by what."""
+    """Return the texts that the operators replace, with their replacements."""
     found = programs['changes_of'](programs['Source'](path, text))
     return {(text[each.start : each.end], each.replacement) for each in found}
 
 
-def test_what_decides_in_python_is_changed(programs: dict[str, Any]) -> None:
+def test_deciding_code_in_python_is_changed(programs: dict[str, Any]) -> None:
     assert texts(programs, 'house.py', PYTHON) == {
         ('10', '10 + 1'),
         ('is', 'is not'),
@@ -86,7 +86,7 @@ def test_what_decides_in_python_is_changed(programs: dict[str, Any]) -> None:
     }
 
 
-def test_what_decides_in_sql_is_changed(programs: dict[str, Any]) -> None:
+def test_deciding_code_in_sql_is_changed(programs: dict[str, Any]) -> None:
     assert texts(programs, 'sql/functions/beds.sql', SQL) == {
         ('PERFORM FROM room WHERE id = n AND size > 2 ORDER BY id FOR UPDATE;', 'NULL;'),
         ('=', '<>'),
@@ -115,7 +115,7 @@ def test_each_change_can_be_compiled(programs: dict[str, Any]) -> None:
 
 
 def moved(programs: dict[str, Any], path: str, text: str, now: dict[str, str]) -> list[tuple[str, str, str] | None]:
-    """Describe every change of a file; return how each is found in other files, and the line with the change."""
+    """Describe every change of a file. Return the rule that finds it in other files, and the line with the change."""
     source = programs['Source'](path, text)
     sources = [programs['Source'](*each) for each in now.items()]
     found = []
@@ -174,7 +174,7 @@ def test_of_two_lines_alike_the_same_one_is_found(programs: dict[str, Any]) -> N
     assert [place and place.line for place in places] == [4, 6, 10]
 
 
-def test_what_is_gone_is_lost(programs: dict[str, Any]) -> None:
+def test_a_mutant_of_removed_code_is_lost(programs: dict[str, Any]) -> None:
     assert moved(programs, 'house.py', PYTHON, {'house.py': 'def fits() -> None:\n    pass\n'}) == [None] * 12
 
 

@@ -1,4 +1,4 @@
-"""Names of new users: nobody is taken for another."""
+"""Names of new users: no name can be mistaken for another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is packed: the same items, wherever they are kept."""
+"""Packed items are the same in memory and in a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pieces(rows: list[Any], size: int) -> list[list[Any]]:
 
 
 @given(st.integers(1, 60), st.integers(0, 50))
-def test_items_are_what_they_were(size: int, count: int) -> None:
+def test_items_are_unchanged(size: int, count: int) -> None:
     rows = ROWS[:count]
     made = Packed(pieces(rows, size))
     assert len(made) == count
@@ -37,7 +37,7 @@ def test_items_are_what_they_were(size: int, count: int) -> None:
         made[count]
 
 
-def test_what_is_packed_in_it_stays_as_it_is() -> None:
+def test_packed_members_stay_packed() -> None:
     inner = Packed(pieces(ROWS, 7))
     made = Packed([[1, 2]])
     made.add_as_it_is({'search_options': {}, 'result': inner})
@@ -59,7 +59,7 @@ def test_it_can_be_kept() -> None:
         assert size_of(again) == size_of(each)
 
 
-def test_what_is_long_is_in_a_file_that_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_packed_items_are_in_a_file_of_the_same_lifetime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, '_IN_MEMORY', 100)
     gc.collect()
     before = len(os.listdir('/proc/self/fd'))

@@ -1,4 +1,4 @@
-"""The statistics of paired timings, on samples whose true ratio is known."""
+"""The statistics of paired timings, on samples with a known ratio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from bench import pairs
 from bench.pairs import LIMIT, Interval, Pairs, widths
 
-FIRST_COSTS = 1.1  # times what the second call of a pair takes
+FIRST_COSTS = 1.1  # times the cost of the second call of a pair
 OUTLIERS, OUTLIER = 0.03, 10.0
 COMPARISONS = 60
 
@@ -67,7 +67,7 @@ def test_a_resampled_median_is_distributed_like_the_median_of_random_choices(num
     ordered = sorted(choose.lognormvariate(0, 0.2) for _ in range(number))
     quick = sorted(pairs._resampled_median(ordered, choose) for _ in range(4000))
     plain = sorted(median(choose.choices(ordered, k=number)) for _ in range(4000))
-    # The largest distance between the two distributions; 0.03 is passed by chance once in 20.
+    # The largest distance between the two distributions. By chance it exceeds 0.03 once in 20 times.
     assert all(abs(bisect_right(quick, one) - bisect_right(plain, one)) < 0.04 * 4000 for one in quick + plain)
 
 

@@ -1,4 +1,4 @@
-"""nipap-passwd and its file: real files, the real command, and what an older daemon left behind."""
+"""nipap-passwd and its file: real files, the real command, and files of older daemons."""
 
 from __future__ import annotations
 
@@ -55,13 +55,16 @@ def users(path: Path) -> LocalUsers:
 
 @pytest.fixture
 def command(path: Path) -> Command:
-    """Run nipap-passwd with -f of the test's file, unless the arguments name another."""
+    """Return a runner of nipap-passwd with -f of the test's file, unless the arguments name another."""
     return partial(run_checked, path, lambda args, stdin: run_python(['-m', 'nipapd.passwd', *args], stdin))
 
 
 @pytest.fixture
 def run(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run nipap-passwd as `command` does, in this process: Python takes longer to start than it to work."""
+    """Return a runner of nipap-passwd like `command`, but in this process.
+
+    Python takes longer to start than the command takes to work.
+    """
 
     def inside(args: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, 'stdin', io.StringIO(stdin))
@@ -103,7 +106,7 @@ def run_python(args: Sequence[str], stdin: str = '', cwd: Path = REPOSITORY) -> 
 
 
 def old_file(path: Path, layout: str = OLD_LAYOUT) -> None:
-    """A file as an older daemon wrote it, with joe whose password is 'right'."""
+    """Write a file as an older daemon did, with joe and the password 'right'."""
     digest = hashlib.sha1(b'12345678right').hexdigest()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(layout)
@@ -155,7 +158,7 @@ def test_options_may_come_first(run: Command) -> None:
 
 
 def says(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of the error."""
+    """Return the one line of the error."""
     (line,) = done.stderr.splitlines()
     assert line.startswith('nipap-passwd: ')
     return line.removeprefix('nipap-passwd: ')
@@ -196,7 +199,7 @@ def test_scripts_may_set_short_passwords_and_are_warned(run: Command, users: Loc
     run('test-user', '-u', 'ann', '-p', 'x')
 
 
-def test_what_is_as_it_is_wanted_is_no_error(run: Command, users: LocalUsers, path: Path) -> None:
+def test_a_change_that_is_already_made_is_no_error(run: Command, users: LocalUsers, path: Path) -> None:
     """Scripts that set up a host run again."""
     users.add(LocalUser('joe', 'Joe'), 'the secret')
     again = run('add', '-u', 'joe', '-p', 'other', '-n', 'x', '--trusted')
@@ -219,8 +222,8 @@ def test_what_is_as_it_is_wanted_is_no_error(run: Command, users: LocalUsers, pa
         (['test-user'], 'Please specify user with --user'),
     ],
 )
-def test_what_is_missing_is_named(run: Command, users: LocalUsers, args: list[str], said: str) -> None:
-    """With nothing on the standard input, as in a script."""
+def test_missing_arguments_are_named(run: Command, users: LocalUsers, args: list[str], said: str) -> None:
+    """Standard input is empty, as in a script."""
     users.add(LocalUser('joe'), 'the secret')
     assert says(run(*args, code=1)) == said
 
@@ -337,7 +340,7 @@ def test_a_file_of_somebody_else() -> None:
         assert users.get('joe')
 
 
-# ----------------------------------------------------------------------------------------------- which file, and whose
+# ----------------------------------------------------------------------------------------------- the file and its owner
 
 
 def test_the_file_of_the_configuration(run: Command, tmp_path: Path) -> None:
@@ -373,7 +376,7 @@ def test_only_the_owner_may_read_the_file(users: LocalUsers, path: Path) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a file away')
-def test_what_root_makes_belongs_to_who_will_use_it(run: Command, tmp_path: Path) -> None:
+def test_a_file_made_by_root_belongs_to_its_user(run: Command, tmp_path: Path) -> None:
     home = tmp_path / 'home'
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)

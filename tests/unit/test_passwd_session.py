@@ -1,4 +1,4 @@
-"""The recorded session of the former nipap-passwd is played again: what scripts rely on is as it was."""
+"""Replay the recorded session of the former nipap-passwd: scripts see the same results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDED = Path(__file__).parents[1] / 'data/passwd-session.txt'
 
 
 class Step(NamedTuple):
-    """A command line and what came of it."""
+    """A command line and its results."""
 
     number: int
     command: str
@@ -27,14 +27,14 @@ class Step(NamedTuple):
 
 
 class Different(NamedTuple):
-    """What comes of a command line now, and why."""
+    """The present result of a command line that differs, and the reason."""
 
     code: int
     says: str
     why: str
 
 
-# By the number of the step.
+# The key is the number of the step.
 DIFFERENT = {
     3: Different(5, 'no such file', 'a traceback; only its exit status not being 0 means something'),
     14: Different(

@@ -1,4 +1,4 @@
-"""Regular expressions: which are not even tried, and which need no trial."""
+"""Regular expressions: patterns that are refused without a trial, and patterns that need no trial."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_may_be_tried(pattern: str) -> None:
         for sign in (r'\m', r'\y', r'\1', '.*', 'a?', '(a+)+$', '^', '$', 'a{9}', '(?=a)', r'\A', r'\M')
     ],
 )  # fmt: skip
-def test_what_is_refused_as_it_stands(pattern: str, accepted: str) -> None:
+def test_patterns_that_are_refused_without_a_trial(pattern: str, accepted: str) -> None:
     with pytest.raises(NipapValueError, match=accepted) as refused:
         patterns.check(pattern)
     assert len(str(refused.value)) < 400

@@ -1,4 +1,4 @@
-"""The pid file: what is written where, and everything that must not be touched."""
+"""The pid file: its content and place, and all files that must not be touched."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def hold(path: Path) -> None:
 
 
 def holder(path: Path) -> subprocess.Popen[str]:
-    """Another process that has the pid file until it reads a line."""
+    """Return another process that holds the pid file until it reads a line."""
     pipe = subprocess.PIPE
     command = [sys.executable, '-c', HOLD, str(path)]
     made = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={'PYTHONPATH': str(REPOSITORY)})
@@ -52,14 +52,14 @@ def holder(path: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize('former', [None, '', '1\n', '4194304', ' 77\r\n'])
-def test_what_a_daemon_has_left_is_written_over(path: Path, former: str | None) -> None:
+def test_the_file_of_a_former_daemon_is_overwritten(path: Path, former: str | None) -> None:
     if former is not None:
         path.write_text(former)
     hold(path)
 
 
 @pytest.mark.parametrize('content', ['[nipapd]\nport = 1\n', '1337 not a number', '1\n2\n', '7' * 64 + 'x', '\0'])
-def test_what_is_no_pid_file_is_left_alone(path: Path, content: str) -> None:
+def test_a_file_of_other_content_is_left_alone(path: Path, content: str) -> None:
     path.write_text(content)
     refused(path, 'it holds something other than a process id')
     assert path.read_text() == content
@@ -123,7 +123,7 @@ def test_a_second_one_is_refused_while_the_first_lives(path: Path) -> None:
 
 
 def flock_says(path: Path) -> int:
-    """What the command of init scripts finds: 0, nobody has locked the file; 1, somebody has."""
+    """Return the exit code of the command of init scripts: 0 if the file is not locked, 1 if it is."""
     return subprocess.run(['flock', '-xn', path, '-c', 'true']).returncode
 
 
@@ -145,7 +145,7 @@ def test_a_script_that_looks_at_this_moment_is_waited_for(path: Path) -> None:
             assert flock_says(path) == 1
 
 
-def test_whoever_can_only_read_it_cannot_lock_a_daemon_out(
+def test_a_user_with_read_access_cannot_lock_a_daemon_out(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr('nipapd.pidfile.LOOK_S', 0.1)
@@ -176,7 +176,7 @@ def test_a_child_does_not_keep_it(path: Path) -> None:
     os.close(read)
 
 
-def test_one_that_somebody_has_put_in_its_place_stays(path: Path) -> None:
+def test_a_file_put_in_its_place_stays(path: Path) -> None:
     with pid_file(path):
         path.unlink()
         path.write_text('1\n')

@@ -1,4 +1,4 @@
-"""Places that are few: parties take turns, a share binds while others wait, and a newcomer finds a place."""
+"""Scarce places: parties take turns, a share binds while others wait, and a newcomer finds a place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STRANGER = Party('\0' + '192.0.2.1', '192.0.2.1', proved=False)
 
 
 def fill(places: Places, party: Party) -> int:
-    """Take all places that a party gets; return their number."""
+    """Take all places that a party gets, and return their number."""
     number = 0
     while places.take(party):
         number += 1
@@ -22,7 +22,7 @@ def asking(given: list[str], name: str) -> Callable[[], None]:
     return lambda: given.append(name)
 
 
-def test_one_party_alone_gets_all_but_what_is_kept() -> None:
+def test_one_party_alone_gets_all_but_the_kept_places() -> None:
     places = Places(8, 2, 2)
     assert fill(places, ANN) == 8
     assert places.taken == places.held_by(ANN) == 8
@@ -52,7 +52,7 @@ def test_a_share_binds_while_others_wait() -> None:
         places.wait(party, asking(given, name))
     for _ in range(5):
         places.give_back(ANN if places.held_by(ANN) else BOB)
-    # Bob comes first, since Ann has her share; then both have theirs.
+    # Bob comes first, since Ann has her share. Then both have their shares.
     assert given[:2] == ['bob', 'bob']
     assert sorted(given) == ['ann', 'ann', 'bob', 'bob', 'bob']
     assert places.waiting == 0
@@ -71,7 +71,7 @@ def test_groups_take_turns_and_in_each_its_members() -> None:
     assert given == ['here', 'bob', 'there', 'here']
 
 
-def test_who_comes_later_does_not_overtake_those_of_the_same_party() -> None:
+def test_a_later_request_does_not_overtake_its_own_party() -> None:
     places, given = Places(1, 1, 1), list[str]()
     assert places.take(ANN)
     places.wait(ANN, asking(given, 'ann'))
@@ -103,7 +103,7 @@ def test_a_party_is_told_when_only_its_share_has_it_wait() -> None:
     assert reached == [ANN]
 
 
-def test_who_waits_is_told_when_there_will_be_no_place() -> None:
+def test_waiting_requests_are_refused_when_all_are_dropped() -> None:
     places, given = Places(1, 1), list[str]()
     assert places.take(ANN)
     places.wait(ANN, asking(given, 'place'), asking(given, 'none'))

@@ -1,4 +1,4 @@
-"""Whose address a request has that came through proxies: never one that only its client claims."""
+"""The client address of a request through proxies: never an address that only the client claims."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PROXIES = Proxies(['127.0.0.1/32', '10.0.0.0/8', '2001:db8:1::/64'])
         ('127.0.0.1', '', '127.0.0.1'),
         ('127.0.0.1', '192.0.2.7', '192.0.2.7'),
         ('127.0.0.1', ' 192.0.2.7 ', '192.0.2.7'),
-        ('127.0.0.1', '198.51.100.1, 192.0.2.7', '192.0.2.7'),  # the first is the word of 192.0.2.7
+        ('127.0.0.1', '198.51.100.1, 192.0.2.7', '192.0.2.7'),  # the first address is a claim of 192.0.2.7
         ('127.0.0.1', '192.0.2.7, 10.1.2.3', '192.0.2.7'),  # through two proxies
         ('127.0.0.1', '10.9.9.9, 10.1.2.3', '10.9.9.9'),  # a client in the network of the proxies
-        ('192.0.2.9', '192.0.2.7', '192.0.2.9'),  # no proxy of ours
+        ('192.0.2.9', '192.0.2.7', '192.0.2.9'),  # this peer is not one of our proxies
         ('127.0.0.1', '192.0.2.7:4711', '192.0.2.7'),
         ('127.0.0.1', '[2001:db8::7]:4711', '2001:db8::7'),
         ('127.0.0.1', '2001:db8::7', '2001:db8::7'),
@@ -45,13 +45,13 @@ def test_the_client(peer: str, forwarded: str, client: str) -> None:
         ('', 'for=192.0.2.7', '192.0.2.7'),
         ('', 'For="192.0.2.7:4711";proto=https;by=10.0.0.1', '192.0.2.7'),
         ('', 'proto=https; for="[2001:db8::7]:4711"', '2001:db8::7'),
-        ('', 'for=198.51.100.1, for=192.0.2.7', '192.0.2.7'),  # the first is the word of 192.0.2.7
+        ('', 'for=198.51.100.1, for=192.0.2.7', '192.0.2.7'),  # the first address is a claim of 192.0.2.7
         ('', 'for=192.0.2.7, for=10.1.2.3', '192.0.2.7'),  # through two proxies
         ('', 'for=_hidden', '127.0.0.1'),
         ('', 'for=unknown', '127.0.0.1'),
         ('', 'proto=https', '127.0.0.1'),
         ('192.0.2.7', 'for=192.0.2.7', '192.0.2.7'),
-        ('192.0.2.7', 'for=198.51.100.1', '127.0.0.1'),  # the client has sent one of them itself
+        ('192.0.2.7', 'for=198.51.100.1', '127.0.0.1'),  # the client has sent one of the headers itself
     ],
 )
 def test_the_client_by_the_standard_header(forwarded_for: str, forwarded: str, client: str) -> None:
@@ -68,7 +68,7 @@ def test_nobody_is_believed_unless_configured() -> None:
 
 
 @given(claimed=st.lists(st.one_of(st.ip_addresses().map(str), st.text(max_size=20)), max_size=5))
-def test_what_a_client_claims_does_not_matter(claimed: list[str]) -> None:
+def test_claims_of_a_client_do_not_matter(claimed: list[str]) -> None:
     forwarded = ','.join([*claimed, '192.0.2.7'])
     assert PROXIES.client_of('127.0.0.1', forwarded) == '192.0.2.7'
     assert PROXIES.client_of('192.0.2.7', ','.join(claimed)) == '192.0.2.7'

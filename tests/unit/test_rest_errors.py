@@ -1,4 +1,4 @@
-"""What becomes of errors over REST: the statuses, permanent like the codes, and what an unexpected one shows."""
+"""Errors over REST: the statuses, permanent like the codes, and the answer to an unexpected error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nipap.rest import api as flask_rest
 from nipap.rest import v1 as flask_rest_v1
 from nipap.rest.problems import CHALLENGES
 
-#: error -> status, code
+#: The status and the code of each error.
 STATUSES = {
     'NipapError': (400, 1000),
     'NipapUnavailableError': (503, 1010),
@@ -49,7 +49,7 @@ UNEXPECTED = [KeyError('secret'), RecursionError('secret'), MemoryError('secret'
 
 
 class Raiser:
-    """Stands in for the backend: every call raises the error that the test has put into `error`."""
+    """A stand-in for the backend: every call raises the error in `error`."""
 
     error: Exception
     db = None
@@ -65,7 +65,7 @@ class Raiser:
 
 
 class Knower:
-    """Knows everybody."""
+    """A stand-in for the authenticator that accepts every login."""
 
     def login(self, name: str, *_: object) -> Credentials:
         return Credentials(name, None, readonly=False, trusted=False)
@@ -154,7 +154,7 @@ def test_an_unexpected_exception_shows_nothing_but_a_number(
         ('GET', '/tags?q=x', None, 'q'),
     ],
 )
-def test_what_no_call_takes_is_named_before_anything_is_called(
+def test_unknown_members_are_named_before_anything_is_called(
     client: FlaskClient, backend: Raiser, method: str, path: str, body: object, about: str
 ) -> None:
     backend.error = AssertionError('called')

@@ -1,4 +1,7 @@
-"""The description of the REST interface is valid, whole, and says what the tables say; its page needs no other host."""
+"""The description of the REST interface is valid and complete, and agrees with the tables.
+
+Its page needs no other host.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from nipap.rest.schemas import PRINTABLE
 
 DESCRIPTION: dict[str, Any] = rest_openapi.describe('/api/v1')
 METHODS = {'GET', 'POST', 'PUT', 'PATCH', 'DELETE'}
-BESIDE = {'/openapi.json'}  # describes itself
+BESIDE = {'/openapi.json'}  # the description itself
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def test_examples_are_as_the_schemas_say() -> None:
 
 
 def test_operations_are_described_in_words_of_rest() -> None:
-    """Those of XML-RPC are about specs, members and nil."""
+    """The descriptions for XML-RPC mention specs, members and nil."""
     for item in DESCRIPTION['paths'].values():
         for operation in item.values():
             text = operation['description']

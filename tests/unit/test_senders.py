@@ -1,4 +1,4 @@
-"""What the delivery of events decides by itself: how long it waits after an attempt that failed."""
+"""The delivery of events: its pause after a failed attempt."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ def test_pauses_double_up_to_a_limit_and_differ(attempts: int) -> None:
     longest = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2**attempts)
     pauses = [pause_after(attempts) for _ in range(200)]
     assert longest / 2 <= min(pauses) <= max(pauses) <= longest
-    assert len(set(pauses)) > 100  # receivers that failed together are not asked again together
+    assert len(set(pauses)) > 100  # receivers that failed together are retried at different times

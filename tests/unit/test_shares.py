@@ -1,4 +1,4 @@
-"""Whom requests belong to, and what is told of limits that they reach."""
+"""The party of a request, and the log messages about limits that parties reach."""
 
 from __future__ import annotations
 

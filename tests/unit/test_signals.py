@@ -1,4 +1,4 @@
-"""Signals that come while an event loop closes: a process of its own gets one at the worst moment."""
+"""Signals during the close of an event loop: a separate process gets a signal at the worst moment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# The loop ends as those of the daemon do. Once asyncio has closed its descriptor, the process signals itself: that is
-# between closing it and taking back the handlers.
+# The loop ends like the loops of the daemon. Once asyncio has closed its descriptor, the process signals itself: after
+# that and before asyncio restores the handlers.
 PROGRAM = """
 import asyncio, os, signal, sys
 from asyncio import selector_events
@@ -54,7 +54,7 @@ def test_a_signal_that_comes_while_the_loop_closes_is_ignored() -> None:
 
 
 def test_python_prints_an_exception_otherwise() -> None:
-    """Else the test above would show nothing."""
+    """Otherwise the test above would prove nothing."""
     assert 'signal wakeup fd' in run('as asyncio does').stderr
 
 

@@ -1,4 +1,4 @@
-"""A skip in CI is a failure unless it is listed, and nothing is left out in silence."""
+"""A skip in CI is a failure unless it is listed, and every deselected test is reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run pytest on one file, with the plugin; return exit code and output. The marker `kafka` needs `package`."""
+    """Return a runner of pytest on one file, with the plugin.
+
+    The runner returns exit code and output. The marker `kafka` needs `package`.
+    """
 
     def run(
         source: str, *options: str, name: str = 'tests/test_some.py', ci: bool = True, package: str = 'json'
@@ -93,18 +96,18 @@ MARKED = PASSES + '@pytest.mark.kafka\ndef test_it(): assert False'
 
 
 @pytest.mark.parametrize('options', [(), ('-n', '1')])
-def test_what_needs_a_missing_package_is_deselected_and_said(run: Run, options: tuple[str, ...]) -> None:
+def test_tests_of_a_missing_package_are_deselected_and_reported(run: Run, options: tuple[str, ...]) -> None:
     code, output = run(MARKED, *options, package='no_such_package')
     assert (code, '1 passed' in output) == (0, True)
     assert 'tests marked kafka were deselected, no_such_package is not installed; make kafka runs them' in output
 
 
-def test_what_needs_a_package_runs_where_it_is_installed(run: Run) -> None:
+def test_tests_of_an_installed_package_run(run: Run) -> None:
     code, output = run(MARKED, package='json')
     assert (code, 'deselected' in output) == (1, False)
 
 
-def test_to_ask_for_what_cannot_run_is_an_error(run: Run) -> None:
+def test_selecting_tests_that_cannot_run_is_an_error(run: Run) -> None:
     code, output = run(MARKED, '-m', 'kafka', package='no_such_package')
     assert code == pytest.ExitCode.USAGE_ERROR
     assert 'no_such_package is not installed: make kafka installs it' in output

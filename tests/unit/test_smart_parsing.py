@@ -1,4 +1,4 @@
-"""Smart search: what a text is taken for."""
+"""Smart search: the interpretation of texts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parse(text: str, kind: str = 'prefix') -> SmartQuery:
 
 
 def parts(query: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All nodes that have an interpretation."""
+    """Yield all nodes that have an interpretation."""
     pending = [query]
     while pending:
         node = pending.pop()
@@ -75,7 +75,7 @@ def parts(query: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def brief(query: Any) -> str:
-    """The tree on one line: texts in quotes, comparisons and tags as they stand, joins in parentheses."""
+    """Return the tree on one line: texts in quotes, comparisons and tags as they stand, joins in parentheses."""
     interpretation = query['interpretation']
     if interpretation.get('error'):
         return f'!{interpretation["error_message"]}[{interpretation["string"]}]'
@@ -249,7 +249,7 @@ def test_every_sign_compares(sign: str, blanks: str) -> None:
         ('avps."k=x', 'avps."k', 'x'),
     ],
 )
-def test_what_is_compared(text: str, attribute: str, value: str) -> None:
+def test_attributes_and_values_of_comparisons(text: str, attribute: str, value: str) -> None:
     query = parse(text).query
     assert (query['val1'], query['val2']) == (attribute, value)
 
@@ -336,7 +336,7 @@ def test_addresses_and_prefixes(word: str, kind: str, value: str, more: dict[str
         *('1:99999999999', '1.2.3.400:1', 'a:1', '1:', ':1', '1:2a', '1' * 5000 + ':1', '1' * 5000 + '/8'),
     ],
 )
-def test_what_only_looks_like_an_address_is_text(word: str) -> None:
+def test_words_that_only_look_like_addresses_are_text(word: str) -> None:
     assert brief(parse(word).query) == repr(word)
 
 
@@ -421,7 +421,7 @@ def test_errors_stay_where_they_are(text: str, expected: str) -> None:
     assert answer.error_message == 'query interpretation failed'
 
 
-# Texts of the pieces that mean something, and of anything at all.
+# Pieces with a meaning, and arbitrary texts.
 PIECES = st.sampled_from(
     [
         *'()\'"#=~<>!*[]{}\\+?\x00\ud800🜁',
@@ -446,7 +446,7 @@ def test_any_text_has_an_answer(text: str, kind: str) -> None:
     assert all(error['error_message'] for error in errors)
 
 
-def test_what_was_not_understood_is_told_in_order() -> None:
+def test_errors_are_listed_in_order() -> None:
     query = parse('vlna=5 x (type=bogus or y) z "open').query
     why = [('vlna=5', 'unknown attribute'), ('type=bogus', 'invalid value'), ('"open', 'unclosed quote')]
     assert smart_parsing.objections(query) == why
@@ -455,7 +455,7 @@ def test_what_was_not_understood_is_told_in_order() -> None:
 
 @given(TEXT, KINDS)
 def test_nothing_typed_is_lost(text: str, kind: str) -> None:
-    """Every character that is neither blank, quote, parenthesis nor joining word shows up in some interpretation."""
+    """Every character except blanks, quotes, parentheses and joining words appears in some interpretation."""
     assume(text.strip() != '*')
     shown = ''.join(part['interpretation'].get('string', part['operator']) for part in parts(parse(text, kind).query))
     for character in set(text) - set('()\'"andorANDOR'):
@@ -540,10 +540,10 @@ def test_hostile_texts_take_little_time(text: str, longest: int, kind: str) -> N
     answer = parse(text[:longest], kind)
     found = words(answer.query)
     replaced = replace_words(answer.query, {word: patterns.literal(word) for word in found})
-    # A tenth of a second is the promise on an idle machine; without bounds it is more than one.
+    # The promise on an idle machine is a tenth of a second. Without bounds the time is more than a second.
     assert time.process_time() - started < 1
     assert len(words(replaced)) == len(found)
-    assert len(list(parts(answer.query))) <= 2 * MOST_WORDS + 1  # parts, the last error, and what joins them
+    assert len(list(parts(answer.query))) <= 2 * MOST_WORDS + 1  # parts, the last error, and the joins
 
 
 def test_hundreds_of_words_are_understood() -> None:

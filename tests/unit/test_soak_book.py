@@ -1,4 +1,4 @@
-"""The books of the long run: an error that is planted in what is stored must be found, and nothing else."""
+"""The books of the long run: an error that is planted in the stored objects must be found, and nothing else."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def invent(stored: Stored) -> None:
         (invent, 'strange'),
     ],
 )
-def test_what_is_planted_is_found(plant: Callable[[Stored], None], kind: str) -> None:
+def test_planted_errors_are_found(plant: Callable[[Stored], None], kind: str) -> None:
     books = book_of(1, 2), book_of(3, 4)
     books[1].remove(('prefix', 4))
     stored = stored_as(*books)
@@ -84,7 +84,7 @@ def test_all_kinds_of_objects() -> None:
     assert [line.partition(':')[0] for line in reconcile([book], {}).lines()] == ['lost'] * 3
 
 
-def test_what_nobody_answered_may_be_once_or_not() -> None:
+def test_an_unanswered_addition_may_be_stored_once_or_not() -> None:
     book = book_of(1, 2)
     book.perhaps_added.add('name 3')
     book.lose_sight(('prefix', 1))

@@ -1,4 +1,4 @@
-"""The spool: what went in comes out, in pieces, and nothing of it stays."""
+"""The spool: the written data is read back, in pieces, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize('name', ANSWERS)
-def test_what_went_in_comes_out(name: str, in_memory: bool) -> None:
+def test_data_is_read_as_it_was_written(name: str, in_memory: bool) -> None:
     answer = b''.join(ANSWERS[name])
     made = Spool(ANSWERS[name])
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_what_went_in_comes_out(name: str, in_memory: bool) -> None:
     made.close()
 
 
-def test_pieces_are_for_one_who_left() -> None:
+def test_a_closed_spool_gives_no_pieces() -> None:
     made = Spool(ANSWERS['regular'])
     pieces = made.plain()
     assert next(pieces)
@@ -60,14 +60,14 @@ def test_a_part_that_fails_leaves_nothing(in_memory: bool) -> None:
         yield NOISE
         raise KeyError('no more')
 
-    with pytest.raises(KeyError, match='no more'):  # a file left open is a warning, and that an error
+    with pytest.raises(KeyError, match='no more'):  # a file left open causes a warning, which is an error here
         Spool(parts())
 
 
 def test_spools_share_a_room_and_leave_it() -> None:
     ann, reached = Party('ann'), list[Party]()
     room = Room(1000, 300, reached.append)
-    assert room.hold(700, ann)  # nobody else is there
+    assert room.hold(700, ann)  # no other party is there
     assert not room.hold(100, ann)
     assert room.hold(250, Party('bob'))
     room.release(700, ann)

@@ -1,4 +1,4 @@
-"""What the daemon is made of: the lock of its libraries, and the files of Swagger UI."""
+"""The parts of the daemon: the lock of its libraries, and the files of Swagger UI."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def locked() -> dict[str, tuple[str, set[str]]]:
 
 
 def wanted() -> list[Requirement]:
-    """Return what setup.py installs, as it says now."""
+    """Return the present requirements in setup.py."""
     tree = ast.parse((make_lock.REPOSITORY / 'setup.py').read_text())
     (found,) = (
         node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == 'install_requires'
@@ -44,7 +44,7 @@ def wanted() -> list[Requirement]:
 
 
 def test_the_lock_is_nothing_but_versions_with_hashes() -> None:
-    """No index, no address, no file of this host, no library without a hash."""
+    """The lock has no index, no address, no file of this host, and no library without a hash."""
     rest = re.sub(r'^ *#.*\n', '', LOCKED.sub('', make_lock.LOCK.read_text()), flags=re.MULTILINE)
     assert rest == ''
     assert not re.search('://|--(?!hash=)', make_lock.LOCK.read_text())
@@ -59,7 +59,10 @@ def test_the_lock_has_what_setup_py_wants() -> None:
 
 
 def test_each_machine_is_served_by_files_whose_hashes_are_in_the_lock() -> None:
-    """By wheels for it, or by sources that need no compiler of theirs: pip has named them when the lock was made."""
+    """The files are wheels for the machine, or sources that need no compiler.
+
+    pip has named them when the lock was made.
+    """
     found = locked()
     assert sorted(FILES) == sorted(make_lock.TARGETS)
     for target, files in FILES.items():
@@ -82,7 +85,7 @@ def test_each_machine_is_served_by_files_whose_hashes_are_in_the_lock() -> None:
 
 
 def test_lower_bounds_are_as_documented() -> None:
-    """docs/security.md says above which holes they are."""
+    """docs/security.md names the holes below these bounds."""
     text = (make_lock.REPOSITORY / 'docs' / 'security.md').read_text()
     bounds = {canonicalize_name(each.name): each.specifier for each in wanted()}
     checked = 0
@@ -95,7 +98,7 @@ def test_lower_bounds_are_as_documented() -> None:
 
 
 def test_swagger_ui_is_as_npm_has_it() -> None:
-    """Each file is the one that was taken, and nothing else is there."""
+    """Each file has its original hash, and there is no other file."""
     there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in SWAGGER.iterdir()}
     assert there.pop(take_swagger.SOURCE)
     assert there == SOURCE['sha256']

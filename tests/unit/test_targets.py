@@ -37,7 +37,7 @@ def test_an_address_is_allowed_and_not_denied(
 
 
 class Changing(Resolver):
-    """Answers each look-up with the next list of addresses, as a hostile name server does."""
+    """A resolver that answers each look-up with the next list of addresses, as a hostile name server does."""
 
     def initialize(self, answers: list[list[str]]) -> None:
         self.answers = answers
@@ -65,7 +65,7 @@ def test_addresses_that_are_denied_are_left_out() -> None:
 
 
 def test_a_name_that_changes_its_address_gains_nothing() -> None:
-    """A connection goes to the address that was checked; the next one is checked again."""
+    """A connection goes to the checked address. The next connection is checked again."""
 
     async def ask() -> tuple[int, list[str]]:
         came: list[str] = []

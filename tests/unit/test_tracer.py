@@ -1,4 +1,4 @@
-"""Following calls: ids, statements without values, and that calls which wait at the same time are kept apart."""
+"""Tracing of calls: ids, statements without values, and the separation of concurrent calls."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def test_no_value_is_shown(text: str, number: int, cut: int) -> None:
     quoted = QuotedString(secret)
     quoted.encoding = 'utf-8'
     query = b'SELECT a FROM b WHERE c = %b AND d = %b' % (quoted.getquoted(), adapt(number).getquoted())
-    shown = tracer.without_values(query, {}).replace('  ', ' ')  # psycopg2 sets negative numbers apart
+    shown = tracer.without_values(query, {}).replace('  ', ' ')  # psycopg2 puts a blank before negative numbers
     assert shown == 'SELECT a FROM b WHERE c = ? AND d = ?'
     assert 'SECRET' not in tracer.without_values(query[: len(query) - cut], {})
 
 
-# ---- calls that wait at the same time
+# ---- concurrent calls
 
 
 class Noting(Tracer):
-    """Notes which statement is run for which call."""
+    """A tracer that notes the statements of each call."""
 
     def __init__(self) -> None:
         self.statements: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""What NIPAP's web client imports from an environment that it shares with us, called as that client calls it."""
+"""The modules that NIPAP's web client imports from an environment shared with us, called as that client calls them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_configuration_may_be_named_later_and_must_be_there(tmp_path: Path) ->
 
 
 def test_logins(config: NipapConfig) -> None:
-    """As the form of the web client does it, once for each."""
+    """Log in as the form of the web client does, with a new object for each login."""
     auth = AuthFactory().get_auth('ann@example.com@local', 'p@ss:word/ü', 'nipap')
     assert auth.authenticate() is True
     assert (auth.username, auth.full_name) == ('ann@example.com', 'Ann Example')
@@ -112,7 +112,7 @@ def test_a_trusted_user_acts_for_another(config: NipapConfig) -> None:
     assert (auth.username, auth.trusted) == ('look', False)
 
 
-def test_what_cannot_be_asked(config: NipapConfig) -> None:
+def test_invalid_back_ends_and_sources(config: NipapConfig) -> None:
     factory = AuthFactory()
     with pytest.raises(AuthError, match="Invalid auth backend 'nowhere' specified"):
         factory.get_auth('look@nowhere', 'look', 'nipap')

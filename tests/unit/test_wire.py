@@ -1,4 +1,4 @@
-"""The XML-RPC codec: what comes out is what went in, for every value, and nothing that comes in does harm."""
+"""The XML-RPC codec: every value is decoded as it was encoded, and no input does harm."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ columns = st.one_of(st.none(), *column_kinds)
 
 
 def arrived(value: Any, name: str = '') -> Any:
-    """What a client shall see of `value`, which is the member called `name`."""
+    """Return `value` as a client must receive it. `name` is the name of its member."""
     match value:
         case str():
             return FORBIDDEN.sub('\ufffd', value)
@@ -94,12 +94,12 @@ def received(answer: bytes) -> Any:
 
 
 def identical(one: Any, other: Any) -> bool:
-    """Equal in type as well: 1, 1.0 and True are different values here, and so are 0.0 and -0.0."""
+    """Return whether two values are equal in type as well: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     return repr(one) == repr(other)
 
 
 def call_of(answer: bytes) -> bytes:
-    """An answer rewritten as a request with that value."""
+    """Return an answer rewritten as a request with the same value."""
     answer = answer.replace(b'<methodResponse>', b'<methodCall><methodName>echo</methodName>', 1)
     return answer.replace(b'</methodResponse>', b'</methodCall>')
 
@@ -237,7 +237,7 @@ def test_the_format_of_timestamps() -> None:
 
 
 @pytest.mark.parametrize('value', [{1, 2}, object(), {1: 'a'}, {None: 'a'}, [{1: 'a'}, {1: 'b'}], date(2026, 1, 1)])
-def test_what_cannot_be_sent_is_an_error_here(value: Any) -> None:
+def test_values_that_cannot_be_sent_are_errors(value: Any) -> None:
     with pytest.raises(TypeError):
         wire.encode_response(value)
 
@@ -262,7 +262,7 @@ def test_names_that_users_choose_do_not_pile_up() -> None:
 
 
 def aware(value: Any) -> Any:
-    """What the decoder makes of what `value` becomes on the way."""
+    """Return `value` after encoding and decoding."""
     match value:
         case datetime():
             return value.replace(tzinfo=UTC)
@@ -374,7 +374,7 @@ def test_nesting_has_an_end() -> None:
         ),
     ],
 )
-def test_what_is_accepted(content: str, expected: Any) -> None:
+def test_accepted_values(content: str, expected: Any) -> None:
     assert identical(decode_value(content), expected)
 
 
@@ -438,7 +438,7 @@ def test_what_is_accepted(content: str, expected: Any) -> None:
         (f'<{"x" * 1000}/>', '<x{40}…> is not expected in <value>'),
     ],
 )
-def test_what_is_refused(content: str, complaint: str) -> None:
+def test_refused_values(content: str, complaint: str) -> None:
     with pytest.raises(NipapInputError, match=f'^malformed XML-RPC request: .*{complaint}') as caught:
         decode_value(content)
     assert len(str(caught.value)) < 200
@@ -528,7 +528,7 @@ def refused_by_expat(character: str) -> bool:
     return False
 
 
-def test_forbidden_characters_are_those_that_parsers_refuse() -> None:
+def test_parsers_refuse_exactly_the_forbidden_characters() -> None:
     assert forbidden_character('') is None
     assert forbidden_character('tab\tline\nreturn\råäö😀\x7f\x85') is None
     assert forbidden_character('a\x00b\x01') == '\x00'
@@ -538,14 +538,14 @@ def test_forbidden_characters_are_those_that_parsers_refuse() -> None:
 
 
 @given(all_text)
-def test_what_is_not_forbidden_arrives_unchanged(text: str) -> None:
+def test_allowed_characters_arrive_unchanged(text: str) -> None:
     if forbidden_character(text) is None:
         assert received(wire.encode_response(text)) == text
     else:
         assert received(wire.encode_response(text)) != text
 
 
-# chunks
+# ---- chunks
 
 
 @pytest.mark.parametrize('sizes', [(), (1,), (3, 1), (500, 500, 2), (1, 700)])
@@ -554,7 +554,7 @@ def test_chunks_are_written_as_the_list_they_are_parts_of(sizes: tuple[int, ...]
     everything = [row for part in parts for row in part]
     chunks = Chunks(lambda: iter(parts))
     assert wire.encode_response(chunks) == wire.encode_response(everything)
-    for _ in range(2):  # they are read anew each time
+    for _ in range(2):  # the chunks are read anew each time
         struct = {'search_options': {'offset': 0}, 'result': chunks, 'error': False}
         assert wire.encode_response(struct) == wire.encode_response({**struct, 'result': everything})
 
@@ -580,7 +580,7 @@ def test_chunks_inside_something_else_are_refused() -> None:
 
 
 class Counting(waiting.Blocking):
-    """Counts how often others may run."""
+    """A wait that counts the turns it gives to others."""
 
     turns = 0
 
@@ -596,7 +596,7 @@ def turns() -> Iterator[Counting]:
     Runtime().enter()
 
 
-def test_what_is_big_is_read_and_written_in_several_turns(turns: Counting) -> None:
+def test_big_values_are_read_and_written_in_several_turns(turns: Counting) -> None:
     value = {'é': [{'operator': 'or', 'val1': {'n': number}, 'text': 'ü' * (number % 7)} for number in range(20_000)]}
     body = wire.encode_request('m', {'query': value})
     assert turns.turns > 2
