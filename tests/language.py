@@ -22,6 +22,8 @@ OPENING = re.compile(r'(?:What|Who|Whose|Those|The same|As)\b')
 MOST_PER_1000 = 3.0
 EXCUSED = 'language:'
 SQL_COMMENT = re.compile(r"--([^\n]*)|'(?:[^']|'')*'")
+DESCRIPTION = re.compile(r"^COMMENT ON [^']*? IS '((?:[^']|'')*)'", re.MULTILINE)
+SCHEMA = REPOSITORY / 'sql' / 'schema.sql'
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ def comments(path: Path, source: str) -> Iterator[Text]:
 
 
 def sql_comments(path: Path, source: str) -> Iterator[Text]:
-    for found in SQL_COMMENT.finditer(source):
-        if found[1] is not None:
-            yield Text(path, source.count('\n', 0, found.start()) + 1, found[1].strip(), False)
+    """Yield the comments of a file, or the descriptions of all objects from the schema, which is generated."""
+    for found in (DESCRIPTION if path == SCHEMA else SQL_COMMENT).finditer(source):
+        if found[1]:
+            yield Text(path, source.count('\n', 0, found.start()) + 1, found[1].strip(), path == SCHEMA)
 
 
 def texts(path: Path) -> list[Text]:
