@@ -60,7 +60,7 @@ def unreadable_by(config: Config, identity: Identity) -> str | None:
 
 
 def _unreadable(users: LocalUsers, identity: Identity) -> str:
-    return f'{users.path}: cannot be read by {identity.name}, as whom calls are answered'
+    return f'{users.path}: cannot be read by {identity.name}, the account of the request handlers'
 
 
 def hand_over(config: Config, identity: Identity) -> None:
@@ -82,7 +82,7 @@ def _give(path: Path, identity: Identity) -> None:
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode) and status.st_uid == 0 and status.st_nlink == 1:
             os.fchown(descriptor, identity.uid, -1)
-            log.info('%s belongs to %s now, as whom calls are answered', path, identity.name)
+            log.info('changed the owner of %s to %s, the account of the request handlers', path, identity.name)
     finally:
         os.close(descriptor)
 

@@ -190,15 +190,15 @@ class Application:
             return (
                 MISDIRECTED,
                 PLAIN,
-                b'This is not that host; admin_hosts in [nipapd] has the names that are answered.\n',
+                b'The Host header names another host; admin_hosts in [nipapd] lists the accepted names.\n',
             )
         page = self._pages.get(path)
         if page is None:
-            return '404 Not Found', PLAIN, f'There is {", ".join(self._pages)}.\n'.encode()
+            return '404 Not Found', PLAIN, f'Not found. The pages are {", ".join(self._pages)}.\n'.encode()
         if method not in ('GET', 'HEAD'):
-            return '405 Method Not Allowed', PLAIN, b'Only GET and HEAD are.\n'
+            return '405 Method Not Allowed', PLAIN, b'Only GET and HEAD are allowed.\n'
         if path == '/metrics' and not self._may_see_metrics(environ.get('HTTP_AUTHORIZATION', '')):
-            return UNAUTHORIZED, PLAIN, b'The metrics take the Bearer token that metrics_token in [nipapd] has.\n'
+            return UNAUTHORIZED, PLAIN, b'Send the metrics_token of [nipapd] as Authorization: Bearer TOKEN.\n'
         return page()
 
     def _is_ours(self, host: str) -> bool:
@@ -257,7 +257,7 @@ class View:
     def not_live(self) -> str:
         """Return why the daemon cannot recover by itself, or an empty text."""
         if not self._board.draining and self._board.parent_age_s > PARENT_S:
-            return 'nobody looks after the handlers'
+            return 'the supervisor of the handlers gives no sign of life'
         return ''
 
     async def not_ready(self) -> str:
@@ -328,7 +328,7 @@ class Asked:
         self._pending, self._last = None, None
         self._asked = time.monotonic()
         if done.exception():
-            log.debug('the database was asked in vain: %s', done.exception())
+            log.debug('a query for /ready or /metrics failed: %s', done.exception())
         else:
             self._last = done.result()
 
@@ -355,7 +355,7 @@ class Backups:
                 found = [written(entry) for entry in entries if entry.name.endswith(BACKUP)]
         except OSError as error:
             if not self._warned:
-                log.warning('%s: backups cannot be looked for: %s', self._directory, error.strerror)
+                log.warning('%s: cannot list backups: %s', self._directory, error.strerror)
             self._warned = True
             return 0.0
         self._warned = False

@@ -65,7 +65,7 @@ class Collector:
         try:
             answer = await self._client.fetch(request, raise_error=False)  # raises when there is no answer
         except Exception as exc:
-            log.warning('the collector %s cannot be told the traces of a client: %s', self._endpoint, exc)
+            log.warning('cannot send the traces of a client to the collector %s: %s', self._endpoint, exc)
             return AWAY
         return Heard(answer.code, answer.headers.get('Content-Type', PLAIN), answer.body or b'')
 

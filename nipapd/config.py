@@ -269,7 +269,7 @@ def _home() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError as exc:
-        raise ConfigError('there is no HOME to keep the data in: say where with --data-dir') from exc
+        raise ConfigError('HOME is not set: name the data directory with --data-dir') from exc
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -292,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
         prog='nipapd',
         description='IP address management daemon. Without a configuration it keeps its data in a PostgreSQL of its '
         'own and serves this host only.',
-        epilog='The command line wins over the file; etc/nipap.conf.dist explains every key of the file.',
+        epilog='Options override the configuration file; etc/nipap.conf.dist explains every key of the file.',
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -321,10 +321,16 @@ def _parser() -> argparse.ArgumentParser:
         '--pid-file',
         metavar='FILE',
         type=_argument(values.path),
-        help='write the process id to FILE (default: to no file)',
+        help='write the process id to FILE (default: none)',
     )
-    add('--no-pid-file', action='store_const', const=None, dest='pid_file', help='write no process id, whatever is set')
-    add('--data-dir', metavar='DIR', default=None, help=f'where data is kept (default: {_default_data_dir()})')
+    add(
+        '--no-pid-file',
+        action='store_const',
+        const=None,
+        dest='pid_file',
+        help='write no process id, even if pid_file is configured',
+    )
+    add('--data-dir', metavar='DIR', default=None, help=f'data directory (default: {_default_data_dir()})')
     for flag, text in _FLAGS.items():
         add(flag, action='store_true', default=False, help=text)
     return parser
@@ -334,7 +340,7 @@ _FLAGS = {
     '--auto-install-db': 'create the schema when the configured database has none (default: off)',
     '--auto-upgrade-db': 'bring an older schema up to date (default: off)',
     '--no-backup': "upgrade the daemon's own database without writing before-NNNN.dump to the data directory first",
-    '--check-config': 'say whether the configuration can be used and exit; nothing is started',
+    '--check-config': 'check the configuration and exit; nothing is started',
     '--version': 'print the version and exit',
     '--db-version': 'print the version of the schema in the database and exit',
 }
@@ -470,9 +476,9 @@ def _rehashes(file: File) -> bool:
     file.know(WEB_CLIENT)
     if not chosen:
         file.warnings.append(
-            f'{file.path}: [{WEB_CLIENT}]: belongs to the web client of NIPAP, for which passwords that are stored as '
-            'salted SHA-1 stay so, though they are easily guessed: say password_hash = legacy in [auth] if it still '
-            'needs that, else remove the section'
+            f'{file.path}: [{WEB_CLIENT}]: this section belongs to the web client of NIPAP, so passwords stored as '
+            'salted SHA-1 are not converted to scrypt, though they are easily guessed: set password_hash = legacy in '
+            '[auth] if the web client still reads the accounts, else remove the section'
         )
     return chosen == 'scrypt'
 

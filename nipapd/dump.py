@@ -87,7 +87,7 @@ def _for_server(config: Config, server: tuple[int, ...]) -> Tools:
     """Return the newest programs that are not older than the server; for the private one, those of its own version."""
     fitting = [tools for tools in find_tools(config) if tools.version[0] >= server[0]]
     if not fitting:
-        raise DumpError(f'there is no pg_dump for the PostgreSQL {server[0]} that serves: {INSTALL}')
+        raise DumpError(f'there is no pg_dump for a server of PostgreSQL {server[0]}: {INSTALL}')
     same = [tools for tools in fitting if tools.version == server] if config.embedded else []
     return (same or fitting)[0]
 
@@ -362,7 +362,7 @@ def _refuse_what_holds_anything(db: Database, users: LocalUsers | None) -> None:
         if users and (number := len(users.users())):
             found.append(f'{number} accounts in {users.path}')
     if found:
-        raise DumpError(f'there is something already: {", ".join(found)}; --replace puts the dump in its place')
+        raise DumpError(f'the target is not empty: {", ".join(found)}; --replace overwrites existing data')
 
 
 class Restored(NamedTuple):
@@ -385,7 +385,9 @@ def _replace(db: Database, source: Source, users: LocalUsers | None, config: Con
 
 def _restore(tx: Transaction, db: Database, source: Source, users: LocalUsers | None, keep_webhooks: bool) -> Restored:
     if restore.namespace(tx) != source.manifest['namespace']:
-        raise DumpError(f'the dump is of a schema {source.manifest["namespace"]!r}, which is not where things go here')
+        raise DumpError(
+            f'the dump is of the schema {source.manifest["namespace"]!r}, but this database uses another schema'
+        )
     tx.execute('SET LOCAL idle_in_transaction_session_timeout = 0')
     restore.clear(tx)
     restore.create(tx, source.manifest['schema'])
@@ -404,21 +406,21 @@ def _restore(tx: Transaction, db: Database, source: Source, users: LocalUsers | 
 
 def _report(source: Source, users: LocalUsers | None, outcome: Restored) -> int:
     manifest, problems = source.manifest, outcome.problems
-    print(f'restored what a daemon {manifest["daemon"]} held at {manifest["time"]}')
+    print(f'restored a dump of nipapd {manifest["daemon"]} from {manifest["time"]}')
     if manifest['schema'] < schema.latest():
         print(f'the schema has version {schema.latest()}, it had {manifest["schema"]}')
     if source.users is None:
-        print('the dump holds no accounts: those of the daemon are as they were')
+        print('the dump holds no accounts: the accounts of the daemon are unchanged')
     elif users is None:
         print('the accounts of the dump are not restored: the configuration names no file of accounts')
     if outcome.left_out:
-        print(f'not restored, as these tables of the dump are none of ours: {", ".join(map(shown, outcome.left_out))}')
+        print(f'not restored, as nipapd has no such tables: {", ".join(map(shown, outcome.left_out))}')
     for user in outcome.accounts:
         print(f'account {shown(user.username)}: {_rights(user)}')
     if outcome.disabled:
         print(
-            f'{outcome.disabled} webhooks are disabled, so that receivers hear nothing from a copy: enable those that '
-            'shall send from here; --keep-webhooks leaves them as they were'
+            f'{outcome.disabled} webhooks are disabled, so that a copy of the database sends no events: enable the '
+            'webhooks that this daemon should send; --keep-webhooks restores webhooks as they were'
         )
     for text in problems[:100]:
         print(text)

@@ -90,13 +90,13 @@ local all {SUPERUSER} peer map=nipapd
 """
 
 POSTGRESQL_CONF = """\
-# Written once by nipapd and yours from then on; restart nipapd to apply changes.
-# Where the socket is and who may connect is decided by nipapd at each start.
+# nipapd writes this file once and never changes it. You may edit it; restart nipapd to apply changes.
+# nipapd sets the directory of the socket and the access rules at each start.
 
-# Memory: a share that fits beside a daemon on a small host. Raise all three on a bigger one.
+# Memory: for a small host that runs the daemon as well. Raise all three values on a bigger host.
 shared_buffers = 128MB
-effective_cache_size = 1GB              # what the kernel is likely to cache: a hint for the planner, not an allocation
-work_mem = 16MB                         # sorts of a page of search results stay in memory
+effective_cache_size = 1GB              # expected size of the kernel's cache: a hint for the planner, not an allocation
+work_mem = 16MB                         # enough to sort a page of search results in memory
 
 max_connections = 100                   # a few for each request handler, and room for administrators
 
@@ -114,20 +114,20 @@ wal_compression = on                    # full-page images shrink to a fraction 
 random_page_cost = 1.1                  # solid-state disks and cached data: an index page costs no seek
 jit = off                               # compiling takes longer than the queries it would speed up
 
-deadlock_timeout = 100ms                # transactions last milliseconds; a deadlock is run again, so find it soon
-autovacuum = on                         # counters and free ranges are updated in place and rely on it
-autovacuum_naptime = 15s                # what a minute of allocations leaves behind is as big as what they work on
+deadlock_timeout = 100ms                # transactions last milliseconds; deadlocks are retried, so detect them early
+autovacuum = on                         # needed: updates of counters and free ranges leave dead rows
+autovacuum_naptime = 15s                # the dead rows of a minute of allocations take as much space as the live rows
 
-# Text and time are the same on every host.
+# Encoding and time zone do not depend on the host.
 timezone = 'UTC'
 log_timezone = 'UTC'
 client_encoding = 'utf8'
 
-# The log holds what an administrator must see.
-logging_collector = off                 # nipapd owns the file
+# Log: messages for administrators only.
+logging_collector = off                 # nipapd writes the log file
 log_checkpoints = off
-log_min_error_statement = panic         # refused changes are everyday; their values are nobody's business
-cluster_name = 'nipapd'                 # names the processes in ps
+log_min_error_statement = panic         # refused changes are frequent, and their statements contain users' values
+cluster_name = 'nipapd'                 # shown by ps in the names of the processes
 """
 
 
@@ -257,7 +257,7 @@ class EmbeddedPostgres:
         if check.returncode:
             closed = os.fsdecode(check.stdout) or '/'
             raise EmbeddedPostgresError(
-                f'PostgreSQL runs as {account.name}, who may not enter {closed}: '
+                f'PostgreSQL runs as {account.name}, which may not enter {closed}: '
                 f'choose a data directory outside of it (--data-dir), or open it with chmod o+x'
             )
 
@@ -360,8 +360,8 @@ class EmbeddedPostgres:
             return
         if any(refusal in problem for refusal in REFUSALS):
             raise EmbeddedPostgresError(
-                f'the PostgreSQL in {self.home} runs and takes no orders from {account_of_uid(os.geteuid()).name}: '
-                'ask as root, or as the account that has started the daemon'
+                f'the PostgreSQL in {self.home} is running and refuses the account '
+                f'{account_of_uid(os.geteuid()).name}: run the command as root, or as the account that started nipapd'
             )
         if self.proc:  # the server died, or no longer answers
             _stop(self.proc)
@@ -381,9 +381,9 @@ class EmbeddedPostgres:
         pid, original = _locked_by(self.data / 'postmaster.pid')
         if original and not _is_same(original, self.data) and _runs(pid):
             raise EmbeddedPostgresError(
-                f'{self.data} is a copy of {original}, made while PostgreSQL ran there as process {pid}, which goes '
-                'on: such a copy may be torn, use nipap-admin dump and restore; if it is a snapshot of one moment, '
-                f'remove {self.data}/postmaster.pid'
+                f'{self.data} is a copy of {original}, made while PostgreSQL ran there as process {pid}, which is '
+                'still running: such a copy may be inconsistent, use nipap-admin dump and restore; if the copy is an '
+                f'atomic snapshot, remove {self.data}/postmaster.pid'
             )
 
     def _remove_copied_socket(self) -> None:
@@ -660,7 +660,8 @@ def _why_none(candidates: list[Installation], fitting: list[Installation], major
     if fitting:
         return f'the account {account.name} cannot run any PostgreSQL that was found: {found}'
     return (
-        f'the data needs PostgreSQL {major}, but found only {found}; docs/production.md has the way from one to another'
+        f'the data needs PostgreSQL {major}, but found only {found}; '
+        'docs/production.md describes how to change the major version'
     )
 
 

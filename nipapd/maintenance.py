@@ -87,15 +87,15 @@ def run_dump(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_restore(config: Config, options: argparse.Namespace) -> int:
-    """Put back database and accounts where there are none, or with --replace in their place; no daemon may run.
+    """Restore database and accounts into an empty target, or over existing data with --replace; no daemon may run.
 
-    Webhooks are disabled, unless --keep-webhooks leaves them as they were.
+    Webhooks are disabled, unless --keep-webhooks restores them as they were.
     """
     return dump.restore_file(config, options.file, replace=options.replace, keep_webhooks=options.keep_webhooks)
 
 
 def run_check(db: Database) -> int:
-    """Recompute everything derived from the facts and report each difference; with --repair, put it right."""
+    """Recompute everything derived from the facts and report each difference; with --repair, repair it."""
     found = check.problems(db)
     _print_first(found, len(found))
     print(f'{len(found)} problems found' if found else 'no problems found')
@@ -121,7 +121,7 @@ def run_migrate(config: Config, _options: argparse.Namespace) -> int:
     with served(config) as dsn:
         await_database(dsn, config.nipapd.database_wait)  # start scripts of containers run this before the daemon
         if file := backup.before_upgrade(config, dsn):
-            print(f'{file}: the database as it was before')
+            print(f'{file}: the database before the upgrade')
         with database(dsn) as db:
             before = schema.version(db)
             applied = schema.migrate(db)
@@ -162,11 +162,11 @@ def _places(default: str | None) -> Parser:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog='nipap-admin',
-        description='Look after the database of nipapd, also while it runs.',
+        description='Maintain the database of nipapd.',
         parents=[_places(None)],
     )
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    repair_help = 'put right what differs, in one transaction that changes of the tree wait for'
+    repair_help = 'repair every difference, in one transaction that blocks changes of the tree'
 
     def add(name: str, text: str | None, **defaults: object) -> argparse.ArgumentParser:
         text = (text or '').strip()
@@ -177,16 +177,16 @@ def _parser() -> argparse.ArgumentParser:
     check_parser = add('check', run_check.__doc__, command=on_database, work=run_check)
     check_parser.add_argument('--repair', dest='work', action='store_const', const=run_repair, help=repair_help)
     migrate_parser = add('migrate', run_migrate.__doc__, command=run_migrate)
-    migrate_parser.add_argument('--no-backup', action='store_true', help='write no dump first')
+    migrate_parser.add_argument('--no-backup', action='store_true', help='do not dump the database first')
     for name, run, where in (('dump', run_dump, 'output'), ('restore', run_restore, 'input')):
         command = add(name, run.__doc__, command=run)
         command.add_argument('file', metavar='FILE', help=f'the file; "-" is the standard {where}')
         if run is run_restore:
-            command.add_argument('--replace', action='store_true', help='put the dump in the place of what is there')
+            command.add_argument('--replace', action='store_true', help='overwrite existing data and accounts')
             command.add_argument(
                 '--keep-webhooks',
                 action='store_true',
-                help='leave webhooks as they were: else none is enabled afterwards',
+                help='restore webhooks as they were (default: all are disabled)',
             )
     return parser
 

@@ -280,7 +280,9 @@ def _calls(totals: list[float]) -> Iterator[Metric]:
     yield times
     refused = _CODE_PLACES[AuthenticationFailedError.code]
     failed = sum(totals[first + refused] for first in _METHOD_PLACES.values())
-    yield _counter('nipap_failed_logins', 'Calls with a wrong name or password, or refused after many.', failed)
+    yield _counter(
+        'nipap_failed_logins', 'Calls with a wrong name or password, or refused after too many failed logins.', failed
+    )
     yield _counter('nipap_refused_requests', 'Requests refused with HTTP 503.', totals[_PLACES['refused']])
 
 
@@ -288,50 +290,50 @@ def _handlers(board: Board, state: State, totals: list[float]) -> Iterator[Metri
     build = GaugeMetricFamily('nipap_build_info', 'The program.', labels=['version', 'python'])
     build.add_metric([__version__, platform.python_version()], 1)
     yield build
-    yield _gauge('nipap_start_time_seconds', 'When the daemon was started, since 1970.', board.started)
+    yield _gauge('nipap_start_time_seconds', 'Start of the daemon, in seconds since 1970.', board.started)
     if state.certificate_end is not None:
-        text = 'When the certificate for TLS ends, since 1970.'
+        text = 'Expiry of the TLS certificate, in seconds since 1970.'
         yield _gauge('nipap_certificate_end_time_seconds', text, state.certificate_end)
     if state.newest_backup is not None:
         yield _gauge(
-            'nipap_backup_time_seconds', 'When the newest backup was written, since 1970.', state.newest_backup
+            'nipap_backup_time_seconds', 'Time of the newest backup, in seconds since 1970.', state.newest_backup
         )
-    yield _gauge('nipap_ready', 'Whether calls are answered, as /ready says.', state.ready)
-    yield _gauge('nipap_draining', 'Whether the daemon was told to stop.', board.draining)
-    yield _gauge('nipap_handlers', 'Handlers that there should be.', state.handlers)
-    yield _gauge('nipap_handlers_ready', 'Handlers that answer.', board.ready_handlers())
+    yield _gauge('nipap_ready', 'Whether /ready answers with HTTP 200.', state.ready)
+    yield _gauge('nipap_draining', 'Whether the daemon is stopping.', board.draining)
+    yield _gauge('nipap_handlers', 'Configured number of handlers.', state.handlers)
+    yield _gauge('nipap_handlers_ready', 'Handlers that are ready.', board.ready_handlers())
     restarts = CounterMetricFamily('nipap_handler_restarts', 'Handlers lost and replaced.', labels=['reason'])
     for why, number in board.losses.items():
         restarts.add_metric([why], number)
     yield restarts
-    limits = CounterMetricFamily('nipap_limits_reached', 'Limits that somebody has reached.', labels=['limit'])
+    limits = CounterMetricFamily('nipap_limits_reached', 'How often a limit was reached.', labels=['limit'])
     for name in LIMITS:
         limits.add_metric([name], totals[_PLACES[f'limit {name}']])
     yield limits
-    yield _gauge('nipap_running_requests', 'Requests that have begun.', totals[_PLACES['running']])
-    yield _gauge('nipap_waiting_requests', 'Requests that wait for their turn.', totals[_PLACES['queued']])
+    yield _gauge('nipap_running_requests', 'Requests in progress.', totals[_PLACES['running']])
+    yield _gauge('nipap_waiting_requests', 'Requests in the queue.', totals[_PLACES['queued']])
 
 
 def _database(state: State, totals: list[float]) -> Iterator[Metric]:
     yield _gauge('nipap_database_up', 'Whether the database answers.', state.database)
     yield _gauge('nipap_database_sessions', 'Sessions in use.', totals[_PLACES['sessions']])
-    yield _gauge('nipap_database_sessions_limit', 'Sessions that may be.', totals[_PLACES['most_sessions']])
+    yield _gauge('nipap_database_sessions_limit', 'Highest number of sessions.', totals[_PLACES['most_sessions']])
     opened = totals[_PLACES['sessions_opened']]
     yield _counter('nipap_database_connects', 'Sessions opened, at first and after a loss.', opened)
-    yield _counter('nipap_database_retries', 'Work that was run again.', totals[_PLACES['retries']])
+    yield _counter('nipap_database_retries', 'Transactions that were retried.', totals[_PLACES['retries']])
 
 
 _POOL_FIGURES = {
     'member_prefixes': ('nipap_pool_member_prefixes', 'Members of a pool.'),
     'used_prefixes': ('nipap_pool_used_prefixes', 'Prefixes inside the members of a pool.'),
-    'free_prefixes': ('nipap_pool_free_prefixes', 'Blocks of the default length that are free.'),
+    'free_prefixes': ('nipap_pool_free_prefixes', 'Free blocks of the default length.'),
     'total_addresses': ('nipap_pool_addresses', 'Addresses of the members of a pool.'),
-    'used_addresses': ('nipap_pool_used_addresses', 'Addresses of those that are used.'),
+    'used_addresses': ('nipap_pool_used_addresses', 'Used addresses of the members of a pool.'),
 }
 _VRF_FIGURES = {
     'num_prefixes': ('nipap_vrf_prefixes', 'Prefixes of a VRF.'),
-    'total_addresses': ('nipap_vrf_addresses', 'Addresses of its prefixes without parent.'),
-    'used_addresses': ('nipap_vrf_used_addresses', 'Addresses of those that are used.'),
+    'total_addresses': ('nipap_vrf_addresses', 'Addresses of the prefixes of a VRF that have no parent.'),
+    'used_addresses': ('nipap_vrf_used_addresses', 'Used addresses of the prefixes of a VRF that have no parent.'),
 }
 
 
@@ -357,9 +359,13 @@ def _objects(
 
 
 def _receivers(receivers: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
-    pending = GaugeMetricFamily('nipap_events_pending', 'Events that a receiver has not had.', labels=['receiver'])
-    delivered = CounterMetricFamily('nipap_events_delivered', 'Events that it has taken.', labels=['receiver'])
-    failed = CounterMetricFamily('nipap_events_failed', 'Attempts that failed.', labels=['receiver'])
+    pending = GaugeMetricFamily(
+        'nipap_events_pending', 'Events that wait for delivery to a receiver.', labels=['receiver']
+    )
+    delivered = CounterMetricFamily('nipap_events_delivered', 'Events delivered to a receiver.', labels=['receiver'])
+    failed = CounterMetricFamily(
+        'nipap_events_failed', 'Failed attempts to deliver events to a receiver.', labels=['receiver']
+    )
     for each in receivers:
         for metric, figure in ((pending, 'pending'), (delivered, 'delivered'), (failed, 'failed')):
             metric.add_metric([each['name']], float(each[figure]))

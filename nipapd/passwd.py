@@ -34,28 +34,28 @@ EXIT_CODES: dict[type[Exception], int] = {
 }
 EXIT_INTERRUPTED = 130
 LEGACY_WARNING = (
-    'the password is stored as salted SHA-1, as the web client of NIPAP reads it: whoever gets hold of the file '
-    'guesses billions of passwords a second, so choose a long random one'
+    'the password is stored as salted SHA-1 for the web client of NIPAP: a thief of the file can try billions of '
+    'passwords a second, so choose a long random one'
 )
 
 _EPILOG = """
 exit codes:
-  0  done, or as it is wanted already: add of a user who exists and delete of one who does not change nothing and say so
-  1  something is missing: a user, a password, or what to change
+  0  done, or nothing to do: the user to add exists already, or the user to delete does not exist
+  1  an argument is missing: a user, a password, or a value to change
   2  test-user: wrong user name or password; latest-version: the layout is older; or wrong usage, configuration, name or
      password
   4  modify: there is no such user         5  there is no such file
   6  the file cannot be read or written    7  the file has an older layout or none
 
-A new password has 8 to 1000 characters; a shorter one in --password is taken with a warning. One that is not given is
-asked for at a terminal; else it is a line of the standard input.
-The file is -f, else what the configuration says, else local_auth.db in the data directory.
+A new password has 8 to 1000 characters; --password accepts a shorter one with a warning. Without --password the
+password is asked for at a terminal, or read from a line of the standard input.
+The file is -f, else the configured one, else local_auth.db in the data directory.
 """
 
 
 _INTERRUPTED = (
-    'a restore was interrupted, and these may be the accounts: the next start of the daemon finds out; '
-    'remove the file if the restore was given up'
+    'a restore was interrupted, and this file may replace the accounts: the next start of the daemon decides; '
+    'remove the file if the restore was abandoned'
 )
 
 
@@ -92,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog='nipap-passwd',
-        description='Local accounts of nipapd. Works while the daemon runs; a change holds at once.',
+        description='Manage the local accounts of nipapd, also while it runs. Changes take effect at once.',
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add('action', nargs='?', choices=_ACTIONS, metavar='ACTION', help=', '.join(_ACTIONS))
-    add('-u', '--user', '--username', metavar='USER', help='name of the user (list: this one only)')
+    add('-u', '--user', '--username', metavar='USER', help='name of the user; list shows this user only')
     add(
         '-p', '--password', metavar='PASSWORD', help='password; other users of this host can see it in the process list'
     )
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add('-t', '--trusted', action=flag, default=None, help='the user may act for others')
     add('-r', '--readonly', action=flag, default=None, help='the user may not change anything')
     add('--legacy-hash', action='store_true', help="store the password weakly, as NIPAP's web client reads it")
-    add('-f', '--file', metavar='FILE', help='file with the accounts, whatever the configuration says')
+    add('-f', '--file', metavar='FILE', help='file with the accounts; overrides the configuration')
     add('-c', '--config', metavar='CONFIG', help=f'configuration (default: {config.DEFAULT_FILE} if any)')
     add('--data-dir', metavar='DIR', help="the daemon's data directory")
     add('--version', action='version', version=f'nipap-passwd version {__version__}')
@@ -185,10 +185,10 @@ def _warn_of_legacy(args: argparse.Namespace) -> None:
     if args.legacy_hash:
         print(f'nipap-passwd: {LEGACY_WARNING}', file=sys.stderr)
         if not args.keeps:
-            hint = 'the next login stores it anew, unless password_hash = legacy is in the section [auth] of nipap.conf'
+            hint = 'the next login converts it to scrypt, unless nipap.conf has password_hash = legacy in [auth]'
             print(f'nipap-passwd: {hint}', file=sys.stderr)
     elif args.keeps:
-        hint = 'the password is stored with scrypt, which the web client of NIPAP does not read: --legacy-hash'
+        hint = 'the password is stored with scrypt, which the web client of NIPAP cannot read; for it use --legacy-hash'
         print(f'nipap-passwd: {hint}', file=sys.stderr)
 
 
@@ -289,7 +289,7 @@ def _new_password(args: argparse.Namespace, missing: str = MISSING) -> str:
     password = _ask('New password: ', missing=missing)
     local_users.check_password(password)
     # At the end of the input, a script need not repeat the password.
-    if _ask('The same again: ', at_end=password) != password:
+    if _ask('Repeat the password: ', at_end=password) != password:
         raise local_users.UserInputError('the two passwords differ')
     return password
 

@@ -100,11 +100,11 @@ def _check(path: Path, descriptor: int) -> None:
     """Refuse a file that no daemon has written, or that another account created in a directory open to everybody."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise PidFileError(f'cannot write the pid file {path}: it is no file of its own')
+        raise PidFileError(f'cannot write the pid file {path}: it must be a regular file without further hard links')
     if status.st_uid != os.geteuid() and os.stat(path.parent).st_mode & stat.S_IWOTH:
-        raise PidFileError(f'cannot write the pid file {path}: somebody else has made it')
+        raise PidFileError(f'cannot write the pid file {path}: it belongs to another account')
     if status.st_size > LONGEST or not NUMBER.fullmatch(os.pread(descriptor, LONGEST, 0)):
-        raise PidFileError(f'cannot write the pid file {path}: it holds something other than a process id')
+        raise PidFileError(f'cannot write the pid file {path}: it must contain a process id only')
 
 
 def _lock(path: Path, descriptor: int) -> None:
@@ -112,7 +112,7 @@ def _lock(path: Path, descriptor: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         owner = os.pread(descriptor, LONGEST, 0).decode('ascii', 'replace').strip()
-        raise PidFileError(f'the pid file {path} is that of a daemon that runs, process {owner}') from None
+        raise PidFileError(f'the pid file {path} is in use by a running daemon, process {owner}') from None
 
 
 def _lock_for_scripts(path: Path, descriptor: int) -> None:
@@ -127,7 +127,7 @@ def _lock_for_scripts(path: Path, descriptor: int) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                log.warning('%s is locked by another process: scripts that look with flock may be wrong', path)
+                log.warning('%s is locked by another process: scripts that test it with flock may be wrong', path)
                 return
         except OSError as error:  # a file system without flock
             log.debug('%s cannot be locked with flock: %s', path, error.strerror)

@@ -80,7 +80,7 @@ def serving(config: Config, alone: bool = False) -> Iterator[None]:
         descriptor = open_lock(path)
     except OSError as error:
         # The directory of another account, in which only the accounts are read.
-        log.debug('%s cannot be held: %s', path, error.strerror)
+        log.debug('cannot lock %s: %s', path, error.strerror)
         yield
         return
     try:

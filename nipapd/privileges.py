@@ -24,7 +24,7 @@ from nipapd.identity import Identity
 
 log = logging.getLogger('nipapd')
 
-HINT = '[nipapd] user names an account for them (docs/security.md)'
+HINT = 'set user in [nipapd] to another account (docs/security.md)'
 MOST_TEXT = 4096
 LATER = ('_strptime', 'encodings.idna', 'encodings.utf_8_sig', 'importlib.readers', 'tornado.simple_httpclient')
 
@@ -37,13 +37,16 @@ def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | N
     if os.geteuid() != 0:
         return None
     if identity is None:
-        log.warning('handlers run as root: the host has no other account for them; %s', HINT)
+        log.warning('handlers run as root: the host has no other suitable account; %s', HINT)
         return None
     if identity.uid == 0:
-        log.warning('handlers run as root, as user = %s says: whoever breaks into one has this host', identity.name)
+        log.warning(
+            'handlers run as root, since user = %s is configured: an intruder in a handler controls this host',
+            identity.name,
+        )
         return identity
     if config.nipapd.forks < 0 and config.embedded:
-        log.warning('calls are answered as root: with forks = -1 the process that looks after PostgreSQL answers them')
+        log.warning('calls are served by root: with forks = -1 the process that manages PostgreSQL serves them')
         return None if identity.by_default else identity
     if not identity.by_default:
         return identity
@@ -57,7 +60,7 @@ def settled(config: Config, identity: Identity | None, dsn: str) -> Identity | N
         return None
     backups = [Path(directory) for directory in (config.nipapd.backup_dir,) if directory]
     if problem := told_by(identity, lambda: unreadable(backups)):
-        log.warning('metrics do not tell the time of the newest backup: %s', problem)
+        log.warning('metrics lack the time of the newest backup: %s', problem)
     return identity
 
 
@@ -114,7 +117,7 @@ def told_by(identity: Identity, look: Callable[[], Iterator[str]]) -> str | None
             identity.assume()
             text = next(look(), '')
         except BaseException as error:
-            text = f'a process cannot become {identity.name}, or work as such: {error}'
+            text = f'a process cannot switch to {identity.name}, or cannot work under that account: {error}'
         os.write(sending, text.encode(errors='replace')[:MOST_TEXT])
         os._exit(0)
     os.close(sending)

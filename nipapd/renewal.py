@@ -133,7 +133,7 @@ class Renewal:
         for warning in read.warnings:
             log.warning('%s', warning)
         for key in fixed:
-            log.warning('%s: [nipapd] %s: a changed value takes a restart, ignored', read.path, key)
+            log.warning('%s: [nipapd] %s: the changed value is ignored until a restart', read.path, key)
         former = self._service
         service = service_of(config, dsn, listeners, former.login_counts, former.known_logins, former.board)
         generation = self._generation(config, service)

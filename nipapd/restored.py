@@ -72,13 +72,15 @@ def settle_one(path: Path, db: Database, users: LocalUsers, owner: str | None) -
     """Settle the accounts of one restore, see `settle`."""
     where, _, number = path.name.rpartition(RESTORED)[2].rpartition('-')
     if db.read(lambda tx: tx.value(_DATABASE)) != where:
-        log.warning('%s was written by a restore into another database; remove it if that was given up', path)
+        log.warning(
+            '%s was written by a restore into another database; remove the file if that restore was abandoned', path
+        )
         return
     outcome = _outcome(db, number)
     if outcome == 'committed':
         put_in_place(path, users, owner)
     elif outcome != 'aborted':
-        reason = 'a restore is under way' if outcome == 'in progress' else 'how its restore has ended is not known'
+        reason = 'a restore is under way' if outcome == 'in progress' else 'the outcome of its restore is unknown'
         raise StartError(f'{path}: {reason}; otherwise remove the file, and restore again')
     path.unlink(missing_ok=True)
 

@@ -59,12 +59,13 @@ BEGIN
         EXECUTE format('ALTER DATABASE %I OWNER TO {OWNER}', current_database());
     END IF;
     IF NOT EXISTS (SELECT FROM pg_default_acl WHERE defaclrole = '{OWNER}'::regrole) THEN
-        -- Handlers use what a migration or a restore makes at once.
+        -- Grant handlers their rights on tables and sequences that migrations and restores create.
         ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT {EVERY_WAY} ON TABLES TO {SERVICE};
         ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT USAGE, SELECT ON SEQUENCES TO {SERVICE};
     END IF;
     IF NOT has_schema_privilege('{OWNER}', 'public', 'CREATE') THEN
-        ALTER SCHEMA public OWNER TO {OWNER}; -- before PostgreSQL 15, which has the owner of the database own it
+        -- Only before PostgreSQL 15: in newer versions the owner of the database owns public.
+        ALTER SCHEMA public OWNER TO {OWNER};
     END IF;
     IF EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) acl
                WHERE nspname = 'public' AND acl.grantee = 0 AND acl.privilege_type = 'CREATE') THEN
@@ -128,7 +129,7 @@ def prepare(dsn: str) -> None:
     try:
         with contextlib.closing(psycopg2.connect(dsn)) as connection:
             while not _try(connection):
-                log.info('the change of owners waits for what runs in the database')
+                log.info('changing owners in the database: waiting for locks of other sessions')
                 time.sleep(random.uniform(0.5, 1.0) * PAUSE_S)
     except psycopg2.Error as error:
         problem = ' '.join(str(error).split())

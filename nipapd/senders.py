@@ -127,11 +127,11 @@ class Delivery:
                     self._deliver(sequencer)
             except NipapError as error:
                 self.leads = False
-                log.debug('events wait: %s', error)
+                log.debug('delivery of events is paused: %s', error)
                 pause_s = TROUBLE_S
             except Exception:
                 self.leads = False
-                log.exception('events wait')
+                log.exception('delivery of events is paused')
                 pause_s = TROUBLE_S
             else:
                 pause_s = min(max(LOOK_S, LOOK_SHARE * (time.monotonic() - began)), MOST_LOOK_PAUSE_S)
@@ -182,10 +182,10 @@ class Delivery:
                 self._fibers.become_stream()
                 work()
             except NipapError as error:
-                log.debug('events wait: %s', error)
+                log.debug('delivery of events is paused: %s', error)
                 waiting.sleep(TROUBLE_S)
             except Exception:
-                log.exception('events wait')
+                log.exception('delivery of events is paused')
                 waiting.sleep(TROUBLE_S)
             finally:
                 self._running.discard(key)

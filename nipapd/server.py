@@ -481,7 +481,7 @@ class Container(WSGIContainer):
 
     def _serve(self, request: HTTPServerRequest, answer: _Answer, turn: Turn) -> None:
         if turn.is_abandoned:
-            log.debug('a client has left before its request was looked at')
+            log.debug('a client disconnected before its request was processed')
             return
         try:
             answer.begin(self.wsgi_application, self.environ(request))
@@ -490,7 +490,7 @@ class Container(WSGIContainer):
             elif answer.rest is not None:
                 answer.send_rest()
         except (StreamClosedError, ClientGoneError):
-            log.debug('a client has left before its answer was complete')
+            log.debug('a client disconnected before its answer was complete')
         except GreenletExit:  # the handler ends
             answer.fail()
         except Exception:
@@ -500,7 +500,7 @@ class Container(WSGIContainer):
             try:
                 answer.close()
             except Exception:
-                log.exception('the end of a request failed')
+                log.exception('closing an answer failed')
 
 
 class _Answer:
@@ -768,7 +768,7 @@ class _Request(HTTPMessageDelegate):
         try:
             await asyncio.wait_for(_end_with(stream, stream.refusal(answer)), LINGER_S)
         except (OSError, TimeoutError):  # including StreamClosedError
-            log.debug('a client that was refused has left, or goes on sending')
+            log.debug('a refused client disconnected, or is still sending')
         finally:
             stream.close()
 

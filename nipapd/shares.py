@@ -25,16 +25,16 @@ REMEMBERED = 4096  # most addresses, credentials and log lines that are remember
 
 # The names of limits in metrics and in the log, with the limited resource.
 NAMES = {
-    'running': 'requests that work at once',
-    'waiting': 'requests that wait for their turn',
+    'running': 'requests in progress',
+    'waiting': 'requests in the queue',
     'sessions': 'sessions of the database',
     'streams': 'streams of events',
-    'bodies': 'bytes of bodies',
-    'hashes': 'passwords that are hashed',
+    'bodies': 'bytes of request bodies',
+    'hashes': 'password hashes',
     'connections': 'connections',
-    'cancelled': 'work for a client that has left',
+    'cancelled': 'work for a disconnected client',
     'values': 'values of a request',
-    'spooled': 'bytes of long answers that are kept until they are sent',
+    'spooled': 'bytes of long answers not yet sent',
     'rate': 'bytes a second of a request or an answer',
 }
 

@@ -55,7 +55,7 @@ def notify(state: str, environ: Mapping[str, str] | None = None) -> None:
             sender.connect(address.replace('@', '\0', 1) if address[0] == '@' else address)
             sender.send(state.encode())
         except OSError as error:
-            log.warning('the service manager cannot be told %s: %s', state.split('\n')[0], error)
+            log.warning('cannot send %s to the service manager: %s', state.split('\n')[0], error)
 
 
 def notify_reloading() -> None:

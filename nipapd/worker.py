@@ -232,7 +232,7 @@ class Service:
         try:
             await asyncio.wait_for(server.drained(), max(self.settings.drain_timeout, LEAST_DRAIN_S))
         except TimeoutError:
-            log.warning('%d connections are still busy and cut off', server.open_connections)
+            log.warning('closing %d connections that are still busy', server.open_connections)
             return EXIT_CUT_OFF
         return 0
 

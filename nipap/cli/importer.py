@@ -62,7 +62,7 @@ class Outcome(Enum):
 
     COMPLETE = 'all rows are there'
     REFUSED = 'some rows are bad or refused'
-    DIFFERENT = 'some rows are there with other values, and none is refused'
+    DIFFERENT = 'some rows differ from their stored prefixes, and no row is refused'
 
     @classmethod
     def of(cls, bad: int, counts: Mapping[str, int]) -> Outcome:
@@ -371,7 +371,9 @@ class Rehearsal(Import):
                 moved = f'operation {position - len(before)}: {fault.text[named.end() :]}'
                 raise Fault(fault.code, moved) from None
             return True
-        raise TransportError(f'{client.server}: it has done what no daemon can do, look at what it has stored')
+        raise TransportError(
+            f'{client.server}: it committed a batch with an impossible operation, check the stored prefixes'
+        )
 
     def _needed(self, rows: list[Row]) -> list[Row]:
         """Return the rows that must exist before the given rows can be added, parents first."""

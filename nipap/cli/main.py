@@ -28,10 +28,10 @@ KEYS = {'hostname': 'NIPAP_HOST', 'port': 'NIPAP_PORT', 'username': 'NIPAP_USERN
 
 _EPILOG = """
 exit codes:
-  0  all prefixes are there        1  some were refused, each with its line and the reason
+  0  all prefixes are stored       1  some rows were refused, each reported with its line and the reason
   2  wrong usage, configuration, file or credentials
-  3  cut off: the connection was lost or the import interrupted; the same command goes on where it stopped
-  4  none was refused, but some are there with other values, each with its line and the differences
+  3  the connection was lost or the import was interrupted; the same command resumes the import
+  4  no row was refused, but some stored prefixes have other values, each reported with its line and the differences
 """
 
 
@@ -96,7 +96,7 @@ def server_of(options: argparse.Namespace, environ: Mapping[str, str], file: Pat
         settings['username'] = options.user
     settings |= ours
     if not settings.get('username'):
-        raise ConfigError(f'no username: it is --user, NIPAP_USERNAME, or username in {file}')
+        raise ConfigError(f'no username: give --user, NIPAP_USERNAME, or username in {file}')
     host, tls = _host(settings['hostname'])
     port = _port(settings['port'])
     password = settings.get('password') or _ask(settings['username'], file)
@@ -175,7 +175,7 @@ def _port(text: str) -> int:
 
 def _ask(username: str, file: Path) -> str:
     if not sys.stdin.isatty():
-        raise ConfigError(f'no password for {username}: it is NIPAP_PASSWORD, or password in {file}')
+        raise ConfigError(f'no password for {username}: set NIPAP_PASSWORD, or password in {file}')
     return getpass.getpass(f'Password of {username}: ')
 
 
@@ -224,9 +224,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_server(parser: argparse.ArgumentParser, default: str | None) -> None:
     """Add the options of the daemon and the login. default: the value of an option that is not given."""
     add = parser.add_argument
-    add('--host', metavar='HOST', default=default, help=f'where nipapd serves (default {DEFAULTS["hostname"]})')
-    add('--port', metavar='PORT', default=default, help=f'its port (default {DEFAULTS["port"]})')
-    add('--user', metavar='USER', default=default, help='who calls')
+    add(
+        '--host',
+        metavar='HOST',
+        default=default,
+        help=f'host name, address or URL of nipapd (default {DEFAULTS["hostname"]})',
+    )
+    add('--port', metavar='PORT', default=default, help=f'port of nipapd (default {DEFAULTS["port"]})')
+    add('--user', metavar='USER', default=default, help='user name of the login')
 
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -243,14 +248,19 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add = command.add_argument
     add('file', metavar='FILE', help='the file; -: the standard input')
     vrf = command.add_mutually_exclusive_group()
-    vrf.add_argument('--vrf', metavar='RT', help='route target of the VRF of rows that name none')
-    vrf.add_argument('--vrf-name', metavar='NAME', help='the same by name')
-    add('--type', choices=PREFIX_TYPES, metavar='TYPE', help=f'type of rows without one: {", ".join(PREFIX_TYPES)}')
-    add('--dry-run', action='store_true', help='say what would be added, refused or different, and change nothing')
+    vrf.add_argument('--vrf', metavar='RT', help='route target of the VRF for rows without a VRF')
+    vrf.add_argument('--vrf-name', metavar='NAME', help='name of the VRF for rows without a VRF')
+    add('--type', choices=PREFIX_TYPES, metavar='TYPE', help=f'type for rows without a type: {", ".join(PREFIX_TYPES)}')
+    add('--dry-run', action='store_true', help='report rows that would be added, refused or different; change nothing')
     add('--skip-bad', action='store_true', help='import the good lines of a file that has bad ones')
-    add('--encoding', type=_encoding, metavar='NAME', help='its encoding (default: UTF-8, or as its first bytes say)')
+    add(
+        '--encoding',
+        type=_encoding,
+        metavar='NAME',
+        help='encoding of the file (default: detected from its first bytes, or UTF-8)',
+    )
     add('--chunk', type=_chunk, default=2000, metavar='N', help='rows in one transaction (default 2000)')
-    add('--state', metavar='FILE', help='where to note how far the import has come (default FILE.progress)')
+    add('--state', metavar='FILE', help='file for the progress of the import (default FILE.progress)')
 
 
 if __name__ == '__main__':

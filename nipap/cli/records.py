@@ -72,7 +72,7 @@ def check_encoding(name: str) -> str:
     try:
         'prefix'.encode(name)
     except (LookupError, ValueError):
-        raise ValueError(f'{name!r}: the name of one is accepted, such as utf-8, utf-16 or cp1252') from None
+        raise ValueError(f'{name!r}: not the name of an encoding, such as utf-8, utf-16 or cp1252') from None
     return name
 
 

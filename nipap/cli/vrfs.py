@@ -51,7 +51,7 @@ def locate(client: Client, sheet: Sheet) -> Located:
     found = _find(client, named)
     default = tuple(columns.vrf.items())
     if default in named and default not in found:
-        raise FileError(f'there is no VRF with {_shown(default)}, in which rows are that name none')
+        raise FileError(f'there is no VRF with {_shown(default)}, the VRF for rows without a VRF')
     bad: list[tuple[int, str]] = []
     rows: list[Row] = []
     seen: dict[tuple[int, bytes], int] = {}

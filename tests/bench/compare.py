@@ -214,7 +214,7 @@ class Comparison:
         for again in range(AGAIN):
             rows = [result.row for result in self.results.values() if not result.problem and result.slower]
             for row in rows:
-                say(f'seems slower: {" | ".join(self.results[row.name].cells())}')
+                say(f'possibly slower, timing again: {" | ".join(self.results[row.name].cells())}')
                 self.results[row.name] = Result(row, timed=again + 2)
             self._time(rows, restart=True)
         self._judge_data(stored)
@@ -281,7 +281,9 @@ class Comparison:
         """Note a database whose counts of prefixes have changed or whose check fails."""
         for side in self.sides:
             if side.counts() != stored:
-                self.differences.append(f'{side.name}: {side.counts()} prefixes are stored, {stored} were')
+                self.differences.append(
+                    f'{side.name}: {side.counts()} prefixes are stored, {stored} were stored before'
+                )
             try:
                 side.maintain('check')
             except RevisionError as error:
@@ -319,7 +321,7 @@ class Comparison:
                     f'{name}: half of the intervals are ±{half:.1%} or narrower, nine tenths ±{most:.1%}; '
                     f'{without} of {len(intervals)} leave out 1'
                 )
-        yield from (f'not the same any more: {text}' for text in self.differences)
+        yield from (f'the databases differ: {text}' for text in self.differences)
 
     @property
     def failures(self) -> list[str]:
@@ -344,7 +346,7 @@ def install(options: argparse.Namespace) -> tuple[Program, Program]:
     others, versions = base.versions(), ours.versions()
     for name in sorted(others.keys() & versions.keys()):
         if others[name] != versions[name]:
-            say(f'{name} is {others[name]} with BASE and {versions[name]} with ours')
+            say(f'{name} has version {others[name]} in BASE and {versions[name]} in ours')
     return base, ours
 
 
@@ -353,17 +355,23 @@ def say(text: str) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Compare what two revisions take, row by row of the benchmark.')
+    parser = argparse.ArgumentParser(description='Compare the times of two revisions, row by row of the benchmark.')
     add = parser.add_argument
     add('base', metavar='BASE', help='a revision of this repository')
-    add('--ours', metavar='REV', help='the other revision; the working tree unless given')
-    add('--rows', default=str(REAL_ROWS), metavar='N', help='so many real prefixes, or "all" (default %(default)s)')
-    help_ = f'so many prefixes in each block that is made up (default {SIBLINGS}; {dataset.SIBLINGS} with --rows all)'
+    add('--ours', metavar='REV', help='the other revision (default: the working tree)')
+    add('--rows', default=str(REAL_ROWS), metavar='N', help='number of real prefixes, or "all" (default %(default)s)')
+    help_ = f'prefixes in each generated block (default {SIBLINGS}; {dataset.SIBLINGS} with --rows all)'
     add('--siblings', type=int, metavar='N', help=help_)
-    add('--no-shapes', dest='shapes', action='store_false', help='without the seven blocks, and what is timed in them')
+    add('--no-shapes', dest='shapes', action='store_false', help='leave out the seven generated blocks and their rows')
     add('--only', default='', metavar='WORDS', help='only rows with one of these words, separated by commas')
-    add('--pairs', type=int, default=400, metavar='N', help='calls of each side in a row (default %(default)s)')
-    add('--seconds', type=float, default=60, metavar='S', help='a row that takes longer has fewer pairs (%(default)s)')
+    add('--pairs', type=int, default=400, metavar='N', help='calls of each side per row (default %(default)s)')
+    add(
+        '--seconds',
+        type=float,
+        default=60,
+        metavar='S',
+        help='most seconds per row; a slower row gets fewer pairs (default %(default)s)',
+    )
     add('--rounds', type=int, default=8, metavar='N', help='starts of both daemons (default %(default)s)')
     add('--json', type=Path, metavar='FILE', help='write the figures to a file too')
     options = parser.parse_args(argv)

@@ -74,7 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Write the big data set as CSV.')
     parser.add_argument('--rows', type=int, metavar='N', help='only the first N real prefixes')
     parser.add_argument('--siblings', type=int, metavar='N', help='add the blocks, with N siblings in two of them')
-    parser.add_argument('--shapes', action='store_true', help='and blocks that are used in other ways, N in each')
+    parser.add_argument(
+        '--shapes', action='store_true', help='add blocks with other patterns of use, N prefixes in each'
+    )
     options = parser.parse_args()
     if options.shapes and options.siblings is None:
         parser.error('--shapes needs --siblings')

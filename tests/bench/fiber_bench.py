@@ -127,11 +127,15 @@ def database(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description='What fibers cost quick calls.')
-    parser.add_argument('--calls', type=int, default=100, help='of each kind in a turn (default %(default)s)')
-    parser.add_argument('--turns', type=int, default=60, help='(default %(default)s)')
+    parser = argparse.ArgumentParser(description='Time the overhead of fibers for quick calls.')
+    parser.add_argument('--calls', type=int, default=100, help='calls of each kind per turn (default %(default)s)')
+    parser.add_argument('--turns', type=int, default=60, help='number of turns (default %(default)s)')
     parser.add_argument(
-        '--most', type=float, default=MOST_SHARE, metavar='SHARE', help='more fails (default %(default)s)'
+        '--most',
+        type=float,
+        default=MOST_SHARE,
+        metavar='SHARE',
+        help='largest accepted overhead, as a share of the time (default %(default)s)',
     )
     options = parser.parse_args()
     failed = False

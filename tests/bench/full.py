@@ -303,30 +303,52 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Time every operation on the big data set.')
     add = parser.add_argument
     add('--rows', type=int, metavar='N', help='only the first N real prefixes (default: all)')
-    add('--siblings', type=int, default=dataset.SIBLINGS, metavar='N', help='in each block (default %(default)s)')
+    add(
+        '--siblings',
+        type=int,
+        default=dataset.SIBLINGS,
+        metavar='N',
+        help='prefixes in each block (default %(default)s)',
+    )
     add(
         '--shapes',
         action=argparse.BooleanOptionalAction,
         default=True,
-        help='also blocks that are used at random, with holes, in mixed lengths and of IPv6 (default: yes)',
+        help='add blocks with random use, with holes, of mixed lengths and of IPv6 (default: yes)',
     )
-    add('--runs', type=int, default=15, metavar='N', help='of each operation (default %(default)s)')
-    add('--load-seconds', type=float, default=9, metavar='S', help='of many clients, 0: none (default %(default)g)')
+    add('--runs', type=int, default=15, metavar='N', help='runs of each operation (default %(default)s)')
+    add(
+        '--load-seconds',
+        type=float,
+        default=9,
+        metavar='S',
+        help='seconds of load by many clients, 0: no load (default %(default)g)',
+    )
     add(
         '--beside-slow',
         action=argparse.BooleanOptionalAction,
         default=True,
-        help='time quick calls beside slow ones too (default: yes)',
+        help='time quick calls beside slow calls too (default: yes)',
     )
-    add('--strict', action='store_true', help='exit with 1 for every limit that is missed')
-    add('--only', default='', metavar='WORDS', help='only what has one of these in its name, separated by commas')
+    add('--strict', action='store_true', help='exit with 1 if any limit is missed')
+    add(
+        '--only',
+        default='',
+        metavar='WORDS',
+        help='only operations with one of these words in their names, separated by commas',
+    )
     add('--json', type=Path, metavar='FILE', help='write the figures to a file too')
-    add('--url', help='time a daemon that runs and holds the data: http://USER:PASSWORD@HOST:PORT')
-    add('--data-dir', type=Path, metavar='DIR', help='of the daemon at the URL, to time commits of its PostgreSQL')
+    add('--url', help='time a running daemon that holds the data: http://USER:PASSWORD@HOST:PORT')
+    add(
+        '--data-dir',
+        type=Path,
+        metavar='DIR',
+        help='data directory of the daemon at the URL, to time commits of its PostgreSQL',
+    )
     add('--update-docs', action='store_true', help=f'put the tables into {DOCUMENT.relative_to(REPOSITORY)}')
     options = parser.parse_args(argv)
     if options.runs < 1 or (options.rows is not None and options.rows < 1) or not 0 <= options.siblings <= 60_000:
-        parser.error('at least 1 run and 1 row, at most 60000 siblings')
+        parser.error('--runs and --rows must be at least 1, --siblings at most 60000')
     options.only = [word for word in options.only.lower().split(',') if word]
     return options
 
@@ -346,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.update(DOCUMENT, text)
     failures = report.failures(bench.rows, bench.measures, bench.options.strict)
     for name in failures:
-        say(f'not as promised: {name}')
+        say(f'limit missed: {name}')
     return 1 if failures else 0
 
 

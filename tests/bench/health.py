@@ -412,24 +412,44 @@ def say(text: str) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Allocate and remove for long, and see whether anything grows.')
+    parser = argparse.ArgumentParser(
+        description='Allocate and remove for a long time, and measure the growth of tables and indexes.'
+    )
     add = parser.add_argument
-    add('--cycles', type=int, default=200_000, metavar='N', help='allocations, and removals (default %(default)s)')
-    add('--clients', type=int, default=2, metavar='N', help='processes (default %(default)s)')
-    add('--rows', type=int, default=5000, metavar='N', help='real prefixes beside them (default %(default)s)')
+    add(
+        '--cycles',
+        type=int,
+        default=200_000,
+        metavar='N',
+        help='number of allocations and of removals (default %(default)s)',
+    )
+    add('--clients', type=int, default=2, metavar='N', help='client processes (default %(default)s)')
+    add(
+        '--rows',
+        type=int,
+        default=5000,
+        metavar='N',
+        help='further, real prefixes in the database (default %(default)s)',
+    )
     add(
         '--kept',
         type=int,
         default=500,
         metavar='N',
-        help='of each client in each place (default %(default)s)',
+        help='allocations kept by each client in each place (default %(default)s)',
     )
-    add('--snapshot', type=int, default=0, metavar='N', help='then N more beside an open transaction (default: none)')
-    add('--setting', action='append', default=[], metavar='NAME=VALUE', help='of PostgreSQL; may be repeated')
+    add(
+        '--snapshot',
+        type=int,
+        default=0,
+        metavar='N',
+        help='afterwards N more cycles beside an open transaction (default: none)',
+    )
+    add('--setting', action='append', default=[], metavar='NAME=VALUE', help='setting of PostgreSQL; may be repeated')
     add('--json', type=Path, metavar='FILE', help='write the figures to a file too')
     options = parser.parse_args(argv)
     if options.cycles < 10 * SLICES or options.clients < 1 or options.kept < 2:
-        parser.error(f'at least {10 * SLICES} cycles, 1 client and 2 kept')
+        parser.error(f'at least {10 * SLICES} cycles, 1 client and 2 kept allocations are needed')
     return options
 
 

@@ -119,5 +119,5 @@ def update(document: Path, text: str) -> None:
     """Put the tables between the two marks of a document. Raise ValueError if it has no marks."""
     changed, count = _BLOCK.subn(lambda _: f'\n{text}\n', document.read_text(encoding='utf-8'))
     if count != 1:
-        raise ValueError(f'{document} has no place for the figures')
+        raise ValueError(f'{document} has no pair of marks for the figures')
     document.write_text(changed, encoding='utf-8')

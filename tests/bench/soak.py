@@ -88,7 +88,7 @@ class Soak:
             self.seconds = time.monotonic() - begin
             ended = [one for one in books() if one]
         if len(ended) < self.options.clients:
-            self.problems.append('a client has died: its book is missing, and what it made is strange')
+            self.problems.append('a client died: its book is missing, so its objects are reported as strange')
         for _, tally in ended:
             self.tally.merge(tally)
         self.compare([ours, *(book for book, _ in ended)])
@@ -121,7 +121,7 @@ class Soak:
             if self.chaos.wake(everybody=now >= self.quiet_since):
                 self.last_blow.value = now
             if self.site.daemon.returncode is not None:
-                self.problems.append(f'the daemon ended by itself with {self.site.daemon.returncode}')
+                self.problems.append(f'the daemon ended unexpectedly with {self.site.daemon.returncode}')
                 self.site.start_again()
             if next_blow <= now < self.quiet_since:
                 next_blow = now + self.strike()
@@ -185,7 +185,7 @@ class Soak:
             if one['grown_mb'] > MOST_GROWTH_MB:
                 found.append(f'the {one["role"]} {one["pid"]} has grown by {one["grown_mb"]:.1f} MB')
             if one['more_descriptors'] > MOST_MORE_DESCRIPTORS:
-                found.append(f'the {one["role"]} {one["pid"]} has {one["more_descriptors"]} descriptors more')
+                found.append(f'the {one["role"]} {one["pid"]} has opened {one["more_descriptors"]} more descriptors')
         return found
 
     def figures(self) -> dict[str, Any]:
@@ -285,33 +285,35 @@ def say(line: str) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Let clients work while everything is killed, and compare the books.')
+    parser = argparse.ArgumentParser(
+        description='Run clients while processes are killed, and compare their books with the database.'
+    )
     add = parser.add_argument
-    add('--minutes', type=float, default=10, metavar='M', help='how long clients work (default %(default)s)')
+    add('--minutes', type=float, default=10, metavar='M', help='minutes that clients work (default %(default)s)')
     add(
         '--quiet',
         type=float,
         default=QUIET,
         metavar='PART',
-        help='of that without blows, in the end (default %(default)s)',
+        help='last part of that time, without blows (default %(default)s)',
     )
-    add('--pause', type=float, default=6, metavar='S', help='between two blows, on average (default %(default)s)')
-    add('--clients', type=int, default=8, metavar='N', help='processes (default %(default)s)')
+    add('--pause', type=float, default=6, metavar='S', help='average seconds between two blows (default %(default)s)')
+    add('--clients', type=int, default=8, metavar='N', help='client processes (default %(default)s)')
     add(
-        '--without-key', type=int, default=2, metavar='N', help='of them without idempotency keys (default %(default)s)'
+        '--without-key', type=int, default=2, metavar='N', help='clients without idempotency keys (default %(default)s)'
     )
     add('--hostile', type=int, default=2, metavar='N', help='hostile clients without credentials (default %(default)s)')
     add('--forks', type=int, default=2, metavar='N', help='handlers of the daemon (default %(default)s)')
-    add('--kept', type=int, default=400, metavar='N', help='allocations that each client keeps (default %(default)s)')
-    add('--think-ms', type=float, default=15, metavar='MS', help='between calls, on average (default %(default)s)')
-    add('--seed', type=int, default=None, metavar='N', help='repeats the choices (default: another each time)')
+    add('--kept', type=int, default=400, metavar='N', help='allocations kept by each client (default %(default)s)')
+    add('--think-ms', type=float, default=15, metavar='MS', help='average time between calls (default %(default)s)')
+    add('--seed', type=int, default=None, metavar='N', help='seed of the random choices (default: random)')
     add('--json', type=Path, metavar='FILE', help='write the report to a file too')
-    add('--log', type=Path, metavar='FILE', help='write what the daemons and PostgreSQL logged to a file')
+    add('--log', type=Path, metavar='FILE', help='write the logs of the daemons and PostgreSQL to a file')
     options = parser.parse_args(argv)
     if options.minutes <= 0 or options.clients < 1 or not 0 <= options.without_key <= options.clients:
-        parser.error('some time, a client, and not more without a key than there are')
+        parser.error('--minutes must be above 0, --clients at least 1, --without-key 0 to the number of clients')
     if not 0 <= options.quiet <= 1 or options.kept < 2 or options.pause < 0 or options.forks < 1:
-        parser.error('a part of 0 to 1, 2 kept, a pause and a handler')
+        parser.error('--quiet must be 0 to 1, --kept at least 2, --pause at least 0, --forks at least 1')
     if options.seed is None:
         options.seed = int.from_bytes(os.urandom(3))
     return options

@@ -132,7 +132,7 @@ def held_twice(leases: Iterable[Lease]) -> list[str]:
         last = some[0]
         for lease in some[1:]:
             if lease.begin < last.end:
-                found.append(f'{prefix} was given to {last.owner} and, meanwhile, to {lease.owner}')
+                found.append(f'{prefix} was allocated to {last.owner} and at the same time to {lease.owner}')
             last = max(last, lease, key=lambda one: one.end)
     return found
 

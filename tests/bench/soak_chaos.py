@@ -56,7 +56,7 @@ class Site:
                 self.daemon.start(START_TIMEOUT_S)
                 return
             except DaemonError as error:
-                self.problems.append(f'a start of the daemon failed: {str(error)[-1000:]}')
+                self.problems.append(f'the start of the daemon failed: {str(error)[-1000:]}')
                 if not attempts_left:
                     raise
 
@@ -81,7 +81,7 @@ class Site:
         try:
             end()
         except DaemonError as error:
-            self.problems.append(f'an end had to be forced: {str(error)[:300]}')
+            self.problems.append(f'a process had to be killed at the end: {str(error)[:300]}')
 
     # ------------------------------------------------------------------------------------------ the processes
 

@@ -277,7 +277,7 @@ class Client:
             except RefusedError as refused:
                 self.wrong(str(refused))
             if len(self.tally.wrong) >= MOST_TOLD:
-                self.wrong('and so on: this client has stopped')
+                self.wrong('too many errors: this client has stopped')
                 break
             time.sleep(self.random.uniform(0, 2 * self.task.think_s))
         self.book.leases += [self._lease(key, math.inf) for key in self.begun]
@@ -316,7 +316,7 @@ class Client:
     def note(self, name: str, answer: Any) -> Key:
         key = self.book.add('prefix', answer)
         if answer['description'] != name:
-            self.wrong(f'{name} was answered with {answer}')
+            self.wrong(f'{name} got the answer {answer}')
         return key
 
     def allocate(self) -> None:
@@ -535,7 +535,9 @@ class Client:
         expected = {key[1] for key in facts if key[0] == 'prefix' and facts[key]['vrf_id'] == vrf}
         unsure = {key[1] for key in doubt}
         if not self.book.perhaps_added and ids | unsure != expected | unsure:
-            self.wrong(f'{what}: without {sorted(expected - ids - unsure)}, with {sorted(ids - expected - unsure)}')
+            self.wrong(
+                f'{what}: missing ids {sorted(expected - ids - unsure)}, extra ids {sorted(ids - expected - unsure)}'
+            )
 
     def count(self) -> None:
         """Compare the totals of the own VRF and pool with the book."""
@@ -595,7 +597,7 @@ class Client:
     def echo(self) -> None:
         told = self.look('echo', 'echo', message=self.serial, sleep=self.random.choice((0.05, 0.3, 1)))
         if told != self.serial:
-            self.wrong(f'{told} is no echo of {self.serial}')
+            self.wrong(f'{told} is not the echo of {self.serial}')
 
     def log_in_wrongly(self) -> None:
         """Log in with a wrong password, seldom enough to avoid a lock-out. A success is wrong."""
@@ -605,11 +607,11 @@ class Client:
         with contextlib.closing(Wire(self.task.url, password='wrong')) as wire:
             try:
                 wire.call('version', {})
-                self.wrong('a wrong password is accepted')
+                self.wrong('a wrong password was accepted')
             except xmlrpc.client.Fault as fault:
                 self.tally.faults[fault.faultCode] += 1
                 if fault.faultCode not in (1510, AWAY):
-                    self.wrong(f'a wrong password is fault {fault.faultCode} {fault.faultString}')
+                    self.wrong(f'a wrong password got fault {fault.faultCode} {fault.faultString}')
             except (NotDoneError, NoAnswerError) as error:
                 self.tally.errors[str(error)] += 1
         self.tally.calls['wrong login'] += 1

@@ -147,7 +147,7 @@ def assert_nothing_is_lost(scene: Scene, added: Sequence[tuple[int, str]], remov
     stored, gone = scene.stored(), set(removed)
     ids = [number for number, _ in added]
     assert len(set(ids)) == len(ids), 'an id was given twice'
-    assert scene.removed() == gone, 'what was removed is not what was acknowledged'
+    assert scene.removed() == gone, 'the removed prefixes differ from the acknowledged removals'
     missing = [(number, text) for number, text in added if number not in stored and number not in gone]
-    assert not missing, f'acknowledged and not there: {missing}'
-    assert not gone & set(stored), f'removed and still there: {gone & set(stored)}'
+    assert not missing, f'acknowledged but not stored: {missing}'
+    assert not gone & set(stored), f'removed but still stored: {gone & set(stored)}'

@@ -111,7 +111,7 @@ def test_notifications_to_an_abstract_and_to_a_missing_socket(caplog: pytest.Log
         systemd.notify('READY=1', {'NOTIFY_SOCKET': name})
         assert manager.recv(100) == b'READY=1'
     systemd.notify('READY=1', {'NOTIFY_SOCKET': name})
-    assert 'the service manager cannot be told READY=1' in caplog.text
+    assert 'cannot send READY=1 to the service manager' in caplog.text
 
 
 # ---- the units

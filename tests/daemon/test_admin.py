@@ -295,7 +295,7 @@ def test_the_end_of_the_certificate_in_use_and_the_newest_backup(secured: Daemon
     secured.send(signal.SIGHUP)
     poll(lambda: samples(secured).get(backup) == 0, 30, secured.log)
     assert samples(secured)[end] == pytest.approx(now + 90 * 86400, abs=3600)
-    assert '/nowhere/at/all: backups cannot be looked for: No such file or directory' in secured.log()
+    assert '/nowhere/at/all: cannot list backups: No such file or directory' in secured.log()
 
 
 def test_a_directory_of_backups_that_cannot_be_read_is_one_warning(

@@ -122,7 +122,7 @@ def test_an_upgraded_daemon_has_written_the_database_as_it_was(
 def test_the_dump_is_written_once(full_dir: Path, forking_next: Forking) -> None:
     said = migrate(forking_next, full_dir)
     assert said == (
-        f'{full_dir / NAME}: the database as it was before\n'
+        f'{full_dir / NAME}: the database before the upgrade\n'
         f'the schema has version {next_version()}, it had {schema.latest()}\n'
     )
     first = written(full_dir / NAME)

@@ -464,7 +464,7 @@ def test_nothing_but_rows_arrives_from_a_hostile_dump(
     own.sql('ALTER TABLE public.pool DROP evil_column')
     done('dump', *own.where, file)
     said = done('restore', *empty.where, file)
-    assert "not restored, as these tables of the dump are none of ours: 'public.evil_table'" in said
+    assert "not restored, as nipapd has no such tables: 'public.evil_table'" in said
     assert empty.state() == own.state()
     assert cluster.installation is not None
     assert dump_schema.dump(cluster.installation.bindir, empty.dsn) == dump_schema.SCHEMA.read_text(encoding='utf-8')
@@ -785,7 +785,7 @@ def letters_of(data_dir: Path) -> tuple[int, bool]:
 def test_without_fitting_programs_it_says_what_to_install(full: Site) -> None:
     settings = config.load(['--config', str(full.path)])
     newest = dump.find_tools(settings)[0]
-    with pytest.raises(dump.DumpError, match=r'no pg_dump for the PostgreSQL 99 .*: install postgresql-client'):
+    with pytest.raises(dump.DumpError, match=r'no pg_dump for a server of PostgreSQL 99: install postgresql-client'):
         dump._for_server(settings, (99, 1))
     assert dump._for_server(settings, (newest.version[0],)) == newest
 

@@ -605,7 +605,7 @@ def test_an_answer_that_is_no_http_is_a_failed_attempt(
         for hook in client.ask('GET', '/webhooks')['result']:
             if hook['id'] in keys.values():
                 assert (hook['delivered'], hook['failed'] > 0) == (0, True), hook
-    assert 'events wait' not in client.daemon.log()
+    assert 'delivery of events is paused' not in client.daemon.log()
 
 
 def test_after_an_answer_that_is_no_http_the_event_is_sent_again(

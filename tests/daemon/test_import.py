@@ -294,7 +294,7 @@ def test_vrfs(importer: Importer) -> None:
     )
     assert sorted(prefix['vrf_rt'] for prefix in importer.call('list_prefix')) == ['65000:1', '65000:2']
     code, printed = importer.run('--vrf', '65000:3')
-    assert (code, 'there is no VRF with rt 65000:3, in which' in printed) == (2, True)
+    assert (code, 'there is no VRF with rt 65000:3, the VRF for rows' in printed) == (2, True)
 
 
 def test_every_row_in_a_vrf_that_is_not_there_is_named(importer: Importer) -> None:

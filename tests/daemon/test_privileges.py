@@ -257,7 +257,7 @@ def test_root_reads_keys_and_binds_ports_at_a_hup(
 def test_root_may_be_wanted(daemon: DaemonFactory) -> None:
     running = daemon(config={'nipapd': {'forks': '1', 'user': 'root'}})
     assert account_of(running) == {'root'}
-    warning = 'handlers run as root, as user = root says: whoever breaks into one has this host'
+    warning = 'handlers run as root, since user = root is configured: an intruder in a handler controls this host'
     assert running.log().count(warning) == 1
 
 
@@ -348,7 +348,7 @@ def test_a_backup_directory_of_root_is_warned_of(daemon: DaemonFactory, make_dir
     backups = make_dir()
     backups.chmod(0o700)
     running = daemon(config={'nipapd': {'forks': '1', 'backup_dir': str(backups)}})
-    problem = f'metrics do not tell the time of the newest backup: {backups} cannot be read by nobody'
+    problem = f'metrics lack the time of the newest backup: {backups} cannot be read by nobody'
     assert f'WARNING nipapd: {problem}' in running.log()
     assert account_of(running) == {'nobody'}
 
@@ -538,7 +538,7 @@ def test_a_second_daemon_leaves_the_pid_file_alone(
     first = daemon('-P', str(path), config=config)
     second = daemon('-P', str(path), config=config, start=False).spawn()
     assert second.wait() == 1
-    assert second.log() == f'nipapd: the pid file {path} is that of a daemon that runs, process {first.pid}\n'
+    assert second.log() == f'nipapd: the pid file {path} is in use by a running daemon, process {first.pid}\n'
     assert path.read_text() == f'{first.pid}\n'
     first.kill()
     third = daemon('-P', str(path), config=config)
@@ -550,5 +550,5 @@ def test_a_file_named_by_mistake_is_left_alone(daemon: DaemonFactory, make_dir: 
     path.write_text('[nipapd]\nport = 1338\n')
     refused = daemon('-P', str(path), start=False).spawn()
     assert refused.wait() == 1
-    assert refused.log() == f'nipapd: cannot write the pid file {path}: it holds something other than a process id\n'
+    assert refused.log() == f'nipapd: cannot write the pid file {path}: it must contain a process id only\n'
     assert path.read_text() == '[nipapd]\nport = 1338\n'

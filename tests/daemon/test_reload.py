@@ -189,7 +189,7 @@ def test_settings_that_take_a_restart_are_named_and_ignored(
     change(running, db_port='', db_user='')
     reload(running)
     for key in ('pid_file', 'postgres_user', 'forks', 'db_host', 'db_name'):
-        assert f'[nipapd] {key}: a changed value takes a restart, ignored' in running.log()
+        assert f'[nipapd] {key}: the changed value is ignored until a restart' in running.log()
     poll(lambda: len(handlers(running)) == 2, 20, running.log)
     assert call(running, 'list_vrf', vrf={'id': 0})
 

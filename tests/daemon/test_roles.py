@@ -314,7 +314,7 @@ except EmbeddedPostgresError as error:
 """
         env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
         done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, cwd='/')
-        expected = f'the PostgreSQL in {data_dir} runs and takes no orders from nobody: ask as root'
+        expected = f'the PostgreSQL in {data_dir} is running and refuses the account nobody: run the command as root'
         assert done.stdout.startswith(expected), done.stderr
 
 

@@ -417,7 +417,7 @@ def test_a_configuration_of_the_predecessor_starts(daemon: DaemonFactory, dsn: s
     for warning in (
         '[auth.backends.ldap1] type = LdapAuth: is not supported by this version, logins with it are refused',
         '[auth.backends.jwt] jwk_url: is not supported by this version, logins with it are refused',
-        '[www]: belongs to the web client of NIPAP',
+        '[www]: this section belongs to the web client of NIPAP',
         'OpenTelemetry is not installed (No module named opentelemetry), so nothing is traced',
         f'{file}: everybody can read it, and it holds db_pass, search_password, xmlrpc_uri',
     ):
@@ -529,7 +529,7 @@ def test_accounts_that_handlers_cannot_read_end_the_start(
     os.chown(file, 0, 0)
     refused = daemon(config=config, start=False).spawn()
     assert refused.wait() == 1
-    assert refused.log() == f'nipapd: {file}: cannot be read by postgres, as whom calls are answered\n'
+    assert refused.log() == f'nipapd: {file}: cannot be read by postgres, the account of the request handlers\n'
     os.chmod(file, 0o644)
     running = daemon(config=config)
     assert f'WARNING nipapd: {file}: everybody on this host can read it, and it holds password hashes' in running.log()

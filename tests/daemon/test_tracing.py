@@ -234,7 +234,7 @@ def test_traces_of_clients_are_passed_on(daemon: DaemonFactory, database_options
         assert get(running, '/v1/traces').status == 405
     away = send_traces(running, '/v1/traces', body, Authorization=login)
     assert (away.status, away.text) == (502, 'The collector of traces does not answer.\n')
-    assert 'cannot be told the traces of a client' in running.log()
+    assert 'cannot send the traces of a client to the collector' in running.log()
 
 
 def test_traces_may_come_again_when_accounts_cannot_be_read(

@@ -491,22 +491,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--limit', type=float, default=60, help='seconds of tests for one mutant')
     parser.add_argument('--covering', type=Path, default=COVERING)
     parser.add_argument('--verbose', action='store_true')
-    parser.add_argument('--only', nargs='+', metavar='ID', help='these mutants, or those with this status')
-    parser.add_argument('--language', choices=('python', 'sql'), help='mutants of that alone')
+    parser.add_argument('--only', nargs='+', metavar='ID', help='ids of mutants, or a status of mutants')
+    parser.add_argument('--language', choices=('python', 'sql'), help='only mutants of this language')
     what = parser.add_mutually_exclusive_group()
-    what.add_argument('--verify', action='store_true', help='see whether those that died still die')
-    what.add_argument('--control', action='store_true', help='see whether the recorded killers pass without a mutant')
-    what.add_argument('--places', action='store_true', help='see where they are in the present tree')
-    what.add_argument('--report', action='store_true', help='count them by kind and outcome')
-    what.add_argument('--draw', type=int, metavar='COUNT', help='draw other mutants')
+    what.add_argument('--verify', action='store_true', help='check that killed mutants still die')
+    what.add_argument('--control', action='store_true', help='check that the recorded killers pass without a mutant')
+    what.add_argument('--places', action='store_true', help='list the places of the mutants in the present tree')
+    what.add_argument('--report', action='store_true', help='count the mutants by kind and outcome')
+    what.add_argument('--draw', type=int, metavar='COUNT', help='draw a new set of mutants')
     what.add_argument(
-        '--measure', type=Path, metavar='DIR', help='run the suite under coverage, into a directory, and --cover'
+        '--measure',
+        type=Path,
+        metavar='DIR',
+        help='run the suite under coverage, write the data into a directory, then do --cover',
     )
     what.add_argument(
-        '--cover', type=Path, metavar='DIR', help='note the tests of each mutant from what --measure has left'
+        '--cover', type=Path, metavar='DIR', help='note the tests of each mutant from the data of --measure'
     )
     parser.add_argument('--seed', type=int, default=13)
-    parser.add_argument('--again', action='store_true', help='also those that have an outcome')
+    parser.add_argument('--again', action='store_true', help='also run mutants that have an outcome')
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if args.verify:

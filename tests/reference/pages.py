@@ -463,7 +463,7 @@ def _command_line() -> str:
     for program, parser, page in (
         ('nipapd', config._parser(), 'is the daemon'),
         ('nipap', cli._parser(), 'imports prefixes'),
-        ('nipap-admin', maintenance._parser(), 'looks after the database'),
+        ('nipap-admin', maintenance._parser(), 'maintains the database'),
         ('nipap-passwd', passwd._parser(), 'manages local accounts'),
     ):
         parts += [f'## {program}', f'`{program}` {page}. `man {program}` has the manual page.', *_options(parser)]

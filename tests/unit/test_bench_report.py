@@ -69,7 +69,7 @@ def test_the_tables_replace_the_former_ones(tmp_path: Path) -> None:
         '| version | 2.00 | 1.00 | 2.0 | 4.0 | 1.5 × floor | no | 2.00 (no) |\n\n<!-- /figures -->\nafter\n'
     )
     document.write_text('nothing')
-    with pytest.raises(ValueError, match='no place'):
+    with pytest.raises(ValueError, match='no pair of marks'):
         report.update(document, 'tables')
 
 

@@ -651,7 +651,7 @@ def test_exit_codes(
     assert command(1, '--host', 'ftp://x') == cli.EXIT_USAGE
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(': ')[0] for line in lines] == ['nipap'] * 5
-    assert lines[3] == 'nipap: there is no VRF with id 0, in which rows are that name none'
+    assert lines[3] == 'nipap: there is no VRF with id 0, the VRF for rows without a VRF'
 
 
 def test_options_before_the_command_hold(
@@ -681,7 +681,7 @@ def test_a_dry_run_that_is_carried_out_is_no_success(
     vrf = {'id': 0, 'name': 'default', 'num_prefixes_v4': '0', 'num_prefixes_v6': '0'}
     port = answers([[vrf]], '1.0.0', [1, 2])
     assert command(port, '--dry-run') == cli.EXIT_LOST
-    assert f'nipap: 127.0.0.1:{port}: it has done what no daemon can do' in capsys.readouterr().err
+    assert f'nipap: 127.0.0.1:{port}: it committed a batch with an impossible operation' in capsys.readouterr().err
 
 
 NETWORKS = [

@@ -121,7 +121,7 @@ def test_the_file_of_an_operator(read: Reader) -> None:
     assert loaded.auth.cache_timeout_s == 7200
     assert loaded.auth.backends['local'].options == {'db_path': '/etc/nipap/local_auth.db'}
     of_the_client, unknown = (re.sub('^.*: \\[', '[', warning) for warning in loaded.warnings)
-    assert of_the_client.startswith('[www]: belongs to the web client of NIPAP, for which passwords ')
+    assert of_the_client.startswith('[www]: this section belongs to the web client of NIPAP, so passwords ')
     assert unknown == '[nipapd] db_charset: unknown key, ignored'
 
 

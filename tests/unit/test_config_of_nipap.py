@@ -28,7 +28,7 @@ BASE = {
 }
 LDAP = '[auth.backends.ldap1] type = LdapAuth: is not supported by this version, logins with it are refused'
 JWK = '[auth.backends.jwt] jwk_url: is not supported by this version, logins with it are refused'
-WEB = '[www]: belongs to the web client of NIPAP'
+WEB = '[www]: this section belongs to the web client of NIPAP'
 NOBODY = 'there is no such user'
 
 

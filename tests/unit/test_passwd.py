@@ -254,7 +254,7 @@ def test_the_older_form_of_a_hash_is_asked_for_and_warned_of(
 ) -> None:
     conf = tmp_path / 'nipap.conf'
     local = f'[auth.backends.local]\ntype = SqliteAuth\ndb_path = {path}\n'
-    weak, kept = 'guesses billions of passwords a second', 'the next login stores it anew'
+    weak, kept = 'can try billions of passwords a second', 'the next login converts it to scrypt'
     done = run('add', '-u', 'joe', '-p', 'the right', '--legacy-hash', code=0, silent=False)
     assert weak in done.stderr
     assert kept in done.stderr
@@ -267,7 +267,7 @@ def test_the_older_form_of_a_hash_is_asked_for_and_warned_of(
     salt, digest = stored(path)
     assert digest == hashlib.sha1(f'{salt}the other'.encode()).hexdigest()
     done = run('modify', '-u', 'joe', '-p', 'the third', '-c', str(conf), silent=False)
-    assert done.stderr.endswith('the web client of NIPAP does not read: --legacy-hash\n')
+    assert done.stderr.endswith('the web client of NIPAP cannot read; for it use --legacy-hash\n')
     assert stored(path)[1].startswith('$scrypt$')
     assert run('modify', '-u', 'joe', '-n', 'Joe', '-c', str(conf)).stderr == ''
 

@@ -61,7 +61,7 @@ def test_the_file_of_a_former_daemon_is_overwritten(path: Path, former: str | No
 @pytest.mark.parametrize('content', ['[nipapd]\nport = 1\n', '1337 not a number', '1\n2\n', '7' * 64 + 'x', '\0'])
 def test_a_file_of_other_content_is_left_alone(path: Path, content: str) -> None:
     path.write_text(content)
-    refused(path, 'it holds something other than a process id')
+    refused(path, 'it must contain a process id only')
     assert path.read_text() == content
 
 
@@ -72,10 +72,10 @@ def test_links_and_other_things_are_left_alone(path: Path, tmp_path: Path) -> No
     refused(path, 'Too many levels of symbolic links')
     path.unlink()
     os.link(other, path)
-    refused(path, 'it is no file of its own')
+    refused(path, 'it must be a regular file without further hard links')
     path.unlink()
     os.mkfifo(path)
-    refused(path, 'it is no file of its own')
+    refused(path, 'it must be a regular file without further hard links')
     path.unlink()
     path.mkdir()
     refused(path, 'Is a directory')
@@ -95,7 +95,7 @@ def test_a_file_of_somebody_else_where_anybody_may_put_one(path: Path, tmp_path:
     path.write_text('1\n')
     os.chown(path, 65534, 65534)
     tmp_path.chmod(0o1777)
-    refused(path, 'somebody else has made it')
+    refused(path, 'it belongs to another account')
     assert path.read_text() == '1\n'
     os.chown(tmp_path, 65534, 65534)
     path.unlink()
@@ -113,7 +113,7 @@ def test_it_is_readable_by_all_and_written_by_us(path: Path) -> None:
 
 def test_a_second_one_is_refused_while_the_first_lives(path: Path) -> None:
     with holder(path) as first:
-        problem = rf'^the pid file {re.escape(str(path))} is that of a daemon that runs, process {first.pid}$'
+        problem = rf'^the pid file {re.escape(str(path))} is in use by a running daemon, process {first.pid}$'
         with pytest.raises(PidFileError, match=problem):
             hold(path)
         assert path.read_text() == f'{first.pid}\n'
@@ -153,7 +153,7 @@ def test_a_user_with_read_access_cannot_lock_a_daemon_out(
     with path.open('rb') as reading:
         fcntl.flock(reading, fcntl.LOCK_EX)
         hold(path)
-    assert 'is locked by another process: scripts that look with flock may be wrong' in caplog.text
+    assert 'is locked by another process: scripts that test it with flock may be wrong' in caplog.text
 
 
 def test_a_child_does_not_keep_it(path: Path) -> None:
