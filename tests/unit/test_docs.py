@@ -39,7 +39,7 @@ PLAIN = [
     *('docs/xmlrpc.md', 'docs/importing.md', 'docs/users.md', 'docs/configuring.md', 'docs/operating.md'),
     *('docs/backups.md', 'docs/performance.md', 'docs/search-plans.md', 'docs/group-commit.md', 'docs/lost-answers.md'),
     *('docs/sequencer.md', 'docs/long-answers.md', 'docs/architecture.md', 'docs/data.md', 'docs/versions.md'),
-    *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md'),
+    *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md', 'CHANGELOG.md'),
 ]
 
 
