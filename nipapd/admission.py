@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from http import HTTPStatus
 
 from tornado.httputil import HTTPHeaders
 
 from nipap.access.authentication import Authenticator
-from nipap.errors import NipapError, NipapUnavailableError, TooManyLoginsError
+from nipap.errors import AuthError, NipapError, NipapUnavailableError, TooManyLoginsError
 from nipap.flask_xmlrpc import PATHS
 from nipap.http.credentials import prove
-from nipap.rest.problems import CHALLENGES, told
+from nipap.rest.problems import CHALLENGES
 from nipap.xmlrpc.codec import encode_fault
 from nipapd.fibers import Fibers
+from nipapd.server import RETRY_AFTER, refused
 from nipapd.shares import Parties
 from nipapd.streams import last_answer
 
@@ -65,8 +65,9 @@ def refusal(path: str, error: NipapError) -> bytes:
     """Return the last response of a connection: the error in the format of the path."""
     if path.partition('?')[0] in PATHS and not isinstance(error, NipapUnavailableError):
         return last_answer('200 OK', encode_fault(error.code, str(error)), 'text/xml')
-    code, kind, body = told(path, error, '')
-    headers = [('WWW-Authenticate', challenge) for challenge in CHALLENGES] if code == HTTPStatus.UNAUTHORIZED else []
     if isinstance(error, TooManyLoginsError):
-        headers.append(('Retry-After', str(error.retry_after_s)))
-    return last_answer(f'{code} {HTTPStatus(code).phrase}', body, kind, *headers)
+        return refused(path, error, ('Retry-After', str(error.retry_after_s)))
+    if isinstance(error, NipapUnavailableError):
+        return refused(path, error, RETRY_AFTER)
+    challenges = CHALLENGES if isinstance(error, AuthError) else ()
+    return refused(path, error, *(('WWW-Authenticate', challenge) for challenge in challenges))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import re
 import signal
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, urlsplit
+
+from forked import Forked, Forking
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MARKER = 'NIPAPD_TEST_PROCESS'
@@ -37,6 +41,14 @@ for target, copy in enumerate(copies, 3):
 os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': str(len(copies)), 'LISTEN_FDNAMES': names}
 os.execv(command[0], command)
 """
+
+
+@functools.cache
+def preloaded() -> Forking:
+    """Return the process that forks daemons for this one until this one ends."""
+    made = Forking(REPOSITORY)
+    atexit.register(made.close)
+    return made
 
 
 class DaemonError(AssertionError):
@@ -67,8 +79,9 @@ class Daemon:
         self.python = sys.executable
         self._mark = uuid.uuid4().hex
         self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
+        self._may_be_forked = not env and 'COVERAGE_FILE' not in os.environ
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the daemon)
-        self._proc: subprocess.Popen[bytes] | None = None
+        self._proc: subprocess.Popen[bytes] | Forked | None = None
         self._seen: dict[int, int] = {}  # process number -> start time
         self._others: set[int] = set()
         self._first_started = 0
@@ -90,6 +103,11 @@ class Daemon:
             numbers = [str(each.fileno()) for _, each in self.passed]
             command = [sys.executable, '-c', ACTIVATE, names, ','.join(numbers), *command]
         output = self._output.fileno()
+        if self._may_be_forked and not self.through and not self.passed and self.python == sys.executable:
+            path = Path(f'/proc/{os.getpid()}/fd/{output}')
+            self._proc = preloaded().start_as_is('nipapd', self.args, self._env, path)
+            self._note_start()
+            return self
         self._proc = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -100,9 +118,12 @@ class Daemon:
             start_new_session=True,
             pass_fds=[each.fileno() for _, each in self.passed],
         )
-        fields = _stat(self._proc.pid)
-        self._first_started = self._first_started or int(fields[19] if fields else 0)
+        self._note_start()
         return self
+
+    def _note_start(self) -> None:
+        fields = _stat(self.pid)
+        self._first_started = self._first_started or int(fields[19] if fields else 0)
 
     @property
     def pid(self) -> int:
@@ -196,7 +217,7 @@ class Daemon:
             self.await_no_children()
             raise
 
-    def _process(self) -> subprocess.Popen[bytes]:
+    def _process(self) -> subprocess.Popen[bytes] | Forked:
         if self._proc is None:
             raise DaemonError('nipapd has not been started')
         return self._proc
@@ -228,9 +249,11 @@ class Daemon:
         return not self.children()
 
     def _descendants(self, among: set[int], roots: set[int]) -> Iterator[Process]:
-        """Yield the processes that are below the roots or have inherited the environment of the daemon."""
+        """Yield the processes that are below the roots or have inherited the environment or session of the daemon."""
         younger = {pid: fields for pid in among if (fields := _stat(pid)) and int(fields[19]) >= self._first_started}
-        marked = {pid for pid in younger if pid != self.pid and self._marked(pid)}
+        session = str(self.pid)
+        in_session = {pid for pid, fields in younger.items() if fields[3] == session}
+        marked = {pid for pid in younger.keys() - {self.pid} if pid in in_session or self._marked(pid)}
         yield from _existing(marked | _below(roots | marked, younger) - roots)
 
     def _marked(self, pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Commands of nipapd as processes that start with all modules imported, which costs half a second of CPU.
+"""Commands of nipapd as processes that start with all modules imported, which saves half a second of CPU each.
 
 `Forking` runs this file. The file reads jobs from its standard input, forks a process for each job, and answers with
 process ids and exit codes, a line each.
@@ -10,16 +10,18 @@ import importlib
 import json
 import os
 import pwd
+import resource
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LIMITS = [number for name, number in sorted(vars(resource).items()) if name.startswith('RLIMIT_')]
 
 
 class Forked:
@@ -43,12 +45,20 @@ class Forked:
             self._code = self._server.ask(wait=self.pid)
         return self._code
 
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the command is running."""
+        return None if self.runs() else self.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Signal the command alone, unless it has ended."""
+        if self._code is None:
+            os.kill(self.pid, number)
+
     def runs(self) -> bool:
         """Return whether the command is still running."""
         if self._code is not None:
             return False
-        state = Path(f'/proc/{self.pid}/stat').read_text().rpartition(')')[2].split()[0]
-        return state != 'Z'
+        return Path(f'/proc/{self.pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
 
     def said(self) -> str:
         """Return the output so far."""
@@ -71,6 +81,10 @@ class Forking:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the commands that are left and the process that forks."""
         for left in self._started:  # left by a failed test
             if left.runs():
                 left.kill()
@@ -91,6 +105,13 @@ class Forking:
         job = {'program': program, 'args': [*map(str, args)], 'output': str(output), 'account': account}
         self._started.append(Forked(self, self.ask(**job), output))
         return self._started[-1]
+
+    def start_as_is(self, program: str, args: Sequence[str], env: Mapping[str, str], output: Path) -> Forked:
+        """Start a program as a child of the caller would be: its environment, limits and umask, in a new session."""
+        os.umask(mask := os.umask(0))
+        limits = {number: resource.getrlimit(number) for number in LIMITS}
+        job = {'program': program, 'args': [*args], 'output': str(output), 'account': None}
+        return Forked(self, self.ask(**job, env={**env}, limits=[*limits.items()], umask=mask), output)
 
     def run(self, program: str, *args: object, account: str | None = None) -> str:
         """Run a command to its end; return its output."""
@@ -125,19 +146,38 @@ def main() -> None:
         job = json.loads(line)
         if 'wait' in job:
             print(os.waitstatus_to_exitcode(os.waitpid(job['wait'], 0)[1]), flush=True)
-        elif (pid := os.fork()) == 0:
-            run(programs, job)
-        else:
-            # Set the group here too: once the process id is known, the group may be killed.
-            os.setpgid(pid, pid)
-            print(pid, flush=True)
+            continue
+        receiving, sending = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(receiving)
+            run(programs, job, sending)
+        os.close(sending)
+        os.read(receiving, 1)  # until the process leads its group: from then on the group may be killed
+        os.close(receiving)
+        print(pid, flush=True)
 
 
-def run(programs: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-    """Run the job in this process and exit with its code."""
+def take_over(env: Mapping[str, str], limits: Sequence[Any], umask: int) -> None:
+    """Give this process an environment, limits and a umask."""
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    for number, pair in limits:
+        resource.setrlimit(number, tuple(pair))
+    os.umask(umask)
+
+
+def run(programs: Mapping[str, Any], job: Mapping[str, Any], started: int) -> None:
+    """Run the job in this process and exit with its code. started: a pipe, closed once the process leads its group."""
     code = 1
     try:
-        os.setpgid(0, 0)
+        os.setsid()
+        os.close(started)
+        if 'env' in job:
+            take_over(job['env'], job['limits'], job['umask'])
+            module = sys.modules[programs[job['program']].__module__]
+            sys.argv = [str(module.__file__), *job['args']]
         output = os.open(job['output'], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, output), (2, output)):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from daemon_process import Daemon, DaemonError, free_port
+from daemon_process import HANDLER, Daemon, DaemonError, free_port, poll
 
 START_TIMEOUT_S = STOP_TIMEOUT_S = 120
 ATTEMPTS = 3
@@ -86,7 +86,8 @@ class Site:
     # ------------------------------------------------------------------------------------------ the processes
 
     def handlers(self) -> list[int]:
-        return [pid for pid, args in children(self.daemon.pid) if '-m nipapd' in args]
+        """Return the request handlers, also those that are not ready yet."""
+        return [pid for pid, line in children(self.daemon.pid) if line.split()[1].startswith(('python', HANDLER))]
 
     def postmaster(self) -> int | None:
         lines = self._postmaster_file()
@@ -117,8 +118,8 @@ def tracebacks(log: str) -> list[str]:
 
 
 def children(pid: int) -> list[tuple[int, str]]:
-    """Return the children of a process, with their command lines."""
-    listed = subprocess.run(['ps', '-o', 'pid=,args=', '--ppid', str(pid)], capture_output=True, text=True).stdout
+    """Return the children of a process, each with a line of its number, name and command."""
+    listed = subprocess.run(['ps', '-o', 'pid=,comm=,args=', '--ppid', str(pid)], capture_output=True, text=True).stdout
     return [(int(line.split()[0]), line) for line in listed.splitlines()]
 
 
@@ -215,7 +216,10 @@ class Chaos:
 
     def _kill_daemon(self) -> bool:
         self.wake(everybody=True)  # a stopped handler would hold a port for a while
-        self.site.daemon.kill()
+        killed = self.site.daemon
+        killed.kill()
+        # A service manager starts a service again when all its processes have ended.
+        poll(lambda: all(each.command == 'postgres' for each in killed.children()), START_TIMEOUT_S, killed.log)
         self.site.start_again()
         return True
 

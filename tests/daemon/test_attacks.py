@@ -125,7 +125,7 @@ def test_slow_readers_of_long_answers_hold_no_place_and_lose_their_connection(si
         client.sendall(asked[number % len(asked)])
         return client
 
-    with holding(ask, 4 * len(asked)) as clients:
+    with holding(ask, 2 * len(asked)) as clients:
         target.work()
         began = [client.recv(12) for client in clients]
         assert set(began) == {b'HTTP/1.1 200'}

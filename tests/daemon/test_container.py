@@ -17,8 +17,9 @@ import pytest
 from daemon_process import poll
 
 from nipap.access.authentication import Authenticator, AuthSettings
+from nipap.errors import AuthenticationFailedError, NipapError, NipapUnavailableError, TooManyLoginsError
 from nipapd import server
-from nipapd.admission import Admission
+from nipapd.admission import Admission, refusal
 from nipapd.fibers import Fibers
 from nipapd.server import Container, Guards, Server
 from nipapd.shares import Parties
@@ -476,3 +477,18 @@ def test_an_answer_whose_client_has_left_when_the_loop_ends_is_no_error(
 
     asyncio.run(serve())
     assert complaints(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ('path', 'error', 'expected'),
+    [
+        ('/api/v1/batch', NipapUnavailableError('later'), [b' 503 ', b'Retry-After: 1\r\n']),
+        ('/XMLRPC', NipapUnavailableError('later'), [b' 503 ', b'Retry-After: 1\r\n']),
+        ('/XMLRPC', AuthenticationFailedError('no'), [b' 200 ', b'<int>1510</int>']),
+        ('/api/v1/batch', AuthenticationFailedError('no'), [b' 401 ', b'WWW-Authenticate: Basic']),
+        ('/api/v1/batch', TooManyLoginsError('no', 7), [b' 429 ', b'Retry-After: 7\r\n']),
+    ],
+)
+def test_a_refused_upload_learns_why_and_when_to_come_back(path: str, error: NipapError, expected: list[bytes]) -> None:
+    answer = refusal(path, error)
+    assert [part for part in expected if part not in answer] == []

@@ -6,7 +6,6 @@ import http.client
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 import xmlrpc.client
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from daemon_process import Daemon, poll
 from support import DaemonFactory
+from talking import handlers
 from test_crash import AUTH, BETWEEN_S, CLIENTS, sessions
 
 from nipapd import maintenance
@@ -78,12 +78,6 @@ def operations(key: str) -> list[dict[str, Any]]:
     ]
 
 
-def handlers(running: Daemon) -> list[int]:
-    command = ['ps', '-o', 'pid=,args=', '--ppid', str(running.pid)]
-    listed = subprocess.run(command, capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if '-m nipapd' in line]
-
-
 def postmaster(data_dir: Path) -> list[int]:
     try:
         return [int((data_dir / 'data' / 'postmaster.pid').read_text().splitlines()[0])]
@@ -100,7 +94,9 @@ def test_with_a_key_whatever_dies_everything_is_done_once(daemon: DaemonFactory,
         server.add_pool({'auth': AUTH, 'attr': pool})
         block = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd', 'pool_name': 'p'}
         server.add_prefix({'auth': AUTH, 'attr': block})
-    clients = insist_while_killing(url, [lambda: handlers(running), lambda: sessions(data_dir)], data_dir)
+    clients = insist_while_killing(
+        url, [lambda: [each.pid for each in handlers(running)], lambda: sessions(data_dir)], data_dir
+    )
     answers = {key: answer for client in clients for key, answer in client.got.items()}
     assert sum(client.failed for client in clients) > 0
     with xmlrpc.client.ServerProxy(url, allow_none=True) as server:

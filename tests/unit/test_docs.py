@@ -27,6 +27,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], Path]] = {
     'nipap': (lambda argv: cli.main(['import', *argv]), ROOT / 'docs/man/nipap.1'),
 }
 TOP_LEVEL = {
+    '.git-blame-ignore-revs',
     *('nipapd', 'nipap', 'tests', 'sql', 'etc', 'docs', 'examples', 'setup.py', 'pyproject.toml'),
     *('README.md', 'SECURITY.md', 'requirements.lock', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'Makefile'),
     *('.ci', '.gitignore', '.pre-commit-config.yaml'),
