@@ -40,7 +40,8 @@ PLAIN = [
     *('docs/xmlrpc.md', 'docs/importing.md', 'docs/users.md', 'docs/configuring.md', 'docs/operating.md'),
     *('docs/backups.md', 'docs/performance.md', 'docs/search-plans.md', 'docs/group-commit.md', 'docs/lost-answers.md'),
     *('docs/sequencer.md', 'docs/long-answers.md', 'docs/architecture.md', 'docs/data.md', 'docs/versions.md'),
-    *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md'),
+    *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md', 'CHANGELOG.md'),
+    'docs/comparison.md',
 ]
 
 
@@ -176,6 +177,19 @@ def test_the_page_about_processes_has_every_module() -> None:
 
 def test_the_changelog_has_this_version() -> None:
     assert re.search(rf'^## \[{re.escape(__version__)}\] - ', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+
+
+def test_each_statement_of_the_comparison_has_its_source() -> None:
+    """A statement about another system has a dated link, one about nipapd a test or a page."""
+    for line in (ROOT / 'docs/comparison.md').read_text().splitlines():
+        if not line.startswith('| ') or line.startswith('| system |'):
+            continue
+        system, _, source = (cell.strip() for cell in line.strip('|').split('|'))
+        if system == 'nipapd':
+            assert re.search(r'`tests/|\]\([\w/]+\.md\)', source), line
+        else:
+            assert re.search(r'20\d\d-\d\d', source), line
+            assert '](https://' in source or source.startswith('searched '), line
 
 
 def test_a_line_that_is_left_out_of_coverage_says_why() -> None:
