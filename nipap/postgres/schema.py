@@ -42,10 +42,10 @@ CREATE TABLE IF NOT EXISTS schema_migration (
     name text NOT NULL,
     applied timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE schema_migration IS 'The migrations that this database has seen.';
+COMMENT ON TABLE schema_migration IS 'The migrations applied to this database.';
 COMMENT ON COLUMN schema_migration.version IS 'Number of the migration; the highest is the version of the schema.';
-COMMENT ON COLUMN schema_migration.name IS 'What it is called.';
-COMMENT ON COLUMN schema_migration.applied IS 'When it was applied.';
+COMMENT ON COLUMN schema_migration.name IS 'Name of the migration.';
+COMMENT ON COLUMN schema_migration.applied IS 'When the migration was applied.';
 DO $$ BEGIN
     -- The first schema did not note which functions are in place. It had none but those, and what extensions bring.
     IF to_regclass('schema_functions') IS NOT NULL AND NOT EXISTS (
