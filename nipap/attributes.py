@@ -148,7 +148,11 @@ VRF: Table = _table(
         *_families('num_prefixes', 't.num_prefixes_v{f}', 'Number of prefixes'),
         *_families('total_addresses', 't.total_addresses_v{f}', 'Addresses of prefixes without parent'),
         *_families('used_addresses', 't.used_addresses_v{f}', 'Used addresses of prefixes without parent'),
-        *_families('free_addresses', '(t.total_addresses_v{f} - t.used_addresses_v{f})', 'Free addresses of those'),
+        *_families(
+            'free_addresses',
+            '(t.total_addresses_v{f} - t.used_addresses_v{f})',
+            'Free addresses of prefixes without parent',
+        ),
         _tags('v.tags'),
         Attribute('avps', 'avps', 'v.avps', _AVPS, True),
     ]
@@ -163,7 +167,7 @@ POOL: Table = _table(
             'default_type',
             'enum',
             'o.default_type',
-            'Type of what is allocated; without it an allocation names it.',
+            'Type of allocated prefixes; unset: each allocation must give a type.',
             True,
             PREFIX_TYPES,
         ),
@@ -172,7 +176,7 @@ POOL: Table = _table(
                 f'ipv{family}_default_prefix_length',
                 'integer',
                 f'o.ipv{family}_default_prefix_length',
-                f'Length of IPv{family} allocations that name none, 1 to {bits}.',
+                f'Length of IPv{family} allocations that give none, 1 to {bits}.',
                 True,
                 low=1,
                 high=bits,
@@ -193,7 +197,7 @@ POOL: Table = _table(
         *_families('free_addresses', '(m.total_addresses_v{f} - m.used_addresses_v{f})', 'Free addresses of members'),
         _tags('o.tags'),
         Attribute('avps', 'avps', 'o.avps', _AVPS, True),
-        Attribute('vrf_id', 'integer', 'v.id', 'The VRF that all members live in.'),
+        Attribute('vrf_id', 'integer', 'v.id', 'The VRF of all members.'),
         Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of that VRF.'),
         Attribute('vrf_name', 'text', 'v.name', 'Name of that VRF.', normal=_trimmed),
         Attribute('prefixes', 'networks', 'm.prefixes', 'The members, in order.'),
@@ -206,10 +210,10 @@ PREFIX: Table = _table(
     [
         Attribute('id', 'integer', 'p.id', 'Identity.', never_nil=True),
         Attribute(
-            'vrf_id', 'integer', 'p.vrf_id', 'The VRF it lives in; VRF 0 when none is named.', True, never_nil=True
+            'vrf_id', 'integer', 'p.vrf_id', 'The VRF of the prefix; the default is VRF 0.', True, never_nil=True
         ),
-        Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of its VRF.', True),
-        _key_name('v.name', 'Name of its VRF.', name='vrf_name'),
+        Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of the VRF.', True),
+        _key_name('v.name', 'Name of the VRF.', name='vrf_name'),
         Attribute('family', 'integer', 'family(p.prefix)', 'Address family, 4 or 6.', never_nil=True),
         Attribute('prefix', 'network', 'p.prefix', 'The network; unique in its VRF.', True, never_nil=True),
         Attribute('prefix_length', 'integer', 'masklen(p.prefix)', 'Prefix length.', never_nil=True),
@@ -218,7 +222,7 @@ PREFIX: Table = _table(
             'text',
             "CASE WHEN p.type = 'host' THEN host(p.prefix) || '/' || "
             '(SELECT masklen(q.prefix) FROM prefix q WHERE q.id = p.parent_id) ELSE p.prefix::text END',
-            'A host with the length of the assignment around it; else the prefix.',
+            'The prefix; a host has the length of the assignment around it.',
             never_nil=True,
         ),
         Attribute('description', 'text', 'p.description', 'Free text.', True),
@@ -226,7 +230,7 @@ PREFIX: Table = _table(
         Attribute('inherited_tags', 'tags', 'inherited', 'Tags of all ancestors, each once, from the top down.'),
         _tags('p.tags'),
         Attribute('node', 'text', 'p.node', 'Name of the node; hosts and full-length assignments only.', True),
-        Attribute('pool_id', 'integer', 'p.pool_id', 'The pool of which it is a member.', True),
+        Attribute('pool_id', 'integer', 'p.pool_id', 'The pool that the prefix is a member of.', True),
         replace(_key_name('o.name', 'Name of that pool.', name='pool_name'), never_nil=False),
         Attribute('type', 'enum', 'p.type', 'reservation, assignment or host.', True, PREFIX_TYPES, never_nil=True),
         Attribute('status', 'enum', 'p.status', 'assigned, reserved or quarantine.', True, STATUSES, never_nil=True),
@@ -254,12 +258,12 @@ PREFIX: Table = _table(
             'authoritative_source',
             'text',
             'p.authoritative_source',
-            'The system it comes from.',
+            'The system that the prefix comes from.',
             True,
             never_nil=True,
         ),
         Attribute('alarm_priority', 'enum', 'p.alarm_priority', 'Alarm priority.', True, ALARM_PRIORITIES),
-        Attribute('monitor', 'boolean', 'p.monitor', 'Whether to monitor it.', True),
+        Attribute('monitor', 'boolean', 'p.monitor', 'Whether to monitor the prefix.', True),
         Attribute('vlan', 'integer', 'p.vlan', 'VLAN identifier, 0 to 4095.', True, low=0, high=4095),
         Attribute('added', 'time', 'p.added', 'When it was added.', never_nil=True),
         Attribute('last_modified', 'time', 'p.last_modified', 'When it was last edited.', never_nil=True),
@@ -270,7 +274,7 @@ PREFIX: Table = _table(
         ),
         Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.', never_nil=True),
         Attribute('avps', 'avps', 'p.avps', _AVPS, True),
-        Attribute('expires', 'expires', 'p.expires', 'When it expires; without it never.', True),
+        Attribute('expires', 'expires', 'p.expires', 'When the prefix expires; unset: never.', True),
     ],
     nil_is_text=True,
 )
@@ -438,7 +442,7 @@ def read_avps(value: object) -> dict[str, str]:
             raise NipapValueError(f'Invalid value {shown(text)} for AVP {name!r}, must be a string')
     normal = {normal_text(name): normal_text(text) for name, text in value.items()}
     if len(normal) < len(value):
-        raise NipapValueError('AVP with the same name twice, which Unicode writes in two ways, is not allowed')
+        raise NipapValueError('Two AVPs with the same name, in different Unicode forms, are not allowed')
     return normal
 
 

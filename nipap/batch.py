@@ -160,7 +160,7 @@ class References:
         if isinstance(value, Mapping):
             if REFERENCE in value:
                 if len(value) > 1:
-                    raise NipapInputError("A struct with '$result' has no other member")
+                    raise NipapInputError("A struct with '$result' must not have other members")
                 return self._value(value[REFERENCE])
             return {name: self._resolved(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
@@ -178,7 +178,7 @@ class References:
         # References to answers that consist of references could grow without end.
         self._room -= _size(found, self._room)
         if self._room < 0:
-            raise NipapValueError(f'References stand for too much, at most {MOST_REFERRED} values in one batch')
+            raise NipapValueError(f'References copy too many values, at most {MOST_REFERRED} in one batch')
         return found
 
 
@@ -225,12 +225,12 @@ def _look_up(path: Path, answer: object) -> Any:
         except (KeyError, IndexError, TypeError):
             raise _missing(path, step) from None
     if long_part(found) is not None:
-        raise NipapInputError(f'$result {list(path)}: that is a list which is too long to refer to')
+        raise NipapInputError(f'$result {list(path)}: the list is too long for a reference')
     return found
 
 
 def _missing(path: Sequence[Any], step: object) -> NipapInputError:
-    return NipapInputError(f'$result {_listed(path)}: there is no {shown(step)} in what was answered')
+    return NipapInputError(f'$result {_listed(path)}: there is no {shown(step)} in the answer')
 
 
 def _listed(path: Sequence[Any]) -> object:

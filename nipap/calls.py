@@ -442,7 +442,7 @@ def _text_of(kind: Kind) -> Member:
 
 
 def _options_of(kind: Kind) -> Member:
-    doc = 'The part of the answer that is wanted.'
+    doc = 'The part of the answer to return.'
     return Member('search_options', partial(searching.read_options, kind), doc, {'max_result': 10})
 
 
@@ -514,7 +514,7 @@ Add a prefix with the attributes ``attr``, the ``prefix`` named there or an allo
 
 To allocate, ``args`` is ``{'from-pool': pool spec, 'family': 4 or 6, 'prefix_length': n}``, where the length may be
 left to the pool, or ``{'from-prefix': [network, …], 'prefix_length': n}``. The lowest free block of the first source
-that has one is taken.
+with a free block is added.
 """
 _EDIT_PREFIX_DOC = """\
 Set the attributes ``attr`` of the prefixes that the spec ``prefix`` selects; return them as edited.
@@ -526,8 +526,8 @@ _SEARCH_PREFIX_DOC = """
 
 Options beside ``max_result`` and ``offset`` add prefixes around the matches: ``parents_depth``, ``children_depth``
 (-1: all), ``include_all_parents``, ``include_all_children``, ``include_neighbors``; ``parent_prefix`` shows one prefix
-and its children instead. With ``after``, '' at first, the answer has an ``after`` to ask for the next page with, nil
-behind the last one.
+and its children instead. With ``after``, '' for the first page, the answer has the ``after`` of the next page, or
+nil on the last page.
 """
 _BATCH_DOC = """\
 Do many calls in one transaction and return their answers in order; on an error nothing is changed.
@@ -574,7 +574,7 @@ def _prefix_calls() -> list[Call]:
     source = Member(
         'args',
         allocate.read_args,
-        'The source to look in.',
+        'The source of the free blocks.',
         {'from-pool': {'name': 'links'}, 'family': 4},
         required=True,
     )
@@ -590,7 +590,7 @@ def _prefix_calls() -> list[Call]:
         ),
         Call(
             'list_prefix',
-            'Return the prefixes that the spec ``prefix`` selects, of every VRF unless it names one; all without it.',
+            'Return the prefixes that the spec ``prefix`` selects, in all VRFs unless it names one; all without one.',
             (which,),
             Right.READ,
             Mode.READ,
@@ -606,7 +606,7 @@ def _prefix_calls() -> list[Call]:
         ),
         Call(
             'remove_prefix',
-            'Remove the prefix that the spec ``prefix`` names; its children move up, or go too when ``recursive``.',
+            'Remove the prefix that the spec ``prefix`` names; its children move up; ``recursive`` removes them.',
             (removed, recursive),
             Right.ALLOCATE,
             Message(lambda _tx, _caller, _members, _i: None, when=lambda members: members.id is not None),
@@ -636,8 +636,8 @@ def _webhook_calls() -> list[Call]:
     attr = Member('attr', webhooks.read_changes, 'The attributes to set.', {'enabled': False}, required=True)
     which = Member('webhook', webhooks.read_spec, 'The spec, by ``id``; all without one.', {'id': 1})
     named = Member('webhook', webhooks.require_spec, 'The spec, by ``id``.', {'id': 1}, required=True)
-    after = Member('after', webhooks.read_after, 'The id behind which the answer begins.', 0)
-    ids = Member('ids', webhooks.read_ids, 'The ids of dead letters; all without them.', [1, 2])
+    after = Member('after', webhooks.read_after, 'The id after which the answer begins.', 0)
+    ids = Member('ids', webhooks.read_ids, 'The ids of dead letters; all without ids.', [1, 2])
     administer, write = Right.ADMINISTER, Mode.TRANSACTION
     return [
         Call(
@@ -659,8 +659,8 @@ def _webhook_calls() -> list[Call]:
         ),
         Call(
             'edit_webhook',
-            'Set the attributes ``attr`` of the webhook that the spec ``webhook`` names; return it as it is then.\n\n'
-            'Events that it has not taken are tried again at once, also when ``attr`` is empty.',
+            'Set the attributes ``attr`` of the webhook that the spec ``webhook`` names; return the webhook.\n\n'
+            'Failed deliveries are tried again at once, also when ``attr`` is empty.',
             (named, attr),
             administer,
             write,
@@ -676,7 +676,7 @@ def _webhook_calls() -> list[Call]:
         ),
         Call(
             'list_dead_letter',
-            'Return events that a webhook did not take, in order, a hundred at most; those with ids behind ``after``.',
+            'Return dead letters, events that a webhook did not accept: the first hundred with ids above ``after``.',
             (named, after),
             administer,
             Mode.READ,
@@ -684,7 +684,7 @@ def _webhook_calls() -> list[Call]:
         ),
         Call(
             'resend_dead_letter',
-            'Send dead letters of a webhook once more, those with these ``ids`` or all; return their number.',
+            'Send dead letters of a webhook again, those with the given ``ids`` or all; return their number.',
             (named, ids),
             administer,
             write,
@@ -744,5 +744,5 @@ def find(name: str) -> Call:
     call = CALLS.get(name)
     if call is None:
         shortened = name if len(name) <= 100 else f'{name[:100]}…'
-        raise NipapInputError(f"Unknown method '{shortened}', system.listMethods names those there are")
+        raise NipapInputError(f"Unknown method '{shortened}', see system.listMethods")
     return call

@@ -14,7 +14,7 @@ CREATE TYPE public.actor AS (
 	authoritative_source text
 );
 
-COMMENT ON TYPE public.actor IS 'Who changes something, on whose behalf, from which system.';
+COMMENT ON TYPE public.actor IS 'The author of a change, for programs of version 8: acting user, authenticated user, full name and system of origin.';
 
 CREATE TYPE public.adopted AS (
 	children integer,
@@ -22,12 +22,12 @@ CREATE TYPE public.adopted AS (
 	used numeric
 );
 
-COMMENT ON TYPE public.adopted IS 'Prefixes that changed their parent: how many, their sizes and used addresses summed.';
+COMMENT ON TYPE public.adopted IS 'Prefixes that got another parent: their number, the sum of their sizes and the sum of their used addresses.';
 
 CREATE DOMAIN public.alarm_priority AS text
 	CONSTRAINT alarm_priority_check CHECK ((VALUE = ANY (ARRAY['warning'::text, 'low'::text, 'medium'::text, 'high'::text, 'critical'::text])));
 
-COMMENT ON DOMAIN public.alarm_priority IS 'How urgent an alarm is.';
+COMMENT ON DOMAIN public.alarm_priority IS 'Urgency of alarms: warning, low, medium, high or critical.';
 
 CREATE DOMAIN public.country_code AS text
 	CONSTRAINT country_code_check CHECK ((VALUE ~ '^[A-Z]{2}$'::text));
@@ -42,16 +42,16 @@ COMMENT ON DOMAIN public.pairs IS 'Attribute-value pairs, string to string.';
 CREATE DOMAIN public.prefix_status AS text
 	CONSTRAINT prefix_status_check CHECK ((VALUE = ANY (ARRAY['assigned'::text, 'reserved'::text, 'quarantine'::text])));
 
-COMMENT ON DOMAIN public.prefix_status IS 'Whether a prefix is in use.';
+COMMENT ON DOMAIN public.prefix_status IS 'Use of a prefix: assigned, reserved or quarantine.';
 
 CREATE DOMAIN public.prefix_type AS text
 	CONSTRAINT prefix_type_check CHECK ((VALUE = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text])));
 
-COMMENT ON DOMAIN public.prefix_type IS 'What a prefix is for.';
+COMMENT ON DOMAIN public.prefix_type IS 'Purpose of a prefix: reservation, assignment or host.';
 
 CREATE DOMAIN public.vlan_id AS integer;
 
-COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q), 0 to 4095; NIPAP stored others, and these may stay.';
+COMMENT ON DOMAIN public.vlan_id IS 'VLAN identifier (IEEE 802.1Q), 0 to 4095. Other values from databases of NIPAP are kept.';
 
 CREATE FUNCTION public.keep_change_set() RETURNS trigger
     LANGUAGE plpgsql
@@ -72,7 +72,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
-COMMENT ON FUNCTION public.keep_change_set() IS 'Gives the entries that a program of version 8 writes their change set.';
+COMMENT ON FUNCTION public.keep_change_set() IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
 
 CREATE FUNCTION public.keep_words() RETURNS trigger
     LANGUAGE plpgsql
@@ -82,7 +82,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-COMMENT ON FUNCTION public.keep_words() IS 'Keeps prefix_words as the text of prefixes changes.';
+COMMENT ON FUNCTION public.keep_words() IS 'Keeps prefix_words up to date when the text of a prefix changes.';
 
 CREATE FUNCTION public.lower_each(words text[]) RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -126,11 +126,11 @@ CREATE TABLE public.prefix (
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 
-COMMENT ON TABLE public.prefix IS 'The prefixes of all VRFs; together a tree, of which parent_id is derived.';
+COMMENT ON TABLE public.prefix IS 'The prefixes of all VRFs. They form a tree by their networks; parent_id is derived from it.';
 
 COMMENT ON COLUMN public.prefix.id IS 'Identity.';
 
-COMMENT ON COLUMN public.prefix.vrf_id IS 'The VRF it lives in.';
+COMMENT ON COLUMN public.prefix.vrf_id IS 'The VRF of the prefix.';
 
 COMMENT ON COLUMN public.prefix.prefix IS 'The network; unique in its VRF.';
 
@@ -142,7 +142,7 @@ COMMENT ON COLUMN public.prefix.children IS 'Derived: number of direct children.
 
 COMMENT ON COLUMN public.prefix.used_addresses IS 'Derived: sum of the sizes of direct children; 1 for a full-length prefix.';
 
-COMMENT ON COLUMN public.prefix.pool_id IS 'The pool of which it is a member.';
+COMMENT ON COLUMN public.prefix.pool_id IS 'The pool that the prefix is a member of.';
 
 COMMENT ON COLUMN public.prefix.free_blocks IS 'Derived: aligned blocks of the pool''s default length that lie wholly in free ranges; NULL without pool or default length.';
 
@@ -152,7 +152,7 @@ COMMENT ON COLUMN public.prefix.description IS 'Free text.';
 
 COMMENT ON COLUMN public.prefix.comment IS 'Free text.';
 
-COMMENT ON COLUMN public.prefix.node IS 'Name of the node a full-length prefix sits on; NIPAP stored it of others too, and there it may stay.';
+COMMENT ON COLUMN public.prefix.node IS 'Name of the node of a full-length prefix. Nodes of shorter prefixes from databases of NIPAP are kept.';
 
 COMMENT ON COLUMN public.prefix.country IS 'Country code, ISO 3166-1 alpha-2, upper case.';
 
@@ -164,9 +164,9 @@ COMMENT ON COLUMN public.prefix.external_key IS 'Key in some other system.';
 
 COMMENT ON COLUMN public.prefix.alarm_priority IS 'warning, low, medium, high or critical.';
 
-COMMENT ON COLUMN public.prefix.monitor IS 'Whether it is to be monitored.';
+COMMENT ON COLUMN public.prefix.monitor IS 'Whether the prefix is to be monitored.';
 
-COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095; NIPAP stored others, and these may stay.';
+COMMENT ON COLUMN public.prefix.vlan IS 'VLAN identifier, 0 to 4095. Other values from databases of NIPAP are kept.';
 
 COMMENT ON COLUMN public.prefix.tags IS 'Tags in the order given, duplicates kept.';
 
@@ -188,7 +188,7 @@ CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
 '::text) || COALESCE((p).order_id, ''::text)) || '
 '::text) || COALESCE((p).customer_id, ''::text));
 
-COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix that word searches look at, a line for each attribute.';
+COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix for word searches, a line for each attribute.';
 
 CREATE TABLE public.audit_log (
     id bigint NOT NULL,
@@ -212,9 +212,9 @@ COMMENT ON COLUMN public.audit_log.id IS 'Identity; grows, with gaps.';
 
 COMMENT ON COLUMN public.audit_log.at IS 'When the transaction of the change began.';
 
-COMMENT ON COLUMN public.audit_log.username IS 'On whose behalf.';
+COMMENT ON COLUMN public.audit_log.username IS 'The user for whom the change was made.';
 
-COMMENT ON COLUMN public.audit_log.authenticated_as IS 'Who proved their identity: name, or name@backend of a user of another back end than the default one. Differs from username when a trusted user acts for somebody, too.';
+COMMENT ON COLUMN public.audit_log.authenticated_as IS 'The user that logged in: name, or name@backend for a user of an authentication backend other than the default one. Differs from username also when a trusted user acts for another user.';
 
 COMMENT ON COLUMN public.audit_log.full_name IS 'Full name that goes with username, when known.';
 
@@ -224,15 +224,15 @@ COMMENT ON COLUMN public.audit_log.object_type IS 'vrf, pool, prefix, asn or web
 
 COMMENT ON COLUMN public.audit_log.object_id IS 'Id of the object; the AS number itself for asn.';
 
-COMMENT ON COLUMN public.audit_log.action IS 'add, edit, remove or, of dead letters of a webhook, resend.';
+COMMENT ON COLUMN public.audit_log.action IS 'add, edit or remove; resend for dead letters of a webhook.';
 
-COMMENT ON COLUMN public.audit_log.before IS 'Stored values before, without nulls; NULL for add. Of webhooks what clients set, without secrets.';
+COMMENT ON COLUMN public.audit_log.before IS 'Stored values before the change, without nulls; NULL for add. For a webhook: the attributes that clients set, without the secret.';
 
-COMMENT ON COLUMN public.audit_log.after IS 'Stored values after, without nulls; NULL for remove. Of webhooks what clients set, without secrets, and secret_changed or the dead letters that are sent again.';
+COMMENT ON COLUMN public.audit_log.after IS 'Stored values after the change, without nulls; NULL for remove. For a webhook: the attributes that clients set, without the secret, with secret_changed, or with the dead letters that are sent again.';
 
 COMMENT ON COLUMN public.audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
 
-COMMENT ON COLUMN public.audit_log.change_set IS 'The change set that it belongs to; NULL for entries that are older than change sets (change_set.last_older_entry).';
+COMMENT ON COLUMN public.audit_log.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
 
 CREATE TABLE public.change_set (
     id bigint NOT NULL,
@@ -250,33 +250,33 @@ CREATE TABLE public.change_set (
     last_older_entry bigint
 );
 
-COMMENT ON TABLE public.change_set IS 'What one call has changed, a batch too: written with its first audit entry, in the same transaction.';
+COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
 
-COMMENT ON COLUMN public.change_set.id IS 'The number that people see; grows, with gaps. Drawn before the commit: change_order has the order of commits.';
+COMMENT ON COLUMN public.change_set.id IS 'The number shown to users; increases, with gaps. It is drawn before the commit: change_order has the order of commits.';
 
 COMMENT ON COLUMN public.change_set.at IS 'When the transaction of the change began.';
 
-COMMENT ON COLUMN public.change_set.call IS 'Number of the call: time and chance. Tells whether a call was committed whose answer was lost.';
+COMMENT ON COLUMN public.change_set.call IS 'Number of the call, made of the time and a random number. Shows whether the call was committed when its answer was lost.';
 
-COMMENT ON COLUMN public.change_set.username IS 'On whose behalf.';
+COMMENT ON COLUMN public.change_set.username IS 'The user for whom the change was made.';
 
-COMMENT ON COLUMN public.change_set.authenticated_as IS 'Who proved their identity, as in audit_log.';
+COMMENT ON COLUMN public.change_set.authenticated_as IS 'The user that logged in, as in audit_log.authenticated_as.';
 
 COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
 
 COMMENT ON COLUMN public.change_set.authoritative_source IS 'The system that the change came from.';
 
-COMMENT ON COLUMN public.change_set.method IS 'The method that was called; NULL when the program did not say.';
+COMMENT ON COLUMN public.change_set.method IS 'Method of the call; NULL: not recorded.';
 
 COMMENT ON COLUMN public.change_set.request_id IS 'Id of the request, as in the log of the daemon.';
 
 COMMENT ON COLUMN public.change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
 
-COMMENT ON COLUMN public.change_set.reason IS 'Why, as the client says.';
+COMMENT ON COLUMN public.change_set.reason IS 'Reason for the change, as given by the client.';
 
-COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as the client says.';
+COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as given by the client.';
 
-COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry, of a change set that is older than this table: its entries do not name it, it has the number of the first.';
+COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
 
 CREATE TABLE public.pool (
     id integer NOT NULL,
@@ -301,11 +301,11 @@ COMMENT ON COLUMN public.pool.name IS 'Name, unique without regard to case.';
 
 COMMENT ON COLUMN public.pool.description IS 'Free text.';
 
-COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool; without one an allocation names its type.';
+COMMENT ON COLUMN public.pool.default_type IS 'Type of the prefixes that are allocated from the pool; NULL: each allocation must give a type.';
 
-COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that name none.';
+COMMENT ON COLUMN public.pool.ipv4_default_prefix_length IS 'Prefix length of IPv4 allocations that give none.';
 
-COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that name none.';
+COMMENT ON COLUMN public.pool.ipv6_default_prefix_length IS 'Prefix length of IPv6 allocations that give none.';
 
 COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.';
 
@@ -329,7 +329,7 @@ COMMENT ON COLUMN public.vrf.id IS 'Identity; 0 is the default VRF.';
 
 COMMENT ON COLUMN public.vrf.rt IS 'Route target (RFC 4364) as ASN:n or a.b.c.d:n without leading zeros; NULL for VRF 0 only.';
 
-COMMENT ON COLUMN public.vrf.rt_rank IS 'Route target as a number, administrator * 2^32 + n; -1 for VRF 0. Orders answers; different spellings may share one.';
+COMMENT ON COLUMN public.vrf.rt_rank IS 'Route target as a number, administrator * 2^32 + n; -1 for VRF 0. Answers are ordered by it. Route targets in different notations may have the same number.';
 
 COMMENT ON COLUMN public.vrf.name IS 'Name, unique without regard to case.';
 
@@ -364,39 +364,39 @@ COMMENT ON TABLE public.webhook IS 'Receivers of events over HTTP.';
 
 COMMENT ON COLUMN public.webhook.id IS 'Identity.';
 
-COMMENT ON COLUMN public.webhook.url IS 'Where events are posted to.';
+COMMENT ON COLUMN public.webhook.url IS 'URL that events are posted to.';
 
-COMMENT ON COLUMN public.webhook.secret IS 'Key of the signature; as it is, since signing takes it.';
+COMMENT ON COLUMN public.webhook.secret IS 'Key of the signature; in plain text, since signing needs it.';
 
-COMMENT ON COLUMN public.webhook.description IS 'What it is for.';
+COMMENT ON COLUMN public.webhook.description IS 'Free text.';
 
-COMMENT ON COLUMN public.webhook.kinds IS 'Kinds of object whose events are wanted; empty: all.';
+COMMENT ON COLUMN public.webhook.kinds IS 'Kinds of object to send events of; empty: all.';
 
-COMMENT ON COLUMN public.webhook.vrf_ids IS 'VRFs whose events are wanted, with their prefixes; empty: all.';
+COMMENT ON COLUMN public.webhook.vrf_ids IS 'VRFs to send events of, with their prefixes; empty: all.';
 
-COMMENT ON COLUMN public.webhook.pool_ids IS 'Pools whose events are wanted, with their members; empty: all.';
+COMMENT ON COLUMN public.webhook.pool_ids IS 'Pools to send events of, with their members; empty: all.';
 
-COMMENT ON COLUMN public.webhook.tags IS 'Tags of objects whose events are wanted; empty: all.';
+COMMENT ON COLUMN public.webhook.tags IS 'Tags of objects to send events of; empty: all.';
 
 COMMENT ON COLUMN public.webhook.enabled IS 'Whether events are sent.';
 
-COMMENT ON COLUMN public.webhook.added IS 'When it was added.';
+COMMENT ON COLUMN public.webhook.added IS 'When the webhook was added.';
 
-COMMENT ON COLUMN public.webhook.cursor IS 'The position up to which everything was delivered, given up, or not wanted.';
+COMMENT ON COLUMN public.webhook.cursor IS 'All events up to this position were delivered, given up or filtered out.';
 
-COMMENT ON COLUMN public.webhook.attempts IS 'Attempts that failed one after the other.';
+COMMENT ON COLUMN public.webhook.attempts IS 'Failed attempts since the last delivery or edit.';
 
-COMMENT ON COLUMN public.webhook.failing_since IS 'When the first of them did.';
+COMMENT ON COLUMN public.webhook.failing_since IS 'When the first of these attempts failed; NULL: none has failed.';
 
 COMMENT ON COLUMN public.webhook.next_attempt IS 'When to try again.';
 
-COMMENT ON COLUMN public.webhook.last_error IS 'What went wrong last.';
+COMMENT ON COLUMN public.webhook.last_error IS 'Error of the last failed attempt.';
 
 COMMENT ON COLUMN public.webhook.delivered IS 'Events that were delivered.';
 
-COMMENT ON COLUMN public.webhook.failed IS 'Attempts that failed, ever.';
+COMMENT ON COLUMN public.webhook.failed IS 'Failed attempts in total.';
 
-COMMENT ON COLUMN public.webhook.owner IS 'The account that added it, as authenticated_as of the audit log; NULL: not known.';
+COMMENT ON COLUMN public.webhook.owner IS 'The account that added the webhook, as in audit_log.authenticated_as; NULL: unknown.';
 
 CREATE TABLE public.asn (
     asn bigint NOT NULL,
@@ -427,11 +427,11 @@ CREATE TABLE public.change_order (
 
 COMMENT ON TABLE public.change_order IS 'Change sets in the order in which they were committed.';
 
-COMMENT ON COLUMN public.change_order."position" IS 'Grows without gaps; who sees one sees all before it.';
+COMMENT ON COLUMN public.change_order."position" IS 'Increases without gaps. A reader that sees a position sees all positions before it.';
 
 COMMENT ON COLUMN public.change_order.change_set IS 'The change set.';
 
-COMMENT ON COLUMN public.change_order.moment IS 'When it was seen committed; grows with the position, whatever the clock does.';
+COMMENT ON COLUMN public.change_order.moment IS 'When the change set was seen committed. Increases with the position, even if the clock is set back.';
 
 ALTER TABLE public.change_set ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.change_set_id_seq
@@ -449,15 +449,15 @@ CREATE TABLE public.change_state (
     moment timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
 );
 
-COMMENT ON TABLE public.change_state IS 'How far change_order has come; one row.';
+COMMENT ON TABLE public.change_state IS 'Progress of change_order; one row.';
 
-COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and name none.';
+COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and have no audit_log.change_set.';
 
-COMMENT ON COLUMN public.change_state.settled IS 'No transaction can add a change set with this number or a lower one any more, and all there are have their position.';
+COMMENT ON COLUMN public.change_state.settled IS 'All change sets up to this number have a position, and no transaction can still add another one.';
 
-COMMENT ON COLUMN public.change_state."position" IS 'The highest position that was given.';
+COMMENT ON COLUMN public.change_state."position" IS 'The highest position assigned so far.';
 
-COMMENT ON COLUMN public.change_state.moment IS 'The moment that goes with it.';
+COMMENT ON COLUMN public.change_state.moment IS 'The moment of that position.';
 
 CREATE TABLE public.dead_letter (
     id bigint NOT NULL,
@@ -469,7 +469,7 @@ CREATE TABLE public.dead_letter (
     again boolean DEFAULT false NOT NULL
 );
 
-COMMENT ON TABLE public.dead_letter IS 'Events that a webhook did not take for hours.';
+COMMENT ON TABLE public.dead_letter IS 'Events that were given up after hours of failed attempts to deliver them to a webhook.';
 
 COMMENT ON COLUMN public.dead_letter.id IS 'Identity.';
 
@@ -477,13 +477,13 @@ COMMENT ON COLUMN public.dead_letter.webhook_id IS 'The webhook.';
 
 COMMENT ON COLUMN public.dead_letter."position" IS 'Position of the event.';
 
-COMMENT ON COLUMN public.dead_letter.event IS 'What would have been sent; the event itself may be removed.';
+COMMENT ON COLUMN public.dead_letter.event IS 'The event as it would have been sent; its row in event may be removed.';
 
-COMMENT ON COLUMN public.dead_letter.error IS 'What went wrong last.';
+COMMENT ON COLUMN public.dead_letter.error IS 'Error of the last attempt.';
 
-COMMENT ON COLUMN public.dead_letter.added IS 'When it was given up.';
+COMMENT ON COLUMN public.dead_letter.added IS 'When the event was given up.';
 
-COMMENT ON COLUMN public.dead_letter.again IS 'Whether it is to be sent once more.';
+COMMENT ON COLUMN public.dead_letter.again IS 'Whether the event is to be sent again.';
 
 ALTER TABLE public.dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.dead_letter_id_seq
@@ -501,13 +501,13 @@ CREATE TABLE public.event (
 )
 WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 
-COMMENT ON TABLE public.event IS 'Entries of the audit log in the order in which they are delivered; a row lives for event_retention_hours at least.';
+COMMENT ON TABLE public.event IS 'Entries of the audit log in the order of delivery. A row is kept for event_retention_hours at least.';
 
-COMMENT ON COLUMN public.event."position" IS 'Grows; who sees one sees all before it.';
+COMMENT ON COLUMN public.event."position" IS 'Increases. A reader that sees a position sees all positions before it.';
 
 COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
 
-COMMENT ON COLUMN public.event.created IS 'When it got its position.';
+COMMENT ON COLUMN public.event.created IS 'When the event got its position.';
 
 CREATE TABLE public.event_state (
     settled bigint,
@@ -518,19 +518,19 @@ CREATE TABLE public.event_state (
     kafka_failed bigint DEFAULT 0 NOT NULL
 );
 
-COMMENT ON TABLE public.event_state IS 'How far events have come; one row.';
+COMMENT ON TABLE public.event_state IS 'Progress of the event positions, and deliveries to Kafka; one row.';
 
-COMMENT ON COLUMN public.event_state.settled IS 'No transaction can add an audit entry with this id or a lower one any more, and all there are were looked at. NULL: nobody has looked yet.';
+COMMENT ON COLUMN public.event_state.settled IS 'All events up to this audit entry have a position, and no transaction can still add another one. NULL: no daemon has begun to collect events.';
 
-COMMENT ON COLUMN public.event_state.last_position IS 'The highest position that was given.';
+COMMENT ON COLUMN public.event_state.last_position IS 'The highest position assigned so far.';
 
-COMMENT ON COLUMN public.event_state.removed IS 'The highest position that was removed since it was old.';
+COMMENT ON COLUMN public.event_state.removed IS 'The highest position that was removed because of its age.';
 
-COMMENT ON COLUMN public.event_state.kafka_cursor IS 'Kafka has confirmed everything up to this position; NULL: it was never used.';
+COMMENT ON COLUMN public.event_state.kafka_cursor IS 'Kafka has confirmed all events up to this position; NULL: Kafka was never used.';
 
 COMMENT ON COLUMN public.event_state.kafka_delivered IS 'Events that Kafka has confirmed.';
 
-COMMENT ON COLUMN public.event_state.kafka_failed IS 'Attempts that it refused.';
+COMMENT ON COLUMN public.event_state.kafka_failed IS 'Failed attempts to send events to Kafka.';
 
 CREATE TABLE public.free_range (
     owner bigint NOT NULL,
@@ -561,17 +561,17 @@ CREATE TABLE public.idempotency (
 WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 ALTER TABLE ONLY public.idempotency ALTER COLUMN answer SET STORAGE EXTERNAL;
 
-COMMENT ON TABLE public.idempotency IS 'Calls with an idempotency key and what was answered to them; a row lives for idempotency_hours.';
+COMMENT ON TABLE public.idempotency IS 'Calls with an idempotency key, and their answers. A row is kept for idempotency_hours.';
 
-COMMENT ON COLUMN public.idempotency.authenticated_as IS 'Who proved their identity: each user has keys of their own.';
+COMMENT ON COLUMN public.idempotency.authenticated_as IS 'The user that logged in: each user has keys of their own.';
 
 COMMENT ON COLUMN public.idempotency.key IS 'The key, as the client chose it.';
 
-COMMENT ON COLUMN public.idempotency.fingerprint IS 'Hash of the acting user, the method and its arguments: the key is good for these alone.';
+COMMENT ON COLUMN public.idempotency.fingerprint IS 'Hash of the acting user, the method and its arguments: the key is valid for these only.';
 
-COMMENT ON COLUMN public.idempotency.answer IS 'What was answered: JSON with marks for what JSON has not, compressed (zlib).';
+COMMENT ON COLUMN public.idempotency.answer IS 'The answer: JSON with marks for values that JSON lacks, compressed (zlib).';
 
-COMMENT ON COLUMN public.idempotency.created IS 'When it was answered.';
+COMMENT ON COLUMN public.idempotency.created IS 'When the call was answered.';
 
 COMMENT ON COLUMN public.idempotency.change_set IS 'The change set of the call; NULL when it changed nothing.';
 
@@ -612,15 +612,15 @@ CREATE TABLE public.schema_migration (
     oldest_program integer NOT NULL
 );
 
-COMMENT ON TABLE public.schema_migration IS 'The migrations that this database has seen.';
+COMMENT ON TABLE public.schema_migration IS 'The migrations applied to this database.';
 
 COMMENT ON COLUMN public.schema_migration.version IS 'Number of the migration; the highest is the version of the schema.';
 
-COMMENT ON COLUMN public.schema_migration.name IS 'What it is called.';
+COMMENT ON COLUMN public.schema_migration.name IS 'Name of the migration.';
 
-COMMENT ON COLUMN public.schema_migration.applied IS 'When it was applied.';
+COMMENT ON COLUMN public.schema_migration.applied IS 'When the migration was applied.';
 
-COMMENT ON COLUMN public.schema_migration.oldest_program IS 'The oldest program that may serve once this was applied, by the version of its schema.';
+COMMENT ON COLUMN public.schema_migration.oldest_program IS 'Version of the oldest program that may serve the database after this migration.';
 
 ALTER TABLE public.vrf ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.vrf_id_seq
@@ -642,7 +642,7 @@ CREATE TABLE public.vrf_total (
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='200');
 
-COMMENT ON TABLE public.vrf_total IS 'Totals of a VRF, spread over several rows a family; the sum counts, single rows may be negative.';
+COMMENT ON TABLE public.vrf_total IS 'Totals of each VRF and family, spread over several rows. The sum of the rows counts; single rows may be negative.';
 
 COMMENT ON COLUMN public.vrf_total.vrf_id IS 'The VRF.';
 
@@ -724,7 +724,7 @@ ALTER TABLE ONLY public.webhook
 
 CREATE INDEX audit_log_change_idx ON public.audit_log USING btree (change) WHERE (change IS NOT NULL);
 
-COMMENT ON INDEX public.audit_log_change_idx IS 'Whether a call was committed; grows at its end, as numbers begin with the time.';
+COMMENT ON INDEX public.audit_log_change_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
 
 CREATE INDEX audit_log_change_set_idx ON public.audit_log USING btree (change_set, id) WHERE (change_set IS NOT NULL);
 
@@ -736,7 +736,7 @@ COMMENT ON INDEX public.audit_log_object_idx IS 'The history of one object.';
 
 CREATE INDEX change_set_call_idx ON public.change_set USING btree (call) WHERE (call IS NOT NULL);
 
-COMMENT ON INDEX public.change_set_call_idx IS 'Whether a call was committed; grows at its end, as numbers begin with the time.';
+COMMENT ON INDEX public.change_set_call_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
 
 CREATE INDEX change_set_group_idx ON public.change_set USING btree (change_group, id) WHERE (change_group IS NOT NULL);
 
@@ -760,7 +760,7 @@ COMMENT ON INDEX public.free_range_fit_idx IS 'Finds the lowest range in which a
 
 CREATE INDEX idempotency_created_idx ON public.idempotency USING btree (created);
 
-COMMENT ON INDEX public.idempotency_created_idx IS 'Finds what has expired.';
+COMMENT ON INDEX public.idempotency_created_idx IS 'Finds expired rows.';
 
 CREATE UNIQUE INDEX pool_name_key ON public.pool USING btree (lower(name));
 
@@ -804,7 +804,7 @@ COMMENT ON INDEX public.prefix_vrf_prefix_key IS 'The tree: closest parents, des
 
 CREATE INDEX prefix_words_idx ON public.prefix_words USING gin (words public.gin_trgm_ops) WITH (gin_pending_list_limit='256');
 
-COMMENT ON INDEX public.prefix_words_idx IS 'Words, patterns and like.';
+COMMENT ON INDEX public.prefix_words_idx IS 'Searches for words, regular expressions and the operator like.';
 
 CREATE UNIQUE INDEX vrf_name_key ON public.vrf USING btree (lower(name));
 
@@ -816,11 +816,11 @@ COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
 
 CREATE TRIGGER audit_log_change_set BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.change_set IS NULL)) EXECUTE FUNCTION public.keep_change_set();
 
-COMMENT ON TRIGGER audit_log_change_set ON public.audit_log IS 'Gives the entries that a program of version 8 writes their change set.';
+COMMENT ON TRIGGER audit_log_change_set ON public.audit_log IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
 
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
 
-COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words.';
+COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words up to date when the text of a prefix changes.';
 
 ALTER TABLE ONLY public.dead_letter
     ADD CONSTRAINT dead_letter_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES public.webhook(id) ON DELETE CASCADE;
@@ -831,13 +831,13 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v15; their text is in sql/functions.
+-- The functions of this version, in the schema public_v16; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
---     Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.
+--     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.
 
 -- add_to_totals(in_vrf integer, address_family integer, prefixes bigint, total numeric, used numeric) -> boolean
---     Move the totals of a VRF by deltas; the last lock a change takes.
+--     Add deltas to the totals of a VRF. Its lock is the last one that a change takes.
 
 -- addr_first(network inet) -> inet
 --     First address of a network, full length.
@@ -849,52 +849,52 @@ ALTER TABLE ONLY public.vrf_total
 --     An address as an unsigned integer.
 
 -- adopt(old_parent bigint, in_vrf integer, network cidr, new_parent bigint, OUT given adopted) -> adopted
---     Give the direct children of one parent that lie inside a network to another; NULL is the top level. One statement, however many.
+--     Move the direct children of old_parent that lie inside a network to new_parent; NULL is the top level. One statement for any number of children.
 
 -- ancestors_of(parents bigint[]) -> json
---     Prefixes, given by id, and all above them, as {id: [parent, length, tags]}; NULL when there are none. Each is read once when they come in the order of the tree.
+--     The prefixes with the given ids and all their ancestors, as {id: [parent, length, tags]}; NULL when there are none. Each prefix is read once if the ids are in tree order.
 
 -- asn_add(facts jsonb, who actor) -> bigint
 --     Add an AS number.
 
 -- asn_edit(target bigint, changes jsonb, who actor) -> boolean
---     Edit an AS number. Where the changes change no fact nothing is written. False when it is not there.
+--     Edit an AS number. Writes nothing if no fact changes. Returns false if there is no such AS number.
 
 -- asn_remove(target bigint, who actor) -> boolean
---     Remove an AS number. False when it is not there.
+--     Remove an AS number. Returns false if there is no such AS number.
 
 -- attach(parent prefix, INOUT new_row prefix, taken adopted) -> prefix
---     Put new_row, which has adopted what it covers, below parent: ranges, counters, totals. Returns new_row with its derived columns; the caller stores it.
+--     Put new_row, which has adopted the prefixes that it covers, below parent: update ranges, counters and totals. Returns new_row with its derived columns; the caller stores it.
 
 -- call_under_way() -> text
---     What stands for the call that is under way, and for no other.
+--     Identifier of the current call; no other call has the same one.
 
 -- change_set_of(entry audit_log) -> bigint
---     The change set that an audit entry belongs to, whichever version has written it.
+--     The change set of an audit entry that any version of the program has written.
 
 -- check_children(new_row prefix) -> void
---     Refuse new_row when the types of its children do not nest in it.
+--     Refuse new_row if the types of its children do not nest in it.
 
 -- check_defaults(new_row pool, old_row pool) -> void
---     Refuse defaults of a pool by which nothing can ever be allocated, unless they are those that it had.
+--     Refuse new defaults of a pool with which no allocation can succeed. Unchanged defaults are accepted.
 
 -- check_left_behind(former_parent bigint, old_row prefix, place cidr) -> void
 --     Refuse a move that leaves hosts of old_row without an assignment around them.
 
 -- check_node(network cidr, type text, node text) -> boolean
---     Refuse a node for what is not a single address, true else.
+--     Refuse a node unless the prefix is a host or a full-length assignment; returns true otherwise.
 
 -- check_place(parent prefix, new_row prefix) -> boolean
---     Refuse new_row below parent when their types do not nest, true else.
+--     Refuse new_row below parent if their types do not nest; returns true otherwise.
 
 -- check_pool(new_row prefix) -> void
---     Refuse new_row as a member of its pool when that is not there or lives in another VRF; the pool is locked.
+--     Refuse new_row as a member of its pool if the pool does not exist or has members in another VRF. The caller has locked the pool.
 
 -- check_type_change(old_row prefix, new_row prefix) -> void
---     Refuse a change of type but between reservation and assignment without children.
+--     Refuse a change of type, except between reservation and assignment without children.
 
 -- check_vlan(vlan integer, former integer) -> boolean
---     Refuse a new VLAN beyond 0 to 4095, true else. A former one may stay: NIPAP stored any.
+--     Refuse a new VLAN outside 0 to 4095; returns true otherwise. An unchanged VLAN is accepted, since databases of NIPAP have other numbers.
 
 -- closest_parent(in_vrf integer, network cidr) -> bigint
 --     Id of the longest stored prefix that covers a network, the network itself not counted; NULL at the top level.
@@ -903,22 +903,22 @@ ALTER TABLE ONLY public.vrf_total
 --     Number of aligned blocks of a length that lie wholly in a range.
 
 -- count_incoming() -> void
---     Move the totals of VRFs by the incoming prefixes.
+--     Add the incoming prefixes to the totals of their VRFs.
 
 -- current_change_set() -> bigint
---     The change set of the call that is under way; NULL as long as it has changed nothing.
+--     The change set of the current call; NULL while the call has changed nothing.
 
 -- default_length(pool integer, address inet) -> integer
 --     Default prefix length of a pool in the family of the address; read under the lock of the member or of the pool.
 
 -- delete_inside(in_vrf integer, network cidr, who actor) -> bigint
---     Delete everything inside a network with its ranges, with an audit entry each; counters of its prefix and the VRF are the caller's.
+--     Delete all prefixes inside a network and their free ranges, with an audit entry each; returns their number. The caller updates the counters of the network and the VRF.
 
 -- detach(parent prefix, old_row prefix, given adopted) -> void
---     Take old_row, whose children parent has adopted, out from below parent: ranges, counters, totals.
+--     Remove old_row from below parent, which has adopted the children of old_row: update ranges, counters and totals.
 
 -- entries_of(number bigint) -> SETOF audit_log
---     The audit entries of a change set, whichever version has written them, in order.
+--     The audit entries of a change set in order, written by any version of the program.
 
 -- exp2(exponent integer) -> numeric
 --     2^exponent exactly, for exponents from 0 to 128.
@@ -930,13 +930,13 @@ ALTER TABLE ONLY public.vrf_total
 --     Lowest aligned block of a length that lies wholly in a range; NULL when none does.
 
 -- free_blocks_of(parent prefix, length integer) -> numeric
---     Free blocks of a length in a prefix, counted from its free ranges; a full-length prefix uses itself.
+--     Free blocks of a length in a prefix, counted from its free ranges. A full-length prefix has none.
 
 -- full_length(address inet) -> integer
 --     Prefix length of a single address in its family.
 
 -- gaps_of_taken() -> TABLE(owner bigint, a inet, z inet)
---     What is left free of the spaces in taken.
+--     The free ranges that remain in the spaces of taken.
 
 -- give_range(owner_id bigint, space cidr, network cidr, length integer) -> numeric
 --     Give a network back to the free ranges of an owner that keeps other children, merging neighbours. Returns the change of its free blocks.
@@ -945,43 +945,43 @@ ALTER TABLE ONLY public.vrf_total
 --     Value of a boolean expression given in postfix: n >= 0 is leaf n, -1 is AND, -2 is OR. For queries too deep for the parser.
 
 -- incoming_parents() -> TABLE(child bigint, parent bigint)
---     For those rows of incoming that lie inside another one: the closest such.
+--     The closest incoming prefix around each incoming prefix that lies inside another one.
 
 -- insert_under(parent prefix, in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
---     Add a network below parent, whose lock is held.
+--     Add a network below parent; returns its id. The caller holds the lock of parent.
 
 -- is_pattern(pattern text) -> boolean
---     Whether a text is a regular expression that PostgreSQL understands and can use.
+--     Whether a text is a regular expression that PostgreSQL can parse and use.
 
 -- lock_incoming_owners() -> void
---     Lock the stored prefixes, or VRFs, right above the incoming ones.
+--     Lock the stored prefixes, or VRFs, right above the incoming prefixes.
 
 -- lock_inside(in_vrf integer, network cidr) -> void
---     Lock everything inside a network whose own row is locked.
+--     Lock all prefixes inside a network. The caller has locked the network itself, or the VRF.
 
 -- lock_owner(in_vrf integer, network cidr) -> prefix
---     Lock the row whose children change when a network does: the closest prefix around it, or the VRF (then NULL is returned).
+--     Lock and return the closest prefix around a network. At the top level lock the VRF and return NULL.
 
 -- lock_pool_members(target integer) -> jsonb
---     Lock a pool and its members; returns its stored facts, NULL when it is not there.
+--     Lock a pool and its members; returns the stored facts of the pool, NULL if there is no such pool.
 
 -- lock_pools(ids integer[]) -> void
---     Lock pools whose members change, in order, after all prefixes. Who only counts the blocks of a member needs no more than the lock of that member: whoever edits the pool locks all members first.
+--     Lock pools before their members change: in order of id, after all prefixes. A change that only counts the blocks of a member needs only the lock of the member, since pool_edit locks all members first.
 
 -- lock_source(in_vrf integer, source cidr) -> prefix
---     Lock the row whose children change when a block is taken from a source: its own when it is stored, else the closest prefix around it, or the VRF (then NULL is returned).
+--     Lock and return the prefix that will be the parent of blocks from a source: the source if it is stored, else the closest prefix around it. At the top level lock the VRF and return NULL.
 
 -- lock_vrf(in_vrf integer) -> void
 --     Lock the top level of a VRF.
 
 -- lock_with_parent(target bigint, OUT parent prefix, OUT old_row prefix) -> record
---     Lock a prefix after what is above it (a prefix or the VRF); old_row is NULL when it is not there.
+--     Lock a prefix after the prefix or VRF above it. old_row is NULL if there is no such prefix.
 
 -- lowest_free(owner_id bigint, leaf boolean, lowest inet, highest inet, length integer) -> cidr
 --     Lowest free block of a length within lowest..highest directly inside an owner; leaf: the owner has no children and so no rows.
 
 -- make_incoming() -> void
---     The temporary tables of this session, empty.
+--     Create the temporary tables of this session, or empty them.
 
 -- move_ranges_down(owner_id bigint, to_owner bigint, network cidr, length integer) -> numeric
 --     Hand the free ranges inside a network from an owner to the prefix of that network, which now covers some of its children. Returns the change of the old owner's free blocks.
@@ -993,52 +993,52 @@ ALTER TABLE ONLY public.vrf_total
 --     Add a pool; returns its id.
 
 -- pool_allocate(by_id integer, by_name text, address_family integer, in_vrf integer, length integer, facts jsonb, who actor) -> bigint
---     Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.
+--     Add the lowest free block of a pool; returns its id. Its type is that of the facts, else the default type of the pool. An error if both are missing.
 
 -- pool_edit(target integer, changes jsonb, who actor) -> boolean
---     Edit a pool; a new default length recounts the free blocks of its members. Where the changes change no fact nothing is written. False when it is not there.
+--     Edit a pool; a new default length recounts the free blocks of its members. Writes nothing if no fact changes. Returns false if there is no such pool.
 
 -- pool_find_free(by_id integer, by_name text, address_family integer, length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a pool, at most as many as wanted.
 
 -- pool_remove(target integer, who actor) -> boolean
---     Remove a pool; its members stay, without a pool. False when it is not there.
+--     Remove a pool; its members stay, without a pool. Returns false if there is no such pool.
 
 -- pool_sources(by_id integer, by_name text, address_family integer, INOUT in_vrf integer, INOUT length integer, OUT pool_id integer, OUT default_type text, OUT networks cidr[]) -> record
---     Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be in_vrf unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.
+--     The sources of allocations from a pool, found by id or name: its VRF, its default type and its members of a family. A given in_vrf must be that VRF. length is the given one or the default of the pool. pool_id is NULL if there is no such pool.
 
 -- prefix_add(in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
---     Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.
+--     Add a prefix; returns its id. facts: all columns except vrf_id and prefix, defaults filled in.
 
 -- prefix_add_many(items jsonb, who actor) -> bigint[]
---     Add many prefixes; returns their ids in the order given. items: their columns, vrf_id and prefix among them. The column of an error is the number of the item it is about.
+--     Add many prefixes; returns their ids in the order given. items: the columns of each prefix, including vrf_id and prefix. The column of an error is the number of the item, and the name of the attribute.
 
 -- prefix_allocate(in_vrf integer, from_pool integer, sources cidr[], length integer, facts jsonb, who actor) -> bigint
---     Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.
+--     Add the lowest free block of a length in the first source with such a block; returns its id. from_pool: the pool that all sources must still be members of.
 
 -- prefix_edit(target bigint, place cidr, changes jsonb, who actor) -> boolean
---     Edit one prefix, found at a place (NULL: anywhere); changes may move it, change its type or its pool. Where they change no fact nothing is written. False when it is not there.
+--     Edit one prefix; place is its expected network, NULL for any. The changes may include network, type and pool. Writes nothing if no fact changes. Returns false if there is no such prefix.
 
 -- prefix_edit_many(ids bigint[], changes jsonb, who actor) -> boolean
---     Edit any number of prefixes by changes that leave place, type and pool as they are. Where no fact changes nothing is written. False when there was nothing to edit.
+--     Edit any number of prefixes; the changes keep network, type and pool. Writes nothing where no fact changes. Returns false if there was nothing to edit.
 
 -- prefix_facts(stored prefix) -> jsonb
---     The stored facts of a prefix, without what is derived and without nulls.
+--     The stored facts of a prefix, without derived columns and without nulls.
 
 -- prefix_move(old_row prefix, new_row prefix) -> prefix
 --     Move old_row to the place new_row.prefix; returns new_row with its derived columns, which the caller stores.
 
 -- prefix_remove(target bigint, place cidr, recursive boolean, who actor) -> boolean
---     Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.
+--     Remove a prefix; place is its expected network, NULL for any. Its children move up; recursive: they are removed too. Returns false if there is no such prefix.
 
 -- prefix_remove_one(target bigint, recursive boolean, who actor) -> text
---     Remove the prefix that has an id, wherever it is. Returns call and change set, as nipap.change_set has them.
+--     Remove the prefix with an id. Returns call and change set in the form of nipap.change_set. An error if there is no such prefix.
 
 -- prefix_size(network inet) -> numeric
 --     Number of addresses in a network.
 
 -- probe_source(owner_row prefix, in_vrf integer, source cidr, length integer, after inet) -> cidr
---     Lowest free block of a length in a source whose owner (see source_owner) is owner_row, behind an address when one is given; takes no lock.
+--     Lowest free block of a length in a source, after an address if one is given. owner_row is the result of source_owner. Takes no lock.
 
 -- range_fit(first_address inet, last_address inet) -> integer
 --     Prefix length of the largest aligned block in a range.
@@ -1047,25 +1047,25 @@ ALTER TABLE ONLY public.vrf_total
 --     Owner of the free ranges directly inside parent or, when parent is NULL, inside the address space of a VRF in the family of the address.
 
 -- record_change(who actor, kind text, action text, object_id bigint, before jsonb, after jsonb) -> boolean
---     Record what was done to one object.
+--     Record an action on one object.
 
 -- record_changes(who actor, kind text, action text, object_ids bigint[], before jsonb[], after jsonb[]) -> boolean
---     Record what was done to up to 10,000 objects, as entries of the audit log that belong to the change set of the call; the first change of a call begins its change set.
+--     Record an action on up to 10,000 objects as audit entries of the change set of the current call. The first change of a call creates its change set.
 
 -- record_rows(who actor, kind text, action text, rows refcursor) -> bigint
---     Record what was done to each object that a cursor has, as its id and its values before and after; returns how many. The cursor is closed.
+--     Record an action on each object of a cursor, which has the columns id, values before and values after; returns the number of objects. The cursor is closed.
 
 -- refuse_duplicate(in_vrf integer, network cidr) -> void
---     Say that a network is taken.
+--     Raise the error for a network that is in use already.
 
 -- refuse_incoming() -> void
---     Refuse incoming prefixes that are there already, whose types do not nest or that must not have a node.
+--     Refuse incoming prefixes that are duplicates, have types that do not nest, or must not have a node.
 
 -- refuse_moved() -> jsonb
---     Have the call run again.
+--     Raise 40001, so that the call is run again.
 
 -- source_owner(in_vrf integer, source cidr) -> prefix
---     The stored prefix whose free ranges a source to allocate from lies in: itself or its closest parent; NULL at the top level.
+--     The stored prefix that owns the free ranges of a source of allocations: the source itself or its closest parent; NULL at the top level.
 
 -- supernets(network inet) -> cidr[]
 --     All networks that cover a network, longest first, without itself.
@@ -1080,16 +1080,16 @@ ALTER TABLE ONLY public.vrf_total
 --     Add a VRF with its two empty address spaces; returns its id.
 
 -- vrf_edit(target integer, changes jsonb, who actor) -> boolean
---     Edit a VRF. Where the changes change no fact nothing is written. False when it is not there.
+--     Edit a VRF. Writes nothing if no fact changes. Returns false if there is no such VRF.
 
 -- vrf_facts(stored vrf) -> jsonb
 --     The stored facts of a VRF, without nulls.
 
 -- vrf_remove(in_vrf integer, who actor) -> boolean
---     Remove a VRF with all its prefixes. False when it is not there.
+--     Remove a VRF with all its prefixes. Returns false if there is no such VRF.
 
 -- webhook_facts(stored webhook) -> jsonb
---     What clients set of a webhook, without its secret and without nulls.
+--     The attributes of a webhook that clients set, without the secret and without nulls.
 
 -- whole_space(parent prefix, address inet) -> cidr
 --     The network of parent or, when parent is NULL, the whole address space in the family of the address.

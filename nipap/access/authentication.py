@@ -314,9 +314,9 @@ class Authenticator:
         backend = self._settings.backends.get(backend_name)
         if backend is None or backend.refusal is None:
             return
-        log.info('auth backend %s lets nobody in: %s', backend_name, backend.refusal)
+        log.info('auth backend %s refuses every login: %s', backend_name, backend.refusal)
         if '@' not in username:
-            raise AuthenticationFailedError(f'Nobody is let in by the default auth backend: {backend.refusal}.')
+            raise AuthenticationFailedError(f'The default auth backend refuses every login: {backend.refusal}.')
 
     def _split(self, username: str) -> tuple[str, str]:
         name, at, backend_name = username.rpartition('@')
@@ -396,7 +396,7 @@ class _Tokens:
         begins = min(now, claims.get('iat') or now)
         if int(claims['exp']) - begins > self._hours * 3600 + CLOCKS_DIFFER_S:
             raise AuthenticationFailedError(
-                f'The token is good for longer than is accepted: at most {self._hours} hours.'
+                f'The token is valid for too long: at most {self._hours} hours are accepted.'
             )
 
 
@@ -406,7 +406,7 @@ def _claimed(claims: Mapping[str, object]) -> Credentials:
     if not isinstance(username, str) or not username or not isinstance(full_name, str | None):
         raise ValueError('the name of the user is missing or has the wrong type')
     if readonly is None or trusted is None:
-        raise ValueError('readonly or trusted is no boolean')
+        raise ValueError('readonly or trusted is not a boolean')
     if control_characters(username + (full_name or '')) or max(len(username), len(full_name or '')) > LONGEST_OPTION:
         raise ValueError('a claim about the user has a control character, or is too long')
     ends = int(cast('float | str', claims['exp']))  # as `jwt.decode` has read it
@@ -539,7 +539,7 @@ class _LocalAccounts:
         try:
             now = self._row(user.username)
         except UserFileError as exc:
-            log.info('whether user %r is unchanged cannot be read: %s', user.username, exc)
+            log.info('cannot check whether user %r is unchanged: %s', user.username, exc)
             return False
         return now is not None and (now.mark, now.trusted, now.readonly) == (user.mark, user.trusted, user.readonly)
 

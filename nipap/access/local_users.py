@@ -306,7 +306,7 @@ class LocalUsers:
                 statement = "UPDATE user SET pwd_hash = ?, pwd_salt = '' WHERE username = ? AND pwd_hash = ?"
                 return connection.execute(statement, (newer, username, stored)).rowcount > 0
         except UserFileError as exc:
-            log.warning('the password of %r stays stored in the older way: %s', username, exc)
+            log.warning('cannot store a newer hash of the password of %r: %s', username, exc)
             return False
 
     def _missing(self, connection: sqlite3.Connection) -> list[str]:
@@ -466,7 +466,7 @@ def _sqlite_errors(path: str) -> Iterator[None]:
 
 
 _SQLITE_ERRORS = {
-    'SQLITE_READONLY_DIRECTORY': 'cannot be written, because its directory cannot',
+    'SQLITE_READONLY_DIRECTORY': 'cannot be written, because its directory cannot be written',
     'SQLITE_READONLY': 'cannot be written',
     'SQLITE_CANTOPEN': 'cannot be opened',
     'SQLITE_PERM': 'cannot be opened',

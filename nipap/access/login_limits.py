@@ -203,7 +203,7 @@ class LoginLimits:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[LoginCounts]:
         if self._counts is None:  # pragma: no cover - for mypy, as callers have looked
-            raise RuntimeError('there are no limits')
+            raise RuntimeError('logins are not limited')
         with self._counts.locked():
             yield self._counts
 

@@ -141,6 +141,6 @@ def encode(answer: object) -> bytes:
             return found
         size = len(found)
     raise NipapValueError(
-        f'The answer is too large to be kept for an idempotency key ({size} bytes compressed, at most '
-        f'{LARGEST_ANSWER}): ask for less at once, or of a batch for ids'
+        f'The answer is too large to be stored for an idempotency key ({size} bytes compressed, at most '
+        f'{LARGEST_ANSWER}): make smaller calls, or a batch that returns only ids'
     )

@@ -152,7 +152,7 @@ def read_filter(given: Mapping[str, Any], called: Mapping[str, str] | None = Non
     for name, items in given.items():
         label = (called or {}).get(name, name)
         if not isinstance(items, list) or len(items) > MOST_IN_A_FILTER:
-            raise NipapValueError(f'Invalid {label}, must be a list of up to {MOST_IN_A_FILTER}').about(label)
+            raise NipapValueError(f'Invalid {label}, must be a list of at most {MOST_IN_A_FILTER}').about(label)
         reader = _read_id if name.endswith('_ids') else _read_kind if name == 'kinds' else _read_text
         try:
             values[name] = [reader(item) for item in items]
@@ -164,7 +164,7 @@ def read_filter(given: Mapping[str, Any], called: Mapping[str, str] | None = Non
 def _read_id(value: object) -> int:
     number = read_integer(value)
     if not 0 <= number < 2**63:
-        raise NipapValueError(f'Invalid value {shown(value)}, must be an id')
+        raise NipapValueError(f'Invalid value {shown(value)}, must be an id, 0 to 2^63-1')
     return number
 
 
@@ -190,7 +190,9 @@ def _read_url(value: object) -> str:
     if not usable or len(text) > LONGEST_URL or not text.isascii() or not text.isprintable() or ' ' in text:
         raise NipapValueError(f'Invalid url {shown(value)}, must begin with http:// or https:// and name a host')
     if parts.username is not None:
-        raise NipapValueError('Invalid url, must not hold a password: whoever may look at webhooks would see it')
+        raise NipapValueError(
+            'Invalid url, must not contain a user name or password: all managers of webhooks could read it'
+        )
     return text
 
 

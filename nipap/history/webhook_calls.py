@@ -86,7 +86,7 @@ def _number(name: str, value: object) -> int:
     except NipapValueError:
         number = -1
     if not 0 <= number <= LARGEST:
-        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be the number of one').about(name)
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be an id, 0 to 2^63-1').about(name)
     return number
 
 

@@ -95,7 +95,7 @@ def _decompress(body: bytes, max_body: int) -> bytes:
     if len(plain) > max_body:
         raise _too_large(max_body)
     if not stream.eof or stream.unused_data:
-        raise NipapInputError('the body of the request is more or less than one gzip stream')
+        raise NipapInputError('the body of the request must be exactly one gzip stream')
     return plain
 
 

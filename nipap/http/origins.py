@@ -24,7 +24,7 @@ def refuse_other_sites(request: Request) -> None:
     :raises AuthorizationFailedError: the browser declares a cross-site request.
     """
     if _site(request) == 'cross-site':
-        raise AuthorizationFailedError('Requests that a page of another site has a browser make are not accepted')
+        raise AuthorizationFailedError('Cross-site requests from web pages are not accepted')
 
 
 def require_xml(request: Request) -> None:
@@ -42,7 +42,7 @@ def require_xml(request: Request) -> None:
             f'Content-Type {shown(request.mimetype)} is not supported, {" and ".join(XML_TYPES)} are'
         )
     if _is_for_another_page(request):
-        raise AuthorizationFailedError('Requests without Content-Type are not accepted from pages')
+        raise AuthorizationFailedError('Requests without Content-Type are not accepted from web pages, send text/xml')
 
 
 def _is_for_another_page(request: Request) -> bool:

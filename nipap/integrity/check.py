@@ -230,7 +230,7 @@ class _Examination:
         if p.type == 'host' and p.length != parent.width:
             wrong.append('a host that is not full length')
         if address & ((1 << parent.width - p.length) - 1):
-            wrong.append('has bits set behind its length')
+            wrong.append('has bits set beyond its length')
         if parent.stored and parent.stored.length == p.length:
             wrong.append(f'the same network as id {parent.owner}')
         if (p.vrf_id, p.family) not in self.spaces:
@@ -292,7 +292,7 @@ class _Examination:
         sql = """SELECT coalesce(p.id, w.prefix_id) FROM prefix p FULL JOIN prefix_words w ON w.prefix_id = p.id
             WHERE p.id IS NULL OR w.words IS DISTINCT FROM words_of(p)"""
         for (i,) in self.tx.stream(sql):
-            text = f'prefix {i}: its text in prefix_words is not what its attributes say'
+            text = f'prefix {i}: its text in prefix_words differs from its attributes'
             yield Problem(text, 'prefix_words', Words(i))
 
     def _change_sets(self) -> Iterator[Problem]:
@@ -310,7 +310,7 @@ _OF_CHANGE_SETS = {
         'audit entry {}: it belongs to no change set',
     f"""SELECT id FROM audit_log a WHERE change_set IS NULL AND id <= (SELECT older_entries FROM change_state)
         AND NOT EXISTS (SELECT FROM change_set s WHERE {_SAME} AND a.id BETWEEN s.id AND s.last_older_entry)""":
-        'audit entry {}, which is older than change sets: there is none with its moment and actor',
+        'audit entry {}, older than change sets: there is no change set with its moment and actor',
     f"""SELECT a.id, a.change_set FROM audit_log a WHERE a.change_set IS NOT NULL
         AND NOT EXISTS (SELECT FROM change_set s WHERE s.id = a.change_set AND {_SAME})""":
         'audit entry {}: there is no change set {} with its moment and actor',
@@ -327,11 +327,11 @@ _OF_CHANGE_SETS = {
             SELECT position, moment, lag(position, 1, 0::bigint) OVER w AS before, lag(moment) OVER w AS earlier
             FROM change_order WINDOW w AS (ORDER BY position)) o
         WHERE position <> before + 1 OR moment <= earlier""":
-        'position {}: it does not follow the one before it, or its moment does not',
+        'position {}: it does not follow the previous position, or its moment is not later',
     """SELECT s.position FROM change_state s
         LEFT JOIN (SELECT position, moment FROM change_order ORDER BY position DESC LIMIT 1) o ON true
         WHERE s.position <> coalesce(o.position, 0) OR s.moment <> o.moment""":
-        'change_state: position {} is not the last one, or its moment is another',
+        'change_state: position {} is not the last one, or its moment differs',
 }  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def _repair(tx: Transaction, most_found: int) -> Outcome:
     if outcome.repaired:
         for problem in examine(tx):
             if problem.kind is not None:
-                raise NipapError(f'The repair was undone, it would leave this: {problem.text}')
+                raise NipapError(f'The repair was undone, since it would leave a problem: {problem.text}')
     return outcome
 
 

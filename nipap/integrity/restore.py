@@ -23,7 +23,7 @@ from nipap.postgres.transaction import Transaction
 
 # Tables of ours that are not restored: their rows say which migrations and functions this database has.
 BOOKKEEPING = frozenset({'schema_migration', 'schema_functions'})
-CUT_OFF = 'The dump ends amid the rows of a table'
+CUT_OFF = 'The dump ends within the rows of a table'
 UNKNOWN_FORM = 'The dump has data of an unknown form'
 
 _NAME = r'([a-z_][a-z0-9_]*|"(?:[^"]|"")+")'
@@ -64,7 +64,7 @@ def held(tx: Transaction) -> list[str]:
     """Return the number of objects of each kind in the database, without the objects of a new installation."""
     if tx.value("SELECT to_regclass('schema_migration')") is None:
         found = len(tx.all(_RELATIONS))
-        return [f'{found} tables that are none of ours'] if found else []
+        return [f'{found} tables of another program'] if found else []
     if tx.value("SELECT to_regclass('prefix')") is None:
         return []
     return [f'{count} {kind}' for kind, count in tx.all(_HELD) if count]
@@ -102,7 +102,9 @@ def clear(tx: Transaction) -> None:
             # The objects may refer to each other, so an earlier CASCADE may have dropped this one already.
             tx.execute(f'DROP {kind} IF EXISTS {name} CASCADE')
     if tx.value(_ELSEWHERE) != before:
-        raise NipapError('Other schemas of the database have views, functions or keys that refer to what is replaced')
+        raise NipapError(
+            'Other schemas of the database have views, functions or keys that refer to objects to be replaced'
+        )
 
 
 @dataclass(frozen=True)

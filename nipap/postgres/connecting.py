@@ -90,7 +90,7 @@ class Connection(psycopg2.extensions.connection):
         while not wait(self, DOUBT_S):
             self.doubt()
             if ends is not None and time.monotonic() >= ends and not wait(self, 0.0):
-                raise TooLongError('PostgreSQL does not end what it should have ended, or given up, long ago')
+                raise TooLongError('PostgreSQL still runs a statement that should have ended at its time limit')
 
 
 def use(runtime: Runtime) -> None:
@@ -183,7 +183,7 @@ class LookUp:
         while self._outcome is None and time.monotonic() < self._gives_up:
             waiting.sleep(LOOK_UP_POLL_S)
         if self._outcome is None:
-            raise NoAnswerError(f'nobody says which address the host {self._host} has')
+            raise NoAnswerError(f'the look-up of the host {self._host} has timed out')
         if isinstance(self._outcome, OSError):
             raise psycopg2.OperationalError(f'the host {self._host} has no address: {self._outcome.strerror}')
         return iter([{'hostaddr': address} for address in self._outcome])

@@ -490,7 +490,7 @@ def _commit(session: Session, cursor: psycopg2.extensions.cursor, asked: str) ->
     """Commit. Run the statements of `asked` after COMMIT in the same message, which saves a round trip."""
     if session.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
         # COMMIT of a failed transaction rolls back without an error.
-        raise RuntimeError('the transaction has failed, and whoever ran it has not said so')
+        raise RuntimeError('the transaction has failed, but its error was not raised')
     try:
         tracer.execute(cursor, f'COMMIT{asked}')
     except psycopg2.Error as exc:

@@ -42,10 +42,10 @@ CREATE TABLE IF NOT EXISTS schema_migration (
     name text NOT NULL,
     applied timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE schema_migration IS 'The migrations that this database has seen.';
+COMMENT ON TABLE schema_migration IS 'The migrations applied to this database.';
 COMMENT ON COLUMN schema_migration.version IS 'Number of the migration; the highest is the version of the schema.';
-COMMENT ON COLUMN schema_migration.name IS 'What it is called.';
-COMMENT ON COLUMN schema_migration.applied IS 'When it was applied.';
+COMMENT ON COLUMN schema_migration.name IS 'Name of the migration.';
+COMMENT ON COLUMN schema_migration.applied IS 'When the migration was applied.';
 DO $$ BEGIN
     -- The first schema did not note which functions are in place. It had none but those, and what extensions bring.
     IF to_regclass('schema_functions') IS NOT NULL AND NOT EXISTS (
@@ -97,7 +97,7 @@ class State(NamedTuple):
                 f'the schema of the database has version {self.version} and no functions for this program, which has '
                 f'version {ours}'
             )
-        return f'the functions in the database are not those of version {ours} that this program has'
+        return f'the functions in the database differ from those of version {ours} in this program'
 
     @property
     def is_newer(self) -> bool:
@@ -154,8 +154,8 @@ def check_database(db: Database | Inside) -> None:
     tables = predecessor(db)
     if tables and version(db) == 0:
         raise NipapError(
-            f'this is a database of NIPAP ({", ".join(tables)}), and addresses in it would be taken for free; '
-            f'nothing was changed: {MIGRATING} says how its contents are brought over'
+            f'this is a database of NIPAP ({", ".join(tables)}), and its addresses would be treated as free; '
+            f'nothing was changed: {MIGRATING} says how to import its contents'
         )
 
 
@@ -179,7 +179,7 @@ def migrate(db: Database | Inside) -> list[int]:
             step = db.run(_next_step if isinstance(db, Inside) else _impatient_step)
         except LockNotAvailable:
             # Calls that queued behind this migration can proceed now. A call that blocks the migration may take long.
-            log.info('a migration waits for what runs in the database')
+            log.info('a migration waits for locks of other transactions')
             waiting.sleep(random.uniform(0.5, 1.0) * PAUSE_S)
             continue
         if step is None:

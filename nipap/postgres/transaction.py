@@ -272,7 +272,7 @@ class OneMessage(Transaction):
     def ahead(self, statement: Statement, args: Sequence[Any] = ()) -> None:
         """Queue a statement that is a part of the change."""
         if self.sent:
-            raise RuntimeError('a change behind the message is not part of its transaction')
+            raise RuntimeError('the message was sent: a later statement would not be part of its transaction')
         if not self._ahead:
             self._ahead.append(CHANGING.encode())
         self._ahead.append(SET_CALL.encode() % self.call)

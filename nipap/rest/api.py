@@ -193,7 +193,9 @@ class _Api:
                 authorize(actor, CALLS[route.call])  # a refusal does not depend on the body and the parameters
             parameters.check(request.args, route.parameters, pairs=route.pairs)
             if 'HTTP_IF_MATCH' in request.environ and route.changes and not route.conditional:
-                raise NipapInputError('The header If-Match is not heeded here, but by PATCH and DELETE of an object')
+                raise NipapInputError(
+                    'The header If-Match is not supported here, only by PATCH and DELETE of an object'
+                )
             if request.method not in _WITH_BODY:
                 self._check_no_body(request)
             return view(actor, **parts)

@@ -80,7 +80,7 @@ def decode(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
-        raise NipapInputError(f'The body is no JSON: {exc}') from None
+        raise NipapInputError(f'The body is not JSON: {exc}') from None
 
 
 def settable(attr: Any, resource: Resource, *, new: bool = False) -> Any:
@@ -117,8 +117,8 @@ def without_sent_back(attr: Object, item: Object, writable: Collection[str]) -> 
     names = [name for name in attr if name not in writable and name in stored]
     changed = [name for name in names if not _same(attr[name], stored[name])]
     if changed:
-        told = ', '.join(f'{name} ({shown(attr[name])}, it is {shown(stored[name])})' for name in changed)
-        raise NipapExtraneousInputError(f'read-only, and not as stored: {told}').about(changed[0])
+        told = ', '.join(f'{name} ({shown(attr[name])}, stored: {shown(stored[name])})' for name in changed)
+        raise NipapExtraneousInputError(f'read-only attributes differ from the stored ones: {told}').about(changed[0])
     return {name: value for name, value in attr.items() if name not in names}
 
 

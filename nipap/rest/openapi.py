@@ -122,13 +122,13 @@ def _static(content: bytes, content_type: str) -> Response:
 
 
 _INTRODUCTION = """\
-* A **VRF** is an address space. VRF 0, `default`, always exists; others are told apart by their route target.
+* A **VRF** is an address space. VRF 0, `default`, always exists; other VRFs are identified by their route target.
 * A **prefix** is a network in a VRF. Prefixes nest: a *reservation* holds reservations and *assignments*, an assignment
-  holds *hosts*. Parents, indent, inherited tags and used addresses follow from what is stored.
+  holds *hosts*. Parents, indent, inherited tags and used addresses are derived.
 * A **pool** is a named set of prefixes to allocate from: the lowest free block is found and added in one transaction.
-* A **query** is `{"operator": …, "val1": …, "val2": …}`; `and` and `or` join two queries. `q=` reads text instead.
+* A **query** is `{"operator": …, "val1": …, "val2": …}`; `and` and `or` join two queries. `q=` takes a text instead.
 
-Each request is one transaction, audit entry included. What goes wrong is `application/problem+json` with a permanent
+Each request is one transaction, audit entry included. Errors are `application/problem+json` with a permanent
 `code`. A changing request with an `Idempotency-Key` can be sent again until it is answered, and is done once.
 """
 
@@ -194,41 +194,41 @@ _PARAMETERS: dict[str, Schema] = {
         {'anyOf': [{'type': 'integer', 'minimum': 1, 'maximum': MAX_ASN}, {**TEXT, 'pattern': AS_NOTATION}]},
         'The number, also as `AS64500` or in asdot.',
     ),
-    'IfMatch': _parameter('If-Match', 'header', TEXT, 'Only if the object still has this tag, else 412.'),
-    'IfNoneMatch': _parameter('If-None-Match', 'header', TEXT, '304 if the answer still has this tag.'),
+    'IfMatch': _parameter('If-Match', 'header', TEXT, 'Change the object only if it still has this `ETag`, else 412.'),
+    'IfNoneMatch': _parameter('If-None-Match', 'header', TEXT, '304 if the answer still has this `ETag`.'),
     'IdempotencyKey': _parameter(
         'Idempotency-Key',
         'header',
         {**TEXT, 'minLength': 1, 'maxLength': 255, 'pattern': '^[!#-~]([ -~]*[!-~])?$'},  # or the same in quotes
-        'The change is made once for each key.',
+        'The change is made once for each key, however often it is sent.',
     ),
     'Reason': _parameter(
         'NIPAP-Reason',
         'header',
         {**PRINTABLE, 'maxLength': 1000},
-        'Why the change is made; kept with its change set. Other letters than those of ASCII are sent as UTF-8.',
+        'The reason for the change; kept with its change set. In UTF-8.',
     ),
     'Group': _parameter(
         'NIPAP-Group',
         'header',
         {**PRINTABLE, 'maxLength': 100},
-        'The import or bulk action that the change is a part of; kept with its change set. In UTF-8 too.',
+        'The import or bulk action that the change is a part of; kept with its change set. In UTF-8.',
     ),
     'Source': _parameter('NIPAP-Authoritative-Source', 'header', _NAME, 'The system that a change comes from.'),
-    'Username': _parameter('NIPAP-Username', 'header', _NAME, 'On whose behalf; from trusted users.'),
-    'FullName': _parameter('NIPAP-Full-Name', 'header', _NAME, 'The full name of that one.'),
+    'Username': _parameter('NIPAP-Username', 'header', _NAME, 'The user to act for; from trusted users only.'),
+    'FullName': _parameter('NIPAP-Full-Name', 'header', _NAME, 'The full name of that user.'),
     'ReadOnly': _parameter(
         'NIPAP-Read-Only',
         'header',
         {**TEXT, 'enum': ['true', 'false', '']},  # an empty header counts as absent
-        'Whether the right to change anything is given up for this request; from trusted users.',
+        'Whether changes are refused for this request; from trusted users only.',
     ),
 }
 _HEADER_NAMES = {'ChangeSet': 'NIPAP-Change-Set'}  # names that cannot be names of components
 _HEADERS: dict[str, Schema] = {
-    'ChangeSet': {'description': 'The number of the change set that the request has made.', 'schema': INTEGER},
-    'ETag': {'description': 'Tells this state of the content from any other.', 'schema': TEXT},
-    'Location': {'description': 'Where what was added is.', 'schema': TEXT},
+    'ChangeSet': {'description': 'The number of the change set of the request.', 'schema': INTEGER},
+    'ETag': {'description': 'Identifies this state of the content.', 'schema': TEXT},
+    'Location': {'description': 'The path of the added object. Several added objects have none.', 'schema': TEXT},
     'Link': {'description': 'With `rel="next"`: the next page.', 'schema': TEXT},
 }
 
@@ -319,11 +319,14 @@ def _of(method: str) -> str:
 def _looking(resource: Resource) -> dict[str, Schema]:
     """Return the paths to list and search objects."""
     name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
-    found = {'200': _answer('A page.', ref('schemas', f'{name}List'), ['ETag', 'Link']), '304': _answer('As before.')}
+    found = {
+        '200': _answer('A page of objects.', ref('schemas', f'{name}List'), ['ETag', 'Link']),
+        '304': _answer('As before.'),
+    }
     listing = _operation(
         f'list_{kind}',
         resource.plural,
-        'Those for which every parameter holds, and that the text `q` matches.',
+        'Return the objects that match every parameter and the text `q`.',
         found,
         _parameters((*_ACTOR, *_LOOK)),
     )
@@ -344,7 +347,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
         f'add_{kind}',
         plural,
         _of(f'add_{kind}'),
-        {'201': _answer('It was added.', one, ['ETag', 'Location', 'ChangeSet'])},
+        {'201': _answer('The added object.', one, ['ETag', 'Location', 'ChangeSet'])},
         _parameters(_CHANGE),
         ref('schemas', f'{name}New'),
     )
@@ -361,7 +364,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             f'edit_{kind}',
             plural,
             _of(f'edit_{kind}'),
-            {'200': _answer('The object.', one, ['ETag', 'ChangeSet'])},
+            {'200': _answer('The edited object.', one, ['ETag', 'ChangeSet'])},
             [*key, *_parameters(_CHANGE)],
             ref('schemas', f'{name}Attr'),
         ),
@@ -369,7 +372,7 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             f'remove_{kind}',
             plural,
             _of(f'remove_{kind}'),
-            {'204': _answer('It was removed.', headers=['ChangeSet'])},
+            {'204': _answer('The object was removed.', headers=['ChangeSet'])},
             [*key, *_parameters(_CHANGE)],
         ),
     }
@@ -382,7 +385,7 @@ def _calls() -> dict[str, Schema]:
     paths: dict[str, Schema] = {
         '/version': {
             'get': _operation(
-                'version', 'calls', _of('version'), {'200': _answer('It.', VERSIONS)}, _parameters(_ACTOR)
+                'version', 'calls', _of('version'), {'200': _answer('The versions.', VERSIONS)}, _parameters(_ACTOR)
             )
         },
         '/batch': {
@@ -403,8 +406,8 @@ def _calls() -> dict[str, Schema]:
                 'post': _operation(
                     f'allocate_from_{resource.kind}',
                     resource.plural,
-                    f'Allocate the lowest free blocks of this {resource.kind}: all that are asked for, or none.',
-                    {'201': _answer('The prefixes that were added.', result(prefixes), ['Location', 'ChangeSet'])},
+                    f'Allocate the lowest free blocks of this {resource.kind}: as many as requested, or none.',
+                    {'201': _answer('The added prefixes.', result(prefixes), ['Location', 'ChangeSet'])},
                     _parameters(['key', *_CHANGE]),
                     ref('schemas', f'{resource.kind.capitalize()}Allocation'),
                 )
@@ -425,7 +428,7 @@ def _events() -> dict[str, Schema]:
     """Return the paths of events and webhooks."""
     hook = ref('schemas', 'Webhook')
     letters = result({'type': 'array', 'items': {'type': 'object'}})
-    last = _parameter('Last-Event-ID', 'header', TEXT, 'The same.')
+    last = _parameter('Last-Event-ID', 'header', TEXT, 'As the parameter `after`.')
     stream: Schema = {'description': 'Events.', 'content': {'text/event-stream': {'schema': TEXT}}}
 
     def about(name: str, doc: str, answers: Mapping[str, Schema], body: Schema | None = None) -> Schema:
@@ -444,27 +447,30 @@ def _events() -> dict[str, Schema]:
             )
         },
         '/webhooks': {
-            'get': about('list_webhook', _of('list_webhook'), {'200': _answer('All.', result(listed(hook)))}),
+            'get': about('list_webhook', _of('list_webhook'), {'200': _answer('All webhooks.', result(listed(hook)))}),
             'post': about(
                 'add_webhook',
                 _of('add_webhook'),
-                {'201': _answer('It was added.', hook, ['Location'])},
+                {'201': _answer('The added webhook.', hook, ['Location'])},
                 ref('schemas', 'WebhookNew'),
             ),
         },
         '/webhooks/{key}': {
-            'get': about('get_webhook', 'One webhook.', {'200': _answer('It.', hook)}),
+            'get': about('get_webhook', 'One webhook.', {'200': _answer('The webhook.', hook)}),
             'patch': about(
-                'edit_webhook', _of('edit_webhook'), {'200': _answer('It.', hook)}, ref('schemas', 'WebhookAttr')
+                'edit_webhook',
+                _of('edit_webhook'),
+                {'200': _answer('The edited webhook.', hook)},
+                ref('schemas', 'WebhookAttr'),
             ),
-            'delete': about('remove_webhook', _of('remove_webhook'), {'204': _answer('It was removed.')}),
+            'delete': about('remove_webhook', _of('remove_webhook'), {'204': _answer('The webhook was removed.')}),
         },
         '/webhooks/{key}/dead-letters': {
             'get': _operation(
                 'list_dead_letter',
                 'webhooks',
                 _of('list_dead_letter'),
-                {'200': _answer('Some.', letters)},
+                {'200': _answer('Dead letters.', letters)},
                 _parameters(['key', *_ACTOR]),
             )
         },
@@ -472,7 +478,11 @@ def _events() -> dict[str, Schema]:
             'post': about(
                 'resend_dead_letter',
                 _of('resend_dead_letter'),
-                {'202': _answer('They will be sent.', {'type': 'object', 'properties': {'resent': INTEGER}})},
+                {
+                    '202': _answer(
+                        'The dead letters will be sent again.', {'type': 'object', 'properties': {'resent': INTEGER}}
+                    )
+                },
                 ref('schemas', 'Resend'),
             )
         },

@@ -75,7 +75,7 @@ def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
             accepted = ', '.join([*parameters, *(('avps.KEY',) if pairs else ())]) or 'none'
             raise NipapInputError(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
         if len(values) > 1 and not parameters[name].many:
-            raise NipapInputError(f'parameter {name} is there more than once').about(name)
+            raise NipapInputError(f'parameter {name} must not be given more than once').about(name)
 
 
 def read_flag(args: Args, name: str) -> bool:
@@ -111,42 +111,42 @@ def _shared(name: str, schema: Schema, doc: str) -> Parameter:
     return Parameter(name, schema, doc, part=name)
 
 
-Q = _shared('q', TEXT, 'Text to search for, understood as people write it.')
+Q = _shared('q', TEXT, 'Text to search for, as people type it.')
 LENIENT = _shared(
     'lenient',
     _BOOLEAN,
-    'Answer a text that is not understood with an empty list, whose `error` is true, and not with 422.',
+    'Answer an invalid text with an empty list and `error` true, instead of 422.',
 )
 LIMIT = _shared(
-    'limit', {**INTEGER, 'minimum': 1, 'maximum': LARGEST_LIMIT, 'default': DEFAULT_LIMIT}, 'How many at most.'
+    'limit', {**INTEGER, 'minimum': 1, 'maximum': LARGEST_LIMIT, 'default': DEFAULT_LIMIT}, 'Largest number of objects.'
 )
-AFTER = _shared('after', CURSOR, 'Where the page begins: the `after` of the answer before.')
-RECURSIVE = _shared('recursive', _BOOLEAN, 'Remove everything inside too.')
+AFTER = _shared('after', CURSOR, 'Start of the page: the `after` of the previous answer.')
+RECURSIVE = _shared('recursive', _BOOLEAN, 'Also remove everything inside.')
 TREE = (
-    _shared('parents_depth', _DEPTH, 'So many levels above the matches too; -1: all.'),
-    _shared('children_depth', _DEPTH, 'So many levels below the matches too; -1: all.'),
-    _shared('include_all_parents', _BOOLEAN, 'All above the matches too.'),
-    _shared('include_all_children', _BOOLEAN, 'All below the matches too.'),
-    _shared('include_neighbors', _BOOLEAN, 'The other hosts of their assignments too.'),
-    _shared('parent_prefix', _ID, 'This prefix, by id, and its children instead.'),
+    _shared('parents_depth', _DEPTH, 'Number of levels to add above the matches; -1: all.'),
+    _shared('children_depth', _DEPTH, 'Number of levels to add below the matches; -1: all.'),
+    _shared('include_all_parents', _BOOLEAN, 'Add all levels above the matches.'),
+    _shared('include_all_children', _BOOLEAN, 'Add all levels below the matches.'),
+    _shared('include_neighbors', _BOOLEAN, 'Add the other hosts in the assignments of the matches.'),
+    _shared('parent_prefix', _ID, 'Return the prefix with this id and its children instead.'),
 )
 EVENTS = (
     Parameter(
         'after',
         {'type': 'integer', 'minimum': 0, 'maximum': LARGEST_KEY},
-        'The id of the last event that is known; without one, what is new.',
+        'The id of the last known event; without it, only new events are sent.',
     ),
     *(
-        Parameter(name, {'type': 'array', 'items': TEXT}, f'One of these only: {what}.', many=True)
+        Parameter(name, {'type': 'array', 'items': TEXT}, f'Only events of one of these: {what}.', many=True)
         for name, what in (
             ('kind', ', '.join(EVENT_KINDS)),
-            ('vrf_id', 'the VRF'),
-            ('pool_id', 'the pool'),
+            ('vrf_id', 'the id of the VRF'),
+            ('pool_id', 'the id of the pool'),
             ('tag', 'a tag of the object'),
         )
     ),
 )
-DEAD_LETTERS = (Parameter('after', ID, 'Those with ids behind this.'),)
+DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
 
 
 def fields(resource: Resource) -> Parameter:
@@ -154,7 +154,9 @@ def fields(resource: Resource) -> Parameter:
     # It is a text, because clients send arrays in many different ways.
     one = f'({"|".join(resource.fields)})'
     schema = {**TEXT, 'pattern': f'^({one}(,{one})*)?$'}
-    return Parameter('fields', schema, 'No members but these, separated by commas.', part=f'fields_{resource.kind}')
+    return Parameter(
+        'fields', schema, 'Return only these members, separated by commas.', part=f'fields_{resource.kind}'
+    )
 
 
 def options(resource: Resource) -> tuple[Parameter, ...]:
@@ -170,10 +172,14 @@ def filters(resource: Resource) -> tuple[Parameter, ...]:
 
 def _filter(attribute: Attribute) -> Parameter:
     if attribute.kind == 'avps':
-        return Parameter('avps', {**TEXT, 'maxLength': 0}, 'Nothing: no pairs. `avps.KEY` is the value of one pair.')
-    more = 'all of these' if attribute.kind in LISTS else 'one of these'
-    nothing = '' if attribute.never_nil else ' Nothing: unset.'
-    doc = f'Equal to this; more than once: {more}.{nothing} {attribute.doc}'
+        return Parameter(
+            'avps',
+            {**TEXT, 'maxLength': 0},
+            'Must be empty: objects without pairs. `avps.KEY` is the value of one pair.',
+        )
+    more = 'to all values' if attribute.kind in LISTS else 'to one of the values'
+    nothing = '' if attribute.never_nil else ' Empty: unset.'
+    doc = f'Equal to this value; repeated: {more}.{nothing} {attribute.doc}'
     if attribute.kind in LISTS:
         schema: Schema = {'type': 'array', 'items': KINDS[attribute.kind]['items']}
     elif attribute.choices:

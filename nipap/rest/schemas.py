@@ -81,21 +81,29 @@ def schemas() -> dict[str, Schema]:
                 'type': TEXT,
                 'title': TEXT,
                 'status': INTEGER,
-                'detail': {'type': 'string', 'description': 'What was wrong, the value, and what would be accepted.'},
+                'detail': {'type': 'string', 'description': 'The fault, the value and the accepted values.'},
                 'code': {'type': 'integer', 'description': 'The permanent number of the error.'},
-                'attribute': {'type': 'string', 'description': 'The attribute or parameter that it is about.'},
-                'position': {'type': 'integer', 'description': 'The operation that it is about, from 0.'},
-                'interpretation': {'type': 'object', 'description': 'How the text `q` was understood, and where not.'},
+                'attribute': {'type': 'string', 'description': 'The attribute or parameter of the error.'},
+                'position': {'type': 'integer', 'description': 'The number of the failed operation, from 0.'},
+                'interpretation': {
+                    'type': 'object',
+                    'description': 'The interpretation of the text `q`, with its errors.',
+                },
             },
         },
     }
     for resource in (*RESOURCES, TAGS):
         name = resource.kind.capitalize()
         shown = {key: _shown(attribute) for key, attribute in resource.table.items()}
-        more = {'match': {'type': 'boolean', 'description': 'Whether it matches, or is only around what does.'}}
+        more = {
+            'match': {
+                'type': 'boolean',
+                'description': 'Whether the prefix matches; false: it was added around a match.',
+            }
+        }
         found[name] = {
             'type': 'object',
-            'description': 'With the parameter `fields` no more than these members.',
+            'description': 'With the parameter `fields`, only the requested members.',
             'properties': shown | (more if resource.kind == 'prefix' else {}),
         }
         found[f'{name}Query'] = _query(resource)
@@ -151,7 +159,7 @@ def _query(resource: Resource) -> Schema:
     # The schema has this form because generators of clients do not know unions of objects that hold each other.
     return {
         'description': 'A comparison of the attribute `val1` with the value `val2`, or `and` or `or` of two queries; '
-        '`{}` is true of everything. `avps.KEY` is the value of one pair.',
+        '`{}` matches everything. `avps.KEY` is the value of one pair.',
         'type': 'object',
         'additionalProperties': False,
         'properties': {'operator': TEXT, 'val1': {}, 'val2': {}},
@@ -216,12 +224,12 @@ def merge_of(attr: Schema) -> Schema:
 
 
 def _list_of(name: str, *, smart: bool) -> Schema:
-    after = {'type': ['string', 'null'], 'description': 'To ask for the next page with; null behind the last one.'}
+    after = {'type': ['string', 'null'], 'description': 'The `after` of the next page; null on the last page.'}
     properties: Schema = {'result': {'type': 'array', 'items': ref('schemas', name)}, 'after': after}
     if smart:
         properties |= {
-            'interpretation': {'type': 'object', 'description': 'How the text `q` was understood.'},
-            'error': {'type': 'boolean', 'description': 'Whether the text could not be understood, with `lenient`.'},
+            'interpretation': {'type': 'object', 'description': 'The interpretation of the text `q`.'},
+            'error': {'type': 'boolean', 'description': 'Whether the text was invalid; only with `lenient`.'},
             'error_message': TEXT,
         }
     return {'type': 'object', 'required': ['result', 'after'], 'properties': properties}
@@ -233,8 +241,14 @@ def ref(kind: str, name: str) -> Schema:
 
 FREE: Mapping[str, Schema] = {
     'prefix_length': {**INTEGER, 'minimum': 0, 'maximum': 128, 'description': 'The default is that of the pool.'},
-    'family': {**INTEGER, 'enum': [4, 6], 'description': 'Of a pool only.'},
-    'count': {**INTEGER, 'minimum': 1, 'maximum': 1000, 'default': 1, 'description': 'How many; all or none.'},
+    'family': {**INTEGER, 'enum': [4, 6], 'description': 'For pools only.'},
+    'count': {
+        **INTEGER,
+        'minimum': 1,
+        'maximum': 1000,
+        'default': 1,
+        'description': 'Number of blocks. An allocation adds all or none.',
+    },
 }
 
 

@@ -15,11 +15,11 @@ _QUERY = 'The body is `{"query": …}` or `{"q": "text"}`; the parameters choose
 TEXTS: Mapping[str, str] = {
     'add_vrf': 'Add a VRF and return it. `rt` and `name` are needed.',
     'edit_vrf': 'Set the attributes that the body has and return the VRF. `null` unsets an attribute.',
-    'remove_vrf': 'Remove a VRF. One that has prefixes is refused, unless `recursive` removes them too.',
+    'remove_vrf': 'Remove a VRF. A VRF with prefixes is refused, unless `recursive` removes them too.',
     'search_vrf': f'Return the VRFs that a query or a text matches. {_QUERY}',
     'add_pool': 'Add a pool and return it. `name`, `description` and `default_type` are needed.',
     'edit_pool': 'Set the attributes that the body has and return the pool. `null` unsets an attribute.',
-    'remove_pool': 'Remove a pool. Its members stay, as prefixes of no pool.',
+    'remove_pool': 'Remove a pool. Its members stay, without a pool.',
     'search_pool': f'Return the pools that a query or a text matches. {_QUERY}',
     'add_asn': 'Add an AS number and return it. `asn` is needed.',
     'edit_asn': 'Set the name of an AS number and return it. `null` unsets the name.',
@@ -53,12 +53,12 @@ TEXTS: Mapping[str, str] = {
         '`pool_ids` and `tags` select events.'
     ),
     'edit_webhook': (
-        'Set the attributes that the body has and return the webhook. Events that it has not taken are tried again at '
+        'Set the attributes that the body has and return the webhook. Failed deliveries are tried again at '
         'once, even with an empty body.'
     ),
     'remove_webhook': 'Remove a webhook with its dead letters.',
-    'list_dead_letter': 'Return events that the webhook did not take, in order, a hundred at most.',
-    'resend_dead_letter': 'Send dead letters once more: those with these `ids`, or all. Return their number.',
+    'list_dead_letter': 'Return dead letters, events that the webhook did not accept, in order, a hundred at most.',
+    'resend_dead_letter': 'Send dead letters again: those with the given `ids`, or all. Return their number.',
 }
 
 

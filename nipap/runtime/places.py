@@ -180,7 +180,7 @@ class Held:
         :raises NipapUnavailableError: the party has no room for them.
         """
         if not self._room.hold(size, self._party):
-            message = 'Too many long answers are on their way, ask again later'
+            message = 'Too many long answers are being sent, try again later'
             raise NipapUnavailableError(message, 'no room for long answers')
         self._size += size
 

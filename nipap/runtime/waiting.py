@@ -42,7 +42,7 @@ class Blocking:
         return work()
 
     def until(self, register: Callable[[Callable[[], None]], None]) -> None:  # noqa: ARG002  (it is never called)
-        raise RuntimeError('nobody else runs in this thread who could end the wait')
+        raise RuntimeError('the wait would never end: no other fiber runs in this thread')
 
 
 TURN_S = 0.01

@@ -52,11 +52,12 @@ class Order:
         try:
             kind, *values = json.loads(base64.urlsafe_b64decode(text if isinstance(text, str) else ''))
             if kind != self.kind:
-                raise ValueError('it is one of another kind')
+                raise ValueError('the cursor is of another kind of object')
             return self.read(*values)
         except (ValueError, TypeError, RecursionError, NipapValueError):
             error = NipapValueError(
-                f"Invalid value {shown(text)} for option 'after', must be what the answer before gave, or '' to begin"
+                f"Invalid value {shown(text)} for option 'after', must be the 'after' of the previous answer, or '' "
+                'for the first page'
             )
             error.attribute = 'after'
             raise error from None

@@ -48,8 +48,8 @@ def not_posix(pattern: str) -> str:
 def too_slow(pattern: str) -> str:
     """Return the error message for an expression whose trial timed out."""
     return (
-        f'Invalid regular expression ({pattern[:200]}), it takes too long to read: '
-        'fewer repetitions, anchors and word boundaries are accepted, or less of them inside each other'
+        f'Invalid regular expression ({pattern[:200]}), it takes too long to parse: '
+        'use fewer repetitions, anchors and word boundaries, or nest them less'
     )
 
 

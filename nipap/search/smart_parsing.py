@@ -42,9 +42,9 @@ from nipap.search import patterns
 
 Query = dict[str, object]
 AttributeCheck = Callable[[str], bool]
-"""Whether an attribute of this name, which may be ``avps.KEY``, can be searched."""
+"""Return whether an attribute of this name, which may be ``avps.KEY``, can be searched."""
 ValueCheck = Callable[[str, str, str], bool]
-"""Whether a known attribute, given by name, can be compared by this operator sign with this value."""
+"""Return whether a known attribute (first argument) can be compared by an operator sign with a value."""
 
 FAILED = 'query interpretation failed'
 UNKNOWN_ATTRIBUTE = 'unknown attribute'
@@ -227,19 +227,19 @@ class _Dialect:
     """The rules by which texts for one kind of object are read."""
 
     label: str
-    """What the interpretation of a text names as its attribute."""
+    """The value of `attribute` in the interpretation of a text."""
     columns: tuple[str, ...]
-    """The attributes in which a text is looked for."""
+    """The attributes to search for a word."""
     special: Callable[[str, ValueCheck], Query | None]
-    """The query of a word that is more than text; None for one that is not."""
+    """Return the query of a word with a meaning of its own, such as a network; None for a plain word."""
     tag: Callable[[str], Query] | None
-    """The query of a tag; None where there are no tags."""
+    """Return the query of a tag. None for objects without tags."""
     aliases: Mapping[str, str]
-    """Other names of attributes."""
+    """The attributes by their other names."""
     beginning: Callable[[str], str | None] = lambda _word: None
-    """The network of the addresses that begin like a word; None when none do."""
+    """Return the network of all addresses that begin with a word; None if the word begins no address."""
     says_no_error: bool = True
-    """Whether the interpretation of what is fine has 'error': False."""
+    """Whether the interpretation of a valid text has 'error': False."""
 
     def text(self, word: str) -> Query:
         """Return the query for a word in every column, and in other attributes, which the interpretation names."""
@@ -457,7 +457,7 @@ class _Group:
     start: int
     query: Query | None = None
     joiner: str | None = None
-    """What was typed between the query so far and whatever comes next."""
+    """The `and` or `or` after the query so far; None if there is none yet."""
 
     def may_join(self) -> bool:
         """Return whether an 'and' or 'or' here has an operand before it."""

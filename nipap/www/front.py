@@ -19,7 +19,7 @@ DOCS = '/api/docs'
 ALIASES = ('/api', '/api/', '/api/v1', '/api/v1/', '/api/docs/')  # paths that people try
 FRESH_S = 5.0
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-WELL = 'It answers, and so does its database.'
+WELL = 'The daemon and its database answer.'
 HTML = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -40,11 +40,11 @@ code {{ background: #8882; padding: .1em .3em; }}
 <li><a href="{docs}">Browse and try the REST API</a>; its description is at
 <a href="/api/v1/openapi.json">/api/v1/openapi.json</a>.</li>
 <li>Log in as <code>admin</code>, with the password that the first start showed at its terminal, or wrote into the file
-<code>first-password</code> of the data directory. It is changed with
-<code>nipap-passwd modify -u admin</code>; others are added with <code>nipap-passwd add -u NAME</code>.</li>
+<code>first-password</code> of the data directory. Change the password with
+<code>nipap-passwd modify -u admin</code>, and add users with <code>nipap-passwd add -u NAME</code>.</li>
 <li>Call it from Python: <code>pip install pynipap</code>, or any XML-RPC client, at <code>/XMLRPC</code>.</li>
-<li>Bring in what there is: <code>nipap import FILE.csv</code>.</li>
-<li>Watch it: <code>/ready</code> and <code>/metrics</code> are on the admin port, which the start printed.</li>
+<li>Import existing data: <code>nipap import FILE.csv</code>.</li>
+<li>Watch it: <code>/ready</code> and <code>/metrics</code> are on the admin port, which is printed at the start.</li>
 </ul>
 </body>
 </html>
@@ -56,7 +56,7 @@ def add_to(app: Flask, health: Callable[[], str]) -> None:
 
     def page() -> Response:
         problem = health()
-        text = f'It answers, but {escape(problem)}.' if problem else WELL
+        text = f'The daemon answers, but {escape(problem)}.' if problem else WELL
         response = Response(HTML.format(version=__version__, health=text, docs=DOCS))
         response.headers['Content-Security-Policy'] = POLICY
         response.headers['Referrer-Policy'] = 'no-referrer'

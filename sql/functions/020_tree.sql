@@ -87,7 +87,7 @@ BEGIN
     END IF;
     RETURN owner_row;
 END $$;
-COMMENT ON FUNCTION source_owner(int, cidr) IS 'The stored prefix whose free ranges a source to allocate from lies in: itself or its closest parent; NULL at the top level.';
+COMMENT ON FUNCTION source_owner(int, cidr) IS 'The stored prefix that owns the free ranges of a source of allocations: the source itself or its closest parent; NULL at the top level.';
 
 CREATE OR REPLACE FUNCTION probe_source(owner_row prefix, in_vrf int, source cidr, length int, after inet) RETURNS cidr LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -110,7 +110,7 @@ BEGIN
     END IF;
     RETURN lowest_free(range_owner(owner_row, in_vrf, source), coalesce(owner_row.children = 0, false), lowest, highest, length);
 END $$;
-COMMENT ON FUNCTION probe_source(prefix, int, cidr, int, inet) IS 'Lowest free block of a length in a source whose owner (see source_owner) is owner_row, behind an address when one is given; takes no lock.';
+COMMENT ON FUNCTION probe_source(prefix, int, cidr, int, inet) IS 'Lowest free block of a length in a source, after an address if one is given. owner_row is the result of source_owner. Takes no lock.';
 
 -- Disable scans of whole tables, as for every change (nipap/postgres/transaction.py): PostgreSQL keeps the plans of the
 -- functions that find_free calls.
@@ -150,7 +150,7 @@ BEGIN
     END IF;
     RETURN count_blocks(addr_first(parent.prefix), addr_last(parent.prefix), length);
 END $$;
-COMMENT ON FUNCTION free_blocks_of(prefix, int) IS 'Free blocks of a length in a prefix, counted from its free ranges; a full-length prefix uses itself.';
+COMMENT ON FUNCTION free_blocks_of(prefix, int) IS 'Free blocks of a length in a prefix, counted from its free ranges. A full-length prefix has none.';
 
 CREATE OR REPLACE FUNCTION take_range(owner_id bigint, leaf_space cidr, network cidr, length int) RETURNS numeric LANGUAGE plpgsql AS $$
 DECLARE

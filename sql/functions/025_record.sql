@@ -4,7 +4,7 @@ CREATE TYPE actor AS (
     username text, authenticated_as text, full_name text, authoritative_source text,
     method text, request_id text, idempotency_key text, reason text, change_group text
 );
-COMMENT ON TYPE actor IS 'Who changes something: on whose behalf, proved by whom, from which system; and by which call, why, as a part of what.';
+COMMENT ON TYPE actor IS 'The author of a change and the call that makes it: acting user, authenticated user, full name, system of origin, method, request, idempotency key, reason and group.';
 
 -- The setting nipap.change_set holds the current call and its change set, as call/number, until the call ends. Several
 -- calls may share one transaction; each then has a number of its own in nipap.change. Without a number the transaction
@@ -12,12 +12,12 @@ COMMENT ON TYPE actor IS 'Who changes something: on whose behalf, proved by whom
 -- never takes the setting for its own.
 CREATE FUNCTION call_under_way() RETURNS text LANGUAGE sql STABLE
 RETURN coalesce(nullif(current_setting('nipap.change', true), ''), 'x' || pg_current_xact_id());
-COMMENT ON FUNCTION call_under_way() IS 'What stands for the call that is under way, and for no other.';
+COMMENT ON FUNCTION call_under_way() IS 'Identifier of the current call; no other call has the same one.';
 
 CREATE FUNCTION current_change_set() RETURNS bigint LANGUAGE sql STABLE
 RETURN CASE WHEN split_part(current_setting('nipap.change_set', true), '/', 1) = call_under_way()
     THEN split_part(current_setting('nipap.change_set', true), '/', 2)::bigint END;
-COMMENT ON FUNCTION current_change_set() IS 'The change set of the call that is under way; NULL as long as it has changed nothing.';
+COMMENT ON FUNCTION current_change_set() IS 'The change set of the current call; NULL while the call has changed nothing.';
 
 -- These functions are in plpgsql so that their plans are kept: PostgreSQL prepares the body of an SQL function that is
 -- not inlined at every call. They return a value so that callers can assign it: PERFORM would run a statement to call a
@@ -46,13 +46,13 @@ BEGIN
     FROM (SELECT unnest(object_ids) AS object_id, unnest(before) AS before, unnest(after) AS after) entry;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION record_changes(actor, text, text, bigint[], jsonb[], jsonb[]) IS 'Record what was done to up to 10,000 objects, as entries of the audit log that belong to the change set of the call; the first change of a call begins its change set.';
+COMMENT ON FUNCTION record_changes(actor, text, text, bigint[], jsonb[], jsonb[]) IS 'Record an action on up to 10,000 objects as audit entries of the change set of the current call. The first change of a call creates its change set.';
 
 CREATE FUNCTION record_change(who actor, kind text, action text, object_id bigint, before jsonb, after jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     RETURN record_changes(who, kind, action, ARRAY[object_id], ARRAY[before], ARRAY[after]);
 END $$;
-COMMENT ON FUNCTION record_change(actor, text, text, bigint, jsonb, jsonb) IS 'Record what was done to one object.';
+COMMENT ON FUNCTION record_change(actor, text, text, bigint, jsonb, jsonb) IS 'Record an action on one object.';
 
 CREATE FUNCTION record_rows(who actor, kind text, action text, rows refcursor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -94,7 +94,7 @@ BEGIN
     END IF;
     RETURN recorded + objects;
 END $$;
-COMMENT ON FUNCTION record_rows(actor, text, text, refcursor) IS 'Record what was done to each object that a cursor has, as its id and its values before and after; returns how many. The cursor is closed.';
+COMMENT ON FUNCTION record_rows(actor, text, text, refcursor) IS 'Record an action on each object of a cursor, which has the columns id, values before and values after; returns the number of objects. The cursor is closed.';
 
 CREATE FUNCTION change_set_of(entry audit_log) RETURNS bigint LANGUAGE sql STABLE
 RETURN coalesce(entry.change_set, (
@@ -102,7 +102,7 @@ RETURN coalesce(entry.change_set, (
         AND s.username = entry.username AND s.authenticated_as = entry.authenticated_as
         AND s.full_name IS NOT DISTINCT FROM entry.full_name AND s.authoritative_source = entry.authoritative_source
     ORDER BY s.id DESC LIMIT 1));
-COMMENT ON FUNCTION change_set_of(audit_log) IS 'The change set that an audit entry belongs to, whichever version has written it.';
+COMMENT ON FUNCTION change_set_of(audit_log) IS 'The change set of an audit entry that any version of the program has written.';
 
 CREATE FUNCTION entries_of(number bigint) RETURNS SETOF audit_log LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -118,4 +118,4 @@ BEGIN
         ORDER BY id;
     END IF;
 END $$;
-COMMENT ON FUNCTION entries_of(bigint) IS 'The audit entries of a change set, whichever version has written them, in order.';
+COMMENT ON FUNCTION entries_of(bigint) IS 'The audit entries of a change set in order, written by any version of the program.';

@@ -5,7 +5,7 @@
 
 CREATE OR REPLACE FUNCTION prefix_facts(stored prefix) RETURNS jsonb LANGUAGE sql STABLE
 RETURN jsonb_strip_nulls(to_jsonb(stored) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
-COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without what is derived and without nulls.';
+COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without derived columns and without nulls.';
 
 CREATE OR REPLACE FUNCTION add_to_totals(in_vrf int, address_family int, prefixes bigint, total numeric, used numeric) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -16,7 +16,7 @@ BEGIN
         used_addresses = t.used_addresses + excluded.used_addresses;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION add_to_totals(int, int, bigint, numeric, numeric) IS 'Move the totals of a VRF by deltas; the last lock a change takes.';
+COMMENT ON FUNCTION add_to_totals(int, int, bigint, numeric, numeric) IS 'Add deltas to the totals of a VRF. Its lock is the last one that a change takes.';
 
 -- ---------------------------------------------------------------- locks
 
@@ -50,13 +50,13 @@ BEGIN
     END LOOP;
     RETURN parent;
 END $$;
-COMMENT ON FUNCTION lock_owner(int, cidr) IS 'Lock the row whose children change when a network does: the closest prefix around it, or the VRF (then NULL is returned).';
+COMMENT ON FUNCTION lock_owner(int, cidr) IS 'Lock and return the closest prefix around a network. At the top level lock the VRF and return NULL.';
 
 CREATE OR REPLACE FUNCTION lock_pools(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM pool WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
 END $$;
-COMMENT ON FUNCTION lock_pools(int[]) IS 'Lock pools whose members change, in order, after all prefixes. Who only counts the blocks of a member needs no more than the lock of that member: whoever edits the pool locks all members first.';
+COMMENT ON FUNCTION lock_pools(int[]) IS 'Lock pools before their members change: in order of id, after all prefixes. A change that only counts the blocks of a member needs only the lock of the member, since pool_edit locks all members first.';
 
 CREATE OR REPLACE FUNCTION default_length(pool int, address inet) RETURNS int LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -84,7 +84,7 @@ BEGIN
     END IF;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION check_place(prefix, prefix) IS 'Refuse new_row below parent when their types do not nest, true else.';
+COMMENT ON FUNCTION check_place(prefix, prefix) IS 'Refuse new_row below parent if their types do not nest; returns true otherwise.';
 
 CREATE OR REPLACE FUNCTION check_node(network cidr, type text, node text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -97,7 +97,7 @@ BEGIN
     END IF;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION check_node(cidr, text, text) IS 'Refuse a node for what is not a single address, true else.';
+COMMENT ON FUNCTION check_node(cidr, text, text) IS 'Refuse a node unless the prefix is a host or a full-length assignment; returns true otherwise.';
 
 CREATE OR REPLACE FUNCTION check_vlan(vlan int, former int) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -106,7 +106,7 @@ BEGIN
     END IF;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION check_vlan(int, int) IS 'Refuse a new VLAN beyond 0 to 4095, true else. A former one may stay: NIPAP stored any.';
+COMMENT ON FUNCTION check_vlan(int, int) IS 'Refuse a new VLAN outside 0 to 4095; returns true otherwise. An unchanged VLAN is accepted, since databases of NIPAP have other numbers.';
 
 CREATE OR REPLACE FUNCTION check_children(new_row prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -118,7 +118,7 @@ BEGIN
         RAISE EXCEPTION 'Parent prefix (%) is of type % but must be of type ''assignment''', new_row.prefix, new_row.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
-COMMENT ON FUNCTION check_children(prefix) IS 'Refuse new_row when the types of its children do not nest in it.';
+COMMENT ON FUNCTION check_children(prefix) IS 'Refuse new_row if the types of its children do not nest in it.';
 
 CREATE OR REPLACE FUNCTION check_pool(new_row prefix) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -128,13 +128,13 @@ BEGIN
         RAISE EXCEPTION 'Change not allowed. All member prefixes of a pool must be in a the same VRF.' USING ERRCODE = 'NP200', COLUMN = 'pool_id';
     END IF;
 END $$;
-COMMENT ON FUNCTION check_pool(prefix) IS 'Refuse new_row as a member of its pool when that is not there or lives in another VRF; the pool is locked.';
+COMMENT ON FUNCTION check_pool(prefix) IS 'Refuse new_row as a member of its pool if the pool does not exist or has members in another VRF. The caller has locked the pool.';
 
 CREATE OR REPLACE FUNCTION refuse_duplicate(in_vrf int, network cidr) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'Duplicate value for ''prefix'', the value ''%, %'' is already in use.', in_vrf, network USING ERRCODE = 'NP400', COLUMN = 'prefix';
 END $$;
-COMMENT ON FUNCTION refuse_duplicate(int, cidr) IS 'Say that a network is taken.';
+COMMENT ON FUNCTION refuse_duplicate(int, cidr) IS 'Raise the error for a network that is in use already.';
 
 -- ---------------------------------------------------------------- attach and detach
 
@@ -155,7 +155,7 @@ BEGIN
         SELECT count(*), coalesce(sum(size), 0), coalesce(sum(used), 0) INTO given.children, given.size, given.used FROM moved;
     END IF;
 END $$;
-COMMENT ON FUNCTION adopt(bigint, int, cidr, bigint) IS 'Give the direct children of one parent that lie inside a network to another; NULL is the top level. One statement, however many.';
+COMMENT ON FUNCTION adopt(bigint, int, cidr, bigint) IS 'Move the direct children of old_parent that lie inside a network to new_parent; NULL is the top level. One statement for any number of children.';
 
 CREATE OR REPLACE FUNCTION attach(parent prefix, INOUT new_row prefix, taken adopted) LANGUAGE plpgsql AS $$
 DECLARE
@@ -186,7 +186,7 @@ BEGIN
         CASE WHEN parent.id IS NULL THEN size - taken.size ELSE 0 END,
         CASE WHEN parent.id IS NULL THEN new_row.used_addresses - taken.used WHEN parent.parent_id IS NULL THEN size - taken.size ELSE 0 END);
 END $$;
-COMMENT ON FUNCTION attach(prefix, prefix, adopted) IS 'Put new_row, which has adopted what it covers, below parent: ranges, counters, totals. Returns new_row with its derived columns; the caller stores it.';
+COMMENT ON FUNCTION attach(prefix, prefix, adopted) IS 'Put new_row, which has adopted the prefixes that it covers, below parent: update ranges, counters and totals. Returns new_row with its derived columns; the caller stores it.';
 
 CREATE OR REPLACE FUNCTION detach(parent prefix, old_row prefix, given adopted) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -215,7 +215,7 @@ BEGIN
         CASE WHEN parent.id IS NULL THEN given.size - size ELSE 0 END,
         CASE WHEN parent.id IS NULL THEN given.used - old_row.used_addresses WHEN parent.parent_id IS NULL THEN given.size - size ELSE 0 END);
 END $$;
-COMMENT ON FUNCTION detach(prefix, prefix, adopted) IS 'Take old_row, whose children parent has adopted, out from below parent: ranges, counters, totals.';
+COMMENT ON FUNCTION detach(prefix, prefix, adopted) IS 'Remove old_row from below parent, which has adopted the children of old_row: update ranges, counters and totals.';
 
 -- ---------------------------------------------------------------- add
 
@@ -251,13 +251,13 @@ BEGIN
     done := record_change(who, 'prefix', 'add', new_row.id, NULL, prefix_facts(new_row));
     RETURN new_row.id;
 END $$;
-COMMENT ON FUNCTION insert_under(prefix, int, cidr, jsonb, actor) IS 'Add a network below parent, whose lock is held.';
+COMMENT ON FUNCTION insert_under(prefix, int, cidr, jsonb, actor) IS 'Add a network below parent; returns its id. The caller holds the lock of parent.';
 
 CREATE OR REPLACE FUNCTION prefix_add(in_vrf int, network cidr, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
     RETURN insert_under(lock_owner(in_vrf, network), in_vrf, network, facts, who);
 END $$;
-COMMENT ON FUNCTION prefix_add(int, cidr, jsonb, actor) IS 'Add a prefix; returns its id. facts: its columns but vrf_id and prefix, defaults filled in.';
+COMMENT ON FUNCTION prefix_add(int, cidr, jsonb, actor) IS 'Add a prefix; returns its id. facts: all columns except vrf_id and prefix, defaults filled in.';
 
 -- ---------------------------------------------------------------- edit
 
@@ -330,7 +330,7 @@ BEGIN
         RAISE EXCEPTION 'Changing from type ''%'' to ''%'' requires there to be no child prefixes.', old_row.type, new_row.type USING ERRCODE = 'NP200', COLUMN = 'type';
     END IF;
 END $$;
-COMMENT ON FUNCTION check_type_change(prefix, prefix) IS 'Refuse a change of type but between reservation and assignment without children.';
+COMMENT ON FUNCTION check_type_change(prefix, prefix) IS 'Refuse a change of type, except between reservation and assignment without children.';
 
 CREATE OR REPLACE FUNCTION prefix_edit(target bigint, place cidr, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -402,13 +402,13 @@ BEGIN
     done := record_change(who, 'prefix', 'edit', target, prefix_facts(old_row), prefix_facts(new_row));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION prefix_edit(bigint, cidr, jsonb, actor) IS 'Edit one prefix, found at a place (NULL: anywhere); changes may move it, change its type or its pool. Where they change no fact nothing is written. False when it is not there.';
+COMMENT ON FUNCTION prefix_edit(bigint, cidr, jsonb, actor) IS 'Edit one prefix; place is its expected network, NULL for any. The changes may include network, type and pool. Writes nothing if no fact changes. Returns false if there is no such prefix.';
 
 CREATE OR REPLACE FUNCTION refuse_moved() RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'prefixes were moved meanwhile' USING ERRCODE = '40001';
 END $$;
-COMMENT ON FUNCTION refuse_moved() IS 'Have the call run again.';
+COMMENT ON FUNCTION refuse_moved() IS 'Raise 40001, so that the call is run again.';
 
 CREATE OR REPLACE FUNCTION prefix_edit_many(ids bigint[], changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -437,7 +437,7 @@ BEGIN
             AND check_vlan(t.vlan, (old.row).vlan) THEN prefix_facts(t) ELSE refuse_moved() END;
     RETURN record_rows(who, 'prefix', 'edit', edited) > 0;
 END $$;
-COMMENT ON FUNCTION prefix_edit_many(bigint[], jsonb, actor) IS 'Edit any number of prefixes by changes that leave place, type and pool as they are. Where no fact changes nothing is written. False when there was nothing to edit.';
+COMMENT ON FUNCTION prefix_edit_many(bigint[], jsonb, actor) IS 'Edit any number of prefixes; the changes keep network, type and pool. Writes nothing where no fact changes. Returns false if there was nothing to edit.';
 
 -- ---------------------------------------------------------------- remove
 
@@ -461,7 +461,7 @@ BEGIN
         EXIT WHEN FOUND;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION lock_with_parent(bigint) IS 'Lock a prefix after what is above it (a prefix or the VRF); old_row is NULL when it is not there.';
+COMMENT ON FUNCTION lock_with_parent(bigint) IS 'Lock a prefix after the prefix or VRF above it. old_row is NULL if there is no such prefix.';
 
 CREATE OR REPLACE FUNCTION lock_inside(in_vrf int, network cidr) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -477,7 +477,7 @@ BEGIN
         EXIT WHEN locked = before OR locked = 0;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION lock_inside(int, cidr) IS 'Lock everything inside a network whose own row is locked.';
+COMMENT ON FUNCTION lock_inside(int, cidr) IS 'Lock all prefixes inside a network. The caller has locked the network itself, or the VRF.';
 
 CREATE OR REPLACE FUNCTION delete_inside(in_vrf int, network cidr, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -495,7 +495,7 @@ BEGIN
     DELETE FROM prefix_words USING gone WHERE prefix_id = gone.id;
     RETURN removed;
 END $$;
-COMMENT ON FUNCTION delete_inside(int, cidr, actor) IS 'Delete everything inside a network with its ranges, with an audit entry each; counters of its prefix and the VRF are the caller''s.';
+COMMENT ON FUNCTION delete_inside(int, cidr, actor) IS 'Delete all prefixes inside a network and their free ranges, with an audit entry each; returns their number. The caller updates the counters of the network and the VRF.';
 
 CREATE OR REPLACE FUNCTION prefix_remove(target bigint, place cidr, recursive boolean, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -528,7 +528,7 @@ BEGIN
     done := record_change(who, 'prefix', 'remove', target, prefix_facts(old_row), NULL);
     RETURN true;
 END $$;
-COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix, found at a place unless that is NULL; its children move up; recursive: with everything inside. False when it is not there.';
+COMMENT ON FUNCTION prefix_remove(bigint, cidr, boolean, actor) IS 'Remove a prefix; place is its expected network, NULL for any. Its children move up; recursive: they are removed too. Returns false if there is no such prefix.';
 
 CREATE OR REPLACE FUNCTION prefix_remove_one(target bigint, recursive boolean, who actor) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -537,7 +537,7 @@ BEGIN
     END IF;
     RETURN current_setting('nipap.change_set', true);
 END $$;
-COMMENT ON FUNCTION prefix_remove_one(bigint, boolean, actor) IS 'Remove the prefix that has an id, wherever it is. Returns call and change set, as nipap.change_set has them.';
+COMMENT ON FUNCTION prefix_remove_one(bigint, boolean, actor) IS 'Remove the prefix with an id. Returns call and change set in the form of nipap.change_set. An error if there is no such prefix.';
 
 CREATE OR REPLACE FUNCTION vrf_remove(in_vrf int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -568,7 +568,7 @@ BEGIN
     done := record_change(who, 'vrf', 'remove', in_vrf, vrf_values, NULL);
     RETURN true;
 END $$;
-COMMENT ON FUNCTION vrf_remove(int, actor) IS 'Remove a VRF with all its prefixes. False when it is not there.';
+COMMENT ON FUNCTION vrf_remove(int, actor) IS 'Remove a VRF with all its prefixes. Returns false if there is no such VRF.';
 
 -- ---------------------------------------------------------------- pools
 
@@ -586,7 +586,7 @@ BEGIN
     END IF;
     RETURN facts;
 END $$;
-COMMENT ON FUNCTION lock_pool_members(int) IS 'Lock a pool and its members; returns its stored facts, NULL when it is not there.';
+COMMENT ON FUNCTION lock_pool_members(int) IS 'Lock a pool and its members; returns the stored facts of the pool, NULL if there is no such pool.';
 
 CREATE OR REPLACE FUNCTION check_defaults(new_row pool, old_row pool) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -601,7 +601,7 @@ BEGIN
             USING ERRCODE = 'NP200', COLUMN = 'ipv6_default_prefix_length';
     END IF;
 END $$;
-COMMENT ON FUNCTION check_defaults(pool, pool) IS 'Refuse defaults of a pool by which nothing can ever be allocated, unless they are those that it had.';
+COMMENT ON FUNCTION check_defaults(pool, pool) IS 'Refuse new defaults of a pool with which no allocation can succeed. Unchanged defaults are accepted.';
 
 CREATE OR REPLACE FUNCTION pool_edit(target int, changes jsonb, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -629,7 +629,7 @@ BEGIN
     done := record_change(who, 'pool', 'edit', target, facts, jsonb_strip_nulls(to_jsonb(new_row)));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. Where the changes change no fact nothing is written. False when it is not there.';
+COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. Writes nothing if no fact changes. Returns false if there is no such pool.';
 
 CREATE OR REPLACE FUNCTION pool_remove(target int, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -650,4 +650,4 @@ BEGIN
     done := record_change(who, 'pool', 'remove', target, facts, NULL);
     RETURN true;
 END $$;
-COMMENT ON FUNCTION pool_remove(int, actor) IS 'Remove a pool; its members stay, without a pool. False when it is not there.';
+COMMENT ON FUNCTION pool_remove(int, actor) IS 'Remove a pool; its members stay, without a pool. Returns false if there is no such pool.';

@@ -14,7 +14,7 @@ BEGIN
         RETURN owner_row;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION lock_source(int, cidr) IS 'Lock the row whose children change when a block is taken from a source: its own when it is stored, else the closest prefix around it, or the VRF (then NULL is returned).';
+COMMENT ON FUNCTION lock_source(int, cidr) IS 'Lock and return the prefix that will be the parent of blocks from a source: the source if it is stored, else the closest prefix around it. At the top level lock the VRF and return NULL.';
 
 CREATE OR REPLACE FUNCTION prefix_allocate(in_vrf int, from_pool int, sources cidr[], length int, facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -42,7 +42,7 @@ BEGIN
     END IF;
     RAISE EXCEPTION 'no free prefix found' USING ERRCODE = 'NP300';
 END $$;
-COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Find the lowest free block of a length in the first source that has one and add it. from_pool: the sources must still be members of it.';
+COMMENT ON FUNCTION prefix_allocate(int, int, cidr[], int, jsonb, actor) IS 'Add the lowest free block of a length in the first source with such a block; returns its id. from_pool: the pool that all sources must still be members of.';
 
 -- Look up everything that an allocation from a pool needs in one call: a round trip costs more than the look-up.
 CREATE OR REPLACE FUNCTION pool_sources(
@@ -77,7 +77,7 @@ BEGIN
         RAISE EXCEPTION '''prefix_length'' must be specified, the pool has no default prefix length for IPv%', address_family USING ERRCODE = 'NP110', COLUMN = 'prefix_length';
     END IF;
 END $$;
-COMMENT ON FUNCTION pool_sources(int, text, int, int, int) IS 'Where blocks of a family are taken from: the members of a pool, by id or name, their VRF, which must be in_vrf unless that is NULL, the length and the type of the pool unless given. No pool_id: there is no such pool.';
+COMMENT ON FUNCTION pool_sources(int, text, int, int, int) IS 'The sources of allocations from a pool, found by id or name: its VRF, its default type and its members of a family. A given in_vrf must be that VRF. length is the given one or the default of the pool. pool_id is NULL if there is no such pool.';
 
 CREATE OR REPLACE FUNCTION pool_find_free(by_id int, by_name text, address_family int, length int, wanted int) RETURNS SETOF cidr LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
@@ -104,4 +104,4 @@ BEGIN
     END IF;
     RETURN prefix_allocate(chosen.in_vrf, chosen.pool_id, chosen.networks, chosen.length, jsonb_build_object('type', chosen.default_type) || facts, who);
 END $$;
-COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; its type is that of the pool unless the facts name one, and one of them must.';
+COMMENT ON FUNCTION pool_allocate(int, text, int, int, int, jsonb, actor) IS 'Add the lowest free block of a pool; returns its id. Its type is that of the facts, else the default type of the pool. An error if both are missing.';

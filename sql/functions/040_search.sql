@@ -27,7 +27,7 @@ BEGIN
 EXCEPTION WHEN invalid_regular_expression OR internal_error OR out_of_memory OR program_limit_exceeded OR statement_too_complex THEN
     RETURN false;
 END $$;
-COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL understands and can use.';
+COMMENT ON FUNCTION is_pattern(text) IS 'Whether a text is a regular expression that PostgreSQL can parse and use.';
 
 -- Walk by primary key: PostgreSQL takes longer to begin and end a recursive query than to run it.
 CREATE OR REPLACE FUNCTION ancestors_of(parents bigint[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
@@ -62,4 +62,4 @@ BEGIN
     END LOOP;
     RETURN CASE WHEN found_ones <> '' THEN found_ones || '}' END;
 END $$;
-COMMENT ON FUNCTION ancestors_of(bigint[]) IS 'Prefixes, given by id, and all above them, as {id: [parent, length, tags]}; NULL when there are none. Each is read once when they come in the order of the tree.';
+COMMENT ON FUNCTION ancestors_of(bigint[]) IS 'The prefixes with the given ids and all their ancestors, as {id: [parent, length, tags]}; NULL when there are none. Each prefix is read once if the ids are in tree order.';

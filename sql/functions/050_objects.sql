@@ -37,7 +37,7 @@ BEGIN
     done := record_change(who, 'vrf', 'edit', target, vrf_facts(old_row), vrf_facts(new_row));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. Where the changes change no fact nothing is written. False when it is not there.';
+COMMENT ON FUNCTION vrf_edit(int, jsonb, actor) IS 'Edit a VRF. Writes nothing if no fact changes. Returns false if there is no such VRF.';
 
 CREATE OR REPLACE FUNCTION pool_add(facts jsonb, who actor) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,7 +81,7 @@ BEGIN
     done := record_change(who, 'asn', 'edit', target, jsonb_strip_nulls(to_jsonb(old_row)), jsonb_strip_nulls(to_jsonb(new_row)));
     RETURN true;
 END $$;
-COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. Where the changes change no fact nothing is written. False when it is not there.';
+COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. Writes nothing if no fact changes. Returns false if there is no such AS number.';
 
 CREATE OR REPLACE FUNCTION asn_remove(target bigint, who actor) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -95,4 +95,4 @@ BEGIN
     done := record_change(who, 'asn', 'remove', target, facts, NULL);
     RETURN true;
 END $$;
-COMMENT ON FUNCTION asn_remove(bigint, actor) IS 'Remove an AS number. False when it is not there.';
+COMMENT ON FUNCTION asn_remove(bigint, actor) IS 'Remove an AS number. Returns false if there is no such AS number.';

@@ -15,7 +15,7 @@ BEGIN
         TRUNCATE incoming, taken;
     END IF;
 END $$;
-COMMENT ON FUNCTION make_incoming() IS 'The temporary tables of this session, empty.';
+COMMENT ON FUNCTION make_incoming() IS 'Create the temporary tables of this session, or empty them.';
 
 CREATE OR REPLACE FUNCTION incoming_parents() RETURNS TABLE (child bigint, parent bigint) LANGUAGE plpgsql AS $$
 DECLARE
@@ -44,7 +44,7 @@ BEGIN
         open_ids[top] := entry.id;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION incoming_parents() IS 'For those rows of incoming that lie inside another one: the closest such.';
+COMMENT ON FUNCTION incoming_parents() IS 'The closest incoming prefix around each incoming prefix that lies inside another one.';
 
 CREATE OR REPLACE FUNCTION add_one_by_one(who actor) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -67,7 +67,7 @@ BEGIN
         END;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION add_one_by_one(actor) IS 'Add those incoming prefixes that cover stored ones or join a pool, top down; their ids are left in owner_id.';
+COMMENT ON FUNCTION add_one_by_one(actor) IS 'Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.';
 
 CREATE OR REPLACE FUNCTION lock_incoming_owners() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -89,7 +89,7 @@ BEGIN
         RAISE EXCEPTION 'the tree changed' USING ERRCODE = '40001';
     END IF;
 END $$;
-COMMENT ON FUNCTION lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs, right above the incoming ones.';
+COMMENT ON FUNCTION lock_incoming_owners() IS 'Lock the stored prefixes, or VRFs, right above the incoming prefixes.';
 
 CREATE OR REPLACE FUNCTION refuse_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -134,7 +134,7 @@ BEGIN
         END;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION refuse_incoming() IS 'Refuse incoming prefixes that are there already, whose types do not nest or that must not have a node.';
+COMMENT ON FUNCTION refuse_incoming() IS 'Refuse incoming prefixes that are duplicates, have types that do not nest, or must not have a node.';
 
 CREATE OR REPLACE FUNCTION take_incoming() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -172,7 +172,7 @@ BEGIN
     UNION ALL
     SELECT t.owner, t.last_address + 1, t.space_last FROM t WHERE t.is_last AND t.last_address < t.space_last;
 END $$;
-COMMENT ON FUNCTION gaps_of_taken() IS 'What is left free of the spaces in taken.';
+COMMENT ON FUNCTION gaps_of_taken() IS 'The free ranges that remain in the spaces of taken.';
 
 CREATE OR REPLACE FUNCTION count_incoming() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -190,7 +190,7 @@ BEGIN
         done := add_to_totals(entry.vrf_id, entry.fam, entry.prefixes, entry.total, entry.used);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION count_incoming() IS 'Move the totals of VRFs by the incoming prefixes.';
+COMMENT ON FUNCTION count_incoming() IS 'Add the incoming prefixes to the totals of their VRFs.';
 
 CREATE OR REPLACE FUNCTION prefix_add_many(items jsonb, who actor) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
@@ -248,4 +248,4 @@ BEGIN
     PERFORM count_incoming();
     RETURN ids;
 END $$;
-COMMENT ON FUNCTION prefix_add_many(jsonb, actor) IS 'Add many prefixes; returns their ids in the order given. items: their columns, vrf_id and prefix among them. The column of an error is the number of the item it is about.';
+COMMENT ON FUNCTION prefix_add_many(jsonb, actor) IS 'Add many prefixes; returns their ids in the order given. items: the columns of each prefix, including vrf_id and prefix. The column of an error is the number of the item, and the name of the attribute.';

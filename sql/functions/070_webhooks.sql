@@ -2,4 +2,4 @@
 
 CREATE OR REPLACE FUNCTION webhook_facts(stored webhook) RETURNS jsonb LANGUAGE sql STABLE
 RETURN jsonb_strip_nulls(to_jsonb(stored) - '{secret,cursor,attempts,failing_since,next_attempt,last_error,delivered,failed}'::text[]);
-COMMENT ON FUNCTION webhook_facts(webhook) IS 'What clients set of a webhook, without its secret and without nulls.';
+COMMENT ON FUNCTION webhook_facts(webhook) IS 'The attributes of a webhook that clients set, without the secret and without nulls.';

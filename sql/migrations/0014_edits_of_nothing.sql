@@ -1,3 +1,3 @@
 -- Edits that change no fact leave the row alone: no entry in the audit log, no event, and last_modified stays.
-COMMENT ON COLUMN audit_log.authenticated_as IS 'Who proved their identity: name, or name@backend of a user of another back end than the default one. Differs from username when a trusted user acts for somebody, too.';
-COMMENT ON COLUMN change_set.authenticated_as IS 'Who proved their identity, as in audit_log.';
+COMMENT ON COLUMN audit_log.authenticated_as IS 'The user that logged in: name, or name@backend for a user of an authentication backend other than the default one. Differs from username also when a trusted user acts for another user.';
+COMMENT ON COLUMN change_set.authenticated_as IS 'The user that logged in, as in audit_log.authenticated_as.';

@@ -115,12 +115,12 @@ def test_one_fault_names_the_operation_and_nothing_is_changed(api: Face) -> None
         (
             [{'method': 'list_vrf', 'args': {'vrf': {'id': {'$result': [3]}}}}],
             1100,
-            'operation 0 (list_vrf): $result [3]: there is no 3 in what was answered',
+            'operation 0 (list_vrf): $result [3]: there is no 3 in the answer',
         ),
         (
             [adding('10.0.0.0/8'), {'method': 'list_vrf', 'args': {'vrf': {'id': {'$result': [0, 'no']}}}}],
             1100,
-            "operation 1 (list_vrf): $result [0, 'no']: there is no 'no' in what was answered",
+            "operation 1 (list_vrf): $result [0, 'no']: there is no 'no' in the answer",
         ),
         (
             [adding('10.0.0.0/8'), {'method': 'remove_prefix', 'args': {'prefix': {'id': 999}}}, adding('::/8')],
@@ -154,7 +154,7 @@ def test_references_cannot_grow_without_end(api: Face) -> None:
     doubled = [echo([{'$result': [n]}] * 2) for n in range(40)]
     fault = api.fault('batch', operations=[echo('x' * 10), *doubled])
     assert fault.code == 1200
-    assert fault.text.endswith('(echo): References stand for too much, at most 1000000 values in one batch')
+    assert fault.text.endswith('(echo): References copy too many values, at most 1000000 in one batch')
 
 
 def test_one_value_may_be_referred_to_often(api: Face) -> None:

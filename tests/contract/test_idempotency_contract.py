@@ -216,7 +216,7 @@ def test_an_answer_that_is_too_large_undoes_the_call(pool: Face, monkeypatch: py
     monkeypatch.setattr(idempotency, 'LARGEST_ANSWER', 100)
     fault = pool.fault('add_prefix', attr={'description': 'd'}, args=FROM_POOL, idempotency_key='k')
     assert fault.code == 1200
-    assert 'too large to be kept' in fault.text
+    assert 'too large to be stored' in fault.text
     assert pool.stored() == ['10.0.0.0/8']
 
 

@@ -181,7 +181,9 @@ def test_a_webhook_is_sent_back(rest: Rest, db: Database) -> None:
     assert rest('PATCH', path, {**item, 'description': 'd'})['description'] == 'd'
     before = entries(db)
     told = rest.refused('PATCH', path, {**item, 'id': 99, 'delivered': 5, 'url': 'http://127.0.0.1:10/'})
-    assert told['detail'] == f'read-only, and not as stored: delivered (5, it is 0), id (99, it is {made["id"]})'
+    assert told['detail'] == (
+        f'read-only attributes differ from the stored ones: delivered (5, stored: 0), id (99, stored: {made["id"]})'
+    )
     assert entries(db) == before
 
 

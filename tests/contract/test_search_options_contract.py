@@ -309,7 +309,9 @@ def test_no_cursor(plan: Face, after: Any) -> None:
     fault = plan.fault('search_prefix', query={}, search_options={'after': after})
     assert fault.code == 1200
     assert fault.text.startswith('Invalid value ')
-    assert fault.text.endswith("for option 'after', must be what the answer before gave, or '' to begin")
+    assert fault.text.endswith(
+        "for option 'after', must be the 'after' of the previous answer, or '' for the first page"
+    )
 
 
 @pytest.mark.parametrize('max_result', [None, False, 10_001])

@@ -145,7 +145,7 @@ def test_read_only_attributes_are_refused(api: Face) -> None:
         fault = api.fault('edit_vrf', vrf={'id': 0}, attr={name: 1})
         assert fault.code == 1120
         # Over REST a read-only attribute may be sent back as it is stored.
-        texts = f'extraneous attribute {name}', f'read-only, and not as stored: {name} (1, it is '
+        texts = f'extraneous attribute {name}', f'read-only attributes differ from the stored ones: {name} (1, stored: '
         assert fault.text.startswith(texts)
 
 

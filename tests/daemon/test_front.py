@@ -66,7 +66,7 @@ def test_a_problem_is_shown_as_text() -> None:
     front.add_to(app, lambda: 'the <database> is away')
     answer = app.test_client().get('/')
     assert answer.status_code == 200
-    assert 'It answers, but the &lt;database&gt; is away.' in answer.text
+    assert 'The daemon answers, but the &lt;database&gt; is away.' in answer.text
     assert front.WELL not in answer.text
 
 

@@ -429,11 +429,13 @@ def test_a_configuration_of_the_predecessor_starts(daemon: DaemonFactory, dsn: s
             return nipap.version({'auth': {'authoritative_source': 'test'}})
 
     assert version('cli@local', 'secret') == __version__
-    with pytest.raises(xmlrpc.client.Fault, match=r'1510.*Nobody is let in.*: type = LdapAuth is not supported'):
+    with pytest.raises(
+        xmlrpc.client.Fault, match=r'1510.*default auth backend refuses every login: type = LdapAuth is not supported'
+    ):
         version('cli', 'secret')
     with pytest.raises(xmlrpc.client.Fault, match=r'1510.*Incorrect username or password'):
         version('cli@ldap1', 'secret')
-    assert 'INFO nipap.access.authentication: auth backend ldap1 lets nobody in: type = LdapAuth' in running.log()
+    assert 'INFO nipap.access.authentication: auth backend ldap1 refuses every login: type = LdapAuth' in running.log()
     token = urllib.request.Request(f'{running.address}/api/v1/vrfs', headers={'Authorization': 'Bearer x.y.z'})
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(token)

@@ -327,7 +327,7 @@ BROKEN = {
     'position 2: it does not follow': """INSERT INTO change_order VALUES (2, 1, now());
         UPDATE change_state SET position = 2, moment = now()""",
     'position 5 is not the last one': 'UPDATE change_state SET position = 5',
-    'there is none with its moment and actor': """UPDATE audit_log SET change_set = NULL;
+    'older than change sets: there is no change set': """UPDATE audit_log SET change_set = NULL;
         UPDATE change_state SET older_entries = 1""",
 }
 

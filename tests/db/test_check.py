@@ -257,15 +257,15 @@ CORRUPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     'the text of a prefix': (
         f"UPDATE prefix_words SET words = 'other' WHERE prefix_id = {OWNER.format('10.0.0.0/24')}",
-        (r'prefix \d+: its text in prefix_words is not what its attributes say',),
+        (r'prefix \d+: its text in prefix_words differs from its attributes',),
     ),
     'the text of a prefix missing': (
         f'DELETE FROM prefix_words WHERE prefix_id = {OWNER.format("10.0.0.0/24")}',
-        (r'prefix \d+: its text in prefix_words is not what its attributes say',),
+        (r'prefix \d+: its text in prefix_words differs from its attributes',),
     ),
     'a text of nobody': (
         "INSERT INTO prefix_words VALUES (123456789, 'd')",
-        (r'prefix 123456789: its text in prefix_words is not what its attributes say',),
+        (r'prefix 123456789: its text in prefix_words differs from its attributes',),
     ),
     'a route target that is none': (
         "UPDATE vrf SET rt = 'x' WHERE rt = '65000:1'",
@@ -390,9 +390,9 @@ BITS_SET = (
     "INSERT INTO prefix (vrf_id, prefix, type) VALUES (0, pg_temp.shifted('2001:db8:1::/48', 1), 'assignment')",
 )
 WRONG_NETWORKS = [
-    '10.200.0.7/16 in VRF 0: has bits set behind its length',
+    '10.200.0.7/16 in VRF 0: has bits set beyond its length',
     '2001:db8:1::1/48 in VRF 0: a assignment inside assignment',
-    '2001:db8:1::1/48 in VRF 0: has bits set behind its length',
+    '2001:db8:1::1/48 in VRF 0: has bits set beyond its length',
     '2001:db8:1::1/48 in VRF 0: the same network as id N',
 ]
 

@@ -391,7 +391,7 @@ def test_no_change_follows_the_one_message(blank: Database) -> None:
         tx.value('SELECT 1')
         tx.ahead(ADD, (2,))
 
-    with pytest.raises(RuntimeError, match='not part of its transaction'):
+    with pytest.raises(RuntimeError, match='would not be part of its transaction'):
         blank.run_at_once(work, no_answer)
 
 

@@ -130,8 +130,8 @@ def test_the_owner_of_a_database_restores_too(plain_db: Database) -> None:
         (ROWS + POOL_7.replace(b', true', b', true); DROP TABLE prefix; SELECT (1'), 'data of an unknown form'),
         (ROWS + POOL_7.replace(b'pool_id_seq', b"x''); DROP TABLE prefix; --"), 'data of an unknown form'),
         (ROWS + ROWS, 'the table asn twice'),
-        (ROWS.removesuffix(b'\\.\n'), 'ends amid the rows of a table'),
-        (b'COPY public.other (a) FROM stdin;\n1\n', 'ends amid the rows of a table'),
+        (ROWS.removesuffix(b'\\.\n'), 'ends within the rows of a table'),
+        (b'COPY public.other (a) FROM stdin;\n1\n', 'ends within the rows of a table'),
     ],
 )
 def test_another_form_is_refused_and_nothing_stays(db: Database, data: bytes, reason: str) -> None:

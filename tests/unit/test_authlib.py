@@ -634,7 +634,7 @@ def test_a_token_has_a_longest_lifetime(
         assert authenticator.login_token(token(**claims)).username == 'ann'
         return
     hours = options.get('max_token_hours', '8760')
-    with pytest.raises(AuthenticationFailedError, match=rf'longer than is accepted: at most {hours} hours\.$'):
+    with pytest.raises(AuthenticationFailedError, match=rf'valid for too long: at most {hours} hours are accepted\.$'):
         authenticator.login_token(token(**claims))
 
 
@@ -808,7 +808,7 @@ def test_a_backend_that_is_not_supported_lets_nobody_in_and_says_so(kind: str, w
     settings = AuthSettings('later', 60, {'later': BackendSettings('later', kind, refusal=refusal)})
     authenticator = Authenticator(settings)
     with pytest.raises(
-        AuthenticationFailedError, match=rf'^Nobody is let in by the default auth backend: {refusal}\.$'
+        AuthenticationFailedError, match=rf'^The default auth backend refuses every login: {refusal}\.$'
     ):
         authenticator.login('joe', 'right')
     with pytest.raises(AuthenticationFailedError, match=INCORRECT):  # as for a backend that does not exist

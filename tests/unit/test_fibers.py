@@ -191,7 +191,7 @@ def test_outside_a_fiber_everything_blocks() -> None:
     fibers.give_way()
     assert fibers.aside(threading.current_thread) is threading.current_thread()
     for waiter in (fibers, Blocking()):
-        with pytest.raises(RuntimeError, match='nobody else runs'):
+        with pytest.raises(RuntimeError, match='no other fiber runs'):
             waiter.until(lambda go_on: None)
 
 

@@ -69,7 +69,7 @@ def test_an_answer_may_be_large_but_not_too_large(monkeypatch: pytest.MonkeyPatc
     assert len(kept) < idempotency.LARGEST_ANSWER / 4
     assert decode(kept) == rows
     monkeypatch.setattr(idempotency, 'LARGEST_ANSWER', 2**17)
-    with pytest.raises(NipapValueError, match=r'too large to be kept for an idempotency key .*, at most 131072'):
+    with pytest.raises(NipapValueError, match=r'too large to be stored for an idempotency key .*, at most 131072'):
         encode(os.urandom(2**17))
 
 

@@ -515,7 +515,7 @@ def test_older_hashes_work_where_nothing_can_be_written(
         monkeypatch.setattr(sqlite3, 'connect', short_of_patience(sqlite3.connect))
         lock.execute('BEGIN IMMEDIATE')
         assert LocalUsers(path).authenticate('joe', 'right')
-    assert 'stays stored in the older way' in caplog.text
+    assert 'cannot store a newer hash' in caplog.text
     assert 'is locked by another process' in caplog.text
     assert stored(path)[0] == '12345678'
 
