@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import os
 import re
 import signal
@@ -79,7 +80,7 @@ class Daemon:
         self.python = sys.executable
         self._mark = uuid.uuid4().hex
         self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
-        self._may_be_forked = not env and 'COVERAGE_FILE' not in os.environ
+        self._has_own_env = bool(env)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the daemon)
         self._proc: subprocess.Popen[bytes] | Forked | None = None
         self._seen: dict[int, int] = {}  # process number -> start time
@@ -103,7 +104,7 @@ class Daemon:
             numbers = [str(each.fileno()) for _, each in self.passed]
             command = [sys.executable, '-c', ACTIVATE, names, ','.join(numbers), *command]
         output = self._output.fileno()
-        if self._may_be_forked and not self.through and not self.passed and self.python == sys.executable:
+        if self._may_be_forked():
             path = Path(f'/proc/{os.getpid()}/fd/{output}')
             self._proc = preloaded().start_as_is('nipapd', self.args, self._env, path)
             self._note_start()
@@ -120,6 +121,20 @@ class Daemon:
         )
         self._note_start()
         return self
+
+    def _may_be_forked(self) -> bool:
+        """Return whether a process that has imported everything can become the daemon.
+
+        A daemon in the background is told from other processes by the environment that it was started with.
+        """
+        in_background = '--background' in self.args or 'foreground' in self._configuration()
+        as_usual = self.python == sys.executable and not self.through and not self.passed and not self._has_own_env
+        return as_usual and not in_background and 'COVERAGE_FILE' not in os.environ
+
+    def _configuration(self) -> str:
+        """Return the text of the configuration that the arguments name."""
+        files = [Path('/', value) for flag, value in itertools.pairwise(self.args) if flag in ('-c', '--config')]
+        return ''.join(file.read_text(errors='replace') for file in files if file.exists())
 
     def _note_start(self) -> None:
         fields = _stat(self.pid)
@@ -235,7 +250,9 @@ class Daemon:
         return found is not None
 
     def _complete(self) -> bool:
-        """Return whether all handlers are ready. Handlers of former versions do not tell."""
+        """Return whether all handlers are ready. Those of former versions do not tell; forks = -1 has none."""
+        if 'forks = -1' in self._configuration():
+            return True
         if self.python != sys.executable or str(REPOSITORY) not in self._env['PYTHONPATH'].split(os.pathsep):
             return True
         children = self.children()
