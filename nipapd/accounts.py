@@ -42,7 +42,7 @@ def check(config: Config, identity: Identity | None) -> None:
             users.users()
         except UserFileMissingError as error:
             if name != config.auth.default_backend:
-                log.warning('auth backend %s lets nobody in: %s', name, error)
+                log.warning('auth backend %s refuses every login: %s', name, error)
             continue
         if identity and not _can_read(identity, users):
             raise StartError(_unreadable(users, identity))

@@ -497,7 +497,7 @@ def test_a_broken_file_of_accounts_ends_the_start(
     await_that(lambda: f'the configuration in use stays: {file}: {problem}' in running.log(), 'a refusal')
     file.unlink()
     running.send(signal.SIGHUP)
-    await_that(lambda: f'auth backend other lets nobody in: {file}: no such file' in running.log(), 'a warning')
+    await_that(lambda: f'auth backend other refuses every login: {file}: no such file' in running.log(), 'a warning')
 
 
 def test_accounts_that_break_later_are_a_fault_that_can_be_tried_again(

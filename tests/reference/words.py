@@ -65,7 +65,7 @@ OPTIONS: Mapping[str, str] = {
     'children_depth': 'Prefixes only: this many levels of children of each match are added. -1: all.',
     'include_all_parents': 'Prefixes only: the same as a `parents_depth` of -1.',
     'include_all_children': 'Prefixes only: the same as a `children_depth` of -1.',
-    'include_neighbors': 'Prefixes only: the prefixes with the same parent as a match are added.',
+    'include_neighbors': 'Prefixes only: the other hosts in the assignments of matching hosts are added.',
     'parent_prefix': 'Prefixes only: the id of one prefix. The answer is limited to this prefix and its children.',
 }
 
