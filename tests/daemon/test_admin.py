@@ -94,6 +94,7 @@ def kill_handler(running: Daemon) -> int:
     """Kill the only handler; return the process id of its successor."""
     children = Path(f'/proc/{running.pid}/task/{running.pid}/children')
     known, new = set(children.read_text().split()), set[str]()
+    poll(lambda: handlers(running), 30, running.log)
     (former,) = handlers(running)
     os.kill(former.pid, signal.SIGKILL)
     poll(lambda: new.update(set(children.read_text().split()) - known) or new, 30, running.log)

@@ -165,7 +165,7 @@ def test_a_repair_that_does_not_last_is_undone(populated: Database) -> None:
         'CREATE TRIGGER keeps BEFORE UPDATE ON prefix FOR EACH ROW EXECUTE FUNCTION pg_temp.keep()',
     )
     before, found = versions(populated), check.problems(populated)
-    with pytest.raises(NipapError, match=r'would leave this: 10\.0\.0\.0/24 .*: children is 3, must be 2'):
+    with pytest.raises(NipapError, match=r'would leave a problem: 10\.0\.0\.0/24 .*: children is 3, must be 2'):
         repair.repair(populated)
     assert [len(rows) for rows in versions(populated).values()] == [len(rows) for rows in before.values()]
     assert check.problems(populated) == found
