@@ -41,7 +41,9 @@ PLAIN = [
     *('docs/backups.md', 'docs/performance.md', 'docs/search-plans.md', 'docs/group-commit.md', 'docs/lost-answers.md'),
     *('docs/sequencer.md', 'docs/long-answers.md', 'docs/architecture.md', 'docs/data.md', 'docs/versions.md'),
     *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md', 'CHANGELOG.md'),
-    'docs/comparison.md',
+    *('docs/comparison.md', 'docs/differences.md', 'docs/events.md', 'docs/limits.md', 'docs/measuring.md'),
+    *('docs/migrating.md', 'docs/monitoring.md', 'docs/production.md', 'docs/rest.md', 'docs/security.md'),
+    *('docs/tracing.md', 'docs/upgrading.md', 'SECURITY.md'),
 ]
 
 
