@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import IPy
@@ -165,5 +166,9 @@ def read_beginning(word: str) -> str | None:
 
 def _shown(value: object) -> str:
     """Return a value of the client's for an error message, cut after 100 characters."""
+    if isinstance(value, Mapping):
+        return 'a struct'
+    if isinstance(value, list | tuple):
+        return 'an array'
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 100 else text[:100] + '…'

@@ -135,7 +135,7 @@ def _used(cluster: EmbeddedPostgres) -> list[str]:
 @pytest.fixture
 def dsn(cluster: EmbeddedPostgres, template: str, _numbers: Iterator[int], _used: list[str]) -> Iterator[str]:
     """Yield a database with the schema and no data for this test."""
-    name = databases.reused(cluster, _used)
+    name = databases.reused(cluster, _used, template)
     if name is None:
         name = f'test_{next(_numbers)}'
         databases.create(cluster, name, template)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import psycopg2
@@ -27,6 +28,8 @@ DELETE = f"""SET session_replication_role = replica;
 {'; '.join(f'DELETE FROM {table}' for table in TABLES.split(', '))};
 SET session_replication_role = origin;
 SELECT setval(seqrelid, seqstart, false) FROM pg_sequence"""
+CATALOGS = ('pg_class', 'pg_proc', 'pg_namespace', 'pg_trigger', 'pg_constraint', 'pg_type')
+MARKS = 'SELECT ' + ', '.join(f'(SELECT max(oid)::bigint FROM {catalog})' for catalog in CATALOGS)
 FIRST_ROWS = """
 INSERT INTO event_state DEFAULT VALUES;
 INSERT INTO change_state (older_entries) VALUES (0);
@@ -87,13 +90,32 @@ def empty(connection: psycopg2.extensions.connection) -> bool:
         return False
 
 
-def reused(server: EmbeddedPostgres, used: list[str]) -> str | None:
-    """Take an unused database and empty it; return its name, or None when there is none."""
+@functools.cache
+def marks(server: EmbeddedPostgres, template: str) -> tuple[int, ...]:
+    """Return the marks of the template."""
+    with connected(server.dsn(template)) as connection, connection.cursor() as cursor:
+        cursor.execute(MARKS)
+        return tuple(cursor.fetchone())
+
+
+def is_as_made(connection: psycopg2.extensions.connection, expected: tuple[int, ...]) -> bool:
+    """Return whether a database has the tables, functions and schemas of its template, and no others."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(MARKS)
+        return tuple(cursor.fetchone()) == expected
+
+
+def reused(server: EmbeddedPostgres, used: list[str], template: str) -> str | None:
+    """Take an unused database and empty it; return its name, or None when there is none.
+
+    A database in which a test has left a table, a function or a schema is dropped.
+    """
+    expected = marks(server, template)
     while used:
         name = used.pop()
         with connected(server.dsn(name)) as connection:
-            emptied = empty(connection)
-        if emptied:
+            usable = is_as_made(connection, expected) and empty(connection)
+        if usable:
             return name
         drop(server, name)
     return None

@@ -54,6 +54,7 @@ def test_rows_of_other_tables_and_positions_of_other_sequences_are_left_out(db: 
     assert load(db, other + ROWS + b"SELECT pg_catalog.setval('other.s', 9, true);\n") == ['public.o"ther', 'other.asn']
     assert names(db) == ['one', 'two']
     assert db.run(lambda tx: tx.value("SELECT nextval('other.s')")) == 1
+    db.run(lambda tx: tx.execute('DROP SCHEMA other CASCADE'))
 
 
 def test_the_lists_of_migrations_and_functions_are_not_restored(db: Database) -> None:

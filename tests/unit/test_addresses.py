@@ -71,3 +71,18 @@ def test_numbers_and_parts_of_addresses_are_no_networks(text: str) -> None:
     """IPy reads 1234 as 0.0.4.210, and 10 as 10.0.0.0."""
     with pytest.raises(NipapValueError, match='Invalid syntax for prefix'):
         parse_network(text)
+
+
+@pytest.mark.parametrize(('value', 'shown'), [({'a': 1}, 'a struct'), ([1], 'an array'), (5, '5'), (True, 'True')])
+def test_other_values_are_named_in_the_error(value: object, shown: str) -> None:
+    with pytest.raises(NipapValueError, match=rf'Invalid syntax for prefix \({shown}\)'):
+        parse_network(value)
+
+
+def test_a_value_that_nests_deeply_is_refused_like_any_other() -> None:
+    """The representation of such a value exceeds the recursion limit of Python."""
+    deep: object = '10.0.0.0/8'
+    for _ in range(50_000):
+        deep = [deep]
+    with pytest.raises(NipapValueError, match='an array'):
+        parse_network(deep)
