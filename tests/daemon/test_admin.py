@@ -90,6 +90,13 @@ def watched(daemon: DaemonFactory, database_options: dict[str, str]) -> Daemon:
     return running
 
 
+def hang_up(running: Daemon) -> None:
+    """Send SIGHUP, and wait until the former process of the admin port has ended: it answers beside the new one."""
+    former = [process for process in running.children() if process.command == 'nipapd-admin']
+    running.send(signal.SIGHUP)
+    poll(lambda: not any(process.alive() for process in former), 30, running.log)
+
+
 def kill_handler(running: Daemon) -> int:
     """Kill the only handler; return the process id of its successor."""
     children = Path(f'/proc/{running.pid}/task/{running.pid}/children')
@@ -289,11 +296,11 @@ def test_the_end_of_the_certificate_in_use_and_the_newest_backup(secured: Daemon
     short = Path(setting(secured, 'ssl_cert_file')).read_text()
     change(secured, ssl_cert_file=make_certificate(make_dir(), 90, first=short), ssl_key_file='', backup_dir='')
     assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
-    secured.send(signal.SIGHUP)
+    hang_up(secured)
     poll(lambda: backup not in samples(secured), 30, secured.log)
     assert samples(secured)[end] == pytest.approx(now + 2 * 86400, abs=3600)
     change(secured, ssl_cert_file=make_certificate(make_dir(), 90), backup_dir='/nowhere/at/all')
-    secured.send(signal.SIGHUP)
+    hang_up(secured)
     poll(lambda: samples(secured).get(backup) == 0, 30, secured.log)
     assert samples(secured)[end] == pytest.approx(now + 90 * 86400, abs=3600)
     assert '/nowhere/at/all: cannot list backups: No such file or directory' in secured.log()
@@ -550,7 +557,7 @@ def test_metrics_have_no_names_unless_they_take_a_token(
     await_page(running, 'metrics', lambda _, text: all(number in text for number in numbers))
     assert 'secret' not in page(running, 'metrics')[1]
     change(running, metrics_token='a-token-of-this-test')
-    running.send(signal.SIGHUP)
+    hang_up(running)
     await_page(running, 'metrics', lambda status, _: status == 401)
     host = 'Host: 127.0.0.1'
     for wrong in ('', 'Bearer', 'Bearer a-token', 'Basic a-token-of-this-test', 'Bearer a-token-of-this-test2'):
