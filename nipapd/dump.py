@@ -75,7 +75,7 @@ def _version(bindir: Path) -> tuple[int, ...] | None:
     versions = []
     for program in ('pg_dump', 'pg_restore'):
         try:
-            said = _answer([str(bindir / program), '--version'], RunOptions(env={**os.environ, 'LC_ALL': 'C'})).decode()
+            said = _answer([str(bindir / program), '--version'], _run_options(None)).decode()
         except (OSError, DumpError):
             return None
         number = re.search(r'\d+(?:\.\d+)*', said)
@@ -167,20 +167,25 @@ def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[di
 def _dump_database(config: Config, dsn: str, program: Path, namespace: str, file: Path) -> None:
     """Have pg_dump write one schema into a file.
 
-    Root has the account that runs PostgreSQL run it, unless that account reaches neither program nor database.
+    For root the account that runs PostgreSQL runs pg_dump, unless it cannot reach the program or the database.
     """
     target, env = _target(config, dsn)
-    options = RunOptions(env={**os.environ, 'LC_ALL': 'C', **env})
+    options = _run_options(None)
     with tempfile.TemporaryDirectory(prefix='nipap-programs-') as programs, file.open('wb') as out:
         account = _account(config)
         if account and told_by(Identity(account.name, account.uid, account.gid), lambda: no_database(dsn)) is None:
             scratch = Path(programs)
             scratch.chmod(0o755)
             if found := runnable(program, account, scratch):
-                program, options = found, account.run_options()
-                options['env'] |= env
+                program, options = found, _run_options(account)
+        options['env'] |= env
         command = [str(program), '--format=custom', '--no-password', f'--schema="{namespace}"', f'--dbname={target}']
         _answer(command, options, out)
+
+
+def _run_options(account: Account | None) -> RunOptions:
+    """Return the options that run a program as an account; None: as this process."""
+    return account.run_options() if account else RunOptions(env={**os.environ, 'LC_ALL': 'C'})
 
 
 def _account(config: Config) -> Account | None:
@@ -258,8 +263,7 @@ class Reader:
 
     def options(self, dump: IO[bytes]) -> RunOptions:
         """Return options that run the program on an open dump. The program's account may be unable to open the dump."""
-        options = self.account.run_options() if self.account else RunOptions(env={**os.environ, 'LC_ALL': 'C'})
-        return {**options, 'stdin': dump.fileno()}
+        return {**_run_options(self.account), 'stdin': dump.fileno()}
 
 
 def _find_reader(config: Config, scratch: Path) -> Reader | None:

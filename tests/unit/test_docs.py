@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from language import FREE_RELATIVE
 from test_layering import MODULES_IN_ORDER, ROOT
 
 from nipap import __version__
@@ -34,7 +35,6 @@ TOP_LEVEL = {
 }
 # Unfinished work, and places that exist on one machine only.
 UNFIT = re.compile(r'\b(?:TODO|FIXME|XXX|TBD)\b|(?<![\w.])/(?:work|root|home)/')
-FREE_RELATIVE = re.compile(r'\b(?:what|who|whoever|whose|those that|those who|one that|that of)\b', re.IGNORECASE)
 PLAIN = [
     *('README.md', 'CONTRIBUTING.md', 'docs/index.md', 'docs/concepts.md', 'docs/glossary.md', 'docs/safety.md'),
     *('docs/xmlrpc.md', 'docs/importing.md', 'docs/users.md', 'docs/configuring.md', 'docs/operating.md'),
