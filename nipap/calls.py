@@ -16,21 +16,29 @@ from nipap import __version__
 from nipap import batch as batches
 from nipap.access.authentication import Actor
 from nipap.attributes import read_boolean, read_seconds, shown
-from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
+from nipap.errors import (
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapValueError,
+    Problems,
+)
+from nipap.history import changes as history
 from nipap.history import webhook_calls as webhooks
 from nipap.history.audit import Who
 from nipap.objects import allocate, searching
 from nipap.objects import prefix as prefixes
 from nipap.objects import prefix_search as searches
 from nipap.objects import vrf as vrfs
-from nipap.objects.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
+from nipap.objects.kinds import ASNS, AUDIT_ENTRIES, CHANGE_SETS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
 from nipap.objects.prefix_view import Shape
 from nipap.postgres import schema
 from nipap.postgres.transaction import Addition, Transaction
 from nipap.runtime import packed
 from nipap.runtime.chunks import Chunks
-from nipap.search.condition import ByKey, Condition
-from nipap.search.query import equals
+from nipap.search.condition import EVERYTHING, ByKey, Condition
+from nipap.search.paging import Page
+from nipap.search.query import all_of, equals
 from nipap.search.smart_parsing import objections as objections  # for transports
 
 Raw = Mapping[str, Any]  # the members of a call as they were sent
@@ -378,6 +386,55 @@ def _find_free(tx: Transaction, _caller: Caller, members: tuple[vrfs.VrfName, al
     return allocate.find_free(tx, *members)
 
 
+# ---------------------------------------------------------------- the past
+
+
+def _sees_webhooks(caller: Caller) -> bool:
+    return caller.actor.trusted and not caller.actor.readonly
+
+
+def _visible(kind: Kind, caller: Caller, condition: Condition) -> Condition:
+    """Return a condition on the past that leaves out what the caller may not see."""
+    if _sees_webhooks(caller):
+        return condition
+    return all_of([condition, history.NO_WEBHOOKS if kind is AUDIT_ENTRIES else history.NO_SETS_OF_WEBHOOKS])
+
+
+def _list_past(kind: Kind, tx: Transaction, caller: Caller, condition: Condition) -> Any:
+    condition = _visible(kind, caller, condition)
+    if kind is CHANGE_SETS:
+        sets = history.find_sets(tx, condition)
+        most = history.MOST_ENTRIES if len(sets) == 1 else history.FIRST_ENTRIES
+        history.add_entries(tx, sets, most, webhooks=_sees_webhooks(caller))
+        return sets
+    most_listed = caller.longest_list
+    if most_listed is None:
+        return history.find(tx, condition)
+    found = history.find(tx, condition, Page(most_listed + 1, 0))
+    if len(found) <= most_listed:
+        return found
+    return searching.chunks(tx, lambda inner: history.find_all(inner, condition))
+
+
+def _search_past(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
+    condition, options = members
+    answer = searching.search(tx, kind, _visible(kind, caller, condition), options, caller.longest_list)
+    return _with_entries(kind, tx, caller, answer)
+
+
+def _smart_search_past(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
+    text, options, extra = members
+    visible = partial(_visible, kind, caller)
+    answer = searching.smart_search(tx, kind, text, options, extra, caller.longest_list, visible)
+    return _with_entries(kind, tx, caller, answer)
+
+
+def _with_entries(kind: Kind, tx: Transaction, caller: Caller, answer: Object) -> Object:
+    if kind is CHANGE_SETS:
+        history.add_entries(tx, answer['result'], history.FIRST_ENTRIES, webhooks=_sees_webhooks(caller))
+    return answer
+
+
 # ---------------------------------------------------------------- many calls at once
 
 
@@ -426,9 +483,26 @@ _QUERIES: dict[str, Any] = {
     'asn': {'operator': 'equals', 'val1': 'asn', 'val2': 64500},
     'prefix': {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'},
     'tag': {'operator': 'like', 'val1': 'name', 'val2': 'core%'},
+    'audit': {'operator': 'contained_within_equals', 'val1': 'prefix', 'val2': '192.0.2.0/24'},
+    'change_set': {'operator': 'equals', 'val1': 'username', 'val2': 'kim'},
 }
-_SEARCHED = {'vrf': 'customers', 'pool': 'links', 'asn': 'Example', 'prefix': '10.0.0.1'}
-_NOUNS = {'vrf': 'VRFs', 'pool': 'pools', 'asn': 'AS numbers', 'prefix': 'prefixes', 'tag': 'tags in use'}
+_SEARCHED = {
+    'vrf': 'customers',
+    'pool': 'links',
+    'asn': 'Example',
+    'prefix': '10.0.0.1',
+    'audit': '192.0.2.7 action=remove',
+    'change_set': 'user=kim',
+}
+_NOUNS = {
+    'vrf': 'VRFs',
+    'pool': 'pools',
+    'asn': 'AS numbers',
+    'prefix': 'prefixes',
+    'tag': 'tags in use',
+    'audit': 'audit entries',
+    'change_set': 'change sets',
+}
 _REQUIRED = {
     'vrf': '``rt`` and ``name`` are needed.',
     'pool': '``name``, ``description`` and ``default_type`` are needed.',
@@ -625,6 +699,68 @@ def _prefix_calls() -> list[Call]:
     ]
 
 
+def _read_audit_spec(spec: object) -> Condition:
+    return history.read_spec(AUDIT_ENTRIES.table, 'audit', spec)
+
+
+def _read_set_spec(spec: object) -> Condition:
+    condition = history.read_spec(CHANGE_SETS.table, 'change_set', spec)
+    if condition is EVERYTHING:
+        raise NipapMissingInputError('change_set spec must contain a key, such as id, request_id or change_group')
+    return condition
+
+
+_ENTRIES_DOC = """
+
+An entry is the change of one object: ``before`` and ``after`` have its attributes as stored, ``changes`` those that
+differ, and ``sentence`` says it in words. The newest entry comes first. ``prefix`` compares with the place before or
+after the change, ``changed`` with the names of changed attributes, ``before.KEY`` and ``after.KEY`` with a value.
+"""
+_SETS_DOC = f"""
+
+A change set has all changes of one call. The newest comes first, each with its first {history.FIRST_ENTRIES}
+``entries``; ``more`` says whether it has others.
+"""
+
+
+def _past_calls() -> list[Call]:
+    """Return the calls that read the past."""
+    found = []
+    for kind, doc in ((AUDIT_ENTRIES, _ENTRIES_DOC), (CHANGE_SETS, _SETS_DOC)):
+        search, smart = _searches(kind, doc)
+        found += [
+            replace(search, work=partial(_search_past, kind)),
+            replace(smart, work=partial(_smart_search_past, kind)),
+        ]
+    entries = Member(
+        'audit',
+        _read_audit_spec,
+        'The spec that selects audit entries; all without one.',
+        {'kind': 'vrf', 'object_id': 1},
+    )
+    sets = Member('change_set', _read_set_spec, 'The spec that selects change sets.', {'id': 1}, required=True)
+    return [
+        Call(
+            'list_audit',
+            'Return the audit entries that the spec ``audit`` selects, the newest first; all without one.',
+            (entries,),
+            Right.READ,
+            Mode.READ,
+            partial(_list_past, AUDIT_ENTRIES),
+        ),
+        Call(
+            'list_change_set',
+            'Return the change sets that the spec ``change_set`` selects, the newest first.\n\n'
+            f'One has its first {history.MOST_ENTRIES} ``entries``; several have {history.FIRST_ENTRIES} each.',
+            (sets,),
+            Right.READ,
+            Mode.READ,
+            partial(_list_past, CHANGE_SETS),
+        ),
+        *found,
+    ]
+
+
 def _webhook_calls() -> list[Call]:
     new = Member(
         'attr',
@@ -730,6 +866,7 @@ CALLS: dict[str, Call] = {
         *_calls_of(ASNS, ''),
         *_prefix_calls(),
         *_searches(TAGS),
+        *_past_calls(),
         *_webhook_calls(),
         _batch_call(),
     )

@@ -191,24 +191,25 @@ CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
 COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix for word searches, a line for each attribute.';
 
 CREATE TABLE public.audit_log (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    username text NOT NULL,
-    authenticated_as text NOT NULL,
+    id bigint CONSTRAINT audit_log_id_not_null1 NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null1 NOT NULL,
+    username text CONSTRAINT audit_log_username_not_null1 NOT NULL,
+    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null1 NOT NULL,
     full_name text,
-    authoritative_source text NOT NULL,
-    object_type text NOT NULL,
-    object_id bigint NOT NULL,
-    action text NOT NULL,
+    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null1 NOT NULL,
+    object_type text CONSTRAINT audit_log_object_type_not_null1 NOT NULL,
+    object_id bigint CONSTRAINT audit_log_object_id_not_null1 NOT NULL,
+    action text CONSTRAINT audit_log_action_not_null1 NOT NULL,
     before jsonb,
     after jsonb,
     change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
     change_set bigint
-);
+)
+PARTITION BY RANGE (id);
 
-COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated.';
+COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated. Partitioned by ranges of ten million ids.';
 
-COMMENT ON COLUMN public.audit_log.id IS 'Identity; grows, with gaps.';
+COMMENT ON COLUMN public.audit_log.id IS 'Identity; increases, with gaps. The first entry of a month begins a new partition.';
 
 COMMENT ON COLUMN public.audit_log.at IS 'When the transaction of the change began.';
 
@@ -247,7 +248,8 @@ CREATE TABLE public.change_set (
     idempotency_key text,
     reason text,
     change_group text,
-    last_older_entry bigint
+    last_older_entry bigint,
+    entries_after bigint DEFAULT 0 NOT NULL
 );
 
 COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
@@ -277,6 +279,8 @@ COMMENT ON COLUMN public.change_set.reason IS 'Reason for the change, as given b
 COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as given by the client.';
 
 COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
+
+COMMENT ON COLUMN public.change_set.entries_after IS 'The ids of the audit entries are above this one, so that older partitions need not be read.';
 
 CREATE TABLE public.pool (
     id integer NOT NULL,
@@ -410,14 +414,111 @@ COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
 
 COMMENT ON COLUMN public.asn.name IS 'Name.';
 
-ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME public.audit_log_id_seq
+CREATE SEQUENCE public.audit_log_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
     NO MAXVALUE
-    CACHE 1
+    CACHE 1;
+
+ALTER SEQUENCE public.audit_log_id_seq OWNED BY public.audit_log.id;
+
+CREATE TABLE public.audit_log_1 (
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) CONSTRAINT audit_log_id_not_null NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null NOT NULL,
+    username text CONSTRAINT audit_log_username_not_null NOT NULL,
+    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null NOT NULL,
+    full_name text,
+    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null NOT NULL,
+    object_type text CONSTRAINT audit_log_object_type_not_null NOT NULL,
+    object_id bigint CONSTRAINT audit_log_object_id_not_null NOT NULL,
+    action text CONSTRAINT audit_log_action_not_null NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
 );
+
+COMMENT ON TABLE public.audit_log_1 IS 'The oldest partition of audit_log: the log as it was before it had partitions.';
+
+COMMENT ON COLUMN public.audit_log_1.id IS 'Identity; grows, with gaps.';
+
+COMMENT ON COLUMN public.audit_log_1.at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.audit_log_1.username IS 'The user for whom the change was made.';
+
+COMMENT ON COLUMN public.audit_log_1.authenticated_as IS 'The user that logged in: name, or name@backend for a user of an authentication backend other than the default one. Differs from username also when a trusted user acts for another user.';
+
+COMMENT ON COLUMN public.audit_log_1.full_name IS 'Full name that goes with username, when known.';
+
+COMMENT ON COLUMN public.audit_log_1.authoritative_source IS 'The system that the change came from.';
+
+COMMENT ON COLUMN public.audit_log_1.object_type IS 'vrf, pool, prefix, asn or webhook.';
+
+COMMENT ON COLUMN public.audit_log_1.object_id IS 'Id of the object; the AS number itself for asn.';
+
+COMMENT ON COLUMN public.audit_log_1.action IS 'add, edit or remove; resend for dead letters of a webhook.';
+
+COMMENT ON COLUMN public.audit_log_1.before IS 'Stored values before the change, without nulls; NULL for add. For a webhook: the attributes that clients set, without the secret.';
+
+COMMENT ON COLUMN public.audit_log_1.after IS 'Stored values after the change, without nulls; NULL for remove. For a webhook: the attributes that clients set, without the secret, with secret_changed, or with the dead letters that are sent again.';
+
+COMMENT ON COLUMN public.audit_log_1.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
+
+COMMENT ON COLUMN public.audit_log_1.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
+
+CREATE TABLE public.audit_log_2 (
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) CONSTRAINT audit_log_id_not_null1 NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null1 NOT NULL,
+    username text CONSTRAINT audit_log_username_not_null1 NOT NULL,
+    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null1 NOT NULL,
+    full_name text,
+    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null1 NOT NULL,
+    object_type text CONSTRAINT audit_log_object_type_not_null1 NOT NULL,
+    object_id bigint CONSTRAINT audit_log_object_id_not_null1 NOT NULL,
+    action text CONSTRAINT audit_log_action_not_null1 NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
+);
+
+COMMENT ON TABLE public.audit_log_2 IS 'A partition of audit_log.';
+
+CREATE TABLE public.audit_log_rest (
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) CONSTRAINT audit_log_id_not_null1 NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null1 NOT NULL,
+    username text CONSTRAINT audit_log_username_not_null1 NOT NULL,
+    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null1 NOT NULL,
+    full_name text,
+    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null1 NOT NULL,
+    object_type text CONSTRAINT audit_log_object_type_not_null1 NOT NULL,
+    object_id bigint CONSTRAINT audit_log_object_id_not_null1 NOT NULL,
+    action text CONSTRAINT audit_log_action_not_null1 NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
+);
+
+COMMENT ON TABLE public.audit_log_rest IS 'The partition of audit_log for entries without another one. Empty unless nobody made partitions ahead.';
+
+CREATE TABLE public.audit_span (
+    last_id bigint NOT NULL,
+    first_id bigint NOT NULL,
+    oldest timestamp with time zone NOT NULL,
+    newest timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.audit_span IS 'Ranges of audit entries with the times in them: an entry of a time is found without an index on times. Ranges have no entry in common and are complete.';
+
+COMMENT ON COLUMN public.audit_span.last_id IS 'The last id of the range. No transaction can still add an entry up to it.';
+
+COMMENT ON COLUMN public.audit_span.first_id IS 'The first id of the range. Ids between two ranges were not used.';
+
+COMMENT ON COLUMN public.audit_span.oldest IS 'No entry of the range is older.';
+
+COMMENT ON COLUMN public.audit_span.newest IS 'No entry of the range is newer.';
 
 CREATE TABLE public.change_order (
     "position" bigint NOT NULL,
@@ -665,11 +766,31 @@ ALTER TABLE public.webhook ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+ALTER TABLE ONLY public.audit_log ATTACH PARTITION public.audit_log_1 FOR VALUES FROM (MINVALUE) TO ('10000000');
+
+ALTER TABLE ONLY public.audit_log ATTACH PARTITION public.audit_log_2 FOR VALUES FROM ('10000000') TO ('20000000');
+
+ALTER TABLE ONLY public.audit_log ATTACH PARTITION public.audit_log_rest DEFAULT;
+
+ALTER TABLE ONLY public.audit_log ALTER COLUMN id SET DEFAULT nextval('public.audit_log_id_seq'::regclass);
+
 ALTER TABLE ONLY public.asn
     ADD CONSTRAINT asn_pkey PRIMARY KEY (asn);
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_log_1
+    ADD CONSTRAINT audit_log_1_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_log_2
+    ADD CONSTRAINT audit_log_2_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_log_rest
+    ADD CONSTRAINT audit_log_rest_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_span
+    ADD CONSTRAINT audit_span_pkey PRIMARY KEY (last_id);
 
 ALTER TABLE ONLY public.change_order
     ADD CONSTRAINT change_order_change_set_key UNIQUE (change_set);
@@ -722,17 +843,71 @@ ALTER TABLE ONLY public.vrf_total
 ALTER TABLE ONLY public.webhook
     ADD CONSTRAINT webhook_pkey PRIMARY KEY (id);
 
-CREATE INDEX audit_log_change_idx ON public.audit_log USING btree (change) WHERE (change IS NOT NULL);
+CREATE INDEX audit_log_change_idx ON ONLY public.audit_log USING btree (change) WHERE (change IS NOT NULL);
 
 COMMENT ON INDEX public.audit_log_change_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
 
-CREATE INDEX audit_log_change_set_idx ON public.audit_log USING btree (change_set, id) WHERE (change_set IS NOT NULL);
+CREATE INDEX audit_log_1_change_idx ON public.audit_log_1 USING btree (change) WHERE (change IS NOT NULL);
+
+COMMENT ON INDEX public.audit_log_1_change_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
+
+CREATE INDEX audit_log_change_set_idx ON ONLY public.audit_log USING btree (change_set, id) WHERE (change_set IS NOT NULL);
 
 COMMENT ON INDEX public.audit_log_change_set_idx IS 'The entries of a change set.';
 
-CREATE INDEX audit_log_object_idx ON public.audit_log USING btree (object_type, object_id, id);
+CREATE INDEX audit_log_1_change_set_idx ON public.audit_log_1 USING btree (change_set, id) WHERE (change_set IS NOT NULL);
 
-COMMENT ON INDEX public.audit_log_object_idx IS 'The history of one object.';
+COMMENT ON INDEX public.audit_log_1_change_set_idx IS 'The entries of a change set.';
+
+CREATE INDEX audit_log_moved_idx ON ONLY public.audit_log USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+COMMENT ON INDEX public.audit_log_moved_idx IS 'Prefixes that were moved away, by their former place.';
+
+CREATE INDEX audit_log_1_moved_idx ON public.audit_log_1 USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+CREATE INDEX audit_log_object_idx ON ONLY public.audit_log USING btree (object_type, object_id, id);
+
+COMMENT ON INDEX public.audit_log_object_idx IS 'The history of an object.';
+
+CREATE INDEX audit_log_1_object_idx ON public.audit_log_1 USING btree (object_type, object_id, id);
+
+COMMENT ON INDEX public.audit_log_1_object_idx IS 'The history of one object.';
+
+CREATE INDEX audit_log_place_idx ON ONLY public.audit_log USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+COMMENT ON INDEX public.audit_log_place_idx IS 'The history of a part of the tree.';
+
+CREATE INDEX audit_log_1_place_idx ON public.audit_log_1 USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+CREATE INDEX audit_log_user_idx ON ONLY public.audit_log USING btree (username, id);
+
+COMMENT ON INDEX public.audit_log_user_idx IS 'The history of a user.';
+
+CREATE INDEX audit_log_1_user_idx ON public.audit_log_1 USING btree (username, id);
+
+CREATE INDEX audit_log_2_change_idx ON public.audit_log_2 USING btree (change) WHERE (change IS NOT NULL);
+
+CREATE INDEX audit_log_2_change_set_id_idx ON public.audit_log_2 USING btree (change_set, id) WHERE (change_set IS NOT NULL);
+
+CREATE INDEX audit_log_2_int4_cidr_id_idx ON public.audit_log_2 USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+CREATE INDEX audit_log_2_int4_cidr_id_idx1 ON public.audit_log_2 USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+CREATE INDEX audit_log_2_object_type_object_id_id_idx ON public.audit_log_2 USING btree (object_type, object_id, id);
+
+CREATE INDEX audit_log_2_username_id_idx ON public.audit_log_2 USING btree (username, id);
+
+CREATE INDEX audit_log_rest_change_idx ON public.audit_log_rest USING btree (change) WHERE (change IS NOT NULL);
+
+CREATE INDEX audit_log_rest_change_set_id_idx ON public.audit_log_rest USING btree (change_set, id) WHERE (change_set IS NOT NULL);
+
+CREATE INDEX audit_log_rest_int4_cidr_id_idx ON public.audit_log_rest USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+CREATE INDEX audit_log_rest_int4_cidr_id_idx1 ON public.audit_log_rest USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+CREATE INDEX audit_log_rest_object_type_object_id_id_idx ON public.audit_log_rest USING btree (object_type, object_id, id);
+
+CREATE INDEX audit_log_rest_username_id_idx ON public.audit_log_rest USING btree (username, id);
 
 CREATE INDEX change_set_call_idx ON public.change_set USING btree (call) WHERE (call IS NOT NULL);
 
@@ -741,6 +916,14 @@ COMMENT ON INDEX public.change_set_call_idx IS 'Shows whether a call was committ
 CREATE INDEX change_set_group_idx ON public.change_set USING btree (change_group, id) WHERE (change_group IS NOT NULL);
 
 COMMENT ON INDEX public.change_set_group_idx IS 'The change sets of a group.';
+
+CREATE INDEX change_set_request_idx ON public.change_set USING btree (request_id) WHERE (request_id IS NOT NULL);
+
+COMMENT ON INDEX public.change_set_request_idx IS 'The change set of a request.';
+
+CREATE INDEX change_set_user_idx ON public.change_set USING btree (username, id);
+
+COMMENT ON INDEX public.change_set_user_idx IS 'The change sets of a user.';
 
 CREATE UNIQUE INDEX change_state_single_idx ON public.change_state USING btree ((true));
 
@@ -814,6 +997,48 @@ CREATE UNIQUE INDEX vrf_rank_key ON public.vrf USING btree (rt_rank, id);
 
 COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
 
+ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_1_change_idx;
+
+ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_1_change_set_idx;
+
+ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_1_moved_idx;
+
+ALTER INDEX public.audit_log_object_idx ATTACH PARTITION public.audit_log_1_object_idx;
+
+ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_1_pkey;
+
+ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_1_place_idx;
+
+ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_1_user_idx;
+
+ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_2_change_idx;
+
+ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_2_change_set_id_idx;
+
+ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_2_int4_cidr_id_idx;
+
+ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_2_int4_cidr_id_idx1;
+
+ALTER INDEX public.audit_log_object_idx ATTACH PARTITION public.audit_log_2_object_type_object_id_id_idx;
+
+ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_2_pkey;
+
+ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_2_username_id_idx;
+
+ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_rest_change_idx;
+
+ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_rest_change_set_id_idx;
+
+ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_rest_int4_cidr_id_idx;
+
+ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_rest_int4_cidr_id_idx1;
+
+ALTER INDEX public.audit_log_object_idx ATTACH PARTITION public.audit_log_rest_object_type_object_id_id_idx;
+
+ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_rest_pkey;
+
+ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_rest_username_id_idx;
+
 CREATE TRIGGER audit_log_change_set BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.change_set IS NULL)) EXECUTE FUNCTION public.keep_change_set();
 
 COMMENT ON TRIGGER audit_log_change_set ON public.audit_log IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
@@ -831,7 +1056,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v16; their text is in sql/functions.
+-- The functions of this version, in the schema public_v20; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.

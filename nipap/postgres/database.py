@@ -452,7 +452,8 @@ class Database:
             raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
 
 
-_COMMITTED = """SELECT s.id, a.object_id FROM change_set s JOIN audit_log a ON a.change_set = s.id
+_COMMITTED = """SELECT s.id, a.object_id FROM change_set s
+JOIN audit_log a ON a.change_set = s.id AND a.id > s.entries_after
 WHERE s.call = %s ORDER BY a.id LIMIT 1"""
 
 
