@@ -59,6 +59,9 @@ from nipap.rest import events as flask_events
 from nipap.rest import openapi as rest_openapi
 from nipap.rest import parameters
 from nipap.rest.objects import (
+    AUDIT_ENTRIES,
+    CHANGE_SETS,
+    PAST,
     RESOURCES,
     TAGS,
     Object,
@@ -115,6 +118,10 @@ def add_to(
     for resource in RESOURCES:
         _Collection(api, resource).connect(app)
     _Collection(api, TAGS).connect_list(app)
+    for resource in PAST:
+        _Past(api, resource).connect(app)
+    for resource in RESOURCES:
+        _Past(api, AUDIT_ENTRIES).connect_history(app, _Collection(api, resource), resource)
     _Calls(api).connect(app)
     flask_events.add_to(app, api, cast(Database, backend.db))  # an interface is not built inside a transaction
     rest_openapi.add_to(app, ROOT)
@@ -441,6 +448,64 @@ class _Collection:
             return any_will_do or edition(tag_of(item, self._resource)) in editions
 
         return Expectation(self.kind, number, holds)
+
+
+# Parameters of the past that compare in another way than by equality: the attribute and the operator of each.
+_COMPARED = {
+    'since': ('at', '>='),
+    'until': ('at', '<='),
+    'within': ('prefix', '<<='),
+    'covering': ('prefix', '>>='),
+}
+
+
+class _Past(_Collection):
+    """The paths of audit entries or change sets, which nobody can change."""
+
+    def connect(self, app: Flask) -> None:
+        """Add all paths."""
+        self.connect_list(app)
+        if self._resource is CHANGE_SETS:
+            self._api.connect(app, 'GET', f'/{self._resource.plural}/{KEY}', self._get)
+
+    def connect_history(self, app: Flask, collection: _Collection, resource: Resource) -> None:
+        """Add the path for the history of an object."""
+        view = partial(self._history, collection)
+        self._api.connect(app, 'GET', f'/{resource.plural}/{KEY}/history', view)
+
+    def _filter(self, args: Args) -> Object:
+        query = super()._filter(args)
+        for name, (attribute, operator) in _COMPARED.items():
+            if name in args:
+                one = {'operator': operator, 'val1': attribute, 'val2': args[name]}
+                query = _joined('and', [query, one]) if query else one
+        return query
+
+    def _history(self, collection: _Collection, actor: Actor, key: int) -> Response:
+        args = request_ctx.request.args
+        kind = collection.kind
+        own: Object = _joined('and', [_equal('kind', None, kind), _equal('object_id', None, str(key))])
+        last = self._last_of(actor, own)
+        if last is None:
+            collection.one(actor, key)  # raises an error unless the object exists
+        if read_flag(args, 'below'):
+            own = self._below(collection, actor, key, last)
+        filters = self._filter(args)
+        return self._found(actor, args.get('q'), _joined('and', [own, filters]) if filters else own)
+
+    def _last_of(self, actor: Actor, query: Object) -> Object | None:
+        """Return the last audit entry that matches a query; None without one."""
+        members = {'query': query, 'search_options': {'max_result': 1}}
+        found: list[Object] = self._api.look(actor, 'search_audit', members)['result']
+        return found[0] if found else None
+
+    def _below(self, collection: _Collection, actor: Actor, key: int, last: Object | None) -> Object:
+        """Return the query for everything in a VRF, or in the place of a prefix, which may have been removed."""
+        if collection.kind == 'vrf':
+            return _equal('vrf_id', None, str(key))
+        place = collection.one(actor, key) if last is None else last
+        inside: Object = {'operator': '<<=', 'val1': 'prefix', 'val2': place['prefix']}
+        return _joined('and', [_equal('vrf_id', None, str(place['vrf_id'])), inside])
 
 
 class _Calls:

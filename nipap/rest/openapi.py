@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound
 
 from nipap import __version__
 from nipap.attributes import MAX_ASN
-from nipap.rest.objects import RESOURCES, TAGS, Resource, digest, encode
+from nipap.rest.objects import AUDIT_ENTRIES, CHANGE_SETS, PAST, RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest.parameters import LARGEST_KEY, Parameter
 from nipap.rest.problems import CONTENT_TYPE, STATUSES
 from nipap.rest.routes import MERGE, ROUTES
@@ -139,6 +139,9 @@ def describe(root: str) -> Schema:
     for resource in RESOURCES:
         paths |= _collection(resource)
     paths |= _looking(TAGS)
+    for resource in PAST:
+        paths |= _looking(resource)
+    paths |= _past()
     paths |= _calls()
     paths |= _events()
     for (method, path), route in ROUTES.items():
@@ -161,7 +164,7 @@ def describe(root: str) -> Schema:
         },
         'servers': [{'url': root}],
         'security': [{'basic': []}, {'bearer': []}],
-        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)]
+        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS, *PAST)]
         + [{'name': name} for name in ('calls', 'events', 'webhooks')],
         'paths': {path: its for path, its in paths.items() if its},
         'components': {
@@ -318,7 +321,7 @@ def _of(method: str) -> str:
 
 def _looking(resource: Resource) -> dict[str, Schema]:
     """Return the paths to list and search objects."""
-    name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
+    name, kind, path = resource.schema, resource.kind, f'/{resource.plural}'
     found = {
         '200': _answer('A page of objects.', ref('schemas', f'{name}List'), ['ETag', 'Link']),
         '304': _answer('As before.'),
@@ -376,6 +379,29 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             [*key, *_parameters(_CHANGE)],
         ),
     }
+    return paths
+
+
+def _past() -> dict[str, Schema]:
+    """Return the paths of one change set, and of the history of one object."""
+    as_before = {'304': _answer('As before.')}
+    one = _answer('The change set.', ref('schemas', CHANGE_SETS.schema), ['ETag'])
+    text, parameters = _of('list_change_set'), _parameters(['key', *_ACTOR, *_LOOK])
+    paths: dict[str, Schema] = {
+        '/changes/{key}': {'get': _operation('get_change_set', 'changes', text, {'200': one, **as_before}, parameters)}
+    }
+    page = _answer('A page of audit entries.', ref('schemas', f'{AUDIT_ENTRIES.schema}List'), ['ETag', 'Link'])
+    for resource in RESOURCES:
+        kind, plural = resource.kind, resource.plural
+        paths[f'/{plural}/{{key}}/history'] = {
+            'get': _operation(
+                f'history_of_{kind}',
+                plural,
+                f'Return the audit entries of one {kind}, also of one that was removed, the newest first.',
+                {'200': page, **as_before},
+                _parameters(['asn' if kind == 'asn' else 'key', *_ACTOR, *_LOOK]),
+            )
+        }
     return paths
 
 

@@ -14,15 +14,15 @@ from werkzeug.datastructures import MultiDict
 from nipap.attributes import Attribute, read_boolean, shown
 from nipap.errors import NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
-from nipap.rest.objects import TAGS, Resource
-from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, STORED, TEXT, Schema
+from nipap.rest.objects import AUDIT_ENTRIES, TAGS, Resource
+from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, NETWORK, STORED, TEXT, Schema
 from nipap.search.paging import MOST
 
 Args = MultiDict[str, str]
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 10_000
-LISTS = ('tags', 'networks')  # kinds of attributes whose filters look for one value in a list
+LISTS = ('tags', 'networks', 'names')  # kinds of attributes whose filters look for one value in a list
 PAIR = 'avps.'  # the prefix of parameters that name the key of a pair
 LARGEST_KEY = 10**18 - 1  # of an object in a path
 
@@ -146,6 +146,11 @@ EVENTS = (
         )
     ),
 )
+SINCE = _shared('since', MOMENT, 'Only changes at or after this time.')
+UNTIL = _shared('until', MOMENT, 'Only changes at or before this time.')
+WITHIN = _shared('within', NETWORK, 'Only prefixes that are this network or inside it, before or after the change.')
+COVERING = _shared('covering', NETWORK, 'Only prefixes that are this network or around it, before or after the change.')
+BELOW = Parameter('below', _BOOLEAN, 'Whether the history of everything inside is included.')
 DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
 
 
@@ -167,7 +172,8 @@ def options(resource: Resource) -> tuple[Parameter, ...]:
 
 def filters(resource: Resource) -> tuple[Parameter, ...]:
     """Return a filter for each attribute. Filters for pairs are not included, because their keys are not known."""
-    return tuple(_filter(attribute) for attribute in resource.table.values())
+    more = {'audit': (SINCE, UNTIL, WITHIN, COVERING), 'change_set': (SINCE, UNTIL)}
+    return (*map(_filter, resource.table.values()), *more.get(resource.kind, ()))
 
 
 def _filter(attribute: Attribute) -> Parameter:
@@ -213,6 +219,12 @@ def free(resource: Resource) -> tuple[Parameter, ...]:
 def listing(resource: Resource) -> tuple[Parameter, ...]:
     """Return the parameters of a list."""
     return (*(() if resource is TAGS else (Q,)), *options(resource), *filters(resource))
+
+
+def history(resource: Resource) -> tuple[Parameter, ...]:
+    """Return the parameters of the history of an object."""
+    own = listing(AUDIT_ENTRIES)
+    return (*own, BELOW) if resource.kind in ('vrf', 'prefix') else own
 
 
 def searching(resource: Resource) -> tuple[Parameter, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from nipap.calls import CALLS
 from nipap.rest import parameters
-from nipap.rest.objects import RESOURCES, TAGS, Resource
+from nipap.rest.objects import CHANGE_SETS, PAST, RESOURCES, TAGS, Resource
 from nipap.rest.parameters import Parameter, Parameters
 
 
@@ -72,6 +72,10 @@ def _collection(resource: Resource) -> Iterator[_Entry]:
     yield ('DELETE', f'{path}/{{key}}'), Route(f'remove_{kind}', removal, conditional=True)
 
 
+def _history(resource: Resource) -> Iterator[_Entry]:
+    yield _route('GET', f'/{resource.plural}/{{key}}/history', 'search_audit', parameters.history(resource))
+
+
 def _source(resource: Resource) -> Iterator[_Entry]:
     path = f'/{resource.plural}/{{key}}'
     yield _route('POST', f'{path}/allocations', 'add_prefix')
@@ -82,6 +86,9 @@ ROUTES: Mapping[tuple[str, str], Route] = dict(
     (
         *(entry for resource in RESOURCES for entry in _collection(resource)),
         *_looking(TAGS),
+        *(entry for resource in PAST for entry in _looking(resource)),
+        _route('GET', '/changes/{key}', 'list_change_set', (parameters.fields(CHANGE_SETS),)),
+        *(entry for resource in RESOURCES for entry in _history(resource)),
         *(entry for resource in RESOURCES if resource.kind in ('pool', 'prefix') for entry in _source(resource)),
         _route('GET', '/version', 'version'),
         _route('POST', '/batch', 'batch'),

@@ -13,7 +13,7 @@ from nipap.batch import MAX_OPERATIONS
 from nipap.calls import CALLS
 from nipap.history.events import KINDS as EVENT_KINDS
 from nipap.history.webhook import LONGEST_SECRET, LONGEST_URL, MOST_IN_A_FILTER, SHORTEST_SECRET
-from nipap.rest.objects import RESOURCES, TAGS, Resource
+from nipap.rest.objects import CHANGE_SETS, PAST, RESOURCES, TAGS, Resource
 from nipap.search.query import COMPARISONS
 
 Schema = dict[str, Any]
@@ -28,6 +28,7 @@ PRINTABLE: Schema = {
 # Text that XML 1.0 can carry, because XML-RPC must carry it.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
 NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
+VALUE_BEFORE_OR_AFTER = r'^(before|after)\..+$'
 AVP = r'^avps\.[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]+$'
 ID: Schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**63 - 1}
 # The URL of a receiver: no password, a host, no blanks.
@@ -50,6 +51,7 @@ KINDS: Mapping[str, Schema] = {
     'enum': TEXT,
     'tags': {'type': 'array', 'items': STORED},
     'networks': {'type': 'array', 'items': NETWORK},
+    'names': {'type': 'array', 'items': TEXT},
     'avps': {'type': 'object', 'propertyNames': {**STORED, 'minLength': 1}, 'additionalProperties': STORED},
 }
 _NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'prefix', 'family'})
@@ -92,8 +94,8 @@ def schemas() -> dict[str, Schema]:
             },
         },
     }
-    for resource in (*RESOURCES, TAGS):
-        name = resource.kind.capitalize()
+    for resource in (*RESOURCES, TAGS, *PAST):
+        name = resource.schema
         shown = {key: _shown(attribute) for key, attribute in resource.table.items()}
         more = {
             'match': {
@@ -104,16 +106,37 @@ def schemas() -> dict[str, Schema]:
         found[name] = {
             'type': 'object',
             'description': 'With the parameter `fields`, only the requested members.',
-            'properties': shown | (more if resource.kind == 'prefix' else {}),
+            'properties': shown | (more if resource.kind == 'prefix' else {}) | _of_past(resource),
         }
         found[f'{name}Query'] = _query(resource)
         found[f'{name}List'] = _list_of(name, smart=resource is not TAGS)
-        if resource is not TAGS:
+        if resource in RESOURCES:
             found[f'{name}Attr'] = _settable(resource)
             found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
             found[f'{name}Merge'] = _merge(found[f'{name}Attr'])
     attr = found['PrefixAttr']['properties']
     return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **webhooks()}
+
+
+def _of_past(resource: Resource) -> Schema:
+    """Return the members of audit entries and change sets that are no attributes."""
+    if resource is CHANGE_SETS:
+        entries = {**listed(ref('schemas', 'Audit')), 'description': 'The first entries, in the order of the changes.'}
+        return {'entries': entries, 'more': {'type': 'boolean', 'description': 'Whether there are further entries.'}}
+    if resource not in PAST:
+        return {}
+    facts: Schema = {'type': ['object', 'null']}
+    both = {'type': 'object', 'properties': {'before': {}, 'after': {}}}
+    return {
+        'before': {**facts, 'description': 'The stored attributes before the change; null for an addition.'},
+        'after': {**facts, 'description': 'The stored attributes after the change; null for a removal.'},
+        'changes': {
+            'type': 'object',
+            'description': 'The attributes that differ, with their values.',
+            'additionalProperties': both,
+        },
+        'sentence': {'type': 'string', 'description': 'The change in words.'},
+    }
 
 
 _NO_NODE: Schema = {'if': {'not': {'required': ['node']}}, 'then': {'required': ['description']}}
@@ -146,8 +169,10 @@ def _of_prefix(attr: Schema) -> Schema:
 
 
 def _query(resource: Resource) -> Schema:
-    own = ref('schemas', f'{resource.kind.capitalize()}Query')
+    own = ref('schemas', f'{resource.schema}Query')
     names: list[Schema] = [{'enum': sorted(resource.table)}]
+    if resource.kind == 'audit':
+        names.append({'type': 'string', 'pattern': VALUE_BEFORE_OR_AFTER})
     if 'avps' in resource.table:
         names.append({'type': 'string', 'pattern': AVP})
     members = ['operator', 'val1', 'val2']

@@ -28,7 +28,7 @@ MODULES_IN_ORDER = (
         'runtime.spool',
     ),
     *('xmlrpc.codec', 'answers', 'search.patterns', 'attributes'),
-    *('search.condition', 'search.query', 'search.paging', 'search.smart_parsing'),
+    *('search.condition', 'search.entries', 'search.query', 'search.paging', 'search.smart_parsing'),
     *('postgres.advisory', 'postgres.migrations', 'postgres.joining', 'postgres.connecting', 'postgres.session'),
     *('postgres.sqlstates', 'postgres.transaction', 'postgres.database', 'postgres.schema', 'search.pattern_trial'),
     *(
@@ -40,7 +40,8 @@ MODULES_IN_ORDER = (
         'history.webhook',
         'history.webhook_calls',
     ),
-    *('objects.rows', 'objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
+    *('objects.rows', 'history.sentences', 'history.changes'),
+    *('objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
     *('objects.prefix_view', 'objects.prefix_search', 'objects.prefix', 'objects.allocate'),
     *('integrity.check', 'integrity.repair', 'integrity.restore'),
     *(
