@@ -16,7 +16,7 @@ NOTHING, NEVER = 'nothing', 'never'
 _ORDER = {name: place for place, name in enumerate(dict.fromkeys((*PREFIX, *POOL, *VRF, *ASN)))}
 # An edit always changes the first; the others name the object itself.
 UNSAID = frozenset({'last_modified', 'added', 'id', 'vrf_id', 'prefix'})
-_VERBS = {'add': 'added', 'edit': 'edited', 'remove': 'removed', 'resend': 'sent dead letters again of'}
+_VERBS = {'add': 'added', 'edit': 'edited', 'remove': 'removed', 'resend': 'resent dead letters of'}
 
 
 def differences(before: Facts | None, after: Facts | None) -> dict[str, dict[str, Any]]:

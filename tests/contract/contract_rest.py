@@ -25,8 +25,11 @@ Object = dict[str, Any]
 #: Method, path below the root, body and headers of a request; the result is the HTTP status and the body.
 Exchange = Callable[[str, str, bytes | None, Mapping[str, str]], tuple[int, bytes]]
 
-PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags', 'webhook': 'webhooks'}
-MOMENTS = ('added', 'last_modified', 'expires')
+PLURALS = {
+    **{'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags', 'webhook': 'webhooks'},
+    **{'audit': 'audit', 'change_set': 'changes'},
+}
+MOMENTS = ('added', 'last_modified', 'expires', 'at')
 AROUND = ('parents_depth', 'children_depth', 'include_all_parents', 'include_all_children', 'include_neighbors')
 ALLOCATING = {'prefix_length', 'family', 'count'}
 HEADERS = {
@@ -146,13 +149,14 @@ class RestFace(Face):
 
         The result is None if there is no resource for the call.
         """
-        verb, _, kind = method.rpartition('_')
+        kind = next((kind for kind in PLURALS if method.endswith(f'_{kind}')), '')
+        verb = method.removesuffix(f'_{kind}')
         if method in ('version', 'db_version'):
             return self.ask('GET', '/version')[method]
         if method == 'find_free_prefix':
             return self._free(members)
         if verb == 'list':
-            place = self._place(kind, members.get(kind))
+            place = None if kind == 'audit' else self._place(kind, members.get(kind))
             return None if place is None else self._listed(place)
         return self._found(verb, kind, members, answer) if verb in ('search', 'smart_search') else None
 
@@ -168,7 +172,8 @@ class RestFace(Face):
         """Return the answer of a search, with the options that the other faces repeat."""
         options = members.get('search_options') or {}
         size = options.get('max_result', 50)
-        known = {'max_result', *((*AROUND, 'parent_prefix', 'after') if kind == 'prefix' else ())}
+        more = {'prefix': (*AROUND, 'parent_prefix', 'after'), 'audit': ('after',)}
+        known = {'max_result', *more.get(kind, ())}
         plain = all(isinstance(value, str | int) for value in options.values())
         if options.keys() - known or not plain or isinstance(size, bool | str) or not 1 <= size <= MOST:
             return None
@@ -261,8 +266,9 @@ class Problem(Fault):
 
 def with_moments(item: Object) -> Object:
     """Return an object of an answer with its timestamps parsed."""
-    if 'last_modified' in item:
-        item |= {name: dt.datetime.fromisoformat(item[name]) for name in MOMENTS if item[name] is not None}
+    # The facts of an audit entry are as they are stored: an object without an indent.
+    if 'indent' in item or 'authenticated_as' in item:
+        item |= {name: dt.datetime.fromisoformat(item[name]) for name in MOMENTS if item.get(name) is not None}
     return item
 
 
