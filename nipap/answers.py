@@ -116,6 +116,52 @@ class Tag(TypedDict):
     name: str
 
 
+class AuditEntry(TypedDict):
+    """The change of one object. `before` and `after` are its stored attributes; None for an addition or a removal."""
+
+    id: int
+    change_set: int
+    at: datetime
+    username: str
+    authenticated_as: str
+    full_name: str | None
+    authoritative_source: str
+    method: str | None
+    request_id: str | None
+    reason: str | None
+    change_group: str | None
+    kind: str
+    object_id: int
+    action: str
+    name: str | None
+    vrf_id: int | None
+    prefix: str | None
+    pool_id: int | None
+    changed: list[str]
+    before: Mapping[str, object] | None
+    after: Mapping[str, object] | None
+    changes: Mapping[str, object]
+    sentence: str
+
+
+class ChangeSet(TypedDict):
+    """All changes of one call: its first entries, and whether it has more."""
+
+    id: int
+    at: datetime
+    username: str
+    authenticated_as: str
+    full_name: str | None
+    authoritative_source: str
+    method: str | None
+    request_id: str | None
+    reason: str | None
+    change_group: str | None
+    idempotency_key: str | None
+    entries: list[AuditEntry]
+    more: bool
+
+
 class Webhook(TypedDict):
     """A webhook and the progress of its deliveries."""
 
@@ -175,6 +221,22 @@ class PrefixPage(TypedDict):
     search_options: Options
     result: list[Prefix] | LongList
     after: NotRequired[str | None]
+
+
+class AuditPage(TypedDict):
+    """The answer of a search for audit entries, which may be long."""
+
+    search_options: Options
+    result: list[AuditEntry] | LongList
+    after: NotRequired[str | None]
+
+
+class SmartAuditPage(AuditPage):
+    """The answer of a smart search for audit entries, with its interpretation."""
+
+    interpretation: Mapping[str, object]
+    error: bool
+    error_message: NotRequired[str | None]
 
 
 class SmartPrefixPage(PrefixPage):

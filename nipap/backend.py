@@ -31,6 +31,9 @@ from nipap import calls
 from nipap.access.authentication import Actor
 from nipap.answers import (
     Asn,
+    AuditEntry,
+    AuditPage,
+    ChangeSet,
     DeadLetter,
     LongList,
     PackedList,
@@ -38,6 +41,7 @@ from nipap.answers import (
     Pool,
     Prefix,
     PrefixPage,
+    SmartAuditPage,
     SmartPage,
     SmartPrefixPage,
     Tag,
@@ -426,6 +430,36 @@ class Backend:
 
     def search_tag(self, actor: Actor, query: Any = None, search_options: Any = None) -> Page[Tag]:
         answer: Page[Tag] = self._call(actor, 'search_tag', query=query, search_options=search_options)
+        return answer
+
+    def list_audit(self, actor: Actor, audit: Any = None) -> list[AuditEntry] | LongList:
+        answer: list[AuditEntry] | LongList = self._call(actor, 'list_audit', audit=audit)
+        return answer
+
+    def search_audit(self, actor: Actor, query: Any = None, search_options: Any = None) -> AuditPage:
+        answer: AuditPage = self._call(actor, 'search_audit', query=query, search_options=search_options)
+        return answer
+
+    def smart_search_audit(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> SmartAuditPage:
+        members = {'query_string': query_string, 'search_options': search_options, 'extra_query': extra_query}
+        answer: SmartAuditPage = self._call(actor, 'smart_search_audit', **members)
+        return answer
+
+    def list_change_set(self, actor: Actor, change_set: Any = None) -> list[ChangeSet]:
+        answer: list[ChangeSet] = self._call(actor, 'list_change_set', change_set=change_set)
+        return answer
+
+    def search_change_set(self, actor: Actor, query: Any = None, search_options: Any = None) -> Page[ChangeSet]:
+        answer: Page[ChangeSet] = self._call(actor, 'search_change_set', query=query, search_options=search_options)
+        return answer
+
+    def smart_search_change_set(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> SmartPage[ChangeSet]:
+        members = {'query_string': query_string, 'search_options': search_options, 'extra_query': extra_query}
+        answer: SmartPage[ChangeSet] = self._call(actor, 'smart_search_change_set', **members)
         return answer
 
     def add_webhook(self, actor: Actor, attr: Any = None) -> Webhook:

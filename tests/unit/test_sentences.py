@@ -81,8 +81,6 @@ def test_an_edit_names_an_attribute_with_its_value_before_and_after(kind: str, a
 CLEARED = [
     each for each in ATTRIBUTES if not each.values[1].never_nil and each.values[1].name not in OWN[each.values[0]]
 ]
-    each for each in ATTRIBUTES if not each.values[1].never_nil and each.values[1].name not in OWN[each.values[0]]
-]
 
 
 @pytest.mark.parametrize(('kind', 'attribute'), CLEARED)
