@@ -75,7 +75,7 @@ END $$
 """
 
 # Every object of ours that has another owner, since it is older than the role. Members of an extension and sequences of
-# columns are left out: they follow the extension or the column.
+# columns are left out: they follow the extension or the column. A partition does not follow its table.
 _HOMES = r"(nspname = 'public' OR nspname ~ '^public_v[0-9]+$')"
 _NO_MEMBER = """NOT EXISTS (
     SELECT FROM pg_depend WHERE classid = '{0}'::regclass AND objid = {0}.oid AND deptype IN ('e', 'a', 'i'))"""
@@ -87,7 +87,7 @@ SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 
     WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, pg_class.oid::regclass::text
 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 WHERE {_HOMES} AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND relowner <> '{OWNER}'::regrole
-    AND {_NO_MEMBER.format('pg_class')}
+    AND (relispartition OR {_NO_MEMBER.format('pg_class')})
 UNION ALL
 SELECT 'ROUTINE', pg_proc.oid::regprocedure::text FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
 WHERE {_HOMES} AND proowner <> '{OWNER}'::regrole AND {_NO_MEMBER.format('pg_proc')}

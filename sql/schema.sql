@@ -191,15 +191,15 @@ CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
 COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix for word searches, a line for each attribute.';
 
 CREATE TABLE public.audit_log (
-    id bigint CONSTRAINT audit_log_id_not_null1 NOT NULL,
-    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null1 NOT NULL,
-    username text CONSTRAINT audit_log_username_not_null1 NOT NULL,
-    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null1 NOT NULL,
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
     full_name text,
-    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null1 NOT NULL,
-    object_type text CONSTRAINT audit_log_object_type_not_null1 NOT NULL,
-    object_id bigint CONSTRAINT audit_log_object_id_not_null1 NOT NULL,
-    action text CONSTRAINT audit_log_action_not_null1 NOT NULL,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
     before jsonb,
     after jsonb,
     change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
@@ -424,15 +424,15 @@ CREATE SEQUENCE public.audit_log_id_seq
 ALTER SEQUENCE public.audit_log_id_seq OWNED BY public.audit_log.id;
 
 CREATE TABLE public.audit_log_1 (
-    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) CONSTRAINT audit_log_id_not_null NOT NULL,
-    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null NOT NULL,
-    username text CONSTRAINT audit_log_username_not_null NOT NULL,
-    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null NOT NULL,
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
     full_name text,
-    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null NOT NULL,
-    object_type text CONSTRAINT audit_log_object_type_not_null NOT NULL,
-    object_id bigint CONSTRAINT audit_log_object_id_not_null NOT NULL,
-    action text CONSTRAINT audit_log_action_not_null NOT NULL,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
     before jsonb,
     after jsonb,
     change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
@@ -468,15 +468,15 @@ COMMENT ON COLUMN public.audit_log_1.change IS 'Number of the call, written by p
 COMMENT ON COLUMN public.audit_log_1.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
 
 CREATE TABLE public.audit_log_2 (
-    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) CONSTRAINT audit_log_id_not_null1 NOT NULL,
-    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null1 NOT NULL,
-    username text CONSTRAINT audit_log_username_not_null1 NOT NULL,
-    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null1 NOT NULL,
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
     full_name text,
-    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null1 NOT NULL,
-    object_type text CONSTRAINT audit_log_object_type_not_null1 NOT NULL,
-    object_id bigint CONSTRAINT audit_log_object_id_not_null1 NOT NULL,
-    action text CONSTRAINT audit_log_action_not_null1 NOT NULL,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
     before jsonb,
     after jsonb,
     change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
@@ -486,15 +486,15 @@ CREATE TABLE public.audit_log_2 (
 COMMENT ON TABLE public.audit_log_2 IS 'A partition of audit_log.';
 
 CREATE TABLE public.audit_log_rest (
-    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) CONSTRAINT audit_log_id_not_null1 NOT NULL,
-    at timestamp with time zone DEFAULT now() CONSTRAINT audit_log_at_not_null1 NOT NULL,
-    username text CONSTRAINT audit_log_username_not_null1 NOT NULL,
-    authenticated_as text CONSTRAINT audit_log_authenticated_as_not_null1 NOT NULL,
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
     full_name text,
-    authoritative_source text CONSTRAINT audit_log_authoritative_source_not_null1 NOT NULL,
-    object_type text CONSTRAINT audit_log_object_type_not_null1 NOT NULL,
-    object_id bigint CONSTRAINT audit_log_object_id_not_null1 NOT NULL,
-    action text CONSTRAINT audit_log_action_not_null1 NOT NULL,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
     before jsonb,
     after jsonb,
     change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
@@ -1091,11 +1091,17 @@ ALTER TABLE ONLY public.vrf_total
 -- attach(parent prefix, INOUT new_row prefix, taken adopted) -> prefix
 --     Put new_row, which has adopted the prefixes that it covers, below parent: update ranges, counters and totals. Returns new_row with its derived columns; the caller stores it.
 
+-- audit_range(since timestamp with time zone, until timestamp with time zone, OUT newest bigint, OUT tail bigint, OUT first bigint, OUT last bigint) -> record
+--     The ids of audit entries of a time: those from first to last, and those from tail on, whose times are not known yet. newest is the last id that was drawn. NULL: without a limit.
+
 -- call_under_way() -> text
 --     Identifier of the current call; no other call has the same one.
 
 -- change_set_of(entry audit_log) -> bigint
 --     The change set of an audit entry that any version of the program has written.
+
+-- changed_names(before jsonb, after jsonb) -> text[]
+--     Names of the attributes that differ, except last_modified, which every edit changes.
 
 -- check_children(new_row prefix) -> void
 --     Refuse new_row if the types of its children do not nest in it.

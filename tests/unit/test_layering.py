@@ -33,6 +33,7 @@ MODULES_IN_ORDER = (
     *('postgres.sqlstates', 'postgres.transaction', 'postgres.database', 'postgres.schema', 'search.pattern_trial'),
     *(
         'history.audit',
+        'history.partitions',
         'history.idempotency',
         'history.sequencing',
         'history.change_order',
