@@ -27,6 +27,7 @@ Exchange = Callable[[str, str, bytes | None, Mapping[str, str]], tuple[int, byte
 
 PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags', 'webhook': 'webhooks'}
 MOMENTS = ('added', 'last_modified', 'expires')
+SIGNED_IN = ('at', 'last')
 AROUND = ('parents_depth', 'children_depth', 'include_all_parents', 'include_all_children', 'include_neighbors')
 ALLOCATING = {'prefix_length', 'family', 'count'}
 HEADERS = {
@@ -151,10 +152,22 @@ class RestFace(Face):
             return self.ask('GET', '/version')[method]
         if method == 'find_free_prefix':
             return self._free(members)
+        if method == 'list_sign_in':
+            return self._sign_ins(answer, **members)
         if verb == 'list':
             place = self._place(kind, members.get(kind))
             return None if place is None else self._listed(place)
         return self._found(verb, kind, members, answer) if verb in ('search', 'smart_search') else None
+
+    def _sign_ins(self, other: Any, sign_in: Any = None, max_result: Any = None, **rest: Any) -> Any:
+        spec = {} if sign_in is None else sign_in
+        asked = {'limit': max_result, **rest}
+        if not isinstance(spec, dict) or spec.keys() - {'user', 'address', 'outcome', 'interface'}:
+            return None
+        texts = all(isinstance(value, str | None) for value in (*spec.values(), *asked.values()))
+        if not texts and isinstance(other, Fault):  # the texts of faults show a number without quotation marks
+            return None
+        return self.ask('GET', f'/sign-ins{written({**spec, **asked})}')['result']
 
     def _listed(self, place: str) -> list[Any]:
         try:
@@ -261,8 +274,8 @@ class Problem(Fault):
 
 def with_moments(item: Object) -> Object:
     """Return an object of an answer with its timestamps parsed."""
-    if 'last_modified' in item:
-        item |= {name: dt.datetime.fromisoformat(item[name]) for name in MOMENTS if item[name] is not None}
+    names = MOMENTS if 'last_modified' in item else SIGNED_IN if 'outcome' in item else ()
+    item |= {name: dt.datetime.fromisoformat(item[name]) for name in names if item[name] is not None}
     return item
 
 
