@@ -122,7 +122,7 @@ class Credentials:
     identity: str | None = None
     predecessors: int = 0
     are_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
-    backend: str | None = None
+    backend: str | None = field(default=None, compare=False)
 
     @property
     def authenticated_as(self) -> str:

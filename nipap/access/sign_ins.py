@@ -202,7 +202,7 @@ def printable(name: str) -> str:
     """Return a name cut to `LONGEST_NAME` characters. Control characters are escaped."""
     name = name[:LONGEST_NAME]
     if not name.isprintable():
-        name = ''.join(letter if letter.isprintable() else letter.encode('unicode_escape').decode() for letter in name)
+        name = ''.join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
     return name[:LONGEST_NAME]
 
 
