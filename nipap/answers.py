@@ -194,6 +194,20 @@ class DeadLetter(TypedDict):
     again: bool
 
 
+class SignIn(TypedDict):
+    """Sign-ins of a user, or of a name that was tried."""
+
+    id: int
+    at: datetime
+    last: datetime
+    count: int
+    authenticated_as: str | None
+    backend: str | None
+    address: str | None
+    interface: str
+    outcome: str
+
+
 LongList = Chunks  # read from a snapshot while it is encoded
 PackedList = Packed  # complete, compressed, read piece by piece
 Options = Mapping[str, object]  # the search options, echoed with defaults filled in

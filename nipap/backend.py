@@ -41,6 +41,7 @@ from nipap.answers import (
     Pool,
     Prefix,
     PrefixPage,
+    SignIn,
     SmartAuditPage,
     SmartPage,
     SmartPrefixPage,
@@ -485,6 +486,10 @@ class Backend:
         answer: int = self._call(actor, 'resend_dead_letter', webhook=webhook, ids=ids)
         return answer
 
+    def list_sign_in(self, actor: Actor, sign_in: Any = None, **options: Any) -> list[SignIn]:
+        answer: list[SignIn] = self._call(actor, 'list_sign_in', sign_in=sign_in, **options)
+        return answer
+
     def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any] | PackedList:
         answer: list[Any] | PackedList = self._call(actor, 'batch', operations=operations, **options)
         return answer
@@ -503,8 +508,9 @@ def authorize(actor: Actor, call: Call) -> None:
     :raises AuthorizationFailedError: naming the actor and the call.
     """
     if call.right is Right.ADMINISTER and (actor.readonly or not actor.trusted):
+        what = 'see sign-ins' if call.name == 'list_sign_in' else 'manage webhooks'
         raise AuthorizationFailedError(
-            f"user '{actor.username}' is not authorized to manage webhooks: trusted users are, unless read-only"
+            f"user '{actor.username}' is not authorized to {what}: trusted users are, unless read-only"
         )
     if call.right > Right.READ and actor.readonly:
         raise AuthorizationFailedError(

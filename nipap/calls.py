@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from nipap import __version__
 from nipap import batch as batches
+from nipap.access import sign_in_rows as sign_ins
 from nipap.access.authentication import Actor
 from nipap.attributes import read_boolean, read_seconds, shown
 from nipap.errors import (
@@ -829,6 +830,26 @@ def _webhook_calls() -> list[Call]:
     ]
 
 
+def _sign_in_rows() -> list[Call]:
+    which = Member(
+        'sign_in',
+        sign_ins.read_spec,
+        'The spec, of ``user``, ``address`` (also a network), ``outcome`` and ``interface``; all without one.',
+        {'outcome': 'wrong_password'},
+    )
+    since = Member('since', sign_ins.read_since, 'The moment from which sign-ins are listed.', 'yesterday')
+    until = Member('until', sign_ins.read_until, 'The moment before which sign-ins are listed.', 'now')
+    after = Member('after', sign_ins.read_after, 'The id of the last sign-in of the page before.', 2**31 - 1)
+    most = Member('max_result', sign_ins.read_most, 'The largest number of sign-ins, 1 to 1000.', 50)
+    doc = (
+        'Return the sign-ins that the spec ``sign_in`` selects, newest first, 50 at a time.\n\n'
+        'A good sign-in is logged once for each user, address, interface and hour. Bad sign-ins of a kind share a row '
+        'with their ``count``.'
+    )
+    members = (which, since, until, after, most)
+    return [Call('list_sign_in', doc, members, Right.ADMINISTER, Mode.READ, sign_ins.find)]
+
+
 def _daemon_calls() -> list[Call]:
     message = Member('message', lambda value: value, 'Any value.', 'hello')
     sleep = Member('sleep', _seconds, 'Seconds to wait before the answer.', 0)
@@ -868,6 +889,7 @@ CALLS: dict[str, Call] = {
         *_searches(TAGS),
         *_past_calls(),
         *_webhook_calls(),
+        *_sign_in_rows(),
         _batch_call(),
     )
 }

@@ -140,15 +140,27 @@ class AuthenticationMissingError(AuthError):
 
 
 class AuthenticationFailedError(AuthError):
-    """The credentials are not valid."""
+    """The credentials are not valid.
+
+    outcome: the reason in the log of sign-ins. claimed: the user of a genuine token that is not valid any more. Clients
+    see neither.
+    """
 
     code = 1510
+    outcome = 'refused'
+    claimed: str | None = None
+
+    def logged_as(self, outcome: str, claimed: str | None = None) -> Self:
+        """Set the reason for the log of sign-ins and return the error."""
+        self.outcome, self.claimed = outcome, claimed
+        return self
 
 
 class TooManyLoginsError(AuthenticationFailedError):
     """Too many logins have failed. Further credentials are checked again after a while."""
 
     code = 1510
+    outcome = 'limited'
 
     def __init__(self, text: str, retry_after_s: int = 1) -> None:
         super().__init__(text)

@@ -33,6 +33,7 @@ from nipap import __version__
 from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import LocalUsers
 from nipap.access.login_limits import LoginCounts
+from nipap.access.sign_ins import SignInMarks
 from nipapd import accounts, admin, backup, privileges, restored, senders, systemd
 from nipapd.config import Config, DaemonSettings, load
 from nipapd.databases import KeptPostgres, await_database, database, prepare_schema, print_db_version
@@ -149,7 +150,8 @@ def run(config: Config, launch: Launch, reread: Callable[[], Config]) -> int:
         if identity and not stays_root:
             identity.assume()
         board = None if settings.forks < 0 else Board()
-        service = service_of(config, dsn, listeners, LoginCounts(shared=True), KnownLogins(shared=True), board)
+        logins = LoginCounts(shared=True), KnownLogins(shared=True), SignInMarks(shared=True)
+        service = service_of(config, dsn, listeners, *logins, board)
         stack.callback(handle_stop_signals, signal.SIG_IGN)
         renewal = Renewal(config, service, reread, listening, launch, identity if stays_root else None)
         return serve(service, settings, launch, postgres, identity if stays_root else None, renewal)

@@ -44,7 +44,7 @@ class Admission:
         def look() -> None:
             error: NipapError | None = NipapError('Internal error')
             try:
-                prove(authorization, address, self._authenticator)
+                prove(authorization, address, self._authenticator, path)
                 error = None
             except NipapError as exc:
                 error = exc

@@ -87,6 +87,7 @@ class DaemonSettings:
     pid_file: str | None = _key(None, values.path)
     max_body: int = _key(10 * 2**20, values.size)
     idempotency_hours: int = _key(24, values.hours)
+    sign_in_days: int = _key(400, values.days)
     events: bool = _key(True, values.boolean)
     event_retention_hours: int = _key(168, values.hours)
     webhook_give_up: float = _key(14400.0, values.seconds)

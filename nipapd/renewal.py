@@ -135,7 +135,8 @@ class Renewal:
         for key in fixed:
             log.warning('%s: [nipapd] %s: the changed value is ignored until a restart', read.path, key)
         former = self._service
-        service = service_of(config, dsn, listeners, former.login_counts, former.known_logins, former.board)
+        logins = former.login_counts, former.known_logins, former.sign_in_marks
+        service = service_of(config, dsn, listeners, *logins, former.board)
         generation = self._generation(config, service)
         log.info('SIGHUP: %d handlers take over with the configuration as it is now', generation.count)
         return generation

@@ -32,6 +32,7 @@ SOME_TABLES = {
     'change_set': 'SELECT, INSERT',
     'change_order': 'SELECT, INSERT',
     'schema_migration': 'SELECT',
+    'sign_in': 'SELECT, INSERT, DELETE',
 }
 EVERY_WAY = 'SELECT, INSERT, UPDATE, DELETE'
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
+from nipap.access.sign_ins import SignInMarks
 from nipapd import senders
 from nipapd.config import Config, DaemonSettings
 from nipapd.launch import Launch
@@ -29,13 +30,14 @@ def service_of(
     listeners: Listeners,
     login_counts: LoginCounts,
     known_logins: KnownLogins,
+    sign_in_marks: SignInMarks,
     board: Board | None,
 ) -> Service:
     settings = config.nipapd
     shares = Shares(handlers(settings))
     sending = senders.Sending(dsn, settings, config.kafka)
     alone = sending if settings.forks < 0 else None
-    logins = login_counts, known_logins
+    logins = login_counts, known_logins, sign_in_marks
     return Service(dsn, config.auth, settings, listeners, shares, *logins, board, config.tracing, alone)
 
 

@@ -24,6 +24,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import UnsatisfiableReadError
 
 from nipap import __version__
+from nipap.access import sign_in_rows
 from nipap.errors import NipapError
 from nipap.history import events, webhook
 from nipap.history.change_order import ChangeSequencer
@@ -123,6 +124,7 @@ class Delivery:
             try:
                 if self._own.read(lambda tx: lead(tx, advisory.ORDER)):
                     changes.step(self._own)
+                    self._remove_old_sign_ins()
                 if self.settings.events:
                     self._deliver(sequencer)
             except NipapError as error:
@@ -159,6 +161,12 @@ class Delivery:
         if self._is_due('remove', REMOVE_S):
             hours = self.settings.event_retention_hours
             while self._own.run(lambda tx: events.remove_old(tx, hours, kafka=self.kafka.enabled)):
+                waiting.give_way()
+
+    def _remove_old_sign_ins(self) -> None:
+        days = self.settings.sign_in_days
+        if days and self._is_due('sign-ins', REMOVE_S):
+            while self._own.run(lambda tx: sign_in_rows.remove_old(tx, days)) >= sign_in_rows.REMOVED_AT_ONCE:
                 waiting.give_way()
 
     def read_hooks(self) -> dict[int, Hook]:

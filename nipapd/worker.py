@@ -23,6 +23,7 @@ from nipap.access.authentication import Authenticator, AuthSettings
 from nipap.access.hash_lane import HashLane
 from nipap.access.known_logins import KnownLogins
 from nipap.access.login_limits import LoginCounts
+from nipap.access.sign_ins import SignInLog, SignInMarks
 from nipap.backend import Backend
 from nipap.http import traces
 from nipap.http.credentials import known_user
@@ -42,6 +43,7 @@ from nipapd.proxies import Proxies
 from nipapd.senders import Sending
 from nipapd.server import Container, Guards, Server, Shares
 from nipapd.shares import Limits, Parties, Reached
+from nipapd.sign_ins import SignInWriter
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -83,6 +85,7 @@ class Service:
     shares: Shares
     login_counts: LoginCounts
     known_logins: KnownLogins
+    sign_in_marks: SignInMarks
     board: Board | None = None
     tracing: TracingSettings = NOT_TRACED
     sending: Sending | None = None  # the delivery of events, unless another process does it
@@ -121,7 +124,8 @@ class Service:
             note_waiting=reached.of('sessions'),
         )
         lane = HashLane(limits.hashes_at_once, limits.hashes_per_second, reached.of('hashes'))
-        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins, lane)
+        sign_ins = SignInLog(self.sign_in_marks)
+        authenticator = Authenticator(self.auth, self.login_counts, self.known_logins, lane, sign_ins)
         fibers = Fibers(
             most_running=limits.running,
             most_waiting=limits.waiting,
@@ -155,8 +159,11 @@ class Service:
                 min_rate=limits.min_rate,
             )
             server = self._server(container, slot, guards)
-            return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter, tracing))
+            writer = SignInWriter(sign_ins, database, fibers)
+            return asyncio.run(self._main(server, fibers, ready, numbers, limit(), watch, counter, tracing, writer))
         finally:
+            if sign_ins.pending:
+                log.warning('%d sign-ins were not logged: PostgreSQL is away', sign_ins.pending)
             authenticator.close()
             database.close()
 
@@ -170,6 +177,7 @@ class Service:
         watch: Callable[[], None] | None,
         counter: Counter | None,
         tracing: Tracing | None,
+        writer: SignInWriter,
     ) -> int:
         stop = asyncio.Event()
         for number in numbers:
@@ -184,6 +192,7 @@ class Service:
         ready()
         if self.sending:
             self.sending.begin(fibers)
+        writer.begin()
         try:
             await stop.wait()
             if watching:
@@ -191,6 +200,7 @@ class Service:
             if counter:
                 counter.ready(False)
             code = await self._finish(server, tracing)
+            await writer.finish()
             fibers.end()
             await server.cut_off()
             return code

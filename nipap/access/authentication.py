@@ -22,6 +22,7 @@ from nipap.access.known_logins import KnownLogins
 from nipap.access.local_users import FileWatch, LocalUser, LocalUsers, UserFileError, hash_password
 from nipap.access.login_limits import LoginCounts, LoginLimits
 from nipap.access.names import control_characters
+from nipap.access.sign_ins import EXPIRED, INVALID, UNKNOWN_USER, WRONG, SignInLog
 from nipap.errors import (
     AuthenticationFailedError,
     AuthUnavailableError,
@@ -111,6 +112,7 @@ class Credentials:
     identity: the name among the users of all backends, if it differs from `username`.
     predecessors: the number of earlier accounts of this name that were removed.
     are_valid: returns whether the same proof would give the same rights now; costs microseconds.
+    backend: the name of that backend.
     """
 
     username: str
@@ -120,6 +122,7 @@ class Credentials:
     identity: str | None = None
     predecessors: int = 0
     are_valid: Callable[[], bool] = field(default=_always, compare=False, repr=False)
+    backend: str | None = field(default=None, compare=False)
 
     @property
     def authenticated_as(self) -> str:
@@ -218,7 +221,7 @@ class Authenticator:
 
     counts: the counts of failed logins. known: the logins that succeeded. By default both are in the memory of this
     process alone. lane: limits the hashing of passwords. An authenticator without a lane may be used by several
-    threads at once.
+    threads at once. sign_ins: takes the sign-ins of requests; None: they are not logged.
     """
 
     def __init__(
@@ -227,8 +230,10 @@ class Authenticator:
         counts: LoginCounts | None = None,
         known: KnownLogins | None = None,
         lane: HashLane | None = None,
+        sign_ins: SignInLog | None = None,
     ) -> None:
         self._settings = settings
+        self.sign_ins = sign_ins
         known = known or KnownLogins()
         self._limits = LoginLimits(settings.failed_logins, settings.failed_logins_window_s, counts)
         self._local: dict[str, _LocalAccounts] = {}
@@ -262,7 +267,8 @@ class Authenticator:
             address, f'{name}@{backend_name}', lambda: _ask(accounts.login, backend_name, name, password)
         )
         if credentials is None:
-            raise AuthenticationFailedError(_INCORRECT)
+            exists = _ask(lambda name, _: accounts.exists(name), backend_name, name, '')
+            raise AuthenticationFailedError(_INCORRECT).logged_as(WRONG if exists else UNKNOWN_USER)
         return credentials
 
     def known_login(self, username: str, password: str) -> Credentials | None:
@@ -278,17 +284,24 @@ class Authenticator:
         if not self._tokens:
             reasons = [each.refusal for each in self._settings.backends.values() if each.type == 'JwtAuth']
             raise AuthenticationFailedError(f'Tokens are not accepted: {next(filter(None, reasons), _NO_TOKENS)}.')
-        text = _INVALID
+        error = AuthenticationFailedError(_INVALID).logged_as(INVALID)
         for backend in self._tokens:
             try:
                 return backend.login(token)
             except jwt.ExpiredSignatureError:
-                text = _EXPIRED
+                error = AuthenticationFailedError(_EXPIRED).logged_as(EXPIRED, backend.user_of(token))
             except AuthenticationFailedError as exc:  # another backend may take it
-                text = str(exc)
+                error = exc.logged_as(INVALID)
             except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as exc:
                 log.debug('token refused: %s', exc)
-        raise AuthenticationFailedError(text)
+        raise error
+
+    def claimed(self, username: str) -> tuple[str, str | None]:
+        """Return the name of a claimed user among the users of all backends, and the backend; None if unknown."""
+        name, backend_name = self._split(username)
+        if backend_name not in self._settings.backends:
+            return username, None
+        return identity_of(self._settings, backend_name, name) or name, backend_name
 
     def close(self) -> None:
         """Close the files; the next login opens them again."""
@@ -385,7 +398,16 @@ class _Tokens:
         )
         claimed = _claimed(claims)
         self._check_lifetime(claims)
-        return replace(claimed, identity=identity_of(self._settings, self._name, claimed.username))
+        identity = identity_of(self._settings, self._name, claimed.username)
+        return replace(claimed, identity=identity, backend=self._name)
+
+    def user_of(self, token: str) -> str | None:
+        """Return the user of a token whose signature was verified; None for a token without a proper user."""
+        try:
+            claimed = _claimed(jwt.decode(token, options={'verify_signature': False}))
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError, KeyError):
+            return None
+        return identity_of(self._settings, self._name, claimed.username) or claimed.username
 
     def _check_lifetime(self, claims: Mapping[str, Any]) -> None:
         """Refuse a token that is valid for too long, counted from its issue or from now, the earlier of both.
@@ -506,6 +528,7 @@ class _LocalAccounts:
         return Credentials(
             *(user.username, user.full_name, user.readonly, user.trusted, identity, user.predecessors),
             are_valid=lambda: self._is_unchanged(user),
+            backend=self._name,
         )
 
     def remembered(self, username: str, password: str) -> Credentials | None:
@@ -533,6 +556,10 @@ class _LocalAccounts:
             return False
         user = self._users.find(username)
         return user is not None and user.state == known.state
+
+    def exists(self, username: str) -> bool:
+        """Return whether there is an account of this name."""
+        return self._users.find(username) is not None
 
     def _is_unchanged(self, user: LocalUser) -> bool:
         """Return whether the user exists with unchanged password and rights; False while the file cannot be read."""
@@ -576,6 +603,11 @@ class _NoAccounts:
     def was_right(self, username: str, password: str) -> bool:
         if self._others is not None:
             self._others.was_right(_nobody(username), password)
+        return False
+
+    def exists(self, username: str) -> bool:
+        if self._others is not None:
+            self._others.exists(_nobody(username))
         return False
 
 

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from flask import Request
 
 from nipap.access.authentication import Authenticator, Credentials, authoritative_source
+from nipap.access.sign_ins import MALFORMED, UNAVAILABLE
 from nipap.attributes import shown
 from nipap.errors import (
     AuthenticationFailedError,
     AuthenticationMissingError,
+    AuthUnavailableError,
     NipapError,
     NipapInputError,
     NipapValueError,
@@ -51,13 +53,16 @@ def credentials_from_request(request: Request, authenticator: Authenticator) -> 
     :raises AuthenticationMissingError: there is no such header.
     :raises AuthenticationFailedError: the credentials are not valid, or the login is refused. This is logged.
     """
-    return prove(request.headers.get('Authorization', ''), request.remote_addr, authenticator)
+    return prove(request.headers.get('Authorization', ''), request.remote_addr, authenticator, request.path)
 
 
-def prove(authorization: str, address: str | None, authenticator: Authenticator) -> Credentials:
-    """Check the credentials in an Authorization header from an address, as `credentials_from_request` describes."""
+def prove(authorization: str, address: str | None, authenticator: Authenticator, path: str) -> Credentials:
+    """Check the credentials in an Authorization header from an address, as `credentials_from_request` describes.
+
+    path: the path of the request, for the log of sign-ins.
+    """
     scheme, value = _authorization(authorization)
-    claimed = 'token'
+    claimed, name = 'token', None
     try:
         if scheme == 'bearer':
             credentials = authenticator.login_token(value)
@@ -66,13 +71,45 @@ def prove(authorization: str, address: str | None, authenticator: Authenticator)
             name, password = _name_and_password(value)
             claimed = f'user={shown(name)}'
             credentials = authenticator.login(name, password, address)
-        places.prove(credentials.authenticated_as)
-        return credentials
     except AuthenticationFailedError as error:
         # Programs that ban addresses read this line. The client controls nothing before the quotation mark.
         what = 'refused' if isinstance(error, TooManyLoginsError) else 'failed'
         _log.warning('%s login from %s %s', what, address or '-', claimed)
+        _note_failure(name, address, authenticator, path, error.outcome, error.claimed)
         raise
+    except AuthUnavailableError:
+        _note_failure(name, address, authenticator, path, UNAVAILABLE)
+        raise
+    places.prove(credentials.authenticated_as)
+    if authenticator.sign_ins is not None:
+        authenticator.sign_ins.succeed(credentials.authenticated_as, credentials.backend, address, interface_of(path))
+    return credentials
+
+
+def _note_failure(
+    name: str | None,
+    address: str | None,
+    authenticator: Authenticator,
+    path: str,
+    outcome: str,
+    user: str | None = None,
+) -> None:
+    """Note a bad sign-in. name: the name tried; user: the user of an expired token."""
+    if authenticator.sign_ins is not None:
+        backend = None
+        if name is not None:
+            user, backend = authenticator.claimed(name)
+        authenticator.sign_ins.fail(user, backend, address, interface_of(path), outcome)
+
+
+def interface_of(path: str) -> str:
+    """Return the interface to which a path belongs, one of `nipap.access.sign_ins.INTERFACES`."""
+    first = path.lstrip('/').partition('/')[0]
+    if first == 'api':
+        return 'rest'
+    if first == 'rest':
+        return 'rest_v1'
+    return 'traces' if first == 'v1' else 'xmlrpc'
 
 
 def known_user(authorization: str, authenticator: Authenticator) -> str | None:
@@ -100,7 +137,8 @@ def _name_and_password(value: str) -> tuple[str, str]:
     except ValueError:
         colon = ''
     if not colon:
-        raise AuthenticationFailedError('Malformed Authorization header: Basic takes base64 of user:password in UTF-8.')
+        text = 'Malformed Authorization header: Basic takes base64 of user:password in UTF-8.'
+        raise AuthenticationFailedError(text).logged_as(MALFORMED)
     return name, password
 
 

@@ -57,7 +57,7 @@ from nipap.objects.allocate import read_count
 from nipap.postgres.database import Database
 from nipap.rest import events as flask_events
 from nipap.rest import openapi as rest_openapi
-from nipap.rest import parameters
+from nipap.rest import parameters, sign_ins
 from nipap.rest.objects import (
     AUDIT_ENTRIES,
     CHANGE_SETS,
@@ -124,6 +124,7 @@ def add_to(
         _Past(api, AUDIT_ENTRIES).connect_history(app, _Collection(api, resource), resource)
     _Calls(api).connect(app)
     flask_events.add_to(app, api, cast(Database, backend.db))  # an interface is not built inside a transaction
+    sign_ins.add_to(app, api)
     rest_openapi.add_to(app, ROOT)
     app.register_error_handler(HTTPException, _refused)
 

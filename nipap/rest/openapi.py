@@ -144,6 +144,15 @@ def describe(root: str) -> Schema:
     paths |= _past()
     paths |= _calls()
     paths |= _events()
+    paths['/sign-ins'] = {
+        'get': _operation(
+            'list_sign_in',
+            'sign-ins',
+            _of('list_sign_in'),
+            {'200': _answer('Sign-ins.', result(listed(ref('schemas', 'SignIn'))))},
+            _parameters(_ACTOR),
+        )
+    }
     for (method, path), route in ROUTES.items():
         operation = paths[path][method.lower()]
         operation['parameters'] += [_query_parameter(parameter) for parameter in route.parameters.values()]
@@ -165,7 +174,7 @@ def describe(root: str) -> Schema:
         'servers': [{'url': root}],
         'security': [{'basic': []}, {'bearer': []}],
         'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS, *PAST)]
-        + [{'name': name} for name in ('calls', 'events', 'webhooks')],
+        + [{'name': name} for name in ('calls', 'events', 'webhooks', 'sign-ins')],
         'paths': {path: its for path, its in paths.items() if its},
         'components': {
             'schemas': schemas(),

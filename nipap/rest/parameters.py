@@ -11,6 +11,9 @@ from typing import Any
 
 from werkzeug.datastructures import MultiDict
 
+from nipap.access.sign_in_rows import DEFAULT as SIGN_INS
+from nipap.access.sign_in_rows import MOST as MOST_SIGN_INS
+from nipap.access.sign_ins import INTERFACES, OUTCOMES
 from nipap.attributes import Attribute, read_boolean, shown
 from nipap.errors import NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
@@ -152,6 +155,20 @@ WITHIN = _shared('within', NETWORK, 'Only prefixes that are this network or insi
 COVERING = _shared('covering', NETWORK, 'Only prefixes that are this network or around it, before or after the change.')
 BELOW = Parameter('below', _BOOLEAN, 'Whether the history of everything inside is included.')
 DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
+SIGN_INS_OF = (
+    Parameter('user', TEXT, 'Only sign-ins of this user, or with this name.'),
+    Parameter('address', TEXT, 'Only sign-ins from this address or network.'),
+    Parameter('outcome', {'type': 'string', 'enum': list(OUTCOMES)}, 'Only sign-ins with this outcome.'),
+    Parameter('interface', {'type': 'string', 'enum': list(INTERFACES)}, 'Only sign-ins over this interface.'),
+    Parameter('since', MOMENT, 'Only sign-ins from this moment on.'),
+    Parameter('until', MOMENT, 'Only sign-ins before this moment.'),
+    Parameter('after', ID, 'Start of the page: the id of the last sign-in of the page before.'),
+    Parameter(
+        'limit',
+        {**INTEGER, 'minimum': 1, 'maximum': MOST_SIGN_INS, 'default': SIGN_INS},
+        'Largest number of sign-ins.',
+    ),
+)
 
 
 def fields(resource: Resource) -> Parameter:

@@ -100,5 +100,6 @@ ROUTES: Mapping[tuple[str, str], Route] = dict(
         _route('DELETE', '/webhooks/{key}', 'remove_webhook'),
         _route('GET', '/webhooks/{key}/dead-letters', 'list_dead_letter', parameters.DEAD_LETTERS),
         _route('POST', '/webhooks/{key}/dead-letters/resend', 'resend_dead_letter'),
+        _route('GET', '/sign-ins', 'list_sign_in', parameters.SIGN_INS_OF),
     )
 )

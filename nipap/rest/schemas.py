@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from nipap.access.sign_ins import INTERFACES, OUTCOMES
 from nipap.attributes import PREFIX, Attribute
 from nipap.batch import MAX_OPERATIONS
 from nipap.calls import CALLS
@@ -115,7 +116,12 @@ def schemas() -> dict[str, Schema]:
             found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
             found[f'{name}Merge'] = _merge(found[f'{name}Attr'])
     attr = found['PrefixAttr']['properties']
-    return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **webhooks()}
+    return found | {
+        'PoolAllocation': _of_pool(attr),
+        'PrefixAllocation': _of_prefix(attr),
+        **webhooks(),
+        'SignIn': _sign_in(),
+    }
 
 
 def _of_past(resource: Resource) -> Schema:
@@ -307,6 +313,20 @@ def webhooks() -> dict[str, Schema]:
         'WebhookNew': {**attr, 'required': ['url', 'secret']},
         'Resend': {'type': 'object', 'additionalProperties': False, 'properties': again},
     }
+
+
+def _sign_in() -> Schema:
+    nothing = ['string', 'null']
+    names: Schema = {name: {'type': nothing} for name in ('authenticated_as', 'backend', 'address')}
+    properties: Schema = {
+        'id': INTEGER,
+        **dict.fromkeys(('at', 'last'), KINDS['time']),
+        'count': INTEGER,
+        **names,
+        'interface': {'type': 'string', 'enum': list(INTERFACES)},
+        'outcome': {'type': 'string', 'enum': list(OUTCOMES)},
+    }
+    return {'type': 'object', 'required': list(properties), 'properties': properties}
 
 
 def result(schema: Schema) -> Schema:

@@ -67,6 +67,10 @@ TEXTS: Mapping[str, str] = {
     ),
     'remove_webhook': 'Remove a webhook with its dead letters.',
     'list_dead_letter': 'Return dead letters, events that the webhook did not accept, in order, a hundred at most.',
+    'list_sign_in': (
+        'Return sign-ins, good and bad, newest first. A good sign-in is logged once for each user, address, interface '
+        'and hour; bad ones of a kind share a row with their `count`.'
+    ),
     'resend_dead_letter': 'Send dead letters again: those with the given `ids`, or all. Return their number.',
 }
 

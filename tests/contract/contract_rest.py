@@ -30,6 +30,7 @@ PLURALS = {
     **{'audit': 'audit', 'change_set': 'changes'},
 }
 MOMENTS = ('added', 'last_modified', 'expires', 'at')
+SIGNED_IN = ('at', 'last')
 AROUND = ('parents_depth', 'children_depth', 'include_all_parents', 'include_all_children', 'include_neighbors')
 ALLOCATING = {'prefix_length', 'family', 'count'}
 HEADERS = {
@@ -155,10 +156,22 @@ class RestFace(Face):
             return self.ask('GET', '/version')[method]
         if method == 'find_free_prefix':
             return self._free(members)
+        if method == 'list_sign_in':
+            return self._sign_ins(answer, **members)
         if verb == 'list':
             place = None if kind == 'audit' else self._place(kind, members.get(kind))
             return None if place is None else self._listed(place)
         return self._found(verb, kind, members, answer) if verb in ('search', 'smart_search') else None
+
+    def _sign_ins(self, other: Any, sign_in: Any = None, max_result: Any = None, **rest: Any) -> Any:
+        spec = {} if sign_in is None else sign_in
+        asked = {'limit': max_result, **rest}
+        if not isinstance(spec, dict) or spec.keys() - {'user', 'address', 'outcome', 'interface'}:
+            return None
+        texts = all(isinstance(value, str | None) for value in (*spec.values(), *asked.values()))
+        if not texts and isinstance(other, Fault):  # the texts of faults show a number without quotation marks
+            return None
+        return self.ask('GET', f'/sign-ins{written({**spec, **asked})}')['result']
 
     def _listed(self, place: str) -> list[Any]:
         try:
@@ -267,8 +280,9 @@ class Problem(Fault):
 def with_moments(item: Object) -> Object:
     """Return an object of an answer with its timestamps parsed."""
     # The facts of an audit entry are as they are stored: an object without an indent.
-    if 'indent' in item or 'authenticated_as' in item:
-        item |= {name: dt.datetime.fromisoformat(item[name]) for name in MOMENTS if item.get(name) is not None}
+    known = 'indent' in item or 'authenticated_as' in item
+    names = SIGNED_IN if 'outcome' in item else MOMENTS if known else ()
+    item |= {name: dt.datetime.fromisoformat(item[name]) for name in names if item.get(name) is not None}
     return item
 
 

@@ -33,6 +33,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     'asn': ('AS numbers', '_asn'),
     'tag': ('Tags', '_tag'),
     'webhook': ('Webhooks', '_webhook', '_dead_letter'),
+    'sign_in': ('Sign-ins', '_sign_in'),
     'daemon': ('The daemon, and many calls at once', ''),
 }
 # The types of a kind of attribute over XML-RPC and in JSON.

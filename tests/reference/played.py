@@ -18,8 +18,10 @@ from flask.testing import FlaskClient
 from words import OPERATORS, READINGS
 
 from nipap import app
+from nipap.access import sign_in_rows
 from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
 from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.access.sign_ins import SignInLog
 from nipap.attributes import ASN, POOL, PREFIX, VRF
 from nipap.backend import Backend
 from nipap.calls import CALLS
@@ -102,11 +104,18 @@ class Site:
 
     def __init__(self, db: Database, users: Path) -> None:
         local = BackendSettings('local', 'SqliteAuth', {'db_path': str(users)})
-        self.authenticator = Authenticator(AuthSettings('local', 3600, {'local': local}))
+        self._db, self._sign_ins = db, SignInLog()
+        self.authenticator = Authenticator(AuthSettings('local', 3600, {'local': local}), sign_ins=self._sign_ins)
         self.client: FlaskClient = app.create(Backend(db), self.authenticator).test_client()
 
     def close(self) -> None:
         self.authenticator.close()
+
+    def fail_to_sign_in(self) -> None:
+        """Make a call with a wrong password, and write the log of sign-ins."""
+        assert self.rpc('version', {}, (USER[0], 'a guess')).fault
+        rows = self._sign_ins.take()
+        self._db.run(lambda tx: sign_in_rows.write(tx, rows))
 
     def rpc(self, method: str, members: Object, user: tuple[str, str] | None = USER, auth: Object | None = None) -> Rpc:
         """Make a call over XML-RPC."""
@@ -223,6 +232,8 @@ def _play_rpc(site: Site, played: Played) -> None:
     show('list_dead_letter')
     show('resend_dead_letter')
     show('remove_webhook')
+    site.fail_to_sign_in()
+    show('list_sign_in', since=None, until=None, after=None)
 
 
 # ---------------------------------------------------------------- REST
@@ -262,6 +273,8 @@ def _play_rest(site: Site, played: Played) -> None:
     show('list_dead_letter', 'GET', f'/webhooks/{hook}/dead-letters')
     show('resend_dead_letter', 'POST', f'/webhooks/{hook}/dead-letters/resend', {})
     show('remove_webhook', 'DELETE', f'/webhooks/{hook}')
+    site.fail_to_sign_in()
+    show('list_sign_in', 'GET', '/sign-ins?outcome=wrong_password&limit=50')
 
 
 def _play_defaults(site: Site, played: Played) -> None:

@@ -72,6 +72,8 @@ def test_every_route_has_its_call_and_is_described() -> None:
 
 def test_xmlrpc_lists_the_calls_of_the_table(without_asn: str) -> None:
     class Knower:
+        sign_ins = None
+
         def login(self, name: str, *_: object) -> Any:
             from nipap.access.authentication import Credentials
 

@@ -61,6 +61,8 @@ CODES = {
 class Knower:
     """A stand-in for the authenticator: ann is trusted, bob is not, and neither is the user of the token."""
 
+    sign_ins = None
+
     def login(self, username: str, password: str, address: str | None = None) -> Credentials:
         if username not in ('ann', 'bob') or password != PASSWORD:
             raise AuthenticationFailedError('Incorrect username or password.')
