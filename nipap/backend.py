@@ -246,7 +246,7 @@ class Backend:
             if not errors:
                 errors.note(error, error.position)
         right = max([call.right, *(calls.find(part).right for part in self._parts_of(call, request))])
-        told = plans.answer(
+        return plans.answer(
             found,
             errors,
             self._given(answer),
@@ -254,7 +254,6 @@ class Backend:
             _signer(actor, call, request),
             sees_webhooks=_may(actor, calls.find('list_webhook')),
         )
-        return told if self._longest_list is not None else {**told, 'changes': packed.whole(told['changes'])}
 
     def refused(self, actor: Actor, name: str, error: NipapError) -> plans.Object:
         """Return the answer of a dry run of a call that a transport refuses before it is made.

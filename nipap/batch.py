@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from nipap.attributes import read_integer, shown
-from nipap.errors import NipapError, NipapInputError, NipapMissingInputError, NipapValueError, at_operation
+from nipap.controls import OF_CHANGES, meant
+from nipap.errors import (
+    NipapError,
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapValueError,
+    at_operation,
+)
 from nipap.runtime.chunks import Chunks
 from nipap.runtime.packed import Packed, check_depth, long_part, with_part
 
@@ -70,6 +78,10 @@ def _read(n: int, item: object, methods: Collection[str]) -> Operation:
         raise _wrong(n, f'Unknown method {shown(method)}')
     if not isinstance(args, Mapping):
         raise _wrong(n, 'args must be a struct', f' ({method})')
+    for name in args:
+        control = meant(name, OF_CHANGES) if isinstance(name, str) else None
+        if control is not None:
+            raise at_operation(n, method, NipapExtraneousInputError(f"'{control}' belongs to the batch").about(name))
     return Operation(method, args, _paths(args))
 
 

@@ -6,6 +6,7 @@ Unknown members of a call are ignored. A misspelt ``dry_run`` must not be: the c
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from nipap.attributes import read_boolean, shown
 from nipap.errors import NipapExtraneousInputError, NipapValueError
@@ -15,21 +16,22 @@ OF_CHANGES = ('dry_run', 'plan')  # they belong to a changing call, not to its o
 LONGEST_PLAN = 4000
 
 
-def meant(name: str, controls: Iterable[str] = CONTROLS) -> str | None:
+@lru_cache(maxsize=1024)
+def meant(name: str, controls: tuple[str, ...] = CONTROLS) -> str | None:
     """Return the control member from which a name differs only by case, ``-``, ``_`` or one letter; else None."""
     plain = _plain(name)
     return next((control for control in controls if _is_near(plain, _plain(control))), None)
 
 
-def refuse_misspelt(names: Iterable[str], known: Collection[str], controls: Collection[str] = CONTROLS) -> None:
+def refuse_misspelt(names: Iterable[str], known: Collection[str]) -> None:
     """Refuse a member that looks like a misspelt control member. known: the names of the other members.
 
     :raises NipapExtraneousInputError: naming the member that was probably meant.
     """
     for name in names:
-        if name in known or name in controls:
+        if name in known or name in CONTROLS:
             continue
-        control = meant(name, controls)
+        control = meant(name)
         if control is not None:
             raise NipapExtraneousInputError(f"extraneous member {shown(name)}, did you mean '{control}'?").about(name)
 

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,18 +25,16 @@ from nipap.errors import NipapError, NipapPlanChangedError, NipapPlanError
 from nipap.history import events
 from nipap.history.idempotency import fingerprint
 from nipap.postgres.transaction import Transaction
-from nipap.runtime.packed import Packed
 
 Object = dict[str, Any]
 
 READY = 'SELECT make_plan_tables()'
-MOST_LISTED = 10_000  # items of each list of a plan
+MOST_LISTED = 1000  # items of each list of a plan
 MOST_ERRORS = 1000
 VALID_S = 3600
-AT_ONCE = 1000  # changes that are in memory at once
 
 _MOST_REMEMBERED = 50  # items of each list that a token may hold, to name differences
-_LARGEST_MEMORY = 1200  # bytes of them
+_LARGEST_TOKEN = 1400  # bytes of a token with them
 _MOST_DIFFERENCES = 20
 _MOST_NAMED = 3  # differences in the text of an error
 _TIMES = ('added', 'last_modified')
@@ -80,9 +79,12 @@ _SECTIONS = ('changes', 'moved', 'counters')
 
 @dataclass(frozen=True)
 class Consequences:
-    """The consequences of a change: the members of a plan, and what its token is made of."""
+    """The consequences of a change: the members of a plan, and what its token is made of.
 
-    changes: list[Object] | Packed
+    counts: the number of changes by kind. not_shown: the number of items that each list lacks.
+    """
+
+    changes: list[Object]
     moved: list[Object]
     counters: list[Object]
     counts: Mapping[str, int]
@@ -99,85 +101,82 @@ def begin(tx: Transaction) -> None:
 
 def made(tx: Transaction) -> Consequences:
     """Return the consequences of the change of a transaction."""
-    found = orjson.loads(tx.value('SELECT plan_made(%s, %s)', (AT_ONCE, MOST_LISTED)))
+    found = orjson.loads(tx.value('SELECT plan_made(%s)', (MOST_LISTED,)))
     sections = {name: _Section() for name in _SECTIONS}
-    counts: dict[str, int] = found['counts'] or {}
-    total = sum(counts.values())
-    pages = _pages(tx, found['entries'] or [], sections['changes'])
-    changes = Packed(pages) if total > AT_ONCE else [item for page in pages for item in page]
-    beyond = max(0, total - MOST_LISTED)
-    sections['changes'].add_rest(beyond, found['rest'])
-    moved = [_moved(row, sections['moved']) for row in _listed(found['moved'], sections['moved'])]
-    counters = [_counters(sections['counters'], 'vrf', *row) for row in found['vrfs'] or []]
-    prefixes = _listed(found['prefixes'], sections['counters'])
-    counters += [_counters(sections['counters'], 'prefix', i, network, both) for i, _, network, both in prefixes]
-    counters += [_counters(sections['counters'], 'pool', *row) for row in found['pools'] or []]
-    return Consequences(
-        changes,
-        moved,
-        [item for item in counters if item['before']],
-        counts,
-        {
-            'changes': beyond,
-            'moved': _beyond(found['moved']),
-            'counters': _beyond(found['prefixes']),
-        },
-        [{'id': i, 'url': url} for i, url in found['webhooks'] or []],
-        sections,
-        bytes.fromhex(found['secret']),
-    )
+    entries, tree = found['entries'] or [], found['tree'] or _NO_TREE
+    counts = found['counts'] or Counter(entry[0] for entry in entries)
+    changes = _changes(entries, sections['changes'])
+    moved = [_moved(row, sections['moved']) for row in tree['moved'] or ()]
+    counters = [
+        item
+        for item in (
+            *_vrf_counters(found['vrfs'] or ()),
+            *(_prefix_counters(*row) for row in tree['counters'] or ()),
+            *_pool_counters(found['pools'] or ()),
+        )
+        if item['after']
+    ]
+    for item in counters:
+        sections['counters'].add(_alike_counters(item))
+    not_shown = {
+        'changes': sum(counts.values()) - len(changes),
+        'moved': tree['moves'] - len(moved),
+        'counters': tree['counts'] - len(tree['counters'] or ()),
+    }
+    for name, rest in (
+        ('changes', found['rest']),
+        ('moved', tree['other_moves']),
+        ('counters', tree['other_counters']),
+    ):
+        sections[name].add_rest(not_shown[name], rest)
+    webhooks = [{'id': i, 'url': url} for i, url in found['webhooks'] or ()]
+    secret = bytes.fromhex(found['secret'])
+    return Consequences(changes, moved, counters, counts, not_shown, webhooks, sections, secret)
 
 
-def _pages(tx: Transaction, page: list[list[Any]], section: _Section) -> Iterator[list[Object]]:
-    """Yield the changes, `AT_ONCE` at a time, up to `MOST_LISTED`."""
+_NO_TREE: Object = {
+    'moved': None,
+    'moves': 0,
+    'other_moves': None,
+    'counters': None,
+    'counts': 0,
+    'other_counters': None,
+}
+
+
+def _changes(entries: list[list[Any]], section: _Section) -> list[Object]:
     new: dict[tuple[str, int], str] = {}
-    listed = 0
-    while page:
-        for _, kind, key, action, *_ in page:
-            if action == 'add':
-                new.setdefault((kind, key), f'new {len(new) + 1}')
-        items = []
-        for _, kind, key, action, before, after in page:
-            section.add(_alike(kind, key, action, before, after, new))
-            differences = events.changes(before or {}, after or {})
-            items.append(
-                {'kind': kind, 'id': key, 'action': action, 'before': before, 'after': after, 'changes': differences}
-            )
-        yield items
-        listed += len(page)
-        if len(page) < AT_ONCE or listed >= MOST_LISTED:
-            return
-        page = orjson.loads(tx.value('SELECT plan_page(%s, %s)', (page[-1][0], AT_ONCE)) or 'null') or []
+    items = []
+    for kind, key, action, before, after in entries:
+        if action == 'add':
+            new.setdefault((kind, key), f'new {len(new) + 1}')
+        section.add(
+            [kind, new.get((kind, key), key), action, _alike(before, kind, new), _alike(after, kind, new, after=True)]
+        )
+        differences = events.changes(before, after) if before and after else {}
+        items.append(
+            {'kind': kind, 'id': key, 'action': action, 'before': before, 'after': after, 'changes': differences}
+        )
+    return items
 
 
 def _alike(
-    kind: str, key: int, action: str, before: Object | None, after: Object | None, new: Mapping[tuple[str, int], str]
-) -> list[Any]:
-    """Return an audit entry in the form in which it is the same for two runs of a change."""
-
-    def facts(state: Object | None, *left_out: str) -> Object | None:
-        if state is None:
-            return None
-        found = {name: value for name, value in state.items() if name not in left_out}
+    state: Object | None, kind: str, new: Mapping[tuple[str, int], str], *, after: bool = False
+) -> Object | None:
+    """Return the state of an object in the form in which it is the same for two runs of a change."""
+    if state is None:
+        return None
+    found = {**state}
+    for name in _TIMES:
+        found.pop(name, None)
+    if after:
+        # A date in words, such as "in 2 hours", is another one each time. The members of the call are compared anyway.
+        found.pop('expires', None)
+    if new:
         for name, other in (('id', kind), ('vrf_id', 'vrf'), ('pool_id', 'pool')):
             if (other, found.get(name)) in new:
                 found[name] = new[other, found[name]]
-        return found
-
-    # A date in words, such as "in 2 hours", is another one each time. The members of the call are compared anyway.
-    return [kind, new.get((kind, key), key), action, facts(before, *_TIMES), facts(after, *_TIMES, 'expires')]
-
-
-def _listed(found: Object | None, section: _Section) -> list[Any]:
-    if found is None:
-        return []
-    section.add_rest(_beyond(found), found['rest'])
-    rows: list[Any] = found['listed']
-    return rows
-
-
-def _beyond(found: Object | None) -> int:
-    return 0 if found is None else int(found['count']) - len(found['listed'])
+    return found
 
 
 def _moved(row: list[Any], section: _Section) -> Object:
@@ -192,25 +191,83 @@ def _moved(row: list[Any], section: _Section) -> Object:
     }
 
 
-def _counters(section: _Section, kind: str, key: int, name: str, both: list[Object]) -> Object:
-    """Return the counters of an object that differ.
+def _counters(kind: str, key: int, name: str, before: Object, after: Object) -> Object:
+    """Return the counters of an object that differ."""
+    names = [figure for figure in after if before.get(figure) != after[figure]]
+    before, after = ({figure: state.get(figure) for figure in names} for state in (before, after))
+    return {'kind': kind, 'id': key, 'name': name, 'before': before, 'after': after}
 
-    The counters of a VRF move with every change in it, so digests have only the differences.
+
+def _alike_counters(item: Object) -> list[Any]:
+    """Return counters in the form in which they are the same for two runs of a change.
+
+    The counters of a VRF move with every change in it, so only their differences count.
     """
-    before, after = both
-    names = [figure for figure in sorted(after) if before.get(figure) != after[figure]]
-    item = {
-        'kind': kind,
-        'id': key,
-        'name': name,
-        'before': {figure: before.get(figure) for figure in names},
-        'after': {figure: after[figure] for figure in names},
+    kind, key, name, before, after = item.values()
+    if kind == 'vrf':
+        return [kind, key, name, {figure: int(after[figure]) - int(before[figure]) for figure in after}]
+    return [kind, key, name, before, after]
+
+
+def _prefix_counters(
+    key: int, network: str, children: int, total: str, used: str, children_after: int, total_after: str, used_after: str
+) -> Object:
+    return _counters(
+        'prefix',
+        key,
+        network,
+        _prefix_figures(children, total, used),
+        _prefix_figures(children_after, total_after, used_after),
+    )
+
+
+def _prefix_figures(children: int, total: str, used: str) -> Object:
+    free = str(int(total) - int(used))
+    return {'children': children, 'total_addresses': total, 'used_addresses': used, 'free_addresses': free}
+
+
+def _vrf_counters(rows: Sequence[list[Any]]) -> Iterator[Object]:
+    states: dict[int, tuple[str, Object, Object]] = {}
+    for key, name, family, num, total, used, num_after, total_after, used_after in rows:
+        _, before, after = states.setdefault(key, (name, {}, {}))
+        now, step = (int(num_after), int(total_after), int(used_after)), (int(num), int(total), int(used))
+        before |= _vrf_figures(family, *(a - b for a, b in zip(now, step, strict=True)))
+        after |= _vrf_figures(family, *now)
+    return (_counters('vrf', key, *state) for key, state in states.items())
+
+
+def _vrf_figures(family: int, num: int, total: int, used: int) -> Object:
+    return {
+        f'num_prefixes_v{family}': str(num),
+        f'total_addresses_v{family}': str(total),
+        f'used_addresses_v{family}': str(used),
+        f'free_addresses_v{family}': str(total - used),
     }
-    if names and kind == 'vrf':
-        section.add([kind, key, name, {figure: int(after[figure]) - int(before[figure]) for figure in names}])
-    elif names:
-        section.add([kind, key, name, item['before'], item['after']])
-    return item
+
+
+def _pool_counters(rows: Sequence[list[Any]]) -> Iterator[Object]:
+    states: dict[int, tuple[str, Object, Object]] = {}
+    for key, name, planned, family, members, used, total, free, blocks in rows:
+        _, before, after = states.setdefault(key, (name, _no_members(), _no_members()))
+        state = after if planned else before
+        state |= _pool_figures(family, members, used, int(total), int(free), blocks)
+    return (_counters('pool', key, *state) for key, state in states.items())
+
+
+def _no_members() -> Object:
+    return _pool_figures(4, 0, 0, 0, 0, None) | _pool_figures(6, 0, 0, 0, 0, None)
+
+
+def _pool_figures(family: int, members: int, used: int, total: int, free: int, blocks: str | None) -> Object:
+    return {
+        f'member_prefixes_v{family}': str(members),
+        f'used_prefixes_v{family}': str(used),
+        f'free_prefixes_v{family}': blocks,
+        f'total_prefixes_v{family}': None if blocks is None else str(used + int(blocks)),
+        f'total_addresses_v{family}': str(total),
+        f'used_addresses_v{family}': str(total - free),
+        f'free_addresses_v{family}': str(free),
+    }
 
 
 # ---------------------------------------------------------------- errors
@@ -319,11 +376,11 @@ def token(found: Consequences, signer: Signer, clock: Callable[[], float] = time
     """Return the token of a plan."""
     sections = [found.sections[name] for name in _SECTIONS]
     items = [section.items for section in sections]
-    if None in items or len(zlib.compress(orjson.dumps(items), 9)) > _LARGEST_MEMORY:
-        items = []
-    plan = [[section.length for section in sections], [section.digest for section in sections], items or None]
-    content = [_VERSION, int(clock()) + VALID_S, signer.user, signer.call, signer.digest, *plan]
-    body = zlib.compress(orjson.dumps(content), 9)
+    lengths, digests = [section.length for section in sections], [section.digest for section in sections]
+    content = [_VERSION, int(clock()) + VALID_S, signer.user, signer.call, signer.digest, lengths, digests, items]
+    body = b'' if None in items else zlib.compress(orjson.dumps(content))
+    if not 0 < len(body) <= _LARGEST_TOKEN:
+        body = zlib.compress(orjson.dumps([*content[:-1], None]))
     return _written(_tag(found.secret, body) + body)
 
 
@@ -348,6 +405,15 @@ def opened(tx: Transaction, text: str, signer: Signer, clock: Callable[[], float
     if members != signer.digest:
         raise _refused(f'The plan is one of {call} with other members')
     return Plan(*plan)
+
+
+def end_all(tx: Transaction) -> None:
+    """Make a new key, so that no token is valid any more."""
+    tx.execute(f'DELETE FROM plan_key; {_NEW_KEY}')
+
+
+_NEW_KEY = """INSERT INTO plan_key
+SELECT decode(string_agg(replace(gen_random_uuid()::text, '-', ''), ''), 'hex') FROM generate_series(1, 3)"""
 
 
 def _refused(text: str) -> NipapPlanError:
@@ -443,11 +509,14 @@ def _attributes(was: list[Any], now: list[Any]) -> list[str]:
     return list(told.values())
 
 
+_NOUNS = {'add': 'addition', 'remove': 'removal', 'resend': 'new attempts'}
+
+
 def _change_label(item: list[Any]) -> str:
     kind, key, action, before, after = item
     facts = before or after or {}
     name = facts.get('prefix') or facts.get('name') or key
-    return f'{action} of {kind} {name}'
+    return f'{_NOUNS.get(action, action)} of {kind} {name}'
 
 
 _KEYED: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], str]]] = {

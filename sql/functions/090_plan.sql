@@ -5,7 +5,8 @@ CREATE FUNCTION make_plan_tables() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF to_regclass('pg_temp.plan_prefix') IS NULL THEN
         CREATE TEMPORARY TABLE plan_prefix (
-            id bigint PRIMARY KEY, vrf_id int, prefix cidr, parent_id bigint, children int, used_addresses numeric, pool_id int, free_blocks numeric
+            id bigint PRIMARY KEY, vrf_id int, prefix cidr, parent_id bigint, children int, used_addresses numeric, pool_id int, free_blocks numeric,
+            added timestamptz
         ) ON COMMIT DELETE ROWS;
         CREATE TEMPORARY TABLE plan_total (
             vrf_id int, family smallint, slot smallint, num_prefixes bigint, total_addresses numeric, used_addresses numeric,
@@ -57,147 +58,127 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION plan_place(bigint) IS 'The network of a prefix before the planned change.';
 
-CREATE FUNCTION plan_moved() RETURNS TABLE (id bigint, vrf_id int, prefix cidr, former bigint, former_prefix text, parent bigint, parent_prefix cidr) LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION plan_existed(noted_added timestamptz, object bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN QUERY SELECT p.id, p.vrf_id, p.prefix, r.parent_id, plan_place(r.parent_id), p.parent_id, (SELECT q.prefix FROM prefix q WHERE q.id = p.parent_id)
-    FROM pg_temp.plan_prefix r JOIN prefix p ON p.id = r.id
-    WHERE r.parent_id IS DISTINCT FROM p.parent_id AND NOT plan_adds('prefix', p.id) ORDER BY p.vrf_id, p.prefix;
+    RETURN noted_added <> now() OR NOT plan_adds('prefix', object);
 END $$;
-COMMENT ON FUNCTION plan_moved() IS 'The prefixes to which the planned change gives another parent, in order.';
+COMMENT ON FUNCTION plan_existed(timestamptz, bigint) IS 'Whether a noted prefix existed before the planned change. Looks it up only if it was added when the transaction began.';
 
-CREATE FUNCTION plan_prefix_counters() RETURNS TABLE (id bigint, vrf_id int, prefix cidr, figures jsonb) LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN QUERY SELECT p.id, p.vrf_id, p.prefix, jsonb_build_array(
-        jsonb_build_object('children', r.children, 'total_addresses', prefix_size(r.prefix)::text, 'used_addresses', r.used_addresses::text,
-            'free_addresses', (prefix_size(r.prefix) - r.used_addresses)::text),
-        jsonb_build_object('children', p.children, 'total_addresses', prefix_size(p.prefix)::text, 'used_addresses', p.used_addresses::text,
-            'free_addresses', (prefix_size(p.prefix) - p.used_addresses)::text))
-    FROM pg_temp.plan_prefix r JOIN prefix p ON p.id = r.id
-    WHERE (r.children, r.used_addresses, prefix_size(r.prefix)) IS DISTINCT FROM (p.children, p.used_addresses, prefix_size(p.prefix))
-        AND NOT plan_adds('prefix', p.id)
-    ORDER BY p.vrf_id, p.prefix;
-END $$;
-COMMENT ON FUNCTION plan_prefix_counters() IS 'The counters of prefixes that the planned change moves, before and after it.';
-
-CREATE FUNCTION plan_members(target int) RETURNS TABLE (planned boolean, vrf_id int, prefix cidr, children int, used_addresses numeric, free_blocks numeric) LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN QUERY SELECT true, q.vrf_id, q.prefix, q.children, q.used_addresses, q.free_blocks FROM prefix q WHERE q.pool_id = target
-    UNION ALL SELECT false, r.vrf_id, r.prefix, r.children, r.used_addresses, r.free_blocks FROM pg_temp.plan_prefix r
-    WHERE r.pool_id = target AND NOT plan_adds('prefix', r.id)
-    UNION ALL SELECT false, q.vrf_id, q.prefix, q.children, q.used_addresses, q.free_blocks FROM prefix q
-    WHERE q.pool_id = target AND NOT EXISTS (SELECT FROM pg_temp.plan_prefix r WHERE r.id = q.id) AND NOT plan_adds('prefix', q.id);
-END $$;
-COMMENT ON FUNCTION plan_members(int) IS 'The members of a pool before the planned change, and after it (planned).';
-
-CREATE FUNCTION plan_pool_figures(target int) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION plan_tree(most int) RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (
-        WITH m AS (SELECT f.*, coalesce(addr_last(f.prefix) > max(addr_last(f.prefix))
-                OVER (PARTITION BY f.planned ORDER BY f.prefix ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true) AS outermost
-            FROM plan_members(target) f),
-        figure AS (
-            SELECT s.planned, g.family, count(m.prefix) AS members, coalesce(sum(m.children), 0) AS used,
-                coalesce(sum(prefix_size(m.prefix)) FILTER (WHERE m.outermost), 0) AS total,
-                coalesce(sum(prefix_size(m.prefix) - m.used_addresses), 0) AS free, sum(m.free_blocks) AS blocks
-            FROM (VALUES (false), (true)) s (planned) CROSS JOIN (VALUES (4), (6)) g (family)
-            LEFT JOIN m ON m.planned = s.planned AND family(m.prefix) = g.family GROUP BY 1, 2),
-        told AS (
-            SELECT f.planned, jsonb_object_agg(n.name || '_v' || f.family, n.value) AS figures FROM figure f CROSS JOIN LATERAL (VALUES
-                ('member_prefixes', f.members::text), ('used_prefixes', f.used::text), ('free_prefixes', f.blocks::text),
-                ('total_prefixes', (f.used + f.blocks)::text), ('total_addresses', f.total::text), ('used_addresses', (f.total - f.free)::text),
-                ('free_addresses', f.free::text)) n (name, value)
-            GROUP BY 1)
-        SELECT jsonb_agg(t.figures ORDER BY t.planned) FROM told t);
+        WITH around AS MATERIALIZED (
+            SELECT p.id, p.vrf_id, p.prefix, r.parent_id AS former, p.parent_id AS parent, r.prefix AS was, r.children AS children_before, p.children,
+                r.used_addresses AS used_before, p.used_addresses AS used
+            FROM pg_temp.plan_prefix r JOIN prefix p ON p.id = r.id
+            WHERE (r.parent_id, r.children, r.used_addresses, r.prefix) IS DISTINCT FROM (p.parent_id, p.children, p.used_addresses, p.prefix)
+                AND plan_existed(r.added, r.id)),
+        moved AS (SELECT a.*, row_number() OVER (ORDER BY a.vrf_id, a.prefix) AS n FROM around a WHERE a.former IS DISTINCT FROM a.parent),
+        former AS (SELECT f.former AS id, plan_place(f.former) AS prefix FROM (SELECT DISTINCT m.former FROM moved m) f),
+        move AS (
+            SELECT m.n, m.id, m.vrf_id, m.prefix, m.former, f.prefix AS former_prefix, m.parent, q.prefix AS parent_prefix
+            FROM moved m LEFT JOIN former f ON f.id = m.former LEFT JOIN prefix q ON q.id = m.parent),
+        counted AS (
+            SELECT a.*, row_number() OVER (ORDER BY a.vrf_id, a.prefix) AS n FROM around a
+            WHERE (a.children_before, a.used_before, prefix_size(a.was)) IS DISTINCT FROM (a.children, a.used, prefix_size(a.prefix)))
+        SELECT json_build_object(
+            'moved', (SELECT json_agg(json_build_array(m.id, m.vrf_id, m.prefix, m.former, m.former_prefix, m.parent, m.parent_prefix) ORDER BY m.n)
+                FROM move m WHERE m.n <= most),
+            'moves', (SELECT count(*) FROM moved),
+            'other_moves', (SELECT encode(sha256(string_agg(sha256(convert_to(concat_ws(' ', m.vrf_id, m.prefix, coalesce(m.former_prefix, '-'), m.parent_prefix), 'UTF8')), ''
+                ORDER BY m.n)), 'hex') FROM move m WHERE m.n > most),
+            'counters', (SELECT json_agg(json_build_array(c.id, c.prefix, c.children_before, prefix_size(c.was)::text, c.used_before::text,
+                c.children, prefix_size(c.prefix)::text, c.used::text) ORDER BY c.n) FROM counted c WHERE c.n <= most),
+            'counts', (SELECT count(*) FROM counted),
+            'other_counters', (SELECT encode(sha256(string_agg(sha256(convert_to(concat_ws(' ', c.id, c.children_before, c.used_before, c.children, c.used), 'UTF8')), ''
+                ORDER BY c.n)), 'hex') FROM counted c WHERE c.n > most)));
 END $$;
-COMMENT ON FUNCTION plan_pool_figures(int) IS 'The counters of a pool before and after the planned change.';
+COMMENT ON FUNCTION plan_tree(int) IS 'The prefixes that get another parent, and the counters of prefixes, before and after the planned change. At most so many are listed of each; of the others there is a hash.';
 
-CREATE FUNCTION plan_pool_counters() RETURNS TABLE (id int, name text, figures jsonb) LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION plan_pools(pools int[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN QUERY SELECT o.id, o.name, plan_pool_figures(o.id) FROM pool o WHERE o.id IN (
-        SELECT r.pool_id FROM pg_temp.plan_prefix r
-        UNION SELECT p.pool_id FROM pg_temp.plan_prefix r JOIN prefix p ON p.id = r.id
-        UNION SELECT (a.after ->> 'pool_id')::int FROM plan_entries(0, NULL) a WHERE a.object_type = 'prefix')
-        AND NOT plan_adds('pool', o.id) ORDER BY o.name, o.id;
+    RETURN (
+        WITH m AS (
+            SELECT q.pool_id, true AS planned, q.prefix, q.children, q.used_addresses, q.free_blocks FROM prefix q WHERE q.pool_id = ANY (pools)
+            UNION ALL SELECT r.pool_id, false, r.prefix, r.children, r.used_addresses, r.free_blocks FROM pg_temp.plan_prefix r
+            WHERE r.pool_id = ANY (pools) AND plan_existed(r.added, r.id)
+            UNION ALL SELECT q.pool_id, false, q.prefix, q.children, q.used_addresses, q.free_blocks FROM prefix q
+            WHERE q.pool_id = ANY (pools) AND NOT EXISTS (SELECT FROM pg_temp.plan_prefix r WHERE r.id = q.id) AND plan_existed(q.added, q.id)),
+        o AS (SELECT m.*, coalesce(addr_last(m.prefix) > max(addr_last(m.prefix))
+                OVER (PARTITION BY m.pool_id, m.planned ORDER BY m.prefix ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true) AS outermost FROM m),
+        f AS (SELECT o.pool_id, o.planned, family(o.prefix) AS family, count(*) AS members, sum(o.children) AS used, sum(prefix_size(o.prefix)) FILTER (WHERE o.outermost) AS total,
+                sum(prefix_size(o.prefix) - o.used_addresses) AS free, sum(o.free_blocks) AS blocks
+            FROM o GROUP BY 1, 2, 3)
+        SELECT json_agg(json_build_array(p.id, p.name, f.planned, f.family, f.members, f.used, f.total::text, f.free::text, f.blocks::text) ORDER BY p.name, p.id)
+        FROM f JOIN pool p ON p.id = f.pool_id WHERE NOT plan_adds('pool', p.id));
 END $$;
-COMMENT ON FUNCTION plan_pool_counters() IS 'The counters of pools around the planned change, before and after it.';
+COMMENT ON FUNCTION plan_pools(int[]) IS 'The counters of pools of each family, before and after (planned) the planned change.';
 
-CREATE FUNCTION plan_vrf_counters() RETURNS TABLE (id int, name text, figures jsonb) LANGUAGE plpgsql STABLE AS $$
+-- Transactions at the same time write other rows of the same totals. So the difference is that of our own rows.
+CREATE FUNCTION plan_vrfs() RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    -- Transactions at the same time write other rows of the same totals. So the difference is that of our own rows.
-    RETURN QUERY WITH d AS (
-        SELECT r.vrf_id, r.family, sum(t.num_prefixes - r.num_prefixes) AS num, sum(t.total_addresses - r.total_addresses) AS total,
-            sum(t.used_addresses - r.used_addresses) AS used
-        FROM pg_temp.plan_total r JOIN vrf_total t USING (vrf_id, family, slot) GROUP BY 1, 2),
-    told AS (
-        SELECT d.vrf_id, jsonb_object_agg(n.name || '_v' || d.family, (n.now - n.delta)::text) AS before,
-            jsonb_object_agg(n.name || '_v' || d.family, n.now::text) AS after
-        FROM d CROSS JOIN LATERAL (
+    RETURN (
+        SELECT json_agg(json_build_array(v.id, v.name, d.family, d.num, d.total::text, d.used::text, s.num, s.total::text, s.used::text) ORDER BY v.rt_rank, v.id)
+        FROM (
+            SELECT r.vrf_id, r.family, sum(t.num_prefixes - r.num_prefixes) AS num, sum(t.total_addresses - r.total_addresses) AS total,
+                sum(t.used_addresses - r.used_addresses) AS used
+            FROM pg_temp.plan_total r JOIN vrf_total t USING (vrf_id, family, slot) GROUP BY 1, 2) d
+        JOIN vrf v ON v.id = d.vrf_id
+        CROSS JOIN LATERAL (
             SELECT sum(t.num_prefixes) AS num, sum(t.total_addresses) AS total, sum(t.used_addresses) AS used
             FROM vrf_total t WHERE t.vrf_id = d.vrf_id AND t.family = d.family) s
-        CROSS JOIN LATERAL (VALUES ('num_prefixes', s.num, d.num), ('total_addresses', s.total, d.total), ('used_addresses', s.used, d.used),
-            ('free_addresses', s.total - s.used, d.total - d.used)) n (name, now, delta)
-        GROUP BY 1)
-    SELECT v.id, v.name, jsonb_build_array(t.before, t.after) FROM told t JOIN vrf v ON v.id = t.vrf_id
-    WHERE NOT plan_adds('vrf', v.id) ORDER BY v.rt_rank, v.id;
+        WHERE NOT plan_adds('vrf', v.id));
 END $$;
-COMMENT ON FUNCTION plan_vrf_counters() IS 'The counters of VRFs around the planned change, before and after it.';
+COMMENT ON FUNCTION plan_vrfs() IS 'The totals of VRFs around the planned change, of each family: the difference, and the totals after it.';
 
-CREATE FUNCTION plan_webhooks() RETURNS TABLE (id int, url text) LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION plan_webhooks() RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN QUERY SELECT w.id, w.url FROM webhook w WHERE w.enabled AND EXISTS (
+    RETURN (SELECT json_agg(json_build_array(w.id, w.url) ORDER BY w.id) FROM webhook w WHERE w.enabled AND EXISTS (
         SELECT FROM plan_entries(0, NULL) a WHERE a.object_type IN ('vrf', 'pool', 'prefix', 'asn')
             AND (w.kinds = '{}' OR a.object_type = ANY (w.kinds))
             AND (w.tags = '{}' OR coalesce(a.before -> 'tags' ?| w.tags, false) OR coalesce(a.after -> 'tags' ?| w.tags, false))
             AND (w.vrf_ids = '{}' OR a.object_type = 'vrf' AND a.object_id = ANY (w.vrf_ids)
                 OR (a.before ->> 'vrf_id')::bigint = ANY (w.vrf_ids) OR (a.after ->> 'vrf_id')::bigint = ANY (w.vrf_ids))
             AND (w.pool_ids = '{}' OR a.object_type = 'pool' AND a.object_id = ANY (w.pool_ids)
-                OR (a.before ->> 'pool_id')::bigint = ANY (w.pool_ids) OR (a.after ->> 'pool_id')::bigint = ANY (w.pool_ids)))
-    ORDER BY w.id;
+                OR (a.before ->> 'pool_id')::bigint = ANY (w.pool_ids) OR (a.after ->> 'pool_id')::bigint = ANY (w.pool_ids))));
 END $$;
 COMMENT ON FUNCTION plan_webhooks() IS 'The webhooks to which the events of the planned change go.';
 
-CREATE FUNCTION plan_made(first int, most int) RETURNS text LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION plan_made(most int) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    counts jsonb;
-    entries json;
+    bound bigint := current_setting('nipap.plan');
+    number bigint := current_change_set();
+    entries audit_log[] := ARRAY(SELECT a FROM audit_log a WHERE a.change_set = number AND a.id > bound ORDER BY a.id LIMIT most);
+    is_long boolean := cardinality(entries) = most;
+    counts json;
     others text;
-    moved json;
-    prefixes json;
-    moves boolean := EXISTS (SELECT FROM pg_temp.plan_prefix);
+    pools int[];
+    tree json;
 BEGIN
-    SELECT jsonb_object_agg(c.object_type, c.n) INTO counts FROM (SELECT a.object_type, count(*) AS n FROM plan_entries(0, NULL) a GROUP BY 1) c;
-    SELECT json_agg(json_build_array(a.id, a.object_type, a.object_id, a.action, a.before, a.after) ORDER BY a.id) INTO entries
-    FROM plan_entries(0, first) a;
-    IF (SELECT sum(n.value::bigint) FROM jsonb_each_text(counts) n) > most THEN
-        others := plan_rest((SELECT max(a.id) FROM plan_entries(0, most) a));
+    IF is_long THEN
+        counts := (SELECT json_object_agg(c.object_type, c.n) FROM (SELECT a.object_type, count(*) AS n FROM plan_entries(0, NULL) a GROUP BY 1) c);
+        others := plan_rest(entries[most].id);
     END IF;
-    IF moves THEN
-        SELECT json_build_object('count', count(*), 'rest', encode(sha256(string_agg(
-                sha256(convert_to(concat_ws(' ', m.vrf_id, m.prefix, coalesce(m.former_prefix, '-'), m.parent_prefix), 'UTF8')), ''
-                ORDER BY m.n) FILTER (WHERE m.n > most)), 'hex'),
-            'listed', coalesce(json_agg(json_build_array(m.id, m.vrf_id, m.prefix, m.former, m.former_prefix, m.parent, m.parent_prefix) ORDER BY m.n) FILTER (WHERE m.n <= most), '[]'))
-        INTO moved FROM (SELECT f.*, row_number() OVER () AS n FROM plan_moved() f) m;
-        SELECT json_build_object('count', count(*), 'rest', encode(sha256(string_agg(
-                sha256(convert_to(concat_ws(' ', c.vrf_id, c.prefix, c.figures), 'UTF8')), ''
-                ORDER BY c.n) FILTER (WHERE c.n > most)), 'hex'),
-            'listed', coalesce(json_agg(json_build_array(c.id, c.vrf_id, c.prefix, c.figures) ORDER BY c.n) FILTER (WHERE c.n <= most), '[]'))
-        INTO prefixes FROM (SELECT f.*, row_number() OVER () AS n FROM plan_prefix_counters() f) c;
+    IF EXISTS (SELECT FROM pg_temp.plan_prefix) THEN
+        tree := plan_tree(most);
+    END IF;
+    IF tree IS NOT NULL THEN
+        pools := ARRAY(
+            SELECT n.pool FROM pg_temp.plan_prefix r LEFT JOIN prefix p ON p.id = r.id CROSS JOIN LATERAL (VALUES (r.pool_id), (p.pool_id)) n (pool)
+            WHERE n.pool IS NOT NULL);
+    END IF;
+    IF EXISTS (SELECT FROM unnest(entries) e WHERE e.after ? 'pool_id') OR is_long THEN
+        pools := pools || ARRAY(SELECT DISTINCT (a.after ->> 'pool_id')::int FROM plan_entries(0, NULL) a
+            WHERE a.object_type = 'prefix' AND a.action = 'add' AND a.after ? 'pool_id');
     END IF;
     RETURN json_build_object(
         'secret', (SELECT encode(k.secret, 'hex') FROM plan_key k),
+        'entries', (SELECT json_agg(json_build_array(e.object_type, e.object_id, e.action, e.before, e.after) ORDER BY e.id) FROM unnest(entries) e),
         'counts', counts,
-        'entries', entries,
         'rest', others,
-        'moved', moved,
-        'prefixes', prefixes,
-        'pools', (SELECT json_agg(json_build_array(c.id, c.name, c.figures)) FROM plan_pool_counters() c),
-        'vrfs', (SELECT json_agg(json_build_array(c.id, c.name, c.figures)) FROM plan_vrf_counters() c),
-        'webhooks', (SELECT json_agg(json_build_array(w.id, w.url)) FROM plan_webhooks() w));
+        'tree', tree,
+        'pools', CASE WHEN cardinality(pools) > 0 THEN plan_pools(pools) END,
+        'vrfs', CASE WHEN EXISTS (SELECT FROM pg_temp.plan_total) THEN plan_vrfs() END,
+        'webhooks', CASE WHEN number IS NOT NULL AND EXISTS (SELECT FROM webhook w WHERE w.enabled) THEN plan_webhooks() END);
 END $$;
-COMMENT ON FUNCTION plan_made(int, int) IS 'The consequences of the planned change as JSON: its first audit entries, and of each other list at most so many items.';
-
-CREATE FUNCTION plan_page(above bigint, most int) RETURNS text LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN (SELECT json_agg(json_build_array(a.id, a.object_type, a.object_id, a.action, a.before, a.after) ORDER BY a.id) FROM plan_entries(above, most) a);
-END $$;
-COMMENT ON FUNCTION plan_page(bigint, int) IS 'Audit entries of the planned change with higher ids than a given one, as JSON.';
+COMMENT ON FUNCTION plan_made(int) IS 'The consequences of the planned change as JSON, of each list at most so many items.';

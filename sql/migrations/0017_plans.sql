@@ -10,7 +10,8 @@ INSERT INTO plan_key SELECT decode(string_agg(replace(gen_random_uuid()::text, '
 
 CREATE FUNCTION note_prefix() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks)
+    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks,
+        OLD.added)
     ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
