@@ -25,6 +25,7 @@ from nipap.errors import (
     Problems,
 )
 from nipap.history import changes as history
+from nipap.history import plan as plans
 from nipap.history import webhook_calls as webhooks
 from nipap.history.audit import Who
 from nipap.objects import allocate, searching
@@ -149,7 +150,8 @@ class Request:
     """One request: the name of a call, its members as they were sent, and the conditions under which it is made.
 
     key: an idempotency key, checked when it is used. expectation: the state that an object must have. reason, group:
-    why a change is made, and the import or bulk action that it is a part of.
+    why a change is made, and the import or bulk action that it is a part of. dry_run: report the change and make none.
+    plan: the token of a dry run, to which the change must still be equal.
     """
 
     call: str
@@ -159,6 +161,8 @@ class Request:
     request_id: str | None = None
     reason: str | None = None
     group: str | None = None
+    dry_run: bool = False
+    plan: str | None = None
 
 
 class Door(Protocol):
@@ -168,6 +172,8 @@ class Door(Protocol):
 
     def add_prefixes(self, actor: Actor, attrs: list[Any], *, ids: bool = False) -> list[Any] | packed.Packed: ...
 
+    def place_of(self, actor: Actor, attr: Any) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -175,7 +181,7 @@ class Caller:
 
     change: the request with which a change is recorded. shape: the form of prefixes. longest_list: most prefixes in a
     list; an answer that is longer, or may be longer, is no list. enter: returns the `Door` to a transaction. sleep:
-    sleeps for a number of seconds.
+    sleeps for a number of seconds. errors: notes all errors of a dry run; None: the first error ends the call.
     """
 
     actor: Actor
@@ -184,6 +190,7 @@ class Caller:
     longest_list: int | None
     enter: Callable[[Transaction], Door]
     sleep: Callable[[float], None]
+    errors: plans.Errors | None = None
 
     @property
     def who(self) -> Who:
@@ -453,6 +460,12 @@ def _batch(tx: Transaction, caller: Caller, members: tuple[bool, list[batches.Op
     def one(operation: batches.Operation, before: batches.References) -> Any:
         return door.perform(caller.actor, Request(operation.method, before.resolved(operation)))
 
+    errors = caller.errors
+    if errors is not None:
+        many = partial(door.add_prefixes, caller.actor, ids=ids)
+        place = partial(door.place_of, caller.actor)
+        batches.rehearse(operations, one=one, many=many, place=place, part=tx.part, note=errors.note)
+        return None
     return batches.run(operations, ids=ids, one=one, many=partial(door.add_prefixes, caller.actor, ids=ids))
 
 

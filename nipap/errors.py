@@ -49,6 +49,12 @@ class NipapOutcomeUnknownError(NipapError):
     code = 1020
 
 
+class NipapBusyError(NipapError):
+    """A dry run did not get a lock in time, because another change holds it. The call can be retried."""
+
+    code = 1030
+
+
 class NipapInputError(NipapError):
     """The arguments have the wrong shape."""
 
@@ -103,6 +109,12 @@ class NipapTimeoutError(NipapValueError):
     code = 1210
 
 
+class NipapPlanError(NipapValueError):
+    """The token of a plan is not valid for this call."""
+
+    code = 1220
+
+
 class NipapNonExistentError(NipapError):
     """The named object does not exist."""
 
@@ -125,6 +137,16 @@ class NipapChangedError(NipapError):
     """The object is not, or no longer, in the state that the caller expects. Nothing was changed."""
 
     code = 1600
+
+
+class NipapPlanChangedError(NipapChangedError):
+    """A change would not be as planned any more. Nothing was changed."""
+
+    code = 1610
+
+    def __init__(self, text: str, differences: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.differences = differences
 
 
 class AuthError(NipapError):

@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple
 from nipap import __version__
 from nipap.access.local_users import LocalUser, LocalUsers, UserFileMissingError
 from nipap.attributes import shown
-from nipap.history import partitions, webhook
+from nipap.history import partitions, plan, webhook
 from nipap.history.audit import Who
 from nipap.history.partitions import Bound
 from nipap.integrity import check, restore
@@ -410,6 +410,7 @@ def _restore(tx: Transaction, db: Database, source: Source, users: LocalUsers | 
     with source.data() as data:
         left_out = restore.load(tx, data)
     schema.migrate(Inside(tx))
+    plan.end_all(tx)
     disabled = 0 if keep_webhooks else webhook.disable_all(tx, WHO)
     restore.analyze(tx)
     problems = [problem.text for problem in check.examine(tx)]

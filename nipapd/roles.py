@@ -31,6 +31,7 @@ SOME_TABLES = {
     'audit_log': 'SELECT, INSERT',
     'change_set': 'SELECT, INSERT',
     'change_order': 'SELECT, INSERT',
+    'plan_key': 'SELECT',
     'schema_migration': 'SELECT',
     'sign_in': 'SELECT, INSERT, DELETE',
 }

@@ -15,7 +15,8 @@ from nipap.access.sign_in_rows import DEFAULT as SIGN_INS
 from nipap.access.sign_in_rows import MOST as MOST_SIGN_INS
 from nipap.access.sign_ins import INTERFACES, OUTCOMES
 from nipap.attributes import Attribute, read_boolean, shown
-from nipap.errors import NipapInputError, NipapValueError
+from nipap.controls import LONGEST_PLAN, OF_CHANGES
+from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
 from nipap.rest.objects import AUDIT_ENTRIES, TAGS, Resource
 from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, NETWORK, STORED, TEXT, Schema
@@ -74,6 +75,8 @@ def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
     for name, values in args.lists():
         if pairs and name.startswith(PAIR) and name != PAIR:
             continue
+        if name not in parameters and name in OF_CHANGES:
+            raise NipapExtraneousInputError(f'parameter {name} is for requests that change something').about(name)
         if name not in parameters:
             accepted = ', '.join([*parameters, *(('avps.KEY',) if pairs else ())]) or 'none'
             raise NipapInputError(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
@@ -125,6 +128,13 @@ LIMIT = _shared(
 )
 AFTER = _shared('after', CURSOR, 'Start of the page: the `after` of the previous answer.')
 RECURSIVE = _shared('recursive', _BOOLEAN, 'Also remove everything inside.')
+DRY_RUN = _shared('dry_run', _BOOLEAN, 'Return the plan of the change (200), and change nothing.')
+PLAN = _shared(
+    'plan',
+    {**TEXT, 'minLength': 1, 'maxLength': LONGEST_PLAN},
+    'The `plan` of a dry run: make the change only if it is still as planned, else 409.',
+)
+CHANGES = (DRY_RUN, PLAN)
 TREE = (
     _shared('parents_depth', _DEPTH, 'Number of levels to add above the matches; -1: all.'),
     _shared('children_depth', _DEPTH, 'Number of levels to add below the matches; -1: all.'),

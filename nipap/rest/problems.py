@@ -23,6 +23,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.NipapError: 400,
     errors.NipapUnavailableError: 503,
     errors.NipapOutcomeUnknownError: 504,
+    errors.NipapBusyError: 503,
     errors.NipapInputError: 400,
     errors.NipapMissingInputError: 400,
     errors.NipapExtraneousInputError: 400,
@@ -31,6 +32,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.NipapMediaTypeError: 415,
     errors.NipapValueError: 422,
     errors.NipapTimeoutError: 422,
+    errors.NipapPlanError: 422,
     errors.NipapNonExistentError: 404,
     errors.NipapDuplicateError: 409,
     errors.NipapKeyReusedError: 422,
@@ -40,6 +42,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.TooManyLoginsError: 429,
     errors.AuthorizationFailedError: 403,
     errors.NipapChangedError: 412,
+    errors.NipapPlanChangedError: 409,
 }
 
 
@@ -66,6 +69,8 @@ def problem(error: errors.NipapError) -> Response:
         members['position'] = error.position
     if error.interpretation is not None:
         members['interpretation'] = error.interpretation
+    if isinstance(error, errors.NipapPlanChangedError) and error.differences:
+        members['differences'] = list(error.differences)
     response = _response(status, members)
     if status == 401:
         for challenge in CHALLENGES:

@@ -7,7 +7,7 @@ parameter that is not in this table is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nipap.calls import CALLS
 from nipap.rest import parameters
@@ -82,8 +82,17 @@ def _source(resource: Resource) -> Iterator[_Entry]:
     yield _route('GET', f'{path}/free', 'find_free_prefix', parameters.free(resource))
 
 
+def _controlled(entry: _Entry) -> _Entry:
+    """Add the parameters that all changes have."""
+    name, route = entry
+    if not (route.served and route.changes):
+        return entry
+    return name, replace(route, parameters={**route.parameters, **parameters.named(parameters.CHANGES)})
+
+
 ROUTES: Mapping[tuple[str, str], Route] = dict(
-    (
+    _controlled(entry)
+    for entry in (
         *(entry for resource in RESOURCES for entry in _collection(resource)),
         *_looking(TAGS),
         *(entry for resource in PAST for entry in _looking(resource)),

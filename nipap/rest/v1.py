@@ -25,6 +25,7 @@ from nipap.errors import (
     AuthenticationFailedError,
     AuthenticationMissingError,
     NipapError,
+    NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
     NipapNonExistentError,
@@ -43,6 +44,7 @@ PATH = '/rest/v1/prefixes'
 
 _OPTIONS = ('max_result', 'offset', 'include_all_parents', 'include_all_children', 'parents_depth', 'children_depth')
 _ALLOCATION = {'fromPoolName', 'fromPoolId', 'fromPrefix', 'prefixLength', 'family'}
+_NOT_HERE = ('dry_run', 'as_of', 'plan')  # a client that sends one of them does not want what it would get
 _WITHOUT_PROOF = {'message': 'Unauthorized'}
 
 _log = logging.getLogger(__name__)
@@ -87,6 +89,9 @@ class _Endpoint:
             if request.method != 'GET':
                 refuse_other_sites(request)
             actor = self._actor(request, record)
+            for name in _NOT_HERE:
+                if name in request.args:
+                    raise NipapExtraneousInputError(f'extraneous parameter {name}, /api/v1 has it').about(name)
             return _answered(kept(giving_way(_written(call(actor, request.args.to_dict())))))
         except AuthenticationMissingError as exc:
             record.fault = exc.code

