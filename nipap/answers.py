@@ -29,6 +29,7 @@ class Vrf(TypedDict):
     free_addresses_v6: int
     tags: list[str]
     avps: dict[str, str]
+    version: int
 
 
 class Pool(TypedDict):
@@ -60,6 +61,7 @@ class Pool(TypedDict):
     vrf_rt: str | None
     vrf_name: str | None
     prefixes: list[str]
+    version: int
 
 
 class Prefix(TypedDict):
@@ -97,6 +99,7 @@ class Prefix(TypedDict):
     free_addresses: int
     avps: dict[str, str]
     expires: datetime | None
+    version: int
     prefix_length: NotRequired[int]
     children: NotRequired[int]
     match: NotRequired[bool]
@@ -108,6 +111,7 @@ class Asn(TypedDict):
 
     asn: int
     name: str | None
+    version: int
 
 
 class Tag(TypedDict):

@@ -19,7 +19,7 @@ from nipap.attributes import read_boolean, read_seconds, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
 from nipap.history import webhook_calls as webhooks
 from nipap.history.audit import Who
-from nipap.objects import allocate, searching
+from nipap.objects import allocate, searching, versions
 from nipap.objects import prefix as prefixes
 from nipap.objects import prefix_search as searches
 from nipap.objects import vrf as vrfs
@@ -116,6 +116,10 @@ class Call:
         problems = Problems()
         values = [problems.read(member.read, members.get(member.name)) for member in self.members]
         problems.check()
+        return self.made(values)
+
+    def made(self, values: Sequence[Any]) -> Any:
+        """Return the value that `work` gets for the parsed members."""
         if self.make is not None:
             return self.make(*values)
         return values[0] if len(values) == 1 else tuple(values)
@@ -258,6 +262,47 @@ def _read_changes(read: Callable[[Any], Any], attr: object) -> Any:
     if not attr:
         raise NipapInputError("'attr' must not be empty.")
     return read(attr)
+
+
+# ---------------------------------------------------------------- changes of one version of an object
+
+
+@dataclass(frozen=True)
+class OfVersion:
+    """The members of an edit or a removal. version: the version that its object must have; None for any."""
+
+    condition: Condition
+    members: Any
+    version: int | None
+
+
+def _of_version(kind: Kind, call: Call) -> Call:
+    """Return an edit or a removal with one more member, ``if_version``."""
+    member = Member(
+        'if_version',
+        versions.read_version,
+        'The version that the object must have. The spec must then select one object.',
+        1,
+    )
+
+    def make(*values: Any) -> OfVersion:
+        *given, version = values
+        condition = given[0] if isinstance(given[0], Condition) else given[0][0]
+        return OfVersion(condition, call.made(given), version)
+
+    def work(tx: Transaction, caller: Caller, asked: OfVersion) -> Any:
+        if asked.version is not None:
+            versions.require(tx, kind, asked.condition, asked.version)
+        return call.work(tx, caller, asked.members)
+
+    mode = call.mode
+    if isinstance(mode, Message):
+        again, when = mode.again, mode.when
+        mode = Message(
+            lambda tx, caller, asked, i: again(tx, caller, asked.members, i),
+            when=lambda asked: asked.version is None and when(asked.members),
+        )
+    return replace(call, members=(*call.members, member), make=make, work=work, mode=mode)
 
 
 # ---------------------------------------------------------------- prefixes
@@ -721,8 +766,10 @@ def _batch_call() -> Call:
     return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 
+_CHANGES = {f'{verb}_{kind.name}': kind for kind in (VRFS, POOLS, ASNS, PREFIXES) for verb in ('edit', 'remove')}
+
 CALLS: dict[str, Call] = {
-    call.name: call
+    call.name: _of_version(_CHANGES[call.name], call) if call.name in _CHANGES else call
     for call in (
         *_daemon_calls(),
         *_vrf_calls(),

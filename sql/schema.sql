@@ -74,6 +74,16 @@ END $$;
 
 COMMENT ON FUNCTION public.keep_change_set() IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
 
+CREATE FUNCTION public.keep_version() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.version := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE OLD.version + 1 END;
+    RETURN NEW;
+END $$;
+
+COMMENT ON FUNCTION public.keep_version() IS 'Sets the version of objects that a program of an earlier version adds or edits.';
+
 CREATE FUNCTION public.keep_words() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -122,7 +132,8 @@ CREATE TABLE public.prefix (
     expires timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
     authoritative_source text DEFAULT 'nipap'::text NOT NULL,
     added timestamp with time zone DEFAULT now() NOT NULL,
-    last_modified timestamp with time zone DEFAULT now() NOT NULL
+    last_modified timestamp with time zone DEFAULT now() NOT NULL,
+    version integer DEFAULT 1 NOT NULL
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 
@@ -180,6 +191,8 @@ COMMENT ON COLUMN public.prefix.added IS 'When it was added.';
 
 COMMENT ON COLUMN public.prefix.last_modified IS 'When it was last edited.';
 
+COMMENT ON COLUMN public.prefix.version IS 'Version: 1 for a new prefix, one more with each edit that changes a fact.';
+
 CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((((((((COALESCE((p).comment, ''::text) || '
@@ -189,6 +202,21 @@ CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
 '::text) || COALESCE((p).customer_id, ''::text));
 
 COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix for word searches, a line for each attribute.';
+
+CREATE TABLE public.asn (
+    asn bigint NOT NULL,
+    name text,
+    version integer DEFAULT 1 NOT NULL,
+    CONSTRAINT asn_range_check CHECK (((asn >= 1) AND (asn <= '4294967295'::bigint)))
+);
+
+COMMENT ON TABLE public.asn IS 'Autonomous systems.';
+
+COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
+
+COMMENT ON COLUMN public.asn.name IS 'Name.';
+
+COMMENT ON COLUMN public.asn.version IS 'Version: 1 for a new AS number, one more with each edit that changes a fact.';
 
 CREATE TABLE public.audit_log (
     id bigint NOT NULL,
@@ -287,6 +315,7 @@ CREATE TABLE public.pool (
     ipv6_default_prefix_length smallint,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
     CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
     CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
     CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
@@ -311,6 +340,8 @@ COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.
 
 COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
+COMMENT ON COLUMN public.pool.version IS 'Version: 1 for a new pool, one more with each edit that changes a fact.';
+
 CREATE TABLE public.vrf (
     id integer NOT NULL,
     rt text,
@@ -319,6 +350,7 @@ CREATE TABLE public.vrf (
     description text,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
     CONSTRAINT vrf_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
     CONSTRAINT vrf_default_check CHECK (((id = 0) = (rt IS NULL)))
 );
@@ -338,6 +370,8 @@ COMMENT ON COLUMN public.vrf.description IS 'Free text.';
 COMMENT ON COLUMN public.vrf.tags IS 'Tags in the order given, duplicates kept.';
 
 COMMENT ON COLUMN public.vrf.avps IS 'Attribute-value pairs, string to string.';
+
+COMMENT ON COLUMN public.vrf.version IS 'Version: 1 for a new VRF, one more with each edit that changes a fact.';
 
 CREATE TABLE public.webhook (
     id integer NOT NULL,
@@ -397,18 +431,6 @@ COMMENT ON COLUMN public.webhook.delivered IS 'Events that were delivered.';
 COMMENT ON COLUMN public.webhook.failed IS 'Failed attempts in total.';
 
 COMMENT ON COLUMN public.webhook.owner IS 'The account that added the webhook, as in audit_log.authenticated_as; NULL: unknown.';
-
-CREATE TABLE public.asn (
-    asn bigint NOT NULL,
-    name text,
-    CONSTRAINT asn_range_check CHECK (((asn >= 1) AND (asn <= '4294967295'::bigint)))
-);
-
-COMMENT ON TABLE public.asn IS 'Autonomous systems.';
-
-COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
-
-COMMENT ON COLUMN public.asn.name IS 'Name.';
 
 ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.audit_log_id_seq
@@ -814,13 +836,45 @@ CREATE UNIQUE INDEX vrf_rank_key ON public.vrf USING btree (rt_rank, id);
 
 COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
 
+CREATE TRIGGER asn_new_version BEFORE INSERT ON public.asn FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_new_version ON public.asn IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER asn_version BEFORE UPDATE ON public.asn FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_version ON public.asn IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER audit_log_change_set BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.change_set IS NULL)) EXECUTE FUNCTION public.keep_change_set();
 
 COMMENT ON TRIGGER audit_log_change_set ON public.audit_log IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
 
+CREATE TRIGGER pool_new_version BEFORE INSERT ON public.pool FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_new_version ON public.pool IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER pool_version BEFORE UPDATE OF name ON public.pool FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_version ON public.pool IS 'Sets the version of a row that a program of an earlier version edits.';
+
+CREATE TRIGGER prefix_new_version BEFORE INSERT ON public.prefix FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_new_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER prefix_version BEFORE UPDATE OF last_modified ON public.prefix FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
 
 COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words up to date when the text of a prefix changes.';
+
+CREATE TRIGGER vrf_new_version BEFORE INSERT ON public.vrf FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_new_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER vrf_version BEFORE UPDATE OF name ON public.vrf FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version edits.';
 
 ALTER TABLE ONLY public.dead_letter
     ADD CONSTRAINT dead_letter_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES public.webhook(id) ON DELETE CASCADE;
@@ -831,7 +885,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v16; their text is in sql/functions.
+-- The functions of this version, in the schema public_v23; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.
@@ -859,6 +913,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- asn_edit(target bigint, changes jsonb, who actor) -> boolean
 --     Edit an AS number. Writes nothing if no fact changes. Returns false if there is no such AS number.
+
+-- asn_facts(stored asn) -> jsonb
+--     The stored facts of an AS number, without version and nulls.
 
 -- asn_remove(target bigint, who actor) -> boolean
 --     Remove an AS number. Returns false if there is no such AS number.
@@ -998,6 +1055,9 @@ ALTER TABLE ONLY public.vrf_total
 -- pool_edit(target integer, changes jsonb, who actor) -> boolean
 --     Edit a pool; a new default length recounts the free blocks of its members. Writes nothing if no fact changes. Returns false if there is no such pool.
 
+-- pool_facts(stored pool) -> jsonb
+--     The stored facts of a pool, without version and nulls.
+
 -- pool_find_free(by_id integer, by_name text, address_family integer, length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a pool, at most as many as wanted.
 
@@ -1023,7 +1083,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Edit any number of prefixes; the changes keep network, type and pool. Writes nothing where no fact changes. Returns false if there was nothing to edit.
 
 -- prefix_facts(stored prefix) -> jsonb
---     The stored facts of a prefix, without derived columns and without nulls.
+--     The stored facts of a prefix, without derived columns, version and nulls.
 
 -- prefix_move(old_row prefix, new_row prefix) -> prefix
 --     Move old_row to the place new_row.prefix; returns new_row with its derived columns, which the caller stores.
@@ -1083,7 +1143,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Edit a VRF. Writes nothing if no fact changes. Returns false if there is no such VRF.
 
 -- vrf_facts(stored vrf) -> jsonb
---     The stored facts of a VRF, without nulls.
+--     The stored facts of a VRF, without version and nulls.
 
 -- vrf_remove(in_vrf integer, who actor) -> boolean
 --     Remove a VRF with all its prefixes. Returns false if there is no such VRF.

@@ -112,7 +112,7 @@ class RestFace(Face):
 
     def _edit(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
         place, attr = self._place(kind, members.get(kind)), members.get('attr')
-        if place is None or attr is None:
+        if place is None or attr is None or 'if_version' in members:
             return self.as_batch(method, members, headers)
         try:
             return [self.ask('PATCH', place, attr, **headers)]
