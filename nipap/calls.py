@@ -17,6 +17,7 @@ from nipap import batch as batches
 from nipap.access.authentication import Actor
 from nipap.attributes import read_boolean, read_seconds, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
+from nipap.history import undo as undoing
 from nipap.history import webhook_calls as webhooks
 from nipap.history.audit import Who
 from nipap.objects import allocate, searching, versions
@@ -26,7 +27,7 @@ from nipap.objects import vrf as vrfs
 from nipap.objects.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
 from nipap.objects.prefix_view import Shape
 from nipap.postgres import schema
-from nipap.postgres.transaction import Addition, Transaction
+from nipap.postgres.transaction import Addition, Outcome, Transaction
 from nipap.runtime import packed
 from nipap.runtime.chunks import Chunks
 from nipap.search.condition import ByKey, Condition
@@ -68,6 +69,17 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The mode of a call that may take several transactions, one after the other.
+
+    when: whether the members take several; otherwise the call is one transaction. work: does the work of several.
+    """
+
+    when: Callable[[Any], bool]
+    work: Callable[[undoing.Runner, Caller, Any, Outcome | None], Any]
+
+
+@dataclass(frozen=True)
 class Member:
     """One member of a call.
 
@@ -94,7 +106,7 @@ class Call:
     doc: str
     members: tuple[Member, ...]
     right: Right
-    mode: Mode | Message
+    mode: Mode | Message | Steps
     work: Callable[[Any, Caller, Any], Any]
     make: Callable[..., Any] | None = None
     parts: Callable[[Any], Sequence[str]] | None = None
@@ -102,7 +114,7 @@ class Call:
     @property
     def changes(self) -> bool:
         """Return whether the call can change something, and so may be sent with an idempotency key."""
-        return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message)
+        return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message | Steps)
 
     def known(self, members: Raw) -> dict[str, Any]:
         """Return every member of the call as it was sent, None for a member that was not sent."""
@@ -421,6 +433,17 @@ def _remove_prefix(tx: Transaction, caller: Caller, members: RemovePrefix) -> No
 
 def _find_free(tx: Transaction, _caller: Caller, members: tuple[vrfs.VrfName, allocate.Allocation]) -> list[str]:
     return allocate.find_free(tx, *members)
+
+
+# ---------------------------------------------------------------- undo
+
+
+def _undo(tx: Transaction, caller: Caller, members: undoing.Undo) -> Any:
+    return undoing.undo(tx, members.change_set or 0, caller.who, partial=members.partial)
+
+
+def _undo_group(db: undoing.Runner, caller: Caller, members: undoing.Undo, outcome: Outcome | None) -> Any:
+    return undoing.undo_group(db, members.group or '', caller.who, outcome, partial=members.partial)
 
 
 # ---------------------------------------------------------------- many calls at once
@@ -749,11 +772,46 @@ def _daemon_calls() -> list[Call]:
     ]
 
 
+_UNDO_DOC = """\
+Undo a change set, or all change sets of a group, and return the numbers of objects that were set back.
+
+Removed objects come back with their ids, edited ones get their former values, added ones are removed. The undo is a new
+change set, which can be undone. Objects that were changed since are conflicts: the undo is refused, or with ``partial``
+everything else is undone. Of a group the newest change set is undone first, each in a transaction of its own; change
+sets that are undone already are skipped.
+"""
+
+
+def _undo_calls() -> list[Call]:
+    partial_ = Member(
+        'partial', undoing.read_partial, 'Whether to undo what has no conflict, and list the conflicts.', example=False
+    )
+    return [
+        Call(
+            'undo',
+            _UNDO_DOC,
+            (
+                Member('change_set', undoing.read_change_set, 'The number of the change set to undo.', 1),
+                Member('group', undoing.read_group, 'The group whose change sets to undo, in place of one change set.'),
+                partial_,
+            ),
+            Right.WRITE,
+            Steps(lambda members: members.group is not None, _undo_group),
+            _undo,
+            undoing.make_undo,
+        ),
+    ]
+
+
+# Calls that a batch cannot have: it is one change set.
+NOT_IN_BATCHES = frozenset({'batch', 'undo', 'restore'})
+
+
 def _batch_call() -> Call:
     wanted = Member('return', _read_return, 'Whether the answers are objects (``all``) or ``ids``.', 'ids')
     operations = Member(
         'operations',
-        lambda value: batches.read_operations(value, CALLS.keys() - {'batch'}),
+        lambda value: batches.read_operations(value, CALLS.keys() - NOT_IN_BATCHES),
         'The calls to make, in order.',
         [{'method': 'add_asn', 'args': {'attr': {'asn': 64500}}}],
         required=True,
@@ -778,6 +836,7 @@ CALLS: dict[str, Call] = {
         *_prefix_calls(),
         *_searches(TAGS),
         *_webhook_calls(),
+        *_undo_calls(),
         _batch_call(),
     )
 }

@@ -122,6 +122,7 @@ LIMIT = _shared(
 )
 AFTER = _shared('after', CURSOR, 'Start of the page: the `after` of the previous answer.')
 RECURSIVE = _shared('recursive', _BOOLEAN, 'Also remove everything inside.')
+PARTIAL = _shared('partial', _BOOLEAN, 'Undo what has no conflict, and list the conflicts.')
 TREE = (
     _shared('parents_depth', _DEPTH, 'Number of levels to add above the matches; -1: all.'),
     _shared('children_depth', _DEPTH, 'Number of levels to add below the matches; -1: all.'),

@@ -113,7 +113,8 @@ def schemas() -> dict[str, Schema]:
             found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
             found[f'{name}Merge'] = _merge(found[f'{name}Attr'])
     attr = found['PrefixAttr']['properties']
-    return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **webhooks()}
+    more = {**webhooks(), 'Undone': _undone()}
+    return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **more}
 
 
 _NO_NODE: Schema = {'if': {'not': {'required': ['node']}}, 'then': {'required': ['description']}}
@@ -281,6 +282,31 @@ def webhooks() -> dict[str, Schema]:
         'WebhookAttr': attr,
         'WebhookNew': {**attr, 'required': ['url', 'secret']},
         'Resend': {'type': 'object', 'additionalProperties': False, 'properties': again},
+    }
+
+
+def _undone() -> Schema:
+    """Return the schema of the answer of an undo."""
+    of_object: Schema = {'position': INTEGER, 'kind': TEXT, 'id': INTEGER}
+    return {
+        'type': 'object',
+        'properties': {
+            'undoes': {**INTEGER, 'description': 'The change set that was undone, in the undo of a group.'},
+            'change_set': {
+                'type': ['integer', 'null'],
+                'description': 'The new change set; null if nothing was undone.',
+            },
+            'undone': {
+                'type': 'object',
+                'additionalProperties': INTEGER,
+                'description': 'The numbers of objects by kind.',
+            },
+            'conflicts': listed(
+                {'type': 'object', 'properties': {**of_object, 'object': {'type': ['string', 'null']}, 'why': TEXT}}
+            ),
+            'number_of_conflicts': INTEGER,
+            'left': listed({'type': 'object', 'properties': {**of_object, 'action': TEXT}}),
+        },
     }
 
 

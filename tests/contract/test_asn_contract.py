@@ -67,7 +67,7 @@ def test_specifications(api: Face) -> None:
 def test_edit(api: Face) -> None:
     """Deliberate differences 9 and 15."""
     add(api, 1, 'one')
-    assert api.call('edit_asn', asn={'name': 'one'}, attr={'name': None}) == [{'asn': 1, 'name': None, 'version': 1}]
+    assert api.call('edit_asn', asn={'name': 'one'}, attr={'name': None}) == [{'asn': 1, 'name': None, 'version': 2}]
     assert api.call('edit_asn', asn={'asn': 2}, attr={'name': 'x'}) == []
     fault = api.fault('edit_asn', asn={'asn': 1}, attr={})
     assert (fault.code, fault.text) == (1100, "'attr' must not be empty.")

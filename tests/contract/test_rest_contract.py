@@ -100,7 +100,7 @@ def test_the_life_of_other_objects(ask: Ask, plural: str, attr: dict[str, Any], 
     assert item in ask('GET', f'/{plural}').json['result']
     assert ask('GET', f'/{plural}?name=one').json['result'] == [item]
     refused(ask('POST', f'/{plural}', attr), 409, 1400)
-    assert ask('PATCH', path, {'name': 'two'}).json == {**item, 'name': 'two'}
+    assert ask('PATCH', path, {'name': 'two'}).json == {**item, 'name': 'two', 'version': 2}
     assert ask('DELETE', path).status_code == 204
     for method, body in (('GET', None), ('DELETE', None), ('PATCH', {'name': 'x'})):
         refused(ask(method, path, body), 404, 1300)
