@@ -29,6 +29,7 @@ class Vrf(TypedDict):
     free_addresses_v6: int
     tags: list[str]
     avps: dict[str, str]
+    version: int
 
 
 class Pool(TypedDict):
@@ -60,6 +61,7 @@ class Pool(TypedDict):
     vrf_rt: str | None
     vrf_name: str | None
     prefixes: list[str]
+    version: int
 
 
 class Prefix(TypedDict):
@@ -97,6 +99,7 @@ class Prefix(TypedDict):
     free_addresses: int
     avps: dict[str, str]
     expires: datetime | None
+    version: int
     prefix_length: NotRequired[int]
     children: NotRequired[int]
     match: NotRequired[bool]
@@ -108,6 +111,7 @@ class Asn(TypedDict):
 
     asn: int
     name: str | None
+    version: int
 
 
 class Tag(TypedDict):
@@ -259,3 +263,46 @@ class SmartPrefixPage(PrefixPage):
     interpretation: Mapping[str, object]
     error: bool
     error_message: NotRequired[str | None]
+
+
+class Conflict(TypedDict):
+    """An object that is not undone. position: of its last entry in the change set. object: its prefix or name."""
+
+    position: int
+    kind: str
+    id: int
+    object: str | None
+    why: str
+
+
+class Left(TypedDict):
+    """An entry of a change set that an undo leaves alone."""
+
+    position: int
+    kind: str
+    id: int
+    action: str
+
+
+class Undone(TypedDict):
+    """The answer of an undo. change_set: the new change set. undone: the numbers of objects by kind."""
+
+    change_set: int | None
+    undone: dict[str, int]
+    conflicts: list[Conflict]
+    number_of_conflicts: int
+    left: list[Left]
+
+
+class UndoneOfGroup(Undone):
+    """The undo of one change set of a group."""
+
+    undoes: int
+
+
+class UndoneGroup(TypedDict):
+    """The answer of an undo of a group. skipped: change sets that were undone before."""
+
+    group: str
+    change_sets: list[UndoneOfGroup]
+    skipped: list[int]

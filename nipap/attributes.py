@@ -69,7 +69,8 @@ Table = Mapping[str, Attribute]
 # Examples by the name of the attribute, for every table; a table may override them. The addresses, names and numbers
 # are for documentation.
 _EXAMPLES: Mapping[str, object] = {
-    **{'id': 1, 'vrf_id': 0, 'pool_id': 1, 'vrf_rt': '65000:123', 'vrf_name': 'customers', 'pool_name': 'links'},
+    **{'id': 1, 'version': 1, 'vrf_id': 0, 'pool_id': 1, 'vrf_rt': '65000:123', 'vrf_name': 'customers'},
+    **{'pool_name': 'links'},
     **{'rt': '65000:123', 'name': 'customers', 'asn': 64500, 'description': 'Office in Malmö', 'comment': 'Floor 3'},
     **{'tags': ['core'], 'inherited_tags': ['private'], 'avps': {'site': 'malmo1'}},
     **{'family': 4, 'prefix': '192.0.2.0/24', 'prefix_length': 24, 'display_prefix': '192.0.2.0/24', 'indent': 1},
@@ -139,6 +140,12 @@ def _tags(sql: str) -> Attribute:
 
 _AVPS = 'Attribute-value pairs, string to string.'
 
+
+def _version(sql: str) -> Attribute:
+    doc = 'Version: 1 for a new object, one more with each edit that changes a fact.'
+    return Attribute('version', 'integer', sql, doc, never_nil=True)
+
+
 VRF: Table = _table(
     [
         Attribute('id', 'integer', 'v.id', 'Identity; 0 is the default VRF.', never_nil=True),
@@ -155,6 +162,7 @@ VRF: Table = _table(
         ),
         _tags('v.tags'),
         Attribute('avps', 'avps', 'v.avps', _AVPS, True),
+        _version('v.version'),
     ]
 )
 
@@ -201,6 +209,7 @@ POOL: Table = _table(
         Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of that VRF.'),
         Attribute('vrf_name', 'text', 'v.name', 'Name of that VRF.', normal=_trimmed),
         Attribute('prefixes', 'networks', 'm.prefixes', 'The members, in order.'),
+        _version('o.version'),
     ],
     examples={'name': 'links', 'description': 'Links to customers'},
 )
@@ -275,6 +284,7 @@ PREFIX: Table = _table(
         Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.', never_nil=True),
         Attribute('avps', 'avps', 'p.avps', _AVPS, True),
         Attribute('expires', 'expires', 'p.expires', 'When the prefix expires; unset: never.', True),
+        _version('p.version'),
     ],
     nil_is_text=True,
 )
@@ -286,6 +296,7 @@ ASN: Table = _table(
     [
         Attribute('asn', 'asn', 'a.asn', 'AS number, 1 to 4294967295 (RFC 6793).', low=1, high=MAX_ASN, never_nil=True),
         Attribute('name', 'text', 'a.name', 'Name. Blanks around it are dropped.', True, normal=_trimmed),
+        _version('a.version'),
     ],
     nil_is_text=True,
     examples={'name': 'Example AS'},

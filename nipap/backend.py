@@ -47,16 +47,19 @@ from nipap.answers import (
     SmartPage,
     SmartPrefixPage,
     Tag,
+    Undone,
+    UndoneGroup,
     Vrf,
     Webhook,
 )
-from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right
+from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right, Steps
 from nipap.errors import (
     AuthorizationFailedError,
     NipapBusyError,
     NipapChangedError,
     NipapError,
     NipapExtraneousInputError,
+    NipapInputError,
     NipapNonExistentError,
     NipapOutcomeUnknownError,
     NipapUnavailableError,
@@ -187,6 +190,10 @@ class Backend:
             if mode.when(members):
                 again = mode.again
                 return self.db.run_at_once(work, lambda tx, i: again(tx, caller, members, i), outcome)
+        if isinstance(mode, Steps) and mode.when(members):
+            if isinstance(self.db, Inside):
+                raise NipapInputError(f'{call.name} of a group takes no idempotency key: it can be called again')
+            return mode.work(self.db, caller, members, outcome)
         return self._given(self.db.run(work, outcome))
 
     def _once(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
@@ -607,6 +614,13 @@ class Backend:
 
     def list_sign_in(self, actor: Actor, sign_in: Any = None, **options: Any) -> list[SignIn]:
         answer: list[SignIn] = self._call(actor, 'list_sign_in', sign_in=sign_in, **options)
+        return answer
+
+    def undo(
+        self, actor: Actor, change_set: Any = None, group: Any = None, partial: Any = None
+    ) -> Undone | UndoneGroup:
+        members = {'change_set': change_set, 'group': group, 'partial': partial}
+        answer: Undone | UndoneGroup = self._call(actor, 'undo', **members)
         return answer
 
     def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any] | PackedList:

@@ -26,16 +26,17 @@ from nipap.errors import (
 )
 from nipap.history import changes as history
 from nipap.history import plan as plans
+from nipap.history import undo as undoing
 from nipap.history import webhook_calls as webhooks
 from nipap.history.audit import Who
-from nipap.objects import allocate, searching
+from nipap.objects import allocate, searching, versions
 from nipap.objects import prefix as prefixes
 from nipap.objects import prefix_search as searches
 from nipap.objects import vrf as vrfs
 from nipap.objects.kinds import ASNS, AUDIT_ENTRIES, CHANGE_SETS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
 from nipap.objects.prefix_view import Shape
 from nipap.postgres import schema
-from nipap.postgres.transaction import Addition, Transaction
+from nipap.postgres.transaction import Addition, Outcome, Transaction
 from nipap.runtime import packed
 from nipap.runtime.chunks import Chunks
 from nipap.search.condition import EVERYTHING, ByKey, Condition
@@ -78,6 +79,17 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The mode of a call that may take several transactions, one after the other.
+
+    when: whether the members take several; otherwise the call is one transaction. work: does the work of several.
+    """
+
+    when: Callable[[Any], bool]
+    work: Callable[[undoing.Runner, Caller, Any, Outcome | None], Any]
+
+
+@dataclass(frozen=True)
 class Member:
     """One member of a call.
 
@@ -104,7 +116,7 @@ class Call:
     doc: str
     members: tuple[Member, ...]
     right: Right
-    mode: Mode | Message
+    mode: Mode | Message | Steps
     work: Callable[[Any, Caller, Any], Any]
     make: Callable[..., Any] | None = None
     parts: Callable[[Any], Sequence[str]] | None = None
@@ -112,7 +124,7 @@ class Call:
     @property
     def changes(self) -> bool:
         """Return whether the call can change something, and so may be sent with an idempotency key."""
-        return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message)
+        return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message | Steps)
 
     def known(self, members: Raw) -> dict[str, Any]:
         """Return every member of the call as it was sent, None for a member that was not sent."""
@@ -126,6 +138,10 @@ class Call:
         problems = Problems()
         values = [problems.read(member.read, members.get(member.name)) for member in self.members]
         problems.check()
+        return self.made(values)
+
+    def made(self, values: Sequence[Any]) -> Any:
+        """Return the value that `work` gets for the parsed members."""
         if self.make is not None:
             return self.make(*values)
         return values[0] if len(values) == 1 else tuple(values)
@@ -274,6 +290,47 @@ def _read_changes(read: Callable[[Any], Any], attr: object) -> Any:
     if not attr:
         raise NipapInputError("'attr' must not be empty.")
     return read(attr)
+
+
+# ---------------------------------------------------------------- changes of one version of an object
+
+
+@dataclass(frozen=True)
+class OfVersion:
+    """The members of an edit or a removal. version: the version that its object must have; None for any."""
+
+    condition: Condition
+    members: Any
+    version: int | None
+
+
+def _of_version(kind: Kind, call: Call) -> Call:
+    """Return an edit or a removal with one more member, ``if_version``."""
+    member = Member(
+        'if_version',
+        versions.read_version,
+        'The version that the object must have. The spec must then select one object.',
+        1,
+    )
+
+    def make(*values: Any) -> OfVersion:
+        *given, version = values
+        condition = given[0] if isinstance(given[0], Condition) else given[0][0]
+        return OfVersion(condition, call.made(given), version)
+
+    def work(tx: Transaction, caller: Caller, asked: OfVersion) -> Any:
+        if asked.version is not None:
+            versions.require(tx, kind, asked.condition, asked.version)
+        return call.work(tx, caller, asked.members)
+
+    mode = call.mode
+    if isinstance(mode, Message):
+        again, when = mode.again, mode.when
+        mode = Message(
+            lambda tx, caller, asked, i: again(tx, caller, asked.members, i),
+            when=lambda asked: asked.version is None and when(asked.members),
+        )
+    return replace(call, members=(*call.members, member), make=make, work=work, mode=mode)
 
 
 # ---------------------------------------------------------------- prefixes
@@ -441,6 +498,17 @@ def _with_entries(kind: Kind, tx: Transaction, caller: Caller, answer: Object) -
     if kind is CHANGE_SETS:
         history.add_entries(tx, answer['result'], history.FIRST_ENTRIES, webhooks=_sees_webhooks(caller))
     return answer
+
+
+# ---------------------------------------------------------------- undo
+
+
+def _undo(tx: Transaction, caller: Caller, members: undoing.Undo) -> Any:
+    return undoing.undo(tx, members.change_set or 0, caller.who, partial=members.partial)
+
+
+def _undo_group(db: undoing.Runner, caller: Caller, members: undoing.Undo, outcome: Outcome | None) -> Any:
+    return undoing.undo_group(db, members.group or '', caller.who, outcome, partial=members.partial)
 
 
 # ---------------------------------------------------------------- many calls at once
@@ -874,11 +942,46 @@ def _daemon_calls() -> list[Call]:
     ]
 
 
+_UNDO_DOC = """\
+Undo a change set, or all change sets of a group, and return the numbers of objects that were set back.
+
+Removed objects come back with their ids, edited ones get their former values, added ones are removed. The undo is a new
+change set, which can be undone. Objects that were changed since are conflicts: the undo is refused, or with ``partial``
+everything else is undone. Of a group the newest change set is undone first, each in a transaction of its own; change
+sets that are undone already are skipped.
+"""
+
+
+def _undo_calls() -> list[Call]:
+    partial_ = Member(
+        'partial', undoing.read_partial, 'Whether to undo what has no conflict, and list the conflicts.', example=False
+    )
+    return [
+        Call(
+            'undo',
+            _UNDO_DOC,
+            (
+                Member('change_set', undoing.read_change_set, 'The number of the change set to undo.', 1),
+                Member('group', undoing.read_group, 'The group whose change sets to undo, in place of one change set.'),
+                partial_,
+            ),
+            Right.WRITE,
+            Steps(lambda members: members.group is not None, _undo_group),
+            _undo,
+            undoing.make_undo,
+        ),
+    ]
+
+
+# Calls that a batch cannot have: it is one change set.
+NOT_IN_BATCHES = frozenset({'batch', 'undo', 'restore'})
+
+
 def _batch_call() -> Call:
     wanted = Member('return', _read_return, 'Whether the answers are objects (``all``) or ``ids``.', 'ids')
     operations = Member(
         'operations',
-        lambda value: batches.read_operations(value, CALLS.keys() - {'batch'}),
+        lambda value: batches.read_operations(value, CALLS.keys() - NOT_IN_BATCHES),
         'The calls to make, in order.',
         [{'method': 'add_asn', 'args': {'attr': {'asn': 64500}}}],
         required=True,
@@ -891,8 +994,10 @@ def _batch_call() -> Call:
     return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 
+_CHANGES = {f'{verb}_{kind.name}': kind for kind in (VRFS, POOLS, ASNS, PREFIXES) for verb in ('edit', 'remove')}
+
 CALLS: dict[str, Call] = {
-    call.name: call
+    call.name: _of_version(_CHANGES[call.name], call) if call.name in _CHANGES else call
     for call in (
         *_daemon_calls(),
         *_vrf_calls(),
@@ -903,6 +1008,7 @@ CALLS: dict[str, Call] = {
         *_past_calls(),
         *_webhook_calls(),
         *_sign_in_rows(),
+        *_undo_calls(),
         _batch_call(),
     )
 }

@@ -6,7 +6,7 @@ it never carries SQL, class names or other internals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 T = TypeVar('T')
@@ -147,6 +147,30 @@ class NipapPlanChangedError(NipapChangedError):
     def __init__(self, text: str, differences: tuple[str, ...] = ()) -> None:
         super().__init__(text)
         self.differences = differences
+
+
+class NipapConflictError(NipapChangedError):
+    """An undo that is refused since objects were changed meanwhile. Nothing was changed.
+
+    conflicts: the objects, each with its position in the change set and the reason; the first thousand.
+    number: the number of all conflicts.
+    """
+
+    code = 1620
+
+    def __init__(self, text: str, conflicts: Sequence[Mapping[str, Any]] = (), number: int = 0) -> None:
+        super().__init__(text)
+        self.conflicts = conflicts
+        self.number = number
+
+    def __str__(self) -> str:
+        told = [str(self.args[0])]
+        for each in self.conflicts:
+            name = '' if each['object'] is None else f' ({each["object"]})'
+            told.append(f'position {each["position"]}, {each["kind"]} {each["id"]}{name}: {each["why"]}')
+        if self.number > len(self.conflicts):
+            told.append(f'{self.number - len(self.conflicts)} more')
+        return '; '.join(told)
 
 
 class AuthError(NipapError):

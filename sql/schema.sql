@@ -74,6 +74,34 @@ END $$;
 
 COMMENT ON FUNCTION public.keep_change_set() IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
 
+CREATE FUNCTION public.keep_last_version() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    key bigint;
+BEGIN
+    IF TG_TABLE_NAME = 'asn' THEN
+        key := OLD.asn;
+    ELSE
+        key := OLD.id;
+    END IF;
+    INSERT INTO last_version AS l VALUES (TG_TABLE_NAME, key, OLD.version)
+    ON CONFLICT ON CONSTRAINT last_version_pkey DO UPDATE SET version = greatest(l.version, excluded.version);
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION public.keep_last_version() IS 'Keeps the last version of a removed object.';
+
+CREATE FUNCTION public.keep_version() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.version := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE OLD.version + 1 END;
+    RETURN NEW;
+END $$;
+
+COMMENT ON FUNCTION public.keep_version() IS 'Sets the version of objects that a program of an earlier version adds or edits.';
+
 CREATE FUNCTION public.keep_words() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -148,7 +176,8 @@ CREATE TABLE public.prefix (
     expires timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
     authoritative_source text DEFAULT 'nipap'::text NOT NULL,
     added timestamp with time zone DEFAULT now() NOT NULL,
-    last_modified timestamp with time zone DEFAULT now() NOT NULL
+    last_modified timestamp with time zone DEFAULT now() NOT NULL,
+    version integer DEFAULT 1 NOT NULL
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 
@@ -206,6 +235,8 @@ COMMENT ON COLUMN public.prefix.added IS 'When it was added.';
 
 COMMENT ON COLUMN public.prefix.last_modified IS 'When it was last edited.';
 
+COMMENT ON COLUMN public.prefix.version IS 'Version: 1 for a new prefix, one more with each edit that changes a fact.';
+
 CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((((((((COALESCE((p).comment, ''::text) || '
@@ -215,6 +246,21 @@ CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
 '::text) || COALESCE((p).customer_id, ''::text));
 
 COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix for word searches, a line for each attribute.';
+
+CREATE TABLE public.asn (
+    asn bigint NOT NULL,
+    name text,
+    version integer DEFAULT 1 NOT NULL,
+    CONSTRAINT asn_range_check CHECK (((asn >= 1) AND (asn <= '4294967295'::bigint)))
+);
+
+COMMENT ON TABLE public.asn IS 'Autonomous systems.';
+
+COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
+
+COMMENT ON COLUMN public.asn.name IS 'Name.';
+
+COMMENT ON COLUMN public.asn.version IS 'Version: 1 for a new AS number, one more with each edit that changes a fact.';
 
 CREATE TABLE public.audit_log (
     id bigint NOT NULL,
@@ -317,6 +363,7 @@ CREATE TABLE public.pool (
     ipv6_default_prefix_length smallint,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
     CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
     CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
     CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
@@ -341,6 +388,8 @@ COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.
 
 COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
+COMMENT ON COLUMN public.pool.version IS 'Version: 1 for a new pool, one more with each edit that changes a fact.';
+
 CREATE TABLE public.vrf (
     id integer NOT NULL,
     rt text,
@@ -349,6 +398,7 @@ CREATE TABLE public.vrf (
     description text,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
     CONSTRAINT vrf_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
     CONSTRAINT vrf_default_check CHECK (((id = 0) = (rt IS NULL)))
 );
@@ -368,6 +418,8 @@ COMMENT ON COLUMN public.vrf.description IS 'Free text.';
 COMMENT ON COLUMN public.vrf.tags IS 'Tags in the order given, duplicates kept.';
 
 COMMENT ON COLUMN public.vrf.avps IS 'Attribute-value pairs, string to string.';
+
+COMMENT ON COLUMN public.vrf.version IS 'Version: 1 for a new VRF, one more with each edit that changes a fact.';
 
 CREATE TABLE public.webhook (
     id integer NOT NULL,
@@ -897,6 +949,9 @@ ALTER TABLE ONLY public.free_range
 ALTER TABLE ONLY public.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (authenticated_as, key);
 
+ALTER TABLE ONLY public.last_version
+    ADD CONSTRAINT last_version_pkey PRIMARY KEY (kind, id);
+
 ALTER TABLE ONLY public.pool
     ADD CONSTRAINT pool_pkey PRIMARY KEY (id);
 
@@ -1188,11 +1243,17 @@ ALTER TABLE ONLY public.vrf_total
 -- ancestors_of(parents bigint[]) -> json
 --     The prefixes with the given ids and all their ancestors, as {id: [parent, length, tags]}; NULL when there are none. Each prefix is read once if the ids are in tree order.
 
+-- apply_undoing(number bigint, who actor) -> bigint
+--     Set back all objects without a conflict. Returns 0 when there are none.
+
 -- asn_add(facts jsonb, who actor) -> bigint
 --     Add an AS number.
 
 -- asn_edit(target bigint, changes jsonb, who actor) -> boolean
 --     Edit an AS number. Writes nothing if no fact changes. Returns false if there is no such AS number.
+
+-- asn_facts(stored asn) -> jsonb
+--     The stored facts of an AS number, without version and nulls.
 
 -- asn_remove(target bigint, who actor) -> boolean
 --     Remove an AS number. Returns false if there is no such AS number.
@@ -1236,14 +1297,29 @@ ALTER TABLE ONLY public.vrf_total
 -- check_vlan(vlan integer, former integer) -> boolean
 --     Refuse a new VLAN outside 0 to 4095; returns true otherwise. An unchanged VLAN is accepted, since databases of NIPAP have other numbers.
 
+-- child_beside(owner undo_place, earlier boolean) -> cidr
+--     The direct child of an owner right before, or right after, the networks that the owner has lost or gained.
+
+-- children_within(owner undo_place) -> TABLE(a inet, z inet)
+--     The direct children of an owner between the first and the last network that it has lost or gained.
+
+-- choose_bases() -> void
+--     Look up the present place of each prefix, and the closest stored prefix around the place that it gets.
+
 -- closest_parent(in_vrf integer, network cidr) -> bigint
 --     Id of the longest stored prefix that covers a network, the network itself not counted; NULL at the top level.
+
+-- compare_undoing() -> void
+--     Read the present facts. Objects that already are as they were before have nothing to undo; objects that were changed since are conflicts.
 
 -- count_blocks(first_address inet, last_address inet, length integer) -> numeric
 --     Number of aligned blocks of a length that lie wholly in a range.
 
 -- count_incoming() -> void
 --     Add the incoming prefixes to the totals of their VRFs.
+
+-- count_undoing() -> void
+--     Add the changes to the totals of the VRFs.
 
 -- current_change_set() -> bigint
 --     The change set of the current call; NULL while the call has changed nothing.
@@ -1257,20 +1333,38 @@ ALTER TABLE ONLY public.vrf_total
 -- detach(parent prefix, old_row prefix, given adopted) -> void
 --     Remove old_row from below parent, which has adopted the children of old_row: update ranges, counters and totals.
 
+-- differing(one jsonb, other jsonb) -> text[]
+--     The attributes in which two states of an object differ.
+
 -- entries_of(number bigint) -> SETOF audit_log
 --     The audit entries of a change set in order, written by any version of the program.
 
 -- exp2(exponent integer) -> numeric
 --     2^exponent exactly, for exponents from 0 to 128.
 
+-- find_conflicts() -> void
+--     Mark all conflicts with the present, and the conflicts that follow from them.
+
 -- find_free(in_vrf integer, sources cidr[], length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a length, source by source in the order given, at most as many as wanted.
+
+-- find_inner_parents() -> void
+--     Set the parent of each prefix of undo_tree: the closest incoming or stored prefix around it.
+
+-- find_leaving() -> void
+--     Find the prefixes that leave their place, each with the closest prefix around it that stays; NULL at the top level.
+
+-- find_owners() -> void
+--     Find the stored prefixes and tops of VRFs that lose or gain direct children.
 
 -- first_block(first_address inet, last_address inet, length integer) -> cidr
 --     Lowest aligned block of a length that lies wholly in a range; NULL when none does.
 
 -- free_blocks_of(parent prefix, length integer) -> numeric
 --     Free blocks of a length in a prefix, counted from its free ranges. A full-length prefix has none.
+
+-- free_undoing() -> void
+--     Compute the free ranges and free blocks anew where children were lost or gained.
 
 -- full_length(address inet) -> integer
 --     Prefix length of a single address in its family.
@@ -1287,11 +1381,20 @@ ALTER TABLE ONLY public.vrf_total
 -- incoming_parents() -> TABLE(child bigint, parent bigint)
 --     The closest incoming prefix around each incoming prefix that lies inside another one.
 
+-- inner_parents() -> TABLE(child bigint, inner_id bigint, inner_place cidr)
+--     The closest incoming prefix around each prefix of undo_tree that lies inside one.
+
 -- insert_under(parent prefix, in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
 --     Add a network below parent; returns its id. The caller holds the lock of parent.
 
 -- is_pattern(pattern text) -> boolean
 --     Whether a text is a regular expression that PostgreSQL can parse and use.
+
+-- is_undone(number bigint) -> boolean
+--     Whether a change set is undone by one that is not undone itself.
+
+-- lacks_time(facts jsonb) -> jsonb
+--     Facts without the time of the last edit.
 
 -- lock_incoming_owners() -> void
 --     Lock the stored prefixes, or VRFs, right above the incoming prefixes.
@@ -1310,6 +1413,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- lock_source(in_vrf integer, source cidr) -> prefix
 --     Lock and return the prefix that will be the parent of blocks from a source: the source if it is stored, else the closest prefix around it. At the top level lock the VRF and return NULL.
+
+-- lock_undoing() -> void
+--     Lock the objects to set back, the prefixes and VRFs right around them and their pools, in the order of all changes.
 
 -- lock_vrf(in_vrf integer) -> void
 --     Lock the top level of a VRF.
@@ -1383,6 +1489,9 @@ ALTER TABLE ONLY public.vrf_total
 -- pool_edit(target integer, changes jsonb, who actor) -> boolean
 --     Edit a pool; a new default length recounts the free blocks of its members. Writes nothing if no fact changes. Returns false if there is no such pool.
 
+-- pool_facts(stored pool) -> jsonb
+--     The stored facts of a pool, without version and nulls.
+
 -- pool_find_free(by_id integer, by_name text, address_family integer, length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a pool, at most as many as wanted.
 
@@ -1408,7 +1517,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Edit any number of prefixes; the changes keep network, type and pool. Writes nothing where no fact changes. Returns false if there was nothing to edit.
 
 -- prefix_facts(stored prefix) -> jsonb
---     The stored facts of a prefix, without derived columns and without nulls.
+--     The stored facts of a prefix, without derived columns, version and nulls.
 
 -- prefix_move(old_row prefix, new_row prefix) -> prefix
 --     Move old_row to the place new_row.prefix; returns new_row with its derived columns, which the caller stores.
@@ -1431,6 +1540,12 @@ ALTER TABLE ONLY public.vrf_total
 -- range_owner(parent prefix, in_vrf integer, address inet) -> bigint
 --     Owner of the free ranges directly inside parent or, when parent is NULL, inside the address space of a VRF in the family of the address.
 
+-- rank_of(rt text) -> numeric
+--     Rank of a route target, see vrf.rt_rank.
+
+-- read_undoing(number bigint, part_kind text, part_id bigint) -> void
+--     Read the net effect of a change set on each object. With part_kind and part_id only the part of a removed object: the object, the prefixes removed inside it, and the members of a pool.
+
 -- record_change(who actor, kind text, action text, object_id bigint, before jsonb, after jsonb) -> boolean
 --     Record an action on one object.
 
@@ -1439,6 +1554,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- record_rows(who actor, kind text, action text, rows refcursor) -> bigint
 --     Record an action on each object of a cursor, which has the columns id, values before and values after; returns the number of objects. The cursor is closed.
+
+-- record_undoing(number bigint, who actor) -> bigint
+--     Record each object that was set back; returns their number. The change set gets the number of the one that it undoes.
 
 -- refuse_duplicate(in_vrf integer, network cidr) -> void
 --     Raise the error for a network that is in use already.
@@ -1449,8 +1567,29 @@ ALTER TABLE ONLY public.vrf_total
 -- refuse_moved() -> jsonb
 --     Raise 40001, so that the call is run again.
 
+-- refuse_names() -> bigint
+--     Mark VRFs and pools that would get a name or route target in use; returns their number.
+
+-- refuse_nesting() -> bigint
+--     Mark prefixes whose types would not nest; returns their number. Afterwards undo_tree has the tree without the marked ones only if there are none.
+
+-- refuse_places() -> bigint
+--     Mark prefixes without a VRF, a pool or a place, and objects with later prefixes in them; returns their number.
+
+-- remove_others() -> void
+--     Remove the VRFs, pools and AS numbers that were added.
+
+-- set_others_back() -> void
+--     Restore and edit the VRFs, pools and AS numbers. Added ones keep until their prefixes are gone.
+
+-- setting_back(before jsonb, after jsonb) -> jsonb
+--     The attributes that an edit has changed, with their values before; null for a value that was not set.
+
 -- source_owner(in_vrf integer, source cidr) -> prefix
 --     The stored prefix that owns the free ranges of a source of allocations: the source itself or its closest parent; NULL at the top level.
+
+-- sum_tops(sign integer) -> void
+--     Add the totals over the changed prefixes at the top level to undo_total, or subtract them.
 
 -- supernets(network inet) -> cidr[]
 --     All networks that cover a network, longest first, without itself.
@@ -1461,6 +1600,9 @@ ALTER TABLE ONLY public.vrf_total
 -- take_range(owner_id bigint, leaf_space cidr, network cidr, length integer) -> numeric
 --     Take a network out of the free ranges of an owner; leaf_space: the whole network of the owner when it had no rows yet. Returns the change of its free blocks.
 
+-- undo_change_set(number bigint, part_kind text, part_id bigint, partly boolean, who actor) -> jsonb
+--     Undo a change set, or with part_kind and part_id the removal of an object. Conflicts: nothing is changed unless partly. Returns the new change set, the numbers of objects by kind, the conflicts and the entries that are left.
+
 -- vrf_add(facts jsonb, who actor) -> integer
 --     Add a VRF with its two empty address spaces; returns its id.
 
@@ -1468,7 +1610,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Edit a VRF. Writes nothing if no fact changes. Returns false if there is no such VRF.
 
 -- vrf_facts(stored vrf) -> jsonb
---     The stored facts of a VRF, without nulls.
+--     The stored facts of a VRF, without version and nulls.
 
 -- vrf_remove(in_vrf integer, who actor) -> boolean
 --     Remove a VRF with all its prefixes. Returns false if there is no such VRF.

@@ -57,6 +57,7 @@ _PLAIN = [
     'added',
     'last_modified',
     'avps',
+    'version',
 ]
 _READ = (
     *(PREFIX[name].sql for name in _PLAIN),

@@ -63,6 +63,7 @@ from nipap.postgres.database import Database
 from nipap.rest import events as flask_events
 from nipap.rest import openapi as rest_openapi
 from nipap.rest import parameters, sign_ins
+from nipap.rest import undo as rest_undo
 from nipap.rest.objects import (
     AUDIT_ENTRIES,
     CHANGE_SETS,
@@ -140,6 +141,7 @@ def add_to(
     _Calls(api).connect(app)
     flask_events.add_to(app, api, cast(Database, backend.db))  # an interface is not built inside a transaction
     sign_ins.add_to(app, api)
+    rest_undo.add_to(app, api)
     rest_openapi.add_to(app, ROOT)
     app.register_error_handler(HTTPException, _refused)
 
@@ -266,6 +268,13 @@ class _Api:
         body = read_body(request, self._max_body).strip()
         if body not in (b'', b'{}', b'null'):
             raise NipapInputError(f'A {request.method} has no body here, its parameters are in the URL')
+
+    def refuse_body(self) -> None:
+        """Refuse a body for a POST without one.
+
+        :raises NipapInputError: there is a body.
+        """
+        self._check_no_body(request_ctx.request)
 
     def body(self, types: Collection[str] = (_JSON,)) -> Any:
         """Return the value of the request's body.

@@ -153,6 +153,7 @@ def describe(root: str) -> Schema:
             _parameters(_ACTOR),
         )
     }
+    paths |= _undo()
     for (method, path), route in ROUTES.items():
         operation = paths[path][method.lower()]
         operation['parameters'] += [_query_parameter(parameter) for parameter in route.parameters.values()]
@@ -525,3 +526,33 @@ def _events() -> dict[str, Schema]:
 
 
 _OF_ALL = ('list_webhook', 'add_webhook')
+
+
+def _undo() -> dict[str, Schema]:
+    """Return the paths of undo."""
+    undone = _answer('What was undone.', ref('schemas', 'Undone'), ['ChangeSet'])
+    steps = {
+        'type': 'object',
+        'properties': {'group': TEXT, 'change_sets': listed(ref('schemas', 'Undone')), 'skipped': listed(INTEGER)},
+    }
+    asked: Schema = {
+        'type': 'object',
+        'additionalProperties': False,
+        'required': ['group'],
+        'properties': {'group': {**PRINTABLE, 'minLength': 1, 'maxLength': 100}, 'partial': {'type': 'boolean'}},
+    }
+    return {
+        '/changes/{key}/undo': {
+            'post': _operation('undo', 'changes', _of('undo'), {'200': undone}, _parameters(['key', *_CHANGE]))
+        },
+        '/change-groups/undo': {
+            'post': _operation(
+                'undo_group',
+                'changes',
+                _of('undo_group'),
+                {'200': _answer('What was undone, change set by change set.', steps, ['ChangeSet'])},
+                _parameters(_CHANGE),
+                asked,
+            )
+        },
+    }

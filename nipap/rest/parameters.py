@@ -135,6 +135,7 @@ PLAN = _shared(
     'The `plan` of a dry run: make the change only if it is still as planned, else 409.',
 )
 CHANGES = (DRY_RUN, PLAN)
+PARTIAL = _shared('partial', _BOOLEAN, 'Undo what has no conflict, and list the conflicts.')
 TREE = (
     _shared('parents_depth', _DEPTH, 'Number of levels to add above the matches; -1: all.'),
     _shared('children_depth', _DEPTH, 'Number of levels to add below the matches; -1: all.'),

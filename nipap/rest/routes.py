@@ -102,6 +102,8 @@ ROUTES: Mapping[tuple[str, str], Route] = dict(
         _route('GET', '/version', 'version'),
         _route('POST', '/batch', 'batch'),
         _route('GET', '/events', None, parameters.EVENTS),
+        _route('POST', '/changes/{key}/undo', 'undo', (parameters.PARTIAL,)),
+        _route('POST', '/change-groups/undo', 'undo'),
         _route('GET', '/webhooks', 'list_webhook'),
         _route('POST', '/webhooks', 'add_webhook'),
         _route('GET', '/webhooks/{key}', 'list_webhook'),

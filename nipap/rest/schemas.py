@@ -120,6 +120,7 @@ def schemas() -> dict[str, Schema]:
         'PoolAllocation': _of_pool(attr),
         'PrefixAllocation': _of_prefix(attr),
         **webhooks(),
+        'Undone': _undone(),
         'SignIn': _sign_in(),
     }
 
@@ -327,6 +328,31 @@ def _sign_in() -> Schema:
         'outcome': {'type': 'string', 'enum': list(OUTCOMES)},
     }
     return {'type': 'object', 'required': list(properties), 'properties': properties}
+
+
+def _undone() -> Schema:
+    """Return the schema of the answer of an undo."""
+    of_object: Schema = {'position': INTEGER, 'kind': TEXT, 'id': INTEGER}
+    return {
+        'type': 'object',
+        'properties': {
+            'undoes': {**INTEGER, 'description': 'The change set that was undone, in the undo of a group.'},
+            'change_set': {
+                'type': ['integer', 'null'],
+                'description': 'The new change set; null if nothing was undone.',
+            },
+            'undone': {
+                'type': 'object',
+                'additionalProperties': INTEGER,
+                'description': 'The numbers of objects by kind.',
+            },
+            'conflicts': listed(
+                {'type': 'object', 'properties': {**of_object, 'object': {'type': ['string', 'null']}, 'why': TEXT}}
+            ),
+            'number_of_conflicts': INTEGER,
+            'left': listed({'type': 'object', 'properties': {**of_object, 'action': TEXT}}),
+        },
+    }
 
 
 def result(schema: Schema) -> Schema:

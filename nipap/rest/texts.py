@@ -56,6 +56,15 @@ TEXTS: Mapping[str, str] = {
         'answer of operation 0. With `return` set to `ids` the answers are ids only. An error has the number of the '
         'operation as `position`. All answers together may have 100,000 objects, or a million ids.'
     ),
+    'undo': (
+        'Undo a change set, as a new change set. Removed objects come back with their ids, edited ones get their '
+        'former values, added ones are removed. Objects that were changed since are conflicts: the undo is refused '
+        'with 409 and their list, or with `partial` everything else is undone.'
+    ),
+    'undo_group': (
+        'Undo the change sets of a group, the newest first, each in a transaction of its own. Change sets that are '
+        'undone already are skipped, so the request can be sent again.'
+    ),
     'list_webhook': 'Return all webhooks, with their deliveries.',
     'add_webhook': (
         'Add a webhook for events from now on and return it. `url` and `secret` are needed. `kinds`, `vrf_ids`, '
@@ -94,5 +103,6 @@ BODIES: Mapping[str, Any] = {
     'allocate_from_pool': {'family': 4, 'description': 'Link to a customer'},
     'allocate_from_prefix': {'prefix_length': 24, 'type': 'assignment', 'description': 'LAN'},
     'batch': {'operations': _example('batch', 'operations')},
+    'undo_group': {'group': 'import of May'},
     'resend_dead_letter': {},
 }

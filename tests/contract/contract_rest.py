@@ -62,6 +62,8 @@ class RestFace(Face):
         headers = {} if key is None else {'Idempotency-Key': quoted(key)}
         if method == 'batch':
             return self.ask('POST', '/batch', members, **headers)['result']
+        if method == 'undo':
+            return self._undo(members, headers)
         change, _, kind = method.partition('_')
         if change in ('add', 'edit', 'remove'):
             return getattr(self, f'_{change}')(kind, method, members, headers)
@@ -116,12 +118,21 @@ class RestFace(Face):
 
     def _edit(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
         place, attr = self._place(kind, members.get(kind)), members.get('attr')
-        if place is None or attr is None:
+        if place is None or attr is None or 'if_version' in members:
             return self.as_batch(method, members, headers)
         try:
             return [self.ask('PATCH', place, attr, **headers)]
         except Fault as fault:
             return self._unless_absent(fault, method, members)
+
+    def _undo(self, members: Object, headers: Mapping[str, str]) -> Any:
+        number = members.get('change_set')
+        if number is None or members.get('group') is not None or not str(number).isdecimal():
+            return self.ask(
+                'POST', '/change-groups/undo', {k: v for k, v in members.items() if v is not None}, **headers
+            )
+        partial = written({'partial': members.get('partial')})
+        return self.ask('POST', f'/changes/{number}/undo{partial}', **headers)
 
     def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
         if kind == 'vrf' and members.get('recursive') is None:  # over REST the removal of prefixes must be explicit

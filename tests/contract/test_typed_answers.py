@@ -9,7 +9,7 @@ from typing import Any, NotRequired, Required, TypeVar, Union, get_args, get_ori
 
 import pytest
 from contract_faces import actor_of, as_client_sees
-from contract_recording import read_session, with_ids
+from contract_recording import NOT_RECORDED, read_session, with_ids
 
 from nipap.answers import LongList
 from nipap.backend import Backend
@@ -18,7 +18,7 @@ from nipap.errors import NipapError
 from nipap.runtime.packed import whole
 
 #: Keys that the recorded program did not have.
-ADDED: frozenset[str] = frozenset()
+ADDED = frozenset({NOT_RECORDED})
 OBJECTS = frozenset({'vrf', 'pool', 'prefix', 'asn'})
 
 
