@@ -191,8 +191,9 @@ class Backend:
                 again = mode.again
                 return self.db.run_at_once(work, lambda tx, i: again(tx, caller, members, i), outcome)
         if isinstance(mode, Steps) and mode.when(members):
-            if isinstance(self.db, Inside):
-                raise NipapInputError(f'{call.name} of a group takes no idempotency key: it can be called again')
+            if isinstance(self.db, Inside) and not request.dry_run:
+                what = 'plan, as it' if request.plan is not None else 'idempotency key, as it'
+                raise NipapInputError(f'{call.name} of a group takes no {what} has several transactions')
             return mode.work(self.db, caller, members, outcome)
         return self._given(self.db.run(work, outcome))
 

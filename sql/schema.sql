@@ -128,7 +128,8 @@ CREATE FUNCTION public.note_prefix() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks)
+    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks,
+        OLD.added)
     ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
@@ -321,7 +322,8 @@ CREATE TABLE public.change_set (
     reason text,
     change_group text,
     last_older_entry bigint,
-    entries_after bigint DEFAULT 0 NOT NULL
+    entries_after bigint DEFAULT 0 NOT NULL,
+    undoes bigint DEFAULT (NULLIF(current_setting('nipap.undoes'::text, true), ''::text))::bigint
 );
 
 COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
@@ -353,6 +355,8 @@ COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk 
 COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
 
 COMMENT ON COLUMN public.change_set.entries_after IS 'The ids of the audit entries are above this one, so that older partitions need not be read.';
+
+COMMENT ON COLUMN public.change_set.undoes IS 'The change set that this one undoes; NULL for all others.';
 
 CREATE TABLE public.pool (
     id integer NOT NULL,
@@ -479,18 +483,6 @@ COMMENT ON COLUMN public.webhook.delivered IS 'Events that were delivered.';
 COMMENT ON COLUMN public.webhook.failed IS 'Failed attempts in total.';
 
 COMMENT ON COLUMN public.webhook.owner IS 'The account that added the webhook, as in audit_log.authenticated_as; NULL: unknown.';
-
-CREATE TABLE public.asn (
-    asn bigint NOT NULL,
-    name text,
-    CONSTRAINT asn_range_check CHECK (((asn >= 1) AND (asn <= '4294967295'::bigint)))
-);
-
-COMMENT ON TABLE public.asn IS 'Autonomous systems.';
-
-COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
-
-COMMENT ON COLUMN public.asn.name IS 'Name.';
 
 CREATE SEQUENCE public.audit_log_id_seq
     START WITH 1
@@ -753,6 +745,20 @@ COMMENT ON COLUMN public.idempotency.answer IS 'The answer: JSON with marks for 
 COMMENT ON COLUMN public.idempotency.created IS 'When the call was answered.';
 
 COMMENT ON COLUMN public.idempotency.change_set IS 'The change set of the call; NULL when it changed nothing.';
+
+CREATE TABLE public.last_version (
+    kind text NOT NULL,
+    id bigint NOT NULL,
+    version integer NOT NULL
+);
+
+COMMENT ON TABLE public.last_version IS 'The last versions of removed objects with a version above 1.';
+
+COMMENT ON COLUMN public.last_version.kind IS 'vrf, pool, prefix or asn.';
+
+COMMENT ON COLUMN public.last_version.id IS 'Id of the object; the AS number itself for asn.';
+
+COMMENT ON COLUMN public.last_version.version IS 'The version that the object had when it was removed.';
 
 CREATE TABLE public.plan_key (
     secret bytea NOT NULL,
@@ -1057,6 +1063,10 @@ CREATE INDEX change_set_request_idx ON public.change_set USING btree (request_id
 
 COMMENT ON INDEX public.change_set_request_idx IS 'The change set of a request.';
 
+CREATE INDEX change_set_undoes_idx ON public.change_set USING btree (undoes) WHERE (undoes IS NOT NULL);
+
+COMMENT ON INDEX public.change_set_undoes_idx IS 'The change sets that undo a change set.';
+
 CREATE INDEX change_set_user_idx ON public.change_set USING btree (username, id);
 
 COMMENT ON INDEX public.change_set_user_idx IS 'The change sets of a user.';
@@ -1191,9 +1201,41 @@ ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_rest_pkey;
 
 ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_rest_username_id_idx;
 
+CREATE TRIGGER asn_last_version AFTER DELETE ON public.asn FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER asn_last_version ON public.asn IS 'Keeps the last version of a removed AS number.';
+
+CREATE TRIGGER asn_new_version BEFORE INSERT ON public.asn FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_new_version ON public.asn IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER asn_version BEFORE UPDATE ON public.asn FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_version ON public.asn IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER audit_log_change_set BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.change_set IS NULL)) EXECUTE FUNCTION public.keep_change_set();
 
 COMMENT ON TRIGGER audit_log_change_set ON public.audit_log IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
+
+CREATE TRIGGER pool_last_version AFTER DELETE ON public.pool FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER pool_last_version ON public.pool IS 'Keeps the last version of a removed pool.';
+
+CREATE TRIGGER pool_new_version BEFORE INSERT ON public.pool FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_new_version ON public.pool IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER pool_version BEFORE UPDATE OF name ON public.pool FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_version ON public.pool IS 'Sets the version of a row that a program of an earlier version edits.';
+
+CREATE TRIGGER prefix_last_version AFTER DELETE ON public.prefix FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER prefix_last_version ON public.prefix IS 'Keeps the last version of a removed prefix.';
+
+CREATE TRIGGER prefix_new_version BEFORE INSERT ON public.prefix FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_new_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version adds.';
 
 CREATE TRIGGER prefix_plan_delete AFTER DELETE ON public.prefix FOR EACH ROW WHEN (((old.pool_id IS NOT NULL) AND (current_setting('nipap.plan'::text, true) > ''::text))) EXECUTE FUNCTION public.note_prefix();
 
@@ -1203,13 +1245,29 @@ CREATE TRIGGER prefix_plan_update AFTER UPDATE ON public.prefix FOR EACH ROW WHE
 
 COMMENT ON TRIGGER prefix_plan_update ON public.prefix IS 'Notes rows before a planned change.';
 
+CREATE TRIGGER prefix_version BEFORE UPDATE OF last_modified ON public.prefix FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
 
 COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words up to date when the text of a prefix changes.';
 
+CREATE TRIGGER vrf_last_version AFTER DELETE ON public.vrf FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER vrf_last_version ON public.vrf IS 'Keeps the last version of a removed VRF.';
+
+CREATE TRIGGER vrf_new_version BEFORE INSERT ON public.vrf FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_new_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version adds.';
+
 CREATE TRIGGER vrf_total_plan AFTER INSERT OR UPDATE ON public.vrf_total FOR EACH ROW WHEN ((current_setting('nipap.plan'::text, true) > ''::text)) EXECUTE FUNCTION public.note_total();
 
 COMMENT ON TRIGGER vrf_total_plan ON public.vrf_total IS 'Notes rows before a planned change.';
+
+CREATE TRIGGER vrf_version BEFORE UPDATE OF name ON public.vrf FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version edits.';
 
 ALTER TABLE ONLY public.dead_letter
     ADD CONSTRAINT dead_letter_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES public.webhook(id) ON DELETE CASCADE;
@@ -1220,7 +1278,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v20; their text is in sql/functions.
+-- The functions of this version, in the schema public_v24; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.
@@ -1432,11 +1490,20 @@ ALTER TABLE ONLY public.vrf_total
 -- make_plan_tables() -> void
 --     Create the temporary tables of this session in which triggers note rows, unless they exist.
 
+-- make_undoing() -> void
+--     Create the temporary tables of an undo, or empty them.
+
 -- move_ranges_down(owner_id bigint, to_owner bigint, network cidr, length integer) -> numeric
 --     Hand the free ranges inside a network from an owner to the prefix of that network, which now covers some of its children. Returns the change of the old owner's free blocks.
 
 -- move_ranges_up(owner_id bigint, to_owner bigint, space cidr, network cidr, length integer) -> numeric
 --     Hand all free ranges of the prefix of a network, which has children, to the prefix around it. Returns the change of the new owner's free blocks.
+
+-- move_undoing() -> void
+--     Take away, insert and edit the prefixes, with their parents and counters.
+
+-- place_undoing() -> void
+--     Find the prefixes that get a place or another parent, and their parents.
 
 -- plan_adds(kind text, object bigint) -> boolean
 --     Whether the planned change adds an object.
@@ -1447,37 +1514,28 @@ ALTER TABLE ONLY public.vrf_total
 -- plan_entries(above bigint, most integer) -> SETOF audit_log
 --     Audit entries of the planned change with higher ids than a given one, in order.
 
--- plan_made(first integer, most integer) -> text
---     The consequences of the planned change as JSON: its first audit entries, and of each other list at most so many items.
+-- plan_existed(noted_added timestamp with time zone, object bigint) -> boolean
+--     Whether a noted prefix existed before the planned change. Looks it up only if it was added when the transaction began.
 
--- plan_members(target integer) -> TABLE(planned boolean, vrf_id integer, prefix cidr, children integer, used_addresses numeric, free_blocks numeric)
---     The members of a pool before the planned change, and after it (planned).
-
--- plan_moved() -> TABLE(id bigint, vrf_id integer, prefix cidr, former bigint, former_prefix text, parent bigint, parent_prefix cidr)
---     The prefixes to which the planned change gives another parent, in order.
-
--- plan_page(above bigint, most integer) -> text
---     Audit entries of the planned change with higher ids than a given one, as JSON.
+-- plan_made(most integer) -> text
+--     The consequences of the planned change as JSON, of each list at most so many items.
 
 -- plan_place(object bigint) -> text
 --     The network of a prefix before the planned change.
 
--- plan_pool_counters() -> TABLE(id integer, name text, figures jsonb)
---     The counters of pools around the planned change, before and after it.
-
--- plan_pool_figures(target integer) -> jsonb
---     The counters of a pool before and after the planned change.
-
--- plan_prefix_counters() -> TABLE(id bigint, vrf_id integer, prefix cidr, figures jsonb)
---     The counters of prefixes that the planned change moves, before and after it.
+-- plan_pools(pools integer[]) -> json
+--     The counters of pools of each family, before and after (planned) the planned change.
 
 -- plan_rest(listed bigint) -> text
 --     Hash of the audit entries of the planned change with higher ids than a given one. Equal for two runs of the same change.
 
--- plan_vrf_counters() -> TABLE(id integer, name text, figures jsonb)
---     The counters of VRFs around the planned change, before and after it.
+-- plan_tree(most integer) -> json
+--     The prefixes that get another parent, and the counters of prefixes, before and after the planned change. At most so many are listed of each; of the others there is a hash.
 
--- plan_webhooks() -> TABLE(id integer, url text)
+-- plan_vrfs() -> json
+--     The totals of VRFs around the planned change, of each family: the difference, and the totals after it.
+
+-- plan_webhooks() -> json
 --     The webhooks to which the events of the planned change go.
 
 -- pool_add(facts jsonb, who actor) -> integer

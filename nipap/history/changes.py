@@ -16,8 +16,8 @@ from typing import Any
 from nipap.attributes import AUDIT, CHANGE_SET, Table, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError
 from nipap.history.sentences import differences, sentence
-from nipap.objects import rows
 from nipap.postgres.transaction import Transaction
+from nipap.search import running
 from nipap.search.condition import EVERYTHING, Condition, InTime, OfSet, Place, all_of
 from nipap.search.entries import FORMER, MOVED, PLACE, inside
 from nipap.search.paging import Page
@@ -170,7 +170,7 @@ def _walk(tx: Transaction, condition: Condition, within: _Range, wanted: int | N
     source = _FROM if 's.' in condition.sql else 'audit_log a'
     sql = f"""SELECT a.id FROM {source} WHERE {condition.sql} AND a.id BETWEEN {within.first:d} AND {within.last:d}
         ORDER BY a.id DESC"""
-    found = rows.run_search(tx, sql if wanted is None else f'{sql} LIMIT {wanted:d}', condition, condition.params)
+    found = running.run_search(tx, sql if wanted is None else f'{sql} LIMIT {wanted:d}', condition, condition.params)
     return [row[0] for row in found]
 
 
@@ -238,7 +238,7 @@ def _among(tx: Transaction, condition: Condition, ids: list[int], wanted: int) -
     """Return the first of these ids whose entries match, the newest first."""
     source = _FROM if 's.' in condition.sql else 'audit_log a'
     sql = f'SELECT a.id FROM {source} WHERE a.id = ANY (%s) AND {condition.sql} ORDER BY a.id DESC LIMIT {wanted:d}'
-    return [row[0] for row in rows.run_search(tx, sql, condition, (ids, *condition.params))]
+    return [row[0] for row in running.run_search(tx, sql, condition, (ids, *condition.params))]
 
 
 # ---------------------------------------------------------------- the form of entries
@@ -311,12 +311,14 @@ def find_sets(tx: Transaction, condition: Condition, page: Page | None = None) -
     """Return the change sets for which a condition holds, the newest first, each with its first entries."""
     columns = ', '.join(attribute.sql for attribute in CHANGE_SET.values())
     if page is not None:
-        condition = rows.behind(condition, page)
+        condition = running.behind(condition, page)
     time = condition.hint(InTime)
     if time is not None and time.since is not None:
         condition = all_of([condition, Condition(_SETS_SINCE, (time.since,))])
-    sql = f'SELECT {columns} FROM change_set s WHERE {condition.sql} ORDER BY s.id DESC{rows.limit(page)}'
-    found = [dict(zip(CHANGE_SET, row, strict=True)) for row in rows.run_search(tx, sql, condition, condition.params)]
+    sql = f'SELECT {columns} FROM change_set s WHERE {condition.sql} ORDER BY s.id DESC{running.limit(page)}'
+    found = [
+        dict(zip(CHANGE_SET, row, strict=True)) for row in running.run_search(tx, sql, condition, condition.params)
+    ]
     return found
 
 
