@@ -128,7 +128,8 @@ CREATE FUNCTION public.note_prefix() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks)
+    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks,
+        OLD.added)
     ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
@@ -262,6 +263,105 @@ COMMENT ON COLUMN public.asn.name IS 'Name.';
 
 COMMENT ON COLUMN public.asn.version IS 'Version: 1 for a new AS number, one more with each edit that changes a fact.';
 
+CREATE TABLE public.audit_span (
+    last_id bigint NOT NULL,
+    first_id bigint NOT NULL,
+    oldest timestamp with time zone NOT NULL,
+    newest timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.audit_span IS 'Ranges of audit entries with the times in them: an entry of a time is found without an index on times. Ranges have no entry in common and are complete.';
+
+COMMENT ON COLUMN public.audit_span.last_id IS 'The last id of the range. No transaction can still add an entry up to it.';
+
+COMMENT ON COLUMN public.audit_span.first_id IS 'The first id of the range. Ids between two ranges were not used.';
+
+COMMENT ON COLUMN public.audit_span.oldest IS 'No entry of the range is older.';
+
+COMMENT ON COLUMN public.audit_span.newest IS 'No entry of the range is newer.';
+
+CREATE TABLE public.change_set (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    call bigint,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    method text,
+    request_id text,
+    idempotency_key text,
+    reason text,
+    change_group text,
+    last_older_entry bigint,
+    entries_after bigint DEFAULT 0 NOT NULL,
+    undoes bigint DEFAULT (NULLIF(current_setting('nipap.undoes'::text, true), ''::text))::bigint
+);
+
+COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
+
+COMMENT ON COLUMN public.change_set.id IS 'The number shown to users; increases, with gaps. It is drawn before the commit: change_order has the order of commits.';
+
+COMMENT ON COLUMN public.change_set.at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.change_set.call IS 'Number of the call, made of the time and a random number. Shows whether the call was committed when its answer was lost.';
+
+COMMENT ON COLUMN public.change_set.username IS 'The user for whom the change was made.';
+
+COMMENT ON COLUMN public.change_set.authenticated_as IS 'The user that logged in, as in audit_log.authenticated_as.';
+
+COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
+
+COMMENT ON COLUMN public.change_set.authoritative_source IS 'The system that the change came from.';
+
+COMMENT ON COLUMN public.change_set.method IS 'Method of the call; NULL: not recorded.';
+
+COMMENT ON COLUMN public.change_set.request_id IS 'Id of the request, as in the log of the daemon.';
+
+COMMENT ON COLUMN public.change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
+
+COMMENT ON COLUMN public.change_set.reason IS 'Reason for the change, as given by the client.';
+
+COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as given by the client.';
+
+COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
+
+COMMENT ON COLUMN public.change_set.entries_after IS 'The ids of the audit entries are above this one, so that older partitions need not be read.';
+
+COMMENT ON COLUMN public.change_set.undoes IS 'The change set that this one undoes; NULL for all others.';
+
+CREATE TABLE public.change_state (
+    older_entries bigint NOT NULL,
+    settled bigint DEFAULT 0 NOT NULL,
+    "position" bigint DEFAULT 0 NOT NULL,
+    moment timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.change_state IS 'Progress of change_order; one row.';
+
+COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and have no audit_log.change_set.';
+
+COMMENT ON COLUMN public.change_state.settled IS 'All change sets up to this number have a position, and no transaction can still add another one.';
+
+COMMENT ON COLUMN public.change_state."position" IS 'The highest position assigned so far.';
+
+COMMENT ON COLUMN public.change_state.moment IS 'The moment of that position.';
+
+CREATE TABLE public.event (
+    "position" bigint NOT NULL,
+    audit_id bigint NOT NULL,
+    created timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
+
+COMMENT ON TABLE public.event IS 'Entries of the audit log in the order of delivery. A row is kept for event_retention_hours at least.';
+
+COMMENT ON COLUMN public.event."position" IS 'Increases. A reader that sees a position sees all positions before it.';
+
+COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
+
+COMMENT ON COLUMN public.event.created IS 'When the event got its position.';
+
 CREATE TABLE public.audit_log (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT now() NOT NULL,
@@ -307,53 +407,6 @@ COMMENT ON COLUMN public.audit_log.change IS 'Number of the call, written by pro
 
 COMMENT ON COLUMN public.audit_log.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
 
-CREATE TABLE public.change_set (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    call bigint,
-    username text NOT NULL,
-    authenticated_as text NOT NULL,
-    full_name text,
-    authoritative_source text NOT NULL,
-    method text,
-    request_id text,
-    idempotency_key text,
-    reason text,
-    change_group text,
-    last_older_entry bigint,
-    entries_after bigint DEFAULT 0 NOT NULL
-);
-
-COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
-
-COMMENT ON COLUMN public.change_set.id IS 'The number shown to users; increases, with gaps. It is drawn before the commit: change_order has the order of commits.';
-
-COMMENT ON COLUMN public.change_set.at IS 'When the transaction of the change began.';
-
-COMMENT ON COLUMN public.change_set.call IS 'Number of the call, made of the time and a random number. Shows whether the call was committed when its answer was lost.';
-
-COMMENT ON COLUMN public.change_set.username IS 'The user for whom the change was made.';
-
-COMMENT ON COLUMN public.change_set.authenticated_as IS 'The user that logged in, as in audit_log.authenticated_as.';
-
-COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
-
-COMMENT ON COLUMN public.change_set.authoritative_source IS 'The system that the change came from.';
-
-COMMENT ON COLUMN public.change_set.method IS 'Method of the call; NULL: not recorded.';
-
-COMMENT ON COLUMN public.change_set.request_id IS 'Id of the request, as in the log of the daemon.';
-
-COMMENT ON COLUMN public.change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
-
-COMMENT ON COLUMN public.change_set.reason IS 'Reason for the change, as given by the client.';
-
-COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as given by the client.';
-
-COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
-
-COMMENT ON COLUMN public.change_set.entries_after IS 'The ids of the audit entries are above this one, so that older partitions need not be read.';
-
 CREATE TABLE public.pool (
     id integer NOT NULL,
     name text NOT NULL,
@@ -389,6 +442,32 @@ COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.
 COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
 COMMENT ON COLUMN public.pool.version IS 'Version: 1 for a new pool, one more with each edit that changes a fact.';
+
+CREATE TABLE public.audit_detached (
+    name text NOT NULL,
+    first_id bigint,
+    end_id bigint NOT NULL,
+    oldest timestamp with time zone,
+    newest timestamp with time zone,
+    detached timestamp with time zone DEFAULT now() NOT NULL,
+    attached timestamp with time zone
+);
+
+COMMENT ON TABLE public.audit_detached IS 'Partitions that have been detached from audit_log. Their tables keep the entries.';
+
+COMMENT ON COLUMN public.audit_detached.name IS 'Name of the table.';
+
+COMMENT ON COLUMN public.audit_detached.first_id IS 'The ids begin here; NULL: from the beginning.';
+
+COMMENT ON COLUMN public.audit_detached.end_id IS 'The ids are below this one.';
+
+COMMENT ON COLUMN public.audit_detached.oldest IS 'No entry of the table is older; NULL: the table has no entries.';
+
+COMMENT ON COLUMN public.audit_detached.newest IS 'No entry of the table is newer; NULL: the table has no entries.';
+
+COMMENT ON COLUMN public.audit_detached.detached IS 'When the table was detached last.';
+
+COMMENT ON COLUMN public.audit_detached.attached IS 'When the table was attached again by an administrator. Its age is no reason to detach it any more. NULL: it is detached.';
 
 CREATE TABLE public.vrf (
     id integer NOT NULL,
@@ -480,18 +559,6 @@ COMMENT ON COLUMN public.webhook.failed IS 'Failed attempts in total.';
 
 COMMENT ON COLUMN public.webhook.owner IS 'The account that added the webhook, as in audit_log.authenticated_as; NULL: unknown.';
 
-CREATE TABLE public.asn (
-    asn bigint NOT NULL,
-    name text,
-    CONSTRAINT asn_range_check CHECK (((asn >= 1) AND (asn <= '4294967295'::bigint)))
-);
-
-COMMENT ON TABLE public.asn IS 'Autonomous systems.';
-
-COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
-
-COMMENT ON COLUMN public.asn.name IS 'Name.';
-
 CREATE SEQUENCE public.audit_log_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -581,23 +648,6 @@ CREATE TABLE public.audit_log_rest (
 
 COMMENT ON TABLE public.audit_log_rest IS 'The partition of audit_log for entries without another one. Empty unless nobody made partitions ahead.';
 
-CREATE TABLE public.audit_span (
-    last_id bigint NOT NULL,
-    first_id bigint NOT NULL,
-    oldest timestamp with time zone NOT NULL,
-    newest timestamp with time zone NOT NULL
-);
-
-COMMENT ON TABLE public.audit_span IS 'Ranges of audit entries with the times in them: an entry of a time is found without an index on times. Ranges have no entry in common and are complete.';
-
-COMMENT ON COLUMN public.audit_span.last_id IS 'The last id of the range. No transaction can still add an entry up to it.';
-
-COMMENT ON COLUMN public.audit_span.first_id IS 'The first id of the range. Ids between two ranges were not used.';
-
-COMMENT ON COLUMN public.audit_span.oldest IS 'No entry of the range is older.';
-
-COMMENT ON COLUMN public.audit_span.newest IS 'No entry of the range is newer.';
-
 CREATE TABLE public.change_order (
     "position" bigint NOT NULL,
     change_set bigint NOT NULL,
@@ -620,23 +670,6 @@ ALTER TABLE public.change_set ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTI
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE public.change_state (
-    older_entries bigint NOT NULL,
-    settled bigint DEFAULT 0 NOT NULL,
-    "position" bigint DEFAULT 0 NOT NULL,
-    moment timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
-);
-
-COMMENT ON TABLE public.change_state IS 'Progress of change_order; one row.';
-
-COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and have no audit_log.change_set.';
-
-COMMENT ON COLUMN public.change_state.settled IS 'All change sets up to this number have a position, and no transaction can still add another one.';
-
-COMMENT ON COLUMN public.change_state."position" IS 'The highest position assigned so far.';
-
-COMMENT ON COLUMN public.change_state.moment IS 'The moment of that position.';
 
 CREATE TABLE public.dead_letter (
     id bigint NOT NULL,
@@ -672,21 +705,6 @@ ALTER TABLE public.dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE public.event (
-    "position" bigint NOT NULL,
-    audit_id bigint NOT NULL,
-    created timestamp with time zone DEFAULT now() NOT NULL
-)
-WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
-
-COMMENT ON TABLE public.event IS 'Entries of the audit log in the order of delivery. A row is kept for event_retention_hours at least.';
-
-COMMENT ON COLUMN public.event."position" IS 'Increases. A reader that sees a position sees all positions before it.';
-
-COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
-
-COMMENT ON COLUMN public.event.created IS 'When the event got its position.';
 
 CREATE TABLE public.event_state (
     settled bigint,
@@ -753,6 +771,20 @@ COMMENT ON COLUMN public.idempotency.answer IS 'The answer: JSON with marks for 
 COMMENT ON COLUMN public.idempotency.created IS 'When the call was answered.';
 
 COMMENT ON COLUMN public.idempotency.change_set IS 'The change set of the call; NULL when it changed nothing.';
+
+CREATE TABLE public.last_version (
+    kind text NOT NULL,
+    id bigint NOT NULL,
+    version integer NOT NULL
+);
+
+COMMENT ON TABLE public.last_version IS 'The last versions of removed objects with a version above 1.';
+
+COMMENT ON COLUMN public.last_version.kind IS 'vrf, pool, prefix or asn.';
+
+COMMENT ON COLUMN public.last_version.id IS 'Id of the object; the AS number itself for asn.';
+
+COMMENT ON COLUMN public.last_version.version IS 'The version that the object had when it was removed.';
 
 CREATE TABLE public.plan_key (
     secret bytea NOT NULL,
@@ -907,6 +939,9 @@ ALTER TABLE ONLY public.audit_log ALTER COLUMN id SET DEFAULT nextval('public.au
 ALTER TABLE ONLY public.asn
     ADD CONSTRAINT asn_pkey PRIMARY KEY (asn);
 
+ALTER TABLE ONLY public.audit_detached
+    ADD CONSTRAINT audit_detached_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 
@@ -1057,6 +1092,10 @@ CREATE INDEX change_set_request_idx ON public.change_set USING btree (request_id
 
 COMMENT ON INDEX public.change_set_request_idx IS 'The change set of a request.';
 
+CREATE INDEX change_set_undoes_idx ON public.change_set USING btree (undoes) WHERE (undoes IS NOT NULL);
+
+COMMENT ON INDEX public.change_set_undoes_idx IS 'The change sets that undo a change set.';
+
 CREATE INDEX change_set_user_idx ON public.change_set USING btree (username, id);
 
 COMMENT ON INDEX public.change_set_user_idx IS 'The change sets of a user.';
@@ -1191,9 +1230,41 @@ ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_rest_pkey;
 
 ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_rest_username_id_idx;
 
+CREATE TRIGGER asn_last_version AFTER DELETE ON public.asn FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER asn_last_version ON public.asn IS 'Keeps the last version of a removed AS number.';
+
+CREATE TRIGGER asn_new_version BEFORE INSERT ON public.asn FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_new_version ON public.asn IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER asn_version BEFORE UPDATE ON public.asn FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_version ON public.asn IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER audit_log_change_set BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.change_set IS NULL)) EXECUTE FUNCTION public.keep_change_set();
 
 COMMENT ON TRIGGER audit_log_change_set ON public.audit_log IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
+
+CREATE TRIGGER pool_last_version AFTER DELETE ON public.pool FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER pool_last_version ON public.pool IS 'Keeps the last version of a removed pool.';
+
+CREATE TRIGGER pool_new_version BEFORE INSERT ON public.pool FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_new_version ON public.pool IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER pool_version BEFORE UPDATE OF name ON public.pool FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_version ON public.pool IS 'Sets the version of a row that a program of an earlier version edits.';
+
+CREATE TRIGGER prefix_last_version AFTER DELETE ON public.prefix FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER prefix_last_version ON public.prefix IS 'Keeps the last version of a removed prefix.';
+
+CREATE TRIGGER prefix_new_version BEFORE INSERT ON public.prefix FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_new_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version adds.';
 
 CREATE TRIGGER prefix_plan_delete AFTER DELETE ON public.prefix FOR EACH ROW WHEN (((old.pool_id IS NOT NULL) AND (current_setting('nipap.plan'::text, true) > ''::text))) EXECUTE FUNCTION public.note_prefix();
 
@@ -1203,13 +1274,29 @@ CREATE TRIGGER prefix_plan_update AFTER UPDATE ON public.prefix FOR EACH ROW WHE
 
 COMMENT ON TRIGGER prefix_plan_update ON public.prefix IS 'Notes rows before a planned change.';
 
+CREATE TRIGGER prefix_version BEFORE UPDATE OF last_modified ON public.prefix FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
 
 COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words up to date when the text of a prefix changes.';
 
+CREATE TRIGGER vrf_last_version AFTER DELETE ON public.vrf FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER vrf_last_version ON public.vrf IS 'Keeps the last version of a removed VRF.';
+
+CREATE TRIGGER vrf_new_version BEFORE INSERT ON public.vrf FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_new_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version adds.';
+
 CREATE TRIGGER vrf_total_plan AFTER INSERT OR UPDATE ON public.vrf_total FOR EACH ROW WHEN ((current_setting('nipap.plan'::text, true) > ''::text)) EXECUTE FUNCTION public.note_total();
 
 COMMENT ON TRIGGER vrf_total_plan ON public.vrf_total IS 'Notes rows before a planned change.';
+
+CREATE TRIGGER vrf_version BEFORE UPDATE OF name ON public.vrf FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version edits.';
 
 ALTER TABLE ONLY public.dead_letter
     ADD CONSTRAINT dead_letter_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES public.webhook(id) ON DELETE CASCADE;
@@ -1220,7 +1307,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v20; their text is in sql/functions.
+-- The functions of this version, in the schema public_v25; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.
@@ -1261,11 +1348,26 @@ ALTER TABLE ONLY public.vrf_total
 -- attach(parent prefix, INOUT new_row prefix, taken adopted) -> prefix
 --     Put new_row, which has adopted the prefixes that it covers, below parent: update ranges, counters and totals. Returns new_row with its derived columns; the caller stores it.
 
+-- attach_partition(part text) -> void
+--     Attach a detached partition to the audit log. Its age is no reason to detach it any more.
+
+-- attach_range(name text, first_id bigint, end_id bigint) -> void
+--     Attach a table to the audit log as the partition of a range of ids.
+
+-- audit_partitions(OUT name text, OUT first_id bigint, OUT end_id bigint) -> SETOF record
+--     The partitions of the audit log in the order of their ids, without the default one. first_id is 0 for the first one, which has no lower bound.
+
 -- audit_range(since timestamp with time zone, until timestamp with time zone, OUT newest bigint, OUT tail bigint, OUT first bigint, OUT last bigint) -> record
 --     The ids of audit entries of a time: those from first to last, and those from tail on, whose times are not known yet. newest is the last id that was drawn. NULL: without a limit.
 
+-- audit_table(name text) -> text
+--     The name of a partition for SQL, in the schema of the audit log.
+
 -- call_under_way() -> text
 --     Identifier of the current call; no other call has the same one.
+
+-- can_detach(lower bigint, upper bigint) -> boolean
+--     Whether nothing but questions about the past needs the audit entries of a range: no transaction can still add one, events of theirs are kept no more, and their change sets have positions.
 
 -- change_set_of(entry audit_log) -> bigint
 --     The change set of an audit entry that any version of the program has written.
@@ -1278,6 +1380,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- check_defaults(new_row pool, old_row pool) -> void
 --     Refuse new defaults of a pool with which no allocation can succeed. Unchanged defaults are accepted.
+
+-- check_detached(part text) -> void
+--     Check that a detached partition has entries of its range only, so that it can be attached without being read.
 
 -- check_left_behind(former_parent bigint, old_row prefix, place cidr) -> void
 --     Refuse a move that leaves hosts of old_row without an assignment around them.
@@ -1332,6 +1437,12 @@ ALTER TABLE ONLY public.vrf_total
 
 -- detach(parent prefix, old_row prefix, given adopted) -> void
 --     Remove old_row from below parent, which has adopted the children of old_row: update ranges, counters and totals.
+
+-- detach_partition(part text) -> void
+--     Detach a partition of the audit log. The table stays.
+
+-- detached_before() -> timestamp with time zone
+--     Time of the newest audit entry in a detached partition; NULL if none is detached. The history up to this time is incomplete.
 
 -- differing(one jsonb, other jsonb) -> text[]
 --     The attributes in which two states of an object differ.
@@ -1393,6 +1504,12 @@ ALTER TABLE ONLY public.vrf_total
 -- is_undone(number bigint) -> boolean
 --     Whether a change set is undone by one that is not undone itself.
 
+-- keep_partitions(months integer) -> text
+--     Take the next step of the upkeep that is due now, with the rights of the owner. Return a description, or NULL when nothing is due.
+
+-- keep_partitions_at(moment timestamp with time zone, months integer) -> text
+--     Take the next step of the upkeep that is due at a moment: place entries that have no partition, make the next partition, begin another one with the month, or detach one whose entries are all older than a number of months; 0: none. Return a description, or NULL when nothing is due.
+
 -- lacks_time(facts jsonb) -> jsonb
 --     Facts without the time of the last edit.
 
@@ -1432,11 +1549,29 @@ ALTER TABLE ONLY public.vrf_total
 -- make_plan_tables() -> void
 --     Create the temporary tables of this session in which triggers note rows, unless they exist.
 
+-- make_undoing() -> void
+--     Create the temporary tables of an undo, or empty them.
+
 -- move_ranges_down(owner_id bigint, to_owner bigint, network cidr, length integer) -> numeric
 --     Hand the free ranges inside a network from an owner to the prefix of that network, which now covers some of its children. Returns the change of the old owner's free blocks.
 
 -- move_ranges_up(owner_id bigint, to_owner bigint, space cidr, network cidr, length integer) -> numeric
 --     Hand all free ranges of the prefix of a network, which has children, to the prefix around it. Returns the change of the new owner's free blocks.
+
+-- move_undoing() -> void
+--     Take away, insert and edit the prefixes, with their parents and counters.
+
+-- new_partition(name text, remark text) -> void
+--     Create an empty table that can be attached to the audit log as a partition. Its comment is remark.
+
+-- next_partition() -> text
+--     The name of the next new partition.
+
+-- place_rest() -> text
+--     Make a partition of the entries in the default partition of the audit log. Return a description, or NULL if there are none.
+
+-- place_undoing() -> void
+--     Find the prefixes that get a place or another parent, and their parents.
 
 -- plan_adds(kind text, object bigint) -> boolean
 --     Whether the planned change adds an object.
@@ -1447,37 +1582,28 @@ ALTER TABLE ONLY public.vrf_total
 -- plan_entries(above bigint, most integer) -> SETOF audit_log
 --     Audit entries of the planned change with higher ids than a given one, in order.
 
--- plan_made(first integer, most integer) -> text
---     The consequences of the planned change as JSON: its first audit entries, and of each other list at most so many items.
+-- plan_existed(noted_added timestamp with time zone, object bigint) -> boolean
+--     Whether a noted prefix existed before the planned change. Looks it up only if it was added when the transaction began.
 
--- plan_members(target integer) -> TABLE(planned boolean, vrf_id integer, prefix cidr, children integer, used_addresses numeric, free_blocks numeric)
---     The members of a pool before the planned change, and after it (planned).
-
--- plan_moved() -> TABLE(id bigint, vrf_id integer, prefix cidr, former bigint, former_prefix text, parent bigint, parent_prefix cidr)
---     The prefixes to which the planned change gives another parent, in order.
-
--- plan_page(above bigint, most integer) -> text
---     Audit entries of the planned change with higher ids than a given one, as JSON.
+-- plan_made(most integer) -> text
+--     The consequences of the planned change as JSON, of each list at most so many items.
 
 -- plan_place(object bigint) -> text
 --     The network of a prefix before the planned change.
 
--- plan_pool_counters() -> TABLE(id integer, name text, figures jsonb)
---     The counters of pools around the planned change, before and after it.
-
--- plan_pool_figures(target integer) -> jsonb
---     The counters of a pool before and after the planned change.
-
--- plan_prefix_counters() -> TABLE(id bigint, vrf_id integer, prefix cidr, figures jsonb)
---     The counters of prefixes that the planned change moves, before and after it.
+-- plan_pools(pools integer[]) -> json
+--     The counters of pools of each family, before and after (planned) the planned change.
 
 -- plan_rest(listed bigint) -> text
 --     Hash of the audit entries of the planned change with higher ids than a given one. Equal for two runs of the same change.
 
--- plan_vrf_counters() -> TABLE(id integer, name text, figures jsonb)
---     The counters of VRFs around the planned change, before and after it.
+-- plan_tree(most integer) -> json
+--     The prefixes that get another parent, and the counters of prefixes, before and after the planned change. At most so many are listed of each; of the others there is a hash.
 
--- plan_webhooks() -> TABLE(id integer, url text)
+-- plan_vrfs() -> json
+--     The totals of VRFs around the planned change, of each family: the difference, and the totals after it.
+
+-- plan_webhooks() -> json
 --     The webhooks to which the events of the planned change go.
 
 -- pool_add(facts jsonb, who actor) -> integer
@@ -1581,6 +1707,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- set_others_back() -> void
 --     Restore and edit the VRFs, pools and AS numbers. Added ones keep until their prefixes are gone.
+
+-- set_partition_rights(part regclass, readable boolean) -> void
+--     Leave the rights on a partition to its owner. A readable one may be read by everybody who may read the audit log.
 
 -- setting_back(before jsonb, after jsonb) -> jsonb
 --     The attributes that an edit has changed, with their values before; null for a value that was not set.
