@@ -18,7 +18,7 @@ from nipap.attributes import Attribute, read_boolean, shown
 from nipap.errors import NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
 from nipap.rest.objects import TAGS, Resource
-from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, STORED, TEXT, Schema
+from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, NETWORK, STORED, TEXT, Schema
 from nipap.search.paging import MOST
 
 Args = MultiDict[str, str]
@@ -151,8 +151,8 @@ EVENTS = (
 )
 DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
 SIGN_INS_OF = (
-    Parameter('user', TEXT, 'Only sign-ins of this user, or with this name.'),
-    Parameter('address', TEXT, 'Only sign-ins from this address or network.'),
+    Parameter('user', STORED, 'Only sign-ins of this user, or with this name.'),
+    Parameter('address', NETWORK, 'Only sign-ins from this address or network.'),
     Parameter('outcome', {'type': 'string', 'enum': list(OUTCOMES)}, 'Only sign-ins with this outcome.'),
     Parameter('interface', {'type': 'string', 'enum': list(INTERFACES)}, 'Only sign-ins over this interface.'),
     Parameter('since', MOMENT, 'Only sign-ins from this moment on.'),

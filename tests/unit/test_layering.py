@@ -37,6 +37,7 @@ MODULES_IN_ORDER = (
         'history.sequencing',
         'history.change_order',
         'history.events',
+        'history.export',
         'history.webhook',
         'history.webhook_calls',
     ),
