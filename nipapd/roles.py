@@ -80,7 +80,8 @@ END $$
 # columns are left out: they follow the extension or the column. A partition does not follow its table.
 _HOMES = r"(nspname = 'public' OR nspname ~ '^public_v[0-9]+$')"
 _NO_MEMBER = """NOT EXISTS (
-    SELECT FROM pg_depend WHERE classid = '{0}'::regclass AND objid = {0}.oid AND deptype IN ('e', 'a', 'i'))"""
+    SELECT FROM pg_depend
+    WHERE classid = '{0}'::regclass AND objid = {0}.oid AND objsubid = 0 AND deptype IN ('e', 'a', 'i'))"""
 STRANGERS = f"""
 SELECT 'SCHEMA', quote_ident(nspname) FROM pg_namespace
 WHERE nspname ~ '^public_v[0-9]+$' AND nspowner <> '{OWNER}'::regrole

@@ -263,6 +263,105 @@ COMMENT ON COLUMN public.asn.name IS 'Name.';
 
 COMMENT ON COLUMN public.asn.version IS 'Version: 1 for a new AS number, one more with each edit that changes a fact.';
 
+CREATE TABLE public.audit_span (
+    last_id bigint NOT NULL,
+    first_id bigint NOT NULL,
+    oldest timestamp with time zone NOT NULL,
+    newest timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.audit_span IS 'Ranges of audit entries with the times in them: an entry of a time is found without an index on times. Ranges have no entry in common and are complete.';
+
+COMMENT ON COLUMN public.audit_span.last_id IS 'The last id of the range. No transaction can still add an entry up to it.';
+
+COMMENT ON COLUMN public.audit_span.first_id IS 'The first id of the range. Ids between two ranges were not used.';
+
+COMMENT ON COLUMN public.audit_span.oldest IS 'No entry of the range is older.';
+
+COMMENT ON COLUMN public.audit_span.newest IS 'No entry of the range is newer.';
+
+CREATE TABLE public.change_set (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    call bigint,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    method text,
+    request_id text,
+    idempotency_key text,
+    reason text,
+    change_group text,
+    last_older_entry bigint,
+    entries_after bigint DEFAULT 0 NOT NULL,
+    undoes bigint DEFAULT (NULLIF(current_setting('nipap.undoes'::text, true), ''::text))::bigint
+);
+
+COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
+
+COMMENT ON COLUMN public.change_set.id IS 'The number shown to users; increases, with gaps. It is drawn before the commit: change_order has the order of commits.';
+
+COMMENT ON COLUMN public.change_set.at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.change_set.call IS 'Number of the call, made of the time and a random number. Shows whether the call was committed when its answer was lost.';
+
+COMMENT ON COLUMN public.change_set.username IS 'The user for whom the change was made.';
+
+COMMENT ON COLUMN public.change_set.authenticated_as IS 'The user that logged in, as in audit_log.authenticated_as.';
+
+COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
+
+COMMENT ON COLUMN public.change_set.authoritative_source IS 'The system that the change came from.';
+
+COMMENT ON COLUMN public.change_set.method IS 'Method of the call; NULL: not recorded.';
+
+COMMENT ON COLUMN public.change_set.request_id IS 'Id of the request, as in the log of the daemon.';
+
+COMMENT ON COLUMN public.change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
+
+COMMENT ON COLUMN public.change_set.reason IS 'Reason for the change, as given by the client.';
+
+COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as given by the client.';
+
+COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
+
+COMMENT ON COLUMN public.change_set.entries_after IS 'The ids of the audit entries are above this one, so that older partitions need not be read.';
+
+COMMENT ON COLUMN public.change_set.undoes IS 'The change set that this one undoes; NULL for all others.';
+
+CREATE TABLE public.change_state (
+    older_entries bigint NOT NULL,
+    settled bigint DEFAULT 0 NOT NULL,
+    "position" bigint DEFAULT 0 NOT NULL,
+    moment timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.change_state IS 'Progress of change_order; one row.';
+
+COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and have no audit_log.change_set.';
+
+COMMENT ON COLUMN public.change_state.settled IS 'All change sets up to this number have a position, and no transaction can still add another one.';
+
+COMMENT ON COLUMN public.change_state."position" IS 'The highest position assigned so far.';
+
+COMMENT ON COLUMN public.change_state.moment IS 'The moment of that position.';
+
+CREATE TABLE public.event (
+    "position" bigint NOT NULL,
+    audit_id bigint NOT NULL,
+    created timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
+
+COMMENT ON TABLE public.event IS 'Entries of the audit log in the order of delivery. A row is kept for event_retention_hours at least.';
+
+COMMENT ON COLUMN public.event."position" IS 'Increases. A reader that sees a position sees all positions before it.';
+
+COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
+
+COMMENT ON COLUMN public.event.created IS 'When the event got its position.';
+
 CREATE TABLE public.audit_log (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT now() NOT NULL,
@@ -393,6 +492,32 @@ COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.
 COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
 COMMENT ON COLUMN public.pool.version IS 'Version: 1 for a new pool, one more with each edit that changes a fact.';
+
+CREATE TABLE public.audit_detached (
+    name text NOT NULL,
+    first_id bigint,
+    end_id bigint NOT NULL,
+    oldest timestamp with time zone,
+    newest timestamp with time zone,
+    detached timestamp with time zone DEFAULT now() NOT NULL,
+    attached timestamp with time zone
+);
+
+COMMENT ON TABLE public.audit_detached IS 'Partitions that have been detached from audit_log. Their tables keep the entries.';
+
+COMMENT ON COLUMN public.audit_detached.name IS 'Name of the table.';
+
+COMMENT ON COLUMN public.audit_detached.first_id IS 'The ids begin here; NULL: from the beginning.';
+
+COMMENT ON COLUMN public.audit_detached.end_id IS 'The ids are below this one.';
+
+COMMENT ON COLUMN public.audit_detached.oldest IS 'No entry of the table is older; NULL: the table has no entries.';
+
+COMMENT ON COLUMN public.audit_detached.newest IS 'No entry of the table is newer; NULL: the table has no entries.';
+
+COMMENT ON COLUMN public.audit_detached.detached IS 'When the table was detached last.';
+
+COMMENT ON COLUMN public.audit_detached.attached IS 'When the table was attached again by an administrator. Its age is no reason to detach it any more. NULL: it is detached.';
 
 CREATE TABLE public.vrf (
     id integer NOT NULL,
@@ -573,23 +698,6 @@ CREATE TABLE public.audit_log_rest (
 
 COMMENT ON TABLE public.audit_log_rest IS 'The partition of audit_log for entries without another one. Empty unless nobody made partitions ahead.';
 
-CREATE TABLE public.audit_span (
-    last_id bigint NOT NULL,
-    first_id bigint NOT NULL,
-    oldest timestamp with time zone NOT NULL,
-    newest timestamp with time zone NOT NULL
-);
-
-COMMENT ON TABLE public.audit_span IS 'Ranges of audit entries with the times in them: an entry of a time is found without an index on times. Ranges have no entry in common and are complete.';
-
-COMMENT ON COLUMN public.audit_span.last_id IS 'The last id of the range. No transaction can still add an entry up to it.';
-
-COMMENT ON COLUMN public.audit_span.first_id IS 'The first id of the range. Ids between two ranges were not used.';
-
-COMMENT ON COLUMN public.audit_span.oldest IS 'No entry of the range is older.';
-
-COMMENT ON COLUMN public.audit_span.newest IS 'No entry of the range is newer.';
-
 CREATE TABLE public.change_order (
     "position" bigint NOT NULL,
     change_set bigint NOT NULL,
@@ -612,23 +720,6 @@ ALTER TABLE public.change_set ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTI
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE public.change_state (
-    older_entries bigint NOT NULL,
-    settled bigint DEFAULT 0 NOT NULL,
-    "position" bigint DEFAULT 0 NOT NULL,
-    moment timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
-);
-
-COMMENT ON TABLE public.change_state IS 'Progress of change_order; one row.';
-
-COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and have no audit_log.change_set.';
-
-COMMENT ON COLUMN public.change_state.settled IS 'All change sets up to this number have a position, and no transaction can still add another one.';
-
-COMMENT ON COLUMN public.change_state."position" IS 'The highest position assigned so far.';
-
-COMMENT ON COLUMN public.change_state.moment IS 'The moment of that position.';
 
 CREATE TABLE public.dead_letter (
     id bigint NOT NULL,
@@ -664,21 +755,6 @@ ALTER TABLE public.dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE public.event (
-    "position" bigint NOT NULL,
-    audit_id bigint NOT NULL,
-    created timestamp with time zone DEFAULT now() NOT NULL
-)
-WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
-
-COMMENT ON TABLE public.event IS 'Entries of the audit log in the order of delivery. A row is kept for event_retention_hours at least.';
-
-COMMENT ON COLUMN public.event."position" IS 'Increases. A reader that sees a position sees all positions before it.';
-
-COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
-
-COMMENT ON COLUMN public.event.created IS 'When the event got its position.';
 
 CREATE TABLE public.event_state (
     settled bigint,
@@ -912,6 +988,9 @@ ALTER TABLE ONLY public.audit_log ALTER COLUMN id SET DEFAULT nextval('public.au
 
 ALTER TABLE ONLY public.asn
     ADD CONSTRAINT asn_pkey PRIMARY KEY (asn);
+
+ALTER TABLE ONLY public.audit_detached
+    ADD CONSTRAINT audit_detached_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
@@ -1319,11 +1398,26 @@ ALTER TABLE ONLY public.vrf_total
 -- attach(parent prefix, INOUT new_row prefix, taken adopted) -> prefix
 --     Put new_row, which has adopted the prefixes that it covers, below parent: update ranges, counters and totals. Returns new_row with its derived columns; the caller stores it.
 
+-- attach_partition(part text) -> void
+--     Attach a detached partition to the audit log. Its age is no reason to detach it any more.
+
+-- attach_range(name text, first_id bigint, end_id bigint) -> void
+--     Attach a table to the audit log as the partition of a range of ids.
+
+-- audit_partitions(OUT name text, OUT first_id bigint, OUT end_id bigint) -> SETOF record
+--     The partitions of the audit log in the order of their ids, without the default one. first_id is 0 for the first one, which has no lower bound.
+
 -- audit_range(since timestamp with time zone, until timestamp with time zone, OUT newest bigint, OUT tail bigint, OUT first bigint, OUT last bigint) -> record
 --     The ids of audit entries of a time: those from first to last, and those from tail on, whose times are not known yet. newest is the last id that was drawn. NULL: without a limit.
 
+-- audit_table(name text) -> text
+--     The name of a partition for SQL, in the schema of the audit log.
+
 -- call_under_way() -> text
 --     Identifier of the current call; no other call has the same one.
+
+-- can_detach(lower bigint, upper bigint) -> boolean
+--     Whether nothing but questions about the past needs the audit entries of a range: no transaction can still add one, events of theirs are kept no more, and their change sets have positions.
 
 -- change_set_of(entry audit_log) -> bigint
 --     The change set of an audit entry that any version of the program has written.
@@ -1336,6 +1430,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- check_defaults(new_row pool, old_row pool) -> void
 --     Refuse new defaults of a pool with which no allocation can succeed. Unchanged defaults are accepted.
+
+-- check_detached(part text) -> void
+--     Check that a detached partition has entries of its range only, so that it can be attached without being read.
 
 -- check_left_behind(former_parent bigint, old_row prefix, place cidr) -> void
 --     Refuse a move that leaves hosts of old_row without an assignment around them.
@@ -1390,6 +1487,12 @@ ALTER TABLE ONLY public.vrf_total
 
 -- detach(parent prefix, old_row prefix, given adopted) -> void
 --     Remove old_row from below parent, which has adopted the children of old_row: update ranges, counters and totals.
+
+-- detach_partition(part text) -> void
+--     Detach a partition of the audit log. The table stays.
+
+-- detached_before() -> timestamp with time zone
+--     Time of the newest audit entry in a detached partition; NULL if none is detached. The history up to this time is incomplete.
 
 -- differing(one jsonb, other jsonb) -> text[]
 --     The attributes in which two states of an object differ.
@@ -1450,6 +1553,12 @@ ALTER TABLE ONLY public.vrf_total
 
 -- is_undone(number bigint) -> boolean
 --     Whether a change set is undone by one that is not undone itself.
+
+-- keep_partitions(months integer) -> text
+--     Take the next step of the upkeep that is due now, with the rights of the owner. Return a description, or NULL when nothing is due.
+
+-- keep_partitions_at(moment timestamp with time zone, months integer) -> text
+--     Take the next step of the upkeep that is due at a moment: place entries that have no partition, make the next partition, begin another one with the month, or detach one whose entries are all older than a number of months; 0: none. Return a description, or NULL when nothing is due.
 
 -- lacks_time(facts jsonb) -> jsonb
 --     Facts without the time of the last edit.
@@ -1639,6 +1748,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- set_others_back() -> void
 --     Restore and edit the VRFs, pools and AS numbers. Added ones keep until their prefixes are gone.
+
+-- set_partition_rights(part regclass, readable boolean) -> void
+--     Leave the rights on a partition to its owner. A readable one may be read by everybody who may read the audit log.
 
 -- setting_back(before jsonb, after jsonb) -> jsonb
 --     The attributes that an edit has changed, with their values before; null for a value that was not set.

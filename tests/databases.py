@@ -16,7 +16,7 @@ from nipapd.embedded import OWNER, SERVICE, SUPERUSER, EmbeddedPostgres
 
 TABLES = (
     'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
-    'webhook, dead_letter, change_set, change_order, change_state, audit_span, sign_in, last_version'
+    'webhook, dead_letter, change_set, change_order, change_state, audit_span, sign_in, last_version, audit_detached'
 )
 LOCK = f"SET lock_timeout = '500ms'; LOCK {TABLES}"
 # TRUNCATE makes dozens of files and removes as many, which takes 100 ms; deleting a few rows takes less than 1 ms.

@@ -52,7 +52,7 @@ class Sequencer(ABC):
             self._noted = None
             return 0
         if self._noted is None or self._noted[0] <= settled:
-            self._noted = last, _next_transaction(db)  # the id is read first, then the number is drawn
+            self._noted = last, next_transaction(db)  # the id is read first, then the number is drawn
         noted = self._noted
         fresh = db.read(lambda tx: tx.value(self.has_new, (settled, settled)))
         if not fresh and not db.read(lambda tx: tx.value(IS_OVER, (noted[1],))):
@@ -69,7 +69,7 @@ class Sequencer(ABC):
         """
 
 
-def _next_transaction(db: Database) -> int:
+def next_transaction(db: Database) -> int:
     """Return a number above the numbers of all transactions that have begun to write.
 
     The number has to be drawn: the end of a snapshot (xmax) follows the last ended transaction, and running

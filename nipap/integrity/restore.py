@@ -19,7 +19,7 @@ from typing import IO
 
 from nipap.errors import NipapError
 from nipap.history import partitions
-from nipap.history.partitions import Bound
+from nipap.history.partitions import Layout
 from nipap.postgres import schema
 from nipap.postgres.transaction import Transaction
 
@@ -123,23 +123,23 @@ class Table:
 Name = tuple[str, str]
 
 
-def create(tx: Transaction, version: int, bounds: Sequence[Bound] = ()) -> None:
+def create(tx: Transaction, version: int, layout: Layout | None = None) -> None:
     """Create the empty tables of a schema version by our own migrations.
 
-    bounds: the partitions of the audit log. Without them it has the partitions of a new database.
+    layout: the partitions of the audit log. Without it the log has the partitions of a new database.
 
     The database must be empty (`clear`). Later migrations are applied to the restored rows, by `schema.migrate`.
     """
     schema.create_tables(tx, version)
     tx.execute(f'TRUNCATE {", ".join(table.sql for table in _tables(tx).values())}')
-    if bounds and version >= PARTITIONED:
-        partitions.replace(tx, bounds)
+    if layout and version >= PARTITIONED:
+        partitions.replace(tx, layout)
 
 
 def load(tx: Transaction, data: IO[bytes]) -> list[str]:
     """Fill the empty tables with the rows of a dump. Return the names of skipped tables, which are none of ours.
 
-    Rows of a partition are written through its table.
+    Rows of a partition are written through its table, except those of a detached one.
 
     :raises NipapError: the dump has anything but rows and positions of sequences, or lacks a table.
     """
@@ -147,6 +147,8 @@ def load(tx: Transaction, data: IO[bytes]) -> list[str]:
     left_out: list[str] = []
     with _without_indexes(tx), _as_unprivileged(tx, list(tables.values())):
         positions = _copy(tx, data, tables, left_out)
+    if tx.value("SELECT to_regclass('audit_detached')"):  # a dump by an older program has no layout
+        tx.execute('DELETE FROM audit_detached WHERE to_regclass(name) IS NULL')
     for sequence, position, is_called in positions:
         _set_position(tx, sequence, position, is_called)
     if tables:
@@ -263,8 +265,11 @@ def _copy(tx: Transaction, data: IO[bytes], tables: dict[Name, Table], left_out:
             if (home, name) in filled:
                 raise NipapError(f'The dump has the table {name} twice')
             filled.add((home, name))
-            if table := of_log if home == ours and partitions.NAME.fullmatch(name) else tables.get((home, name)):
-                tables.pop((home, LOG if table is of_log else name), None)
+            table = tables.pop((home, name), None)
+            if table is None and home == ours and partitions.NAME.fullmatch(name):
+                table = of_log
+                tables.pop((home, LOG), None)
+            if table:
                 _copy_rows(tx, _statement(table, copied[3]), Rows(data))
             else:
                 Rows(data).skip()

@@ -167,8 +167,8 @@ COVERING = _shared('covering', NETWORK, 'Only prefixes that are this network or 
 BELOW = Parameter('below', _BOOLEAN, 'Whether the history of everything inside is included.')
 DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
 SIGN_INS_OF = (
-    Parameter('user', TEXT, 'Only sign-ins of this user, or with this name.'),
-    Parameter('address', TEXT, 'Only sign-ins from this address or network.'),
+    Parameter('user', STORED, 'Only sign-ins of this user, or with this name.'),
+    Parameter('address', NETWORK, 'Only sign-ins from this address or network.'),
     Parameter('outcome', {'type': 'string', 'enum': list(OUTCOMES)}, 'Only sign-ins with this outcome.'),
     Parameter('interface', {'type': 'string', 'enum': list(INTERFACES)}, 'Only sign-ins over this interface.'),
     Parameter('since', MOMENT, 'Only sign-ins from this moment on.'),

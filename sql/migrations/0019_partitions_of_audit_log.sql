@@ -66,9 +66,10 @@ BEGIN
     ALTER TABLE audit_log_1 ALTER id DROP IDENTITY; -- with its sequence
     CREATE SEQUENCE audit_log_id_seq;
     ALTER SEQUENCE audit_log_id_seq OWNED BY audit_log.id;
-    -- Indexes will be built on a long log: new entries begin the second partition, so that no call waits for that.
+    -- Indexes will be built on a long log: new entries begin the second partition, so that no call waits for that. The
+    -- last id of the first partition counts as drawn, because readers ask for the last drawn id.
     IF last_id > 100000 THEN
-        PERFORM setval('audit_log_id_seq', bound, false);
+        PERFORM setval('audit_log_id_seq', bound - 1);
     ELSE
         PERFORM setval('audit_log_id_seq', last_id, drawn);
     END IF;

@@ -168,6 +168,7 @@ SENSE: dict[str, dict[str, Any]] = {
     'add_asn': {'asn': 9, 'name': 'sense'},
     'add_webhook': {'url': 'https://example.net/', 'secret': 'x' * 40},
     'resend_dead_letter': {'ids': []},
+    'list_sign_in': {'user': 'ann', 'address': '192.0.2.0/24', 'outcome': 'ok', 'limit': 5},
 }
 
 
