@@ -1,4 +1,4 @@
-"""The Python examples of the README and of docs/xmlrpc.md, run as printed, one after the other."""
+"""The Python examples of the README, docs/xmlrpc.md and docs/history.md, run as printed, one after the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = 100
 def examples() -> list[tuple[str, str]]:
     """Return the programs, each with the output in its final comment."""
     pattern = r'^```python\n((?:(?!```).*\n)*?)((?:# .*\n)+)```$'
-    text = ''.join((REPOSITORY / name).read_text() for name in ('README.md', 'docs/xmlrpc.md'))
+    text = ''.join((REPOSITORY / name).read_text() for name in ('README.md', 'docs/xmlrpc.md', 'docs/history.md'))
     blocks = re.findall(pattern, text, re.MULTILINE)
     return [(program, re.sub('^# ', '', comment, flags=re.MULTILINE)) for program, comment in blocks]
 
