@@ -407,56 +407,6 @@ COMMENT ON COLUMN public.audit_log.change IS 'Number of the call, written by pro
 
 COMMENT ON COLUMN public.audit_log.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
 
-CREATE TABLE public.change_set (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    call bigint,
-    username text NOT NULL,
-    authenticated_as text NOT NULL,
-    full_name text,
-    authoritative_source text NOT NULL,
-    method text,
-    request_id text,
-    idempotency_key text,
-    reason text,
-    change_group text,
-    last_older_entry bigint,
-    entries_after bigint DEFAULT 0 NOT NULL,
-    undoes bigint DEFAULT (NULLIF(current_setting('nipap.undoes'::text, true), ''::text))::bigint
-);
-
-COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
-
-COMMENT ON COLUMN public.change_set.id IS 'The number shown to users; increases, with gaps. It is drawn before the commit: change_order has the order of commits.';
-
-COMMENT ON COLUMN public.change_set.at IS 'When the transaction of the change began.';
-
-COMMENT ON COLUMN public.change_set.call IS 'Number of the call, made of the time and a random number. Shows whether the call was committed when its answer was lost.';
-
-COMMENT ON COLUMN public.change_set.username IS 'The user for whom the change was made.';
-
-COMMENT ON COLUMN public.change_set.authenticated_as IS 'The user that logged in, as in audit_log.authenticated_as.';
-
-COMMENT ON COLUMN public.change_set.full_name IS 'Full name that goes with username, when known.';
-
-COMMENT ON COLUMN public.change_set.authoritative_source IS 'The system that the change came from.';
-
-COMMENT ON COLUMN public.change_set.method IS 'Method of the call; NULL: not recorded.';
-
-COMMENT ON COLUMN public.change_set.request_id IS 'Id of the request, as in the log of the daemon.';
-
-COMMENT ON COLUMN public.change_set.idempotency_key IS 'The idempotency key of the call, if it had one.';
-
-COMMENT ON COLUMN public.change_set.reason IS 'Reason for the change, as given by the client.';
-
-COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk action that the call was a part of, as given by the client.';
-
-COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
-
-COMMENT ON COLUMN public.change_set.entries_after IS 'The ids of the audit entries are above this one, so that older partitions need not be read.';
-
-COMMENT ON COLUMN public.change_set.undoes IS 'The change set that this one undoes; NULL for all others.';
-
 CREATE TABLE public.pool (
     id integer NOT NULL,
     name text NOT NULL,
@@ -1357,7 +1307,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v24; their text is in sql/functions.
+-- The functions of this version, in the schema public_v25; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.
@@ -1610,6 +1560,15 @@ ALTER TABLE ONLY public.vrf_total
 
 -- move_undoing() -> void
 --     Take away, insert and edit the prefixes, with their parents and counters.
+
+-- new_partition(name text, remark text) -> void
+--     Create an empty table that can be attached to the audit log as a partition. Its comment is remark.
+
+-- next_partition() -> text
+--     The name of the next new partition.
+
+-- place_rest() -> text
+--     Make a partition of the entries in the default partition of the audit log. Return a description, or NULL if there are none.
 
 -- place_undoing() -> void
 --     Find the prefixes that get a place or another parent, and their parents.
