@@ -29,6 +29,8 @@ PAUSE_S = 1.0
 # The rights of handlers on tables with restricted rights; on all other tables they have EVERY_WAY.
 SOME_TABLES = {
     'audit_log': 'SELECT, INSERT',
+    'audit_span': 'SELECT, INSERT, UPDATE',
+    'audit_detached': 'SELECT',
     'change_set': 'SELECT, INSERT',
     'change_order': 'SELECT, INSERT',
     'plan_key': 'SELECT',
@@ -64,6 +66,10 @@ BEGIN
         -- Grant handlers their rights on tables and sequences that migrations and restores create.
         ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT {EVERY_WAY} ON TABLES TO {SERVICE};
         ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT USAGE, SELECT ON SEQUENCES TO {SERVICE};
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_default_acl WHERE defaclrole = '{OWNER}'::regrole AND defaclobjtype = 'f') THEN
+        -- Some functions are not for everybody.
+        ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT EXECUTE ON FUNCTIONS TO {SERVICE};
     END IF;
     IF NOT has_schema_privilege('{OWNER}', 'public', 'CREATE') THEN
         -- Only before PostgreSQL 15: in newer versions the owner of the database owns public.
@@ -121,6 +127,10 @@ SEQUENCES = f"""
 SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
 AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege('{SERVICE}', oid, 'USAGE') ELSE false END
 """
+FUNCTIONS = f"""
+SELECT pg_proc.oid::regprocedure::text FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
+WHERE {_HOMES} AND NOT has_function_privilege('{SERVICE}', pg_proc.oid, 'EXECUTE')
+"""
 
 
 def prepare(dsn: str) -> None:
@@ -158,6 +168,9 @@ def _try(connection: psycopg2.extensions.connection) -> bool:
             cursor.execute(SEQUENCES)
             for (sequence,) in cursor.fetchall():
                 cursor.execute(f'GRANT USAGE, SELECT ON {sequence} TO {SERVICE}')
+            cursor.execute(FUNCTIONS)
+            for (function,) in cursor.fetchall():
+                cursor.execute(f'GRANT EXECUTE ON ROUTINE {function} TO {SERVICE}')
         return True
     except psycopg2.errors.LockNotAvailable:
         return False

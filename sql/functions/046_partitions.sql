@@ -110,23 +110,23 @@ COMMENT ON FUNCTION detach_partition(text) IS 'Detach a partition of the audit l
 
 CREATE FUNCTION check_detached(part text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    found audit_detached;
+    listed audit_detached;
 BEGIN
-    SELECT * INTO found FROM audit_detached d WHERE d.name = part AND d.attached IS NULL;
+    SELECT * INTO listed FROM audit_detached d WHERE d.name = part AND d.attached IS NULL;
     IF FOUND AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = audit_table(part)::regclass AND conname = 'audit_detached_check') THEN
         EXECUTE format('ALTER TABLE %s ADD CONSTRAINT audit_detached_check CHECK (id >= %s AND id < %s)',
-            audit_table(part), coalesce(found.first_id, 0), found.end_id);
+            audit_table(part), coalesce(listed.first_id, 0), listed.end_id);
     END IF;
 END $$;
 COMMENT ON FUNCTION check_detached(text) IS 'Check that a detached partition has entries of its range only, so that it can be attached without being read.';
 
 CREATE FUNCTION attach_partition(part text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    found audit_detached;
+    listed audit_detached;
 BEGIN
-    SELECT * INTO STRICT found FROM audit_detached d WHERE d.name = part AND d.attached IS NULL FOR UPDATE;
+    SELECT * INTO STRICT listed FROM audit_detached d WHERE d.name = part AND d.attached IS NULL FOR UPDATE;
     PERFORM set_partition_rights(audit_table(part)::regclass, false);
-    PERFORM attach_range(part, coalesce(found.first_id, 0), found.end_id);
+    PERFORM attach_range(part, coalesce(listed.first_id, 0), listed.end_id);
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS audit_detached_check', audit_table(part));
     UPDATE audit_detached d SET attached = now() WHERE d.name = part;
 END $$;
