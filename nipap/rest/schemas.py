@@ -89,6 +89,10 @@ def schemas() -> dict[str, Schema]:
                     'type': 'object',
                     'description': 'The interpretation of the text `q`, with its errors.',
                 },
+                'differences': {
+                    **listed(TEXT),
+                    'description': 'The differences between a change and its plan (1610).',
+                },
             },
         },
     }
@@ -113,7 +117,7 @@ def schemas() -> dict[str, Schema]:
             found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
             found[f'{name}Merge'] = _merge(found[f'{name}Attr'])
     attr = found['PrefixAttr']['properties']
-    return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **webhooks()}
+    return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **webhooks(), **plans()}
 
 
 _NO_NODE: Schema = {'if': {'not': {'required': ['node']}}, 'then': {'required': ['description']}}
@@ -282,6 +286,66 @@ def webhooks() -> dict[str, Schema]:
         'WebhookNew': {**attr, 'required': ['url', 'secret']},
         'Resend': {'type': 'object', 'additionalProperties': False, 'properties': again},
     }
+
+
+def plans() -> dict[str, Schema]:
+    """Return the schemas of the answer of a dry run."""
+    state: Schema = {'type': ['object', 'null']}
+    number: Schema = {**INTEGER, 'minimum': 0}
+    parent: Schema = {'type': ['object', 'null'], 'properties': {'id': INTEGER, 'prefix': TEXT}}
+    perhaps: Schema = {'type': ['string', 'null']}
+    position: Schema = {'type': ['integer', 'null']}
+    lists: dict[str, tuple[str, Schema]] = {
+        'changes': (
+            'The entries that the audit log would get, in order.',
+            {
+                'kind': TEXT,
+                'id': INTEGER,
+                'action': TEXT,
+                'before': state,
+                'after': state,
+                'changes': {'type': 'object'},
+            },
+        ),
+        'moved': (
+            'The prefixes that would get another parent.',
+            {'id': INTEGER, 'vrf_id': INTEGER, 'prefix': TEXT, 'parent_before': parent, 'parent_after': parent},
+        ),
+        'counters': (
+            'The counters around that would differ.',
+            {'kind': TEXT, 'id': INTEGER, 'name': TEXT, 'before': {'type': 'object'}, 'after': {'type': 'object'}},
+        ),
+        'errors': (
+            'All errors of the request; it changes nothing if there are any.',
+            {
+                **{'code': INTEGER, 'message': TEXT, 'attribute': perhaps, 'position': position, 'method': perhaps},
+                'depends_on': {**position, 'description': 'The failed operation that is the reason.'},
+            },
+        ),
+    }
+    properties: Schema = {
+        'dry_run': {'const': True},
+        'right': {
+            'enum': ['read', 'allocate', 'write', 'administer'],
+            'description': 'The right that the request needs.',
+        },
+        'answer': {'description': 'The answer of the request; null if it has errors, or no answer.'},
+        'events': {'type': 'object', 'properties': {'number': number, 'kinds': {'type': 'object'}}},
+        'webhooks': {
+            'type': 'object',
+            'description': 'The webhooks that would be called; `called` is for users who may manage webhooks.',
+            'properties': {
+                'number': number,
+                'called': listed({'type': 'object', 'properties': {'id': INTEGER, 'url': TEXT}}),
+            },
+        },
+        'plan': {**TEXT, 'description': 'The parameter `plan` of the request that makes this change.'},
+    }
+    for name, (text, members) in lists.items():
+        items: Schema = {'type': 'object', 'required': list(members), 'properties': members}
+        properties[name] = {**listed(items), 'maxItems': 1000, 'description': text}
+        properties[f'{name}_not_shown'] = {**number, 'description': f'The number of further {name}.'}
+    return {'Plan': {'type': 'object', 'required': [n for n in properties if n != 'plan'], 'properties': properties}}
 
 
 def result(schema: Schema) -> Schema:
