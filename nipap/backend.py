@@ -257,7 +257,8 @@ class Backend:
             if call.parts is not None and error.position is not None:
                 found, errors = self._find_errors(actor, call, request)
             if not errors:
-                errors.note(error, error.position)
+                cause = error.__cause__ if isinstance(error.__cause__, NipapError) else error
+                errors.note(cause, error.position)
         right = max([call.right, *(calls.find(part).right for part in self._parts_of(call, request))])
         return plans.answer(
             found,
