@@ -309,7 +309,8 @@ _UP, _DOWN = (0, _LAST_VRF, 1), (_LAST_VRF, 0, -1)
 # ---------------------------------------------------------------- the form of entries
 
 
-_COLUMNS = ', '.join(attribute.sql for attribute in AUDIT.values())
+# The function behind `changed` takes ten times as long as all other columns.
+_COLUMNS = ', '.join('NULL' if name == 'changed' else attribute.sql for name, attribute in AUDIT.items())
 
 
 def _entries(tx: Transaction, sql: str, condition: Condition, params: tuple[Any, ...]) -> list[Entry]:
@@ -332,6 +333,7 @@ def _complete(tx: Transaction, entries: list[Entry]) -> None:
     names = _Names.of(tx, entries)
     for entry in entries:
         entry['changes'] = differences(entry['before'], entry['after'])
+        entry['changed'] = sorted(entry['changes'])
         entry['sentence'] = sentence(entry, partial(names.at, entry['id']))
 
 

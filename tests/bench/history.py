@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     only = [word for word in options.only.split(',') if word]
     with open_directories() as make, started(options.data_dir or make() / 'data', size) as site:
         rows = timed(site, options.runs, only)
-    floor = statistics.median(row.floor_ms for row in rows)
+    floor = statistics.median(row.floor_ms for row in rows) if rows else 0
     about = (
         f'{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}; '
         f'{options.entries:,} entries in {options.partitions} partitions; medians of {options.runs} runs; '
