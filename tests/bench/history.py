@@ -2,8 +2,8 @@
 
 Usage: python tests/bench/history.py [--entries N] [--partitions P] [--data-dir DIR] [--only WORDS]
 
-A daemon with a private PostgreSQL runs in a temporary directory, or in DIR, which is kept and used again. Exit code 1: a
-question takes longer than its limit, or its answer is empty.
+A daemon with a private PostgreSQL runs in a temporary directory, or in DIR, which is kept and used again. Exit code 1:
+a question takes longer than its limit.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def between(since: timedelta, until: timedelta) -> Members:
 
 
 def questions() -> list[Question]:
-    """Return all questions. A part of the tree with at most 2,000 entries, or with recent ones, has the stricter limit."""
+    """Return all questions. The stricter limit is for parts of the tree with few entries, or with recent ones."""
     hour, year = timedelta(hours=1), timedelta(days=365)
     hot = both(equal('kind', 'prefix'), equal('object_id', past_log.HOT_OBJECT))
     cold = both(equal('kind', 'prefix'), equal('object_id', 4711))
@@ -194,7 +194,17 @@ def started(data_dir: Path, size: Size) -> Iterator[Past]:
     """Yield a daemon in a directory, after its log was made, unless the directory has one."""
     login = data_dir / KEY
     daemon = Daemon(
-        ['--config', '/dev/null', '--data-dir', str(data_dir), '--listen', '127.0.0.1', '--port', str(free_port())]
+        [
+            '--config',
+            '/dev/null',
+            '--data-dir',
+            str(data_dir),
+            '--listen',
+            '127.0.0.1',
+            '--no-backup',
+            '--port',
+            str(free_port()),
+        ]
     )
     try:
         daemon.start(600)
@@ -235,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     only = [word for word in options.only.split(',') if word]
     with open_directories() as make, started(options.data_dir or make() / 'data', size) as site:
         rows = timed(site, options.runs, only)
-    floor = statistics.median(row.floor_ms for row in rows)
+    floor = statistics.median(row.floor_ms for row in rows) if rows else 0
     about = (
         f'{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}; '
         f'{options.entries:,} entries in {options.partitions} partitions; medians of {options.runs} runs; '

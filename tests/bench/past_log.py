@@ -75,7 +75,8 @@ class Size:
 # The values of a prefix that edits do not change.
 TEMPLATE = """{"type": "assignment", "status": "assigned", "country": "SE", "vlan": 1742, "order_id": "ORD-117305",
     "comment": "moved from rack 17 in the room behind the stairs, see the ticket of the customer",
-    "customer_id": "CUST-1411", "node": "sw-711", "tags": ["office", "se", "managed"], "avps": {"cost": "711", "site": "lund"},
+    "customer_id": "CUST-1411", "node": "sw-711", "tags": ["office", "se", "managed"],
+    "avps": {"cost": "711", "site": "lund"},
     "added": "2023-11-22T19:14:49.123456+00:00", "expires": "infinity", "monitor": false, "external_key": "KEY-1131742",
     "authoritative_source": "nipap"}"""
 FORM = """{"id": %s, "vrf_id": %s, "prefix": "%s", "description": "Office LAN %s, in the second building",
@@ -83,7 +84,8 @@ FORM = """{"id": %s, "vrf_id": %s, "prefix": "%s", "description": "Office LAN %s
 # Nine of ten sets have one entry. The mean is five.
 SETS = """
 CREATE TEMP TABLE made AS
-SELECT k, CASE WHEN h < 900 THEN 1 WHEN h < 980 THEN 2 + k % 9 WHEN h < 998 THEN 20 + k % 160 ELSE 500 + k % 501 END AS size,
+SELECT k, CASE WHEN h < 900 THEN 1 WHEN h < 980 THEN 2 + k % 9 WHEN h < 998 THEN 20 + k % 160
+        ELSE 500 + k % 501 END AS size,
     abs(hashint8(k + 77)) % 1000 AS who
 FROM (SELECT k, abs(hashint8(k)) % 1000 AS h FROM generate_series(1, {most}) k) q;
 CREATE TEMP TABLE numbered AS
@@ -106,17 +108,20 @@ CREATE UNIQUE INDEX ON numbered (first_n);
 ANALYZE numbered
 """
 ENTRIES = """
-INSERT INTO audit_log (id, at, username, authenticated_as, authoritative_source, object_type, object_id, action, before, after, change_set)
+INSERT INTO audit_log (
+    id, at, username, authenticated_as, authoritative_source, object_type, object_id, action, before, after, change_set)
 SELECT {id}, {at}, username, username, 'nipap', 'prefix', object_id, action,
     CASE WHEN action <> 'add' THEN template || format(form, object_id, vrf, former, n, n - 9)::jsonb END,
     CASE WHEN action <> 'remove' THEN template || format(form, object_id, vrf, network, n + 1, n)::jsonb END, k
 FROM (SELECT {template}::jsonb AS template, {form} AS form) t, (
     SELECT n, k, username, CASE
-            WHEN place IS NULL THEN p.number WHEN place = '10.1.0.0' THEN {hot} ELSE 2000000 + (place - '10.0.0.0') END AS object_id,
+            WHEN place IS NULL THEN p.number WHEN place = '10.1.0.0' THEN {hot}
+            ELSE 2000000 + (place - '10.0.0.0') END AS object_id,
         coalesce(host(place) || '/32', p.prefix) AS network, CASE
             WHEN place IS NULL AND n % 150 = 1 AND n > {imported} THEN '172.16.' || n % 256 || '.0/24'
             ELSE coalesce(host(place) || '/32', p.prefix) END AS former,
-        CASE WHEN n <= {imported} + {bulk} THEN 'add' WHEN n % 19 = 1 THEN 'remove' WHEN n % 19 = 2 THEN 'add' ELSE 'edit' END AS action,
+        CASE WHEN n <= {imported} + {bulk} THEN 'add' WHEN n % 19 = 1 THEN 'remove' WHEN n % 19 = 2 THEN 'add'
+            ELSE 'edit' END AS action,
         CASE WHEN place << '10.1.0.0/16' AND place <> '10.1.0.0' THEN {gone} ELSE 0 END AS vrf
     FROM (
         SELECT n, m.k, s.username, CASE {places} END AS place,
@@ -128,7 +133,8 @@ FROM (SELECT {template}::jsonb AS template, {form} AS form) t, (
 ) q ORDER BY n
 """
 SPANS = """INSERT INTO audit_span
-SELECT least((id / 5000 + 1) * 5000 - 1, {last}), id / 5000 * 5000, min(at), max(at) FROM audit_log GROUP BY id / 5000"""
+SELECT least((id / 5000 + 1) * 5000 - 1, {last}), id / 5000 * 5000, min(at), max(at)
+FROM audit_log GROUP BY id / 5000"""
 STATES = """
 SELECT setval('audit_log_id_seq', {last}), setval('change_set_id_seq', 20000001);
 UPDATE event_state SET settled = {last};
@@ -160,9 +166,8 @@ def make(connection: psycopg2.extensions.connection, size: Size, say: Say) -> No
             cursor.execute(f'DROP INDEX {name}')
         for part in range(2, size.last_id // PARTITION + 1):
             first = part * PARTITION
-            cursor.execute(
-                f'CREATE TABLE audit_log_{part + 1} PARTITION OF audit_log FOR VALUES FROM ({first}) TO ({first + PARTITION})'
-            )
+            bounds = f'FOR VALUES FROM ({first}) TO ({first + PARTITION})'
+            cursor.execute(f'CREATE TABLE IF NOT EXISTS audit_log_{part + 1} PARTITION OF audit_log {bounds}')
         sets = {'most': rest // 4 + 100, 'before': imported + bulk, 'rest': rest, 'at': at, 'id': size.sql_id}
         rare, former = max(rest // 5 // 80, 10), rest // 20
         some = {'users': USERS - 3, 'rare': rare, 'former': former, 'imported': imported, 'bulk': bulk}

@@ -110,9 +110,11 @@ class Log:
             if entry.id <= self.known:
                 spans.setdefault(entry.id // SPAN, []).append(entry)
         rows = [
-            (one.id, one.at, one.username, one.username, 'x', one.kind, one.object_id, one.action)
-            + tuple(None if side is None else json.dumps(side) for side in (one.before, one.after))
-            + (None if one.id <= self.older else one.change_set,)
+            (
+                *(one.id, one.at, one.username, one.username, 'x', one.kind, one.object_id, one.action),
+                *(None if side is None else json.dumps(side) for side in (one.before, one.after)),
+                None if one.id <= self.older else one.change_set,
+            )
             for one in self.entries
         ]
         numbered = [
@@ -137,7 +139,10 @@ class Log:
         db.run(work)
 
 
-COLUMNS = 'id, at, username, authenticated_as, authoritative_source, object_type, object_id, action, before, after, change_set'
+COLUMNS = (
+    'id, at, username, authenticated_as, authoritative_source, object_type, object_id, action, before, after, '
+    'change_set'
+)
 SET_COLUMNS = 'id, at, username, authenticated_as, authoritative_source, last_older_entry, entries_after'
 
 
@@ -150,7 +155,7 @@ def bounds(number: int, some: list[Entry]) -> tuple[int | None, int]:
 def logs(draw: Callable[[Any], Any]) -> Log:
     """Return a log of up to 50 entries in several partitions."""
     log, number, sets = Log(), 0, FIRST_SET
-    count = draw(st.integers(1, 50))
+    count = draw(st.one_of(st.integers(1, 50), st.integers(30, 50)))
     older = draw(st.integers(0, 15))
     open_sets: list[Entry] = []  # the last entry of each change set that can go on
     for n in range(count):
@@ -216,16 +221,18 @@ def leaf(name: str, values: st.SearchStrategy[Any], operators: tuple[str, ...] =
 
 NETWORKS = leaf('prefix', st.sampled_from(PLACES), tuple(INSIDE))
 IN_VRF = leaf('vrf_id', st.sampled_from(VRFS))
+OF_SET = leaf('change_set', st.one_of(st.integers(1, 12), st.integers(FIRST_SET, FIRST_SET + 12)))
+BY_INDEX = st.one_of(leaf('object_id', st.integers(0, 3)), leaf('username', st.sampled_from(USERS)))
+NEW = leaf('after.description', st.just('new'))
 LEAVES = st.one_of(
     NETWORKS,
     IN_VRF,
     leaf('at', st.integers(0, 40).map(lambda minutes: (BEGIN + timedelta(minutes=minutes)).isoformat()), tuple(TIMES)),
     leaf('kind', st.sampled_from(('prefix', 'vrf', 'pool'))),
-    leaf('object_id', st.integers(0, 3)),
-    leaf('username', st.sampled_from(USERS)),
+    BY_INDEX,
     leaf('action', st.sampled_from(('add', 'edit', 'remove'))),
-    leaf('change_set', st.one_of(st.integers(1, 40), st.integers(FIRST_SET, FIRST_SET + 40))),
-    leaf('after.description', st.just('new')),
+    OF_SET,
+    NEW,
 )
 
 
@@ -240,6 +247,9 @@ QUERIES = st.one_of(
     IN_PLACE,
     joined('and', LEAVES, LEAVES),
     joined('and', IN_PLACE, LEAVES),
+    joined('and', IN_VRF, joined('and', BY_INDEX, NEW)),
+    joined('and', OF_SET, LEAVES),
+    OF_SET,
     joined('or', LEAVES, LEAVES),
     joined('and', LEAVES, joined('and', LEAVES, LEAVES)),
 )
