@@ -476,10 +476,15 @@ def test_a_server_that_does_not_come_up(data_dir: Path, make: Make) -> None:
 
 
 def test_a_server_that_refuses_every_session_is_stopped(data_dir: Path, make: Make) -> None:
+    """The error has the end of the log, without faults of former days."""
+    server = make(data_dir)
+    with open(server.log_path, 'a', encoding='utf-8') as file:
+        file.write('FATAL:  No space left on device\n' + 'LOG:  another day\n' * 300)
     with open(data_dir / 'postgresql.conf', 'a', encoding='utf-8') as file:
         file.write("local_preload_libraries = 'no_such_library'\n")
-    with pytest.raises(EmbeddedPostgresError, match=r'PostgreSQL does not answer: .*no_such_library'):
-        make(data_dir).start(timeout_s=1)
+    with pytest.raises(EmbeddedPostgresError, match=r'PostgreSQL does not answer: .*no_such_library') as caught:
+        server.start(timeout_s=1)
+    assert 'No space left' not in str(caught.value)
     await_none_in(data_dir)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import queue
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,8 +44,8 @@ UNSTEADY = ('tests/daemon/', 'tests/concurrency/', 'tests/properties/')
 OWN_CLUSTER = ('embedded', 'schema')
 # A test hangs that takes more CPU time than this, and twenty times its duration.
 MOST_S, MOST_TIMES, LIMIT_S = 20.0, 20.0, 90.0
-# Killers below this duration run early for later mutants of the same file.
-QUICK_S = 2.0
+# So many killers below this duration run first for later mutants like theirs.
+QUICK_S, MOST_LIKELY = 2.0, 15
 # Look up functions and tables as the program does: the functions of its version may be in a schema of their own.
 FIND_FUNCTIONS = """SELECT set_config('search_path', max(nspname) || ', public', false)
 FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace WHERE proname = %s"""
@@ -309,10 +310,39 @@ class Record:
 class Hunt:
     """A search for tests that kill mutants, guided by the results of earlier mutants."""
 
-    def __init__(self, sources: list[Source], covering: Covering, limit_s: float, tests: list[str] | None) -> None:
-        """Begin a search. tests: run only these, in place of the tests that execute a mutant."""
+    def __init__(
+        self,
+        sources: list[Source],
+        covering: Covering,
+        limit_s: float,
+        tests: list[str] | None,
+        past: Iterable[tuple[Mutant, dict[str, Any]]],
+    ) -> None:
+        """Begin a search.
+
+        tests: run only the tests that match one of these, in place of the tests that execute a mutant. past: earlier
+        outcomes.
+        """
         self._sources, self._covering, self._limit_s, self._tests = sources, covering, limit_s, tests
-        self._recent: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=8))
+        self._past = [each for each in past if each[1]['status'] == 'killed']
+
+    def _likely(self, mutant: Mutant) -> list[str]:
+        """Return the quick tests that killed most mutants like this one.
+
+        A test counts more if other tests that ran before it passed, and if the mutant was in the same function or file.
+        """
+        scores = Counter[str]()
+        for other, result in self._past:
+            if other.is_sql == mutant.is_sql:
+                alike = 1 + 2 * (other.path == mutant.path) + 3 * (_where(other) == _where(mutant))
+                for test in result['killers']:
+                    scores[test] += alike * (3 if result['ran'] >= 10 else 1)
+        quick = [
+            test
+            for test, _ in scores.most_common()
+            if not test.startswith(UNSTEADY) and self._covering.seconds.get(test, QUICK_S) < QUICK_S
+        ]
+        return quick[:MOST_LIKELY]
 
     def hunt(
         self, worker: Worker, mutant: Mutant, first: Iterable[str] = (), present: set[str] | None = None
@@ -325,8 +355,11 @@ class Hunt:
         place = find(mutant, self._sources)
         if place is None:
             return {'id': mutant.id, 'status': 'lost'}
-        first = list(first) if self._tests is None else self._tests
-        others = [] if self._tests else self._covering.of(mutant, self._recent[mutant.path])
+        if self._tests is None:
+            first = list(first)
+            others = self._covering.of(mutant, self._likely(mutant))
+        else:
+            first, others = [], matching(self._tests, worker.collect())
         wanted = first + [test for test in others if test not in first]
         if present is not None:
             wanted = [test for test in wanted if test in present]
@@ -336,9 +369,8 @@ class Hunt:
             result = self._stages(worker, mutant, wanted, len(first), fresh)
         if result['status'] == 'killed' and all(test.startswith(UNSTEADY) for test in result['killers']):
             result = self._controlled(worker, result)
-        for test in result['killers']:
-            if self._covering.seconds.get(test, QUICK_S) < QUICK_S:
-                self._recent[mutant.path].appendleft(test)
+        if result['status'] == 'killed':
+            self._past.append((mutant, result))
         return {'id': mutant.id, **result, 'of': len(wanted), 'seconds': round(time.monotonic() - began, 1)}
 
     def _stages(self, worker: Worker, mutant: Mutant, wanted: list[str], first: int, fresh: bool) -> dict[str, Any]:
@@ -371,6 +403,10 @@ class Hunt:
         return result | ({'killers': sound} if sound else {'status': 'survived', 'killers': []})
 
 
+def _where(mutant: Mutant) -> tuple[str, str]:
+    return mutant.path, mutant.function
+
+
 def _stages(tests: list[str], seconds: dict[str, float], first: int, limit_s: float) -> Iterator[list[str]]:
     """Divide tests into a few runs, each longer than the run before, within a limit of time for all."""
     start, left = 0, limit_s
@@ -395,10 +431,15 @@ def _stages(tests: list[str], seconds: dict[str, float], first: int, limit_s: fl
             return
 
 
+def past_of(mutants: list[Mutant], record: Record) -> list[tuple[Mutant, dict[str, Any]]]:
+    """Return the outcome of each mutant that has one."""
+    return [(each, record.results[each.id]) for each in mutants if each.id in record.results]
+
+
 def run(args: argparse.Namespace) -> None:
     mutants, record = load(args.mutants), Record(RECORD)
     covering = Covering.load(args.covering)
-    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests)
+    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests, past_of(mutants, record))
     open_ones = [each for each in mutants if is_wanted(each, record, args)]
     open_ones.sort(key=lambda each: (not covering.tests.get(each.id), each.path))
     done = Counter[str]()
@@ -437,7 +478,8 @@ def verify(args: argparse.Namespace) -> int:
         died = [each for each in mutants if each.id in args.only]
     if args.rest:
         died = [each for each in died if verified.results.get(each.id, {}).get('status') not in DEAD]
-    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests)
+    past = [*past_of(mutants, record), *past_of(mutants, verified)]
+    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests, past)
     outcomes: dict[str, dict[str, Any]] = {}
     present: set[str] = set()
     collecting = threading.Lock()
@@ -479,6 +521,12 @@ def control(args: argparse.Namespace) -> int:
     for test, why in failed.items():
         print(f'  {test}: {why}')
     return 1 if failed else 0
+
+
+def matching(patterns: list[str], present: set[str]) -> list[str]:
+    """Return the tests that match a pattern of the shell, in the order of the patterns."""
+    found = [test for pattern in patterns for test in sorted(present) if fnmatch.fnmatchcase(test, pattern)]
+    return list(dict.fromkeys(found))
 
 
 def present_name(test: str, present: set[str]) -> str | None:
@@ -526,7 +574,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--limit', type=float, default=60, help='seconds of tests for one mutant')
     parser.add_argument('--mutants', type=Path, default=MUTANTS, help='a file of mutants in place of mutants.json')
-    parser.add_argument('--tests', nargs='+', metavar='TEST', help='run only these tests')
+    parser.add_argument('--tests', nargs='+', metavar='TEST', help='run only tests that match these patterns')
     parser.add_argument('--covering', type=Path, default=COVERING)
     parser.add_argument('--verbose', action='store_true')
     parser.add_argument('--only', nargs='+', metavar='ID', help='ids of mutants, or a status of mutants')
