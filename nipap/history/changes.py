@@ -29,7 +29,7 @@ from nipap.search.query import equals
 Entry = dict[str, Any]
 
 PARTITION = 10_000_000  # ids in a partition of the audit log
-WALKED = 1_000  # ids at the end of a part of the log that are looked through first
+WALKED = 300  # ids at the end of a part of the log that are looked through first
 MOST_WALKED = 5_000  # ids that are looked through, if the first ones had matches
 SAMPLE = 300  # entries of a place that are read from either end of the index
 ROUNDS = 12  # samples
@@ -149,14 +149,15 @@ def _ranges(tx: Transaction, condition: Condition, before: int | None) -> list[_
 def _ranges_of_set(tx: Transaction, number: int, before: int | None) -> list[_Range]:
     """Return the ids among which the entries of a change set are."""
     found = tx.all_prepared(
-        "SELECT entries_after, last_older_entry, coalesce(pg_sequence_last_value('audit_log_id_seq'), 0) "
-        'FROM change_set WHERE id = %s',
+        """SELECT s.entries_after, s.last_older_entry, (
+            SELECT max(a.id) FROM audit_log a WHERE a.change_set = s.id AND a.id > s.entries_after)
+        FROM change_set s WHERE s.id = %s""",
         (number,),
     )
     if not found:
         return []
     after, last_older, newest = found[0]
-    first, last = (after + 1, newest) if last_older is None else (number, last_older)
+    first, last = (after + 1, newest or after) if last_older is None else (number, last_older)
     last = last if before is None else min(last, before - 1)
     return [_SetRange(first, last, last_older is not None)] if first <= last else []
 
