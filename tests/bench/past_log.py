@@ -139,7 +139,8 @@ FROM audit_log GROUP BY id / 5000"""
 STATES = """
 SELECT setval('audit_log_id_seq', {last}), setval('change_set_id_seq', (SELECT max(id) FROM change_set));
 UPDATE event_state SET settled = {last};
-UPDATE change_state SET settled = (SELECT max(id) FROM change_set), position = (SELECT count(*) FROM change_set), moment = now();
+UPDATE change_state SET settled = (SELECT max(id) FROM change_set), position = (SELECT count(*) FROM change_set),
+    moment = now();
 INSERT INTO change_order SELECT row_number() OVER (ORDER BY at, id), id, at + id * interval '1 us' FROM change_set;
 SELECT setval('vrf_id_seq', 20);
 INSERT INTO vrf (id, rt_rank, name, rt) SELECT n, n, 'vrf-' || n, '1:' || n FROM generate_series(1, 20) n;
