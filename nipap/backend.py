@@ -191,8 +191,9 @@ class Backend:
                 again = mode.again
                 return self.db.run_at_once(work, lambda tx, i: again(tx, caller, members, i), outcome)
         if isinstance(mode, Steps) and mode.when(members):
-            if isinstance(self.db, Inside):
-                raise NipapInputError(f'{call.name} of a group takes no idempotency key: it can be called again')
+            if isinstance(self.db, Inside) and not request.dry_run:
+                what = 'plan, as it' if request.plan is not None else 'idempotency key, as it'
+                raise NipapInputError(f'{call.name} of a group takes no {what} has several transactions')
             return mode.work(self.db, caller, members, outcome)
         return self._given(self.db.run(work, outcome))
 
@@ -256,7 +257,8 @@ class Backend:
             if call.parts is not None and error.position is not None:
                 found, errors = self._find_errors(actor, call, request)
             if not errors:
-                errors.note(error, error.position)
+                cause = error.__cause__ if isinstance(error.__cause__, NipapError) else error
+                errors.note(cause, error.position)
         right = max([call.right, *(calls.find(part).right for part in self._parts_of(call, request))])
         return plans.answer(
             found,

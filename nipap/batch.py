@@ -192,10 +192,9 @@ class _Rehearsal:
                 if part is not None and self._references.any_to(position):
                     with closing(iter(part)) as lists:  # type: ignore[type-var]  # a generator, or an iterator in memory
                         answer = with_part(answer, Packed(lists))
+                self._references.note(position, answer)
         except NipapError as error:
             self._fail(position, error)
-        else:
-            self._references.note(position, answer)
 
     def _in_tree_order(self, positions: Iterable[int]) -> list[int]:
         """Return the numbers of additions from the top of the tree down, without those that have no place.

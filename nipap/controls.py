@@ -12,6 +12,7 @@ from nipap.attributes import read_boolean, shown
 from nipap.errors import NipapExtraneousInputError, NipapValueError
 
 CONTROLS = ('dry_run', 'plan', 'as_of', 'if_version', 'reason', 'idempotency_key')
+OF_SOME = ('as_of', 'if_version')  # members of some calls. If a call ignored one, its answer would be another one.
 OF_CHANGES = ('dry_run', 'plan')  # they belong to a changing call, not to its operations or to calls that read
 LONGEST_PLAN = 4000
 
@@ -24,11 +25,15 @@ def meant(name: str, controls: tuple[str, ...] = CONTROLS) -> str | None:
 
 
 def refuse_misspelt(names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse a member that looks like a misspelt control member. known: the names of the other members.
+    """Refuse a member that looks like a misspelt control member, or one that the call does not have.
 
-    :raises NipapExtraneousInputError: naming the member that was probably meant.
+    known: the names of the other members.
+
+    :raises NipapExtraneousInputError: naming the member, and the one that was probably meant.
     """
     for name in names:
+        if name in OF_SOME and name not in known:
+            raise NipapExtraneousInputError(f"extraneous member '{name}', this call does not have it").about(name)
         if name in known or name in CONTROLS:
             continue
         control = meant(name)

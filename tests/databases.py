@@ -71,6 +71,14 @@ def drop(server: EmbeddedPostgres, name: str) -> None:
 
 
 @contextlib.contextmanager
+def copied(server: EmbeddedPostgres, dsn: str, name: str) -> Iterator[str]:
+    """Copy a database that has no sessions; yield the copy and drop it at the end."""
+    create(server, name, psycopg2.extensions.parse_dsn(dsn)['dbname'])
+    yield server.dsn(name)
+    drop(server, name)
+
+
+@contextlib.contextmanager
 def connected(dsn: str) -> Iterator[psycopg2.extensions.connection]:
     """Connect to a database and close the connection at the end."""
     with contextlib.closing(psycopg2.connect(dsn)) as connection:

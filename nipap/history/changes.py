@@ -1,9 +1,12 @@
 """The past, read from the audit log: entries and change sets, newest first.
 
-A page is made in two steps. The ids of its entries come first, from the newest part of the log to the oldest; then the
-entries are read. So a search reads no part of the log that it does not need, and PostgreSQL plans a statement for few
-partitions. A search in a part of the tree takes turns: it collects the entries of that part by its index, or walks the
-log from its end, whichever ends first.
+A search goes from the newest part of the log to the oldest: one partition, then two, four and so on. So it reads no
+part of the log that it does not need, and PostgreSQL plans a statement for few partitions.
+
+The index on places has the order of the tree, not of time. A search in a part of the tree looks through the newest
+entries first. If few of them match, it takes samples of the index on places. Each sample says how old a match of the
+page may be at most, until all matches that are not older have been found. PostgreSQL compares ids in the index, so
+entries that are too old are not read.
 """
 
 from __future__ import annotations
@@ -16,25 +19,26 @@ from typing import Any
 from nipap.attributes import AUDIT, CHANGE_SET, Table, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError
 from nipap.history.sentences import differences, sentence
-from nipap.objects import rows
 from nipap.postgres.transaction import Transaction
-from nipap.search.condition import EVERYTHING, Condition, InTime, OfSet, Place, all_of
-from nipap.search.entries import FORMER, MOVED, PLACE, inside
+from nipap.search import running
+from nipap.search.condition import EVERYTHING, ByKey, Condition, InTime, OfSet, Place, all_of
+from nipap.search.entries import BY_INDEX, FORMER, MOVED, PLACE, inside
 from nipap.search.paging import Page
 from nipap.search.query import equals
 
 Entry = dict[str, Any]
 
 PARTITION = 10_000_000  # ids in a partition of the audit log
-FEW = 3_000  # entries of a place that are collected at once
-MANY = 400_000
-WALKED = 20_000  # ids at the end of the log that are looked through before many entries are collected
+WALKED = 1_000  # ids at the end of a part of the log that are looked through first
+MOST_WALKED = 5_000  # ids that are looked through, if the first ones had matches
+SAMPLE = 300  # entries of a place that are read from either end of the index
+ROUNDS = 12  # samples
+MOST_CANDIDATES = 5_000
 AT_ONCE = 1_000
 MOST_ENTRIES = 1_000  # of one change set in an answer
 FIRST_ENTRIES = 10  # of each change set in a list
 
-_SET = 'LEFT JOIN LATERAL (SELECT * FROM change_set z WHERE z.id = change_set_of(a)) s ON true'
-_FROM = f'audit_log a {_SET}'
+_FROM = 'audit_log a LEFT JOIN LATERAL (SELECT * FROM change_set z WHERE z.id = change_set_of(a)) s ON true'
 # Webhooks are known to those who may manage them.
 NO_WEBHOOKS = Condition("a.object_type <> 'webhook'")
 _OTHER_ENTRIES = """EXISTS (SELECT FROM audit_log a WHERE a.change_set = s.id AND a.id > s.entries_after
@@ -85,8 +89,9 @@ def find(tx: Transaction, condition: Condition, page: Page | None = None) -> lis
     offset = page.offset if page is not None else 0
     wanted = None if limit is None else offset + limit
     before = page.after[0] if page is not None and page.after else None
-    ids = _ids(tx, condition, before, wanted)[offset:]
-    return _read(tx, ids)
+    found = _find(tx, condition, before, wanted)[offset:]
+    _complete(tx, found)
+    return found
 
 
 def find_all(tx: Transaction, condition: Condition, page: Page | None = None) -> Iterator[list[Entry]]:
@@ -105,8 +110,8 @@ def find_all(tx: Transaction, condition: Condition, page: Page | None = None) ->
         before, skip = (found[-1]['id'],), 0
 
 
-def _ids(tx: Transaction, condition: Condition, before: int | None, wanted: int | None) -> list[int]:
-    """Return the ids of the first matching entries, all of them if `wanted` is None, below an id."""
+def _find(tx: Transaction, condition: Condition, before: int | None, wanted: int | None) -> list[Entry]:
+    """Return the first matching entries, all of them if `wanted` is None, below an id."""
     if wanted == 0:
         return []
     of_set = condition.hint(OfSet)
@@ -114,16 +119,14 @@ def _ids(tx: Transaction, condition: Condition, before: int | None, wanted: int 
     if of_set is not None and ranges and not _is_older(ranges):
         condition = all_of([condition, Condition('a.change_set = %s', (of_set.number,))])
     place = condition.hint(Place)
-    found: list[int] = []
-    if place is not None and wanted is not None:
-        for within in ranges:
-            found += _ids_in_place(tx, condition, place, within, wanted - len(found))
-            if len(found) >= wanted:
-                break
-        return found
+    found: list[Entry] = []
     for within in ranges:
         for part in within.parts():
-            found += _walk(tx, condition, part, None if wanted is None else wanted - len(found))
+            left = None if wanted is None else wanted - len(found)
+            if place is None or left is None:
+                found += _walk(tx, condition, part, left)
+            else:
+                found += _find_in_place(tx, condition, place, part, left)
             if wanted is not None and len(found) >= wanted:
                 return found
     return found
@@ -132,6 +135,8 @@ def _ids(tx: Transaction, condition: Condition, before: int | None, wanted: int 
 def _ranges(tx: Transaction, condition: Condition, before: int | None) -> list[_Range]:
     """Return the ids among which a condition can hold, the newest first."""
     time = condition.hint(InTime) or InTime(None, None)
+    if before is not None and time == InTime(None, None):
+        return [_Range(0, before - 1)] if before > 0 else []
     newest, tail, first, last = tx.all_prepared(
         'SELECT * FROM audit_range(%s::timestamptz, %s::timestamptz)', (time.since, time.until)
     )[0]
@@ -165,95 +170,160 @@ def _is_older(ranges: list[_Range]) -> bool:
     return any(isinstance(each, _SetRange) and each.older for each in ranges)
 
 
-def _walk(tx: Transaction, condition: Condition, within: _Range, wanted: int | None) -> list[int]:
-    """Look through entries from the newest to the oldest, until enough of them match."""
+def _walk(tx: Transaction, condition: Condition, within: _Range, wanted: int | None) -> list[Entry]:
+    """Return the first matching entries of a part of the log, by the index that PostgreSQL chooses."""
     source = _FROM if 's.' in condition.sql else 'audit_log a'
-    sql = f"""SELECT a.id FROM {source} WHERE {condition.sql} AND a.id BETWEEN {within.first:d} AND {within.last:d}
-        ORDER BY a.id DESC"""
-    found = rows.run_search(tx, sql if wanted is None else f'{sql} LIMIT {wanted:d}', condition, condition.params)
-    return [row[0] for row in found]
+    sql = f"""SELECT a.*, change_set_of(a) AS set_id FROM {source}
+        WHERE {condition.sql} AND a.id BETWEEN {within.first:d} AND {within.last:d}
+        ORDER BY a.id DESC{_limit(wanted)}"""
+    return _entries(tx, sql, condition, condition.params)
 
 
-def _ids_in_place(tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int) -> list[int]:
-    """Return the ids of the first matching entries of a part of the tree.
-
-    The cost follows the cheaper of two ways: the entries of that part by their index, or the entries from the end on.
-    """
-    if (found := _collected(tx, condition, place, within, wanted, FEW)) is not None:
-        return found
-    end = _Range(max(within.first, within.last - WALKED + 1), within.last)
-    walked = _walk(tx, condition, end, wanted)
-    if len(walked) >= wanted or end.first == within.first:
-        return walked
-    rest, left = _Range(within.first, end.first - 1), wanted - len(walked)
-    found = _collected(tx, condition, place, rest, left, MANY)
-    return walked + (_walk(tx, condition, rest, left) if found is None else found)
+def _walk_back(tx: Transaction, condition: Condition, within: _Range, wanted: int) -> list[Entry]:
+    """Return the first matching entries of a part of the log, which is looked through from its end."""
+    # PostgreSQL moves no condition into a query with OFFSET. So it cannot choose the index on places for it.
+    ids = f'a.id BETWEEN {within.first:d} AND {within.last:d}'
+    by_set = 's.' in condition.sql
+    each = (
+        f'SELECT a.*{", change_set_of(a) AS set_id" * by_set} FROM audit_log a WHERE {ids} ORDER BY a.id DESC OFFSET 0'
+    )
+    sql = f"""SELECT a.*, change_set_of(a) AS set_id FROM audit_log a WHERE {ids} AND a.id = ANY (ARRAY(
+        SELECT a.id FROM ({each}) a {'LEFT JOIN change_set s ON s.id = a.set_id' * by_set}
+        WHERE {condition.sql} ORDER BY a.id DESC{_limit(wanted)}))"""
+    return _entries(tx, sql, condition, condition.params)
 
 
-def _collected(
-    tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int, most: int
-) -> list[int] | None:
-    """Return the ids of the first matches among all entries of a place; None if there are more entries than `most`."""
-    found: list[int] = []
-    last = within.last
-    while True:
-        hits, params = _in_place(place, _Range(within.first, last), most + 1)
-        number, ids = tx.all(
-            f"""WITH hits AS MATERIALIZED ({hits}) SELECT (SELECT count(*) FROM hits),
-            ARRAY(SELECT id FROM hits ORDER BY id DESC LIMIT {FEW})""",
-            params,
-        )[0]
-        if number > most:
-            return None
-        found += _among(tx, condition, list(dict.fromkeys(ids)), wanted - len(found)) if ids else []
-        if len(found) >= wanted or len(ids) < FEW:
+def _among(tx: Transaction, condition: Condition, ids: list[int], wanted: int) -> list[Entry]:
+    """Return the first of these entries that match, the newest first."""
+    found: list[Entry] = []
+    for first in range(0, len(ids), AT_ONCE):
+        some = ids[first : first + AT_ONCE]
+        source = _FROM if 's.' in condition.sql else 'audit_log a'
+        sql = f"""SELECT a.*, change_set_of(a) AS set_id FROM {source} WHERE a.id = ANY (%s) AND {condition.sql}
+            ORDER BY a.id DESC{_limit(wanted - len(found))}"""
+        found += _entries(tx, sql, condition, (some, *condition.params))
+        if len(found) >= wanted:
+            break
+    return found
+
+
+def _limit(wanted: int | None) -> str:
+    return '' if wanted is None else f' LIMIT {wanted:d}'
+
+
+def _find_in_place(tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int) -> list[Entry]:
+    """Return the first matching entries of a part of the tree, in a part of the log."""
+    found: list[Entry] = []
+    last, walked = within.last, WALKED
+    # The newest entries are likely to match in a large part of the tree.
+    while last >= within.first and walked <= MOST_WALKED:
+        first = max(within.first, last - walked + 1)
+        more = _walk_back(tx, condition, _Range(first, last), wanted - len(found))
+        found += more
+        last = first - 1
+        if len(found) >= wanted or last < within.first:
+            return found
+        if not more:
+            break
+        walked = max(walked, walked * (wanted - len(found)) * 3 // (len(more) * 2))
+    return found + _find_by_place(tx, condition, place, _Range(within.first, last), wanted - len(found))
+
+
+def _find_by_place(tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int) -> list[Entry]:
+    """Return the first matching entries of a part of the tree, in a part of the log, by the index on places."""
+    found: list[Entry] = []
+    most, last = wanted, within.last
+    while last >= within.first:
+        ids = _newest_in_place(tx, place, _Range(within.first, last), most)
+        if ids is None:
+            return found + _walk_back(tx, condition, _Range(within.first, last), wanted - len(found))
+        found += _among(tx, condition, ids, wanted - len(found)) if ids else []
+        if len(found) >= wanted or len(ids) < most:
             return found
         last = ids[-1] - 1
+        # Other parts of the condition may hold for few entries.
+        key = condition.hint(ByKey)
+        if most >= MOST_CANDIDATES and key is not None and not key.columns.isdisjoint(BY_INDEX):
+            return found + _walk(tx, condition, _Range(within.first, last), wanted - len(found))
+        most = min(most * 4, max(most, MOST_CANDIDATES))
+    return found
 
 
-def _in_place(place: Place, within: _Range, most: int) -> tuple[str, tuple[Any, ...]]:
-    """Return SQL for the ids of at most so many entries of prefixes in a place, now or formerly.
+def _newest_in_place(tx: Transaction, place: Place, within: _Range, most: int) -> list[int] | None:
+    """Return the ids of the newest entries of a place, at most so many; None if it takes too many samples.
 
-    A prefix that was moved inside the place has its id twice. Without a network, the entries of the VRF are among them.
+    Each sample has the first and the last entries by the order of the tree, among those that are not too old. At least
+    `most` entries are as new as the entry at that place of the sample, so no older one is among the newest.
     """
-    vrf = '= %s' if place.vrf_id is not None else f'= ANY (ARRAY(SELECT generate_series(0, {_LAST_VRF})))'
-    params: tuple[Any, ...] = () if place.vrf_id is None else (place.vrf_id,)
+    size, first = max(SAMPLE, 2 * most), within.first
+    for _ in range(ROUNDS):
+        (ends,) = tx.all(*_sample(place, _Range(first, within.last), size))
+        ids = sorted({number for end in ends for number in end or ()}, reverse=True)
+        if all(end is None for end in ends[1::2]):
+            return ids[:most]
+        if len(ids) < most or ids[most - 1] == first:
+            return None
+        first = ids[most - 1]
+    return None
+
+
+def _sample(place: Place, within: _Range, size: int) -> tuple[str, tuple[Any, ...]]:
+    """Return SQL for ids of entries in a place: the first and the last ones by the order of the tree.
+
+    The columns come in pairs. The second one is NULL unless the first one has `size` ids. Prefixes that were moved have
+    their former place as well. Without a network, the entries of the VRF itself are among them.
+    """
+    vrfs: tuple[Any, ...] = () if place.vrf_id is None else (place.vrf_id,)
     ids = f'a.id BETWEEN {within.first:d} AND {within.last:d}'
-    parts, every = [], ()
+    parts: list[str] = []
+    params: tuple[Any, ...] = ()
     for columns, which in ((PLACE, "a.object_type = 'prefix'"), (FORMER, MOVED)):
-        sql, more = inside(columns.format('prefix', 'cidr'), *place.network) if place.network else ('true', ())
-        in_vrf = f'{columns.format("vrf_id", "int")} {vrf}'
-        parts.append(f'SELECT a.id FROM audit_log a WHERE {which} AND {in_vrf} AND {sql} AND {ids}')
-        every += (*params, *more)
+        vrf, network = columns.format('vrf_id', 'int'), columns.format('prefix', 'cidr')
+        compared, values = inside(network, *place.network) if place.network else ('true', ())
+        parts.append(
+            f"""SELECT q.id FROM {'(VALUES (%s))' if vrfs else _ALL_VRFS} v (id) CROSS JOIN LATERAL (
+                SELECT a.id FROM audit_log a WHERE {which} AND {vrf} = v.id AND {compared} AND {ids}
+                ORDER BY {vrf} {{0}}, {network} {{0}}, a.id {{0}} LIMIT {size:d}) q LIMIT {size:d}"""
+        )
+        params += (*vrfs, *values)
     if place.network is None:
-        parts.append(f"SELECT a.id FROM audit_log a WHERE a.object_type = 'vrf' AND a.object_id = %s AND {ids}")
-        every += params
-    return f'SELECT id FROM ({" UNION ALL ".join(parts)}) q LIMIT {most:d}', every
+        parts.append(
+            f"""SELECT a.id FROM audit_log a WHERE a.object_type = 'vrf' AND a.object_id = %s AND {ids}
+                ORDER BY a.id {{0}} LIMIT {size:d}"""
+        )
+        params += vrfs
+    first = ', '.join(f'ARRAY({sql.format("ASC", *_UP)}) AS first_{n}' for n, sql in enumerate(parts))
+    # PostgreSQL runs a query without outer references only when its value is needed.
+    both = ', '.join(
+        f'first_{n}, CASE WHEN cardinality(first_{n}) = {size:d} THEN ARRAY({sql.format("DESC", *_DOWN)}) END'
+        for n, sql in enumerate(parts)
+    )
+    return f'SELECT {both} FROM (SELECT {first} OFFSET 0) q', (*params, *params)
 
 
 _LAST_VRF = "coalesce(pg_sequence_last_value('vrf_id_seq'), 0)::int"
-
-
-def _among(tx: Transaction, condition: Condition, ids: list[int], wanted: int) -> list[int]:
-    """Return the first of these ids whose entries match, the newest first."""
-    source = _FROM if 's.' in condition.sql else 'audit_log a'
-    sql = f'SELECT a.id FROM {source} WHERE a.id = ANY (%s) AND {condition.sql} ORDER BY a.id DESC LIMIT {wanted:d}'
-    return [row[0] for row in rows.run_search(tx, sql, condition, (ids, *condition.params))]
+_ALL_VRFS = 'generate_series({1}, {2}, {3})'
+_UP, _DOWN = (0, _LAST_VRF, 1), (_LAST_VRF, 0, -1)
 
 
 # ---------------------------------------------------------------- the form of entries
 
 
-_COLUMNS = ', '.join(attribute.sql for attribute in AUDIT.values())
+# The function behind `changed` takes ten times as long as all other columns.
+_COLUMNS = ', '.join('NULL' if name == 'changed' else attribute.sql for name, attribute in AUDIT.items())
+
+
+def _entries(tx: Transaction, sql: str, condition: Condition, params: tuple[Any, ...]) -> list[Entry]:
+    """Return the audit entries that a statement selects, as clients see them, but not yet complete."""
+    sql = f"""SELECT {_COLUMNS}, a.before, a.after FROM ({sql}) a LEFT JOIN change_set s ON s.id = a.set_id
+        ORDER BY a.id DESC"""
+    found = running.run_search(tx, sql, condition, params)
+    return [dict(zip((*AUDIT, 'before', 'after'), row, strict=True)) for row in found]
 
 
 def _read(tx: Transaction, ids: list[int]) -> list[Entry]:
     """Return audit entries by id, in this order, as clients see them."""
-    found: list[Entry] = []
-    for first in range(0, len(ids), AT_ONCE):
-        some = ids[first : first + AT_ONCE]
-        sql = f'SELECT {_COLUMNS}, a.before, a.after FROM {_FROM} WHERE a.id = ANY (%s) ORDER BY a.id DESC'
-        found += [dict(zip((*AUDIT, 'before', 'after'), row, strict=True)) for row in tx.all(sql, (some,))]
+    found = _among(tx, Condition('true'), ids, len(ids))
     _complete(tx, found)
     return found
 
@@ -263,14 +333,16 @@ def _complete(tx: Transaction, entries: list[Entry]) -> None:
     names = _Names.of(tx, entries)
     for entry in entries:
         entry['changes'] = differences(entry['before'], entry['after'])
+        entry['changed'] = sorted(entry['changes'])
         entry['sentence'] = sentence(entry, partial(names.at, entry['id']))
 
 
-_RENAMES = """SELECT a.object_type, a.object_id, a.id, a.before ->> 'name', a.after ->> 'name' FROM audit_log a
+# Names of today, and later changes of names, each with the names before and after.
+_NAMES = """SELECT 'vrf', id, NULL::bigint AS entry, name, NULL FROM vrf WHERE id = ANY (%s::bigint[])
+UNION ALL SELECT 'pool', id, NULL, name, NULL FROM pool WHERE id = ANY (%s::bigint[])
+UNION ALL SELECT a.object_type, a.object_id, a.id, a.before ->> 'name', a.after ->> 'name' FROM audit_log a
 WHERE (a.object_type = 'vrf' AND a.object_id = ANY (%s) OR a.object_type = 'pool' AND a.object_id = ANY (%s))
-    AND a.before ->> 'name' IS DISTINCT FROM a.after ->> 'name' ORDER BY a.id"""
-_PRESENT = """SELECT 'vrf', id, name FROM vrf WHERE id = ANY (%s::bigint[])
-UNION ALL SELECT 'pool', id, name FROM pool WHERE id = ANY (%s::bigint[])"""
+    AND a.id > %s AND a.before ->> 'name' IS DISTINCT FROM a.after ->> 'name' ORDER BY entry"""
 
 
 class _Names:
@@ -287,10 +359,12 @@ class _Names:
         facts = [side for entry in entries for side in (entry['before'], entry['after']) if entry['kind'] == 'prefix']
         wanted = [sorted({side[name] for side in facts if side and name in side}) for name in ('vrf_id', 'pool_id')]
         if any(wanted):
-            for kind, key, name in tx.all_prepared(_PRESENT, wanted):
-                names._present[kind, key] = name
-            for kind, key, at, before, after in tx.all_prepared(_RENAMES, wanted):
-                names._renames.setdefault((kind, key), []).append((at, before, after))
+            oldest = min(entry['id'] for entry in entries)
+            for kind, key, at, before, after in tx.all_prepared(_NAMES, (*wanted, *wanted, oldest)):
+                if at is None:
+                    names._present[kind, key] = before
+                else:
+                    names._renames.setdefault((kind, key), []).append((at, before, after))
         return names
 
     def at(self, entry: int, kind: str, key: int) -> str | None:
@@ -311,12 +385,14 @@ def find_sets(tx: Transaction, condition: Condition, page: Page | None = None) -
     """Return the change sets for which a condition holds, the newest first, each with its first entries."""
     columns = ', '.join(attribute.sql for attribute in CHANGE_SET.values())
     if page is not None:
-        condition = rows.behind(condition, page)
+        condition = running.behind(condition, page)
     time = condition.hint(InTime)
     if time is not None and time.since is not None:
         condition = all_of([condition, Condition(_SETS_SINCE, (time.since,))])
-    sql = f'SELECT {columns} FROM change_set s WHERE {condition.sql} ORDER BY s.id DESC{rows.limit(page)}'
-    found = [dict(zip(CHANGE_SET, row, strict=True)) for row in rows.run_search(tx, sql, condition, condition.params)]
+    sql = f'SELECT {columns} FROM change_set s WHERE {condition.sql} ORDER BY s.id DESC{running.limit(page)}'
+    found = [
+        dict(zip(CHANGE_SET, row, strict=True)) for row in running.run_search(tx, sql, condition, condition.params)
+    ]
     return found
 
 

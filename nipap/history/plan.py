@@ -205,7 +205,7 @@ def _alike_counters(item: Object) -> list[Any]:
     """
     kind, key, name, before, after = item.values()
     if kind == 'vrf':
-        return [kind, key, name, {figure: int(after[figure]) - int(before[figure]) for figure in after}]
+        return [kind, key, name, {figure: str(int(after[figure]) - int(before[figure])) for figure in after}]
     return [kind, key, name, before, after]
 
 

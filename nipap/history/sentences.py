@@ -25,12 +25,15 @@ def differences(before: Facts | None, after: Facts | None) -> dict[str, dict[str
     ``last_modified`` is left out, because every edit changes it.
     """
     before, after = before or {}, after or {}
-    names = dict.fromkeys((*before, *after))
-    return {
-        name: {'before': before.get(name), 'after': after.get(name)}
-        for name in names
-        if name != 'last_modified' and before.get(name) != after.get(name)
-    }
+    found = {}
+    for name, old in before.items():
+        new = after.get(name)
+        if old != new and name != 'last_modified':
+            found[name] = {'before': old, 'after': new}
+    for name, new in after.items():
+        if new is not None and name not in before and name != 'last_modified':
+            found[name] = {'before': None, 'after': new}
+    return found
 
 
 def sentence(item: Mapping[str, Any], name_of: NameOf) -> str:
@@ -82,7 +85,8 @@ def _details(item: Mapping[str, Any], name_of: NameOf) -> list[str]:
     before, after = item['before'] or {}, item['after'] or {}
     edited = item['action'] == 'edit'
     details = []
-    for name, values in sorted(differences(item['before'], item['after']).items(), key=_rank):
+    changes = item['changes'] if 'changes' in item else differences(before, after)
+    for name, values in sorted(changes.items(), key=_rank):
         if name in UNSAID and not (edited and name == 'prefix'):
             continue
         if name == 'avps':
@@ -123,14 +127,14 @@ def _value(name: str, value: Any, name_of: NameOf) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return f"'{value}'" if len(value) <= LONGEST_VALUE else f"'{value[:LONGEST_VALUE]}…'"
     if value is None or value == [] or value == {}:
         return NOTHING
     if isinstance(value, bool):
         return 'true' if value else 'false'
     if isinstance(value, list):
         return ' + '.join(map(_plain, value))
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return ' + '.join(f'{name} {_plain(inner)}' for name, inner in value.items())
-    if isinstance(value, str):
-        return f"'{value}'" if len(value) <= LONGEST_VALUE else f"'{value[:LONGEST_VALUE]}…'"
     return str(value)

@@ -161,6 +161,8 @@ def describe(root: str) -> Schema:
         if route.merges:
             content = operation['requestBody']['content']
             content[MERGE] = {**content[JSON], 'schema': merge_of(content[JSON]['schema'])}
+        if route.served and route.changes:
+            operation['responses'] = _with_plan(operation['responses'])
         if not route.served:
             del paths[path][method.lower()]
     return {
@@ -188,6 +190,16 @@ def describe(root: str) -> Schema:
             },
         },
     }
+
+
+def _with_plan(responses: Schema) -> Schema:
+    """Return the responses of a change, with that of a dry run."""
+    plan = ref('schemas', 'Plan')
+    usual = responses.get('200')
+    if usual is None:
+        return {'200': _answer('The plan, for `dry_run`.', plan), **responses}
+    both = {'anyOf': [usual['content'][JSON]['schema'], plan]}
+    return {**responses, '200': {**usual, 'content': _content(both)}}
 
 
 # ---- parameters and headers

@@ -92,6 +92,10 @@ def schemas() -> dict[str, Schema]:
                     'type': 'object',
                     'description': 'The interpretation of the text `q`, with its errors.',
                 },
+                'differences': {
+                    **listed(TEXT),
+                    'description': 'The differences between a change and its plan (1610).',
+                },
             },
         },
     }
@@ -122,6 +126,7 @@ def schemas() -> dict[str, Schema]:
         **webhooks(),
         'Undone': _undone(),
         'SignIn': _sign_in(),
+        **plans(),
     }
 
 
@@ -353,6 +358,66 @@ def _undone() -> Schema:
             'left': listed({'type': 'object', 'properties': {**of_object, 'action': TEXT}}),
         },
     }
+
+
+def plans() -> dict[str, Schema]:
+    """Return the schemas of the answer of a dry run."""
+    state: Schema = {'type': ['object', 'null']}
+    number: Schema = {**INTEGER, 'minimum': 0}
+    parent: Schema = {'type': ['object', 'null'], 'properties': {'id': INTEGER, 'prefix': TEXT}}
+    perhaps: Schema = {'type': ['string', 'null']}
+    position: Schema = {'type': ['integer', 'null']}
+    lists: dict[str, tuple[str, Schema]] = {
+        'changes': (
+            'The entries that the audit log would get, in order.',
+            {
+                'kind': TEXT,
+                'id': INTEGER,
+                'action': TEXT,
+                'before': state,
+                'after': state,
+                'changes': {'type': 'object'},
+            },
+        ),
+        'moved': (
+            'The prefixes that would get another parent.',
+            {'id': INTEGER, 'vrf_id': INTEGER, 'prefix': TEXT, 'parent_before': parent, 'parent_after': parent},
+        ),
+        'counters': (
+            'The counters around that would differ.',
+            {'kind': TEXT, 'id': INTEGER, 'name': TEXT, 'before': {'type': 'object'}, 'after': {'type': 'object'}},
+        ),
+        'errors': (
+            'All errors of the request; it changes nothing if there are any.',
+            {
+                **{'code': INTEGER, 'message': TEXT, 'attribute': perhaps, 'position': position, 'method': perhaps},
+                'depends_on': {**position, 'description': 'The failed operation that is the reason.'},
+            },
+        ),
+    }
+    properties: Schema = {
+        'dry_run': {'const': True},
+        'right': {
+            'enum': ['read', 'allocate', 'write', 'administer'],
+            'description': 'The right that the request needs.',
+        },
+        'answer': {'description': 'The answer of the request; null if it has errors, or no answer.'},
+        'events': {'type': 'object', 'properties': {'number': number, 'kinds': {'type': 'object'}}},
+        'webhooks': {
+            'type': 'object',
+            'description': 'The webhooks that would be called; `called` is for users who may manage webhooks.',
+            'properties': {
+                'number': number,
+                'called': listed({'type': 'object', 'properties': {'id': INTEGER, 'url': TEXT}}),
+            },
+        },
+        'plan': {**TEXT, 'description': 'The parameter `plan` of the request that makes this change.'},
+    }
+    for name, (text, members) in lists.items():
+        items: Schema = {'type': 'object', 'required': list(members), 'properties': members}
+        properties[name] = {**listed(items), 'maxItems': 1000, 'description': text}
+        properties[f'{name}_not_shown'] = {**number, 'description': f'The number of further {name}.'}
+    return {'Plan': {'type': 'object', 'required': [n for n in properties if n != 'plan'], 'properties': properties}}
 
 
 def result(schema: Schema) -> Schema:

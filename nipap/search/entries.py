@@ -21,6 +21,9 @@ PLACE = "((coalesce(a.after, a.before) ->> '{}')::{})"
 FORMER = "((a.before ->> '{}')::{})"
 MOVED = "a.object_type = 'prefix' AND a.before ->> 'prefix' <> a.after ->> 'prefix'"
 
+# Columns with an index of their own that has the order of time.
+BY_INDEX = frozenset({'a.username', 'a.object_id'})
+
 Special = Callable[[Attribute, str, object], Condition | None]
 
 

@@ -362,6 +362,8 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
         return Condition(*compared, (InTreeOrder(compared), ByKey(frozenset({sql}), by_key)))
     if by_key:
         return Condition(*compared, (ByKey(listed=True),))
+    if sql in entries.BY_INDEX:
+        return Condition(*compared, (ByKey(frozenset({sql})),))
     return Condition(*compared, _like_guard(attribute, _line(attribute, parsed)))
 
 

@@ -45,8 +45,8 @@ MODULES_IN_ORDER = (
         'history.plan',
         'history.undo',
     ),
-    *('objects.rows', 'history.sentences', 'history.changes'),
-    *('objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
+    *('search.running', 'history.sentences', 'history.changes'),
+    *('objects.rows', 'objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),
     *('objects.prefix_view', 'objects.prefix_search', 'objects.prefix', 'objects.allocate'),
     *('integrity.check', 'integrity.repair', 'integrity.restore'),
     *(
