@@ -37,9 +37,11 @@ _SEQUENCE = f"""WITH given AS (INSERT INTO event (position, audit_id)
 SELECT %s + row_number() OVER (ORDER BY id), id
 FROM (SELECT a.id FROM audit_log a WHERE {_NEW} ORDER BY a.id LIMIT {SEQUENCED_AT_ONCE}) new RETURNING audit_id)
 SELECT count(*), max(audit_id) FROM given"""
+# OFFSET makes PostgreSQL look up each entry by its key: a join could read the whole log.
 _READ = """SELECT e.position, a.at, a.username, a.authenticated_as, a.full_name, a.authoritative_source,
     a.object_type, a.object_id, a.action, a.before, a.after
-FROM event e JOIN audit_log a ON a.id = e.audit_id WHERE e.position > %s ORDER BY e.position LIMIT %s"""
+FROM (SELECT position, audit_id FROM event WHERE position > %s ORDER BY position LIMIT %s) e
+CROSS JOIN LATERAL (SELECT * FROM audit_log WHERE id = e.audit_id OFFSET 0) a ORDER BY e.position"""
 
 # The oldest events have the lowest positions, so only the first events are checked for their age.
 _REMOVE = """WITH gone AS (DELETE FROM event WHERE position IN (

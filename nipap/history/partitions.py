@@ -82,15 +82,16 @@ def _parse_bounds(listed: object) -> list[Bound]:
 
 
 def replace(tx: Transaction, wanted: Layout) -> None:
-    """Replace the partitions of an empty log, except the default one."""
+    """Give an empty log the partitions of a layout, beside the default one."""
+    if not wanted.attached:
+        return
+    present = layout(tx).attached
+    for each in set(present) - set(wanted.attached):
+        tx.execute(f'DROP TABLE {each.name}')
     for name in wanted.detached:
         tx.execute(f'CREATE TABLE {name} (LIKE audit_log INCLUDING ALL)')
         tx.execute(f"COMMENT ON TABLE {name} IS 'A partition of audit_log.'")
-    if not wanted.attached:
-        return
-    for each in layout(tx).attached:
-        tx.execute(f'DROP TABLE {each.name}')
-    for each in wanted.attached:
+    for each in set(wanted.attached) - set(present):
         first = 'MINVALUE' if each.first is None else f'{each.first:d}'
         tx.execute(f'CREATE TABLE {each.name} PARTITION OF audit_log FOR VALUES FROM ({first}) TO ({each.end:d})')
         tx.execute(f"COMMENT ON TABLE {each.name} IS 'A partition of audit_log.'")

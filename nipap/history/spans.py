@@ -16,8 +16,8 @@ AT_ONCE = 20  # spans that one transaction writes
 _LOOK = """SELECT coalesce((SELECT max(last_id) FROM audit_span), -1),
     coalesce(pg_sequence_last_value('audit_log_id_seq'), 0)"""
 _WRITE = f"""INSERT INTO audit_span (last_id, first_id, oldest, newest)
-SELECT (id / {SPAN} + 1) * {SPAN} - 1, greatest(id / {SPAN} * {SPAN}, %s + 1), min(at), max(at)
-FROM audit_log WHERE id > %s AND id <= %s GROUP BY id / {SPAN}"""
+SELECT (id / {SPAN} + 1) * {SPAN} - 1, greatest(id / {SPAN} * {SPAN}, %s), min(at), max(at)
+FROM audit_log WHERE id >= %s AND id <= %s GROUP BY id / {SPAN}"""
 # Unused ids after the last entry become a part of its span, so that the ids up to the last span are the settled ones.
 _EXTEND = (
     """UPDATE audit_span SET last_id = %s WHERE last_id = (SELECT max(last_id) FROM audit_span) AND last_id < %s"""
@@ -62,8 +62,8 @@ def write(tx: Transaction, settled: int) -> int:
     """
     tx.execute('LOCK TABLE audit_span IN SHARE ROW EXCLUSIVE MODE')
     spanned = int(tx.value('SELECT coalesce(max(last_id), -1) FROM audit_span'))
-    begin = tx.value('SELECT min(id) FROM audit_log WHERE id > %s AND id <= %s', (spanned, _whole(settled)))
+    begin = tx.value('SELECT min(id) FROM audit_log WHERE id >= %s AND id <= %s', (spanned + 1, _whole(settled)))
     until = min(_whole(settled), (begin // SPAN + AT_ONCE) * SPAN - 1) if begin is not None else _whole(settled)
-    tx.execute(_WRITE, (spanned, spanned, until))
+    tx.execute(_WRITE, (spanned + 1, spanned + 1, until))
     tx.execute(_EXTEND, (until, until))
     return until

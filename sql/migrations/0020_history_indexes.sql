@@ -1,6 +1,15 @@
 -- Indexes for questions about the past. On the first partition they are built first: only writes to this partition
 -- wait, and a long log has its new entries in the second one.
 
+DO $$
+BEGIN
+    -- A short log still has its new entries in the first partition. Changes lock the table first, then the partition.
+    IF coalesce(pg_sequence_last_value('audit_log_id_seq'), 0) + 1 < (
+            SELECT substring(pg_get_expr(relpartbound, oid) FROM 'TO \(''(\d+)''\)')::bigint FROM pg_class WHERE oid = 'audit_log_1'::regclass) THEN
+        LOCK TABLE audit_log IN SHARE MODE;
+    END IF;
+END $$;
+SET LOCAL maintenance_work_mem = '256MB';
 CREATE INDEX audit_log_1_user_idx ON audit_log_1 (username, id);
 CREATE INDEX audit_log_1_place_idx ON audit_log_1 (
     ((coalesce(after, before) ->> 'vrf_id')::int), ((coalesce(after, before) ->> 'prefix')::cidr), id) WHERE object_type = 'prefix';
@@ -23,8 +32,3 @@ CREATE INDEX audit_log_moved_idx ON audit_log (
 COMMENT ON INDEX audit_log_user_idx IS 'The history of a user.';
 COMMENT ON INDEX audit_log_place_idx IS 'The history of a part of the tree.';
 COMMENT ON INDEX audit_log_moved_idx IS 'Prefixes that were moved away, by their former place.';
-
-CREATE INDEX change_set_user_idx ON change_set (username, id);
-CREATE INDEX change_set_request_idx ON change_set (request_id) WHERE request_id IS NOT NULL;
-COMMENT ON INDEX change_set_user_idx IS 'The change sets of a user.';
-COMMENT ON INDEX change_set_request_idx IS 'The change set of a request.';

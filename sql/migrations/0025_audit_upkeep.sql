@@ -30,3 +30,10 @@ BEGIN
         EXECUTE format('REVOKE ALL ON audit_detached FROM %s; GRANT SELECT ON audit_detached TO %s', given.role, given.role);
     END LOOP;
 END $$;
+
+-- Changes wait until the commit. These indexes are not built together with those of the audit log: changes lock
+-- change_set first.
+CREATE INDEX change_set_user_idx ON change_set (username, id);
+CREATE INDEX change_set_request_idx ON change_set (request_id) WHERE request_id IS NOT NULL;
+COMMENT ON INDEX change_set_user_idx IS 'The change sets of a user.';
+COMMENT ON INDEX change_set_request_idx IS 'The change set of a request.';

@@ -832,12 +832,13 @@ def writer(url: str, net: int, stop: threading.Event, written: list[str]) -> Non
             written.append(prefix)
 
 
-def own_facts(data_dir: Path) -> dict[int, str]:
-    """Return the prefixes in a private database by id, as text."""
+def own_facts(data_dir: Path) -> dict[int, dict[str, Any]]:
+    """Return the prefixes in a private database by id, without the version, which older programs do not count."""
     server = EmbeddedPostgres(data_dir).start()
     database = Database(server.dsn())
     try:
-        return {json.loads(row)['id']: row for (row,) in facts(database)[0]}
+        prefixes = [json.loads(row) for (row,) in facts(database)[0]]
+        return {item['id']: {**item, 'version': None} for item in prefixes}
     finally:
         database.close()
         server.stop()

@@ -304,12 +304,9 @@ def test_entries_of_several_gaps_get_partitions(db: Database) -> None:
     """After a restore without the former partitions."""
     write(db, 1)
     db.run(lambda tx: tx.execute('DROP TABLE audit_log_2'))
-    db.run(
-        lambda tx: (
-            tx.execute(f"""CREATE TABLE public.audit_log_7 PARTITION OF audit_log FOR VALUES FROM ({2 * SIZE}) TO ({3 * SIZE});
-        SELECT setval('audit_log_id_seq', {SIZE + 5})""")
-        )
-    )
+    third = f'FOR VALUES FROM ({2 * SIZE}) TO ({3 * SIZE})'
+    db.run(lambda tx: tx.execute(f'CREATE TABLE public.audit_log_7 PARTITION OF audit_log {third}'))
+    db.run(lambda tx: tx.execute("SELECT setval('audit_log_id_seq', %s)", (SIZE + 5,)))
     write(db, 1)
     db.run(lambda tx: tx.execute("SELECT setval('audit_log_id_seq', %s)", (3 * SIZE + 5,)))
     write(db, 1)
