@@ -1,9 +1,9 @@
-# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, COVERAGE, FUZZ, HEALTH, MATRIX,
+# make check says whether a change is ready. BIN is where the tools are; BENCH, COMPARE, COVERAGE, FUZZ, HEALTH, HISTORY, MATRIX,
 # MUTANTS and SOAK have options for make bench and so on. BASE is the revision that make compare compares with, SWAGGER the
 # version of Swagger UI that make swagger takes.
 BIN ?= .venv/bin
 
-.PHONY: check format lint types tests kafka coverage matrix search soak health fuzz mutants bench compare alerts schema lock swagger reference docs
+.PHONY: check format lint types tests kafka coverage matrix search soak health history fuzz mutants bench compare alerts schema lock swagger reference docs
 
 check: lint types tests
 
@@ -41,6 +41,9 @@ soak: | $(BIN)/pytest
 health: | $(BIN)/pytest
 	$(BIN)/python tests/bench/health.py $(HEALTH)
 	$(BIN)/python tests/bench/removal.py
+
+history: | $(BIN)/pytest
+	$(BIN)/python tests/bench/history.py $(HISTORY)
 
 fuzz: | $(BIN)/pytest
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install atheris

@@ -29,6 +29,7 @@ class Vrf(TypedDict):
     free_addresses_v6: int
     tags: list[str]
     avps: dict[str, str]
+    version: int
 
 
 class Pool(TypedDict):
@@ -60,6 +61,7 @@ class Pool(TypedDict):
     vrf_rt: str | None
     vrf_name: str | None
     prefixes: list[str]
+    version: int
 
 
 class Prefix(TypedDict):
@@ -97,6 +99,7 @@ class Prefix(TypedDict):
     free_addresses: int
     avps: dict[str, str]
     expires: datetime | None
+    version: int
     prefix_length: NotRequired[int]
     children: NotRequired[int]
     match: NotRequired[bool]
@@ -108,12 +111,59 @@ class Asn(TypedDict):
 
     asn: int
     name: str | None
+    version: int
 
 
 class Tag(TypedDict):
     """A tag in use."""
 
     name: str
+
+
+class AuditEntry(TypedDict):
+    """The change of one object. `before` and `after` are its stored attributes; None for an addition or a removal."""
+
+    id: int
+    change_set: int
+    at: datetime
+    username: str
+    authenticated_as: str
+    full_name: str | None
+    authoritative_source: str
+    method: str | None
+    request_id: str | None
+    reason: str | None
+    change_group: str | None
+    kind: str
+    object_id: int
+    action: str
+    name: str | None
+    vrf_id: int | None
+    prefix: str | None
+    pool_id: int | None
+    changed: list[str]
+    before: Mapping[str, object] | None
+    after: Mapping[str, object] | None
+    changes: Mapping[str, object]
+    sentence: str
+
+
+class ChangeSet(TypedDict):
+    """All changes of one call: its first entries, and whether it has more."""
+
+    id: int
+    at: datetime
+    username: str
+    authenticated_as: str
+    full_name: str | None
+    authoritative_source: str
+    method: str | None
+    request_id: str | None
+    reason: str | None
+    change_group: str | None
+    idempotency_key: str | None
+    entries: list[AuditEntry]
+    more: bool
 
 
 class Webhook(TypedDict):
@@ -191,9 +241,68 @@ class PrefixPage(TypedDict):
     after: NotRequired[str | None]
 
 
+class AuditPage(TypedDict):
+    """The answer of a search for audit entries, which may be long."""
+
+    search_options: Options
+    result: list[AuditEntry] | LongList
+    after: NotRequired[str | None]
+
+
+class SmartAuditPage(AuditPage):
+    """The answer of a smart search for audit entries, with its interpretation."""
+
+    interpretation: Mapping[str, object]
+    error: bool
+    error_message: NotRequired[str | None]
+
+
 class SmartPrefixPage(PrefixPage):
     """The answer of a smart search for prefixes, with its interpretation."""
 
     interpretation: Mapping[str, object]
     error: bool
     error_message: NotRequired[str | None]
+
+
+class Conflict(TypedDict):
+    """An object that is not undone. position: of its last entry in the change set. object: its prefix or name."""
+
+    position: int
+    kind: str
+    id: int
+    object: str | None
+    why: str
+
+
+class Left(TypedDict):
+    """An entry of a change set that an undo leaves alone."""
+
+    position: int
+    kind: str
+    id: int
+    action: str
+
+
+class Undone(TypedDict):
+    """The answer of an undo. change_set: the new change set. undone: the numbers of objects by kind."""
+
+    change_set: int | None
+    undone: dict[str, int]
+    conflicts: list[Conflict]
+    number_of_conflicts: int
+    left: list[Left]
+
+
+class UndoneOfGroup(Undone):
+    """The undo of one change set of a group."""
+
+    undoes: int
+
+
+class UndoneGroup(TypedDict):
+    """The answer of an undo of a group. skipped: change sets that were undone before."""
+
+    group: str
+    change_sets: list[UndoneOfGroup]
+    skipped: list[int]

@@ -69,7 +69,8 @@ Table = Mapping[str, Attribute]
 # Examples by the name of the attribute, for every table; a table may override them. The addresses, names and numbers
 # are for documentation.
 _EXAMPLES: Mapping[str, object] = {
-    **{'id': 1, 'vrf_id': 0, 'pool_id': 1, 'vrf_rt': '65000:123', 'vrf_name': 'customers', 'pool_name': 'links'},
+    **{'id': 1, 'version': 1, 'vrf_id': 0, 'pool_id': 1, 'vrf_rt': '65000:123', 'vrf_name': 'customers'},
+    **{'pool_name': 'links'},
     **{'rt': '65000:123', 'name': 'customers', 'asn': 64500, 'description': 'Office in Malmö', 'comment': 'Floor 3'},
     **{'tags': ['core'], 'inherited_tags': ['private'], 'avps': {'site': 'malmo1'}},
     **{'family': 4, 'prefix': '192.0.2.0/24', 'prefix_length': 24, 'display_prefix': '192.0.2.0/24', 'indent': 1},
@@ -139,6 +140,12 @@ def _tags(sql: str) -> Attribute:
 
 _AVPS = 'Attribute-value pairs, string to string.'
 
+
+def _version(sql: str) -> Attribute:
+    doc = 'Version: 1 for a new object, one more with each edit that changes a fact.'
+    return Attribute('version', 'integer', sql, doc, never_nil=True)
+
+
 VRF: Table = _table(
     [
         Attribute('id', 'integer', 'v.id', 'Identity; 0 is the default VRF.', never_nil=True),
@@ -155,6 +162,7 @@ VRF: Table = _table(
         ),
         _tags('v.tags'),
         Attribute('avps', 'avps', 'v.avps', _AVPS, True),
+        _version('v.version'),
     ]
 )
 
@@ -201,6 +209,7 @@ POOL: Table = _table(
         Attribute('vrf_rt', 'rt', 'v.rt', 'Route target of that VRF.'),
         Attribute('vrf_name', 'text', 'v.name', 'Name of that VRF.', normal=_trimmed),
         Attribute('prefixes', 'networks', 'm.prefixes', 'The members, in order.'),
+        _version('o.version'),
     ],
     examples={'name': 'links', 'description': 'Links to customers'},
 )
@@ -275,6 +284,7 @@ PREFIX: Table = _table(
         Attribute('free_addresses', 'number', f'({_TOTAL} - p.used_addresses)', 'Addresses not used.', never_nil=True),
         Attribute('avps', 'avps', 'p.avps', _AVPS, True),
         Attribute('expires', 'expires', 'p.expires', 'When the prefix expires; unset: never.', True),
+        _version('p.version'),
     ],
     nil_is_text=True,
 )
@@ -286,12 +296,98 @@ ASN: Table = _table(
     [
         Attribute('asn', 'asn', 'a.asn', 'AS number, 1 to 4294967295 (RFC 6793).', low=1, high=MAX_ASN, never_nil=True),
         Attribute('name', 'text', 'a.name', 'Name. Blanks around it are dropped.', True, normal=_trimmed),
+        _version('a.version'),
     ],
     nil_is_text=True,
     examples={'name': 'Example AS'},
 )
 
 TAG: Table = _table([Attribute('name', 'text', 'g.name', 'A tag in use.', never_nil=True)], examples={'name': 'core'})
+
+AUDIT_KINDS = ('vrf', 'pool', 'prefix', 'asn', 'webhook')
+AUDIT_ACTIONS = ('add', 'edit', 'remove', 'resend')
+_FACTS = 'coalesce(a.after, a.before)'
+# The author of a change, in the terms of the audit log and of change sets.
+_AUTHOR = {
+    'username': 'The user for whom the change was made.',
+    'authenticated_as': 'The account that logged in.',
+    'full_name': 'Full name of the user, when known.',
+    'authoritative_source': 'The system that the change came from.',
+}
+_CALL = {
+    'method': 'Name of the call; unset: not recorded.',
+    'request_id': 'Id of the request, as in the log of the daemon.',
+    'reason': 'Reason, as given by the client.',
+    'change_group': 'Name of the import or bulk action, as given by the client.',
+}
+
+
+def _author(alias: str) -> list[Attribute]:
+    return [
+        Attribute(name, 'text', f'{alias}.{name}', doc, never_nil=name != 'full_name') for name, doc in _AUTHOR.items()
+    ]
+
+
+def _call() -> list[Attribute]:
+    return [Attribute(name, 'text', f's.{name}', doc) for name, doc in _CALL.items()]
+
+
+_HISTORY_EXAMPLES = {
+    **{'change_set': 4711, 'at': '2026-01-31T12:00:00Z', 'username': 'kim', 'authenticated_as': 'kim'},
+    **{'full_name': 'Kim Larsson', 'method': 'edit_prefix', 'request_id': '0d3c9c1e', 'reason': 'Order 4711'},
+    **{'change_group': 'import-2026-01', 'kind': 'prefix', 'object_id': 17, 'action': 'edit', 'name': '192.0.2.0/24'},
+    **{'changed': ['description'], 'idempotency_key': 'order-4711'},
+}
+# One entry of the audit log: the change of one object. ``a`` is the entry, ``s`` its change set.
+AUDIT: Table = _table(
+    [
+        Attribute('id', 'integer', 'a.id', 'Identity; a later change of an object has a larger one.', never_nil=True),
+        Attribute('change_set', 'integer', 's.id', 'The change set: all changes of one call.', never_nil=True),
+        Attribute('at', 'time', 'a.at', 'When the change was made.', never_nil=True),
+        *_author('a'),
+        *_call(),
+        Attribute('kind', 'enum', 'a.object_type', 'Kind of the object.', choices=AUDIT_KINDS, never_nil=True),
+        Attribute('object_id', 'integer', 'a.object_id', 'Id of the object; the AS number for asn.', never_nil=True),
+        Attribute('action', 'enum', 'a.action', 'The change.', choices=AUDIT_ACTIONS, never_nil=True),
+        Attribute(
+            'name',
+            'text',
+            f"{_FACTS} ->> CASE a.object_type WHEN 'prefix' THEN 'prefix' WHEN 'webhook' THEN 'url' ELSE 'name' END",
+            'Name of the object; the network of a prefix.',
+        ),
+        Attribute(
+            'vrf_id',
+            'integer',
+            f"CASE a.object_type WHEN 'prefix' THEN ({_FACTS} ->> 'vrf_id')::int WHEN 'vrf' THEN a.object_id END",
+            'The VRF of a prefix, or the VRF itself.',
+        ),
+        Attribute(
+            'prefix',
+            'network',
+            f"(CASE a.object_type WHEN 'prefix' THEN {_FACTS} ->> 'prefix' END)::cidr",
+            'The network of a prefix.',
+        ),
+        Attribute(
+            'pool_id',
+            'integer',
+            f"CASE a.object_type WHEN 'prefix' THEN ({_FACTS} ->> 'pool_id')::int WHEN 'pool' THEN a.object_id END",
+            'The pool of a prefix, or the pool itself.',
+        ),
+        Attribute('changed', 'names', 'changed_names(a.before, a.after)', 'Names of the attributes that differ.'),
+    ],
+    examples=_HISTORY_EXAMPLES,
+)
+# All changes of one call. ``s`` is the change set.
+CHANGE_SET: Table = _table(
+    [
+        Attribute('id', 'integer', 's.id', 'Identity.', never_nil=True),
+        Attribute('at', 'time', 's.at', 'When the changes were made.', never_nil=True),
+        *_author('s'),
+        *_call(),
+        Attribute('idempotency_key', 'text', 's.idempotency_key', 'Idempotency key of the call.'),
+    ],
+    examples=_HISTORY_EXAMPLES,
+)
 
 # The old search grammar accepted only these names for the attributes, so scripts may still send them.
 MISSPELT = {

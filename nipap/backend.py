@@ -23,14 +23,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from nipap import calls
 from nipap.access.authentication import Actor
+from nipap.addresses import first_address, parse_network
 from nipap.answers import (
     Asn,
+    AuditEntry,
+    AuditPage,
+    ChangeSet,
     DeadLetter,
     LongList,
     PackedList,
@@ -39,25 +43,34 @@ from nipap.answers import (
     Prefix,
     PrefixPage,
     SignIn,
+    SmartAuditPage,
     SmartPage,
     SmartPrefixPage,
     Tag,
+    Undone,
+    UndoneGroup,
     Vrf,
     Webhook,
 )
-from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right
+from nipap.calls import Call, Caller, Expectation, Message, Mode, Request, Right, Steps
 from nipap.errors import (
     AuthorizationFailedError,
+    NipapBusyError,
     NipapChangedError,
     NipapError,
+    NipapExtraneousInputError,
+    NipapInputError,
     NipapNonExistentError,
     NipapOutcomeUnknownError,
+    NipapUnavailableError,
     NipapValueError,
     at_operation,
 )
 from nipap.history import idempotency
+from nipap.history import plan as plans
 from nipap.objects import prefix as prefixes
 from nipap.objects import rows
+from nipap.objects import vrf as vrfs
 from nipap.objects.kinds import KINDS, Object
 from nipap.objects.prefix_view import as_found, as_listed
 from nipap.postgres.database import PATIENCE_S, Database
@@ -69,6 +82,8 @@ from nipap.search.query import equals
 
 T = TypeVar('T')
 
+# Errors that say nothing about a change: the same call may succeed a moment later.
+_NOT_OF_THE_CHANGE = (NipapUnavailableError, NipapOutcomeUnknownError, NipapBusyError)
 LONGEST_INSIDE = 1000  # prefixes that are in memory at once
 LONGEST_SLEEP_S = 10.0
 
@@ -98,6 +113,7 @@ class Backend:
         self.db = db
         self._part_of = part_of
         self._owed = owed
+        self._errors: plans.Errors | None = None  # notes all errors of a dry run
         self._slept_s = 0.0
         self._longest_list = longest_list
         self._key_hours = key_hours
@@ -117,19 +133,28 @@ class Backend:
         progress waits for that request. A call that ends in an error leaves no trace. Other calls ignore a key. An
         expectation is checked under the lock of the object, so nobody can change the object before the work is done.
 
+        A dry run of a changing call makes the change, reports it (`nipap.history.plan.answer`) and rolls it back. It
+        ignores an idempotency key. A change with the plan of a dry run is made only if it is as it was planned.
+
         :raises AuthorizationFailedError: the actor may not make this call with any members.
+        :raises NipapExtraneousInputError: the call changes nothing, but is a dry run or has a plan.
         :raises NipapKeyReusedError: the key was used for another call.
         :raises NipapNonExistentError, NipapChangedError: the object does not exist, or is not as expected.
+        :raises NipapPlanError, NipapPlanChangedError: the plan belongs to another call, or does not hold any more.
+        :raises NipapBusyError: another change holds a lock that the dry run needs.
         """
         call = calls.find(request.call)
         authorize(actor, call)
+        _check_controls(call, request)
         if call.changes:
             places.turn().finishes = True
         if call.parts is not None and self._owed is None:
             return self._perform_parts(actor, request, outcome)
+        if request.dry_run:
+            return self._rehearse(actor, call, request)
         if request.key is not None and call.changes and not actor.readonly:
             return self._once(actor, call, request, outcome)
-        if request.expectation is not None:
+        if request.expectation is not None or request.plan is not None:
             return self._provided(actor, call, request, outcome)
         return self._run(actor, call, call.read(request.members), request, outcome)
 
@@ -145,7 +170,7 @@ class Backend:
             owed=owed,
         )
         answer = door.perform(actor, request, outcome)
-        if owed.seconds:
+        if owed.seconds and not request.dry_run:
             waiting.sleep(owed.seconds)
         return answer
 
@@ -165,6 +190,11 @@ class Backend:
             if mode.when(members):
                 again = mode.again
                 return self.db.run_at_once(work, lambda tx, i: again(tx, caller, members, i), outcome)
+        if isinstance(mode, Steps) and mode.when(members):
+            if isinstance(self.db, Inside) and not request.dry_run:
+                what = 'plan, as it' if request.plan is not None else 'idempotency key, as it'
+                raise NipapInputError(f'{call.name} of a group takes no {what} has several transactions')
+            return mode.work(self.db, caller, members, outcome)
         return self._given(self.db.run(work, outcome))
 
     def _once(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
@@ -183,8 +213,7 @@ class Backend:
             if kept:
                 _require_parts(actor, call, sent)
                 return kept.value, kept
-            inside = self._enter(tx, request)
-            answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
+            answer = self._run_expected(tx, actor, call, request, sent)
             idempotency.keep(tx, keyed, answer, self._key_hours)
             return answer, None
 
@@ -194,16 +223,108 @@ class Backend:
         return self._given(answer)
 
     def _provided(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
-        """Make a changing call if an object is as expected."""
-        completed = request.expectation is not None and request.expectation.members is not None
-        early = None if completed else call.read(request.members)
+        """Make a changing call if an object is as expected, and the change is as planned."""
+        if request.expectation is None or request.expectation.members is None:
+            call.read(request.members)  # an error of the members needs no database
+        sent = call.known(request.members)
+        return self._given(self.db.run(lambda tx: self._run_expected(tx, actor, call, request, sent), outcome))
 
-        def work(tx: Transaction) -> Any:
+    def _run_expected(self, tx: Transaction, actor: Actor, call: Call, request: Request, sent: calls.Raw) -> Any:
+        """Do the work of a changing call in a transaction, under its expectation and plan."""
+        plan = None
+        if request.plan is not None:
+            plan = plans.opened(tx, request.plan, _signer(actor, call, request))
+            plans.begin(tx)
+        inside = self._enter(tx, request)
+        answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
+        if plan is not None:
+            plans.compare(plan, plans.made(tx))
+        return answer
+
+    def _rehearse(self, actor: Actor, call: Call, request: Request) -> plans.Object:
+        """Make a changing call, report it and roll it back.
+
+        A batch is run in one piece, as it would be without a dry run. If an operation fails, the batch is run once
+        more, with each operation in a savepoint, to find all errors.
+        """
+        errors = plans.Errors()
+        found, answer = None, None
+        try:
+            found, answer = self._rehearsed(actor, call, request, None)
+        except _NOT_OF_THE_CHANGE:
+            raise
+        except NipapError as error:
+            if call.parts is not None and error.position is not None:
+                found, errors = self._find_errors(actor, call, request)
+            if not errors:
+                cause = error.__cause__ if isinstance(error.__cause__, NipapError) else error
+                errors.note(cause, error.position)
+        right = max([call.right, *(calls.find(part).right for part in self._parts_of(call, request))])
+        return plans.answer(
+            found,
+            errors,
+            self._given(answer),
+            right.name.lower(),
+            _signer(actor, call, request),
+            sees_webhooks=_may(actor, calls.find('list_webhook')),
+        )
+
+    def refused(self, actor: Actor, name: str, error: NipapError) -> plans.Object:
+        """Return the answer of a dry run of a call that a transport refuses before it is made.
+
+        :raises AuthorizationFailedError: the actor may not make the call.
+        """
+        call = calls.find(name)
+        authorize(actor, call)
+        errors = plans.Errors()
+        errors.note(error, error.position)
+        signer = _signer(actor, call, Request(name))
+        sees_webhooks = _may(actor, calls.find('list_webhook'))
+        return plans.answer(None, errors, None, call.right.name.lower(), signer, sees_webhooks=sees_webhooks)
+
+    def _parts_of(self, call: Call, request: Request) -> Sequence[str]:
+        """Return the names of the calls of which a call consists."""
+        if call.parts is None:
+            return ()
+        try:
+            return call.parts(call.read(request.members))
+        except NipapError:
+            return ()
+
+    def _find_errors(
+        self, actor: Actor, call: Call, request: Request
+    ) -> tuple[plans.Consequences | None, plans.Errors]:
+        """Run the operations of a batch to the last, and return the consequences and all errors."""
+        errors = plans.Errors()
+        try:
+            found, _ = self._rehearsed(actor, call, request, errors)
+        except _NOT_OF_THE_CHANGE:
+            raise
+        except NipapError:  # of the batch itself
+            return None, plans.Errors()
+        return found, errors
+
+    def _rehearsed(
+        self, actor: Actor, call: Call, request: Request, errors: plans.Errors | None
+    ) -> tuple[plans.Consequences, Any]:
+        """Make a changing call and roll it back; return its consequences and answer. errors: notes all errors."""
+        db = self.db
+        if isinstance(db, Inside):
+            raise RuntimeError('a part of a transaction has no dry run of its own')
+        sent = call.known(request.members)
+        if request.expectation is None or request.expectation.members is None:
+            call.read(sent)
+
+        def work(tx: Transaction) -> tuple[plans.Consequences, Any]:
+            if errors is not None:
+                errors.clear()
+            plans.begin(tx)
             inside = self._enter(tx, request)
-            members = inside._expected(request, request.members)
-            return inside._run(actor, call, call.read(members) if completed else early, request, None)
+            inside._errors = errors
+            answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
+            return plans.made(tx), answer
 
-        return self._given(self.db.run(work, outcome))
+        return db.rehearse(work, plans.READY)
 
     def _expected(self, request: Request, sent: calls.Raw) -> calls.Raw:
         """Lock and check the object of a request's expectation, if any; return the members of the call."""
@@ -257,7 +378,7 @@ class Backend:
     def _caller(self, actor: Actor, request: Request) -> Caller:
         shape = as_found if self._alike else as_listed
         enter = partial(self._enter, request=request)
-        return Caller(actor, self._part_of or request, shape, self._longest_list, enter, self._sleep)
+        return Caller(actor, self._part_of or request, shape, self._longest_list, enter, self._sleep, self._errors)
 
     def _sleep(self, seconds: float) -> None:
         if self._owed is None:
@@ -299,6 +420,17 @@ class Backend:
             return prefixes.get_many(tx, added, caller.shape)
 
         return self.db.run(work)
+
+    def place_of(self, actor: Actor, attr: Any) -> tuple[int, int, int, int]:
+        """Return the place of an addition in the order of the tree, given its ``attr``.
+
+        :raises NipapError: the addition has no place.
+        """
+        authorize(actor, calls.find('add_prefix'))
+        draft = calls.read_addition(attr)
+        network = parse_network(draft.network)
+        vrf_id = self.db.run(lambda tx: vrfs.resolve(tx, draft.vrf))
+        return vrf_id, network.family, first_address(network.text), network.length
 
     # ------------------------------------------------------------ the calls for programs in Python
 
@@ -429,6 +561,36 @@ class Backend:
         answer: Page[Tag] = self._call(actor, 'search_tag', query=query, search_options=search_options)
         return answer
 
+    def list_audit(self, actor: Actor, audit: Any = None) -> list[AuditEntry] | LongList:
+        answer: list[AuditEntry] | LongList = self._call(actor, 'list_audit', audit=audit)
+        return answer
+
+    def search_audit(self, actor: Actor, query: Any = None, search_options: Any = None) -> AuditPage:
+        answer: AuditPage = self._call(actor, 'search_audit', query=query, search_options=search_options)
+        return answer
+
+    def smart_search_audit(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> SmartAuditPage:
+        members = {'query_string': query_string, 'search_options': search_options, 'extra_query': extra_query}
+        answer: SmartAuditPage = self._call(actor, 'smart_search_audit', **members)
+        return answer
+
+    def list_change_set(self, actor: Actor, change_set: Any = None) -> list[ChangeSet]:
+        answer: list[ChangeSet] = self._call(actor, 'list_change_set', change_set=change_set)
+        return answer
+
+    def search_change_set(self, actor: Actor, query: Any = None, search_options: Any = None) -> Page[ChangeSet]:
+        answer: Page[ChangeSet] = self._call(actor, 'search_change_set', query=query, search_options=search_options)
+        return answer
+
+    def smart_search_change_set(
+        self, actor: Actor, query_string: Any = None, search_options: Any = None, extra_query: Any = None
+    ) -> SmartPage[ChangeSet]:
+        members = {'query_string': query_string, 'search_options': search_options, 'extra_query': extra_query}
+        answer: SmartPage[ChangeSet] = self._call(actor, 'smart_search_change_set', **members)
+        return answer
+
     def add_webhook(self, actor: Actor, attr: Any = None) -> Webhook:
         answer: Webhook = self._call(actor, 'add_webhook', attr=attr)
         return answer
@@ -454,6 +616,13 @@ class Backend:
 
     def list_sign_in(self, actor: Actor, sign_in: Any = None, **options: Any) -> list[SignIn]:
         answer: list[SignIn] = self._call(actor, 'list_sign_in', sign_in=sign_in, **options)
+        return answer
+
+    def undo(
+        self, actor: Actor, change_set: Any = None, group: Any = None, partial: Any = None
+    ) -> Undone | UndoneGroup:
+        members = {'change_set': change_set, 'group': group, 'partial': partial}
+        answer: Undone | UndoneGroup = self._call(actor, 'undo', **members)
         return answer
 
     def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any] | PackedList:
@@ -482,6 +651,34 @@ def authorize(actor: Actor, call: Call) -> None:
         raise AuthorizationFailedError(
             f"read-only user '{actor.username}' is not authorized to run function '{call.name}'"
         )
+
+
+def _may(actor: Actor, call: Call) -> bool:
+    try:
+        authorize(actor, call)
+    except AuthorizationFailedError:
+        return False
+    return True
+
+
+def _check_controls(call: Call, request: Request) -> None:
+    """Refuse a dry run or a plan of a call that changes nothing, and both together.
+
+    :raises NipapExtraneousInputError: naming the member.
+    """
+    given = [name for name, value in (('dry_run', request.dry_run), ('plan', request.plan)) if value]
+    if given and not call.changes:
+        raise NipapExtraneousInputError(f'{given[0]} is for calls that change something, {call.name} does not').about(
+            given[0]
+        )
+    if len(given) > 1:
+        raise NipapExtraneousInputError('A dry run makes a plan, it takes none: send dry_run or plan').about('plan')
+
+
+def _signer(actor: Actor, call: Call, request: Request) -> plans.Signer:
+    """Return the user and the call to which a plan belongs."""
+    members = call.known(request.members)
+    return plans.Signer(actor.authenticated_as, actor.predecessors, actor.username, call.name, members)
 
 
 def _require_parts(actor: Actor, call: Call, members: Mapping[str, Any]) -> None:

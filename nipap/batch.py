@@ -7,13 +7,21 @@ is the whole answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from nipap.attributes import read_integer, shown
-from nipap.errors import NipapError, NipapInputError, NipapMissingInputError, NipapValueError, at_operation
+from nipap.controls import OF_CHANGES, meant
+from nipap.errors import (
+    NipapError,
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapValueError,
+    at_operation,
+)
 from nipap.runtime.chunks import Chunks
 from nipap.runtime.packed import Packed, check_depth, long_part, with_part
 
@@ -70,6 +78,10 @@ def _read(n: int, item: object, methods: Collection[str]) -> Operation:
         raise _wrong(n, f'Unknown method {shown(method)}')
     if not isinstance(args, Mapping):
         raise _wrong(n, 'args must be a struct', f' ({method})')
+    for name in args:
+        control = meant(name, OF_CHANGES) if isinstance(name, str) else None
+        if control is not None:
+            raise at_operation(n, method, NipapExtraneousInputError(f"'{control}' belongs to the batch").about(name))
     return Operation(method, args, _paths(args))
 
 
@@ -117,6 +129,103 @@ def run(
             position = first + (error.position or 0)
             raise at_operation(position, operations[position].method, error) from error
     return answers.all()
+
+
+def rehearse(
+    operations: Sequence[Operation],
+    *,
+    one: Callable[[Operation, References], Any],
+    many: Callable[[list[Any]], list[Any] | Packed],
+    place: Callable[[Any], Any],
+    part: Callable[[], AbstractContextManager[None]],
+    note: Callable[[NipapError, int, str, int | None], None],
+) -> None:
+    """Run operations and note the error of each operation that fails. The others are carried out.
+
+    one, many: as in `run`. place: the place of an addition in the tree, given its ``attr``. part: a context that undoes
+    its work if it raises an error. note: gets an error, the number of its operation, the method, and the number of the
+    failed operation to which this one refers, if any.
+    """
+    _Rehearsal(operations, one, many, place, part, note).run()
+
+
+class _Rehearsal:
+    """One rehearsal of a batch. The arguments are those of `rehearse`."""
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        one: Callable[[Operation, References], Any],
+        many: Callable[[list[Any]], list[Any] | Packed],
+        place: Callable[[Any], Any],
+        part: Callable[[], AbstractContextManager[None]],
+        note: Callable[[NipapError, int, str, int | None], None],
+    ) -> None:
+        self._operations = operations
+        self._one, self._many, self._place, self._part, self._note = one, many, place, part, note
+        self._references = References(operations)
+        self._failed: set[int] = set()
+
+    def run(self) -> None:
+        """Run all operations."""
+        for first, number in runs(self._operations):
+            if number > 1:
+                self._add(self._in_tree_order(range(first, first + number)))
+            else:
+                self._run_one(first)
+
+    def _fail(self, position: int, error: NipapError, depends_on: int | None = None) -> None:
+        self._failed.add(position)
+        self._note(error, position, self._operations[position].method, depends_on)
+
+    def _run_one(self, position: int) -> None:
+        operation = self._operations[position]
+        needed = (_number(path[0]) for path in operation.paths if _is_path(path))
+        reason = next((number for number in needed if number in self._failed), None)
+        if reason is not None:
+            self._fail(position, NipapInputError(f'Refers to operation {reason}, which fails'), reason)
+            return
+        try:
+            with self._part():
+                answer = self._one(operation, self._references)
+                part = long_part(answer)
+                if part is not None and self._references.any_to(position):
+                    with closing(iter(part)) as lists:  # type: ignore[type-var]  # a generator, or an iterator in memory
+                        answer = with_part(answer, Packed(lists))
+                self._references.note(position, answer)
+        except NipapError as error:
+            self._fail(position, error)
+
+    def _in_tree_order(self, positions: Iterable[int]) -> list[int]:
+        """Return the numbers of additions from the top of the tree down, without those that have no place.
+
+        Additions that run together do not depend on their order, so in parts they must run in this one.
+        """
+        places: list[tuple[Any, int]] = []
+        for position in positions:
+            try:
+                places.append((self._place(self._operations[position].args['attr']), position))
+            except NipapError as error:
+                self._fail(position, error)
+        return [position for _, position in sorted(places)]
+
+    def _add(self, positions: list[int]) -> None:
+        """Add prefixes together. If one of them fails, add each half apart."""
+        if len(positions) <= 1:
+            for position in positions:
+                self._run_one(position)
+            return
+        try:
+            with self._part():
+                answers = self._many([self._operations[position].args['attr'] for position in positions])
+        except NipapError:
+            half = len(positions) // 2
+            self._add(positions[:half])
+            self._add(positions[half:])
+            return
+        for n, position in enumerate(positions):
+            if self._references.any_to(position):
+                self._references.note(position, answers[n])
 
 
 # ---------------------------------------------------------------- references

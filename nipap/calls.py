@@ -17,21 +17,31 @@ from nipap import batch as batches
 from nipap.access import sign_in_rows as sign_ins
 from nipap.access.authentication import Actor
 from nipap.attributes import read_boolean, read_seconds, shown
-from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError, Problems
+from nipap.errors import (
+    NipapExtraneousInputError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapValueError,
+    Problems,
+)
+from nipap.history import changes as history
+from nipap.history import plan as plans
+from nipap.history import undo as undoing
 from nipap.history import webhook_calls as webhooks
 from nipap.history.audit import Who
-from nipap.objects import allocate, searching
+from nipap.objects import allocate, searching, versions
 from nipap.objects import prefix as prefixes
 from nipap.objects import prefix_search as searches
 from nipap.objects import vrf as vrfs
-from nipap.objects.kinds import ASNS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
+from nipap.objects.kinds import ASNS, AUDIT_ENTRIES, CHANGE_SETS, POOLS, PREFIXES, TAGS, VRFS, Kind, Object
 from nipap.objects.prefix_view import Shape
 from nipap.postgres import schema
-from nipap.postgres.transaction import Addition, Transaction
+from nipap.postgres.transaction import Addition, Outcome, Transaction
 from nipap.runtime import packed
 from nipap.runtime.chunks import Chunks
-from nipap.search.condition import ByKey, Condition
-from nipap.search.query import equals
+from nipap.search.condition import EVERYTHING, ByKey, Condition
+from nipap.search.paging import Page
+from nipap.search.query import all_of, equals
 from nipap.search.smart_parsing import objections as objections  # for transports
 
 Raw = Mapping[str, Any]  # the members of a call as they were sent
@@ -69,6 +79,17 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The mode of a call that may take several transactions, one after the other.
+
+    when: whether the members take several; otherwise the call is one transaction. work: does the work of several.
+    """
+
+    when: Callable[[Any], bool]
+    work: Callable[[undoing.Runner, Caller, Any, Outcome | None], Any]
+
+
+@dataclass(frozen=True)
 class Member:
     """One member of a call.
 
@@ -95,7 +116,7 @@ class Call:
     doc: str
     members: tuple[Member, ...]
     right: Right
-    mode: Mode | Message
+    mode: Mode | Message | Steps
     work: Callable[[Any, Caller, Any], Any]
     make: Callable[..., Any] | None = None
     parts: Callable[[Any], Sequence[str]] | None = None
@@ -103,7 +124,7 @@ class Call:
     @property
     def changes(self) -> bool:
         """Return whether the call can change something, and so may be sent with an idempotency key."""
-        return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message)
+        return self.mode is Mode.TRANSACTION or isinstance(self.mode, Message | Steps)
 
     def known(self, members: Raw) -> dict[str, Any]:
         """Return every member of the call as it was sent, None for a member that was not sent."""
@@ -117,6 +138,10 @@ class Call:
         problems = Problems()
         values = [problems.read(member.read, members.get(member.name)) for member in self.members]
         problems.check()
+        return self.made(values)
+
+    def made(self, values: Sequence[Any]) -> Any:
+        """Return the value that `work` gets for the parsed members."""
         if self.make is not None:
             return self.make(*values)
         return values[0] if len(values) == 1 else tuple(values)
@@ -141,7 +166,8 @@ class Request:
     """One request: the name of a call, its members as they were sent, and the conditions under which it is made.
 
     key: an idempotency key, checked when it is used. expectation: the state that an object must have. reason, group:
-    why a change is made, and the import or bulk action that it is a part of.
+    why a change is made, and the import or bulk action that it is a part of. dry_run: report the change and make none.
+    plan: the token of a dry run, to which the change must still be equal.
     """
 
     call: str
@@ -151,6 +177,8 @@ class Request:
     request_id: str | None = None
     reason: str | None = None
     group: str | None = None
+    dry_run: bool = False
+    plan: str | None = None
 
 
 class Door(Protocol):
@@ -160,6 +188,8 @@ class Door(Protocol):
 
     def add_prefixes(self, actor: Actor, attrs: list[Any], *, ids: bool = False) -> list[Any] | packed.Packed: ...
 
+    def place_of(self, actor: Actor, attr: Any) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -167,7 +197,7 @@ class Caller:
 
     change: the request with which a change is recorded. shape: the form of prefixes. longest_list: most prefixes in a
     list; an answer that is longer, or may be longer, is no list. enter: returns the `Door` to a transaction. sleep:
-    sleeps for a number of seconds.
+    sleeps for a number of seconds. errors: notes all errors of a dry run; None: the first error ends the call.
     """
 
     actor: Actor
@@ -176,6 +206,7 @@ class Caller:
     longest_list: int | None
     enter: Callable[[Transaction], Door]
     sleep: Callable[[float], None]
+    errors: plans.Errors | None = None
 
     @property
     def who(self) -> Who:
@@ -259,6 +290,47 @@ def _read_changes(read: Callable[[Any], Any], attr: object) -> Any:
     if not attr:
         raise NipapInputError("'attr' must not be empty.")
     return read(attr)
+
+
+# ---------------------------------------------------------------- changes of one version of an object
+
+
+@dataclass(frozen=True)
+class OfVersion:
+    """The members of an edit or a removal. version: the version that its object must have; None for any."""
+
+    condition: Condition
+    members: Any
+    version: int | None
+
+
+def _of_version(kind: Kind, call: Call) -> Call:
+    """Return an edit or a removal with one more member, ``if_version``."""
+    member = Member(
+        'if_version',
+        versions.read_version,
+        'The version that the object must have. The spec must then select one object.',
+        1,
+    )
+
+    def make(*values: Any) -> OfVersion:
+        *given, version = values
+        condition = given[0] if isinstance(given[0], Condition) else given[0][0]
+        return OfVersion(condition, call.made(given), version)
+
+    def work(tx: Transaction, caller: Caller, asked: OfVersion) -> Any:
+        if asked.version is not None:
+            versions.require(tx, kind, asked.condition, asked.version)
+        return call.work(tx, caller, asked.members)
+
+    mode = call.mode
+    if isinstance(mode, Message):
+        again, when = mode.again, mode.when
+        mode = Message(
+            lambda tx, caller, asked, i: again(tx, caller, asked.members, i),
+            when=lambda asked: asked.version is None and when(asked.members),
+        )
+    return replace(call, members=(*call.members, member), make=make, work=work, mode=mode)
 
 
 # ---------------------------------------------------------------- prefixes
@@ -379,6 +451,66 @@ def _find_free(tx: Transaction, _caller: Caller, members: tuple[vrfs.VrfName, al
     return allocate.find_free(tx, *members)
 
 
+# ---------------------------------------------------------------- the past
+
+
+def _sees_webhooks(caller: Caller) -> bool:
+    return caller.actor.trusted and not caller.actor.readonly
+
+
+def _visible(kind: Kind, caller: Caller, condition: Condition) -> Condition:
+    """Return a condition on the past that leaves out what the caller may not see."""
+    if _sees_webhooks(caller):
+        return condition
+    return all_of([condition, history.NO_WEBHOOKS if kind is AUDIT_ENTRIES else history.NO_SETS_OF_WEBHOOKS])
+
+
+def _list_past(kind: Kind, tx: Transaction, caller: Caller, condition: Condition) -> Any:
+    condition = _visible(kind, caller, condition)
+    if kind is CHANGE_SETS:
+        sets = history.find_sets(tx, condition)
+        most = history.MOST_ENTRIES if len(sets) == 1 else history.FIRST_ENTRIES
+        history.add_entries(tx, sets, most, webhooks=_sees_webhooks(caller))
+        return sets
+    most_listed = caller.longest_list
+    if most_listed is None:
+        return history.find(tx, condition)
+    found = history.find(tx, condition, Page(most_listed + 1, 0))
+    if len(found) <= most_listed:
+        return found
+    return searching.chunks(tx, lambda inner: history.find_all(inner, condition))
+
+
+def _search_past(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
+    condition, options = members
+    answer = searching.search(tx, kind, _visible(kind, caller, condition), options, caller.longest_list)
+    return _with_entries(kind, tx, caller, answer)
+
+
+def _smart_search_past(kind: Kind, tx: Transaction, caller: Caller, members: tuple[Any, ...]) -> Object:
+    text, options, extra = members
+    visible = partial(_visible, kind, caller)
+    answer = searching.smart_search(tx, kind, text, options, extra, caller.longest_list, visible)
+    return _with_entries(kind, tx, caller, answer)
+
+
+def _with_entries(kind: Kind, tx: Transaction, caller: Caller, answer: Object) -> Object:
+    if kind is CHANGE_SETS:
+        history.add_entries(tx, answer['result'], history.FIRST_ENTRIES, webhooks=_sees_webhooks(caller))
+    return answer
+
+
+# ---------------------------------------------------------------- undo
+
+
+def _undo(tx: Transaction, caller: Caller, members: undoing.Undo) -> Any:
+    return undoing.undo(tx, members.change_set or 0, caller.who, partial=members.partial)
+
+
+def _undo_group(db: undoing.Runner, caller: Caller, members: undoing.Undo, outcome: Outcome | None) -> Any:
+    return undoing.undo_group(db, members.group or '', caller.who, outcome, partial=members.partial)
+
+
 # ---------------------------------------------------------------- many calls at once
 
 
@@ -396,6 +528,12 @@ def _batch(tx: Transaction, caller: Caller, members: tuple[bool, list[batches.Op
     def one(operation: batches.Operation, before: batches.References) -> Any:
         return door.perform(caller.actor, Request(operation.method, before.resolved(operation)))
 
+    errors = caller.errors
+    if errors is not None:
+        many = partial(door.add_prefixes, caller.actor, ids=ids)
+        place = partial(door.place_of, caller.actor)
+        batches.rehearse(operations, one=one, many=many, place=place, part=tx.part, note=errors.note)
+        return None
     return batches.run(operations, ids=ids, one=one, many=partial(door.add_prefixes, caller.actor, ids=ids))
 
 
@@ -427,9 +565,26 @@ _QUERIES: dict[str, Any] = {
     'asn': {'operator': 'equals', 'val1': 'asn', 'val2': 64500},
     'prefix': {'operator': 'contained_within', 'val1': 'prefix', 'val2': '10.0.0.0/8'},
     'tag': {'operator': 'like', 'val1': 'name', 'val2': 'core%'},
+    'audit': {'operator': 'contained_within_equals', 'val1': 'prefix', 'val2': '192.0.2.0/24'},
+    'change_set': {'operator': 'equals', 'val1': 'username', 'val2': 'kim'},
 }
-_SEARCHED = {'vrf': 'customers', 'pool': 'links', 'asn': 'Example', 'prefix': '10.0.0.1'}
-_NOUNS = {'vrf': 'VRFs', 'pool': 'pools', 'asn': 'AS numbers', 'prefix': 'prefixes', 'tag': 'tags in use'}
+_SEARCHED = {
+    'vrf': 'customers',
+    'pool': 'links',
+    'asn': 'Example',
+    'prefix': '10.0.0.1',
+    'audit': '192.0.2.7 action=remove',
+    'change_set': 'user=kim',
+}
+_NOUNS = {
+    'vrf': 'VRFs',
+    'pool': 'pools',
+    'asn': 'AS numbers',
+    'prefix': 'prefixes',
+    'tag': 'tags in use',
+    'audit': 'audit entries',
+    'change_set': 'change sets',
+}
 _REQUIRED = {
     'vrf': '``rt`` and ``name`` are needed.',
     'pool': '``name``, ``description`` and ``default_type`` are needed.',
@@ -626,6 +781,68 @@ def _prefix_calls() -> list[Call]:
     ]
 
 
+def _read_audit_spec(spec: object) -> Condition:
+    return history.read_spec(AUDIT_ENTRIES.table, 'audit', spec)
+
+
+def _read_set_spec(spec: object) -> Condition:
+    condition = history.read_spec(CHANGE_SETS.table, 'change_set', spec)
+    if condition is EVERYTHING:
+        raise NipapMissingInputError('change_set spec must contain a key, such as id, request_id or change_group')
+    return condition
+
+
+_ENTRIES_DOC = """
+
+An entry is the change of one object: ``before`` and ``after`` have its attributes as stored, ``changes`` those that
+differ, and ``sentence`` says it in words. The newest entry comes first. ``prefix`` compares with the place before or
+after the change, ``changed`` with the names of changed attributes, ``before.KEY`` and ``after.KEY`` with a value.
+"""
+_SETS_DOC = f"""
+
+A change set has all changes of one call. The newest comes first, each with its first {history.FIRST_ENTRIES}
+``entries``; ``more`` says whether it has others.
+"""
+
+
+def _past_calls() -> list[Call]:
+    """Return the calls that read the past."""
+    found = []
+    for kind, doc in ((AUDIT_ENTRIES, _ENTRIES_DOC), (CHANGE_SETS, _SETS_DOC)):
+        search, smart = _searches(kind, doc)
+        found += [
+            replace(search, work=partial(_search_past, kind)),
+            replace(smart, work=partial(_smart_search_past, kind)),
+        ]
+    entries = Member(
+        'audit',
+        _read_audit_spec,
+        'The spec that selects audit entries; all without one.',
+        {'kind': 'vrf', 'object_id': 1},
+    )
+    sets = Member('change_set', _read_set_spec, 'The spec that selects change sets.', {'id': 1}, required=True)
+    return [
+        Call(
+            'list_audit',
+            'Return the audit entries that the spec ``audit`` selects, the newest first; all without one.',
+            (entries,),
+            Right.READ,
+            Mode.READ,
+            partial(_list_past, AUDIT_ENTRIES),
+        ),
+        Call(
+            'list_change_set',
+            'Return the change sets that the spec ``change_set`` selects, the newest first.\n\n'
+            f'One has its first {history.MOST_ENTRIES} ``entries``; several have {history.FIRST_ENTRIES} each.',
+            (sets,),
+            Right.READ,
+            Mode.READ,
+            partial(_list_past, CHANGE_SETS),
+        ),
+        *found,
+    ]
+
+
 def _webhook_calls() -> list[Call]:
     new = Member(
         'attr',
@@ -725,11 +942,46 @@ def _daemon_calls() -> list[Call]:
     ]
 
 
+_UNDO_DOC = """\
+Undo a change set, or all change sets of a group, and return the numbers of objects that were set back.
+
+Removed objects come back with their ids, edited ones get their former values, added ones are removed. The undo is a new
+change set, which can be undone. Objects that were changed since are conflicts: the undo is refused, or with ``partial``
+everything else is undone. Of a group the newest change set is undone first, each in a transaction of its own; change
+sets that are undone already are skipped.
+"""
+
+
+def _undo_calls() -> list[Call]:
+    partial_ = Member(
+        'partial', undoing.read_partial, 'Whether to undo what has no conflict, and list the conflicts.', example=False
+    )
+    return [
+        Call(
+            'undo',
+            _UNDO_DOC,
+            (
+                Member('change_set', undoing.read_change_set, 'The number of the change set to undo.', 1),
+                Member('group', undoing.read_group, 'The group whose change sets to undo, in place of one change set.'),
+                partial_,
+            ),
+            Right.WRITE,
+            Steps(lambda members: members.group is not None, _undo_group),
+            _undo,
+            undoing.make_undo,
+        ),
+    ]
+
+
+# Calls that a batch cannot have: it is one change set.
+NOT_IN_BATCHES = frozenset({'batch', 'undo', 'restore'})
+
+
 def _batch_call() -> Call:
     wanted = Member('return', _read_return, 'Whether the answers are objects (``all``) or ``ids``.', 'ids')
     operations = Member(
         'operations',
-        lambda value: batches.read_operations(value, CALLS.keys() - {'batch'}),
+        lambda value: batches.read_operations(value, CALLS.keys() - NOT_IN_BATCHES),
         'The calls to make, in order.',
         [{'method': 'add_asn', 'args': {'attr': {'asn': 64500}}}],
         required=True,
@@ -742,8 +994,10 @@ def _batch_call() -> Call:
     return Call('batch', _BATCH_DOC, (wanted, operations), Right.READ, Mode.TRANSACTION, _batch, parts=parts)
 
 
+_CHANGES = {f'{verb}_{kind.name}': kind for kind in (VRFS, POOLS, ASNS, PREFIXES) for verb in ('edit', 'remove')}
+
 CALLS: dict[str, Call] = {
-    call.name: call
+    call.name: _of_version(_CHANGES[call.name], call) if call.name in _CHANGES else call
     for call in (
         *_daemon_calls(),
         *_vrf_calls(),
@@ -751,8 +1005,10 @@ CALLS: dict[str, Call] = {
         *_calls_of(ASNS, ''),
         *_prefix_calls(),
         *_searches(TAGS),
+        *_past_calls(),
         *_webhook_calls(),
         *_sign_in_rows(),
+        *_undo_calls(),
         _batch_call(),
     )
 }

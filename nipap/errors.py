@@ -6,7 +6,7 @@ it never carries SQL, class names or other internals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 T = TypeVar('T')
@@ -47,6 +47,12 @@ class NipapOutcomeUnknownError(NipapError):
     """The database was lost during a commit, so the change may or may not be stored."""
 
     code = 1020
+
+
+class NipapBusyError(NipapError):
+    """A dry run did not get a lock in time, because another change holds it. The call can be retried."""
+
+    code = 1030
 
 
 class NipapInputError(NipapError):
@@ -103,6 +109,12 @@ class NipapTimeoutError(NipapValueError):
     code = 1210
 
 
+class NipapPlanError(NipapValueError):
+    """The token of a plan is not valid for this call."""
+
+    code = 1220
+
+
 class NipapNonExistentError(NipapError):
     """The named object does not exist."""
 
@@ -125,6 +137,40 @@ class NipapChangedError(NipapError):
     """The object is not, or no longer, in the state that the caller expects. Nothing was changed."""
 
     code = 1600
+
+
+class NipapPlanChangedError(NipapChangedError):
+    """A change would not be as planned any more. Nothing was changed."""
+
+    code = 1610
+
+    def __init__(self, text: str, differences: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.differences = differences
+
+
+class NipapConflictError(NipapChangedError):
+    """An undo that is refused since objects were changed meanwhile. Nothing was changed.
+
+    conflicts: the objects, each with its position in the change set and the reason; the first thousand.
+    number: the number of all conflicts.
+    """
+
+    code = 1620
+
+    def __init__(self, text: str, conflicts: Sequence[Mapping[str, Any]] = (), number: int = 0) -> None:
+        super().__init__(text)
+        self.conflicts = conflicts
+        self.number = number
+
+    def __str__(self) -> str:
+        told = [str(self.args[0])]
+        for each in self.conflicts:
+            name = '' if each['object'] is None else f' ({each["object"]})'
+            told.append(f'position {each["position"]}, {each["kind"]} {each["id"]}{name}: {each["why"]}')
+        if self.number > len(self.conflicts):
+            told.append(f'{self.number - len(self.conflicts)} more')
+        return '; '.join(told)
 
 
 class AuthError(NipapError):

@@ -16,7 +16,7 @@ from flask import Flask, Request, Response
 from flask.globals import request_ctx
 from flask_xmlrpcre.xmlrpcre import XMLRPCHandler
 
-from nipap import calls
+from nipap import calls, controls
 from nipap.access.authentication import Authenticator, Credentials, make_actor
 from nipap.backend import Backend
 from nipap.calls import CALLS
@@ -156,8 +156,12 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
         actor = make_actor(credentials, auth_options(arguments))
         http_calls.note_caller(record, credentials, actor)
         members = call.known(arguments)
+        if arguments.keys() - members.keys() - {'auth'}:
+            controls.refuse_misspelt(arguments, (*members, 'auth'))
+        dry_run, plan = controls.read_dry_run(arguments.get('dry_run')), controls.read_plan(arguments.get('plan'))
         if not call.changes:
-            return self._backend.perform(actor, CallRequest(method, members, request_id=record.request_id))
+            asked = CallRequest(method, members, request_id=record.request_id, dry_run=dry_run, plan=plan)
+            return self._backend.perform(actor, asked)
         asked = CallRequest(
             method,
             members,
@@ -165,6 +169,8 @@ class _Handler(XMLRPCHandler):  # type: ignore[misc]  # the library has no annot
             request_id=record.request_id,
             reason=change_reason(request, arguments),
             group=change_group(request),
+            dry_run=dry_run,
+            plan=plan,
         )
         return http_calls.performed(record, partial(self._backend.perform, actor, asked))
 

@@ -88,6 +88,7 @@ class DaemonSettings:
     max_body: int = _key(10 * 2**20, values.size)
     idempotency_hours: int = _key(24, values.hours)
     sign_in_days: int = _key(400, values.days)
+    history_months: int = _key(0, values.months)
     events: bool = _key(True, values.boolean)
     event_retention_hours: int = _key(168, values.hours)
     webhook_give_up: float = _key(14400.0, values.seconds)

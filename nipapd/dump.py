@@ -25,8 +25,9 @@ from typing import IO, Any, NamedTuple
 from nipap import __version__
 from nipap.access.local_users import LocalUser, LocalUsers, UserFileMissingError
 from nipap.attributes import shown
-from nipap.history import webhook
+from nipap.history import partitions, plan, webhook
 from nipap.history.audit import Who
+from nipap.history.partitions import Layout
 from nipap.integrity import check, restore
 from nipap.postgres import schema
 from nipap.postgres.database import Database
@@ -146,6 +147,7 @@ def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[di
         users = accounts(config, program)
         if users:
             restored.settle(db, users, config.nipapd.user)
+        layout = db.read(partitions.layout)
         last_change = db.read(restore.last_change)  # before pg_dump reads: the dump has this change or later ones
     tools = _for_server(config, tuple(map(int, re.findall(r'\d+', server))))
     files = [directory / DATABASE]
@@ -160,6 +162,8 @@ def _gather(config: Config, dsn: str, directory: Path, program: str) -> tuple[di
         'namespace': namespace,
         'extensions': extensions,
         'last_change': last_change,
+        'partitions': layout.attached,
+        'detached': layout.detached,
     }
     return facts, files
 
@@ -307,6 +311,10 @@ class Source:
             raise DumpError(f'{file} cannot be restored: {error}') from error
         if any(not isinstance(manifest.get(name), kind) for name, kind in FACTS.items()) or manifest['schema'] < 1:
             raise DumpError(f'{file} cannot be restored: it is damaged')
+        try:
+            _layout(manifest)
+        except ValueError as error:
+            raise DumpError(f'{file} cannot be restored: it is damaged') from error
         if manifest['schema'] > schema.latest():
             problem = f'its schema has version {manifest["schema"]}, this program knows {schema.latest()}'
             raise DumpError(f'{file} cannot be restored: {problem}: upgrade the program')
@@ -322,6 +330,11 @@ class Source:
         with path.open('rb') as content:
             _answer([str(reader.program), '--list'], reader.options(content))
         return cls(manifest, path, users, reader)
+
+    @property
+    def layout(self) -> Layout:
+        """The partitions of the audit log; none in a dump of an older version."""
+        return _layout(self.manifest)
 
     @contextlib.contextmanager
     def data(self) -> Iterator[IO[bytes]]:
@@ -339,6 +352,10 @@ class Source:
             yield process.stdout
         if process.returncode:
             raise DumpError(f'pg_restore failed with exit code {process.returncode}')
+
+
+def _layout(manifest: dict[str, Any]) -> Layout:
+    return partitions.parse(manifest.get('partitions', []), manifest.get('detached', []))
 
 
 def _opened(file: str) -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -394,10 +411,11 @@ def _restore(tx: Transaction, db: Database, source: Source, users: LocalUsers | 
         )
     tx.execute('SET LOCAL idle_in_transaction_session_timeout = 0')
     restore.clear(tx)
-    restore.create(tx, source.manifest['schema'])
+    restore.create(tx, source.manifest['schema'], source.layout)
     with source.data() as data:
         left_out = restore.load(tx, data)
     schema.migrate(Inside(tx))
+    plan.end_all(tx)
     disabled = 0 if keep_webhooks else webhook.disable_all(tx, WHO)
     restore.analyze(tx)
     problems = [problem.text for problem in check.examine(tx)]

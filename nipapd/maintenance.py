@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from nipap.access.local_users import UserFileError
 from nipap.errors import NipapError
-from nipap.history import export
+from nipap.history import export, partitions
 from nipap.integrity import check, repair
 from nipap.moments import read_moment
 from nipap.postgres import schema
@@ -35,7 +35,7 @@ from nipapd.values import forget_database_variables
 Commands: TypeAlias = 'argparse._SubParsersAction[Parser]'
 
 MOST_SHOWN = 100
-AUDIT = 'Export the audit log, and verify exports.'
+AUDIT = 'Export the audit log, verify exports, and manage the partitions of the log.'
 FROM_HELP = 'begin with the first entry of this moment or later (default: the first one)'
 UNTIL_HELP = 'end before the first entry of this moment or later (default: the last one)'
 
@@ -200,6 +200,36 @@ def run_audit_verify(config: Config, options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
+def run_audit_partitions(db: Database) -> int:
+    """List the partitions of the audit log: name, state, ids, times of the entries, and size on the disk."""
+    for each in db.read(partitions.listed):
+        ids = f'{each.first} to {each.last}' if each.first is not None else 'without a partition'
+        times = f'{each.oldest:{_TIME}} to {each.newest:{_TIME}}' if each.oldest and each.newest else '-'
+        print(f'{each.name:<14} {each.state:<9} {ids:<24} {times:<37} {each.size / 2**20:10.1f} MB')
+    return 0
+
+
+def run_audit_detach(config: Config, options: argparse.Namespace) -> int:
+    """Detach a partition of the audit log. The table keeps its entries, but no call finds them any more."""
+    with served(config) as dsn, database(dsn) as db:
+        require_schema(db)
+        partitions.detach(db, options.name)
+    print(f'{options.name} is detached')
+    return 0
+
+
+def run_audit_attach(config: Config, options: argparse.Namespace) -> int:
+    """Attach a detached partition again. It stays attached until it is detached by this name, whatever its age."""
+    with served(config) as dsn, database(dsn) as db:
+        require_schema(db)
+        partitions.attach(db, options.name)
+    print(f'{options.name} is attached')
+    return 0
+
+
+_TIME = '%Y-%m-%dT%H:%MZ'  # sessions have the time zone UTC
+
+
 def _export_text(end: export.End) -> str:
     return f'{end.count} entries, ids {end.after + 1} to {end.through}, digest {end.digest}'
 
@@ -308,6 +338,10 @@ def _add_audit_commands(add: Callable[..., Parser]) -> None:
     verifying = add('verify', run_audit_verify.__doc__, command=run_audit_verify)
     verifying.add_argument('--chain-only', action='store_true', help='do not compare with the database')
     verifying.add_argument('file', metavar='FILE', nargs='+', help='an export, or several in order')
+    add('partitions', run_audit_partitions.__doc__, command=on_database, work=run_audit_partitions)
+    for name, run in (('detach', run_audit_detach), ('attach', run_audit_attach)):
+        command = add(name, run.__doc__, command=run)
+        command.add_argument('name', metavar='NAME', help='the partition, as "audit partitions" lists it')
 
 
 if __name__ == '__main__':

@@ -29,8 +29,11 @@ PAUSE_S = 1.0
 # The rights of handlers on tables with restricted rights; on all other tables they have EVERY_WAY.
 SOME_TABLES = {
     'audit_log': 'SELECT, INSERT',
+    'audit_span': 'SELECT, INSERT, UPDATE',
+    'audit_detached': 'SELECT',
     'change_set': 'SELECT, INSERT',
     'change_order': 'SELECT, INSERT',
+    'plan_key': 'SELECT',
     'schema_migration': 'SELECT',
     'sign_in': 'SELECT, INSERT, DELETE',
 }
@@ -64,6 +67,10 @@ BEGIN
         ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT {EVERY_WAY} ON TABLES TO {SERVICE};
         ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT USAGE, SELECT ON SEQUENCES TO {SERVICE};
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_default_acl WHERE defaclrole = '{OWNER}'::regrole AND defaclobjtype = 'f') THEN
+        -- Some functions are not for everybody.
+        ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT EXECUTE ON FUNCTIONS TO {SERVICE};
+    END IF;
     IF NOT has_schema_privilege('{OWNER}', 'public', 'CREATE') THEN
         -- Only before PostgreSQL 15: in newer versions the owner of the database owns public.
         ALTER SCHEMA public OWNER TO {OWNER};
@@ -76,10 +83,11 @@ END $$
 """
 
 # Every object of ours that has another owner, since it is older than the role. Members of an extension and sequences of
-# columns are left out: they follow the extension or the column.
+# columns are left out: they follow the extension or the column. A partition does not follow its table.
 _HOMES = r"(nspname = 'public' OR nspname ~ '^public_v[0-9]+$')"
 _NO_MEMBER = """NOT EXISTS (
-    SELECT FROM pg_depend WHERE classid = '{0}'::regclass AND objid = {0}.oid AND deptype IN ('e', 'a', 'i'))"""
+    SELECT FROM pg_depend
+    WHERE classid = '{0}'::regclass AND objid = {0}.oid AND objsubid = 0 AND deptype IN ('e', 'a', 'i'))"""
 STRANGERS = f"""
 SELECT 'SCHEMA', quote_ident(nspname) FROM pg_namespace
 WHERE nspname ~ '^public_v[0-9]+$' AND nspowner <> '{OWNER}'::regrole
@@ -88,7 +96,7 @@ SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 
     WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, pg_class.oid::regclass::text
 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 WHERE {_HOMES} AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND relowner <> '{OWNER}'::regrole
-    AND {_NO_MEMBER.format('pg_class')}
+    AND (relispartition OR {_NO_MEMBER.format('pg_class')})
 UNION ALL
 SELECT 'ROUTINE', pg_proc.oid::regprocedure::text FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
 WHERE {_HOMES} AND proowner <> '{OWNER}'::regrole AND {_NO_MEMBER.format('pg_proc')}
@@ -104,17 +112,24 @@ WHERE {_HOMES} AND stxowner <> '{OWNER}'::regrole
 
 # Tables on which handlers have other rights than they should, with the right ones.
 _RIGHTS = ', '.join(f"('{table}', '{rights}')" for table, rights in SOME_TABLES.items())
+# Handlers reach a partition through its table. Of the audit log, they may read a detached one.
+_RIGHT = f"""CASE WHEN c.relispartition THEN '' WHEN c.relname ~ '^audit_log_' THEN 'SELECT'
+    ELSE coalesce(special.rights, '{EVERY_WAY}') END"""
 WRONG_RIGHTS = f"""
-SELECT c.oid::regclass::text, coalesce(special.rights, '{EVERY_WAY}')
+SELECT c.oid::regclass::text, {_RIGHT}
 FROM pg_class c LEFT JOIN (VALUES {_RIGHTS}) special (name, rights) ON special.name = c.relname
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
-AND string_to_array(coalesce(special.rights, '{EVERY_WAY}'), ', ') <> ARRAY(
+AND string_to_array({_RIGHT}, ', ') <> ARRAY(
     SELECT wanted FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) WITH ORDINALITY w (wanted, n)
     WHERE has_table_privilege('{SERVICE}', c.oid, wanted) ORDER BY n)
 """
 SEQUENCES = f"""
 SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
 AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege('{SERVICE}', oid, 'USAGE') ELSE false END
+"""
+FUNCTIONS = f"""
+SELECT pg_proc.oid::regprocedure::text FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
+WHERE {_HOMES} AND NOT has_function_privilege('{SERVICE}', pg_proc.oid, 'EXECUTE')
 """
 
 
@@ -148,10 +163,14 @@ def _try(connection: psycopg2.extensions.connection) -> bool:
                 cursor.execute(f'ALTER {kind} {name} OWNER TO {OWNER}')
             cursor.execute(WRONG_RIGHTS)
             for table, rights in cursor.fetchall():
-                cursor.execute(f'REVOKE ALL ON {table} FROM {SERVICE}; GRANT {rights} ON {table} TO {SERVICE}')
+                granted = f'; GRANT {rights} ON {table} TO {SERVICE}' if rights else ''
+                cursor.execute(f'REVOKE ALL ON {table} FROM {SERVICE}{granted}')
             cursor.execute(SEQUENCES)
             for (sequence,) in cursor.fetchall():
                 cursor.execute(f'GRANT USAGE, SELECT ON {sequence} TO {SERVICE}')
+            cursor.execute(FUNCTIONS)
+            for (function,) in cursor.fetchall():
+                cursor.execute(f'GRANT EXECUTE ON ROUTINE {function} TO {SERVICE}')
         return True
     except psycopg2.errors.LockNotAvailable:
         return False

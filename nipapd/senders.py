@@ -26,11 +26,12 @@ from tornado.iostream import UnsatisfiableReadError
 from nipap import __version__
 from nipap.access import sign_in_rows
 from nipap.errors import NipapError
-from nipap.history import events, webhook
+from nipap.history import events, partitions, webhook
 from nipap.history.change_order import ChangeSequencer
 from nipap.history.sequencing import lead
+from nipap.history.spans import Spans
 from nipap.postgres import advisory, connecting
-from nipap.postgres.database import Database
+from nipap.postgres.database import Database, LockNotAvailable
 from nipap.postgres.transaction import Transaction
 from nipap.rest.objects import encode
 from nipap.runtime import waiting
@@ -48,6 +49,8 @@ LOOK_SHARE = 5  # a pause is at least so many times as long as the poll before i
 MOST_LOOK_PAUSE_S = 5.0  # the longest pause, even after a slow poll: it may have waited for PostgreSQL
 HOOKS_S = 1.0  # the interval between readings of the webhooks
 REMOVE_S = 60.0
+SPANS_S = 5.0
+PARTITIONS_S = 60.0
 TROUBLE_S = 1.0
 ATTEMPT_S = 10.0
 CONNECT_S = 5.0
@@ -118,13 +121,14 @@ class Delivery:
     def run(self) -> None:
         """Assign positions while this process holds the lock for it, and keep a fiber running for each receiver."""
         self._fibers.become_stream()  # the process may serve requests as well
-        changes, sequencer = ChangeSequencer(), events.EventSequencer()
+        changes, sequencer, log_keeper = ChangeSequencer(), events.EventSequencer(), LogKeeper(self._own, self.settings)
         while True:
             began = time.monotonic()
             try:
                 if self._own.read(lambda tx: lead(tx, advisory.ORDER)):
                     changes.step(self._own)
                     self._remove_old_sign_ins()
+                    log_keeper.step()
                 if self.settings.events:
                     self._deliver(sequencer)
             except NipapError as error:
@@ -250,6 +254,48 @@ def signature(secret: str, sent: int, body: bytes) -> str:
 def pause_after(attempts: int) -> float:
     """Return the pause in seconds after failed attempts: doubled each time, with jitter so that retries spread."""
     return random.uniform(0.5, 1.0) * min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
+
+
+class LogKeeper:
+    """The upkeep of the audit log: its spans, and its partitions."""
+
+    def __init__(self, db: Database, settings: DaemonSettings) -> None:
+        self._db = db
+        self._months = settings.history_months
+        self._spans = Spans()
+        self._spans_due = 0.0
+        self._partitions_due = 0.0
+        self._warned = False
+
+    def step(self) -> None:
+        """Do what is due. It takes at most some tenths of a second."""
+        now = time.monotonic()
+        if now >= self._spans_due:
+            self._spans_due = now if self._spans.step(self._db) else now + SPANS_S
+        if now >= self._partitions_due:
+            self._partitions_due = now + (0.0 if self._keep_partitions() else PARTITIONS_S)
+
+    def _keep_partitions(self) -> bool:
+        """Take one step of the upkeep of partitions; return whether another one may be due at once."""
+        try:
+            if not self._db.read(partitions.may_keep):
+                self._warn()
+                return False
+            done = partitions.keep(self._db, self._months)
+        except LockNotAvailable:
+            log.debug('the upkeep of the audit log waits for locks of other transactions')
+            return False
+        if done:
+            log.info('audit log: %s', done)
+        return done is not None
+
+    def _warn(self) -> None:
+        if not self._warned:
+            log.warning(
+                'no partitions of the audit log are made ahead: the role of this daemon may not run keep_partitions, '
+                'see docs/security.md'
+            )
+        self._warned = True
 
 
 class WebhookSender:

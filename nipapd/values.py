@@ -72,6 +72,10 @@ def days(text: str) -> int:
     return integer(text, 0, 36500, 'a number of days; 0: no limit')
 
 
+def months(text: str) -> int:
+    return integer(text, 0, 1200, 'a number of months; 0: no limit')
+
+
 def size(text: str) -> int:
     found = re.fullmatch('([0-9]{1,12})([kKmM]?)', text)
     size = int(found[1]) * {'': 1, 'k': 2**10, 'm': 2**20}[found[2].lower()] if found else 0

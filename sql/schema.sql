@@ -74,6 +74,34 @@ END $$;
 
 COMMENT ON FUNCTION public.keep_change_set() IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
 
+CREATE FUNCTION public.keep_last_version() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    key bigint;
+BEGIN
+    IF TG_TABLE_NAME = 'asn' THEN
+        key := OLD.asn;
+    ELSE
+        key := OLD.id;
+    END IF;
+    INSERT INTO last_version AS l VALUES (TG_TABLE_NAME, key, OLD.version)
+    ON CONFLICT ON CONSTRAINT last_version_pkey DO UPDATE SET version = greatest(l.version, excluded.version);
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION public.keep_last_version() IS 'Keeps the last version of a removed object.';
+
+CREATE FUNCTION public.keep_version() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.version := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE OLD.version + 1 END;
+    RETURN NEW;
+END $$;
+
+COMMENT ON FUNCTION public.keep_version() IS 'Sets the version of objects that a program of an earlier version adds or edits.';
+
 CREATE FUNCTION public.keep_words() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -95,6 +123,33 @@ CREATE FUNCTION public.macs_of(avps jsonb) RETURNS text[]
     RETURN (SELECT COALESCE(array_agg(DISTINCT lower(regexp_replace(m.m[1], '[-:.]'::text, ''::text, 'g'::text))), '{}'::text[]) AS "coalesce" FROM (jsonb_each_text(macs_of.avps) e(key, value) CROSS JOIN LATERAL regexp_matches(e.value, '(?<![0-9A-Fa-f:.-])([0-9A-Fa-f]{12}|[0-9A-Fa-f]{2}(?:([-:.])[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:[-:.][0-9A-Fa-f]{4}){2}|[0-9A-Fa-f]{6}[-:][0-9A-Fa-f]{6})(?![0-9A-Fa-f])'::text, 'g'::text) m(m)));
 
 COMMENT ON FUNCTION public.macs_of(avps jsonb) IS 'The MAC addresses in the values of pairs, as twelve digits each.';
+
+CREATE FUNCTION public.note_prefix() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks,
+        OLD.added)
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION public.note_prefix() IS 'Keeps the place and the counters of a prefix as they are before a planned change.';
+
+CREATE FUNCTION public.note_total() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO pg_temp.plan_total VALUES (NEW.vrf_id, NEW.family, NEW.slot, 0, 0, 0) ON CONFLICT DO NOTHING;
+    ELSE
+        INSERT INTO pg_temp.plan_total VALUES (OLD.vrf_id, OLD.family, OLD.slot, OLD.num_prefixes, OLD.total_addresses, OLD.used_addresses)
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION public.note_total() IS 'Keeps a row of the totals of a VRF as it is before a planned change.';
 
 CREATE TABLE public.prefix (
     id bigint NOT NULL,
@@ -122,7 +177,8 @@ CREATE TABLE public.prefix (
     expires timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
     authoritative_source text DEFAULT 'nipap'::text NOT NULL,
     added timestamp with time zone DEFAULT now() NOT NULL,
-    last_modified timestamp with time zone DEFAULT now() NOT NULL
+    last_modified timestamp with time zone DEFAULT now() NOT NULL,
+    version integer DEFAULT 1 NOT NULL
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
 
@@ -180,6 +236,8 @@ COMMENT ON COLUMN public.prefix.added IS 'When it was added.';
 
 COMMENT ON COLUMN public.prefix.last_modified IS 'When it was last edited.';
 
+COMMENT ON COLUMN public.prefix.version IS 'Version: 1 for a new prefix, one more with each edit that changes a fact.';
+
 CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((((((((COALESCE((p).comment, ''::text) || '
@@ -190,49 +248,37 @@ CREATE FUNCTION public.words_of(p public.prefix) RETURNS text
 
 COMMENT ON FUNCTION public.words_of(p public.prefix) IS 'The text of a prefix for word searches, a line for each attribute.';
 
-CREATE TABLE public.audit_log (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    username text NOT NULL,
-    authenticated_as text NOT NULL,
-    full_name text,
-    authoritative_source text NOT NULL,
-    object_type text NOT NULL,
-    object_id bigint NOT NULL,
-    action text NOT NULL,
-    before jsonb,
-    after jsonb,
-    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
-    change_set bigint
+CREATE TABLE public.asn (
+    asn bigint NOT NULL,
+    name text,
+    version integer DEFAULT 1 NOT NULL,
+    CONSTRAINT asn_range_check CHECK (((asn >= 1) AND (asn <= '4294967295'::bigint)))
 );
 
-COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated.';
+COMMENT ON TABLE public.asn IS 'Autonomous systems.';
 
-COMMENT ON COLUMN public.audit_log.id IS 'Identity; grows, with gaps.';
+COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
 
-COMMENT ON COLUMN public.audit_log.at IS 'When the transaction of the change began.';
+COMMENT ON COLUMN public.asn.name IS 'Name.';
 
-COMMENT ON COLUMN public.audit_log.username IS 'The user for whom the change was made.';
+COMMENT ON COLUMN public.asn.version IS 'Version: 1 for a new AS number, one more with each edit that changes a fact.';
 
-COMMENT ON COLUMN public.audit_log.authenticated_as IS 'The user that logged in: name, or name@backend for a user of an authentication backend other than the default one. Differs from username also when a trusted user acts for another user.';
+CREATE TABLE public.audit_span (
+    last_id bigint NOT NULL,
+    first_id bigint NOT NULL,
+    oldest timestamp with time zone NOT NULL,
+    newest timestamp with time zone NOT NULL
+);
 
-COMMENT ON COLUMN public.audit_log.full_name IS 'Full name that goes with username, when known.';
+COMMENT ON TABLE public.audit_span IS 'Ranges of audit entries with the times in them: an entry of a time is found without an index on times. Ranges have no entry in common and are complete.';
 
-COMMENT ON COLUMN public.audit_log.authoritative_source IS 'The system that the change came from.';
+COMMENT ON COLUMN public.audit_span.last_id IS 'The last id of the range. No transaction can still add an entry up to it.';
 
-COMMENT ON COLUMN public.audit_log.object_type IS 'vrf, pool, prefix, asn or webhook.';
+COMMENT ON COLUMN public.audit_span.first_id IS 'The first id of the range. Ids between two ranges were not used.';
 
-COMMENT ON COLUMN public.audit_log.object_id IS 'Id of the object; the AS number itself for asn.';
+COMMENT ON COLUMN public.audit_span.oldest IS 'No entry of the range is older.';
 
-COMMENT ON COLUMN public.audit_log.action IS 'add, edit or remove; resend for dead letters of a webhook.';
-
-COMMENT ON COLUMN public.audit_log.before IS 'Stored values before the change, without nulls; NULL for add. For a webhook: the attributes that clients set, without the secret.';
-
-COMMENT ON COLUMN public.audit_log.after IS 'Stored values after the change, without nulls; NULL for remove. For a webhook: the attributes that clients set, without the secret, with secret_changed, or with the dead letters that are sent again.';
-
-COMMENT ON COLUMN public.audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
-
-COMMENT ON COLUMN public.audit_log.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
+COMMENT ON COLUMN public.audit_span.newest IS 'No entry of the range is newer.';
 
 CREATE TABLE public.change_set (
     id bigint NOT NULL,
@@ -247,7 +293,9 @@ CREATE TABLE public.change_set (
     idempotency_key text,
     reason text,
     change_group text,
-    last_older_entry bigint
+    last_older_entry bigint,
+    entries_after bigint DEFAULT 0 NOT NULL,
+    undoes bigint DEFAULT (NULLIF(current_setting('nipap.undoes'::text, true), ''::text))::bigint
 );
 
 COMMENT ON TABLE public.change_set IS 'All changes of one call, which may be a batch. The row is written with the first audit entry of the call, in the same transaction.';
@@ -278,6 +326,87 @@ COMMENT ON COLUMN public.change_set.change_group IS 'Name of the import or bulk 
 
 COMMENT ON COLUMN public.change_set.last_older_entry IS 'Id of the last audit entry of a change set that is older than this table; NULL for all others. The entries of an older change set have no audit_log.change_set, and its id is that of its first entry.';
 
+COMMENT ON COLUMN public.change_set.entries_after IS 'The ids of the audit entries are above this one, so that older partitions need not be read.';
+
+COMMENT ON COLUMN public.change_set.undoes IS 'The change set that this one undoes; NULL for all others.';
+
+CREATE TABLE public.change_state (
+    older_entries bigint NOT NULL,
+    settled bigint DEFAULT 0 NOT NULL,
+    "position" bigint DEFAULT 0 NOT NULL,
+    moment timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.change_state IS 'Progress of change_order; one row.';
+
+COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and have no audit_log.change_set.';
+
+COMMENT ON COLUMN public.change_state.settled IS 'All change sets up to this number have a position, and no transaction can still add another one.';
+
+COMMENT ON COLUMN public.change_state."position" IS 'The highest position assigned so far.';
+
+COMMENT ON COLUMN public.change_state.moment IS 'The moment of that position.';
+
+CREATE TABLE public.event (
+    "position" bigint NOT NULL,
+    audit_id bigint NOT NULL,
+    created timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
+
+COMMENT ON TABLE public.event IS 'Entries of the audit log in the order of delivery. A row is kept for event_retention_hours at least.';
+
+COMMENT ON COLUMN public.event."position" IS 'Increases. A reader that sees a position sees all positions before it.';
+
+COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
+
+COMMENT ON COLUMN public.event.created IS 'When the event got its position.';
+
+CREATE TABLE public.audit_log (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
+)
+PARTITION BY RANGE (id);
+
+COMMENT ON TABLE public.audit_log IS 'Every change: written in the transaction of the change itself, never updated. Partitioned by ranges of ten million ids.';
+
+COMMENT ON COLUMN public.audit_log.id IS 'Identity; increases, with gaps. The first entry of a month begins a new partition.';
+
+COMMENT ON COLUMN public.audit_log.at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.audit_log.username IS 'The user for whom the change was made.';
+
+COMMENT ON COLUMN public.audit_log.authenticated_as IS 'The user that logged in: name, or name@backend for a user of an authentication backend other than the default one. Differs from username also when a trusted user acts for another user.';
+
+COMMENT ON COLUMN public.audit_log.full_name IS 'Full name that goes with username, when known.';
+
+COMMENT ON COLUMN public.audit_log.authoritative_source IS 'The system that the change came from.';
+
+COMMENT ON COLUMN public.audit_log.object_type IS 'vrf, pool, prefix, asn or webhook.';
+
+COMMENT ON COLUMN public.audit_log.object_id IS 'Id of the object; the AS number itself for asn.';
+
+COMMENT ON COLUMN public.audit_log.action IS 'add, edit or remove; resend for dead letters of a webhook.';
+
+COMMENT ON COLUMN public.audit_log.before IS 'Stored values before the change, without nulls; NULL for add. For a webhook: the attributes that clients set, without the secret.';
+
+COMMENT ON COLUMN public.audit_log.after IS 'Stored values after the change, without nulls; NULL for remove. For a webhook: the attributes that clients set, without the secret, with secret_changed, or with the dead letters that are sent again.';
+
+COMMENT ON COLUMN public.audit_log.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
+
+COMMENT ON COLUMN public.audit_log.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
+
 CREATE TABLE public.pool (
     id integer NOT NULL,
     name text NOT NULL,
@@ -287,6 +416,7 @@ CREATE TABLE public.pool (
     ipv6_default_prefix_length smallint,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
     CONSTRAINT pool_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
     CONSTRAINT pool_default_type_check CHECK ((default_type = ANY (ARRAY['reservation'::text, 'assignment'::text, 'host'::text]))),
     CONSTRAINT pool_ipv4_length_check CHECK (((ipv4_default_prefix_length >= 1) AND (ipv4_default_prefix_length <= 32))),
@@ -311,6 +441,34 @@ COMMENT ON COLUMN public.pool.tags IS 'Tags in the order given, duplicates kept.
 
 COMMENT ON COLUMN public.pool.avps IS 'Attribute-value pairs, string to string.';
 
+COMMENT ON COLUMN public.pool.version IS 'Version: 1 for a new pool, one more with each edit that changes a fact.';
+
+CREATE TABLE public.audit_detached (
+    name text NOT NULL,
+    first_id bigint,
+    end_id bigint NOT NULL,
+    oldest timestamp with time zone,
+    newest timestamp with time zone,
+    detached timestamp with time zone DEFAULT now() NOT NULL,
+    attached timestamp with time zone
+);
+
+COMMENT ON TABLE public.audit_detached IS 'Partitions that have been detached from audit_log. Their tables keep the entries.';
+
+COMMENT ON COLUMN public.audit_detached.name IS 'Name of the table.';
+
+COMMENT ON COLUMN public.audit_detached.first_id IS 'The ids begin here; NULL: from the beginning.';
+
+COMMENT ON COLUMN public.audit_detached.end_id IS 'The ids are below this one.';
+
+COMMENT ON COLUMN public.audit_detached.oldest IS 'No entry of the table is older; NULL: the table has no entries.';
+
+COMMENT ON COLUMN public.audit_detached.newest IS 'No entry of the table is newer; NULL: the table has no entries.';
+
+COMMENT ON COLUMN public.audit_detached.detached IS 'When the table was detached last.';
+
+COMMENT ON COLUMN public.audit_detached.attached IS 'When the table was attached again by an administrator. Its age is no reason to detach it any more. NULL: it is detached.';
+
 CREATE TABLE public.vrf (
     id integer NOT NULL,
     rt text,
@@ -319,6 +477,7 @@ CREATE TABLE public.vrf (
     description text,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     avps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
     CONSTRAINT vrf_avps_check CHECK ((jsonb_typeof(avps) = 'object'::text)),
     CONSTRAINT vrf_default_check CHECK (((id = 0) = (rt IS NULL)))
 );
@@ -338,6 +497,8 @@ COMMENT ON COLUMN public.vrf.description IS 'Free text.';
 COMMENT ON COLUMN public.vrf.tags IS 'Tags in the order given, duplicates kept.';
 
 COMMENT ON COLUMN public.vrf.avps IS 'Attribute-value pairs, string to string.';
+
+COMMENT ON COLUMN public.vrf.version IS 'Version: 1 for a new VRF, one more with each edit that changes a fact.';
 
 CREATE TABLE public.webhook (
     id integer NOT NULL,
@@ -398,26 +559,94 @@ COMMENT ON COLUMN public.webhook.failed IS 'Failed attempts in total.';
 
 COMMENT ON COLUMN public.webhook.owner IS 'The account that added the webhook, as in audit_log.authenticated_as; NULL: unknown.';
 
-CREATE TABLE public.asn (
-    asn bigint NOT NULL,
-    name text,
-    CONSTRAINT asn_range_check CHECK (((asn >= 1) AND (asn <= '4294967295'::bigint)))
-);
-
-COMMENT ON TABLE public.asn IS 'Autonomous systems.';
-
-COMMENT ON COLUMN public.asn.asn IS 'AS number (RFC 6793).';
-
-COMMENT ON COLUMN public.asn.name IS 'Name.';
-
-ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME public.audit_log_id_seq
+CREATE SEQUENCE public.audit_log_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
     NO MAXVALUE
-    CACHE 1
+    CACHE 1;
+
+ALTER SEQUENCE public.audit_log_id_seq OWNED BY public.audit_log.id;
+
+CREATE TABLE public.audit_log_1 (
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
 );
+
+COMMENT ON TABLE public.audit_log_1 IS 'The oldest partition of audit_log: the log as it was before it had partitions.';
+
+COMMENT ON COLUMN public.audit_log_1.id IS 'Identity; grows, with gaps.';
+
+COMMENT ON COLUMN public.audit_log_1.at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.audit_log_1.username IS 'The user for whom the change was made.';
+
+COMMENT ON COLUMN public.audit_log_1.authenticated_as IS 'The user that logged in: name, or name@backend for a user of an authentication backend other than the default one. Differs from username also when a trusted user acts for another user.';
+
+COMMENT ON COLUMN public.audit_log_1.full_name IS 'Full name that goes with username, when known.';
+
+COMMENT ON COLUMN public.audit_log_1.authoritative_source IS 'The system that the change came from.';
+
+COMMENT ON COLUMN public.audit_log_1.object_type IS 'vrf, pool, prefix, asn or webhook.';
+
+COMMENT ON COLUMN public.audit_log_1.object_id IS 'Id of the object; the AS number itself for asn.';
+
+COMMENT ON COLUMN public.audit_log_1.action IS 'add, edit or remove; resend for dead letters of a webhook.';
+
+COMMENT ON COLUMN public.audit_log_1.before IS 'Stored values before the change, without nulls; NULL for add. For a webhook: the attributes that clients set, without the secret.';
+
+COMMENT ON COLUMN public.audit_log_1.after IS 'Stored values after the change, without nulls; NULL for remove. For a webhook: the attributes that clients set, without the secret, with secret_changed, or with the dead letters that are sent again.';
+
+COMMENT ON COLUMN public.audit_log_1.change IS 'Number of the call, written by programs up to version 8; change_set.call has it now.';
+
+COMMENT ON COLUMN public.audit_log_1.change_set IS 'The change set of the entry; NULL for entries that are older than change sets (change_set.last_older_entry).';
+
+CREATE TABLE public.audit_log_2 (
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
+);
+
+COMMENT ON TABLE public.audit_log_2 IS 'A partition of audit_log.';
+
+CREATE TABLE public.audit_log_rest (
+    id bigint DEFAULT nextval('public.audit_log_id_seq'::regclass) NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    username text NOT NULL,
+    authenticated_as text NOT NULL,
+    full_name text,
+    authoritative_source text NOT NULL,
+    object_type text NOT NULL,
+    object_id bigint NOT NULL,
+    action text NOT NULL,
+    before jsonb,
+    after jsonb,
+    change bigint DEFAULT (NULLIF(current_setting('nipap.change'::text, true), ''::text))::bigint,
+    change_set bigint
+);
+
+COMMENT ON TABLE public.audit_log_rest IS 'The partition of audit_log for entries without another one. Empty unless nobody made partitions ahead.';
 
 CREATE TABLE public.change_order (
     "position" bigint NOT NULL,
@@ -441,23 +670,6 @@ ALTER TABLE public.change_set ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTI
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE public.change_state (
-    older_entries bigint NOT NULL,
-    settled bigint DEFAULT 0 NOT NULL,
-    "position" bigint DEFAULT 0 NOT NULL,
-    moment timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
-);
-
-COMMENT ON TABLE public.change_state IS 'Progress of change_order; one row.';
-
-COMMENT ON COLUMN public.change_state.older_entries IS 'Audit entries up to this id are older than change sets and have no audit_log.change_set.';
-
-COMMENT ON COLUMN public.change_state.settled IS 'All change sets up to this number have a position, and no transaction can still add another one.';
-
-COMMENT ON COLUMN public.change_state."position" IS 'The highest position assigned so far.';
-
-COMMENT ON COLUMN public.change_state.moment IS 'The moment of that position.';
 
 CREATE TABLE public.dead_letter (
     id bigint NOT NULL,
@@ -493,21 +705,6 @@ ALTER TABLE public.dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE public.event (
-    "position" bigint NOT NULL,
-    audit_id bigint NOT NULL,
-    created timestamp with time zone DEFAULT now() NOT NULL
-)
-WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='1000');
-
-COMMENT ON TABLE public.event IS 'Entries of the audit log in the order of delivery. A row is kept for event_retention_hours at least.';
-
-COMMENT ON COLUMN public.event."position" IS 'Increases. A reader that sees a position sees all positions before it.';
-
-COMMENT ON COLUMN public.event.audit_id IS 'The entry of the audit log.';
-
-COMMENT ON COLUMN public.event.created IS 'When the event got its position.';
 
 CREATE TABLE public.event_state (
     settled bigint,
@@ -574,6 +771,29 @@ COMMENT ON COLUMN public.idempotency.answer IS 'The answer: JSON with marks for 
 COMMENT ON COLUMN public.idempotency.created IS 'When the call was answered.';
 
 COMMENT ON COLUMN public.idempotency.change_set IS 'The change set of the call; NULL when it changed nothing.';
+
+CREATE TABLE public.last_version (
+    kind text NOT NULL,
+    id bigint NOT NULL,
+    version integer NOT NULL
+);
+
+COMMENT ON TABLE public.last_version IS 'The last versions of removed objects with a version above 1.';
+
+COMMENT ON COLUMN public.last_version.kind IS 'vrf, pool, prefix or asn.';
+
+COMMENT ON COLUMN public.last_version.id IS 'Id of the object; the AS number itself for asn.';
+
+COMMENT ON COLUMN public.last_version.version IS 'The version that the object had when it was removed.';
+
+CREATE TABLE public.plan_key (
+    secret bytea NOT NULL,
+    CONSTRAINT plan_key_secret_check CHECK ((length(secret) >= 32))
+);
+
+COMMENT ON TABLE public.plan_key IS 'The key with which tokens of plans are signed; one row. A new key ends all plans.';
+
+COMMENT ON COLUMN public.plan_key.secret IS 'Random bytes.';
 
 ALTER TABLE public.pool ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.pool_id_seq
@@ -708,11 +928,34 @@ ALTER TABLE public.webhook ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+ALTER TABLE ONLY public.audit_log ATTACH PARTITION public.audit_log_1 FOR VALUES FROM (MINVALUE) TO ('10000000');
+
+ALTER TABLE ONLY public.audit_log ATTACH PARTITION public.audit_log_2 FOR VALUES FROM ('10000000') TO ('20000000');
+
+ALTER TABLE ONLY public.audit_log ATTACH PARTITION public.audit_log_rest DEFAULT;
+
+ALTER TABLE ONLY public.audit_log ALTER COLUMN id SET DEFAULT nextval('public.audit_log_id_seq'::regclass);
+
 ALTER TABLE ONLY public.asn
     ADD CONSTRAINT asn_pkey PRIMARY KEY (asn);
 
+ALTER TABLE ONLY public.audit_detached
+    ADD CONSTRAINT audit_detached_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_log_1
+    ADD CONSTRAINT audit_log_1_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_log_2
+    ADD CONSTRAINT audit_log_2_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_log_rest
+    ADD CONSTRAINT audit_log_rest_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_span
+    ADD CONSTRAINT audit_span_pkey PRIMARY KEY (last_id);
 
 ALTER TABLE ONLY public.change_order
     ADD CONSTRAINT change_order_change_set_key UNIQUE (change_set);
@@ -741,6 +984,9 @@ ALTER TABLE ONLY public.free_range
 ALTER TABLE ONLY public.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (authenticated_as, key);
 
+ALTER TABLE ONLY public.last_version
+    ADD CONSTRAINT last_version_pkey PRIMARY KEY (kind, id);
+
 ALTER TABLE ONLY public.pool
     ADD CONSTRAINT pool_pkey PRIMARY KEY (id);
 
@@ -768,17 +1014,71 @@ ALTER TABLE ONLY public.vrf_total
 ALTER TABLE ONLY public.webhook
     ADD CONSTRAINT webhook_pkey PRIMARY KEY (id);
 
-CREATE INDEX audit_log_change_idx ON public.audit_log USING btree (change) WHERE (change IS NOT NULL);
+CREATE INDEX audit_log_change_idx ON ONLY public.audit_log USING btree (change) WHERE (change IS NOT NULL);
 
 COMMENT ON INDEX public.audit_log_change_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
 
-CREATE INDEX audit_log_change_set_idx ON public.audit_log USING btree (change_set, id) WHERE (change_set IS NOT NULL);
+CREATE INDEX audit_log_1_change_idx ON public.audit_log_1 USING btree (change) WHERE (change IS NOT NULL);
+
+COMMENT ON INDEX public.audit_log_1_change_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
+
+CREATE INDEX audit_log_change_set_idx ON ONLY public.audit_log USING btree (change_set, id) WHERE (change_set IS NOT NULL);
 
 COMMENT ON INDEX public.audit_log_change_set_idx IS 'The entries of a change set.';
 
-CREATE INDEX audit_log_object_idx ON public.audit_log USING btree (object_type, object_id, id);
+CREATE INDEX audit_log_1_change_set_idx ON public.audit_log_1 USING btree (change_set, id) WHERE (change_set IS NOT NULL);
 
-COMMENT ON INDEX public.audit_log_object_idx IS 'The history of one object.';
+COMMENT ON INDEX public.audit_log_1_change_set_idx IS 'The entries of a change set.';
+
+CREATE INDEX audit_log_moved_idx ON ONLY public.audit_log USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+COMMENT ON INDEX public.audit_log_moved_idx IS 'Prefixes that were moved away, by their former place.';
+
+CREATE INDEX audit_log_1_moved_idx ON public.audit_log_1 USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+CREATE INDEX audit_log_object_idx ON ONLY public.audit_log USING btree (object_type, object_id, id);
+
+COMMENT ON INDEX public.audit_log_object_idx IS 'The history of an object.';
+
+CREATE INDEX audit_log_1_object_idx ON public.audit_log_1 USING btree (object_type, object_id, id);
+
+COMMENT ON INDEX public.audit_log_1_object_idx IS 'The history of one object.';
+
+CREATE INDEX audit_log_place_idx ON ONLY public.audit_log USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+COMMENT ON INDEX public.audit_log_place_idx IS 'The history of a part of the tree.';
+
+CREATE INDEX audit_log_1_place_idx ON public.audit_log_1 USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+CREATE INDEX audit_log_user_idx ON ONLY public.audit_log USING btree (username, id);
+
+COMMENT ON INDEX public.audit_log_user_idx IS 'The history of a user.';
+
+CREATE INDEX audit_log_1_user_idx ON public.audit_log_1 USING btree (username, id);
+
+CREATE INDEX audit_log_2_change_idx ON public.audit_log_2 USING btree (change) WHERE (change IS NOT NULL);
+
+CREATE INDEX audit_log_2_change_set_id_idx ON public.audit_log_2 USING btree (change_set, id) WHERE (change_set IS NOT NULL);
+
+CREATE INDEX audit_log_2_int4_cidr_id_idx ON public.audit_log_2 USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+CREATE INDEX audit_log_2_int4_cidr_id_idx1 ON public.audit_log_2 USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+CREATE INDEX audit_log_2_object_type_object_id_id_idx ON public.audit_log_2 USING btree (object_type, object_id, id);
+
+CREATE INDEX audit_log_2_username_id_idx ON public.audit_log_2 USING btree (username, id);
+
+CREATE INDEX audit_log_rest_change_idx ON public.audit_log_rest USING btree (change) WHERE (change IS NOT NULL);
+
+CREATE INDEX audit_log_rest_change_set_id_idx ON public.audit_log_rest USING btree (change_set, id) WHERE (change_set IS NOT NULL);
+
+CREATE INDEX audit_log_rest_int4_cidr_id_idx ON public.audit_log_rest USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
+
+CREATE INDEX audit_log_rest_int4_cidr_id_idx1 ON public.audit_log_rest USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
+
+CREATE INDEX audit_log_rest_object_type_object_id_id_idx ON public.audit_log_rest USING btree (object_type, object_id, id);
+
+CREATE INDEX audit_log_rest_username_id_idx ON public.audit_log_rest USING btree (username, id);
 
 CREATE INDEX change_set_call_idx ON public.change_set USING btree (call) WHERE (call IS NOT NULL);
 
@@ -787,6 +1087,18 @@ COMMENT ON INDEX public.change_set_call_idx IS 'Shows whether a call was committ
 CREATE INDEX change_set_group_idx ON public.change_set USING btree (change_group, id) WHERE (change_group IS NOT NULL);
 
 COMMENT ON INDEX public.change_set_group_idx IS 'The change sets of a group.';
+
+CREATE INDEX change_set_request_idx ON public.change_set USING btree (request_id) WHERE (request_id IS NOT NULL);
+
+COMMENT ON INDEX public.change_set_request_idx IS 'The change set of a request.';
+
+CREATE INDEX change_set_undoes_idx ON public.change_set USING btree (undoes) WHERE (undoes IS NOT NULL);
+
+COMMENT ON INDEX public.change_set_undoes_idx IS 'The change sets that undo a change set.';
+
+CREATE INDEX change_set_user_idx ON public.change_set USING btree (username, id);
+
+COMMENT ON INDEX public.change_set_user_idx IS 'The change sets of a user.';
 
 CREATE UNIQUE INDEX change_state_single_idx ON public.change_state USING btree ((true));
 
@@ -807,6 +1119,10 @@ COMMENT ON INDEX public.free_range_fit_idx IS 'Finds the lowest range in which a
 CREATE INDEX idempotency_created_idx ON public.idempotency USING btree (created);
 
 COMMENT ON INDEX public.idempotency_created_idx IS 'Finds expired rows.';
+
+CREATE UNIQUE INDEX plan_key_single_idx ON public.plan_key USING btree ((true));
+
+COMMENT ON INDEX public.plan_key_single_idx IS 'There is one row.';
 
 CREATE UNIQUE INDEX pool_name_key ON public.pool USING btree (lower(name));
 
@@ -872,13 +1188,115 @@ CREATE UNIQUE INDEX vrf_rank_key ON public.vrf USING btree (rt_rank, id);
 
 COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
 
+ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_1_change_idx;
+
+ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_1_change_set_idx;
+
+ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_1_moved_idx;
+
+ALTER INDEX public.audit_log_object_idx ATTACH PARTITION public.audit_log_1_object_idx;
+
+ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_1_pkey;
+
+ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_1_place_idx;
+
+ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_1_user_idx;
+
+ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_2_change_idx;
+
+ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_2_change_set_id_idx;
+
+ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_2_int4_cidr_id_idx;
+
+ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_2_int4_cidr_id_idx1;
+
+ALTER INDEX public.audit_log_object_idx ATTACH PARTITION public.audit_log_2_object_type_object_id_id_idx;
+
+ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_2_pkey;
+
+ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_2_username_id_idx;
+
+ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_rest_change_idx;
+
+ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_rest_change_set_id_idx;
+
+ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_rest_int4_cidr_id_idx;
+
+ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_rest_int4_cidr_id_idx1;
+
+ALTER INDEX public.audit_log_object_idx ATTACH PARTITION public.audit_log_rest_object_type_object_id_id_idx;
+
+ALTER INDEX public.audit_log_pkey ATTACH PARTITION public.audit_log_rest_pkey;
+
+ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_rest_username_id_idx;
+
+CREATE TRIGGER asn_last_version AFTER DELETE ON public.asn FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER asn_last_version ON public.asn IS 'Keeps the last version of a removed AS number.';
+
+CREATE TRIGGER asn_new_version BEFORE INSERT ON public.asn FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_new_version ON public.asn IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER asn_version BEFORE UPDATE ON public.asn FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER asn_version ON public.asn IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER audit_log_change_set BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.change_set IS NULL)) EXECUTE FUNCTION public.keep_change_set();
 
 COMMENT ON TRIGGER audit_log_change_set ON public.audit_log IS 'Assigns a change set to the audit entries that a program of version 8 writes.';
 
+CREATE TRIGGER pool_last_version AFTER DELETE ON public.pool FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER pool_last_version ON public.pool IS 'Keeps the last version of a removed pool.';
+
+CREATE TRIGGER pool_new_version BEFORE INSERT ON public.pool FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_new_version ON public.pool IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER pool_version BEFORE UPDATE OF name ON public.pool FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER pool_version ON public.pool IS 'Sets the version of a row that a program of an earlier version edits.';
+
+CREATE TRIGGER prefix_last_version AFTER DELETE ON public.prefix FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER prefix_last_version ON public.prefix IS 'Keeps the last version of a removed prefix.';
+
+CREATE TRIGGER prefix_new_version BEFORE INSERT ON public.prefix FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_new_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER prefix_plan_delete AFTER DELETE ON public.prefix FOR EACH ROW WHEN (((old.pool_id IS NOT NULL) AND (current_setting('nipap.plan'::text, true) > ''::text))) EXECUTE FUNCTION public.note_prefix();
+
+COMMENT ON TRIGGER prefix_plan_delete ON public.prefix IS 'Notes members of pools before a planned removal.';
+
+CREATE TRIGGER prefix_plan_update AFTER UPDATE ON public.prefix FOR EACH ROW WHEN ((current_setting('nipap.plan'::text, true) > ''::text)) EXECUTE FUNCTION public.note_prefix();
+
+COMMENT ON TRIGGER prefix_plan_update ON public.prefix IS 'Notes rows before a planned change.';
+
+CREATE TRIGGER prefix_version BEFORE UPDATE OF last_modified ON public.prefix FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER prefix_version ON public.prefix IS 'Sets the version of a row that a program of an earlier version edits.';
+
 CREATE TRIGGER prefix_words_update AFTER UPDATE OF comment, description, node, order_id, customer_id ON public.prefix FOR EACH ROW WHEN ((public.words_of(old.*) <> public.words_of(new.*))) EXECUTE FUNCTION public.keep_words();
 
 COMMENT ON TRIGGER prefix_words_update ON public.prefix IS 'Keeps prefix_words up to date when the text of a prefix changes.';
+
+CREATE TRIGGER vrf_last_version AFTER DELETE ON public.vrf FOR EACH ROW WHEN ((old.version > 1)) EXECUTE FUNCTION public.keep_last_version();
+
+COMMENT ON TRIGGER vrf_last_version ON public.vrf IS 'Keeps the last version of a removed VRF.';
+
+CREATE TRIGGER vrf_new_version BEFORE INSERT ON public.vrf FOR EACH ROW WHEN ((new.version IS NULL)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_new_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version adds.';
+
+CREATE TRIGGER vrf_total_plan AFTER INSERT OR UPDATE ON public.vrf_total FOR EACH ROW WHEN ((current_setting('nipap.plan'::text, true) > ''::text)) EXECUTE FUNCTION public.note_total();
+
+COMMENT ON TRIGGER vrf_total_plan ON public.vrf_total IS 'Notes rows before a planned change.';
+
+CREATE TRIGGER vrf_version BEFORE UPDATE OF name ON public.vrf FOR EACH ROW WHEN ((new.version = old.version)) EXECUTE FUNCTION public.keep_version();
+
+COMMENT ON TRIGGER vrf_version ON public.vrf IS 'Sets the version of a row that a program of an earlier version edits.';
 
 ALTER TABLE ONLY public.dead_letter
     ADD CONSTRAINT dead_letter_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES public.webhook(id) ON DELETE CASCADE;
@@ -889,7 +1307,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v17; their text is in sql/functions.
+-- The functions of this version, in the schema public_v25; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.
@@ -912,11 +1330,17 @@ ALTER TABLE ONLY public.vrf_total
 -- ancestors_of(parents bigint[]) -> json
 --     The prefixes with the given ids and all their ancestors, as {id: [parent, length, tags]}; NULL when there are none. Each prefix is read once if the ids are in tree order.
 
+-- apply_undoing(number bigint, who actor) -> bigint
+--     Set back all objects without a conflict. Returns 0 when there are none.
+
 -- asn_add(facts jsonb, who actor) -> bigint
 --     Add an AS number.
 
 -- asn_edit(target bigint, changes jsonb, who actor) -> boolean
 --     Edit an AS number. Writes nothing if no fact changes. Returns false if there is no such AS number.
+
+-- asn_facts(stored asn) -> jsonb
+--     The stored facts of an AS number, without version and nulls.
 
 -- asn_remove(target bigint, who actor) -> boolean
 --     Remove an AS number. Returns false if there is no such AS number.
@@ -924,17 +1348,41 @@ ALTER TABLE ONLY public.vrf_total
 -- attach(parent prefix, INOUT new_row prefix, taken adopted) -> prefix
 --     Put new_row, which has adopted the prefixes that it covers, below parent: update ranges, counters and totals. Returns new_row with its derived columns; the caller stores it.
 
+-- attach_partition(part text) -> void
+--     Attach a detached partition to the audit log. Its age is no reason to detach it any more.
+
+-- attach_range(name text, first_id bigint, end_id bigint) -> void
+--     Attach a table to the audit log as the partition of a range of ids.
+
+-- audit_partitions(OUT name text, OUT first_id bigint, OUT end_id bigint) -> SETOF record
+--     The partitions of the audit log in the order of their ids, without the default one. first_id is 0 for the first one, which has no lower bound.
+
+-- audit_range(since timestamp with time zone, until timestamp with time zone, OUT newest bigint, OUT tail bigint, OUT first bigint, OUT last bigint) -> record
+--     The ids of audit entries of a time: those from first to last, and those from tail on, whose times are not known yet. newest is the last id that was drawn. NULL: without a limit.
+
+-- audit_table(name text) -> text
+--     The name of a partition for SQL, in the schema of the audit log.
+
 -- call_under_way() -> text
 --     Identifier of the current call; no other call has the same one.
 
+-- can_detach(lower bigint, upper bigint) -> boolean
+--     Whether nothing but questions about the past needs the audit entries of a range: no transaction can still add one, events of theirs are kept no more, and their change sets have positions.
+
 -- change_set_of(entry audit_log) -> bigint
 --     The change set of an audit entry that any version of the program has written.
+
+-- changed_names(before jsonb, after jsonb) -> text[]
+--     Names of the attributes that differ, except last_modified, which every edit changes.
 
 -- check_children(new_row prefix) -> void
 --     Refuse new_row if the types of its children do not nest in it.
 
 -- check_defaults(new_row pool, old_row pool) -> void
 --     Refuse new defaults of a pool with which no allocation can succeed. Unchanged defaults are accepted.
+
+-- check_detached(part text) -> void
+--     Check that a detached partition has entries of its range only, so that it can be attached without being read.
 
 -- check_left_behind(former_parent bigint, old_row prefix, place cidr) -> void
 --     Refuse a move that leaves hosts of old_row without an assignment around them.
@@ -954,14 +1402,29 @@ ALTER TABLE ONLY public.vrf_total
 -- check_vlan(vlan integer, former integer) -> boolean
 --     Refuse a new VLAN outside 0 to 4095; returns true otherwise. An unchanged VLAN is accepted, since databases of NIPAP have other numbers.
 
+-- child_beside(owner undo_place, earlier boolean) -> cidr
+--     The direct child of an owner right before, or right after, the networks that the owner has lost or gained.
+
+-- children_within(owner undo_place) -> TABLE(a inet, z inet)
+--     The direct children of an owner between the first and the last network that it has lost or gained.
+
+-- choose_bases() -> void
+--     Look up the present place of each prefix, and the closest stored prefix around the place that it gets.
+
 -- closest_parent(in_vrf integer, network cidr) -> bigint
 --     Id of the longest stored prefix that covers a network, the network itself not counted; NULL at the top level.
+
+-- compare_undoing() -> void
+--     Read the present facts. Objects that already are as they were before have nothing to undo; objects that were changed since are conflicts.
 
 -- count_blocks(first_address inet, last_address inet, length integer) -> numeric
 --     Number of aligned blocks of a length that lie wholly in a range.
 
 -- count_incoming() -> void
 --     Add the incoming prefixes to the totals of their VRFs.
+
+-- count_undoing() -> void
+--     Add the changes to the totals of the VRFs.
 
 -- current_change_set() -> bigint
 --     The change set of the current call; NULL while the call has changed nothing.
@@ -975,20 +1438,44 @@ ALTER TABLE ONLY public.vrf_total
 -- detach(parent prefix, old_row prefix, given adopted) -> void
 --     Remove old_row from below parent, which has adopted the children of old_row: update ranges, counters and totals.
 
+-- detach_partition(part text) -> void
+--     Detach a partition of the audit log. The table stays.
+
+-- detached_before() -> timestamp with time zone
+--     Time of the newest audit entry in a detached partition; NULL if none is detached. The history up to this time is incomplete.
+
+-- differing(one jsonb, other jsonb) -> text[]
+--     The attributes in which two states of an object differ.
+
 -- entries_of(number bigint) -> SETOF audit_log
 --     The audit entries of a change set in order, written by any version of the program.
 
 -- exp2(exponent integer) -> numeric
 --     2^exponent exactly, for exponents from 0 to 128.
 
+-- find_conflicts() -> void
+--     Mark all conflicts with the present, and the conflicts that follow from them.
+
 -- find_free(in_vrf integer, sources cidr[], length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a length, source by source in the order given, at most as many as wanted.
+
+-- find_inner_parents() -> void
+--     Set the parent of each prefix of undo_tree: the closest incoming or stored prefix around it.
+
+-- find_leaving() -> void
+--     Find the prefixes that leave their place, each with the closest prefix around it that stays; NULL at the top level.
+
+-- find_owners() -> void
+--     Find the stored prefixes and tops of VRFs that lose or gain direct children.
 
 -- first_block(first_address inet, last_address inet, length integer) -> cidr
 --     Lowest aligned block of a length that lies wholly in a range; NULL when none does.
 
 -- free_blocks_of(parent prefix, length integer) -> numeric
 --     Free blocks of a length in a prefix, counted from its free ranges. A full-length prefix has none.
+
+-- free_undoing() -> void
+--     Compute the free ranges and free blocks anew where children were lost or gained.
 
 -- full_length(address inet) -> integer
 --     Prefix length of a single address in its family.
@@ -1005,11 +1492,26 @@ ALTER TABLE ONLY public.vrf_total
 -- incoming_parents() -> TABLE(child bigint, parent bigint)
 --     The closest incoming prefix around each incoming prefix that lies inside another one.
 
+-- inner_parents() -> TABLE(child bigint, inner_id bigint, inner_place cidr)
+--     The closest incoming prefix around each prefix of undo_tree that lies inside one.
+
 -- insert_under(parent prefix, in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
 --     Add a network below parent; returns its id. The caller holds the lock of parent.
 
 -- is_pattern(pattern text) -> boolean
 --     Whether a text is a regular expression that PostgreSQL can parse and use.
+
+-- is_undone(number bigint) -> boolean
+--     Whether a change set is undone by one that is not undone itself.
+
+-- keep_partitions(months integer) -> text
+--     Take the next step of the upkeep that is due now, with the rights of the owner. Return a description, or NULL when nothing is due.
+
+-- keep_partitions_at(moment timestamp with time zone, months integer) -> text
+--     Take the next step of the upkeep that is due at a moment: place entries that have no partition, make the next partition, begin another one with the month, or detach one whose entries are all older than a number of months; 0: none. Return a description, or NULL when nothing is due.
+
+-- lacks_time(facts jsonb) -> jsonb
+--     Facts without the time of the last edit.
 
 -- lock_incoming_owners() -> void
 --     Lock the stored prefixes, or VRFs, right above the incoming prefixes.
@@ -1029,6 +1531,9 @@ ALTER TABLE ONLY public.vrf_total
 -- lock_source(in_vrf integer, source cidr) -> prefix
 --     Lock and return the prefix that will be the parent of blocks from a source: the source if it is stored, else the closest prefix around it. At the top level lock the VRF and return NULL.
 
+-- lock_undoing() -> void
+--     Lock the objects to set back, the prefixes and VRFs right around them and their pools, in the order of all changes.
+
 -- lock_vrf(in_vrf integer) -> void
 --     Lock the top level of a VRF.
 
@@ -1041,11 +1546,65 @@ ALTER TABLE ONLY public.vrf_total
 -- make_incoming() -> void
 --     Create the temporary tables of this session, or empty them.
 
+-- make_plan_tables() -> void
+--     Create the temporary tables of this session in which triggers note rows, unless they exist.
+
+-- make_undoing() -> void
+--     Create the temporary tables of an undo, or empty them.
+
 -- move_ranges_down(owner_id bigint, to_owner bigint, network cidr, length integer) -> numeric
 --     Hand the free ranges inside a network from an owner to the prefix of that network, which now covers some of its children. Returns the change of the old owner's free blocks.
 
 -- move_ranges_up(owner_id bigint, to_owner bigint, space cidr, network cidr, length integer) -> numeric
 --     Hand all free ranges of the prefix of a network, which has children, to the prefix around it. Returns the change of the new owner's free blocks.
+
+-- move_undoing() -> void
+--     Take away, insert and edit the prefixes, with their parents and counters.
+
+-- new_partition(name text, remark text) -> void
+--     Create an empty table that can be attached to the audit log as a partition. Its comment is remark.
+
+-- next_partition() -> text
+--     The name of the next new partition.
+
+-- place_rest() -> text
+--     Make a partition of the entries in the default partition of the audit log. Return a description, or NULL if there are none.
+
+-- place_undoing() -> void
+--     Find the prefixes that get a place or another parent, and their parents.
+
+-- plan_adds(kind text, object bigint) -> boolean
+--     Whether the planned change adds an object.
+
+-- plan_begin() -> text
+--     Begin to note rows for a plan, until the transaction ends.
+
+-- plan_entries(above bigint, most integer) -> SETOF audit_log
+--     Audit entries of the planned change with higher ids than a given one, in order.
+
+-- plan_existed(noted_added timestamp with time zone, object bigint) -> boolean
+--     Whether a noted prefix existed before the planned change. Looks it up only if it was added when the transaction began.
+
+-- plan_made(most integer) -> text
+--     The consequences of the planned change as JSON, of each list at most so many items.
+
+-- plan_place(object bigint) -> text
+--     The network of a prefix before the planned change.
+
+-- plan_pools(pools integer[]) -> json
+--     The counters of pools of each family, before and after (planned) the planned change.
+
+-- plan_rest(listed bigint) -> text
+--     Hash of the audit entries of the planned change with higher ids than a given one. Equal for two runs of the same change.
+
+-- plan_tree(most integer) -> json
+--     The prefixes that get another parent, and the counters of prefixes, before and after the planned change. At most so many are listed of each; of the others there is a hash.
+
+-- plan_vrfs() -> json
+--     The totals of VRFs around the planned change, of each family: the difference, and the totals after it.
+
+-- plan_webhooks() -> json
+--     The webhooks to which the events of the planned change go.
 
 -- pool_add(facts jsonb, who actor) -> integer
 --     Add a pool; returns its id.
@@ -1055,6 +1614,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- pool_edit(target integer, changes jsonb, who actor) -> boolean
 --     Edit a pool; a new default length recounts the free blocks of its members. Writes nothing if no fact changes. Returns false if there is no such pool.
+
+-- pool_facts(stored pool) -> jsonb
+--     The stored facts of a pool, without version and nulls.
 
 -- pool_find_free(by_id integer, by_name text, address_family integer, length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a pool, at most as many as wanted.
@@ -1081,7 +1643,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Edit any number of prefixes; the changes keep network, type and pool. Writes nothing where no fact changes. Returns false if there was nothing to edit.
 
 -- prefix_facts(stored prefix) -> jsonb
---     The stored facts of a prefix, without derived columns and without nulls.
+--     The stored facts of a prefix, without derived columns, version and nulls.
 
 -- prefix_move(old_row prefix, new_row prefix) -> prefix
 --     Move old_row to the place new_row.prefix; returns new_row with its derived columns, which the caller stores.
@@ -1104,6 +1666,12 @@ ALTER TABLE ONLY public.vrf_total
 -- range_owner(parent prefix, in_vrf integer, address inet) -> bigint
 --     Owner of the free ranges directly inside parent or, when parent is NULL, inside the address space of a VRF in the family of the address.
 
+-- rank_of(rt text) -> numeric
+--     Rank of a route target, see vrf.rt_rank.
+
+-- read_undoing(number bigint, part_kind text, part_id bigint) -> void
+--     Read the net effect of a change set on each object. With part_kind and part_id only the part of a removed object: the object, the prefixes removed inside it, and the members of a pool.
+
 -- record_change(who actor, kind text, action text, object_id bigint, before jsonb, after jsonb) -> boolean
 --     Record an action on one object.
 
@@ -1112,6 +1680,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- record_rows(who actor, kind text, action text, rows refcursor) -> bigint
 --     Record an action on each object of a cursor, which has the columns id, values before and values after; returns the number of objects. The cursor is closed.
+
+-- record_undoing(number bigint, who actor) -> bigint
+--     Record each object that was set back; returns their number. The change set gets the number of the one that it undoes.
 
 -- refuse_duplicate(in_vrf integer, network cidr) -> void
 --     Raise the error for a network that is in use already.
@@ -1122,8 +1693,32 @@ ALTER TABLE ONLY public.vrf_total
 -- refuse_moved() -> jsonb
 --     Raise 40001, so that the call is run again.
 
+-- refuse_names() -> bigint
+--     Mark VRFs and pools that would get a name or route target in use; returns their number.
+
+-- refuse_nesting() -> bigint
+--     Mark prefixes whose types would not nest; returns their number. Afterwards undo_tree has the tree without the marked ones only if there are none.
+
+-- refuse_places() -> bigint
+--     Mark prefixes without a VRF, a pool or a place, and objects with later prefixes in them; returns their number.
+
+-- remove_others() -> void
+--     Remove the VRFs, pools and AS numbers that were added.
+
+-- set_others_back() -> void
+--     Restore and edit the VRFs, pools and AS numbers. Added ones keep until their prefixes are gone.
+
+-- set_partition_rights(part regclass, readable boolean) -> void
+--     Leave the rights on a partition to its owner. A readable one may be read by everybody who may read the audit log.
+
+-- setting_back(before jsonb, after jsonb) -> jsonb
+--     The attributes that an edit has changed, with their values before; null for a value that was not set.
+
 -- source_owner(in_vrf integer, source cidr) -> prefix
 --     The stored prefix that owns the free ranges of a source of allocations: the source itself or its closest parent; NULL at the top level.
+
+-- sum_tops(sign integer) -> void
+--     Add the totals over the changed prefixes at the top level to undo_total, or subtract them.
 
 -- supernets(network inet) -> cidr[]
 --     All networks that cover a network, longest first, without itself.
@@ -1134,6 +1729,9 @@ ALTER TABLE ONLY public.vrf_total
 -- take_range(owner_id bigint, leaf_space cidr, network cidr, length integer) -> numeric
 --     Take a network out of the free ranges of an owner; leaf_space: the whole network of the owner when it had no rows yet. Returns the change of its free blocks.
 
+-- undo_change_set(number bigint, part_kind text, part_id bigint, partly boolean, who actor) -> jsonb
+--     Undo a change set, or with part_kind and part_id the removal of an object. Conflicts: nothing is changed unless partly. Returns the new change set, the numbers of objects by kind, the conflicts and the entries that are left.
+
 -- vrf_add(facts jsonb, who actor) -> integer
 --     Add a VRF with its two empty address spaces; returns its id.
 
@@ -1141,7 +1739,7 @@ ALTER TABLE ONLY public.vrf_total
 --     Edit a VRF. Writes nothing if no fact changes. Returns false if there is no such VRF.
 
 -- vrf_facts(stored vrf) -> jsonb
---     The stored facts of a VRF, without nulls.
+--     The stored facts of a VRF, without version and nulls.
 
 -- vrf_remove(in_vrf integer, who actor) -> boolean
 --     Remove a VRF with all its prefixes. Returns false if there is no such VRF.

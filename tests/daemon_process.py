@@ -81,6 +81,7 @@ class Daemon:
         self._mark = uuid.uuid4().hex
         self._env = {**os.environ, 'PYTHONPATH': str(REPOSITORY), **(env or {}), MARKER: self._mark}
         self._has_own_env = bool(env)
+        self.forking: Forking | None = None  # has imported the program that `env` names
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the daemon)
         self._proc: subprocess.Popen[bytes] | Forked | None = None
         self._seen: dict[int, int] = {}  # process number -> start time
@@ -106,7 +107,7 @@ class Daemon:
         output = self._output.fileno()
         if self._may_be_forked():
             path = Path(f'/proc/{os.getpid()}/fd/{output}')
-            self._proc = preloaded().start_as_is('nipapd', self.args, self._env, path)
+            self._proc = (self.forking or preloaded()).start_as_is('nipapd', self.args, self._env, path)
             self._note_start()
             return self
         self._proc = subprocess.Popen(
@@ -128,8 +129,9 @@ class Daemon:
         A daemon in the background is told from other processes by the environment that it was started with.
         """
         in_background = '--background' in self.args or 'foreground' in self._configuration()
-        as_usual = self.python == sys.executable and not self.through and not self.passed and not self._has_own_env
-        return as_usual and not in_background and 'COVERAGE_FILE' not in os.environ
+        as_usual = self.python == sys.executable and not self.through and not self.passed
+        is_imported = self.forking is not None or not self._has_own_env
+        return as_usual and is_imported and not in_background and 'COVERAGE_FILE' not in os.environ
 
     def _configuration(self) -> str:
         """Return the text of the configuration that the arguments name."""

@@ -16,7 +16,7 @@ from nipapd.embedded import OWNER, SERVICE, SUPERUSER, EmbeddedPostgres
 
 TABLES = (
     'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
-    'webhook, dead_letter, change_set, change_order, change_state, sign_in'
+    'webhook, dead_letter, change_set, change_order, change_state, audit_span, sign_in, last_version, audit_detached'
 )
 LOCK = f"SET lock_timeout = '500ms'; LOCK {TABLES}"
 # TRUNCATE makes dozens of files and removes as many, which takes 100 ms; deleting a few rows takes less than 1 ms.
@@ -68,6 +68,14 @@ def create(server: EmbeddedPostgres, name: str, template: str) -> None:
 
 def drop(server: EmbeddedPostgres, name: str) -> None:
     administer(server, 'DROP DATABASE {} WITH (FORCE)', name)
+
+
+@contextlib.contextmanager
+def copied(server: EmbeddedPostgres, dsn: str, name: str) -> Iterator[str]:
+    """Copy a database that has no sessions; yield the copy and drop it at the end."""
+    create(server, name, psycopg2.extensions.parse_dsn(dsn)['dbname'])
+    yield server.dsn(name)
+    drop(server, name)
 
 
 @contextlib.contextmanager

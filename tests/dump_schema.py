@@ -42,7 +42,8 @@ NOISE = re.compile(
     r"|SELECT pg_catalog\.set_config\('search_path', .*\n)",
     re.MULTILINE,
 )
-
+# PostgreSQL 18 names these constraints, and a partition has those of its table.
+NAMED_NOT_NULL = re.compile(r' CONSTRAINT \w+_not_null\d*(?= NOT NULL)')
 
 # The functions of a versioned schema.
 FUNCTIONS = """SELECT proname || '(' || pg_get_function_arguments(f.oid) || ')', pg_get_function_result(f.oid),
@@ -59,7 +60,8 @@ def dump_tables(bindir: Path, dsn: str) -> str:
     """Return the executable part: everything but the functions that have versions."""
     command = [str(bindir / 'pg_dump'), '--schema-only', '--no-owner', '--no-privileges', '--exclude-schema=*_v[0-9]*']
     raw = subprocess.run([*command, '--dbname', dsn], check=True, capture_output=True, text=True).stdout
-    return HEADER + re.sub(r'\n{3,}', '\n\n', NOISE.sub('', raw)).strip() + '\n'
+    raw = NAMED_NOT_NULL.sub('', NOISE.sub('', raw))
+    return HEADER + re.sub(r'\n{3,}', '\n\n', raw).strip() + '\n'
 
 
 def list_functions(dsn: str) -> str:

@@ -16,7 +16,8 @@ _LAST_ID = '(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM change_s
 # The id is compared on both sides. Otherwise a merge join of the two tables reads all rows.
 _NEW = """s.id > %s AND NOT EXISTS (SELECT FROM change_order o WHERE o.change_set = s.id AND o.change_set > %s)"""
 _SEQUENCE = f"""WITH fresh AS (
-    SELECT s.id, row_number() OVER (ORDER BY (SELECT max(a.id) FROM audit_log a WHERE a.change_set = s.id)) AS n
+    SELECT s.id, row_number() OVER (ORDER BY (
+        SELECT max(a.id) FROM audit_log a WHERE a.change_set = s.id AND a.id > s.entries_after)) AS n
     FROM change_set s WHERE {_NEW}
 ), start AS MATERIALIZED (
     SELECT position, greatest(moment + interval '1 microsecond', clock_timestamp()) AS moment FROM change_state

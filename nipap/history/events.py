@@ -133,6 +133,9 @@ def read(tx: Transaction, after: int, limit: int = AT_ONCE) -> list[Event]:
 
 def _event(row: Row) -> Event:
     position, at, username, authenticated_as, full_name, source, kind, key, action, before, after = row
+    for state in (before, after):
+        if state is not None:
+            state.pop('version', None)  # programs before versions write the whole row, with its version
     return {
         'id': position,
         'at': at.isoformat().replace('+00:00', 'Z'),

@@ -315,6 +315,7 @@ _OF_CHANGE_SETS = {
         AND NOT EXISTS (SELECT FROM change_set s WHERE s.id = a.change_set AND {_SAME})""":
         'audit entry {}: there is no change set {} with its moment and actor',
     """SELECT s.id FROM change_set s WHERE s.last_older_entry IS NULL
+        AND s.entries_after >= coalesce((SELECT max(end_id) FROM audit_detached WHERE attached IS NULL), 0)
         AND NOT EXISTS (SELECT FROM audit_log a WHERE a.change_set = s.id)""":
         'change set {}: it has no audit entry',
     """SELECT s.id FROM change_set s WHERE s.id <= (SELECT settled FROM change_state)

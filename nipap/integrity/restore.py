@@ -18,10 +18,14 @@ from dataclasses import dataclass
 from typing import IO
 
 from nipap.errors import NipapError
+from nipap.history import partitions
+from nipap.history.partitions import Layout
 from nipap.postgres import schema
 from nipap.postgres.transaction import Transaction
 
 # Tables of ours that are not restored: their rows say which migrations and functions this database has.
+LOG = 'audit_log'
+PARTITIONED = 19  # since this version the audit log has partitions
 BOOKKEEPING = frozenset({'schema_migration', 'schema_functions'})
 CUT_OFF = 'The dump ends within the rows of a table'
 UNKNOWN_FORM = 'The dump has data of an unknown form'
@@ -119,17 +123,23 @@ class Table:
 Name = tuple[str, str]
 
 
-def create(tx: Transaction, version: int) -> None:
+def create(tx: Transaction, version: int, layout: Layout | None = None) -> None:
     """Create the empty tables of a schema version by our own migrations.
+
+    layout: the partitions of the audit log. Without it the log has the partitions of a new database.
 
     The database must be empty (`clear`). Later migrations are applied to the restored rows, by `schema.migrate`.
     """
     schema.create_tables(tx, version)
     tx.execute(f'TRUNCATE {", ".join(table.sql for table in _tables(tx).values())}')
+    if layout and version >= PARTITIONED:
+        partitions.replace(tx, layout)
 
 
 def load(tx: Transaction, data: IO[bytes]) -> list[str]:
     """Fill the empty tables with the rows of a dump. Return the names of skipped tables, which are none of ours.
+
+    Rows of a partition are written through its table, except those of a detached one.
 
     :raises NipapError: the dump has anything but rows and positions of sequences, or lacks a table.
     """
@@ -137,6 +147,8 @@ def load(tx: Transaction, data: IO[bytes]) -> list[str]:
     left_out: list[str] = []
     with _without_indexes(tx), _as_unprivileged(tx, list(tables.values())):
         positions = _copy(tx, data, tables, left_out)
+    if tx.value("SELECT to_regclass('audit_detached')"):  # a dump by an older program has no layout
+        tx.execute('DELETE FROM audit_detached WHERE to_regclass(name) IS NULL')
     for sequence, position, is_called in positions:
         _set_position(tx, sequence, position, is_called)
     if tables:
@@ -146,24 +158,24 @@ def load(tx: Transaction, data: IO[bytes]) -> list[str]:
 
 def analyze(tx: Transaction) -> None:
     """Collect the planner's statistics, so that the first query after the restore has a good plan."""
-    for kind, name in tx.all(_RELATIONS):
-        if kind == 'TABLE':
-            tx.execute(f'ANALYZE {name}')
+    for table in _tables(tx, bookkeeping=True).values():
+        tx.execute(f'ANALYZE {table.sql}')
 
 
 _TABLES = """SELECT nspname, relname, format('%%I.%%I', nspname, relname),
     array_agg(attname::text), array_agg(quote_ident(attname))
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_attribute ON attrelid = c.oid
-WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND relname <> ALL (%s)
+WHERE relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+    AND relname <> ALL (%s)
     AND nspname = current_setting('nipap.home')
 GROUP BY 1, 2"""
 
 
-def _tables(tx: Transaction) -> dict[Name, Table]:
-    """Return the tables to restore."""
+def _tables(tx: Transaction, *, bookkeeping: bool = False) -> dict[Name, Table]:
+    """Return the tables to restore, or all of them. Partitions are left out."""
     return {
         (home, name): Table(sql, dict(zip(columns, quoted, strict=True)))
-        for home, name, sql, columns, quoted in tx.all(_TABLES, (list(BOOKKEEPING),))
+        for home, name, sql, columns, quoted in tx.all(_TABLES, ([] if bookkeeping else list(BOOKKEEPING),))
     }
 
 
@@ -171,11 +183,15 @@ def _tables(tx: Transaction) -> dict[Name, Table]:
 
 _KEYS = """SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid),
     obj_description(oid, 'pg_constraint')
-FROM pg_constraint WHERE contype = 'f' AND connamespace = current_setting('nipap.home')::regnamespace"""
-_INDEXES = """SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), obj_description(indexrelid, 'pg_class')
-FROM pg_index JOIN pg_class t ON t.oid = indrelid
-WHERE relnamespace = current_setting('nipap.home')::regnamespace AND relkind = 'r'
-    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))"""
+FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
+    AND connamespace = current_setting('nipap.home')::regnamespace"""
+# Those of partitions come first: their table takes them over.
+_INDEXES = """SELECT indexrelid::regclass::text, i.relispartition,
+    replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON '), obj_description(indexrelid, 'pg_class')
+FROM pg_index JOIN pg_class t ON t.oid = indrelid JOIN pg_class i ON i.oid = indexrelid
+WHERE t.relnamespace = current_setting('nipap.home')::regnamespace AND t.relkind IN ('r', 'p')
+    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))
+ORDER BY i.relispartition DESC"""
 
 
 @contextmanager
@@ -188,14 +204,15 @@ def _without_indexes(tx: Transaction) -> Iterator[None]:
     keys, indexes = tx.all(_KEYS), tx.all(_INDEXES)
     for table, name, _, _ in keys:
         tx.execute(f'ALTER TABLE {table} DROP CONSTRAINT {name}')
-    for index, _, _ in indexes:
-        tx.execute(f'DROP INDEX {index}')
+    for index, follows, _, _ in indexes:
+        if not follows:
+            tx.execute(f'DROP INDEX {index}')
     for table in tables:
         tx.execute(f'ALTER TABLE {table} DISABLE TRIGGER USER')
     yield
     for table in tables:
         tx.execute(f'ALTER TABLE {table} ENABLE TRIGGER USER')
-    for index, definition, comment in indexes:
+    for index, _, definition, comment in indexes:
         tx.execute(definition)
         if comment is not None:
             tx.execute(f'COMMENT ON INDEX {index} IS %s', (comment,))
@@ -239,6 +256,8 @@ def _copy(tx: Transaction, data: IO[bytes], tables: dict[Name, Table], left_out:
     """
     positions: list[Position] = []
     filled: set[Name] = set()
+    ours = namespace(tx)
+    of_log = tables.get((ours, LOG))
     for line in data:
         text = line.decode(errors='replace')
         if copied := _COPY.fullmatch(text):
@@ -246,7 +265,11 @@ def _copy(tx: Transaction, data: IO[bytes], tables: dict[Name, Table], left_out:
             if (home, name) in filled:
                 raise NipapError(f'The dump has the table {name} twice')
             filled.add((home, name))
-            if table := tables.pop((home, name), None):
+            table = tables.pop((home, name), None)
+            if table is None and home == ours and partitions.NAME.fullmatch(name):
+                table = of_log
+                tables.pop((home, LOG), None)
+            if table:
                 _copy_rows(tx, _statement(table, copied[3]), Rows(data))
             else:
                 Rows(data).skip()

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute, Table
+from nipap.attributes import ASN, AUDIT, CHANGE_SET, POOL, PREFIX, TAG, VRF, Attribute, Table
 from nipap.errors import NipapError
+from nipap.history import changes
 from nipap.objects import asn as asns
 from nipap.objects import pool as pools
 from nipap.objects import prefix as prefixes
@@ -76,6 +77,25 @@ PREFIXES = Kind(
     smart_parsing.parse_prefix_query,
     read_prefix_options,
     searches.search_all,
+)
+AUDIT_ENTRIES = Kind(
+    'audit',
+    None,
+    AUDIT,
+    AUDIT['id'],
+    paging.AUDIT,
+    changes.find,
+    smart_parsing.parse_audit_query,
+    find_all=changes.find_all,
+)
+CHANGE_SETS = Kind(
+    'change_set',
+    None,
+    CHANGE_SET,
+    CHANGE_SET['id'],
+    paging.CHANGE_SETS,
+    changes.find_sets,
+    smart_parsing.parse_change_set_query,
 )
 TAGS = Kind('tag', None, TAG, TAG['name'], paging.TAGS, tags.find, smart_parsing.parse_pool_query)
 KINDS = {kind.name: kind for kind in (VRFS, POOLS, PREFIXES, ASNS)}

@@ -202,8 +202,8 @@ def get_added_by(tx: Transaction, changes: list[int], shape: Shape = as_listed) 
         return [get_added(tx, shape)]
     # The array subqueries are evaluated first: the statement looks up by index, then by primary key. The ids are in the
     # order of the changes.
-    sets = 'ARRAY(SELECT id FROM change_set WHERE call = ANY (%s))'
-    ids = f'ARRAY(SELECT object_id FROM audit_log WHERE change_set = ANY ({sets}))'
+    of_set = 'a.change_set = s.id AND a.id > s.entries_after'
+    ids = f'ARRAY(SELECT a.object_id FROM change_set s JOIN audit_log a ON {of_set} WHERE s.call = ANY (%s))'
     told = "(SELECT string_agg(call || '/' || id, ' ') FROM change_set WHERE call = ANY (%s))"
     found = read_few(tx, Condition(f'p.id = ANY ({ids})', (changes,)), shape, Condition(told, (changes,)))
     return sorted(found, key=lambda item: item['id'])

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any
 
 from nipap.errors import NipapNonExistentError
-from nipap.objects import rows
 from nipap.objects.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page, source, stream_page
 from nipap.postgres.transaction import Transaction
+from nipap.search import running
 from nipap.search.condition import EVERYTHING, ByTag, ByText, Compared, Condition, InTreeOrder
 from nipap.search.paging import Page, Place, Surroundings
 from nipap.search.query import TAGGED
@@ -28,7 +28,7 @@ def _ordered_sql(condition: Condition, page: Page | None) -> str:
         inner = f'ORDER BY p.prefix LIMIT {page.max_result + page.offset:d}'
     return f"""SELECT p.id, p.parent_id, true FROM vrf v CROSS JOIN LATERAL (
         SELECT p.id, p.parent_id, p.prefix FROM {joined} WHERE p.vrf_id = v.id AND {condition.sql} {inner}) p
-        ORDER BY {ORDER} {rows.limit(page)}"""
+        ORDER BY {ORDER} {running.limit(page)}"""
 
 
 WALKS: tuple[int, ...] = (200, 2000)
@@ -43,7 +43,7 @@ def _walk_sql(condition: Condition, page: Page, steps: int) -> tuple[str, tuple[
             SELECT * FROM prefix p WHERE p.vrf_id = v.id AND {sql} ORDER BY p.prefix LIMIT {steps:d}) p
         ORDER BY {ORDER} LIMIT {steps:d}) p
         JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
-        WHERE {condition.sql} ORDER BY {ORDER} {rows.limit(page)}""",
+        WHERE {condition.sql} ORDER BY {ORDER} {running.limit(page)}""",
         (*params, *condition.params),
     )
 
@@ -59,7 +59,7 @@ def _index_sql(condition: Condition, page: Page | None) -> tuple[str, tuple[Any,
     return (
         f"""SELECT p.id, p.parent_id, true FROM (
         SELECT p.id, p.parent_id, p.vrf_id, p.prefix FROM {source(sql)} WHERE {sql} OFFSET 0) p
-        JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {rows.limit(page)}""",
+        JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {running.limit(page)}""",
         params,
     )
 
@@ -76,7 +76,7 @@ def _candidates_sql(condition: Condition, candidates: Compared, page: Page) -> t
             SELECT p.id, p.prefix, p.vrf_id FROM {source(sql)} WHERE {sql} OFFSET 0) p
         JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} OFFSET 0) q CROSS JOIN LATERAL (
         SELECT p.id, p.parent_id FROM {source(condition.sql)} WHERE p.id = q.id AND {condition.sql} OFFSET 0) p
-        ORDER BY q.rt_rank, q.vrf_id, q.prefix {rows.limit(page)}""",
+        ORDER BY q.rt_rank, q.vrf_id, q.prefix {running.limit(page)}""",
         (*params, *condition.params),
     )
 
@@ -91,7 +91,7 @@ def _tagged_sql(condition: Condition, tag: str, page: Page | None) -> tuple[str,
         CROSS JOIN LATERAL (
             SELECT p.* FROM {FROM} WHERE p.vrf_id = q.vrf_id AND p.prefix >= q.prefix
             AND p.prefix <= addr_last(q.prefix)::cidr AND {condition.sql} {cut}) p) p
-        JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {rows.limit(page)}""",
+        JOIN vrf v ON v.id = p.vrf_id ORDER BY {ORDER} {running.limit(page)}""",
         (tag, *condition.params),
     )
 
@@ -128,7 +128,7 @@ def _page(tx: Transaction, condition: Condition, page: Page | None) -> tuple[str
     if not ordered and page is not None and page.max_result is not None:
         for steps in WALKS:
             sql, params = _walk_sql(condition, page, steps)
-            found = rows.run_search(tx, sql, condition, params, by_key=True)
+            found = running.run_search(tx, sql, condition, params, by_key=True)
             if len(found) == page.max_result:
                 return IDS, ([row[0] for row in found],), True
     return _plan(condition, page)
@@ -160,11 +160,11 @@ def _search_sql(
     if around.parent_prefix is not None:
         return *_family_sql(tx, condition, page, around.parent_prefix), False
     if not around.wanted:
-        return _page(tx, rows.behind(condition, page), page)
+        return _page(tx, running.behind(condition, page), page)
     matches, added = _surroundings(tx, condition, page, around)
-    behind = rows.behind(EVERYTHING, page)
+    behind = running.behind(EVERYTHING, page)
     sql = f"""SELECT p.id, p.parent_id, p.id = ANY (%s) FROM {FROM} WHERE p.id = ANY (%s) AND {behind.sql}
-        ORDER BY {ORDER} {rows.limit(page)}"""
+        ORDER BY {ORDER} {running.limit(page)}"""
     return sql, (matches, matches + added, *behind.params), True
 
 
@@ -175,11 +175,11 @@ def _family_sql(tx: Transaction, condition: Condition, page: Page, parent: int) 
     """
     if tx.value('SELECT 1 FROM prefix WHERE id = %s', (parent,)) is None:
         raise NipapNonExistentError(f'Parent prefix {parent} can not be found')
-    behind = rows.behind(EVERYTHING, page)
+    behind = running.behind(EVERYTHING, page)
     sql = f"""SELECT p.id, p.parent_id, coalesce({condition.sql}, false) FROM (
         SELECT %s::bigint AS id UNION ALL {_children_sql('m.id = %s', _bound(page))}) q
         JOIN prefix p ON p.id = q.id JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
-        WHERE {behind.sql} ORDER BY {ORDER} {rows.limit(page)}"""
+        WHERE {behind.sql} ORDER BY {ORDER} {running.limit(page)}"""
     return sql, (*condition.params, parent, *_place(page), parent, *behind.params)
 
 
@@ -267,8 +267,8 @@ def _surroundings(
     bound = _bound(page)
     # Whether to look up one match more than the page holds.
     later = bound is not None and around.parents_depth > 0
-    sql, params, by_key = _page(tx, rows.behind(condition, page), None if bound is None else Page(bound + later, 0))
-    found = [row[0] for row in rows.run_search(tx, sql, condition, params, by_key=by_key)]
+    sql, params, by_key = _page(tx, running.behind(condition, page), None if bound is None else Page(bound + later, 0))
+    found = [row[0] for row in running.run_search(tx, sql, condition, params, by_key=by_key)]
     matches = found[:bound]
     around_place = [] if page.after is None else _covering(tx, condition, page.after)
     added: set[int] = set()

@@ -16,8 +16,8 @@ import orjson
 
 from nipap.addresses import WIDTH, first_address
 from nipap.attributes import PREFIX
-from nipap.objects import rows
 from nipap.postgres.transaction import CHANGE_SET, Row, Transaction
+from nipap.search import running
 from nipap.search.paging import PREFIXES
 from nipap.search.query import Condition
 
@@ -57,6 +57,7 @@ _PLAIN = [
     'added',
     'last_modified',
     'avps',
+    'version',
 ]
 _READ = (
     *(PREFIX[name].sql for name in _PLAIN),
@@ -96,7 +97,7 @@ def read_page(
     tx: Transaction, page_sql: str, condition: Condition, params: Iterable[Any], shape: Shape, *, by_key: bool = False
 ) -> list[dict[str, Any]]:
     """Return the prefixes that a statement names by id, parent and match flag, in order. by_key: see `run_search`."""
-    return _objects(rows.run_search(tx, _page_sql(page_sql), condition, params, by_key=by_key), shape)
+    return _objects(running.run_search(tx, _page_sql(page_sql), condition, params, by_key=by_key), shape)
 
 
 def _page_sql(page_sql: str, window: str = '') -> str:

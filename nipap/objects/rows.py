@@ -6,17 +6,17 @@ Every function takes an open transaction. None of them commits or checks permiss
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from nipap.attributes import Table, read_value
-from nipap.errors import NipapPatternError, NipapValueError, Problems
+from nipap.errors import NipapValueError, Problems
 from nipap.moments import NEVER
 from nipap.postgres.transaction import Transaction
-from nipap.search import patterns
 from nipap.search.paging import Order, Page
-from nipap.search.query import Condition, all_of
+from nipap.search.query import Condition
+from nipap.search.running import behind, limit, run_search
 
 
 def select(
@@ -36,18 +36,6 @@ def select(
         rows = tx.all_prepared(f'{sql} LIMIT %s OFFSET %s', (*condition.params, page.max_result, page.offset))
     names = tuple(table)
     return [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def behind(condition: Condition, page: Page) -> Condition:
-    """Return a condition and, if a page has one, its start: a match must come after it."""
-    return condition if page.behind is None else all_of([condition, page.behind])
-
-
-def limit(page: Page | None) -> str:
-    """Return the LIMIT and OFFSET of a page."""
-    if page is None:
-        return ''
-    return (f' LIMIT {page.max_result:d}' if page.max_result is not None else '') + f' OFFSET {page.offset:d}'
 
 
 def find_keys(tx: Transaction, sql: str, condition: Condition) -> list[int]:
@@ -71,34 +59,6 @@ def lock(tx: Transaction, kind: str, key: int) -> None:
     """Lock an object against changes of any kind until the transaction ends. Do nothing if it does not exist."""
     if key <= _LARGEST.get(kind, 2**63 - 1):
         tx.execute(_LOCKS[kind], (key,))
-
-
-def run_search(
-    tx: Transaction, sql: str, condition: Condition, params: Iterable[Any], *, by_key: bool = False
-) -> list[tuple[Any, ...]]:
-    """Run a search and return its rows.
-
-    by_key: the search is a look-up with the same plan for all parameters.
-
-    :raises NipapValueError: naming the first invalid regular expression of the condition.
-    """
-    try:
-        return tx.all_prepared(sql, tuple(params)) if by_key else tx.all(sql, tuple(params))
-    except Exception as exc:
-        from_us = pattern_error(tx, exc, condition)
-        if from_us is None:
-            raise
-        raise from_us from exc
-
-
-def pattern_error(tx: Transaction, exc: Exception, condition: Condition) -> NipapValueError | None:
-    """Return an error that names the invalid regular expression; None if `exc` has another cause."""
-    if not isinstance(exc, NipapPatternError):
-        return None
-    for pattern in condition.patterns:
-        if not tx.value('SELECT is_pattern(%s)', (pattern,)):
-            return NipapValueError(patterns.not_posix(pattern))
-    return exc
 
 
 def without_nil(attr: Any, *names: str) -> Any:

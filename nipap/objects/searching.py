@@ -105,9 +105,18 @@ def search(tx: Transaction, kind: Kind, condition: Condition, options: Options, 
 
 
 def smart_search(
-    tx: Transaction, kind: Kind, text: SmartQuery, options: Options, extra: Extra | None, longest: int | None
+    tx: Transaction,
+    kind: Kind,
+    text: SmartQuery,
+    options: Options,
+    extra: Extra | None,
+    longest: int | None,
+    visible: Callable[[Condition], Condition] = lambda condition: condition,
 ) -> Object:
-    """Return a page of a smart search, with its interpretation. `longest` is the bound of `search`."""
+    """Return a page of a smart search, with its interpretation. `longest` is the bound of `search`.
+
+    visible: restricts the condition to what the caller may see.
+    """
     understood = _understand(tx, text)
     shown_query, query = understood.shown.query, understood.query
     if understood.shown.error:
@@ -120,7 +129,7 @@ def smart_search(
         }
     if extra is not None:
         shown_query, query = ({'operator': 'and', 'val1': ours, 'val2': extra.query} for ours in (shown_query, query))
-    result = _found(tx, kind, kind.compile(query), options, longest, tried=understood.tried)
+    result = _found(tx, kind, visible(kind.compile(query)), options, longest, tried=understood.tried)
     return {
         'search_options': options.echo,
         'result': result,

@@ -11,3 +11,4 @@ KEYS = 5_466_128  # and a hash of an idempotency key: calls with one key take tu
 DELIVERY = 5_466_129  # held by the session that delivers events
 ADDITIONS = 5_466_130  # and the id of a VRF: additions of many prefixes take turns (sql/functions/060_bulk.sql)
 ORDER = 5_466_131  # held by the session that gives change sets their positions
+PARTITIONS = 5_466_135  # held by a step of the upkeep of partitions (sql/functions/046_partitions.sql)

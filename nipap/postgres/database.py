@@ -55,6 +55,11 @@ OUTCOME_UNKNOWN = (
     'The connection to the database was lost while the change was being committed: its outcome is unknown.'
 )
 THAT_SESSION = 'FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz'
+LOCK_PATIENCE_S = 2.0  # for each lock of a dry run
+BUSY = (
+    f'Another change holds a lock that this dry run needs, and did not end within {LOCK_PATIENCE_S:g} seconds. '
+    'The call can be made again.'
+)
 READ_TIMEOUT_S = 20.0  # a regular expression can keep PostgreSQL busy for minutes
 # A process that is stopped or swapped out in a transaction keeps its locks. It also prevents the removal of all row
 # versions that its snapshot might see. Our code between two statements takes moments.
@@ -225,6 +230,19 @@ class Database:
         """Run work in one transaction and commit it. If the work raises an error, nothing is changed."""
         call = new_number()
         return self._attempt(lambda session: _transaction(session, work, call, outcome), self._change_limit_s)
+
+    def rehearse(self, work: Callable[[Transaction], T], ready: str) -> T:
+        """Run work in one transaction, and roll the transaction back.
+
+        ready: a statement that each session runs once, before its first such transaction.
+
+        :raises NipapBusyError: a lock was not free within `LOCK_PATIENCE_S`.
+        """
+        call = new_number()
+        try:
+            return self._attempt(lambda session: _rehearsal(session, work, call, ready), self._change_limit_s)
+        except LockNotAvailable as exc:
+            raise errors.NipapBusyError(BUSY) from exc
 
     def run_at_once(
         self,
@@ -452,7 +470,8 @@ class Database:
             raise errors.NipapOutcomeUnknownError(OUTCOME_UNKNOWN) from lost
 
 
-_COMMITTED = """SELECT s.id, a.object_id FROM change_set s JOIN audit_log a ON a.change_set = s.id
+_COMMITTED = """SELECT s.id, a.object_id FROM change_set s
+JOIN audit_log a ON a.change_set = s.id AND a.id > s.entries_after
 WHERE s.call = %s ORDER BY a.id LIMIT 1"""
 
 
@@ -484,6 +503,23 @@ def _transaction(session: Session, work: Callable[[Transaction], T], call: int, 
         if outcome is not None:
             outcome.change_set = tx.change_set
         return result
+
+
+def _rehearsal(session: Session, work: Callable[[Transaction], T], call: int, ready: str) -> T:
+    with session.connection.cursor() as cursor:
+        if not session.is_ready:
+            tracer.execute(cursor, ready)
+            session.is_ready = True
+        tx = Transaction(cursor, session, call)
+        tx.ahead(f'BEGIN; {CHANGING}; SET LOCAL lock_timeout = {int(LOCK_PATIENCE_S * 1000):d}; {SET_CALL % call}')
+        try:
+            result = work(tx)
+            tx.flush()
+            return result
+        finally:
+            if session.connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+                with suppress(psycopg2.Error):
+                    tracer.execute(cursor, 'ROLLBACK')
 
 
 def _commit(session: Session, cursor: psycopg2.extensions.cursor, asked: str) -> None:

@@ -24,6 +24,7 @@ class Session:
         self.read_timeout_s = read_timeout_s
         self.connection = connecting.connect(target)
         self.prepared: dict[str, str] = {}
+        self.is_ready = False  # whether it has the temporary tables of `Database.rehearse`
         self.party = OURSELVES  # the current user of the session, or the last one
         self._pid = os.getpid()
         try:

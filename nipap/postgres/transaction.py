@@ -16,6 +16,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.sql import SQL, Composable
 
+from nipap.errors import NipapError
 from nipap.postgres.session import Session
 from nipap.postgres.sqlstates import translate
 from nipap.runtime import tracer
@@ -96,6 +97,25 @@ class Transaction:
         """Yield this transaction to read a long answer. Its statements then have the time limit of reads."""
         with self.limited():
             yield self
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Undo the work in the context if it raises an error of the client. The transaction goes on."""
+        before, limited_s = len(self._ahead), self._limited_s
+        begin = b'SAVEPOINT part'
+        self._ahead.append(begin)
+        try:
+            yield
+            self.flush()
+        except NipapError:
+            if any(statement is begin for statement in self._ahead):  # nothing was sent
+                del self._ahead[before:]
+            else:
+                self._ahead.clear()
+                self.execute('ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part')
+            self._limited_s = limited_s
+            raise
+        self._ahead.append(b'RELEASE SAVEPOINT part')
 
     def briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
         """Run work that reads, with a time limit for each statement. A timeout does not abort the transaction."""

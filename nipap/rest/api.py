@@ -24,11 +24,16 @@ from nipap.backend import Backend, authorize
 from nipap.batch import REFERENCE
 from nipap.calls import CALLS, Expectation
 from nipap.calls import Request as CallRequest
+from nipap.controls import read_plan
 from nipap.errors import (
+    AuthError,
+    NipapBusyError,
     NipapError,
     NipapInputError,
     NipapMediaTypeError,
     NipapNonExistentError,
+    NipapOutcomeUnknownError,
+    NipapTooLargeError,
     NipapUnavailableError,
     NipapValueError,
     at_operation,
@@ -58,7 +63,11 @@ from nipap.postgres.database import Database
 from nipap.rest import events as flask_events
 from nipap.rest import openapi as rest_openapi
 from nipap.rest import parameters, sign_ins
+from nipap.rest import undo as rest_undo
 from nipap.rest.objects import (
+    AUDIT_ENTRIES,
+    CHANGE_SETS,
+    PAST,
     RESOURCES,
     TAGS,
     Object,
@@ -101,6 +110,16 @@ _WITH_BODY = ('POST', 'PATCH')
 _VRF = ('vrf_id', 'vrf_rt', 'vrf_name')
 _TREE_OPTIONS = tuple(parameter.name for parameter in parameters.TREE)
 
+# Errors that a dry run does not report as errors of the change: the request itself is refused.
+_NOT_OF_THE_CHANGE = (
+    AuthError,
+    NipapUnavailableError,
+    NipapOutcomeUnknownError,
+    NipapBusyError,
+    NipapTooLargeError,
+    NipapMediaTypeError,
+)
+
 _log = logging.getLogger(__name__)
 
 View = Callable[..., Response]
@@ -115,9 +134,14 @@ def add_to(
     for resource in RESOURCES:
         _Collection(api, resource).connect(app)
     _Collection(api, TAGS).connect_list(app)
+    for resource in PAST:
+        _Past(api, resource).connect(app)
+    for resource in RESOURCES:
+        _Past(api, AUDIT_ENTRIES).connect_history(app, _Collection(api, resource), resource)
     _Calls(api).connect(app)
     flask_events.add_to(app, api, cast(Database, backend.db))  # an interface is not built inside a transaction
     sign_ins.add_to(app, api)
+    rest_undo.add_to(app, api)
     rest_openapi.add_to(app, ROOT)
     app.register_error_handler(HTTPException, _refused)
 
@@ -199,7 +223,7 @@ class _Api:
                 )
             if request.method not in _WITH_BODY:
                 self._check_no_body(request)
-            return view(actor, **parts)
+            return self._made(actor, route, view, parts)
         except NipapError as exc:
             call.fault = exc.code
             if isinstance(exc, NipapUnavailableError):
@@ -209,6 +233,21 @@ class _Api:
             call.fault = NipapError.code
             _log.exception('internal error in %s, request id %s', call.method, call.request_id)
             return internal_problem(call.request_id)
+
+    def _made(self, actor: Actor, route: Route, view: View, parts: Mapping[str, int]) -> Response:
+        """Return the response of a view; in a dry run the plan, with any error of the change in it."""
+        request: Request = request_ctx.request
+        try:
+            return view(actor, **parts)
+        except _PlannedError as planned:
+            told = planned.told
+        except _NOT_OF_THE_CHANGE:
+            raise
+        except NipapError as exc:
+            if route.call is None or not (route.changes and read_flag(request.args, 'dry_run')):
+                raise
+            told = self.backend.refused(actor, route.call, exc)
+        return _respond(request, kept(giving_way(_plan_parts(told))))
 
     def _actor(self, request: Request, call: CallRecord) -> Actor:
         credentials = credentials_from_request(request, self._authenticator)
@@ -229,6 +268,13 @@ class _Api:
         body = read_body(request, self._max_body).strip()
         if body not in (b'', b'{}', b'null'):
             raise NipapInputError(f'A {request.method} has no body here, its parameters are in the URL')
+
+    def refuse_body(self) -> None:
+        """Refuse a body for a POST without one.
+
+        :raises NipapInputError: there is a body.
+        """
+        self._check_no_body(request_ctx.request)
 
     def body(self, types: Collection[str] = (_JSON,)) -> Any:
         """Return the value of the request's body.
@@ -251,9 +297,19 @@ class _Api:
         return value
 
     def change(
-        self, actor: Actor, method: str, members: Mapping[str, Any], expectation: Expectation | None = None
+        self,
+        actor: Actor,
+        method: str,
+        members: Mapping[str, Any],
+        expectation: Expectation | None = None,
+        planned: Callable[[Any], Any] = lambda answer: answer,
     ) -> Any:
-        """Make a call that changes something. With an idempotency key the change is made only once."""
+        """Make a call that changes something. With an idempotency key the change is made only once.
+
+        planned: returns the body of the response for the answer of the call.
+
+        :raises _PlannedError: with the answer of a dry run.
+        """
         request: Request = request_ctx.request
         record = http_calls.record_of(request)
         asked = CallRequest(
@@ -264,8 +320,18 @@ class _Api:
             record.request_id,
             change_reason(request, {}),
             change_group(request),
+            read_flag(request.args, 'dry_run'),
+            read_plan(request.args.get('plan')),
         )
-        return http_calls.performed(record, partial(self.backend.perform, actor, asked))
+        answer = http_calls.performed(record, partial(self.backend.perform, actor, asked))
+        if not asked.dry_run:
+            return answer
+        raise _PlannedError(answer if answer['errors'] else {**answer, 'answer': planned(answer['answer'])})
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Return whether the request is a dry run."""
+        return read_flag(request_ctx.request.args, 'dry_run')
 
     def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any:
         """Make a call that reads."""
@@ -382,7 +448,9 @@ class _Collection:
         attr = settable(self._api.body(), self._resource, new=True)
         if isinstance(attr, dict):
             refuse_unknown(attr, {*self._resource.writable, self._resource.key} - {'id'})
-        item = self._api.change(actor, f'add_{self.kind}', {'attr': attr})
+        item = self._api.change(
+            actor, f'add_{self.kind}', {'attr': attr}, planned=lambda item: cut([alone(item)], fields)[0]
+        )
         return self._shown(item, fields, 201)
 
     def _edit(self, actor: Actor, key: int) -> Response:
@@ -390,7 +458,7 @@ class _Collection:
         attr = settable(self._api.body((_JSON, MERGE)), self._resource)
         merge = request_ctx.request.mimetype == MERGE
         # With an idempotency key, an edit of a missing object must fail before its answer is stored.
-        always = idempotency_key(request_ctx.request, {}) is not None
+        always = idempotency_key(request_ctx.request, {}) is not None or self._api.is_dry_run
         complete = None
         if isinstance(attr, dict):
             refuse_unknown(attr, self._resource.fields)
@@ -400,7 +468,9 @@ class _Collection:
         if expected is not None:
             expected = replace(expected, members=complete)
         members = self._edit_members(key, marked(attr) if merge else attr)
-        edited = self._api.change(actor, f'edit_{self.kind}', members, expected)
+        edited = self._api.change(
+            actor, f'edit_{self.kind}', members, expected, lambda items: cut([alone(items[0])], fields)[0]
+        )
         if not edited:
             raise self._missing(key)
         return self._shown(edited[0], fields)
@@ -444,6 +514,64 @@ class _Collection:
         return Expectation(self.kind, number, holds)
 
 
+# Parameters of the past that compare in another way than by equality: the attribute and the operator of each.
+_COMPARED = {
+    'since': ('at', '>='),
+    'until': ('at', '<='),
+    'within': ('prefix', '<<='),
+    'covering': ('prefix', '>>='),
+}
+
+
+class _Past(_Collection):
+    """The paths of audit entries or change sets, which nobody can change."""
+
+    def connect(self, app: Flask) -> None:
+        """Add all paths."""
+        self.connect_list(app)
+        if self._resource is CHANGE_SETS:
+            self._api.connect(app, 'GET', f'/{self._resource.plural}/{KEY}', self._get)
+
+    def connect_history(self, app: Flask, collection: _Collection, resource: Resource) -> None:
+        """Add the path for the history of an object."""
+        view = partial(self._history, collection)
+        self._api.connect(app, 'GET', f'/{resource.plural}/{KEY}/history', view)
+
+    def _filter(self, args: Args) -> Object:
+        query = super()._filter(args)
+        for name, (attribute, operator) in _COMPARED.items():
+            if name in args:
+                one = {'operator': operator, 'val1': attribute, 'val2': args[name]}
+                query = _joined('and', [query, one]) if query else one
+        return query
+
+    def _history(self, collection: _Collection, actor: Actor, key: int) -> Response:
+        args = request_ctx.request.args
+        kind = collection.kind
+        own: Object = _joined('and', [_equal('kind', None, kind), _equal('object_id', None, str(key))])
+        last = self._last_of(actor, own)
+        if last is None:
+            collection.one(actor, key)  # raises an error unless the object exists
+        if read_flag(args, 'below'):
+            own = self._below(collection, actor, key, last)
+        filters = self._filter(args)
+        return self._found(actor, args.get('q'), _joined('and', [own, filters]) if filters else own)
+
+    def _last_of(self, actor: Actor, query: Object) -> Object | None:
+        """Return the last audit entry that matches a query; None without one."""
+        members = {'query': query, 'search_options': {'max_result': 1}}
+        found: list[Object] = self._api.look(actor, 'search_audit', members)['result']
+        return found[0] if found else None
+
+    def _below(self, collection: _Collection, actor: Actor, key: int, last: Object | None) -> Object:
+        """Return the query for everything in a VRF, or in the place of a prefix, which may have been removed."""
+        if collection.kind == 'vrf':
+            return _equal('vrf_id', None, str(key))
+        place = collection.one(actor, key) if last is None else last
+        inside: Object = {'operator': '<<=', 'val1': 'prefix', 'val2': place['prefix']}
+        return _joined('and', [_equal('vrf_id', None, str(place['vrf_id'])), inside])
+
+
 class _Calls:
     """The paths outside collections: versions, allocations, free blocks and batches."""
 
@@ -472,7 +600,7 @@ class _Calls:
         self._check_operations(actor, operations)
         operations = list(map(_cautious, operations)) if isinstance(operations, list) else operations
         members = {'operations': operations, 'return': asked.get('return')}
-        answers = self._api.change(actor, 'batch', members)
+        answers = self._api.change(actor, 'batch', members, planned=lambda answers: {'result': answers})
         return _respond(request_ctx.request, kept(giving_way(parts_of({'result': answers}))))
 
     def _check_operations(self, actor: Actor, operations: object) -> None:
@@ -509,8 +637,12 @@ class _Allocations:
         attr = self._api.struct()
         args = {name: attr.pop(name) for name in FREE if name in attr}
         count = read_count(args.pop('count', None))
+        if self._api.is_dry_run:
+            self._collection.one(actor, key)
         try:
             answers = self._allocated(actor, self._operations(key, attr, args, count), self._expectation(key, attr))
+        except _PlannedError as planned:
+            raise _PlannedError(_as_one(planned.told, count)) from None
         except NipapError as exc:
             self._collection.one(actor, key)  # a missing pool or prefix is the better error
             cause = exc.__cause__
@@ -576,6 +708,37 @@ class _Allocations:
             vrf = {'id': item['vrf_id']}
         found = self._api.look(actor, 'find_free_prefix', {'vrf': vrf, 'args': args})
         return _respond(request_ctx.request, [encode({'result': found})])
+
+
+# ---------------------------------------------------------------- dry runs
+
+
+class _PlannedError(Exception):
+    """The end of a dry run: no further request is made, and nothing is shown but the plan."""
+
+    def __init__(self, told: Object) -> None:
+        super().__init__()
+        self.told = told
+
+
+def _plan_parts(told: Object) -> Iterator[bytes]:
+    """Yield the answer of a dry run as JSON."""
+    before = b'{'
+    for name, value in told.items():
+        yield before + encode(name) + b':'
+        yield from parts_of(value)
+        before = b','
+    yield b'}'
+
+
+def _as_one(told: Object, count: int) -> Object:
+    """Return the plan of an allocation, which may consist of operations that the client does not know."""
+    errors = {(error['code'], error['message']): error for error in told['errors']}
+    alone_errors = [{**error, 'position': None, 'method': None, 'depends_on': None} for error in errors.values()]
+    answer = whole(told['answer'])
+    answers = answer if isinstance(answer, list | None) else [answer]
+    added = None if answers is None else {'result': [alone(item) for item in answers[-count:]]}
+    return {**told, 'answer': added, 'errors': alone_errors}
 
 
 # ---------------------------------------------------------------- pages

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any, Protocol
 
 from flask import Request, Response
@@ -17,6 +18,7 @@ from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor
 from nipap.attributes import read_integer, shown
+from nipap.calls import Expectation
 from nipap.errors import NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.history import events, webhook
 from nipap.postgres.database import Database
@@ -46,7 +48,14 @@ class Api(Protocol):
 
     def struct(self) -> dict[str, Any]: ...
 
-    def change(self, actor: Actor, method: str, members: Mapping[str, Any]) -> Any: ...
+    def change(
+        self,
+        actor: Actor,
+        method: str,
+        members: Mapping[str, Any],
+        expectation: Expectation | None = None,
+        planned: Callable[[Any], Any] = ...,
+    ) -> Any: ...
 
     def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any: ...
 
@@ -287,7 +296,7 @@ class _Hooks:
         if isinstance(attr, dict) and any(name not in webhook.WRITABLE for name in attr):
             attr = without_sent_back(attr, self._one(actor, key), webhook.WRITABLE)
         members = {'webhook': {'id': key}, 'attr': attr}
-        return _json(self._api.change(actor, 'edit_webhook', members)[0])
+        return _json(self._api.change(actor, 'edit_webhook', members, planned=itemgetter(0))[0])
 
     def remove(self, actor: Actor, key: int) -> Response:
         self._api.change(actor, 'remove_webhook', {'webhook': {'id': key}})
@@ -302,7 +311,8 @@ class _Hooks:
         asked = self._api.struct()
         check_members(asked, ('ids',))
         members = {'webhook': {'id': key}, 'ids': asked.get('ids')}
-        return _json({'resent': self._api.change(actor, 'resend_dead_letter', members)}, 202)
+        resent = self._api.change(actor, 'resend_dead_letter', members, planned=lambda number: {'resent': number})
+        return _json({'resent': resent}, 202)
 
 
 def _json(value: Any, status: int = 200) -> Response:

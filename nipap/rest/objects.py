@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Table, normal_text, read_integer, shown
+from nipap.attributes import ASN, AUDIT, CHANGE_SET, POOL, PREFIX, TAG, VRF, Table, normal_text, read_integer, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError
 from nipap.moments import read_moment
 from nipap.runtime.packed import long_part
@@ -25,12 +25,21 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resource:
-    """A collection of the API: its name in paths, the kind of its objects in methods, their key and attributes."""
+    """A collection of the API: its name in paths, the kind of its objects in methods, their key and attributes.
+
+    more: members of answers that are no attributes.
+    """
 
     plural: str
     kind: str
     key: str
     table: Table
+    more: Collection[str] = ()
+
+    @property
+    def schema(self) -> str:
+        """The name of its schema in the description of the interface."""
+        return self.kind.title().replace('_', '')
 
     @cached_property
     def counters(self) -> Collection[str]:
@@ -45,7 +54,7 @@ class Resource:
     @property
     def fields(self) -> Collection[str]:
         """The members that an answer can have."""
-        return (*self.table, 'match') if self.kind == 'prefix' else self.table
+        return (*self.table, 'match') if self.kind == 'prefix' else (*self.table, *self.more)
 
 
 RESOURCES = (
@@ -55,6 +64,9 @@ RESOURCES = (
     Resource('asns', 'asn', 'asn', ASN),
 )
 TAGS = Resource('tags', 'tag', 'name', TAG)
+AUDIT_ENTRIES = Resource('audit', 'audit', 'id', AUDIT, ('before', 'after', 'changes', 'sentence'))
+CHANGE_SETS = Resource('changes', 'change_set', 'id', CHANGE_SET, ('entries', 'more'))
+PAST = (AUDIT_ENTRIES, CHANGE_SETS)
 
 _BETWEEN = '-'  # between the two parts of an entity tag
 

@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound
 
 from nipap import __version__
 from nipap.attributes import MAX_ASN
-from nipap.rest.objects import RESOURCES, TAGS, Resource, digest, encode
+from nipap.rest.objects import AUDIT_ENTRIES, CHANGE_SETS, PAST, RESOURCES, TAGS, Resource, digest, encode
 from nipap.rest.parameters import LARGEST_KEY, Parameter
 from nipap.rest.problems import CONTENT_TYPE, STATUSES
 from nipap.rest.routes import MERGE, ROUTES
@@ -139,6 +139,9 @@ def describe(root: str) -> Schema:
     for resource in RESOURCES:
         paths |= _collection(resource)
     paths |= _looking(TAGS)
+    for resource in PAST:
+        paths |= _looking(resource)
+    paths |= _past()
     paths |= _calls()
     paths |= _events()
     paths['/sign-ins'] = {
@@ -150,6 +153,7 @@ def describe(root: str) -> Schema:
             _parameters(_ACTOR),
         )
     }
+    paths |= _undo()
     for (method, path), route in ROUTES.items():
         operation = paths[path][method.lower()]
         operation['parameters'] += [_query_parameter(parameter) for parameter in route.parameters.values()]
@@ -157,6 +161,8 @@ def describe(root: str) -> Schema:
         if route.merges:
             content = operation['requestBody']['content']
             content[MERGE] = {**content[JSON], 'schema': merge_of(content[JSON]['schema'])}
+        if route.served and route.changes:
+            operation['responses'] = _with_plan(operation['responses'])
         if not route.served:
             del paths[path][method.lower()]
     return {
@@ -170,7 +176,7 @@ def describe(root: str) -> Schema:
         },
         'servers': [{'url': root}],
         'security': [{'basic': []}, {'bearer': []}],
-        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS)]
+        'tags': [{'name': resource.plural} for resource in (*RESOURCES, TAGS, *PAST)]
         + [{'name': name} for name in ('calls', 'events', 'webhooks', 'sign-ins')],
         'paths': {path: its for path, its in paths.items() if its},
         'components': {
@@ -184,6 +190,16 @@ def describe(root: str) -> Schema:
             },
         },
     }
+
+
+def _with_plan(responses: Schema) -> Schema:
+    """Return the responses of a change, with that of a dry run."""
+    plan = ref('schemas', 'Plan')
+    usual = responses.get('200')
+    if usual is None:
+        return {'200': _answer('The plan, for `dry_run`.', plan), **responses}
+    both = {'anyOf': [usual['content'][JSON]['schema'], plan]}
+    return {**responses, '200': {**usual, 'content': _content(both)}}
 
 
 # ---- parameters and headers
@@ -327,7 +343,7 @@ def _of(method: str) -> str:
 
 def _looking(resource: Resource) -> dict[str, Schema]:
     """Return the paths to list and search objects."""
-    name, kind, path = resource.kind.capitalize(), resource.kind, f'/{resource.plural}'
+    name, kind, path = resource.schema, resource.kind, f'/{resource.plural}'
     found = {
         '200': _answer('A page of objects.', ref('schemas', f'{name}List'), ['ETag', 'Link']),
         '304': _answer('As before.'),
@@ -385,6 +401,29 @@ def _collection(resource: Resource) -> dict[str, Schema]:
             [*key, *_parameters(_CHANGE)],
         ),
     }
+    return paths
+
+
+def _past() -> dict[str, Schema]:
+    """Return the paths of one change set, and of the history of one object."""
+    as_before = {'304': _answer('As before.')}
+    one = _answer('The change set.', ref('schemas', CHANGE_SETS.schema), ['ETag'])
+    text, parameters = _of('list_change_set'), _parameters(['key', *_ACTOR, *_LOOK])
+    paths: dict[str, Schema] = {
+        '/changes/{key}': {'get': _operation('get_change_set', 'changes', text, {'200': one, **as_before}, parameters)}
+    }
+    page = _answer('A page of audit entries.', ref('schemas', f'{AUDIT_ENTRIES.schema}List'), ['ETag', 'Link'])
+    for resource in RESOURCES:
+        kind, plural = resource.kind, resource.plural
+        paths[f'/{plural}/{{key}}/history'] = {
+            'get': _operation(
+                f'history_of_{kind}',
+                plural,
+                f'Return the audit entries of one {kind}, also of one that was removed, the newest first.',
+                {'200': page, **as_before},
+                _parameters(['asn' if kind == 'asn' else 'key', *_ACTOR, *_LOOK]),
+            )
+        }
     return paths
 
 
@@ -499,3 +538,33 @@ def _events() -> dict[str, Schema]:
 
 
 _OF_ALL = ('list_webhook', 'add_webhook')
+
+
+def _undo() -> dict[str, Schema]:
+    """Return the paths of undo."""
+    undone = _answer('What was undone.', ref('schemas', 'Undone'), ['ChangeSet'])
+    steps = {
+        'type': 'object',
+        'properties': {'group': TEXT, 'change_sets': listed(ref('schemas', 'Undone')), 'skipped': listed(INTEGER)},
+    }
+    asked: Schema = {
+        'type': 'object',
+        'additionalProperties': False,
+        'required': ['group'],
+        'properties': {'group': {**PRINTABLE, 'minLength': 1, 'maxLength': 100}, 'partial': {'type': 'boolean'}},
+    }
+    return {
+        '/changes/{key}/undo': {
+            'post': _operation('undo', 'changes', _of('undo'), {'200': undone}, _parameters(['key', *_CHANGE]))
+        },
+        '/change-groups/undo': {
+            'post': _operation(
+                'undo_group',
+                'changes',
+                _of('undo_group'),
+                {'200': _answer('What was undone, change set by change set.', steps, ['ChangeSet'])},
+                _parameters(_CHANGE),
+                asked,
+            )
+        },
+    }

@@ -15,9 +15,10 @@ from nipap.access.sign_in_rows import DEFAULT as SIGN_INS
 from nipap.access.sign_in_rows import MOST as MOST_SIGN_INS
 from nipap.access.sign_ins import INTERFACES, OUTCOMES
 from nipap.attributes import Attribute, read_boolean, shown
-from nipap.errors import NipapInputError, NipapValueError
+from nipap.controls import LONGEST_PLAN, OF_CHANGES
+from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
-from nipap.rest.objects import TAGS, Resource
+from nipap.rest.objects import AUDIT_ENTRIES, TAGS, Resource
 from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, NETWORK, STORED, TEXT, Schema
 from nipap.search.paging import MOST
 
@@ -25,7 +26,7 @@ Args = MultiDict[str, str]
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 10_000
-LISTS = ('tags', 'networks')  # kinds of attributes whose filters look for one value in a list
+LISTS = ('tags', 'networks', 'names')  # kinds of attributes whose filters look for one value in a list
 PAIR = 'avps.'  # the prefix of parameters that name the key of a pair
 LARGEST_KEY = 10**18 - 1  # of an object in a path
 
@@ -74,6 +75,8 @@ def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
     for name, values in args.lists():
         if pairs and name.startswith(PAIR) and name != PAIR:
             continue
+        if name not in parameters and name in OF_CHANGES:
+            raise NipapExtraneousInputError(f'parameter {name} is for requests that change something').about(name)
         if name not in parameters:
             accepted = ', '.join([*parameters, *(('avps.KEY',) if pairs else ())]) or 'none'
             raise NipapInputError(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
@@ -125,6 +128,14 @@ LIMIT = _shared(
 )
 AFTER = _shared('after', CURSOR, 'Start of the page: the `after` of the previous answer.')
 RECURSIVE = _shared('recursive', _BOOLEAN, 'Also remove everything inside.')
+DRY_RUN = _shared('dry_run', _BOOLEAN, 'Return the plan of the change (200), and change nothing.')
+PLAN = _shared(
+    'plan',
+    {**TEXT, 'minLength': 1, 'maxLength': LONGEST_PLAN},
+    'The `plan` of a dry run: make the change only if it is still as planned, else 409.',
+)
+CHANGES = (DRY_RUN, PLAN)
+PARTIAL = _shared('partial', _BOOLEAN, 'Undo what has no conflict, and list the conflicts.')
 TREE = (
     _shared('parents_depth', _DEPTH, 'Number of levels to add above the matches; -1: all.'),
     _shared('children_depth', _DEPTH, 'Number of levels to add below the matches; -1: all.'),
@@ -149,6 +160,11 @@ EVENTS = (
         )
     ),
 )
+SINCE = _shared('since', MOMENT, 'Only changes at or after this time.')
+UNTIL = _shared('until', MOMENT, 'Only changes at or before this time.')
+WITHIN = _shared('within', NETWORK, 'Only prefixes that are this network or inside it, before or after the change.')
+COVERING = _shared('covering', NETWORK, 'Only prefixes that are this network or around it, before or after the change.')
+BELOW = Parameter('below', _BOOLEAN, 'Whether the history of everything inside is included.')
 DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
 SIGN_INS_OF = (
     Parameter('user', STORED, 'Only sign-ins of this user, or with this name.'),
@@ -184,7 +200,8 @@ def options(resource: Resource) -> tuple[Parameter, ...]:
 
 def filters(resource: Resource) -> tuple[Parameter, ...]:
     """Return a filter for each attribute. Filters for pairs are not included, because their keys are not known."""
-    return tuple(_filter(attribute) for attribute in resource.table.values())
+    more = {'audit': (SINCE, UNTIL, WITHIN, COVERING), 'change_set': (SINCE, UNTIL)}
+    return (*map(_filter, resource.table.values()), *more.get(resource.kind, ()))
 
 
 def _filter(attribute: Attribute) -> Parameter:
@@ -230,6 +247,12 @@ def free(resource: Resource) -> tuple[Parameter, ...]:
 def listing(resource: Resource) -> tuple[Parameter, ...]:
     """Return the parameters of a list."""
     return (*(() if resource is TAGS else (Q,)), *options(resource), *filters(resource))
+
+
+def history(resource: Resource) -> tuple[Parameter, ...]:
+    """Return the parameters of the history of an object."""
+    own = listing(AUDIT_ENTRIES)
+    return (*own, BELOW) if resource.kind in ('vrf', 'prefix') else own
 
 
 def searching(resource: Resource) -> tuple[Parameter, ...]:

@@ -23,6 +23,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.NipapError: 400,
     errors.NipapUnavailableError: 503,
     errors.NipapOutcomeUnknownError: 504,
+    errors.NipapBusyError: 503,
     errors.NipapInputError: 400,
     errors.NipapMissingInputError: 400,
     errors.NipapExtraneousInputError: 400,
@@ -31,6 +32,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.NipapMediaTypeError: 415,
     errors.NipapValueError: 422,
     errors.NipapTimeoutError: 422,
+    errors.NipapPlanError: 422,
     errors.NipapNonExistentError: 404,
     errors.NipapDuplicateError: 409,
     errors.NipapKeyReusedError: 422,
@@ -40,6 +42,8 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.TooManyLoginsError: 429,
     errors.AuthorizationFailedError: 403,
     errors.NipapChangedError: 412,
+    errors.NipapPlanChangedError: 409,
+    errors.NipapConflictError: 409,
 }
 
 
@@ -59,13 +63,18 @@ def status_of(error: errors.NipapError) -> int:
 def problem(error: errors.NipapError) -> Response:
     """Return the response that reports an error."""
     status = status_of(error)
-    members: dict[str, object] = {'detail': str(error), 'code': error.code}
+    conflicts = error.conflicts if isinstance(error, errors.NipapConflictError) else ()
+    members: dict[str, object] = {'detail': str(error.args[0]) if conflicts else str(error), 'code': error.code}
+    if isinstance(error, errors.NipapConflictError):
+        members |= {'conflicts': list(error.conflicts), 'number_of_conflicts': error.number}
     if error.attribute is not None:
         members['attribute'] = error.attribute
     if error.position is not None:
         members['position'] = error.position
     if error.interpretation is not None:
         members['interpretation'] = error.interpretation
+    if isinstance(error, errors.NipapPlanChangedError) and error.differences:
+        members['differences'] = list(error.differences)
     response = _response(status, members)
     if status == 401:
         for challenge in CHALLENGES:

@@ -7,11 +7,11 @@ parameter that is not in this table is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nipap.calls import CALLS
 from nipap.rest import parameters
-from nipap.rest.objects import RESOURCES, TAGS, Resource
+from nipap.rest.objects import CHANGE_SETS, PAST, RESOURCES, TAGS, Resource
 from nipap.rest.parameters import Parameter, Parameters
 
 
@@ -72,20 +72,38 @@ def _collection(resource: Resource) -> Iterator[_Entry]:
     yield ('DELETE', f'{path}/{{key}}'), Route(f'remove_{kind}', removal, conditional=True)
 
 
+def _history(resource: Resource) -> Iterator[_Entry]:
+    yield _route('GET', f'/{resource.plural}/{{key}}/history', 'search_audit', parameters.history(resource))
+
+
 def _source(resource: Resource) -> Iterator[_Entry]:
     path = f'/{resource.plural}/{{key}}'
     yield _route('POST', f'{path}/allocations', 'add_prefix')
     yield _route('GET', f'{path}/free', 'find_free_prefix', parameters.free(resource))
 
 
+def _controlled(entry: _Entry) -> _Entry:
+    """Add the parameters that all changes have."""
+    name, route = entry
+    if not (route.served and route.changes):
+        return entry
+    return name, replace(route, parameters={**route.parameters, **parameters.named(parameters.CHANGES)})
+
+
 ROUTES: Mapping[tuple[str, str], Route] = dict(
-    (
+    _controlled(entry)
+    for entry in (
         *(entry for resource in RESOURCES for entry in _collection(resource)),
         *_looking(TAGS),
+        *(entry for resource in PAST for entry in _looking(resource)),
+        _route('GET', '/changes/{key}', 'list_change_set', (parameters.fields(CHANGE_SETS),)),
+        *(entry for resource in RESOURCES for entry in _history(resource)),
         *(entry for resource in RESOURCES if resource.kind in ('pool', 'prefix') for entry in _source(resource)),
         _route('GET', '/version', 'version'),
         _route('POST', '/batch', 'batch'),
         _route('GET', '/events', None, parameters.EVENTS),
+        _route('POST', '/changes/{key}/undo', 'undo', (parameters.PARTIAL,)),
+        _route('POST', '/change-groups/undo', 'undo'),
         _route('GET', '/webhooks', 'list_webhook'),
         _route('POST', '/webhooks', 'add_webhook'),
         _route('GET', '/webhooks/{key}', 'list_webhook'),

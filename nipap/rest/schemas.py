@@ -14,7 +14,7 @@ from nipap.batch import MAX_OPERATIONS
 from nipap.calls import CALLS
 from nipap.history.events import KINDS as EVENT_KINDS
 from nipap.history.webhook import LONGEST_SECRET, LONGEST_URL, MOST_IN_A_FILTER, SHORTEST_SECRET
-from nipap.rest.objects import RESOURCES, TAGS, Resource
+from nipap.rest.objects import CHANGE_SETS, PAST, RESOURCES, TAGS, Resource
 from nipap.search.query import COMPARISONS
 
 Schema = dict[str, Any]
@@ -29,6 +29,7 @@ PRINTABLE: Schema = {
 # Text that XML 1.0 can carry, because XML-RPC must carry it.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
 NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
+VALUE_BEFORE_OR_AFTER = r'^(before|after)\..+$'
 AVP = r'^avps\.[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]+$'
 ID: Schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**63 - 1}
 # The URL of a receiver: no password, a host, no blanks.
@@ -51,6 +52,7 @@ KINDS: Mapping[str, Schema] = {
     'enum': TEXT,
     'tags': {'type': 'array', 'items': STORED},
     'networks': {'type': 'array', 'items': NETWORK},
+    'names': {'type': 'array', 'items': TEXT},
     'avps': {'type': 'object', 'propertyNames': {**STORED, 'minLength': 1}, 'additionalProperties': STORED},
 }
 _NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'prefix', 'family'})
@@ -90,11 +92,15 @@ def schemas() -> dict[str, Schema]:
                     'type': 'object',
                     'description': 'The interpretation of the text `q`, with its errors.',
                 },
+                'differences': {
+                    **listed(TEXT),
+                    'description': 'The differences between a change and its plan (1610).',
+                },
             },
         },
     }
-    for resource in (*RESOURCES, TAGS):
-        name = resource.kind.capitalize()
+    for resource in (*RESOURCES, TAGS, *PAST):
+        name = resource.schema
         shown = {key: _shown(attribute) for key, attribute in resource.table.items()}
         more = {
             'match': {
@@ -105,11 +111,11 @@ def schemas() -> dict[str, Schema]:
         found[name] = {
             'type': 'object',
             'description': 'With the parameter `fields`, only the requested members.',
-            'properties': shown | (more if resource.kind == 'prefix' else {}),
+            'properties': shown | (more if resource.kind == 'prefix' else {}) | _of_past(resource),
         }
         found[f'{name}Query'] = _query(resource)
         found[f'{name}List'] = _list_of(name, smart=resource is not TAGS)
-        if resource is not TAGS:
+        if resource in RESOURCES:
             found[f'{name}Attr'] = _settable(resource)
             found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
             found[f'{name}Merge'] = _merge(found[f'{name}Attr'])
@@ -118,7 +124,30 @@ def schemas() -> dict[str, Schema]:
         'PoolAllocation': _of_pool(attr),
         'PrefixAllocation': _of_prefix(attr),
         **webhooks(),
+        'Undone': _undone(),
         'SignIn': _sign_in(),
+        **plans(),
+    }
+
+
+def _of_past(resource: Resource) -> Schema:
+    """Return the members of audit entries and change sets that are no attributes."""
+    if resource is CHANGE_SETS:
+        entries = {**listed(ref('schemas', 'Audit')), 'description': 'The first entries, in the order of the changes.'}
+        return {'entries': entries, 'more': {'type': 'boolean', 'description': 'Whether there are further entries.'}}
+    if resource not in PAST:
+        return {}
+    facts: Schema = {'type': ['object', 'null']}
+    both = {'type': 'object', 'properties': {'before': {}, 'after': {}}}
+    return {
+        'before': {**facts, 'description': 'The stored attributes before the change; null for an addition.'},
+        'after': {**facts, 'description': 'The stored attributes after the change; null for a removal.'},
+        'changes': {
+            'type': 'object',
+            'description': 'The attributes that differ, with their values.',
+            'additionalProperties': both,
+        },
+        'sentence': {'type': 'string', 'description': 'The change in words.'},
     }
 
 
@@ -152,8 +181,10 @@ def _of_prefix(attr: Schema) -> Schema:
 
 
 def _query(resource: Resource) -> Schema:
-    own = ref('schemas', f'{resource.kind.capitalize()}Query')
+    own = ref('schemas', f'{resource.schema}Query')
     names: list[Schema] = [{'enum': sorted(resource.table)}]
+    if resource.kind == 'audit':
+        names.append({'type': 'string', 'pattern': VALUE_BEFORE_OR_AFTER})
     if 'avps' in resource.table:
         names.append({'type': 'string', 'pattern': AVP})
     members = ['operator', 'val1', 'val2']
@@ -302,6 +333,91 @@ def _sign_in() -> Schema:
         'outcome': {'type': 'string', 'enum': list(OUTCOMES)},
     }
     return {'type': 'object', 'required': list(properties), 'properties': properties}
+
+
+def _undone() -> Schema:
+    """Return the schema of the answer of an undo."""
+    of_object: Schema = {'position': INTEGER, 'kind': TEXT, 'id': INTEGER}
+    return {
+        'type': 'object',
+        'properties': {
+            'undoes': {**INTEGER, 'description': 'The change set that was undone, in the undo of a group.'},
+            'change_set': {
+                'type': ['integer', 'null'],
+                'description': 'The new change set; null if nothing was undone.',
+            },
+            'undone': {
+                'type': 'object',
+                'additionalProperties': INTEGER,
+                'description': 'The numbers of objects by kind.',
+            },
+            'conflicts': listed(
+                {'type': 'object', 'properties': {**of_object, 'object': {'type': ['string', 'null']}, 'why': TEXT}}
+            ),
+            'number_of_conflicts': INTEGER,
+            'left': listed({'type': 'object', 'properties': {**of_object, 'action': TEXT}}),
+        },
+    }
+
+
+def plans() -> dict[str, Schema]:
+    """Return the schemas of the answer of a dry run."""
+    state: Schema = {'type': ['object', 'null']}
+    number: Schema = {**INTEGER, 'minimum': 0}
+    parent: Schema = {'type': ['object', 'null'], 'properties': {'id': INTEGER, 'prefix': TEXT}}
+    perhaps: Schema = {'type': ['string', 'null']}
+    position: Schema = {'type': ['integer', 'null']}
+    lists: dict[str, tuple[str, Schema]] = {
+        'changes': (
+            'The entries that the audit log would get, in order.',
+            {
+                'kind': TEXT,
+                'id': INTEGER,
+                'action': TEXT,
+                'before': state,
+                'after': state,
+                'changes': {'type': 'object'},
+            },
+        ),
+        'moved': (
+            'The prefixes that would get another parent.',
+            {'id': INTEGER, 'vrf_id': INTEGER, 'prefix': TEXT, 'parent_before': parent, 'parent_after': parent},
+        ),
+        'counters': (
+            'The counters around that would differ.',
+            {'kind': TEXT, 'id': INTEGER, 'name': TEXT, 'before': {'type': 'object'}, 'after': {'type': 'object'}},
+        ),
+        'errors': (
+            'All errors of the request; it changes nothing if there are any.',
+            {
+                **{'code': INTEGER, 'message': TEXT, 'attribute': perhaps, 'position': position, 'method': perhaps},
+                'depends_on': {**position, 'description': 'The failed operation that is the reason.'},
+            },
+        ),
+    }
+    properties: Schema = {
+        'dry_run': {'const': True},
+        'right': {
+            'enum': ['read', 'allocate', 'write', 'administer'],
+            'description': 'The right that the request needs.',
+        },
+        'answer': {'description': 'The answer of the request; null if it has errors, or no answer.'},
+        'events': {'type': 'object', 'properties': {'number': number, 'kinds': {'type': 'object'}}},
+        'webhooks': {
+            'type': 'object',
+            'description': 'The webhooks that would be called; `called` is for users who may manage webhooks.',
+            'properties': {
+                'number': number,
+                'called': listed({'type': 'object', 'properties': {'id': INTEGER, 'url': TEXT}}),
+            },
+        },
+        'plan': {**TEXT, 'description': 'The parameter `plan` of the request that makes this change.'},
+    }
+    for name, (text, members) in lists.items():
+        items: Schema = {'type': 'object', 'required': list(members), 'properties': members}
+        properties[name] = {**listed(items), 'maxItems': 1000, 'description': text}
+        properties[f'{name}_not_shown'] = {**number, 'description': f'The number of further {name}.'}
+    return {'Plan': {'type': 'object', 'required': [n for n in properties if n != 'plan'], 'properties': properties}}
 
 
 def result(schema: Schema) -> Schema:

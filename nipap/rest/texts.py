@@ -36,6 +36,15 @@ TEXTS: Mapping[str, str] = {
     'remove_prefix': 'Remove a prefix. Its children move up to its parent, unless `recursive` removes them too.',
     'search_prefix': f'Return the prefixes that a query or a text matches. {_QUERY}',
     'search_tag': 'Return the tags that a query matches. The body is `{"query": …}`; the parameters choose the page.',
+    'search_audit': (
+        f'Return the audit entries that a query or a text matches, the newest first. {_QUERY} `prefix` compares with '
+        'the place before or after the change, `changed` with the names of changed attributes, `before.KEY` and '
+        '`after.KEY` with a value.'
+    ),
+    'search_change_set': (
+        f'Return the change sets that a query or a text matches, the newest first, with their first entries. {_QUERY}'
+    ),
+    'list_change_set': 'Return a change set with up to 1,000 entries, in the order of the changes.',
     'find_free_prefix': (
         'Return the lowest free blocks, which an allocation at this moment would take. Nothing is reserved: allocate '
         'to have them.'
@@ -46,6 +55,15 @@ TEXTS: Mapping[str, str] = {
         'The calls and their `args` are those of XML-RPC. `{"$result": [0, "id"]}` in `args` stands for the id in the '
         'answer of operation 0. With `return` set to `ids` the answers are ids only. An error has the number of the '
         'operation as `position`. All answers together may have 100,000 objects, or a million ids.'
+    ),
+    'undo': (
+        'Undo a change set, as a new change set. Removed objects come back with their ids, edited ones get their '
+        'former values, added ones are removed. Objects that were changed since are conflicts: the undo is refused '
+        'with 409 and their list, or with `partial` everything else is undone.'
+    ),
+    'undo_group': (
+        'Undo the change sets of a group, the newest first, each in a transaction of its own. Change sets that are '
+        'undone already are skipped, so the request can be sent again.'
     ),
     'list_webhook': 'Return all webhooks, with their deliveries.',
     'add_webhook': (
@@ -80,10 +98,11 @@ BODIES: Mapping[str, Any] = {
     },
     **{
         f'search_{kind}': {'query': _example(f'search_{kind}', 'query')}
-        for kind in ('vrf', 'pool', 'asn', 'prefix', 'tag')
+        for kind in ('vrf', 'pool', 'asn', 'prefix', 'tag', 'audit', 'change_set')
     },
     'allocate_from_pool': {'family': 4, 'description': 'Link to a customer'},
     'allocate_from_prefix': {'prefix_length': 24, 'type': 'assignment', 'description': 'LAN'},
     'batch': {'operations': _example('batch', 'operations')},
+    'undo_group': {'group': 'import of May'},
     'resend_dead_letter': {},
 }

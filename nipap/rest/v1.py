@@ -25,6 +25,7 @@ from nipap.errors import (
     AuthenticationFailedError,
     AuthenticationMissingError,
     NipapError,
+    NipapExtraneousInputError,
     NipapInputError,
     NipapMissingInputError,
     NipapNonExistentError,
@@ -43,7 +44,9 @@ PATH = '/rest/v1/prefixes'
 
 _OPTIONS = ('max_result', 'offset', 'include_all_parents', 'include_all_children', 'parents_depth', 'children_depth')
 _ALLOCATION = {'fromPoolName', 'fromPoolId', 'fromPrefix', 'prefixLength', 'family'}
+_NOT_HERE = ('dry_run', 'as_of', 'plan')  # a client that sends one of them does not want what it would get
 _WITHOUT_PROOF = {'message': 'Unauthorized'}
+_LATER = 'version'  # an attribute that prefixes did not have when this endpoint was frozen
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +90,9 @@ class _Endpoint:
             if request.method != 'GET':
                 refuse_other_sites(request)
             actor = self._actor(request, record)
+            for name in _NOT_HERE:
+                if name in request.args:
+                    raise NipapExtraneousInputError(f'extraneous parameter {name}, /api/v1 has it').about(name)
             return _answered(kept(giving_way(_written(call(actor, request.args.to_dict())))))
         except AuthenticationMissingError as exc:
             record.fault = exc.code
@@ -123,6 +129,8 @@ class _Endpoint:
         options = {name: args.pop(name) for name in _OPTIONS if name in args}
         if not args:
             raise NipapMissingInputError("'val1' must be specified")
+        if _LATER in args:
+            raise NipapInputError(f"Search variable '{_LATER}' unknown")
         return self._backend.search_prefix(actor, _query(args), options)['result']
 
     def add(self, actor: Actor, args: dict[str, str]) -> Prefix:
@@ -137,12 +145,14 @@ class _Endpoint:
 
     def edit(self, actor: Actor, args: dict[str, str]) -> list[Prefix] | LongList:
         """Edit the prefixes that the parameters select."""
+        _check_spec(args)
         edited: list[Prefix] | LongList = self._change(actor, 'edit_prefix', {'prefix': args, 'attr': self._body()})
         return edited
 
     def remove(self, actor: Actor, args: dict[str, str]) -> object:
         """Remove the prefix that the parameters name. The answer names it by prefix and VRF."""
         members = {'prefix': args, 'recursive': args.pop('recursive', None)}
+        _check_spec(args)
         named: dict[str, Any] = {}
 
         def holds(item: Mapping[str, Any]) -> bool:
@@ -163,6 +173,15 @@ class _Endpoint:
         record = http_calls.record_of(request_ctx.request)
         asked = CallRequest(call, members, request_id=record.request_id, expectation=expectation)
         return http_calls.performed(record, partial(self._backend.perform, actor, asked))
+
+
+def _check_spec(args: dict[str, str]) -> None:
+    """Refuse a specification with an attribute that this endpoint does not have.
+
+    :raises NipapExtraneousInputError: naming the attribute.
+    """
+    if _LATER in args:
+        raise NipapExtraneousInputError(f"Key '{_LATER}' not allowed in prefix spec.")
 
 
 class _UnauthorizedError(Exception):
@@ -217,6 +236,7 @@ def _written(answer: object) -> Iterator[bytes]:
 def _plain(answer: object) -> object:
     items: list[Any] = answer if isinstance(answer, list) else [answer]
     for item in items:
+        item.pop(_LATER, None)
         item.update({name: str(item[name]) for name in COUNTERS & item.keys() if item[name] is not None})
     return answer
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from nipap.search import patterns
 
 Compared = tuple[str, tuple[Any, ...]]
-H = TypeVar('H', 'InTreeOrder', 'ByText', 'ByTag', 'ByKey')
+H = TypeVar('H', 'InTreeOrder', 'ByText', 'ByTag', 'ByKey', 'InTime', 'OfSet', 'Place')
 
 
 # The operator ~* with an expression that `patterns.is_plain`.
@@ -111,7 +112,33 @@ class ByKey:
         return 'p.id' in self.columns or ('p.prefix' in self.columns and not self.columns.isdisjoint(_VRF_KEYS))
 
 
-Hint = InTreeOrder | ByText | ByTag | ByKey
+@dataclass(frozen=True)
+class InTime:
+    """Every match of the audit log has a time in this range, its ends included. None: without an end."""
+
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True)
+class OfSet:
+    """Every match of the audit log belongs to this change set."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Every match of the audit log is an entry of a prefix in this place, before or after the change.
+
+    network: an operator and the network to compare with.
+    """
+
+    vrf_id: int | None = None
+    network: tuple[str, str] | None = None
+
+
+Hint = InTreeOrder | ByText | ByTag | ByKey | InTime | OfSet | Place
 
 
 @dataclass(frozen=True)
@@ -243,7 +270,22 @@ def _all(joined: Sequence[Condition]) -> Condition:
     hints += [hint for hint in others if isinstance(hint, ByTag)][:1]
     if any(isinstance(hint, ByText) for hint in others):
         hints.append(ByText(_all_guards(joined), _joined(' AND ', [each.behind_guard() for each in joined])))
+    hints += _in_history(others)
     return Condition(sql, params, tuple(hints), tuple(pattern for each in joined for pattern in each.patterns))
+
+
+def _in_history(hints: Sequence[Hint]) -> Iterator[Hint]:
+    """Yield the hints about the audit log that hold when all of the hints do."""
+    times = [hint for hint in hints if isinstance(hint, InTime)]
+    if times:
+        since = max((hint.since for hint in times if hint.since is not None), default=None)
+        until = min((hint.until for hint in times if hint.until is not None), default=None)
+        yield InTime(since, until)
+    yield from [hint for hint in hints if isinstance(hint, OfSet)][:1]
+    places = [hint for hint in hints if isinstance(hint, Place)]
+    if places:
+        vrf_id = next((hint.vrf_id for hint in places if hint.vrf_id is not None), None)
+        yield Place(vrf_id, next((hint.network for hint in places if hint.network is not None), None))
 
 
 def _in_order(joined: Sequence[Condition]) -> InTreeOrder:

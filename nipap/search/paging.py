@@ -134,6 +134,19 @@ PREFIXES = Order(
 )
 
 
+def _newest_first(kind: str, column: str) -> Order:
+    return Order(
+        kind,
+        f'{column} DESC',
+        lambda item: (item['id'],),
+        lambda number: (_number(number, 0, 2**63 - 1),),
+        lambda place: Condition(f'{column} < %s', place),
+    )
+
+
+AUDIT = _newest_first('audit', 'a.id')
+CHANGE_SETS = _newest_first('change_set', 's.id')
+
 # ---------------------------------------------------------------- search options
 
 DEFAULT_MAX_RESULT = 50

@@ -33,7 +33,7 @@ from nipap.errors import (
     NipapValueError,
 )
 from nipap.runtime import waiting
-from nipap.search import patterns
+from nipap.search import entries, patterns
 from nipap.search.condition import (
     ALWAYS,
     AND,
@@ -154,6 +154,8 @@ def equals(attribute: Attribute, value: object) -> Condition:
 def find_attribute(name: object, table: Table) -> Attribute:
     """Return an attribute of a query. ``avps.KEY`` is the value of one pair.
 
+    In the audit log, ``before.KEY`` and ``after.KEY`` are the values of an attribute before and after the change.
+
     :raises NipapInputError: there is no such attribute.
     """
     if isinstance(name, str):
@@ -162,6 +164,9 @@ def find_attribute(name: object, table: Table) -> Attribute:
         if name.startswith('avps.') and 'avps' in table and len(name) > 5:
             avps = table['avps']
             return Attribute(normal_text(name), 'avp', avps.sql, '', nil_is_text=avps.nil_is_text)
+        member = entries.member_of(normal_text(name)) if 'changed' in table else None
+        if member is not None:
+            return member
     text = name if isinstance(name, str) else shown(name)
     raise NipapInputError(f"Search variable '{text}' unknown").about(text)
 
@@ -183,10 +188,13 @@ def _leaf(node: Any, table: Table) -> Condition:
 
 
 def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
+    special = entries.special(attribute, operator, value)
+    if special is not None:
+        return special
     sql = attribute.sql
     params: tuple[Any, ...] = ()
-    if attribute.kind == 'avp':
-        sql, params = f'({sql} ->> %s)', (attribute.name[5:],)
+    if attribute.kind in ('avp', 'member'):
+        sql, params = f'({sql} ->> %s)', (attribute.name.partition('.')[2],)
     if operator in _NETWORKS:
         return _network(attribute, operator, value)
     if value is None:
@@ -204,7 +212,7 @@ def _compare(attribute: Attribute, operator: str, value: object) -> Condition:
     return _scalar(attribute, sql, params, operator, value)
 
 
-_ARRAYS = frozenset({'tags', 'networks'})
+_ARRAYS = frozenset({'tags', 'networks', 'names'})
 
 
 def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str) -> Condition:
@@ -217,7 +225,7 @@ def _null(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: str
         return Condition(f'{sql} {"<>" if there else "="} 0', params, hints=() if there else (InTreeOrder(ALWAYS),))
     if attribute.name == 'inherited_tags':
         return Condition(f'{"" if there else "NOT "}{_INHERITED % "cardinality(q.tags) > 0"}')
-    if attribute.kind in ('tags', 'networks', 'avps'):
+    if attribute.kind in ('tags', 'networks', 'names', 'avps'):
         return Condition(f"{sql} {'<>' if there else '='} '{{}}'", params)
     return Condition(f'{sql} IS {"NOT " if there else ""}NULL', params)
 
@@ -354,6 +362,8 @@ def _scalar(attribute: Attribute, sql: str, params: tuple[Any, ...], operator: s
         return Condition(*compared, (InTreeOrder(compared), ByKey(frozenset({sql}), by_key)))
     if by_key:
         return Condition(*compared, (ByKey(listed=True),))
+    if sql in entries.BY_INDEX:
+        return Condition(*compared, (ByKey(frozenset({sql})),))
     return Condition(*compared, _like_guard(attribute, _line(attribute, parsed)))
 
 
@@ -449,6 +459,7 @@ _COMPARABLE: dict[str, tuple[Callable[[Attribute, object], Any] | None, str]] = 
     'text': (comparable_text, ''),
     'asn': (lambda _, value: bigint(read_asn(value)), '::bigint'),
     'avp': (lambda _, value: _as_sought(value), ''),
+    'member': (lambda _, value: _as_sought(value), ''),
     'rt': (_route_target, ''),
     'enum': (_enum, ''),
     'integer': (lambda _, value: bigint(read_integer(value)), '::bigint'),

@@ -57,7 +57,7 @@ TOO_MANY_WORDS = 'too many words'
 FORBIDDEN_CHARACTER = 'forbidden character'
 
 # Comparing an array by '=' asks whether it has the value.
-ARRAYS = frozenset({'tags', 'inherited_tags'})
+ARRAYS = frozenset({'tags', 'inherited_tags', 'changed'})
 
 EVERYTHING = '*'  # alone it means the same as the empty text
 
@@ -128,6 +128,16 @@ def parse_asn_query(text: str, attribute_ok: AttributeCheck, value_ok: ValueChec
     Interpretations have ``error`` only if it is true.
     """
     return _parse(text, _ASN, attribute_ok, value_ok)
+
+
+def parse_audit_query(text: str, attribute_ok: AttributeCheck, value_ok: ValueCheck) -> SmartQuery:
+    """Interpret a search for audit entries: addresses, prefixes, comparisons and text."""
+    return _parse(text, _AUDIT, attribute_ok, value_ok)
+
+
+def parse_change_set_query(text: str, attribute_ok: AttributeCheck, value_ok: ValueCheck) -> SmartQuery:
+    """Interpret a search for change sets: comparisons and text."""
+    return _parse(text, _CHANGE_SET, attribute_ok, value_ok)
 
 
 def patterns_of(query: Query) -> tuple[set[str], set[str]]:
@@ -312,6 +322,11 @@ def _prefix_special(word: str, value_ok: ValueCheck) -> Query | None:
     return _ipv6(word) if ':' in word else None
 
 
+def _network_special(word: str, value_ok: ValueCheck) -> Query | None:
+    """Read a word as an address or a prefix."""
+    return None if _ROUTE_TARGET.fullmatch(word) else _prefix_special(word, value_ok)
+
+
 def _ipv6(word: str) -> Query | None:
     match = _IPV6_SHAPE.fullmatch(word)
     if match is None:
@@ -447,6 +462,26 @@ _ASN = _Dialect(
     tag=None,
     aliases=MISSPELT,
     says_no_error=False,
+)
+_AUDIT = _Dialect(
+    label='name or username or reason',
+    columns=('name', 'username', 'reason'),
+    special=_network_special,
+    tag=None,
+    aliases={
+        'user': 'username',
+        'group': 'change_group',
+        'object': 'name',
+        'attribute': 'changed',
+        'source': 'authoritative_source',
+    },
+)
+_CHANGE_SET = _Dialect(
+    label='username or reason or group',
+    columns=('username', 'reason', 'change_group'),
+    special=_no_special,
+    tag=None,
+    aliases={'user': 'username', 'group': 'change_group', 'source': 'authoritative_source'},
 )
 
 

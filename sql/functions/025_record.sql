@@ -33,10 +33,12 @@ BEGIN
     ELSE
         number := nextval('change_set_id_seq');
         INSERT INTO change_set (
-            id, call, username, authenticated_as, full_name, authoritative_source, method, request_id, idempotency_key, reason, change_group)
+            id, call, username, authenticated_as, full_name, authoritative_source, method, request_id, idempotency_key, reason, change_group,
+            entries_after)
         VALUES (
             number, nullif(current_setting('nipap.change', true), '')::bigint, who.username, who.authenticated_as, who.full_name,
-            who.authoritative_source, who.method, who.request_id, who.idempotency_key, who.reason, who.change_group);
+            who.authoritative_source, who.method, who.request_id, who.idempotency_key, who.reason, who.change_group,
+            coalesce(pg_sequence_last_value('audit_log_id_seq'), 0));
         noted := set_config('nipap.change_set', call || '/' || number, false);
     END IF;
     INSERT INTO audit_log (
@@ -110,7 +112,8 @@ DECLARE
 BEGIN
     SELECT * INTO older FROM change_set WHERE id = number AND last_older_entry IS NOT NULL;
     IF NOT FOUND THEN
-        RETURN QUERY SELECT * FROM audit_log WHERE change_set = number ORDER BY id;
+        RETURN QUERY SELECT * FROM audit_log a WHERE change_set = number
+            AND a.id > (SELECT s.entries_after FROM change_set s WHERE s.id = number) ORDER BY id;
     ELSE
         RETURN QUERY SELECT * FROM audit_log a WHERE id BETWEEN older.id AND older.last_older_entry AND change_set IS NULL
             AND a.at = older.at AND a.username = older.username AND a.authenticated_as = older.authenticated_as

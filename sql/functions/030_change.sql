@@ -4,8 +4,8 @@
 -- 40001: run the call again.
 
 CREATE OR REPLACE FUNCTION prefix_facts(stored prefix) RETURNS jsonb LANGUAGE sql STABLE
-RETURN jsonb_strip_nulls(to_jsonb(stored) - '{parent_id,children,used_addresses,free_blocks}'::text[]);
-COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without derived columns and without nulls.';
+RETURN jsonb_strip_nulls(to_jsonb(stored) - '{parent_id,children,used_addresses,free_blocks,version}'::text[]);
+COMMENT ON FUNCTION prefix_facts(prefix) IS 'The stored facts of a prefix, without derived columns, version and nulls.';
 
 CREATE OR REPLACE FUNCTION add_to_totals(in_vrf int, address_family int, prefixes bigint, total numeric, used numeric) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -231,6 +231,7 @@ BEGIN
     new_row.prefix := network;
     new_row.added := now();
     new_row.last_modified := new_row.added;
+    new_row.version := 1;
     SELECT prefix INTO first_inside FROM prefix WHERE vrf_id = in_vrf AND prefix >= network AND prefix <= addr_last(network) ORDER BY prefix LIMIT 1;
     IF first_inside = network THEN
         PERFORM refuse_duplicate(in_vrf, network);
@@ -392,12 +393,13 @@ BEGIN
         RETURN true;
     END IF;
     new_row.last_modified := now();
+    new_row.version := old_row.version + 1;
     UPDATE prefix SET
         prefix = new_row.prefix, type = new_row.type, parent_id = new_row.parent_id, children = new_row.children, used_addresses = new_row.used_addresses,
         pool_id = new_row.pool_id, free_blocks = new_row.free_blocks, status = new_row.status, description = new_row.description, comment = new_row.comment,
         node = new_row.node, country = new_row.country, order_id = new_row.order_id, customer_id = new_row.customer_id, external_key = new_row.external_key,
         alarm_priority = new_row.alarm_priority, monitor = new_row.monitor, vlan = new_row.vlan, tags = new_row.tags, avps = new_row.avps, expires = new_row.expires,
-        authoritative_source = new_row.authoritative_source, last_modified = new_row.last_modified
+        authoritative_source = new_row.authoritative_source, last_modified = new_row.last_modified, version = new_row.version
     WHERE id = target;
     done := record_change(who, 'prefix', 'edit', target, prefix_facts(old_row), prefix_facts(new_row));
     RETURN true;
@@ -428,7 +430,7 @@ BEGIN
         country = wanted.country, order_id = wanted.order_id, customer_id = wanted.customer_id,
         external_key = wanted.external_key, alarm_priority = wanted.alarm_priority, monitor = wanted.monitor,
         vlan = wanted.vlan, tags = wanted.tags, avps = wanted.avps, expires = wanted.expires,
-        authoritative_source = wanted.authoritative_source, last_modified = now()
+        authoritative_source = wanted.authoritative_source, last_modified = now(), version = t.version + 1
     FROM old, LATERAL jsonb_populate_record(old.row, changes) wanted
     WHERE t.id = (old.row).id AND wanted IS DISTINCT FROM old.row
     RETURNING t.id, prefix_facts(old.row),
@@ -547,7 +549,7 @@ DECLARE
     top bigint;
     facts jsonb;
 BEGIN
-    SELECT jsonb_strip_nulls(to_jsonb(t) - 'rt_rank') INTO vrf_values FROM vrf t WHERE id = in_vrf FOR NO KEY UPDATE;
+    SELECT vrf_facts(t) INTO vrf_values FROM vrf t WHERE id = in_vrf FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -572,6 +574,10 @@ COMMENT ON FUNCTION vrf_remove(int, actor) IS 'Remove a VRF with all its prefixe
 
 -- ---------------------------------------------------------------- pools
 
+CREATE OR REPLACE FUNCTION pool_facts(stored pool) RETURNS jsonb LANGUAGE sql STABLE
+RETURN jsonb_strip_nulls(to_jsonb(stored) - 'version');
+COMMENT ON FUNCTION pool_facts(pool) IS 'The stored facts of a pool, without version and nulls.';
+
 CREATE OR REPLACE FUNCTION lock_pool_members(target int) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     members bigint[];
@@ -580,7 +586,7 @@ BEGIN
     -- Lock the members first and the pool last, in the order of all changes. A member that was added meanwhile is not
     -- locked: start over.
     members := ARRAY(SELECT id FROM prefix WHERE pool_id = target ORDER BY vrf_id, prefix FOR NO KEY UPDATE);
-    SELECT jsonb_strip_nulls(to_jsonb(t)) INTO facts FROM pool t WHERE id = target FOR NO KEY UPDATE;
+    SELECT pool_facts(t) INTO facts FROM pool t WHERE id = target FOR NO KEY UPDATE;
     IF EXISTS (SELECT FROM prefix WHERE pool_id = target AND NOT id = ANY (members)) THEN
         RAISE EXCEPTION 'pool % got new members', target USING ERRCODE = '40001';
     END IF;
@@ -621,12 +627,13 @@ BEGIN
     PERFORM check_defaults(new_row, old_row);
     UPDATE pool SET
         name = new_row.name, description = new_row.description, default_type = new_row.default_type, tags = new_row.tags, avps = new_row.avps,
-        ipv4_default_prefix_length = new_row.ipv4_default_prefix_length, ipv6_default_prefix_length = new_row.ipv6_default_prefix_length
+        ipv4_default_prefix_length = new_row.ipv4_default_prefix_length, ipv6_default_prefix_length = new_row.ipv6_default_prefix_length,
+        version = old_row.version + 1
     WHERE id = target;
     IF (new_row.ipv4_default_prefix_length, new_row.ipv6_default_prefix_length) IS DISTINCT FROM (old_row.ipv4_default_prefix_length, old_row.ipv6_default_prefix_length) THEN
         UPDATE prefix p SET free_blocks = free_blocks_of(p, default_length(target, p.prefix)) WHERE pool_id = target;
     END IF;
-    done := record_change(who, 'pool', 'edit', target, facts, jsonb_strip_nulls(to_jsonb(new_row)));
+    done := record_change(who, 'pool', 'edit', target, facts, pool_facts(new_row));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pool_edit(int, jsonb, actor) IS 'Edit a pool; a new default length recounts the free blocks of its members. Writes nothing if no fact changes. Returns false if there is no such pool.';
@@ -643,7 +650,7 @@ BEGIN
     OPEN members FOR WITH old AS MATERIALIZED (
         SELECT p AS row FROM prefix p WHERE pool_id = target
     )
-    UPDATE prefix t SET pool_id = NULL, free_blocks = NULL, last_modified = now() FROM old WHERE t.id = (old.row).id
+    UPDATE prefix t SET pool_id = NULL, free_blocks = NULL, last_modified = now(), version = t.version + 1 FROM old WHERE t.id = (old.row).id
     RETURNING t.id, prefix_facts(old.row), prefix_facts(t);
     PERFORM record_rows(who, 'prefix', 'edit', members);
     DELETE FROM pool WHERE id = target;

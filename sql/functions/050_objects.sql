@@ -1,8 +1,8 @@
 -- Add, edit and remove for objects outside the tree (VRFs, pools, AS numbers), with their audit entries.
 
 CREATE OR REPLACE FUNCTION vrf_facts(stored vrf) RETURNS jsonb LANGUAGE sql STABLE
-RETURN jsonb_strip_nulls(to_jsonb(stored) - 'rt_rank');
-COMMENT ON FUNCTION vrf_facts(vrf) IS 'The stored facts of a VRF, without nulls.';
+RETURN jsonb_strip_nulls(to_jsonb(stored) - '{rt_rank,version}'::text[]);
+COMMENT ON FUNCTION vrf_facts(vrf) IS 'The stored facts of a VRF, without version and nulls.';
 
 CREATE OR REPLACE FUNCTION vrf_add(facts jsonb, who actor) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
@@ -10,6 +10,7 @@ DECLARE
     new_row vrf := jsonb_populate_record(NULL::vrf, facts);
 BEGIN
     new_row.id := nextval('vrf_id_seq');
+    new_row.version := 1;
     INSERT INTO vrf SELECT new_row.*;
     INSERT INTO free_range VALUES
         (-1 - 2 * new_row.id::bigint, '0.0.0.0', '255.255.255.255', 0),
@@ -33,7 +34,9 @@ BEGIN
     IF new_row IS NOT DISTINCT FROM old_row THEN
         RETURN true;
     END IF;
-    UPDATE vrf SET rt = new_row.rt, rt_rank = new_row.rt_rank, name = new_row.name, description = new_row.description, tags = new_row.tags, avps = new_row.avps WHERE id = target;
+    UPDATE vrf SET rt = new_row.rt, rt_rank = new_row.rt_rank, name = new_row.name, description = new_row.description, tags = new_row.tags, avps = new_row.avps,
+        version = old_row.version + 1
+    WHERE id = target;
     done := record_change(who, 'vrf', 'edit', target, vrf_facts(old_row), vrf_facts(new_row));
     RETURN true;
 END $$;
@@ -46,19 +49,25 @@ DECLARE
 BEGIN
     PERFORM check_defaults(new_row, NULL);
     new_row.id := nextval('pool_id_seq');
+    new_row.version := 1;
     INSERT INTO pool SELECT new_row.*;
-    done := record_change(who, 'pool', 'add', new_row.id, NULL, jsonb_strip_nulls(to_jsonb(new_row)));
+    done := record_change(who, 'pool', 'add', new_row.id, NULL, pool_facts(new_row));
     RETURN new_row.id;
 END $$;
 COMMENT ON FUNCTION pool_add(jsonb, actor) IS 'Add a pool; returns its id.';
+
+CREATE OR REPLACE FUNCTION asn_facts(stored asn) RETURNS jsonb LANGUAGE sql STABLE
+RETURN jsonb_strip_nulls(to_jsonb(stored) - 'version');
+COMMENT ON FUNCTION asn_facts(asn) IS 'The stored facts of an AS number, without version and nulls.';
 
 CREATE OR REPLACE FUNCTION asn_add(facts jsonb, who actor) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     done boolean;
     new_row asn := jsonb_populate_record(NULL::asn, facts);
 BEGIN
+    new_row.version := 1;
     INSERT INTO asn SELECT new_row.*;
-    done := record_change(who, 'asn', 'add', new_row.asn, NULL, jsonb_strip_nulls(to_jsonb(new_row)));
+    done := record_change(who, 'asn', 'add', new_row.asn, NULL, asn_facts(new_row));
     RETURN new_row.asn;
 END $$;
 COMMENT ON FUNCTION asn_add(jsonb, actor) IS 'Add an AS number.';
@@ -77,8 +86,8 @@ BEGIN
     IF new_row IS NOT DISTINCT FROM old_row THEN
         RETURN true;
     END IF;
-    UPDATE asn SET name = new_row.name WHERE asn = target;
-    done := record_change(who, 'asn', 'edit', target, jsonb_strip_nulls(to_jsonb(old_row)), jsonb_strip_nulls(to_jsonb(new_row)));
+    UPDATE asn SET name = new_row.name, version = old_row.version + 1 WHERE asn = target;
+    done := record_change(who, 'asn', 'edit', target, asn_facts(old_row), asn_facts(new_row));
     RETURN true;
 END $$;
 COMMENT ON FUNCTION asn_edit(bigint, jsonb, actor) IS 'Edit an AS number. Writes nothing if no fact changes. Returns false if there is no such AS number.';
@@ -88,7 +97,7 @@ DECLARE
     done boolean;
     facts jsonb;
 BEGIN
-    DELETE FROM asn t WHERE asn = target RETURNING jsonb_strip_nulls(to_jsonb(t)) INTO facts;
+    DELETE FROM asn t WHERE asn = target RETURNING asn_facts(t) INTO facts;
     IF NOT FOUND THEN
         RETURN false;
     END IF;

@@ -232,7 +232,7 @@ BEGIN
     WHERE o.id = t.owner_id;
     INSERT INTO prefix SELECT (n.row).* FROM (
         SELECT jsonb_populate_record(NULL::prefix, i.facts || jsonb_build_object(
-            'id', i.id, 'parent_id', i.parent_id, 'children', coalesce(k.children, 0), 'added', now(), 'last_modified', now(),
+            'id', i.id, 'parent_id', i.parent_id, 'children', coalesce(k.children, 0), 'added', now(), 'last_modified', now(), 'version', 1,
             'used_addresses', CASE WHEN masklen(i.prefix) = full_length(i.prefix) THEN 1 ELSE coalesce(k.size, 0) END)) AS row
         FROM incoming i LEFT JOIN (
             SELECT parent_id, count(*) AS children, sum(prefix_size(prefix)) AS size FROM incoming WHERE inside GROUP BY parent_id) k

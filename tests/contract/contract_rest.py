@@ -25,8 +25,11 @@ Object = dict[str, Any]
 #: Method, path below the root, body and headers of a request; the result is the HTTP status and the body.
 Exchange = Callable[[str, str, bytes | None, Mapping[str, str]], tuple[int, bytes]]
 
-PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags', 'webhook': 'webhooks'}
-MOMENTS = ('added', 'last_modified', 'expires')
+PLURALS = {
+    **{'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags', 'webhook': 'webhooks'},
+    **{'audit': 'audit', 'change_set': 'changes'},
+}
+MOMENTS = ('added', 'last_modified', 'expires', 'at')
 SIGNED_IN = ('at', 'last')
 AROUND = ('parents_depth', 'children_depth', 'include_all_parents', 'include_all_children', 'include_neighbors')
 ALLOCATING = {'prefix_length', 'family', 'count'}
@@ -59,6 +62,8 @@ class RestFace(Face):
         headers = {} if key is None else {'Idempotency-Key': quoted(key)}
         if method == 'batch':
             return self.ask('POST', '/batch', members, **headers)['result']
+        if method == 'undo':
+            return self._undo(members, headers)
         change, _, kind = method.partition('_')
         if change in ('add', 'edit', 'remove'):
             return getattr(self, f'_{change}')(kind, method, members, headers)
@@ -113,12 +118,21 @@ class RestFace(Face):
 
     def _edit(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
         place, attr = self._place(kind, members.get(kind)), members.get('attr')
-        if place is None or attr is None:
+        if place is None or attr is None or 'if_version' in members:
             return self.as_batch(method, members, headers)
         try:
             return [self.ask('PATCH', place, attr, **headers)]
         except Fault as fault:
             return self._unless_absent(fault, method, members)
+
+    def _undo(self, members: Object, headers: Mapping[str, str]) -> Any:
+        number = members.get('change_set')
+        if number is None or members.get('group') is not None or not str(number).isdecimal():
+            return self.ask(
+                'POST', '/change-groups/undo', {k: v for k, v in members.items() if v is not None}, **headers
+            )
+        partial = written({'partial': members.get('partial')})
+        return self.ask('POST', f'/changes/{number}/undo{partial}', **headers)
 
     def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
         if kind == 'vrf' and members.get('recursive') is None:  # over REST the removal of prefixes must be explicit
@@ -147,7 +161,8 @@ class RestFace(Face):
 
         The result is None if there is no resource for the call.
         """
-        verb, _, kind = method.rpartition('_')
+        kind = next((kind for kind in PLURALS if method.endswith(f'_{kind}')), '')
+        verb = method.removesuffix(f'_{kind}')
         if method in ('version', 'db_version'):
             return self.ask('GET', '/version')[method]
         if method == 'find_free_prefix':
@@ -155,7 +170,7 @@ class RestFace(Face):
         if method == 'list_sign_in':
             return self._sign_ins(answer, **members)
         if verb == 'list':
-            place = self._place(kind, members.get(kind))
+            place = None if kind == 'audit' else self._place(kind, members.get(kind))
             return None if place is None else self._listed(place)
         return self._found(verb, kind, members, answer) if verb in ('search', 'smart_search') else None
 
@@ -181,7 +196,8 @@ class RestFace(Face):
         """Return the answer of a search, with the options that the other faces repeat."""
         options = members.get('search_options') or {}
         size = options.get('max_result', 50)
-        known = {'max_result', *((*AROUND, 'parent_prefix', 'after') if kind == 'prefix' else ())}
+        more = {'prefix': (*AROUND, 'parent_prefix', 'after'), 'audit': ('after',)}
+        known = {'max_result', *more.get(kind, ())}
         plain = all(isinstance(value, str | int) for value in options.values())
         if options.keys() - known or not plain or isinstance(size, bool | str) or not 1 <= size <= MOST:
             return None
@@ -274,8 +290,10 @@ class Problem(Fault):
 
 def with_moments(item: Object) -> Object:
     """Return an object of an answer with its timestamps parsed."""
-    names = MOMENTS if 'last_modified' in item else SIGNED_IN if 'outcome' in item else ()
-    item |= {name: dt.datetime.fromisoformat(item[name]) for name in names if item[name] is not None}
+    # The facts of an audit entry are as they are stored: an object without an indent.
+    known = 'indent' in item or 'authenticated_as' in item
+    names = SIGNED_IN if 'outcome' in item else MOMENTS if known else ()
+    item |= {name: dt.datetime.fromisoformat(item[name]) for name in names if item.get(name) is not None}
     return item
 
 

@@ -304,7 +304,7 @@ def test_as_numbers(client: AnyClient) -> None:
     for number in (0, -1, str(2**32), 'x', None):
         assert client.code('add', 'asn', asn=number, name='x') == (1110 if number is None else 1200)
     client.add('asn', asn=65000, name='one')
-    assert client.edit('asn', 65000, name='two') == {'asn': 65000, 'name': 'two'}
+    assert client.edit('asn', 65000, name='two') == {'asn': 65000, 'name': 'two', 'version': 2}
     assert client.code('edit', 'asn', 65000, asn=1) == 1120
     client.remove('asn', 65000)
     assert client.search('asn', {}) == []

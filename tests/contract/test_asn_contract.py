@@ -24,11 +24,13 @@ def add(api: Face, asn: Any, name: str | None = None) -> dict[str, Any]:
 )
 def test_numbers_to_32_bits(api: Face, given: object, answered: object) -> None:
     """Deliberate difference 7: an integer if it fits the wire's integer, otherwise a decimal string."""
-    assert add(api, given, 'x') == {'asn': answered, 'name': 'x'}
-    assert api.call('list_asn', asn={'asn': given}) == [{'asn': answered, 'name': 'x'}]
+    assert add(api, given, 'x') == {'asn': answered, 'name': 'x', 'version': 1}
+    assert api.call('list_asn', asn={'asn': given}) == [{'asn': answered, 'name': 'x', 'version': 1}]
     query = {'operator': 'equals', 'val1': 'asn', 'val2': given}
-    assert api.call('search_asn', query=query)['result'] == [{'asn': answered, 'name': 'x'}]
-    assert api.call('edit_asn', asn={'asn': given}, attr={'name': 'y'}) == [{'asn': answered, 'name': 'y'}]
+    assert api.call('search_asn', query=query)['result'] == [{'asn': answered, 'name': 'x', 'version': 1}]
+    assert api.call('edit_asn', asn={'asn': given}, attr={'name': 'y'}) == [
+        {'asn': answered, 'name': 'y', 'version': 2}
+    ]
     assert api.call('remove_asn', asn={'asn': given}) is None
     assert api.call('list_asn', asn={}) == []
 
@@ -54,7 +56,7 @@ def test_order_is_by_number(api: Face) -> None:
 def test_specifications(api: Face) -> None:
     add(api, 1, 'one')
     add(api, 2, 'two')
-    assert api.call('list_asn', asn={'name': 'one'}) == [{'asn': 1, 'name': 'one'}]
+    assert api.call('list_asn', asn={'name': 'one'}) == [{'asn': 1, 'name': 'one', 'version': 1}]
     assert api.call('list_asn', asn={'name': 'three'}) == []
     assert api.call('list_asn', asn={'asn': 3}) == []
     fault = api.fault('list_asn', asn='one')
@@ -65,7 +67,7 @@ def test_specifications(api: Face) -> None:
 def test_edit(api: Face) -> None:
     """Deliberate differences 9 and 15."""
     add(api, 1, 'one')
-    assert api.call('edit_asn', asn={'name': 'one'}, attr={'name': None}) == [{'asn': 1, 'name': None}]
+    assert api.call('edit_asn', asn={'name': 'one'}, attr={'name': None}) == [{'asn': 1, 'name': None, 'version': 2}]
     assert api.call('edit_asn', asn={'asn': 2}, attr={'name': 'x'}) == []
     fault = api.fault('edit_asn', asn={'asn': 1}, attr={})
     assert (fault.code, fault.text) == (1100, "'attr' must not be empty.")
@@ -82,7 +84,9 @@ def test_smart_search_never_faults(api: Face) -> None:
     add(api, 64512, 'private')
     for text in ('64512', '9' * 20, '0', '-1', '64512 64513', 'AS 1', '(', '*', '#x', '"x'):
         answer = api.call('smart_search_asn', query_string=text)
-        assert answer['result'] == ([{'asn': 64512, 'name': 'private'}] if text in ('64512', '*') else []), text
+        assert answer['result'] == (
+            [{'asn': 64512, 'name': 'private', 'version': 1}] if text in ('64512', '*') else []
+        ), text
 
 
 def test_smart_search_with_a_further_query(api: Face) -> None:
@@ -97,6 +101,6 @@ def test_smart_search_with_a_further_query(api: Face) -> None:
 def test_an_empty_query_finds_every_number(api: Face) -> None:
     """Deliberate difference 15."""
     add(api, 1)
-    assert api.call('search_asn', query={})['result'] == [{'asn': 1, 'name': None}]
+    assert api.call('search_asn', query={})['result'] == [{'asn': 1, 'name': None, 'version': 1}]
     assert api.fault('search_asn').code == 1110
     assert api.fault('smart_search_asn').code == 1110

@@ -66,7 +66,7 @@ def test_xml_rpc_takes_no_form(client: FlaskClient, kind: str) -> None:
     ],
 )
 def test_xml_rpc_takes_what_clients_send(client: FlaskClient, headers: dict[str, str]) -> None:
-    assert sent(client, ADDITION, **headers) == {'asn': 1, 'name': None}
+    assert sent(client, ADDITION, **headers) == {'asn': 1, 'name': None, 'version': 1}
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_edit_of_nothing_and_with_nothing(api: Face) -> None:
 def test_edit_moves_nothing_but_what_is_named(api: Face) -> None:
     pool = api.add_pool('p', tags=['x'], avps={'k': 'v'}, ipv4_default_prefix_length=24)
     (edited,) = api.call('edit_pool', pool={'id': pool['id']}, attr={'name': 'q', 'default_type': 'reservation'})
-    assert edited == {**pool, 'name': 'q', 'default_type': 'reservation'}
+    assert edited == {**pool, 'name': 'q', 'default_type': 'reservation', 'version': 2}
 
 
 def test_searches_by_every_attribute(api: Face) -> None:

@@ -100,7 +100,7 @@ def test_the_life_of_other_objects(ask: Ask, plural: str, attr: dict[str, Any], 
     assert item in ask('GET', f'/{plural}').json['result']
     assert ask('GET', f'/{plural}?name=one').json['result'] == [item]
     refused(ask('POST', f'/{plural}', attr), 409, 1400)
-    assert ask('PATCH', path, {'name': 'two'}).json == {**item, 'name': 'two'}
+    assert ask('PATCH', path, {'name': 'two'}).json == {**item, 'name': 'two', 'version': 2}
     assert ask('DELETE', path).status_code == 204
     for method, body in (('GET', None), ('DELETE', None), ('PATCH', {'name': 'x'})):
         refused(ask(method, path, body), 404, 1300)
@@ -310,7 +310,8 @@ def test_notations_of_as_numbers(ask: Ask) -> None:
     for written in ('65546', 'AS65546', 'as65546', '1.10', 'AS1.10', 'as01.010'):
         answer = ask('GET', f'/asns/{written}')
         assert (answer.status_code, answer.json) == (200, item), written
-        assert ask('PATCH', f'/asns/{written}', {'name': written}).json == {'asn': 65546, 'name': written}
+        edited = ask('PATCH', f'/asns/{written}', {'name': written}).json
+        assert edited == {'asn': 65546, 'name': written, 'version': 2}
         item = ask('GET', '/asns/65546').json
         assert ask('GET', f'/asns?asn={written}').json['result'] == [item]
         refused(ask('POST', '/asns', {'asn': written, 'name': 'y'}), 409, 1400)

@@ -197,3 +197,18 @@ def test_the_right_to_change_anything_is_given_up(client: FlaskClient, db: Datab
         made = client.post(PATH, json=body, headers=headers)
         assert made.status_code == 200
         assert client.delete(f'{PATH}?id={made.json["id"]}', headers=headers).status_code == 200
+
+
+def test_the_older_rest_endpoint_has_no_versions(as_daemon: FlaskClient) -> None:
+    body = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'd'}
+    added = as_daemon.post(PATH, json=body, headers=HEADERS).json
+    found = as_daemon.get(f'{PATH}?id={added["id"]}', headers=HEADERS).json
+    edited = as_daemon.put(f'{PATH}?id={added["id"]}', json={'description': 'e'}, headers=HEADERS).json
+    assert not any('version' in item for item in (added, *found, *edited))
+    unknown = {'error': {'code': 1100, 'message': "Search variable 'version' unknown"}}
+    assert as_daemon.get(f'{PATH}?version=1', headers=HEADERS).json == unknown
+    for answer in (
+        as_daemon.put(f'{PATH}?version=2', json={'description': 'f'}, headers=HEADERS),
+        as_daemon.delete(f'{PATH}?prefix=10.0.0.0/8&version=2', headers=HEADERS),
+    ):
+        assert answer.json == {'error': {'code': 1120, 'message': "Key 'version' not allowed in prefix spec."}}

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, Required, TypeVar, Union, get_args, get_ori
 
 import pytest
 from contract_faces import actor_of, as_client_sees
-from contract_recording import read_session, with_ids
+from contract_recording import NOT_RECORDED, read_session, with_ids
 
 from nipap.answers import LongList
 from nipap.backend import Backend
@@ -18,7 +18,7 @@ from nipap.errors import NipapError
 from nipap.runtime.packed import whole
 
 #: Keys that the recorded program did not have.
-ADDED: frozenset[str] = frozenset()
+ADDED = frozenset({NOT_RECORDED})
 OBJECTS = frozenset({'vrf', 'pool', 'prefix', 'asn'})
 
 
@@ -89,6 +89,17 @@ def test_answers_have_the_types_that_are_promised(backend: Backend) -> None:
             failures += [f'{step}: {line}' for line in other_keys(as_client_sees(answer), step.result)]
         if step.save_id_as and isinstance(answer, dict):
             saved[step.save_id_as] = answer['id']
+    for kind, key in (('audit', 'kind'), ('change_set', 'method')):
+        query = {'operator': 'is_not', 'val1': key, 'val2': None}
+        calls = {
+            f'list_{kind}': {kind: {'authoritative_source': 'nipap'}},
+            f'search_{kind}': {'query': query},
+            f'smart_search_{kind}': {'query_string': 'source=nipap'},
+        }
+        for method, members in calls.items():
+            answer = whole(backend.perform(actor_of('alice'), Request(method, members)))
+            assert answer['result'] if isinstance(answer, dict) else answer
+            failures += [f'{method}: {line}' for line in problems(answer, promised[method], method)]
     assert not failures, '\n'.join(failures[:40])
     assert {
         f'{verb}_{kind}' for verb in ('add', 'list', 'edit', 'search', 'smart_search') for kind in OBJECTS

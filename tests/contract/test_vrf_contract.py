@@ -122,7 +122,7 @@ def test_avps_map_non_empty_names_to_strings(api: Face, avps: dict[str, object])
 def test_edit_moves_nothing_but_what_is_named(api: Face) -> None:
     vrf = api.add_vrf('1:1', 'v', description='d', tags=['t'], avps={'k': 'v'})
     (edited,) = api.call('edit_vrf', vrf={'id': vrf['id']}, attr={'rt': '2:2', 'name': 'w'})
-    assert edited == {**vrf, 'rt': '2:2', 'name': 'w'}
+    assert edited == {**vrf, 'rt': '2:2', 'name': 'w', 'version': 2}
     assert api.call('list_vrf', vrf={'id': vrf['id']}) == [edited]
 
 

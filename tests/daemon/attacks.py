@@ -6,8 +6,6 @@ import base64
 import contextlib
 import http.client
 import socket
-import subprocess
-import sys
 import threading
 import time
 import xmlrpc.client
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from daemon_process import REPOSITORY, Daemon, poll
+from daemon_process import Daemon, poll
 from test_admin import samples
 
 from nipap import __version__
+from nipap.access.local_users import LocalUser, LocalUsers
 
 IN_TIME_S = 2.0
 PATIENCE_S = 30.0  # on a busy machine
@@ -33,10 +32,7 @@ class Site:
         self.daemon = daemon
         parts = urlsplit(daemon.address)
         self.address = str(parts.hostname), int(parts.port or 0)
-        accounts = data_dir / 'local_auth.db'
-        command = [sys.executable, '-m', 'nipapd.passwd', 'add', '-u', GUEST[0], '-n', 'Guest', '--readonly']
-        command += ['-p', GUEST[1], '--file', str(accounts)]
-        subprocess.run(command, check=True, capture_output=True, cwd='/', env={'PYTHONPATH': str(REPOSITORY)})
+        LocalUsers(data_dir / 'local_auth.db').add(LocalUser(GUEST[0], 'Guest', readonly=True), GUEST[1])
         with self.connection() as connection:
             for credentials in (daemon.admin(), GUEST):  # from now on the daemon knows both
                 assert self.call(connection, 'version', credentials=credentials) == __version__

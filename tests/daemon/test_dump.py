@@ -278,6 +278,17 @@ def test_a_dump_without_accounts_leaves_the_present_ones(dsn: str, empty: Site, 
     assert [user.username for user in empty.users.users()] == ['stays']
 
 
+def test_further_files_of_accounts_are_named(own: Site, make_dir: Callable[[], Path]) -> None:
+    further = make_dir() / 'further.db'
+    with own.path.open('a') as file:
+        file.write('[auth]\ndefault_backend = local\n')
+        for name, path in (('local', own.users.path), ('further', further)):
+            file.write(f'[auth.backends.{name}]\ntype = SqliteAuth\ndb_path = {path}\n')
+    answer = admin_inside('dump', *own.where, make_dir() / 'nipap.tar')
+    assert answer.returncode == 0
+    assert answer.stderr.decode() == f'nipap-admin: {further}: further accounts are not part of a dump\n'
+
+
 @pytest.mark.parametrize('kept', [False, True])
 def test_a_copy_sends_nothing_unless_it_is_to(
     own: Site, empty: Site, actor: Actor, make_dir: Callable[[], Path], kept: bool

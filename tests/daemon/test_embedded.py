@@ -475,6 +475,32 @@ def test_a_server_that_does_not_come_up(data_dir: Path, make: Make) -> None:
     assert servers_in(data_dir) == []
 
 
+def test_a_server_that_refuses_every_session_is_stopped(data_dir: Path, make: Make) -> None:
+    """The error has the end of the log, without faults of former days."""
+    server = make(data_dir)
+    with open(server.log_path, 'a', encoding='utf-8') as file:
+        file.write('FATAL:  No space left on device\n' + 'LOG:  another day\n' * 300)
+    with open(data_dir / 'postgresql.conf', 'a', encoding='utf-8') as file:
+        file.write("local_preload_libraries = 'no_such_library'\n")
+    with pytest.raises(EmbeddedPostgresError, match=r'PostgreSQL does not answer: .*no_such_library') as caught:
+        server.start(timeout_s=1)
+    assert 'No space left' not in str(caught.value)
+    await_none_in(data_dir)
+
+
+@pytest.mark.parametrize('fsync', ['on', 'off'])
+def test_a_new_database_is_on_the_disk_unless_fsync_is_off(
+    home: Path, make: Make, bindir: str, make_dir: Callable[[], Path], fsync: str
+) -> None:
+    programs = make_dir()
+    (programs / 'postgres').symlink_to(Path(bindir, 'postgres'))
+    (programs / 'initdb').write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    (programs / 'initdb').chmod(0o755)
+    with pytest.raises(EmbeddedPostgresError, match='initdb failed') as caught:
+        make(home, bindir=str(programs), settings={'fsync': fsync}).start()
+    assert ('--no-sync' in str(caught.value)) == (fsync == 'off')
+
+
 def test_a_copy_of_a_server_that_runs_is_named(home: Path, make: Make, make_dir: Callable[[], Path]) -> None:
     """The start fails at once, and the original goes on; a copy without its lock file, as of a snapshot, starts."""
     original = make(home).start()

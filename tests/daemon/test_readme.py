@@ -1,4 +1,4 @@
-"""The Python examples of the README and of docs/xmlrpc.md, run as printed, one after the other."""
+"""The Python examples of the README, of docs/xmlrpc.md and of docs/history.md, run as printed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ADDRESS = 'http://admin:PASSWORD@127.0.0.1:1337'
 ROWS = 100
 
 
-def examples() -> list[tuple[str, str]]:
-    """Return the programs, each with the output in its final comment."""
+def examples(*names: str) -> list[tuple[str, str]]:
+    """Return the programs of some documents, each with the output in its final comment."""
     pattern = r'^```python\n((?:(?!```).*\n)*?)((?:# .*\n)+)```$'
-    text = ''.join((REPOSITORY / name).read_text() for name in ('README.md', 'docs/xmlrpc.md'))
+    text = ''.join((REPOSITORY / name).read_text() for name in names)
     blocks = re.findall(pattern, text, re.MULTILINE)
     return [(program, re.sub('^# ', '', comment, flags=re.MULTILINE)) for program, comment in blocks]
 
@@ -42,10 +42,19 @@ def directory(tmp_path: Path) -> Path:
 def test_the_examples_do_what_the_readme_says(daemon: Callable[..., Any], directory: Path) -> None:
     running = daemon()
     url = running.url(*running.admin())
-    found = examples()
+    found = examples('README.md', 'docs/xmlrpc.md')
     assert len(found) == 3
     for program, output in found:
         assert ADDRESS in program
         command = [sys.executable, '-c', program.replace(ADDRESS, url)]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, output), done.stderr
+
+
+def test_the_examples_about_the_past_do_what_the_how_to_says(daemon: Callable[..., Any]) -> None:
+    """All blocks are one program: each block continues the previous one."""
+    running = daemon()
+    programs, outputs = zip(*examples('docs/history.md'), strict=True)
+    program = '\n'.join(programs).replace(ADDRESS, running.url(*running.admin()))
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ''.join(outputs)), done.stderr

@@ -144,6 +144,11 @@ REFUSED = {
     'make a trigger': 'CREATE TRIGGER mine AFTER INSERT ON asn FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger()',
     'change the audit log': "UPDATE audit_log SET username = 'somebody'",
     'shorten the audit log': 'DELETE FROM audit_log',
+    'shorten a partition of the audit log': 'DELETE FROM audit_log_1',
+    'add to a partition of the audit log': 'INSERT INTO audit_log_2 SELECT * FROM audit_log',
+    'detach a partition': "SELECT public_v{0}.detach_partition('audit_log_1')",
+    'say what time it is': "SELECT public_v{0}.keep_partitions_at('2100-01-01', 1)",
+    'forget a detached partition': 'DELETE FROM audit_detached',
     'change a change set': "UPDATE change_set SET username = 'somebody'",
     'remove change sets': 'DELETE FROM change_set',
     'change the log of sign-ins': "UPDATE sign_in SET outcome = 'ok'",
@@ -179,6 +184,30 @@ def served(prepared: Path) -> Iterator[EmbeddedPostgres]:
 def test_handlers_may_not(served: EmbeddedPostgres, what: str) -> None:
     with connected(served.dsn(role=SERVICE)) as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
         cursor.execute(REFUSED[what].format(schema.latest()))
+
+
+def test_handlers_have_partitions_of_the_audit_log_made(served: EmbeddedPostgres) -> None:
+    """A search path, a temporary table and a function of theirs make no difference."""
+    with connected(served.dsn()) as cursor:
+        cursor.execute("SELECT setval('audit_log_id_seq', 10000000)")
+    with connected(served.dsn(role=SERVICE)) as cursor:
+        name = f'public_v{schema.latest()}.keep_partitions(0)'
+        cursor.execute('CREATE TEMPORARY TABLE audit_log_rest AS SELECT 1 AS id')
+        cursor.execute('SET search_path = pg_temp')
+        cursor.execute(f'SELECT {name}')
+        assert cursor.fetchone() == ('audit_log_3 is the next partition',)
+        cursor.execute(f'SELECT {name}')
+        assert cursor.fetchone() == (None,)
+    with connected(served.dsn()) as cursor:
+        cursor.execute("SELECT relowner::regrole::text, relispartition FROM pg_class WHERE relname = 'audit_log_3'")
+        assert cursor.fetchall() == [(OWNER, True)]
+        cursor.execute(
+            "SELECT count(*) FROM pg_class, aclexplode(relacl) a WHERE relname = 'audit_log_3' "
+            'AND a.grantee <> relowner'
+        )
+        assert cursor.fetchall() == [(0,)]
+        cursor.execute(roles.WRONG_RIGHTS)
+        assert cursor.fetchall() == []
 
 
 def test_the_owner_is_no_superuser(served: EmbeddedPostgres) -> None:

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import http.client
 import json
-import random
 import statistics
 import time
 import xmlrpc.client
@@ -28,8 +27,6 @@ pytestmark = pytest.mark.slow
 
 NOISE_MS = 2
 AUTH = {'authoritative_source': 'test'}
-SLOW = r'^(.+)(.+)(.+)\3\2\1!$'  # a plain example of the patterns that take PostgreSQL for ever
-TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
 
 
 def url(running: Daemon) -> str:
@@ -60,10 +57,12 @@ def under_way(running: Daemon, *calls: tuple[str, dict[str, object]]) -> Iterato
         yield [pool.submit(send, *each) for each in calls]
 
 
-def prepare_slow_search(address: str) -> dict[str, object]:
-    """Prepare a search that is stopped after 20 s and not before; return its arguments."""
-    call(address, 'add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': TEXT})
-    return {'query': {'operator': 'regex_match', 'val1': 'description', 'val2': SLOW}}
+@contextlib.contextmanager
+def slow_search(dsn: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield a search that is stopped after 20 s and not before: a lock blocks it until the end of the block."""
+    with contextlib.closing(psycopg2.connect(dsn)) as blocker, blocker.cursor() as cursor:
+        cursor.execute('LOCK TABLE asn')
+        yield 'search_asn', {'query': {}}
 
 
 def took_ms(address: str, method: str, **members: object) -> float:
@@ -72,14 +71,14 @@ def took_ms(address: str, method: str, **members: object) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def test_slow_calls_hold_up_nobody(daemon: DaemonFactory, database_options: dict[str, str]) -> None:
+def test_slow_calls_hold_up_nobody(daemon: DaemonFactory, database_options: dict[str, str], dsn: str) -> None:
     """Quick calls take as long as on an idle daemon beside it, which has the same database."""
     running, idle = (daemon(config={'nipapd': {'forks': '2', **database_options}}) for _ in range(2))
     addresses = url(running), url(idle)
-    search = prepare_slow_search(addresses[0])
+    call(addresses[0], 'add_prefix', attr={'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'x'})
     took: dict[tuple[str, str], list[float]] = {}
     sleep = {'message': 'slept', 'sleep': 15}
-    with under_way(running, *[('echo', sleep)] * 16, ('search_prefix', search)) as slow:
+    with slow_search(dsn) as search, under_way(running, *[('echo', sleep)] * 16, search) as slow:
         # Connections, and so the slow calls, are shared out between the handlers: both handlers serve calls of this
         # loop.
         for number in range(50):

@@ -7,6 +7,7 @@ the code under test with another migration and another text of a function.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import random
 import shutil
@@ -21,7 +22,8 @@ from typing import Any
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
-from support import DaemonFactory, options_of
+from forked import Forking
+from support import DaemonFactory, open_directories, options_of
 
 from nipap.history.change_order import ChangeSequencer
 from nipap.integrity import check
@@ -76,8 +78,8 @@ def following(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(directory: Path) -> Path:
-    shutil.copytree(REPOSITORY / 'nipap', directory / 'nipap', ignore=shutil.ignore_patterns('sql', '__pycache__'))
-    shutil.copytree(REPOSITORY / 'nipapd', directory / 'nipapd', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copytree(REPOSITORY / 'nipap', directory / 'nipap', ignore=shutil.ignore_patterns('sql'))
+    shutil.copytree(REPOSITORY / 'nipapd', directory / 'nipapd')
     shutil.copytree(REPOSITORY / 'sql', directory / 'nipap' / 'sql')
     return directory
 
@@ -87,13 +89,23 @@ def add_migration(program: Path, n: int, text: str) -> None:
     (program / 'nipap' / 'sql' / 'migrations' / f'{number:04}_next.sql').write_text(f'-- Next.\n{text}\n')
 
 
+@pytest.fixture(scope='module')
+def forking() -> Iterator[Callable[[Path], Forking]]:
+    """Yield a function that returns a process that has imported a program; the starts of a daemon are forks of it."""
+    with contextlib.ExitStack() as stack:
+        make = stack.enter_context(open_directories())
+        yield functools.cache(lambda program: stack.enter_context(Forking(make(), program)))
+
+
 @pytest.fixture
-def serve(daemon: DaemonFactory, empty_dsn: str) -> Serve:
+def serve(daemon: DaemonFactory, empty_dsn: str, forking: Callable[[Path], Forking]) -> Serve:
     """Return a function that starts a daemon of a program on the database of the test."""
 
     def start(program: Path, *args: str, start: bool = True) -> Daemon:
         config = {'nipapd': {'forks': '1', **options_of(empty_dsn)}}
-        return daemon(*args, config=config, env={'PYTHONPATH': str(program)}, start=start)
+        made = daemon(*args, config=config, env={'PYTHONPATH': str(program)}, start=False)
+        made.forking = forking(program)
+        return made.start() if start else made
 
     return start
 

@@ -351,7 +351,7 @@ def test_a_connection_lost_in_a_snapshot_is_told(blank: Database, other: Databas
 
 ADD = 'UPDATE t SET n = n + 1 WHERE id = %s'
 LOG = """CREATE TABLE audit_log (id int GENERATED ALWAYS AS IDENTITY, object_id bigint, change_set bigint);
-    CREATE TABLE change_set (id int GENERATED ALWAYS AS IDENTITY, call bigint);"""
+    CREATE TABLE change_set (id int GENERATED ALWAYS AS IDENTITY, call bigint, entries_after int DEFAULT 0);"""
 ENTRY = """WITH s AS (INSERT INTO change_set (call) VALUES (current_setting('nipap.change')::bigint) RETURNING id)
     INSERT INTO audit_log (object_id, change_set) SELECT 77, id FROM s"""
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import databases
 import pytest
 from support import AUDIT_ENTRIES, Plan, explained
 
@@ -16,6 +17,7 @@ from nipap.integrity import check
 from nipap.objects import prefix_search
 from nipap.objects.prefix import get_added_by
 from nipap.postgres.database import Database
+from nipapd.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.slow
 
@@ -271,32 +273,53 @@ WORDS = (
 )
 
 
-def test_patterns_words_and_tags_use_an_index(db: Database, backend: Backend, actor: Actor) -> None:
-    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
+@pytest.fixture(scope='module')
+def stored(shared_dsn: str) -> str:
+    """Return a database with the rows of STORED. No test connects to it: inserting takes a hundred times a copy."""
+    with contextlib.closing(Database(shared_dsn)) as database:
+        database.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
+    return shared_dsn
+
+
+@pytest.fixture
+def stored_db(stored: str, cluster: EmbeddedPostgres, _numbers: Iterator[int]) -> Iterator[Database]:
+    """Yield a copy of the database with the rows of STORED."""
+    copy = databases.copied(cluster, stored, f'test_{next(_numbers)}')
+    with copy as dsn, contextlib.closing(Database(dsn)) as database:
+        yield database
+
+
+@pytest.fixture
+def stored_backend(stored_db: Database) -> Backend:
+    return Backend(stored_db)
+
+
+def test_patterns_words_and_tags_use_an_index(stored_db: Database, stored_backend: Backend, actor: Actor) -> None:
     page = {'max_result': 1000}
     wrong = []
     for operator, name, value, found in PATTERNS:
         query = {'operator': operator, 'val1': name, 'val2': value}
-        with explained(db) as nodes:
-            assert len(backend.search_prefix(actor, query, page)['result']) == found, query
+        with explained(stored_db) as nodes:
+            assert len(stored_backend.search_prefix(actor, query, page)['result']) == found, query
         wrong += [f'{query}: {brief(nodes)}'] * reads_everything(nodes)
     for text, found in WORDS:
-        with explained(db) as nodes:
-            assert len(backend.smart_search_prefix(actor, text, page)['result']) == found, text
+        with explained(stored_db) as nodes:
+            assert len(stored_backend.smart_search_prefix(actor, text, page)['result']) == found, text
         wrong += [f'smart search {text}: {brief(nodes)}'] * reads_everything(nodes)
     assert not wrong, '\n'.join(wrong)
 
 
-def test_of_many_that_have_a_word_a_page_is_compared(db: Database, backend: Backend, actor: Actor) -> None:
+def test_of_many_that_have_a_word_a_page_is_compared(
+    stored_db: Database, stored_backend: Backend, actor: Actor
+) -> None:
     """10,000 prefixes contain the word, late in the order, beyond the reach of any walk.
 
     The word is in the attribute of the query or in another attribute.
     """
-    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
     for name, size, found in (('description', 50, 50), ('order_id', 50, 0), ('description', None, 10_000)):
         query = {'operator': 'regex_match', 'val1': name, 'val2': 'tion 9[0-9][0-9][0-9][0-9]$'}
-        with explained(db) as nodes:
-            answer = backend.search_prefix(actor, query, {'max_result': size or 20_000})['result']
+        with explained(stored_db) as nodes:
+            answer = stored_backend.search_prefix(actor, query, {'max_result': size or 20_000})['result']
         first = [f'description {n}' for n in range(90_000, 90_000 + found)]
         assert [row['description'] for row in answer] == first, (name, size)
         if found == size:
@@ -306,20 +329,24 @@ def test_of_many_that_have_a_word_a_page_is_compared(db: Database, backend: Back
             assert removed <= sum(prefix_search.WALKS), brief(nodes)
 
 
-def test_parents_of_a_page_are_looked_for_where_the_page_is(db: Database, backend: Backend, actor: Actor) -> None:
+def test_parents_of_a_page_are_looked_for_where_the_page_is(
+    stored_db: Database, stored_backend: Backend, actor: Actor
+) -> None:
     """Nothing else below the parents is read. The word is rare or common, and the page full, short or exact."""
-    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS) + ROOT))
+    stored_db.run(lambda tx: tx.execute(ROOT))
     rare = {'operator': 'regex_match', 'val1': 'description', 'val2': 'tion 7777[0-9]$'}
     common = {'operator': 'regex_match', 'val1': 'description', 'val2': 'description'}
     for query, size in ((rare, 50), (rare, 10), (rare, 5), (common, 50)):
         for depth in (1, 2):
-            with explained(db) as nodes:
-                found = backend.search_prefix(actor, query, {'max_result': size, 'parents_depth': depth})['result']
+            with explained(stored_db) as nodes:
+                found = stored_backend.search_prefix(actor, query, {'max_result': size, 'parents_depth': depth})[
+                    'result'
+                ]
             assert sum(not row['match'] for row in found) == (depth if query is rare else 1), (query, size, depth)
             assert not reads_everything(nodes), f'{query} {size} {depth}: {brief(nodes)}'
 
 
-ROOT = """;
+ROOT = """
 INSERT INTO prefix (id, vrf_id, prefix, type, description) VALUES (-3, 0, '10.0.0.0/8', 'reservation', 'root');
 INSERT INTO prefix_words SELECT id, words_of(p) FROM prefix p WHERE id = -3;
 UPDATE prefix SET parent_id = -3 WHERE type = 'assignment' AND family(prefix) = 4;
@@ -327,32 +354,31 @@ ANALYZE
 """
 
 
-def test_equality_uses_an_index(db: Database, backend: Backend, actor: Actor) -> None:
+def test_equality_uses_an_index(stored_db: Database, stored_backend: Backend, actor: Actor) -> None:
     """Equality in searches and in specs uses an index, whatever the size of the table."""
-    db.run(lambda tx: tx.execute(STORED.format(rows=ROWS)))
     wrong = []
     for name, value, found in INDEXED:
-        with explained(db) as nodes:
-            assert len(backend.search_prefix(actor, equal(name, value))['result']) == found, (name, value)
+        with explained(stored_db) as nodes:
+            assert len(stored_backend.search_prefix(actor, equal(name, value))['result']) == found, (name, value)
         wrong += [f'search {name} {value}: {brief(nodes)}'] * reads_everything(nodes)
         if name.startswith('avps.'):
             continue
-        with explained(db) as nodes:
-            assert len(backend.list_prefix(actor, {name: value})) == found, (name, value)
+        with explained(stored_db) as nodes:
+            assert len(stored_backend.list_prefix(actor, {name: value})) == found, (name, value)
         wrong += [f'list {name} {value}: {brief(nodes)}'] * reads_everything(nodes)
-    with explained(db) as nodes:
-        assert len(backend.search_tag(actor, {}, {'max_result': 1000})['result']) == ROWS // 1000 + 1
+    with explained(stored_db) as nodes:
+        assert len(stored_backend.search_tag(actor, {}, {'max_result': 1000})['result']) == ROWS // 1000 + 1
     wrong += [f'search_tag: {brief(nodes)}'] * reads_everything(nodes)
     assert not wrong, '\n'.join(wrong)
 
 
-def test_words_that_are_more_than_text_use_an_index(db: Database, backend: Backend, actor: Actor) -> None:
-    mac = 'UPDATE prefix SET avps = \'{{"mac": "00:1a:2b:3c:4d:5e"}}\' WHERE id = 60000; ANALYZE'
-    db.run(lambda tx: tx.execute((STORED + ';' + mac).format(rows=ROWS)))
+def test_words_that_are_more_than_text_use_an_index(stored_db: Database, stored_backend: Backend, actor: Actor) -> None:
+    mac = 'UPDATE prefix SET avps = \'{"mac": "00:1a:2b:3c:4d:5e"}\' WHERE id = 60000; ANALYZE'
+    stored_db.run(lambda tx: tx.execute(mac))
     wrong = []
     for text, found in (('10.1.100.', 50), ('10.1.100', 50), ('10.1.100. node-89001', 1), ('001a.2b3c.4d5e', 1)):
-        with explained(db) as nodes:
-            assert len(backend.smart_search_prefix(actor, text)['result']) == found, text
+        with explained(stored_db) as nodes:
+            assert len(stored_backend.smart_search_prefix(actor, text)['result']) == found, text
         wrong += [f'{text}: {brief(nodes)}'] * reads_everything(nodes)
     assert not wrong, '\n'.join(wrong)
 

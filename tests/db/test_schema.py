@@ -29,18 +29,18 @@ CONTEXT.set_forkserver_preload(['pytest', 'nipap.postgres.schema'])
 PATIENCE_S = 60.0
 INSTALLERS = 8
 
-# All objects of our schemas, by kind: name and comment.
+# All objects of our schemas, by kind: name and comment. The parts of a partition follow those of its table.
 OURS = f"IN ('public'::regnamespace, 'public_v{schema.latest()}'::regnamespace)"
 OBJECTS = {
     'table': f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
         WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace {OURS}""",
     'column': f"""SELECT attrelid::regclass || '.' || attname, col_description(attrelid, attnum) FROM pg_attribute
         JOIN pg_class c ON c.oid = attrelid
-        WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace {OURS} AND attnum > 0
+        WHERE relkind IN ('r', 'p', 'v', 'm') AND NOT relispartition AND relnamespace {OURS} AND attnum > 0
         AND NOT attisdropped""",
     # An index that a constraint makes is described by the comment of the constraint.
     'index': f"""SELECT relname, obj_description(c.oid, 'pg_class') FROM pg_class c
-        WHERE relkind = 'i' AND relnamespace {OURS}
+        WHERE relkind IN ('i', 'I') AND NOT relispartition AND relnamespace {OURS}
         AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid)""",
     'function': f"""SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc') FROM pg_proc
         WHERE pronamespace {OURS}
@@ -95,7 +95,9 @@ def test_every_constraint_has_a_chosen_name(dsn: str) -> None:
     names = [
         row[0]
         for row in ask(
-            dsn, "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+            dsn,
+            "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n' "
+            'AND conparentid = 0',
         )
     ]
     chosen = set(re.findall(r'\bCONSTRAINT (\w+)', source()))
@@ -104,7 +106,8 @@ def test_every_constraint_has_a_chosen_name(dsn: str) -> None:
 
 
 def test_every_index_has_a_chosen_name(dsn: str) -> None:
-    names = {row[0] for row in ask(dsn, "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")}
+    of_tables = "relkind IN ('i', 'I') AND NOT relispartition AND relnamespace = 'public'::regnamespace"
+    names = {row[0] for row in ask(dsn, f'SELECT relname FROM pg_class WHERE {of_tables}')}
     assert sorted(names - set(re.findall(r'\b(?:CONSTRAINT|INDEX) (\w+)', source()))) == []
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import queue
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,14 +35,17 @@ from sources import Source, read_all  # noqa: E402
 
 ROOT = HERE.parents[1]
 MUTANTS, RECORD, COVERING = HERE / 'mutants.json', HERE / 'record.jsonl', HERE / 'covering.json.xz'
+# The outcomes of the last `--verify` of each mutant.
+VERIFIED = HERE / 'verified.jsonl'
 # The time of unchanged files. It keeps a compiled file of a mutant from being taken for theirs.
 OLD = 1_000_000_000
 UNSTEADY = ('tests/daemon/', 'tests/concurrency/', 'tests/properties/')
 # Mutants of these modules get a PostgreSQL that the tests start themselves.
 OWN_CLUSTER = ('embedded', 'schema')
-MOST_S = 90.0  # of CPU: a test that takes more hangs
-# Killers below this duration run early for later mutants of the same file.
-QUICK_S = 2.0
+# A test hangs that takes more CPU time than this, and twenty times its duration.
+MOST_S, MOST_TIMES, LIMIT_S = 20.0, 20.0, 90.0
+# So many killers below this duration run first for later mutants like theirs.
+QUICK_S, MOST_LIKELY = 2.0, 15
 # Look up functions and tables as the program does: the functions of its version may be in a schema of their own.
 FIND_FUNCTIONS = """SELECT set_config('search_path', max(nspname) || ', public', false)
 FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace WHERE proname = %s"""
@@ -63,6 +68,7 @@ class Worker:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._tests: set[str] = set()
         self._patch: dict[str, str] = {}
+        self.is_sound = False
         self.cluster: dict[str, str] = json.loads(self._answer(self._start('hold_cluster.py', str(self._home))))
 
     def _start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
@@ -108,13 +114,18 @@ class Worker:
         return self._tests
 
     def run(
-        self, tests: list[str], mutant: Mutant | None = None, fresh: bool = False, failures: int = 3
+        self,
+        tests: list[str],
+        mutant: Mutant | None = None,
+        fresh: bool = False,
+        failures: int = 3,
+        most_s: float = LIMIT_S,
     ) -> dict[str, Any]:
         """Run tests on the tree in its present state.
 
-        `fresh`: with modules that were imported after the change.
+        `fresh`: with modules that were imported after the change. most_s: the most CPU time of one test.
         """
-        job: dict[str, Any] = {'tests': tests, 'most_s': MOST_S, 'run': uuid.uuid4().hex, 'failures': failures}
+        job: dict[str, Any] = {'tests': tests, 'most_s': most_s, 'run': uuid.uuid4().hex, 'failures': failures}
         job |= {'results': str(self._home / 'results'), 'log': str(self._home / 'log')}
         if mutant is None or Path(mutant.path).stem not in OWN_CLUSTER:
             job['cluster'] = self.cluster
@@ -126,6 +137,18 @@ class Worker:
         forks.stdin.flush()
         answer: dict[str, Any] = json.loads(self._answer(forks))
         return answer
+
+    def require_sound(self, tests: list[str]) -> None:
+        """Run a few tests without a mutant, once. Where they fail, tests would kill every mutant.
+
+        :raises RuntimeError: none of the tests has passed.
+        """
+        if not self.is_sound:
+            lines = self.run(tests, failures=0)['tests']
+            failed = {line.get('failed') for line in lines}
+            self.is_sound = any('ended' in line and line['ended'] not in failed for line in lines)
+            if tests and not self.is_sound:
+                raise RuntimeError(f'without a mutant, tests fail: {lines[-1:]}')
 
     @contextmanager
     def mutated(self, place: Place, mutant: Mutant) -> Iterator[None]:
@@ -154,7 +177,7 @@ class Worker:
         try:
             with connection, connection.cursor() as cursor:
                 cursor.execute(FIND_FUNCTIONS, (name,))
-                cursor.execute(text[function.start : function.end])
+                cursor.execute(replacing(text[function.start : function.end]))
         finally:
             connection.close()
 
@@ -166,6 +189,11 @@ class Worker:
                 process.stdin.close()
             process.wait(60)
         shutil.rmtree(self._home, ignore_errors=True)
+
+
+def replacing(definition: str) -> str:
+    """Return the statement that creates a function, or replaces it."""
+    return re.sub(r'^CREATE FUNCTION', 'CREATE OR REPLACE FUNCTION', definition)
 
 
 def in_parallel(root: Path, workers: int, jobs: Iterable[Any], work: Callable[[Worker, Any], None]) -> None:
@@ -282,9 +310,39 @@ class Record:
 class Hunt:
     """A search for tests that kill mutants, guided by the results of earlier mutants."""
 
-    def __init__(self, sources: list[Source], covering: Covering, limit_s: float) -> None:
-        self._sources, self._covering, self._limit_s = sources, covering, limit_s
-        self._recent: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=8))
+    def __init__(
+        self,
+        sources: list[Source],
+        covering: Covering,
+        limit_s: float,
+        tests: list[str] | None,
+        past: Iterable[tuple[Mutant, dict[str, Any]]],
+    ) -> None:
+        """Begin a search.
+
+        tests: run only the tests that match one of these, in place of the tests that execute a mutant. past: earlier
+        outcomes.
+        """
+        self._sources, self._covering, self._limit_s, self._tests = sources, covering, limit_s, tests
+        self._past = [each for each in past if each[1]['status'] == 'killed']
+
+    def _likely(self, mutant: Mutant) -> list[str]:
+        """Return the quick tests that killed most mutants like this one.
+
+        A test counts more if other tests that ran before it passed, and if the mutant was in the same function or file.
+        """
+        scores = Counter[str]()
+        for other, result in self._past:
+            if other.is_sql == mutant.is_sql:
+                alike = 1 + 2 * (other.path == mutant.path) + 3 * (_where(other) == _where(mutant))
+                for test in result['killers']:
+                    scores[test] += alike * (3 if result['ran'] >= 10 else 1)
+        quick = [
+            test
+            for test, _ in scores.most_common()
+            if not test.startswith(UNSTEADY) and self._covering.seconds.get(test, QUICK_S) < QUICK_S
+        ]
+        return quick[:MOST_LIKELY]
 
     def hunt(
         self, worker: Worker, mutant: Mutant, first: Iterable[str] = (), present: set[str] | None = None
@@ -297,24 +355,30 @@ class Hunt:
         place = find(mutant, self._sources)
         if place is None:
             return {'id': mutant.id, 'status': 'lost'}
-        first = list(first)
-        wanted = first + [test for test in self._covering.of(mutant, self._recent[mutant.path]) if test not in first]
+        if self._tests is None:
+            first = list(first)
+            others = self._covering.of(mutant, self._likely(mutant))
+        else:
+            first, others = [], matching(self._tests, worker.collect())
+        wanted = first + [test for test in others if test not in first]
         if present is not None:
             wanted = [test for test in wanted if test in present]
         fresh = not mutant.is_sql and not is_in_function(place.source, place.start)
+        worker.require_sound(wanted[:5])
         with worker.mutated(place, mutant):
             result = self._stages(worker, mutant, wanted, len(first), fresh)
         if result['status'] == 'killed' and all(test.startswith(UNSTEADY) for test in result['killers']):
             result = self._controlled(worker, result)
-        for test in result['killers']:
-            if self._covering.seconds.get(test, QUICK_S) < QUICK_S:
-                self._recent[mutant.path].appendleft(test)
+        if result['status'] == 'killed':
+            self._past.append((mutant, result))
         return {'id': mutant.id, **result, 'of': len(wanted), 'seconds': round(time.monotonic() - began, 1)}
 
     def _stages(self, worker: Worker, mutant: Mutant, wanted: list[str], first: int, fresh: bool) -> dict[str, Any]:
         ran = 0
         for stage in _stages(wanted, self._covering.seconds, first, self._limit_s):
-            answer = worker.run(stage, mutant, fresh)
+            longest_s = max(self._covering.seconds.get(test, LIMIT_S) for test in stage)
+            most_s = min(LIMIT_S, MOST_S + MOST_TIMES * longest_s)
+            answer = worker.run(stage, mutant, fresh, most_s=most_s)
             lines = answer['tests']
             ran += sum('ended' in line for line in lines)
             failed = {line['failed']: line['why'] for line in reversed(lines) if 'failed' in line}
@@ -337,6 +401,10 @@ class Hunt:
         failed = {line['failed'] for line in answer['tests'] if 'failed' in line}
         sound = [test for test in result['killers'] if test not in failed]
         return result | ({'killers': sound} if sound else {'status': 'survived', 'killers': []})
+
+
+def _where(mutant: Mutant) -> tuple[str, str]:
+    return mutant.path, mutant.function
 
 
 def _stages(tests: list[str], seconds: dict[str, float], first: int, limit_s: float) -> Iterator[list[str]]:
@@ -363,10 +431,15 @@ def _stages(tests: list[str], seconds: dict[str, float], first: int, limit_s: fl
             return
 
 
+def past_of(mutants: list[Mutant], record: Record) -> list[tuple[Mutant, dict[str, Any]]]:
+    """Return the outcome of each mutant that has one."""
+    return [(each, record.results[each.id]) for each in mutants if each.id in record.results]
+
+
 def run(args: argparse.Namespace) -> None:
-    mutants, record = load(MUTANTS), Record(RECORD)
+    mutants, record = load(args.mutants), Record(RECORD)
     covering = Covering.load(args.covering)
-    hunt = Hunt(read_all(args.root), covering, args.limit)
+    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests, past_of(mutants, record))
     open_ones = [each for each in mutants if is_wanted(each, record, args)]
     open_ones.sort(key=lambda each: (not covering.tests.get(each.id), each.path))
     done = Counter[str]()
@@ -398,12 +471,15 @@ def _line(mutant: Mutant, result: dict[str, Any]) -> tuple[str, ...]:
 
 def verify(args: argparse.Namespace) -> int:
     """Check that every mutant that died still dies in the present tree, by its recorded killers or other tests."""
-    mutants, record = load(MUTANTS), Record(RECORD)
+    mutants, record, verified = load(args.mutants), Record(RECORD), Record(VERIFIED)
     covering = Covering.load(args.covering)
     died = [each for each in mutants if record.results.get(each.id, {}).get('status') in DEAD]
     if args.only:
-        died = [each for each in died if each.id in args.only]
-    hunt = Hunt(read_all(args.root), covering, args.limit)
+        died = [each for each in mutants if each.id in args.only]
+    if args.rest:
+        died = [each for each in died if verified.results.get(each.id, {}).get('status') not in DEAD]
+    past = [*past_of(mutants, record), *past_of(mutants, verified)]
+    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests, past)
     outcomes: dict[str, dict[str, Any]] = {}
     present: set[str] = set()
     collecting = threading.Lock()
@@ -412,9 +488,11 @@ def verify(args: argparse.Namespace) -> int:
         with collecting:
             if not present:
                 present.update(worker.collect())
-        former = [present_name(test, present) for test in record.results[mutant.id]['killers']]
+        known = [each.results.get(mutant.id, {}).get('killers', []) for each in (verified, record)]
+        former = dict.fromkeys(present_name(test, present) for each in known for test in each)
         result = hunt.hunt(worker, mutant, [test for test in former if test], present)
         outcomes[mutant.id] = result
+        verified.add(result)
         if result['status'] not in DEAD or args.verbose:
             print(*_line(mutant, result), flush=True)
 
@@ -443,6 +521,12 @@ def control(args: argparse.Namespace) -> int:
     for test, why in failed.items():
         print(f'  {test}: {why}')
     return 1 if failed else 0
+
+
+def matching(patterns: list[str], present: set[str]) -> list[str]:
+    """Return the tests that match a pattern of the shell, in the order of the patterns."""
+    found = [test for pattern in patterns for test in sorted(present) if fnmatch.fnmatchcase(test, pattern)]
+    return list(dict.fromkeys(found))
 
 
 def present_name(test: str, present: set[str]) -> str | None:
@@ -475,7 +559,7 @@ def list_places(args: argparse.Namespace) -> int:
     """Print the place of each mutant in the present tree. Return 1 if some have no place."""
     sources = read_all(args.root)
     lost = 0
-    for mutant in load(MUTANTS):
+    for mutant in load(args.mutants):
         place = find(mutant, sources)
         lost += place is None
         if place is None or place.how != 'in place' or args.verbose:
@@ -489,6 +573,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--root', type=Path, default=ROOT, help='the tree to work on (default: this one)')
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--limit', type=float, default=60, help='seconds of tests for one mutant')
+    parser.add_argument('--mutants', type=Path, default=MUTANTS, help='a file of mutants in place of mutants.json')
+    parser.add_argument('--tests', nargs='+', metavar='TEST', help='run only tests that match these patterns')
     parser.add_argument('--covering', type=Path, default=COVERING)
     parser.add_argument('--verbose', action='store_true')
     parser.add_argument('--only', nargs='+', metavar='ID', help='ids of mutants, or a status of mutants')
@@ -508,6 +594,7 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument(
         '--cover', type=Path, metavar='DIR', help='note the tests of each mutant from the data of --measure'
     )
+    parser.add_argument('--rest', action='store_true', help='with --verify: only mutants that are not verified yet')
     parser.add_argument('--seed', type=int, default=13)
     parser.add_argument('--again', action='store_true', help='also run mutants that have an outcome')
     args = parser.parse_args(argv)
@@ -519,14 +606,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.places:
         return list_places(args)
     if args.draw:
-        save(MUTANTS, draw(args.root, args.draw, args.seed))
+        save(args.mutants, draw(args.root, args.draw, args.seed))
     elif args.measure or args.cover:
         if args.measure:
             measure(args.root, args.measure.resolve(), args.workers)
         measured = Measured((args.measure or args.cover).resolve(), args.root)
-        cover(load(MUTANTS), read_all(args.root), measured).save(args.covering)
+        cover(load(args.mutants), read_all(args.root), measured).save(args.covering)
     elif args.report:
-        report(load(MUTANTS), Record(RECORD))
+        report(load(args.mutants), Record(RECORD))
     else:
         run(args)
     return 0

@@ -154,9 +154,11 @@ def _alike(mutant: Mutant, source: Source, fits: Callable[[str], bool]) -> list[
             else _likeness(text, mutant.original)
         )
         if original == 1.0 or (original >= ALIKE_WITHIN and re.search(r'\w{2}', mutant.original)):
-            column = change.start - source.starts[source.line_of(change.start) - 1]
+            # Of several equal texts on a line, prefer the one with the mutant's number among them.
+            before = source.text[source.starts[source.line_of(change.start) - 1] : change.start].count(text)
+            away = abs(before - mutant.text[: mutant.column].count(mutant.original))
             place = Place(source, change.start, change.end, change.replacement, 'alike')
-            found.append((likeness + original - abs(column - mutant.column) / 1000, place))
+            found.append((likeness + original - away / 1000, place))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FUNCTION = re.compile(r'^CREATE OR REPLACE FUNCTION (\w+)\s*\(', re.MULTILINE)
+FUNCTION = re.compile(r'^CREATE (?:OR REPLACE )?FUNCTION (\w+)\s*\(', re.MULTILINE)
 # A function that a DO block makes.
 MADE = re.compile(r'^DO \$do\$.*?FUNCTION (\w+).*?\$do\$;', re.MULTILINE | re.DOTALL)
 # Text in quotes and comments decides nothing, so the operators see blanks there. Bodies in $$ stay.

@@ -219,12 +219,12 @@ def _play_rpc(site: Site, played: Played) -> None:
     site.call('edit_prefix', prefix={'prefix': '10.0.0.0/8'}, attr={'tags': ['core', 'core-net']})
     show('search_tag')
     for kind in ('prefix', 'asn', 'pool', 'vrf'):
-        show(f'edit_{kind}')
-    show('remove_prefix')
-    show('remove_asn')
-    show('remove_pool')
+        show(f'edit_{kind}', if_version=3 if kind == 'prefix' else 1)
+    show('remove_prefix', if_version=4)
+    show('remove_asn', if_version=2)
+    show('remove_pool', if_version=2)
     # The edit before has changed the name only.
-    show('remove_vrf')
+    show('remove_vrf', if_version=2)
     show('batch')
     show('add_webhook')
     show('list_webhook')

@@ -1,0 +1,173 @@
+"""Undo of change sets, and removed objects that come back.
+
+An undo is the inverse of the net effect of a change set, as a new change set: removed objects come back with their
+ids, edited ones get their former values, added ones are removed. Where something was changed since, the undo is
+refused with the list of conflicts, or the rest is undone. The SQL functions of sql/functions/080_undo.sql do the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nipap.attributes import read_boolean, read_integer, shown
+from nipap.errors import (
+    NipapConflictError,
+    NipapError,
+    NipapInputError,
+    NipapMissingInputError,
+    NipapNonExistentError,
+    NipapValueError,
+)
+from nipap.history.audit import Who
+from nipap.postgres.transaction import Outcome, Transaction
+
+Answer = dict[str, Any]
+
+KINDS = ('vrf', 'pool', 'prefix', 'asn')
+LARGEST = 2**63 - 1
+LONGEST_GROUP = 100
+
+_UNDO = 'SELECT undo_change_set(%s, %s, %s, %s, %s::actor)'
+_UNDOING = 'SELECT id FROM change_set WHERE undoes = %s AND NOT is_undone(id) ORDER BY id DESC LIMIT 1'
+# A change set that undoes another one of the same group is no part of what the group has done.
+_GROUP = """SELECT s.id, is_undone(s.id) FROM change_set s WHERE s.change_group = %s AND NOT EXISTS (
+    SELECT FROM change_set o WHERE o.id = s.undoes AND o.change_group = s.change_group) ORDER BY s.id DESC"""
+_REMOVAL = """SELECT change_set_of(a) FROM audit_log a WHERE a.object_type = %s AND a.object_id = %s
+    AND a.action = 'remove' ORDER BY a.id DESC LIMIT 1"""
+
+
+class Runner(Protocol):
+    """The part of `Database` that runs transactions."""
+
+    def run(self, work: Any, outcome: Outcome | None = None) -> Any: ...
+
+
+# ---------------------------------------------------------------- members
+
+
+@dataclass(frozen=True)
+class Undo:
+    """The members of an undo: a change set or a group. partial: undo all objects that have no conflict."""
+
+    change_set: int | None
+    group: str | None
+    partial: bool
+
+
+def read_change_set(value: object) -> int | None:
+    """Parse the number of a change set; None for nil.
+
+    :raises NipapValueError: naming the value.
+    """
+    return None if value is None else _number('change_set', value)
+
+
+def read_group(value: object) -> str | None:
+    """Parse the name of a group; None for nil.
+
+    :raises NipapValueError: naming the value.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_GROUP:
+        raise NipapValueError(
+            f'Invalid group ({shown(value)}), must be a text of 1 to {LONGEST_GROUP} characters'
+        ).about('group')
+    return value
+
+
+def read_partial(value: object) -> bool:
+    """Parse ``partial``; nil is false."""
+    return value is not None and read_boolean(value)
+
+
+def make_undo(change_set: int | None, group: str | None, partial: bool) -> Undo:
+    """Return the members of an undo.
+
+    :raises NipapMissingInputError: neither a change set nor a group is named. NipapInputError: both are.
+    """
+    if change_set is None and group is None:
+        raise NipapMissingInputError("'change_set' or 'group' must be specified")
+    if change_set is not None and group is not None:
+        raise NipapInputError("specify 'change_set' or 'group'")
+    return Undo(change_set, group, partial)
+
+
+def _number(name: str, value: object) -> int:
+    try:
+        number = read_integer(value)
+    except NipapValueError:
+        number = 0
+    if not 1 <= number <= LARGEST:
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be an integer above 0').about(name)
+    return number
+
+
+# ---------------------------------------------------------------- undo
+
+
+def undo(tx: Transaction, number: int, who: Who, *, partial: bool) -> Answer:
+    """Undo a change set in a transaction.
+
+    :raises NipapNonExistentError: there is no such change set.
+    :raises NipapConflictError: the change set was undone already; or, unless `partial`, objects were changed since.
+    """
+    if not tx.value('SELECT EXISTS (SELECT FROM change_set WHERE id = %s)', (number,)):
+        raise NipapNonExistentError(f'There is no change set {number}').about('change_set')
+    undone_by = tx.value(_UNDOING, (number,))
+    if undone_by is not None and not partial:
+        raise NipapConflictError(
+            f'Change set {number} was undone by change set {undone_by}: undo that one to have the changes again'
+        )
+    answer = _done(tx, (number, None, None, partial, who))
+    if answer['conflicts'] and not partial:
+        raise _conflict(f'Change set {number} cannot be undone', answer)
+    return answer
+
+
+def undo_group(db: Runner, group: str, who: Who, outcome: Outcome | None, *, partial: bool) -> Answer:
+    """Undo the change sets of a group, the newest first, each in a transaction of its own.
+
+    Change sets that are undone already are skipped, so an undo that ended early can be called again.
+
+    :raises NipapNonExistentError: there is no such group.
+    :raises NipapConflictError: objects were changed since, unless `partial`. Newer change sets are undone.
+    """
+    found = db.run(lambda tx: tx.all(_GROUP, (group,)))
+    if not found:
+        raise NipapNonExistentError(f'There is no change set of the group {shown(group)}').about('group')
+    answers: list[Answer] = []
+    skipped = [number for number, undone in found if undone]
+    for number in (number for number, undone in found if not undone):
+        try:
+            answer = db.run(lambda tx, number=number: undo(tx, number, who, partial=partial), outcome)
+        except NipapError as error:
+            if answers:
+                error.args = (f'{error.args[0]}; {len(answers)} newer change sets of the group are undone',)
+            raise
+        answers.append({'undoes': number, **answer})
+    return {'group': group, 'change_sets': answers, 'skipped': skipped}
+
+
+def _done(tx: Transaction, args: tuple[Any, ...]) -> Answer:
+    answer: Answer = tx.value(_UNDO, args)
+    return answer
+
+
+def _conflict(text: str, answer: Answer) -> NipapConflictError:
+    return NipapConflictError(text, answer['conflicts'], answer['number_of_conflicts'])
+
+
+def restore(tx: Transaction, kind: str, key: int, who: Who, *, partial: bool) -> Answer:
+    """Restore a removed object with what was below it and was removed with it.
+
+    :raises NipapNonExistentError: no such object was removed. NipapConflictError: its place is taken, unless `partial`.
+    """
+    number = tx.value(_REMOVAL, (kind, key))
+    if number is None:
+        raise NipapNonExistentError(f'There is no removed {kind} {key}').about('id')
+    answer = _done(tx, (number, kind, key, partial, who))
+    if answer['conflicts'] and not partial:
+        raise _conflict(f'The {kind} {key} cannot be restored', answer)
+    return answer
