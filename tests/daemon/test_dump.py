@@ -31,8 +31,10 @@ from daemon_process import REPOSITORY, Daemon, poll
 from programs import unpack_kept
 from support import DaemonFactory, facts, open_directories, options_of
 
+from nipap.access import sign_in_rows
 from nipap.access.authentication import Actor
 from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.access.sign_ins import OK, Key, Row
 from nipap.backend import Backend
 from nipap.calls import Request
 from nipap.integrity import check
@@ -112,6 +114,11 @@ class Site:
             database.close()
         return [*found, self.users.users() if os.path.exists(self.users.path) else None]
 
+    def sign_ins(self) -> list[tuple[Any, ...]]:
+        with contextlib.closing(psycopg2.connect(self.dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute('SELECT sign_in::text FROM sign_in ORDER BY id')
+            return cursor.fetchall()
+
     def sql(self, *statements: str) -> None:
         connection = psycopg2.connect(self.dsn)
         connection.autocommit = True
@@ -173,6 +180,8 @@ def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
             attr = {'description': f'link {number}', 'avps': {'n': str(number)}}
             backend.add_prefix(actor, attr, {'from-pool': {'id': pool['id']}, 'family': 4})
         backend.perform(actor, Request('add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key'))
+        row = Row(Key('operator', 'local', '192.0.2.1', 'rest', OK), 1.8e9, 1.8e9, 1)
+        database.run(lambda tx: sign_in_rows.write(tx, [row]))
     finally:
         database.close()
 
@@ -195,6 +204,8 @@ def test_a_dump_is_restored(full: Site, empty: Site, dumped: Path) -> None:
     assert empty.state() == full.state()
     assert empty.state()[1] == []
     assert empty.users.authenticate('operator', 'first secret')
+    assert empty.sign_ins() == full.sign_ins()
+    assert len(full.sign_ins()) == 1
 
 
 def test_the_file_describes_itself(full: Site, file: Path) -> None:
