@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCS = REPOSITORY / 'docs'
-PLAYED = ('index', 'importing', 'users', 'configuring', 'operating', 'backups')  # in this order
+PLAYED = ('index', 'importing', 'planning', 'users', 'configuring', 'operating', 'backups')  # in this order
 # Pages whose commands no test of this file runs, with the reason.
 ELSEWHERE = {
     'differences': 'its command is SQL for a database of a former version, which tests/daemon/test_dump.py makes',
