@@ -163,8 +163,8 @@ ERRORS: Mapping[int, Error] = {
     ),
     1220: Error(
         'Invalid plan',
-        'The `plan` of a dry run has expired, was altered, is older than a restore, or belongs to another user, call or '
-        'members.',
+        'The `plan` of a dry run has expired, was altered, is older than a restore, or belongs to another user, call '
+        'or members.',
         'Make the dry run again, and send the very same call with its `plan`.',
     ),
     1300: Error(
@@ -202,5 +202,6 @@ ERRORS: Mapping[int, Error] = {
         'Not as planned',
         'The change would not be as in its `plan`, since something was changed after the dry run. Nothing was changed.',
         'Read the differences in the text, over REST also in `differences`. Make the dry run again and decide anew.',
+        'A plan is another one each time. [Plan a change](../planning.md) has an example.',
     ),
 }
