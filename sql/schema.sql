@@ -100,7 +100,8 @@ CREATE FUNCTION public.note_prefix() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks)
+    INSERT INTO pg_temp.plan_prefix VALUES (OLD.id, OLD.vrf_id, OLD.prefix, OLD.parent_id, OLD.children, OLD.used_addresses, OLD.pool_id, OLD.free_blocks,
+        OLD.added)
     ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
@@ -1052,37 +1053,28 @@ ALTER TABLE ONLY public.vrf_total
 -- plan_entries(above bigint, most integer) -> SETOF audit_log
 --     Audit entries of the planned change with higher ids than a given one, in order.
 
--- plan_made(first integer, most integer) -> text
---     The consequences of the planned change as JSON: its first audit entries, and of each other list at most so many items.
+-- plan_existed(noted_added timestamp with time zone, object bigint) -> boolean
+--     Whether a noted prefix existed before the planned change. Looks it up only if it was added when the transaction began.
 
--- plan_members(target integer) -> TABLE(planned boolean, vrf_id integer, prefix cidr, children integer, used_addresses numeric, free_blocks numeric)
---     The members of a pool before the planned change, and after it (planned).
-
--- plan_moved() -> TABLE(id bigint, vrf_id integer, prefix cidr, former bigint, former_prefix text, parent bigint, parent_prefix cidr)
---     The prefixes to which the planned change gives another parent, in order.
-
--- plan_page(above bigint, most integer) -> text
---     Audit entries of the planned change with higher ids than a given one, as JSON.
+-- plan_made(most integer) -> text
+--     The consequences of the planned change as JSON, of each list at most so many items.
 
 -- plan_place(object bigint) -> text
 --     The network of a prefix before the planned change.
 
--- plan_pool_counters() -> TABLE(id integer, name text, figures jsonb)
---     The counters of pools around the planned change, before and after it.
-
--- plan_pool_figures(target integer) -> jsonb
---     The counters of a pool before and after the planned change.
-
--- plan_prefix_counters() -> TABLE(id bigint, vrf_id integer, prefix cidr, figures jsonb)
---     The counters of prefixes that the planned change moves, before and after it.
+-- plan_pools(pools integer[]) -> json
+--     The counters of pools of each family, before and after (planned) the planned change.
 
 -- plan_rest(listed bigint) -> text
 --     Hash of the audit entries of the planned change with higher ids than a given one. Equal for two runs of the same change.
 
--- plan_vrf_counters() -> TABLE(id integer, name text, figures jsonb)
---     The counters of VRFs around the planned change, before and after it.
+-- plan_tree(most integer) -> json
+--     The prefixes that get another parent, and the counters of prefixes, before and after the planned change. At most so many are listed of each; of the others there is a hash.
 
--- plan_webhooks() -> TABLE(id integer, url text)
+-- plan_vrfs() -> json
+--     The totals of VRFs around the planned change, of each family: the difference, and the totals after it.
+
+-- plan_webhooks() -> json
 --     The webhooks to which the events of the planned change go.
 
 -- pool_add(facts jsonb, who actor) -> integer
