@@ -75,11 +75,10 @@ def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
     for name, values in args.lists():
         if pairs and name.startswith(PAIR) and name != PAIR:
             continue
-        if name not in parameters and name in OF_CHANGES:
-            raise NipapExtraneousInputError(f'parameter {name} is for requests that change something').about(name)
         if name not in parameters:
             accepted = ', '.join([*parameters, *(('avps.KEY',) if pairs else ())]) or 'none'
-            raise NipapInputError(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
+            kind = NipapExtraneousInputError if name in OF_CHANGES else NipapInputError
+            raise kind(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
         if len(values) > 1 and not parameters[name].many:
             raise NipapInputError(f'parameter {name} must not be given more than once').about(name)
 
@@ -131,7 +130,7 @@ RECURSIVE = _shared('recursive', _BOOLEAN, 'Also remove everything inside.')
 DRY_RUN = _shared('dry_run', _BOOLEAN, 'Return the plan of the change (200), and change nothing.')
 PLAN = _shared(
     'plan',
-    {**TEXT, 'minLength': 1, 'maxLength': LONGEST_PLAN},
+    {**TEXT, 'maxLength': LONGEST_PLAN, 'pattern': '^[A-Za-z0-9_-]+$'},
     'The `plan` of a dry run: make the change only if it is still as planned, else 409.',
 )
 CHANGES = (DRY_RUN, PLAN)

@@ -20,6 +20,7 @@ PLAYED = (  # in this order
     'index',
     'history',
     'importing',
+    'planning',
     'users',
     'configuring',
     'operating',
