@@ -14,6 +14,7 @@ from werkzeug.datastructures import MultiDict
 from nipap.attributes import Attribute, read_boolean, shown
 from nipap.errors import NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
+from nipap.history.undo import DAYS, MOST_DAYS, MOST_REMOVED, PAGE
 from nipap.rest.objects import TAGS, Resource
 from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, STORED, TEXT, Schema
 from nipap.search.paging import MOST
@@ -146,6 +147,12 @@ EVENTS = (
             ('tag', 'a tag of the object'),
         )
     ),
+)
+REMOVED = (
+    Parameter('kind', {'type': 'array', 'items': {**TEXT, 'enum': [*EVENT_KINDS]}}, 'Only these kinds.', many=True),
+    Parameter('days', {**INTEGER, 'minimum': 1, 'maximum': MOST_DAYS, 'default': DAYS}, 'Days to look back.'),
+    Parameter('limit', {**INTEGER, 'minimum': 1, 'maximum': MOST_REMOVED, 'default': PAGE}, 'Most objects.'),
+    Parameter('after', {**TEXT, 'pattern': r'^([0-9]{1,18}[.][0-9]{1,18})?$'}, 'The `after` of the answer before.'),
 )
 DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
 

@@ -113,7 +113,7 @@ def schemas() -> dict[str, Schema]:
             found[f'{name}New'] = _settable(resource, _REQUIRED[resource.kind])
             found[f'{name}Merge'] = _merge(found[f'{name}Attr'])
     attr = found['PrefixAttr']['properties']
-    more = {**webhooks(), 'Undone': _undone()}
+    more = {**webhooks(), 'Undone': _undone(), 'Removed': _removed()}
     return found | {'PoolAllocation': _of_pool(attr), 'PrefixAllocation': _of_prefix(attr), **more}
 
 
@@ -282,6 +282,19 @@ def webhooks() -> dict[str, Schema]:
         'WebhookAttr': attr,
         'WebhookNew': {**attr, 'required': ['url', 'secret']},
         'Resend': {'type': 'object', 'additionalProperties': False, 'properties': again},
+    }
+
+
+def _removed() -> Schema:
+    """Return the schema of a removed object."""
+    nothing = ['string', 'null']
+    return {
+        'type': 'object',
+        'properties': {
+            **{'kind': TEXT, 'id': INTEGER, 'object': {'type': nothing}, 'before': {'type': 'object'}},
+            **{'below': INTEGER, 'change_set': INTEGER, 'at': TEXT, 'username': TEXT, 'authenticated_as': TEXT},
+            **{'method': {'type': nothing}, 'reason': {'type': nothing}},
+        },
     }
 
 
