@@ -162,9 +162,11 @@ BEGIN
     -- Rows were chosen before they were locked: start over if the tree has changed meanwhile. A prefix whose row is still
     -- the same version has the same children. The top level has no such version, so look there again.
     IF EXISTS (SELECT FROM undo_outer o WHERE NOT o.holds AND holds_stored(o.vrf_id, o.goal))
-        OR EXISTS (SELECT FROM undoing u LEFT JOIN prefix b ON b.id = u.base WHERE u.kind = 'prefix' AND u.goal IS NOT NULL
-            AND (u.id IN (SELECT o.id FROM undo_outer o) OR EXISTS (SELECT FROM undo_outer o WHERE o.holds AND o.vrf_id = u.vrf_id AND o.goal >>= u.goal))
-            AND (u.base IS NULL OR b.ctid IS DISTINCT FROM u.base_version) AND closest_parent(u.vrf_id, u.goal) IS DISTINCT FROM u.base)
+        -- OFFSET 0: look up only what is left. A look-up steps over removed rows that are not vacuumed yet.
+        OR EXISTS (SELECT FROM (
+            SELECT u.vrf_id, u.goal, u.base FROM outermost_goals() g JOIN undo_outer o ON o.id = g.outer_id JOIN undoing u ON u.kind = 'prefix' AND u.id = g.id
+            WHERE (o.holds OR g.id = o.id) AND (u.base IS NULL OR (SELECT b.ctid FROM prefix b WHERE b.id = u.base) IS DISTINCT FROM u.base_version)
+            OFFSET 0) c WHERE closest_parent(c.vrf_id, c.goal) IS DISTINCT FROM c.base)
         OR EXISTS (SELECT FROM undoing u JOIN prefix p ON p.id = u.id WHERE u.kind = 'prefix' AND (u.op = 'remove' OR u.moves)
             AND (u.place IS DISTINCT FROM p.prefix OR u.parent IS DISTINCT FROM p.parent_id))
         OR EXISTS (SELECT FROM undoing u JOIN prefix m ON m.pool_id = u.id WHERE u.kind = 'pool' AND u.op <> 'restore' AND NOT m.id = ANY (members)) THEN
