@@ -42,6 +42,7 @@ from nipap.answers import (
     Pool,
     Prefix,
     PrefixPage,
+    RemovedPage,
     SignIn,
     SmartAuditPage,
     SmartPage,
@@ -630,6 +631,14 @@ class Backend:
     ) -> Undone | UndoneGroup:
         members = {'change_set': change_set, 'group': group, 'partial': partial}
         answer: Undone | UndoneGroup = self._call(actor, 'undo', **members)
+        return answer
+
+    def list_removed(self, actor: Actor, **options: Any) -> RemovedPage:
+        answer: RemovedPage = self._call(actor, 'list_removed', **options)
+        return answer
+
+    def restore(self, actor: Actor, kind: Any = None, id: Any = None, partial: Any = None) -> Undone:
+        answer: Undone = self._call(actor, 'restore', kind=kind, id=id, partial=partial)
         return answer
 
     def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any] | PackedList:
