@@ -41,10 +41,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
-    """Return a scheduler of whole files, unless the command asks for another one by `--dist`."""
+    """Return a scheduler of whole files, unless the command has `--dist` or names files: these are shared by tests."""
     from xdist.scheduler import LoadFileScheduling
 
-    if config.option.dist != 'load':
+    if config.option.dist != 'load' or all('.py' in argument for argument in config.args):
         return None
     config.option.loadscopereorder = False  # xdist would sort files by their number of tests
     return LoadFileScheduling(config, log)
