@@ -30,7 +30,7 @@ import psycopg2  # noqa: E402
 from changes import Change, changes_of  # noqa: E402
 from measure import measure  # noqa: E402
 from places import Mutant, Place, describe, find, load, save  # noqa: E402
-from selection import Covering, Measured, cover, is_in_function  # noqa: E402
+from selection import OF_TREE, Covering, Measured, cover, is_in_function  # noqa: E402
 from sources import Source, read_all  # noqa: E402
 
 ROOT = HERE.parents[1]
@@ -365,6 +365,8 @@ class Hunt:
         wanted = first + [test for test in others if test not in first]
         if present is not None:
             wanted = [test for test in wanted if test in present]
+            if mutant.is_sql and self._tests is None:
+                wanted += sorted(test for test in present.difference(wanted) if test.startswith(OF_TREE))
         fresh = not mutant.is_sql and not is_in_function(place.source, place.start)
         worker.require_sound(wanted[:5])
         with worker.mutated(place, mutant):
