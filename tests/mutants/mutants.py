@@ -30,7 +30,7 @@ import psycopg2  # noqa: E402
 from changes import Change, changes_of  # noqa: E402
 from measure import measure  # noqa: E402
 from places import Mutant, Place, describe, find, load, save  # noqa: E402
-from selection import Covering, Measured, cover, is_in_function  # noqa: E402
+from selection import OF_TREE, Covering, Measured, cover, is_in_function  # noqa: E402
 from sources import Source, read_all  # noqa: E402
 
 ROOT = HERE.parents[1]
@@ -317,13 +317,15 @@ class Hunt:
         limit_s: float,
         tests: list[str] | None,
         past: Iterable[tuple[Mutant, dict[str, Any]]],
+        killers: int = 3,
     ) -> None:
         """Begin a search.
 
         tests: run only the tests that match one of these, in place of the tests that execute a mutant. past: earlier
-        outcomes.
+        outcomes. killers: stop when so many tests have failed.
         """
         self._sources, self._covering, self._limit_s, self._tests = sources, covering, limit_s, tests
+        self._killers = killers
         self._past = [each for each in past if each[1]['status'] == 'killed']
 
     def _likely(self, mutant: Mutant) -> list[str]:
@@ -363,6 +365,8 @@ class Hunt:
         wanted = first + [test for test in others if test not in first]
         if present is not None:
             wanted = [test for test in wanted if test in present]
+            if mutant.is_sql and self._tests is None:
+                wanted += sorted(test for test in present.difference(wanted) if test.startswith(OF_TREE))
         fresh = not mutant.is_sql and not is_in_function(place.source, place.start)
         worker.require_sound(wanted[:5])
         with worker.mutated(place, mutant):
@@ -378,7 +382,7 @@ class Hunt:
         for stage in _stages(wanted, self._covering.seconds, first, self._limit_s):
             longest_s = max(self._covering.seconds.get(test, LIMIT_S) for test in stage)
             most_s = min(LIMIT_S, MOST_S + MOST_TIMES * longest_s)
-            answer = worker.run(stage, mutant, fresh, most_s=most_s)
+            answer = worker.run(stage, mutant, fresh, self._killers, most_s)
             lines = answer['tests']
             ran += sum('ended' in line for line in lines)
             failed = {line['failed']: line['why'] for line in reversed(lines) if 'failed' in line}
@@ -475,11 +479,12 @@ def verify(args: argparse.Namespace) -> int:
     covering = Covering.load(args.covering)
     died = [each for each in mutants if record.results.get(each.id, {}).get('status') in DEAD]
     if args.only:
-        died = [each for each in mutants if each.id in args.only]
+        chosen = {each.id: each for each in mutants if each.id in args.only}
+        died = [chosen[name] for name in args.only if name in chosen]
     if args.rest:
         died = [each for each in died if verified.results.get(each.id, {}).get('status') not in DEAD]
     past = [*past_of(mutants, record), *past_of(mutants, verified)]
-    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests, past)
+    hunt = Hunt(read_all(args.root), covering, args.limit, args.tests, past, killers=1)
     outcomes: dict[str, dict[str, Any]] = {}
     present: set[str] = set()
     collecting = threading.Lock()

@@ -18,6 +18,8 @@ from sources import Source
 
 # Tests that compare the text of the program or its documentation find every change, and show nothing about behaviour.
 OF_TEXT = ('tests/unit/test_docs.py', 'tests/unit/test_layering.py', 'tests/unit/test_mutants.py')
+# Tests that call every function of the tree of prefixes, and were not measured.
+OF_TREE = ('tests/properties/', 'tests/db/test_locks.py')
 OF_SQL_TEXT = ('tests/db/test_schema.py', 'tests/db/test_upgrade.py')
 
 
