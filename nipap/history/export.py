@@ -60,8 +60,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(',', 
 _LAST_ID = 'SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq'
 _ENTRIES = """SELECT a.id,
     CASE WHEN a.change_set IS NULL THEN change_set_of(ROW(a.*)::audit_log) ELSE a.change_set END,
-    a.at, a.username, a.authenticated_as, a.full_name, a.authoritative_source, s.method, s.request_id, s.reason, s.change_group,
-    a.object_type, a.object_id, a.action, a.before, a.after
+    a.at, a.username, a.authenticated_as, a.full_name, a.authoritative_source, s.method, s.request_id, s.reason,
+    s.change_group, a.object_type, a.object_id, a.action, a.before, a.after
 FROM {} a LEFT JOIN change_set s ON s.id = a.change_set
 WHERE a.id >= %s AND a.id <= %s ORDER BY a.id"""
 _DETACHED = """SELECT name, greatest(coalesce(first_id, 0), %s + 1), least(end_id - 1, %s),
