@@ -160,6 +160,7 @@ def run_audit_export(config: Config, options: argparse.Namespace) -> int:
         require_schema(db)
         wanted = export.range_of(db, options.since, options.until, continues)
         with db.snapshot() as tx:
+            export.require_tables(tx, wanted)
             entries = export.entries(tx, wanted.after, wanted.through)
             if options.file == dump.STANDARD:
                 end = export.write(sys.stdout.buffer, entries, wanted, options.format)

@@ -20,10 +20,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from nipap import __version__
 from nipap.errors import NipapError, NipapUnavailableError
+from nipap.history.partitions import NAME
 from nipap.history.sequencing import IS_OVER, next_transaction
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Row, Transaction
@@ -42,6 +43,7 @@ COLUMNS = (
 )
 NUMBERS = frozenset({'id', 'change_set', 'object_id'})
 STRUCTS = frozenset({'before', 'after'})
+LARGEST = 2**63 - 2
 LONGEST = 2**27  # bytes of a line
 TAIL = 2**16
 PATIENCE_S = 60.0
@@ -56,11 +58,16 @@ _QUOTED = re.compile('[",\r\n]')
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(',', ':')).encode
 
 _LAST_ID = 'SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_log_id_seq'
-_ENTRIES = """SELECT a.id, CASE WHEN a.change_set IS NULL THEN change_set_of(a) ELSE a.change_set END, a.at, a.username,
-    a.authenticated_as, a.full_name, a.authoritative_source, s.method, s.request_id, s.reason, s.change_group,
-    a.object_type, a.object_id, a.action, a.before, a.after
-FROM audit_log a LEFT JOIN change_set s ON s.id = a.change_set
-WHERE a.id > %s AND a.id <= %s ORDER BY a.id"""
+_ENTRIES = """SELECT a.id,
+    CASE WHEN a.change_set IS NULL THEN change_set_of(ROW(a.*)::audit_log) ELSE a.change_set END,
+    a.at, a.username, a.authenticated_as, a.full_name, a.authoritative_source, s.method, s.request_id, s.reason,
+    s.change_group, a.object_type, a.object_id, a.action, a.before, a.after
+FROM {} a LEFT JOIN change_set s ON s.id = a.change_set
+WHERE a.id >= %s AND a.id <= %s ORDER BY a.id"""
+_DETACHED = """SELECT name, greatest(coalesce(first_id, 0), %s + 1), least(end_id - 1, %s),
+    to_regclass(quote_ident(name)) IS NOT NULL
+FROM audit_detached WHERE attached IS NULL AND coalesce(first_id, 0) <= %s AND end_id > %s + 1 ORDER BY end_id"""
+_LOG = 'audit_log'
 
 
 class ExportError(NipapError):
@@ -112,9 +119,13 @@ def settled(db: Database, patience_s: float = PATIENCE_S) -> int:
 
 def first_since(db: Database, moment: datetime) -> int | None:
     """Return the lowest id of an entry whose transaction began at a moment or later; None without such an entry."""
-    sql = 'SELECT min(id) FROM audit_log WHERE at >= %s'
-    found: int | None = db.run(lambda tx: tx.value(sql, (moment,)))
-    return found
+
+    def look(tx: Transaction) -> int | None:
+        every = [*(part.table for part in _detached(tx, 0, LARGEST) if part.exists), _LOG]
+        found = [tx.value(f'SELECT min(id) FROM {table} WHERE at >= %s', (moment,)) for table in every]
+        return min((first for first in found if first is not None), default=None)
+
+    return db.run(look)
 
 
 def range_of(
@@ -142,9 +153,53 @@ def range_of(
 
 
 def entries(tx: Transaction, after: int, through: int) -> Iterator[Object]:
-    """Yield the entries of a range of ids in order, `AT_ONCE` in memory."""
-    for row in tx.stream(_ENTRIES, (after, through), chunk=AT_ONCE):
-        yield _entry(row)
+    """Yield the entries of a range of ids in order, `AT_ONCE` in memory.
+
+    Entries of detached partitions are included while the tables of these exist.
+    """
+    for part in _parts(tx, after, through):
+        if part.exists:
+            for row in tx.stream(_ENTRIES.format(part.table), (part.first, part.last), chunk=AT_ONCE):
+                yield _entry(row)
+
+
+def require_tables(tx: Transaction, wanted: Range) -> None:
+    """Refuse a range with entries in a detached partition that was taken out of the database.
+
+    :raises ExportError: naming the partition and the ids.
+    """
+    for part in _detached(tx, wanted.after, wanted.through):
+        if not part.exists:
+            raise ExportError(
+                f'the detached partition {part.table} is not in the database any more, with entries {part.first} to '
+                f'{part.last}: begin after them with --from'
+            )
+
+
+class _Part(NamedTuple):
+    """A part of a range, in one table. exists: whether the table is in the database."""
+
+    table: str
+    first: int
+    last: int
+    exists: bool = True
+
+
+def _detached(tx: Transaction, after: int, through: int) -> list[_Part]:
+    parts = [_Part(*row) for row in tx.all(_DETACHED, (after, through, through, after))]
+    return [part for part in parts if NAME.fullmatch(part.table)]
+
+
+def _parts(tx: Transaction, after: int, through: int) -> Iterator[_Part]:
+    """Yield the parts of a range in the order of ids: detached partitions, and the log between them."""
+    begin = after + 1
+    for part in _detached(tx, after, through):
+        if part.first > begin:
+            yield _Part(_LOG, begin, part.first - 1)
+        yield part
+        begin = part.last + 1
+    if begin <= through:
+        yield _Part(_LOG, begin, through)
 
 
 def _entry(row: Row) -> Object:

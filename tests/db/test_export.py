@@ -24,6 +24,7 @@ from nipap.calls import Request
 from nipap.errors import NipapUnavailableError
 from nipap.history import export
 from nipap.history.export import FIRST, End, ExportError, Range
+from nipap.postgres import schema
 from nipap.postgres.database import Database
 from nipapd import maintenance
 
@@ -451,3 +452,45 @@ def test_without_a_database_the_chain_alone_is_checked(
     where = ['--config', '/dev/null', '--data-dir', str(tmp_path / 'nothing')]
     assert maintenance.main(['audit', 'verify', str(file), *where]) == 0
     assert capsys.readouterr().out.startswith('not compared with a database: there is none in')
+
+
+# ---------------------------------------------------------------- partitions
+
+
+@pytest.mark.slow
+@BOTH
+def test_entries_of_detached_partitions_are_exported_and_compared(
+    empty_dsn: str, actor: Actor, tmp_path: Path, form: str
+) -> None:
+    with contextlib.closing(Database(empty_dsn)) as db:
+        schema.migrate(db)
+        backend = Backend(db)
+        for number in range(1, 4):
+            backend.add_asn(actor, {'asn': number})
+        whole = exported(db, form)
+        db.run(lambda tx: tx.execute(DETACH))
+        backend.add_asn(actor, {'asn': 4})
+        assert problems(whole, db) == []
+        content = exported(db, form)
+        assert problems(content, db) == []
+        assert len(records(content, form)) == 4 + 2
+        assert export.first_since(db, datetime(2020, 1, 1, tzinfo=UTC)) == 1
+        db.run(lambda tx: tx.execute("UPDATE audit_log_1 SET username = 'nobody' WHERE id = 2"))
+        assert problems(content, db) == ['entry 2 differs from the database: username']
+        db.run(lambda tx: tx.execute('DROP TABLE audit_log_1'))
+        assert problems(content, db) == ['not in the database: entries 1 to 3']
+        wanted = export.range_of(db)
+        with (
+            db.snapshot() as tx,
+            pytest.raises(ExportError, match='audit_log_1 is not in the database'),
+        ):
+            export.require_tables(tx, wanted)
+        later = export.range_of(db, since=datetime(2020, 1, 1, tzinfo=UTC))
+        with db.snapshot() as tx:
+            export.require_tables(tx, later)
+            assert [entry['id'] for entry in export.entries(tx, later.after, later.through)] == [later.after + 1]
+
+
+DETACH = """ALTER TABLE audit_log DETACH PARTITION audit_log_1;
+INSERT INTO audit_detached (name, first_id, end_id, oldest, newest)
+SELECT 'audit_log_1', 0, max(id) + 1, min(at), max(at) FROM audit_log_1;"""
