@@ -204,4 +204,11 @@ ERRORS: Mapping[int, Error] = {
         'Read the differences in the text, over REST also in `differences`. Make the dry run again and decide anew.',
         'A plan is another one each time. [Plan a change](../planning.md) has an example.',
     ),
+    1620: Error(
+        'Changed since',
+        'An undo or a restore is refused, because objects were changed since, or their place is taken. Nothing was '
+        'changed.',
+        'Read the conflicts in the text, over REST also in `conflicts`. With `partial` everything else is undone.',
+        '[Undo a mistake](../undoing.md) has an example.',
+    ),
 }

@@ -60,7 +60,7 @@ MODULES_IN_ORDER = (
         'access.hash_lane',
     ),
     'access.authentication',
-    *('batch', 'objects.kinds', 'objects.searching', 'objects.versions', 'calls', 'backend'),
+    *('batch', 'objects.kinds', 'objects.searching', 'objects.versions', 'call', 'calls', 'backend'),
     *('http.credentials', 'http.bodies', 'http.origins', 'http.requests', 'http.traces', 'flask_xmlrpc'),
     *(
         'rest.objects',
