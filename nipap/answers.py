@@ -306,3 +306,26 @@ class UndoneGroup(TypedDict):
     group: str
     change_sets: list[UndoneOfGroup]
     skipped: list[int]
+
+
+class RemovedObject(TypedDict):
+    """A removed object. before: its facts. below: the number of prefixes that were removed inside it."""
+
+    kind: str
+    id: int
+    object: str | None
+    before: Mapping[str, object]
+    below: int
+    change_set: int
+    at: datetime
+    username: str
+    authenticated_as: str
+    method: str | None
+    reason: str | None
+
+
+class RemovedPage(TypedDict):
+    """A page of removed objects. after: the cursor of the next page."""
+
+    result: list[RemovedObject]
+    after: str | None

@@ -42,6 +42,7 @@ from nipap.answers import (
     Pool,
     Prefix,
     PrefixPage,
+    RemovedPage,
     SignIn,
     SmartAuditPage,
     SmartPage,
@@ -134,7 +135,8 @@ class Backend:
         expectation is checked under the lock of the object, so nobody can change the object before the work is done.
 
         A dry run of a changing call makes the change, reports it (`nipap.history.plan.answer`) and rolls it back. It
-        ignores an idempotency key. A change with the plan of a dry run is made only if it is as it was planned.
+        ignores an idempotency key. A change with the plan of a dry run is made only if it is as it was planned. A dry
+        run with a plan has an error if the change is not as planned.
 
         :raises AuthorizationFailedError: the actor may not make this call with any members.
         :raises NipapExtraneousInputError: the call changes nothing, but is a dry run or has a plan.
@@ -318,11 +320,17 @@ class Backend:
         def work(tx: Transaction) -> tuple[plans.Consequences, Any]:
             if errors is not None:
                 errors.clear()
+            plan = None
+            if request.plan is not None and errors is None:
+                plan = plans.opened(tx, request.plan, _signer(actor, call, request))
             plans.begin(tx)
             inside = self._enter(tx, request)
             inside._errors = errors
             answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
-            return plans.made(tx), answer
+            found = plans.made(tx)
+            if plan is not None:
+                plans.compare(plan, found)
+            return found, answer
 
         return db.rehearse(work, plans.READY)
 
@@ -625,6 +633,14 @@ class Backend:
         answer: Undone | UndoneGroup = self._call(actor, 'undo', **members)
         return answer
 
+    def list_removed(self, actor: Actor, **options: Any) -> RemovedPage:
+        answer: RemovedPage = self._call(actor, 'list_removed', **options)
+        return answer
+
+    def restore(self, actor: Actor, kind: Any = None, id: Any = None, partial: Any = None) -> Undone:
+        answer: Undone = self._call(actor, 'restore', kind=kind, id=id, partial=partial)
+        return answer
+
     def batch(self, actor: Actor, operations: Any = None, **options: Any) -> list[Any] | PackedList:
         answer: list[Any] | PackedList = self._call(actor, 'batch', operations=operations, **options)
         return answer
@@ -662,17 +678,16 @@ def _may(actor: Actor, call: Call) -> bool:
 
 
 def _check_controls(call: Call, request: Request) -> None:
-    """Refuse a dry run or a plan of a call that changes nothing, and both together.
+    """Refuse a dry run or a plan of a call that changes nothing.
 
     :raises NipapExtraneousInputError: naming the member.
     """
-    given = [name for name, value in (('dry_run', request.dry_run), ('plan', request.plan)) if value]
-    if given and not call.changes:
-        raise NipapExtraneousInputError(f'{given[0]} is for calls that change something, {call.name} does not').about(
-            given[0]
-        )
-    if len(given) > 1:
-        raise NipapExtraneousInputError('A dry run makes a plan, it takes none: send dry_run or plan').about('plan')
+    if call.changes:
+        return
+    for name, value in (('dry_run', request.dry_run), ('plan', request.plan)):
+        if value:
+            text = f'{name} is for calls that change something, {call.name} does not'
+            raise NipapExtraneousInputError(text).about(name)
 
 
 def _signer(actor: Actor, call: Call, request: Request) -> plans.Signer:

@@ -165,6 +165,7 @@ class _Rehearsal:
         self._one, self._many, self._place, self._part, self._note = one, many, place, part, note
         self._references = References(operations)
         self._failed: set[int] = set()
+        self._is_trial = False  # whether the work is undone soon
 
     def run(self) -> None:
         """Run all operations."""
@@ -192,7 +193,8 @@ class _Rehearsal:
                 if part is not None and self._references.any_to(position):
                     with closing(iter(part)) as lists:  # type: ignore[type-var]  # a generator, or an iterator in memory
                         answer = with_part(answer, Packed(lists))
-                self._references.note(position, answer)
+                if not self._is_trial:
+                    self._references.note(position, answer)
         except NipapError as error:
             self._fail(position, error)
 
@@ -210,22 +212,49 @@ class _Rehearsal:
         return [position for _, position in sorted(places)]
 
     def _add(self, positions: list[int]) -> None:
-        """Add prefixes together. If one of them fails, add each half apart."""
-        if len(positions) <= 1:
-            for position in positions:
-                self._run_one(position)
-            return
+        """Add prefixes together. If some of them fail, find these first, and add the others together.
+
+        positions: the numbers of the additions, in tree order.
+        """
+        while positions and not self._are_added(sorted(positions)):
+            self._is_trial = True
+            try:
+                with self._part():
+                    self._find_failing(positions)
+                    raise _TrialError
+            except _TrialError:
+                self._is_trial = False
+            left = [position for position in positions if position not in self._failed]
+            if len(left) == len(positions):  # pragma: no cover - the parts and the whole have the same rules
+                self._find_failing(positions)
+                return
+            positions = left
+
+    def _are_added(self, positions: list[int]) -> bool:
+        """Add prefixes together; return False and add none if one of them fails."""
         try:
             with self._part():
                 answers = self._many([self._operations[position].args['attr'] for position in positions])
         except NipapError:
+            return False
+        if not self._is_trial:
+            for n, position in enumerate(positions):
+                if self._references.any_to(position):
+                    self._references.note(position, answers[n])
+        return True
+
+    def _find_failing(self, positions: list[int]) -> None:
+        """Add prefixes together, and if one of them fails, each half apart. Note the errors of single ones."""
+        if len(positions) == 1:
+            self._run_one(positions[0])
+        elif positions and not self._are_added(positions):
             half = len(positions) // 2
-            self._add(positions[:half])
-            self._add(positions[half:])
-            return
-        for n, position in enumerate(positions):
-            if self._references.any_to(position):
-                self._references.note(position, answers[n])
+            self._find_failing(positions[:half])
+            self._find_failing(positions[half:])
+
+
+class _TrialError(NipapError):
+    """The end of a trial, which is undone."""
 
 
 # ---------------------------------------------------------------- references

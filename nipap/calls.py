@@ -507,6 +507,14 @@ def _undo(tx: Transaction, caller: Caller, members: undoing.Undo) -> Any:
     return undoing.undo(tx, members.change_set or 0, caller.who, partial=members.partial)
 
 
+def _restore(tx: Transaction, caller: Caller, members: undoing.Restore) -> Any:
+    return undoing.restore(tx, members, caller.who)
+
+
+def _list_removed(tx: Transaction, _caller: Caller, members: undoing.Removed) -> Any:
+    return undoing.list_removed(tx, members)
+
+
 def _undo_group(db: undoing.Runner, caller: Caller, members: undoing.Undo, outcome: Outcome | None) -> Any:
     return undoing.undo_group(db, members.group or '', caller.who, outcome, partial=members.partial)
 
@@ -969,6 +977,35 @@ def _undo_calls() -> list[Call]:
             Steps(lambda members: members.group is not None, _undo_group),
             _undo,
             undoing.make_undo,
+        ),
+        Call(
+            'list_removed',
+            'Return removed objects, the newest first, with the number of prefixes removed ``below`` each.\n\n'
+            'Objects that were removed with an object around them are left out, and so are objects that exist again.',
+            (
+                Member('kinds', undoing.read_kinds, 'The kinds of objects; all without kinds.', ['prefix']),
+                Member('days', undoing.read_days, 'The days to look back; 30 without a number.', 7),
+                Member('max_result', undoing.read_limit, 'Most objects in the answer, 1 to 1000; 50 without.', 10),
+                Member('after', undoing.read_after, 'The ``after`` of the answer before; the first page without.'),
+            ),
+            Right.READ,
+            Mode.READ,
+            _list_removed,
+            undoing.make_removed,
+        ),
+        Call(
+            'restore',
+            'Restore a removed object, and what was below it and was removed with it, with their ids.\n\n'
+            'A pool gets back its members. Objects whose place is taken are conflicts, as in `undo`.',
+            (
+                Member('kind', undoing.read_kind, 'The kind of the object.', 'prefix', required=True),
+                Member('id', undoing.read_key, 'The id of the object, or the AS number.', 1, required=True),
+                partial_,
+            ),
+            Right.WRITE,
+            Mode.TRANSACTION,
+            _restore,
+            undoing.Restore,
         ),
     ]
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nipap.backend import Backend
     from nipap.postgres.database import Database
 
-pytest_plugins = ['skip_rules']
+pytest_plugins = ['skip_rules', 'sharing']
 
 KINDS = ('wheel', 'system')
 TEMPLATE = 'nipap_template'

@@ -142,10 +142,24 @@ class Standing:
         self.db = Database(self.dsn)
         self.applications: dict[str, Flask] = {}
         self._connection = psycopg2.connect(server.dsn(name))
+        self._mark_when_empty = self._mark()
+
+    def _mark(self) -> int:
+        """Return a number that grows with each transaction of the server that writes."""
+        with self._connection, self._connection.cursor() as cursor:
+            cursor.execute('SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint')
+            return int(cursor.fetchone()[0])
+
+    def is_untouched(self) -> bool:
+        """Return whether nothing was written since the database was empty."""
+        return self._mark() == self._mark_when_empty
 
     def empty(self) -> bool:
         """Reset the database to its state after installation; return False when it can no longer be used."""
-        return self.db.in_use == 0 and empty(self._connection)
+        if self.db.in_use > 0 or not (self.is_untouched() or empty(self._connection)):
+            return False
+        self._mark_when_empty = self._mark()
+        return True
 
     def close(self) -> None:
         self.db.close()

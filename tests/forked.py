@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PROGRAMS = {'nipap-admin': 'nipapd.maintenance', 'nipapd': 'nipapd.__main__', 'nipap-passwd': 'nipapd.passwd'}
 LIMITS = [number for name, number in sorted(vars(resource).items()) if name.startswith('RLIMIT_')]
 
 
@@ -97,12 +98,16 @@ class Forking:
         self._proc.stdin.flush()
         return int(self._proc.stdout.readline())
 
-    def start(self, program: str, *args: object, account: str | None = None) -> Forked:
-        """Start `nipap-admin` or `nipapd` with these arguments, as another account if root asks for that."""
+    def start(self, program: str, *args: object, account: str | None = None, killed_at: str | None = None) -> Forked:
+        """Start a program of `PROGRAMS` with these arguments, as another account if root asks for that.
+
+        killed_at: the function at whose call the process kills itself, by its full name.
+        """
         self._number += 1
         output = self._directory / f'output-{self._number}'
         output.touch()
         job = {'program': program, 'args': [*map(str, args)], 'output': str(output), 'account': account}
+        job |= {'killed_at': killed_at} if killed_at else {}
         self._started.append(Forked(self, self.ask(**job), output))
         return self._started[-1]
 
@@ -139,9 +144,7 @@ def main() -> None:
     for name in ('encodings.idna', 'encodings.utf_8_sig', 'importlib.readers'):
         importlib.import_module(name)
 
-    from nipapd import __main__, maintenance
-
-    programs = {'nipap-admin': maintenance.main, 'nipapd': __main__.main}
+    programs = {name: importlib.import_module(module).main for name, module in PROGRAMS.items()}
     for line in sys.stdin:
         job = json.loads(line)
         if 'wait' in job:
@@ -184,6 +187,9 @@ def run(programs: Mapping[str, Any], job: Mapping[str, Any], started: int) -> No
             os.dup2(source, target)
         if job['account'] is not None:
             become(job['account'])
+        if 'killed_at' in job:
+            where, _, function = job['killed_at'].rpartition('.')
+            setattr(importlib.import_module(where), function, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         code = programs[job['program']](job['args'])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1

@@ -29,7 +29,7 @@ from nipap.search.query import equals
 Entry = dict[str, Any]
 
 PARTITION = 10_000_000  # ids in a partition of the audit log
-WALKED = 1_000  # ids at the end of a part of the log that are looked through first
+WALKED = 300  # ids at the end of a part of the log that are looked through first
 MOST_WALKED = 5_000  # ids that are looked through, if the first ones had matches
 SAMPLE = 300  # entries of a place that are read from either end of the index
 ROUNDS = 12  # samples
@@ -121,8 +121,13 @@ def _find(tx: Transaction, condition: Condition, before: int | None, wanted: int
     place = condition.hint(Place)
     found: list[Entry] = []
     for within in ranges:
-        for part in within.parts():
+        for number, part in enumerate(within.parts()):
             left = None if wanted is None else wanted - len(found)
+            if number == 1 and left is not None and _is_prepared(condition):
+                rest = _Range(within.first, part.last)
+                if place is None:
+                    return found + _walk_prepared(tx, condition, rest, left)
+                return found + _find_in_place(tx, condition, place, rest, left, prepared=True)
             if place is None or left is None:
                 found += _walk(tx, condition, part, left)
             else:
@@ -149,14 +154,15 @@ def _ranges(tx: Transaction, condition: Condition, before: int | None) -> list[_
 def _ranges_of_set(tx: Transaction, number: int, before: int | None) -> list[_Range]:
     """Return the ids among which the entries of a change set are."""
     found = tx.all_prepared(
-        "SELECT entries_after, last_older_entry, coalesce(pg_sequence_last_value('audit_log_id_seq'), 0) "
-        'FROM change_set WHERE id = %s',
+        """SELECT s.entries_after, s.last_older_entry, (
+            SELECT max(a.id) FROM audit_log a WHERE a.change_set = s.id AND a.id > s.entries_after)
+        FROM change_set s WHERE s.id = %s""",
         (number,),
     )
     if not found:
         return []
     after, last_older, newest = found[0]
-    first, last = (after + 1, newest) if last_older is None else (number, last_older)
+    first, last = (after + 1, newest or after) if last_older is None else (number, last_older)
     last = last if before is None else min(last, before - 1)
     return [_SetRange(first, last, last_older is not None)] if first <= last else []
 
@@ -207,11 +213,35 @@ def _among(tx: Transaction, condition: Condition, ids: list[int], wanted: int) -
     return found
 
 
+def _is_prepared(condition: Condition) -> bool:
+    """Return whether the older part of the log is searched by prepared statements.
+
+    The plan of a prepared statement must be good for all arguments. With 100 partitions, planning takes longer than the
+    look-ups.
+    """
+    key, place = condition.hint(ByKey), condition.hint(Place)
+    if place is not None:
+        return place.network is not None
+    by_index = key is not None and not key.columns.isdisjoint(BY_INDEX)
+    return by_index and condition.sql.count('%') == condition.sql.count('%s') and condition.hint(InTime) is None
+
+
+def _walk_prepared(tx: Transaction, condition: Condition, within: _Range, wanted: int) -> list[Entry]:
+    """Return the first matching entries of a part of the log with many partitions, by an index of its own."""
+    source = _FROM if 's.' in condition.sql else 'audit_log a'
+    sql = f"""SELECT a.id FROM {source} WHERE {condition.sql} AND a.id BETWEEN %s AND %s ORDER BY a.id DESC LIMIT %s"""
+    params = (*condition.params, within.first, within.last, wanted)
+    ids = [row[0] for row in running.run_search(tx, sql, condition, params, by_key=True)]
+    return _among(tx, EVERYTHING, ids, wanted)
+
+
 def _limit(wanted: int | None) -> str:
     return '' if wanted is None else f' LIMIT {wanted:d}'
 
 
-def _find_in_place(tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int) -> list[Entry]:
+def _find_in_place(
+    tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int, *, prepared: bool = False
+) -> list[Entry]:
     """Return the first matching entries of a part of the tree, in a part of the log."""
     found: list[Entry] = []
     last, walked = within.last, WALKED
@@ -226,15 +256,18 @@ def _find_in_place(tx: Transaction, condition: Condition, place: Place, within: 
         if not more:
             break
         walked = max(walked, walked * (wanted - len(found)) * 3 // (len(more) * 2))
-    return found + _find_by_place(tx, condition, place, _Range(within.first, last), wanted - len(found))
+    rest, left = _Range(within.first, last), wanted - len(found)
+    return found + _find_by_place(tx, condition, place, rest, left, prepared=prepared)
 
 
-def _find_by_place(tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int) -> list[Entry]:
+def _find_by_place(
+    tx: Transaction, condition: Condition, place: Place, within: _Range, wanted: int, *, prepared: bool
+) -> list[Entry]:
     """Return the first matching entries of a part of the tree, in a part of the log, by the index on places."""
     found: list[Entry] = []
     most, last = wanted, within.last
     while last >= within.first:
-        ids = _newest_in_place(tx, place, _Range(within.first, last), most)
+        ids = _newest_in_place(tx, place, _Range(within.first, last), most, prepared=prepared)
         if ids is None:
             return found + _walk_back(tx, condition, _Range(within.first, last), wanted - len(found))
         found += _among(tx, condition, ids, wanted - len(found)) if ids else []
@@ -249,7 +282,7 @@ def _find_by_place(tx: Transaction, condition: Condition, place: Place, within: 
     return found
 
 
-def _newest_in_place(tx: Transaction, place: Place, within: _Range, most: int) -> list[int] | None:
+def _newest_in_place(tx: Transaction, place: Place, within: _Range, most: int, *, prepared: bool) -> list[int] | None:
     """Return the ids of the newest entries of a place, at most so many; None if it takes too many samples.
 
     Each sample has the first and the last entries by the order of the tree, among those that are not too old. At least
@@ -257,7 +290,8 @@ def _newest_in_place(tx: Transaction, place: Place, within: _Range, most: int) -
     """
     size, first = max(SAMPLE, 2 * most), within.first
     for _ in range(ROUNDS):
-        (ends,) = tx.all(*_sample(place, _Range(first, within.last), size))
+        sql, params = _sample(place, _Range(first, within.last), size)
+        (ends,) = tx.all_prepared(sql, params) if prepared else tx.all(sql, params)
         ids = sorted({number for end in ends for number in end or ()}, reverse=True)
         if all(end is None for end in ends[1::2]):
             return ids[:most]
@@ -274,24 +308,24 @@ def _sample(place: Place, within: _Range, size: int) -> tuple[str, tuple[Any, ..
     their former place as well. Without a network, the entries of the VRF itself are among them.
     """
     vrfs: tuple[Any, ...] = () if place.vrf_id is None else (place.vrf_id,)
-    ids = f'a.id BETWEEN {within.first:d} AND {within.last:d}'
+    ids, limits = 'a.id BETWEEN %s AND %s', (within.first, within.last, size)
     parts: list[str] = []
     params: tuple[Any, ...] = ()
     for columns, which in ((PLACE, "a.object_type = 'prefix'"), (FORMER, MOVED)):
         vrf, network = columns.format('vrf_id', 'int'), columns.format('prefix', 'cidr')
         compared, values = inside(network, *place.network) if place.network else ('true', ())
         parts.append(
-            f"""SELECT q.id FROM {'(VALUES (%s))' if vrfs else _ALL_VRFS} v (id) CROSS JOIN LATERAL (
+            f"""SELECT q.id FROM {'(VALUES (%s::int))' if vrfs else _ALL_VRFS} v (id) CROSS JOIN LATERAL (
                 SELECT a.id FROM audit_log a WHERE {which} AND {vrf} = v.id AND {compared} AND {ids}
-                ORDER BY {vrf} {{0}}, {network} {{0}}, a.id {{0}} LIMIT {size:d}) q LIMIT {size:d}"""
+                ORDER BY {vrf} {{0}}, {network} {{0}}, a.id {{0}} LIMIT %s) q LIMIT %s"""
         )
-        params += (*vrfs, *values)
+        params += (*vrfs, *values, *limits, size)
     if place.network is None:
         parts.append(
             f"""SELECT a.id FROM audit_log a WHERE a.object_type = 'vrf' AND a.object_id = %s AND {ids}
-                ORDER BY a.id {{0}} LIMIT {size:d}"""
+                ORDER BY a.id {{0}} LIMIT %s"""
         )
-        params += vrfs
+        params += (*vrfs, *limits)
     first = ', '.join(f'ARRAY({sql.format("ASC", *_UP)}) AS first_{n}' for n, sql in enumerate(parts))
     # PostgreSQL runs a query without outer references only when its value is needed.
     both = ', '.join(

@@ -46,6 +46,7 @@ LONGEST = 2**27  # bytes of a line
 TAIL = 2**16
 PATIENCE_S = 60.0
 POLL_S = 0.1
+AT_ONCE = 500  # entries in memory
 
 _ENTRY, _END = frozenset(COLUMNS), frozenset({'count', 'last_digest'})
 _DIGEST = re.compile('[0-9a-f]{64}')
@@ -141,8 +142,8 @@ def range_of(
 
 
 def entries(tx: Transaction, after: int, through: int) -> Iterator[Object]:
-    """Yield the entries of a range of ids in order, a few thousand in memory at once."""
-    for row in tx.stream(_ENTRIES, (after, through)):
+    """Yield the entries of a range of ids in order, `AT_ONCE` in memory."""
+    for row in tx.stream(_ENTRIES, (after, through), chunk=AT_ONCE):
         yield _entry(row)
 
 

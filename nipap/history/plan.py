@@ -353,7 +353,7 @@ def answer(
         'counters_not_shown': found.not_shown['counters'] if found else 0,
         'events': {'number': sum(kinds.values()), 'kinds': kinds},
         'webhooks': {'number': len(hooks), **({'called': hooks} if sees_webhooks else {})},
-        'errors': errors.listed,
+        'errors': sorted(errors.listed, key=lambda each: each['position'] or 0),
         'errors_not_shown': errors.not_shown,
     }
     if found is not None and not errors:

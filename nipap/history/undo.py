@@ -7,7 +7,9 @@ refused with the list of conflicts, or the rest is undone. The SQL functions of 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from nipap.attributes import read_boolean, read_integer, shown
@@ -27,6 +29,10 @@ Answer = dict[str, Any]
 KINDS = ('vrf', 'pool', 'prefix', 'asn')
 LARGEST = 2**63 - 1
 LONGEST_GROUP = 100
+DAYS, MOST_DAYS = 30, 36_500
+PAGE, MOST_REMOVED = 50, 1000
+
+_CURSOR = re.compile('([0-9]{1,18})[.]([0-9]{1,18})')
 
 _UNDO = 'SELECT undo_change_set(%s, %s, %s, %s, %s::actor)'
 _UNDOING = 'SELECT id FROM change_set WHERE undoes = %s AND NOT is_undone(id) ORDER BY id DESC LIMIT 1'
@@ -35,6 +41,9 @@ _GROUP = """SELECT s.id, is_undone(s.id) FROM change_set s WHERE s.change_group 
     SELECT FROM change_set o WHERE o.id = s.undoes AND o.change_group = s.change_group) ORDER BY s.id DESC"""
 _REMOVAL = """SELECT change_set_of(a) FROM audit_log a WHERE a.object_type = %s AND a.object_id = %s
     AND a.action = 'remove' ORDER BY a.id DESC LIMIT 1"""
+
+
+_REMOVED = "SELECT list_removed(%s, now() - %s * interval '1 day', %s, %s, %s)"
 
 
 class Runner(Protocol):
@@ -104,6 +113,97 @@ def _number(name: str, value: object) -> int:
     return number
 
 
+@dataclass(frozen=True)
+class Restore:
+    """The members of a restoration: a removed object. partial: restore all objects below that have no conflict."""
+
+    kind: str
+    key: int
+    partial: bool
+
+
+@dataclass(frozen=True)
+class Removed:
+    """The members of a list of removed objects. change_set, entry: the last ones of the page before."""
+
+    kinds: tuple[str, ...]
+    days: int
+    limit: int
+    change_set: int
+    entry: int
+
+
+def read_kind(value: object) -> str:
+    """Parse the kind of an object.
+
+    :raises NipapMissingInputError: there is no value. NipapValueError: naming the value.
+    """
+    if value is None:
+        raise NipapMissingInputError("'kind' must be specified").about('kind')
+    if not isinstance(value, str) or value not in KINDS:
+        raise NipapValueError(f'Invalid value {shown(value)} for kind, must be one of: {", ".join(KINDS)}').about(
+            'kind'
+        )
+    return value
+
+
+def read_key(value: object) -> int:
+    """Parse the id of an object, or an AS number.
+
+    :raises NipapMissingInputError: there is no value. NipapValueError: naming the value.
+    """
+    if value is None:
+        raise NipapMissingInputError("'id' must be specified").about('id')
+    return _number('id', value)
+
+
+def read_kinds(value: object) -> tuple[str, ...]:
+    """Parse a list of kinds; nil and the empty list stand for all kinds.
+
+    :raises NipapValueError: naming the value.
+    """
+    if value is None:
+        return KINDS
+    if not isinstance(value, list | tuple):
+        raise NipapValueError(f'Invalid value {shown(value)} for kinds, must be a list of strings').about('kinds')
+    return tuple(dict.fromkeys(read_kind(kind) for kind in value)) or KINDS
+
+
+def read_days(value: object) -> int:
+    """Parse a number of days; 30 for nil."""
+    return DAYS if value is None else _bounded('days', value, MOST_DAYS)
+
+
+def read_limit(value: object) -> int:
+    """Parse the largest number of objects in an answer; 50 for nil."""
+    return PAGE if value is None else _bounded('max_result', value, MOST_REMOVED)
+
+
+def read_after(value: object) -> tuple[int, int]:
+    """Parse the cursor of a page; nil and the empty text stand for the first page.
+
+    :raises NipapValueError: naming the value.
+    """
+    if value is None or value == '':
+        return LARGEST, LARGEST
+    found = _CURSOR.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise NipapValueError(f'Invalid value {shown(value)} for after, must be that of an answer').about('after')
+    return int(found[1]), int(found[2])
+
+
+def make_removed(kinds: tuple[str, ...], days: int, limit: int, after: tuple[int, int]) -> Removed:
+    """Return the members of a list of removed objects."""
+    return Removed(kinds, days, limit, *after)
+
+
+def _bounded(name: str, value: object, most: int) -> int:
+    number = _number(name, value)
+    if number > most:
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be 1 to {most}').about(name)
+    return number
+
+
 # ---------------------------------------------------------------- undo
 
 
@@ -159,15 +259,29 @@ def _conflict(text: str, answer: Answer) -> NipapConflictError:
     return NipapConflictError(text, answer['conflicts'], answer['number_of_conflicts'])
 
 
-def restore(tx: Transaction, kind: str, key: int, who: Who, *, partial: bool) -> Answer:
+def restore(tx: Transaction, wanted: Restore, who: Who) -> Answer:
     """Restore a removed object with what was below it and was removed with it.
 
     :raises NipapNonExistentError: no such object was removed. NipapConflictError: its place is taken, unless `partial`.
     """
+    kind, key = wanted.kind, wanted.key
     number = tx.value(_REMOVAL, (kind, key))
     if number is None:
         raise NipapNonExistentError(f'There is no removed {kind} {key}').about('id')
-    answer = _done(tx, (number, kind, key, partial, who))
-    if answer['conflicts'] and not partial:
+    answer = _done(tx, (number, kind, key, wanted.partial, who))
+    if answer['conflicts'] and not wanted.partial:
         raise _conflict(f'The {kind} {key} cannot be restored', answer)
     return answer
+
+
+def list_removed(tx: Transaction, wanted: Removed) -> Answer:
+    """Return removed objects, the newest first, and the cursor of the next page."""
+    args = (list(wanted.kinds), wanted.days, wanted.change_set, wanted.entry, wanted.limit)
+    found = [row[0] for row in tx.all(_REMOVED, args)]
+    after = f'{found[-1]["change_set"]}.{found[-1]["entry"]}' if len(found) == wanted.limit else None
+    for item in found:
+        del item['entry']
+        item['at'] = datetime.fromisoformat(item['at'])
+        if item['before'].get('expires') == 'infinity':
+            item['before']['expires'] = None
+    return {'result': found, 'after': after}

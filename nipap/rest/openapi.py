@@ -543,6 +543,7 @@ _OF_ALL = ('list_webhook', 'add_webhook')
 def _undo() -> dict[str, Schema]:
     """Return the paths of undo."""
     undone = _answer('What was undone.', ref('schemas', 'Undone'), ['ChangeSet'])
+    page = _answer('Removed objects.', {**result(listed(ref('schemas', 'Removed')))})
     steps = {
         'type': 'object',
         'properties': {'group': TEXT, 'change_sets': listed(ref('schemas', 'Undone')), 'skipped': listed(INTEGER)},
@@ -566,5 +567,20 @@ def _undo() -> dict[str, Schema]:
                 _parameters(_CHANGE),
                 asked,
             )
+        },
+        '/removed': {
+            'get': _operation('list_removed', 'changes', _of('list_removed'), {'200': page}, _parameters(_ACTOR)),
+        },
+        **{
+            f'/{resource.plural}/{{key}}/restore': {
+                'post': _operation(
+                    f'restore_{resource.kind}',
+                    resource.plural,
+                    _of('restore'),
+                    {'200': undone},
+                    _parameters(['asn' if resource.kind == 'asn' else 'key', *_CHANGE]),
+                )
+            }
+            for resource in RESOURCES
         },
     }

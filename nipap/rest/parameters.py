@@ -18,6 +18,7 @@ from nipap.attributes import Attribute, read_boolean, shown
 from nipap.controls import LONGEST_PLAN, OF_CHANGES
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError
 from nipap.history.events import KINDS as EVENT_KINDS
+from nipap.history.undo import DAYS, MOST_DAYS, MOST_REMOVED, PAGE
 from nipap.rest.objects import AUDIT_ENTRIES, TAGS, Resource
 from nipap.rest.schemas import CURSOR, FREE, ID, INTEGER, KINDS, MOMENT, NETWORK, STORED, TEXT, Schema
 from nipap.search.paging import MOST
@@ -75,11 +76,10 @@ def check(args: Args, parameters: Parameters, *, pairs: bool = False) -> None:
     for name, values in args.lists():
         if pairs and name.startswith(PAIR) and name != PAIR:
             continue
-        if name not in parameters and name in OF_CHANGES:
-            raise NipapExtraneousInputError(f'parameter {name} is for requests that change something').about(name)
         if name not in parameters:
             accepted = ', '.join([*parameters, *(('avps.KEY',) if pairs else ())]) or 'none'
-            raise NipapInputError(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
+            kind = NipapExtraneousInputError if name in OF_CHANGES else NipapInputError
+            raise kind(f'extraneous parameter {shown(name)}, accepted: {accepted}').about(name)
         if len(values) > 1 and not parameters[name].many:
             raise NipapInputError(f'parameter {name} must not be given more than once').about(name)
 
@@ -131,7 +131,7 @@ RECURSIVE = _shared('recursive', _BOOLEAN, 'Also remove everything inside.')
 DRY_RUN = _shared('dry_run', _BOOLEAN, 'Return the plan of the change (200), and change nothing.')
 PLAN = _shared(
     'plan',
-    {**TEXT, 'minLength': 1, 'maxLength': LONGEST_PLAN},
+    {**TEXT, 'maxLength': LONGEST_PLAN, 'pattern': '^[A-Za-z0-9_-]+$'},
     'The `plan` of a dry run: make the change only if it is still as planned, else 409.',
 )
 CHANGES = (DRY_RUN, PLAN)
@@ -165,6 +165,12 @@ UNTIL = _shared('until', MOMENT, 'Only changes at or before this time.')
 WITHIN = _shared('within', NETWORK, 'Only prefixes that are this network or inside it, before or after the change.')
 COVERING = _shared('covering', NETWORK, 'Only prefixes that are this network or around it, before or after the change.')
 BELOW = Parameter('below', _BOOLEAN, 'Whether the history of everything inside is included.')
+REMOVED = (
+    Parameter('kind', {'type': 'array', 'items': {**TEXT, 'enum': [*EVENT_KINDS]}}, 'Only these kinds.', many=True),
+    Parameter('days', {**INTEGER, 'minimum': 1, 'maximum': MOST_DAYS, 'default': DAYS}, 'Days to look back.'),
+    Parameter('limit', {**INTEGER, 'minimum': 1, 'maximum': MOST_REMOVED, 'default': PAGE}, 'Most objects.'),
+    Parameter('after', {**TEXT, 'pattern': r'^([0-9]{1,18}[.][0-9]{1,18})?$'}, 'The `after` of the answer before.'),
+)
 DEAD_LETTERS = (Parameter('after', ID, 'Only dead letters with ids above this one.'),)
 SIGN_INS_OF = (
     Parameter('user', STORED, 'Only sign-ins of this user, or with this name.'),

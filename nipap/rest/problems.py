@@ -32,7 +32,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.NipapMediaTypeError: 415,
     errors.NipapValueError: 422,
     errors.NipapTimeoutError: 422,
-    errors.NipapPlanError: 422,
+    errors.NipapPlanError: 409,
     errors.NipapNonExistentError: 404,
     errors.NipapDuplicateError: 409,
     errors.NipapKeyReusedError: 422,

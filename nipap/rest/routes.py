@@ -104,6 +104,11 @@ ROUTES: Mapping[tuple[str, str], Route] = dict(
         _route('GET', '/events', None, parameters.EVENTS),
         _route('POST', '/changes/{key}/undo', 'undo', (parameters.PARTIAL,)),
         _route('POST', '/change-groups/undo', 'undo'),
+        _route('GET', '/removed', 'list_removed', parameters.REMOVED),
+        *(
+            _route('POST', f'/{resource.plural}/{{key}}/restore', 'restore', (parameters.PARTIAL,))
+            for resource in RESOURCES
+        ),
         _route('GET', '/webhooks', 'list_webhook'),
         _route('POST', '/webhooks', 'add_webhook'),
         _route('GET', '/webhooks/{key}', 'list_webhook'),

@@ -125,6 +125,7 @@ def schemas() -> dict[str, Schema]:
         'PrefixAllocation': _of_prefix(attr),
         **webhooks(),
         'Undone': _undone(),
+        'Removed': _removed(),
         'SignIn': _sign_in(),
         **plans(),
     }
@@ -333,6 +334,19 @@ def _sign_in() -> Schema:
         'outcome': {'type': 'string', 'enum': list(OUTCOMES)},
     }
     return {'type': 'object', 'required': list(properties), 'properties': properties}
+
+
+def _removed() -> Schema:
+    """Return the schema of a removed object."""
+    nothing = ['string', 'null']
+    return {
+        'type': 'object',
+        'properties': {
+            **{'kind': TEXT, 'id': INTEGER, 'object': {'type': nothing}, 'before': {'type': 'object'}},
+            **{'below': INTEGER, 'change_set': INTEGER, 'at': TEXT, 'username': TEXT, 'authenticated_as': TEXT},
+            **{'method': {'type': nothing}, 'reason': {'type': nothing}},
+        },
+    }
 
 
 def _undone() -> Schema:

@@ -65,6 +65,15 @@ TEXTS: Mapping[str, str] = {
         'Undo the change sets of a group, the newest first, each in a transaction of its own. Change sets that are '
         'undone already are skipped, so the request can be sent again.'
     ),
+    'list_removed': (
+        'Return removed objects, the newest first, each with the number of prefixes that were removed `below` it. '
+        'Objects that were removed with an object around them are left out, and so are objects that exist again.'
+    ),
+    'restore': (
+        'Restore a removed object, and what was below it and was removed with it, with their ids. A pool gets back its '
+        'members. Objects whose place is taken are conflicts: 409 with their list, or with `partial` the rest is '
+        'restored.'
+    ),
     'list_webhook': 'Return all webhooks, with their deliveries.',
     'add_webhook': (
         'Add a webhook for events from now on and return it. `url` and `secret` are needed. `kinds`, `vrf_ids`, '

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from flask import Response
 from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor
-from nipap.rest.objects import encode
+from nipap.rest.objects import RESOURCES, encode
 from nipap.rest.parameters import check_members, read_flag
 
 
@@ -22,6 +23,8 @@ class Api(Protocol):
 
     def refuse_body(self) -> None: ...
 
+    def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any: ...
+
     def change(self, actor: Actor, method: str, members: Mapping[str, Any]) -> Any: ...
 
 
@@ -30,6 +33,9 @@ def add_to(app: Any, api: Api) -> None:
     paths = _Paths(api)
     api.connect(app, 'POST', '/changes/<number:key>/undo', paths.undo)
     api.connect(app, 'POST', '/change-groups/undo', paths.undo_group)
+    api.connect(app, 'GET', '/removed', paths.removed)
+    for resource in RESOURCES:
+        api.connect(app, 'POST', f'/{resource.plural}/<number:key>/restore', partial(paths.restore, resource.kind))
 
 
 class _Paths:
@@ -38,14 +44,29 @@ class _Paths:
 
     def undo(self, actor: Actor, key: int) -> Response:
         self._api.refuse_body()
-        partial = read_flag(request_ctx.request.args, 'partial')
-        return _json(self._api.change(actor, 'undo', {'change_set': key, 'partial': partial}))
+        members = {'change_set': key, 'partial': read_flag(request_ctx.request.args, 'partial')}
+        return _json(self._api.change(actor, 'undo', members))
 
     def undo_group(self, actor: Actor) -> Response:
         asked = self._api.struct()
         check_members(asked, ('group', 'partial'))
         members = {'group': asked.get('group'), 'partial': asked.get('partial')}
         return _json(self._api.change(actor, 'undo', members))
+
+    def removed(self, actor: Actor) -> Response:
+        args = request_ctx.request.args
+        members = {
+            'kinds': args.getlist('kind') or None,
+            'days': args.get('days'),
+            'max_result': args.get('limit'),
+            'after': args.get('after'),
+        }
+        return _json(self._api.look(actor, 'list_removed', members))
+
+    def restore(self, kind: str, actor: Actor, key: int) -> Response:
+        self._api.refuse_body()
+        members = {'kind': kind, 'id': key, 'partial': read_flag(request_ctx.request.args, 'partial')}
+        return _json(self._api.change(actor, 'restore', members))
 
 
 def _json(value: object) -> Response:

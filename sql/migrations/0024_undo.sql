@@ -43,3 +43,6 @@ COMMENT ON TRIGGER vrf_last_version ON vrf IS 'Keeps the last version of a remov
 COMMENT ON TRIGGER pool_last_version ON pool IS 'Keeps the last version of a removed pool.';
 COMMENT ON TRIGGER prefix_last_version ON prefix IS 'Keeps the last version of a removed prefix.';
 COMMENT ON TRIGGER asn_last_version ON asn IS 'Keeps the last version of a removed AS number.';
+
+CREATE INDEX audit_log_removal_idx ON audit_log (change_set, id) WHERE action = 'remove';
+COMMENT ON INDEX audit_log_removal_idx IS 'The removals of a change set, and the change sets with removals.';

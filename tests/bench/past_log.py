@@ -20,6 +20,7 @@ SOME = 10_000_000  # entries of the full log; a shorter one has all of its parts
 USERS = 200
 BULK = '10.16.0.0/12'  # one change set added all of it
 BULK_ENTRIES = 100_000
+BULK_SET = 1000  # those of the import are before it, all others after it
 SPREAD, RECENT, LEFT, DENSE, LESS_DENSE = '10.2.0.0/16', '10.3.0.0/16', '10.5.0.0/16', '10.4.0.0/16', '10.6.0.0/16'
 GONE_VRF = 5  # not used for two years
 BUSY, RARE, FORMER = 'user-1', 'rare', 'former'
@@ -89,21 +90,21 @@ SELECT k, CASE WHEN h < 900 THEN 1 WHEN h < 980 THEN 2 + k % 9 WHEN h < 998 THEN
     abs(hashint8(k + 77)) % 1000 AS who
 FROM (SELECT k, abs(hashint8(k)) % 1000 AS h FROM generate_series(1, {most}) k) q;
 CREATE TEMP TABLE numbered AS
-SELECT k, last - size + 1 + {before} AS first_n, least(size, {rest} - last + size) AS size, who
+SELECT k + {others} AS k, last - size + 1 + {before} AS first_n, least(size, {rest} - last + size) AS size, who
 FROM (SELECT k, size, who, sum(size) OVER (ORDER BY k) AS last FROM made) q WHERE last - size < {rest};
 INSERT INTO change_set (id, at, username, authenticated_as, authoritative_source, method, request_id, entries_after)
 SELECT k, {at}, username, username, 'nipap', method, 'request-' || k, {id} - 1
 FROM (
     SELECT k, first_n AS n, CASE
-        WHEN k % {rare} = 7 THEN 'rare' WHEN k % 97 = 5 AND k < {former} THEN 'former'
+        WHEN k % {rare} = 7 THEN 'rare' WHEN k % 97 = 5 AND k < {others} + {former} THEN 'former'
         ELSE 'user-' || 1 + ({users} * (who / 1000.0) ^ 3)::int END AS username, 'edit_prefix' AS method
     FROM numbered
-    UNION ALL SELECT 10000000 + k, 1 + k * 1000, 'importer', 'batch' FROM generate_series(0, ({imported} - 1) / 1000) k
-    UNION ALL SELECT 20000000, {imported} + 1, 'importer', 'add_prefixes'
+    UNION ALL SELECT 1 + k, 1 + k * 1000, 'importer', 'batch' FROM generate_series(0, ({imported} - 1) / 1000) k
+    UNION ALL SELECT {others}, {imported} + 1, 'importer', 'add_prefixes'
 ) q;
-INSERT INTO numbered SELECT 10000000 + k, 1 + k * 1000, least(1000, {imported} - k * 1000), 0
+INSERT INTO numbered SELECT 1 + k, 1 + k * 1000, least(1000, {imported} - k * 1000), 0
 FROM generate_series(0, ({imported} - 1) / 1000) k;
-INSERT INTO numbered SELECT 20000000, {imported} + 1, {bulk}, 0 WHERE {bulk} > 0;
+INSERT INTO numbered SELECT {others}, {imported} + 1, {bulk}, 0 WHERE {bulk} > 0;
 CREATE UNIQUE INDEX ON numbered (first_n);
 ANALYZE numbered
 """
@@ -136,9 +137,10 @@ SPANS = """INSERT INTO audit_span
 SELECT least((id / 5000 + 1) * 5000 - 1, {last}), id / 5000 * 5000, min(at), max(at)
 FROM audit_log GROUP BY id / 5000"""
 STATES = """
-SELECT setval('audit_log_id_seq', {last}), setval('change_set_id_seq', 20000001);
+SELECT setval('audit_log_id_seq', {last}), setval('change_set_id_seq', (SELECT max(id) FROM change_set));
 UPDATE event_state SET settled = {last};
-UPDATE change_state SET settled = 20000001, position = (SELECT count(*) FROM change_set), moment = now();
+UPDATE change_state SET settled = (SELECT max(id) FROM change_set), position = (SELECT count(*) FROM change_set),
+    moment = now();
 INSERT INTO change_order SELECT row_number() OVER (ORDER BY at, id), id, at + id * interval '1 us' FROM change_set;
 SELECT setval('vrf_id_seq', 20);
 INSERT INTO vrf (id, rt_rank, name, rt) SELECT n, n, 'vrf-' || n, '1:' || n FROM generate_series(1, 20) n;
@@ -170,7 +172,14 @@ def make(connection: psycopg2.extensions.connection, size: Size, say: Say) -> No
             cursor.execute(f'CREATE TABLE IF NOT EXISTS audit_log_{part + 1} PARTITION OF audit_log {bounds}')
         sets = {'most': rest // 4 + 100, 'before': imported + bulk, 'rest': rest, 'at': at, 'id': size.sql_id}
         rare, former = max(rest // 5 // 80, 10), rest // 20
-        some = {'users': USERS - 3, 'rare': rare, 'former': former, 'imported': imported, 'bulk': bulk}
+        some = {
+            'users': USERS - 3,
+            'rare': rare,
+            'former': former,
+            'imported': imported,
+            'bulk': bulk,
+            'others': BULK_SET,
+        }
         cursor.execute(SETS.format(**sets, **some))
         say(f'change sets: {time.monotonic() - began:.0f} s')
         step = 500_000

@@ -8,7 +8,6 @@ test with the last calls of every client.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import random
 import time
 import traceback
@@ -16,13 +15,11 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from clean_processes import context
+
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
-# Every process is forked from a server that has loaded these modules and has neither connection nor thread. So the
-# clients are real processes that start quickly.
-CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['pytest', 'nipap.backend'])
 PATIENCE_S = 60.0
 SHOWN_CALLS = 6
 # Refusals to expect when others change the tree meanwhile: a broken rule, a missing object, a taken place.
@@ -82,7 +79,7 @@ def brief(answer: Any) -> str:
 
 def run_together(dsn: str, jobs: Sequence[Job]) -> list[Any]:
     """Return the result of each job's script. Fail if a script raises or does not end in time."""
-    barrier = CONTEXT.Barrier(len(jobs))
+    barrier = context().Barrier(len(jobs))
     seed = random.randrange(1 << 32)  # pytest-randomly seeds this, so a run can be repeated
     workers = [_start(dsn, number, job, barrier, seed) for number, job in enumerate(jobs)]
     deadline = time.monotonic() + PATIENCE_S
@@ -102,8 +99,8 @@ def run_together(dsn: str, jobs: Sequence[Job]) -> list[Any]:
 
 
 def _start(dsn: str, number: int, job: Job, barrier: Barrier, seed: int) -> tuple[Any, Connection]:
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_work, args=(theirs, dsn, number, job, barrier, seed), daemon=True)
+    ours, theirs = context().Pipe(duplex=False)
+    process = context().Process(target=_work, args=(theirs, dsn, number, job, barrier, seed), daemon=True)
     process.start()
     theirs.close()
     return process, ours

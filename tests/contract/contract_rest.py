@@ -62,8 +62,8 @@ class RestFace(Face):
         headers = {} if key is None else {'Idempotency-Key': quoted(key)}
         if method == 'batch':
             return self.ask('POST', '/batch', members, **headers)['result']
-        if method == 'undo':
-            return self._undo(members, headers)
+        if method in ('undo', 'restore', 'list_removed'):
+            return getattr(self, f'_{method}')(members, headers)
         change, _, kind = method.partition('_')
         if change in ('add', 'edit', 'remove'):
             return getattr(self, f'_{change}')(kind, method, members, headers)
@@ -133,6 +133,15 @@ class RestFace(Face):
             )
         partial = written({'partial': members.get('partial')})
         return self.ask('POST', f'/changes/{number}/undo{partial}', **headers)
+
+    def _restore(self, members: Object, headers: Mapping[str, str]) -> Any:
+        partial = written({'partial': members.get('partial')})
+        return self.ask('POST', f'/{PLURALS[members["kind"]]}/{members["id"]}/restore{partial}', **headers)
+
+    def _list_removed(self, members: Object, headers: Mapping[str, str]) -> Any:
+        options = {name: members.get(name) for name in ('days', 'after')} | {'limit': members.get('max_result')}
+        kinds = '&'.join(f'kind={kind}' for kind in members.get('kinds') or ())
+        return self.ask('GET', '/removed' + (written(options) or '?') + f'&{kinds}', **headers)
 
     def _remove(self, kind: str, method: str, members: Object, headers: Mapping[str, str]) -> Any:
         if kind == 'vrf' and members.get('recursive') is None:  # over REST the removal of prefixes must be explicit

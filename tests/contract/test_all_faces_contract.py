@@ -38,7 +38,13 @@ def rest_client(standing: Standing, sound: None, authenticator: Authenticator) -
     return RestClient(request)
 
 
-@pytest.fixture(params=['backend_face', 'xmlrpc_face', 'rest_client'])
+@pytest.fixture(
+    params=[
+        'backend_face',
+        pytest.param('xmlrpc_face', marks=pytest.mark.slow),
+        pytest.param('rest_client', marks=pytest.mark.slow),
+    ]
+)
 def client(request: pytest.FixtureRequest) -> AnyClient:
     found = request.getfixturevalue(request.param)
     return found if isinstance(found, RestClient) else CallsClient(found)

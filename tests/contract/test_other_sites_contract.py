@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from contract_faces import USERS, basic
+from databases import Standing
 from flask.testing import FlaskClient
 
 from nipap import app
@@ -24,8 +25,10 @@ LISTING = xmlrpc.client.dumps(({'auth': {'authoritative_source': 'test'}, 'asn':
 
 
 @pytest.fixture
-def client(backend: Backend, authenticator: Authenticator) -> FlaskClient:
-    return app.create(backend, authenticator).test_client()
+def client(standing: Standing, authenticator: Authenticator) -> FlaskClient:
+    if 'whole' not in standing.applications:
+        standing.applications['whole'] = app.create(Backend(standing.db), authenticator)
+    return standing.applications['whole'].test_client()
 
 
 def sent(client: FlaskClient, body: str, **headers: str) -> Any:

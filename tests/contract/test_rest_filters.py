@@ -15,6 +15,8 @@ from nipap import answers
 from nipap.access.authentication import Authenticator
 from nipap.rest.objects import RESOURCES, Resource
 
+pytestmark = pytest.mark.slow
+
 AUTH = {'Authorization': basic('alice', USERS['alice'][0])}
 Ask = Callable[..., Any]
 RESOURCE = pytest.mark.parametrize('resource', RESOURCES, ids=lambda resource: resource.plural)

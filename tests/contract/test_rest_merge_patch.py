@@ -17,6 +17,8 @@ from werkzeug.test import TestResponse
 from nipap.access.authentication import Authenticator
 from nipap.rest.openapi import describe
 
+pytestmark = pytest.mark.slow
+
 AUTH = {'Authorization': basic('gateway', USERS['gateway'][0])}
 MERGE = 'application/merge-patch+json'
 ROUTES = [(verb.upper(), path) for path, its in describe('/api/v1')['paths'].items() for verb in its]

@@ -19,6 +19,8 @@ from nipap.calls import CALLS
 from nipap.postgres.database import Database
 from nipap.rest.openapi import describe
 
+pytestmark = pytest.mark.slow
+
 DESCRIPTION: dict[str, Any] = describe('/api/v1')
 # This user has all rights.
 AUTH = {'Authorization': basic('gateway', USERS['gateway'][0])}

@@ -15,6 +15,8 @@ from nipap.access.authentication import Authenticator
 from nipap.postgres.database import Database
 from nipap.rest.objects import RESOURCES, TAGS, Resource
 
+pytestmark = pytest.mark.slow
+
 AUTH = {'Authorization': basic('gateway', USERS['gateway'][0])}
 (PREFIXES,) = (resource for resource in RESOURCES if resource.kind == 'prefix')
 RESOURCE = pytest.mark.parametrize('resource', RESOURCES, ids=lambda resource: resource.plural)

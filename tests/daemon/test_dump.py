@@ -28,11 +28,14 @@ import dump_schema
 import psycopg2
 import pytest
 from daemon_process import REPOSITORY, Daemon, poll
+from forked import Forking
 from programs import unpack_kept
 from support import DaemonFactory, facts, open_directories, options_of
 
+from nipap.access import sign_in_rows
 from nipap.access.authentication import Actor
 from nipap.access.local_users import LocalUser, LocalUsers
+from nipap.access.sign_ins import OK, Key, Row
 from nipap.backend import Backend
 from nipap.calls import Request
 from nipap.integrity import check
@@ -112,6 +115,11 @@ class Site:
             database.close()
         return [*found, self.users.users() if os.path.exists(self.users.path) else None]
 
+    def sign_ins(self) -> list[tuple[Any, ...]]:
+        with contextlib.closing(psycopg2.connect(self.dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute('SELECT sign_in::text FROM sign_in ORDER BY id')
+            return cursor.fetchall()
+
     def sql(self, *statements: str) -> None:
         connection = psycopg2.connect(self.dsn)
         connection.autocommit = True
@@ -173,6 +181,8 @@ def fill(dsn: str, actor: Actor, net: str, comment: str) -> None:
             attr = {'description': f'link {number}', 'avps': {'n': str(number)}}
             backend.add_prefix(actor, attr, {'from-pool': {'id': pool['id']}, 'family': 4})
         backend.perform(actor, Request('add_asn', {'attr': {'asn': 65000, 'name': 'ours'}}, 'a key'))
+        row = Row(Key('operator', 'local', '192.0.2.1', 'rest', OK), 1.8e9, 1.8e9, 1)
+        database.run(lambda tx: sign_in_rows.write(tx, [row]))
     finally:
         database.close()
 
@@ -195,6 +205,8 @@ def test_a_dump_is_restored(full: Site, empty: Site, dumped: Path) -> None:
     assert empty.state() == full.state()
     assert empty.state()[1] == []
     assert empty.users.authenticate('operator', 'first secret')
+    assert empty.sign_ins() == full.sign_ins()
+    assert len(full.sign_ins()) == 1
 
 
 def test_the_file_describes_itself(full: Site, file: Path) -> None:
@@ -613,14 +625,6 @@ def test_a_restore_that_fails_midway_changes_nothing(full: Site, empty: Site, fi
     empty.sql('SELECT * FROM report.used')
 
 
-# Ends the process, as KILL does, in place of a function that is about to be called.
-KILLED_AT = """
-import importlib, os, signal, sys
-from nipapd import maintenance
-where, _, function = sys.argv.pop(1).rpartition('.')
-setattr(importlib.import_module(where), function, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-sys.exit(maintenance.main())
-"""
 # The functions at which a restore is killed, and whether the database was committed by then.
 POINTS = {
     'nipap.integrity.check.examine': False,
@@ -631,17 +635,30 @@ POINTS = {
 }
 
 
-def restore_killed_at(point: str, *args: object) -> None:
-    command = [sys.executable, '-c', KILLED_AT, point, 'restore', *map(str, args)]
-    env = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
-    answer = subprocess.run(command, cwd='/', env=env, capture_output=True, timeout=120, check=False)
-    assert answer.returncode == -signal.SIGKILL, answer.stderr.decode()
+RestoreKilledAt = Callable[..., None]
+
+
+@pytest.fixture
+def restore_killed_at(forking: Forking) -> RestoreKilledAt:
+    """Return a function that runs `nipap-admin restore` and has it killed as it calls a function."""
+
+    def restore(point: str, *args: object) -> None:
+        process = forking.start('nipap-admin', 'restore', *args, killed_at=point)
+        assert process.wait() == -signal.SIGKILL, process.said()
+
+    return restore
 
 
 @pytest.mark.parametrize('with_accounts', [True, False], ids=['accounts before', 'none before'])
 @pytest.mark.parametrize('point', POINTS)
 def test_a_restore_that_is_killed_leaves_accounts_and_database_of_one_time(
-    point: str, with_accounts: bool, full: Site, empty: Site, file: Path, actor: Actor, daemon: DaemonFactory
+    point: str,
+    with_accounts: bool,
+    empty: Site,
+    file: Path,
+    daemon: DaemonFactory,
+    forking: Forking,
+    restore_killed_at: RestoreKilledAt,
 ) -> None:
     """A start of the daemon decides the open outcome; before it, accounts that may be replaced cannot be changed."""
     schema.install(empty.dsn)
@@ -651,9 +668,8 @@ def test_a_restore_that_is_killed_leaves_accounts_and_database_of_one_time(
     restore_killed_at(point, '--replace', *empty.where, file)
     committed = POINTS[point]
     if empty.users.of_restores():
-        passwd = [sys.executable, '-m', 'nipapd.passwd', 'add', '-u', 'kim', '-p', 'x', *map(str, empty.where)]
-        changed = subprocess.run(passwd, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
-        assert (changed.returncode, 'a restore was interrupted' in changed.stderr) == (6, True), changed.stderr
+        changed = forking.start('nipap-passwd', 'add', '-u', 'kim', '-p', 'x', *empty.where)
+        assert (changed.wait(), 'a restore was interrupted' in changed.said()) == (6, True), changed.said()
     assert bool(empty.users.of_restores()) is (committed or point == 'nipapd.archive._sync_directory')
     running = daemon('-c', str(empty.path), data_dir=empty.data_dir)
     assert running.stop() == 0
@@ -666,7 +682,12 @@ def test_a_restore_that_is_killed_leaves_accounts_and_database_of_one_time(
 
 @pytest.mark.parametrize('work', ['dump', 'restore'])
 def test_the_next_dump_or_restore_ends_one_that_was_killed(
-    work: str, full: Site, empty: Site, file: Path, make_dir: Callable[[], Path]
+    work: str,
+    full: Site,
+    empty: Site,
+    file: Path,
+    make_dir: Callable[[], Path],
+    restore_killed_at: RestoreKilledAt,
 ) -> None:
     schema.install(empty.dsn)
     empty.users.create()
@@ -707,7 +728,7 @@ def test_the_number_of_the_transaction_is_on_the_disk_before_it_names_a_file(emp
 
 
 def test_accounts_of_a_restore_into_another_database_are_left_alone(
-    empty: Site, file: Path, make_dir: Callable[[], Path]
+    empty: Site, file: Path, make_dir: Callable[[], Path], restore_killed_at: RestoreKilledAt
 ) -> None:
     schema.install(empty.dsn)
     empty.users.create()

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from talking import Configured, call
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / 'examples'
 SHARED = 'rest.py'
 

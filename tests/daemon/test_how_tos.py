@@ -20,6 +20,7 @@ PLAYED = (  # in this order
     'index',
     'history',
     'importing',
+    'planning',
     'users',
     'configuring',
     'operating',
@@ -67,7 +68,7 @@ def test_the_commands_succeed(daemon: Callable[..., Any], data_dir: Path, direct
     running = daemon(data_dir=data_dir)
     _, password = running.admin()
     address = running.url().rstrip('/')
-    for page in ('index', 'history'):
+    for page in PLAYED:
         commands = '\n'.join(blocks(page))
         printed = re.findall(r'^# (.*)$', commands, re.MULTILINE)
         for old, new in (

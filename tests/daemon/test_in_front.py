@@ -23,6 +23,8 @@ import pytest
 from daemon_process import REPOSITORY, Daemon, free_port, poll
 from support import DaemonFactory
 
+pytestmark = pytest.mark.slow
+
 SBIN = os.pathsep.join([os.environ.get('PATH', ''), '/usr/sbin'])
 PROGRAMS = {'nginx': shutil.which('nginx', path=SBIN), 'apache': shutil.which('apache2', path=SBIN)}
 TEXT = (REPOSITORY / 'docs' / 'production.md').read_text()

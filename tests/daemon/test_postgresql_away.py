@@ -24,6 +24,7 @@ from daemon_process import Daemon, descendants_of, free_port, poll
 from support import FAST, DaemonFactory, open_directories, options_of
 
 from nipap.postgres import schema
+from nipap.postgres.database import Database
 from nipapd.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.slow
@@ -234,6 +235,22 @@ def test_stopped_it_is_away_and_back_by_itself(server: EmbeddedPostgres, serve: 
     told_by = re.findall(r'\[(\d+)\] INFO \S+ PostgreSQL is away', running.log())
     assert told_by
     assert len(told_by) == len(set(told_by))  # one line for each process that has noticed the outage
+
+
+def test_sign_ins_of_an_outage_are_logged_afterwards(server: EmbeddedPostgres, serve: Serve) -> None:
+    running = serve(options_of(server.dsn()))
+    server.stop()
+    for name in ('ann', 'bob', 'bob'):
+        with (
+            xmlrpc.client.ServerProxy(running.url(name, 'wrong')) as wrong,
+            pytest.raises(xmlrpc.client.Fault) as refused,
+        ):
+            wrong.version({'auth': AUTH})
+        assert refused.value.faultCode == 1510
+    server.start()
+    sql = "SELECT sum(count)::int FROM sign_in WHERE outcome = 'unknown_user'"
+    with contextlib.closing(Database(server.dsn())) as db:
+        poll(lambda: db.read(lambda tx: tx.value(sql)) == 3, 30, running.log)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['restarted', 'killed'])

@@ -151,6 +151,7 @@ REFUSED = {
     'forget a detached partition': 'DELETE FROM audit_detached',
     'change a change set': "UPDATE change_set SET username = 'somebody'",
     'remove change sets': 'DELETE FROM change_set',
+    'change the log of sign-ins': "UPDATE sign_in SET outcome = 'ok'",
     'change the version': 'UPDATE schema_migration SET version = 1',
     'replace a function': 'DROP SCHEMA public_v{0} CASCADE',
     'run a program': "COPY asn TO PROGRAM 'true'",

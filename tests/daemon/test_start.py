@@ -39,6 +39,8 @@ from nipap.postgres import schema
 from nipapd import logs
 from nipapd.embedded import EmbeddedPostgres
 
+pytestmark = pytest.mark.slow
+
 
 def test_without_configuration_it_has_a_database_and_a_user_of_its_own(
     daemon: DaemonFactory, new_data_dir: Path

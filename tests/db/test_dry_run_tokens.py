@@ -64,6 +64,17 @@ def test_a_plan_is_good_for_its_user_call_and_members(backend: Backend, actor: A
     assert use(backend, actor, plan)[0]['comment'] == 'mine'
 
 
+def test_a_dry_run_with_a_plan_says_whether_it_still_holds(backend: Backend, actor: Actor, net: Object) -> None:
+    plan = planned(backend, actor)['plan']
+    again = Request('edit_prefix', MEMBERS, dry_run=True, plan=plan)
+    assert backend.perform(actor, again)['errors'] == []
+    backend.edit_prefix(actor, {'id': net['id']}, {'description': 'theirs'})
+    told = backend.perform(actor, again)
+    assert ([each['code'] for each in told['errors']], 'plan' in told) == ([1610], False)
+    wrong = Request('edit_prefix', MEMBERS, dry_run=True, plan='AAAA')
+    assert [each['code'] for each in backend.perform(actor, wrong)['errors']] == [1220]
+
+
 def test_a_plan_is_used_once(backend: Backend, actor: Actor, net: Object) -> None:
     plan = planned(backend, actor)['plan']
     use(backend, actor, plan)

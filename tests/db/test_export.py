@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,6 +244,41 @@ def test_a_database_that_has_other_entries(log: Database, form: str, damage: str
     content = exported(log, form)
     log.run(lambda tx: tx.execute(damage))
     assert problems(content, log) == [found]
+
+
+class Sink(io.BytesIO):
+    """A file that forgets its contents, and counts them."""
+
+    size = 0
+
+    def write(self, content: Any) -> int:
+        self.size += len(content)
+        return len(content)
+
+
+@BOTH
+def test_the_memory_does_not_grow_with_the_number_of_entries(form: str, tmp_path: Path) -> None:
+    entry = dict.fromkeys(export.COLUMNS) | {'object_id': 1, 'after': {'comment': 'x' * 10_000}}
+
+    def entries(_after: int = 0, _through: int = 0) -> Iterator[dict[str, Any]]:
+        return ({**entry, 'id': number} for number in range(1, 2001))
+
+    path = tmp_path / 'audit'
+    with path.open('wb') as file:
+        export.write(file, entries(), Range(0, 2000), form)
+    tracemalloc.start()
+    try:
+        sink = Sink()
+        export.write(sink, entries(), Range(0, 2000), form)
+        found: list[str] = []
+        with path.open('rb') as file:
+            export.verify(file, found.append, entries)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == []
+    assert sink.size > 20_000_000
+    assert peak < 1_000_000
 
 
 # ---------------------------------------------------------------- one file after another

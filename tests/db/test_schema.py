@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import psycopg2
 import psycopg2.errors
 import pytest
+from clean_processes import context
 from dump_schema import SCHEMA, dump, dump_fresh, dump_tables
 
 from nipap.errors import NipapError
@@ -23,9 +23,6 @@ from nipap.postgres.database import Database
 from nipap.postgres.migrations import Migration
 from nipapd.embedded import EmbeddedPostgres, Installation, find_installations
 
-# Fork the processes from a server that has neither connections nor threads.
-CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['pytest', 'nipap.postgres.schema'])
 PATIENCE_S = 60.0
 INSTALLERS = 8
 
@@ -272,11 +269,11 @@ def _install(connection: Connection, dsn: str, barrier: Barrier) -> None:
 
 
 def test_processes_that_install_at_once_agree(cluster: EmbeddedPostgres, empty_dsn: str) -> None:
-    barrier = CONTEXT.Barrier(INSTALLERS)
+    barrier = context().Barrier(INSTALLERS)
     started = []
     for _ in range(INSTALLERS):
-        ours, theirs = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=_install, args=(theirs, empty_dsn, barrier), daemon=True)
+        ours, theirs = context().Pipe(duplex=False)
+        process = context().Process(target=_install, args=(theirs, empty_dsn, barrier), daemon=True)
         process.start()
         theirs.close()
         started.append((process, ours))

@@ -184,7 +184,7 @@ def _calls_page(group: str, played: Played) -> str:
 def _call(call: Call, played: Played) -> str:
     parts = [f'## {call.name}', _text(call.doc)]
     facts = [f'Right: *{call.right.name.lower()}*.']
-    facts.append('Takes an idempotency key.' if call.changes else 'Changes nothing.')
+    facts.append('Takes `idempotency_key`, `dry_run` and `plan`.' if call.changes else 'Changes nothing.')
     if call.mode is Mode.COMPUTE:
         facts.append('Needs no database.')
     parts.append(' '.join(facts))

@@ -341,6 +341,7 @@ def _play_faults(site: Site, played: Played, dsn: str, directory: Path) -> None:
     show(site.rpc('version', {}, user=(USER[0], 'wrong')), 1510)
     show(site.rpc('add_asn', {'attr': {'asn': 64507}}, user=READER), 1520)
     show(site.rest('PATCH', '/asns/64505', {'name': 'Example'}, If_Match='"former"'), 1600)
+    show(site.rpc('edit_asn', {'asn': {'asn': 64505}, 'attr': {'name': 'Example'}, 'plan': 'o3AHli0N'}), 1220)
     with _site(dsn, directory / 'users.db', read_timeout_s=0.3) as hasty:
         hasty.call('edit_prefix', prefix={'prefix': '198.51.100.0/24'}, attr={'description': SLOW_TEXT})
         query = {'operator': 'regex_match', 'val1': 'description', 'val2': SLOW_PATTERN}

@@ -127,6 +127,12 @@ ERRORS: Mapping[int, Error] = {
         'Send the call again with the same idempotency key. Without a key, look whether the change is there.',
         'No call raises it at will. `tests/daemon/test_postgresql_away.py` kills PostgreSQL during a commit.',
     ),
+    1030: Error(
+        'Locks held',
+        'Another change holds a lock that a dry run needs, and did not end within two seconds.',
+        'Send the dry run again.',
+        'It takes another client that holds a lock. `tests/db/test_dry_run_tokens.py` has one.',
+    ),
     1100: Error(
         'Input',
         'An argument has the wrong shape: a text in place of a struct, an empty `attr`, a method that does '
@@ -154,6 +160,12 @@ ERRORS: Mapping[int, Error] = {
         'Search stopped',
         'A search took longer than 20 seconds and was stopped.',
         'Ask for less: a smaller network, a simpler regular expression, a smaller page.',
+    ),
+    1220: Error(
+        'Invalid plan',
+        'The `plan` of a dry run has expired, was altered, is older than a restore, or belongs to another user, call '
+        'or members.',
+        'Make the dry run again, and send the very same call with its `plan`.',
     ),
     1300: Error(
         'Non-existent',
@@ -185,5 +197,11 @@ ERRORS: Mapping[int, Error] = {
         'Changed meanwhile',
         'REST only: somebody has edited the object since the `ETag` of `If-Match` was read. Nothing was changed.',
         'Read the object again and decide anew.',
+    ),
+    1610: Error(
+        'Not as planned',
+        'The change would not be as in its `plan`, since something was changed after the dry run. Nothing was changed.',
+        'Read the differences in the text, over REST also in `differences`. Make the dry run again and decide anew.',
+        'A plan is another one each time. [Plan a change](../planning.md) has an example.',
     ),
 }

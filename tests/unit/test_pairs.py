@@ -11,6 +11,8 @@ import pytest
 from bench import pairs
 from bench.pairs import LIMIT, Interval, Pairs, widths
 
+pytestmark = pytest.mark.slow
+
 FIRST_COSTS = 1.1  # times the cost of the second call of a pair
 OUTLIERS, OUTLIER = 0.03, 10.0
 COMPARISONS = 60

@@ -33,7 +33,7 @@ STATUSES = {
     'NipapValueError': (422, 1200),
     'NipapPatternError': (422, 1200),
     'NipapTimeoutError': (422, 1210),
-    'NipapPlanError': (422, 1220),
+    'NipapPlanError': (409, 1220),
     'NipapNonExistentError': (404, 1300),
     'NipapDuplicateError': (409, 1400),
     'NipapKeyReusedError': (422, 1410),

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import skip_rules
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = 'tests/daemon/test_start.py::test_a_system_log_that_is_not_there_is_one_line'
 Run = Callable[..., tuple[int, str]]

@@ -1,0 +1,50 @@
+"""A pytest plugin that shares the tests out between the processes of pytest-xdist.
+
+A file of tests goes to one process, so that the database or daemon of a module is made once. Long files begin first:
+at the end all processes still have work. The order of the tests in a file, and of files of equal rank, stays random.
+Without pytest-xdist the order of all tests is random.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import Scheduling
+
+# The files that take longest, and then directories, from those with the longest files to those with the shortest.
+RANKS = (
+    'daemon/test_long_answers.py',
+    'daemon/test_slow_calls.py',
+    'contract/test_extreme_arguments_contract.py',
+    'contract/test_injection_contract.py',
+    'daemon/',
+    'concurrency/',
+    'properties/',
+    'db/',
+    'contract/',
+)
+
+
+def rank_of(path: str) -> int:
+    """Return the rank of a file of tests; a low rank begins first. path: relative to the directory of tests."""
+    return next((rank for rank, begin in enumerate(RANKS) if path.startswith(begin)), len(RANKS))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, 'workerinput'):
+        items.sort(key=lambda item: rank_of(item.nodeid.partition('tests/')[2]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Return a scheduler of whole files, unless the command has `--dist` or names files: these are shared by tests."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.option.dist != 'load' or all('.py' in argument for argument in config.args):
+        return None
+    config.option.loadscopereorder = False  # xdist would sort files by their number of tests
+    return LoadFileScheduling(config, log)
