@@ -1022,6 +1022,12 @@ CREATE INDEX audit_log_1_change_idx ON public.audit_log_1 USING btree (change) W
 
 COMMENT ON INDEX public.audit_log_1_change_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
 
+CREATE INDEX audit_log_removal_idx ON ONLY public.audit_log USING btree (change_set, id) WHERE (action = 'remove'::text);
+
+COMMENT ON INDEX public.audit_log_removal_idx IS 'The removals of a change set, and the change sets with removals.';
+
+CREATE INDEX audit_log_1_change_set_id_idx ON public.audit_log_1 USING btree (change_set, id) WHERE (action = 'remove'::text);
+
 CREATE INDEX audit_log_change_set_idx ON ONLY public.audit_log USING btree (change_set, id) WHERE (change_set IS NOT NULL);
 
 COMMENT ON INDEX public.audit_log_change_set_idx IS 'The entries of a change set.';
@@ -1060,6 +1066,8 @@ CREATE INDEX audit_log_2_change_idx ON public.audit_log_2 USING btree (change) W
 
 CREATE INDEX audit_log_2_change_set_id_idx ON public.audit_log_2 USING btree (change_set, id) WHERE (change_set IS NOT NULL);
 
+CREATE INDEX audit_log_2_change_set_id_idx1 ON public.audit_log_2 USING btree (change_set, id) WHERE (action = 'remove'::text);
+
 CREATE INDEX audit_log_2_int4_cidr_id_idx ON public.audit_log_2 USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
 
 CREATE INDEX audit_log_2_int4_cidr_id_idx1 ON public.audit_log_2 USING btree ((((before ->> 'vrf_id'::text))::integer), (((before ->> 'prefix'::text))::cidr), id) WHERE ((object_type = 'prefix'::text) AND ((before ->> 'prefix'::text) <> (after ->> 'prefix'::text)));
@@ -1071,6 +1079,8 @@ CREATE INDEX audit_log_2_username_id_idx ON public.audit_log_2 USING btree (user
 CREATE INDEX audit_log_rest_change_idx ON public.audit_log_rest USING btree (change) WHERE (change IS NOT NULL);
 
 CREATE INDEX audit_log_rest_change_set_id_idx ON public.audit_log_rest USING btree (change_set, id) WHERE (change_set IS NOT NULL);
+
+CREATE INDEX audit_log_rest_change_set_id_idx1 ON public.audit_log_rest USING btree (change_set, id) WHERE (action = 'remove'::text);
 
 CREATE INDEX audit_log_rest_int4_cidr_id_idx ON public.audit_log_rest USING btree ((((COALESCE(after, before) ->> 'vrf_id'::text))::integer), (((COALESCE(after, before) ->> 'prefix'::text))::cidr), id) WHERE (object_type = 'prefix'::text);
 
@@ -1190,6 +1200,8 @@ COMMENT ON INDEX public.vrf_rank_key IS 'The order of VRFs in answers.';
 
 ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_1_change_idx;
 
+ALTER INDEX public.audit_log_removal_idx ATTACH PARTITION public.audit_log_1_change_set_id_idx;
+
 ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_1_change_set_idx;
 
 ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_1_moved_idx;
@@ -1206,6 +1218,8 @@ ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_2_chan
 
 ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_2_change_set_id_idx;
 
+ALTER INDEX public.audit_log_removal_idx ATTACH PARTITION public.audit_log_2_change_set_id_idx1;
+
 ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_2_int4_cidr_id_idx;
 
 ALTER INDEX public.audit_log_moved_idx ATTACH PARTITION public.audit_log_2_int4_cidr_id_idx1;
@@ -1219,6 +1233,8 @@ ALTER INDEX public.audit_log_user_idx ATTACH PARTITION public.audit_log_2_userna
 ALTER INDEX public.audit_log_change_idx ATTACH PARTITION public.audit_log_rest_change_idx;
 
 ALTER INDEX public.audit_log_change_set_idx ATTACH PARTITION public.audit_log_rest_change_set_id_idx;
+
+ALTER INDEX public.audit_log_removal_idx ATTACH PARTITION public.audit_log_rest_change_set_id_idx1;
 
 ALTER INDEX public.audit_log_place_idx ATTACH PARTITION public.audit_log_rest_int4_cidr_id_idx;
 
@@ -1459,14 +1475,14 @@ ALTER TABLE ONLY public.vrf_total
 -- find_free(in_vrf integer, sources cidr[], length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a length, source by source in the order given, at most as many as wanted.
 
--- find_inner_parents() -> void
---     Set the parent of each prefix of undo_tree: the closest incoming or stored prefix around it.
-
 -- find_leaving() -> void
 --     Find the prefixes that leave their place, each with the closest prefix around it that stays; NULL at the top level.
 
 -- find_owners() -> void
 --     Find the stored prefixes and tops of VRFs that lose or gain direct children.
+
+-- find_parents() -> void
+--     Set the parent of each prefix of undo_tree: the closest incoming or stored prefix around it.
 
 -- first_block(first_address inet, last_address inet, length integer) -> cidr
 --     Lowest aligned block of a length that lies wholly in a range; NULL when none does.
@@ -1489,11 +1505,14 @@ ALTER TABLE ONLY public.vrf_total
 -- holds(leaves boolean[], program integer[]) -> boolean
 --     Value of a boolean expression given in postfix: n >= 0 is leaf n, -1 is AND, -2 is OR. For queries too deep for the parser.
 
+-- holds_stored(in_vrf integer, network cidr) -> boolean
+--     Whether prefixes are stored at a network or inside it.
+
 -- incoming_parents() -> TABLE(child bigint, parent bigint)
 --     The closest incoming prefix around each incoming prefix that lies inside another one.
 
--- inner_parents() -> TABLE(child bigint, inner_id bigint, inner_place cidr)
---     The closest incoming prefix around each prefix of undo_tree that lies inside one.
+-- inner_parents() -> TABLE(child bigint, inner_id bigint, inner_length integer)
+--     The closest incoming prefix around each prefix of undo_tree; NULL if there is none.
 
 -- insert_under(parent prefix, in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
 --     Add a network below parent; returns its id. The caller holds the lock of parent.
@@ -1512,6 +1531,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- lacks_time(facts jsonb) -> jsonb
 --     Facts without the time of the last edit.
+
+-- list_removed(kinds text[], since timestamp with time zone, last_set bigint, last_entry bigint, wanted integer) -> SETOF jsonb
+--     Removed objects, the newest first, from an entry of a change set on. Objects that exist again are left out.
 
 -- lock_incoming_owners() -> void
 --     Lock the stored prefixes, or VRFs, right above the incoming prefixes.
@@ -1566,6 +1588,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- next_partition() -> text
 --     The name of the next new partition.
+
+-- outermost_goals() -> TABLE(id bigint, vrf_id integer, goal cidr, outer_id bigint)
+--     Each prefix that gets a place, with the outermost one around it, which may be itself.
 
 -- place_rest() -> text
 --     Make a partition of the entries in the default partition of the audit log. Return a description, or NULL if there are none.
@@ -1704,6 +1729,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- remove_others() -> void
 --     Remove the VRFs, pools and AS numbers that were added.
+
+-- removed_in(number bigint) -> TABLE(entry bigint, kind text, id bigint, before jsonb, below bigint)
+--     The objects that a change set has removed and that do not exist now, each with the number of prefixes removed below it; those below are left out.
 
 -- set_others_back() -> void
 --     Restore and edit the VRFs, pools and AS numbers. Added ones keep until their prefixes are gone.
