@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -59,12 +58,12 @@ SELECT 'writer', 'writer', 'bench', 'asn', 1, 'edit', '{}', id FROM s"""
 
 
 class Measured(NamedTuple):
-    """The seconds of each migration and the CPU seconds of PostgreSQL in them, and the changes made meanwhile.
+    """The seconds of each migration, and the number of changes made meanwhile.
 
     longest_s: the seconds of the longest change.
     """
 
-    seconds: dict[int, tuple[float, float]]
+    seconds: dict[int, float]
     changes: int
     longest_s: float
 
@@ -104,26 +103,9 @@ def fill(dsn: str, entries: int) -> None:
         cursor.execute('VACUUM ANALYZE')
 
 
-def cpu_s(db: Database) -> float:
-    """Return the CPU seconds that PostgreSQL has used so far, of all its processes on this host."""
-    backend = db.read(lambda tx: tx.value('SELECT pg_backend_pid()'))
-    parent = int(_stat(backend)[1])
-    ticks = sum(map(int, _stat(parent)[11:15]))  # with the processes that have ended
-    for path in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):
-            stat = _stat(int(path.name))
-            ticks += sum(map(int, stat[11:13])) if int(stat[1]) == parent else 0
-    return ticks / os.sysconf('SC_CLK_TCK')
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on."""
-    return Path(f'/proc/{pid}/stat').read_text().rpartition(') ')[2].split()
-
-
-def migrate(db: Database, step: migrations.Migration) -> tuple[float, float]:
-    """Apply one migration as the daemon does; return its seconds, with waits for locks, and its CPU seconds."""
-    began, used = time.monotonic(), cpu_s(db)
+def migrate(db: Database, step: migrations.Migration) -> float:
+    """Apply one migration as the daemon does; return its seconds, the waits for locks included."""
+    began = time.monotonic()
 
     def apply(tx: schema.Transaction) -> None:
         tx.execute(f'SET LOCAL lock_timeout = {int(schema.LOCK_PATIENCE_S * 1000)}')
@@ -134,7 +116,7 @@ def migrate(db: Database, step: migrations.Migration) -> tuple[float, float]:
             db.run(apply)
         except LockNotAvailable:
             continue
-        return time.monotonic() - began, cpu_s(db) - used
+        return time.monotonic() - began
 
 
 def write(dsn: str, connection: Connection) -> None:
@@ -164,10 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = measure(server.start().dsn(), options.entries)
         finally:
             server.stop()
-    for version, (seconds, cpu) in found.seconds.items():
-        print(f'migration {version}: {seconds:.1f} s, CPU {cpu:.1f} s')
-    total, cpu = map(sum, zip(*found.seconds.values(), strict=True))
-    print(f'{options.entries} entries: {total:.1f} s, CPU {cpu:.1f} s')
+    for version, seconds in found.seconds.items():
+        print(f'migration {version}: {seconds:.1f} s')
+    print(f'{options.entries} entries: {sum(found.seconds.values()):.1f} s')
     print(f'{found.changes} changes meanwhile, of which the longest took {found.longest_s * 1000:.0f} ms')
     return 0
 
