@@ -209,6 +209,18 @@ def test_a_dump_is_restored(full: Site, empty: Site, dumped: Path) -> None:
     assert len(full.sign_ins()) == 1
 
 
+def test_a_restore_ends_all_plans(full: Site, empty: Site, file: Path) -> None:
+    """Tokens of plans are signed with a key of the database. Two databases from one dump have different keys."""
+    done('restore', *empty.where, file, by=admin)
+    keys = []
+    for site in (full, empty):
+        with contextlib.closing(psycopg2.connect(site.dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute('SELECT secret FROM plan_key')
+            keys += [bytes(secret) for (secret,) in cursor.fetchall()]
+    assert [len(key) for key in keys] == [48, 48]
+    assert keys[0] != keys[1]
+
+
 def test_the_file_describes_itself(full: Site, file: Path) -> None:
     with tarfile.open(file) as tar:
         assert tar.getnames() == ['manifest.json', 'database.dump', 'users.db']
