@@ -114,7 +114,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION plan_pools(int[]) IS 'The counters of pools of each family, before and after (planned) the planned change.';
 
--- Transactions at the same time write other rows of the same totals. So the difference is that of our own rows.
+-- Transactions at the same time write other rows of the same totals. So the difference is taken from our own rows.
 CREATE FUNCTION plan_vrfs() RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (

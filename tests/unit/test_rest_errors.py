@@ -39,6 +39,7 @@ STATUSES = {
     'NipapKeyReusedError': (422, 1410),
     'NipapChangedError': (412, 1600),
     'NipapPlanChangedError': (409, 1610),
+    'NipapConflictError': (409, 1620),
     'AuthError': (401, 1500),
     'AuthenticationMissingError': (401, 1500),
     'AuthenticationFailedError': (401, 1510),
