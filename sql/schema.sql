@@ -794,6 +794,10 @@ CREATE INDEX audit_log_object_idx ON public.audit_log USING btree (object_type, 
 
 COMMENT ON INDEX public.audit_log_object_idx IS 'The history of one object.';
 
+CREATE INDEX audit_log_removal_idx ON public.audit_log USING btree (change_set, id) WHERE (action = 'remove'::text);
+
+COMMENT ON INDEX public.audit_log_removal_idx IS 'The removals of a change set, and the change sets with removals.';
+
 CREATE INDEX change_set_call_idx ON public.change_set USING btree (call) WHERE (call IS NOT NULL);
 
 COMMENT ON INDEX public.change_set_call_idx IS 'Shows whether a call was committed. New rows go to the end, since numbers of calls begin with the time.';
@@ -1065,14 +1069,14 @@ ALTER TABLE ONLY public.vrf_total
 -- find_free(in_vrf integer, sources cidr[], length integer, wanted integer) -> SETOF cidr
 --     The lowest free blocks of a length, source by source in the order given, at most as many as wanted.
 
--- find_inner_parents() -> void
---     Set the parent of each prefix of undo_tree: the closest incoming or stored prefix around it.
-
 -- find_leaving() -> void
 --     Find the prefixes that leave their place, each with the closest prefix around it that stays; NULL at the top level.
 
 -- find_owners() -> void
 --     Find the stored prefixes and tops of VRFs that lose or gain direct children.
+
+-- find_parents() -> void
+--     Set the parent of each prefix of undo_tree: the closest incoming or stored prefix around it.
 
 -- first_block(first_address inet, last_address inet, length integer) -> cidr
 --     Lowest aligned block of a length that lies wholly in a range; NULL when none does.
@@ -1095,11 +1099,14 @@ ALTER TABLE ONLY public.vrf_total
 -- holds(leaves boolean[], program integer[]) -> boolean
 --     Value of a boolean expression given in postfix: n >= 0 is leaf n, -1 is AND, -2 is OR. For queries too deep for the parser.
 
+-- holds_stored(in_vrf integer, network cidr) -> boolean
+--     Whether prefixes are stored at a network or inside it.
+
 -- incoming_parents() -> TABLE(child bigint, parent bigint)
 --     The closest incoming prefix around each incoming prefix that lies inside another one.
 
--- inner_parents() -> TABLE(child bigint, inner_id bigint, inner_place cidr)
---     The closest incoming prefix around each prefix of undo_tree that lies inside one.
+-- inner_parents() -> TABLE(child bigint, inner_id bigint, inner_length integer)
+--     The closest incoming prefix around each prefix of undo_tree; NULL if there is none.
 
 -- insert_under(parent prefix, in_vrf integer, network cidr, facts jsonb, who actor) -> bigint
 --     Add a network below parent; returns its id. The caller holds the lock of parent.
@@ -1112,6 +1119,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- lacks_time(facts jsonb) -> jsonb
 --     Facts without the time of the last edit.
+
+-- list_removed(kinds text[], since timestamp with time zone, last_set bigint, last_entry bigint, wanted integer) -> SETOF jsonb
+--     Removed objects, the newest first, from an entry of a change set on. Objects that exist again are left out.
 
 -- lock_incoming_owners() -> void
 --     Lock the stored prefixes, or VRFs, right above the incoming prefixes.
@@ -1157,6 +1167,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- move_undoing() -> void
 --     Take away, insert and edit the prefixes, with their parents and counters.
+
+-- outermost_goals() -> TABLE(id bigint, vrf_id integer, goal cidr, outer_id bigint)
+--     Each prefix that gets a place, with the outermost one around it, which may be itself.
 
 -- place_undoing() -> void
 --     Find the prefixes that get a place or another parent, and their parents.
@@ -1259,6 +1272,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- remove_others() -> void
 --     Remove the VRFs, pools and AS numbers that were added.
+
+-- removed_in(number bigint) -> TABLE(entry bigint, kind text, id bigint, before jsonb, below bigint)
+--     The objects that a change set has removed and that do not exist now, each with the number of prefixes removed below it; those below are left out.
 
 -- set_others_back() -> void
 --     Restore and edit the VRFs, pools and AS numbers. Added ones keep until their prefixes are gone.

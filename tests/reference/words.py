@@ -183,7 +183,12 @@ ERRORS: Mapping[int, Error] = {
     ),
     1600: Error(
         'Changed meanwhile',
-        'REST only: somebody has edited the object since the `ETag` of `If-Match` was read. Nothing was changed.',
+        'Somebody has edited the object since its `version`, or its `ETag` over REST, was read. Nothing was changed.',
         'Read the object again and decide anew.',
+    ),
+    1610: Error(
+        'Conflicts of an undo',
+        'Objects were changed after the change set, or the change set was undone already. Nothing was changed.',
+        'Look at the list of conflicts, or undo the rest with `partial`.',
     ),
 }

@@ -51,6 +51,7 @@ CODES = {
     'NipapDuplicateError': 1400,
     'NipapKeyReusedError': 1410,
     'NipapChangedError': 1600,
+    'NipapConflictError': 1610,
     'AuthError': 1500,
     'AuthenticationMissingError': 1500,
     'AuthenticationFailedError': 1510,

@@ -36,6 +36,7 @@ STATUSES = {
     'NipapDuplicateError': (409, 1400),
     'NipapKeyReusedError': (422, 1410),
     'NipapChangedError': (412, 1600),
+    'NipapConflictError': (409, 1610),
     'AuthError': (401, 1500),
     'AuthenticationMissingError': (401, 1500),
     'AuthenticationFailedError': (401, 1510),
