@@ -63,10 +63,10 @@ def status_of(error: errors.NipapError) -> int:
 def problem(error: errors.NipapError) -> Response:
     """Return the response that reports an error."""
     status = status_of(error)
-    conflicts = error.conflicts if isinstance(error, errors.NipapConflictError) else ()
-    members: dict[str, object] = {'detail': str(error.args[0]) if conflicts else str(error), 'code': error.code}
-    if isinstance(error, errors.NipapConflictError):
-        members |= {'conflicts': list(error.conflicts), 'number_of_conflicts': error.number}
+    members: dict[str, object] = {'detail': str(error), 'code': error.code}
+    if isinstance(error, errors.NipapConflictError) and error.conflicts:
+        members |= {'detail': str(error.args[0]), 'conflicts': list(error.conflicts)}
+        members |= {'number_of_conflicts': error.number}
     if error.attribute is not None:
         members['attribute'] = error.attribute
     if error.position is not None:

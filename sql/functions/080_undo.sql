@@ -32,7 +32,7 @@ BEGIN
         ) ON COMMIT DELETE ROWS;
         -- The children of prefixes that get a place.
         CREATE TEMPORARY TABLE undo_count (parent bigint CONSTRAINT undo_count_pkey PRIMARY KEY, children bigint, size numeric) ON COMMIT DELETE ROWS;
-        -- The prefixes and tops of VRFs with other direct children than before. whole: the free space is computed anew as a whole.
+        -- Prefixes, and tops of VRFs, that lose or gain direct children. whole: the free space is computed anew as a whole.
         CREATE TEMPORARY TABLE undo_owner (
             owner bigint CONSTRAINT undo_owner_pkey PRIMARY KEY, id bigint, vrf_id int, space cidr, whole boolean,
             first_place cidr, last_address inet, children int, size numeric, lowest inet, highest inet
@@ -62,7 +62,7 @@ CREATE OR REPLACE FUNCTION setting_back(before jsonb, after jsonb) RETURNS jsonb
 RETURN (SELECT coalesce(jsonb_object_agg(name, before -> name), '{}') FROM unnest(differing(lacks_time(before), lacks_time(after))) name);
 COMMENT ON FUNCTION setting_back(jsonb, jsonb) IS 'The attributes that an edit has changed, with their values before; null for a value that was not set.';
 
--- ---------------------------------------------------------------- the changes to undo
+-- ---------------------------------------------------------------- the objects to set back
 
 CREATE OR REPLACE FUNCTION read_undoing(number bigint, part_kind text, part_id bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -127,7 +127,7 @@ CREATE OR REPLACE FUNCTION choose_bases() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE undoing u SET place = p.prefix, parent = p.parent_id FROM prefix p WHERE u.kind = 'prefix' AND u.op <> 'restore' AND p.id = u.id;
     INSERT INTO undo_outer SELECT o.id, o.vrf_id, o.goal, holds_stored(o.vrf_id, o.goal) FROM outermost_goals() o WHERE o.id = o.outer_id;
-    -- Prefixes inside an outermost prefix without stored prefixes have its surroundings.
+    -- Without stored prefixes inside an outermost prefix, all prefixes inside it have the same base.
     UPDATE undoing u SET base = c.base, base_version = (SELECT p.ctid FROM prefix p WHERE p.id = c.base)
     FROM (SELECT g.id, closest_parent(g.vrf_id, CASE WHEN o.holds THEN g.goal ELSE o.goal END) AS base
           FROM outermost_goals() g JOIN undo_outer o ON o.id = g.outer_id WHERE o.holds OR g.id = o.id OFFSET 0) c
@@ -162,7 +162,7 @@ BEGIN
     -- Rows were chosen before they were locked: start over if the tree has changed meanwhile. A prefix whose row is still
     -- the same version has the same children. The top level has no such version, so look there again.
     IF EXISTS (SELECT FROM undo_outer o WHERE NOT o.holds AND holds_stored(o.vrf_id, o.goal))
-        -- OFFSET 0: look up only the remaining rows. A look-up steps over removed rows that are not vacuumed yet.
+        -- OFFSET 0: look up the remaining prefixes only. A look-up steps over removed rows before they are vacuumed.
         OR EXISTS (SELECT FROM (
             SELECT u.vrf_id, u.goal, u.base FROM outermost_goals() g JOIN undo_outer o ON o.id = g.outer_id JOIN undoing u ON u.kind = 'prefix' AND u.id = g.id
             WHERE (o.holds OR g.id = o.id) AND (u.base IS NULL OR (SELECT b.ctid FROM prefix b WHERE b.id = u.base) IS DISTINCT FROM u.base_version)
@@ -344,7 +344,7 @@ BEGIN
     SELECT u.id, u.vrf_id, u.goal, u.type, true, CASE WHEN l.id IS NULL THEN u.base ELSE l.owner END
     FROM undoing u LEFT JOIN undo_leaving l ON l.id = u.base
     WHERE u.kind = 'prefix' AND u.op <> 'none' AND u.why IS NULL AND u.goal IS NOT NULL;
-    -- Prefixes that lose their parent.
+    -- The children of leaving prefixes.
     INSERT INTO undo_tree (id, vrf_id, place, type, incoming, former, base)
     SELECT c.id, c.vrf_id, c.prefix, coalesce(o.type, c.type), false, c.parent_id, l.owner
     FROM undo_leaving l JOIN prefix c ON c.parent_id = l.id
@@ -404,7 +404,7 @@ BEGIN
         LEFT JOIN undoing o ON o.kind = 'prefix' AND o.id = c.id AND o.op = 'edit' AND o.why IS NULL
         WHERE NOT EXISTS (SELECT FROM undo_leaving g WHERE g.id = c.id) AND NOT EXISTS (SELECT FROM undo_tree t WHERE t.id = c.id)
     ), bad AS (
-        -- The change to refuse: the incoming prefix itself, the incoming prefix around a stored one, or the removed prefix.
+        -- The change to refuse: the incoming prefix itself, the incoming prefix around a stored one, or the leaving prefix.
         SELECT CASE WHEN incoming OR retyped THEN id WHEN below_incoming THEN parent ELSE former END AS id,
             CASE WHEN incoming OR retyped THEN format('its place is now inside %s of type %s', parent_place, parent_type)
                  ELSE format('prefix %s of type %s is inside it', place, type) END AS why
@@ -518,7 +518,8 @@ COMMENT ON FUNCTION move_undoing() IS 'Take away, insert and edit the prefixes, 
 
 CREATE OR REPLACE FUNCTION child_beside(owner undo_place, earlier boolean) RETURNS cidr LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    -- Branches: IS NOT DISTINCT FROM on parent_id uses no index.
+    -- Branches: IS NOT DISTINCT FROM on parent_id uses no index. Comparisons of rows are served by the index on parents
+    -- alone: along the index on places, all prefixes inside the neighbours would be read.
     IF owner.id IS NULL AND earlier THEN
         RETURN (SELECT prefix FROM prefix WHERE parent_id IS NULL AND vrf_id = owner.vrf_id AND prefix < owner.first_place AND prefix > owner.space
                 ORDER BY parent_id DESC, vrf_id DESC, prefix DESC LIMIT 1);
@@ -526,9 +527,11 @@ BEGIN
         RETURN (SELECT prefix FROM prefix WHERE parent_id IS NULL AND vrf_id = owner.vrf_id AND prefix > owner.last_address AND prefix <= addr_last(owner.space)
                 ORDER BY parent_id, vrf_id, prefix LIMIT 1);
     ELSIF earlier THEN
-        RETURN (SELECT prefix FROM prefix WHERE parent_id = owner.id AND vrf_id = owner.vrf_id AND prefix < owner.first_place ORDER BY prefix DESC LIMIT 1);
+        RETURN (SELECT CASE WHEN parent_id = owner.id THEN prefix END FROM prefix
+                WHERE (parent_id, vrf_id, prefix) < (owner.id, owner.vrf_id, owner.first_place) ORDER BY parent_id DESC, vrf_id DESC, prefix DESC LIMIT 1);
     END IF;
-    RETURN (SELECT prefix FROM prefix WHERE parent_id = owner.id AND vrf_id = owner.vrf_id AND prefix > owner.last_address ORDER BY prefix LIMIT 1);
+    RETURN (SELECT CASE WHEN parent_id = owner.id THEN prefix END FROM prefix
+            WHERE (parent_id, vrf_id, prefix) > (owner.id, owner.vrf_id, owner.last_address::cidr) ORDER BY parent_id, vrf_id, prefix LIMIT 1);
 END $$;
 COMMENT ON FUNCTION child_beside(undo_place, boolean) IS 'The direct child of an owner right before, or right after, the networks that the owner has lost or gained.';
 
@@ -552,7 +555,9 @@ BEGIN
     -- Compute the free ranges between the nearest children that stay anew.
     UPDATE undo_owner o SET
         lowest = coalesce(addr_last(child_beside(ROW (o.id, o.vrf_id, o.space, o.first_place, o.last_address), true)) + 1, addr_first(o.space)),
-        highest = coalesce(addr_first(child_beside(ROW (o.id, o.vrf_id, o.space, o.first_place, o.last_address), false)) - 1, addr_last(o.space));
+        highest = coalesce(addr_first(child_beside(ROW (o.id, o.vrf_id, o.space, o.first_place, o.last_address), false)) - 1, addr_last(o.space))
+    WHERE NOT o.whole;
+    UPDATE undo_owner SET lowest = addr_first(space), highest = addr_last(space) WHERE whole;
     DELETE FROM free_range f USING undo_owner o WHERE f.owner = o.owner AND f.last_address BETWEEN o.lowest AND o.highest;
     INSERT INTO free_range
     WITH used AS (

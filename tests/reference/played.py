@@ -221,6 +221,9 @@ def _play_rpc(site: Site, played: Played) -> None:
     for kind in ('prefix', 'asn', 'pool', 'vrf'):
         show(f'edit_{kind}', if_version=3 if kind == 'prefix' else 1)
     show('remove_prefix', if_version=4)
+    show('list_removed')
+    restored = show('restore')['change_set']
+    show('undo', change_set=restored)
     show('remove_asn', if_version=2)
     show('remove_pool', if_version=2)
     # The edit before has changed the name only.
@@ -267,6 +270,9 @@ def _play_rest(site: Site, played: Played) -> None:
     for kind in ('prefix', 'asn', 'pool', 'vrf'):
         show(f'remove_{kind}', 'DELETE', f'/{PLURALS[kind]}/{keys[kind]}')
     show('batch', 'POST', '/batch', BODIES['batch'])
+    show('list_removed', 'GET', '/removed?kind=vrf&limit=1')
+    restored = show('restore', 'POST', f'/vrfs/{keys["vrf"]}/restore')['change_set']
+    show('undo', 'POST', f'/changes/{restored}/undo')
     hook = show('add_webhook', 'POST', '/webhooks', BODIES['add_webhook'])['id']
     show('list_webhook', 'GET', f'/webhooks/{hook}')
     show('edit_webhook', 'PATCH', f'/webhooks/{hook}', BODIES['edit_webhook'])
@@ -342,6 +348,10 @@ def _play_faults(site: Site, played: Played, dsn: str, directory: Path) -> None:
     show(site.rpc('add_asn', {'attr': {'asn': 64507}}, user=READER), 1520)
     show(site.rest('PATCH', '/asns/64505', {'name': 'Example'}, If_Match='"former"'), 1600)
     show(site.rpc('edit_asn', {'asn': {'asn': 64505}, 'attr': {'name': 'Example'}, 'plan': 'o3AHli0N'}), 1220)
+    site.call('remove_asn', asn={'asn': 64505})
+    number = site.call('list_removed')['result'][0]['change_set']
+    site.call('undo', change_set=number)
+    show(site.rpc('undo', {'change_set': number}), 1620)
     with _site(dsn, directory / 'users.db', read_timeout_s=0.3) as hasty:
         hasty.call('edit_prefix', prefix={'prefix': '198.51.100.0/24'}, attr={'description': SLOW_TEXT})
         query = {'operator': 'regex_match', 'val1': 'description', 'val2': SLOW_PATTERN}

@@ -195,7 +195,7 @@ ERRORS: Mapping[int, Error] = {
     ),
     1600: Error(
         'Changed meanwhile',
-        'REST only: somebody has edited the object since the `ETag` of `If-Match` was read. Nothing was changed.',
+        'Somebody has edited the object since its `version`, or its `ETag` over REST, was read. Nothing was changed.',
         'Read the object again and decide anew.',
     ),
     1610: Error(
@@ -205,10 +205,8 @@ ERRORS: Mapping[int, Error] = {
         'A plan is another one each time. [Plan a change](../planning.md) has an example.',
     ),
     1620: Error(
-        'Changed since',
-        'An undo or a restore is refused, because objects were changed since, or their place is taken. Nothing was '
-        'changed.',
-        'Read the conflicts in the text, over REST also in `conflicts`. With `partial` everything else is undone.',
-        '[Undo a mistake](../undoing.md) has an example.',
+        'Conflicts of an undo',
+        'Objects were changed after the change set, or the change set was undone already. Nothing was changed.',
+        'Look at the list of conflicts, or undo the rest with `partial`.',
     ),
 }
