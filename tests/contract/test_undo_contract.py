@@ -217,7 +217,7 @@ def test_what_was_changed_since_is_a_conflict(stock: Face, db: Database, name: s
     later(stock)
     present = state(stock)
     fault = stock.fault('undo', change_set=number)
-    assert (fault.code, why in fault.text if stock.name != 'rest' else True) == (1610, True), fault.text
+    assert (fault.code, why in fault.text if stock.name != 'rest' else True) == (1620, True), fault.text
     assert state(stock) == present
     assert last_change(db) == number + 1
     answer = stock.call('undo', change_set=number, partial=True)
@@ -242,7 +242,7 @@ def test_an_undo_is_done_once(stock: Face, db: Database) -> None:
     number = last_change(db)
     first = stock.call('undo', change_set=number)['change_set']
     fault = stock.fault('undo', change_set=number)
-    assert (fault.code, f'was undone by change set {first}' in fault.text) == (1610, True)
+    assert (fault.code, f'was undone by change set {first}' in fault.text) == (1620, True)
     answer = stock.call('undo', change_set=number, partial=True)
     assert (answer['change_set'], answer['undone'], last_change(db)) == (None, {}, first)
     stock.call('undo', change_set=first)
@@ -292,7 +292,7 @@ def test_a_group_is_undone_newest_first(backend: Backend, actor: Actor, db: Data
     change('add_prefix', 'other', attr={'prefix': '10.1.1.0/24', **net})
     with pytest.raises(NipapError, match='1 newer change sets of the group are undone') as caught:
         change('undo', '', group='g')
-    assert caught.value.code == 1610
+    assert caught.value.code == 1620
     assert find() == ['10.0.0.0/8', '10.1.0.0/16', '10.1.1.0/24', '10.1.2.0/24']
     change('remove_prefix', 'other', prefix={'prefix': '10.1.1.0/24'})
     outcome = Outcome()
@@ -378,7 +378,7 @@ def test_removed_objects_come_back(stock: Face, db: Database) -> None:
         after = page['after']
     assert pages == found['result']
     fault = stock.fault('restore', kind='prefix', id=found['result'][3]['id'])
-    assert (fault.code, 'its pool 1 does not exist' in fault.text or stock.name == 'rest') == (1610, True)
+    assert (fault.code, 'its pool 1 does not exist' in fault.text or stock.name == 'rest') == (1620, True)
     for item in found['result']:
         answer = stock.call('restore', kind=item['kind'], id=item['id'])
         assert answer['undone'][item['kind']] == 1 + (item['below'] if item['kind'] == 'prefix' else 0)
