@@ -91,7 +91,7 @@ class UndoMachine(TreeMachine):
         before = self.state()
         answer, error = self.playground.call('undo', change.number, None, partial)
         if error is not None:
-            assert error.code == 1610, error
+            assert error.code == 1620, error
             assert not partial
             assert self.last_change() == self.known, 'a refused undo has changed something'
             return
