@@ -73,6 +73,7 @@ class Transaction:
         self._change_sets: dict[int, int] = {}  # change sets by call
         self._prepared = session.prepared
         self._ahead: list[bytes] = []
+        self._parts = 0  # the number of open parts
         # The time limit of each statement: the wanted one, and the one that PostgreSQL has.
         self._limit_s = self._limited_s = 0.0
 
@@ -102,8 +103,11 @@ class Transaction:
     def part(self) -> Iterator[None]:
         """Undo the work in the context if it raises an error of the client. The transaction goes on."""
         before, limited_s = len(self._ahead), self._limited_s
-        begin = b'SAVEPOINT part'
+        # Each depth has its own name: the release of an inner part may still be queued when this one is undone.
+        name = b'part_%d' % self._parts
+        begin = b'SAVEPOINT ' + name
         self._ahead.append(begin)
+        self._parts += 1
         try:
             yield
             self.flush()
@@ -112,10 +116,12 @@ class Transaction:
                 del self._ahead[before:]
             else:
                 self._ahead.clear()
-                self.execute('ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part')
+                self.execute(b'ROLLBACK TO SAVEPOINT %b; RELEASE SAVEPOINT %b' % (name, name))
             self._limited_s = limited_s
             raise
-        self._ahead.append(b'RELEASE SAVEPOINT part')
+        finally:
+            self._parts -= 1
+        self._ahead.append(b'RELEASE SAVEPOINT ' + name)
 
     def briefly(self, work: Callable[[Transaction], T], limit_s: float) -> T:
         """Run work that reads, with a time limit for each statement. A timeout does not abort the transaction."""

@@ -221,7 +221,8 @@ def _filter(attribute: Attribute) -> Parameter:
     nothing = '' if attribute.never_nil else ' Empty: unset.'
     doc = f'Equal to this value; repeated: {more}.{nothing} {attribute.doc}'
     if attribute.kind in LISTS:
-        schema: Schema = {'type': 'array', 'items': KINDS[attribute.kind]['items']}
+        # Each value is compared as text, so a text that is no network matches nothing.
+        schema: Schema = {'type': 'array', 'items': STORED}
     elif attribute.choices:
         schema = {'type': 'string', 'enum': [*attribute.choices, *(() if attribute.never_nil else ('',))]}
     elif attribute.kind == 'text':

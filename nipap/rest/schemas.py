@@ -29,7 +29,7 @@ PRINTABLE: Schema = {
 # Text that XML 1.0 can carry, because XML-RPC must carry it.
 STORED: Schema = {'type': 'string', 'pattern': r'^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]*$'}
 NOT_BLANK = '^{0}*{1}{0}*$'.format(STORED['pattern'][1:-2], STORED['pattern'][1:-3] + r'\s]')
-VALUE_BEFORE_OR_AFTER = r'^(before|after)\..+$'
+VALUE_BEFORE_OR_AFTER = r'^(before|after)\.[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]+$'
 AVP = r'^avps\.[^\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]+$'
 ID: Schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**63 - 1}
 # The URL of a receiver: no password, a host, no blanks.
@@ -52,10 +52,10 @@ KINDS: Mapping[str, Schema] = {
     'enum': TEXT,
     'tags': {'type': 'array', 'items': STORED},
     'networks': {'type': 'array', 'items': NETWORK},
-    'names': {'type': 'array', 'items': TEXT},
+    'names': {'type': 'array', 'items': STORED},
     'avps': {'type': 'object', 'propertyNames': {**STORED, 'minLength': 1}, 'additionalProperties': STORED},
 }
-_NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'prefix', 'family'})
+_NEVER_NULL = frozenset({'id', 'asn', 'tags', 'avps', 'inherited_tags', 'prefixes', 'family'})
 _REQUIRED = {
     'vrf': ['rt', 'name'],
     'pool': ['name', 'description', 'default_type'],

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nipap.addresses import parse_network
-from nipap.attributes import AUDIT, CHANGE_SET, Attribute, read_integer
+from nipap.attributes import AUDIT, CHANGE_SET, Attribute, comparable_text, read_integer
 from nipap.errors import NipapValueError
 from nipap.moments import ALWAYS, NEVER, read_moment
 from nipap.search.condition import Condition, InTime, OfSet, Place
@@ -88,8 +88,8 @@ def _by_index_of_sets(attribute: Attribute, operator: str, value: object) -> Con
     """Return equality with an attribute of few change sets, which are looked up first."""
     if operator not in ('=', 'is') or not isinstance(value, str):
         return None
-    column = attribute.sql.removeprefix('s.')
-    return Condition(f'a.change_set = ANY (ARRAY(SELECT z.id FROM change_set z WHERE z.{column} = %s))', (value,))
+    column, text = attribute.sql.removeprefix('s.'), comparable_text(attribute, value)
+    return Condition(f'a.change_set = ANY (ARRAY(SELECT z.id FROM change_set z WHERE z.{column} = %s))', (text,))
 
 
 # Comparisons by the SQL of the attribute; None: the comparison of its kind.
@@ -108,11 +108,10 @@ SPECIAL_OF_ENTRIES: Mapping[str, Special] = {
 
 def special(attribute: Attribute, operator: str, value: object) -> Condition | None:
     """Return the condition of a comparison with a meaning of its own in the log; None for any other comparison."""
-    how = SPECIAL.get(attribute.sql) or (SPECIAL_OF_ENTRIES.get(attribute.sql) if attribute in _OF_ENTRIES else None)
+    # Attributes of change sets are equal to these, but not the same: a search of change sets has no entries.
+    of_entry = any(attribute is one for one in AUDIT.values())
+    how = SPECIAL.get(attribute.sql) or (SPECIAL_OF_ENTRIES.get(attribute.sql) if of_entry else None)
     return how(attribute, operator, value) if how else None
-
-
-_OF_ENTRIES = tuple(AUDIT.values())
 
 
 def member_of(name: str) -> Attribute | None:

@@ -105,7 +105,8 @@ def test_rest_takes_nothing_from_other_sites(client: FlaskClient, route: tuple[s
 def test_rest_takes_no_form(client: FlaskClient, path: str, kind: str | None) -> None:
     """Browsers ask before all other methods and other types."""
     answer = client.post(f'/api/v1{path.replace("{key}", "1")}', data='{"asn": 1}', headers=HEADERS, content_type=kind)
-    assert answer.status_code == 415, answer.text
+    # A path without a body refuses every body. Forms of other sites name their site.
+    assert answer.status_code == (400 if path.endswith(('/restore', '}/undo')) else 415), answer.text
     assert stored(client) == []
 
 

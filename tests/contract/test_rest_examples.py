@@ -43,7 +43,7 @@ def test_every_request_that_is_proposed_is_done(client: FlaskClient) -> None:
         keys[kind] = propose(f'add_{kind}', 201)[number]
     for kind in ('vrf', 'pool', 'prefix', 'asn', 'webhook'):
         propose(f'edit_{kind}', 200, keys[kind])
-    for kind in ('vrf', 'pool', 'prefix', 'asn', 'tag'):
+    for kind in ('vrf', 'pool', 'prefix', 'asn', 'tag', 'audit', 'change_set'):
         assert 'error' not in propose(f'search_{kind}', 200)
     propose('allocate_from_prefix', 201, keys['prefix'])
     member = f'/api/v1/prefixes/{keys["prefix"]}'
@@ -52,4 +52,8 @@ def test_every_request_that_is_proposed_is_done(client: FlaskClient) -> None:
     assert client.delete(f'/api/v1/asns/{keys["asn"]}', headers=AUTH).status_code == 204
     propose('batch', 200)
     propose('resend_dead_letter', 202, keys['webhook'])
+    grouped = {**AUTH, 'NIPAP-Group': BODIES['undo_group'][2]['group']}
+    added = client.post('/api/v1/asns', json={'asn': 64999, 'name': 'grouped'}, headers=grouped)
+    assert added.status_code == 201
+    assert len(propose('undo_group', 200)['change_sets']) == 1
     assert left == set()

@@ -119,3 +119,14 @@ def test_change_sets(ask: Ask, net: int) -> None:
     assert ask('GET', '/changes?until=2020-01-01')['result'] == []
     assert ask('GET', '/changes/123456789', status=404)['code'] == 1300
     assert ask('GET', f'/audit?change_set={removal["id"]}')['result'] == removal['entries'][::-1]
+
+
+def test_change_sets_of_a_group_and_of_a_request(ask: Ask) -> None:
+    ask('POST', '/asns', {'asn': 1}, status=201, headers={'NIPAP-Group': 'import'})
+    ask('POST', '/asns', {'asn': 2}, status=201)
+    (made,) = ask('GET', '/changes?change_group=import')['result']
+    assert [entry['object_id'] for entry in made['entries']] == [1]
+    for path in ('changes', 'audit'):
+        (found,) = ask('GET', f'/{path}?change_group=import&request_id={made["request_id"]}')['result']
+        assert found['request_id'] == made['request_id']
+        ask('GET', f'/{path}?request_id=%00', status=422)

@@ -50,6 +50,9 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         for plural in ('vrfs', 'pools', 'asns', 'tags')
     },
     ('POST', '/prefixes/search'): {'query': {'operator': 'equals', 'val1': 'vlan', 'val2': 1}, 'q': 'x'},
+    ('POST', '/audit/search'): {'query': {'operator': 'equals', 'val1': 'kind', 'val2': 'vrf'}, 'q': 'x'},
+    ('POST', '/changes/search'): {'query': {'operator': 'equals', 'val1': 'method', 'val2': 'add_vrf'}, 'q': 'x'},
+    ('POST', '/change-groups/undo'): {'group': 'g'},
 }
 
 

@@ -43,7 +43,7 @@ def test_the_examples_do_what_the_readme_says(daemon: Callable[..., Any], direct
     running = daemon()
     url = running.url(*running.admin())
     found = examples('README.md', 'docs/xmlrpc.md')
-    assert len(found) == 3
+    assert len(found) == 4
     for program, output in found:
         assert ADDRESS in program
         command = [sys.executable, '-c', program.replace(ADDRESS, url)]

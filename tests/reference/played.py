@@ -34,6 +34,7 @@ USER, READER = ('ann', 'ann-secret'), ('rita', 'rita-secret')
 SOURCE = 'reference'
 MOMENT = dt.datetime(2026, 1, 31, 12, 0)
 MOMENT_TEXT = '2026-01-31T12:00:00Z'
+REQUEST = 'a1b2c3d4e5-1'
 _MOMENT = re.compile(r'20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)')
 KINDS = ('vrf', 'pool', 'prefix', 'asn')
 PLURALS = {'vrf': 'vrfs', 'pool': 'pools', 'prefix': 'prefixes', 'asn': 'asns', 'tag': 'tags'}
@@ -44,6 +45,8 @@ LEAST: Mapping[str, Object] = {
     'prefix': {'prefix': '203.0.113.0/24', 'type': 'assignment', 'description': 'Least'},
     'asn': {'asn': 64511},
 }
+MINE = {'operator': 'equals', 'val1': 'username', 'val2': USER[0]}
+INSIDE = {'operator': 'contained_within_equals', 'val1': 'prefix', 'val2': '10.0.0.0/8'}
 ALLOCATED = {'description': 'Link to customer 1'}
 # PostgreSQL takes minutes for this pattern on this text, and the trial of patterns does not detect it.
 SLOW_TEXT = ''.join(random.Random(1).choices('abcdefgh', k=2000)) + '!'
@@ -87,13 +90,13 @@ class Played:
 
 
 def shown(value: Any) -> Any:
-    """Return an answer with one moment in the place of every moment."""
+    """Return an answer with one moment in the place of every moment, and one request id in that of every other."""
     if isinstance(value, dt.datetime):
         return MOMENT if value.year < 2100 else value
     if isinstance(value, str):
         return _MOMENT.sub(MOMENT_TEXT, value)
     if isinstance(value, dict):
-        return {name: shown(each) for name, each in value.items()}
+        return {name: REQUEST if name == 'request_id' and each else shown(each) for name, each in value.items()}
     if isinstance(value, list):
         return [shown(each) for each in value]
     return value
@@ -237,6 +240,13 @@ def _play_rpc(site: Site, played: Played) -> None:
     show('remove_webhook')
     site.fail_to_sign_in()
     show('list_sign_in', since=None, until=None, after=None)
+    page = {'max_result': 1}
+    show('list_audit')
+    show('search_audit', query=INSIDE, search_options=page)
+    show('smart_search_audit', query_string='10.0.0.1 action=edit', search_options=page)
+    show('list_change_set')
+    show('search_change_set', query=MINE, search_options=page)
+    show('smart_search_change_set', query_string=f'user={USER[0]}', search_options=page)
 
 
 # ---------------------------------------------------------------- REST
@@ -281,6 +291,12 @@ def _play_rest(site: Site, played: Played) -> None:
     show('remove_webhook', 'DELETE', f'/webhooks/{hook}')
     site.fail_to_sign_in()
     show('list_sign_in', 'GET', '/sign-ins?outcome=wrong_password&limit=50')
+    show('list_audit', 'GET', f'/vrfs/{keys["vrf"]}/history?limit=1')
+    show('search_audit', 'POST', '/audit/search?limit=1', {'query': INSIDE})
+    show('smart_search_audit', 'GET', '/audit?q=10.0.0.1+action=edit&limit=1')
+    show('list_change_set', 'GET', f'/changes/{restored}')
+    show('search_change_set', 'POST', '/changes/search?limit=1', {'query': MINE})
+    show('smart_search_change_set', 'GET', f'/changes?q=user={USER[0]}&limit=1')
 
 
 def _play_defaults(site: Site, played: Played) -> None:

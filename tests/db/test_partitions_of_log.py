@@ -273,8 +273,9 @@ def test_one_partition_is_always_ahead(db: Database) -> None:
 def test_new_partitions_are_like_the_first(db: Database) -> None:
     write(db)
     keep(db, in_months(1))
-    sql = """SELECT (SELECT array_agg(pg_get_expr(indexprs, indrelid) || indkey::text ORDER BY 1)
-            FROM pg_index WHERE indrelid = c.oid),
+    sql = """SELECT (SELECT array_agg(expressions || columns ORDER BY columns, expressions)
+            FROM (SELECT pg_get_expr(indexprs, indrelid) AS expressions, indkey::text AS columns
+                  FROM pg_index WHERE indrelid = c.oid) i),
         (SELECT count(*) FROM pg_trigger WHERE tgrelid = c.oid), obj_description(c.oid)
         FROM pg_class c WHERE relname IN ('audit_log_2', 'audit_log_3')"""
     second, third = db.read(lambda tx: tx.all(sql))
