@@ -564,7 +564,8 @@ def _undo() -> dict[str, Schema]:
                 'changes',
                 _of('undo_group'),
                 {'200': _answer('What was undone, change set by change set.', steps, ['ChangeSet'])},
-                _parameters(_CHANGE),
+                # It has several transactions, and can be sent again without a key.
+                _parameters(name for name in _CHANGE if name != 'IdempotencyKey'),
                 asked,
             )
         },

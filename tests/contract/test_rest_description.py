@@ -35,7 +35,7 @@ def _networks(draw: st.DrawFn) -> str:
     return str(ip_network((address, length), strict=False))
 
 
-KINDS = ('vrf', 'pool', 'prefix', 'asn', 'tag')
+KINDS = ('vrf', 'pool', 'prefix', 'asn', 'tag', 'audit', 'change_set')
 schemathesis.openapi.format('cidr', st.ip_addresses().map(str) | _networks())
 schemathesis.openapi.format('route-target', st.tuples(NUMBER, NUMBER).map(lambda two: f'{two[0]}:{two[1]}'))
 schemathesis.openapi.format('moment', st.datetimes().map(lambda at: f'{at.isoformat()}Z') | st.just('tomorrow'))

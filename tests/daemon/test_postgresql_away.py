@@ -426,10 +426,10 @@ def test_without_space_for_the_write_ahead_log(make_server: MakeServer, serve: S
     with small_wal(server) as wal:
         running = serve(options_of(server.dsn()))
         with undisturbed(running):
+            sent = [ask(server.dsn(), 'SELECT comment FROM prefix WHERE id = 1')[0]]
             with open(wal / 'big', 'wb', buffering=0) as big, contextlib.suppress(OSError):
                 while True:
                     big.write(bytes(2**16))
-            sent = ['']
             # Each comment is a megabyte, since random bytes cannot be compressed to less.
             while len(sent) < 50:
                 sent.append(os.urandom(10**6).hex())
