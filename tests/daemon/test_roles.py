@@ -415,7 +415,7 @@ def documented() -> str:
     """Return the statements of docs/security.md that make a role for handlers."""
     text = (REPOSITORY / 'docs' / 'security.md').read_text()
     return (
-        text.partition('## A role for handlers on a configured server')[2].partition('```sql\n')[2].partition('```')[0]
+        text.partition('## A role for handlers on a configured server')[2].partition('```postgresql\n')[2].partition('```')[0]
     )
 
 

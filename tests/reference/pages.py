@@ -33,6 +33,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     'asn': ('AS numbers', '_asn'),
     'tag': ('Tags', '_tag'),
     'webhook': ('Webhooks', '_webhook', '_dead_letter'),
+    'history': ('The past, and undo', '_audit', '_change_set', '_removed', 'undo', 'restore'),
     'sign_in': ('Sign-ins', '_sign_in'),
     'daemon': ('The daemon, and many calls at once', ''),
 }
