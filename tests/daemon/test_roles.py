@@ -414,9 +414,8 @@ def test_changes_of_handlers_are_complete(served: EmbeddedPostgres, actor: Actor
 def documented() -> str:
     """Return the statements of docs/security.md that make a role for handlers."""
     text = (REPOSITORY / 'docs' / 'security.md').read_text()
-    return (
-        text.partition('## A role for handlers on a configured server')[2].partition('```postgresql\n')[2].partition('```')[0]
-    )
+    section = text.partition('## A role for handlers on a configured server')[2]
+    return section.partition('```postgresql\n')[2].partition('```')[0]
 
 
 def test_the_documented_role_is_enough_to_serve(made: EmbeddedPostgres, daemon: DaemonFactory) -> None:
