@@ -28,6 +28,7 @@ PREFIX_TYPES = ('reservation', 'assignment', 'host')
 STATUSES = ('assigned', 'reserved', 'quarantine')
 ALARM_PRIORITIES = ('warning', 'low', 'medium', 'high', 'critical')
 MAX_ASN = 4294967295
+LARGEST_NUMBER = 2**63 - 1  # of a column of PostgreSQL
 # Most characters of an indexed text: 2,400 bytes at four bytes each. A B-tree accepts 2,704 bytes, and so does GIN.
 LONGEST_KEY = 600
 
@@ -483,6 +484,21 @@ def read_integer(value: object) -> int:
     if digits.isascii() and digits.isdigit() and len(digits) <= 60:
         return int(text)
     raise NipapValueError(f'Invalid syntax for integer ({value if isinstance(value, str) else shown(value)})')
+
+
+def read_from(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Parse an integer of a range, also as text. Without `most`, the range ends at 2^63 - 1.
+
+    :raises NipapValueError: naming the value and the accepted ones; it is about `name`.
+    """
+    try:
+        number = read_integer(value)
+    except NipapValueError:
+        number = least - 1
+    if not least <= number <= (LARGEST_NUMBER if most is None else most):
+        accepted = f'an integer above {least - 1}' if most is None else f'{least} to {most}'
+        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be {accepted}').about(name)
+    return number
 
 
 _ASN = re.compile(r'(?:as[n ]?)?\s*(?:([0-9]{1,10})|([0-9]{1,5})\.([0-9]{1,5}))', re.IGNORECASE | re.ASCII)

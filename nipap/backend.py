@@ -215,7 +215,7 @@ class Backend:
             if kept:
                 _require_parts(actor, call, sent)
                 return kept.value, kept
-            answer = self._run_expected(tx, actor, call, request, sent)
+            answer, _ = self._run_expected(tx, actor, call, request, sent)
             idempotency.keep(tx, keyed, answer, self._key_hours)
             return answer, None
 
@@ -226,22 +226,40 @@ class Backend:
 
     def _provided(self, actor: Actor, call: Call, request: Request, outcome: Outcome | None) -> Any:
         """Make a changing call if an object is as expected, and the change is as planned."""
-        if request.expectation is None or request.expectation.members is None:
-            call.read(request.members)  # an error of the members needs no database
         sent = call.known(request.members)
-        return self._given(self.db.run(lambda tx: self._run_expected(tx, actor, call, request, sent), outcome))
+        early = _read_early(call, request, sent)
+        answer, _ = self.db.run(lambda tx: self._run_expected(tx, actor, call, request, sent, early), outcome)
+        return self._given(answer)
 
-    def _run_expected(self, tx: Transaction, actor: Actor, call: Call, request: Request, sent: calls.Raw) -> Any:
-        """Do the work of a changing call in a transaction, under its expectation and plan."""
+    def _run_expected(
+        self,
+        tx: Transaction,
+        actor: Actor,
+        call: Call,
+        request: Request,
+        sent: calls.Raw,
+        early: Any = None,
+        errors: plans.Errors | None = None,
+    ) -> tuple[Any, plans.Consequences | None]:
+        """Do the work of a changing call in a transaction, under its expectation and plan.
+
+        Return the answer, and the consequences for a dry run or a plan. early: the parsed members, unless they are
+        parsed here. errors: notes all errors of a dry run; a plan is not compared then.
+        """
         plan = None
-        if request.plan is not None:
+        if request.plan is not None and errors is None:
             plan = plans.opened(tx, request.plan, _signer(actor, call, request))
+        reports = request.dry_run or plan is not None
+        if reports:
             plans.begin(tx)
         inside = self._enter(tx, request)
-        answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
-        if plan is not None:
-            plans.compare(plan, plans.made(tx))
-        return answer
+        inside._errors = errors
+        members = inside._expected(request, sent)
+        answer = inside._run(actor, call, call.read(members) if early is None else early, request, None)
+        found = plans.made(tx) if reports else None
+        if plan is not None and found is not None:
+            plans.compare(plan, found)
+        return answer, found
 
     def _rehearse(self, actor: Actor, call: Call, request: Request) -> plans.Object:
         """Make a changing call, report it and roll it back.
@@ -252,7 +270,7 @@ class Backend:
         errors = plans.Errors()
         found, answer = None, None
         try:
-            found, answer = self._rehearsed(actor, call, request, None)
+            answer, found = self._rehearsed(actor, call, request, None)
         except _NOT_OF_THE_CHANGE:
             raise
         except NipapError as error:
@@ -262,14 +280,7 @@ class Backend:
                 cause = error.__cause__ if isinstance(error.__cause__, NipapError) else error
                 errors.note(cause, error.position)
         right = max([call.right, *(calls.find(part).right for part in self._parts_of(call, request))])
-        return plans.answer(
-            found,
-            errors,
-            self._given(answer),
-            right.name.lower(),
-            _signer(actor, call, request),
-            sees_webhooks=_may(actor, calls.find('list_webhook')),
-        )
+        return _plan_of(actor, call, request, right, errors, found, self._given(answer))
 
     def refused(self, actor: Actor, name: str, error: NipapError) -> plans.Object:
         """Return the answer of a dry run of a call that a transport refuses before it is made.
@@ -280,9 +291,7 @@ class Backend:
         authorize(actor, call)
         errors = plans.Errors()
         errors.note(error, error.position)
-        signer = _signer(actor, call, Request(name))
-        sees_webhooks = _may(actor, calls.find('list_webhook'))
-        return plans.answer(None, errors, None, call.right.name.lower(), signer, sees_webhooks=sees_webhooks)
+        return _plan_of(actor, call, Request(name), call.right, errors)
 
     def _parts_of(self, call: Call, request: Request) -> Sequence[str]:
         """Return the names of the calls of which a call consists."""
@@ -299,7 +308,7 @@ class Backend:
         """Run the operations of a batch to the last, and return the consequences and all errors."""
         errors = plans.Errors()
         try:
-            found, _ = self._rehearsed(actor, call, request, errors)
+            _, found = self._rehearsed(actor, call, request, errors)
         except _NOT_OF_THE_CHANGE:
             raise
         except NipapError:  # of the batch itself
@@ -308,29 +317,18 @@ class Backend:
 
     def _rehearsed(
         self, actor: Actor, call: Call, request: Request, errors: plans.Errors | None
-    ) -> tuple[plans.Consequences, Any]:
-        """Make a changing call and roll it back; return its consequences and answer. errors: notes all errors."""
+    ) -> tuple[Any, plans.Consequences | None]:
+        """Make a changing call and roll it back; return its answer and consequences. errors: notes all errors."""
         db = self.db
         if isinstance(db, Inside):
             raise RuntimeError('a part of a transaction has no dry run of its own')
         sent = call.known(request.members)
-        if request.expectation is None or request.expectation.members is None:
-            call.read(sent)
+        early = _read_early(call, request, sent)
 
-        def work(tx: Transaction) -> tuple[plans.Consequences, Any]:
+        def work(tx: Transaction) -> tuple[Any, plans.Consequences | None]:
             if errors is not None:
                 errors.clear()
-            plan = None
-            if request.plan is not None and errors is None:
-                plan = plans.opened(tx, request.plan, _signer(actor, call, request))
-            plans.begin(tx)
-            inside = self._enter(tx, request)
-            inside._errors = errors
-            answer = inside._run(actor, call, call.read(inside._expected(request, sent)), request, None)
-            found = plans.made(tx)
-            if plan is not None:
-                plans.compare(plan, found)
-            return found, answer
+            return self._run_expected(tx, actor, call, request, sent, early, errors)
 
         return db.rehearse(work, plans.READY)
 
@@ -688,6 +686,27 @@ def _check_controls(call: Call, request: Request) -> None:
         if value:
             text = f'{name} is for calls that change something, {call.name} does not'
             raise NipapExtraneousInputError(text).about(name)
+
+
+def _read_early(call: Call, request: Request, sent: calls.Raw) -> Any:
+    """Parse the members of a call before the database is used; None if they are completed from the stored object."""
+    completed = request.expectation is not None and request.expectation.members is not None
+    return None if completed else call.read(sent)
+
+
+def _plan_of(
+    actor: Actor,
+    call: Call,
+    request: Request,
+    right: Right,
+    errors: plans.Errors,
+    found: plans.Consequences | None = None,
+    answer: Any = None,
+) -> plans.Object:
+    """Return the answer of a dry run."""
+    signer = _signer(actor, call, request)
+    sees_webhooks = _may(actor, calls.find('list_webhook'))
+    return plans.answer(found, errors, answer, right.name.lower(), signer, sees_webhooks=sees_webhooks)
 
 
 def _signer(actor: Actor, call: Call, request: Request) -> plans.Signer:

@@ -15,6 +15,7 @@ CONTROLS = ('dry_run', 'plan', 'as_of', 'if_version', 'reason', 'idempotency_key
 OF_SOME = ('as_of', 'if_version')  # members of some calls. If a call ignored one, its answer would be another one.
 OF_CHANGES = ('dry_run', 'plan')  # they belong to a changing call, not to its operations or to calls that read
 LONGEST_PLAN = 4000
+LONGEST_GROUP = 100  # characters of the name of a group
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nipap.access.sign_ins import INTERFACES, OUTCOMES, Row
-from nipap.attributes import read_integer, read_text, shown
+from nipap.attributes import LARGEST_NUMBER, read_from, read_text, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError, NipapValueError
 from nipap.moments import read_moment
 from nipap.postgres.transaction import Transaction
@@ -18,7 +18,6 @@ Filter = tuple[str, Any]  # a condition in SQL, and its value
 
 MOST = 1000
 DEFAULT = 50
-LARGEST = 2**63 - 1
 REMOVED_AT_ONCE = 5000
 
 NAMES = ('id', 'at', 'last', 'count', 'authenticated_as', 'backend', 'address', 'interface', 'outcome')
@@ -124,22 +123,12 @@ def _moment(name: str, value: object) -> datetime | None:
 
 def read_after(after: object) -> int | None:
     """Parse the id after which a page begins: the id of the last row of the page before."""
-    return None if after is None else _number('after', after, 0, LARGEST)
+    return None if after is None else read_from('after', after, 0, LARGEST_NUMBER)
 
 
 def read_most(most: object) -> int:
     """Parse the largest number of rows."""
-    return DEFAULT if most is None else _number('max_result', most, 1, MOST)
-
-
-def _number(name: str, value: object, least: int, most: int) -> int:
-    try:
-        number = read_integer(value)
-    except NipapValueError:
-        number = least - 1
-    if not least <= number <= most:
-        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be {least} to {most}').about(name)
-    return number
+    return DEFAULT if most is None else read_from('max_result', most, 1, MOST)
 
 
 Members = tuple[list[Filter], Filter | None, Filter | None, int | None, int]

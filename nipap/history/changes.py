@@ -115,9 +115,11 @@ def _find(tx: Transaction, condition: Condition, before: int | None, wanted: int
     if wanted == 0:
         return []
     of_set = condition.hint(OfSet)
-    ranges = _ranges(tx, condition, before) if of_set is None else _ranges_of_set(tx, of_set.number, before)
-    if of_set is not None and ranges and not _is_older(ranges):
-        condition = all_of([condition, Condition('a.change_set = %s', (of_set.number,))])
+    if of_set is None:
+        ranges = _ranges(tx, condition, before)
+    else:
+        ranges, of_new_set = _ranges_of_set(tx, of_set.number, before)
+        condition = all_of([condition, of_new_set])
     place = condition.hint(Place)
     found: list[Entry] = []
     for within in ranges:
@@ -151,8 +153,8 @@ def _ranges(tx: Transaction, condition: Condition, before: int | None) -> list[_
     return [each for each in ends if each.first <= each.last]
 
 
-def _ranges_of_set(tx: Transaction, number: int, before: int | None) -> list[_Range]:
-    """Return the ids among which the entries of a change set are."""
+def _ranges_of_set(tx: Transaction, number: int, before: int | None) -> tuple[list[_Range], Condition]:
+    """Return the ids among which the entries of a change set are, and a condition for which they have an index."""
     found = tx.all_prepared(
         """SELECT s.entries_after, s.last_older_entry, (
             SELECT max(a.id) FROM audit_log a WHERE a.change_set = s.id AND a.id > s.entries_after)
@@ -160,26 +162,19 @@ def _ranges_of_set(tx: Transaction, number: int, before: int | None) -> list[_Ra
         (number,),
     )
     if not found:
-        return []
+        return [], EVERYTHING
     after, last_older, newest = found[0]
-    first, last = (after + 1, newest or after) if last_older is None else (number, last_older)
+    if last_older is None:
+        first, last, condition = after + 1, newest or after, Condition('a.change_set = %s', (number,))
+    else:  # its entries do not have its number
+        first, last, condition = number, last_older, EVERYTHING
     last = last if before is None else min(last, before - 1)
-    return [_SetRange(first, last, last_older is not None)] if first <= last else []
-
-
-@dataclass(frozen=True)
-class _SetRange(_Range):
-    older: bool = False
-
-
-def _is_older(ranges: list[_Range]) -> bool:
-    return any(isinstance(each, _SetRange) and each.older for each in ranges)
+    return [_Range(first, last)] if first <= last else [], condition
 
 
 def _walk(tx: Transaction, condition: Condition, within: _Range, wanted: int | None) -> list[Entry]:
     """Return the first matching entries of a part of the log, by the index that PostgreSQL chooses."""
-    source = _FROM if 's.' in condition.sql else 'audit_log a'
-    sql = f"""SELECT a.*, change_set_of(a) AS set_id FROM {source}
+    sql = f"""SELECT a.*, change_set_of(a) AS set_id FROM {_source(condition)}
         WHERE {condition.sql} AND a.id BETWEEN {within.first:d} AND {within.last:d}
         ORDER BY a.id DESC{_limit(wanted)}"""
     return _entries(tx, sql, condition, condition.params)
@@ -204,9 +199,8 @@ def _among(tx: Transaction, condition: Condition, ids: list[int], wanted: int) -
     found: list[Entry] = []
     for first in range(0, len(ids), AT_ONCE):
         some = ids[first : first + AT_ONCE]
-        source = _FROM if 's.' in condition.sql else 'audit_log a'
-        sql = f"""SELECT a.*, change_set_of(a) AS set_id FROM {source} WHERE a.id = ANY (%s) AND {condition.sql}
-            ORDER BY a.id DESC{_limit(wanted - len(found))}"""
+        sql = f"""SELECT a.*, change_set_of(a) AS set_id FROM {_source(condition)}
+            WHERE a.id = ANY (%s) AND {condition.sql} ORDER BY a.id DESC{_limit(wanted - len(found))}"""
         found += _entries(tx, sql, condition, (some, *condition.params))
         if len(found) >= wanted:
             break
@@ -228,11 +222,16 @@ def _is_prepared(condition: Condition) -> bool:
 
 def _walk_prepared(tx: Transaction, condition: Condition, within: _Range, wanted: int) -> list[Entry]:
     """Return the first matching entries of a part of the log with many partitions, by an index of its own."""
-    source = _FROM if 's.' in condition.sql else 'audit_log a'
-    sql = f"""SELECT a.id FROM {source} WHERE {condition.sql} AND a.id BETWEEN %s AND %s ORDER BY a.id DESC LIMIT %s"""
+    sql = f"""SELECT a.id FROM {_source(condition)} WHERE {condition.sql} AND a.id BETWEEN %s AND %s
+        ORDER BY a.id DESC LIMIT %s"""
     params = (*condition.params, within.first, within.last, wanted)
     ids = [row[0] for row in running.run_search(tx, sql, condition, params, by_key=True)]
     return _among(tx, EVERYTHING, ids, wanted)
+
+
+def _source(condition: Condition) -> str:
+    """Return the tables that a condition needs. Change sets are looked up only for a condition on them."""
+    return _FROM if 's.' in condition.sql else 'audit_log a'
 
 
 def _limit(wanted: int | None) -> str:
@@ -424,10 +423,8 @@ def find_sets(tx: Transaction, condition: Condition, page: Page | None = None) -
     if time is not None and time.since is not None:
         condition = all_of([condition, Condition(_SETS_SINCE, (time.since,))])
     sql = f'SELECT {columns} FROM change_set s WHERE {condition.sql} ORDER BY s.id DESC{running.limit(page)}'
-    found = [
-        dict(zip(CHANGE_SET, row, strict=True)) for row in running.run_search(tx, sql, condition, condition.params)
-    ]
-    return found
+    found = running.run_search(tx, sql, condition, condition.params)
+    return [dict(zip(CHANGE_SET, row, strict=True)) for row in found]
 
 
 # Change sets of a time have numbers above those that were committed before it.

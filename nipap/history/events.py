@@ -157,12 +157,15 @@ def _event(row: Row) -> Event:
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the attributes that differ, each with its value before and after. A missing value is None."""
-    names = dict.fromkeys((*before, *after))
-    return {
-        name: {'before': before.get(name), 'after': after.get(name)}
-        for name in names
-        if before.get(name) != after.get(name)
-    }
+    found = {}
+    for name, old in before.items():
+        new = after.get(name)
+        if old != new:
+            found[name] = {'before': old, 'after': new}
+    for name, new in after.items():
+        if new is not None and name not in before:
+            found[name] = {'before': None, 'after': new}
+    return found
 
 
 @dataclass(frozen=True)

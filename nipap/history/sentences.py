@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nipap.attributes import ASN, POOL, PREFIX, VRF
+from nipap.history import events
 
 Facts = Mapping[str, Any]
 # Returns the name that an object had; the kind is vrf or pool.
@@ -16,6 +17,8 @@ NOTHING, NEVER = 'nothing', 'never'
 _ORDER = {name: place for place, name in enumerate(dict.fromkeys((*PREFIX, *POOL, *VRF, *ASN)))}
 # An edit always changes the first; the others name the object itself.
 UNSAID = frozenset({'last_modified', 'added', 'id', 'vrf_id', 'prefix'})
+# Attributes by which an added or removed object is named already.
+NAMING = {'vrf': frozenset({'name', 'rt'}), 'pool': frozenset({'name'}), 'asn': frozenset({'name', 'asn'})}
 _VERBS = {'add': 'added', 'edit': 'edited', 'remove': 'removed', 'resend': 'resent dead letters of'}
 
 
@@ -24,15 +27,8 @@ def differences(before: Facts | None, after: Facts | None) -> dict[str, dict[str
 
     ``last_modified`` is left out, because every edit changes it.
     """
-    before, after = before or {}, after or {}
-    found = {}
-    for name, old in before.items():
-        new = after.get(name)
-        if old != new and name != 'last_modified':
-            found[name] = {'before': old, 'after': new}
-    for name, new in after.items():
-        if new is not None and name not in before and name != 'last_modified':
-            found[name] = {'before': None, 'after': new}
+    found = events.changes(before or {}, after or {})
+    found.pop('last_modified', None)
     return found
 
 
@@ -82,12 +78,12 @@ def _rank(difference: tuple[str, object]) -> tuple[int, str]:
 
 
 def _details(item: Mapping[str, Any], name_of: NameOf) -> list[str]:
-    before, after = item['before'] or {}, item['after'] or {}
-    edited = item['action'] == 'edit'
+    edited, after = item['action'] == 'edit', item['after']
+    unsaid = UNSAID - {'prefix'} if edited else UNSAID | NAMING.get(item['kind'], frozenset())
     details = []
-    changes = item['changes'] if 'changes' in item else differences(before, after)
+    changes = item['changes'] if 'changes' in item else differences(item['before'], after)
     for name, values in sorted(changes.items(), key=_rank):
-        if name in UNSAID and not (edited and name == 'prefix'):
+        if name in unsaid:
             continue
         if name == 'avps':
             details += _pairs(values['before'] or {}, values['after'] or {}, edited=edited)
@@ -98,10 +94,7 @@ def _details(item: Mapping[str, Any], name_of: NameOf) -> list[str]:
             details.append(f'{shown_name} from {old} to {new}')
         elif (new if after else old) not in (NOTHING, NEVER):
             details.append(f'{shown_name} {new if after else old}')
-    if item['kind'] in ('vrf', 'pool', 'asn') and not edited:
-        own = ('name', 'asn') if item['kind'] == 'asn' else ('name', 'rt')
-        details = [text for text in details if not text.startswith(tuple(f'{name} ' for name in own))]
-    return details if before or after else []
+    return details
 
 
 def _pairs(before: Facts, after: Facts, *, edited: bool) -> list[str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from nipap.attributes import read_boolean, read_integer, shown
+from nipap.attributes import LARGEST_NUMBER, read_boolean, read_from, shown
+from nipap.controls import LONGEST_GROUP
 from nipap.errors import (
     NipapConflictError,
     NipapError,
@@ -27,8 +28,6 @@ from nipap.postgres.transaction import Outcome, Transaction
 Answer = dict[str, Any]
 
 KINDS = ('vrf', 'pool', 'prefix', 'asn')
-LARGEST = 2**63 - 1
-LONGEST_GROUP = 100
 DAYS, MOST_DAYS = 30, 36_500
 PAGE, MOST_REMOVED = 50, 1000
 
@@ -69,7 +68,7 @@ def read_change_set(value: object) -> int | None:
 
     :raises NipapValueError: naming the value.
     """
-    return None if value is None else _number('change_set', value)
+    return None if value is None else read_from('change_set', value, 1)
 
 
 def read_group(value: object) -> str | None:
@@ -101,16 +100,6 @@ def make_undo(change_set: int | None, group: str | None, partial: bool) -> Undo:
     if change_set is not None and group is not None:
         raise NipapInputError("specify 'change_set' or 'group'")
     return Undo(change_set, group, partial)
-
-
-def _number(name: str, value: object) -> int:
-    try:
-        number = read_integer(value)
-    except NipapValueError:
-        number = 0
-    if not 1 <= number <= LARGEST:
-        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be an integer above 0').about(name)
-    return number
 
 
 @dataclass(frozen=True)
@@ -154,7 +143,7 @@ def read_key(value: object) -> int:
     """
     if value is None:
         raise NipapMissingInputError("'id' must be specified").about('id')
-    return _number('id', value)
+    return read_from('id', value, 1)
 
 
 def read_kinds(value: object) -> tuple[str, ...]:
@@ -171,12 +160,12 @@ def read_kinds(value: object) -> tuple[str, ...]:
 
 def read_days(value: object) -> int:
     """Parse a number of days; 30 for nil."""
-    return DAYS if value is None else _bounded('days', value, MOST_DAYS)
+    return DAYS if value is None else read_from('days', value, 1, MOST_DAYS)
 
 
 def read_limit(value: object) -> int:
     """Parse the largest number of objects in an answer; 50 for nil."""
-    return PAGE if value is None else _bounded('max_result', value, MOST_REMOVED)
+    return PAGE if value is None else read_from('max_result', value, 1, MOST_REMOVED)
 
 
 def read_after(value: object) -> tuple[int, int]:
@@ -185,7 +174,7 @@ def read_after(value: object) -> tuple[int, int]:
     :raises NipapValueError: naming the value.
     """
     if value is None or value == '':
-        return LARGEST, LARGEST
+        return LARGEST_NUMBER, LARGEST_NUMBER
     found = _CURSOR.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise NipapValueError(f'Invalid value {shown(value)} for after, must be that of an answer').about('after')
@@ -195,13 +184,6 @@ def read_after(value: object) -> tuple[int, int]:
 def make_removed(kinds: tuple[str, ...], days: int, limit: int, after: tuple[int, int]) -> Removed:
     """Return the members of a list of removed objects."""
     return Removed(kinds, days, limit, *after)
-
-
-def _bounded(name: str, value: object, most: int) -> int:
-    number = _number(name, value)
-    if number > most:
-        raise NipapValueError(f'Invalid value {shown(value)} for {name}, must be 1 to {most}').about(name)
-    return number
 
 
 # ---------------------------------------------------------------- undo

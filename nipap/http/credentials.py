@@ -16,6 +16,7 @@ from flask import Request
 from nipap.access.authentication import Authenticator, Credentials, authoritative_source
 from nipap.access.sign_ins import MALFORMED, UNAVAILABLE
 from nipap.attributes import shown
+from nipap.controls import LONGEST_GROUP
 from nipap.errors import (
     AuthenticationFailedError,
     AuthenticationMissingError,
@@ -164,7 +165,6 @@ def header_options(request: Request, source: str) -> Mapping[str, object]:
 
 
 LONGEST_REASON = 1000
-LONGEST_GROUP = 100
 
 
 def change_reason(request: Request, arguments: Mapping[str, object]) -> str | None:

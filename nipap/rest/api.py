@@ -395,8 +395,10 @@ class _Collection:
                 query = _joined('and', [query, one]) if query else one
         return query
 
-    def _found(self, actor: Actor, text: object, query: Object) -> Response:
-        """Return a page of the objects that match a text and a query."""
+    def _found(
+        self, actor: Actor, text: object, query: Object, if_empty: Callable[[], object] = lambda: None
+    ) -> Response:
+        """Return a page of the objects that match a text and a query. if_empty: is called when the page is empty."""
         request: Request = request_ctx.request
         fields = self._fields()
         limit = _limit(request.args.get('limit'))
@@ -404,6 +406,8 @@ class _Collection:
         lenient = read_flag(request.args, 'lenient')
         page = _Page(self._api, self._resource, actor, text, query, options, lenient=lenient)
         body = kept(giving_way(page.parts(limit, request.args.get('after', ''), fields)))
+        if page.is_empty:
+            if_empty()
         headers = {}
         if page.after is not None:
             args = [*((k, v) for k, v in request.args.items(multi=True) if k != 'after'), ('after', page.after)]
@@ -549,13 +553,15 @@ class _Past(_Collection):
         args = request_ctx.request.args
         kind = collection.kind
         own: Object = _joined('and', [_equal('kind', None, kind), _equal('object_id', None, str(key))])
-        last = self._last_of(actor, own)
-        if last is None:
-            collection.one(actor, key)  # raises an error unless the object exists
-        if read_flag(args, 'below'):
-            own = self._below(collection, actor, key, last)
+        below = self._below(collection, actor, key, own) if read_flag(args, 'below') else own
         filters = self._filter(args)
-        return self._found(actor, args.get('q'), _joined('and', [own, filters]) if filters else own)
+        query = _joined('and', [below, filters]) if filters else below
+        return self._found(actor, args.get('q'), query, lambda: self._require(collection, actor, key, own))
+
+    def _require(self, collection: _Collection, actor: Actor, key: int, own: Object) -> None:
+        """Raise an error unless an object exists, or has existed. own: the query for its entries."""
+        if self._last_of(actor, own) is None:
+            collection.one(actor, key)
 
     def _last_of(self, actor: Actor, query: Object) -> Object | None:
         """Return the last audit entry that matches a query; None without one."""
@@ -563,11 +569,11 @@ class _Past(_Collection):
         found: list[Object] = self._api.look(actor, 'search_audit', members)['result']
         return found[0] if found else None
 
-    def _below(self, collection: _Collection, actor: Actor, key: int, last: Object | None) -> Object:
+    def _below(self, collection: _Collection, actor: Actor, key: int, own: Object) -> Object:
         """Return the query for everything in a VRF, or in the place of a prefix, which may have been removed."""
         if collection.kind == 'vrf':
             return _equal('vrf_id', None, str(key))
-        place = collection.one(actor, key) if last is None else last
+        place = self._last_of(actor, own) or collection.one(actor, key)
         inside: Object = {'operator': '<<=', 'val1': 'prefix', 'val2': place['prefix']}
         return _joined('and', [_equal('vrf_id', None, str(place['vrf_id'])), inside])
 
@@ -760,6 +766,7 @@ class _Page:
     ) -> None:
         self._lenient = lenient
         self.after: str | None = None
+        self.is_empty = True
         self._api = api
         self._resource = resource
         self._actor = actor
@@ -780,6 +787,7 @@ class _Page:
             self.after = answer.get('after')
             limit -= number
             if items:
+                self.is_empty = False
                 plain_many(items, self._resource.counters)
                 yield between + encode(cut(items, fields))[1:-1]
                 between = b','

@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Request, Response
 from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor
 from nipap.attributes import read_integer, shown
-from nipap.calls import Expectation
 from nipap.errors import NipapNonExistentError, NipapUnavailableError, NipapValueError
 from nipap.history import events, webhook
 from nipap.postgres.database import Database
+from nipap.rest.interface import Api
 from nipap.rest.objects import encode, without_sent_back
 from nipap.rest.parameters import check_members
 from nipap.runtime import waiting
@@ -37,27 +37,6 @@ _log = logging.getLogger(__name__)
 
 # The members of a filter, with their names as parameters.
 FILTERS = {'kinds': 'kind', 'vrf_ids': 'vrf_id', 'pool_ids': 'pool_id', 'tags': 'tag'}
-
-
-class Api(Protocol):
-    """The methods of a REST interface that this module uses."""
-
-    def connect(self, app: Any, method: str, path: str, view: Callable[..., Response]) -> None: ...
-
-    def body(self) -> Any: ...
-
-    def struct(self) -> dict[str, Any]: ...
-
-    def change(
-        self,
-        actor: Actor,
-        method: str,
-        members: Mapping[str, Any],
-        expectation: Expectation | None = None,
-        planned: Callable[[Any], Any] = ...,
-    ) -> Any: ...
-
-    def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any: ...
 
 
 def add_to(app: Any, api: Api, db: Database) -> None:

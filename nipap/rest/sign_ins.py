@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Response
 from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor
 from nipap.access.sign_in_rows import FILTERS
+from nipap.rest.interface import Api
 from nipap.rest.objects import encode
-
-
-class Api(Protocol):
-    """The methods of a REST interface that this module uses."""
-
-    def connect(self, app: Any, method: str, path: str, view: Callable[..., Response]) -> None: ...
-
-    def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any: ...
 
 
 def add_to(app: Any, api: Api) -> None:

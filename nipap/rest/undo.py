@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Response
 from flask.globals import request_ctx
 
 from nipap.access.authentication import Actor
+from nipap.rest.interface import Api
 from nipap.rest.objects import RESOURCES, encode
 from nipap.rest.parameters import check_members, read_flag
-
-
-class Api(Protocol):
-    """The methods of a REST interface that this module uses."""
-
-    def connect(self, app: Any, method: str, path: str, view: Callable[..., Response]) -> None: ...
-
-    def struct(self) -> dict[str, Any]: ...
-
-    def refuse_body(self) -> None: ...
-
-    def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any: ...
-
-    def change(self, actor: Actor, method: str, members: Mapping[str, Any]) -> Any: ...
 
 
 def add_to(app: Any, api: Api) -> None:

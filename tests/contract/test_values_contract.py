@@ -197,7 +197,7 @@ BOUNDED = {
     'last_version_pkey': 'the kind of an object',
     'audit_detached_pkey': 'the name of a table',
     'sign_in_user_idx': 'LONGEST_NAME in nipap.access.sign_ins',
-    'change_set_group_idx': 'LONGEST_GROUP in nipap.http.credentials',
+    'change_set_group_idx': 'LONGEST_GROUP in nipap.controls',
     'prefix_macs_idx': 'twelve digits',
 }
 

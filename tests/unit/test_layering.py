@@ -70,6 +70,7 @@ MODULES_IN_ORDER = (
         'rest.parameters',
         'rest.routes',
         'rest.openapi',
+        'rest.interface',
         'rest.events',
         'rest.sign_ins',
         'rest.undo',
