@@ -18,6 +18,7 @@ from typing import Any
 
 from nipap.attributes import AUDIT, CHANGE_SET, Table, shown
 from nipap.errors import NipapExtraneousInputError, NipapInputError
+from nipap.history import events
 from nipap.history.sentences import differences, sentence
 from nipap.postgres.transaction import Transaction
 from nipap.search import running
@@ -365,6 +366,7 @@ def _complete(tx: Transaction, entries: list[Entry]) -> None:
     """Add the differences and the sentence to entries, in place."""
     names = _Names.of(tx, entries)
     for entry in entries:
+        events.drop_versions(entry['before'], entry['after'])
         entry['changes'] = differences(entry['before'], entry['after'])
         entry['changed'] = sorted(entry['changes'])
         entry['sentence'] = sentence(entry, partial(names.at, entry['id']))

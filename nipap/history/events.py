@@ -135,9 +135,7 @@ def read(tx: Transaction, after: int, limit: int = AT_ONCE) -> list[Event]:
 
 def _event(row: Row) -> Event:
     position, at, username, authenticated_as, full_name, source, kind, key, action, before, after = row
-    for state in (before, after):
-        if state is not None:
-            state.pop('version', None)  # programs before versions write the whole row, with its version
+    drop_versions(before, after)
     return {
         'id': position,
         'at': at.isoformat().replace('+00:00', 'Z'),
@@ -153,6 +151,13 @@ def _event(row: Row) -> Event:
         'after': after,
         'changes': changes(before or {}, after or {}),
     }
+
+
+def drop_versions(*states: dict[str, Any] | None) -> None:
+    """Remove the version from stored states, in place. Programs before versions write the whole row."""
+    for state in states:
+        if state is not None:
+            state.pop('version', None)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

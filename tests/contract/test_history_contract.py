@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from contract_faces import Face
 
+from nipap.postgres.database import Database
+
 NET = {'prefix': '10.0.0.0/8', 'type': 'reservation', 'description': 'ours'}
 MEMBERS = {
     *('id', 'change_set', 'at', 'username', 'authenticated_as', 'full_name', 'authoritative_source', 'method'),
@@ -114,6 +116,17 @@ def test_entries_are_found_by_every_attribute(
     entries = found(lived, operator, name, value)
     assert sorted(map(label, entries)) == sorted(actions)
     assert [entry['id'] for entry in entries] == sorted((entry['id'] for entry in entries), reverse=True)
+
+
+def test_a_version_in_the_entry_of_an_older_program_is_no_fact(api: Face, db: Database) -> None:
+    older = """INSERT INTO audit_log (
+            username, authenticated_as, authoritative_source, object_type, object_id, action, before, after)
+        VALUES ('alice', 'alice', 'test', 'asn', 64500, 'edit', '{"asn": 64500, "version": 1}',
+            '{"asn": 64500, "name": "Example", "version": 2}')"""
+    db.run(lambda tx: tx.execute(older))
+    (entry,) = api.call('list_audit', audit={'kind': 'asn'})
+    assert entry['sentence'] == "alice edited AS64500: name from nothing to 'Example'"
+    assert 'version' not in {*entry['before'], *entry['after'], *entry['changes'], *entry['changed']}
 
 
 def test_entries_of_a_vrf_and_of_a_pool(lived: Face) -> None:
