@@ -198,10 +198,10 @@ def logs(draw: Callable[[Any], Any]) -> Log:
 # ---------------------------------------------------------------- queries, and what they mean
 
 INSIDE: dict[str, Callable[[Network, Network], bool]] = {
-    '<<': lambda ours, theirs: ours != theirs and ours.subnet_of(theirs),  # type: ignore[arg-type]
-    '<<=': lambda ours, theirs: ours.subnet_of(theirs),  # type: ignore[arg-type]
-    '>>': lambda ours, theirs: ours != theirs and ours.supernet_of(theirs),  # type: ignore[arg-type]
-    '>>=': lambda ours, theirs: ours.supernet_of(theirs),  # type: ignore[arg-type]
+    '<<': lambda ours, theirs: ours != theirs and ours.subnet_of(theirs),  # type: ignore[arg-type]  # both have one family
+    '<<=': lambda ours, theirs: ours.subnet_of(theirs),  # type: ignore[arg-type]  # both have one family
+    '>>': lambda ours, theirs: ours != theirs and ours.supernet_of(theirs),  # type: ignore[arg-type]  # both have one family
+    '>>=': lambda ours, theirs: ours.supernet_of(theirs),  # type: ignore[arg-type]  # both have one family
     '=': lambda ours, theirs: ours == theirs,
 }
 TIMES: dict[str, Callable[[datetime, datetime], bool]] = {

@@ -263,7 +263,7 @@ def test_one_session_keeps_the_partitions_at_a_time(
 
 def test_one_partition_is_always_ahead(db: Database) -> None:
     for n in (1, 2, 3):
-        db.run(lambda tx, n=n: tx.execute("SELECT setval('audit_log_id_seq', %s)", (n * SIZE,)))  # type: ignore[misc]
+        db.run(lambda tx, n=n: tx.execute("SELECT setval('audit_log_id_seq', %s)", (n * SIZE,)))
         write(db)
         keep(db, now())
         assert max(end for _, end in places(db).values()) == (n + 2) * SIZE
@@ -436,7 +436,7 @@ def test_partitions_are_listed(db: Database) -> None:
 
 
 def spans_of(db: Database) -> list[tuple[int, int, datetime, datetime]]:
-    return db.read(lambda tx: tx.all('SELECT first_id, last_id, oldest, newest FROM audit_span ORDER BY 1'))  # type: ignore[return-value]
+    return db.read(lambda tx: tx.all('SELECT first_id, last_id, oldest, newest FROM audit_span ORDER BY 1'))
 
 
 def test_an_entry_that_is_committed_late_is_found_by_its_time(
