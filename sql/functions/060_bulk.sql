@@ -25,12 +25,14 @@ DECLARE
     top int := 0;
     in_vrf int;
 BEGIN
-    -- One pass in tree order, with a stack of the incoming prefixes that are still open.
-    FOR entry IN SELECT i.id, i.vrf_id, i.prefix FROM incoming i ORDER BY i.vrf_id, i.prefix LOOP
+    -- One pass in tree order, with a stack of the incoming prefixes that are still open. Of equal prefixes the first one
+    -- is the parent; the others are refused later.
+    FOR entry IN SELECT i.id, i.vrf_id, i.prefix FROM incoming i ORDER BY i.vrf_id, i.prefix, i.ord LOOP
         IF in_vrf IS DISTINCT FROM entry.vrf_id THEN
             in_vrf := entry.vrf_id;
             top := 0;
         END IF;
+        CONTINUE WHEN top > 0 AND open_prefixes[top] = entry.prefix;
         WHILE top > 0 AND NOT open_prefixes[top] >> entry.prefix LOOP
             top := top - 1;
         END LOOP;
@@ -56,7 +58,7 @@ BEGIN
         WHERE i.pool_id IS NOT NULL
            OR i.prefix >> ANY (members)
            OR EXISTS (SELECT FROM prefix p WHERE p.vrf_id = i.vrf_id AND p.prefix > i.prefix AND p.prefix <= addr_last(i.prefix))
-        ORDER BY i.vrf_id, i.prefix
+        ORDER BY i.vrf_id, i.prefix, i.ord
     LOOP
         BEGIN
             UPDATE incoming SET owner_id = insert_under(lock_owner(entry.vrf_id, entry.prefix), entry.vrf_id, entry.prefix, entry.facts, who)

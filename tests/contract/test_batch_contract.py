@@ -92,6 +92,18 @@ def test_one_fault_names_the_operation_and_nothing_is_changed(api: Face) -> None
     assert api.call('list_prefix', prefix={}) == []
 
 
+def test_of_equal_prefixes_the_first_is_the_parent(api: Face) -> None:
+    """The second one is at fault, not a prefix inside the first."""
+    fault = api.fault(
+        'batch', operations=[adding('10.0.0.0/8'), adding('10.0.0.0/16'), adding('10.0.0.0/8', 'assignment')]
+    )
+    assert (fault.code, fault.text) == (
+        1400,
+        "operation 2 (add_prefix): Duplicate value for 'prefix', the value '0, 10.0.0.0/8' is already in use.",
+    )
+    assert api.call('list_prefix', prefix={}) == []
+
+
 @pytest.mark.parametrize(
     ('operations', 'code', 'text'),
     [

@@ -19,7 +19,7 @@ from nipap.xmlrpc import codec as wire
 pytestmark = pytest.mark.slow
 
 OF_CODE_1000 = 'must be NULL for VRF id 0'  # recorded with the code of errors that have none of their own
-KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400}
+KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1220, 1300, 1400, 1600, 1620}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
 
 NUMBERS = (
@@ -156,6 +156,8 @@ def members(draw: st.DrawFn, method: str) -> dict[str, Any]:
         'query_string': st.one_of(st.sampled_from(TEXTS), st.text(max_size=12)),
         'args': st.one_of(st.none(), allocations),
         'sleep': st.just(None),  # a number would make the call sleep
+        'if_version': st.sampled_from((None, None, 1, 2)),
+        'partial': st.booleans(),
         'operations': st.lists(operations(), max_size=2),
         **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix', 'webhook'), spec),
     }

@@ -24,7 +24,7 @@ from nipap.rest import api as flask_rest
 
 pytestmark = pytest.mark.slow
 
-KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1300, 1400, 1410}
+KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1220, 1300, 1400, 1410, 1600, 1620}
 SLEPT_S = 9
 PLURALS = {'vrfs': 'vrf', 'pools': 'pool', 'prefixes': 'prefix', 'asns': 'asn'}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
@@ -151,6 +151,8 @@ def member(name: str, kind: str) -> st.SearchStrategy[Any]:
         'recursive': st.one_of(st.booleans(), values),
         'sleep': st.just(None),  # a number would make the call sleep
         'message': values,
+        'if_version': st.one_of(st.none(), st.none(), numbers, values),
+        'partial': st.one_of(st.booleans(), values),
         'operations': st.lists(st.one_of(operations(), values), max_size=2),
         **dict.fromkeys(('vrf', 'pool', 'asn', 'prefix'), specs(kind)),
     }

@@ -16,7 +16,7 @@ from nipap.calls import CALLS
 
 pytestmark = pytest.mark.slow
 
-KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1300, 1400}
+KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1220, 1300, 1400, 1600, 1620}
 OPERATORS = (
     *('equals', 'not_equals', 'less', 'greater_or_equal', 'like', 'regex_match', '~', '!~*', 'contains'),
     *('contained_within_equals', 'equals_any', 'is', 'is_not', 'and', 'or', 'bogus'),
@@ -65,6 +65,8 @@ likely: dict[str, st.SearchStrategy[Any]] = {
     'sleep': st.just(None),  # a number would make the call sleep
     **dict.fromkeys(('vrf', 'pool', 'prefix', 'asn'), attributes),
     'webhook': st.one_of(st.just({'id': 1}), values),
+    'if_version': st.sampled_from((None, None, 1, 2)),
+    'partial': st.booleans(),
 }
 
 

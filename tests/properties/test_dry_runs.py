@@ -32,6 +32,8 @@ pytestmark = pytest.mark.slow
 
 Object = dict[str, Any]
 
+REFERENCES = {'vrf_id': 'vrf', 'pool_id': 'pool'}
+NewIds = dict[tuple[str, int], int]  # kind of an object and its id in the dry run: its id in the change
 VARIES = ('id', 'added', 'last_modified')
 FIGURES = {
     'prefix': ('children', 'total_addresses', 'used_addresses', 'free_addresses'),
@@ -82,9 +84,9 @@ class Planning(Playground):
             return None, error
         self.rehearsed += 1
         assert told['errors'] == []
-        assert same_for_all(told['answer']) == same_for_all(answer)
         entries = self.rows(ENTRIES, outcome.change_set)
-        compare_changes(told['changes'], entries)
+        new = compare_changes(told['changes'], entries)
+        assert same_for_all(told['answer'], new) == same_for_all(answer)
         assert told['events']['number'] == len(entries)
         compare_counters(told['counters'], state, self.state())
         compare_parents(told['moved'], parents, self.parents())
@@ -134,19 +136,25 @@ def text_of(value: Any) -> Any:
     return None if value is None else str(value)
 
 
-def same_for_all(answer: Any) -> Any:
-    """Return an answer without ids of new objects and times."""
+def same_for_all(answer: Any, new: NewIds | None = None) -> Any:
+    """Return an answer without ids of new objects and times. References to new objects get their ids of the change."""
     if isinstance(answer, list):
-        return [same_for_all(item) for item in answer]
+        return [same_for_all(item, new) for item in answer]
     if isinstance(answer, dict):
-        return {name: value for name, value in answer.items() if name not in VARIES}
+        same = {name: value for name, value in answer.items() if name not in VARIES}
+        return {**same, **{name: refer(same, name, new or {}) for name in REFERENCES if name in same}}
     return answer
 
 
-def compare_changes(told: list[Object], entries: list[Any]) -> None:
-    """Compare the changes of a dry run with the audit entries of the change."""
+def refer(item: Object, name: str, new: NewIds) -> Any:
+    """Return the id that an object refers to, for an object of the dry run as it is in the change."""
+    return new.get((REFERENCES[name], item.get(name)), item.get(name))
+
+
+def compare_changes(told: list[Object], entries: list[Any]) -> NewIds:
+    """Compare the changes of a dry run with the audit entries of the change; return the ids of new objects."""
     assert len(told) == len(entries)
-    new: dict[tuple[str, int], int] = {}  # ids of the dry run: ids of the change
+    new: NewIds = {}
     for change, (kind, key, action, before, after) in zip(told, entries, strict=True):
         if action == 'add':
             new[kind, change['id']] = key
@@ -156,9 +164,8 @@ def compare_changes(told: list[Object], entries: list[Any]) -> None:
             if done is None or said is None:
                 assert said is done
                 continue
-            refers = {name: new.get((name[:-3], said.get(name)), said.get(name)) for name in ('vrf_id', 'pool_id')}
-            assert refers == {name: done.get(name) for name in refers}
-            assert {**same_for_all(said), **refers} == {**same_for_all(done), **refers}
+            assert same_for_all(said, new) == same_for_all(done)
+    return new
 
 
 def compare_counters(
