@@ -104,6 +104,19 @@ def test_of_equal_prefixes_the_first_is_the_parent(api: Face) -> None:
     assert api.call('list_prefix', prefix={}) == []
 
 
+def test_the_outermost_prefix_that_breaks_a_rule_is_named(api: Face) -> None:
+    """A prefix inside it is not at fault, although it cannot be added either."""
+    fault = api.fault(
+        'batch',
+        operations=[adding('10.0.0.0/8'), adding('10.0.0.0/24'), adding('10.0.0.0/16', 'host'), adding('10.0.0.0/9')],
+    )
+    assert (fault.code, fault.text) == (
+        1200,
+        'operation 2 (add_prefix): Prefix of type host must have all bits set in netmask',
+    )
+    assert api.call('list_prefix', prefix={}) == []
+
+
 @pytest.mark.parametrize(
     ('operations', 'code', 'text'),
     [
