@@ -31,7 +31,7 @@ sys.path[:0] = [path for path in (str(REPOSITORY), str(REPOSITORY / 'tests')) if
 
 import databases  # noqa: E402
 from daemon_process import Daemon, free_port  # noqa: E402
-from support import FAST, DaemonFactory, open_directories, options_of  # noqa: E402
+from support import FAST, DaemonFactory, cheap_hashes, open_directories, options_of  # noqa: E402
 
 from nipap.access.local_users import LocalUser, LocalUsers  # noqa: E402
 from nipapd.binaries import account_named  # noqa: E402
@@ -214,11 +214,12 @@ def daemon(make_dir: Callable[[], Path], accounts: Path, started_once: Callable[
 
 @pytest.fixture(scope='session')
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file of local accounts with the user that a first start creates; hashing the password takes 0.1 s."""
+    """Return a file of local accounts with the user that a first start creates; its password takes little to hash."""
     path = tmp_path_factory.mktemp('accounts') / 'local_auth.db'
     users = LocalUsers(path)
     users.create()
-    users.add(LocalUser(FIRST_USER[0], trusted=True), FIRST_USER[1])
+    with cheap_hashes():
+        users.add(LocalUser(FIRST_USER[0], trusted=True), FIRST_USER[1])
     return path
 
 

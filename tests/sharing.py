@@ -42,9 +42,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
     """Return a scheduler of whole files, unless the command has `--dist` or names files: these are shared by tests."""
-    from xdist.scheduler import LoadFileScheduling
-
     if config.option.dist != 'load' or all('.py' in argument for argument in config.args):
         return None
     config.option.loadscopereorder = False  # xdist would sort files by their number of tests
-    return LoadFileScheduling(config, log)
+    return _lanes()(config, log)
+
+
+def _lanes() -> type[Scheduling]:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Lanes(LoadFileScheduling):  # type: ignore[misc]
+        """Files of daemons go to every second process, and other files to the others, while there are both.
+
+        Tests of daemons mostly wait, other tests mostly compute: together they use the cores best.
+        """
+
+        def _assign_work_unit(self, node: Any) -> None:
+            waits = int(node.gateway.id.removeprefix('gw')) % 2 == 0
+            for scope in self.workqueue:
+                if ('daemon/' in scope) == waits:
+                    self.workqueue.move_to_end(scope, last=False)
+                    break
+            super()._assign_work_unit(node)
+
+    return Lanes

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import promql_parser
 import psycopg2.extensions
+import pytest
 import yaml
 from daemon_process import Daemon
+from forked import CHEAP_LOG2_N
 
+from nipap.access import local_users
 from nipap.postgres import connecting
 from nipap.runtime.runtime import Runtime
 
@@ -140,6 +143,14 @@ def _nodes(plan: Plan) -> Iterator[Plan]:
     yield plan
     for part in plan.get('Plans', ()):
         yield from _nodes(part)
+
+
+@contextlib.contextmanager
+def cheap_hashes() -> Iterator[None]:
+    """Hash passwords with little work, like the daemons of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_users, '_LOG2_N', CHEAP_LOG2_N)
+        yield
 
 
 def run_fibers(

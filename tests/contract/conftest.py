@@ -13,6 +13,7 @@ import pytest
 from contract_faces import USERS, BackendFace, Face, Post, XmlRpcFace
 from contract_rest import RestFace, rest_application
 from databases import Standing
+from support import cheap_hashes
 
 from nipap.access.authentication import Authenticator, AuthSettings, BackendSettings
 from nipap.access.local_users import LocalUser, LocalUsers
@@ -29,9 +30,16 @@ def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('accounts') / 'users.db'
     users = LocalUsers(path)
     users.create()
-    for name, (password, full_name, readonly, trusted) in USERS.items():
-        users.add(LocalUser(name, full_name, trusted, readonly), password)
+    with cheap_hashes():
+        for name, (password, full_name, readonly, trusted) in USERS.items():
+            users.add(LocalUser(name, full_name, trusted, readonly), password)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _cheap_hashes() -> Iterator[None]:
+    with cheap_hashes():
+        yield
 
 
 @pytest.fixture(scope='session')
