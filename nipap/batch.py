@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from nipap.attributes import read_integer, shown
-from nipap.controls import OF_CHANGES, meant
+from nipap.controls import OF_CHANGES, meant, refuse_misspelt
 from nipap.errors import (
     NipapError,
     NipapExtraneousInputError,
@@ -53,8 +53,8 @@ class Operation:
         return isinstance(attr, Mapping) and attr.get('prefix') is not None
 
 
-def read_operations(value: object, methods: Collection[str]) -> list[Operation]:
-    """Parse the ``operations`` of a batch. methods: the names of the accepted calls.
+def read_operations(value: object, methods: Mapping[str, Collection[str]]) -> list[Operation]:
+    """Parse the ``operations`` of a batch. methods: the accepted calls, each with the names of its members.
 
     :raises NipapInputError: naming the malformed operation.
     """
@@ -67,7 +67,7 @@ def read_operations(value: object, methods: Collection[str]) -> list[Operation]:
     return [_read(n, item, methods) for n, item in enumerate(value)]
 
 
-def _read(n: int, item: object, methods: Collection[str]) -> Operation:
+def _read(n: int, item: object, methods: Mapping[str, Collection[str]]) -> Operation:
     if not isinstance(item, Mapping):
         raise _wrong(n, 'must be a struct of method and args')
     for name in item:
@@ -82,6 +82,10 @@ def _read(n: int, item: object, methods: Collection[str]) -> Operation:
         control = meant(name, OF_CHANGES) if isinstance(name, str) else None
         if control is not None:
             raise at_operation(n, method, NipapExtraneousInputError(f"'{control}' belongs to the batch").about(name))
+    try:
+        refuse_misspelt((name for name in args if isinstance(name, str)), methods[method])
+    except NipapError as error:
+        raise at_operation(n, method, error) from error
     return Operation(method, args, _paths(args))
 
 

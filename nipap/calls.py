@@ -23,6 +23,7 @@ from nipap.errors import (
     NipapValueError,
 )
 from nipap.history import changes as history
+from nipap.history import past
 from nipap.history import undo as undoing
 from nipap.history import webhook_calls as webhooks
 from nipap.objects import allocate, searching, versions
@@ -145,6 +146,42 @@ def _of_version(kind: Kind, call: Call) -> Call:
             when=lambda asked: asked.version is None and when(asked.members),
         )
     return replace(call, members=(*call.members, member), make=make, work=work, mode=mode)
+
+
+# ---------------------------------------------------------------- the state of the past
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """The members of a call that reads. as_of: the state that it reads; None for the present."""
+
+    members: Any
+    as_of: past.AsOf | None
+
+
+def _of_past(call: Call) -> Call:
+    """Return a call that reads with one more member, ``as_of``."""
+    member = Member(
+        'as_of',
+        past.read_as_of,
+        'The moment, or the number of the change set, whose state is shown; the present without.',
+        '2026-03-31T12:00:00Z',
+    )
+
+    def make(*values: Any) -> AsOf:
+        *given, as_of = values
+        return AsOf(call.made(given), as_of)
+
+    def work(tx: Transaction, caller: Caller, asked: AsOf) -> Any:
+        if asked.as_of is None:
+            return call.work(tx, caller, asked.members)
+        shows = past.find(tx, asked.as_of)
+        with past.at(tx, shows.position) as inner:
+            answer = call.work(inner, caller, asked.members)
+        shows.note()
+        return {**answer, 'as_of': shows.members} if isinstance(answer, dict) else answer
+
+    return replace(call, members=(*call.members, member), make=make, work=work)
 
 
 # ---------------------------------------------------------------- prefixes
@@ -828,11 +865,20 @@ def _undo_calls() -> list[Call]:
 NOT_IN_BATCHES = frozenset({'batch', 'undo', 'restore'})
 
 
+def _in_batches() -> dict[str, frozenset[str]]:
+    """Return the calls that a batch can have, each with the names of its members."""
+    return {
+        name: frozenset(member.name for member in call.members)
+        for name, call in CALLS.items()
+        if name not in NOT_IN_BATCHES
+    }
+
+
 def _batch_call() -> Call:
     wanted = Member('return', _read_return, 'Whether the answers are objects (``all``) or ``ids``.', 'ids')
     operations = Member(
         'operations',
-        lambda value: batches.read_operations(value, CALLS.keys() - NOT_IN_BATCHES),
+        lambda value: batches.read_operations(value, _in_batches()),
         'The calls to make, in order.',
         [{'method': 'add_asn', 'args': {'attr': {'asn': 64500}}}],
         required=True,
@@ -847,8 +893,22 @@ def _batch_call() -> Call:
 
 _CHANGES = {f'{verb}_{kind.name}': kind for kind in (VRFS, POOLS, ASNS, PREFIXES) for verb in ('edit', 'remove')}
 
+# The calls that can show the past, beside those about the log, which is the past.
+_LOOKS = (
+    f'{verb}_{kind.name}' for verb in ('list', 'search', 'smart_search') for kind in (VRFS, POOLS, ASNS, PREFIXES)
+)
+_PAST = frozenset({*_LOOKS, 'find_free_prefix', 'search_tag'})
+
+
+def _completed(call: Call) -> Call:
+    """Return a call of the table with the members that several calls share."""
+    if call.name in _CHANGES:
+        return _of_version(_CHANGES[call.name], call)
+    return _of_past(call) if call.name in _PAST else call
+
+
 CALLS: dict[str, Call] = {
-    call.name: _of_version(_CHANGES[call.name], call) if call.name in _CHANGES else call
+    call.name: _completed(call)
     for call in (
         *_daemon_calls(),
         *_vrf_calls(),

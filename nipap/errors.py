@@ -121,6 +121,12 @@ class NipapNonExistentError(NipapError):
     code = 1300
 
 
+class NipapNoPastError(NipapError):
+    """The state of a moment that lies before the beginning of the history."""
+
+    code = 1310
+
+
 class NipapDuplicateError(NipapError):
     """An object with the same unique values exists already."""
 

@@ -84,13 +84,13 @@ END $$
 
 # Every object of ours that has another owner, since it is older than the role. Members of an extension and sequences of
 # columns are left out: they follow the extension or the column. A partition does not follow its table.
-_HOMES = r"(nspname = 'public' OR nspname ~ '^public_v[0-9]+$')"
+_HOMES = r"(nspname = 'public' OR nspname ~ '^public_v[0-9]+(_past)?$')"
 _NO_MEMBER = """NOT EXISTS (
     SELECT FROM pg_depend
     WHERE classid = '{0}'::regclass AND objid = {0}.oid AND objsubid = 0 AND deptype IN ('e', 'a', 'i'))"""
 STRANGERS = f"""
 SELECT 'SCHEMA', quote_ident(nspname) FROM pg_namespace
-WHERE nspname ~ '^public_v[0-9]+$' AND nspowner <> '{OWNER}'::regrole
+WHERE nspname ~ '^public_v[0-9]+(_past)?$' AND nspowner <> '{OWNER}'::regrole
 UNION ALL
 SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
     WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, pg_class.oid::regclass::text
@@ -122,6 +122,11 @@ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
 AND string_to_array({_RIGHT}, ', ') <> ARRAY(
     SELECT wanted FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) WITH ORDINALITY w (wanted, n)
     WHERE has_table_privilege('{SERVICE}', c.oid, wanted) ORDER BY n)
+"""
+# Views of the past that handlers cannot read (sql/functions/099_past_views.sql).
+VIEWS = f"""
+SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname ~ '^public_v[0-9]+_past$' AND c.relkind = 'v' AND NOT has_table_privilege('{SERVICE}', c.oid, 'SELECT')
 """
 SEQUENCES = f"""
 SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
@@ -165,6 +170,9 @@ def _try(connection: psycopg2.extensions.connection) -> bool:
             for table, rights in cursor.fetchall():
                 granted = f'; GRANT {rights} ON {table} TO {SERVICE}' if rights else ''
                 cursor.execute(f'REVOKE ALL ON {table} FROM {SERVICE}{granted}')
+            cursor.execute(VIEWS)
+            for (view,) in cursor.fetchall():
+                cursor.execute(f'GRANT SELECT ON {view} TO {SERVICE}')
             cursor.execute(SEQUENCES)
             for (sequence,) in cursor.fetchall():
                 cursor.execute(f'GRANT USAGE, SELECT ON {sequence} TO {SERVICE}')

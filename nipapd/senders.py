@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
@@ -26,7 +27,7 @@ from tornado.iostream import UnsatisfiableReadError
 from nipap import __version__
 from nipap.access import sign_in_rows
 from nipap.errors import NipapError
-from nipap.history import events, partitions, webhook
+from nipap.history import events, partitions, past, webhook
 from nipap.history.change_order import ChangeSequencer
 from nipap.history.sequencing import lead
 from nipap.history.spans import Spans
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 NAME = b'nipapd-events'  # the name in ps
 LOOK_S = 0.25
+PAST_S = 10.0  # how often the past is looked at without a new position: a repair may have emptied it
 LOOK_SHARE = 5  # a pause is at least so many times as long as the poll before it
 MOST_LOOK_PAUSE_S = 5.0  # the longest pause, even after a slow poll: it may have waited for PostgreSQL
 HOOKS_S = 1.0  # the interval between readings of the webhooks
@@ -106,6 +108,9 @@ class Delivery:
         self.db = Database(sending.dsn, most_sessions=SESSIONS, change_limit_s=limit_s)
         # The session of this database holds the locks.
         self._own = Database(sending.dsn, most_sessions=1, change_limit_s=limit_s)
+        # The first step stores all objects in one transaction, whatever its duration.
+        self._builder, self._building = past.Builder(), Database(sending.dsn, most_sessions=1)
+        self._built = -1  # the position up to which the past is built for certain
         self._fibers = fibers
         self._running: set[object] = set()
         targets = Targets(sending.settings.webhook_allow, sending.settings.webhook_deny)
@@ -127,6 +132,8 @@ class Delivery:
             try:
                 if self._own.read(lambda tx: lead(tx, advisory.ORDER)):
                     changes.step(self._own)
+                    if changes.last_position > self._built or self._is_due('past', PAST_S):
+                        self._keep('past', partial(self._build_past, changes.last_position))
                     self._remove_old_sign_ins()
                     log_keeper.step()
                 if self.settings.events:
@@ -166,6 +173,17 @@ class Delivery:
             hours = self.settings.event_retention_hours
             while self._own.run(lambda tx: events.remove_old(tx, hours, kafka=self.kafka.enabled)):
                 waiting.give_way()
+
+    def _build_past(self, position: int) -> None:
+        """Build what is due of the past, up to a position at least.
+
+        A pause as long as each step leaves half of the time to others.
+        """
+        began = time.monotonic()
+        while self._builder.step(self._building):
+            waiting.sleep(min(time.monotonic() - began, MOST_LOOK_PAUSE_S))
+            began = time.monotonic()
+        self._built = position
 
     def _remove_old_sign_ins(self) -> None:
         days = self.settings.sign_in_days

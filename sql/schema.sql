@@ -559,6 +559,20 @@ COMMENT ON COLUMN public.webhook.failed IS 'Failed attempts in total.';
 
 COMMENT ON COLUMN public.webhook.owner IS 'The account that added the webhook, as in audit_log.authenticated_as; NULL: unknown.';
 
+CREATE TABLE public.past_state (
+    lowest bigint,
+    "position" bigint,
+    ends_at bigint
+);
+
+COMMENT ON TABLE public.past_state IS 'Progress of the tables of the past; one row.';
+
+COMMENT ON COLUMN public.past_state.lowest IS 'The first position for which the tables have all states; NULL: nothing is built yet.';
+
+COMMENT ON COLUMN public.past_state."position" IS 'The last position that is built.';
+
+COMMENT ON COLUMN public.past_state.ends_at IS 'The position at which going back has ended, as no older entry can be read; NULL: older positions are still to be built.';
+
 CREATE SEQUENCE public.audit_log_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -786,6 +800,194 @@ COMMENT ON COLUMN public.last_version.id IS 'Id of the object; the AS number its
 
 COMMENT ON COLUMN public.last_version.version IS 'The version that the object had when it was removed.';
 
+CREATE TABLE public.past_asn (
+    since bigint NOT NULL,
+    until bigint NOT NULL,
+    asn bigint NOT NULL,
+    name text,
+    version integer NOT NULL,
+    CONSTRAINT past_asn_time_check CHECK ((since < until))
+);
+
+COMMENT ON TABLE public.past_asn IS 'The states of each AS number, each with the positions between which it held.';
+
+COMMENT ON COLUMN public.past_asn.since IS 'The position of change_order from which the state held; 0: it may have held before the first position that was looked at.';
+
+COMMENT ON COLUMN public.past_asn.until IS 'The position from which it held no longer; 9223372036854775807: it holds at present.';
+
+COMMENT ON COLUMN public.past_asn.asn IS 'The value of asn.asn in this state.';
+
+COMMENT ON COLUMN public.past_asn.name IS 'The value of asn.name in this state.';
+
+COMMENT ON COLUMN public.past_asn.version IS 'The value of asn.version in this state.';
+
+CREATE TABLE public.past_pool (
+    since bigint NOT NULL,
+    until bigint NOT NULL,
+    id integer NOT NULL,
+    name text NOT NULL,
+    description text,
+    default_type text,
+    ipv4_default_prefix_length smallint,
+    ipv6_default_prefix_length smallint,
+    tags text[] NOT NULL,
+    avps jsonb NOT NULL,
+    version integer NOT NULL,
+    CONSTRAINT past_pool_time_check CHECK ((since < until))
+);
+
+COMMENT ON TABLE public.past_pool IS 'The states of each pool, each with the positions between which it held.';
+
+COMMENT ON COLUMN public.past_pool.since IS 'The position of change_order from which the state held; 0: it may have held before the first position that was looked at.';
+
+COMMENT ON COLUMN public.past_pool.until IS 'The position from which it held no longer; 9223372036854775807: it holds at present.';
+
+COMMENT ON COLUMN public.past_pool.id IS 'The value of pool.id in this state.';
+
+COMMENT ON COLUMN public.past_pool.name IS 'The value of pool.name in this state.';
+
+COMMENT ON COLUMN public.past_pool.description IS 'The value of pool.description in this state.';
+
+COMMENT ON COLUMN public.past_pool.default_type IS 'The value of pool.default_type in this state.';
+
+COMMENT ON COLUMN public.past_pool.ipv4_default_prefix_length IS 'The value of pool.ipv4_default_prefix_length in this state.';
+
+COMMENT ON COLUMN public.past_pool.ipv6_default_prefix_length IS 'The value of pool.ipv6_default_prefix_length in this state.';
+
+COMMENT ON COLUMN public.past_pool.tags IS 'The value of pool.tags in this state.';
+
+COMMENT ON COLUMN public.past_pool.avps IS 'The value of pool.avps in this state.';
+
+COMMENT ON COLUMN public.past_pool.version IS 'The value of pool.version in this state.';
+
+CREATE TABLE public.past_prefix (
+    since bigint NOT NULL,
+    until bigint NOT NULL,
+    id bigint NOT NULL,
+    vrf_id integer NOT NULL,
+    prefix cidr NOT NULL,
+    type text NOT NULL,
+    pool_id integer,
+    status text NOT NULL,
+    description text,
+    comment text,
+    node text,
+    country text,
+    order_id text,
+    customer_id text,
+    external_key text,
+    alarm_priority text,
+    monitor boolean,
+    vlan integer,
+    tags text[] NOT NULL,
+    avps jsonb NOT NULL,
+    expires timestamp with time zone NOT NULL,
+    authoritative_source text NOT NULL,
+    added timestamp with time zone NOT NULL,
+    last_modified timestamp with time zone NOT NULL,
+    version integer NOT NULL,
+    CONSTRAINT past_prefix_time_check CHECK ((since < until))
+);
+
+COMMENT ON TABLE public.past_prefix IS 'The states of each prefix, each with the positions between which it held.';
+
+COMMENT ON COLUMN public.past_prefix.since IS 'The position of change_order from which the state held; 0: it may have held before the first position that was looked at.';
+
+COMMENT ON COLUMN public.past_prefix.until IS 'The position from which it held no longer; 9223372036854775807: it holds at present.';
+
+COMMENT ON COLUMN public.past_prefix.id IS 'The value of prefix.id in this state.';
+
+COMMENT ON COLUMN public.past_prefix.vrf_id IS 'The value of prefix.vrf_id in this state.';
+
+COMMENT ON COLUMN public.past_prefix.prefix IS 'The value of prefix.prefix in this state.';
+
+COMMENT ON COLUMN public.past_prefix.type IS 'The value of prefix.type in this state.';
+
+COMMENT ON COLUMN public.past_prefix.pool_id IS 'The value of prefix.pool_id in this state.';
+
+COMMENT ON COLUMN public.past_prefix.status IS 'The value of prefix.status in this state.';
+
+COMMENT ON COLUMN public.past_prefix.description IS 'The value of prefix.description in this state.';
+
+COMMENT ON COLUMN public.past_prefix.comment IS 'The value of prefix.comment in this state.';
+
+COMMENT ON COLUMN public.past_prefix.node IS 'The value of prefix.node in this state.';
+
+COMMENT ON COLUMN public.past_prefix.country IS 'The value of prefix.country in this state.';
+
+COMMENT ON COLUMN public.past_prefix.order_id IS 'The value of prefix.order_id in this state.';
+
+COMMENT ON COLUMN public.past_prefix.customer_id IS 'The value of prefix.customer_id in this state.';
+
+COMMENT ON COLUMN public.past_prefix.external_key IS 'The value of prefix.external_key in this state.';
+
+COMMENT ON COLUMN public.past_prefix.alarm_priority IS 'The value of prefix.alarm_priority in this state.';
+
+COMMENT ON COLUMN public.past_prefix.monitor IS 'The value of prefix.monitor in this state.';
+
+COMMENT ON COLUMN public.past_prefix.vlan IS 'The value of prefix.vlan in this state.';
+
+COMMENT ON COLUMN public.past_prefix.tags IS 'The value of prefix.tags in this state.';
+
+COMMENT ON COLUMN public.past_prefix.avps IS 'The value of prefix.avps in this state.';
+
+COMMENT ON COLUMN public.past_prefix.expires IS 'The value of prefix.expires in this state.';
+
+COMMENT ON COLUMN public.past_prefix.authoritative_source IS 'The value of prefix.authoritative_source in this state.';
+
+COMMENT ON COLUMN public.past_prefix.added IS 'The value of prefix.added in this state.';
+
+COMMENT ON COLUMN public.past_prefix.last_modified IS 'The value of prefix.last_modified in this state.';
+
+COMMENT ON COLUMN public.past_prefix.version IS 'The value of prefix.version in this state.';
+
+CREATE TABLE public.past_vrf (
+    since bigint NOT NULL,
+    until bigint NOT NULL,
+    id integer NOT NULL,
+    rt text,
+    rt_rank numeric(20,0) NOT NULL,
+    name text NOT NULL,
+    description text,
+    tags text[] NOT NULL,
+    avps jsonb NOT NULL,
+    version integer NOT NULL,
+    CONSTRAINT past_vrf_time_check CHECK ((since < until))
+);
+
+COMMENT ON TABLE public.past_vrf IS 'The states of each VRF, each with the positions between which it held.';
+
+COMMENT ON COLUMN public.past_vrf.since IS 'The position of change_order from which the state held; 0: it may have held before the first position that was looked at.';
+
+COMMENT ON COLUMN public.past_vrf.until IS 'The position from which it held no longer; 9223372036854775807: it holds at present.';
+
+COMMENT ON COLUMN public.past_vrf.id IS 'The value of vrf.id in this state.';
+
+COMMENT ON COLUMN public.past_vrf.rt IS 'The value of vrf.rt in this state.';
+
+COMMENT ON COLUMN public.past_vrf.rt_rank IS 'The value of vrf.rt_rank in this state.';
+
+COMMENT ON COLUMN public.past_vrf.name IS 'The value of vrf.name in this state.';
+
+COMMENT ON COLUMN public.past_vrf.description IS 'The value of vrf.description in this state.';
+
+COMMENT ON COLUMN public.past_vrf.tags IS 'The value of vrf.tags in this state.';
+
+COMMENT ON COLUMN public.past_vrf.avps IS 'The value of vrf.avps in this state.';
+
+COMMENT ON COLUMN public.past_vrf.version IS 'The value of vrf.version in this state.';
+
+CREATE TABLE public.past_words (
+    prefix_id bigint NOT NULL,
+    words text NOT NULL
+);
+
+COMMENT ON TABLE public.past_words IS 'The texts of each prefix in any of its states, for searches.';
+
+COMMENT ON COLUMN public.past_words.prefix_id IS 'The prefix.';
+
+COMMENT ON COLUMN public.past_words.words IS 'The text, like prefix_words.words.';
+
 CREATE TABLE public.plan_key (
     secret bytea NOT NULL,
     CONSTRAINT plan_key_secret_check CHECK ((length(secret) >= 32))
@@ -987,6 +1189,18 @@ ALTER TABLE ONLY public.idempotency
 ALTER TABLE ONLY public.last_version
     ADD CONSTRAINT last_version_pkey PRIMARY KEY (kind, id);
 
+ALTER TABLE ONLY public.past_asn
+    ADD CONSTRAINT past_asn_pkey PRIMARY KEY (asn, until);
+
+ALTER TABLE ONLY public.past_pool
+    ADD CONSTRAINT past_pool_pkey PRIMARY KEY (id, until);
+
+ALTER TABLE ONLY public.past_prefix
+    ADD CONSTRAINT past_prefix_pkey PRIMARY KEY (id, until);
+
+ALTER TABLE ONLY public.past_vrf
+    ADD CONSTRAINT past_vrf_pkey PRIMARY KEY (id, until);
+
 ALTER TABLE ONLY public.pool
     ADD CONSTRAINT pool_pkey PRIMARY KEY (id);
 
@@ -1129,6 +1343,26 @@ COMMENT ON INDEX public.free_range_fit_idx IS 'Finds the lowest range in which a
 CREATE INDEX idempotency_created_idx ON public.idempotency USING btree (created);
 
 COMMENT ON INDEX public.idempotency_created_idx IS 'Finds expired rows.';
+
+CREATE INDEX past_prefix_place_idx ON public.past_prefix USING btree (vrf_id, prefix, until, since);
+
+COMMENT ON INDEX public.past_prefix_place_idx IS 'The states of the prefixes at a place, and the order of the tree. All conditions on time are in the index.';
+
+CREATE INDEX past_prefix_pool_idx ON public.past_prefix USING btree (pool_id, until) WHERE (pool_id IS NOT NULL);
+
+COMMENT ON INDEX public.past_prefix_pool_idx IS 'The members of a pool.';
+
+CREATE UNIQUE INDEX past_state_single_idx ON public.past_state USING btree ((true));
+
+COMMENT ON INDEX public.past_state_single_idx IS 'There is one row.';
+
+CREATE INDEX past_words_idx ON public.past_words USING gin (words public.gin_trgm_ops) WITH (gin_pending_list_limit='256');
+
+COMMENT ON INDEX public.past_words_idx IS 'Trigrams of the texts.';
+
+CREATE INDEX past_words_prefix_idx ON public.past_words USING btree (prefix_id);
+
+COMMENT ON INDEX public.past_words_prefix_idx IS 'The texts of a prefix.';
 
 CREATE UNIQUE INDEX plan_key_single_idx ON public.plan_key USING btree ((true));
 
@@ -1323,7 +1557,7 @@ ALTER TABLE ONLY public.prefix
 ALTER TABLE ONLY public.vrf_total
     ADD CONSTRAINT vrf_total_vrf_id_fkey FOREIGN KEY (vrf_id) REFERENCES public.vrf(id) ON DELETE CASCADE;
 
--- The functions of this version, in the schema public_v25; their text is in sql/functions.
+-- The functions of this version, in the schema public_v26; their text is in sql/functions.
 
 -- add_one_by_one(who actor) -> void
 --     Add the incoming prefixes that cover stored prefixes, cover members or join a pool, top down, and write their ids into owner_id.
@@ -1379,6 +1613,9 @@ ALTER TABLE ONLY public.vrf_total
 -- audit_table(name text) -> text
 --     The name of a partition for SQL, in the schema of the audit log.
 
+-- begin_past() -> boolean
+--     Store the present states of all objects, for the last position. Returns false if that was done before.
+
 -- call_under_way() -> text
 --     Identifier of the current call; no other call has the same one.
 
@@ -1427,6 +1664,9 @@ ALTER TABLE ONLY public.vrf_total
 -- choose_bases() -> void
 --     Look up the present place of each prefix, and the closest stored prefix around the place that it gets.
 
+-- close_past(kind text, key bigint, at_position bigint) -> void
+--     End the present state of an object at a position.
+
 -- closest_parent(in_vrf integer, network cidr) -> bigint
 --     Id of the longest stored prefix that covers a network, the network itself not counted; NULL at the top level.
 
@@ -1463,6 +1703,9 @@ ALTER TABLE ONLY public.vrf_total
 -- differing(one jsonb, other jsonb) -> text[]
 --     The attributes in which two states of an object differ.
 
+-- effects_between(first_position bigint, last_position bigint) -> TABLE(kind text, id bigint, "position" bigint, before jsonb, after jsonb, versions integer, restores boolean)
+--     The facts of each object before and after each position of a range, the number of its entries, and whether they are an undo.
+
 -- entries_of(number bigint) -> SETOF audit_log
 --     The audit entries of a change set in order, written by any version of the program.
 
@@ -1487,6 +1730,12 @@ ALTER TABLE ONLY public.vrf_total
 -- first_block(first_address inet, last_address inet, length integer) -> cidr
 --     Lowest aligned block of a length that lies wholly in a range; NULL when none does.
 
+-- follow_past(most integer) -> bigint
+--     Store the states after the next positions, at most so many; returns the last position that is stored now.
+
+-- forget_past() -> void
+--     Empty the tables of the past. They are built again from the audit log.
+
 -- free_blocks_of(parent prefix, length integer) -> numeric
 --     Free blocks of a length in a prefix, counted from its free ranges. A full-length prefix has none.
 
@@ -1501,6 +1750,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- give_range(owner_id bigint, space cidr, network cidr, length integer) -> numeric
 --     Give a network back to the free ranges of an owner that keeps other children, merging neighbours. Returns the change of its free blocks.
+
+-- go_back(most integer) -> bigint
+--     Store the states at earlier positions, at most so many; returns the lowest position that is stored now, NULL when there are no earlier ones.
 
 -- holds(leaves boolean[], program integer[]) -> boolean
 --     Value of a boolean expression given in postfix: n >= 0 is leaf n, -1 is AND, -2 is OR. For queries too deep for the parser.
@@ -1589,8 +1841,14 @@ ALTER TABLE ONLY public.vrf_total
 -- next_partition() -> text
 --     The name of the next new partition.
 
+-- open_past(kind text, key bigint, at_position bigint) -> integer
+--     Note where the earliest known state of an object began; returns its version, NULL when no earlier state is open.
+
 -- outermost_goals() -> TABLE(id bigint, vrf_id integer, goal cidr, outer_id bigint)
 --     Each prefix that gets a place, with the outermost one around it, which may be itself.
+
+-- past_position() -> bigint
+--     The position of change_order that questions about the past of this transaction are about.
 
 -- place_rest() -> text
 --     Make a partition of the entries in the default partition of the audit log. Return a description, or NULL if there are none.
@@ -1685,6 +1943,9 @@ ALTER TABLE ONLY public.vrf_total
 -- probe_source(owner_row prefix, in_vrf integer, source cidr, length integer, after inet) -> cidr
 --     Lowest free block of a length in a source, after an address if one is given. owner_row is the result of source_owner. Takes no lock.
 
+-- put_past(kind text, facts jsonb, version integer, since bigint, until bigint) -> void
+--     Store a state of an object, which held from one position until another.
+
 -- range_fit(first_address inet, last_address inet) -> integer
 --     Prefix length of the largest aligned block in a range.
 
@@ -1760,6 +2021,12 @@ ALTER TABLE ONLY public.vrf_total
 -- undo_change_set(number bigint, part_kind text, part_id bigint, partly boolean, who actor) -> jsonb
 --     Undo a change set, or with part_kind and part_id the removal of an object. Conflicts: nothing is changed unless partly. Returns the new change set, the numbers of objects by kind, the conflicts and the entries that are left.
 
+-- version_after(kind text, key bigint, restores boolean) -> integer
+--     The version from which an object goes on: that of its last state, or of all states if it is restored; 0 without a state.
+
+-- version_before(kind text, key bigint) -> integer
+--     The version of an object when it was removed: one below that of its restored state, or the one that was kept.
+
 -- vrf_add(facts jsonb, who actor) -> integer
 --     Add a VRF with its two empty address spaces; returns its id.
 
@@ -1777,3 +2044,9 @@ ALTER TABLE ONLY public.vrf_total
 
 -- whole_space(parent prefix, address inet) -> cidr
 --     The network of parent or, when parent is NULL, the whole address space in the family of the address.
+
+-- wrong_states() -> TABLE(kind text, id bigint, "position" bigint, why text)
+--     The states in the tables of the past that are wrong. Nothing while nothing is built.
+
+-- wrong_states_of(kind text, key text, built past_state) -> TABLE(id bigint, "position" bigint, why text)
+--     The states of objects of one kind that differ from the audit log or, at present, from the object.

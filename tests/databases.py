@@ -16,7 +16,8 @@ from nipapd.embedded import OWNER, SERVICE, SUPERUSER, EmbeddedPostgres
 
 TABLES = (
     'prefix, prefix_words, pool, vrf, vrf_total, free_range, asn, audit_log, idempotency, event, event_state, '
-    'webhook, dead_letter, change_set, change_order, change_state, audit_span, sign_in, last_version, audit_detached'
+    'webhook, dead_letter, change_set, change_order, change_state, audit_span, sign_in, last_version, audit_detached, '
+    'past_vrf, past_pool, past_prefix, past_asn, past_words, past_state'
 )
 LOCK = f"SET lock_timeout = '500ms'; LOCK {TABLES}"
 # TRUNCATE makes dozens of files and removes as many, which takes 100 ms; deleting a few rows takes less than 1 ms.
@@ -33,6 +34,7 @@ MARKS = 'SELECT ' + ', '.join(f'(SELECT max(oid)::bigint FROM {catalog})' for ca
 FIRST_ROWS = """
 INSERT INTO event_state DEFAULT VALUES;
 INSERT INTO change_state (older_entries) VALUES (0);
+INSERT INTO past_state DEFAULT VALUES;
 INSERT INTO vrf (id, rt_rank, name, description) VALUES (0, -1, 'default', 'The default VRF, typically the Internet.');
 INSERT INTO free_range VALUES
     (-1, '0.0.0.0', '255.255.255.255', 0), (-2, '::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', 0);

@@ -93,6 +93,8 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
     try:
         response = respond(call)
         status = response.status_code
+        if call.as_of is not None:
+            response.headers['NIPAP-As-Of'] = call.as_of
     finally:
         call.seconds = time.perf_counter() - started
         tracer.end(call, status)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nipap.errors import NipapError
-from nipap.integrity.check import FreeRanges, Place, Problem, Rank, Right, Totals, Words, examine
+from nipap.integrity.check import FreeRanges, PastState, Place, Problem, Rank, Right, Totals, Words, examine
 from nipap.postgres.database import Database
 from nipap.postgres.transaction import Transaction
 
@@ -195,12 +195,18 @@ def _write_words(tx: Transaction, rows: Sequence[Words]) -> None:
     )
 
 
+def _forget_past(tx: Transaction, _rows: Sequence[PastState]) -> None:
+    """Empty the tables of the past. The daemon builds them again from the audit log."""
+    tx.execute('SELECT forget_past()')
+
+
 _WRITERS: dict[type[Right], Callable[[Transaction, Any], None]] = {
     Rank: _write_ranks,
     Place: _write_places,
     FreeRanges: _write_free_ranges,
     Totals: _write_totals,
     Words: _write_words,
+    PastState: _forget_past,
 }
 
 

@@ -7,7 +7,18 @@ from itertools import islice
 from typing import Any
 
 from nipap.errors import NipapNonExistentError
-from nipap.objects.prefix_view import FROM, ORDER, Shape, as_found, as_listed, read_few, read_page, source, stream_page
+from nipap.objects.prefix_view import (
+    FROM,
+    ORDER,
+    Shape,
+    as_found,
+    as_listed,
+    read_few,
+    read_page,
+    source,
+    stream_page,
+    without_parents,
+)
 from nipap.postgres.transaction import Transaction
 from nipap.search import running
 from nipap.search.condition import EVERYTHING, ByTag, ByText, Compared, Condition, InTreeOrder
@@ -38,7 +49,7 @@ def _walk_sql(condition: Condition, page: Page, steps: int) -> tuple[str, tuple[
     """Return a statement that lists matches among the first `steps` prefixes: a few ms, enough for common matches."""
     sql, params = condition.within
     return (
-        f"""SELECT p.id, p.parent_id, true FROM (
+        f"""SELECT p.id FROM (
         SELECT p.*, v.rt_rank FROM vrf v CROSS JOIN LATERAL (
             SELECT * FROM prefix p WHERE p.vrf_id = v.id AND {sql} ORDER BY p.prefix LIMIT {steps:d}) p
         ORDER BY {ORDER} LIMIT {steps:d}) p
@@ -177,7 +188,7 @@ def _family_sql(tx: Transaction, condition: Condition, page: Page, parent: int) 
         raise NipapNonExistentError(f'Parent prefix {parent} can not be found')
     behind = running.behind(EVERYTHING, page)
     sql = f"""SELECT p.id, p.parent_id, coalesce({condition.sql}, false) FROM (
-        SELECT %s::bigint AS id UNION ALL {_children_sql('m.id = %s', _bound(page))}) q
+        SELECT %s::bigint AS id UNION ALL {_children_sql(tx, 'm.id = %s', _bound(page))}) q
         JOIN prefix p ON p.id = q.id JOIN vrf v ON v.id = p.vrf_id LEFT JOIN pool o ON o.id = p.pool_id
         WHERE {behind.sql} ORDER BY {ORDER} {running.limit(page)}"""
     return sql, (*condition.params, parent, *_place(page), parent, *behind.params)
@@ -196,16 +207,30 @@ def _place(page: Page) -> tuple[int, str]:
     return vrf, prefix
 
 
-def _children_sql(parents: str, bound: int | None, only: str = 'true') -> str:
+def _is_child(tx: Transaction, child: str, parent: str) -> str:
+    """Return the condition that a prefix is a direct child of another one, given by the aliases of their rows.
+
+    The past has no column for it: there the children are found by a walk in the order of the tree.
+    """
+    if tx.shows_past:
+        return f'{child}.vrf_id = {parent}.vrf_id AND {child}.prefix = ANY (ARRAY(SELECT children_by_id({parent}.id)))'
+    return f'{child}.parent_id = {parent}.id'
+
+
+def _children_sql(tx: Transaction, parents: str, bound: int | None, only: str = 'true') -> str:
     """Return a statement for the children of each prefix m after a place, at most `bound` for each prefix.
 
-    Its parameters are the place, then the parameters of `parents`.
+    Its parameters are the place, then the parameters of `parents`. only: holds for all children or none.
     """
     cut = '' if bound is None else f'LIMIT {bound:d}'
-    return f"""SELECT d.id FROM prefix m CROSS JOIN LATERAL (
-        SELECT q.id FROM prefix q WHERE q.parent_id = m.id AND q.vrf_id = m.vrf_id AND {only}
-        AND q.prefix > CASE WHEN m.vrf_id = %s THEN greatest(m.prefix, %s::cidr) ELSE m.prefix END
-        ORDER BY q.vrf_id, q.prefix {cut}) d WHERE {parents}"""
+    behind = 'CASE WHEN m.vrf_id = %s THEN greatest(m.prefix, %s::cidr) ELSE m.prefix END'
+    if tx.shows_past:
+        children = f"""SELECT q.id FROM (SELECT c FROM children_by_id(m.id) c WHERE c > {behind} ORDER BY c {cut}) c
+        JOIN prefix q ON q.vrf_id = m.vrf_id AND q.prefix = c.c AND {only}"""
+    else:
+        children = f"""SELECT q.id FROM prefix q WHERE q.parent_id = m.id AND q.vrf_id = m.vrf_id AND {only}
+        AND q.prefix > {behind} ORDER BY q.vrf_id, q.prefix {cut}"""
+    return f'SELECT d.id FROM prefix m CROSS JOIN LATERAL ({children}) d WHERE {parents}'
 
 
 # ---------------------------------------------------------------- answers too long for memory
@@ -245,7 +270,7 @@ def read_named(tx: Transaction, page_sql: str, params: Iterable[Any], shape: Sha
     if not tx.sees_one_state:
         yield from stream_page(tx, page_sql, params, shape, AT_ONCE)
         return
-    named = tx.stream(page_sql, tuple(params), chunk=AT_ONCE)
+    named = tx.stream(without_parents(page_sql) if tx.shows_past else page_sql, tuple(params), chunk=AT_ONCE)
     while some := list(islice(named, AT_ONCE)):
         columns = [list(column) for column in zip(*some, strict=True)]
         yield read_page(tx, _NAMED, EVERYTHING, columns, shape, by_key=True)
@@ -268,7 +293,8 @@ def _surroundings(
     # Whether to look up one match more than the page holds.
     later = bound is not None and around.parents_depth > 0
     sql, params, by_key = _page(tx, running.behind(condition, page), None if bound is None else Page(bound + later, 0))
-    found = [row[0] for row in running.run_search(tx, sql, condition, params, by_key=by_key)]
+    named = without_parents(sql) if tx.shows_past else sql
+    found = [row[0] for row in running.run_search(tx, named, condition, params, by_key=by_key)]
     matches = found[:bound]
     around_place = [] if page.after is None else _covering(tx, condition, page.after)
     added: set[int] = set()
@@ -317,10 +343,10 @@ _SHARED = """SELECT up.id, (SELECT count(*) FROM prefix q WHERE q.vrf_id = l.vrf
     WHERE m.id = %s AND l.id = %s"""
 # Descend level by level until the first later match. The levels include prefixes that contain the last match: these are
 # no later matches, but later matches may lie in them.
-_BELOW = """WITH RECURSIVE below AS (SELECT up.id, 0 AS depth UNION ALL
-        SELECT q.id, below.depth + 1 FROM below CROSS JOIN LATERAL (
-            SELECT id FROM prefix WHERE parent_id = below.id AND vrf_id = l.vrf_id
-            AND addr_last(prefix)::cidr > l.prefix OFFSET 0) q WHERE below.depth < %s)
+_BELOW = """WITH RECURSIVE below AS (SELECT up.id, up.vrf_id, 0 AS depth UNION ALL
+        SELECT q.id, q.vrf_id, below.depth + 1 FROM below CROSS JOIN LATERAL (
+            SELECT c.id, c.vrf_id FROM prefix c WHERE {is_child} AND c.vrf_id = l.vrf_id
+            AND addr_last(c.prefix)::cidr > l.prefix OFFSET 0) q WHERE below.depth < %s)
     SELECT 1 FROM below CROSS JOIN LATERAL (
         SELECT p.id FROM {source} WHERE p.id = below.id AND p.prefix > l.prefix AND {condition} OFFSET 0) p LIMIT 1"""
 
@@ -347,7 +373,7 @@ def _ancestors_of_later(
                 AND q.prefix = ANY (supernets(p.prefix)) AND q.prefix >= up.prefix) <= %s"""
         args = (*params, left, neighbors[-1], depth)
     else:
-        below = _BELOW.format(source=FROM, condition=condition.sql)
+        below = _BELOW.format(source=FROM, condition=condition.sql, is_child=_is_child(tx, 'c', 'below'))
         sql = f"""SELECT up.id FROM prefix l JOIN prefix up ON up.id = ANY (%s) CROSS JOIN LATERAL ({below}) x
             WHERE l.id = %s"""
         args = (left, depth, *condition.params, neighbors[-1])
@@ -366,7 +392,7 @@ def _descendants(tx: Transaction, ids: list[int], depth: int, page: Page) -> set
             AND q.prefix > CASE WHEN m.vrf_id = %s THEN greatest(m.prefix, %s::cidr) ELSE m.prefix END
             ORDER BY q.prefix {cut}) d WHERE m.id = ANY (%s)"""
         return {row[0] for row in tx.all(sql, (*place, ids))}
-    sql = _children_sql('m.id = ANY (%s)', bound)
+    sql = _children_sql(tx, 'm.id = ANY (%s)', bound)
     if page.after is not None:
         # A prefix that equals or contains the place is not after it, but its children may be.
         around = 'parent_id = ANY (%s) AND vrf_id = %s AND prefix = ANY (supernets(%s) || %s::cidr)'
@@ -386,7 +412,7 @@ def _neighbors(tx: Transaction, condition: Condition, ids: list[int], page: Page
     assignments = [row[0] for row in tx.all(sql, (ids,))]
     if page.after is not None:
         sql = f"""SELECT a.id FROM prefix a WHERE a.vrf_id = %s AND a.prefix = ANY (supernets(%s))
-            AND EXISTS (SELECT FROM {FROM} WHERE p.parent_id = a.id AND p.type = 'host' AND {condition.sql})"""
+            AND EXISTS (SELECT FROM {FROM} WHERE {_is_child(tx, 'p', 'a')} AND p.type = 'host' AND {condition.sql})"""
         assignments += [row[0] for row in tx.all(sql, (*_place(page), *condition.params))]
-    sql = _children_sql('m.id = ANY (%s)', _bound(page), "q.type = 'host'")
+    sql = _children_sql(tx, 'm.id = ANY (%s)', _bound(page), "q.type = 'host'")
     return {row[0] for row in tx.all(sql, (*_place(page), assignments))}

@@ -12,3 +12,4 @@ DELIVERY = 5_466_129  # held by the session that delivers events
 ADDITIONS = 5_466_130  # and the id of a VRF: additions of many prefixes take turns (sql/functions/060_bulk.sql)
 ORDER = 5_466_131  # held by the session that gives change sets their positions
 PARTITIONS = 5_466_135  # held by a step of the upkeep of partitions (sql/functions/046_partitions.sql)
+UNDO = 5_466_136  # undos take turns (sql/functions/080_undo.sql)

@@ -274,6 +274,7 @@ def home(tx: Transaction) -> str:
 
 def drop_functions(tx: Transaction, version: int) -> None:
     """Drop the functions of a version."""
+    tx.execute(f'DROP SCHEMA IF EXISTS {_past_schema(tx, version)} CASCADE')
     tx.execute(f'DROP SCHEMA {_functions_schema(tx, version)} CASCADE')  # the functions call each other
 
 
@@ -281,10 +282,16 @@ def _functions_schema(tx: Transaction, version: int) -> str:
     return str(tx.value('SELECT quote_ident(%s)', (f'{home(tx)}_v{version}',)))
 
 
+def _past_schema(tx: Transaction, version: int) -> str:
+    """Return the schema of PostgreSQL with the views of the past (sql/functions/099_past_views.sql)."""
+    return str(tx.value('SELECT quote_ident(%s)', (f'{home(tx)}_v{version}_past',)))
+
+
 def put_functions(tx: Transaction) -> None:
     """Create the functions of this program. Replace functions that a development version of this number has left."""
     ours, wanted = migrations.latest(), migrations.fingerprint()
     name = _functions_schema(tx, ours)
+    tx.execute(f'DROP SCHEMA IF EXISTS {_past_schema(tx, ours)} CASCADE')
     tx.execute(f'DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}')
     tx.execute(f'COMMENT ON SCHEMA {name} IS %s', (_COMMENT.format(ours, wanted),))
     # The functions were in the schema public before, where all roles have this right.

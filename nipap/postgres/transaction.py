@@ -59,11 +59,13 @@ class Transaction:
     """An open transaction. Statements run on it, and rows are returned as tuples.
 
     sees_one_state: all statements see the same state of the database.
+    shows_past: the tables are views of a state of the past, which have computed columns in place of stored ones.
     each_statement_alone: a failed statement does not affect other statements.
     call: the number under which the database records changes from now on; None if nothing is changed.
     """
 
     sees_one_state = False
+    shows_past = False
     each_statement_alone = False
 
     def __init__(self, cursor: psycopg2.extensions.cursor, session: Session, call: int | None = None) -> None:

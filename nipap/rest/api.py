@@ -334,8 +334,11 @@ class _Api:
         return read_flag(request_ctx.request.args, 'dry_run')
 
     def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any:
-        """Make a call that reads."""
-        return self.backend.perform(actor, CallRequest(method, members or {}))
+        """Make a call that reads, of the state that the request names. All calls of a request read the same state."""
+        request: Request = request_ctx.request
+        as_of = http_calls.record_of(request).as_of_set or request.args.get('as_of')
+        asked = {**(members or {}), **({} if as_of is None else {'as_of': as_of})}
+        return self.backend.perform(actor, CallRequest(method, asked))
 
 
 class _Collection:
@@ -410,7 +413,9 @@ class _Collection:
             if_empty()
         headers = {}
         if page.after is not None:
-            args = [*((k, v) for k, v in request.args.items(multi=True) if k != 'after'), ('after', page.after)]
+            kept_args = [(k, v) for k, v in request.args.items(multi=True) if k not in ('after', 'as_of')]
+            shown_set = http_calls.record_of(request).as_of_set  # of the next page, too
+            args = [*kept_args, *([('as_of', shown_set)] if shown_set else []), ('after', page.after)]
             headers['Link'] = f'<{request.path}?{urlencode(args)}>; rel="next"'
         tag = None if isinstance(body, Spool) or request.method == 'POST' else digest(b''.join(body))
         return _respond(request, body, tag=tag, headers=headers)

@@ -163,6 +163,10 @@ def describe(root: str) -> Schema:
             content[MERGE] = {**content[JSON], 'schema': merge_of(content[JSON]['schema'])}
         if route.served and route.changes:
             operation['responses'] = _with_plan(operation['responses'])
+        if route.served and route.shows_past:
+            usual = operation['responses']['200']
+            headers = {**usual.get('headers', {}), **_headers(['AsOf'])}
+            operation['responses'] = {**operation['responses'], '200': {**usual, 'headers': headers}}
         if not route.served:
             del paths[path][method.lower()]
     return {
@@ -249,8 +253,9 @@ _PARAMETERS: dict[str, Schema] = {
         'Whether changes are refused for this request; from trusted users only.',
     ),
 }
-_HEADER_NAMES = {'ChangeSet': 'NIPAP-Change-Set'}  # names that cannot be names of components
+_HEADER_NAMES = {'AsOf': 'NIPAP-As-Of', 'ChangeSet': 'NIPAP-Change-Set'}  # names that cannot be names of components
 _HEADERS: dict[str, Schema] = {
+    'AsOf': {'description': 'With `as_of`: the position, change set and moment of the state.', 'schema': TEXT},
     'ChangeSet': {'description': 'The number of the change set of the request.', 'schema': INTEGER},
     'ETag': {'description': 'Identifies this state of the content.', 'schema': TEXT},
     'Location': {'description': 'The path of the added object. Several added objects have none.', 'schema': TEXT},
@@ -289,8 +294,12 @@ def _answer(text: str, schema: Schema | None = None, headers: Iterable[str] = ()
     if schema is not None:
         answer['content'] = _content(schema)
     if headers:
-        answer['headers'] = {_HEADER_NAMES.get(name, name): ref('headers', name) for name in headers}
+        answer['headers'] = _headers(headers)
     return answer
+
+
+def _headers(names: Iterable[str]) -> Schema:
+    return {_HEADER_NAMES.get(name, name): ref('headers', name) for name in names}
 
 
 def _statuses() -> list[int]:

@@ -135,6 +135,12 @@ PLAN = _shared(
     'The `plan` of a dry run: make the change only if it is still as planned, else 409.',
 )
 CHANGES = (DRY_RUN, PLAN)
+AS_OF = _shared(
+    'as_of',
+    {**TEXT, 'minLength': 1, 'maxLength': 100},
+    'The moment, or the number of the change set, whose state is shown; the present without. The header `NIPAP-As-Of` '
+    'of the answer names the state.',
+)
 PARTIAL = _shared('partial', _BOOLEAN, 'Undo what has no conflict, and list the conflicts.')
 TREE = (
     _shared('parents_depth', _DEPTH, 'Number of levels to add above the matches; -1: all.'),

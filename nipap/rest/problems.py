@@ -34,6 +34,7 @@ STATUSES: Mapping[type[errors.NipapError], int] = {
     errors.NipapTimeoutError: 422,
     errors.NipapPlanError: 409,
     errors.NipapNonExistentError: 404,
+    errors.NipapNoPastError: 410,
     errors.NipapDuplicateError: 409,
     errors.NipapKeyReusedError: 422,
     errors.AuthError: 401,

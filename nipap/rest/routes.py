@@ -41,6 +41,11 @@ class Route:
         """Return whether the call can change something."""
         return self.call is not None and CALLS[self.call].changes
 
+    @property
+    def shows_past(self) -> bool:
+        """Return whether the call can show a state of the past."""
+        return self.call is not None and any(member.name == 'as_of' for member in CALLS[self.call].members)
+
 
 RECURSIVE = ('vrf', 'prefix')  # kinds of objects with a removal that may remove others too
 
@@ -83,11 +88,12 @@ def _source(resource: Resource) -> Iterator[_Entry]:
 
 
 def _controlled(entry: _Entry) -> _Entry:
-    """Add the parameters that all changes have."""
+    """Add the parameters that all changes have, or that all reads of a state have."""
     name, route = entry
-    if not (route.served and route.changes):
+    if not route.served or route.call is None:
         return entry
-    return name, replace(route, parameters={**route.parameters, **parameters.named(parameters.CHANGES)})
+    more = parameters.CHANGES if route.changes else (parameters.AS_OF,) if route.shows_past else ()
+    return name, replace(route, parameters={**route.parameters, **parameters.named(more)})
 
 
 ROUTES: Mapping[tuple[str, str], Route] = dict(

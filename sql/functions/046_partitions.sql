@@ -129,6 +129,7 @@ BEGIN
     PERFORM attach_range(part, coalesce(listed.first_id, 0), listed.end_id);
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS audit_detached_check', audit_table(part));
     UPDATE audit_detached d SET attached = now() WHERE d.name = part;
+    UPDATE past_state SET ends_at = NULL WHERE lowest > 1; -- older states can be built now
 END $$;
 COMMENT ON FUNCTION attach_partition(text) IS 'Attach a detached partition to the audit log. Its age is no reason to detach it any more.';
 

@@ -714,6 +714,8 @@ DECLARE
     done bigint := 0;
     others jsonb;
 BEGIN
+    -- An object that does not exist cannot be locked. So undos take turns: two could restore the same object.
+    PERFORM pg_advisory_xact_lock(5466136);
     PERFORM read_undoing(number, part_kind, part_id);
     PERFORM lock_undoing();
     PERFORM find_conflicts();

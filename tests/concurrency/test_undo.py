@@ -141,3 +141,34 @@ def test_a_bulk_edit_is_undone_with_a_conflict(db: Database, actor: Actor) -> No
     backend.perform(actor, Request('undo', {'change_set': number, 'partial': True}))
     assert facts(db) == before
     assert check.problems(db) == []
+
+
+def test_two_undos_restore_one_object_once(dsn: str, db: Database, actor: Actor) -> None:
+    """The object was removed twice, so two change sets can restore it. It cannot be locked, as it does not exist."""
+    backend = Backend(db)
+    for _ in range(10):
+        key = backend.add_vrf(actor, {'rt': '1:1', 'name': 'v'})['id']
+        first = change(backend, actor, 'remove_vrf', vrf={'id': key})
+        backend.undo(actor, first)
+        second = change(backend, actor, 'remove_vrf', vrf={'id': key})
+        answers: list[Any] = []
+        both = threading.Barrier(2)
+
+        def undo(number: int, both: threading.Barrier = both, answers: list[Any] = answers) -> None:
+            other = Backend(Database(dsn))
+            both.wait()
+            try:
+                answers.append(other.undo(actor, number, partial=True)['number_of_conflicts'])
+            except Exception as exc:
+                answers.append(exc)
+            other.db.close()
+
+        threads = [threading.Thread(target=undo, args=(number,)) for number in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(answers) in ([0, 0], [0, 1])  # the second finds it restored, or edited since
+        assert len(backend.list_vrf(actor, {'id': key})) == 1
+        backend.remove_vrf(actor, {'id': key})
+    assert check.problems(db) == []

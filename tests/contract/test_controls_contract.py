@@ -11,8 +11,8 @@ from contract_faces import Face
 @pytest.mark.parametrize(
     ('method', 'name', 'value'),
     [
-        ('list_prefix', 'as_of', '2026-03-01'),
-        ('search_prefix', 'as_of', 17),
+        ('list_audit', 'as_of', '2026-03-01'),
+        ('add_vrf', 'as_of', 17),
         ('add_vrf', 'if_version', 1),
         ('list_pool', 'if_version', 1),
     ],

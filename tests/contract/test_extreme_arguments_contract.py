@@ -13,13 +13,15 @@ from support import facts
 
 from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF, Attribute
 from nipap.calls import CALLS
+from nipap.history.change_order import ChangeSequencer
+from nipap.history.past import Builder
 from nipap.postgres.database import Database
 from nipap.xmlrpc import codec as wire
 
 pytestmark = pytest.mark.slow
 
 OF_CODE_1000 = 'must be NULL for VRF id 0'  # recorded with the code of errors that have none of their own
-KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1220, 1300, 1400, 1600, 1620}
+KNOWN_CODES = {1100, 1110, 1120, 1130, 1200, 1210, 1220, 1300, 1310, 1400, 1600, 1620}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
 
 NUMBERS = (
@@ -197,8 +199,11 @@ def _text(text: str) -> str:
 
 
 @pytest.fixture
-def stocked(xmlrpc_face: XmlRpcFace) -> XmlRpcFace:
-    """Return the face of a trusted user, after adding an object of each kind for arguments to hit."""
+def stocked(xmlrpc_face: XmlRpcFace, db: Database) -> XmlRpcFace:
+    """Return the face of a trusted user, after adding an object of each kind for arguments to hit.
+
+    The states of the past are built.
+    """
     xmlrpc_face.add_vrf('1:1', 'v')
     xmlrpc_face.add_pool('p', ipv4_default_prefix_length=26)
     xmlrpc_face.add_prefix('10.0.0.0/8', pool_name='p')
@@ -207,6 +212,10 @@ def stocked(xmlrpc_face: XmlRpcFace) -> XmlRpcFace:
     xmlrpc_face.call('add_asn', attr={'asn': 1, 'name': 'x'})
     trusted = xmlrpc_face.as_user('gateway')  # this user has all rights
     trusted.call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
+    ChangeSequencer().step(db)
+    builder = Builder()
+    while builder.step(db):
+        pass
     return trusted
 
 

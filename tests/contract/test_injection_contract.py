@@ -19,12 +19,14 @@ from nipap.attributes import ASN, POOL, PREFIX, TAG, VRF
 from nipap.backend import Backend
 from nipap.calls import CALLS
 from nipap.errors import NipapError
+from nipap.history.change_order import ChangeSequencer
+from nipap.history.past import Builder
 from nipap.postgres.database import Database
 from nipap.rest import api as flask_rest
 
 pytestmark = pytest.mark.slow
 
-KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1220, 1300, 1400, 1410, 1600, 1620}
+KNOWN_CODES = {1000, 1100, 1110, 1120, 1130, 1200, 1210, 1220, 1300, 1310, 1400, 1410, 1600, 1620}
 SLEPT_S = 9
 PLURALS = {'vrfs': 'vrf', 'pools': 'pool', 'prefixes': 'prefix', 'asns': 'asn'}
 TABLES = {'vrf': VRF, 'pool': POOL, 'asn': ASN, 'prefix': PREFIX, 'tag': TAG}
@@ -191,11 +193,18 @@ def fill(face: Face) -> None:
 
 
 @pytest.fixture
-def faces(backend_face: BackendFace, xmlrpc_face: XmlRpcFace) -> tuple[Face, Face]:
-    """Return both faces on one database with an object of each kind, for a user with all rights."""
+def faces(backend_face: BackendFace, xmlrpc_face: XmlRpcFace, db: Database) -> tuple[Face, Face]:
+    """Return both faces on one database with an object of each kind, for a user with all rights.
+
+    The states of the past are built.
+    """
     fill(backend_face)
     trusted = backend_face.as_user('gateway'), xmlrpc_face.as_user('gateway')
     trusted[0].call('add_webhook', attr={'url': 'http://127.0.0.1:1/', 'secret': 's' * 16, 'enabled': False})
+    ChangeSequencer().step(db)
+    builder = Builder()
+    while builder.step(db):
+        pass
     return trusted
 
 

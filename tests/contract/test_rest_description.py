@@ -75,10 +75,11 @@ REFUSALS = {
     'edit_webhook': 'printable characters|Invalid url',
 }
 # Reasons of any operation: a key that was sent before, a tag of another state, a violated format (generators do not
-# always heed formats), a text that is not understood.
+# always heed formats), a text that is not understood, a state of the past that does not exist.
 ANYWHERE = (
     'The idempotency key .* was used for another call|is not as expected|'
-    "Invalid syntax for prefix|Invalid date|for option 'after'|Invalid q .*with lenient=1"
+    "Invalid syntax for prefix|Invalid date|for option 'after'|Invalid q .*with lenient=1|"
+    'for as_of|There is no change set|[Tt]he history (begins|up to)'
 )
 quietly = settings(
     max_examples=5,

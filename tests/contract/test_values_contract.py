@@ -188,6 +188,7 @@ BOUNDED = {
     'prefix_tags_idx': 'tags',
     'vrf_rt_key': 'two numbers',
     'prefix_words_idx': 'trigrams',
+    'past_words_idx': 'trigrams',
     'prefix_avps_idx': 'hashes',
     'idempotency_pkey': 'test_a_long_user_name_with_a_key',
     'audit_log_object_idx': 'the kind of an object',

@@ -19,6 +19,7 @@ DOCS = REPOSITORY / 'docs'
 PLAYED = (  # in this order
     'index',
     'history',
+    'time-travel',
     'importing',
     'planning',
     'users',

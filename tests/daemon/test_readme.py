@@ -1,4 +1,4 @@
-"""The Python examples of the README, of docs/xmlrpc.md and of docs/history.md, run as printed."""
+"""The Python examples of the README and of the pages about XML-RPC and the past, run as printed."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ def test_the_examples_do_what_the_readme_says(daemon: Callable[..., Any], direct
         assert (done.returncode, done.stdout) == (0, output), done.stderr
 
 
-def test_the_examples_about_the_past_do_what_the_how_to_says(daemon: Callable[..., Any]) -> None:
+@pytest.mark.parametrize('page', ['docs/history.md', 'docs/time-travel.md'])
+def test_the_examples_about_the_past_do_what_the_how_to_says(daemon: Callable[..., Any], page: str) -> None:
     """All blocks are one program: each block continues the previous one."""
     running = daemon()
-    programs, outputs = zip(*examples('docs/history.md'), strict=True)
+    programs, outputs = zip(*examples(page), strict=True)
     program = '\n'.join(programs).replace(ADDRESS, running.url(*running.admin()))
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ''.join(outputs)), done.stderr

@@ -438,6 +438,7 @@ def test_the_documented_role_is_enough_to_serve(made: EmbeddedPostgres, daemon: 
     assert call(running, 'batch', operations=many)
     assert call(running, 'edit_prefix', prefix={'prefix': '10.0.0.0/8'}, attr={'description': 'changed'})
     assert call(running, 'smart_search_prefix', query_string='changed')['result']
+    assert len(call(running, 'list_prefix', as_of=1)) == 1
     assert call(running, 'add_webhook', attr={'url': 'http://127.0.0.1:9/', 'secret': 's' * 40})
     call(running, 'remove_prefix', prefix={'prefix': '10.3.0.0/16'})
     assert running.stop() == 0

@@ -20,7 +20,7 @@ def test_changes_go_on_while_a_log_gets_partitions(empty_dsn: str, entries: int)
     assert found.longest_s < LONGEST_S
     db = Database(empty_dsn)
     try:
-        assert schema.migrate(db) == []
+        assert schema.migrate(db) == list(range(migration.LAST + 1, schema.latest() + 1))
         where = dict(db.read(lambda tx: tx.all('SELECT tableoid::regclass::text, count(*) FROM audit_log GROUP BY 1')))
         assert sum(where.values()) == entries + found.changes
         assert set(where) <= {'audit_log_1', 'audit_log_2'}

@@ -12,7 +12,7 @@ from support import AUDIT_ENTRIES, Plan, explained
 from nipap.access.authentication import Actor
 from nipap.backend import Backend
 from nipap.calls import Request
-from nipap.history import events
+from nipap.history import events, past
 from nipap.history.change_order import ChangeSequencer
 from nipap.history.spans import SPAN, Spans
 from nipap.objects.prefix import get_added_by
@@ -173,6 +173,22 @@ def test_events_are_made_and_read_without_old_partitions(db: Database, backend: 
             backend.add_asn(actor, {'asn': next(NUMBERS)})
         assert sequencer.step(db) == 3
         assert len(db.read(lambda tx: events.read(tx, after))) == 3
+
+    check(db, work)
+
+
+def test_the_past_is_built_without_old_partitions(db: Database, backend: Backend, actor: Actor) -> None:
+    sequencer, builder = ChangeSequencer(), past.Builder()
+    while sequencer.step(db):
+        pass
+    builder.step(db)
+
+    def work() -> None:
+        for _ in range(3):
+            backend.add_asn(actor, {'asn': next(NUMBERS)})
+        sequencer.step(db)
+        built = db.run(lambda tx: tx.value('SELECT follow_past(1000000)'))
+        assert built == db.read(lambda tx: tx.value('SELECT position FROM change_state'))
 
     check(db, work)
 

@@ -28,7 +28,12 @@ INSTALLERS = 8
 
 # All objects of our schemas, by kind: name and comment. The parts of a partition follow those of its table.
 OURS = f"IN ('public'::regnamespace, 'public_v{schema.latest()}'::regnamespace)"
+PAST = f"= 'public_v{schema.latest()}_past'::regnamespace"
 OBJECTS = {
+    'view of the past': f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
+        WHERE relkind = 'v' AND relnamespace {PAST}""",
+    'function of the past': f"""SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc') FROM pg_proc
+        WHERE pronamespace {PAST}""",
     'table': f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
         WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace {OURS}""",
     'column': f"""SELECT attrelid::regclass || '.' || attname, col_description(attrelid, attnum) FROM pg_attribute
@@ -336,7 +341,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(
 def with_answer(number: int) -> str:
     """Return the text of the functions with one more function, which returns the number."""
     function = f'CREATE FUNCTION answer() RETURNS int LANGUAGE sql RETURN {number};'
-    return f'{migrations.functions()}\n{function}'
+    return f'{function}\n{migrations.functions()}'  # the last file changes the search path
 
 
 def answer_of(dsn: str, version: int) -> int:

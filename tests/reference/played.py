@@ -25,6 +25,8 @@ from nipap.access.sign_ins import SignInLog
 from nipap.attributes import ASN, POOL, PREFIX, VRF
 from nipap.backend import Backend
 from nipap.calls import CALLS
+from nipap.history.change_order import ChangeSequencer
+from nipap.history.past import Builder
 from nipap.postgres.database import Database
 from nipap.rest.texts import BODIES
 
@@ -114,6 +116,13 @@ class Site:
     def close(self) -> None:
         self.authenticator.close()
 
+    def build_past(self) -> None:
+        """Give positions to all change sets, and build the states of the past."""
+        ChangeSequencer().step(self._db)
+        builder = Builder()
+        while builder.step(self._db):
+            pass
+
     def fail_to_sign_in(self) -> None:
         """Make a call with a wrong password, and write the log of sign-ins."""
         assert self.rpc('version', {}, (USER[0], 'a guess')).fault
@@ -189,11 +198,15 @@ def _site(dsn: str, users: Path, **options: Any) -> Iterator[Site]:
 
 
 def example(call: str, **other: Any) -> Object:
-    """Return the members of a call with the examples of its table.
+    """Return the members of a call with the examples of its table, about the present.
 
     `other` replaces or adds members. None removes a member.
     """
-    members = {member.name: member.example for member in CALLS[call].members if member.example not in (None, {})}
+    members = {
+        member.name: member.example
+        for member in CALLS[call].members
+        if member.example not in (None, {}) and member.name != 'as_of'
+    }
     return {name: value for name, value in {**members, **other}.items() if value is not None}
 
 
@@ -231,6 +244,9 @@ def _play_rpc(site: Site, played: Played) -> None:
     show('remove_pool', if_version=2)
     # The edit before has changed the name only.
     show('remove_vrf', if_version=2)
+    site.build_past()
+    for call in ('list_asn', 'search_asn'):
+        show(call, as_of=restored)
     show('batch')
     show('add_webhook')
     show('list_webhook')
@@ -355,6 +371,7 @@ def _play_faults(site: Site, played: Played, dsn: str, directory: Path) -> None:
     show(site.rpc('search_prefix', {'query': query}), 1130)
     show(site.rpc('add_prefix', {'attr': {**link, 'prefix': '192.0.2.0/33'}}), 1200)
     show(site.rpc('remove_prefix', {'prefix': {'id': 1_000_000}}), 1300)
+    show(site.rpc('list_prefix', {'as_of': '2001-01-01'}), 1310)
     show(site.rpc('add_prefix', {'attr': link}), 1400)
     key = {'idempotency_key': 'order-4711'}
     site.call('add_asn', attr={'asn': 64505}, **key)

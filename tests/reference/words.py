@@ -172,6 +172,11 @@ ERRORS: Mapping[int, Error] = {
         'The object does not exist, or a pool or prefix has no free block of that length.',
         'Check the spec. For a full pool, add a prefix to the pool or ask for a smaller block.',
     ),
+    1310: Error(
+        'Before the history',
+        'The moment or the change set of `as_of` lies before the beginning of the history: no state of then is known.',
+        'Ask for a later moment. The text says where the history begins, if that is known.',
+    ),
     1400: Error(
         'Duplicate',
         'An object with the same unique value exists: the prefix in its VRF, the route target or name of a VRF, the '

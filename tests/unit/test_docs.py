@@ -45,7 +45,7 @@ PLAIN = [
     *('docs/processes.md', 'docs/reference/errors.md', 'docs/reference/search.md', 'CHANGELOG.md'),
     *('docs/comparison.md', 'docs/differences.md', 'docs/events.md', 'docs/limits.md', 'docs/measuring.md'),
     *('docs/migrating.md', 'docs/monitoring.md', 'docs/production.md', 'docs/rest.md', 'docs/security.md'),
-    *('docs/tracing.md', 'docs/upgrading.md', 'docs/auditing.md', 'SECURITY.md'),
+    *('docs/tracing.md', 'docs/upgrading.md', 'docs/auditing.md', 'docs/time-travel.md', 'SECURITY.md'),
 ]
 
 

@@ -50,6 +50,7 @@ CODES = {
     'NipapTimeoutError': 1210,
     'NipapPlanError': 1220,
     'NipapNonExistentError': 1300,
+    'NipapNoPastError': 1310,
     'NipapDuplicateError': 1400,
     'NipapKeyReusedError': 1410,
     'NipapChangedError': 1600,

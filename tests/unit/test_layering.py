@@ -44,6 +44,7 @@ MODULES_IN_ORDER = (
         'history.webhook_calls',
         'history.plan',
         'history.undo',
+        'history.past',
     ),
     *('search.running', 'history.sentences', 'history.changes'),
     *('objects.rows', 'objects.vrf', 'objects.pool', 'objects.asn', 'objects.tag'),

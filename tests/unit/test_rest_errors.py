@@ -35,6 +35,7 @@ STATUSES = {
     'NipapTimeoutError': (422, 1210),
     'NipapPlanError': (409, 1220),
     'NipapNonExistentError': (404, 1300),
+    'NipapNoPastError': (410, 1310),
     'NipapDuplicateError': (409, 1400),
     'NipapKeyReusedError': (422, 1410),
     'NipapChangedError': (412, 1600),
