@@ -320,12 +320,13 @@ class _Csv:
 
     def read(self, line: bytes) -> Object:
         """Return the object of a row. Raise ValueError for anything else."""
-        if csv.field_size_limit() < LONGEST:
-            csv.field_size_limit(LONGEST)
+        former = csv.field_size_limit(LONGEST)  # of the whole process
         try:
             (cells,) = csv.reader([line.decode()], strict=True)
         except csv.Error as error:
             raise ValueError(str(error)) from None
+        finally:
+            csv.field_size_limit(former)
         if cells and cells[0].startswith('# '):
             found = json.loads(cells[0][2:])
             if not isinstance(found, dict):

@@ -109,6 +109,14 @@ def test_lines_are_json_objects_with_the_change_set_of_each_entry(log: Database)
     assert first['after']['description'] == '=1+1'
 
 
+def test_reading_a_row_leaves_the_limit_of_other_readers_alone() -> None:
+    former = csv.field_size_limit()
+    for line in (b'# \r\n', b'"x\r\n', b'"' + b'x' * 2 * former + b'"\r\n'):
+        with pytest.raises(ValueError, match=r'.+'):
+            export._LAYOUTS['csv'].read(line)
+    assert csv.field_size_limit() == former
+
+
 @pytest.fixture
 def long_fields() -> Iterator[None]:
     """Let the CSV reader of this process read long fields during a test."""
