@@ -53,7 +53,7 @@ mutants: | $(BIN)/pytest
 	$(BIN)/python tests/mutants/mutants.py $(MUTANTS)
 
 bench: | $(BIN)/pytest
-	$(BIN)/pytest tests/bench/check_tools.py tests/bench/check_timings.py
+	$(BIN)/pytest tests/bench/check_tools.py tests/bench/check_timings.py tests/bench/check_compare.py
 	$(BIN)/python tests/bench/codec_bench.py
 	$(BIN)/python tests/bench/rest_bench.py
 	$(BIN)/python tests/bench/full.py $(BENCH)
