@@ -281,8 +281,11 @@ BEGIN
     FROM prefix c
     WHERE u.kind = 'prefix' AND (u.op = 'remove' OR u.op = 'edit' AND u.moves) AND u.why IS NULL AND c.parent_id = u.id
         AND NOT EXISTS (SELECT FROM undoing o WHERE o.kind = 'prefix' AND o.id = c.id AND (o.op = 'remove' OR o.op = 'edit' AND o.moves) AND o.why IS NULL)
-        AND EXISTS (SELECT FROM audit_log a WHERE a.object_type = 'prefix' AND a.object_id = c.id AND a.id > (SELECT l.entry FROM undo_entry l WHERE l.n = u.last_n)
-                    AND a.before -> 'prefix' IS DISTINCT FROM a.after -> 'prefix');
+        -- A child that was there before, was removed and came back has its former place.
+        AND EXISTS (SELECT FROM (
+            SELECT a.before FROM audit_log a WHERE a.object_type = 'prefix' AND a.object_id = c.id AND a.id > (SELECT l.entry FROM undo_entry l WHERE l.n = u.last_n)
+            AND a.before -> 'prefix' IS DISTINCT FROM a.after -> 'prefix' ORDER BY a.id LIMIT 1) f
+            WHERE (f.before ->> 'prefix')::cidr IS DISTINCT FROM c.prefix OR (f.before ->> 'vrf_id')::int IS DISTINCT FROM c.vrf_id);
     GET DIAGNOSTICS found = ROW_COUNT;
     RETURN total + found;
 END $$;

@@ -172,3 +172,14 @@ def test_two_undos_restore_one_object_once(dsn: str, db: Database, actor: Actor)
         assert len(backend.list_vrf(actor, {'id': key})) == 1
         backend.remove_vrf(actor, {'id': key})
     assert check.problems(db) == []
+
+
+def test_a_child_that_was_removed_and_came_back_was_not_added_since(db: Database, actor: Actor) -> None:
+    backend = Backend(db)
+    backend.add_prefix(actor, {'prefix': '10.0.1.0/24', **NET})
+    around = change(backend, actor, 'add_prefix', attr={'prefix': '10.0.0.0/23', **NET})
+    removed = change(backend, actor, 'remove_prefix', prefix={'prefix': '10.0.1.0/24'})
+    backend.undo(actor, removed)
+    assert backend.undo(actor, around)['conflicts'] == []
+    assert [item['prefix'] for item in backend.list_prefix(actor)] == ['10.0.1.0/24']
+    assert check.problems(db) == []
