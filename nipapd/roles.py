@@ -84,13 +84,14 @@ END $$
 
 # Every object of ours that has another owner, since it is older than the role. Members of an extension and sequences of
 # columns are left out: they follow the extension or the column. A partition does not follow its table.
-_HOMES = r"(nspname = 'public' OR nspname ~ '^public_v[0-9]+(_past)?$')"
+_VERSIONED = "nspname ~ '^public_v[0-9]+(_past)?$'"
+_HOMES = f"(nspname = 'public' OR {_VERSIONED})"
 _NO_MEMBER = """NOT EXISTS (
     SELECT FROM pg_depend
     WHERE classid = '{0}'::regclass AND objid = {0}.oid AND objsubid = 0 AND deptype IN ('e', 'a', 'i'))"""
 STRANGERS = f"""
 SELECT 'SCHEMA', quote_ident(nspname) FROM pg_namespace
-WHERE nspname ~ '^public_v[0-9]+(_past)?$' AND nspowner <> '{OWNER}'::regrole
+WHERE {_VERSIONED} AND nspowner <> '{OWNER}'::regrole
 UNION ALL
 SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
     WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, pg_class.oid::regclass::text

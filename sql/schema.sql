@@ -2006,6 +2006,9 @@ ALTER TABLE ONLY public.vrf_total
 -- source_owner(in_vrf integer, source cidr) -> prefix
 --     The stored prefix that owns the free ranges of a source of allocations: the source itself or its closest parent; NULL at the top level.
 
+-- state_facts(facts jsonb, version integer, since bigint, until bigint) -> jsonb
+--     The facts of a state with all columns that its table needs, whatever the kind of the object.
+
 -- sum_tops(sign integer) -> void
 --     Add the totals over the changed prefixes at the top level to undo_total, or subtract them.
 

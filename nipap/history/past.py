@@ -43,13 +43,16 @@ class Shown:
         """The state as a member of an answer."""
         return {'position': self.position, 'change_set': self.change_set, 'moment': self.moment}
 
+    def __str__(self) -> str:
+        """Return the state as text, for a header."""
+        moment = self.moment.astimezone(UTC).isoformat().replace('+00:00', 'Z')
+        return f'position={self.position}, change-set={self.change_set}, moment={moment}'
+
     def note(self) -> None:
-        """Note the state for the header of the answer to the current call."""
+        """Note that the current call shows this state."""
         call = tracer.current()
         if call is not None:
-            moment = self.moment.astimezone(UTC).isoformat().replace('+00:00', 'Z')
-            call.as_of_set = self.change_set
-            call.as_of = f'position={self.position}, change-set={self.change_set}, moment={moment}'
+            call.as_of = self
 
 
 AsOf = int | datetime  # a change set or a moment
@@ -159,7 +162,6 @@ class _Past(Reading):
     def __init__(self, inner: Transaction, outer: Transaction, position: int) -> None:
         super().__init__(inner._cursor, inner._session, lambda: at(outer, position))
         self.sees_one_state = True
-        self._inner = inner
 
     def all_prepared(self, statement: str, args: Sequence[Any]) -> list[Row]:
         """Run a frequent statement as `Transaction` does.

@@ -94,7 +94,7 @@ def answer(request: Request, meter: Meter, respond: Callable[[CallRecord], Respo
         response = respond(call)
         status = response.status_code
         if call.as_of is not None:
-            response.headers['NIPAP-As-Of'] = call.as_of
+            response.headers['NIPAP-As-Of'] = str(call.as_of)
     finally:
         call.seconds = time.perf_counter() - started
         tracer.end(call, status)

@@ -336,7 +336,8 @@ class _Api:
     def look(self, actor: Actor, method: str, members: Mapping[str, Any] | None = None) -> Any:
         """Make a call that reads, of the state that the request names. All calls of a request read the same state."""
         request: Request = request_ctx.request
-        as_of = http_calls.record_of(request).as_of_set or request.args.get('as_of')
+        shows = http_calls.record_of(request).as_of
+        as_of = request.args.get('as_of') if shows is None else shows.change_set
         asked = {**(members or {}), **({} if as_of is None else {'as_of': as_of})}
         return self.backend.perform(actor, CallRequest(method, asked))
 
@@ -414,8 +415,8 @@ class _Collection:
         headers = {}
         if page.after is not None:
             kept_args = [(k, v) for k, v in request.args.items(multi=True) if k not in ('after', 'as_of')]
-            shown_set = http_calls.record_of(request).as_of_set  # of the next page, too
-            args = [*kept_args, *([('as_of', shown_set)] if shown_set else []), ('after', page.after)]
+            shows = http_calls.record_of(request).as_of  # the next page shows it, too
+            args = [*kept_args, *([('as_of', shows.change_set)] if shows else []), ('after', page.after)]
             headers['Link'] = f'<{request.path}?{urlencode(args)}>; rel="next"'
         tag = None if isinstance(body, Spool) or request.method == 'POST' else digest(b''.join(body))
         return _respond(request, body, tag=tag, headers=headers)

@@ -36,7 +36,7 @@ class CallRecord:
     """The facts about a call, recorded while it is answered."""
 
     __slots__ = (
-        *('as_of', 'as_of_set', 'authenticated_as', 'change_set', 'fault', 'method', 'peer'),
+        *('as_of', 'authenticated_as', 'change_set', 'fault', 'method', 'peer'),
         *('request_id', 'seconds', 'source', 'span', 'trace_id', 'user'),
     )
 
@@ -48,8 +48,7 @@ class CallRecord:
         self.authenticated_as: str | None = None  # the authenticated user, if it acts for another `user`
         self.source: str | None = None  # the authoritative source
         self.change_set: int | None = None
-        self.as_of: str | None = None  # the state of the past that the answer shows, for a header
-        self.as_of_set: int | None = None  # the change set of that state
+        self.as_of: Any = None  # the state of the past that the answer shows, a `nipap.history.past.Shown`
         self.fault: int | None = None
         self.seconds = 0.0
         self.trace_id: str | None = None

@@ -4,17 +4,21 @@ CREATE FUNCTION past_position() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE
 RETURN current_setting('nipap.position')::bigint;
 COMMENT ON FUNCTION past_position() IS 'The position of change_order that questions about the past of this transaction are about.';
 
+CREATE FUNCTION state_facts(facts jsonb, version int, since bigint, until bigint) RETURNS jsonb LANGUAGE sql IMMUTABLE
+RETURN '{"tags": [], "avps": {}, "status": "assigned", "expires": "infinity"}'::jsonb || facts
+    || jsonb_build_object('version', version, 'since', since, 'until', until, 'rt_rank', rank_of(facts ->> 'rt'));
+COMMENT ON FUNCTION state_facts(jsonb, int, bigint, bigint) IS 'The facts of a state with all columns that its table needs, whatever the kind of the object.';
+
 CREATE FUNCTION put_past(kind text, facts jsonb, version int, since bigint, until bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    whole jsonb := '{"tags": [], "avps": {}, "status": "assigned", "expires": "infinity"}'::jsonb || facts
-        || jsonb_build_object('version', version, 'since', since, 'until', until);
+    whole jsonb := state_facts(facts, version, since, until);
 BEGIN
     CASE kind
         WHEN 'prefix' THEN
             INSERT INTO past_prefix SELECT r.* FROM jsonb_populate_record(NULL::past_prefix, whole) r;
             INSERT INTO past_words SELECT r.id, words_of(r) FROM jsonb_populate_record(NULL::prefix, facts) r
             WHERE NOT EXISTS (SELECT FROM past_words w WHERE w.prefix_id = r.id AND w.words = words_of(r));
-        WHEN 'vrf' THEN INSERT INTO past_vrf SELECT r.* FROM jsonb_populate_record(NULL::past_vrf, whole || jsonb_build_object('rt_rank', rank_of(facts ->> 'rt'))) r;
+        WHEN 'vrf' THEN INSERT INTO past_vrf SELECT r.* FROM jsonb_populate_record(NULL::past_vrf, whole) r;
         WHEN 'pool' THEN INSERT INTO past_pool SELECT r.* FROM jsonb_populate_record(NULL::past_pool, whole) r;
         WHEN 'asn' THEN INSERT INTO past_asn SELECT r.* FROM jsonb_populate_record(NULL::past_asn, whole) r;
     END CASE;
@@ -143,8 +147,7 @@ BEGIN
     FROM effects_between(built + 1, goal) e WINDOW w AS (PARTITION BY e.kind, e.id ORDER BY e.position);
     -- Most changes add prefixes: one statement stores all of them.
     INSERT INTO past_prefix SELECT r.* FROM past_effect e CROSS JOIN LATERAL jsonb_populate_record(NULL::past_prefix,
-        '{"tags": [], "avps": {}, "status": "assigned", "expires": "infinity"}'::jsonb || e.after
-        || jsonb_build_object('version', CASE WHEN e.restores THEN version_after(e.kind, e.id, true) ELSE 0 END + e.versions, 'since', e.position, 'until', e.until)) r
+        state_facts(e.after, CASE WHEN e.restores THEN version_after(e.kind, e.id, true) ELSE 0 END + e.versions, e.position, e.until)) r
     WHERE e.is_new AND e.after IS NOT NULL;
     INSERT INTO past_words SELECT r.id, words_of(r) FROM past_effect e CROSS JOIN LATERAL jsonb_populate_record(NULL::prefix, e.after) r
     WHERE e.is_new AND e.after IS NOT NULL AND NOT EXISTS (SELECT FROM past_words w WHERE w.prefix_id = r.id AND w.words = words_of(r));
@@ -214,23 +217,20 @@ COMMENT ON FUNCTION go_back(int) IS 'Store the states at earlier positions, at m
 CREATE FUNCTION wrong_states_of(kind text, key text, built past_state) RETURNS TABLE (id bigint, "position" bigint, why text) LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY EXECUTE format($sql$
-        WITH effect AS MATERIALIZED (SELECT e.id, e.position, e.before, e.after FROM effects_between($1, $2) e WHERE e.kind = %1$L),
-        filled AS (SELECT '{"tags": [], "avps": {}, "status": "assigned", "expires": "infinity"}'::jsonb AS missing)
-        SELECT e.id, e.position, 'its state before differs from the audit log' FROM effect e CROSS JOIN filled LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.until = e.position
-        WHERE (e.before IS NULL) <> (p.since IS NULL) OR e.before IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(NULL::past_%1$s,
-            filled.missing || e.before || jsonb_build_object('since', p.since, 'until', p.until, 'version', p.version) || %3$s)
+        WITH effect AS MATERIALIZED (SELECT e.id, e.position, e.before, e.after FROM effects_between($1, $2) e WHERE e.kind = %1$L)
+        SELECT e.id, e.position, 'its state before differs from the audit log' FROM effect e LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.until = e.position
+        WHERE (e.before IS NULL) <> (p.since IS NULL) OR e.before IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(
+            NULL::past_%1$s, state_facts(e.before, p.version, p.since, p.until))
         UNION ALL
-        SELECT e.id, e.position, 'its state after differs from the audit log' FROM effect e CROSS JOIN filled LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.since = e.position
-        WHERE (e.after IS NULL) <> (p.since IS NULL) OR e.after IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(NULL::past_%1$s,
-            filled.missing || e.after || jsonb_build_object('since', p.since, 'until', p.until, 'version', p.version) || %4$s)
+        SELECT e.id, e.position, 'its state after differs from the audit log' FROM effect e LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.since = e.position
+        WHERE (e.after IS NULL) <> (p.since IS NULL) OR e.after IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(
+            NULL::past_%1$s, state_facts(e.after, p.version, p.since, p.until))
         UNION ALL
         SELECT p.%2$I::bigint, p.since, 'a state that the audit log does not have' FROM past_%1$s p
         WHERE p.since >= $1 AND p.since <= $2 AND NOT EXISTS (SELECT FROM effect e WHERE e.id = p.%2$I AND e.position = p.since)
            OR p.until >= $1 AND p.until <= $2 AND NOT EXISTS (SELECT FROM effect e WHERE e.id = p.%2$I AND e.position = p.until)
            OR p.since > $2 OR p.until > $2 AND p.until < 9223372036854775807
-        $sql$, kind, key,
-        CASE kind WHEN 'vrf' THEN $rank$jsonb_build_object('rt_rank', rank_of(e.before ->> 'rt'))$rank$ ELSE $none$'{}'$none$ END,
-        CASE kind WHEN 'vrf' THEN $rank$jsonb_build_object('rt_rank', rank_of(e.after ->> 'rt'))$rank$ ELSE $none$'{}'$none$ END)
+        $sql$, kind, key)
     -- Without the entries of a detached partition nothing is known about its positions and those before.
     USING 1 + greatest(built.lowest, (SELECT max(o.position) FROM change_order o JOIN change_set s ON s.id = o.change_set
         WHERE s.entries_after < (SELECT max(end_id) - 1 FROM audit_detached WHERE attached IS NULL))), built.position;

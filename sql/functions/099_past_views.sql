@@ -85,7 +85,7 @@ DECLARE
 BEGIN
     SELECT p.vrf_id, p.prefix INTO place FROM past_prefix p WHERE p.id = parent AND p.since <= past_position() AND p.until > past_position();
     IF FOUND THEN
-        RETURN QUERY SELECT * FROM children_within(place.vrf_id, place.prefix, addr_last(place.prefix)::cidr);
+        RETURN QUERY SELECT * FROM children_of(place.vrf_id, place.prefix);
     END IF;
 END $$;
 COMMENT ON FUNCTION children_by_id(bigint) IS 'The direct children of a prefix at a position, by its id.';
