@@ -559,20 +559,6 @@ COMMENT ON COLUMN public.webhook.failed IS 'Failed attempts in total.';
 
 COMMENT ON COLUMN public.webhook.owner IS 'The account that added the webhook, as in audit_log.authenticated_as; NULL: unknown.';
 
-CREATE TABLE public.past_state (
-    lowest bigint,
-    "position" bigint,
-    ends_at bigint
-);
-
-COMMENT ON TABLE public.past_state IS 'Progress of the tables of the past; one row.';
-
-COMMENT ON COLUMN public.past_state.lowest IS 'The first position for which the tables have all states; NULL: nothing is built yet.';
-
-COMMENT ON COLUMN public.past_state."position" IS 'The last position that is built.';
-
-COMMENT ON COLUMN public.past_state.ends_at IS 'The position at which going back has ended, as no older entry can be read; NULL: older positions are still to be built.';
-
 CREATE SEQUENCE public.audit_log_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -940,6 +926,20 @@ COMMENT ON COLUMN public.past_prefix.added IS 'The value of prefix.added in this
 COMMENT ON COLUMN public.past_prefix.last_modified IS 'The value of prefix.last_modified in this state.';
 
 COMMENT ON COLUMN public.past_prefix.version IS 'The value of prefix.version in this state.';
+
+CREATE TABLE public.past_state (
+    lowest bigint,
+    "position" bigint,
+    ends_at bigint
+);
+
+COMMENT ON TABLE public.past_state IS 'Progress of the tables of the past; one row.';
+
+COMMENT ON COLUMN public.past_state.lowest IS 'The first position for which the tables have all states; NULL: nothing is built yet.';
+
+COMMENT ON COLUMN public.past_state."position" IS 'The last position that is built.';
+
+COMMENT ON COLUMN public.past_state.ends_at IS 'The position at which going back has ended, as no older entry can be read; NULL: older positions are still to be built.';
 
 CREATE TABLE public.past_vrf (
     since bigint NOT NULL,
@@ -2049,7 +2049,4 @@ ALTER TABLE ONLY public.vrf_total
 --     The network of parent or, when parent is NULL, the whole address space in the family of the address.
 
 -- wrong_states() -> TABLE(kind text, id bigint, "position" bigint, why text)
---     The states in the tables of the past that are wrong. Nothing while nothing is built.
-
--- wrong_states_of(kind text, key text, built past_state) -> TABLE(id bigint, "position" bigint, why text)
---     The states of objects of one kind that differ from the audit log or, at present, from the object.
+--     The states in the tables of the past that differ from the audit log or, at present, from the object. Nothing while nothing is built.

@@ -213,55 +213,49 @@ COMMENT ON FUNCTION go_back(int) IS 'Store the states at earlier positions, at m
 
 -- ---------------------------------------------------------------- the check
 
--- A state is compared as a whole row, so that no column is forgotten.
-CREATE FUNCTION wrong_states_of(kind text, key text, built past_state) RETURNS TABLE (id bigint, "position" bigint, why text) LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN QUERY EXECUTE format($sql$
-        WITH effect AS MATERIALIZED (SELECT e.id, e.position, e.before, e.after FROM effects_between($1, $2) e WHERE e.kind = %1$L)
-        SELECT e.id, e.position, 'its state before differs from the audit log' FROM effect e LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.until = e.position
-        WHERE (e.before IS NULL) <> (p.since IS NULL) OR e.before IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(
-            NULL::past_%1$s, state_facts(e.before, p.version, p.since, p.until))
-        UNION ALL
-        SELECT e.id, e.position, 'its state after differs from the audit log' FROM effect e LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.since = e.position
-        WHERE (e.after IS NULL) <> (p.since IS NULL) OR e.after IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(
-            NULL::past_%1$s, state_facts(e.after, p.version, p.since, p.until))
-        UNION ALL
-        SELECT p.%2$I::bigint, p.since, 'a state that the audit log does not have' FROM past_%1$s p
-        WHERE p.since >= $1 AND p.since <= $2 AND NOT EXISTS (SELECT FROM effect e WHERE e.id = p.%2$I AND e.position = p.since)
-           OR p.until >= $1 AND p.until <= $2 AND NOT EXISTS (SELECT FROM effect e WHERE e.id = p.%2$I AND e.position = p.until)
-           OR p.since > $2 OR p.until > $2 AND p.until < 9223372036854775807
-        $sql$, kind, key)
-    -- Without the entries of a detached partition nothing is known about its positions and those before.
-    USING 1 + greatest(built.lowest, (SELECT max(o.position) FROM change_order o JOIN change_set s ON s.id = o.change_set
-        WHERE s.entries_after < (SELECT max(end_id) - 1 FROM audit_detached WHERE attached IS NULL))), built.position;
-    -- The present, unless it was changed behind the last position.
-    RETURN QUERY EXECUTE format($sql$
-        SELECT coalesce(t.%2$I, p.%2$I)::bigint, $1, 'its present state differs from the stored object' FROM %1$s t FULL JOIN
-            (SELECT * FROM past_%1$s WHERE until = 9223372036854775807) p ON p.%2$I = t.%2$I
-        WHERE (t.%2$I IS NULL OR p.%2$I IS NULL OR p IS DISTINCT FROM jsonb_populate_record(p, to_jsonb(t)))
-        AND NOT EXISTS (SELECT FROM change_set s JOIN audit_log a ON a.change_set = s.id AND a.id > s.entries_after
-            LEFT JOIN change_order o ON o.change_set = s.id
-            WHERE s.id > (SELECT c.settled FROM change_state c) AND (o.position IS NULL OR o.position > $1)
-            AND a.object_type = %1$L AND a.object_id = coalesce(t.%2$I, p.%2$I))
-        AND NOT EXISTS (SELECT FROM effects_between($1 + 1, 9223372036854775807) e WHERE e.kind = %1$L AND e.id = coalesce(t.%2$I, p.%2$I))
-        $sql$, kind, key) USING built.position;
-END $$;
-COMMENT ON FUNCTION wrong_states_of(text, text, past_state) IS 'The states of objects of one kind that differ from the audit log or, at present, from the object.';
-
+-- A state is compared as a whole row, so that no column is forgotten. One statement serves all kinds: it reads the log once.
 CREATE FUNCTION wrong_states() RETURNS TABLE (kind text, id bigint, "position" bigint, why text) LANGUAGE plpgsql STABLE AS $$
 DECLARE
+    of_kind constant text := $sql$
+        SELECT %1$L, e.id, e.position, 'its state before differs from the audit log' FROM effect e LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.until = e.position
+        WHERE e.kind = %1$L AND ((e.before IS NULL) <> (p.since IS NULL)
+            OR e.before IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(NULL::past_%1$s, state_facts(e.before, p.version, p.since, p.until)))
+        UNION ALL
+        SELECT %1$L, e.id, e.position, 'its state after differs from the audit log' FROM effect e LEFT JOIN past_%1$s p ON p.%2$I = e.id AND p.since = e.position
+        WHERE e.kind = %1$L AND ((e.after IS NULL) <> (p.since IS NULL)
+            OR e.after IS NOT NULL AND p IS DISTINCT FROM jsonb_populate_record(NULL::past_%1$s, state_facts(e.after, p.version, p.since, p.until)))
+        UNION ALL
+        SELECT %1$L, p.%2$I::bigint, p.since, 'a state that the audit log does not have' FROM past_%1$s p
+        WHERE p.since >= $1 AND p.since <= $2 AND NOT EXISTS (SELECT FROM effect e WHERE e.kind = %1$L AND e.id = p.%2$I AND e.position = p.since)
+           OR p.until >= $1 AND p.until <= $2 AND NOT EXISTS (SELECT FROM effect e WHERE e.kind = %1$L AND e.id = p.%2$I AND e.position = p.until)
+           OR p.since > $2 OR p.until > $2 AND p.until < 9223372036854775807
+        UNION ALL
+        SELECT %1$L, coalesce(t.%2$I, p.%2$I)::bigint, $2, 'its present state differs from the stored object' FROM %1$s t
+        FULL JOIN (SELECT * FROM past_%1$s WHERE until = 9223372036854775807) p ON p.%2$I = t.%2$I
+        WHERE (t.%2$I IS NULL OR p.%2$I IS NULL OR p IS DISTINCT FROM jsonb_populate_record(p, to_jsonb(t)))
+            AND NOT EXISTS (SELECT FROM later l WHERE l.kind = %1$L AND l.id = coalesce(t.%2$I, p.%2$I))$sql$;
     built past_state;
-    each text[];
+    beginning bigint;
 BEGIN
     SELECT * INTO built FROM past_state;
     IF built.position IS NULL THEN
         RETURN;
     END IF;
-    FOREACH each SLICE 1 IN ARRAY ARRAY[['vrf', 'id'], ['pool', 'id'], ['prefix', 'id'], ['asn', 'asn']] LOOP
-        RETURN QUERY SELECT each[1], w.id, w.position, w.why FROM wrong_states_of(each[1], each[2], built) w;
-    END LOOP;
+    -- Without the entries of a detached partition nothing is known about its positions and those before.
+    beginning := 1 + greatest(built.lowest, (SELECT max(o.position) FROM change_order o JOIN change_set s ON s.id = o.change_set
+        WHERE s.entries_after < (SELECT max(end_id) - 1 FROM audit_detached WHERE attached IS NULL)));
+    -- later: the objects that were changed behind the last position.
+    RETURN QUERY EXECUTE $sql$
+        WITH effect AS MATERIALIZED (SELECT e.kind, e.id, e.position, e.before, e.after FROM effects_between($1, $2) e),
+        later AS MATERIALIZED (
+            SELECT e.kind, e.id FROM effects_between($2 + 1, 9223372036854775807) e
+            UNION SELECT a.object_type, a.object_id FROM change_set s JOIN audit_log a ON a.change_set = s.id AND a.id > s.entries_after
+            WHERE s.id > (SELECT c.settled FROM change_state c) AND NOT EXISTS (SELECT FROM change_order o WHERE o.change_set = s.id))
+        $sql$ || (SELECT string_agg(format(of_kind, k.kind, k.key), ' UNION ALL ')
+                  FROM (VALUES ('vrf', 'id'), ('pool', 'id'), ('prefix', 'id'), ('asn', 'asn')) k (kind, key))
+    USING beginning, built.position;
 END $$;
-COMMENT ON FUNCTION wrong_states() IS 'The states in the tables of the past that are wrong. Nothing while nothing is built.';
+COMMENT ON FUNCTION wrong_states() IS 'The states in the tables of the past that differ from the audit log or, at present, from the object. Nothing while nothing is built.';
 
 CREATE FUNCTION forget_past() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
