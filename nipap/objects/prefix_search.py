@@ -13,11 +13,11 @@ from nipap.objects.prefix_view import (
     Shape,
     as_found,
     as_listed,
+    naming,
     read_few,
     read_page,
     source,
     stream_page,
-    without_parents,
 )
 from nipap.postgres.transaction import Transaction
 from nipap.search import running
@@ -270,7 +270,7 @@ def read_named(tx: Transaction, page_sql: str, params: Iterable[Any], shape: Sha
     if not tx.sees_one_state:
         yield from stream_page(tx, page_sql, params, shape, AT_ONCE)
         return
-    named = tx.stream(without_parents(page_sql) if tx.shows_past else page_sql, tuple(params), chunk=AT_ONCE)
+    named = tx.stream(naming(tx, page_sql), tuple(params), chunk=AT_ONCE)
     while some := list(islice(named, AT_ONCE)):
         columns = [list(column) for column in zip(*some, strict=True)]
         yield read_page(tx, _NAMED, EVERYTHING, columns, shape, by_key=True)
@@ -293,8 +293,7 @@ def _surroundings(
     # Whether to look up one match more than the page holds.
     later = bound is not None and around.parents_depth > 0
     sql, params, by_key = _page(tx, running.behind(condition, page), None if bound is None else Page(bound + later, 0))
-    named = without_parents(sql) if tx.shows_past else sql
-    found = [row[0] for row in running.run_search(tx, named, condition, params, by_key=by_key)]
+    found = [row[0] for row in running.run_search(tx, naming(tx, sql), condition, params, by_key=by_key)]
     matches = found[:bound]
     around_place = [] if page.after is None else _covering(tx, condition, page.after)
     added: set[int] = set()

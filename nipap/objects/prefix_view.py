@@ -98,22 +98,23 @@ def read_page(
     tx: Transaction, page_sql: str, condition: Condition, params: Iterable[Any], shape: Shape, *, by_key: bool = False
 ) -> list[dict[str, Any]]:
     """Return the prefixes that a statement names by id, parent and match flag, in order. by_key: see `run_search`."""
-    sql = _page_sql(page_sql, past=tx.shows_past)
+    sql = _page_sql(naming(tx, page_sql), past=tx.shows_past)
     return _objects(running.run_search(tx, sql, condition, params, by_key=by_key), shape)
 
 
-def without_parents(page_sql: str) -> str:
-    """Return a statement that names prefixes, with nil for their parents.
+def naming(tx: Transaction, page_sql: str) -> str:
+    """Return a statement that names prefixes as a transaction should run it.
 
-    In the past, each parent has to be searched for. This is done for the page alone, not for all matches.
+    In the past, each parent has to be searched for. So there the statement has nil for parents: they are looked up for
+    the page alone, not for all matches.
     """
-    return page_sql.replace('p.id, p.parent_id,', 'p.id, NULL::bigint AS parent_id,')
+    return page_sql.replace('p.id, p.parent_id,', 'p.id, NULL::bigint AS parent_id,') if tx.shows_past else page_sql
 
 
 def _page_sql(page_sql: str, window: str = '', *, past: bool = False) -> str:
     named, parent = f'page (id, parent_id, matches) AS MATERIALIZED ({page_sql})', 'p.parent_id'
     if past:
-        named = f"""found (id, parent_id, matches) AS MATERIALIZED ({without_parents(page_sql)}),
+        named = f"""found (id, parent_id, matches) AS MATERIALIZED ({page_sql}),
             page AS MATERIALIZED (
                 SELECT f.id, (SELECT m.parent_id FROM prefix m WHERE m.id = f.id) AS parent_id, f.matches
                 FROM found f)"""
@@ -132,7 +133,7 @@ def stream_page(
     It is one statement, which sees one state of the tree in any transaction.
     """
     # The first row in this order carries the ancestors.
-    sql = _page_sql(page_sql, f'ORDER BY {ORDER}', past=tx.shows_past)
+    sql = _page_sql(naming(tx, page_sql), f'ORDER BY {ORDER}', past=tx.shows_past)
     found = tx.stream(sql, tuple(params), chunk=at_once)
     above: Ancestors = {}
     while some := list(islice(found, at_once)):
