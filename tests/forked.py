@@ -182,7 +182,7 @@ def run(programs: Mapping[str, Any], job: Mapping[str, Any], started: int) -> No
         os.close(started)
         if 'env' in job:
             take_over(job['env'], job['limits'], job['umask'])
-            importlib.import_module('nipap.access.local_users')._LOG2_N = CHEAP_LOG2_N  # type: ignore[attr-defined]
+            vars(importlib.import_module('nipap.access.local_users'))['_LOG2_N'] = CHEAP_LOG2_N
             module = sys.modules[programs[job['program']].__module__]
             sys.argv = [str(module.__file__), *job['args']]
         output = os.open(job['output'], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
 def _lanes() -> type[Scheduling]:
     from xdist.scheduler import LoadFileScheduling
 
-    class Lanes(LoadFileScheduling):  # type: ignore[misc]
+    class Lanes(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         """Files of daemons go to every second process, and other files to the others, while there are both.
 
         Tests of daemons mostly wait, other tests mostly compute: together they use the cores best.
